@@ -1,0 +1,158 @@
+"""The seam of this floor: what an algorithm is given, what it gives back, and the one descent loop they all share.
+
+A model is ONE flat float32 vector; a bank is a named vector that travels (`model`, SCAFFOLD's `control`). Algorithms
+differ by the direction they walk in, so they run unchanged on a U-Net and on a quadratic whose answer is known (there
+in float64: an algorithm keeps the precision of the vectors it is given).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from wardround.arrays import Layout
+from wardround.errors import ConfigRefused, RoundRefused
+
+Direction = Callable[[Tensor], tuple[float, Tensor]]
+
+
+class Oracle(Protocol):
+    """Stochastic gradients of one site's loss."""
+
+    def draw(self, count: int) -> tuple[Any, ...]:
+        """Return `count` mini-batches, disjoint in patients while the site has enough of them."""
+
+    def gradient(self, w: Tensor, batch: Any) -> tuple[float, Tensor]:
+        """Return (loss, gradient) at w; the next call may overwrite the gradient. Dropout depends on the batch only."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How one site works in one round: `work` gradient evaluations with SGD at learning rate `lr`."""
+
+    work: int
+    lr: float
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        moves = self.work >= 1 and 0 < self.lr < 10 and 0 <= self.momentum < 1
+        if not (moves and 0 <= self.weight_decay < 10 and 0 <= self.clip_norm < 1e6):
+            raise ConfigRefused(
+                "the local steps",
+                found=f"work {self.work}, lr {self.lr}, momentum {self.momentum}, weight_decay {self.weight_decay}, "
+                f"clip_norm {self.clip_norm}",
+                expected="work >= 1, 0 < lr < 10, 0 <= momentum < 1, 0 <= weight_decay < 10, clip_norm >= 0 (0: none)",
+                fix="correct the job's arguments",
+            )
+        if self.nesterov and not self.momentum:
+            raise ConfigRefused(
+                "Nesterov steps", found="momentum 0", expected="momentum > 0", fix="set momentum, or nesterov to false"
+            )
+
+
+@dataclass(frozen=True)
+class LocalStart:
+    """What a site starts a round from: banks as received (personal blocks filled in), and what it kept itself."""
+
+    banks: Mapping[str, Tensor]
+    memory: Mapping[str, Tensor]
+    layout: Layout
+    roles: Mapping[str, str]
+
+    def mask(self, *roles: str) -> Tensor:
+        """Return a boolean vector, true where the block has one of the roles (`head`, `norm`, `body`)."""
+        chosen = [name for name in self.layout.names if self.roles[name] in roles]
+        return torch.from_numpy(self.layout.mask(chosen)).to(self.banks["model"].device)
+
+
+@dataclass(frozen=True)
+class LocalEnd:
+    """What a site ends a round with. The update that leaves is banks minus banks received, without personal blocks."""
+
+    banks: Mapping[str, Tensor]
+    losses: tuple[float, ...]
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Algorithm(Protocol):
+    """A local algorithm: a frozen value with one pure function."""
+
+    @property
+    def name(self) -> str:
+        """The name that reports print."""
+
+    @property
+    def banks(self) -> tuple[str, ...]:
+        """The banks that travel, `model` first."""
+
+    @property
+    def home_roles(self) -> tuple[str, ...]:
+        """The roles of the blocks that never leave the site."""
+
+    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
+        """Spend steps.work gradient evaluations."""
+
+    def personal(self, start: LocalStart) -> Tensor:
+        """Return this site's own model before fine-tuning, from the final banks and memory."""
+
+
+def descend(
+    w: Tensor, direction: Direction, count: int, steps: Steps, mask: Tensor | None = None
+) -> tuple[Tensor, list[float]]:
+    """Walk `count` SGD steps from w (not changed) and return (new w, losses).
+
+    momentum, Nesterov, weight decay: as in torch.optim.SGD, the velocity starts at zero | count 0: a copy of w
+    clip_norm > 0: the whole direction (with a method's own terms) is scaled to at most that norm, before weight decay
+    mask: only true coordinates move | a loss or weight that is not finite: RoundRefused
+    """
+    w = w.clone()
+    velocity = torch.zeros_like(w)
+    losses = []
+    for step in range(count):
+        loss, g = direction(w)
+        if steps.clip_norm > 0:
+            g = g * torch.clamp(steps.clip_norm / (g.norm() + 1e-12), max=1.0)
+        if steps.weight_decay:
+            g = g + steps.weight_decay * w
+        if mask is not None:
+            g = g * mask
+        if steps.momentum:
+            velocity = g.clone() if step == 0 else velocity.mul_(steps.momentum).add_(g)
+            g = g + steps.momentum * velocity if steps.nesterov else velocity
+        w.add_(g, alpha=-steps.lr)
+        losses.append(loss)
+    if not (torch.isfinite(w).all() and torch.isfinite(torch.tensor(losses)).all()):
+        raise RoundRefused(
+            "local training diverged",
+            found="a loss or weight that is not finite",
+            expected="finite numbers",
+            fix="lower the learning rate, or run `wardround data check` on this site's images",
+        )
+    return w, losses
+
+
+def plain(oracle: Oracle) -> Direction:
+    """Return the direction of FedAvg: the gradient on the next mini-batch."""
+    return lambda w: oracle.gradient(w, oracle.draw(1)[0])
+
+
+def whole_steps(work: int, cost: int, who: str) -> int:
+    """Return work / cost steps of `cost` gradient evaluations each.
+
+    not a whole number above 0: ConfigRefused
+    """
+    if work < cost or work % cost:
+        raise ConfigRefused(
+            f"{who} spends {cost} gradient evaluations per step",
+            found=f"work = {work}",
+            expected=f"a multiple of {cost}",
+            fix="change `work` in the job, so that every method does equal local work",
+        )
+    return work // cost

@@ -1,0 +1,49 @@
+"""Ditto: beside the shared model each site trains its own, pulled towards the shared one by lam.
+
+    v <- v - lr (g(v) + lam (v - w_t))
+
+Source: Li et al. 2021, arXiv:2012.04221, Algorithm 1 and eq. (1).
+Deviations: 1. the shared and the personal model get half of the work each, so that every method does equal local work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from wardround.algorithms.base import LocalEnd, LocalStart, Oracle, Steps, descend, plain, whole_steps
+from wardround.algorithms.fedprox import proximal
+from wardround.errors import ConfigRefused
+
+
+@final
+@dataclass(frozen=True)
+class Ditto:
+    """lam >= 0: 0 is local training; memory `personal` is v, the shared model at first.
+
+    Plain steps need lr lam < 2 to be stable. The losses reported are the shared model's, so that curves compare.
+    """
+
+    lam: float
+
+    name: ClassVar[str] = "Ditto"
+    banks: ClassVar[tuple[str, ...]] = ("model",)
+    home_roles: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if self.lam is None or not 0 <= self.lam < 1e6:
+            raise ConfigRefused(
+                "Ditto", found=f"lam {self.lam}", expected="0 <= lam", fix="correct `algorithm.lam` in the job"
+            )
+
+    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
+        half = whole_steps(steps.work, 2, self.name)
+        received = start.banks["model"]
+        w, losses = descend(received, plain(oracle), half, steps)
+        v, _ = descend(self.personal(start), proximal(plain(oracle), received, self.lam), half, steps)
+        return LocalEnd({"model": w}, tuple(losses), {"personal": v})
+
+    def personal(self, start: LocalStart) -> Tensor:
+        return start.memory.get("personal", start.banks["model"])

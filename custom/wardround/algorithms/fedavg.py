@@ -1,0 +1,32 @@
+"""FedAvg, the site's half: plain SGD from the shared model.
+
+Source: McMahan et al. 2017, arXiv:1602.05629, Algorithm 1 (ClientUpdate).
+Deviations: 1. a fixed number of steps instead of epochs, so that every method does equal local work; 2. momentum,
+clipping and a schedule are allowed (`Steps`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from wardround.algorithms.base import LocalEnd, LocalStart, Oracle, Steps, descend, plain
+
+
+@final
+@dataclass(frozen=True)
+class FedAvg:
+    """One gradient evaluation per step."""
+
+    name: ClassVar[str] = "FedAvg"
+    banks: ClassVar[tuple[str, ...]] = ("model",)
+    home_roles: ClassVar[tuple[str, ...]] = ()
+
+    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
+        w, losses = descend(start.banks["model"], plain(oracle), steps.work, steps)
+        return LocalEnd({"model": w}, tuple(losses))
+
+    def personal(self, start: LocalStart) -> Tensor:
+        return start.banks["model"]

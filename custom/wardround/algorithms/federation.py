@@ -1,0 +1,161 @@
+"""One round at one site, free of input and output, and the in-process federation that benchmarks and tests run.
+
+The NVFlare executor calls exactly `local_round`; `run` is the same federation without NVFlare.
+Deviations from the papers: 1. ONE weight per site (its training patients) for all banks: SCAFFOLD's control variates
+are weighted by p_i as the model is, so that they correct the drift from the weighted objective sum p_i f_i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wardround.algorithms.base import Algorithm, LocalStart, Oracle, Steps, descend, plain
+from wardround.algorithms.rules import Rule
+from wardround.algorithms.schedule import Schedule
+from wardround.arrays import Array, Layout, RunningMean, from_bank, in_bank
+from wardround.errors import RoundRefused
+
+Vectors = Mapping[str, Tensor]
+
+
+def start_of(
+    algorithm: Algorithm, received: Vectors, memory: Vectors, layout: Layout, roles: Mapping[str, str]
+) -> LocalStart:
+    """Return a round's start: the banks as received, with the site's own blocks where some stay home.
+
+    no memory["home"] yet: the received values | banks, lengths or roles that do not fit the model: RoundRefused
+    """
+    _require_fits(algorithm, received, memory, layout, roles)
+    start = LocalStart(received, memory, layout, roles)
+    if algorithm.home_roles and "home" in memory:
+        own = torch.where(start.mask(*algorithm.home_roles), memory["home"], received["model"])
+        return LocalStart({**received, "model": own}, memory, layout, roles)
+    return start
+
+
+def local_round(
+    algorithm: Algorithm,
+    received: Vectors,
+    memory: Vectors,
+    layout: Layout,
+    roles: Mapping[str, str],
+    oracle: Oracle,
+    steps: Steps,
+) -> tuple[dict[str, Array], dict[str, Tensor], tuple[float, ...]]:
+    """Return (update, memory, losses): the update holds `bank:block` differences, float32, of blocks that travel.
+
+    received, memory: flat vectors by name, not changed | memory returned: complete, replaces the one given
+    memory["home"]: the whole model after the round, kept where some blocks stay home
+    """
+    start = start_of(algorithm, received, memory, layout, roles)
+    end = algorithm.train(start, oracle, steps)
+    update: dict[str, Array] = {}
+    for bank in algorithm.banks:
+        delta = (end.banks[bank] - start.banks[bank]).to(torch.float32).cpu().numpy()
+        blocks = layout.unflatten(delta)
+        update |= in_bank(bank, {n: b for n, b in blocks.items() if roles[n] not in algorithm.home_roles})
+    kept = {**memory, **end.memory}
+    if algorithm.home_roles:
+        kept["home"] = end.banks["model"]
+    return update, kept, end.losses
+
+
+@final
+@dataclass(frozen=True)
+class SiteSide:
+    """One site of an in-process federation: an oracle for each round, its weight (training patients), its blocks."""
+
+    oracle: Callable[[int], Oracle]
+    weight: float
+    layout: Layout
+    roles: Mapping[str, str]
+
+
+@final
+@dataclass
+class FederationResult:
+    """Banks under wire names, the sites' memories, and for every round the mean local loss of each site."""
+
+    banks: dict[str, Array]
+    memories: dict[str, dict[str, Tensor]]
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def personal(self, algorithm: Algorithm, site: str, side: SiteSide) -> Tensor:
+        """Return the site's own model before fine-tuning."""
+        received = vectors(algorithm, self.banks, side.layout)
+        return algorithm.personal(start_of(algorithm, received, self.memories[site], side.layout, side.roles))
+
+
+def vectors(algorithm: Algorithm, banks: Mapping[str, Array], layout: Layout) -> dict[str, Tensor]:
+    """Return the algorithm's banks as flat float32 tensors; blocks that do not fit the layout: RoundRefused."""
+    return {bank: torch.from_numpy(layout.flatten(from_bank(bank, banks))) for bank in algorithm.banks}
+
+
+def first_banks(algorithm: Algorithm, model: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the banks before round 0 under wire names: the model, and zeros for SCAFFOLD's control."""
+    banks: dict[str, Array] = {}
+    for bank in algorithm.banks:
+        banks |= in_bank(bank, {n: np.zeros_like(b) for n, b in model.items()} if bank == "control" else model)
+    return banks
+
+
+def run(
+    sites: Mapping[str, SiteSide],
+    algorithm: Algorithm,
+    rule: Rule,
+    schedule: Schedule,
+    model: Mapping[str, Array],
+    on_round: Callable[[int, FederationResult], None] = lambda round_, result: None,
+) -> FederationResult:
+    """Run all rounds with every site taking part; on_round sees (round, result so far) after each."""
+    result = FederationResult(first_banks(algorithm, model), {site: {} for site in sites})
+    state = rule.start(result.banks)
+    for round_ in range(schedule.rounds):
+        mean, losses = RunningMean(), {}
+        for site, side in sites.items():
+            received, memory = vectors(algorithm, result.banks, side.layout), result.memories[site]
+            update, result.memories[site], walked = local_round(
+                algorithm, received, memory, side.layout, side.roles, side.oracle(round_), schedule.steps(round_)
+            )
+            mean.add(update, side.weight)
+            losses[site] = sum(walked) / len(walked)
+        result.banks, state = rule.apply(result.banks, mean.mean(), state, 1.0)
+        result.history.append(losses)
+        on_round(round_, result)
+    return result
+
+
+def local_only(oracle: Oracle, schedule: Schedule, w: Tensor) -> Tensor:
+    """Return w (not changed) trained alone: the same work, rates and restarts of the velocity as one site of `run`.
+
+    an oracle over the pooled patients of all sites: the centralised model
+    """
+    for round_ in range(schedule.rounds):
+        steps = schedule.steps(round_)
+        w, _ = descend(w, plain(oracle), steps.work, steps)
+    return w
+
+
+def _require_fits(
+    algorithm: Algorithm, received: Vectors, memory: Vectors, layout: Layout, roles: Mapping[str, str]
+) -> None:
+    if set(received) != set(algorithm.banks):
+        found, expected = f"banks {sorted(received)}", f"banks {sorted(algorithm.banks)}"
+    elif set(roles) != set(layout.names):
+        found, expected = f"roles of {len(roles)} blocks", f"a role for each of the {len(layout.names)} blocks"
+    elif wrong := [name for name, v in {**memory, **received}.items() if v.shape != (layout.total,)]:
+        found, expected = f"vectors {wrong} of another length", f"{layout.total} numbers in each"
+    else:
+        return
+    raise RoundRefused(
+        f"what {algorithm.name} starts the round from does not fit this site's model",
+        found=found,
+        expected=expected,
+        fix="run the same job and the same wardround version at every site, and keep the state of one job only",
+    )

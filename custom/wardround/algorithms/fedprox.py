@@ -1,0 +1,53 @@
+"""FedProx: FedAvg with a proximal term (mu/2) ||w - w_t||^2 in the local loss.
+
+Source: Li et al. 2020, arXiv:1812.06127, eq. (2).
+Deviations: 1. the local problem is solved with a fixed number of SGD steps, not to a gamma-inexact solution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from wardround.algorithms.base import Direction, LocalEnd, LocalStart, Oracle, Steps, descend, plain
+from wardround.errors import ConfigRefused
+
+
+def proximal(direction: Direction, centre: Tensor, mu: float) -> Direction:
+    """Return the direction plus mu (w - centre); mu = 0 returns the direction itself, bit for bit."""
+    if mu == 0:
+        return direction
+
+    def pulled(w: Tensor) -> tuple[float, Tensor]:
+        loss, g = direction(w)
+        return loss, g + mu * (w - centre)
+
+    return pulled
+
+
+@final
+@dataclass(frozen=True)
+class FedProx:
+    """mu >= 0; mu = 0 is FedAvg bit for bit. The losses reported are without the proximal term."""
+
+    mu: float
+
+    name: ClassVar[str] = "FedProx"
+    banks: ClassVar[tuple[str, ...]] = ("model",)
+    home_roles: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if self.mu is None or not 0 <= self.mu < 1e6:
+            raise ConfigRefused(
+                "FedProx", found=f"mu {self.mu}", expected="0 <= mu", fix="correct `algorithm.mu` in the job"
+            )
+
+    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
+        received = start.banks["model"]
+        w, losses = descend(received, proximal(plain(oracle), received, self.mu), steps.work, steps)
+        return LocalEnd({"model": w}, tuple(losses))
+
+    def personal(self, start: LocalStart) -> Tensor:
+        return start.banks["model"]

@@ -1,0 +1,81 @@
+"""Per-FedAvg: meta-learning. The shared model is trained to be good AFTER one local gradient step of size alpha.
+
+    w~ = w - alpha g(w; D)
+    FO   direction = g(w~; D')
+    HF   v = g(w~; D');  Hv = [g(w + d v; D'') - g(w - d v; D'')] / (2 d);  direction = v - alpha Hv
+
+Source: Fallah et al. 2020, arXiv:2002.07948, Algorithm 1 and section 4.2 (FO, HF).
+Deviations: 1. d is `delta` divided by ||v||, so that the finite difference has the same size whatever the gradient;
+2. the outer step may have momentum, clipping and a schedule (`Steps`), the inner one is plain; 3. tau = work / 2 (FO)
+or work / 4 (HF) local steps, so that every method does equal local work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+from torch import Tensor
+
+from wardround.algorithms.base import Direction, LocalEnd, LocalStart, Oracle, Steps, descend, whole_steps
+from wardround.errors import ConfigRefused
+
+COST = {"FO": 2, "HF": 4}
+
+
+def meta_gradient(oracle: Oracle, alpha: float, hessian: str, delta: float) -> Direction:
+    """Return the direction above; every call draws three disjoint mini-batches D, D', D'' (FO: two, it needs no D'').
+
+    The loss is that of w itself on D, before the inner step, so that curves compare with other methods.
+    alpha = 0: FedAvg's gradient on D', bit for bit | v = 0: no curvature is felt, Hv = 0
+    """
+
+    def direction(w: Tensor) -> tuple[float, Tensor]:
+        batches = oracle.draw(3 if hessian == "HF" else 2)
+        loss, g = oracle.gradient(w, batches[0])
+        _, v = oracle.gradient(w - alpha * g, batches[1])
+        if hessian == "FO":
+            return loss, v
+        v = v.clone()
+        d = delta / (float(v.norm()) + 1e-12)
+        plus = oracle.gradient(w + d * v, batches[2])[1].clone()
+        minus = oracle.gradient(w - d * v, batches[2])[1]
+        return loss, v - alpha * (plus - minus) / (2 * d)
+
+    return direction
+
+
+@final
+@dataclass(frozen=True)
+class PerFedAvg:
+    """alpha >= 0: inner step | hessian: FO (2 gradient evaluations per step) or HF (4) | delta: length of d v above.
+
+    The site's own model is the shared one after k fine-tuning steps (finetune.py): `personal` gives it before them.
+    """
+
+    alpha: float
+    hessian: Literal["FO", "HF"]
+    delta: float
+
+    name: ClassVar[str] = "Per-FedAvg"
+    banks: ClassVar[tuple[str, ...]] = ("model",)
+    home_roles: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        given = self.alpha is not None and self.delta is not None
+        if not (given and 0 <= self.alpha < 10 and self.hessian in COST and 0 < self.delta < 1):
+            raise ConfigRefused(
+                "Per-FedAvg",
+                found=f"alpha {self.alpha}, hessian {self.hessian}, delta {self.delta}",
+                expected="alpha >= 0, hessian FO or HF, 0 < delta < 1",
+                fix="correct `algorithm` in the job",
+            )
+
+    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
+        count = whole_steps(steps.work, COST[self.hessian], f"{self.name} ({self.hessian})")
+        direction = meta_gradient(oracle, self.alpha, self.hessian, self.delta)
+        w, losses = descend(start.banks["model"], direction, count, steps)
+        return LocalEnd({"model": w}, tuple(losses))
+
+    def personal(self, start: LocalStart) -> Tensor:
+        return start.banks["model"]

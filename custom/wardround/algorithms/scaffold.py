@@ -1,0 +1,47 @@
+"""SCAFFOLD: control variates correct the drift of each site. The bank `control` carries c down and c_i+ - c_i up.
+
+    direction  g(w) - c_i + c            c_i+ = mean over the K local steps of the raw gradients g
+
+Source: Karimireddy et al. 2020, arXiv:1910.06378, Algorithm 1, option II: c_i+ = c_i - c + (x - y_i) / (K lr). With
+plain SGD that IS the mean of the raw gradients (insert y_i = x - lr sum(g_k - c_i + c)).
+Deviations: 1. the mean of the raw gradients is used directly, which stays valid with momentum, clipping, weight decay;
+2. sites are weighted by their patients (p_i) in both sums, so that c = sum p_i c_i fits the weighted objective.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from wardround.algorithms.base import LocalEnd, LocalStart, Oracle, Steps, descend, plain
+
+
+@final
+@dataclass(frozen=True)
+class Scaffold:
+    """One gradient evaluation per step; memory `control`: c_i, zero at first; bank `control`: c in, c + (c_i+ - c_i) out."""
+
+    name: ClassVar[str] = "SCAFFOLD"
+    banks: ClassVar[tuple[str, ...]] = ("model", "control")
+    home_roles: ClassVar[tuple[str, ...]] = ()
+
+    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
+        shared = start.banks["control"]
+        own = start.memory.get("control", torch.zeros_like(shared))
+        total = torch.zeros_like(shared)
+        raw = plain(oracle)
+
+        def corrected(w: Tensor) -> tuple[float, Tensor]:
+            loss, g = raw(w)
+            total.add_(g)
+            return loss, g - own + shared
+
+        w, losses = descend(start.banks["model"], corrected, steps.work, steps)
+        new = total / steps.work
+        return LocalEnd({"model": w, "control": shared + (new - own)}, tuple(losses), {"control": new})
+
+    def personal(self, start: LocalStart) -> Tensor:
+        return start.banks["model"]

@@ -1,0 +1,203 @@
+"""Floor 2: one decoded case on disk: image.npy, labels.npy, foreground.npy and meta.json in a folder of its own.
+
+The folder's name says which case (hash of its paths) and which version of it (hash of paths, sizes, times of change,
+the version of our preprocessing). A folder is complete when it is there: it is written under another name and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wardround.data.layouts import MODALITIES, CaseFiles
+from wardround.data.volumes import Volume, read_any_kind
+from wardround.errors import ConfigRefused, DataRefused
+from wardround.rng import stream
+
+PREPROCESSING = 1
+MOST_FOREGROUND = 4096
+_TEMPORARY = ".new-"
+_DAY_S = 86400
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What meta.json holds, and where the arrays are."""
+
+    folder: Path
+    shape: tuple[int, int, int]
+    present: tuple[bool, ...]
+    values: frozenset[int]
+    affine: tuple[tuple[float, ...], ...]
+    spacing_mm: tuple[float, float, float]
+    foreground: int
+
+
+def entry_name(files: CaseFiles) -> str:
+    """Return the folder name for a case as its files are now; DataRefused if one of them is gone."""
+    paths = [*(files.images[modality] for modality in files.images), *([files.seg] if files.seg else [])]
+    where = [(role, str(path.resolve())) for role, path in zip([*files.images, "seg"], paths, strict=False)]
+    try:
+        states = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    except OSError as error:
+        raise DataRefused(
+            f"case {files.case!r}, file {Path(error.filename).name}",
+            found=f"not readable: {error.strerror}",
+            expected="a readable file",
+            fix="check the path and its permissions",
+        ) from error
+    version = [PREPROCESSING, files.case, where, states, sorted(files.channel.items())]
+    return f"{_hash([files.case, where])[:16]}-{_hash(version)[:32]}"
+
+
+def read_entry(folder: Path) -> Entry | None:
+    """Return the entry of a folder, None if it is absent or damaged.
+
+    Checked: meta.json, the header and the exact length of every array; not every byte: that would mean to read
+    everything at each start.
+    """
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        h, w, d = (int(n) for n in meta["shape"])
+        x, y, z = (float(step) for step in meta["spacing_mm"])
+        entry = Entry(
+            folder=folder,
+            shape=(h, w, d),
+            present=tuple(bool(p) for p in meta["present"]),
+            values=frozenset(int(v) for v in meta["values"]),
+            affine=tuple(tuple(float(v) for v in row) for row in meta["affine"]),
+            spacing_mm=(x, y, z),
+            foreground=int(meta["foreground"]),
+        )
+        sound = all(_is_array(folder / f"{name}.npy", *kind) for name, kind in _expected(entry).items())
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return None
+    return entry if sound and np.shape(entry.affine) == (4, 4) and len(entry.present) == len(MODALITIES) else None
+
+
+def write_entry(files: CaseFiles, root: Path, name: str) -> Entry:
+    """Decode a case and keep it as root/name; versions of the case that were kept before are removed (no copy
+    outlives its source).
+
+    Two processes may do this at once: the first to finish is kept. | a damaged folder of this name is replaced
+    the case cannot be read: DataRefused, nothing is kept | root cannot be written: ConfigRefused
+    """
+    volume, values = read_any_kind(files)
+    try:
+        entry = _publish(volume, values, root, root / name)
+        for older in root.glob(f"{name.split('-')[0]}-*"):
+            if older.name != name:
+                _discard(older)
+    except OSError as error:
+        raise _unwritable(root, error.strerror or type(error).__name__) from error
+    return entry
+
+
+def sweep(root: Path) -> None:
+    """Remove what processes that were stopped more than a day ago left half written."""
+    for left in root.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _DAY_S:
+                shutil.rmtree(left)
+
+
+def tumour_voxels(case: str, labels: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Return int32 [N, 3]: indices of the voxels with a label, at most 4096 of them, drawn the same way every time."""
+    flat = np.flatnonzero(labels)
+    if len(flat) > MOST_FOREGROUND:
+        flat = np.sort(stream(0, "foreground", case).choice(flat, MOST_FOREGROUND, replace=False))
+    return np.stack(np.unravel_index(flat, labels.shape), axis=1).astype("<i4")
+
+
+def _fill(folder: Path, volume: Volume, values: frozenset[int]) -> None:
+    labels = volume.labels if volume.labels is not None else np.zeros(volume.image.shape[1:], np.uint8)
+    voxels = tumour_voxels(volume.case, labels)
+    _write(folder / "image.npy", volume.image.astype("<f2"))
+    _write(folder / "labels.npy", labels)
+    _write(folder / "foreground.npy", voxels)
+    meta = {
+        "shape": labels.shape,
+        "present": volume.present.tolist(),
+        "values": sorted(values),
+        "affine": volume.affine.tolist(),
+        "spacing_mm": volume.spacing_mm,
+        "foreground": len(voxels),
+    }
+    with (folder / "meta.json").open("w", encoding="utf-8") as stream_:
+        json.dump(meta, stream_)
+
+
+def _write(path: Path, array: NDArray[Any]) -> None:
+    with path.open("wb") as stream_:
+        np.save(stream_, np.ascontiguousarray(array), allow_pickle=False)
+        stream_.flush()
+        os.fsync(stream_.fileno())
+
+
+def _publish(volume: Volume, values: frozenset[int], root: Path, folder: Path) -> Entry:
+    """Write a folder under another name and rename it; a sound one that is there first is kept, a damaged one not."""
+    temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=root))
+    try:
+        _fill(temporary, volume, values)
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(OSError):
+                temporary.rename(folder)
+            entry = read_entry(folder)
+            if entry is not None:
+                return entry
+            _discard(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    raise _unwritable(root, "a decoded case could not be read back")
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder so that no other process sees half of it."""
+    grave = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder.parent))
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(grave / "old")
+    shutil.rmtree(grave, ignore_errors=True)
+
+
+def _expected(entry: Entry) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {
+        "image": ("<f2", (len(MODALITIES), *entry.shape)),
+        "labels": ("|u1", entry.shape),
+        "foreground": ("<i4", (entry.foreground, 3)),
+    }
+
+
+def _is_array(path: Path, descr: str, shape: tuple[int, ...]) -> bool:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    start = header.getvalue()
+    with path.open("rb") as stream_:
+        same = stream_.read(len(start)) == start
+    return same and path.stat().st_size == len(start) + math.prod(shape) * int(descr[-1])
+
+
+def _unwritable(root: Path, found: str) -> ConfigRefused:
+    return ConfigRefused(
+        f"the cache folder {root}",
+        found=f"cannot be written: {found}",
+        expected="a folder that this process may write to, with room for the decoded cases",
+        fix='name another folder as "cache" in the site\'s file',
+    )
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

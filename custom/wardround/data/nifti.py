@@ -1,0 +1,190 @@
+"""Floor 2: one NIfTI file, from bytes to an array in RAS orientation. Everything that can be wrong with a file is
+found here.
+
+The whole file is read and decompressed at once, so that a damaged end or a wrong checksum cannot pass unseen.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from wardround.errors import DataRefused
+
+FEWEST_VOXELS, MOST_VOXELS = 8, 1024
+LEAST_MM, MOST_MM = 0.2, 20.0
+LEAST_ANGLE = 0.1
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A file's name, its data [H, W, D] or [H, W, D, C] in RAS, the affine [4, 4] from voxel indices to mm."""
+
+    file: str
+    data: NDArray[Any]
+    affine: NDArray[np.float64]
+
+
+def read_scan(case: str, path: Path, channels: int | None, dtype: DTypeLike | None) -> Scan:
+    """Return the file's content; channels None asks for a 3-D file (further axes of length 1 are dropped), C for a
+    4-D file.
+
+    dtype: that of the result, None: as stored.
+    missing, unreadable, a folder, empty, truncated, not gzip, bad checksum, no NIfTI-1 or NIfTI-2 single file,
+    complex or colour data, wrong number of axes or channels, an axis outside 8..1024 voxels, an affine that is not
+    finite or has (nearly) parallel axes (|det| below 0.1 of the product of the spacings), spacing outside 0.2..20
+    mm: DataRefused
+    Oblique axes are rotated by exchange and reversal of axes only: no resampling.
+    """
+    import nibabel
+
+    image = parse(case, path)
+    shape = tuple(int(n) for n in image.shape)
+    grid, rest = shape[:3], shape[3:]
+    while channels is None and rest and rest[-1] == 1:
+        rest = rest[:-1]
+    if len(grid) != 3 or rest != (() if channels is None else (channels,)):
+        wanted = "3 axes" if channels is None else f"4 axes with {channels} channels"
+        raise _refused(case, path, f"shape {shape}", wanted, "split or convert the file")
+    affine = np.asarray(image.affine, np.float64)
+    check_geometry(case, path.name, grid, affine)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            data = np.asarray(image.dataobj) if dtype is None else np.asarray(image.dataobj, dtype)
+    except (OSError, EOFError, ValueError, TypeError, OverflowError) as error:
+        raise _refused(
+            case, path, f"voxels that cannot be read ({type(error).__name__})", "a NIfTI file", _AGAIN
+        ) from error
+    axes = nibabel.orientations.io_orientation(affine)
+    return Scan(
+        path.name,
+        nibabel.orientations.apply_orientation(data.reshape(grid + rest), axes),
+        affine @ nibabel.orientations.inv_ornt_aff(axes, grid),
+    )
+
+
+def parse(case: str, path: Path) -> Any:
+    """Return the nibabel image of a file whose bytes are complete; its voxels are not decoded yet."""
+    import nibabel
+
+    content = _content(case, path)
+    if content[344:348] == b"n+1\0":
+        kind = nibabel.Nifti1Image
+    elif content[4:8] == b"n+2\0":
+        kind = nibabel.Nifti2Image
+    else:
+        raise _refused(
+            case, path, "no NIfTI header (wrong magic)", "a NIfTI-1 or NIfTI-2 single file", "convert the file to NIfTI"
+        )
+    try:
+        image = kind.from_bytes(content)
+        stored, shape, start = image.get_data_dtype(), image.shape, int(image.dataobj.offset)
+        negative = any(n < 0 for n in shape)
+        needed = start + int(np.prod(shape, dtype=object)) * stored.itemsize
+    except _header_errors() as error:
+        raise _refused(case, path, f"a header that makes no sense: {error}", "a NIfTI file", _AGAIN) from error
+    if stored.kind not in "iuf":
+        raise _refused(case, path, f"data of type {stored}", "real numbers", "convert the file")
+    if negative or len(content) < needed:
+        found = (
+            f"{len(content)} bytes after decompression, the header (shape {tuple(map(int, shape))}) announces {needed}"
+        )
+        raise _refused(case, path, f"truncated: {found}", "a complete file", _AGAIN)
+    return image
+
+
+def check_geometry(case: str, file: str, grid: tuple[int, ...], affine: NDArray[np.float64]) -> None:
+    """Raise DataRefused unless the grid has 8..1024 voxels per axis, and the affine three axes of 0.2..20 mm."""
+    if not all(FEWEST_VOXELS <= n <= MOST_VOXELS for n in grid):
+        raise _refused(
+            case,
+            Path(file),
+            f"shape {grid}",
+            f"{FEWEST_VOXELS} to {MOST_VOXELS} voxels per axis",
+            "is it a single slice or a thumbnail?",
+        )
+    if not np.isfinite(affine).all():
+        raise _refused(
+            case, Path(file), "an affine that is not finite", "finite numbers", "write the file again with its geometry"
+        )
+    steps = spacing_mm(affine)
+    with np.errstate(over="ignore", invalid="ignore"):
+        volume = abs(float(np.linalg.det(affine[:3, :3])))
+        product = float(np.prod(steps))
+    if not volume > LEAST_ANGLE * product:
+        raise _refused(
+            case,
+            Path(file),
+            "a singular affine: two axes are parallel, or one is zero",
+            "an invertible affine",
+            "write it again",
+        )
+    if not all(LEAST_MM <= step <= MOST_MM for step in steps):
+        found = "spacing " + " x ".join(f"{step:.4g}" for step in steps) + " mm"
+        raise _refused(
+            case, Path(file), found, f"{LEAST_MM} to {MOST_MM} mm per voxel", "correct the units or the affine"
+        )
+
+
+def spacing_mm(affine: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return the length in mm of one step along each axis of the grid."""
+    with np.errstate(over="ignore"):
+        x, y, z = (float(step) for step in np.sqrt(np.sum(np.square(affine[:3, :3]), axis=0)))
+    return x, y, z
+
+
+_AGAIN = "copy or export the file again"
+
+
+def _header_errors() -> tuple[type[Exception], ...]:
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    return (
+        ImageFileError,
+        HeaderDataError,
+        WrapStructError,
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        KeyError,
+    )
+
+
+def _content(case: str, path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except IsADirectoryError as error:
+        raise _refused(case, path, "a folder", "a file", "put the file itself in its place") from error
+    except OSError as error:
+        found = f"not readable: {error.strerror or type(error).__name__}"
+        raise _refused(case, path, found, "a readable file", "check the path and its permissions") from error
+    if not content:
+        raise _refused(case, path, "an empty file", "a NIfTI file", _AGAIN)
+    zipped = content.startswith(b"\x1f\x8b")
+    if zipped != path.name.lower().endswith(".gz"):
+        found = "gzip data under a name without .gz" if zipped else "a name in .gz, but no gzip data"
+        raise _refused(
+            case, path, found, "a compressed .nii.gz or an uncompressed .nii", "rename the file, or copy it again"
+        )
+    if not zipped:
+        return content
+    try:
+        return gzip.decompress(content)
+    except EOFError as error:
+        raise _refused(case, path, "truncated gzip data", "a complete file", _AGAIN) from error
+    except (OSError, zlib.error) as error:
+        raise _refused(case, path, f"damaged gzip data ({error})", "a complete file", _AGAIN) from error
+
+
+def _refused(case: str, path: Path, found: str, expected: str, fix: str) -> DataRefused:
+    return DataRefused(f"case {case!r}, file {path.name}", found=found, expected=expected, fix=fix)

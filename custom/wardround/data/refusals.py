@@ -1,0 +1,30 @@
+"""Floor 2: many refusals in one, so that a person mends a folder in one go and not file by file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wardround.errors import DataRefused
+
+SHOWN = 10
+
+
+def refuse_together(problems: Sequence[DataRefused], where: str) -> None:
+    """Raise one DataRefused for all problems: the problem itself if there is one, the first SHOWN as a list if there
+    are more.
+
+    no problem: returns
+    """
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise problems[0]
+    lines = [f"    {p.what}: {p.found} (expected: {p.expected})" for p in problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        lines.append(f"    and {len(problems) - SHOWN} more")
+    raise DataRefused(
+        f"{len(problems)} cases under {where}",
+        found="\n".join(["", *lines]),
+        expected="every case complete and readable",
+        fix=f'first: {problems[0].fix}; or list only the good cases under "cases" in the site\'s file',
+    )

@@ -1,0 +1,167 @@
+"""Floor 2: the ONE file in which a site says where its data is.
+
+`local/wardround.json` in the site's workspace, or, in the simulator, one entry of the file that WARDROUND_SITES names.
+Nothing of it comes from the job or goes to the server.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wardround.data.cases import compile_patient_pattern
+from wardround.data.labels import LABEL_KINDS
+from wardround.errors import ConfigRefused
+
+VARIABLE = "WARDROUND_SITES"
+EXAMPLE = '{"data": "/data/brats"}, or with every key: ' + json.dumps(
+    {
+        "data": "/data/brats",
+        "name": "Example Hospital",
+        "cases": ["BraTS-GLI-00005-100", "BraTS-GLI-00006-100"],
+        "labels": "auto",
+        "cache": "/data/wardround_cache",
+        "device": "auto",
+        "patient_pattern": "^(BraTS-GLI-[0-9]{5})",
+    }
+)
+_LABELS = ("auto", *LABEL_KINDS)
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_TEXT_KEYS = ("name", "labels", "cache", "device", "patient_pattern")
+_KEYS = ("data", "cases", *_TEXT_KEYS)
+
+
+@dataclass(frozen=True)
+class SiteConfig:
+    """Where a site's data is and how to read it; paths are absolute.
+
+    data             folder of the cases (layouts: see cases.py)
+    name             how reports call the site; None: the name that NVFlare gave it
+    cases            only these case ids; None: all
+    labels           auto, brats (ET, TC and WT known) or whole_tumour (one label)
+    cache            where decoded cases are kept; None: the caller's choice
+    device           auto, cpu, cuda or cuda:N
+    patient_pattern  regular expression whose group 1 is the patient of a case id; None: the rule of cases.py
+    """
+
+    data: Path
+    name: str | None = None
+    cases: tuple[str, ...] | None = None
+    labels: str = "auto"
+    cache: Path | None = None
+    device: str = "auto"
+    patient_pattern: str | None = None
+
+
+def read_site_config(path: Path) -> SiteConfig:
+    """Return the content of a site's JSON file.
+
+    A relative `data` or `cache` counts from the folder of the JSON file; `~` is the home folder; null is the default.
+    no such file, not UTF-8 JSON, not an object, unknown or repeated key, wrong type or value, data folder missing:
+        ConfigRefused
+    """
+    return _config(_read_object(path), path, str(path))
+
+
+def from_environment(site: str, environ: Mapping[str, str]) -> SiteConfig | None:
+    """Return the entry `site` of the JSON file named by WARDROUND_SITES: {"site-1": {keys of a site's file}, ...}.
+
+    variable unset or empty: None
+    file unreadable, no entry for this site, entry refused as in read_site_config: ConfigRefused
+    """
+    named = environ.get(VARIABLE, "")
+    if not named:
+        return None
+    path = Path(named).expanduser()
+    sites = _read_object(path)
+    if site not in sites:
+        raise ConfigRefused(
+            f"the sites' file {path} (variable {VARIABLE})",
+            found=f"no entry {site!r}; it has {', '.join(sorted(sites)) or 'no entries'}",
+            expected="one entry for every site of the run",
+            fix=f'add "{site}": {EXAMPLE}; or name the sites as the file does; `wardround partition` writes one',
+        )
+    return _config(sites[site], path, f"{path}, site {site!r}")
+
+
+def _refused(where: str, found: str, expected: str) -> ConfigRefused:
+    return ConfigRefused(f"the site's file {where}", found=found, expected=expected, fix=f"write it like {EXAMPLE}")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
+    except OSError as error:
+        raise _refused(str(path), error.strerror or type(error).__name__, "a readable JSON file") from error
+    except UnicodeDecodeError as error:
+        raise _refused(str(path), "text that is not UTF-8", "a JSON file in UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise _refused(str(path), f"no JSON: {error}", "one JSON object") from error
+    if not isinstance(content, dict):
+        raise _refused(str(path), f"a JSON {type(content).__name__}", "one JSON object")
+    return content
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("the same key twice in one object")
+    return content
+
+
+def _config(content: object, file: Path, where: str) -> SiteConfig:
+    if not isinstance(content, dict):
+        raise _refused(where, f"a JSON {type(content).__name__}", "one JSON object")
+    unknown = sorted(content.keys() - set(_KEYS))
+    if unknown:
+        raise _refused(where, f"unknown key {', '.join(map(repr, unknown))}", f"only {', '.join(_KEYS)}")
+    if content.get("data") is None:
+        raise _refused(where, "no key 'data'", "'data': the folder of the cases")
+    texts = {key: _text(content[key], key, where) for key in ("data", *_TEXT_KEYS) if content.get(key) is not None}
+    labels, device = texts.get("labels", "auto"), texts.get("device", "auto")
+    if labels not in _LABELS:
+        raise _refused(where, f"'labels': {labels!r}", f"one of {', '.join(_LABELS)}")
+    if not _DEVICE.fullmatch(device):
+        raise _refused(where, f"'device': {device!r}", "auto, cpu, cuda or cuda:N")
+    if "patient_pattern" in texts:
+        compile_patient_pattern(texts["patient_pattern"], where)
+    data = _absolute(texts["data"], file)
+    if not data.is_dir():
+        raise _refused(
+            where, f"'data': there is no folder {data}", "an existing folder; relative paths count from this file"
+        )
+    return SiteConfig(
+        data=data,
+        name=texts.get("name"),
+        cases=_cases(content.get("cases"), where),
+        labels=labels,
+        cache=_absolute(texts["cache"], file) if "cache" in texts else None,
+        device=device,
+        patient_pattern=texts.get("patient_pattern"),
+    )
+
+
+def _text(value: object, key: str, where: str) -> str:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise _refused(where, f"{key!r} is a {type(value).__name__} or empty", f"{key!r}: a text")
+    return value
+
+
+def _cases(value: object, where: str) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not value or not all(isinstance(case, str) and case for case in value):
+        raise _refused(
+            where, "'cases' is not a list of case names, or is empty", "'cases': a list of texts; leave it out for all"
+        )
+    if len(set(value)) < len(value):
+        raise _refused(where, "'cases' names a case twice", "every case once")
+    return tuple(value)
+
+
+def _absolute(text: str, file: Path) -> Path:
+    return (file.absolute().parent / Path(text).expanduser()).resolve()

@@ -1,0 +1,196 @@
+"""Floor 2: one case as arrays, and a predicted mask back as a file."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wardround.data.labels import Labels, check_label_kind, label_values, unify
+from wardround.data.layouts import MODALITIES, CaseFiles
+from wardround.data.nifti import Scan, check_geometry, parse, read_scan, spacing_mm
+from wardround.data.normalise import normalise
+from wardround.errors import ConfigRefused, DataRefused
+
+GRID_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One case in RAS orientation.
+
+    image       [4, H, W, D] in MODALITIES order, normalised, a missing modality is all zeros: float32, from a cache
+                a read-only float16 memory map (convert the patch that is cut out: `patch.astype(np.float32)`)
+    present     bool [4]
+    labels      uint8 [H, W, D] in the unified convention of labels.py; None: no mask was read
+    affine      float64 [4, 4], voxel indices to mm
+    spacing_mm  along the three axes
+    """
+
+    case: str
+    image: NDArray[np.floating]
+    present: NDArray[np.bool_]
+    labels: Labels | None
+    affine: NDArray[np.float64]
+    spacing_mm: tuple[float, float, float]
+
+
+def read_case(files: CaseFiles, label_kind: str) -> Volume:
+    """Return images and labels of a case; label_kind is brats or whole_tumour.
+
+    no seg, anything wrong with a file (nifti.py), its grid (see `read_images`) or label values (labels.py): DataRefused
+    """
+    volume, values = read_any_kind(files)
+    check_label_kind(files.case, files.seg.name if files.seg else "", values, label_kind)
+    return volume
+
+
+def read_any_kind(files: CaseFiles) -> tuple[Volume, frozenset[int]]:
+    """Return images and unified labels of a case with the values of its labels, whatever kind of mask it is."""
+    if files.seg is None:
+        raise DataRefused(
+            f"case {files.case!r}", found="no seg file", expected="a mask", fix="add the mask, or leave the case out"
+        )
+    volume = read_images(files)
+    scan = read_scan(files.case, files.seg, None, None)
+    _require_same_grid(files.case, volume.image.shape[1:], volume.affine, scan)
+    labels = unify(files.case, scan.file, np.ascontiguousarray(scan.data), files.decathlon)
+    return replace(volume, labels=labels), label_values(labels)
+
+
+def read_images(files: CaseFiles) -> Volume:
+    """Return the images of a case, labels None.
+
+    Files may be stored in different orders of axes; in RAS all must have the same shape, and no voxel may lie more than
+    5 % of the smallest spacing away from where another file puts it.
+    anything wrong with a file (nifti.py), different grids, intensities that are not finite, or constant: DataRefused
+    """
+    image: NDArray[np.float32] | None = None
+    affine = np.eye(4)
+    for path in dict.fromkeys(files.images.values()):
+        scan = read_scan(files.case, path, len(files.images) if files.decathlon else None, np.float32)
+        if image is None:
+            image = np.zeros((len(MODALITIES), *scan.data.shape[:3]), np.float32)
+            affine = scan.affine
+        _require_same_grid(files.case, image.shape[1:], affine, scan)
+        for modality, where in files.images.items():
+            if where == path:
+                index = files.channel[modality]
+                raw = np.ascontiguousarray(scan.data if index is None else scan.data[..., index])
+                image[MODALITIES.index(modality)] = _normalised(files.case, scan.file, modality, raw)
+    if image is None:
+        raise DataRefused(
+            f"case {files.case!r}", found="no modality", expected=f"one of {MODALITIES}", fix="add an image"
+        )
+    present = np.array([modality in files.images for modality in MODALITIES])
+    return Volume(files.case, image, present, None, affine, spacing_mm(affine))
+
+
+def write_mask(path: Path, labels: Labels, reference: Path, enhancing_label: int = 4) -> None:
+    """Write unified labels (uint8 [H, W, D], RAS) as a NIfTI mask with the axes, shape and affine of the reference
+    image.
+
+    enhancing_label: value for enhancing tumour in the file, 4 (BraTS) or 3 (BraTS 2023); 0, 1 and 2 stay. Nothing
+    but the geometry is taken from the reference's header. The file appears complete or not at all; an older file is
+    replaced.
+    labels of another type, above 3, or of another shape than the reference: DataRefused
+    reference unreadable: DataRefused
+    another enhancing_label, path not .nii or .nii.gz, folder not writable: ConfigRefused
+    """
+    import nibabel
+
+    if enhancing_label not in (3, 4) or not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise ConfigRefused(
+            f"the mask {path.name}",
+            found=f"enhancing_label {enhancing_label}, name {path.name}",
+            expected="enhancing_label 3 or 4, a name in .nii or .nii.gz",
+            fix="correct the arguments",
+        )
+    image = parse(path.name, reference)
+    grid = tuple(int(n) for n in image.shape[:3])
+    affine = np.asarray(image.affine, np.float64)
+    check_geometry(path.name, reference.name, grid, affine)
+    axes = nibabel.orientations.io_orientation(affine)
+    back = nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt("RAS"), axes)
+    stored = nibabel.orientations.apply_orientation(labels, back) if labels.ndim == len(grid) else labels
+    highest = int(labels.max(initial=0))
+    if labels.dtype != np.uint8 or stored.shape != grid or highest > 3:
+        raise DataRefused(
+            f"a mask for {reference.name}",
+            found=f"{labels.dtype} {stored.shape}, values up to {highest}",
+            expected=f"uint8 {grid}, values 0..3",
+            fix="predict on the images that the reference belongs to",
+        )
+    mask = nibabel.Nifti1Image(np.array([0, 1, 2, enhancing_label], np.uint8)[stored], affine)
+    header = image.header
+    mask.header.set_xyzt_units("mm")
+    mask.set_sform(affine, code=int(header["sform_code"]) or 1)
+    if int(header["qform_code"]):
+        mask.set_qform(header.get_qform(), code=int(header["qform_code"]))
+    _save(mask.to_bytes(), path)
+
+
+def _normalised(case: str, file: str, modality: str, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(raw).all():
+        found = f"{int(np.count_nonzero(~np.isfinite(raw)))} voxels of {modality} that are not finite (NaN or inf)"
+        raise DataRefused(
+            f"case {case!r}, file {file}", found=found, expected="finite intensities", fix="export the image again"
+        )
+    image = normalise(raw)
+    if not image.any():
+        raise DataRefused(
+            f"case {case!r}, file {file}",
+            found=f"a constant image: {modality} has no contrast",
+            expected="an MR image",
+            fix="export the image again, or remove the file: missing modalities are allowed",
+        )
+    return image
+
+
+def _require_same_grid(case: str, shape: tuple[int, ...], affine: NDArray[np.float64], scan: Scan) -> None:
+    """Raise DataRefused unless the scan's voxels lie where the case's first image has them (both in RAS)."""
+    other = scan.data.shape[:3]
+    fix = "register the files of a case to one grid, and export them together"
+    if other != shape:
+        raise DataRefused(
+            f"case {case!r}, file {scan.file}",
+            found=f"shape {other}",
+            expected=f"shape {shape} as the first image (in RAS)",
+            fix=fix,
+        )
+    corners = np.array([(*corner, 1.0) for corner in itertools.product(*((0, n - 1) for n in shape))])
+    shift = float(np.linalg.norm(corners @ (scan.affine - affine)[:3].T, axis=1).max())
+    allowed = GRID_TOLERANCE * min(spacing_mm(affine))
+    if shift > allowed:
+        raise DataRefused(
+            f"case {case!r}, file {scan.file}",
+            found=f"an affine that puts voxels up to {shift:.3g} mm away from where the first image has them",
+            expected=f"the same grid within {allowed:.3g} mm",
+            fix=fix,
+        )
+
+
+def _save(content: bytes, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(gzip.compress(content, 6, mtime=0) if path.name.lower().endswith(".gz") else content)
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigRefused(
+            f"the mask {path}",
+            found=f"cannot be written: {error.strerror or type(error).__name__}",
+            expected="a folder that this process may write to",
+            fix="choose another path",
+        ) from error

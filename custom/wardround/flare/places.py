@@ -1,0 +1,37 @@
+"""Where things lie in a party's own workspace, and how to know a simulator."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nvflare.apis.fl_context import FLContext
+
+SIMULATOR_JOB = "simulate_job"
+STATE_VARIABLE = "WARDROUND_STATE"
+
+
+def in_simulator(fl_ctx: FLContext) -> bool:
+    """Return whether this is NVFlare's simulator: its runs all have the job id `simulate_job`."""
+    return bool(fl_ctx.get_job_id() == SIMULATOR_JOB)
+
+
+def workspace_root(fl_ctx: FLContext) -> Path:
+    """Return this party's workspace (`startup/` and `local/` lie in it)."""
+    return Path(fl_ctx.get_engine().get_workspace().get_root_dir())
+
+
+def run_folder(fl_ctx: FLContext) -> Path:
+    """Return the folder of this run, `<workspace>/<job id>/wardround`, made if absent."""
+    workspace = fl_ctx.get_engine().get_workspace()
+    folder = Path(workspace.get_run_dir(fl_ctx.get_job_id())) / "wardround"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def state_folder(fl_ctx: FLContext) -> Path:
+    """Return where this party keeps what a resumed run needs: `$WARDROUND_STATE/<party>`, else the run folder."""
+    root = os.environ.get(STATE_VARIABLE)
+    folder = Path(root) / fl_ctx.get_identity_name() if root else run_folder(fl_ctx)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder

@@ -1,0 +1,122 @@
+"""What happened in a run, as it happens: the dictionary that reports.html is made from (run.json)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from wardround import __version__
+from wardround.reports.page import write_report
+
+SHOWN_FACTS = ("label", "cases", "modalities", "label_kind", "device")
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+class RunRecord:
+    """Collects rounds, scores and problems; `close` writes run.json, report.json and report.html."""
+
+    def __init__(self, run: dict[str, Any], simulator: bool) -> None:
+        self.run, self.simulator = run, simulator
+        self._round: dict[str, Any] = {}
+        self._final_val: dict[str, float] = {}
+
+    @staticmethod
+    def begin(
+        about: Mapping[str, Any], model: Mapping[str, Any], simulator: bool, history: list[dict[str, Any]]
+    ) -> RunRecord:
+        """Start a record; a resumed run brings the history of its earlier rounds."""
+        run = {
+            "job": about["job"],
+            "version": __version__,
+            "algorithm": about["algorithm"],
+            "started": now(),
+            "simulator": simulator,
+            "phantoms": any(facts["phantoms"] for entry in history for facts in entry["facts"].values()),
+            "settings": {key: value for key, value in about.items() if key not in ("job", "algorithm")},
+            "model": dict(model),
+            "sites": {},
+            "rounds": [],
+            "final": {},
+            "problems": [],
+        }
+        record = RunRecord(run, simulator)
+        for entry in history:
+            record._add(entry)
+        return record
+
+    @property
+    def problems(self) -> list[str]:
+        return list(self.run["problems"])
+
+    def problem(self, text: str) -> None:
+        """Note something that makes the run incomplete."""
+        self.run["problems"].append(text)
+
+    def begin_round(self, round_: int, bytes_down_each: int) -> None:
+        """Open a round."""
+        self._round = {"round": round_, "down": bytes_down_each, "bytes_up": 0, "sites": {}, "facts": {}}
+
+    def update(self, site: str, numbers: Mapping[str, float], facts: Mapping[str, Any], size: int) -> None:
+        """Note one accepted update."""
+        self._round["sites"][site] = dict(numbers)
+        self._round["facts"][site] = dict(facts)
+        self._round["bytes_up"] += size
+
+    def end_round(self, configured: list[str], aggregated: list[str], seconds: float) -> dict[str, Any]:
+        """Close a round and return its entry; val_dice is the unweighted mean over sites of the INCOMING model."""
+        sites = self._round["sites"]
+        entry = self._round | {
+            "seconds": seconds,
+            "configured": configured,
+            "trained": sorted(sites),
+            "aggregated": sorted(aggregated),
+            "bytes_down": self._round["down"] * len(sites),
+            "val_dice": sum(numbers["val_dice"] for numbers in sites.values()) / len(sites),
+        }
+        del entry["down"]
+        self._add(entry)
+        return entry
+
+    def line(self, rounds: int) -> str:
+        """Return the last round in one line."""
+        last = self.run["rounds"][-1]
+        sites = ", ".join(f"{site} {numbers['val_dice']:.3f}" for site, numbers in sorted(last["sites"].items()))
+        losses = [numbers["loss"] for numbers in last["sites"].values()]
+        return (
+            f"round {last['round'] + 1}/{rounds} done: {len(last['aggregated'])}/{len(last['configured'])} sites, loss "
+            f"{sum(losses) / len(losses):.3f}, incoming Dice on validation: {sites}; {last['seconds']:.1f} s, "
+            f"{last['bytes_up'] / 1e6:.1f} MB up, {last['bytes_down'] / 1e6:.1f} MB down"
+        )
+
+    def scores(self, site: str, scores: Mapping[str, Any]) -> None:
+        """Note one site's judgement."""
+        self._final_val[site] = float(scores["val_dice"])
+        self.run["final"][site] = {key: scores[key] for key in ("candidates", "deploy")}
+
+    def final_val_dice(self) -> float | None:
+        """Return the mean validation Dice of the final model over the sites that judged it."""
+        values = list(self._final_val.values())
+        return sum(values) / len(values) if values else None
+
+    def close(self, folder: Path, best: Mapping[str, Any] | None) -> Path:
+        """Write run.json and the report; return the page."""
+        self.run |= {
+            "finished": now(),
+            "best": best,
+            "outcome": "incomplete" if self.run["problems"] else "complete",
+        }
+        (folder / "run.json").write_text(json.dumps(self.run, indent=1), encoding="utf-8")
+        pictures = sorted(folder.parent.parent.parent.glob("*/*/wardround/overlays/*.png")) if self.simulator else []
+        return write_report(self.run, folder, pictures)
+
+    def _add(self, entry: dict[str, Any]) -> None:
+        for site, facts in entry["facts"].items():
+            self.run["sites"][site] = {key: facts[key] for key in SHOWN_FACTS}
+            self.run["phantoms"] = self.run["phantoms"] or facts["phantoms"]
+        self.run["rounds"].append({key: value for key, value in entry.items() if key not in ("facts", "val_dice")})

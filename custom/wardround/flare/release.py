@@ -1,0 +1,73 @@
+"""The one way out of a hospital. Fails closed: what wire.py does not describe raises, and NVFlare then sends an error.
+
+The message is read strictly, handed to the mechanism, and BUILT ANEW, so that nothing rides along in headers or extra keys.
+Every release is written to `releases.jsonl` in the site's own run folder before it is sent.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Protocol
+
+from nvflare.apis.filter import Filter
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+
+from wardround.arrays import Arrays, digest, size_bytes
+from wardround.errors import ReleaseRefused
+from wardround.flare import wire
+from wardround.flare.places import run_folder
+
+
+class Mechanism(Protocol):
+    """What is done to an update before it leaves (clip, noise, quantise, hide); returns it with a receipt."""
+
+    def release(self, delta: Arrays) -> tuple[Arrays, dict[str, float | str]]:
+        """Return (what leaves, what the receipt says)."""
+
+
+@dataclass(frozen=True)
+class InTheClear:
+    """No protection beyond the transport's: the update leaves as it is, and the receipt says so."""
+
+    def release(self, delta: Arrays) -> tuple[Arrays, dict[str, float | str]]:
+        return delta, {"mechanism": "none", "guarantee": "none: the server reads this hospital's update"}
+
+
+class Release(Filter):  # type: ignore[misc]
+    """NVFlare task-result filter for the tasks `train` and `finish`.
+
+    update, scores: released | a refusal: its code only | anything else: ReleaseRefused, nothing leaves
+    """
+
+    def __init__(self, mechanism: Mechanism) -> None:
+        super().__init__()
+        self.mechanism = mechanism
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        """Return a new message that holds only what was read."""
+        task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
+        if shareable.get_return_code() != ReturnCode.OK:
+            code = str(shareable.get(wire.REFUSAL, "error"))
+            return wire.refusal_message(code if code.isalpha() and len(code) <= 16 else "error")
+        if task == wire.TRAIN:
+            update = wire.read_update(shareable)
+            delta, receipt = self.mechanism.release(update.delta)
+            self._write(fl_ctx, task, receipt | {"bytes": size_bytes(delta), "sha256": digest(delta)})
+            return wire.update_message(replace(update, delta=delta))
+        if task == wire.FINISH:
+            scores = wire.read_scores(shareable)
+            self._write(fl_ctx, task, {"mechanism": "means, intervals and counts over this site's patients"})
+            return wire.scores_message(scores)
+        raise ReleaseRefused(
+            "a task result", found=f"task {task!r}", expected="train or finish", fix="name this filter for those tasks only"
+        )
+
+    def _write(self, fl_ctx: FLContext, task: str, receipt: dict[str, float | str]) -> None:
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        line = json.dumps({"time": now, "job": fl_ctx.get_job_id(), "task": task, **receipt})
+        with (run_folder(fl_ctx) / "releases.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")

@@ -1,0 +1,112 @@
+"""The server's weights through a run: banks, the rule's state, the best model so far, all on disk after every round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wardround.algorithms.rules import Rule
+from wardround.arrays import Array, from_bank, in_bank
+from wardround.errors import ModelRefused, RoundRefused
+from wardround.hospital import state
+from wardround.models import checkpoint
+from wardround.models.fingerprint import fingerprint
+
+_STATE = "rule."
+
+
+class ServerModel:
+    """Weights under wire names, the round they are the start of, and what has happened so far.
+
+    round r means: r rounds are done; `best` is the model that was EVALUATED best on the sites' validation patients.
+    """
+
+    def __init__(
+        self, folder: Path, rule: Rule, weights: dict[str, Array], rule_state: dict[str, Array], meta: dict[str, Any]
+    ) -> None:
+        self.folder, self.rule, self._weights, self._rule_state = folder, rule, weights, rule_state
+        self.round: int = meta["round"]
+        self.history: list[dict[str, Any]] = meta["history"]
+        self.best: dict[str, Any] | None = meta["best"]
+        self.facts: dict[str, Any] = meta["facts"]
+        self._promise: Mapping[str, Any] = meta["promise"]
+
+    @staticmethod
+    def open(
+        folder: Path, spec: Any, rule: Rule, banks: list[str], seed: int, promise: Mapping[str, Any]
+    ) -> ServerModel:
+        """Resume the newest round in the folder, or start from the seed. Another job's folder is refused."""
+        identity, newest = fingerprint(spec), state.latest(folder)
+        if newest:
+            arrays, meta = state.load(folder, newest, identity)
+            if meta["promise"] != dict(promise):
+                changed = sorted(key for key in promise if meta["promise"].get(key) != promise[key])
+                raise RoundRefused(
+                    "this state folder belongs to another job",
+                    found=f"other settings for {', '.join(changed) or 'this job'}",
+                    expected="the job that wrote it, unchanged",
+                    fix="resume with the same job, or use another state folder",
+                )
+            weights = {name: block for name, block in arrays.items() if not name.startswith(_STATE)}
+            rule_state = {name[len(_STATE) :]: block for name, block in arrays.items() if name.startswith(_STATE)}
+            return ServerModel(folder, rule, weights, rule_state, meta)
+        model = initial_arrays(spec, seed)
+        zero = {name: np.zeros_like(block) for name, block in model.items()}
+        weights = {}
+        for bank in banks:
+            weights |= in_bank(bank, zero if bank == "control" else model)
+        size = sum(int(block.size) for block in model.values())
+        facts = {"name": type(spec).__name__, "parameters": size, "fingerprint": identity}
+        meta = {"round": 0, "history": [], "best": None, "facts": facts, "promise": dict(promise)}
+        return ServerModel(folder, rule, weights, rule.start(weights), meta)
+
+    def wire(self) -> dict[str, Array]:
+        """Return every bank under its wire names."""
+        return self._weights
+
+    def require_fits(self, site: str, found: object) -> None:
+        """Raise ModelRefused unless the site trained this architecture."""
+        if found != self.facts["fingerprint"]:
+            raise ModelRefused(
+                f"the architecture of {site}",
+                found=f"fingerprint {found}",
+                expected=str(self.facts["fingerprint"]),
+                fix="run the same job and the same wardround version at every site",
+            )
+
+    def step(self, mean: Mapping[str, Array], participation: float, entry: dict[str, Any]) -> None:
+        """Apply the rule to one round's mean update and write everything down."""
+        self._consider(entry["val_dice"])
+        self._weights, self._rule_state = self.rule.apply(self._weights, mean, self._rule_state, participation)
+        self.round += 1
+        self.history.append(entry)
+        arrays = self._weights | {_STATE + name: block for name, block in self._rule_state.items()}
+        meta = {"history": self.history, "best": self.best, "facts": self.facts, "promise": dict(self._promise)}
+        state.save(self.folder, self.round, arrays, self.facts["fingerprint"], meta)
+
+    def finish(self, val_dice: float | None, out: Path) -> None:
+        """Write the final and the best model of the `model` bank for `wardround predict`."""
+        self._consider(val_dice)
+        self._write(out / "final_model.npz", val_dice)
+        best = self.folder / "best_model.npz"
+        if best.is_file() and best.parent != out:
+            (out / best.name).write_bytes(best.read_bytes())
+
+    def _consider(self, val_dice: float | None) -> None:
+        if val_dice is not None and (self.best is None or val_dice > self.best["val_dice"]):
+            self.best = {"round": self.round, "val_dice": val_dice}
+            self._write(self.folder / "best_model.npz", val_dice)
+
+    def _write(self, path: Path, val_dice: float | None) -> None:
+        meta = {"round": self.round, "val_dice": val_dice, "model": self.facts["name"], "settings": dict(self._promise)}
+        checkpoint.save(path, from_bank("model", self._weights), self.facts["fingerprint"], meta)
+
+
+def initial_arrays(spec: Any, seed: int) -> dict[str, Array]:
+    """Return the blocks of a freshly built network."""
+    return {
+        name: parameter.detach().cpu().numpy().astype(np.float32) for name, parameter in spec.build(seed).named_parameters()
+    }

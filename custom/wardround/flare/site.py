@@ -1,0 +1,121 @@
+"""The site's door to NVFlare: an Executor that trains a round and, after the last round, judges the models.
+
+It opens the data once per process, keeps its state on disk (the simulator restarts processes), and turns every failure into
+a refusal code for the server while the full reason stays in the site's own log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from nvflare.apis.analytix import AnalyticsDataType
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
+
+from wardround import __version__
+from wardround.algorithms.base import Algorithm
+from wardround.algorithms.schedule import Schedule
+from wardround.errors import ConfigRefused, Refusal
+from wardround.flare import places, wire
+from wardround.hospital.judging import Judging
+from wardround.hospital.opening import Phantoms
+from wardround.hospital.rounds import Hospital
+from wardround.hospital.segmentation import ModelSpec, Sampling
+
+
+class SiteTrainer(Executor):  # type: ignore[misc]
+    """Tasks `train` and `finish` of one job at one site.
+
+    algorithm: what the job trains | rival: FedAvg beside it (bank `fedavg`), or None | everything else: the job's promises
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        model: ModelSpec,
+        schedule: Schedule,
+        sampling: Sampling,
+        judging: Judging,
+        phantoms: Phantoms,
+        seed: int,
+        rival: Algorithm | None = None,
+    ) -> None:
+        super().__init__()
+        given = {"algorithm": algorithm, "model": model, "schedule": schedule, "sampling": sampling, "judging": judging}
+        absent = [name for name, value in (given | {"phantoms": phantoms, "seed": seed}).items() if value is None]
+        if absent:
+            raise ConfigRefused(
+                "the job's site settings", found=f"no {', '.join(absent)}", expected="every one", fix="print the job anew"
+            )
+        self.algorithm, self.model, self.schedule, self.sampling = algorithm, model, schedule, sampling
+        self.judging, self.phantoms, self.seed, self.rival = judging, phantoms, seed, rival
+        self._hospital: Hospital | None = None
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Do one task; a refusal or failure becomes a reply that carries its code only."""
+        try:
+            order = wire.read_order(shareable)
+            if task_name == wire.TRAIN:
+                return self._train(order, fl_ctx)
+            if task_name == wire.FINISH:
+                return self._finish(order, fl_ctx)
+            raise ConfigRefused("a task", found=task_name, expected="train or finish", fix="check the job's executors")
+        except Refusal as refusal:
+            self.log_error(fl_ctx, f"REFUSED by {fl_ctx.get_identity_name()} ({refusal.code}): {refusal}")
+            return wire.refusal_message(refusal.code)
+        except MemoryError:
+            self.log_error(fl_ctx, "REFUSED (memory): this site ran out of memory; lower `patch` or `batch` in the job")
+            return wire.refusal_message("memory")
+        except Exception as error:  # noqa: BLE001  a dead process would end the job of every hospital
+            self.log_exception(fl_ctx, f"FAILED at {fl_ctx.get_identity_name()}: {type(error).__name__}")
+            return wire.refusal_message("failure")
+
+    def _open(self, fl_ctx: FLContext) -> Hospital:
+        if self._hospital is None:
+            self._hospital = Hospital.open(
+                fl_ctx.get_identity_name(),
+                places.workspace_root(fl_ctx),
+                places.state_folder(fl_ctx),
+                simulator=places.in_simulator(fl_ctx),
+                settings=self,
+                say=lambda text: self.log_info(fl_ctx, text),
+            )
+        return self._hospital
+
+    def _train(self, order: wire.Order, fl_ctx: FLContext) -> Shareable:
+        begun = time.monotonic()
+        hospital = self._open(fl_ctx)
+        val_dice = hospital.validate(order.weights, order.round)
+        delta, loss = hospital.train(order.weights, order.round)
+        numbers = {"loss": loss, "val_dice": val_dice, "seconds": time.monotonic() - begun}
+        self.log_info(
+            fl_ctx,
+            f"round {order.round + 1}/{order.rounds} {hospital.title}: loss {loss:.3f}, "
+            f"validation Dice of the incoming model {val_dice:.3f}, {numbers['seconds']:.1f} s",
+        )
+        self._stream(numbers, order.round, fl_ctx)
+        return wire.update_message(wire.Update(delta, hospital.weight, numbers, hospital.facts | {"version": __version__}))
+
+    def _finish(self, order: wire.Order, fl_ctx: FLContext) -> Shareable:
+        begun = time.monotonic()
+        hospital = self._open(fl_ctx)
+        val_dice = hospital.validate(order.weights, order.round)
+        self.log_info(fl_ctx, f"{hospital.title}: trains its local baseline, fine-tunes and judges the models")
+        judgement = hospital.judge(order.weights, order.round)
+        hospital.keep(judgement, places.run_folder(fl_ctx), fl_ctx.get_job_id())
+        deploy = judgement.numbers["deploy"]
+        test = judgement.numbers["candidates"][deploy]["test"]["dice_mean"]["value"]
+        seconds = time.monotonic() - begun
+        self.log_info(fl_ctx, f"{hospital.title}: deploy {deploy}, test Dice {test:.3f}, {seconds:.1f} s")
+        self._stream({"val_dice": val_dice}, order.round, fl_ctx)
+        return wire.scores_message(judgement.numbers | {"val_dice": val_dice, "seconds": seconds})
+
+    def _stream(self, numbers: Mapping[str, float], round_: int, fl_ctx: FLContext) -> None:
+        """Send the numbers that the update carries anyway to NVFlare's analytics receiver (TensorBoard)."""
+        for tag, value in numbers.items():
+            dxo = create_analytic_dxo(tag, float(value), AnalyticsDataType.SCALAR, global_step=round_)
+            send_analytic_dxo(self, dxo, fl_ctx)

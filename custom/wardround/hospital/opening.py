@@ -1,0 +1,97 @@
+"""From a hospital's ONE file to its cohort. The order is fixed: own file, simulator variable, phantoms (simulator only)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wardround.data.cache import Cohort, open_cohort
+from wardround.data.hospitals import hospital
+from wardround.data.phantoms import write_cohort
+from wardround.data.site_config import SiteConfig, from_environment, read_site_config
+from wardround.errors import ConfigRefused
+
+SITE_FILE = "local/wardround.json"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A hospital's data: cohort, where it came from, its display name and device."""
+
+    cohort: Cohort
+    phantoms: bool
+    label: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Phantoms:
+    """How big the synthetic cohorts of the simulator are: voxels per axis; patients per site (0: as the profile says)."""
+
+    shape: tuple[int, int, int] | list[int]
+    patients: int
+
+
+def find_config(site: str, workspace: Path, environ: Mapping[str, str]) -> SiteConfig | None:
+    """Return this site's configuration, None when it has none: `local/wardround.json`, then the simulator's variable."""
+    own = workspace / SITE_FILE
+    if own.is_file():
+        return read_site_config(own)
+    return from_environment(site, environ)
+
+
+def open_site(
+    site: str, workspace: Path, *, simulator: bool, phantoms: Phantoms, seed: int, say: Callable[[str], None]
+) -> Opened:
+    """Open this site's data, decoding only what the cache does not hold yet.
+
+    configured: that data | not configured, simulator: phantoms, loudly | not configured, real site: ConfigRefused
+    """
+    config = find_config(site, workspace, os.environ)
+    if config is None and not simulator:
+        raise ConfigRefused(
+            f"site {site!r} has no data",
+            found=f"no file {workspace / SITE_FILE}",
+            expected="a real site says where its cases are; synthetic patients are for the simulator only",
+            fix=f'write {workspace / SITE_FILE}, for example {{"data": "/data/brats"}}, and run `wardround data check`',
+        )
+    label = config.name if config is not None and config.name else site
+    if config is None:
+        profile = hospital(site_index(site))
+        root = workspace / "phantoms"
+        say(f"NO DATA CONFIGURED: {site} invents SYNTHETIC patients ('{profile.name}'); no result is about real patients")
+        write_cohort(root, profile, seed, shape=_shape(phantoms), patients=phantoms.patients or None)
+        config, label = SiteConfig(data=root), profile.name
+    cache = config.cache or workspace / "wardround_cache"
+    return Opened(open_cohort(config, cache, say), config.data == workspace / "phantoms", label, pick_device(config.device))
+
+
+def pick_device(wish: str) -> str:
+    """Return the torch device for `auto`, `cpu` or `cuda[:N]`; a GPU that is asked for and absent is refused."""
+    import torch
+
+    if wish == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wish.startswith("cuda"):
+        number = int(wish.partition(":")[2] or 0)
+        if not torch.cuda.is_available() or number >= torch.cuda.device_count():
+            raise ConfigRefused(
+                f"device {wish!r}",
+                found=f"{torch.cuda.device_count() if torch.cuda.is_available() else 0} usable GPUs",
+                expected="a GPU of that number",
+                fix='set "device": "auto" or "cpu" in the site\'s file, or mend the driver',
+            )
+    return wish
+
+
+def site_index(site: str) -> int:
+    """Return a profile number from a name: `site-3` is 2; names without a number are numbered by their letters."""
+    digits = "".join(ch for ch in site if ch.isdigit())
+    return int(digits) - 1 if digits and int(digits) > 0 else sum(site.encode()) % 4
+
+
+def _shape(phantoms: Phantoms) -> tuple[int, int, int]:
+    x, y, z = (int(n) for n in phantoms.shape)
+    return (x, y, z)

@@ -1,0 +1,145 @@
+"""One hospital through a job: open, validate, train a round, judge. State lies on disk between rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from wardround.algorithms.base import Algorithm, LocalStart
+from wardround.algorithms.federation import local_round, start_of
+from wardround.algorithms.schedule import Schedule
+from wardround.arrays import Array, Arrays, from_bank, in_bank
+from wardround.data.splits import split_patients
+from wardround.hospital import pages, state
+from wardround.hospital.judging import Judgement, Judging, judge
+from wardround.hospital.opening import Opened, Phantoms, open_site
+from wardround.hospital.segmentation import ModelSpec, Sampling, SegmentationSite
+from wardround.models.fingerprint import fingerprint
+
+RIVAL = "fedavg"
+
+
+class Settings(Protocol):
+    """The job's promises, as flare.site.SiteTrainer holds them."""
+
+    algorithm: Algorithm
+    rival: Algorithm | None
+    model: ModelSpec
+    schedule: Schedule
+    sampling: Sampling
+    judging: Judging
+    phantoms: Phantoms
+    seed: int
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """Everything a site does for one job, given the weights of each round."""
+
+    name: str
+    opened: Opened
+    site: SegmentationSite
+    settings: Settings
+    states: Path
+
+    @staticmethod
+    def open(
+        name: str, workspace: Path, states: Path, *, simulator: bool, settings: Settings, say: Callable[[str], None]
+    ) -> Hospital:
+        """Open this hospital's data (decoded at most once) and build the job's network on its device."""
+        opened = open_site(
+            name, workspace, simulator=simulator, phantoms=settings.phantoms, seed=settings.seed, say=say
+        )
+        split = split_patients(opened.cohort.patients)
+        site = SegmentationSite(
+            name, opened.cohort, split, settings.model, settings.sampling, settings.seed, opened.device
+        )
+        return Hospital(name, opened, site, settings, states)
+
+    @property
+    def title(self) -> str:
+        return self.name if self.opened.label == self.name else f"{self.name} ({self.opened.label})"
+
+    @property
+    def weight(self) -> float:
+        return float(self.site.train_patients)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.settings.model)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what the server is told about this site: counts and words, nothing about any patient."""
+        cohort, split = self.opened.cohort, self.site.split
+        parts = {"train": split.train, "val": split.val, "test": split.test}
+        return {
+            "label": self.opened.label[:64],
+            "cases": {part: len({cohort.patients[case] for case in cases}) for part, cases in parts.items()},
+            "modalities": dict(cohort.modalities),
+            "label_kind": cohort.label_kind,
+            "device": str(self.site.device),
+            "phantoms": self.opened.phantoms,
+            "fingerprint": self.fingerprint,
+        }
+
+    def validate(self, weights: Arrays, round_: int) -> float:
+        """Return the mean validation Dice of the incoming model (with this site's own blocks where some stay home)."""
+        return self.site.mean_dice(self._start(weights, round_).banks["model"], self.site.split.val)
+
+    def train(self, weights: Arrays, round_: int) -> tuple[dict[str, Array], float]:
+        """Train one round; return (the update that leaves, mean loss) and write the state for the next round."""
+        site, algorithm, rival = self.site, self.settings.algorithm, self.settings.rival
+        steps = self.settings.schedule.steps(round_)
+        received, memory = self._vectors(algorithm, weights), self._memory(round_)
+        delta, kept, losses = local_round(
+            algorithm, received, memory, site.layout, site.roles, site.oracle("train", round_), steps
+        )
+        if rival is not None:
+            received = {"model": self._vector(from_bank(RIVAL, weights))}
+            other, _, _ = local_round(rival, received, {}, site.layout, site.roles, site.oracle("train", round_), steps)
+            delta |= in_bank(RIVAL, from_bank("model", other))
+        arrays = {name: vector.cpu().numpy() for name, vector in kept.items()}
+        state.save(self.states, round_ + 1, arrays, self.fingerprint, {})
+        return delta, sum(losses) / len(losses)
+
+    def judge(self, weights: Arrays, round_: int) -> Judgement:
+        """Judge the models this job allows: its own, FedAvg where it ran beside or is the job, and the local one."""
+        algorithm = self.settings.algorithm
+        own = algorithm.personal(self._start(weights, round_))
+        arms = {RIVAL if algorithm.name == "FedAvg" and self.settings.rival is None else "personalised": own}
+        if self.settings.rival is not None:
+            arms[RIVAL] = self._vector(from_bank(RIVAL, weights))
+        return judge(self.site, arms, self.initial, self.settings.schedule, self.settings.judging)
+
+    @cached_property
+    def initial(self) -> Tensor:
+        """Return the weights that the job's seed gives: where everything starts, the local baseline too."""
+        blocks = [block.detach().reshape(-1) for block in self.settings.model.build(self.settings.seed).parameters()]
+        return torch.cat(blocks).to(self.site.device)
+
+    def keep(self, judgement: Judgement, out: Path, job: str) -> None:
+        """Write what the site keeps for itself: the model to deploy, the per-patient page, overlays."""
+        model = {"path": type(self.settings.model).__qualname__, "args": asdict(self.settings.model)}
+        pages.keep_models(judgement, self.site, self.fingerprint, model, out)
+        pages.write_page(judgement, self.site, job, self.facts, out)
+
+    def _start(self, weights: Arrays, round_: int) -> LocalStart:
+        received = self._vectors(self.settings.algorithm, weights)
+        return start_of(self.settings.algorithm, received, self._memory(round_), self.site.layout, self.site.roles)
+
+    def _memory(self, round_: int) -> dict[str, Tensor]:
+        arrays, _ = state.load(self.states, round_, self.fingerprint)
+        return {name: torch.from_numpy(block).to(self.site.device) for name, block in arrays.items()}
+
+    def _vectors(self, algorithm: Algorithm, weights: Arrays) -> dict[str, Tensor]:
+        return {bank: self._vector(from_bank(bank, weights)) for bank in algorithm.banks}
+
+    def _vector(self, blocks: Arrays) -> Tensor:
+        return torch.from_numpy(self.site.layout.flatten(blocks)).to(self.site.device)

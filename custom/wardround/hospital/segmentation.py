@@ -1,0 +1,194 @@
+"""One hospital's segmentation work: mini-batches and gradients for the algorithms, scores for the judgement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wardround.arrays import Layout
+from wardround.data.cache import Cohort
+from wardround.data.splits import Split
+from wardround.data.volumes import Volume
+from wardround.errors import ConfigRefused
+from wardround.models.flat import FlatModel
+from wardround.models.roles import block_roles
+from wardround.rng import derive, stream
+from wardround.tasks.augment import Augment
+from wardround.tasks.inference import predict_regions
+from wardround.tasks.inputs import network_input
+from wardround.tasks.loss import dice_bce
+from wardround.tasks.metrics import case_scores
+from wardround.tasks.patches import sample_patch
+from wardround.tasks.regions import known_regions, regions_from_labels
+
+
+class ModelSpec(Protocol):
+    """A frozen description of a network (models.nets)."""
+
+    def build(self, seed: int) -> nn.Module:
+        """Return the network, initialised from the seed."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How training patches are drawn: `batch` patients per mini-batch, one patch of `patch` voxels each."""
+
+    patch: Sequence[int]
+    batch: int
+    tumour_probability: float
+    augment: bool
+
+    def __post_init__(self) -> None:
+        good = len(self.patch) == 3 and all(4 <= int(n) <= 512 for n in self.patch) and 1 <= self.batch <= 256
+        if not (good and 0 <= self.tumour_probability <= 1):
+            raise ConfigRefused(
+                "the patch sampling",
+                found=f"patch {list(self.patch)}, batch {self.batch}, tumour_probability {self.tumour_probability}",
+                expected="three patch sizes of 4..512 voxels, a batch of 1..256, a probability",
+                fix="correct `sampling` in the job",
+            )
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        return (int(self.patch[0]), int(self.patch[1]), int(self.patch[2]))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images [B,8,H,W,D] | targets uint8 [B,3,H,W,D] | known bool [B,3] | seed of everything random in the network."""
+
+    images: Tensor
+    targets: Tensor
+    known: Tensor
+    seed: int
+    patients: tuple[str, ...]
+
+
+class PatchOracle:
+    """Stochastic gradients over patches of the given cases: the `Oracle` of algorithms.base on real images."""
+
+    def __init__(self, site: SegmentationSite, cases: Sequence[str], *purpose: str | int) -> None:
+        if not cases:
+            raise ConfigRefused("training cases", found="none", expected="at least one", fix="check this site's data")
+        self._site, self._rng = site, stream(site.seed, site.name, "batches", *purpose)
+        self._generator = torch.Generator(device=site.device)
+        self._generator.manual_seed(derive(site.seed, site.name, "augment", *purpose))
+        self._by_patient: dict[str, list[str]] = {}
+        for case in cases:
+            self._by_patient.setdefault(site.cohort.patients[case], []).append(case)
+        self._queue: list[str] = []
+
+    def draw(self, count: int) -> tuple[Batch, ...]:
+        """Return `count` batches; no patient twice among them while the site has count * batch patients."""
+        size = self._site.sampling.batch
+        if len(self._queue) < min(count * size, len(self._by_patient)):
+            self._queue = []
+        chosen: list[str] = []
+        while len(chosen) < count * size:
+            if not self._queue:
+                self._queue = [str(p) for p in self._rng.permutation(sorted(self._by_patient))]
+            chosen.append(self._queue.pop())
+        return tuple(self._batch(tuple(chosen[i * size : (i + 1) * size])) for i in range(count))
+
+    def gradient(self, w: Tensor, batch: Batch) -> tuple[float, Tensor]:
+        """Return (loss, gradient) at w; dropout is the same whenever the same batch is used."""
+        return self._site.model.gradient(
+            w, batch.images, lambda out: dice_bce(out, batch.targets, batch.known), dropout_seed=batch.seed
+        )
+
+    def _batch(self, patients: tuple[str, ...]) -> Batch:
+        site, rng = self._site, self._rng
+        images, targets, present = [], [], []
+        for patient in patients:
+            cases = self._by_patient[patient]
+            case = cases[int(rng.integers(len(cases)))]
+            volume = site.volume(case)
+            image, labels = sample_patch(
+                volume.image,
+                volume.labels,
+                site.foreground(case),
+                site.sampling.size,
+                rng,
+                site.sampling.tumour_probability,
+            )
+            images.append(image)
+            targets.append(regions_from_labels(labels, site.cohort.label_kind))
+            present.append(volume.present)
+        image_batch = torch.from_numpy(np.stack(images)).to(site.device)
+        target_batch = torch.from_numpy(np.stack(targets)).to(site.device)
+        present_batch = torch.from_numpy(np.stack(present)).to(site.device)
+        image_batch, present_batch, target_batch = site.augment(image_batch, present_batch, target_batch, self._generator)
+        known = torch.from_numpy(known_regions(site.cohort.label_kind)).to(site.device).expand(len(patients), -1)
+        return Batch(
+            network_input(image_batch, present_batch), target_batch, known, int(rng.integers(2**31)), patients
+        )
+
+
+class SegmentationSite:
+    """Data, network and device of one hospital. Nothing here talks to anybody."""
+
+    def __init__(
+        self, name: str, cohort: Cohort, split: Split, spec: ModelSpec, sampling: Sampling, seed: int, device: str
+    ) -> None:
+        self.name, self.cohort, self.split, self.sampling, self.seed = name, cohort, split, sampling, seed
+        self.device = torch.device(device)
+        module = spec.build(seed)
+        self.roles: Mapping[str, str] = block_roles(module)
+        self.model = FlatModel(module, self.device, half=True)
+        self.augment = Augment() if sampling.augment else Augment.none()
+        self._volumes: dict[str, Volume] = {}
+        self._foreground: dict[str, NDArray[np.int32]] = {}
+
+    @property
+    def layout(self) -> Layout:
+        return self.model.layout
+
+    def volume(self, case: str) -> Volume:
+        """Return the cached, preprocessed volume (memory-mapped: only what is read is loaded)."""
+        if case not in self._volumes:
+            self._volumes[case] = self.cohort.load(case)
+        return self._volumes[case]
+
+    def foreground(self, case: str) -> NDArray[np.int32]:
+        """Return int32 [N,3] tumour voxels of a case, read once."""
+        if case not in self._foreground:
+            self._foreground[case] = self.cohort.foreground(case)
+        return self._foreground[case]
+
+    @cached_property
+    def train_patients(self) -> int:
+        return len({self.cohort.patients[case] for case in self.split.train})
+
+    def oracle(self, *purpose: str | int) -> PatchOracle:
+        """Return gradients on this site's TRAIN patients; the same purpose gives the same batches on every machine."""
+        return PatchOracle(self, self.split.train, *purpose)
+
+    def predict(self, w: Tensor, case: str) -> NDArray[np.bool_]:
+        """Return bool [3,H,W,D] in REGIONS order for one case at weights w."""
+        self.model.load(w)
+        volume = self.volume(case)
+        return predict_regions(
+            self.model.module, np.asarray(volume.image, np.float32), volume.present, self.sampling.size, self.device
+        )
+
+    def scores(self, w: Tensor, cases: Sequence[str], *, with_hd95: bool) -> list[dict[str, float]]:
+        """Return one dictionary of scores per case (tasks.metrics.case_scores) at weights w."""
+        known = known_regions(self.cohort.label_kind)
+        rows = []
+        for case in cases:
+            volume = self.volume(case)
+            truth = regions_from_labels(np.asarray(volume.labels), self.cohort.label_kind).astype(bool)
+            rows.append(case_scores(self.predict(w, case), truth, known, volume.spacing_mm, with_hd95=with_hd95))
+        return rows
+
+    def mean_dice(self, w: Tensor, cases: Sequence[str]) -> float:
+        """Return the mean Dice over known regions and cases (the number that choices on validation are made with)."""
+        return float(np.mean([row["dice_mean"] for row in self.scores(w, cases, with_hd95=False)]))
+

@@ -1,0 +1,45 @@
+"""What survives a restarted process: a site's memory and the server's banks, one file per round, two rounds kept.
+
+Two, because a crash can fall between a site's write and the server's: the server then repeats a round that the site has
+already finished, and the site must start from its state before that round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wardround.arrays import Arrays
+from wardround.errors import RoundRefused
+from wardround.models import checkpoint
+
+KEPT = 2
+
+
+def save(folder: Path, round_: int, arrays: Arrays, fingerprint: str, meta: Mapping[str, Any]) -> None:
+    """Write the state BEFORE round `round_` atomically and drop files of rounds that nobody can need again."""
+    checkpoint.save(folder / f"round-{round_:05d}.npz", arrays, fingerprint, {**meta, "round": round_})
+    for old in sorted(folder.glob("round-*.npz"))[:-KEPT]:
+        old.unlink()
+
+
+def load(folder: Path, round_: int, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return (arrays, meta) of the state before `round_`; nothing in round 0; RoundRefused when it is missing later."""
+    if round_ == 0:
+        return {}, {}
+    path = folder / f"round-{round_:05d}.npz"
+    if not path.is_file():
+        raise RoundRefused(
+            f"this site's state before round {round_}",
+            found=f"no file {path.name} in its state folder",
+            expected="the state that the last round left",
+            fix="resume with the same state folder, or start the job anew",
+        )
+    return checkpoint.load(path, fingerprint)
+
+
+def latest(folder: Path) -> int | None:
+    """Return the newest round with a state in the folder, None when there is none."""
+    rounds = sorted(int(path.stem.split("-")[1]) for path in folder.glob("round-*.npz"))
+    return rounds[-1] if rounds else None

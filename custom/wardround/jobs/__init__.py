@@ -1,0 +1,1 @@
+"""Floor 6: recipes that print the job folders, and the command line."""

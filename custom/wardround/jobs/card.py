@@ -1,0 +1,72 @@
+"""CARD.md: one page a physician and a security officer read before a job runs in their building."""
+
+from __future__ import annotations
+
+from wardround.jobs.recipes import Job
+
+_HOME = {"norm": "the normalisation layers", "head": "the last block of the network (the head)"}
+
+
+def card(job: Job) -> str:
+    """Return the text of CARD.md."""
+    schedule, args = job.schedule, job.algorithm["site"]["args"]
+    sites = ", ".join(job.federation["sites"])
+    home = " and ".join(_HOME[role] for role in job.algorithm["home"]) or "nothing of the model"
+    beside = (
+        "FedAvg is trained beside it in the same rounds, so that the report can compare; this doubles time and bytes.\n"
+        if job.rival
+        else ""
+    )
+    settings = {"algorithm": args, "server": job.rule["args"], "model": job.task["model"]["args"]}
+    settings |= {"patches": job.task["sampling"]["args"], "judging": job.task["judging"]["args"], "schedule": schedule}
+    rows = "\n".join(f"| {group} | {_words(values)} |" for group, values in settings.items())
+    hessian = (
+        f"Second-order form: `wardround jobs run {job.name} --set algorithm.hessian=HF`\n\n" if "hessian" in args else ""
+    )
+    return f"""# {job.name}
+
+**{job.title}** ({job.algorithm["source"]}) for brain tumour segmentation: the whole tumour, its core and its enhancing part
+from T1, T1ce, T2 and FLAIR. A missing sequence is normal; no patient is dropped for it.
+
+{job.algorithm["words"]}
+{beside}
+## What happens
+
+{schedule["rounds"]} rounds at {len(job.federation["sites"])} sites ({sites}). In every round each hospital scores the incoming model on its validation
+patients, spends {schedule["work"]} gradient evaluations on its training patients, and sends back the change. After the last round it
+trains a local model with the same total work, fine-tunes the shared one ({_list(job.task["judging"]["args"]["steps"])} steps, chosen on validation), and scores
+every candidate once on its test patients. The report names the model to deploy for each hospital, or says that joining did not help.
+
+## What leaves a hospital
+
+- each round: the change of the model's weights (32-bit numbers), the number of training patients, the mean loss, the mean
+  validation Dice, the seconds it took; with it the site's display name, patient counts, which sequences exist, device, versions
+- at the end: for each candidate model, mean Dice and HD95 on the test patients with intervals and counts, and the choice
+- never: images, masks, file names, patient identifiers, scores of single patients (a mean over ONE patient is that patient's score)
+- stays home by design of the algorithm: {home}
+
+Privacy guarantee: **{job.privacy["guarantee"]}**. Mechanism at the exit: `{job.privacy["mechanism"]["path"]}`.
+Every release is noted in `releases.jsonl` in the site's own run folder before it is sent.
+
+## Run it
+
+    nvflare simulator jobs/{job.name} -t {len(job.federation["sites"])} -w /tmp/{job.name}
+    wardround report /tmp/{job.name}
+
+{hessian}Without configured data the simulator invents synthetic patients and says so. Real data: docs/data.md.
+Wrong for: clinical decisions; sites with fewer than 3 patients; images that are not brain MRI.
+
+## Settings
+
+| part | values |
+|---|---|
+{rows}
+"""
+
+
+def _words(values: dict[str, object]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items()) or "none"
+
+
+def _list(values: list[int]) -> str:
+    return ", ".join(str(value) for value in values)

@@ -1,0 +1,136 @@
+"""A job as the files of its folder: meta.json, the two configs, CARD.md and the pinned requirement. Pure text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from wardround import __version__
+from wardround.errors import ConfigRefused
+from wardround.jobs.card import card
+from wardround.jobs.recipes import Job, Json
+
+
+def job_files(job: Job) -> dict[str, str]:
+    """Return relative path -> text of every file of the job's folder."""
+    return {
+        "meta.json": _text(meta(job)),
+        "app/config/config_fed_server.json": _text(server_config(job)),
+        "app/config/config_fed_client.json": _text(client_config(job)),
+        "app/custom/requirements.txt": f"wardround=={__version__}\n",
+        "CARD.md": card(job),
+    }
+
+
+def write(job: Job, folder: Path) -> Path:
+    """Write the job's folder and return it."""
+    for name, text in job_files(job).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return folder
+
+
+def check(job: Job, folder: Path) -> None:
+    """Raise ConfigRefused unless the folder holds exactly what the recipe prints, byte for byte."""
+    wanted = job_files(job)
+    found = {str(p.relative_to(folder)): p.read_text(encoding="utf-8") for p in folder.rglob("*") if p.is_file()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong:
+        raise ConfigRefused(
+            f"job folder {folder.name}",
+            found=f"differences in {', '.join(wrong)}",
+            expected="exactly what the recipe prints",
+            fix=f"`wardround jobs write {job.name}`, or change app_configs/ and print it anew",
+        )
+
+
+def meta(job: Job) -> Json:
+    """Return NVFlare's meta.json. The list form with the server first lets the simulator find the sites by itself."""
+    sites = job.federation["sites"]
+    deploy = ["@ALL"] if sites == ["@ALL"] else ["server", *sites]
+    return {
+        "name": job.name,
+        "resource_spec": {},
+        "deploy_map": {"app": deploy},
+        "min_clients": job.federation["min_sites"],
+    }
+
+
+def server_config(job: Job) -> Json:
+    """Return config_fed_server.json."""
+    rounds = {
+        "rule": job.rule,
+        "model": job.task["model"],
+        "banks": job.banks,
+        "rounds": job.schedule["rounds"],
+        "min_sites": job.federation["min_sites"],
+        "round_timeout_s": job.federation["round_timeout_s"],
+        "seed": job.task["seed"],
+        "about": {"config_type": "dict", **about(job)},
+    }
+    return {
+        "format_version": 2,
+        "server": {"heart_beat_timeout": 600, "task_request_interval": job.federation["task_request_interval_s"]},
+        "task_data_filters": [],
+        "task_result_filters": [],
+        "workflows": [{"id": "rounds", "path": "wardround.flare.rounds.Rounds", "args": rounds}],
+        "components": [
+            {"id": "combine", **job.privacy["aggregator"]},
+            {
+                "id": "tensorboard",
+                "path": "nvflare.app_opt.tracking.tb.tb_receiver.TBAnalyticsReceiver",
+                "args": {"events": ["fed.analytix_log_stats"]},
+            },
+        ],
+    }
+
+
+def client_config(job: Job) -> Json:
+    """Return config_fed_client.json: one executor, one exit."""
+    rival = {"path": "wardround.algorithms.fedavg.FedAvg", "args": {}}
+    args: Json = {
+        "algorithm": job.algorithm["site"],
+        **({"rival": rival} if job.rival else {}),
+        "model": job.task["model"],
+        "schedule": job.federation["schedule"],
+        "sampling": job.task["sampling"],
+        "judging": job.task["judging"],
+        "phantoms": job.task["phantoms"],
+        "seed": job.task["seed"],
+    }
+    tasks = ["train", "finish"]
+    release = {"path": "wardround.flare.release.Release", "args": {"mechanism": job.privacy["mechanism"]}}
+    return {
+        "format_version": 2,
+        "executors": [{"tasks": tasks, "executor": {"path": "wardround.flare.site.SiteTrainer", "args": args}}],
+        "task_data_filters": [],
+        "task_result_filters": [{"tasks": tasks, "filters": [release]}],
+        "components": [
+            {
+                "id": "analytics",
+                "path": "nvflare.app_common.widgets.convert_to_fed_event.ConvertToFedEvent",
+                "args": {"events_to_convert": ["analytix_log_stats"], "fed_event_prefix": "fed."},
+            }
+        ],
+    }
+
+
+def about(job: Job) -> Json:
+    """Return what the report prints about the job's settings; a resumed run must have the same."""
+    flat: dict[str, Any] = {"job": job.name, "algorithm": job.title}
+    for group in ("model", "sampling", "judging"):
+        flat |= {f"{group}.{key}": _plain(value) for key, value in job.task[group]["args"].items()}
+    flat |= {f"algorithm.{key}": _plain(value) for key, value in job.algorithm["site"]["args"].items()}
+    flat |= {f"rule.{key}": _plain(value) for key, value in job.rule["args"].items()}
+    flat |= {key: _plain(value) for key, value in job.schedule.items()}
+    return flat | {"seed": job.task["seed"], "fedavg_beside": job.rival}
+
+
+def _plain(value: Any) -> Any:
+    return " x ".join(str(part) for part in value) if isinstance(value, list) else value
+
+
+def _text(value: Json) -> str:
+    return json.dumps(value, indent=2) + "\n"

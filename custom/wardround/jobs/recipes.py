@@ -1,0 +1,120 @@
+"""From app_configs/ to one job: an algorithm plus a task, a federation and a privacy fragment, all values explicit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wardround.errors import ConfigRefused
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job with nothing left to look up: fragments as read, settings applied."""
+
+    name: str
+    title: str
+    algorithm: Json
+    rule: Json
+    task: Json
+    federation: Json
+    privacy: Json
+    rival: bool
+
+    @property
+    def banks(self) -> list[str]:
+        """The banks that travel: the algorithm's own, then FedAvg's when it runs beside it."""
+        return [*self.algorithm["banks"], *(["fedavg"] if self.rival else [])]
+
+    @property
+    def schedule(self) -> Json:
+        args: Json = self.federation["schedule"]["args"]
+        return args
+
+
+def names() -> list[str]:
+    """Return the names of all jobs."""
+    return list(_page()["jobs"])
+
+
+def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> Job:
+    """Return a job by name with `settings` applied ("work=40", "algorithm.hessian=HF", "sampling.patch=[64,64,16]").
+
+    an unknown job, an unknown setting, a value that is not YAML: ConfigRefused
+    """
+    page = _page()
+    if name not in page["jobs"]:
+        known = ", ".join(page["jobs"])
+        raise ConfigRefused(f"job {name!r}", found="no such job", expected=f"one of {known}", fix="`wardround jobs list`")
+    row = page["defaults"] | page["jobs"][name]
+    algorithm = copy.deepcopy(page["algorithms"][row["algorithm"]])
+    rule = copy.deepcopy(page["rules"][algorithm["rule"]])
+    task, federation, privacy = (_fragment(kind, row[kind]) for kind in ("task", "federation", "privacy"))
+    if sites:
+        federation["sites"] = list(sites)
+    made = Job(name, algorithm["title"], algorithm, rule, task, federation, privacy, bool(row["rival"]))
+    for setting in settings:
+        made = _apply(made, setting)
+    hessian = made.algorithm["site"]["args"].get("hessian")
+    return replace(made, title=f"{made.title} ({hessian})") if hessian else made
+
+
+def places(made: Job) -> dict[str, Json]:
+    """Return the settings that can be changed: prefix -> the dictionary that holds them ('' for the short names)."""
+    return {
+        "": made.schedule,
+        "federation": made.federation,
+        "algorithm": made.algorithm["site"]["args"],
+        "rule": made.rule["args"],
+        "model": made.task["model"]["args"],
+        "sampling": made.task["sampling"]["args"],
+        "judging": made.task["judging"]["args"],
+        "phantoms": made.task["phantoms"]["args"],
+        "task": made.task,
+    }
+
+
+def _apply(made: Job, setting: str) -> Job:
+    key, equals, text = setting.partition("=")
+    prefix, _, last = key.rpartition(".")
+    if key == "rival" and equals:
+        return replace(made, rival=bool(yaml.safe_load(text)))
+    if key == "model.path" and equals:
+        made.task["model"] = {"path": text, "args": {}}
+        return made
+    place = places(made).get(prefix)
+    free = prefix == "model" and place is not None
+    if not equals or place is None or (last not in place and not free):
+        options = sorted(f"{p}.{k}".lstrip(".") for p, d in places(made).items() for k, v in d.items() if _leaf(v))
+        raise ConfigRefused(
+            f"setting {setting!r}", found="no such setting", expected=f"NAME=VALUE with one of {', '.join(options)}", fix="correct it"
+        )
+    place[last] = yaml.safe_load(text)
+    return made
+
+
+def _leaf(value: object) -> bool:
+    return not (isinstance(value, Mapping) and "path" in value)
+
+
+def _page() -> Json:
+    page: Json = yaml.safe_load(_text("jobs.yaml"))
+    return page
+
+
+def _fragment(kind: str, name: str) -> Json:
+    fragment: Json = yaml.safe_load(_text(f"{kind}/{name}.yaml"))
+    return fragment
+
+
+def _text(path: str) -> str:
+    package = Path(__file__).resolve().parents[1]
+    installed, checkout = package / "app_configs", package.parents[1] / "app_configs"
+    return ((installed if installed.is_dir() else checkout) / path).read_text(encoding="utf-8")

@@ -1,0 +1,54 @@
+"""Floor 2: the fingerprint of an architecture: weights load only into the network they were trained in.
+
+Networks have the same fingerprint when the same weights give the same function in eval mode. It covers the class, every
+leaf layer with the settings that change its function (`SETTINGS`), and names, shapes and dtypes of the parameters. It
+does not depend on weights, device, dropout, or on how a version of torch prints a layer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from torch import nn
+
+from wardround.errors import ModelRefused
+from wardround.models.nets import Network
+
+SETTINGS = (
+    "kernel_size",
+    "stride",
+    "padding",
+    "output_padding",
+    "dilation",
+    "groups",
+    "num_groups",
+    "eps",
+    "scale_factor",
+    "mode",
+)
+
+
+def fingerprint(network: nn.Module | Network) -> str:
+    """Return 16 hexadecimal digits; settings are built first, so a network and its settings agree."""
+    module = network if isinstance(network, nn.Module) else network.build(0)
+    layers = [
+        [name, type(part).__name__, [[key, str(getattr(part, key))] for key in SETTINGS if hasattr(part, key)]]
+        for name, part in module.named_modules()
+        if next(part.children(), None) is None and not isinstance(part, nn.modules.dropout._DropoutNd | nn.Identity)
+    ]
+    blocks = [[name, list(block.shape), str(block.dtype)] for name, block in module.named_parameters()]
+    text = json.dumps([type(module).__name__, layers, blocks], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def require_fingerprint(found: str, expected: str, file: str | Path) -> None:
+    """Raise ModelRefused unless the weights in `file` belong to the expected architecture."""
+    if found != expected:
+        raise ModelRefused(
+            f"weights of another architecture: {file}",
+            found=f"fingerprint {found}",
+            expected=f"fingerprint {expected}",
+            fix="load them with the model settings of the job that wrote them",
+        )

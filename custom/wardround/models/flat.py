@@ -1,0 +1,94 @@
+"""Floor 2: a network as one flat vector: the form in which algorithms see it, and the training step itself.
+
+Weights stay contiguous, in the order of `Layout`. Speed comes from channels_last_3d inputs (tasks/inputs.py) and from
+the norms of nets.py, which keep that format through the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from wardround.arrays import Layout
+from wardround.errors import ModelRefused
+from wardround.models.nets import require_federable
+
+
+class FlatModel:
+    """A network whose parameters are views into `vector`, and their gradients into `grad`: float32 [layout.total] each.
+
+    BatchNorm, drifting buffers, parameters that are not float32: ModelRefused
+    a frozen parameter: trained like the others
+    half=True: forward in bfloat16 autocast where the CUDA device supports it, otherwise ignored; weights, loss and
+    gradient stay float32
+    Afterwards the module must not be moved or cast: its parameters would leave the vector.
+    """
+
+    def __init__(self, module: nn.Module, device: str | torch.device = "cpu", *, half: bool = False) -> None:
+        require_federable(module)
+        self.device = torch.device(device)
+        self.module = module.to(self.device)
+        named = list(module.named_parameters())
+        if not named:
+            raise ModelRefused(
+                "a network", found="no parameters", expected="at least one", fix="check the model settings"
+            )
+        self.layout = Layout(tuple(name for name, _ in named), tuple(tuple(block.shape) for _, block in named))
+        self.vector = torch.cat([block.detach().reshape(-1) for _, block in named])
+        self.grad = torch.zeros_like(self.vector)
+        self.half = half and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        values, grads = (torch.split(flat, list(self.layout.sizes)) for flat in (self.vector, self.grad))
+        for (_, block), value, grad in zip(named, values, grads, strict=True):
+            block.requires_grad_(True)
+            block.data = value.view(block.shape)
+            block.grad = grad.view(block.shape)
+
+    def load(self, vector: Tensor) -> None:
+        """Copy a vector of length layout.total into the weights (nothing to do for the model's own `vector`).
+
+        another length: ModelRefused
+        """
+        if vector.shape != self.vector.shape:
+            raise ModelRefused(
+                "a vector of weights",
+                found=f"shape {tuple(vector.shape)}",
+                expected=f"shape {tuple(self.vector.shape)}",
+                fix="use weights of this architecture",
+            )
+        if vector.data_ptr() != self.vector.data_ptr():
+            self.vector.copy_(vector.detach())
+
+    def gradient(
+        self, w: Tensor, images: Tensor, loss_fn: Callable[[Tensor], Tensor], *, dropout_seed: int | None = None
+    ) -> tuple[float, Tensor]:
+        """Return (loss, gradient) of loss_fn(network(images)) at w, in train mode.
+
+        The gradient is `grad` itself: the next call overwrites it. The weights stay at w.
+        images: float32 [B, 8, D, H, W], channels_last_3d is faster | loss_fn: float32 logits [B, 3, D, H, W] -> scalar
+        B = 1 on a CPU: a copy rides along, its logits unused (PyTorch is slow at single small volumes)
+        dropout_seed: the same seed gives the same dropout; the global random state is left as it was
+        None: dropout from the global random state
+        """
+        self.load(w)
+        self.grad.zero_()
+        self.module.train()
+        if dropout_seed is None:
+            return self._backward(images, loss_fn)
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(dropout_seed)
+            return self._backward(images, loss_fn)
+
+    def _backward(self, images: Tensor, loss_fn: Callable[[Tensor], Tensor]) -> tuple[float, Tensor]:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
+            logits = self.module(images) if len(images) > 1 else self._single(images)
+        loss = loss_fn(logits.float())
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach()), self.grad
+
+    def _single(self, images: Tensor) -> Tensor:
+        if self.device.type != "cpu":
+            return self.module(images)  # type: ignore[no-any-return]
+        pair = images.repeat(2, 1, 1, 1, 1).contiguous(memory_format=torch.channels_last_3d)
+        return self.module(pair)[:1]  # type: ignore[no-any-return]

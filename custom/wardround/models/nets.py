@@ -1,0 +1,194 @@
+"""Floor 2: the networks: frozen settings that build MONAI's U-Net and SegResNet, always 8 channels in and 3 logits out.
+
+Every normalisation is a `GroupNorm` with its own scale and shift. "instance" is GroupNorm with one group per channel:
+the same numbers as InstanceNorm3d, but it keeps activations in channels_last_3d, so that contiguous weights run at full
+speed on a CPU (a training step of the U-Net takes about .75 of the time). "group" takes as many groups as divide the
+channels, 8 at most.
+Sources: Cicek et al. 2016, arXiv:1606.06650; Kerfoot et al. 2018 (residual U-Net); Myronenko 2018, arXiv:1810.11654.
+Deviations: 1. the norms above; 2. SegResNet without the variational branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import nn
+
+from wardround.errors import ConfigRefused, ModelRefused
+
+Norm = Literal["instance", "group"]
+MAX_GROUPS = 8
+AFFINE_INSTANCE = ("instance", {"affine": True})
+
+
+class Network(Protocol):
+    """Settings of one architecture."""
+
+    in_channels: ClassVar[int]
+    out_channels: ClassVar[int]
+
+    @property
+    def divisor(self) -> int:
+        """Every spatial size of an input must be a multiple of this."""
+
+    def build(self, seed: int) -> nn.Module:
+        """Return the network on the CPU; weights depend on the seed only."""
+
+
+@dataclass(frozen=True)
+class UNet3d:
+    """MONAI's residual 3D U-Net: one level per entry of `channels`, stride 2 between levels.
+
+    fewer than 2 levels, a width below 1, residual_units below 0, another norm, dropout outside [0, 1): ConfigRefused
+    """
+
+    channels: tuple[int, ...] = (16, 32, 64)
+    residual_units: int = 1
+    norm: Norm = "instance"
+    dropout: float = 0.0
+
+    in_channels: ClassVar[int] = 8
+    out_channels: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels))
+        if len(self.channels) < 2 or not all(_is_count(width, 1) for width in self.channels):
+            raise _refused("channels", self.channels, "at least two whole numbers above 0, for example [16, 32, 64]")
+        if not _is_count(self.residual_units, 0):
+            raise _refused("residual_units", self.residual_units, "a whole number, 0 or more")
+        _check_common(self.norm, self.dropout)
+
+    @property
+    def divisor(self) -> int:
+        return int(2 ** (len(self.channels) - 1))
+
+    def build(self, seed: int) -> nn.Module:
+        """Return the network on the CPU; the global random state of torch is left as it was."""
+
+        def make() -> nn.Module:
+            from monai.networks.nets import UNet
+
+            net: nn.Module = UNet(
+                spatial_dims=3,
+                in_channels=self.in_channels,
+                out_channels=self.out_channels,
+                channels=self.channels,
+                strides=(2,) * (len(self.channels) - 1),
+                num_res_units=self.residual_units,
+                norm=AFFINE_INSTANCE,
+                dropout=self.dropout,
+            )
+            return net
+
+        return _built(make, seed, self.norm)
+
+
+@dataclass(frozen=True)
+class SegResNet3d:
+    """MONAI's SegResNet: four levels of 1, 2, 2, 4 residual blocks, `filters` channels at the first.
+
+    filters below 1 or not whole, another norm, dropout outside [0, 1): ConfigRefused
+    """
+
+    filters: int = 16
+    norm: Norm = "group"
+    dropout: float = 0.0
+
+    in_channels: ClassVar[int] = 8
+    out_channels: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        if not _is_count(self.filters, 1):
+            raise _refused("filters", self.filters, "a whole number above 0")
+        _check_common(self.norm, self.dropout)
+
+    @property
+    def divisor(self) -> int:
+        return 8
+
+    def build(self, seed: int) -> nn.Module:
+        """Return the network on the CPU; the global random state of torch is left as it was."""
+
+        def make() -> nn.Module:
+            from monai.networks.nets import SegResNet
+
+            net: nn.Module = SegResNet(
+                spatial_dims=3,
+                init_filters=self.filters,
+                in_channels=self.in_channels,
+                out_channels=self.out_channels,
+                norm=AFFINE_INSTANCE,
+                dropout_prob=self.dropout or None,
+            )
+            return net
+
+        return _built(make, seed, self.norm)
+
+
+def require_federable(module: nn.Module) -> None:
+    """Raise ModelRefused for a network whose sites would disagree although they hold the same parameters.
+
+    BatchNorm of any kind, running statistics, parameters that are not float32: ModelRefused
+    any other floating-point buffer (it could drift, and does not travel): ModelRefused
+    integer buffers (index tables): accepted
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            raise _not_federable(f"{type(part).__name__} at {name!r}")
+    for name, buffer in module.named_buffers():
+        if buffer.is_floating_point() or name.endswith("num_batches_tracked"):
+            raise _not_federable(f"buffer {name!r}")
+    for name, parameter in module.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise _not_federable(f"parameter {name!r} of {parameter.dtype}")
+
+
+def _built(make: Callable[[], nn.Module], seed: int, norm: Norm) -> nn.Module:
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        net = make()
+    finally:
+        torch.default_generator.set_state(state)
+    _use_group_norms(net, norm)
+    require_federable(net)
+    return net
+
+
+def _use_group_norms(module: nn.Module, norm: Norm) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.InstanceNorm3d):
+            width = child.num_features
+            largest = max(groups for groups in range(1, MAX_GROUPS + 1) if width % groups == 0)
+            setattr(module, name, nn.GroupNorm(width if norm == "instance" else largest, width, eps=child.eps))
+        else:
+            _use_group_norms(child, norm)
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _check_common(norm: str, dropout: float) -> None:
+    if norm not in ("instance", "group"):
+        raise _refused("norm", norm, "'instance' or 'group' (no batch norm: its statistics differ between sites)")
+    if not 0 <= dropout < 1:
+        raise _refused("dropout", dropout, "a number in [0, 1)")
+
+
+def _refused(what: str, found: object, expected: str) -> ConfigRefused:
+    return ConfigRefused(
+        f"the network's {what}", found=repr(found), expected=expected, fix="correct the job's model arguments"
+    )
+
+
+def _not_federable(found: str) -> ModelRefused:
+    return ModelRefused(
+        "a network that cannot be federated",
+        found=found,
+        expected="float32 parameters, GroupNorm or InstanceNorm without running statistics, no floating-point buffers",
+        fix="replace BatchNorm by nn.GroupNorm and make state a parameter",
+    )

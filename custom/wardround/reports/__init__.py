@@ -1,0 +1,4 @@
+"""Floor 3: what a run says to people. numpy only; matplotlib is loaded when an overlay is drawn.
+
+intervals -> verdict -> schema (what report.json may hold) -> page (the federation) and site_page (stays at the site).
+"""

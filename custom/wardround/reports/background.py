@@ -1,0 +1,122 @@
+"""The part that reviewers read: costs, what left each hospital, settings, glossary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from wardround.reports.checks import Json
+from wardround.reports.markup import DASH, Markup, duration, join, number, say, size, table, tag, text
+from wardround.reports.summary import site_name
+
+GLOSSARY = {
+    "Dice": "Overlap of the drawn tumour with the expert's: 0 is none, 1 is identical. Both empty counts as 1.",
+    "HD95": "95 % of the two surfaces lie this close, in mm; smaller is better. One side empty counts as 374 mm.",
+    "ET, TC, WT": "Enhancing tumour; tumour core (enhancing and necrotic); whole tumour (core and oedema).",
+    "Local": "Trained on this hospital's patients alone, with the same model and the same work.",
+    "FedAvg": "One shared model: every hospital trains it on its own patients, a server averages the weights.",
+    "Fine-tuning": "A few more steps on the hospital's own training patients; validation patients choose how many.",
+    "Personalised": "The model of this job's algorithm, after the same kind of fine-tuning.",
+    "Training, validation, test": "Patients are split once: some teach, some choose the model, some only score it.",
+    "95 % interval": "How far the mean could move with other such patients. With few patients it is too narrow.",
+    "Gain": "The difference on the same patients, averaged. An interval that includes 0 could be chance.",
+    "Gap": "Best hospital minus worst hospital: small means the model serves all hospitals alike.",
+}
+
+
+def costs(run: Json) -> Markup:
+    """Return a table of seconds, bytes and sites per round, with the sum."""
+    if not run["rounds"]:
+        return say("p", "No round was finished.", class_="soft")
+    heads = (
+        "Round",
+        "Seconds",
+        "Sent to hospitals",
+        "Sent by hospitals",
+        "Asked to train",
+        "Trained",
+        "Aggregated",
+        "Mean validation Dice",
+    )
+    rows = []
+    for r in run["rounds"]:
+        counts = [text(DASH if r.get(key) is None else len(r[key])) for key in ("configured", "trained", "aggregated")]
+        dice = [s["val_dice"] for s in (r.get("sites") or {}).values() if s and s.get("val_dice") is not None]
+        traffic = [text(size(r.get(key))) for key in ("bytes_down", "bytes_up")]
+        rows.append(
+            [
+                text(r["round"]),
+                number(r.get("seconds"), 1),
+                *traffic,
+                *counts,
+                number(sum(dice) / len(dice) if dice else None),
+            ]
+        )
+    down, up = (sum(r.get(key) or 0 for r in run["rounds"]) for key in ("bytes_down", "bytes_up"))
+    seconds = sum(r.get("seconds") or 0.0 for r in run["rounds"])
+    rows.append([text("all"), number(seconds, 1), text(size(down)), text(size(up)), *[Markup("")] * 4])
+    return table(
+        "Each round: time, traffic of all hospitals together, and how many hospitals took part.",
+        heads,
+        rows,
+        len(rows) - 1,
+    )
+
+
+def what_left(run: Json) -> Markup:
+    """Return the kinds of numbers that every hospital sent, and what stayed."""
+    parameters = (run.get("model") or {}).get("parameters")
+    weights = f" (up to {parameters:,} numbers per model)" if parameters else ""
+    sent = (
+        f"each round: the change of the shared weights{weights}; layers that the algorithm keeps at home are not in it",
+        "each round: mean training loss and validation Dice, seconds, number of training patients",
+        "once: patient counts per split, scan counts per sequence, kind of labels, device",
+        "at the end, per candidate: fine-tuning steps, validation Dice, test means with 95 % intervals and case counts",
+        "if it failed: the kind of the failure, without its text",
+    )
+    caution = (
+        "Images, masks, patient names, file names and tables of single patients stayed at the hospital. "
+        "A change of weights is computed from patient data and can reveal something about it unless a privacy "
+        "mechanism hides it. With one or two test cases a mean and its interval give away the scores of those patients."
+    )
+    return join([tag("ul", *(say("li", item) for item in sent)), say("p", caution)])
+
+
+def settings(run: Json) -> Markup:
+    """Return every setting of the job, the model with its fingerprint, the best round."""
+    model, best = run.get("model") or {}, run.get("best") or {}
+    pairs: list[tuple[str, object]] = [("algorithm", run.get("algorithm")), ("wardround", run.get("version"))]
+    pairs += [
+        ("model", model.get("name")),
+        ("parameters", f"{model['parameters']:,}" if model.get("parameters") is not None else None),
+    ]
+    pairs += [("fingerprint", model.get("fingerprint")), *(run.get("settings") or {}).items()]
+    if best.get("round") is not None:
+        dice = f", mean validation Dice {best['val_dice']:.3f}" if best.get("val_dice") is not None else ""
+        pairs.append(("best global model", f"as evaluated in round {best['round']}{dice}"))
+    pairs += [("started", run.get("started")), ("finished", run.get("finished"))]
+    return _definitions((name, value) for name, value in pairs if value is not None)
+
+
+def glossary() -> Markup:
+    """Return the words of this report in plain language."""
+    return _definitions(GLOSSARY.items())
+
+
+def slowest(run: Json) -> Markup:
+    """Return who the rounds waited for, when the sites told their seconds."""
+    spent: dict[str, float] = {}
+    for r in run["rounds"]:
+        for site, numbers in (r.get("sites") or {}).items():
+            if numbers and numbers.get("seconds") is not None:
+                spent[site] = spent.get(site, 0.0) + float(numbers["seconds"])
+    if not spent:
+        return Markup("")
+    words = "; ".join(
+        f"{site_name(run, site)} {duration(seconds)}"
+        for site, seconds in sorted(spent.items(), key=lambda item: -item[1])
+    )
+    return say("p", f"Time at the hospitals, all rounds, slowest first: {words}.", class_="soft")
+
+
+def _definitions(pairs: Iterable[tuple[str, object]]) -> Markup:
+    return tag("dl", *(join([say("dt", name), say("dd", value)]) for name, value in pairs))

@@ -1,0 +1,128 @@
+"""A strict check of JSON values against a shape that people can read.
+
+A shape is a dict of shapes, a list of one shape, `Each`, `Maybe`, `OneOf` or a `Leaf`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wardround.errors import ConfigRefused
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A value of one of these Python types; bool is no number; numbers are finite and not below `least`."""
+
+    name: str
+    types: tuple[type, ...]
+    least: float = -math.inf
+
+    def holds(self, value: object) -> bool:
+        if isinstance(value, bool):
+            return bool in self.types
+        if isinstance(value, (int, float)):
+            return isinstance(value, self.types) and math.isfinite(value) and value >= self.least
+        return isinstance(value, self.types)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of these texts or numbers."""
+
+    values: tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Maybe:
+    """null, or the shape."""
+
+    shape: Any
+
+
+@dataclass(frozen=True)
+class Each:
+    """A mapping from any text, or from one of `keys`, to the shape."""
+
+    shape: Any
+    keys: tuple[str, ...] = ()
+
+
+TEXT = Leaf("a text", (str,))
+NUMBER = Leaf("a finite number", (int, float))
+COUNT = Leaf("a whole number from 0", (int,), least=0)
+FLAG = Leaf("true or false", (bool,))
+SCALAR = Leaf("a text, number or flag", (str, int, float, bool))
+
+
+def check(value: Any, shape: Any, path: str = "report") -> None:
+    """Raise ConfigRefused, naming the path, unless `value` has the shape.
+
+    dict shape: keys ending in "?" may be absent, all others must be there, no further key is allowed
+    list shape: a list of that shape | the value itself is never printed, only its type
+    """
+    if isinstance(shape, Maybe):
+        if value is not None:
+            check(value, shape.shape, path)
+    elif isinstance(shape, Leaf):
+        _require(shape.holds(value), value, shape.name, path)
+    elif isinstance(shape, OneOf):
+        _require(value in shape.values and not isinstance(value, bool), value, f"one of {list(shape.values)}", path)
+    elif isinstance(shape, list):
+        _require(isinstance(value, list), value, "a list", path)
+        for i, item in enumerate(value):
+            check(item, shape[0], f"{path}[{i}]")
+    else:
+        _require(
+            isinstance(value, Mapping) and all(isinstance(key, str) for key in value),
+            value,
+            "a mapping with text keys",
+            path,
+        )
+        _check_mapping(value, shape, path)
+
+
+def finite(value: Any) -> Any:
+    """Return the JSON value with NaN and inf replaced by None and tuples by lists, all the way down."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _check_mapping(value: Json, shape: Any, path: str) -> None:
+    if isinstance(shape, Each):
+        allowed, missing = set(shape.keys) or set(value), set()
+    else:
+        allowed = {key.rstrip("?") for key in shape}
+        missing = {key for key in shape if not key.endswith("?")} - set(value)
+    unknown = set(value) - allowed
+    if unknown or missing:
+        raise ConfigRefused(
+            f"{path} does not have the keys of a report",
+            found=f"unknown {sorted(unknown)}, missing {sorted(missing)}",
+            expected=f"keys {sorted(allowed)}" if allowed else "no key",
+            fix="write and read a report with the same wardround version",
+        )
+    for key, item in value.items():
+        check(
+            item,
+            shape.shape if isinstance(shape, Each) else shape[key] if key in shape else shape[f"{key}?"],
+            f"{path}.{key}",
+        )
+
+
+def _require(holds: bool, value: Any, expected: str, path: str) -> None:
+    if not holds:
+        found = f"a {type(value).__name__}" + (
+            f" that is {value}" if isinstance(value, float) and not math.isfinite(value) else ""
+        )
+        raise ConfigRefused(
+            f"{path} is not what a report holds", found=found, expected=expected, fix="see wardround.reports.schema.RUN"
+        )

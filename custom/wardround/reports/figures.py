@@ -1,0 +1,153 @@
+"""The report's figures: one small panel per hospital, the same scale in every panel of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil, floor
+from statistics import fmean
+
+from wardround.reports.checks import Json
+from wardround.reports.markup import Markup, join, say, tag, text
+from wardround.reports.summary import candidates_of, deployed, metric, site_name
+from wardround.reports.svg import Axis, Point, dots, drawing, figure, label, line, path
+from wardround.reports.verdict import NAMES
+
+WIDTH, HEIGHT = 260, 150
+Curve = Mapping[int, float]
+
+
+def curves(run: Json, key: str) -> dict[str, dict[int, float]]:
+    """Return site -> round -> value of `val_dice` or `loss`; rounds without a value are left out."""
+    found: dict[str, dict[int, float]] = {site: {} for site in run["sites"]}
+    for r in run["rounds"]:
+        for site, numbers in (r.get("sites") or {}).items():
+            if numbers and numbers.get(key) is not None:
+                found.setdefault(site, {})[r["round"]] = float(numbers[key])
+    return found
+
+
+def curve_panels(run: Json, key: str, what: str) -> Markup:
+    """Return one panel per hospital with its values over rounds, the mean over hospitals dashed.
+
+    Dice runs from 0 to 1, anything else from 0 (or its lowest value below 0) to its largest value.
+    """
+    found = curves(run, key)
+    values = [value for curve in found.values() for value in curve.values()]
+    if not values:
+        return say("p", f"No {what} came back.", class_="soft")
+    y = Axis(0.0, 1.0, HEIGHT - 22, 10) if key == "val_dice" else Axis(min(0.0, *values), max(values), HEIGHT - 22, 10)
+    rounds = [r["round"] for r in run["rounds"]]
+    x = Axis(min(rounds), max(rounds), 34, WIDTH - 10)
+    mean = {
+        r: fmean(curve[r] for curve in found.values() if r in curve)
+        for r in rounds
+        if any(r in c for c in found.values())
+    }
+    best = (run.get("best") or {}).get("round") if key == "val_dice" else None
+    panels = [
+        figure(_curve(site_name(run, site), what, curve, mean, x, y, best), site_name(run, site))
+        for site, curve in found.items()
+    ]
+    return tag("div", *panels, class_="panels")
+
+
+def candidate_panels(run: Json) -> Markup:
+    """Return one panel per hospital: test Dice of every candidate as a dot with its 95 % interval, the deployed filled.
+
+    All panels share one range: the tenths of Dice around everything drawn.
+    """
+    found = {site: _dice_of(run, site) for site in run["sites"] | run["final"]}
+    drawn = [
+        float(at[key])
+        for dice in found.values()
+        for at in dice.values()
+        for key in ("value", "low", "high")
+        if at.get(key) is not None
+    ]
+    if not drawn:
+        return say("p", "No test result came back.", class_="soft")
+    x = Axis(floor(10 * min(drawn)) / 10, ceil(10 * max(drawn)) / 10, 14, WIDTH - 14)
+    panels = [
+        figure(_candidates(site_name(run, site), dice, deployed(run, site), x), site_name(run, site))
+        for site, dice in found.items()
+        if dice
+    ]
+    return tag("div", *panels, class_="panels")
+
+
+def _dice_of(run: Json, site: str) -> dict[str, Json]:
+    """Return the candidates of a site whose test Dice is known."""
+    dice = {name: metric(candidate, "dice_mean") for name, candidate in candidates_of(run, site).items()}
+    return {name: at for name, at in dice.items() if at}
+
+
+def _curve(site: str, what: str, curve: Curve, mean: Curve, x: Axis, y: Axis, best: int | None) -> Markup:
+    described = f"{what} of {site} over rounds: " + (
+        ", ".join(f"round {r} {v:.2f}" for r, v in curve.items()) or "no value"
+    )
+    parts = [_grid(x, y)]
+    if best is not None:
+        parts.append(line(x.at(best), y.start, x.at(best), y.end, "best"))
+    parts.append(path(_runs(mean, x, y), "mean"))
+    runs = _runs(curve, x, y)
+    parts += [path(runs, "line"), *(dots(run, "dot") for run in runs)]
+    if curve:
+        last = max(curve)
+        px, py = x.at(last), y.at(curve[last])
+        above = py - 7 if py > 24 else py + 15
+        parts.append(label(min(px, WIDTH - 8), above, f"{curve[last]:.2f}", "end", "ink"))
+    else:
+        parts.append(label((x.start + x.end) / 2, HEIGHT / 2, "no value came back", "middle"))
+    return drawing(WIDTH, HEIGHT, described, *parts)
+
+
+def _runs(curve: Curve, x: Axis, y: Axis) -> list[list[Point]]:
+    """Return the points cut into runs of consecutive rounds: a gap stays a gap."""
+    runs: list[list[Point]] = []
+    previous: int | None = None
+    for r in sorted(curve):
+        if previous is None or r != previous + 1:
+            runs.append([])
+        runs[-1].append((x.at(r), y.at(curve[r])))
+        previous = r
+    return runs
+
+
+def _grid(x: Axis, y: Axis) -> Markup:
+    parts = []
+    for tick in y.ticks(3):
+        parts += [
+            line(x.start, y.at(tick), x.end, y.at(tick), "grid"),
+            label(x.start - 5, y.at(tick) + 3.5, f"{tick:g}", "end"),
+        ]
+    rounds = [tick for tick in x.ticks(5) if tick == int(tick)]
+    parts += [label(x.at(tick), y.start + 14, f"{tick:g}", "middle") for tick in rounds]
+    return join(parts)
+
+
+def _candidates(site: str, found: Mapping[str, Json], chosen: str | None, x: Axis) -> Markup:
+    height = 30 + 30 * len(found)
+    parts = []
+    for tick in x.ticks(5):
+        parts += [
+            line(x.at(tick), 4, x.at(tick), height - 18, "grid"),
+            label(x.at(tick), height - 5, f"{tick:g}", "middle"),
+        ]
+    spoken = []
+    for i, (name, at) in enumerate(found.items()):
+        mark = " deployed" if name == chosen else ""
+        y = 28.0 + 30 * i
+        parts.append(label(x.start, y - 10, NAMES[name] + (" (deploy)" if mark else ""), "start", f"label{mark}"))
+        parts.append(label(WIDTH - 12, y - 10, f"{at['value']:.3f}", "end", f"label{mark}"))
+        words = f"{NAMES[name]} {at['value']:.3f}"
+        if at.get("low") is not None and at.get("high") is not None:
+            parts.append(line(x.at(at["low"]), y, x.at(at["high"]), y, f"span{mark}"))
+            words += f" [{at['low']:.3f}, {at['high']:.3f}]"
+        parts.append(dots([(x.at(at["value"]), y)], f"open{mark}", 3.6))
+        spoken.append(words + (", to deploy" if mark else ""))
+    return drawing(WIDTH, height, f"Test Dice at {site}: " + "; ".join(spoken), *parts)
+
+
+def legend(words: str) -> Markup:
+    """Return the line that explains the marks of the panels."""
+    return tag("p", text(words), class_="soft")

@@ -1,0 +1,91 @@
+"""One picture of one case, expert beside prediction: for the simulator and for pages that stay at a site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wardround.errors import DataRefused
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+REGIONS = ("ET", "TC", "WT")
+_WIDTHS = {"ET": 1.0, "TC": 3.0, "WT": 1.6}
+_COLOURS = {"ET": "#e8601c", "TC": "#f6e05a", "WT": "#56b4e9"}
+
+
+def draw_overlay(
+    image: Floats,
+    truth: Bools,
+    prediction: Bools,
+    title: str,
+    path: Path,
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> Path:
+    """Write a PNG of the axial slice with the largest tumour, expert's contours left, predicted right; return its path.
+
+    image: [H, W, D] in RAS, any intensities; truth, prediction: [3, H, W, D] in the order of REGIONS.
+    Shown as radiologists look: the patient's right on the left, front on top.
+    empty truth: the slice of the largest prediction | both empty: the middle slice
+    NaN in the image: its darkest grey | region without a voxel in the slice: no contour
+    shapes that do not fit: DataRefused
+    """
+    if image.ndim != 3 or truth.shape != (len(REGIONS), *image.shape) or prediction.shape != truth.shape:
+        raise DataRefused(
+            "an overlay picture",
+            found=f"image {image.shape}, truth {truth.shape}, prediction {prediction.shape}",
+            expected="[H, W, D] and twice [3, H, W, D]",
+            fix="pass one modality of the case and both region masks in its geometry",
+        )
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    z = busiest_slice(truth.astype(bool), prediction.astype(bool))
+    plane = _as_seen(image[:, :, z]).astype(np.float64)
+    finite = plane[np.isfinite(plane)]
+    picture = np.where(np.isfinite(plane), plane, finite.min() if finite.size else 0.0)
+    low, high = np.percentile(picture, (1, 99.5))
+    canvas: Any = Figure(figsize=(7.2, 4.0), dpi=100, facecolor="#101418", layout="constrained")
+    canvas.get_layout_engine().set(rect=(0.0, 0.07, 1.0, 0.93))
+    FigureCanvasAgg(canvas)
+    canvas.suptitle(title, color="#e4eaf0", fontsize=10, parse_math=False)
+    for side, (name, masks) in enumerate((("expert", truth), ("prediction", prediction))):
+        axes: Any = canvas.add_subplot(1, 2, side + 1)
+        axes.imshow(picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=spacing_mm[1] / spacing_mm[0])
+        for i, region in reversed(list(enumerate(REGIONS))):
+            mask = _as_seen(masks[i, :, :, z]).astype(np.float64)
+            if mask.any():
+                axes.contour(
+                    np.pad(mask, 1), [0.5], colors=[_COLOURS[region]], linewidths=_WIDTHS[region], extent=_padded(mask)
+                )
+        axes.set_title(name, color="#e4eaf0", fontsize=9)
+        axes.text(0.02, 0.5, "R", color="#9eabb7", fontsize=8, transform=axes.transAxes, va="center")
+        axes.set_axis_off()
+    for i, region in enumerate(REGIONS):
+        canvas.text(0.40 + 0.09 * i, 0.015, region, color=_COLOURS[region], fontsize=9, weight="bold")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.savefig(path, format="png", facecolor=canvas.get_facecolor(), metadata={"Software": None})
+    return path
+
+
+def busiest_slice(truth: Bools, prediction: Bools) -> int:
+    """Return the index along D with the most voxels of any region in truth, else in prediction, else the middle."""
+    for masks in (truth, prediction):
+        areas = [int(area) for area in masks.any(axis=0).sum(axis=(0, 1))]
+        if any(areas):
+            return areas.index(max(areas))
+    return int(truth.shape[-1]) // 2
+
+
+def _as_seen(plane: NDArray[Any]) -> NDArray[Any]:
+    """Return an axial RAS plane [H, W] as rows from front to back, columns from the patient's right to left."""
+    return plane[::-1, ::-1].T
+
+
+def _padded(mask: NDArray[Any]) -> tuple[float, float, float, float]:
+    """Return the corners of a mask padded by one, in pixels: a tumour at the edge keeps a closed contour."""
+    rows, columns = mask.shape
+    return (-1.0, float(columns), -1.0, float(rows))

@@ -1,0 +1,68 @@
+"""report.json and report.html: one self-contained page for the physician first and the reviewer after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from wardround.reports import background, cards, figures
+from wardround.reports.checks import Json
+from wardround.reports.markup import Markup, join, page, save, say, tag
+from wardround.reports.pictures import gallery
+from wardround.reports.schema import build
+
+_STAY = "These pictures stay on this machine: they show patients and must not be passed on."
+_STAY_PHANTOMS = "These pictures stay on this machine. They show phantoms; pictures of patients never leave a hospital."
+
+
+def write_report(run: Json, out_dir: Path, overlays: Sequence[Path] = ()) -> Path:
+    """Write report.json and report.html into out_dir (made if absent) and return the path of report.html.
+
+    Guarantees: no script, no external resource; every text escaped; both files replaced in one step.
+    absent candidates, sites, rounds, regions, intervals: dashes | NaN or inf: null | unknown keys or wrong types:
+    ConfigRefused
+    """
+    report = build(run)
+    save(Path(out_dir) / "report.json", json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    return save(Path(out_dir) / "report.html", render(report, overlays))
+
+
+def render(report: Json, overlays: Sequence[Path] = ()) -> str:
+    """Return the page of a validated report."""
+    sections = [cards.title(report), cards.outcome(report)]
+    sections += [
+        _section("Hospitals", cards.hospital_cards(report)),
+        _section("Overview", cards.overview_table(report)),
+    ]
+    sections.append(_section("Figures", *_figures(report)))
+    if overlays:
+        words = _STAY_PHANTOMS if report["phantoms"] else _STAY
+        sections.append(_section("Overlays", say("p", words, class_="soft"), gallery(overlays)))
+    sections += [
+        _section("Costs", background.costs(report), background.slowest(report)),
+        _section("What left each hospital", background.what_left(report)),
+        _section("Settings", background.settings(report)),
+        _section("Words", background.glossary()),
+    ]
+    foot = "Written by wardround. For research: no medical device; no verdict here replaces a local acceptance test."
+    return page(f"{report['job']}: report", *sections, tag("footer", say("p", foot, class_="soft")))
+
+
+def _figures(report: Json) -> list[Markup]:
+    best = "; dotted line: the round of the best model" if (report.get("best") or {}).get("round") is not None else ""
+    return [
+        say("h4", "Test Dice of every candidate"),
+        figures.legend("Dot: mean over test patients; bar: 95 % interval; filled: the model to deploy."),
+        figures.candidate_panels(report),
+        say("h4", "Validation Dice of the shared model, over rounds"),
+        figures.legend(f"The model as each hospital received it in that round. Dashed: mean over hospitals{best}."),
+        figures.curve_panels(report, "val_dice", "validation Dice"),
+        say("h4", "Training loss, over rounds"),
+        figures.legend("Mean over the hospital's local steps. Dashed: mean over hospitals."),
+        figures.curve_panels(report, "loss", "training loss"),
+    ]
+
+
+def _section(heading: str, *body: Markup) -> Markup:
+    return tag("section", say("h2", heading), join(body))

@@ -1,0 +1,105 @@
+"""report.json: everything a report may hold, checked strictly. This file is the list to review.
+
+A report is the run as the server wrote it (RUN) and what follows from it (DERIVED): verdicts and the overview.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wardround.reports.checks import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Json, Maybe, OneOf, check, finite
+from wardround.reports.summary import all_problems, deployed, overview, site_name
+from wardround.reports.verdict import CANDIDATES, judge, sentence
+
+VERSION = 1
+METRICS = tuple(f"{measure}_{region}" for measure in ("dice", "hd95_mm") for region in ("mean", "ET", "TC", "WT"))
+
+INTERVAL = {"value": Maybe(NUMBER), "low?": Maybe(NUMBER), "high?": Maybe(NUMBER), "cases?": Maybe(COUNT)}
+CANDIDATE = {
+    "k?": Maybe(COUNT),
+    "val?": Maybe(NUMBER),
+    "test?": Maybe(Each(Maybe(INTERVAL), METRICS)),
+    "gain?": Maybe(INTERVAL),
+}
+SITE = {
+    "label?": Maybe(TEXT),
+    "cases?": Maybe(Each(Maybe(COUNT), ("train", "val", "test"))),
+    "modalities?": Maybe(Each(Maybe(COUNT))),
+    "label_kind?": Maybe(TEXT),
+    "device?": Maybe(TEXT),
+}
+ROUND = {
+    "round": COUNT,
+    "seconds?": Maybe(NUMBER),
+    "configured?": Maybe([TEXT]),
+    "trained?": Maybe([TEXT]),
+    "aggregated?": Maybe([TEXT]),
+    "bytes_down?": Maybe(COUNT),
+    "bytes_up?": Maybe(COUNT),
+    "sites?": Maybe(Each(Maybe({"loss?": Maybe(NUMBER), "val_dice?": Maybe(NUMBER), "seconds?": Maybe(NUMBER)}))),
+}
+FINAL = {"candidates": Maybe(Each(Maybe(CANDIDATE), CANDIDATES)), "deploy?": Maybe(OneOf(CANDIDATES))}
+RUN = {
+    "job": TEXT,
+    "version?": Maybe(TEXT),
+    "algorithm?": Maybe(TEXT),
+    "started?": Maybe(TEXT),
+    "finished?": Maybe(TEXT),
+    "simulator": FLAG,
+    "phantoms": FLAG,
+    "settings?": Maybe(Each(Maybe(SCALAR))),
+    "model?": Maybe({"name?": Maybe(TEXT), "parameters?": Maybe(COUNT), "fingerprint?": Maybe(TEXT)}),
+    "sites": Each(SITE),
+    "rounds": [ROUND],
+    "best?": Maybe({"round": Maybe(COUNT), "val_dice": Maybe(NUMBER)}),
+    "final": Each(Maybe(FINAL)),
+    "outcome": OneOf(("complete", "incomplete")),
+    "problems": [TEXT],
+}
+DERIVED = {
+    "schema": OneOf((VERSION,)),
+    "verdicts": Each(
+        {
+            "deploy": Maybe(OneOf(CANDIDATES)),
+            "kind": OneOf(("helped", "chance", "not_helped", "unknown")),
+            "sentence": TEXT,
+        }
+    ),
+    "overview": Each(
+        {"mean": NUMBER, "worst": NUMBER, "worst_site": TEXT, "gap": NUMBER, "sites": COUNT}, (*CANDIDATES, "deployed")
+    ),
+}
+
+
+def build(run: Json) -> dict[str, Any]:
+    """Return the report of a run, validated; the run is not changed.
+
+    NaN and inf become null | a lost site, or any problem: outcome `incomplete`, whatever the run says
+    no site, no round, no result: a report that says so | keys or types that RUN does not know: ConfigRefused
+    Guarantee: the report of a report's run is the same report.
+    """
+    clean: dict[str, Any] = finite(run)
+    check(clean, RUN, "run")
+    problems = all_problems(clean)
+    outcome = "incomplete" if problems else clean["outcome"]
+    verdicts = {}
+    for site in clean["sites"] | clean["final"]:
+        candidates = (clean["final"].get(site) or {}).get("candidates") or {}
+        verdict = judge(candidates, deployed(clean, site))
+        text = sentence(site_name(clean, site), candidates, deployed(clean, site))
+        verdicts[site] = {"deploy": verdict.deploy, "kind": verdict.kind, "sentence": text}
+    derived = {"schema": VERSION, "verdicts": verdicts, "overview": overview(clean)}
+    report = {**clean, "outcome": outcome, "problems": problems, **derived}
+    validate(report)
+    return report
+
+
+def validate(report: Json) -> None:
+    """Raise ConfigRefused, naming the place, unless `report` is a report of this version."""
+    check(report, {**RUN, **DERIVED}, "report")
+
+
+def run_of(report: Json) -> dict[str, Any]:
+    """Return the run inside a validated report, so that a page can be rebuilt from report.json alone."""
+    validate(report)
+    return {key: value for key, value in report.items() if key not in DERIVED}

@@ -1,0 +1,73 @@
+"""The page of one hospital: its own patients, one row each. It is written at the site and stays there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from wardround.reports import cards
+from wardround.reports.checks import COUNT, FLAG, TEXT, Json, Maybe, check, finite
+from wardround.reports.markup import DASH, Markup, number, page, save, say, table, tag, text
+from wardround.reports.pictures import gallery
+from wardround.reports.schema import FINAL, SITE
+from wardround.reports.verdict import CANDIDATES, judge
+
+SITE_RUN = {
+    "job": TEXT,
+    "site": TEXT,
+    "phantoms": FLAG,
+    "finished?": Maybe(TEXT),
+    "round?": Maybe(COUNT),
+    "about?": Maybe(SITE),
+    "final?": Maybe(FINAL),
+}
+
+
+def write_site_report(site_run: Json, per_patient: Sequence[Json], overlays: Sequence[Path], out_dir: Path) -> Path:
+    """Write site_report.html into out_dir (made if absent) and return its path.
+
+    site_run: SITE_RUN, `about` and `final` as one site's entries in a run's `sites` and `final`
+    per_patient: one mapping per row (a patient, or a patient and a model); their keys become the columns
+    no row, no final, no picture: said so or left out | a value that is None or absent: a dash
+    unknown keys or wrong types in site_run: ConfigRefused
+    """
+    run = finite(site_run)
+    check(run, SITE_RUN, "site run")
+    final = run.get("final") or {}
+    found = final.get("candidates") or {}
+    candidates = {name: found[name] for name in CANDIDATES if found.get(name) is not None}
+    chosen = final.get("deploy")
+    verdict = judge(candidates, chosen)
+    words = [run["job"], run.get("finished"), "phantoms" if run["phantoms"] else "patient data"]
+    label = (run.get("about") or {}).get("label")
+    name = f"{label} ({run['site']})" if label and label != run["site"] else run["site"]
+    head = [say("h1", name), say("p", " · ".join(str(word) for word in words if word), class_="soft"), _stays()]
+    if run["phantoms"]:
+        head.append(cards.synthetic_banner())
+    body = [say("p", verdict.advice, class_="verdict"), say("p", cards.facts(run.get("about") or {}), class_="facts")]
+    if candidates:
+        body.append(cards.candidate_table(candidates, chosen, "Candidates, on the test patients of this site"))
+    sections = [tag("header", *head), tag("article", *body, class_=f"card {verdict.kind}")]
+    sections.append(tag("section", say("h2", "Patients"), _patients([finite(row) for row in per_patient])))
+    if overlays:
+        sections.append(tag("section", say("h2", "Overlays"), gallery(overlays)))
+    return save(Path(out_dir) / "site_report.html", page(f"{name}: site report", *sections))
+
+
+def _stays() -> Markup:
+    words = " This page holds scores and pictures of single patients. It was written here and was sent to nobody."
+    return tag("div", say("strong", "STAYS AT THIS SITE."), text(words), class_="banner bad")
+
+
+def _patients(rows: Sequence[Json]) -> Markup:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if not columns:
+        return say("p", "No patient was scored.", class_="soft")
+    heads = [column.replace("_", " ") for column in columns]
+    return table(
+        f"{len(rows)} rows, as scored.", heads, [[_cell(row.get(column)) for column in columns] for row in rows]
+    )
+
+
+def _cell(value: object) -> Markup:
+    return number(value) if isinstance(value, float) else text(DASH if value is None else value)

@@ -1,0 +1,91 @@
+"""What follows from a run: names, deployed models, problems that nobody listed, the overview over hospitals."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from wardround.reports.checks import Json
+from wardround.reports.verdict import CANDIDATES, choose
+
+
+def site_name(run: Json, site: str) -> str:
+    """Return "label (site)", or the site alone when it has no label of its own."""
+    label = (run["sites"].get(site) or {}).get("label")
+    return f"{label} ({site})" if label and label != site else site
+
+
+def candidates_of(run: Json, site: str) -> dict[str, Any]:
+    """Return the evaluated candidates of a site in the order of CANDIDATES; none: {}."""
+    found = (run["final"].get(site) or {}).get("candidates") or {}
+    return {name: found[name] for name in CANDIDATES if found.get(name) is not None}
+
+
+def metric(candidate: Json, name: str) -> Json | None:
+    """Return the test interval of one metric when its value is known."""
+    found = (candidate.get("test") or {}).get(name)
+    return found if found and found.get("value") is not None else None
+
+
+def deployed(run: Json, site: str) -> str | None:
+    """Return the model to deploy: what the site said, else the choice on its validation scores, else None."""
+    candidates = candidates_of(run, site)
+    said = (run["final"].get(site) or {}).get("deploy")
+    if said in candidates:
+        return str(said)
+    scores = {name: candidate.get("val") for name, candidate in candidates.items()}
+    if all(score is None for score in scores.values()):
+        return None
+    return choose(scores, ((run["sites"].get(site) or {}).get("cases") or {}).get("val") or 0)
+
+
+def all_problems(run: Json) -> list[str]:
+    """Return the problems of the run and one for every site that was lost without a word about it.
+
+    Lost: asked to train but not aggregated in some round, or no final result. A site that some problem names is not
+    added again.
+    """
+    problems: list[str] = list(run["problems"])
+    told = " ".join(problems)
+    for site in run["sites"]:
+        if re.search(rf"(?<![\w-]){re.escape(site)}(?![\w-])", told):
+            continue
+        lost = [
+            r["round"]
+            for r in run["rounds"]
+            if site in (r.get("configured") or []) and site not in (r.get("aggregated") or [])
+        ]
+        if lost:
+            problems.append(f"{site} was asked to train but its update is missing in round {', '.join(map(str, lost))}")
+        elif not candidates_of(run, site):
+            problems.append(f"{site} returned no final result")
+    if run["outcome"] == "incomplete" and not problems:
+        problems.append("the run ended early; see the server's log")
+    return problems
+
+
+def overview(run: Json) -> dict[str, dict[str, Any]]:
+    """Return test Dice per model over hospitals: unweighted mean, worst site, gap (best minus worst), number of sites.
+
+    The row `deployed` takes at each hospital the model that it deploys.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    for site in run["final"]:
+        candidates = candidates_of(run, site)
+        chosen = deployed(run, site)
+        for row, name in [*((name, name) for name in candidates), ("deployed", chosen)]:
+            found = metric(candidates[name], "dice_mean") if name else None
+            if found:
+                rows.setdefault(row, {})[site] = float(found["value"])
+    table = {}
+    for row in (*CANDIDATES, "deployed"):
+        if scores := rows.get(row):
+            worst = min(scores, key=lambda site: scores[site])
+            table[row] = {
+                "mean": sum(scores.values()) / len(scores),
+                "worst": scores[worst],
+                "worst_site": worst,
+                "gap": max(scores.values()) - scores[worst],
+                "sites": len(scores),
+            }
+    return table

@@ -1,0 +1,94 @@
+"""Floor 2: a whole volume through a network: Gaussian-weighted sliding windows, or one window around everything.
+
+1. The volume is cropped to the box of its voxels that are not 0 in all images; outside it logits are BACKGROUND.
+2. The box is covered by windows of `patch` voxels with `overlap`; logits are averaged with Gaussian weights. An axis
+   shorter than the window is padded with zeros on both sides, and the padding is cut off again.
+   patch=None: one window around the box, every axis padded to a multiple of MULTIPLE.
+3. A single small window on a CPU is computed beside a copy of itself (PyTorch is slow at single small volumes).
+
+A norm sees one window, so patch and None give different numbers. None is 2 to 3 times cheaper (no overlap), but its
+norm statistics are not those of training patches: compare Dice on validation patients before choosing it.
+`batch` and the device change the speed, not the result beyond rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wardround.tasks.boxes import bounding_box
+from wardround.tasks.inputs import network_input
+from wardround.tasks.regions import nested
+
+BACKGROUND = -20.0
+MULTIPLE = 16
+PAIRED_UP_TO = 64**3
+
+
+def predict_logits(
+    module: nn.Module,
+    image: NDArray[np.float32],
+    present: NDArray[np.bool_],
+    patch: Sequence[int] | None,
+    device: str | torch.device,
+    overlap: float = 0.25,
+    batch: int = 4,
+) -> NDArray[np.float32]:
+    """Return float32 logits [3, H, W, D] of image [4, H, W, D] (any float type) and present bool [4].
+
+    patch: window size, multiples of the network's divisor, or None | batch: windows at a time
+    an image of zeros only: BACKGROUND everywhere, the network is not run | the module comes back in the mode it was in
+    """
+    logits = np.full((3, *image.shape[1:]), BACKGROUND, np.float32)
+    inside = np.any(image != 0, axis=0)
+    if not inside.any():
+        return logits
+    box = bounding_box(inside)
+    crop = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *box)], np.float32))[None].to(device)
+    flags = torch.from_numpy(np.asarray(present, bool)).to(device)
+    window = patch if patch is not None else [-(-n // MULTIPLE) * MULTIPLE for n in crop.shape[2:]]
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.inference_mode():
+            found = _slide(module, crop, flags, window, overlap, batch)
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    logits[(slice(None), *box)] = found[0].float().cpu().numpy()
+    return logits
+
+
+def predict_regions(
+    module: nn.Module,
+    image: NDArray[np.float32],
+    present: NDArray[np.bool_],
+    patch: Sequence[int] | None,
+    device: str | torch.device,
+    overlap: float = 0.25,
+    batch: int = 4,
+) -> NDArray[np.bool_]:
+    """Return bool [3, H, W, D] in REGIONS order: sigmoid above 0.5, then TC cut back to WT and ET to TC.
+
+    Arguments and edge cases as in predict_logits. A `whole_tumour` site: only WT means something.
+    """
+    return nested(predict_logits(module, image, present, patch, device, overlap, batch) > 0)
+
+
+def _slide(module: nn.Module, crop: Tensor, flags: Tensor, window: Sequence[int], overlap: float, batch: int) -> Tensor:
+    from monai.inferers import sliding_window_inference
+
+    def forward(windows: Tensor) -> Tensor:
+        inputs = network_input(windows, flags)
+        small = inputs[0, 0].numel() <= PAIRED_UP_TO
+        if len(inputs) == 1 and small and inputs.device.type == "cpu":
+            pair = torch.cat([inputs, inputs]).contiguous(memory_format=torch.channels_last_3d)
+            return module(pair)[:1]  # type: ignore[no-any-return]
+        return module(inputs)  # type: ignore[no-any-return]
+
+    result: Tensor = sliding_window_inference(crop, tuple(window), batch, forward, overlap=overlap, mode="gaussian")
+    return result

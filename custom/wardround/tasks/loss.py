@@ -1,0 +1,36 @@
+"""Floor 2: the training loss: soft Dice plus binary cross-entropy, per patient and region, over known regions only.
+
+    p = sigmoid(logits),  L(b, r) = 1 - (2 sum p t + s) / (sum p + sum t + s) + mean BCE(p, t),  s = smooth
+    L(b) = mean of L(b, r) over the regions known in b (0 if none),  L = mean of L(b) over the batch
+
+Source: Milletari et al. 2016, arXiv:1606.04797; Isensee et al. 2021 (Dice + cross-entropy).
+Deviations: 1. no sum runs over several patients: the gradient of one does not depend on the others in the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+VOXELS = (2, 3, 4)
+
+
+def dice_bce(logits: Tensor, targets: Tensor, known: Tensor, smooth: float = 1.0) -> Tensor:
+    """Return the scalar loss of logits [B, 3, D, H, W] against targets (0/1, any type, same shape), known bool [B, 3].
+
+    an unknown region: no loss, gradient exactly 0
+    an empty target: both terms fall to 0 with the predicted volume
+    """
+    return dice_bce_by_patient(logits, targets, known, smooth).mean()
+
+
+def dice_bce_by_patient(logits: Tensor, targets: Tensor, known: Tensor, smooth: float = 1.0) -> Tensor:
+    """Return the loss of every patient, [B]: its gradient does not reach the logits of the others."""
+    logits = logits.contiguous()
+    t, p = targets.to(logits.dtype).contiguous(), torch.sigmoid(logits)
+    overlap, volume, truth = (p * t).sum(VOXELS), p.sum(VOXELS), t.sum(VOXELS)
+    dice = 1 - (2 * overlap + smooth) / (volume + truth + smooth)
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, t, reduction="none").mean(VOXELS)
+    loss = torch.where(known, dice + cross_entropy, torch.zeros_like(dice))
+    return loss.sum(1) / known.sum(1).clamp(min=1)

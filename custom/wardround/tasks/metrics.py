@@ -1,0 +1,93 @@
+"""Floor 2: Dice and HD95 per region, with the BraTS rules for empty regions.
+
+| prediction | truth | Dice    | HD95          |
+|------------|-------|---------|---------------|
+| empty      | empty | 1       | 0 mm          |
+| empty      | some  | 0       | 374 mm        |
+| some      | empty | 0       | 374 mm        |
+| some       | some  | 2I/(P+T) | as below     |
+
+HD95: the surface of a mask is its voxels with a face neighbour outside the mask (outside the volume counts as outside).
+Each surface voxel's distance (mm, between voxel centres) to the nearest surface voxel of the other mask; the 95th
+percentile of these (linear interpolation) from prediction to truth and from truth to prediction; the larger of the two.
+Sources: Menze et al. 2015, doi:10.1109/TMI.2014.2377694; the BraTS evaluation (374 mm: about its volumes' diagonal).
+Deviations: none. MONAI's HausdorffDistanceMetric agrees on masks that are not empty, and drops the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wardround.errors import DataRefused
+from wardround.tasks.boxes import bounding_box
+from wardround.tasks.regions import REGIONS
+
+Mask = NDArray[np.bool_]
+MISSED_MM = 374.0
+PERCENTILE = 95
+
+
+def dice(pred: Mask, truth: Mask) -> float:
+    """Return the Dice overlap in [0, 1] of two masks of the same shape; other shapes: DataRefused."""
+    pred, truth = _masks(pred, truth)
+    total = int(pred.sum()) + int(truth.sum())
+    return 2 * int((pred & truth).sum()) / total if total else 1.0
+
+
+def hd95_mm(pred: Mask, truth: Mask, spacing_mm: Sequence[float]) -> float:
+    """Return the 95th percentile Hausdorff distance in mm; spacing_mm: voxel size along each axis.
+
+    masks of different shapes: DataRefused | empty masks: the table above
+    """
+    pred, truth = _masks(pred, truth)
+    if not pred.any() or not truth.any():
+        return 0.0 if pred.any() == truth.any() else MISSED_MM
+    from scipy.spatial import cKDTree
+
+    a, b = (_surface(mask) * np.asarray(spacing_mm, np.float64) for mask in (pred, truth))
+    there, back = cKDTree(b).query(a)[0], cKDTree(a).query(b)[0]
+    return float(max(np.percentile(there, PERCENTILE), np.percentile(back, PERCENTILE)))
+
+
+def case_scores(
+    pred: Mask, truth: Mask, known: Mask, spacing_mm: Sequence[float], with_hd95: bool = True
+) -> dict[str, float]:
+    """Return the scores of one case: pred and truth bool [3, H, W, D], known bool [3], all in REGIONS order.
+
+    keys: dice_ET, ... and hd95_mm_ET, ... of the known regions, and dice_mean over them | no region known: DataRefused
+    """
+    chosen = [(index, name) for index, name in enumerate(REGIONS) if known[index]]
+    if not chosen:
+        raise DataRefused(
+            "scores of a case", found="no known region", expected="at least one", fix="check the kind of labels"
+        )
+    scores = {f"dice_{name}": dice(pred[index], truth[index]) for index, name in chosen}
+    scores["dice_mean"] = sum(scores.values()) / len(chosen)
+    if with_hd95:
+        scores |= {f"hd95_mm_{name}": hd95_mm(pred[index], truth[index], spacing_mm) for index, name in chosen}
+    return scores
+
+
+def _masks(pred: Mask, truth: Mask) -> tuple[Mask, Mask]:
+    if pred.shape != truth.shape:
+        raise DataRefused(
+            "two masks to compare",
+            found=f"shapes {pred.shape} and {truth.shape}",
+            expected="the same shape",
+            fix="bring the prediction into the geometry of the truth",
+        )
+    return pred.astype(bool, copy=False), truth.astype(bool, copy=False)
+
+
+def _surface(mask: Mask) -> NDArray[np.intp]:
+    """Return the indices [N, ndim] of the surface voxels of a mask that is not empty."""
+    cuts = bounding_box(mask)
+    box = np.pad(mask[cuts], 1)
+    inner = box.copy()
+    for axis in range(box.ndim):
+        inner &= np.roll(box, 1, axis) & np.roll(box, -1, axis)
+    surface: NDArray[np.intp] = np.argwhere(box & ~inner) - 1 + [cut.start for cut in cuts]
+    return surface

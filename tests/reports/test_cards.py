@@ -1,0 +1,92 @@
+from typing import Any
+
+import pytest
+
+from wardround.reports.cards import candidate_table, facts, hospital_cards, outcome, overview_table, title
+from wardround.reports.schema import build
+
+
+def test_title_tells_when_and_whether_real(run: dict[str, Any]) -> None:
+    found = title(run)
+    assert "21 November 2025, 08:00 · took 4 min 3 s · simulator · phantoms" in found
+    assert "SYNTHETIC DATA" in found
+    run.update(phantoms=False, simulator=False)
+    assert "SYNTHETIC" not in title(run)
+    assert "real sites · patient data" in title(run)
+
+
+@pytest.mark.parametrize(
+    ("started", "finished", "words"),
+    [
+        ("2025-11-21T08:00:00Z", "2025-11-21T08:00:05Z", "took 5.0 s"),
+        ("2025-11-21T08:00:00Z", "2025-11-21T08:00:05", "08:00 · simulator"),
+        ("yesterday", None, "yesterday · simulator"),
+        (None, None, "date unknown · simulator"),
+    ],
+)
+def test_times_with_holes(run: dict[str, Any], started: str | None, finished: str | None, words: str) -> None:
+    run.update(started=started, finished=finished)
+    assert words in title(run)
+
+
+def test_outcome_names_every_problem(run: dict[str, Any]) -> None:
+    assert "COMPLETE." in outcome(build(run))
+    assert "INCOMPLETE" not in outcome(build(run))
+    assert "2 hospitals (joining helped: 1; joining did not help: 1)." in outcome(build(run))
+    run["problems"] = ["site-1 was lost in round 0", "site-2 was lost in round 1"]
+    found = outcome(build(run))
+    assert "INCOMPLETE." in found
+    assert found.count("<li>") == 2
+
+
+def test_one_card_per_hospital(run: dict[str, Any]) -> None:
+    found = hospital_cards(run)
+    assert found.count("<article") == 2
+    assert found.count('class="card helped"') == 1
+    assert "joining did not help you" in found
+    del run["final"]["site-2"]
+    assert "No model can be recommended" in hospital_cards(run)
+
+
+def test_the_deployed_row_is_marked_in_words(run: dict[str, Any]) -> None:
+    found = candidate_table(run["final"]["site-2"]["candidates"], "local", "c")
+    assert '<tr class="deployed"><th scope="row">local<span class="chosen"> ✓ deploy</span></th>' in found
+    assert found.count("✓ deploy") == 1
+
+
+def test_unknown_columns_are_left_out(run: dict[str, Any]) -> None:
+    """At a site with whole-tumour masks ET is null everywhere; TC was never there."""
+    candidates = run["final"]["site-1"]["candidates"]
+    assert "Dice ET" in candidate_table(candidates, "local", "c")
+    for candidate in candidates.values():
+        candidate["test"]["dice_ET"] = None
+    found = candidate_table(candidates, "local", "c")
+    assert "Dice ET" not in found
+    assert "Dice TC" not in found
+    assert "Dice WT" in found
+    assert "HD95 WT, mm" in found
+    assert "7.5" in found
+
+
+def test_few_test_cases_are_pointed_out(run: dict[str, Any]) -> None:
+    assert hospital_cards(run).count("With 4 cases the numbers are rough") == 2
+    for final in run["final"].values():
+        for candidate in final["candidates"].values():
+            candidate["test"]["dice_mean"]["cases"] = 20
+    assert "rough" not in hospital_cards(run)
+
+
+def test_facts_name_a_missing_sequence(run: dict[str, Any]) -> None:
+    assert facts(run["sites"]["site-1"]) == (
+        "Patients: 9 training, 3 validation, 4 test; scans by sequence: t1 16, t1ce 16, t2 none, flair 16; "
+        "labels: tumour regions ET, TC, WT; computed on cpu"
+    )
+    assert facts({}) == "This hospital told nothing about its data."
+
+
+def test_overview_marks_the_deployed_mix(run: dict[str, Any]) -> None:
+    found = overview_table(build(run))
+    assert 'class="deployed"><th scope="row">each hospital&#x27;s deployed model</th><td>0.705</td>' in found
+    assert "1 of 2" in found
+    run["final"] = {}
+    assert "No test result came back" in overview_table(build(run))

@@ -1,0 +1,79 @@
+from typing import Any
+
+import pytest
+
+from wardround.reports.summary import all_problems, candidates_of, deployed, metric, overview, site_name
+
+
+def test_names(run: dict[str, Any]) -> None:
+    assert site_name(run, "site-1") == "north (site-1)"
+    run["sites"]["site-1"]["label"] = "site-1"
+    assert site_name(run, "site-1") == "site-1"
+    assert site_name(run, "stranger") == "stranger"
+
+
+def test_candidates_come_in_order_of_simplicity(run: dict[str, Any]) -> None:
+    found = run["final"]["site-1"]["candidates"]
+    run["final"]["site-1"]["candidates"] = {**dict(reversed(found.items())), "fedavg": None}
+    assert list(candidates_of(run, "site-1")) == ["local", "fedavg_finetuned", "personalised"]
+    assert candidates_of(run, "stranger") == {}
+
+
+def test_an_unknown_value_is_no_metric() -> None:
+    assert metric({"test": {"dice_ET": {"value": None}}}, "dice_ET") is None
+    assert metric({"test": None}, "dice_ET") is None
+    assert metric({"test": {"dice_ET": {"value": 0.0}}}, "dice_ET") == {"value": 0.0}
+
+
+def test_the_site_decides_what_is_deployed(run: dict[str, Any]) -> None:
+    run["final"]["site-1"]["deploy"] = "fedavg"
+    assert deployed(run, "site-1") == "fedavg"
+
+
+@pytest.mark.parametrize("said", [None, "personalised"])
+def test_without_a_valid_word_validation_decides(run: dict[str, Any], said: str | None) -> None:
+    final = run["final"]["site-1"]
+    final["deploy"] = said
+    del final["candidates"]["personalised"]
+    final["candidates"]["fedavg"]["val"] = 0.9
+    assert deployed(run, "site-1") == "fedavg"
+    for candidate in final["candidates"].values():
+        candidate["val"] = None
+    assert deployed(run, "site-1") is None
+
+
+def test_no_problem_in_a_whole_run(run: dict[str, Any]) -> None:
+    assert all_problems(run) == []
+
+
+def test_a_silent_loss_is_told_once(run: dict[str, Any]) -> None:
+    for r in run["rounds"]:
+        r["aggregated"] = ["site-1"]
+    del run["final"]["site-2"]
+    assert all_problems(run) == ["site-2 was asked to train but its update is missing in round 0, 1"]
+    run["problems"] = ["site-2 was lost in round 0: data refused"]
+    assert all_problems(run) == run["problems"]
+    run["problems"] = ["site-22 was lost in round 0"]
+    assert len(all_problems(run)) == 2
+
+
+def test_a_site_that_was_not_asked_is_not_lost(run: dict[str, Any]) -> None:
+    run["rounds"][0].update(configured=["site-1"], trained=["site-1"], aggregated=["site-1"])
+    assert all_problems(run) == []
+
+
+def test_overview_by_hand(run: dict[str, Any]) -> None:
+    table = overview(run)
+    assert list(table) == ["local", "fedavg", "fedavg_finetuned", "personalised", "deployed"]
+    assert table["local"] == {
+        "mean": pytest.approx(0.655),
+        "worst": 0.5,
+        "worst_site": "site-1",
+        "gap": pytest.approx(0.31),
+        "sites": 2,
+    }
+    assert table["personalised"]["sites"] == 1
+    assert table["personalised"]["gap"] == 0.0
+    assert table["deployed"]["mean"] == pytest.approx((0.60 + 0.81) / 2)
+    run["final"] = {}
+    assert overview(run) == {}

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import torch
+
+from wardround.tasks.inputs import network_input
+
+
+def test_images_then_constant_presence_channels():
+    images = torch.randn(2, 4, 3, 4, 5)
+    present = torch.tensor([[True, True, False, True], [False, True, True, True]])
+    result = network_input(images, present)
+    assert result.shape == (2, 8, 3, 4, 5)
+    assert result.is_contiguous(memory_format=torch.channels_last_3d)
+    assert torch.equal(result[:, :4], images)
+    assert torch.equal(result[:, 4:], present.float()[:, :, None, None, None].expand(2, 4, 3, 4, 5))
+
+
+def test_one_presence_row_serves_all_windows():
+    result = network_input(torch.zeros(3, 4, 2, 2, 2), torch.tensor([True, False, False, True]))
+    assert result[:, 4:, 0, 0, 0].tolist() == [[1, 0, 0, 1]] * 3
