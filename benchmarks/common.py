@@ -13,7 +13,9 @@ from typing import Any
 def arguments(words: str) -> argparse.ArgumentParser:
     """Return a parser with the two flags every benchmark has."""
     parser = argparse.ArgumentParser(description=words, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="under a minute, to see that it works; numbers mean little")
+    parser.add_argument(
+        "--quick", action="store_true", help="under a minute, to see that it works; numbers mean little"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     return parser
 

@@ -28,7 +28,11 @@ def settings(data: str, quick: bool) -> dict[str, Any]:
     base = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.0, "clip_norm": 10.0, "decay": "cosine", "lr": 0.05}
     if data == "lgg":
         work = {"rounds": 2, "work": 8} if quick else {"rounds": 10, "work": 60}
-        return {"schedule": base | work, "sampling": {"patch": (64, 64, 16), "batch": 2}, "patients": 6 if quick else None}
+        return {
+            "schedule": base | work,
+            "sampling": {"patch": (64, 64, 16), "batch": 2},
+            "patients": 6 if quick else None,
+        }
     work = {"rounds": 2, "work": 8} if quick else {"rounds": 6, "work": 60}
     return {"schedule": base | work, "sampling": {"patch": (32, 32, 32), "batch": 2}, "patients": 5 if quick else 24}
 
@@ -81,7 +85,6 @@ def one_method(name: str, sites: dict[str, Any], schedule: Any, chosen: dict[str
     from wardround.algorithms.base import Steps
     from wardround.algorithms.federation import SiteSide, local_only, run
     from wardround.algorithms.finetune import fine_tune
-    from wardround.hospital.pooled import PooledOracle
 
     any_site = next(iter(sites.values()))
     initial = any_site.model.vector.clone() if "initial" not in chosen else chosen["initial"]
@@ -91,6 +94,8 @@ def one_method(name: str, sites: dict[str, Any], schedule: Any, chosen: dict[str
         matrix = {a: {b: evaluate(sites[b], models[a]) for b in sites} for a in sites}
         return {site: {"0": matrix[site][site], "at": {b: matrix[site][b]["test"] for b in sites}} for site in sites}
     if name in ("central", "central_3x"):
+        from wardround.hospital.pooled import PooledOracle
+
         oracle = PooledOracle(list(sites.values()), "central")
         w = initial
         for _ in range(3 if name == "central_3x" else 1):
@@ -102,7 +107,7 @@ def one_method(name: str, sites: dict[str, Any], schedule: Any, chosen: dict[str
         for site, one in sites.items()
     }
     blocks = any_site.layout.unflatten(initial.numpy().copy())
-    result = run(sides, algorithm, rule, schedule, blocks, lambda r, res: say(f"    round {r + 1}: {res.losses[-1]}"))
+    result = run(sides, algorithm, rule, schedule, blocks, lambda r, res: say(f"    round {r + 1}: {res.history[-1]}"))
     table: dict[str, Any] = {}
     for site, one in sites.items():
         start = result.personal(algorithm, site, sides[site])
@@ -126,7 +131,9 @@ def summarise(parts: list[dict[str, Any]]) -> dict[str, Any]:
                         found.setdefault(label, {}).setdefault(site, {})[part["seed"]] = row[key]["test"]
     out: dict[str, Any] = {}
     for method, sites in found.items():
-        rows = {site: hierarchical_mean({site: seeds}) for site, seeds in sites.items()} | {"mean": hierarchical_mean(sites)}
+        rows = {site: hierarchical_mean({site: seeds}) for site, seeds in sites.items()} | {
+            "mean": hierarchical_mean(sites)
+        }
         out[method] = {s: {"mean": i.value, "low": i.low, "high": i.high, "cases": i.cases} for s, i in rows.items()}
     return out
 
@@ -170,7 +177,9 @@ def show(result: dict[str, Any]) -> None:
     for method, rows in sorted(result["table"].items(), key=lambda item: -item[1]["mean"]["mean"]):
         cells = [f"{rows[site]['mean']:.3f} ({rows[site]['cases']})" for site in sites]
         whole = rows["mean"]
-        print(f"| {method} | " + " | ".join(cells) + f" | {whole['mean']:.3f} [{whole['low']:.3f}, {whole['high']:.3f}] |")
+        print(
+            f"| {method} | " + " | ".join(cells) + f" | {whole['mean']:.3f} [{whole['low']:.3f}, {whole['high']:.3f}] |"
+        )
     print("\nverdict:")
     for site, row in result["verdict"].items():
         print(f"  {site}: {row['deploy']}, test {np.mean(row['test']):.3f}, local {np.mean(row['local']):.3f}")

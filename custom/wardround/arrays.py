@@ -99,7 +99,9 @@ class Layout:
 
     def flatten(self, a: Arrays) -> Array:
         """Return one float32 vector of length `total`; a must hold exactly the blocks of this layout."""
-        require_same_blocks(a, {n: np.empty(s, np.float32) for n, s in zip(self.names, self.shapes, strict=True)}, "flatten")
+        require_same_blocks(
+            a, {n: np.empty(s, np.float32) for n, s in zip(self.names, self.shapes, strict=True)}, "flatten"
+        )
         return np.concatenate([np.asarray(a[name], np.float32).ravel() for name in self.names])
 
     def unflatten(self, vector: Array) -> dict[str, Array]:
@@ -131,7 +133,9 @@ class RunningMean:
     def add(self, update: Arrays, weight: float) -> None:
         """Add one update with its weight (for example the number of training patients)."""
         if not (np.isfinite(weight) and weight > 0):
-            raise RoundRefused("an update's weight", found=f"{weight}", expected="a finite number above 0", fix="check the site")
+            raise RoundRefused(
+                "an update's weight", found=f"{weight}", expected="a finite number above 0", fix="check the site"
+            )
         if self.count:
             require_same_blocks(update, self._sum, "an update")  # type: ignore[arg-type]
         for name, block in update.items():
@@ -151,5 +155,7 @@ class RunningMean:
     def mean(self) -> dict[str, Array]:
         """Return the weighted mean as float32; RoundRefused before the first update."""
         if not self.count:
-            raise RoundRefused("a mean of no updates", found="0 updates", expected="at least 1", fix="see the sites' logs")
+            raise RoundRefused(
+                "a mean of no updates", found="0 updates", expected="at least 1", fix="see the sites' logs"
+            )
         return {name: (total / self._weight).astype(np.float32) for name, total in self._sum.items()}

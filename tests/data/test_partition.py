@@ -332,7 +332,7 @@ def test_dirichlet_by_a_column(cohort: Path, tmp_path: Path) -> None:
 def test_scans_of_one_patient_stay_together(tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_cohort(data, HOSPITALS[0], seed=0, shape=(12, 12, 12), patients=30)
-    tens = r"phantom-north-0(\d)\d"  # three patients with ten scans each
+    tens = r"phantom-north-p0(\d)\d"  # three patients with ten scans each
     for method in ("quantity", "size", "dirichlet"):
         options = Options(sites=3, patient_pattern=tens, min_patients=1, alpha=100.0)
         sites = json.loads(partition(method, data, tmp_path / method, options).read_text())
@@ -413,9 +413,9 @@ def test_a_scanner_copy_of_a_decathlon_folder_is_a_decathlon_folder(tmp_path: Pa
 def test_a_scanner_refuses_values_that_are_not_finite(cohort: Path, tmp_path: Path) -> None:
     data = tmp_path / "d"
     write_cohort(data, HOSPITALS[0], seed=0, shape=(12, 12, 12), patients=2)
-    bad = data / "phantom-north-001" / "phantom-north-001_t2.nii.gz"
+    bad = data / "phantom-north-p001" / "phantom-north-p001_t2.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.full((12, 12, 12), np.nan, np.float32), np.eye(4)), bad)
-    with pytest.raises(DataRefused, match=r"phantom-north-001_t2\.nii\.gz"):
+    with pytest.raises(DataRefused, match=r"phantom-north-p001_t2\.nii\.gz"):
         partition("scanner", data, tmp_path / "o", Options(sites=2, min_patients=1))
     assert not (tmp_path / "o" / "sites.json").exists()
 

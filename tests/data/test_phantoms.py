@@ -75,7 +75,7 @@ def test_the_marker_reports_the_volumes_of_the_files(tmp_path: Path, profile: Ho
 def test_files_are_brats_files_with_geometry_and_a_background_of_zero(tmp_path: Path) -> None:
     folders = write_cohort(tmp_path / "west", WEST, seed=0, shape=(20, 22, 24), patients=1)
     names = sorted(path.name for path in folders[0].iterdir())
-    assert names == [f"phantom-west-000_{kind}.nii.gz" for kind in ("flair", "seg", "t1", "t1ce")]
+    assert names == [f"phantom-west-p000_{kind}.nii.gz" for kind in ("flair", "seg", "t1", "t1ce")]
     for name in names:
         image = nibabel.load(folders[0] / name)
         assert image.shape == (20, 22, 24)
@@ -85,7 +85,7 @@ def test_files_are_brats_files_with_geometry_and_a_background_of_zero(tmp_path: 
         assert np.asarray(image.dataobj)[[0, -1], [0, -1], [0, -1]].tolist() == [0, 0]
     cases = find_cases(tmp_path / "west")
     assert [(c.case, c.patient, sorted(c.images)) for c in cases] == [
-        ("phantom-west-000", "phantom-west-000", ["flair", "t1", "t1ce"])
+        ("phantom-west-p000", "phantom-west-p000", ["flair", "t1", "t1ce"])
     ]
 
 
@@ -128,7 +128,7 @@ def test_an_interrupted_cohort_is_written_again(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_cohort(tmp_path / "a", NORTH, 0, SMALL, 3, progress=stop)
     assert not (tmp_path / "a" / MARKER).exists()
-    (tmp_path / "a" / "phantom-north-001" / "phantom-north-001_t1.nii.gz").write_bytes(b"half")
+    (tmp_path / "a" / "phantom-north-p001" / "phantom-north-p001_t1.nii.gz").write_bytes(b"half")
     write_cohort(tmp_path / "a", NORTH, 0, SMALL, 3)
     write_cohort(tmp_path / "b", NORTH, 0, SMALL, 3)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -140,7 +140,7 @@ def test_other_parameters_or_a_damaged_cohort_are_written_again(tmp_path: Path, 
     if change == "marker":
         (tmp_path / "a" / MARKER).write_text("{")
     if change == "lost":
-        (tmp_path / "a" / "phantom-north-002").rename(tmp_path / "elsewhere")
+        (tmp_path / "a" / "phantom-north-p002").rename(tmp_path / "elsewhere")
     profile = replace(NORTH, noise=0.2) if change == "profile" else NORTH
     arguments = (profile, int(change == "seed"), SMALL, 2 if change == "patients" else 3)
     write_cohort(tmp_path / "a", *arguments)
@@ -150,10 +150,10 @@ def test_other_parameters_or_a_damaged_cohort_are_written_again(tmp_path: Path, 
 
 def test_a_folder_with_other_things_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "BraTS-GLI-00005-100").mkdir()
-    (tmp_path / "phantom-north-000").mkdir()
+    (tmp_path / "phantom-north-p000").mkdir()
     with pytest.raises(DataRefused, match="BraTS-GLI-00005-100"):
         write_cohort(tmp_path, NORTH, 0, SMALL, 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["BraTS-GLI-00005-100", "phantom-north-000"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["BraTS-GLI-00005-100", "phantom-north-p000"]
 
 
 @pytest.mark.parametrize(("shape", "patients"), [((40, 40, 8), 2), (SMALL, 0)])

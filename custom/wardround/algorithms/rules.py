@@ -3,8 +3,8 @@
 The rule's own step is for the bank `model`; `control` (SCAFFOLD) moves by |S|/N of its mean, any other bank (a rival
 method that travels in the same message) by its whole mean.
 Source: McMahan et al. 2017, arXiv:1602.05629, Algorithm 1 (Mean); Reddi et al. 2021, arXiv:2003.00295, Algorithm 2
-(FedAdam, FedYogi); Karimireddy et al. 2020, arXiv:1910.06378, Algorithm 1, lines 16 and 17 (`control`).
-Deviations: 1. the mean is weighted by patients, where Reddi et al. and Karimireddy et al. write a plain mean over sites.
+(FedAdam, FedYogi); Karimireddy et al. 2020, arXiv:1910.06378, Algorithm 1, server (`control`).
+Deviations: 1. the mean is weighted by patients; Reddi et al. and Karimireddy et al. write a plain mean over sites.
 As in Algorithm 2 there is no bias correction; v starts at tau^2, the least value it allows, and m at 0.
 """
 
@@ -111,7 +111,8 @@ def _adapt(
         m = np.float32(rule.beta1) * state[f"m.{name}"] + np.float32(1 - rule.beta1) * delta
         v = state[f"v.{name}"] + np.float32(1 - rule.beta2) * change(state[f"v.{name}"], delta * delta)
         kept[f"m.{name}"], kept[f"v.{name}"] = m, v
-        moved[name] = weights[name] + np.float32(rule.lr) * m / (np.sqrt(v) + np.float32(rule.tau))
+        root: Array = np.sqrt(v)
+        moved[name] = weights[name] + np.float32(rule.lr) * m / (root + np.float32(rule.tau))
     return moved, kept
 
 

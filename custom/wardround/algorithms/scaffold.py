@@ -22,7 +22,7 @@ from wardround.algorithms.base import LocalEnd, LocalStart, Oracle, Steps, desce
 @final
 @dataclass(frozen=True)
 class Scaffold:
-    """One gradient evaluation per step; memory `control`: c_i, zero at first; bank `control`: c in, c + (c_i+ - c_i) out."""
+    """One gradient evaluation per step; memory `control` is c_i (zero at first), bank `control` is c."""
 
     name: ClassVar[str] = "SCAFFOLD"
     banks: ClassVar[tuple[str, ...]] = ("model", "control")

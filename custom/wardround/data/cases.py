@@ -15,7 +15,7 @@ from wardround.data.layouts import MODALITIES, UNDERSTOOD, CaseFiles, case_folde
 from wardround.data.refusals import refuse_together
 from wardround.errors import ConfigRefused, DataRefused
 
-__all__ = ["MODALITIES", "UNDERSTOOD", "CaseFiles", "compile_patient_pattern", "find_cases", "patient_of"]
+__all__ = ["MODALITIES", "UNDERSTOOD", "CaseFiles", "compile_patient_pattern", "find_cases", "patient_of", "survey"]
 
 # BraTS 2021 and later: BraTS-GLI-00005-100 is scan 100 of BraTS-GLI-00005. TCGA: TCGA_DU_5849_19950405 is dated.
 _DEFAULT_PATTERNS = (
@@ -36,6 +36,27 @@ def find_cases(
     patient_pattern is no regular expression with a group: ConfigRefused
     """
     root = root.resolve()
+    cases, problems = survey(root, only, patient_pattern, require_seg)
+    refuse_together(problems, str(root))
+    missing = sorted(set(only or ()) - {one.case for one in cases})
+    if missing or not cases:
+        raise DataRefused(
+            f"the data folder {root}",
+            found=f"no case {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}" if missing else "no case",
+            expected=f"cases named {UNDERSTOOD}",
+            fix="correct the data folder or the list of cases in the site's file",
+        )
+    return cases
+
+
+def survey(
+    root: Path, only: Sequence[str] | None = None, patient_pattern: str | None = None, require_seg: bool = True
+) -> tuple[tuple[CaseFiles, ...], list[DataRefused]]:
+    """Return (sound cases sorted by id, every refusal) of a folder; ids of `only` that are not there: neither.
+
+    Otherwise as find_cases, which refuses where this function lists.
+    """
+    root = root.resolve()
     pattern = None if patient_pattern is None else compile_patient_pattern(patient_pattern, "patient_pattern")
     cases: dict[str, CaseFiles] = {}
     problems: list[DataRefused] = []
@@ -48,16 +69,7 @@ def find_cases(
             cases[found.case] = replace(found, patient=patient_of(found.case, pattern))
         except DataRefused as problem:
             problems.append(problem)
-    refuse_together(problems, str(root))
-    missing = sorted(set(only or ()) - cases.keys())
-    if missing or not cases:
-        raise DataRefused(
-            f"the data folder {root}",
-            found=f"no case {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}" if missing else "no case",
-            expected=f"cases named {UNDERSTOOD}",
-            fix="correct the data folder or the list of cases in the site's file",
-        )
-    return tuple(cases[case] for case in sorted(cases))
+    return tuple(cases[case] for case in sorted(cases)), problems
 
 
 def compile_patient_pattern(pattern: str, where: str) -> re.Pattern[str]:

@@ -86,11 +86,11 @@ class Hospital:
 
 HOSPITALS: tuple[Hospital, ...] = (
     # a large centre with a modern scanner: sharp, clear, all four modalities
-    Hospital("north", 16, (17.0, 30.0), noise=0.05, blur_mm=2.0),
+    Hospital("north", 22, (17.0, 30.0), noise=0.05, blur_mm=2.0),
     # an old scanner: noisy, blurred, little contrast agent (the rim hardly shows), small tumours
     Hospital(
         "east",
-        12,
+        18,
         (14.0, 22.0),
         gain=(250.0, 240.0, 310.0, 200.0),
         contrast=(("t1ce", "rim", -0.25), ("flair", "oedema", -0.12), ("t2", "grey", 0.10)),
@@ -102,7 +102,7 @@ HOSPITALS: tuple[Hospital, ...] = (
     # FLAIR with poor suppression of fluid: ventricles as bright as oedema; elderly patients with bright spots
     Hospital(
         "south",
-        10,
+        14,
         (17.0, 28.0),
         gain=(900.0, 850.0, 1200.0, 1000.0),
         gamma=(1.0, 1.0, 0.8, 1.3),
@@ -115,7 +115,7 @@ HOSPITALS: tuple[Hospital, ...] = (
     # no T2; T1 with inverted grey-white contrast; a strong bias field; large tumours, dark in FLAIR's centre
     Hospital(
         "west",
-        10,
+        14,
         (20.0, 32.0),
         gain=(420.0, 400.0, 400.0, 640.0),
         contrast=(("t1", "grey", 0.22), ("t1", "white", -0.22), ("t1", "oedema", 0.20), ("flair", "core", -0.30)),

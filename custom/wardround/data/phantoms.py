@@ -1,6 +1,6 @@
 """Floor 2: cohorts of phantom patients, written as real NIfTI files in BraTS layout. No person was scanned for them.
 
-    <root>/phantom-north-000/phantom-north-000_{t1,t1ce,t2,flair,seg}.nii.gz
+    <root>/phantom-north-p000/phantom-north-p000_{t1,t1ce,t2,flair,seg}.nii.gz
     <root>/phantoms.json      written last: all parameters, and the volume of every region of every case in mm^3
 
 Background is exactly 0 (as after skull stripping), the brain is 1 or more.
@@ -74,7 +74,7 @@ def write_cohort(
         )
     wanted = {"version": VERSION, "profile": asdict(profile), "seed": seed, "shape": list(shape), "patients": count}
     parameters = json.loads(json.dumps(wanted))
-    folders = tuple(root / f"phantom-{profile.name}-{i:03d}" for i in range(count))
+    folders = tuple(root / f"phantom-{profile.name}-p{i:03d}" for i in range(count))
     if _finished(root, parameters) and all(folder.is_dir() for folder in folders):
         return folders
     _clear(root)
@@ -173,7 +173,7 @@ def _clear(root: Path) -> None:
     """Remove an unfinished or different cohort, the marker first; refuse a folder that holds anything else."""
     root.mkdir(parents=True, exist_ok=True)
     entries = sorted(root.iterdir())
-    ours = re.compile(rf"phantom-.+-\d{{3,}}|{re.escape(MARKER)}(\.partial)?")
+    ours = re.compile(rf"phantom-.+-p\d{{3,}}|{re.escape(MARKER)}(\.partial)?")
     foreign = [entry.name for entry in entries if not ours.fullmatch(entry.name)]
     if foreign:
         raise DataRefused(

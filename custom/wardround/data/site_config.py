@@ -88,6 +88,19 @@ def from_environment(site: str, environ: Mapping[str, str]) -> SiteConfig | None
     return _config(sites[site], path, f"{path}, site {site!r}")
 
 
+def read_sites(path: Path) -> dict[str, SiteConfig]:
+    """Return the sites of a JSON file as WARDROUND_SITES names it, in its order; a site's own file is one site, `site`.
+
+    unreadable, no site, an entry refused as in read_site_config: ConfigRefused
+    """
+    content = _read_object(path)
+    if content.get("data") is not None:
+        return {"site": _config(content, path, str(path))}
+    if not content:
+        raise _refused(str(path), "no entry", 'a site\'s file, or {"site-1": {"data": ...}, ...}')
+    return {site: _config(entry, path, f"{path}, site {site!r}") for site, entry in content.items()}
+
+
 def _refused(where: str, found: str, expected: str) -> ConfigRefused:
     return ConfigRefused(f"the site's file {where}", found=found, expected=expected, fix=f"write it like {EXAMPLE}")
 

@@ -9,7 +9,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.aggregator import Aggregator
 
 from wardround.arrays import RunningMean
-from wardround.errors import Refusal
+from wardround.errors import Refusal, RoundRefused
 from wardround.flare import wire
 
 
@@ -32,7 +32,7 @@ class Combine(Aggregator):  # type: ignore[misc]
         site = shareable.get_peer_prop(ReservedKey.IDENTITY_NAME, "?")
         try:
             if site in self._seen:
-                raise wire.ReleaseRefused("an update", found="a second one", expected="one per round", fix="check the site")
+                raise RoundRefused("an update", found="a second one", expected="one per round", fix="check the site")
             update = wire.read_update(shareable)
             self._mean.add(update.delta, update.weight)
         except Refusal as refusal:

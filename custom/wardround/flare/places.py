@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey
 
 SIMULATOR_JOB = "simulate_job"
 STATE_VARIABLE = "WARDROUND_STATE"
@@ -21,12 +23,30 @@ def workspace_root(fl_ctx: FLContext) -> Path:
     return Path(fl_ctx.get_engine().get_workspace().get_root_dir())
 
 
+def job_name(fl_ctx: FLContext) -> str:
+    """Return the job's own name (in the simulator every job has the same id)."""
+    meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
+    return str(meta.get(JobMetaKey.JOB_NAME.value) or fl_ctx.get_job_id())
+
+
 def run_folder(fl_ctx: FLContext) -> Path:
     """Return the folder of this run, `<workspace>/<job id>/wardround`, made if absent."""
     workspace = fl_ctx.get_engine().get_workspace()
     folder = Path(workspace.get_run_dir(fl_ctx.get_job_id())) / "wardround"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def threads_for_this_process(fl_ctx: FLContext) -> int:
+    """Return how many threads this site may use: the simulator's site processes share the cores of one machine."""
+    cores = os.cpu_count() or 1
+    if not in_simulator(fl_ctx):
+        return cores
+    import psutil
+
+    words = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    sites = sum(any(word.endswith("simulator.simulator_worker") for word in line) for line in words)
+    return max(1, cores // max(1, sites))
 
 
 def state_folder(fl_ctx: FLContext) -> Path:

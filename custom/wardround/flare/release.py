@@ -63,7 +63,10 @@ class Release(Filter):  # type: ignore[misc]
             self._write(fl_ctx, task, {"mechanism": "means, intervals and counts over this site's patients"})
             return wire.scores_message(scores)
         raise ReleaseRefused(
-            "a task result", found=f"task {task!r}", expected="train or finish", fix="name this filter for those tasks only"
+            "a task result",
+            found=f"task {task!r}",
+            expected="train or finish",
+            fix="name this filter for those tasks only",
         )
 
     def _write(self, fl_ctx: FLContext, task: str, receipt: dict[str, float | str]) -> None:

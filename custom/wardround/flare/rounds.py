@@ -107,7 +107,7 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _configured(self, fl_ctx: FLContext) -> list[str]:
         meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
-        named = [client.get("name") for client in meta.get(JobMetaKey.JOB_CLIENTS.value, []) if isinstance(client, dict)]
+        named = [str(client["name"]) for client in meta.get(JobMetaKey.JOB_CLIENTS.value, []) if "name" in client]
         return sorted(set(named) | {client.name for client in self._engine.get_clients()})
 
     def _ask(
@@ -122,9 +122,7 @@ class Rounds(Controller):  # type: ignore[misc]
         targets = [site for site in configured if site in alive and site not in self._failed]
         order = wire.order_message(wire.Order(self.server.wire(), round_, self.rounds))
         task = Task(task_name, order, timeout=self.round_timeout_s, result_received_cb=self._received)
-        self.broadcast_and_wait(
-            task, fl_ctx, targets=targets, min_responses=len(targets), abort_signal=abort_signal
-        )
+        self.broadcast_and_wait(task, fl_ctx, targets=targets, min_responses=len(targets), abort_signal=abort_signal)
         for site in targets:
             if site not in self._replies and site not in self._failed and not abort_signal.triggered:
                 self._lose(site, round_, "no answer in time")
@@ -164,7 +162,9 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _round(self, round_: int, configured: list[str], abort_signal: Signal, fl_ctx: FLContext) -> None:
         begun = time.monotonic()
-        self.log_info(fl_ctx, f"round {round_ + 1}/{self.rounds} begins with {len(configured) - len(self._failed)} sites")
+        self.log_info(
+            fl_ctx, f"round {round_ + 1}/{self.rounds} begins with {len(configured) - len(self._failed)} sites"
+        )
         self.combine.reset(fl_ctx)
         self.record.begin_round(round_, size_bytes(self.server.wire()))
         done = self._ask(wire.TRAIN, round_, configured, abort_signal, fl_ctx)

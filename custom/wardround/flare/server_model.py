@@ -14,6 +14,7 @@ from wardround.errors import ModelRefused, RoundRefused
 from wardround.hospital import state
 from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
+from wardround.models.specs import describe
 
 _STATE = "rule."
 
@@ -25,9 +26,16 @@ class ServerModel:
     """
 
     def __init__(
-        self, folder: Path, rule: Rule, weights: dict[str, Array], rule_state: dict[str, Array], meta: dict[str, Any]
+        self,
+        folder: Path,
+        spec: Any,
+        rule: Rule,
+        weights: dict[str, Array],
+        rule_state: dict[str, Array],
+        meta: dict[str, Any],
     ) -> None:
         self.folder, self.rule, self._weights, self._rule_state = folder, rule, weights, rule_state
+        self._spec = spec
         self.round: int = meta["round"]
         self.history: list[dict[str, Any]] = meta["history"]
         self.best: dict[str, Any] | None = meta["best"]
@@ -52,7 +60,7 @@ class ServerModel:
                 )
             weights = {name: block for name, block in arrays.items() if not name.startswith(_STATE)}
             rule_state = {name[len(_STATE) :]: block for name, block in arrays.items() if name.startswith(_STATE)}
-            return ServerModel(folder, rule, weights, rule_state, meta)
+            return ServerModel(folder, spec, rule, weights, rule_state, meta)
         model = initial_arrays(spec, seed)
         zero = {name: np.zeros_like(block) for name, block in model.items()}
         weights = {}
@@ -61,7 +69,7 @@ class ServerModel:
         size = sum(int(block.size) for block in model.values())
         facts = {"name": type(spec).__name__, "parameters": size, "fingerprint": identity}
         meta = {"round": 0, "history": [], "best": None, "facts": facts, "promise": dict(promise)}
-        return ServerModel(folder, rule, weights, rule.start(weights), meta)
+        return ServerModel(folder, spec, rule, weights, rule.start(weights), meta)
 
     def wire(self) -> dict[str, Array]:
         """Return every bank under its wire names."""
@@ -101,12 +109,26 @@ class ServerModel:
             self._write(self.folder / "best_model.npz", val_dice)
 
     def _write(self, path: Path, val_dice: float | None) -> None:
-        meta = {"round": self.round, "val_dice": val_dice, "model": self.facts["name"], "settings": dict(self._promise)}
+        meta = {
+            "model": describe(self._spec),
+            "patch": patch_of(self._promise),
+            "label_kind": "brats",
+            "round": self.round,
+            "val_dice": val_dice,
+            "settings": dict(self._promise),
+        }
         checkpoint.save(path, from_bank("model", self._weights), self.facts["fingerprint"], meta)
+
+
+def patch_of(promise: Mapping[str, Any]) -> list[int] | None:
+    """Return the patch that the job trains on ("32 x 32 x 32" in its settings), None when they do not say."""
+    text = promise.get("sampling.patch")
+    return [int(n) for n in str(text).split(" x ")] if text else None
 
 
 def initial_arrays(spec: Any, seed: int) -> dict[str, Array]:
     """Return the blocks of a freshly built network."""
     return {
-        name: parameter.detach().cpu().numpy().astype(np.float32) for name, parameter in spec.build(seed).named_parameters()
+        name: parameter.detach().cpu().numpy().astype(np.float32)
+        for name, parameter in spec.build(seed).named_parameters()
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+import torch
 from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_context import FLContext
@@ -24,7 +25,8 @@ from wardround.flare import places, wire
 from wardround.hospital.judging import Judging
 from wardround.hospital.opening import Phantoms
 from wardround.hospital.rounds import Hospital
-from wardround.hospital.segmentation import ModelSpec, Sampling
+from wardround.hospital.segmentation import Sampling
+from wardround.models.nets import Network
 
 
 class SiteTrainer(Executor):  # type: ignore[misc]
@@ -36,7 +38,7 @@ class SiteTrainer(Executor):  # type: ignore[misc]
     def __init__(
         self,
         algorithm: Algorithm,
-        model: ModelSpec,
+        model: Network,
         schedule: Schedule,
         sampling: Sampling,
         judging: Judging,
@@ -49,7 +51,10 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         absent = [name for name, value in (given | {"phantoms": phantoms, "seed": seed}).items() if value is None]
         if absent:
             raise ConfigRefused(
-                "the job's site settings", found=f"no {', '.join(absent)}", expected="every one", fix="print the job anew"
+                "the job's site settings",
+                found=f"no {', '.join(absent)}",
+                expected="every one",
+                fix="print the job anew",
             )
         self.algorithm, self.model, self.schedule, self.sampling = algorithm, model, schedule, sampling
         self.judging, self.phantoms, self.seed, self.rival = judging, phantoms, seed, rival
@@ -70,12 +75,13 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         except MemoryError:
             self.log_error(fl_ctx, "REFUSED (memory): this site ran out of memory; lower `patch` or `batch` in the job")
             return wire.refusal_message("memory")
-        except Exception as error:  # noqa: BLE001  a dead process would end the job of every hospital
+        except Exception as error:  # noqa: BLE001 - a dead process would end the job of every hospital
             self.log_exception(fl_ctx, f"FAILED at {fl_ctx.get_identity_name()}: {type(error).__name__}")
             return wire.refusal_message("failure")
 
     def _open(self, fl_ctx: FLContext) -> Hospital:
         if self._hospital is None:
+            torch.set_num_threads(places.threads_for_this_process(fl_ctx))
             self._hospital = Hospital.open(
                 fl_ctx.get_identity_name(),
                 places.workspace_root(fl_ctx),
@@ -98,7 +104,9 @@ class SiteTrainer(Executor):  # type: ignore[misc]
             f"validation Dice of the incoming model {val_dice:.3f}, {numbers['seconds']:.1f} s",
         )
         self._stream(numbers, order.round, fl_ctx)
-        return wire.update_message(wire.Update(delta, hospital.weight, numbers, hospital.facts | {"version": __version__}))
+        return wire.update_message(
+            wire.Update(delta, hospital.weight, numbers, hospital.facts | {"version": __version__})
+        )
 
     def _finish(self, order: wire.Order, fl_ctx: FLContext) -> Shareable:
         begun = time.monotonic()
@@ -106,7 +114,7 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         val_dice = hospital.validate(order.weights, order.round)
         self.log_info(fl_ctx, f"{hospital.title}: trains its local baseline, fine-tunes and judges the models")
         judgement = hospital.judge(order.weights, order.round)
-        hospital.keep(judgement, places.run_folder(fl_ctx), fl_ctx.get_job_id())
+        hospital.keep(judgement, places.run_folder(fl_ctx), places.job_name(fl_ctx))
         deploy = judgement.numbers["deploy"]
         test = judgement.numbers["candidates"][deploy]["test"]["dice_mean"]["value"]
         seconds = time.monotonic() - begun

@@ -81,7 +81,9 @@ def judge(
         for name, (k, val, _) in picked.items()
     }
     deploy = choose({name: val for name, (_, val, _) in picked.items()}, len(validate))
-    return Judgement({"candidates": candidates, "deploy": deploy}, rows, {name: w for name, (_, _, w) in picked.items()})
+    return Judgement(
+        {"candidates": candidates, "deploy": deploy}, rows, {name: w for name, (_, _, w) in picked.items()}
+    )
 
 
 def by_patient(site: SegmentationSite, cases: Sequence[str], rows: Rows) -> Rows:

@@ -61,11 +61,15 @@ def open_site(
     if config is None:
         profile = hospital(site_index(site))
         root = workspace / "phantoms"
-        say(f"NO DATA CONFIGURED: {site} invents SYNTHETIC patients ('{profile.name}'); no result is about real patients")
+        say(
+            f"NO DATA CONFIGURED: {site} invents SYNTHETIC patients ('{profile.name}'); no result is about real patients"
+        )
         write_cohort(root, profile, seed, shape=_shape(phantoms), patients=phantoms.patients or None)
         config, label = SiteConfig(data=root), profile.name
     cache = config.cache or workspace / "wardround_cache"
-    return Opened(open_cohort(config, cache, say), config.data == workspace / "phantoms", label, pick_device(config.device))
+    return Opened(
+        open_cohort(config, cache, say), config.data == workspace / "phantoms", label, pick_device(config.device)
+    )
 
 
 def pick_device(wish: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from wardround.data.layouts import MODALITIES
 from wardround.hospital.judging import Judgement
-from wardround.hospital.segmentation import SegmentationSite
+from wardround.hospital.segmentation import SegmentationSite, labels_of
 from wardround.models import checkpoint
 from wardround.reports.overlay import draw_overlay
 from wardround.reports.site_page import write_site_report
@@ -20,7 +20,9 @@ OVERLAYS = 2
 _SHOWN_ON = ("flair", "t1ce", "t2", "t1")
 
 
-def keep_models(judgement: Judgement, site: SegmentationSite, identity: str, model: Mapping[str, Any], out: Path) -> Path:
+def keep_models(
+    judgement: Judgement, site: SegmentationSite, identity: str, model: Mapping[str, Any], out: Path
+) -> Path:
     """Write the model to deploy as `deploy_model.npz`, with what `wardround predict` needs, and return its path."""
     name = judgement.numbers["deploy"]
     candidate = judgement.numbers["candidates"][name]
@@ -38,9 +40,7 @@ def keep_models(judgement: Judgement, site: SegmentationSite, identity: str, mod
     return path
 
 
-def write_page(
-    judgement: Judgement, site: SegmentationSite, job: str, facts: Mapping[str, Any], out: Path
-) -> Path:
+def write_page(judgement: Judgement, site: SegmentationSite, job: str, facts: Mapping[str, Any], out: Path) -> Path:
     """Write site_report.html with one row per test patient and model, and overlays of the first test patients."""
     deploy = judgement.numbers["deploy"]
     rows = [
@@ -61,8 +61,8 @@ def _patients(site: SegmentationSite) -> list[str]:
 def _overlay(site: SegmentationSite, judgement: Judgement, deploy: str, case: str, folder: Path) -> Path:
     volume = site.volume(case)
     shown = next(name for name in _SHOWN_ON if volume.present[MODALITIES.index(name)])
-    truth = regions_from_labels(np.asarray(volume.labels), site.cohort.label_kind).astype(bool)
+    truth = regions_from_labels(labels_of(volume), site.cohort.label_kind).astype(bool)
     prediction = site.predict(judgement.weights[deploy], case)
-    image = np.asarray(volume.image[MODALITIES.index(shown)], np.float64)
+    image = np.asarray(volume.image[MODALITIES.index(shown)], np.float32)
     path = folder / f"{site.name}-{site.split.test.index(case)}.png"
     return draw_overlay(image, truth, prediction, f"{site.name}: {case}, {shown}, {deploy}", path, volume.spacing_mm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,8 +19,10 @@ from wardround.data.splits import split_patients
 from wardround.hospital import pages, state
 from wardround.hospital.judging import Judgement, Judging, judge
 from wardround.hospital.opening import Opened, Phantoms, open_site
-from wardround.hospital.segmentation import ModelSpec, Sampling, SegmentationSite
+from wardround.hospital.segmentation import Sampling, SegmentationSite
 from wardround.models.fingerprint import fingerprint
+from wardround.models.nets import Network
+from wardround.models.specs import describe
 
 RIVAL = "fedavg"
 
@@ -30,7 +32,7 @@ class Settings(Protocol):
 
     algorithm: Algorithm
     rival: Algorithm | None
-    model: ModelSpec
+    model: Network
     schedule: Schedule
     sampling: Sampling
     judging: Judging
@@ -126,8 +128,7 @@ class Hospital:
 
     def keep(self, judgement: Judgement, out: Path, job: str) -> None:
         """Write what the site keeps for itself: the model to deploy, the per-patient page, overlays."""
-        model = {"path": type(self.settings.model).__qualname__, "args": asdict(self.settings.model)}
-        pages.keep_models(judgement, self.site, self.fingerprint, model, out)
+        pages.keep_models(judgement, self.site, self.fingerprint, describe(self.settings.model), out)
         pages.write_page(judgement, self.site, job, self.facts, out)
 
     def _start(self, weights: Arrays, round_: int) -> LocalStart:

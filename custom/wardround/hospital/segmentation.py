@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from wardround.arrays import Layout
 from wardround.data.cache import Cohort
 from wardround.data.splits import Split
 from wardround.data.volumes import Volume
-from wardround.errors import ConfigRefused
+from wardround.errors import ConfigRefused, DataRefused
 from wardround.models.flat import FlatModel
+from wardround.models.nets import Network
 from wardround.models.roles import block_roles
 from wardround.rng import derive, stream
 from wardround.tasks.augment import Augment
@@ -27,13 +27,6 @@ from wardround.tasks.loss import dice_bce
 from wardround.tasks.metrics import case_scores
 from wardround.tasks.patches import sample_patch
 from wardround.tasks.regions import known_regions, regions_from_labels
-
-
-class ModelSpec(Protocol):
-    """A frozen description of a network (models.nets)."""
-
-    def build(self, seed: int) -> nn.Module:
-        """Return the network, initialised from the seed."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +88,7 @@ class PatchOracle:
             if not self._queue:
                 self._queue = [str(p) for p in self._rng.permutation(sorted(self._by_patient))]
             chosen.append(self._queue.pop())
-        return tuple(self._batch(tuple(chosen[i * size : (i + 1) * size])) for i in range(count))
+        return tuple(self.batch(tuple(chosen[i * size : (i + 1) * size])) for i in range(count))
 
     def gradient(self, w: Tensor, batch: Batch) -> tuple[float, Tensor]:
         """Return (loss, gradient) at w; dropout is the same whenever the same batch is used."""
@@ -103,7 +96,13 @@ class PatchOracle:
             w, batch.images, lambda out: dice_bce(out, batch.targets, batch.known), dropout_seed=batch.seed
         )
 
-    def _batch(self, patients: tuple[str, ...]) -> Batch:
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """Return the patients that batches are drawn from, sorted."""
+        return tuple(sorted(self._by_patient))
+
+    def batch(self, patients: tuple[str, ...]) -> Batch:
+        """Return one batch with one fresh patch of each of these patients."""
         site, rng = self._site, self._rng
         images, targets, present = [], [], []
         for patient in patients:
@@ -112,7 +111,7 @@ class PatchOracle:
             volume = site.volume(case)
             image, labels = sample_patch(
                 volume.image,
-                volume.labels,
+                labels_of(volume),
                 site.foreground(case),
                 site.sampling.size,
                 rng,
@@ -124,18 +123,30 @@ class PatchOracle:
         image_batch = torch.from_numpy(np.stack(images)).to(site.device)
         target_batch = torch.from_numpy(np.stack(targets)).to(site.device)
         present_batch = torch.from_numpy(np.stack(present)).to(site.device)
-        image_batch, present_batch, target_batch = site.augment(image_batch, present_batch, target_batch, self._generator)
-        known = torch.from_numpy(known_regions(site.cohort.label_kind)).to(site.device).expand(len(patients), -1)
-        return Batch(
-            network_input(image_batch, present_batch), target_batch, known, int(rng.integers(2**31)), patients
+        image_batch, present_batch, target_batch = site.augment(
+            image_batch, present_batch, target_batch, self._generator
         )
+        known = torch.from_numpy(known_regions(site.cohort.label_kind)).to(site.device).expand(len(patients), -1)
+        return Batch(network_input(image_batch, present_batch), target_batch, known, int(rng.integers(2**31)), patients)
+
+
+def labels_of(volume: Volume) -> NDArray[np.uint8]:
+    """Return the labels uint8 [H,W,D] of a case that has them; a case without a mask cannot be trained on or scored."""
+    if volume.labels is None:
+        raise DataRefused(
+            f"case {volume.case}",
+            found="no mask",
+            expected="a mask of the tumour",
+            fix="add the seg file, or leave the case out",
+        )
+    return volume.labels
 
 
 class SegmentationSite:
     """Data, network and device of one hospital. Nothing here talks to anybody."""
 
     def __init__(
-        self, name: str, cohort: Cohort, split: Split, spec: ModelSpec, sampling: Sampling, seed: int, device: str
+        self, name: str, cohort: Cohort, split: Split, spec: Network, sampling: Sampling, seed: int, device: str
     ) -> None:
         self.name, self.cohort, self.split, self.sampling, self.seed = name, cohort, split, sampling, seed
         self.device = torch.device(device)
@@ -184,11 +195,10 @@ class SegmentationSite:
         rows = []
         for case in cases:
             volume = self.volume(case)
-            truth = regions_from_labels(np.asarray(volume.labels), self.cohort.label_kind).astype(bool)
+            truth = regions_from_labels(labels_of(volume), self.cohort.label_kind).astype(bool)
             rows.append(case_scores(self.predict(w, case), truth, known, volume.spacing_mm, with_hd95=with_hd95))
         return rows
 
     def mean_dice(self, w: Tensor, cases: Sequence[str]) -> float:
         """Return the mean Dice over known regions and cases (the number that choices on validation are made with)."""
         return float(np.mean([row["dice_mean"] for row in self.scores(w, cases, with_hd95=False)]))
-

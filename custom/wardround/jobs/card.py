@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from wardround.jobs.recipes import Job
 
-_HOME = {"norm": "the normalisation layers", "head": "the last block of the network (the head)"}
-
 
 def card(job: Job) -> str:
     """Return the text of CARD.md."""
     schedule, args = job.schedule, job.algorithm["site"]["args"]
     sites = ", ".join(job.federation["sites"])
-    home = " and ".join(_HOME[role] for role in job.algorithm["home"]) or "nothing of the model"
     beside = (
         "FedAvg is trained beside it in the same rounds, so that the report can compare; this doubles time and bytes.\n"
         if job.rival
@@ -21,7 +18,9 @@ def card(job: Job) -> str:
     settings |= {"patches": job.task["sampling"]["args"], "judging": job.task["judging"]["args"], "schedule": schedule}
     rows = "\n".join(f"| {group} | {_words(values)} |" for group, values in settings.items())
     hessian = (
-        f"Second-order form: `wardround jobs run {job.name} --set algorithm.hessian=HF`\n\n" if "hessian" in args else ""
+        f"Second-order form: `wardround jobs run {job.name} --set algorithm.hessian=HF`\n\n"
+        if "hessian" in args
+        else ""
     )
     return f"""# {job.name}
 
@@ -43,9 +42,10 @@ every candidate once on its test patients. The report names the model to deploy 
   validation Dice, the seconds it took; with it the site's display name, patient counts, which sequences exist, device, versions
 - at the end: for each candidate model, mean Dice and HD95 on the test patients with intervals and counts, and the choice
 - never: images, masks, file names, patient identifiers, scores of single patients (a mean over ONE patient is that patient's score)
-- stays home by design of the algorithm: {home}
+- of the model stays at the hospital: {job.algorithm["stays"]}
 
-Privacy guarantee: **{job.privacy["guarantee"]}**. Mechanism at the exit: `{job.privacy["mechanism"]["path"]}`.
+Privacy guarantee: **{job.privacy["guarantee"]}**.
+Mechanism at the exit: `{job.privacy["mechanism"]["path"]}`.
 Every release is noted in `releases.jsonl` in the site's own run folder before it is sent.
 
 ## Run it

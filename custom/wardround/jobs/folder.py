@@ -35,8 +35,9 @@ def write(job: Job, folder: Path) -> Path:
 def check(job: Job, folder: Path) -> None:
     """Raise ConfigRefused unless the folder holds exactly what the recipe prints, byte for byte."""
     wanted = job_files(job)
-    found = {str(p.relative_to(folder)): p.read_text(encoding="utf-8") for p in folder.rglob("*") if p.is_file()}
-    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    bytes_ = {name: text.encode() for name, text in wanted.items()}
+    wrong = sorted(name for name in bytes_.keys() | found.keys() if bytes_.get(name) != found.get(name))
     if wrong:
         raise ConfigRefused(
             f"job folder {folder.name}",

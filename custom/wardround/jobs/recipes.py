@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,7 +53,9 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
     page = _page()
     if name not in page["jobs"]:
         known = ", ".join(page["jobs"])
-        raise ConfigRefused(f"job {name!r}", found="no such job", expected=f"one of {known}", fix="`wardround jobs list`")
+        raise ConfigRefused(
+            f"job {name!r}", found="no such job", expected=f"one of {known}", fix="`wardround jobs list`"
+        )
     row = page["defaults"] | page["jobs"][name]
     algorithm = copy.deepcopy(page["algorithms"][row["algorithm"]])
     rule = copy.deepcopy(page["rules"][algorithm["rule"]])
@@ -85,19 +88,38 @@ def _apply(made: Job, setting: str) -> Job:
     key, equals, text = setting.partition("=")
     prefix, _, last = key.rpartition(".")
     if key == "rival" and equals:
-        return replace(made, rival=bool(yaml.safe_load(text)))
+        return replace(made, rival=bool(_value(setting, text)))
     if key == "model.path" and equals:
         made.task["model"] = {"path": text, "args": {}}
         return made
     place = places(made).get(prefix)
     free = prefix == "model" and place is not None
-    if not equals or place is None or (last not in place and not free):
+    if not equals or place is None or (last not in place and not free) or not _leaf(place.get(last)):
         options = sorted(f"{p}.{k}".lstrip(".") for p, d in places(made).items() for k, v in d.items() if _leaf(v))
         raise ConfigRefused(
-            f"setting {setting!r}", found="no such setting", expected=f"NAME=VALUE with one of {', '.join(options)}", fix="correct it"
+            f"setting {setting!r}",
+            found="no such setting",
+            expected=f"NAME=VALUE with one of {', '.join(options)}",
+            fix="correct it",
         )
-    place[last] = yaml.safe_load(text)
+    place[last] = _value(setting, text)
     return made
+
+
+def _value(setting: str, text: str) -> Any:
+    """Return a YAML value; 1e-3, which YAML 1.1 takes for a text, is a number here."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigRefused(
+            f"setting {setting!r}",
+            found="a value that is not YAML",
+            expected="a number, a word, true or false, or a list such as [16, 32]",
+            fix="put the setting into quotes",
+        ) from error
+    with contextlib.suppress(TypeError, ValueError):
+        return float(value) if isinstance(value, str) else value
+    return value
 
 
 def _leaf(value: object) -> bool:

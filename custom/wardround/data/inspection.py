@@ -1,0 +1,111 @@
+"""Floor 2: everything that can be said about a site's data after reading every file once. Nothing is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from wardround.data.cache import READERS
+from wardround.data.cases import find_cases, survey
+from wardround.data.labels import check_label_kind, detect_label_kind
+from wardround.data.layouts import MODALITIES, CaseFiles
+from wardround.data.site_config import SiteConfig
+from wardround.data.splits import PARTS, split_patients
+from wardround.data.volumes import read_any_kind
+from wardround.errors import DataRefused, Refusal
+
+Axes = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in the cases that can be read, and why the others cannot.
+
+    modalities  modality -> number of cases that have it
+    shapes      voxels in RAS -> number of cases; spacings: mm, rounded to 0.01, -> number of cases
+    empty       cases whose mask holds no tumour
+    split       part -> patients; empty when there are problems (the split is by patient and needs all of them)
+    """
+
+    cases: int
+    patients: int
+    modalities: Mapping[str, int]
+    label_kind: str
+    shapes: Mapping[Axes, int]
+    spacings: Mapping[Spacing, int]
+    empty: int
+    split: Mapping[str, int]
+    problems: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True)
+class _Facts:
+    files: CaseFiles
+    shape: Axes
+    spacing_mm: Spacing
+    values: frozenset[int]
+
+
+def inspect(config: SiteConfig, progress: Callable[[int, int], None]) -> Inspection:
+    """Read every file of a site once. `progress` is called with (cases read, cases in all).
+
+    damaged cases, labels of another kind than config.labels, too few patients for a split: all in `problems`
+    no case at all, or one of config.cases is not there: DataRefused (there is nothing to inspect)
+    """
+    files, refused = survey(config.data, config.cases, config.patient_pattern)
+    if not refused:
+        files = find_cases(config.data, config.cases, config.patient_pattern)
+    problems: list[Refusal] = [*refused]
+    facts: list[_Facts] = []
+    for done, found in enumerate(_read_all(files)):
+        if isinstance(found, DataRefused):
+            problems.append(found)
+        else:
+            facts.append(found)
+        progress(done + 1, len(files))
+    kind = detect_label_kind(one.values for one in facts) if config.labels == "auto" else config.labels
+    for one in facts:
+        try:
+            check_label_kind(one.files.case, one.files.seg.name if one.files.seg else "", one.values, kind)
+        except DataRefused as problem:
+            problems.append(problem)
+    split: dict[str, int] = {}
+    if not problems:
+        try:
+            split = _split({one.files.case: one.files.patient for one in facts})
+        except DataRefused as problem:
+            problems.append(problem)
+    return Inspection(
+        cases=len(facts),
+        patients=len({one.files.patient for one in facts}),
+        modalities={name: sum(name in one.files.images for one in facts) for name in MODALITIES},
+        label_kind=kind,
+        shapes=Counter(one.shape for one in facts),
+        spacings=Counter(one.spacing_mm for one in facts),
+        empty=sum(one.values == {0} for one in facts),
+        split=split,
+        problems=tuple(problems),
+    )
+
+
+def _read_all(files: tuple[CaseFiles, ...]) -> Iterator[_Facts | DataRefused]:
+    with ThreadPoolExecutor(READERS) as readers:
+        yield from readers.map(_read, files)
+
+
+def _read(files: CaseFiles) -> _Facts | DataRefused:
+    try:
+        volume, values = read_any_kind(files)
+    except DataRefused as problem:
+        return problem
+    h, w, d = volume.image.shape[1:]
+    x, y, z = (round(float(step), 2) for step in volume.spacing_mm)
+    return _Facts(files, (h, w, d), (x, y, z), values)
+
+
+def _split(patients: Mapping[str, str]) -> dict[str, int]:
+    split = split_patients(patients)
+    return {part: len({patients[case] for case in getattr(split, part)}) for part in PARTS}

@@ -1,0 +1,112 @@
+"""What a federation is measured against: each hospital alone (local), and all patients in one place (central).
+
+Same network, first weights, patients, split, patches and schedule as the job. Per model the work is `rounds` x `work`
+gradient evaluations: what ONE site spends in the federation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wardround.algorithms.base import Oracle
+from wardround.algorithms.federation import local_only
+from wardround.algorithms.schedule import Schedule
+from wardround.data.cache import open_cohort
+from wardround.data.site_config import SiteConfig
+from wardround.data.splits import split_patients
+from wardround.hospital.judging import by_patient
+from wardround.hospital.opening import pick_device
+from wardround.hospital.pooled import PooledOracle
+from wardround.hospital.segmentation import Sampling, SegmentationSite
+from wardround.models import checkpoint
+from wardround.models.fingerprint import fingerprint
+from wardround.models.nets import Network
+from wardround.models.specs import describe
+from wardround.reports.intervals import bootstrap_mean
+
+Say = Callable[[str], None]
+
+
+def open_sites(
+    configs: Mapping[str, SiteConfig], spec: Network, sampling: Sampling, seed: int, cache: Path, say: Say
+) -> dict[str, SegmentationSite]:
+    """Return every site, its cases decoded into its own cache or <cache>/<site>."""
+    sites = {}
+    for name, config in configs.items():
+        say(f"{name}: {config.data}")
+        cohort = open_cohort(config, config.cache or cache / name, say)
+        split = split_patients(cohort.patients)
+        sites[name] = SegmentationSite(name, cohort, split, spec, sampling, seed, pick_device(config.device))
+    return sites
+
+
+def first_weights(spec: Network, seed: int) -> Tensor:
+    """Return the weights that a job with this seed starts from, on the CPU."""
+    return torch.cat([block.detach().reshape(-1) for block in spec.build(seed).parameters()])
+
+
+def train_local(
+    sites: Mapping[str, SegmentationSite], schedule: Schedule, initial: Tensor, say: Say
+) -> dict[str, Tensor]:
+    """Return one model per site, each trained on that site's patients alone: as the job's own local candidate."""
+    return {
+        name: local_only(_Telling(site.oracle("local"), schedule, name, say), schedule, initial.to(site.device))
+        for name, site in sites.items()
+    }
+
+
+def train_central(sites: Mapping[str, SegmentationSite], schedule: Schedule, initial: Tensor, say: Say) -> Tensor:
+    """Return one model trained on the pooled training patients of all sites."""
+    members = list(sites.values())
+    oracle = _Telling(PooledOracle(members, "central"), schedule, "central", say)
+    return local_only(oracle, schedule, initial.to(members[0].device))
+
+
+def score(site: SegmentationSite, w: Tensor) -> dict[str, Any]:
+    """Return {"val": mean Dice, "cases": test patients, "test": metric -> interval over the test patients}."""
+    w = w.to(site.device)
+    rows = by_patient(site, site.split.test, site.scores(w, site.split.test, with_hd95=True))
+    test = {key: asdict(bootstrap_mean([row[key] for row in rows], site.seed)) for key in rows[0]}
+    return {"val": site.mean_dice(w, site.split.val), "cases": len(rows), "test": test}
+
+
+def keep(path: Path, w: Tensor, spec: Network, sites: Sequence[SegmentationSite], about: Mapping[str, Any]) -> Path:
+    """Write the weights of a baseline so that `wardround predict` can use them; return the path."""
+    kinds = {site.cohort.label_kind for site in sites}
+    meta = {
+        "model": describe(spec),
+        "patch": list(sites[0].sampling.size),
+        "label_kind": "brats" if "brats" in kinds else "whole_tumour",
+        "settings": dict(about),
+    }
+    checkpoint.save(path, sites[0].layout.unflatten(w.detach().cpu().numpy()), fingerprint(sites[0].model.module), meta)
+    return path
+
+
+@dataclass
+class _Telling:
+    """An oracle that says how far training is: one line per round's worth of gradient evaluations."""
+
+    oracle: Oracle
+    schedule: Schedule
+    name: str
+    say: Say
+    done: int = 0
+    total: float = 0.0
+
+    def draw(self, count: int) -> tuple[Any, ...]:
+        return self.oracle.draw(count)
+
+    def gradient(self, w: Tensor, batch: Any) -> tuple[float, Tensor]:
+        loss, gradient = self.oracle.gradient(w, batch)
+        self.done, self.total = self.done + 1, self.total + loss
+        if self.done % self.schedule.work == 0:
+            mean, self.total = self.total / self.schedule.work, 0.0
+            self.say(f"{self.name}: round {self.done // self.schedule.work}/{self.schedule.rounds}, loss {mean:.3f}")
+        return loss, gradient

@@ -1,0 +1,68 @@
+"""The patients of several hospitals in one heap: gradients for the centralised baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wardround.errors import ConfigRefused
+from wardround.hospital.segmentation import Batch, SegmentationSite
+from wardround.rng import stream
+from wardround.tasks.loss import dice_bce
+
+
+class PooledOracle:
+    """Stochastic gradients over the union of all sites' TRAIN patients: the `Oracle` of algorithms.base.
+
+    Every patient of the union is equally likely, so a large hospital counts for more, as in one large hospital. Each
+    patient is cut, augmented and labelled as at the own site (its label kind says which regions are known).
+    Gradients are computed by the first site's network on its device; the batch is the first site's.
+    no site, another architecture or patch size at one of them: ConfigRefused
+    """
+
+    def __init__(self, sites: Sequence[SegmentationSite], *purpose: str | int) -> None:
+        alike = {(site.layout, site.sampling.size) for site in sites}
+        if len(alike) != 1:
+            raise ConfigRefused(
+                "pooled training",
+                found=f"{len(sites)} sites with {len(alike)} different networks or patch sizes",
+                expected="one network and one patch size at one site or more",
+                fix="build every site from the same job",
+            )
+        self._home = sites[0]
+        self._oracles = [site.oracle("pooled", *purpose) for site in sites]
+        self._union = [(index, who) for index, one in enumerate(self._oracles) for who in one.patients]
+        self._rng = stream(self._home.seed, "pooled batches", *purpose)
+        self._queue: list[tuple[int, str]] = []
+
+    def draw(self, count: int) -> tuple[Batch, ...]:
+        """Return `count` batches; no patient twice among them while the union has count * batch patients."""
+        size = self._home.sampling.batch
+        if len(self._queue) < min(count * size, len(self._union)):
+            self._queue = []
+        chosen: list[tuple[int, str]] = []
+        while len(chosen) < count * size:
+            if not self._queue:
+                self._queue = [self._union[int(i)] for i in self._rng.permutation(len(self._union))]
+            chosen.append(self._queue.pop())
+        return tuple(self._batch(chosen[i * size : (i + 1) * size]) for i in range(count))
+
+    def gradient(self, w: Tensor, batch: Batch) -> tuple[float, Tensor]:
+        """Return (loss, gradient) at w; dropout is the same whenever the same batch is used."""
+        return self._home.model.gradient(
+            w, batch.images, lambda out: dice_bce(out, batch.targets, batch.known), dropout_seed=batch.seed
+        )
+
+    def _batch(self, chosen: Sequence[tuple[int, str]]) -> Batch:
+        members = [(one, tuple(who for index, who in chosen if index == at)) for at, one in enumerate(self._oracles)]
+        parts = [one.batch(mine) for one, mine in members if mine]
+        device, last = self._home.device, torch.channels_last_3d
+        return Batch(
+            torch.cat([part.images.to(device) for part in parts]).contiguous(memory_format=last),
+            torch.cat([part.targets.to(device) for part in parts]),
+            torch.cat([part.known.to(device) for part in parts]),
+            parts[0].seed,
+            tuple(who for part in parts for who in part.patients),
+        )

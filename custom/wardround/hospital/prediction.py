@@ -1,0 +1,98 @@
+"""One case, one file of weights, one mask in the geometry of the case's own images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wardround.data.cases import find_cases
+from wardround.data.layouts import CaseFiles
+from wardround.data.volumes import read_images, write_mask
+from wardround.errors import ConfigRefused, ModelRefused
+from wardround.hospital.opening import pick_device
+from wardround.models import checkpoint
+from wardround.models.fingerprint import fingerprint
+from wardround.models.flat import FlatModel
+from wardround.models.nets import SegResNet3d, UNet3d
+from wardround.models.specs import rebuild
+from wardround.tasks.inference import predict_regions
+from wardround.tasks.regions import REGIONS, known_regions, labels_from_regions
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights whose architecture was checked: meta is what its writer said about it."""
+
+    spec: UNet3d | SegResNet3d
+    arrays: Mapping[str, Any]
+    meta: Mapping[str, Any]
+    file: Path
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """volumes_ml: region -> millilitres, of the regions that the model knows."""
+
+    mask: Path
+    case: str
+    present: tuple[str, ...]
+    volumes_ml: Mapping[str, float]
+
+
+def read_weights(file: Path) -> Weights:
+    """Read deploy_model.npz, final_model.npz, best_model.npz or a baseline's weights.
+
+    damaged, of an unknown architecture, or another one than the file's own fingerprint says: ModelRefused
+    """
+    _, meta = checkpoint.load(file)
+    spec = rebuild(meta.get("model"), str(file))
+    arrays, _ = checkpoint.load(file, fingerprint(spec))
+    patch = meta.get("patch")
+    if patch is not None:
+        whole = isinstance(patch, list) and len(patch) == 3 and all(isinstance(n, int) and n > 0 for n in patch)
+        if not whole or any(n % spec.divisor for n in patch):
+            raise ModelRefused(
+                f"the patch size in {file}",
+                found=f"a {type(patch).__name__}",
+                expected=f"three whole multiples of {spec.divisor}",
+                fix="use a file that this version of wardround wrote",
+            )
+    return Weights(spec, arrays, meta, file)
+
+
+def one_case(folder: Path, wanted: str | None) -> CaseFiles:
+    """Return the case in a folder, `wanted` where it holds several; a mask is not needed. Several: ConfigRefused."""
+    found = find_cases(folder, None if wanted is None else [wanted], require_seg=False)
+    if len(found) > 1:
+        raise ConfigRefused(
+            f"one case in {folder}",
+            found=f"{len(found)} cases, first {found[0].case!r}",
+            expected="the folder of one case",
+            fix="name that folder, or choose one with --case",
+        )
+    return found[0]
+
+
+def predict_case(files: CaseFiles, weights: Weights, kind: str, device: str, out: Path, enhancing: int) -> Prediction:
+    """Segment a case and write the mask with the axes, shape and affine of its first image.
+
+    kind: brats, or whole_tumour (the mask then holds 0 and 1 only) | enhancing: the value of enhancing tumour, 3 or 4
+    damaged images: DataRefused | a GPU that is not there, out not .nii or .nii.gz or not writable: ConfigRefused
+    """
+    where = pick_device(device)
+    volume = read_images(files)
+    model = FlatModel(weights.spec.build(0), where)
+    model.load(torch.from_numpy(model.layout.flatten(weights.arrays)).to(model.device))
+    image = np.asarray(volume.image, np.float32)
+    regions = predict_regions(model.module, image, volume.present, weights.meta.get("patch"), where)
+    reference = next(iter(files.images.values()))
+    write_mask(out, labels_from_regions(regions, kind), reference, enhancing)
+    voxel_ml = float(np.prod(volume.spacing_mm)) / 1000
+    known = known_regions(kind)
+    volumes = {name: int(regions[i].sum()) * voxel_ml for i, name in enumerate(REGIONS) if known[i]}
+    return Prediction(out, files.case, tuple(files.images), volumes)

@@ -1,0 +1,37 @@
+"""The objects that NVFlare builds from a job's {"path", "args"} values, built here: to use them, or to try them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from wardround.errors import ConfigRefused
+from wardround.jobs.recipes import Job, Json
+
+PARTS = ("model", "sampling", "judging", "phantoms")
+
+
+def build(part: Json, what: str) -> Any:
+    """Return the object of one {"path": class, "args": settings}; `what` names it in a refusal.
+
+    no such class, settings that it does not take or refuses: ConfigRefused
+    """
+    module, _, name = str(part["path"]).rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)(**part["args"])
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigRefused(
+            f"the job's {what}, {part['path']}",
+            found=f"{', '.join(f'{key}={value!r}' for key, value in part['args'].items()) or 'no settings'} ({error})",
+            expected="a class with these settings, of the types that the recipe has",
+            fix="correct --set",
+        ) from error
+
+
+def require_buildable(job: Job) -> None:
+    """Raise ConfigRefused unless every object of the job can be built: better here than at four sites at once."""
+    for name in PARTS:
+        build(job.task[name], name)
+    build(job.federation["schedule"], "schedule")
+    build(job.algorithm["site"], "algorithm")
+    build(job.rule, "server rule")

@@ -1,0 +1,98 @@
+"""The command line `wardround`. Everything heavy is imported by the command that needs it: --help is immediate."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from wardround import __version__
+from wardround.errors import Refusal
+from wardround.jobs import (
+    cmd_baseline,
+    cmd_data,
+    cmd_jobs,
+    cmd_partition,
+    cmd_phantoms,
+    cmd_predict,
+    cmd_report,
+    cmd_run,
+)
+from wardround.jobs.terminal import DONE, REFUSED, group, say
+
+OVERVIEW = """
+wardround trains one brain tumour segmentation at several hospitals, and tells each hospital which model to deploy.
+Images never leave a hospital.
+
+first steps
+  wardround jobs run brats_perfedavg        train at four synthetic hospitals in a simulator, and write a report
+  wardround data check /data/brats          read every case once and say what is wrong
+  wardround partition pattern /data/lgg sites --pattern '^TCGA_(\\w\\w)_'
+  wardround jobs run brats_perfedavg --sites-file sites/sites.json
+  wardround report wardround_runs/brats_perfedavg
+  wardround predict CASE --model deploy_model.npz
+
+`wardround COMMAND --help` explains a command. Exit codes: 0 done, 1 incomplete or different, 2 refused.
+"""
+
+JOBS = """
+Jobs are folders for NVIDIA FLARE, printed from recipes: list them, write them, check that they are current, run one
+in a simulator.
+
+  wardround jobs list
+  wardround jobs run brats_fedavg --set rounds=6
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    made = argparse.ArgumentParser(
+        prog="wardround",
+        description=OVERVIEW.strip("\n"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--version", action="version", version=f"wardround {__version__}")
+    made.set_defaults(run=lambda _: _overview(made))
+    commands = made.add_subparsers(metavar="COMMAND", title="commands")
+    cmd_data.add(commands)
+    cmd_phantoms.add(commands)
+    cmd_partition.add(commands)
+    jobs = group(commands, "jobs", "list, write, check or run jobs", JOBS)
+    cmd_jobs.add(jobs)
+    cmd_run.add(jobs)
+    cmd_baseline.add(commands)
+    cmd_report.add(commands)
+    cmd_predict.add(commands)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    a refusal, a file that cannot be read or written: the reason on stderr, 2 | bad arguments: SystemExit(2) of argparse
+    stopped by the user: 130 | the reader of stdout is gone (`| head`): 141
+    """
+    args = parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+    except Refusal as refusal:
+        say(f"wardround: {refusal}")
+        return REFUSED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        say(f"wardround: {error.filename or 'a file'}: {error.strerror or type(error).__name__}")
+        return REFUSED
+    except KeyboardInterrupt:
+        say("wardround: stopped")
+        return 130
+    return code
+
+
+def _overview(made: argparse.ArgumentParser) -> int:
+    made.print_help()
+    return DONE

@@ -1,0 +1,81 @@
+"""`wardround phantoms`: synthetic patients as NIfTI files, for trying things out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from wardround.errors import ConfigRefused
+from wardround.jobs.terminal import DONE, command, counter, folder, positive, say
+
+TEXT = """
+Write synthetic patients as NIfTI files in BraTS layout: brain, oedema, enhancing rim and necrotic core of known volume
+(phantoms.json). No person was scanned for them. Hospitals differ in scanner contrast, noise, tumour size and number of
+patients; the fourth has no T2.
+
+  wardround phantoms OUT                           four hospitals in OUT/site-1 .. OUT/site-4, and OUT/sites.json
+  wardround phantoms OUT --hospital 2              one hospital, its cases directly in OUT
+  wardround jobs run brats_perfedavg --sites-file OUT/sites.json
+"""
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = command(commands, "phantoms", "write synthetic patients as NIfTI files", TEXT, run)
+    parser.add_argument("out", type=folder, metavar="OUT", help="new folder, or one with earlier phantoms (rewritten)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--sites", type=positive, default=4, metavar="N", help="number of hospitals, 1 to 64; default 4")
+    which.add_argument("--hospital", type=positive, metavar="N", help="only this hospital (1 is the one of site-1)")
+    parser.add_argument("--patients", type=positive, metavar="N", help="per hospital; default: 10 to 14, by hospital")
+    parser.add_argument(
+        "--shape",
+        type=positive,
+        nargs=3,
+        default=[40, 40, 40],
+        metavar=("X", "Y", "Z"),
+        help="voxels; default 40 40 40",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same patients; default 0, as in the simulator")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write one cohort, or several and the file that names them."""
+    if args.hospital is not None:
+        _cohort(args.out, args.hospital, args)
+        print(f'{args.out}: train on it with {{"data": "{args.out.resolve()}"}} as the site\'s file')
+        return DONE
+    _require_ours(args.out)
+    sites = {f"site-{n}": _cohort(args.out / f"site-{n}", n, args) for n in range(1, args.sites + 1)}
+    entries = {site: {"data": site, "name": name} for site, name in sites.items()}
+    (args.out / "sites.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    print(f"{args.out / 'sites.json'}: {', '.join(f'{site} ({name})' for site, name in sites.items())}")
+    print(f"use them: wardround jobs run brats_perfedavg --sites-file {args.out / 'sites.json'}")
+    return DONE
+
+
+def _cohort(out: Path, number: int, args: argparse.Namespace) -> str:
+    """Write one hospital and return its name."""
+    from wardround.data.hospitals import hospital
+    from wardround.data.phantoms import write_cohort
+
+    profile = hospital(number - 1)
+    x, y, z = args.shape
+    say(f"hospital {number} ({profile.name}): synthetic patients into {out}")
+    write_cohort(out, profile, args.seed, (x, y, z), args.patients, counter(f"{profile.name}: patients"))
+    return profile.name
+
+
+def _require_ours(out: Path) -> None:
+    """Raise ConfigRefused if `out` holds anything that this command does not write."""
+    entries = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    foreign = [name for name in entries if not re.fullmatch(r"site-\d+|sites\.json", name)]
+    if foreign:
+        raise ConfigRefused(
+            f"phantoms are not written into {out}",
+            found=f"{len(foreign)} other entries, first {foreign[0]!r}",
+            expected="an empty or new folder, or earlier phantoms",
+            fix="name another folder",
+        )

@@ -1,0 +1,90 @@
+"""`wardround predict`: a mask for one case, in the geometry of its own images."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wardround.errors import ConfigRefused, ModelRefused
+from wardround.jobs.terminal import DONE, command, existing, folder, say
+
+TEXT = """
+Segment one case and write the mask as NIfTI: shape, axes and affine of the case's own images. The case is a folder in
+BraTS layout; a mask is not needed, missing modalities are normal. Values: 1 necrotic core, 2 oedema, 4 enhancing (a
+model trained on whole-tumour masks: 0 and 1).
+
+  wardround predict /data/brats/BraTS-GLI-00005-100 --model deploy_model.npz
+  wardround predict CASE --model best_model.npz --labels whole_tumour --out mask.nii.gz
+
+--model: a hospital's deploy_model.npz (the model that its verdict recommends), the server's final_model.npz or
+best_model.npz (the shared model), or the weights of `wardround baseline`. For research: no medical device.
+"""
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = command(commands, "predict", "segment one case", TEXT, run)
+    parser.add_argument("case", type=existing, metavar="CASE_FOLDER", help="folder of the case")
+    parser.add_argument("--model", type=existing, required=True, metavar="NPZ", help="weights written by wardround")
+    parser.add_argument(
+        "--out", type=folder, metavar="NIFTI", help="the mask, .nii or .nii.gz; default ./<case>_mask.nii.gz"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N; default auto (a GPU if there is one)"
+    )
+    parser.add_argument(
+        "--labels", choices=("brats", "whole_tumour"), help="regions to write; default: what the model says it knows"
+    )
+    parser.add_argument("--case", dest="wanted", metavar="ID", help="which case, where the folder holds several")
+    parser.add_argument(
+        "--enhancing", type=int, choices=(3, 4), default=4, help="value of enhancing tumour: 4 (BraTS) or 3 (2023)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict, and print volumes."""
+    if args.out is not None and not args.out.name.lower().endswith((".nii", ".nii.gz")):
+        raise ConfigRefused(
+            f"--out {args.out}", found="another ending", expected=".nii or .nii.gz", fix="correct the name"
+        )
+    from wardround.hospital import prediction
+
+    weights = prediction.read_weights(args.model)
+    require_whole(weights.meta, args.model)
+    files = prediction.one_case(args.case, args.wanted)
+    kind = args.labels or str(weights.meta.get("label_kind", "brats"))
+    say(f"{files.case} ({', '.join(files.images)}) with {describe(weights.meta)}")
+    out = args.out or Path(f"{files.case}_mask.nii.gz")
+    done = prediction.predict_case(files, weights, kind, args.device, out, args.enhancing)
+    print(", ".join(f"{region} {volume:.1f} ml" for region, volume in done.volumes_ml.items()))
+    print(f"written: {done.mask}")
+    return DONE
+
+
+def describe(meta: Mapping[str, Any]) -> str:
+    """Return in words which model a file holds."""
+    job = (meta.get("settings") or {}).get("job")
+    if "candidate" in meta:
+        steps = f", {meta['k']} fine-tuning steps" if meta.get("k") else ""
+        return f"this hospital's model to deploy: {meta['candidate']}{steps}"
+    if "round" in meta:
+        return f"the shared model of {job} after {meta['round']} rounds"
+    return f"a baseline of {job}"
+
+
+def require_whole(meta: Mapping[str, Any], file: Path) -> None:
+    """Raise ModelRefused for the shared model of a job in which some blocks never leave the hospitals."""
+    from wardround.jobs import recipes
+
+    name = (meta.get("settings") or {}).get("job")
+    if "round" not in meta or name not in recipes.names():
+        return
+    if home := recipes.job(name).algorithm["home"]:
+        raise ModelRefused(
+            f"the shared model {file}",
+            found=f"a model of {name}: its {' and '.join(home)} never left the hospitals and is untrained here",
+            expected="a whole model",
+            fix="use the deploy_model.npz that each hospital keeps in its own run folder",
+        )

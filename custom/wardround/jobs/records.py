@@ -1,0 +1,98 @@
+"""Finding what a run left behind, reading it strictly, and saying in words how it ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wardround.errors import ConfigRefused
+from wardround.jobs.terminal import DONE, INCOMPLETE
+
+NAMES = ("run.json", "report.json")
+SIMULATED = Path("server/simulate_job/wardround")
+_DEPTH = 6
+
+
+def find(place: Path) -> Path:
+    """Return the run.json (or else report.json) of a file, run folder, simulator workspace or downloaded job result.
+
+    a simulator workspace without one: ConfigRefused that says what to look at | several runs, or none: ConfigRefused
+    """
+    if place.is_file():
+        return place
+    for folder in (place / SIMULATED, place):
+        for name in NAMES:
+            if (folder / name).is_file():
+                return folder / name
+    if (place / "server" / "simulate_job").is_dir():
+        raise crashed(place)
+    found = _deeper(place)
+    if len(found) == 1:
+        return found[0]
+    listed = "".join(f"\n    {path.parent}" for path in found[:10])
+    raise ConfigRefused(
+        f"a run in {place}",
+        found=f"{len(found)} runs:{listed}" if found else "no run.json and no report.json",
+        expected="one run: a simulator workspace, a downloaded job result, a run folder, or its run.json",
+        fix="name one of these folders" if found else "name the folder that `-w` of the simulator named",
+    )
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return the run in a run.json or report.json; ConfigRefused unless it is one JSON object."""
+    from wardround.reports.schema import DERIVED, run_of
+
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigRefused(
+            str(file),
+            found=f"no JSON ({type(error).__name__})",
+            expected="a run.json or report.json of wardround",
+            fix="copy the file again",
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigRefused(
+            str(file), found=f"a JSON {type(content).__name__}", expected="one JSON object", fix="name another file"
+        )
+    return run_of(content) if DERIVED.keys() & content.keys() else content
+
+
+def conclude(report: Mapping[str, Any], page: Path) -> int:
+    """Print the verdicts, the problems and where the page is; return 0 when the run is complete, else 1."""
+    if report["phantoms"]:
+        print("SYNTHETIC PATIENTS: the software works; nothing here is about real patients.")
+    for site in sorted(report["verdicts"]):
+        print(report["verdicts"][site]["sentence"])
+    for problem in report["problems"]:
+        print(f"PROBLEM: {problem}")
+    print(f"{report['job']}: {report['outcome'].upper()}, {len(report['rounds'])} rounds. Report: {page}")
+    return DONE if report["outcome"] == "complete" else INCOMPLETE
+
+
+def crashed(workspace: Path) -> ConfigRefused:
+    """Return the refusal for a simulator workspace whose run ended before the server wrote its record."""
+    logs = [path for path in sorted(workspace.glob("*/error_log.txt")) if path.stat().st_size]
+    look = ", ".join(str(path) for path in logs) or str(workspace / "server" / "log.txt")
+    rounds = len(list((workspace / SIMULATED).glob("round-*.npz")))
+    return ConfigRefused(
+        f"the run in {workspace}",
+        found=f"no run.json: it was stopped or crashed before its end ({'some' if rounds else 'no'} rounds were done)",
+        expected="a run that ended, complete or not",
+        fix=f"read {look}; then run it again, with `wardround jobs run NAME --state DIR` it can be resumed",
+    )
+
+
+def _deeper(place: Path) -> list[Path]:
+    """Return one record per folder below, not deeper than a downloaded result or a POC workspace is."""
+    for name in NAMES:
+        found = [p for p in place.rglob(name) if len(p.relative_to(place).parts) <= _DEPTH and _is_run(p)]
+        if found:
+            return sorted(found)
+    return []
+
+
+def _is_run(path: Path) -> bool:
+    return path.parent.name == "wardround" and path.is_file()

@@ -1,0 +1,105 @@
+"""NVFlare's simulator as a child process: which workspace it may wipe, what it is told, what is shown of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from wardround.errors import ConfigRefused
+
+PATIENCE_S = 20
+# Printed by `nvflare simulator` itself, about a Python script that our jobs do not have.
+NOISE = ("'nvflare simulator' is deprecated",)
+
+
+def require_disposable(workspace: Path, kept: Mapping[str, Path]) -> None:
+    """Raise ConfigRefused unless the simulator, which DELETES all that is in its workspace, can do no harm there.
+
+    new, empty, or an earlier simulator workspace: accepted | anything else in it: refused
+    kept: files and folders that must survive, by the option that names them; one inside the workspace: refused
+    """
+    inside = {option: path for option, path in kept.items() if path.resolve().is_relative_to(workspace.resolve())}
+    ours = (workspace / "server" / "simulate_job").is_dir() or (workspace / "startup").is_dir()
+    if workspace.is_dir() and any(workspace.iterdir()) and not ours:
+        found = "files that no simulator wrote"
+    elif workspace.exists() and not workspace.is_dir():
+        found = "a file"
+    elif inside:
+        found = ", ".join(f"{option} {path}, which lies in it" for option, path in inside.items())
+    else:
+        return
+    raise ConfigRefused(
+        f"the workspace {workspace}",
+        found=found,
+        expected="a new or empty folder, or an earlier workspace: the simulator deletes everything in it",
+        fix="name another folder with -w",
+    )
+
+
+def simulator_command(job: Path, workspace: Path, sites: Sequence[str], threads: int, log: str) -> list[str]:
+    """Return the command line of NVFlare's simulator in this Python."""
+    if not 1 <= threads <= len(sites):
+        raise ConfigRefused(
+            "-t, the number of sites that run at the same time",
+            found=str(threads),
+            expected=f"1 to {len(sites)}, the number of sites",
+            fix="correct it",
+        )
+    words = [str(job), "-w", str(workspace), "-c", ",".join(sites), "-t", str(threads), "-l", log]
+    return [sys.executable, "-m", "nvflare.cli", "simulator", *words]
+
+
+def log_config() -> str:
+    """Return the text of a log configuration that shows our lines and everybody's warnings, and keeps all log files."""
+    from nvflare.fuel.utils.log_utils import default_log_dict
+
+    config = copy.deepcopy(default_log_dict)
+    name_filter = "nvflare.fuel.utils.log_utils.LoggerNameFilter"
+    config["filters"]["OursFilter"] = {"()": name_filter, "logger_names": ["wardround"]}
+    config["handlers"]["consoleHandler"]["filters"] = ["OursFilter"]
+    config["formatters"]["consoleFormatter"] |= {"fmt": "%(asctime)s %(levelname)s %(message)s", "datefmt": "%H:%M:%S"}
+    return json.dumps(config)
+
+
+def matters(line: str) -> bool:
+    """Return whether a line of the simulator is worth showing: all but empty lines and NOISE."""
+    return bool(line.strip()) and not any(noise in line for noise in NOISE)
+
+
+def stream(command: Sequence[str], environment: Mapping[str, str], show: Callable[[str], None]) -> int:
+    """Run the command, show its lines as they come, and return its exit code (which says little: judge the report).
+
+    interrupted: the child, which gets the same signal, is given PATIENCE_S to end by itself; then its tree is killed
+    """
+    with subprocess.Popen(
+        list(command),
+        env=dict(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as child:
+        try:
+            for line in child.stdout or ():
+                show(line.rstrip("\n"))
+            return child.wait()
+        finally:
+            if child.poll() is None:
+                _end(child)
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """End the simulator and the site processes that it started in sessions of their own."""
+    import psutil
+
+    try:
+        tree = [*psutil.Process(child.pid).children(recursive=True), psutil.Process(child.pid)]
+    except psutil.NoSuchProcess:
+        return
+    _, alive = psutil.wait_procs(tree, timeout=PATIENCE_S)
+    for process in alive:
+        process.kill()
