@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from common import arguments, data_root, finish, say
 from methods import methods
 
@@ -27,7 +28,7 @@ def settings(data: str, quick: bool) -> dict[str, Any]:
     """Return the schedule and sampling of one data set; the same for every method."""
     base = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.0, "clip_norm": 10.0, "decay": "cosine", "lr": 0.05}
     if data == "lgg":
-        work = {"rounds": 2, "work": 8} if quick else {"rounds": 10, "work": 60}
+        work = {"rounds": 2, "work": 8} if quick else {"rounds": 8, "work": 48}
         return {
             "schedule": base | work,
             "sampling": {"patch": (64, 64, 16), "batch": 2},

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from common import arguments, finish, say
 from methods import MEAN
 from segmentation import open_sites, settings

@@ -60,6 +60,7 @@ class Rounds(Controller):  # type: ignore[misc]
         self.aggregator_id = aggregator_id
         self._failed: dict[str, str] = {}
         self._replies: dict[str, Shareable] = {}
+        self._weights: dict[str, float] = {}
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Find the aggregator; build or resume the server's model."""
@@ -151,6 +152,7 @@ class Rounds(Controller):  # type: ignore[misc]
         if self.combine.accept(result, fl_ctx):
             self.record.update(site, update.numbers, update.facts, size_bytes(update.delta))
             self._replies[site] = Shareable()
+            self._weights[site] = update.weight
         else:
             self._lose(site, self.server.round, "rejected: its update does not fit")
 
@@ -179,8 +181,14 @@ class Rounds(Controller):  # type: ignore[misc]
             )
         mean = from_shareable(self.combine.aggregate(fl_ctx)).data
         entry = self.record.end_round(configured, done, time.monotonic() - begun)
-        self.server.step(mean, len(done) / len(configured), entry)
+        self.server.step(mean, self._participation(done, configured), entry)
         self.log_info(fl_ctx, self.record.line(self.rounds))
+
+    def _participation(self, done: list[str], configured: list[str]) -> float:
+        """Return the share of all patients that took part; a site that never answered counts as an average one."""
+        known = [self._weights[site] for site in configured if site in self._weights]
+        unknown = (len(configured) - len(known)) * sum(known) / len(known)
+        return min(1.0, sum(self._weights[site] for site in done) / (sum(known) + unknown))
 
     def _finish(self, configured: list[str], abort_signal: Signal, fl_ctx: FLContext) -> None:
         self.log_info(fl_ctx, "every site now judges the models on its own patients")

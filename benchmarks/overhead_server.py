@@ -1,0 +1,79 @@
+"""The server's side of a round, alone in a fresh process: decode, check and add one site's update after the other, then step.
+
+The updates are generated and serialised (FOBS) outside the clock, one at a time, as they would arrive. Inside the clock:
+deserialise, strict reading, fingerprint, Combine.accept (as flare.rounds does); then aggregate and ServerModel.step, which
+writes the new weights to disk. The network itself (sockets, TLS) is NVFlare's and not measured.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from overhead_data import median, peak_rss_mb
+
+CHANNELS = (16, 32, 64, 128)
+
+
+def measure(sites: int, rounds: int, channels: Sequence[int] = CHANNELS) -> dict[str, float]:
+    """Return peak memory before the first round and at the end, seconds per round (median), and the network's size."""
+    from nvflare.apis.dxo import from_shareable
+    from nvflare.apis.fl_constant import ReservedKey
+    from nvflare.apis.fl_context import FLContext
+    from nvflare.apis.utils.decomposers import flare_decomposers
+    from nvflare.app_common.decomposers import common_decomposers
+    from nvflare.fuel.utils import fobs
+
+    from wardround.algorithms.rules import Mean
+    from wardround.flare import wire
+    from wardround.flare.combine import Combine
+    from wardround.flare.server_model import ServerModel
+    from wardround.models.nets import UNet3d
+
+    flare_decomposers.register()
+    common_decomposers.register()
+    spec = UNet3d(channels=tuple(channels), residual_units=2)
+    context, combine, seconds = FLContext(), Combine(), []
+    with tempfile.TemporaryDirectory() as folder:
+        server = ServerModel.open(Path(folder), spec, Mean(server_lr=1.0), ["model"], 0, {"job": "overhead"})
+        before = peak_rss_mb()
+        for round_ in range(rounds):
+            spent = 0.0
+            combine.reset(context)
+            for site in range(sites):
+                arrived = message(server.wire(), server.facts["fingerprint"], round_ * sites + site)
+                begun = time.perf_counter()
+                result = fobs.loads(arrived)
+                result.set_peer_props({ReservedKey.IDENTITY_NAME: f"site-{site + 1}"})
+                server.require_fits(f"site-{site + 1}", wire.read_update(result).facts["fingerprint"])
+                if not combine.accept(result, context):
+                    raise RuntimeError(f"the update of site-{site + 1} was rejected")
+                spent += time.perf_counter() - begun
+            begun = time.perf_counter()
+            mean = from_shareable(combine.aggregate(context)).data
+            server.step(mean, 1.0, {"val_dice": 0.0})
+            seconds.append(spent + time.perf_counter() - begun)
+        return {
+            "start_rss_mb": before,
+            "peak_rss_mb": peak_rss_mb(),
+            "round_s": median(seconds),
+            "parameters": server.facts["parameters"],
+        }
+
+
+def message(weights: dict[str, Any], fingerprint: str, seed: int) -> bytes:
+    """Return one site's update, serialised: small random changes of every block."""
+    from nvflare.fuel.utils import fobs
+
+    from wardround.flare import wire
+
+    rng = np.random.default_rng(seed)
+    delta = {name: 0.001 * rng.standard_normal(block.shape, np.float32) for name, block in weights.items()}
+    facts = {"label": "generated", "fingerprint": fingerprint}
+    update = wire.Update(delta, 10.0, {"loss": 1.0, "val_dice": 0.5, "seconds": 1.0}, facts)
+    return bytes(fobs.dumps(wire.update_message(update)))
