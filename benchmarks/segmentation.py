@@ -34,7 +34,7 @@ def settings(data: str, quick: bool) -> dict[str, Any]:
             "sampling": {"patch": (64, 64, 16), "batch": 2},
             "patients": 6 if quick else None,
         }
-    work = {"rounds": 2, "work": 8} if quick else {"rounds": 6, "work": 60}
+    work = {"rounds": 2, "work": 8} if quick else {"rounds": 6, "work": 40}
     return {"schedule": base | work, "sampling": {"patch": (32, 32, 32), "batch": 2}, "patients": 5 if quick else 24}
 
 
@@ -172,10 +172,10 @@ def matrix(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """Print the tables."""
-    sites = [site for site in next(iter(result["table"].values())) if site != "mean"]
+    sites = [site for site in next(iter(result["methods"].values())) if site != "mean"]
     print("| method | " + " | ".join(sites) + " | mean [95 % interval] |")
     print("|---|" + "---|" * (len(sites) + 1))
-    for method, rows in sorted(result["table"].items(), key=lambda item: -item[1]["mean"]["mean"]):
+    for method, rows in sorted(result["methods"].items(), key=lambda item: -item[1]["mean"]["mean"]):
         cells = [f"{rows[site]['mean']:.3f} ({rows[site]['cases']})" for site in sites]
         whole = rows["mean"]
         print(
@@ -209,7 +209,7 @@ def main() -> None:
         done = list(parts.values())
     else:
         done = measure(args)
-    result = {"table": summarise(done), "verdict": verdicts(done), "matrix": matrix(done)}
+    result = {"methods": summarise(done), "verdict": verdicts(done), "matrix": matrix(done)}
     show(result)
     finish(result, as_json=args.json)
 

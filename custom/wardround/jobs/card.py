@@ -24,17 +24,20 @@ def card(job: Job) -> str:
     )
     return f"""# {job.name}
 
-**{job.title}** ({job.algorithm["source"]}) for brain tumour segmentation: the whole tumour, its core and its enhancing part
-from T1, T1ce, T2 and FLAIR. A missing sequence is normal; no patient is dropped for it.
+**{job.title}** ({job.algorithm["source"]})
+for brain tumour segmentation: the whole tumour, its core and its enhancing part from T1, T1ce, T2 and FLAIR.
+A missing sequence is normal; no patient is dropped for it.
 
 {job.algorithm["words"]}
 {beside}
 ## What happens
 
-{schedule["rounds"]} rounds at {len(job.federation["sites"])} sites ({sites}). In every round each hospital scores the incoming model on its validation
-patients, spends {schedule["work"]} gradient evaluations on its training patients, and sends back the change. After the last round it
-trains a local model with the same total work, fine-tunes the shared one ({_list(job.task["judging"]["args"]["steps"])} steps, chosen on validation), and scores
-every candidate once on its test patients. The report names the model to deploy for each hospital, or says that joining did not help.
+{schedule["rounds"]} rounds at {len(job.federation["sites"])} sites ({sites}).
+In every round each hospital scores the incoming model on its validation patients, spends {schedule["work"]} gradient
+evaluations on its training patients, and sends back the change. After the last round it trains a local model with the
+same total work, fine-tunes the shared one ({_list(job.task["judging"]["args"]["steps"])} steps, chosen on validation), and
+scores every candidate once on its test patients. The report names the model to deploy for each hospital, or says that
+joining did not help.
 
 ## What leaves a hospital
 
