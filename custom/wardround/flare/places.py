@@ -38,7 +38,13 @@ def run_folder(fl_ctx: FLContext) -> Path:
 
 
 def threads_for_this_process(fl_ctx: FLContext) -> int:
-    """Return how many threads this site may use: the simulator's site processes share the cores of one machine."""
+    """Return how many threads this site may use: the simulator's site processes share the cores of one machine.
+
+    OMP_NUM_THREADS set: that number, so that runs can be compared bit by bit (sums depend on the number of threads)
+    """
+    wish = os.environ.get("OMP_NUM_THREADS", "")
+    if wish.isdecimal() and int(wish) > 0:
+        return int(wish)
     cores = os.cpu_count() or 1
     if not in_simulator(fl_ctx):
         return cores

@@ -11,6 +11,7 @@ from typing import Any
 from wardround import __version__
 from wardround.reports.page import write_report
 
+NO_SETTINGS = ("job", "algorithm", "config_type")
 SHOWN_FACTS = ("label", "cases", "modalities", "label_kind", "device")
 
 
@@ -38,7 +39,7 @@ class RunRecord:
             "started": now(),
             "simulator": simulator,
             "phantoms": any(facts["phantoms"] for entry in history for facts in entry["facts"].values()),
-            "settings": {key: value for key, value in about.items() if key not in ("job", "algorithm")},
+            "settings": {key: value for key, value in about.items() if key not in NO_SETTINGS},
             "model": dict(model),
             "sites": {},
             "rounds": [],

@@ -51,8 +51,7 @@ class Release(Filter):  # type: ignore[misc]
         """Return a new message that holds only what was read."""
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         if shareable.get_return_code() != ReturnCode.OK:
-            code = str(shareable.get(wire.REFUSAL, "error"))
-            return wire.refusal_message(code if code.isalpha() and len(code) <= 16 else "error")
+            return wire.refusal_message(wire.refusal_code(shareable))
         if task == wire.TRAIN:
             update = wire.read_update(shareable)
             delta, receipt = self.mechanism.release(update.delta)

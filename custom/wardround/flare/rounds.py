@@ -32,7 +32,7 @@ class Rounds(Controller):  # type: ignore[misc]
     """Broadcast, combine, apply the rule, `rounds` times; then ask every site for its judgement.
 
     banks: every bank that travels | min_sites: fewer updates than this end the run | round_timeout_s: a site that has not
-    answered by then is lost for that round (0: wait for ever) | a state folder with an unfinished run: resumed
+    answered by then is lost (0: wait for ever); a lost site is asked no more | a state folder with an unfinished run: resumed
     """
 
     def __init__(
@@ -56,7 +56,8 @@ class Rounds(Controller):  # type: ignore[misc]
                 fix="print the job anew with `wardround jobs write`",
             )
         self.rule, self.model, self.banks, self.rounds = rule, model, banks, rounds
-        self.min_sites, self.round_timeout_s, self.seed, self.about = min_sites, round_timeout_s, seed, about
+        self.min_sites, self.round_timeout_s, self.seed = min_sites, round_timeout_s, seed
+        self.about = {key: value for key, value in about.items() if key != "config_type"}
         self.aggregator_id = aggregator_id
         self._failed: dict[str, str] = {}
         self._replies: dict[str, Shareable] = {}
@@ -121,6 +122,8 @@ class Rounds(Controller):  # type: ignore[misc]
             if site not in alive:
                 self._lose(site, round_, "not connected")
         targets = [site for site in configured if site in alive and site not in self._failed]
+        if not targets:
+            return []
         order = wire.order_message(wire.Order(self.server.wire(), round_, self.rounds))
         task = Task(task_name, order, timeout=self.round_timeout_s, result_received_cb=self._received)
         self.broadcast_and_wait(task, fl_ctx, targets=targets, min_responses=len(targets), abort_signal=abort_signal)
@@ -132,9 +135,8 @@ class Rounds(Controller):  # type: ignore[misc]
     def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         """Take one site's answer as it arrives; updates go straight into the sum and are not kept."""
         site, result = client_task.client.name, client_task.result
-        code = result.get_return_code()
-        if code != ReturnCode.OK:
-            self._lose(site, self.server.round, f"refused: {result.get(wire.REFUSAL, code)}")
+        if result.get_return_code() != ReturnCode.OK:
+            self._lose(site, self.server.round, f"refused: {wire.refusal_code(result)}")
         elif client_task.task.name == wire.FINISH:
             self._replies[site] = result
         else:
@@ -144,7 +146,7 @@ class Rounds(Controller):  # type: ignore[misc]
     def _take_update(self, site: str, result: Shareable, fl_ctx: FLContext) -> None:
         try:
             update = wire.read_update(result)
-            self.server.require_fits(site, update.facts.get("fingerprint"))
+            self.server.require_fits(site, update.facts["fingerprint"], update.delta)
         except Refusal as refusal:
             self.log_error(fl_ctx, f"REJECTED the update of {site}: {refusal}")
             self._lose(site, self.server.round, f"rejected: {refusal.code}")
@@ -159,8 +161,9 @@ class Rounds(Controller):  # type: ignore[misc]
     def _lose(self, site: str, round_: int, reason: str) -> None:
         if site not in self._failed:
             self._failed[site] = reason
-            self.record.problem(f"{site} was lost in round {round_ + 1}: {reason} (see that site's own log)")
-            self.logger.error(f"LOST {site} in round {round_ + 1}: {reason}")
+            when = f"round {round_ + 1}" if round_ < self.rounds else "the final judgement"
+            self.record.problem(f"{site} was lost in {when}: {reason} (see that site's own log)")
+            self.logger.error(f"LOST {site} in {when}: {reason}")
 
     def _round(self, round_: int, configured: list[str], abort_signal: Signal, fl_ctx: FLContext) -> None:
         begun = time.monotonic()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from wardround.algorithms.rules import Rule
-from wardround.arrays import Array, from_bank, in_bank
+from wardround.arrays import Array, Arrays, from_bank, in_bank, require_same_blocks
 from wardround.errors import ModelRefused, RoundRefused
 from wardround.hospital import state
 from wardround.models import checkpoint
@@ -75,8 +75,8 @@ class ServerModel:
         """Return every bank under its wire names."""
         return self._weights
 
-    def require_fits(self, site: str, found: object) -> None:
-        """Raise ModelRefused unless the site trained this architecture."""
+    def require_fits(self, site: str, found: str, delta: Arrays) -> None:
+        """Raise ModelRefused unless the site trained this architecture; RoundRefused on blocks that are not the server's."""
         if found != self.facts["fingerprint"]:
             raise ModelRefused(
                 f"the architecture of {site}",
@@ -84,6 +84,8 @@ class ServerModel:
                 expected=str(self.facts["fingerprint"]),
                 fix="run the same job and the same wardround version at every site",
             )
+        known = {name: self._weights[name] for name in delta if name in self._weights}
+        require_same_blocks(known, delta, f"the update of {site}")
 
     def step(self, mean: Mapping[str, Array], participation: float, entry: dict[str, Any]) -> None:
         """Apply the rule to one round's mean update and write everything down."""

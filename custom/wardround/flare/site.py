@@ -74,10 +74,10 @@ class SiteTrainer(Executor):  # type: ignore[misc]
             return wire.refusal_message(refusal.code)
         except MemoryError:
             self.log_error(fl_ctx, "REFUSED (memory): this site ran out of memory; lower `patch` or `batch` in the job")
-            return wire.refusal_message("memory")
+            return wire.refusal_message(wire.MEMORY)
         except Exception as error:  # noqa: BLE001 - a dead process would end the job of every hospital
             self.log_exception(fl_ctx, f"FAILED at {fl_ctx.get_identity_name()}: {type(error).__name__}")
-            return wire.refusal_message("failure")
+            return wire.refusal_message(wire.FAILURE)
 
     def _open(self, fl_ctx: FLContext) -> Hospital:
         if self._hospital is None:

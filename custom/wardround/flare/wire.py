@@ -1,9 +1,9 @@
 """The four messages of a federation, and their strict reading: what is not described here does not travel.
 
     train    server -> site   weights of every bank (`bank:block`), round
-    update   site -> server   differences of the blocks that travel, weight, a few numbers (NUMBERS, SITE_FACTS)
+    update   site -> server   differences of the blocks that travel, weight, NUMBERS, SITE_FACTS
     finish   server -> site   the final weights
-    scores   site -> server   per model: validation mean, test means with intervals and counts, steps, deployed model
+    scores   site -> server   SCORES: per model validation mean, test means with intervals and counts, steps; the choice
 
 A refused task carries its refusal code (`errors.Refusal.code`) and nothing else.
 """
@@ -21,14 +21,38 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 
 from wardround.arrays import Arrays
-from wardround.errors import ReleaseRefused
+from wardround.data.labels import LABEL_KINDS
+from wardround.data.layouts import MODALITIES
+from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
+from wardround.reports.checks import COUNT, FLAG, NUMBER, TEXT, Each, OneOf, check
+from wardround.reports.schema import CANDIDATE
+from wardround.reports.verdict import CANDIDATES
 
 TRAIN, FINISH = "train", "finish"
-NUMBERS = frozenset({"loss", "val_dice", "seconds"})
-SITE_FACTS = frozenset({"label", "cases", "modalities", "label_kind", "device", "phantoms", "version", "fingerprint"})
+NUMBERS = {"loss": NUMBER, "val_dice": NUMBER, "seconds": NUMBER}
+SITE_FACTS = {
+    "label": TEXT,
+    "cases": {"train": COUNT, "val": COUNT, "test": COUNT},
+    "modalities": Each(COUNT, MODALITIES),
+    "label_kind": OneOf(LABEL_KINDS),
+    "device": TEXT,
+    "phantoms": FLAG,
+    "version": TEXT,
+    "fingerprint": TEXT,
+}
+SCORES = {
+    "candidates": Each(CANDIDATE, CANDIDATES),
+    "deploy": OneOf(CANDIDATES),
+    "val_dice": NUMBER,
+    "seconds": NUMBER,
+}
 REFUSAL = "wardround_refusal"
-_ROUND, _ROUNDS, _WEIGHT, _NUMBERS, _FACTS = "round", "rounds", "weight", "numbers", "facts"
-_WORD_LENGTH = 64
+MEMORY, FAILURE, UNKNOWN = "memory", "failure", "error"
+_CODES = frozenset({Refusal.code, *(kind.code for kind in Refusal.__subclasses__()), MEMORY, FAILURE, UNKNOWN})
+_RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper())
+_ORDER_META = {"round": COUNT, "rounds": COUNT}
+_UPDATE_META = {"weight": NUMBER, "numbers": NUMBERS, "facts": SITE_FACTS}
+_WORD_LENGTH, _NAME_LENGTH, _DEPTH, _ENTRIES, _LARGEST = 64, 256, 6, 64, 2**53
 
 
 @dataclass(frozen=True)
@@ -52,38 +76,31 @@ class Update:
 
 def order_message(order: Order) -> Shareable:
     """Return the task data of a train or finish task."""
-    meta = {_ROUND: order.round, _ROUNDS: order.rounds}
+    meta = {"round": order.round, "rounds": order.rounds}
     return DXO(DataKind.WEIGHTS, data=dict(order.weights), meta=meta).to_shareable()
 
 
 def read_order(message: Shareable) -> Order:
     """Read task data; ReleaseRefused when it is not an Order."""
     dxo = _dxo(message, DataKind.WEIGHTS)
-    _only_keys(dxo.meta, {_ROUND, _ROUNDS}, "an order's meta")
-    return Order(_arrays(dxo.data), int(dxo.meta[_ROUND]), int(dxo.meta[_ROUNDS]))
+    _require(dxo.meta, _ORDER_META, "an order's meta")
+    return Order(_arrays(dxo.data), dxo.meta["round"], dxo.meta["rounds"])
 
 
 def update_message(update: Update) -> Shareable:
     """Return the result of a train task."""
-    meta = {_WEIGHT: float(update.weight), _NUMBERS: dict(update.numbers), _FACTS: dict(update.facts)}
+    meta = {"weight": float(update.weight), "numbers": dict(update.numbers), "facts": dict(update.facts)}
     return DXO(DataKind.WEIGHT_DIFF, data=dict(update.delta), meta=meta).to_shareable()
 
 
 def read_update(message: Shareable) -> Update:
-    """Read the result of a train task; ReleaseRefused on any unknown key, kind, type or number that is not finite."""
+    """Read the result of a train task; ReleaseRefused on any key too many or too few, other kind, type or NaN."""
     dxo = _dxo(message, DataKind.WEIGHT_DIFF)
-    _only_keys(dxo.meta, {_WEIGHT, _NUMBERS, _FACTS}, "an update's meta")
-    numbers, facts = dxo.meta.get(_NUMBERS), dxo.meta.get(_FACTS)
-    if not isinstance(numbers, dict) or not isinstance(facts, dict):
-        raise _unknown("an update without its numbers", type(numbers).__name__, "dictionaries of numbers and facts")
-    _only_keys(numbers, NUMBERS, "an update's numbers")
-    _only_keys(facts, SITE_FACTS, "an update's facts")
-    require_small(numbers, "an update's numbers")
-    require_small(facts, "an update's facts")
-    weight = float(dxo.meta[_WEIGHT])
-    if not (math.isfinite(weight) and weight > 0):
-        raise _unknown("an update's weight", "a number that is not positive and finite", "a count of patients")
-    return Update(_arrays(dxo.data), weight, numbers, facts)
+    _require(dxo.meta, _UPDATE_META, "an update's meta")
+    weight = float(dxo.meta["weight"])
+    if weight <= 0:
+        raise _unknown("an update's weight", "a number that is not positive", "a count of patients")
+    return Update(_arrays(dxo.data), weight, dxo.meta["numbers"], dxo.meta["facts"])
 
 
 def scores_message(scores: Mapping[str, Any]) -> Shareable:
@@ -92,11 +109,10 @@ def scores_message(scores: Mapping[str, Any]) -> Shareable:
 
 
 def read_scores(message: Shareable) -> dict[str, Any]:
-    """Read the result of a finish task; ReleaseRefused unless it is only numbers and short words under known keys."""
+    """Read the result of a finish task; ReleaseRefused unless it is exactly SCORES."""
     dxo = _dxo(message, DataKind.METRICS)
-    _only_keys(dxo.meta, set(), "the scores' meta")
-    _only_keys(dxo.data, {"candidates", "deploy", "val_dice", "seconds"}, "the scores")
-    require_small(dxo.data, "the scores")
+    _require(dxo.meta, {}, "the scores' meta")
+    _require(dxo.data, SCORES, "the scores")
     return dict(dxo.data)
 
 
@@ -107,49 +123,57 @@ def refusal_message(code: str) -> Shareable:
     return reply
 
 
-def require_small(value: Any, what: str, depth: int = 0) -> None:
-    """Raise ReleaseRefused unless value is nested dictionaries of finite numbers, None and short printable words."""
-    if isinstance(value, dict) and depth < 6 and len(value) <= 64:
+def refusal_code(message: Shareable) -> str:
+    """Return the code of an error reply, or NVFlare's return code; any word that is not one of these is UNKNOWN."""
+    code = message.get(REFUSAL, message.get_return_code())
+    return code if isinstance(code, str) and code in _CODES | _RETURN_CODES else UNKNOWN
+
+
+def _require(value: Any, shape: Any, what: str) -> None:
+    """Raise ReleaseRefused unless value has the shape (reports.checks) and holds only small numbers and short words."""
+    _require_small(value, what, 0)
+    try:
+        check(value, shape, what)
+    except ConfigRefused as refusal:
+        raise _unknown(refusal.what, refusal.found, refusal.expected) from refusal
+
+
+def _require_small(value: Any, what: str, depth: int) -> None:
+    if isinstance(value, dict) and depth < _DEPTH and len(value) <= _ENTRIES:
         for key, part in value.items():
-            require_small(key, what, depth + 1)
-            require_small(part, what, depth + 1)
+            _require_small(key, what, depth + 1)
+            _require_small(part, what, depth + 1)
         return
-    plain = value is None or isinstance(value, bool | int)
+    whole = isinstance(value, int) and abs(value) < _LARGEST
     number = isinstance(value, float) and math.isfinite(value)
     word = isinstance(value, str) and len(value) <= _WORD_LENGTH and value.isprintable()
-    if not (plain or number or word):
+    if not (value is None or whole or number or word):
         raise _unknown(what, f"a value of type {type(value).__name__}", "finite numbers and short words")
 
 
 def _dxo(message: Shareable, kind: str) -> DXO:
     code = message.get_return_code()
     if code != ReturnCode.OK:
-        raise _unknown("a message", f"return code {code}", f"return code OK and data kind {kind}")
+        raise _unknown("a message", "an error reply", f"return code OK and data kind {kind}")
     try:
         dxo = from_shareable(message)
     except (ValueError, KeyError, TypeError) as error:
         raise _unknown("a message", f"no readable data ({type(error).__name__})", f"a DXO of kind {kind}") from error
     if dxo.data_kind != kind or not isinstance(dxo.data, dict):
-        raise _unknown("a message", f"data kind {dxo.data_kind!r}", f"data kind {kind!r}")
+        raise _unknown("a message", f"data kind {str(dxo.data_kind)[:_WORD_LENGTH]!r}", f"data kind {kind!r}")
     return dxo
 
 
 def _arrays(data: Mapping[str, Any]) -> dict[str, Any]:
     for name, block in data.items():
-        good = isinstance(name, str) and ":" in name and isinstance(block, np.ndarray) and block.dtype == np.float32
-        if not good:
+        named = isinstance(name, str) and ":" in name and len(name) <= _NAME_LENGTH and name.isprintable()
+        if not (named and isinstance(block, np.ndarray) and block.dtype == np.float32):
             raise _unknown("a block of weights", f"{type(block).__name__} under {str(name)[:80]!r}", "a float32 array")
         if not np.isfinite(block).all():
             raise _unknown(f"block {name!r}", "NaN or inf", "finite numbers")
     if not data:
         raise _unknown("a message without blocks", "0 arrays", "at least one `bank:block`")
     return dict(data)
-
-
-def _only_keys(found: Mapping[str, Any], allowed: set[str] | frozenset[str], what: str) -> None:
-    extra = sorted(str(key)[:40] for key in set(found) - set(allowed))
-    if extra:
-        raise _unknown(what, f"unknown keys {extra}", f"only {sorted(allowed)}")
 
 
 def _unknown(what: str, found: str, expected: str) -> ReleaseRefused:

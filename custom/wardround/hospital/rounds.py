@@ -82,7 +82,7 @@ class Hospital:
         cohort, split = self.opened.cohort, self.site.split
         parts = {"train": split.train, "val": split.val, "test": split.test}
         return {
-            "label": self.opened.label[:64],
+            "label": "".join(c if c.isprintable() else " " for c in self.opened.label[:64]),
             "cases": {part: len({cohort.patients[case] for case in cases}) for part, cases in parts.items()},
             "modalities": dict(cohort.modalities),
             "label_kind": cohort.label_kind,

@@ -14,21 +14,23 @@ from wardround.arrays import Arrays
 from wardround.errors import RoundRefused
 from wardround.models import checkpoint
 
-KEPT = 2
-
 
 def save(folder: Path, round_: int, arrays: Arrays, fingerprint: str, meta: Mapping[str, Any]) -> None:
-    """Write the state BEFORE round `round_` atomically and drop files of rounds that nobody can need again."""
-    checkpoint.save(folder / f"round-{round_:05d}.npz", arrays, fingerprint, {**meta, "round": round_})
-    for old in sorted(folder.glob("round-*.npz"))[:-KEPT]:
-        old.unlink()
+    """Write the state BEFORE round `round_` atomically; of all others only the one before it is kept.
+
+    later rounds in the folder: left by a run that was started anew since, removed
+    """
+    checkpoint.save(_path(folder, round_), arrays, fingerprint, {**meta, "round": round_})
+    for other in folder.glob("round-*.npz"):
+        if other not in (_path(folder, round_), _path(folder, round_ - 1)):
+            other.unlink()
 
 
 def load(folder: Path, round_: int, fingerprint: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (arrays, meta) of the state before `round_`; nothing in round 0; RoundRefused when it is missing later."""
     if round_ == 0:
         return {}, {}
-    path = folder / f"round-{round_:05d}.npz"
+    path = _path(folder, round_)
     if not path.is_file():
         raise RoundRefused(
             f"this site's state before round {round_}",
@@ -43,3 +45,7 @@ def latest(folder: Path) -> int | None:
     """Return the newest round with a state in the folder, None when there is none."""
     rounds = sorted(int(path.stem.split("-")[1]) for path in folder.glob("round-*.npz"))
     return rounds[-1] if rounds else None
+
+
+def _path(folder: Path, round_: int) -> Path:
+    return folder / f"round-{round_:05d}.npz"

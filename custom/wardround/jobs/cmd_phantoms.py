@@ -29,7 +29,9 @@ def add(commands: Any) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--sites", type=positive, default=4, metavar="N", help="number of hospitals, 1 to 64; default 4")
     which.add_argument("--hospital", type=positive, metavar="N", help="only this hospital (1 is the one of site-1)")
-    parser.add_argument("--patients", type=positive, metavar="N", help="per hospital; default: 10 to 14, by hospital")
+    parser.add_argument(
+        "--patients", type=positive, metavar="N", help="per hospital; default: as many as its profile says"
+    )
     parser.add_argument(
         "--shape",
         type=positive,

@@ -77,11 +77,12 @@ def describe(meta: Mapping[str, Any]) -> str:
 def require_whole(meta: Mapping[str, Any], file: Path) -> None:
     """Raise ModelRefused for the shared model of a job in which some blocks never leave the hospitals."""
     from wardround.jobs import recipes
+    from wardround.jobs.building import build
 
     name = (meta.get("settings") or {}).get("job")
     if "round" not in meta or name not in recipes.names():
         return
-    if home := recipes.job(name).algorithm["home"]:
+    if home := build(recipes.job(name).algorithm["site"], "algorithm").home_roles:
         raise ModelRefused(
             f"the shared model {file}",
             found=f"a model of {name}: its {' and '.join(home)} never left the hospitals and is untrained here",

@@ -76,12 +76,11 @@ def crashed(workspace: Path) -> ConfigRefused:
     """Return the refusal for a simulator workspace whose run ended before the server wrote its record."""
     logs = [path for path in sorted(workspace.glob("*/error_log.txt")) if path.stat().st_size]
     look = ", ".join(str(path) for path in logs) or str(workspace / "server" / "log.txt")
-    rounds = len(list((workspace / SIMULATED).glob("round-*.npz")))
     return ConfigRefused(
         f"the run in {workspace}",
-        found=f"no run.json: it was stopped or crashed before its end ({'some' if rounds else 'no'} rounds were done)",
+        found="no run.json: it was stopped or crashed before its end",
         expected="a run that ended, complete or not",
-        fix=f"read {look}; then run it again, with `wardround jobs run NAME --state DIR` it can be resumed",
+        fix=f"read {look}; then run it again (a run with `--state DIR` goes on after its last round)",
     )
 
 

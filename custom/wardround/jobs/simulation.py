@@ -23,8 +23,7 @@ def require_disposable(workspace: Path, kept: Mapping[str, Path]) -> None:
     kept: files and folders that must survive, by the option that names them; one inside the workspace: refused
     """
     inside = {option: path for option, path in kept.items() if path.resolve().is_relative_to(workspace.resolve())}
-    ours = (workspace / "server" / "simulate_job").is_dir() or (workspace / "startup").is_dir()
-    if workspace.is_dir() and any(workspace.iterdir()) and not ours:
+    if workspace.is_dir() and not _simulated(workspace):
         found = "files that no simulator wrote"
     elif workspace.exists() and not workspace.is_dir():
         found = "a file"
@@ -38,6 +37,14 @@ def require_disposable(workspace: Path, kept: Mapping[str, Path]) -> None:
         expected="a new or empty folder, or an earlier workspace: the simulator deletes everything in it",
         fix="name another folder with -w",
     )
+
+
+def _simulated(workspace: Path) -> bool:
+    """Return whether a folder is empty or what the simulator leaves; a real site keeps keys in its startup folder."""
+    if (workspace / "server" / "simulate_job").is_dir():
+        return True
+    names = {path.name for path in workspace.iterdir()}
+    return names <= {"server", "startup", "local"} and not any((workspace / "startup").glob("*"))
 
 
 def simulator_command(job: Path, workspace: Path, sites: Sequence[str], threads: int, log: str) -> list[str]:
@@ -103,3 +110,4 @@ def _end(child: subprocess.Popen[str]) -> None:
     _, alive = psutil.wait_procs(tree, timeout=PATIENCE_S)
     for process in alive:
         process.kill()
+    psutil.wait_procs(alive, timeout=PATIENCE_S)

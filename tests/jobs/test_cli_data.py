@@ -1,0 +1,106 @@
+import json
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from wardround.jobs.cli import main
+
+
+def test_phantoms_can_be_checked_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new"
+    assert main(["phantoms", str(out), "--sites", "2", "--patients", "4", "--shape", "16", "18", "20"]) == 0
+    assert json.loads((out / "sites.json").read_text())["site-2"] == {"data": "site-2", "name": "east"}
+    capsys.readouterr()
+    assert main(["data", "check", str(out / "sites.json")]) == 0
+    text = capsys.readouterr().out
+    assert text.count("ready to train") == 2
+    assert "site-1 (north)" in text
+    assert "16 x 18 x 20 (4)" in text
+    assert "t1 4, t1ce 4, t2 4, flair 4" in text
+
+
+def test_the_fourth_hospital_alone_has_no_t2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["phantoms", str(tmp_path / "w"), "--hospital", "4", "--patients", "3", "--shape", "16", "16", "16"]) == 0
+    )
+    assert main(["data", "check", str(tmp_path / "w")]) == 0
+    assert "t2 0" in capsys.readouterr().out
+
+
+def test_phantoms_do_not_overwrite_a_partition(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "partition.csv").write_text("x")
+    assert main(["phantoms", str(tmp_path)]) == 2
+    assert "partition.csv" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["partition.csv"]
+
+
+@pytest.mark.parametrize("arguments", [("--sites", "0"), ("--sites", "2", "--hospital", "1"), ("--patients", "x")])
+def test_senseless_phantoms_are_refused(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["phantoms", str(tmp_path / "p"), *arguments])
+    assert stop.value.code == 2
+    assert not (tmp_path / "p").exists()
+
+
+def test_too_small_phantoms_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["phantoms", str(tmp_path / "p"), "--hospital", "1", "--shape", "4", "4", "4"]) == 2
+    assert "at least 12 voxels" in capsys.readouterr().err
+
+
+def test_every_damaged_case_is_named_in_full(
+    hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "cases"
+    shutil.copytree(hospitals / "site-1", folder)
+    first, second, third = sorted(path for path in folder.iterdir() if path.is_dir())[:3]
+    image = first / f"{first.name}_flair.nii.gz"
+    image.write_bytes(image.read_bytes()[:100])
+    seg = second / f"{second.name}_seg.nii.gz"
+    mask = nibabel.load(seg)
+    nibabel.save(nibabel.Nifti1Image(np.full(mask.shape, 7, np.uint8), mask.affine), seg)
+    (third / f"{third.name}_seg.nii.gz").unlink()
+    assert main(["data", "check", str(folder)]) == 2
+    text = capsys.readouterr().out
+    assert text.count("WRONG: ") == 3
+    assert text.count("to do:") == 3
+    assert all(case.name in text for case in (first, second, third))
+    assert "cases       2" in text
+    assert "3 things are wrong" in text
+    assert "ready to train" not in text
+
+
+def test_labels_of_another_kind_are_refused(hospitals: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(hospitals / "site-1"), "--labels", "whole_tumour"]) == 2
+    assert "of kind whole_tumour" in capsys.readouterr().out
+
+
+def test_too_few_patients_are_a_problem(hospitals: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pattern = ["--patient-pattern", "^(phantom)"]
+    assert main(["data", "check", str(hospitals / "site-1"), *pattern]) == 2
+    out = capsys.readouterr().out
+    assert "patients    1" in out
+    assert "at least 3 patients" in out
+
+
+def test_a_sites_own_file_is_understood(hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = sorted(path.name for path in (hospitals / "site-2").iterdir() if path.is_dir())
+    file = tmp_path / "wardround.json"
+    file.write_text(json.dumps({"data": str(hospitals / "site-2"), "name": "Mercy", "cases": cases[:3]}))
+    assert main(["data", "check", str(file)]) == 0
+    text = capsys.readouterr().out
+    assert "Mercy" in text
+    assert "cases       3" in text
+    file.write_text(json.dumps({"data": str(hospitals / "site-2"), "casse": []}))
+    assert main(["data", "check", str(file)]) == 2
+    assert "casse" in capsys.readouterr().err
+
+
+def test_nothing_to_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(tmp_path)]) == 2
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "check", str(tmp_path / "absent")])
+    assert stop.value.code == 2
+    assert "there is no" in capsys.readouterr().err

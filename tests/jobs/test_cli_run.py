@@ -1,0 +1,174 @@
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from wardround.errors import ConfigRefused
+from wardround.jobs import cmd_run, simulation
+from wardround.jobs.cli import main, parser
+from wardround.reports.page import write_report
+
+
+def plan(*words: str, **environ: str) -> cmd_run.Plan:
+    return cmd_run.plan(parser().parse_args(["jobs", "run", "brats_perfedavg", *words]), environ)
+
+
+def test_the_default_plan_runs_all_sites_of_the_job_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = plan(PATH="/bin")
+    assert found.sites == ("site-1", "site-2", "site-3", "site-4")
+    assert found.threads == 4
+    assert found.workspace == tmp_path / "wardround_runs" / "brats_perfedavg"
+    assert found.environment == {"PATH": "/bin"}
+
+
+def test_data_and_state_reach_the_simulator_by_its_environment(hospitals: Path, tmp_path: Path) -> None:
+    file = hospitals / "sites.json"
+    found = plan("--sites-file", str(file), "--state", str(tmp_path / "s"), "-w", str(tmp_path / "w"), "-t", "1")
+    assert found.sites == ("site-1", "site-2")
+    assert found.threads == 1
+    assert found.environment == {"WARDROUND_SITES": str(file), "WARDROUND_STATE": str(tmp_path / "s")}
+    assert plan("-w", str(tmp_path / "w"), WARDROUND_SITES=str(file)).sites == ("site-1", "site-2")
+
+
+def test_sites_can_be_named_or_counted(tmp_path: Path) -> None:
+    workspace = ("-w", str(tmp_path / "w"))
+    assert plan("-c", "a,b,c", *workspace).sites == ("a", "b", "c")
+    assert plan("-n", "2", *workspace).sites == ("site-1", "site-2")
+
+
+def test_plans_that_cannot_work_are_refused(hospitals: Path, tmp_path: Path) -> None:
+    workspace = ("-w", str(tmp_path / "w"))
+    with pytest.raises(ConfigRefused, match="no entry for site-3"):
+        plan("--sites-file", str(hospitals / "sites.json"), "-n", "3", *workspace)
+    with pytest.raises(ConfigRefused, match="min_sites"):
+        plan("-n", "1", *workspace)
+    assert plan("-n", "1", "--set", "federation.min_sites=1", *workspace).sites == ("site-1",)
+    with pytest.raises(ConfigRefused, match="--state"):
+        plan("--state", str(tmp_path / "w" / "state"), *workspace)
+    (tmp_path / "w" / "server" / "simulate_job").mkdir(parents=True)
+    inside = tmp_path / "w" / "sites.json"
+    inside.write_text(json.dumps({f"site-{n}": {"data": str(hospitals / f"site-{n}")} for n in (1, 2)}))
+    with pytest.raises(ConfigRefused, match="--sites-file"):
+        plan("--sites-file", str(inside), *workspace)
+
+
+def test_only_what_a_simulator_left_may_be_deleted(tmp_path: Path) -> None:
+    simulation.require_disposable(tmp_path / "new", {})
+    simulation.require_disposable(tmp_path, {})
+    (tmp_path / "startup").mkdir()
+    (tmp_path / "local").mkdir()
+    simulation.require_disposable(tmp_path, {})
+    (tmp_path / "startup" / "client.key").write_text("a real hospital's")
+    with pytest.raises(ConfigRefused, match="deletes everything"):
+        simulation.require_disposable(tmp_path, {})
+    (tmp_path / "server" / "simulate_job").mkdir(parents=True)
+    simulation.require_disposable(tmp_path, {})
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(ConfigRefused, match="a file"):
+        simulation.require_disposable(file, {})
+
+
+def test_the_command_is_nvflares_simulator_in_this_python(tmp_path: Path) -> None:
+    words = simulation.simulator_command(tmp_path / "job", tmp_path / "w", ("a", "b"), 2, "full")
+    assert words[:4] == [sys.executable, "-m", "nvflare.cli", "simulator"]
+    assert words[4:] == [str(tmp_path / "job"), "-w", str(tmp_path / "w"), "-c", "a,b", "-t", "2", "-l", "full"]
+    with pytest.raises(ConfigRefused, match="1 to 2"):
+        simulation.simulator_command(tmp_path, tmp_path, ("a", "b"), 3, "full")
+
+
+def test_our_lines_and_all_warnings_are_shown() -> None:
+    config = json.loads(simulation.log_config())
+    settings = dict(config["filters"]["OursFilter"])
+    module, _, name = settings.pop("()").rpartition(".")
+    shown = getattr(sys.modules[module], name)(**settings)
+
+    def passes(logger: str, level: int) -> bool:
+        return bool(shown.filter(logging.LogRecord(logger, level, "", 0, "x", None, None)))
+
+    assert config["handlers"]["consoleHandler"]["filters"] == ["OursFilter"]
+    assert passes("wardround.flare.rounds.Rounds", logging.INFO)
+    assert passes("nvflare.private.anything", logging.WARNING)
+    assert not passes("nvflare.private.anything", logging.INFO)
+    assert simulation.matters("12:00:00 INFO round 1/4")
+    assert not simulation.matters("WARNING: 'nvflare simulator' is deprecated. Use ...")
+    assert not simulation.matters("  ")
+
+
+def test_lines_are_shown_as_they_come_and_the_exit_code_is_told() -> None:
+    shown: list[str] = []
+    code = "import sys; print('one'); print('two', file=sys.stderr); sys.exit(7)"
+    assert simulation.stream([sys.executable, "-c", code], {}, shown.append) == 7
+    assert sorted(shown) == ["one", "two"]
+
+
+def test_an_interrupted_run_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulation, "PATIENCE_S", 0.1)
+    pids: list[int] = []
+
+    def interrupt(line: str) -> None:
+        pids.extend(int(word) for word in line.split())
+        raise KeyboardInterrupt
+
+    sleep = "import time; time.sleep(60)"
+    child = "[sys.executable, '-c', 'import time; time.sleep(60)']"
+    code = f"import os, subprocess, sys; p = subprocess.Popen({child}, start_new_session=True); "
+    code += f"print(os.getpid(), p.pid, flush=True); {sleep}"
+    with pytest.raises(KeyboardInterrupt):
+        simulation.stream([sys.executable, "-c", code], {}, interrupt)
+    assert len(pids) == 2
+    running = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    assert all(process.status() == psutil.STATUS_ZOMBIE for process in running)
+
+
+@pytest.mark.parametrize(("problems", "simulators_code", "code"), [([], 1, 0), (["site-2 was lost"], 0, 1)])
+def test_the_report_decides_and_not_the_exit_code(
+    problems: list[str],
+    simulators_code: int,
+    code: int,
+    run: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    jobs: list[str] = []
+
+    def simulate(words: Sequence[str], environment: Mapping[str, str], show: Callable[[str], None]) -> int:
+        jobs.extend(sorted(path.name for path in Path(words[4]).iterdir()))
+        show("12:00:00 INFO round 1/1 done")
+        show("WARNING: 'nvflare simulator' is deprecated.")
+        write_report(run | {"problems": problems}, tmp_path / "w" / "server" / "simulate_job" / "wardround")
+        return simulators_code
+
+    monkeypatch.setattr(simulation, "stream", simulate)
+    assert main(["jobs", "run", "brats_perfedavg", "-n", "2", "-w", str(tmp_path / "w")]) == code
+    assert jobs == ["CARD.md", "app", "meta.json"]
+    out, err = capsys.readouterr()
+    assert "north (site-1): Deploy the personalised model" in out
+    assert "round 1/1 done" in err
+    assert "deprecated" not in err
+
+
+def test_an_old_report_is_not_taken_for_a_crashed_runs(
+    run: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_report(run, tmp_path / "server" / "simulate_job" / "wardround")
+    monkeypatch.setattr(simulation, "stream", lambda words, environment, show: 0)
+    assert main(["jobs", "run", "brats_perfedavg", "-w", str(tmp_path)]) == 2
+    assert "crashed" in capsys.readouterr().err
+
+
+def test_settings_that_cannot_work_start_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(simulation, "stream", lambda *_: pytest.fail("started"))
+    assert main(["jobs", "run", "brats_perfedavg", "--set", "algorithm.alpha=-1", "-w", str(tmp_path / "w")]) == 2
+    assert main(["jobs", "run", "brats_dance", "-w", str(tmp_path / "w")]) == 2
+    assert main(["jobs", "run", "brats_perfedavg", "-t", "9", "-w", str(tmp_path / "w")]) == 2
+    assert "1 to 4" in capsys.readouterr().err
