@@ -50,7 +50,8 @@ def measure(sites: int, rounds: int, channels: Sequence[int] = CHANNELS) -> dict
                 begun = time.perf_counter()
                 result = fobs.loads(arrived)
                 result.set_peer_props({ReservedKey.IDENTITY_NAME: f"site-{site + 1}"})
-                server.require_fits(f"site-{site + 1}", wire.read_update(result).facts["fingerprint"])
+                update = wire.read_update(result)
+                server.require_fits(f"site-{site + 1}", update.facts["fingerprint"], update.delta)
                 if not combine.accept(result, context):
                     raise RuntimeError(f"the update of site-{site + 1} was rejected")
                 spent += time.perf_counter() - begun
@@ -70,10 +71,21 @@ def message(weights: dict[str, Any], fingerprint: str, seed: int) -> bytes:
     """Return one site's update, serialised: small random changes of every block."""
     from nvflare.fuel.utils import fobs
 
+    from wardround import __version__
+    from wardround.data.layouts import MODALITIES
     from wardround.flare import wire
 
     rng = np.random.default_rng(seed)
     delta = {name: 0.001 * rng.standard_normal(block.shape, np.float32) for name, block in weights.items()}
-    facts = {"label": "generated", "fingerprint": fingerprint}
+    facts = {
+        "label": "generated",
+        "cases": {"train": 10, "val": 2, "test": 2},
+        "modalities": dict.fromkeys(MODALITIES, 14),
+        "label_kind": "brats",
+        "device": "cpu",
+        "phantoms": True,
+        "version": __version__,
+        "fingerprint": fingerprint,
+    }
     update = wire.Update(delta, 10.0, {"loss": 1.0, "val_dice": 0.5, "seconds": 1.0}, facts)
     return bytes(fobs.dumps(wire.update_message(update)))

@@ -61,7 +61,9 @@ class Run:
 
     def words_of(self, party: str) -> str:
         """Return everything readable that a party's folder holds, without its phantoms and its cache."""
-        files = (path for kind in ("*.txt", "*.json", "*.jsonl", "*.html") for path in (self.workspace / party).rglob(kind))
+        files = (
+            path for kind in ("*.txt", "*.json", "*.jsonl", "*.html") for path in (self.workspace / party).rglob(kind)
+        )
         mine = (path for path in files if not {"phantoms", "wardround_cache"} & set(path.parts))
         return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in mine)
 
@@ -173,13 +175,13 @@ def resumed(simulator: Simulator, scaffold_job: Path) -> tuple[int, Run]:
     state = simulator.root / "state"
     process = simulator.start(scaffold_job, "killed", 2, WARDROUND_STATE=str(state))
     deadline = time.monotonic() + PATIENCE_S
-    while not list(state.glob("server/round-*.npz")):
+    while not list(state.glob("simulator_server/round-*.npz")):
         if process.poll() is not None or time.monotonic() > deadline:
             pytest.fail((simulator.root / "killed" / "said.txt").read_text()[-4000:])
         time.sleep(0.002)
     simulator.stop(psutil.Process(process.pid))
     process.wait(30)
-    done = max(int(path.stem.removeprefix("round-")) for path in state.glob("server/round-*.npz"))
+    done = max(int(path.stem.removeprefix("round-")) for path in state.glob("simulator_server/round-*.npz"))
     return done, simulator.run(scaffold_job, "resumed", 2, WARDROUND_STATE=str(state))
 
 
