@@ -64,10 +64,8 @@ def without_defaults(value):
     """Return a config's component as NVFlare prints it: arguments equal to their default are left out."""
     if not isinstance(value, dict):
         return value
-    if value.get("config_type") == "dict":
-        return value
     if "path" not in value:
-        return {name: without_defaults(part) for name, part in value.items()}
+        return {name: part for name, part in value.items() if name != "config_type"}
     name = value["path"].rpartition(".")[2]
     args = {
         key: without_defaults(part) for key, part in value["args"].items() if name != "UNet3d" or part != DEFAULTS[key]

@@ -11,7 +11,6 @@ from typing import Any
 from wardround import __version__
 from wardround.reports.page import write_report
 
-NO_SETTINGS = ("job", "algorithm", "config_type")
 SHOWN_FACTS = ("label", "cases", "modalities", "label_kind", "device")
 
 
@@ -39,7 +38,7 @@ class RunRecord:
             "started": now(),
             "simulator": simulator,
             "phantoms": any(facts["phantoms"] for entry in history for facts in entry["facts"].values()),
-            "settings": {key: value for key, value in about.items() if key not in NO_SETTINGS},
+            "settings": {key: value for key, value in about.items() if key not in ("job", "algorithm")},
             "model": dict(model),
             "sites": {},
             "rounds": [],

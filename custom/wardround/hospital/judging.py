@@ -80,7 +80,8 @@ def judge(
         }
         for name, (k, val, _) in picked.items()
     }
-    deploy = choose({name: val for name, (_, val, _) in picked.items()}, len(validate))
+    patients = len({site.cohort.patients[case] for case in validate})
+    deploy = choose({name: val for name, (_, val, _) in picked.items()}, patients)
     return Judgement(
         {"candidates": candidates, "deploy": deploy}, rows, {name: w for name, (_, _, w) in picked.items()}
     )

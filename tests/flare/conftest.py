@@ -1,0 +1,113 @@
+"""Real NVFlare objects around a fake engine: contexts with a workspace, and messages as a site would send them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nvflare.apis.fl_constant import FLContextKey, ReservedKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.workspace import Workspace
+
+from wardround.flare import wire
+from wardround.flare.places import SIMULATOR_JOB
+
+DICE = {"value": 0.7, "low": 0.6, "high": 0.8, "cases": 3}
+
+
+class Engine:
+    """As much of NVFlare's engine as our components ask for; events are kept to be looked at."""
+
+    def __init__(self, workspace: Workspace, **components: Any) -> None:
+        self.workspace, self.components, self.events = workspace, components, []
+        self.clients: list[Any] = []
+
+    def get_workspace(self) -> Workspace:
+        return self.workspace
+
+    def get_component(self, id_: str) -> Any:
+        return self.components.get(id_)
+
+    def get_clients(self) -> list[Any]:
+        return self.clients
+
+    def fire_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        self.events.append((event_type, fl_ctx.get_prop(FLContextKey.EVENT_DATA)))
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WARDROUND_STATE", "WARDROUND_SITES"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    for folder in ("startup", "local"):
+        (tmp_path / "party" / folder).mkdir(parents=True)
+    return Workspace(str(tmp_path / "party"), "site-1")
+
+
+@pytest.fixture
+def context(workspace: Workspace) -> Callable[..., FLContext]:
+    """context(task=None, job="simulate_job", party="site-1", **components) -> FLContext"""
+
+    def make(task: str | None = None, job: str = SIMULATOR_JOB, party: str = "site-1", **components: Any) -> FLContext:
+        fl_ctx = FLContext()
+        fl_ctx.set_prop(ReservedKey.ENGINE, Engine(workspace, **components), private=True, sticky=False)
+        fl_ctx.set_prop(ReservedKey.RUN_NUM, job, private=False, sticky=False)
+        fl_ctx.set_prop(ReservedKey.IDENTITY_NAME, party, private=False, sticky=False)
+        fl_ctx.set_prop(FLContextKey.TASK_NAME, task, private=True, sticky=False)
+        return fl_ctx
+
+    return make
+
+
+@pytest.fixture
+def facts() -> dict[str, Any]:
+    """What a site says about itself, complete."""
+    return {
+        "label": "north",
+        "cases": {"train": 3, "val": 1, "test": 2},
+        "modalities": {"t1": 6, "t1ce": 6, "t2": 0, "flair": 6},
+        "label_kind": "brats",
+        "device": "cpu",
+        "phantoms": True,
+        "version": "0.1.0",
+        "fingerprint": "5acd15f8a253db65",
+    }
+
+
+@pytest.fixture
+def update(facts: dict[str, Any]) -> Callable[..., wire.Update]:
+    """update(blocks=None, weight=3.0, **changed facts) -> Update"""
+
+    def make(blocks: dict[str, Any] | None = None, weight: float = 3.0, **changed: Any) -> wire.Update:
+        delta = {"model:w": np.ones((2, 3), np.float32)} if blocks is None else blocks
+        numbers = {"loss": 1.5, "val_dice": 0.25, "seconds": 2.0}
+        return wire.Update(delta, weight, numbers, facts | changed)
+
+    return make
+
+
+@pytest.fixture
+def scores() -> dict[str, Any]:
+    """One site's judgement: a local model and FedAvg, FedAvg better."""
+    local = {"k": 0, "val": 0.5, "test": {"dice_mean": dict(DICE)}, "gain": None}
+    fedavg = {"k": 0, "val": 0.7, "test": {"dice_mean": dict(DICE)}, "gain": {"value": 0.1, "low": None, "high": None}}
+    return {"candidates": {"local": local, "fedavg": fedavg}, "deploy": "fedavg", "val_dice": 0.7, "seconds": 1.0}
+
+
+@pytest.fixture
+def sent() -> Callable[[Shareable, str], Shareable]:
+    """sent(message, site) -> the message as the server gets it from that site"""
+
+    def send(message: Shareable, site: str) -> Shareable:
+        message.set_peer_props({ReservedKey.IDENTITY_NAME: site})
+        return message
+
+    return send

@@ -1,0 +1,55 @@
+import stat
+
+import pytest
+from nvflare.apis.fl_constant import FLContextKey
+
+from wardround.flare import places
+
+
+def test_the_simulator_is_known_by_its_job_id(context):
+    assert places.in_simulator(context())
+    assert not places.in_simulator(context(job="a1b2c3"))
+
+
+def test_a_run_has_a_folder_in_its_own_workspace(context, workspace, tmp_path):
+    folder = places.run_folder(context(job="a1b2c3"))
+    assert folder == tmp_path / "party" / "a1b2c3" / "wardround"
+    assert folder.is_dir()
+    assert places.workspace_root(context()) == tmp_path / "party"
+
+
+def test_state_lies_in_the_run_folder_or_where_the_variable_says(context, tmp_path, monkeypatch):
+    assert places.state_folder(context()) == places.run_folder(context())
+    monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "state"))
+    mine, other = places.state_folder(context()), places.state_folder(context(party="site-2"))
+    assert mine == tmp_path / "state" / "site-1"
+    assert other == tmp_path / "state" / "site-2"
+    assert stat.S_IMODE(mine.stat().st_mode) & 0o077 == 0
+
+
+def test_the_name_of_a_job_is_that_of_its_meta(context):
+    fl_ctx = context()
+    assert places.job_name(fl_ctx) == places.SIMULATOR_JOB
+    fl_ctx.set_prop(FLContextKey.JOB_META, {"name": "brats_fedavg"}, private=True, sticky=False)
+    assert places.job_name(fl_ctx) == "brats_fedavg"
+
+
+@pytest.mark.parametrize("wish", ["1", "7"])
+def test_the_variable_decides_about_threads(context, monkeypatch, wish):
+    monkeypatch.setenv("OMP_NUM_THREADS", wish)
+    assert places.threads_for_this_process(context()) == int(wish)
+
+
+@pytest.mark.parametrize("wish", ["", "0", "-2", "many", "4,2"])
+def test_otherwise_the_cores_are_shared(context, monkeypatch, wish):
+    monkeypatch.setenv("OMP_NUM_THREADS", wish)
+    monkeypatch.setattr(places.os, "cpu_count", lambda: 12)
+    workers = [["python", "-m", "nvflare.private.fed.app.simulator.simulator_worker", "-o", str(n)] for n in range(3)]
+    monkeypatch.setattr("psutil.process_iter", lambda _: [Process(line) for line in [*workers, ["bash"], None]])
+    assert places.threads_for_this_process(context()) == 4
+    assert places.threads_for_this_process(context(job="a1b2c3")) == 12
+
+
+class Process:
+    def __init__(self, line):
+        self.info = {"cmdline": line}

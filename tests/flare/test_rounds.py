@@ -1,0 +1,262 @@
+"""The controller on a fake communicator: sites are functions, messages and contexts are NVFlare's own."""
+
+import copy
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from nvflare.apis.client import Client
+from nvflare.apis.controller_spec import ClientTask
+from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.shareable import make_reply
+from nvflare.apis.signal import Signal
+
+from wardround.algorithms.rules import Mean
+from wardround.arrays import from_bank
+from wardround.errors import ConfigRefused
+from wardround.flare import places, wire
+from wardround.flare.combine import Combine
+from wardround.flare.rounds import Rounds
+from wardround.flare.server_model import initial_arrays
+from wardround.models import checkpoint
+from wardround.models.fingerprint import fingerprint
+from wardround.models.nets import UNet3d
+
+SPEC = UNet3d((4, 8), residual_units=1, norm="instance", dropout=0.0)
+ABOUT = {"config_type": "dict", "job": "brats_fedavg", "algorithm": "FedAvg", "rounds": 2}
+
+
+def controller(**changed):
+    promise = {
+        "rule": Mean(1.0),
+        "model": SPEC,
+        "banks": ["model"],
+        "rounds": 2,
+        "min_sites": 2,
+        "round_timeout_s": 60,
+        "seed": 0,
+        "about": ABOUT,
+    }
+    return Rounds(**promise | changed)
+
+
+class Sites:
+    """Plays the communicator: every targeted site answers in order, None is a site that never answers."""
+
+    def __init__(self, controller, answers, sent):
+        self.controller, self.answers, self.sent, self.asked = controller, answers, sent, []
+
+    def broadcast_and_wait(self, task, fl_ctx, targets, min_responses, wait, abort_signal):
+        self.asked.append((task.name, tuple(targets)))
+        assert min_responses == len(targets) > 0
+        for site in targets:
+            message = self.answers[site](task.name, wire.read_order(task.data))
+            if message is not None:
+                client_task = ClientTask(Client(site, "token"), task)
+                client_task.result = self.sent(message, site)
+                task.result_received_cb(client_task=client_task, fl_ctx=fl_ctx)
+
+
+@pytest.fixture
+def play(context, update, scores, sent):
+    """play(answers, **promises) -> controller, what was asked, folder of the run, context"""
+
+    def run(answers, abort=None, clients=None, **changed):
+        fl_ctx = context(party="server", combine=Combine())
+        connected = fl_ctx.get_engine().clients
+        connected += [SimpleNamespace(name=site) for site in answers]
+        if clients is not None:
+            clients.append(connected)
+        made = controller(**changed)
+        made.communicator = sites = Sites(made, answers, sent)
+        made.initialize(fl_ctx)
+        made.control_flow(abort or Signal(), fl_ctx)
+        return SimpleNamespace(controller=made, asked=sites.asked, folder=places.run_folder(fl_ctx), fl_ctx=fl_ctx)
+
+    return run
+
+
+@pytest.fixture
+def honest(update, scores):
+    """honest(step=0.0, weight=1.0) -> a site that moves every weight by `step` in every round"""
+
+    def site(step=0.0, weight=1.0, **changed):
+        def answer(task, order):
+            if task == wire.FINISH:
+                return wire.scores_message(scores)
+            delta = {name: np.full_like(block, step) for name, block in order.weights.items()}
+            return wire.update_message(update(delta, weight, **{"fingerprint": fingerprint(SPEC)} | changed))
+
+        return answer
+
+    return site
+
+
+def panics(fl_ctx):
+    """Return why the run was told to end as a failure."""
+    return [words for event, words in fl_ctx.get_engine().events if event == EventType.FATAL_SYSTEM_ERROR]
+
+
+def report(played):
+    return json.loads((played.folder / "report.json").read_text())
+
+
+def test_two_rounds_in_closed_form(play, honest):
+    """Every round adds (1 * 2 + 3 * 6) / 4 = 5 to every weight."""
+    played = play({"site-1": honest(2.0, weight=1.0), "site-2": honest(6.0, weight=3.0)})
+    final, meta = checkpoint.load(played.folder / "final_model.npz", fingerprint(SPEC))
+    for name, block in initial_arrays(SPEC, 0).items():
+        np.testing.assert_allclose(final[name], block + 10, rtol=1e-6)
+    assert meta["round"] == 2
+    both = ("site-1", "site-2")
+    assert played.asked == [("train", both), ("train", both), ("finish", both)]
+    assert report(played)["outcome"] == "complete"
+    assert panics(played.fl_ctx) == []
+
+
+def garbage():
+    block = {"model:w": np.ones(2, np.float32)}
+    yield "other kind", DXO(DataKind.METRICS, data={"x": 1}).to_shareable(), "release"
+    yield "no meta", DXO(DataKind.WEIGHT_DIFF, data=block).to_shareable(), "release"
+    yield "code", wire.refusal_message("data"), "refused: data"
+    yield "sentence", wire.refusal_message("see /data/x.nii.gz"), "refused: error"
+    yield "nvflare", make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR), "refused: TASK_RESULT_FILTER_ERROR"
+    yield "silence", None, "no answer"
+
+
+@pytest.mark.parametrize(("what", "message", "reason"), list(garbage()))
+def test_one_site_cannot_stop_the_others(what, message, reason, play, honest):
+    answers = {"site-1": honest(1.0), "site-2": lambda task, order: message, "site-3": honest(3.0)}
+    played = play(answers)
+    assert [entry["aggregated"] for entry in report(played)["rounds"]] == [["site-1", "site-3"]] * 2
+    assert played.asked[1:] == [("train", ("site-1", "site-3")), ("finish", ("site-1", "site-3"))]
+    (problem,) = report(played)["problems"]
+    assert "site-2 was lost in round 1" in problem
+    assert reason in problem
+    assert "nii" not in problem
+    (words,) = panics(played.fl_ctx)
+    assert "INCOMPLETE" in words
+
+
+def test_an_update_of_another_architecture_or_shape_is_not_added(play, honest, update):
+    def other_shape(task, order):
+        return wire.update_message(update({"model:w": np.ones(2, np.float32)}, fingerprint=fingerprint(SPEC)))
+
+    played = play(
+        {
+            "site-1": honest(1.0),
+            "site-2": honest(9.0, fingerprint="0" * 16),
+            "site-3": other_shape,
+            "site-4": honest(1.0),
+        }
+    )
+    final, _ = checkpoint.load(played.folder / "final_model.npz")
+    for name, block in initial_arrays(SPEC, 0).items():
+        np.testing.assert_allclose(final[name], block + 2, rtol=1e-6)
+    assert {problem.split()[0] for problem in report(played)["problems"]} == {"site-2", "site-3"}
+
+
+def test_too_few_sites_end_the_run_and_the_report_says_so(play, honest):
+    played = play({"site-1": honest(1.0), "site-2": lambda task, order: wire.refusal_message("data")})
+    assert played.asked == [("train", ("site-1", "site-2"))]
+    assert report(played)["outcome"] == "incomplete"
+    assert any("too few sites" in problem for problem in report(played)["problems"])
+    assert not (played.folder / "final_model.npz").exists()
+
+
+def test_a_site_that_fails_the_judgement_is_named(play, honest):
+    train = honest(1.0)
+    answers = {
+        "site-1": honest(1.0),
+        "site-2": lambda task, order: train(task, order) if task == wire.TRAIN else wire.refusal_message("memory"),
+    }
+    played = play(answers)
+    assert report(played)["problems"] == [
+        "site-2 was lost in the final judgement: refused: memory (see that site's own log)"
+    ]
+    assert (played.folder / "final_model.npz").is_file()
+
+
+def test_scores_that_say_too_much_are_rejected(play, honest, scores):
+    train, scores = honest(1.0), copy.deepcopy(scores)
+    scores["candidates"]["local"]["patients"] = ["phantom-north-001"]
+    answers = {
+        "site-1": honest(1.0),
+        "site-2": lambda task, order: train(task, order) if task == wire.TRAIN else wire.scores_message(scores),
+    }
+    played = play(answers)
+    assert set(report(played)["final"]) == {"site-1"}
+    assert "rejected: release" in report(played)["problems"][0]
+    assert "phantom-north" not in (played.folder / "run.json").read_text()
+
+
+def test_nobody_is_asked_when_nobody_is_left(play, honest):
+    """To NVFlare an empty list of targets means any site, and the server would wait for it."""
+    train, clients = honest(1.0), []
+
+    def leaves(task, order):
+        if order.round == 1:
+            clients[0].clear()
+        return train(task, order)
+
+    played = play({"site-1": leaves}, min_sites=1, clients=clients)
+    assert played.asked == [("train", ("site-1",)), ("train", ("site-1",))]
+    assert report(played)["problems"] == [
+        "site-1 was lost in the final judgement: not connected (see that site's own log)"
+    ]
+
+
+def test_an_aborted_run_is_incomplete(play, honest):
+    abort = Signal()
+
+    def last(task, order):
+        abort.trigger("stop")
+
+    played = play({"site-1": honest(1.0), "site-2": last}, abort=abort)
+    assert "aborted in round 1" in report(played)["problems"][0]
+    assert report(played)["rounds"] == []
+
+
+def test_a_resumed_run_does_the_rounds_that_are_left(play, honest, monkeypatch, tmp_path):
+    monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "state"))
+    first, second = honest(1.0), honest(1.0)
+    dies = {"site-1": first, "site-2": lambda task, order: second(task, order) if order.round == 0 else None}
+    play(dies)
+    played = play({"site-1": honest(1.0), "site-2": honest(1.0)})
+    assert [task for task, _ in played.asked] == ["train", "finish"]
+    final, _ = checkpoint.load(played.folder / "final_model.npz")
+    for name, block in initial_arrays(SPEC, 0).items():
+        np.testing.assert_allclose(final[name], block + 2, rtol=1e-6)
+    assert [entry["round"] for entry in report(played)["rounds"]] == [0, 1]
+
+
+def test_the_state_of_another_job_ends_the_run_before_it_begins(play, honest, context, monkeypatch, tmp_path):
+    monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "state"))
+    play({"site-1": honest(1.0), "site-2": honest(1.0)})
+    fl_ctx = context(party="server", combine=Combine())
+    controller(about=ABOUT | {"lr": 1.0}).initialize(fl_ctx)
+    (words,) = panics(fl_ctx)
+    assert "another job" in words
+
+
+def test_no_aggregator_no_run(context):
+    fl_ctx = context(party="server")
+    controller().initialize(fl_ctx)
+    (words,) = panics(fl_ctx)
+    assert "combine" in words
+
+
+@pytest.mark.parametrize("changed", [{"rounds": None}, {"rounds": 0}, {"min_sites": 0}, {"rule": None}, {"banks": []}])
+def test_a_promise_that_is_missing_is_refused(changed):
+    """NVFlare turns an undefined variable of a config into None."""
+    with pytest.raises(ConfigRefused):
+        controller(**changed)
+
+
+def test_the_final_model_is_the_bank_model(play, honest):
+    played = play({"site-1": honest(1.0), "site-2": honest(1.0)}, banks=["model", "fedavg"])
+    final, _ = checkpoint.load(played.folder / "final_model.npz")
+    assert final.keys() == from_bank("model", played.controller.server.wire()).keys()

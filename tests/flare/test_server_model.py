@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+
+from wardround.algorithms.rules import FedAdam, Mean
+from wardround.arrays import from_bank
+from wardround.errors import ModelRefused, RoundRefused
+from wardround.flare.server_model import ServerModel, initial_arrays, patch_of
+from wardround.models import checkpoint
+from wardround.models.fingerprint import fingerprint
+from wardround.models.nets import UNet3d
+from wardround.models.specs import rebuild
+
+SPEC = UNet3d((4, 8), residual_units=1, norm="instance", dropout=0.0)
+PROMISE = {"job": "brats_fedavg", "lr": 0.05, "sampling.patch": "16 x 16 x 8"}
+BANKS = ["model", "control", "fedavg"]
+
+
+def opened(folder, rule=None, banks=("model",), seed=0, promise=None):
+    return ServerModel.open(folder, SPEC, rule or Mean(1.0), list(banks), seed, promise or PROMISE)
+
+
+def mean_of(server, value):
+    return {name: np.full_like(block, value) for name, block in server.wire().items()}
+
+
+def entry(round_, val_dice):
+    return {"round": round_, "val_dice": val_dice, "facts": {}, "sites": {}}
+
+
+def states(folder):
+    return sorted(path.name for path in folder.glob("round-*.npz"))
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_every_bank_starts_at_the_model_and_control_at_zero(tmp_path):
+    server, first = opened(tmp_path, banks=BANKS), initial_arrays(SPEC, 0)
+    assert same(from_bank("model", server.wire()), first)
+    assert same(from_bank("fedavg", server.wire()), first)
+    assert same(from_bank("control", server.wire()), {name: np.zeros_like(block) for name, block in first.items()})
+    assert not same(from_bank("model", opened(tmp_path, seed=1).wire()), first)
+
+
+def test_facts_count_the_model_once(tmp_path):
+    facts = opened(tmp_path, banks=BANKS).facts
+    size = sum(block.size for block in initial_arrays(SPEC, 0).values())
+    assert facts == {"name": "UNet3d", "parameters": size, "fingerprint": fingerprint(SPEC)}
+
+
+def test_a_step_is_the_rule(tmp_path):
+    server = opened(tmp_path, Mean(0.5))
+    before = dict(server.wire())
+    server.step(mean_of(server, 2.0), 1.0, entry(0, 0.1))
+    assert server.round == 1
+    assert same(server.wire(), {name: block + np.float32(1.0) for name, block in before.items()})
+
+
+def test_two_rounds_are_kept(tmp_path):
+    server = opened(tmp_path)
+    kept = []
+    for round_ in range(4):
+        server.step(mean_of(server, 0.1), 1.0, entry(round_, 0.1))
+        kept.append(states(tmp_path))
+    assert kept[0] == ["round-00001.npz"]
+    assert kept[3] == ["round-00003.npz", "round-00004.npz"]
+
+
+def test_a_resumed_server_is_the_server_that_lived(tmp_path):
+    """FedAdam's moments are state too: the next round is the same, bit by bit."""
+    rule = FedAdam(lr=0.01, beta1=0.9, beta2=0.99, tau=0.001)
+    lived = opened(tmp_path, rule, BANKS)
+    for round_, dice in ((0, 0.1), (1, 0.4)):
+        lived.step(mean_of(lived, 0.3 + round_), 1.0, entry(round_, dice))
+    resumed = opened(tmp_path, rule, BANKS)
+    assert (resumed.round, resumed.best, resumed.history, resumed.facts) == (2, lived.best, lived.history, lived.facts)
+    for server in (lived, resumed):
+        server.step(mean_of(server, -0.2), 0.5, entry(2, 0.2))
+    assert same(lived.wire(), resumed.wire())
+
+
+def test_the_state_of_another_job_is_refused(tmp_path):
+    server = opened(tmp_path)
+    server.step(mean_of(server, 0.1), 1.0, entry(0, 0.1))
+    with pytest.raises(RoundRefused, match="another job") as caught:
+        opened(tmp_path, promise=PROMISE | {"lr": 0.1})
+    assert caught.value.found == "other settings for lr"
+
+
+def test_the_state_of_another_network_is_refused(tmp_path):
+    server = opened(tmp_path)
+    server.step(mean_of(server, 0.1), 1.0, entry(0, 0.1))
+    with pytest.raises(ModelRefused, match="another architecture"):
+        ServerModel.open(tmp_path, UNet3d((4, 4)), Mean(1.0), ["model"], 0, PROMISE)
+
+
+def test_the_best_model_is_the_one_that_was_evaluated(tmp_path):
+    """val_dice of round r belongs to the model BEFORE the step of round r."""
+    out, server, before = tmp_path / "out", opened(tmp_path / "state"), {}
+    for round_, dice in enumerate((0.2, 0.6, 0.3)):
+        before[round_] = dict(server.wire())
+        server.step(mean_of(server, 0.1), 1.0, entry(round_, dice))
+    server.finish(0.5, out)
+    assert server.best == {"round": 1, "val_dice": 0.6}
+    best, meta = checkpoint.load(out / "best_model.npz", fingerprint(SPEC))
+    assert same(best, from_bank("model", before[1]))
+    assert (meta["round"], meta["val_dice"]) == (1, 0.6)
+    final, meta = checkpoint.load(out / "final_model.npz", fingerprint(SPEC))
+    assert same(final, from_bank("model", server.wire()))
+    assert (meta["round"], meta["val_dice"]) == (3, 0.5)
+
+
+def test_the_final_model_can_be_the_best(tmp_path):
+    server = opened(tmp_path)
+    server.step(mean_of(server, 0.1), 1.0, entry(0, 0.2))
+    server.finish(0.9, tmp_path)
+    best, meta = checkpoint.load(tmp_path / "best_model.npz")
+    assert same(best, from_bank("model", server.wire()))
+    assert meta["round"] == 1
+
+
+def test_without_a_judgement_the_final_model_is_written_all_the_same(tmp_path):
+    server = opened(tmp_path)
+    server.step(mean_of(server, 0.1), 1.0, entry(0, 0.2))
+    server.finish(None, tmp_path)
+    assert server.best == {"round": 0, "val_dice": 0.2}
+    assert checkpoint.load(tmp_path / "final_model.npz")[1]["val_dice"] is None
+
+
+def test_a_saved_model_can_be_rebuilt_and_says_its_patch(tmp_path):
+    server = opened(tmp_path)
+    server.finish(0.5, tmp_path)
+    _, meta = checkpoint.load(tmp_path / "final_model.npz")
+    assert rebuild(meta["model"], "here") == SPEC
+    assert meta["patch"] == [16, 16, 8]
+    assert patch_of({}) is None
+
+
+def test_only_this_architecture_and_these_blocks_fit(tmp_path):
+    server = opened(tmp_path)
+    name, block = next(iter(server.wire().items()))
+    good = fingerprint(SPEC)
+    server.require_fits("site-1", good, {name: block})
+    with pytest.raises(ModelRefused, match="site-1"):
+        server.require_fits("site-1", "0" * 16, {name: block})
+    with pytest.raises(RoundRefused, match="site-1"):
+        server.require_fits("site-1", good, {name: block, "model:other": block})
+    with pytest.raises(RoundRefused, match="shape"):
+        server.require_fits("site-1", good, {name: block[..., None]})

@@ -1,0 +1,174 @@
+import json
+
+import numpy as np
+import pytest
+
+from wardround.algorithms.ditto import Ditto
+from wardround.algorithms.fedavg import FedAvg
+from wardround.algorithms.fedbn import FedBN
+from wardround.algorithms.federation import SiteSide, first_banks, run
+from wardround.algorithms.fedrep import FedRep
+from wardround.algorithms.rules import Mean
+from wardround.algorithms.scaffold import Scaffold
+from wardround.algorithms.schedule import Schedule
+from wardround.arrays import in_bank
+from wardround.errors import RoundRefused
+from wardround.models import checkpoint
+
+
+def weights_of(hospital):
+    """Return the banks before round 0 under wire names, as the server sends them."""
+    model = hospital.site.layout.unflatten(hospital.initial.numpy().copy())
+    banks = first_banks(hospital.settings.algorithm, model)
+    return banks | (in_bank("fedavg", model) if hospital.settings.rival else {})
+
+
+def moved(weights, delta):
+    return {name: block + delta[name] if name in delta else block for name, block in weights.items()}
+
+
+def two_rounds(open_again, hospital):
+    """Return the updates of two rounds; `open_again` gives the hospital of each round."""
+    weights, deltas = weights_of(hospital), []
+    for round_ in range(2):
+        delta, _ = open_again().train(weights, round_)
+        weights = moved(weights, delta)
+        deltas.append(delta)
+    return deltas, weights
+
+
+ALGORITHMS = [FedAvg(), FedBN(), FedRep(0.5), Scaffold(), Ditto(0.1)]
+SCHEDULE = Schedule(3, 4, 0.05, 0.9, True, 0.0, 10.0, "cosine")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.name)
+def test_a_restarted_process_goes_on_bit_by_bit(algorithm, opened):
+    changed = {"algorithm": algorithm, "schedule": SCHEDULE}
+    alive = opened("alive", **changed)
+    lived, weights = two_rounds(lambda: alive, alive)
+    restarted, _ = two_rounds(lambda: opened("restarted", **changed), alive)
+    for a, b in zip(lived, restarted, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+    again = opened("restarted", **changed)
+    personal = [algorithm.personal(one._start(weights, 2)).numpy() for one in (alive, again)]
+    np.testing.assert_array_equal(*personal)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.name)
+def test_rounds_through_the_disk_are_those_of_the_federation_in_memory(algorithm, opened):
+    """The oracle: the in-process federation, which keeps every memory in a dictionary."""
+    hospital = opened(algorithm=algorithm, schedule=SCHEDULE)
+    site, after = hospital.site, {}
+    side = SiteSide(lambda round_: site.oracle("train", round_), hospital.weight, site.layout, site.roles)
+    model = site.layout.unflatten(hospital.initial.numpy().copy())
+    run({"a": side}, algorithm, Mean(1.0), SCHEDULE, model, lambda r, result: after.update({r: dict(result.banks)}))
+    _, weights = two_rounds(lambda: opened(algorithm=algorithm, schedule=SCHEDULE), hospital)
+    assert weights.keys() == after[1].keys()
+    for name in weights:
+        np.testing.assert_array_equal(weights[name], after[1][name])
+
+
+def test_norms_stay_home(opened):
+    """FedBN: no norm in the update; what the server sends in their place is not used after the first round."""
+    first = opened(algorithm=FedBN())
+    roles = first.site.roles
+    norms = {name for name in roles if roles[name] == "norm"}
+    weights = weights_of(first)
+    delta, _ = first.train(weights, 0)
+    assert {name.removeprefix("model:") for name in delta} == set(roles) - norms
+    own = first.site.layout.unflatten(first._memory(1)["home"].numpy())
+    assert any(not np.array_equal(own[name], weights[f"model:{name}"]) for name in norms)
+
+    noise = {name: block + 7 if name.removeprefix("model:") in norms else block for name, block in weights.items()}
+    again = opened(algorithm=FedBN())
+    start = again.site.layout.unflatten(again._start(noise, 1).banks["model"].numpy())
+    for name in roles:
+        np.testing.assert_array_equal(start[name], own[name] if name in norms else weights[f"model:{name}"])
+    assert again.validate(noise, 1) == opened(algorithm=FedBN()).validate(weights, 1)
+
+
+def test_a_repeated_round_starts_from_the_state_before_it(opened):
+    """The server died after the site had finished round 1: the site does round 1 again, with the same result."""
+    hospital = opened(algorithm=Scaffold())
+    weights = weights_of(hospital)
+    delta, _ = hospital.train(weights, 0)
+    weights = moved(weights, delta)
+    once, _ = hospital.train(weights, 1)
+    again, _ = opened(algorithm=Scaffold()).train(weights, 1)
+    for name in once:
+        np.testing.assert_array_equal(once[name], again[name])
+
+
+def test_a_site_that_lost_its_memory_refuses(opened):
+    """FedBN without its norms would silently be another method."""
+    hospital = opened(algorithm=FedBN())
+    with pytest.raises(RoundRefused, match="before round 2"):
+        hospital.train(weights_of(hospital), 2)
+
+
+def test_a_rival_is_fedavg_on_the_same_batches(opened):
+    """With FedAvg as its own rival both banks get the same update."""
+    hospital = opened(rival=FedAvg())
+    delta, _ = hospital.train(weights_of(hospital), 0)
+    own = {name: block for name, block in delta.items() if name.startswith("model:")}
+    assert len(delta) == 2 * len(own)
+    for name, block in own.items():
+        np.testing.assert_array_equal(block, delta[name.replace("model:", "fedavg:", 1)])
+
+
+def test_validation_is_of_the_incoming_model(opened):
+    hospital = opened()
+    weights = weights_of(hospital)
+    before = hospital.validate(weights, 0)
+    hospital.train(weights, 0)
+    assert hospital.validate(weights, 0) == before
+    assert before == hospital.site.mean_dice(hospital.initial, hospital.site.split.val)
+
+
+def test_the_weight_is_the_number_of_training_patients(opened):
+    hospital = opened()
+    assert hospital.weight == len(hospital.site.split.train) == hospital.facts["cases"]["train"]
+
+
+def test_facts_are_counts_and_words(opened):
+    hospital = opened()
+    facts = hospital.facts
+    assert facts["label"] == "west"
+    assert hospital.title == "site-4 (west)"
+    assert facts["modalities"] == {"t1": 6, "t1ce": 6, "t2": 0, "flair": 6}
+    assert sum(facts["cases"].values()) == 6
+    assert facts["phantoms"] is True
+    assert not any(case in json.dumps(facts) for case in hospital.site.cohort.cases)
+
+
+@pytest.mark.parametrize(
+    ("changed", "candidates"),
+    [
+        ({}, {"local", "fedavg", "fedavg_finetuned"}),
+        ({"algorithm": FedBN()}, {"local", "personalised"}),
+        ({"algorithm": FedBN(), "rival": FedAvg()}, {"local", "personalised", "fedavg", "fedavg_finetuned"}),
+    ],
+)
+def test_the_judgement_compares_what_the_job_allows(changed, candidates, opened):
+    hospital = opened(**changed)
+    weights = weights_of(hospital)
+    delta, _ = hospital.train(weights, 0)
+    assert set(hospital.judge(moved(weights, delta), 1).numbers["candidates"]) == candidates
+
+
+def test_what_a_site_keeps_for_itself(opened, tmp_path):
+    hospital = opened()
+    weights = weights_of(hospital)
+    delta, _ = hospital.train(weights, 0)
+    judgement = hospital.judge(moved(weights, delta), 1)
+    hospital.keep(judgement, tmp_path / "out", "brats_fedavg")
+    deploy = judgement.numbers["deploy"]
+    arrays, meta = checkpoint.load(tmp_path / "out" / "deploy_model.npz", hospital.fingerprint)
+    assert meta["candidate"] == deploy
+    np.testing.assert_array_equal(hospital.site.layout.flatten(arrays), judgement.weights[deploy].numpy())
+    page = (tmp_path / "out" / "site_report.html").read_text()
+    assert "STAYS AT THIS SITE" in page
+    assert all(hospital.site.cohort.patients[case] in page for case in hospital.site.split.test)
+    assert len(list((tmp_path / "out" / "overlays").glob("*.png"))) == min(2, len(hospital.site.split.test))
