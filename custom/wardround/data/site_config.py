@@ -77,6 +77,13 @@ def from_environment(site: str, environ: Mapping[str, str]) -> SiteConfig | None
     if not named:
         return None
     path = Path(named).expanduser()
+    if not path.is_absolute():
+        raise ConfigRefused(
+            f"the variable {VARIABLE}",
+            found=f"the relative path {path}",
+            expected="an absolute path: the site processes of a simulator run in folders of their own",
+            fix=f'export {VARIABLE}="$PWD/{path}"',
+        )
     sites = _read_object(path)
     if site not in sites:
         raise ConfigRefused(

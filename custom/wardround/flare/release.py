@@ -19,7 +19,7 @@ from nvflare.apis.shareable import Shareable
 from wardround.arrays import Arrays, digest, size_bytes
 from wardround.errors import ReleaseRefused
 from wardround.flare import wire
-from wardround.flare.places import run_folder
+from wardround.flare.places import job_name, run_folder
 
 
 class Mechanism(Protocol):
@@ -70,6 +70,6 @@ class Release(Filter):  # type: ignore[misc]
 
     def _write(self, fl_ctx: FLContext, task: str, receipt: dict[str, float | str]) -> None:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        line = json.dumps({"time": now, "job": fl_ctx.get_job_id(), "task": task, **receipt})
+        line = json.dumps({"time": now, "job": job_name(fl_ctx), "task": task, **receipt})
         with (run_folder(fl_ctx) / "releases.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
