@@ -128,6 +128,6 @@ def test_environment(site: Path, tmp_path: Path) -> None:
 
 
 def test_a_relative_sites_file_is_refused_before_it_is_looked_for():
-    with pytest.raises(ConfigRefused, match="relative path sites.json") as refusal:
+    with pytest.raises(ConfigRefused, match=r"relative path sites\.json") as refusal:
         from_environment("site-1", {"WARDROUND_SITES": "sites.json"})
     assert "$PWD" in str(refusal.value)
