@@ -19,7 +19,7 @@ def methods() -> dict[str, tuple[Algorithm, Rule]]:
     """Return every federated method with its server rule."""
     return {
         "fedavg": (FedAvg(), MEAN),
-        "fedprox": (FedProx(mu=0.001), MEAN),
+        "fedprox": (FedProx(mu=0.01), MEAN),
         "scaffold": (Scaffold(), MEAN),
         "fedopt": (FedAvg(), FedAdam(lr=0.01, beta1=0.9, beta2=0.99, tau=0.001)),
         "fedbn": (FedBN(), MEAN),

@@ -14,7 +14,7 @@ from wardround.hospital.segmentation import SegmentationSite, labels_of
 from wardround.models import checkpoint
 from wardround.reports.overlay import draw_overlay
 from wardround.reports.site_page import write_site_report
-from wardround.tasks.regions import regions_from_labels
+from wardround.tasks.regions import known_regions, regions_from_labels
 
 OVERLAYS = 2
 _SHOWN_ON = ("flair", "t1ce", "t2", "t1")
@@ -62,7 +62,8 @@ def _overlay(site: SegmentationSite, judgement: Judgement, deploy: str, case: st
     volume = site.volume(case)
     shown = next(name for name in _SHOWN_ON if volume.present[MODALITIES.index(name)])
     truth = regions_from_labels(labels_of(volume), site.cohort.label_kind).astype(bool)
-    prediction = site.predict(judgement.weights[deploy], case)
+    known = known_regions(site.cohort.label_kind)[:, None, None, None]
+    prediction = site.predict(judgement.weights[deploy], case) & known  # what was never trained is not shown
     image = np.asarray(volume.image[MODALITIES.index(shown)], np.float32)
     path = folder / f"{site.name}-{site.split.test.index(case)}.png"
     return draw_overlay(image, truth, prediction, f"{site.name}: {case}, {shown}, {deploy}", path, volume.spacing_mm)
