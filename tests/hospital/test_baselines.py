@@ -15,6 +15,7 @@ from wardround.hospital.judging import Judging, judge
 from wardround.hospital.pooled import PooledOracle
 from wardround.hospital.prediction import read_weights
 from wardround.hospital.segmentation import Sampling, SegmentationSite
+from wardround.models.flat import first_weights
 from wardround.models.nets import UNet3d
 
 SPEC = UNet3d(channels=(4, 8))
@@ -37,13 +38,13 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SegmentationSit
 
 
 def test_first_weights_are_the_jobs_own(sites: dict[str, SegmentationSite]) -> None:
-    first = sites["a"].layout.unflatten(baselines.first_weights(SPEC, 0).numpy())
+    first = sites["a"].layout.unflatten(first_weights(SPEC, 0).numpy())
     for name, block in SPEC.build(0).named_parameters():
         np.testing.assert_array_equal(first[name], block.detach().numpy())
 
 
 def test_local_is_the_local_candidate_of_the_judgement(sites: dict[str, SegmentationSite]) -> None:
-    initial, lines = baselines.first_weights(SPEC, 0), []
+    initial, lines = first_weights(SPEC, 0), []
     models = baselines.train_local(sites, SCHEDULE, initial, lines.append)
     judged = judge(sites["a"], {}, initial, SCHEDULE, Judging((0, 1), 0.01))
     torch.testing.assert_close(models["a"], judged.weights["local"], rtol=0, atol=0)
@@ -53,7 +54,7 @@ def test_local_is_the_local_candidate_of_the_judgement(sites: dict[str, Segmenta
 
 
 def test_central_descends_on_the_pooled_patients(sites: dict[str, SegmentationSite], tmp_path: Path) -> None:
-    initial = baselines.first_weights(SPEC, 0)
+    initial = first_weights(SPEC, 0)
     found = baselines.train_central(sites, SCHEDULE, initial, lambda text: None)
     expected = local_only(PooledOracle(list(sites.values()), "central"), SCHEDULE, initial)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
@@ -65,7 +66,7 @@ def test_central_descends_on_the_pooled_patients(sites: dict[str, SegmentationSi
 
 
 def test_a_score_is_a_mean_over_test_patients(sites: dict[str, SegmentationSite]) -> None:
-    site, w = sites["b"], baselines.first_weights(SPEC, 0)
+    site, w = sites["b"], first_weights(SPEC, 0)
     rows = site.scores(w, site.split.test, with_hd95=False)
     found = baselines.score(site, w)
     assert found["cases"] == len(rows)

@@ -7,11 +7,10 @@ gradient evaluations: what ONE site spends in the federation.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from wardround.algorithms.base import Oracle
@@ -20,7 +19,7 @@ from wardround.algorithms.schedule import Schedule
 from wardround.data.cache import open_cohort
 from wardround.data.site_config import SiteConfig
 from wardround.data.splits import split_patients
-from wardround.hospital.judging import by_patient
+from wardround.hospital.judging import by_patient, intervals
 from wardround.hospital.opening import pick_device
 from wardround.hospital.pooled import PooledOracle
 from wardround.hospital.segmentation import Sampling, SegmentationSite
@@ -28,7 +27,6 @@ from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import Network
 from wardround.models.specs import describe
-from wardround.reports.intervals import bootstrap_mean
 
 Say = Callable[[str], None]
 
@@ -44,11 +42,6 @@ def open_sites(
         split = split_patients(cohort.patients)
         sites[name] = SegmentationSite(name, cohort, split, spec, sampling, seed, pick_device(config.device))
     return sites
-
-
-def first_weights(spec: Network, seed: int) -> Tensor:
-    """Return the weights that a job with this seed starts from, on the CPU."""
-    return torch.cat([block.detach().reshape(-1) for block in spec.build(seed).parameters()])
 
 
 def train_local(
@@ -72,7 +65,7 @@ def score(site: SegmentationSite, w: Tensor) -> dict[str, Any]:
     """Return {"val": mean Dice, "cases": test patients, "test": metric -> interval over the test patients}."""
     w = w.to(site.device)
     rows = by_patient(site, site.split.test, site.scores(w, site.split.test, with_hd95=True))
-    test = {key: asdict(bootstrap_mean([row[key] for row in rows], site.seed)) for key in rows[0]}
+    test = intervals(rows, site.seed)
     return {"val": site.mean_dice(w, site.split.val), "cases": len(rows), "test": test}
 
 

@@ -75,7 +75,7 @@ def judge(
         name: {
             "k": k,
             "val": val,
-            "test": _intervals(rows[name], site.seed),
+            "test": intervals(rows[name], site.seed),
             "gain": None if name == "local" else _gain(rows[name], rows["local"], site.seed),
         }
         for name, (k, val, _) in picked.items()
@@ -102,7 +102,8 @@ def _tuned(site: SegmentationSite, arm: str, w: Tensor, judging: Judging) -> lis
     return [(k, site.mean_dice(snapshots[k], site.split.val), snapshots[k]) for k in ks]
 
 
-def _intervals(rows: Rows, seed: int) -> dict[str, dict[str, Any]]:
+def intervals(rows: Rows, seed: int) -> dict[str, dict[str, Any]]:
+    """Return metric -> mean with its interval over patients, one row per patient."""
     return {key: asdict(bootstrap_mean([row[key] for row in rows], seed)) for key in rows[0]}
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from wardround.errors import ConfigRefused
+from wardround.hospital.deck import Deck
 from wardround.hospital.segmentation import Batch, SegmentationSite
 from wardround.rng import stream
-from wardround.tasks.loss import dice_bce
 
 
 class PooledOracle:
@@ -33,27 +33,16 @@ class PooledOracle:
             )
         self._home = sites[0]
         self._oracles = [site.oracle("pooled", *purpose) for site in sites]
-        self._union = [(index, who) for index, one in enumerate(self._oracles) for who in one.patients]
-        self._rng = stream(self._home.seed, "pooled batches", *purpose)
-        self._queue: list[tuple[int, str]] = []
+        union = [(index, who) for index, one in enumerate(self._oracles) for who in one.patients]
+        self._deck = Deck(union, stream(self._home.seed, "pooled batches", *purpose))
 
     def draw(self, count: int) -> tuple[Batch, ...]:
         """Return `count` batches; no patient twice among them while the union has count * batch patients."""
-        size = self._home.sampling.batch
-        if len(self._queue) < min(count * size, len(self._union)):
-            self._queue = []
-        chosen: list[tuple[int, str]] = []
-        while len(chosen) < count * size:
-            if not self._queue:
-                self._queue = [self._union[int(i)] for i in self._rng.permutation(len(self._union))]
-            chosen.append(self._queue.pop())
-        return tuple(self._batch(chosen[i * size : (i + 1) * size]) for i in range(count))
+        return tuple(self._batch(chosen) for chosen in self._deck.deal(count, self._home.sampling.batch))
 
     def gradient(self, w: Tensor, batch: Batch) -> tuple[float, Tensor]:
         """Return (loss, gradient) at w; dropout is the same whenever the same batch is used."""
-        return self._home.model.gradient(
-            w, batch.images, lambda out: dice_bce(out, batch.targets, batch.known), dropout_seed=batch.seed
-        )
+        return self._oracles[0].gradient(w, batch)
 
     def _batch(self, chosen: Sequence[tuple[int, str]]) -> Batch:
         members = [(one, tuple(who for index, who in chosen if index == at)) for at, one in enumerate(self._oracles)]

@@ -21,6 +21,7 @@ from wardround.hospital.judging import Judgement, Judging, judge
 from wardround.hospital.opening import Opened, Phantoms, open_site
 from wardround.hospital.segmentation import Sampling, SegmentationSite
 from wardround.models.fingerprint import fingerprint
+from wardround.models.flat import first_weights
 from wardround.models.nets import Network
 from wardround.models.specs import describe
 
@@ -74,7 +75,7 @@ class Hospital:
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint(self.settings.model)
+        return fingerprint(self.site.model.module)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -123,8 +124,7 @@ class Hospital:
     @cached_property
     def initial(self) -> Tensor:
         """Return the weights that the job's seed gives: where everything starts, the local baseline too."""
-        blocks = [block.detach().reshape(-1) for block in self.settings.model.build(self.settings.seed).parameters()]
-        return torch.cat(blocks).to(self.site.device)
+        return first_weights(self.settings.model, self.settings.seed).to(self.site.device)
 
     def keep(self, judgement: Judgement, out: Path, job: str) -> None:
         """Write what the site keeps for itself: the model to deploy, the per-patient page, overlays."""

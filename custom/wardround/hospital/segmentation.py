@@ -16,6 +16,7 @@ from wardround.data.cache import Cohort
 from wardround.data.splits import Split
 from wardround.data.volumes import Volume
 from wardround.errors import ConfigRefused, DataRefused
+from wardround.hospital.deck import Deck
 from wardround.models.flat import FlatModel
 from wardround.models.nets import Network
 from wardround.models.roles import block_roles
@@ -76,19 +77,11 @@ class PatchOracle:
         self._by_patient: dict[str, list[str]] = {}
         for case in cases:
             self._by_patient.setdefault(site.cohort.patients[case], []).append(case)
-        self._queue: list[str] = []
+        self._deck = Deck(self.patients, self._rng)
 
     def draw(self, count: int) -> tuple[Batch, ...]:
         """Return `count` batches; no patient twice among them while the site has count * batch patients."""
-        size = self._site.sampling.batch
-        if len(self._queue) < min(count * size, len(self._by_patient)):
-            self._queue = []
-        chosen: list[str] = []
-        while len(chosen) < count * size:
-            if not self._queue:
-                self._queue = [str(p) for p in self._rng.permutation(sorted(self._by_patient))]
-            chosen.append(self._queue.pop())
-        return tuple(self.batch(tuple(chosen[i * size : (i + 1) * size])) for i in range(count))
+        return tuple(self.batch(patients) for patients in self._deck.deal(count, self._site.sampling.batch))
 
     def gradient(self, w: Tensor, batch: Batch) -> tuple[float, Tensor]:
         """Return (loss, gradient) at w; dropout is the same whenever the same batch is used."""

@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from wardround.hospital import baselines
     from wardround.jobs import building, recipes
     from wardround.jobs.folder import about
+    from wardround.models.flat import first_weights
 
     job = recipes.job(args.job, args.set)
     spec, sampling, schedule = (
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         configs = {name: replace(config, device=args.device) for name, config in configs.items()}
     out, seed, begun = args.out or Path("wardround_runs") / f"baseline_{args.kind}", job.task["seed"], time.monotonic()
     sites = baselines.open_sites(configs, spec, sampling, seed, out / "cache", say)
-    initial, settings = baselines.first_weights(spec, seed), about(job) | {"work": schedule.work}
+    initial, settings = first_weights(spec, seed), about(job) | {"work": schedule.work}
     if args.kind == "local":
         models = baselines.train_local(sites, schedule, initial, say)
         for name, w in models.items():

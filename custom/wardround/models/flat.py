@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 from wardround.arrays import Layout
 from wardround.errors import ModelRefused
-from wardround.models.nets import require_federable
+from wardround.models.nets import Network, require_federable
+
+
+def first_weights(spec: Network, seed: int) -> Tensor:
+    """Return the weights that a job with this seed starts from, float32 [layout.total], on the CPU."""
+    return torch.cat([block.detach().reshape(-1) for block in spec.build(seed).parameters()])
 
 
 class FlatModel:
