@@ -1,7 +1,7 @@
 """The server's side of a round, alone in a fresh process: decode, check and add one site's update after the other, then step.
 
 The updates are generated and serialised (FOBS) outside the clock, one at a time, as they would arrive. Inside the clock:
-deserialise, strict reading, fingerprint, Combine.accept (as flare.rounds does); then aggregate and ServerModel.step, which
+deserialise, strict reading, fingerprint, Combine.accept (as flare.rounds does); then aggregate and GlobalModel.step, which
 writes the new weights to disk. The network itself (sockets, TLS) is NVFlare's and not measured.
 """
 
@@ -32,7 +32,7 @@ def measure(sites: int, rounds: int, channels: Sequence[int] = CHANNELS) -> dict
     from wardround.algorithms.rules import Mean
     from wardround.flare import wire
     from wardround.flare.combine import Combine
-    from wardround.flare.server_model import ServerModel
+    from wardround.hospital.global_model import GlobalModel
     from wardround.models.nets import UNet3d
 
     flare_decomposers.register()
@@ -40,7 +40,7 @@ def measure(sites: int, rounds: int, channels: Sequence[int] = CHANNELS) -> dict
     spec = UNet3d(channels=tuple(channels), residual_units=2)
     context, combine, seconds = FLContext(), Combine(), []
     with tempfile.TemporaryDirectory() as folder:
-        server = ServerModel.open(Path(folder), spec, Mean(server_lr=1.0), ["model"], 0, {"job": "overhead"})
+        server = GlobalModel.open(Path(folder), spec, Mean(server_lr=1.0), ["model"], 0, {"job": "overhead"})
         before = peak_rss_mb()
         for round_ in range(rounds):
             spent = 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if '__name__ == "__main__"' in path.read_text())
 sys.path.insert(0, str(BENCHMARKS))
 
+import fixed_point_dice  # noqa: E402
 import overhead  # noqa: E402
 import overhead_data  # noqa: E402
 import overhead_reading  # noqa: E402
@@ -59,7 +62,7 @@ def test_help(script: str) -> None:
 
 
 def test_there_are_scripts() -> None:
-    assert {"overhead.py", "segmentation.py"} <= set(SCRIPTS)
+    assert {"fixed_point_dice.py", "overhead.py", "segmentation.py"} <= set(SCRIPTS)
 
 
 def test_both_networks_are_the_same_function(site: Any) -> None:
@@ -161,3 +164,63 @@ def test_the_json_line_has_the_promised_keys() -> None:
     assert result["second_epoch_decodes"] == 0
     assert len(overhead.table(result)) == 13
     assert overhead.summary({}) == {"raw": {}}
+
+
+def t4(t: float) -> float:
+    """Student's distribution function with 4 degrees of freedom, in closed form."""
+    s = 1 + t * t / 4
+    return 0.5 + 0.375 * t / math.sqrt(s) * (1 - t * t / (12 * s))
+
+
+def test_tost_is_the_closed_form_of_student() -> None:
+    # -2 .. 2 hundredths around 0.5 hundredths: standard deviation sqrt(2.5) hundredths, standard error sqrt(0.5)
+    found = fixed_point_dice.tost([0.01 * k + 0.005 for k in (2, -1, 0, 1, -2)], margin=0.02)
+    error = 0.01 * math.sqrt(0.5)
+    assert found["p_low"] == pytest.approx(1 - t4(0.025 / error), rel=1e-9)
+    assert found["p_high"] == pytest.approx(t4(-0.015 / error), rel=1e-9)
+    assert found["p"] == found["p_high"]
+    assert t4(found["high"] / error - 0.005 / error) == pytest.approx(0.95, rel=1e-9)
+    assert found["low"] + found["high"] == pytest.approx(2 * 0.005)
+
+
+@pytest.mark.parametrize(("factor", "equivalent"), [(0.999, False), (1.001, True)])
+def test_equivalent_is_the_interval_inside_the_margin(factor: float, equivalent: bool) -> None:
+    differences = [0.01, -0.02, 0.0, 0.015, -0.01]
+    whole = fixed_point_dice.tost(differences)
+    reach = max(-whole["low"], whole["high"])
+    assert fixed_point_dice.tost(differences, margin=factor * reach)["equivalent"] is equivalent
+
+
+@pytest.mark.parametrize(("value", "equivalent"), [(0.0, True), (0.019, True), (0.03, False)])
+def test_tost_without_spread_or_with_one_seed(value: float, equivalent: bool) -> None:
+    assert fixed_point_dice.tost([value] * 5)["equivalent"] is equivalent
+    assert fixed_point_dice.tost([value])["p"] is None
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_sum_of_the_benchmark_keeps_the_published_error(bits: int) -> None:
+    from wardround.algorithms.schedule import Schedule
+
+    schedule = Schedule(2, 1, 0.05, 0.9, True, 0.0, 10.0, "cosine")
+    rng, banks = np.random.default_rng(0), {"model:a": np.ones((30, 30), np.float32)}
+    total = fixed_point_dice.FixedPointSum(banks, ["x", "y"], bits, schedule, seed=0)(0)
+    step, weights = total.grid.error().max(), (40, 7)
+    updates = [{"model:a": rng.normal(0, 0.1, (30, 30)).astype(np.float32)} for _ in weights]
+    for update, weight in zip(updates, weights, strict=True):
+        total.add(update, weight)
+    off = total.mean()["model:a"] - total.exact.mean()["model:a"]
+    assert total.clipped == [0]
+    assert 0 < np.abs(off).max() < 2 * step / (sum(weights) / fixed_point_dice.REFERENCE_PATIENTS)
+
+
+def test_parts_of_one_seed_merge_only_when_their_float_arms_agree(tmp_path: Path) -> None:
+    one = {"dice": {"x": [0.5, 0.7]}, "clipped": [0], "error": [0.1], "coded": 9}
+    parts = [{"data": "lgg", "seed": 0, "float": {"x": [0.4, 0.7]}, "fixed": {bits: one}} for bits in ("16", "8")]
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, part in zip(paths, parts, strict=True):
+        path.write_text(json.dumps([part]))
+    merged = fixed_point_dice.merge(paths)
+    assert fixed_point_dice.compare(merged, "8")["difference"] == pytest.approx(0.05)
+    paths[1].write_text(json.dumps([parts[1] | {"float": {"x": [0.4, 0.6]}}]))
+    with pytest.raises(SystemExit, match="float32 arms"):
+        fixed_point_dice.merge(paths)

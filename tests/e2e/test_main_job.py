@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wardround.flare.server_model import initial_arrays
+from wardround.hospital.global_model import initial_arrays
 from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import UNet3d
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from nvflare.apis.workspace import Workspace
 
 from wardround.flare import wire
 from wardround.flare.places import SIMULATOR_JOB
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hidden_federation import SITES, Federation, make_kits
 
 DICE = {"value": 0.7, "low": 0.6, "high": 0.8, "cases": 3}
 
@@ -111,3 +115,20 @@ def sent() -> Callable[[Shareable, str], Shareable]:
         return message
 
     return send
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The startup kits of one project in a simulator: five sites, their root, their sum key."""
+    return make_kits(tmp_path_factory.mktemp("project"), (*SITES, "site-5"))
+
+
+@pytest.fixture
+def federation(project: Path, tmp_path: Path) -> Callable[..., Federation]:
+    """federation(mode, names=four sites, job="simulate_job", played=True, **promises) -> Federation in a folder of its own"""
+
+    def make(mode: str, **changed: Any) -> Federation:
+        number = len(list(tmp_path.glob("ws*")))
+        return Federation(tmp_path / f"ws{number}", project, mode, **changed)
+
+    return make

@@ -20,7 +20,7 @@ from wardround.errors import ConfigRefused
 from wardround.flare import places, wire
 from wardround.flare.combine import Combine
 from wardround.flare.rounds import Rounds
-from wardround.flare.server_model import initial_arrays
+from wardround.hospital.global_model import initial_arrays
 from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import UNet3d

@@ -10,10 +10,11 @@ from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import in_bank
 from wardround.errors import ConfigRefused, DataRefused
-from wardround.flare import wire
+from wardround.flare import places, wire
 from wardround.flare.release import InTheClear, Release
-from wardround.flare.server_model import initial_arrays
 from wardround.flare.site import SiteTrainer
+from wardround.flare.site_parts import REASONS
+from wardround.hospital.global_model import initial_arrays
 from wardround.hospital.judging import Judging
 from wardround.hospital.opening import Phantoms
 from wardround.hospital.rounds import Hospital
@@ -120,10 +121,19 @@ def test_weights_of_another_network_are_refused(context):
     assert wire.refusal_code(execute("train", message, context("train"))) == "round"
 
 
-def test_a_provisioned_site_without_data_refuses(context, caplog):
-    reply = execute("train", order(), context("train", job="a1b2c3"))
+def test_a_provisioned_site_without_data_refuses_and_keeps_the_reason_out_of_the_log(context, caplog):
+    """NVFlare streams a site's error log to the server by default: the reason lies in a file of the site."""
+    fl_ctx = context("train", job="a1b2c3")
+    reply = execute("train", order(), fl_ctx)
     assert wire.refusal_code(reply) == "config"
-    assert "wardround.json" in caplog.text
+    assert "wardround.json" not in caplog.text
+    assert REASONS in caplog.text
+    assert "wardround.json" in (places.run_folder(fl_ctx) / REASONS).read_text()
+
+
+def test_the_simulator_shows_the_reason(context, caplog):
+    execute("no-task", order(), context("no-task"))
+    assert "expected: train or finish" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["algorithm", "model", "schedule", "sampling", "judging", "phantoms", "seed"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Protocol, final
 
 import numpy as np
 import torch
@@ -18,10 +18,20 @@ from torch import Tensor
 from wardround.algorithms.base import Algorithm, LocalStart, Oracle, Steps, descend, plain
 from wardround.algorithms.rules import Rule
 from wardround.algorithms.schedule import Schedule
-from wardround.arrays import Array, Layout, RunningMean, from_bank, in_bank
+from wardround.arrays import Array, Arrays, Layout, RunningMean, from_bank, in_bank
 from wardround.errors import RoundRefused
 
 Vectors = Mapping[str, Tensor]
+
+
+class Sum(Protocol):
+    """What the updates of one round are added into."""
+
+    def add(self, update: Arrays, weight: float) -> None:
+        """Add one site's update with its number of training patients."""
+
+    def mean(self) -> dict[str, Array]:
+        """Return the mean update by wire name."""
 
 
 def start_of(
@@ -112,12 +122,16 @@ def run(
     schedule: Schedule,
     model: Mapping[str, Array],
     on_round: Callable[[int, FederationResult], None] = lambda round_, result: None,
+    new_sum: Callable[[int], Sum] = lambda round_: RunningMean(),
 ) -> FederationResult:
-    """Run all rounds with every site taking part; on_round sees (round, result so far) after each."""
+    """Run all rounds with every site taking part; on_round sees (round, result so far) after each.
+
+    new_sum(round): what the round's updates are added into, in the order of `sites` (default: the float32 mean)
+    """
     result = FederationResult(first_banks(algorithm, model), {site: {} for site in sites})
     state = rule.start(result.banks)
     for round_ in range(schedule.rounds):
-        mean, losses = RunningMean(), {}
+        mean, losses = new_sum(round_), {}
         for site, side in sites.items():
             received, memory = vectors(algorithm, result.banks, side.layout), result.memories[site]
             update, result.memories[site], walked = local_round(

@@ -61,3 +61,9 @@ def state_folder(fl_ctx: FLContext) -> Path:
     folder = Path(root) / fl_ctx.get_identity_name() if root else run_folder(fl_ctx)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
+
+
+def simulated_kits_folder(fl_ctx: FLContext) -> Path:
+    """Return where the simulator's parties find their common root and sum key; with $WARDROUND_STATE it outlives the run."""
+    root = os.environ.get(STATE_VARIABLE)
+    return (Path(root) if root else workspace_root(fl_ctx).parent) / "simulated_kits"

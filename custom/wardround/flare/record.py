@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,17 @@ SHOWN_FACTS = ("label", "cases", "modalities", "label_kind", "device")
 
 def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def flat(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the job's settings with groups as dotted names ("model.channels"), as reports print them."""
+    found: dict[str, Any] = {}
+    for key, value in about.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key.removesuffix('_settings')}.{name}": one for name, one in value.items()}
+        elif key != "config_type":
+            found[key] = value
+    return found
 
 
 class RunRecord:
@@ -68,18 +79,35 @@ class RunRecord:
         self._round["facts"][site] = dict(facts)
         self._round["bytes_up"] += size
 
-    def end_round(self, configured: list[str], aggregated: list[str], seconds: float) -> dict[str, Any]:
-        """Close a round and return its entry; val_dice is the unweighted mean over sites of the INCOMING model."""
+    def traffic(self, up: int = 0, down: int = 0) -> None:
+        """Note further bytes of this round, all sites together."""
+        self._round["bytes_up"] += up
+        self._round["more_down"] = self._round.get("more_down", 0) + down
+
+    def end_round(
+        self,
+        configured: list[str],
+        aggregated: list[str],
+        seconds: float,
+        attempts: int = 1,
+        recovered: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Close a round and return its entry; val_dice is the unweighted mean over sites of the INCOMING model.
+
+        attempts: how often the sum was tried | recovered: sites that had agreed on masks and are not in the sum
+        """
         sites = self._round["sites"]
         entry = self._round | {
             "seconds": seconds,
             "configured": configured,
             "trained": sorted(sites),
             "aggregated": sorted(aggregated),
-            "bytes_down": self._round["down"] * len(sites),
+            "attempts": attempts,
+            "recovered": list(recovered),
+            "bytes_down": self._round["down"] * len(sites) + self._round.get("more_down", 0),
             "val_dice": sum(numbers["val_dice"] for numbers in sites.values()) / len(sites),
         }
-        del entry["down"]
+        entry = {key: value for key, value in entry.items() if key not in ("down", "more_down")}
         self._add(entry)
         return entry
 
@@ -103,6 +131,13 @@ class RunRecord:
         """Return the mean validation Dice of the final model over the sites that judged it."""
         values = list(self._final_val.values())
         return sum(values) / len(values) if values else None
+
+    def best(self, history: list[dict[str, Any]], rounds: int) -> dict[str, Any] | None:
+        """Return the round whose incoming model had the best mean validation Dice; `rounds`: the final model."""
+        rated = [{"round": entry["round"], "val_dice": entry["val_dice"]} for entry in history]
+        final = self.final_val_dice()
+        rated += [{"round": rounds, "val_dice": final}] if final is not None else []
+        return max(rated, key=lambda one: float(one["val_dice"])) if rated else None
 
     def close(self, folder: Path, best: Mapping[str, Any] | None) -> Path:
         """Write run.json and the report; return the page."""

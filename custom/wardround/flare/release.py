@@ -7,9 +7,10 @@ Every release is written to `releases.jsonl` in the site's own run folder before
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Protocol
+from typing import Any, Protocol
 
 from nvflare.apis.filter import Filter
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
@@ -37,6 +38,14 @@ class InTheClear:
         return delta, {"mechanism": "none", "guarantee": "none: the server reads this hospital's update"}
 
 
+@dataclass(frozen=True)
+class NoNoise:
+    """No differential privacy: in jobs with a hidden sum, where what the server cannot read is the protection."""
+
+    def release(self, delta: Arrays) -> tuple[Arrays, dict[str, float | str]]:
+        return delta, {"mechanism": "none", "guarantee": "no differential privacy: the sum itself is exact"}
+
+
 class Release(Filter):  # type: ignore[misc]
     """NVFlare task-result filter for the tasks `train` and `finish`.
 
@@ -55,11 +64,11 @@ class Release(Filter):  # type: ignore[misc]
         if task == wire.TRAIN:
             update = wire.read_update(shareable)
             delta, receipt = self.mechanism.release(update.delta)
-            self._write(fl_ctx, task, receipt | {"bytes": size_bytes(delta), "sha256": digest(delta)})
+            write_receipt(fl_ctx, task, receipt | {"bytes": size_bytes(delta), "sha256": digest(delta)})
             return wire.update_message(replace(update, delta=delta))
         if task == wire.FINISH:
             scores = wire.read_scores(shareable)
-            self._write(fl_ctx, task, {"mechanism": "means, intervals and counts over this site's patients"})
+            write_receipt(fl_ctx, task, {"mechanism": "means, intervals and counts over this site's patients"})
             return wire.scores_message(scores)
         raise ReleaseRefused(
             "a task result",
@@ -68,8 +77,10 @@ class Release(Filter):  # type: ignore[misc]
             fix="name this filter for those tasks only",
         )
 
-    def _write(self, fl_ctx: FLContext, task: str, receipt: dict[str, float | str]) -> None:
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        line = json.dumps({"time": now, "job": job_name(fl_ctx), "task": task, **receipt})
-        with (run_folder(fl_ctx) / "releases.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+
+def write_receipt(fl_ctx: FLContext, task: str, receipt: Mapping[str, Any]) -> None:
+    """Append one line to the site's own releases.jsonl, before anything is sent."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    line = json.dumps({"time": now, "job": job_name(fl_ctx), "task": task, **receipt})
+    with (run_folder(fl_ctx) / "releases.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")

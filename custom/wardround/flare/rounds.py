@@ -10,12 +10,9 @@ import time
 from typing import Any
 
 from nvflare.apis.client import Client
-from nvflare.apis.controller_spec import ClientTask, Task
 from nvflare.apis.dxo import from_shareable
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
-from nvflare.apis.job_def import JobMetaKey
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.aggregator import Aggregator
@@ -24,8 +21,9 @@ from wardround.algorithms.rules import Rule
 from wardround.arrays import size_bytes
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.flare import places, wire
-from wardround.flare.record import RunRecord
-from wardround.flare.server_model import ServerModel
+from wardround.flare.asking import Asking, drop_late
+from wardround.flare.record import RunRecord, flat
+from wardround.hospital.global_model import GlobalModel
 
 
 class Rounds(Controller):  # type: ignore[misc]
@@ -57,10 +55,8 @@ class Rounds(Controller):  # type: ignore[misc]
             )
         self.rule, self.model, self.banks, self.rounds = rule, model, banks, rounds
         self.min_sites, self.round_timeout_s, self.seed = min_sites, round_timeout_s, seed
-        self.about = {key: value for key, value in about.items() if key != "config_type"}
+        self.about = flat(about)
         self.aggregator_id = aggregator_id
-        self._failed: dict[str, str] = {}
-        self._replies: dict[str, Shareable] = {}
         self._weights: dict[str, float] = {}
 
     def start_controller(self, fl_ctx: FLContext) -> None:
@@ -71,11 +67,12 @@ class Rounds(Controller):  # type: ignore[misc]
             return
         folder = places.state_folder(fl_ctx)
         try:
-            self.server = ServerModel.open(folder, self.model, self.rule, self.banks, self.seed, self.about)
+            self.server = GlobalModel.open(folder, self.model, self.rule, self.banks, self.seed, self.about)
         except Refusal as refusal:
             self.system_panic(f"the run cannot start: {refusal}", fl_ctx)
             return
         self.record = RunRecord.begin(self.about, self.server.facts, places.in_simulator(fl_ctx), self.server.history)
+        self.sites = Asking(self, self.record, self.rounds, self.round_timeout_s)
         if self.server.round:
             self.log_info(fl_ctx, f"RESUMED from round {self.server.round} of {self.rounds}")
 
@@ -86,19 +83,19 @@ class Rounds(Controller):  # type: ignore[misc]
         self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
     ) -> None:
         """A late answer is dropped, and said so."""
-        self.log_warning(fl_ctx, f"DROPPED a late answer of {client.name} to task {task_name}")
+        drop_late(self, client, task_name, fl_ctx)
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Run all rounds that are left, then the judgement; write run.json and the report whatever happens."""
-        configured = self._configured(fl_ctx)
+        self.sites.begin(fl_ctx)
         try:
             for round_ in range(self.server.round, self.rounds):
-                self._round(round_, configured, abort_signal, fl_ctx)
+                self._round(round_, abort_signal, fl_ctx)
                 if abort_signal.triggered:
                     self.record.problem(f"the run was aborted in round {round_ + 1}")
                     break
             else:
-                self._finish(configured, abort_signal, fl_ctx)
+                self._finish(abort_signal, fl_ctx)
         except Refusal as refusal:
             self.record.problem(str(refusal).splitlines()[0] + f" ({refusal.found})")
             self.log_error(fl_ctx, f"the run stops: {refusal}")
@@ -107,72 +104,32 @@ class Rounds(Controller):  # type: ignore[misc]
         if self.record.problems:
             self.system_panic("INCOMPLETE: " + "; ".join(self.record.problems), fl_ctx)
 
-    def _configured(self, fl_ctx: FLContext) -> list[str]:
-        meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
-        named = [str(client["name"]) for client in meta.get(JobMetaKey.JOB_CLIENTS.value, []) if "name" in client]
-        return sorted(set(named) | {client.name for client in self._engine.get_clients()})
-
-    def _ask(
-        self, task_name: str, round_: int, configured: list[str], abort_signal: Signal, fl_ctx: FLContext
-    ) -> list[str]:
-        """Send one task to every site that is not out of the run; return the sites that answered usefully."""
-        self._replies = {}
-        alive = {client.name for client in self._engine.get_clients()}
-        for site in configured:
-            if site not in alive:
-                self._lose(site, round_, "not connected")
-        targets = [site for site in configured if site in alive and site not in self._failed]
-        if not targets:
-            return []
-        order = wire.order_message(wire.Order(self.server.wire(), round_, self.rounds))
-        task = Task(task_name, order, timeout=self.round_timeout_s, result_received_cb=self._received)
-        self.broadcast_and_wait(task, fl_ctx, targets=targets, min_responses=len(targets), abort_signal=abort_signal)
-        for site in targets:
-            if site not in self._replies and site not in self._failed and not abort_signal.triggered:
-                self._lose(site, round_, "no answer in time")
-        return [site for site in targets if site in self._replies]
-
-    def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
-        """Take one site's answer as it arrives; updates go straight into the sum and are not kept."""
-        site, result = client_task.client.name, client_task.result
-        if result.get_return_code() != ReturnCode.OK:
-            self._lose(site, self.server.round, f"refused: {wire.refusal_code(result)}")
-        elif client_task.task.name == wire.FINISH:
-            self._replies[site] = result
-        else:
-            self._take_update(site, result, fl_ctx)
-        client_task.result = None
+    def _order(self, round_: int) -> Shareable:
+        return wire.order_message(wire.Order(self.server.wire(), round_, self.rounds))
 
     def _take_update(self, site: str, result: Shareable, fl_ctx: FLContext) -> None:
-        try:
-            update = wire.read_update(result)
-            self.server.require_fits(site, update.facts["fingerprint"], update.delta)
-        except Refusal as refusal:
-            self.log_error(fl_ctx, f"REJECTED the update of {site}: {refusal}")
-            self._lose(site, self.server.round, f"rejected: {refusal.code}")
-            return
-        if self.combine.accept(result, fl_ctx):
-            self.record.update(site, update.numbers, update.facts, size_bytes(update.delta))
-            self._replies[site] = Shareable()
-            self._weights[site] = update.weight
-        else:
-            self._lose(site, self.server.round, "rejected: its update does not fit")
+        update = wire.read_update(result)
+        self.server.require_fits(site, update.facts["fingerprint"], update.delta)
+        if not self.combine.accept(result, fl_ctx):
+            raise RoundRefused(
+                f"the update of {site}",
+                found="what the aggregator did not add",
+                expected="one that fits the others",
+                fix="see the line of the aggregator above",
+            )
+        self.record.update(site, update.numbers, update.facts, size_bytes(update.delta))
+        self._weights[site] = update.weight
 
-    def _lose(self, site: str, round_: int, reason: str) -> None:
-        if site not in self._failed:
-            self._failed[site] = reason
-            when = f"round {round_ + 1}" if round_ < self.rounds else "the final judgement"
-            self.record.problem(f"{site} was lost in {when}: {reason} (see that site's own log)")
-            self.logger.error(f"LOST {site} in {when}: {reason}")
-
-    def _round(self, round_: int, configured: list[str], abort_signal: Signal, fl_ctx: FLContext) -> None:
-        begun = time.monotonic()
-        self.log_info(
-            fl_ctx, f"round {round_ + 1}/{self.rounds} begins with {len(configured) - len(self._failed)} sites"
-        )
+    def _round(self, round_: int, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        begun, configured = time.monotonic(), self.sites.configured
+        self.log_info(fl_ctx, f"round {round_ + 1}/{self.rounds} begins with {len(self.sites.left())} sites")
         self.combine.reset(fl_ctx)
         self.record.begin_round(round_, size_bytes(self.server.wire()))
-        done = self._ask(wire.TRAIN, round_, configured, abort_signal, fl_ctx)
+
+        def take(site: str, result: Shareable) -> None:
+            self._take_update(site, result, fl_ctx)
+
+        done = self.sites.ask(wire.TRAIN, round_, self._order(round_), take, abort_signal, fl_ctx)
         if abort_signal.triggered:
             return
         if len(done) < self.min_sites:
@@ -193,12 +150,11 @@ class Rounds(Controller):  # type: ignore[misc]
         unknown = (len(configured) - len(known)) * sum(known) / len(known)
         return min(1.0, sum(self._weights[site] for site in done) / (sum(known) + unknown))
 
-    def _finish(self, configured: list[str], abort_signal: Signal, fl_ctx: FLContext) -> None:
+    def _finish(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         self.log_info(fl_ctx, "every site now judges the models on its own patients")
-        for site in self._ask(wire.FINISH, self.rounds, configured, abort_signal, fl_ctx):
-            try:
-                self.record.scores(site, wire.read_scores(self._replies[site]))
-            except Refusal as refusal:
-                self.log_error(fl_ctx, f"REJECTED the scores of {site}: {refusal}")
-                self._lose(site, self.rounds, f"rejected: {refusal.code}")
+
+        def take(site: str, result: Shareable) -> None:
+            self.record.scores(site, wire.read_scores(result))
+
+        self.sites.ask(wire.FINISH, self.rounds, self._order(self.rounds), take, abort_signal, fl_ctx)
         self.server.finish(self.record.final_val_dice(), places.run_folder(fl_ctx))

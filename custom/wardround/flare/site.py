@@ -7,21 +7,18 @@ a refusal code for the server while the full reason stays in the site's own log.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
-import torch
-from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
 
 from wardround import __version__
 from wardround.algorithms.base import Algorithm
 from wardround.algorithms.schedule import Schedule
-from wardround.errors import ConfigRefused, Refusal
+from wardround.errors import ConfigRefused
 from wardround.flare import places, wire
+from wardround.flare.site_parts import guarded, open_hospital, require_given, stream
 from wardround.hospital.judging import Judging
 from wardround.hospital.opening import Phantoms
 from wardround.hospital.rounds import Hospital
@@ -47,49 +44,28 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         rival: Algorithm | None = None,
     ) -> None:
         super().__init__()
-        given = {"algorithm": algorithm, "model": model, "schedule": schedule, "sampling": sampling, "judging": judging}
-        absent = [name for name, value in (given | {"phantoms": phantoms, "seed": seed}).items() if value is None]
-        if absent:
-            raise ConfigRefused(
-                "the job's site settings",
-                found=f"no {', '.join(absent)}",
-                expected="every one",
-                fix="print the job anew",
-            )
+        require_given(algorithm=algorithm, model=model, schedule=schedule, sampling=sampling, judging=judging)
+        require_given(phantoms=phantoms, seed=seed)
         self.algorithm, self.model, self.schedule, self.sampling = algorithm, model, schedule, sampling
         self.judging, self.phantoms, self.seed, self.rival = judging, phantoms, seed, rival
         self._hospital: Hospital | None = None
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Do one task; a refusal or failure becomes a reply that carries its code only."""
-        try:
+
+        def work() -> Shareable:
             order = wire.read_order(shareable)
             if task_name == wire.TRAIN:
                 return self._train(order, fl_ctx)
             if task_name == wire.FINISH:
                 return self._finish(order, fl_ctx)
             raise ConfigRefused("a task", found=task_name, expected="train or finish", fix="check the job's executors")
-        except Refusal as refusal:
-            self.log_error(fl_ctx, f"REFUSED by {fl_ctx.get_identity_name()} ({refusal.code}): {refusal}")
-            return wire.refusal_message(refusal.code)
-        except MemoryError:
-            self.log_error(fl_ctx, "REFUSED (memory): this site ran out of memory; lower `patch` or `batch` in the job")
-            return wire.refusal_message(wire.MEMORY)
-        except Exception as error:  # noqa: BLE001 - a dead process would end the job of every hospital
-            self.log_exception(fl_ctx, f"FAILED at {fl_ctx.get_identity_name()}: {type(error).__name__}")
-            return wire.refusal_message(wire.FAILURE)
+
+        return guarded(self, fl_ctx, work)
 
     def _open(self, fl_ctx: FLContext) -> Hospital:
         if self._hospital is None:
-            torch.set_num_threads(places.threads_for_this_process(fl_ctx))
-            self._hospital = Hospital.open(
-                fl_ctx.get_identity_name(),
-                places.workspace_root(fl_ctx),
-                places.state_folder(fl_ctx),
-                simulator=places.in_simulator(fl_ctx),
-                settings=self,
-                say=lambda text: self.log_info(fl_ctx, text),
-            )
+            self._hospital = open_hospital(self, self, fl_ctx)
         return self._hospital
 
     def _train(self, order: wire.Order, fl_ctx: FLContext) -> Shareable:
@@ -103,7 +79,7 @@ class SiteTrainer(Executor):  # type: ignore[misc]
             f"round {order.round + 1}/{order.rounds} {hospital.title}: loss {loss:.3f}, "
             f"validation Dice of the incoming model {val_dice:.3f}, {numbers['seconds']:.1f} s",
         )
-        self._stream(numbers, order.round, fl_ctx)
+        stream(self, numbers, order.round, fl_ctx)
         return wire.update_message(
             wire.Update(delta, hospital.weight, numbers, hospital.facts | {"version": __version__})
         )
@@ -119,11 +95,5 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         test = judgement.numbers["candidates"][deploy]["test"]["dice_mean"]["value"]
         seconds = time.monotonic() - begun
         self.log_info(fl_ctx, f"{hospital.title}: deploy {deploy}, test Dice {test:.3f}, {seconds:.1f} s")
-        self._stream({"val_dice": val_dice}, order.round, fl_ctx)
+        stream(self, {"val_dice": val_dice}, order.round, fl_ctx)
         return wire.scores_message(judgement.numbers | {"val_dice": val_dice, "seconds": seconds})
-
-    def _stream(self, numbers: Mapping[str, float], round_: int, fl_ctx: FLContext) -> None:
-        """Send the numbers that the update carries anyway to NVFlare's analytics receiver (TensorBoard)."""
-        for tag, value in numbers.items():
-            dxo = create_analytic_dxo(tag, float(value), AnalyticsDataType.SCALAR, global_step=round_)
-            send_analytic_dxo(self, dxo, fl_ctx)

@@ -83,7 +83,7 @@ def order_message(order: Order) -> Shareable:
 def read_order(message: Shareable) -> Order:
     """Read task data; ReleaseRefused when it is not an Order."""
     dxo = _dxo(message, DataKind.WEIGHTS)
-    _require(dxo.meta, _ORDER_META, "an order's meta")
+    require_shape(dxo.meta, _ORDER_META, "an order's meta")
     return Order(_arrays(dxo.data), dxo.meta["round"], dxo.meta["rounds"])
 
 
@@ -96,10 +96,10 @@ def update_message(update: Update) -> Shareable:
 def read_update(message: Shareable) -> Update:
     """Read the result of a train task; ReleaseRefused on any key too many or too few, other kind, type or NaN."""
     dxo = _dxo(message, DataKind.WEIGHT_DIFF)
-    _require(dxo.meta, _UPDATE_META, "an update's meta")
+    require_shape(dxo.meta, _UPDATE_META, "an update's meta")
     weight = float(dxo.meta["weight"])
     if weight <= 0:
-        raise _unknown("an update's weight", "a number that is not positive", "a count of patients")
+        raise unknown("an update's weight", "a number that is not positive", "a count of patients")
     return Update(_arrays(dxo.data), weight, dxo.meta["numbers"], dxo.meta["facts"])
 
 
@@ -111,8 +111,8 @@ def scores_message(scores: Mapping[str, Any]) -> Shareable:
 def read_scores(message: Shareable) -> dict[str, Any]:
     """Read the result of a finish task; ReleaseRefused unless it is exactly SCORES."""
     dxo = _dxo(message, DataKind.METRICS)
-    _require(dxo.meta, {}, "the scores' meta")
-    _require(dxo.data, SCORES, "the scores")
+    require_shape(dxo.meta, {}, "the scores' meta")
+    require_shape(dxo.data, SCORES, "the scores")
     return dict(dxo.data)
 
 
@@ -129,13 +129,31 @@ def refusal_code(message: Shareable) -> str:
     return code if isinstance(code, str) and code in _CODES | _RETURN_CODES else UNKNOWN
 
 
-def _require(value: Any, shape: Any, what: str) -> None:
+def data_of(message: Shareable, kind: str) -> dict[str, Any]:
+    """Return the data of a message of this kind; ReleaseRefused unless it is a dictionary of that kind."""
+    return dict(_dxo(message, kind).data)
+
+
+def meta_of(message: Shareable) -> dict[str, Any]:
+    """Return the meta of a message that `data_of` has read."""
+    return dict(from_shareable(message).meta)
+
+
+def kind_of(message: Shareable) -> str:
+    """Return the data kind of a message, "" when it holds no DXO."""
+    try:
+        return str(from_shareable(message).data_kind)
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def require_shape(value: Any, shape: Any, what: str) -> None:
     """Raise ReleaseRefused unless value has the shape (reports.checks) and holds only small numbers and short words."""
     _require_small(value, what, 0)
     try:
         check(value, shape, what)
     except ConfigRefused as refusal:
-        raise _unknown(refusal.what, refusal.found, refusal.expected) from refusal
+        raise unknown(refusal.what, refusal.found, refusal.expected) from refusal
 
 
 def _require_small(value: Any, what: str, depth: int) -> None:
@@ -148,19 +166,19 @@ def _require_small(value: Any, what: str, depth: int) -> None:
     number = isinstance(value, float) and math.isfinite(value)
     word = isinstance(value, str) and len(value) <= _WORD_LENGTH and value.isprintable()
     if not (value is None or whole or number or word):
-        raise _unknown(what, f"a value of type {type(value).__name__}", "finite numbers and short words")
+        raise unknown(what, f"a value of type {type(value).__name__}", "finite numbers and short words")
 
 
 def _dxo(message: Shareable, kind: str) -> DXO:
     code = message.get_return_code()
     if code != ReturnCode.OK:
-        raise _unknown("a message", "an error reply", f"return code OK and data kind {kind}")
+        raise unknown("a message", "an error reply", f"return code OK and data kind {kind}")
     try:
         dxo = from_shareable(message)
     except (ValueError, KeyError, TypeError) as error:
-        raise _unknown("a message", f"no readable data ({type(error).__name__})", f"a DXO of kind {kind}") from error
+        raise unknown("a message", f"no readable data ({type(error).__name__})", f"a DXO of kind {kind}") from error
     if dxo.data_kind != kind or not isinstance(dxo.data, dict):
-        raise _unknown("a message", f"data kind {str(dxo.data_kind)[:_WORD_LENGTH]!r}", f"data kind {kind!r}")
+        raise unknown("a message", f"data kind {str(dxo.data_kind)[:_WORD_LENGTH]!r}", f"data kind {kind!r}")
     return dxo
 
 
@@ -168,14 +186,15 @@ def _arrays(data: Mapping[str, Any]) -> dict[str, Any]:
     for name, block in data.items():
         named = isinstance(name, str) and ":" in name and len(name) <= _NAME_LENGTH and name.isprintable()
         if not (named and isinstance(block, np.ndarray) and block.dtype == np.float32):
-            raise _unknown("a block of weights", f"{type(block).__name__} under {str(name)[:80]!r}", "a float32 array")
+            raise unknown("a block of weights", f"{type(block).__name__} under {str(name)[:80]!r}", "a float32 array")
         if not np.isfinite(block).all():
-            raise _unknown(f"block {name!r}", "NaN or inf", "finite numbers")
+            raise unknown(f"block {name!r}", "NaN or inf", "finite numbers")
     if not data:
-        raise _unknown("a message without blocks", "0 arrays", "at least one `bank:block`")
+        raise unknown("a message without blocks", "0 arrays", "at least one `bank:block`")
     return dict(data)
 
 
-def _unknown(what: str, found: str, expected: str) -> ReleaseRefused:
+def unknown(what: str, found: str, expected: str) -> ReleaseRefused:
+    """Return the refusal of something that this version does not know."""
     fix = "run the same wardround version everywhere; nothing unknown is let through"
     return ReleaseRefused(what, found=found, expected=expected, fix=fix)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from wardround.jobs.recipes import Job
 
 
@@ -22,6 +24,8 @@ def card(job: Job) -> str:
         if "hessian" in args
         else ""
     )
+    words = job.privacy.get("report")
+    report = f"\nReport: {_wrapped(words, '')}.\n" if words else f"    wardround report /tmp/{job.name}\n"
     return f"""# {job.name}
 
 **{job.title}** ({job.algorithm["source"]})
@@ -41,21 +45,19 @@ joining did not help.
 
 ## What leaves a hospital
 
-- each round: the change of the model's weights (32-bit numbers), the number of training patients, the mean loss, the mean
-  validation Dice, the seconds it took; with it the site's display name, patient counts, which sequences exist, device, versions
+- each round: {_wrapped(job.privacy["leaves"])}
 - at the end: for each candidate model, mean Dice and HD95 on the test patients with intervals and counts, and the choice
 - never: images, masks, file names, patient identifiers, scores of single patients (a mean over ONE patient is that patient's score)
 - of the model stays at the hospital: {job.algorithm["stays"]}
 
-Privacy guarantee: **{job.privacy["guarantee"]}**.
+Privacy guarantee: **{_wrapped(job.privacy["guarantee"], "")}**.
 Mechanism at the exit: `{job.privacy["mechanism"]["path"]}`.
 Every release is noted in `releases.jsonl` in the site's own run folder before it is sent.
 
 ## Run it
 
     nvflare simulator jobs/{job.name} -t {len(job.federation["sites"])} -w /tmp/{job.name}
-    wardround report /tmp/{job.name}
-
+{report}
 {hessian}Without configured data the simulator invents synthetic patients and says so. Real data: docs/data.md.
 Wrong for: clinical decisions; sites with fewer than 3 patients; images that are not brain MRI.
 
@@ -65,6 +67,10 @@ Wrong for: clinical decisions; sites with fewer than 3 patients; images that are
 |---|---|
 {rows}
 """
+
+
+def _wrapped(words: str, indent: str = "  ") -> str:
+    return "\n".join(textwrap.wrap(words, 118, initial_indent="            ", subsequent_indent=indent)).strip()
 
 
 def _words(values: dict[str, object]) -> str:

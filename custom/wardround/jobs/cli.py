@@ -12,6 +12,7 @@ from wardround.errors import Refusal
 from wardround.jobs import (
     cmd_baseline,
     cmd_data,
+    cmd_he,
     cmd_jobs,
     cmd_partition,
     cmd_phantoms,
@@ -45,6 +46,13 @@ in a simulator.
 """
 
 
+HE = """
+Hidden sums: homomorphic encryption, masks, and the ring. What they cost, before anyone provisions.
+
+  wardround he cost brats_fedavg_he --sites 16
+"""
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     made = argparse.ArgumentParser(
@@ -63,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     cmd_jobs.add(jobs)
     cmd_run.add(jobs)
     cmd_baseline.add(commands)
+    cmd_he.add(group(commands, "he", "what hiding the sum costs", HE))
     cmd_report.add(commands)
     cmd_predict.add(commands)
     return made

@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
             words, planned.environment, lambda line: say(line) if args.verbose or simulation.matters(line) else None
         )
     say(f"the simulator ended after {time.monotonic() - begun:.0f} s (exit code {code})")
+    if planned.job.privacy["kind"] == "stock_ckks":
+        return records.conclude_stock(planned.workspace, planned.sites)
     return judge(planned.workspace)
 
 

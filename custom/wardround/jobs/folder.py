@@ -8,6 +8,7 @@ from typing import Any
 
 from wardround import __version__
 from wardround.errors import ConfigRefused
+from wardround.jobs import hidden, stock
 from wardround.jobs.card import card
 from wardround.jobs.recipes import Job, Json
 
@@ -61,6 +62,8 @@ def meta(job: Job) -> Json:
 
 def server_config(job: Job) -> Json:
     """Return config_fed_server.json."""
+    if job.privacy["kind"] == "stock_ckks":
+        return stock.server_config(job)
     rounds = {
         "rule": job.rule,
         "model": job.task["model"],
@@ -71,14 +74,16 @@ def server_config(job: Job) -> Json:
         "seed": job.task["seed"],
         "about": {"config_type": "dict", **about(job)},
     }
+    workflow: Json = {"id": "rounds", "path": "wardround.flare.rounds.Rounds", "args": rounds}
+    combine = [] if job.protection else [{"id": "combine", **job.privacy["aggregator"]}]
     return {
         "format_version": 2,
         "server": {"heart_beat_timeout": 600, "task_request_interval": job.federation["task_request_interval_s"]},
         "task_data_filters": [],
         "task_result_filters": [],
-        "workflows": [{"id": "rounds", "path": "wardround.flare.rounds.Rounds", "args": rounds}],
+        "workflows": [hidden.server_workflow(job, about(job)) if job.protection else workflow],
         "components": [
-            {"id": "combine", **job.privacy["aggregator"]},
+            *combine,
             {
                 "id": "tensorboard",
                 "path": "nvflare.app_opt.tracking.tb.tb_receiver.TBAnalyticsReceiver",
@@ -90,6 +95,8 @@ def server_config(job: Job) -> Json:
 
 def client_config(job: Job) -> Json:
     """Return config_fed_client.json: one executor, one exit."""
+    if job.privacy["kind"] == "stock_ckks":
+        return stock.client_config(job)
     rival = {"path": "wardround.algorithms.fedavg.FedAvg", "args": {}}
     args: Json = {
         "algorithm": job.algorithm["site"],
@@ -101,32 +108,40 @@ def client_config(job: Job) -> Json:
         "phantoms": job.task["phantoms"],
         "seed": job.task["seed"],
     }
-    tasks = ["train", "finish"]
-    release = {"path": "wardround.flare.release.Release", "args": {"mechanism": job.privacy["mechanism"]}}
+    tasks, shared = ["train", "finish"], []
+    executor: Json = {"path": "wardround.flare.site.SiteTrainer", "args": args}
+    release: Json = {"path": "wardround.flare.release.Release", "args": {"mechanism": job.privacy["mechanism"]}}
+    if job.protection:
+        executor, release, component = hidden.site_parts(job, args)
+        tasks, shared = hidden.TASKS, [component]
     return {
         "format_version": 2,
-        "executors": [{"tasks": tasks, "executor": {"path": "wardround.flare.site.SiteTrainer", "args": args}}],
+        "executors": [{"tasks": tasks, "executor": executor}],
         "task_data_filters": [],
         "task_result_filters": [{"tasks": tasks, "filters": [release]}],
         "components": [
+            *shared,
             {
                 "id": "analytics",
                 "path": "nvflare.app_common.widgets.convert_to_fed_event.ConvertToFedEvent",
                 "args": {"events_to_convert": ["analytix_log_stats"], "fed_event_prefix": "fed."},
-            }
+            },
         ],
     }
 
 
 def about(job: Job) -> Json:
-    """Return what the report prints about the job's settings; a resumed run must have the same."""
-    flat: dict[str, Any] = {"job": job.name, "algorithm": job.title}
-    for group in ("model", "sampling", "judging"):
-        flat |= {f"{group}.{key}": _plain(value) for key, value in job.task[group]["args"].items()}
-    flat |= {f"algorithm.{key}": _plain(value) for key, value in job.algorithm["site"]["args"].items()}
-    flat |= {f"rule.{key}": _plain(value) for key, value in job.rule["args"].items()}
-    flat |= {key: _plain(value) for key, value in job.schedule.items()}
-    return flat | {"seed": job.task["seed"], "fedavg_beside": job.rival}
+    """Return what the report prints about the job's settings; a resumed run must have the same.
+
+    Groups are dictionaries: a key with a dot in it would not survive `nvflare job submit`, which rewrites configs.
+    """
+    groups: Json = {group: job.task[group]["args"] for group in ("model", "sampling", "judging")}
+    groups |= {"algorithm_settings": job.algorithm["site"]["args"], "rule": job.rule["args"]}
+    groups |= {"protection": job.protection} if job.protection else {}
+    plain = {group: {key: _plain(value) for key, value in args.items()} for group, args in groups.items() if args}
+    whole = {key: _plain(value) for key, value in job.schedule.items()}
+    words = {"privacy": job.privacy["title"], "seed": job.task["seed"], "fedavg_beside": job.rival}
+    return {"job": job.name, "algorithm": job.title, **plain, **whole, **words}
 
 
 def _plain(value: Any) -> Any:

@@ -35,6 +35,12 @@ class Job:
         return [*self.algorithm["banks"], *(["fedavg"] if self.rival else [])]
 
     @property
+    def protection(self) -> Json | None:
+        """The settings of the hidden sum; None where the server reads updates."""
+        part = self.privacy.get("protection")
+        return part["args"] if part else None
+
+    @property
     def schedule(self) -> Json:
         args: Json = self.federation["schedule"]["args"]
         return args
@@ -59,12 +65,17 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
     row = page["defaults"] | page["jobs"][name]
     algorithm = copy.deepcopy(page["algorithms"][row["algorithm"]])
     rule = copy.deepcopy(page["rules"][algorithm["rule"]])
+    chosen = [setting.partition("=")[2] for setting in settings if setting.startswith("privacy=")]
+    row |= {"privacy": chosen[-1]} if chosen else {}
     task, federation, privacy = (_fragment(kind, row[kind]) for kind in ("task", "federation", "privacy"))
+    federation |= privacy.pop("federation", {})
     if sites:
         federation["sites"] = list(sites)
     made = Job(name, algorithm["title"], algorithm, rule, task, federation, privacy, bool(row["rival"]))
     for setting in settings:
-        made = _apply(made, setting)
+        made = made if setting.startswith("privacy=") else _apply(made, setting)
+    if made.protection is not None:
+        made.protection["min_sites"] = made.federation["min_sites"]
     hessian = made.algorithm["site"]["args"].get("hessian")
     return replace(made, title=f"{made.title} ({hessian})") if hessian else made
 
@@ -81,6 +92,7 @@ def places(made: Job) -> dict[str, Json]:
         "judging": made.task["judging"]["args"],
         "phantoms": made.task["phantoms"]["args"],
         "task": made.task,
+        **({"protection": made.protection} if made.protection is not None else {}),
     }
 
 
@@ -132,11 +144,23 @@ def _page() -> Json:
 
 
 def _fragment(kind: str, name: str) -> Json:
+    known = sorted(path.stem for path in (_root() / kind).glob("*.yaml"))
+    if name not in known:
+        raise ConfigRefused(
+            f"the {kind} fragment {name!r}",
+            found="no such file in app_configs",
+            expected=", ".join(known),
+            fix="correct it",
+        )
     fragment: Json = yaml.safe_load(_text(f"{kind}/{name}.yaml"))
     return fragment
 
 
 def _text(path: str) -> str:
+    return (_root() / path).read_text(encoding="utf-8")
+
+
+def _root() -> Path:
     package = Path(__file__).resolve().parents[1]
     installed, checkout = package / "app_configs", package.parents[1] / "app_configs"
-    return ((installed if installed.is_dir() else checkout) / path).read_text(encoding="utf-8")
+    return installed if installed.is_dir() else checkout

@@ -34,6 +34,8 @@ ROUND = {
     "configured?": Maybe([TEXT]),
     "trained?": Maybe([TEXT]),
     "aggregated?": Maybe([TEXT]),
+    "attempts?": Maybe(COUNT),
+    "recovered?": Maybe([TEXT]),
     "bytes_down?": Maybe(COUNT),
     "bytes_up?": Maybe(COUNT),
     "sites?": Maybe(Each(Maybe({"loss?": Maybe(NUMBER), "val_dice?": Maybe(NUMBER), "seconds?": Maybe(NUMBER)}))),
@@ -48,7 +50,9 @@ RUN = {
     "simulator": FLAG,
     "phantoms": FLAG,
     "settings?": Maybe(Each(Maybe(SCALAR))),
-    "model?": Maybe({"name?": Maybe(TEXT), "parameters?": Maybe(COUNT), "fingerprint?": Maybe(TEXT)}),
+    "model?": Maybe(
+        {"name?": Maybe(TEXT), "parameters?": Maybe(COUNT), "fingerprint?": Maybe(TEXT), "sha256?": Maybe(TEXT)}
+    ),
     "sites": Each(SITE),
     "rounds": [ROUND],
     "best?": Maybe({"round": Maybe(COUNT), "val_dice": Maybe(NUMBER)}),

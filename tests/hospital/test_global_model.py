@@ -4,7 +4,7 @@ import pytest
 from wardround.algorithms.rules import FedAdam, Mean
 from wardround.arrays import from_bank
 from wardround.errors import ModelRefused, RoundRefused
-from wardround.flare.server_model import ServerModel, initial_arrays, patch_of
+from wardround.hospital.global_model import GlobalModel, initial_arrays, patch_of
 from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import UNet3d
@@ -16,7 +16,7 @@ BANKS = ["model", "control", "fedavg"]
 
 
 def opened(folder, rule=None, banks=("model",), seed=0, promise=None):
-    return ServerModel.open(folder, SPEC, rule or Mean(1.0), list(banks), seed, promise or PROMISE)
+    return GlobalModel.open(folder, SPEC, rule or Mean(1.0), list(banks), seed, promise or PROMISE)
 
 
 def mean_of(server, value):
@@ -92,7 +92,7 @@ def test_the_state_of_another_network_is_refused(tmp_path):
     server = opened(tmp_path)
     server.step(mean_of(server, 0.1), 1.0, entry(0, 0.1))
     with pytest.raises(ModelRefused, match="another architecture"):
-        ServerModel.open(tmp_path, UNet3d((4, 4)), Mean(1.0), ["model"], 0, PROMISE)
+        GlobalModel.open(tmp_path, UNet3d((4, 4)), Mean(1.0), ["model"], 0, PROMISE)
 
 
 def test_the_best_model_is_the_one_that_was_evaluated(tmp_path):

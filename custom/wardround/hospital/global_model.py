@@ -1,4 +1,7 @@
-"""The server's weights through a run: banks, the rule's state, the best model so far, all on disk after every round."""
+"""The global model through a run: banks, the rule's state, the best model so far, all on disk after every round.
+
+In jobs in the clear the server holds it; in jobs with a hidden sum every site does, and the server never has it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from wardround.models.specs import describe
 _STATE = "rule."
 
 
-class ServerModel:
+class GlobalModel:
     """Weights under wire names, the round they are the start of, and what has happened so far.
 
     round r means: r rounds are done; `best` is the model that was EVALUATED best on the sites' validation patients.
@@ -45,7 +48,7 @@ class ServerModel:
     @staticmethod
     def open(
         folder: Path, spec: Any, rule: Rule, banks: list[str], seed: int, promise: Mapping[str, Any]
-    ) -> ServerModel:
+    ) -> GlobalModel:
         """Resume the newest round in the folder, or start from the seed. Another job's folder is refused."""
         identity, newest = fingerprint(spec), state.latest(folder)
         if newest:
@@ -60,7 +63,7 @@ class ServerModel:
                 )
             weights = {name: block for name, block in arrays.items() if not name.startswith(_STATE)}
             rule_state = {name[len(_STATE) :]: block for name, block in arrays.items() if name.startswith(_STATE)}
-            return ServerModel(folder, spec, rule, weights, rule_state, meta)
+            return GlobalModel(folder, spec, rule, weights, rule_state, meta)
         model = initial_arrays(spec, seed)
         zero = {name: np.zeros_like(block) for name, block in model.items()}
         weights = {}
@@ -69,7 +72,7 @@ class ServerModel:
         size = sum(int(block.size) for block in model.values())
         facts = {"name": type(spec).__name__, "parameters": size, "fingerprint": identity}
         meta = {"round": 0, "history": [], "best": None, "facts": facts, "promise": dict(promise)}
-        return ServerModel(folder, spec, rule, weights, rule.start(weights), meta)
+        return GlobalModel(folder, spec, rule, weights, rule.start(weights), meta)
 
     def wire(self) -> dict[str, Array]:
         """Return every bank under its wire names."""

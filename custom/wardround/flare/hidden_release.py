@@ -1,0 +1,83 @@
+"""The one way out of a hospital in jobs with a hidden sum. Fails closed, writes a receipt, builds every message anew.
+
+The executor hands over a readable update INSIDE the process. Here it goes through the mechanism (and, before this filter,
+through whatever the site's own privacy scope demands), becomes integers that are kept at the site, is packed, masked and
+encrypted; only then does something leave. The ring's update never passes here in the open: the site adds it at its hop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from nvflare.apis.filter import Filter
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+
+from wardround.arrays import digest
+from wardround.errors import ReleaseRefused
+from wardround.flare import sealed, wire
+from wardround.flare.release import Mechanism, write_receipt
+from wardround.flare.secure_sum import ID, SecureSum, secure_sum_of
+from wardround.privacy.sum_site import SumSite
+
+
+class HiddenRelease(Filter):  # type: ignore[misc]
+    """NVFlare task-result filter for the six tasks of a hidden sum.
+
+    train: an update is hidden, or, in a repeated attempt, the integers that are kept are hidden anew
+    other tasks: a reply that sealed.py describes | a refusal: its code only | anything else: ReleaseRefused
+    """
+
+    def __init__(self, mechanism: Mechanism, secure_id: str = ID) -> None:
+        super().__init__()
+        self.mechanism, self.secure_id = mechanism, secure_id
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        """Return a new message that holds only what was read."""
+        task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
+        if shareable.get_return_code() != ReturnCode.OK:
+            return wire.refusal_message(wire.refusal_code(shareable))
+        if task not in sealed.TASKS:
+            raise ReleaseRefused(
+                "a task result",
+                found=f"task {str(task)[:40]!r}",
+                expected=f"one of {', '.join(sealed.TASKS)}",
+                fix="name this filter for those tasks only",
+            )
+        secure = secure_sum_of(fl_ctx, self.secure_id)
+        receipt: dict[str, Any] = {"protection": secure.protection.mode}
+        if task == wire.TRAIN:
+            reply, more = self._train(shareable, secure, fl_ctx)
+            receipt |= more
+        else:
+            reply = sealed.read_reply(shareable, task)
+        receipt |= {"kind": reply.statement.text.split('"kind":"')[1].split('"')[0], "bytes": len(reply.payload)}
+        receipt |= {"sha256": hashlib.sha256(reply.payload).hexdigest()} if reply.payload else {}
+        write_receipt(fl_ctx, task, receipt)
+        return sealed.reply_message(reply)
+
+    def _train(
+        self, shareable: Shareable, secure: SecureSum, fl_ctx: FLContext
+    ) -> tuple[sealed.Reply, Mapping[str, Any]]:
+        site, moment = secure.open(fl_ctx), secure.call.moment
+        receipt: dict[str, Any] = {"round": moment.round, "attempt": moment.attempt}
+        if sealed.read_again(shareable) is None:
+            receipt |= self._keep(wire.read_update(shareable), site, secure, moment.round)
+        said = site.said(moment.round)
+        meta = {"numbers": said["numbers"], "facts": said["facts"]}
+        if secure.protection.ring:
+            statement, payload = site.ready(moment, secure.call.prepares, said["model"]), b""
+        else:
+            statement, payload = site.submit(moment, secure.call.prepares, said["model"])
+        message = sealed.reply_message(sealed.Reply(statement, payload, meta))
+        return sealed.read_reply(message, wire.TRAIN), receipt
+
+    def _keep(self, update: wire.Update, site: SumSite, secure: SecureSum, round_: int) -> dict[str, Any]:
+        delta, receipt = self.mechanism.release(update.delta)
+        hidden = secure.protection.weights == "patients_hidden"
+        facts = sealed.without_counts(update.facts) if hidden else dict(update.facts)
+        said = {"numbers": dict(update.numbers), "facts": facts, "model": secure.model}
+        return receipt | site.hold(round_, delta, int(update.weight), secure.initial, said) | {"update": digest(delta)}

@@ -1,0 +1,176 @@
+"""The site's door to NVFlare in jobs with a hidden sum: every site holds the global model and applies the revealed sum.
+
+The update that `train` returns is readable and stays in this process: the exit (hidden_release.py) codes and hides it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+
+from wardround import __version__
+from wardround.algorithms.base import Algorithm
+from wardround.algorithms.rules import Rule
+from wardround.algorithms.schedule import Schedule
+from wardround.arrays import digest
+from wardround.errors import ConfigRefused, RoundRefused
+from wardround.flare import places, sealed, wire
+from wardround.flare.secure_sum import ID, SecureSum, secure_sum_of
+from wardround.flare.site_parts import guarded, open_hospital, require_given, stream
+from wardround.hospital.global_model import GlobalModel
+from wardround.hospital.judging import Judging
+from wardround.hospital.opening import Phantoms
+from wardround.hospital.rounds import Hospital
+from wardround.hospital.segmentation import Sampling
+from wardround.models.nets import Network
+from wardround.privacy import statements
+from wardround.privacy.sum_site import Incoming
+
+
+class SecureSite(Executor):  # type: ignore[misc]
+    """The six tasks of sealed.py. rule, banks: what a server does in the clear is done here, by every site alike."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        model: Network,
+        schedule: Schedule,
+        sampling: Sampling,
+        judging: Judging,
+        phantoms: Phantoms,
+        seed: int,
+        rule: Rule,
+        banks: list[str],
+        rival: Algorithm | None = None,
+        secure_id: str = ID,
+    ) -> None:
+        super().__init__()
+        require_given(algorithm=algorithm, model=model, schedule=schedule, sampling=sampling, judging=judging)
+        require_given(phantoms=phantoms, seed=seed, rule=rule, banks=banks)
+        self.algorithm, self.model, self.schedule, self.sampling = algorithm, model, schedule, sampling
+        self.judging, self.phantoms, self.seed, self.rival = judging, phantoms, seed, rival
+        self.rule, self.banks, self.secure_id = rule, banks, secure_id
+        self._hospital: Hospital | None = None
+        self._global: GlobalModel | None = None
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Do one task; a refusal or failure becomes a reply that carries its code only."""
+
+        def work() -> Shareable:
+            call, secure = sealed.read_call(shareable), secure_sum_of(fl_ctx, self.secure_id)
+            if task_name not in self._tasks:
+                raise ConfigRefused(
+                    "a task", found=task_name, expected=", ".join(sealed.TASKS), fix="check the job's executors"
+                )
+            secure.begin(call)
+            return self._tasks[task_name](call, secure, fl_ctx)
+
+        return guarded(self, fl_ctx, work)
+
+    @cached_property
+    def _tasks(self) -> Mapping[str, Callable[[sealed.Call, SecureSum, FLContext], Shareable]]:
+        return {
+            sealed.JOIN: self._join,
+            sealed.PREPARE: self._prepare,
+            wire.TRAIN: self._train,
+            sealed.HOP: self._hop,
+            sealed.UNMASK: self._unmask,
+            wire.FINISH: self._finish,
+        }
+
+    def _join(self, call: sealed.Call, secure: SecureSum, fl_ctx: FLContext) -> Shareable:
+        return _statement(secure.open(fl_ctx).participant.join(call.moment.run))
+
+    def _prepare(self, call: sealed.Call, secure: SecureSum, fl_ctx: FLContext) -> Shareable:
+        return _statement(secure.open(fl_ctx).participant.prepare(call.moment, call.joins))
+
+    def _hop(self, call: sealed.Call, secure: SecureSum, fl_ctx: FLContext) -> Shareable:
+        incoming = Incoming(call.ready, call.done, call.hop, call.payload)
+        statement, payload = secure.open(fl_ctx).hop(call.moment, call.prepares, incoming)
+        return sealed.reply_message(sealed.Reply(statement, payload, {}))
+
+    def _unmask(self, call: sealed.Call, secure: SecureSum, fl_ctx: FLContext) -> Shareable:
+        participant = secure.open(fl_ctx).participant
+        return _statement(participant.unmask(call.moment, call.joins, call.prepares, call.survivors))
+
+    def _train(self, call: sealed.Call, secure: SecureSum, fl_ctx: FLContext) -> Shareable:
+        begun, round_ = time.monotonic(), call.moment.round
+        held = self._held(fl_ctx)
+        self._apply(call, secure, held, fl_ctx)
+        secure.model, secure.initial = digest(held.wire()), held.wire()
+        if secure.open(fl_ctx).holds(round_):
+            self.log_info(fl_ctx, f"round {round_ + 1}/{call.rounds}: the update is there already, hidden anew")
+            return sealed.again_message(round_)
+        hospital = self._open(fl_ctx)
+        val_dice = hospital.validate(held.wire(), round_)
+        delta, loss = hospital.train(held.wire(), round_)
+        numbers = {"loss": loss, "val_dice": val_dice, "seconds": time.monotonic() - begun}
+        self.log_info(
+            fl_ctx,
+            f"round {round_ + 1}/{call.rounds} {hospital.title}: loss {loss:.3f}, "
+            f"validation Dice of the incoming model {val_dice:.3f}, {numbers['seconds']:.1f} s",
+        )
+        stream(self, numbers, round_, fl_ctx)
+        facts = hospital.facts | {"version": __version__}
+        return wire.update_message(wire.Update(delta, hospital.weight, numbers, facts))
+
+    def _finish(self, call: sealed.Call, secure: SecureSum, fl_ctx: FLContext) -> Shareable:
+        begun, held, hospital = time.monotonic(), self._held(fl_ctx), self._open(fl_ctx)
+        self._apply(call, secure, held, fl_ctx)
+        val_dice = hospital.validate(held.wire(), call.moment.round)
+        self.log_info(fl_ctx, f"{hospital.title}: trains its local baseline, fine-tunes and judges the models")
+        judgement = hospital.judge(held.wire(), call.moment.round)
+        hospital.keep(judgement, places.run_folder(fl_ctx), places.job_name(fl_ctx))
+        held.finish(None, places.run_folder(fl_ctx))
+        scores: Any = judgement.numbers | {"val_dice": val_dice, "seconds": time.monotonic() - begun}
+        self.log_info(fl_ctx, f"{hospital.title}: deploy {scores['deploy']}, {scores['seconds']:.1f} s")
+        stream(self, {"val_dice": val_dice}, call.moment.round, fl_ctx)
+        if secure.protection.weights == "patients_hidden":
+            scores = sealed.scores_without_counts(scores)
+        identity = secure.open(fl_ctx).participant.identity
+        statement = statements.sign(identity, "judged", call.moment, model=digest(held.wire()))
+        return sealed.reply_message(sealed.Reply(statement, b"", {"scores": scores}))
+
+    def _apply(self, call: sealed.Call, secure: SecureSum, held: GlobalModel, fl_ctx: FLContext) -> None:
+        """Bring the global model to the round of the call with the sum that was revealed; applied already: nothing to do."""
+        revealed, site = call.revealed, secure.open(fl_ctx)
+        if revealed is not None and held.round == revealed.moment.round:
+            mean, known = site.reveal(revealed.moment, revealed.sites, revealed.payload, self._ratio(held.round))
+            participation = min(1.0, len(revealed.sites) / max(1, revealed.configured))
+            held.step(mean, participation, {"val_dice": revealed.val_dice, "sum": known})
+            self.log_info(fl_ctx, f"the sum of {len(revealed.sites)} sites was revealed and applied")
+        if held.round != call.moment.round:
+            raise RoundRefused(
+                f"the global model for round {call.moment.round + 1}",
+                found=f"a model after {held.round} rounds at this site",
+                expected=f"one after {call.moment.round} rounds",
+                fix="this site missed a sum, or its state folder is from another run: start the job anew",
+            )
+
+    def _ratio(self, round_: int) -> float:
+        if round_ + 1 >= self.schedule.rounds:
+            return 1.0
+        return self.schedule.steps(round_ + 1).lr / self.schedule.steps(round_).lr
+
+    def _open(self, fl_ctx: FLContext) -> Hospital:
+        if self._hospital is None:
+            self._hospital = open_hospital(self, self, fl_ctx)
+        return self._hospital
+
+    def _held(self, fl_ctx: FLContext) -> GlobalModel:
+        if self._global is None:
+            folder, patch = places.state_folder(fl_ctx) / "global", " x ".join(str(n) for n in self.sampling.patch)
+            promise = {"job": places.job_name(fl_ctx), "sampling.patch": patch, "rounds": self.schedule.rounds}
+            self._global = GlobalModel.open(folder, self.model, self.rule, self.banks, self.seed, promise)
+        return self._global
+
+
+def _statement(signed: statements.Signed) -> Shareable:
+    return sealed.reply_message(sealed.Reply(signed, b"", {}))

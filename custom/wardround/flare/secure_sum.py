@@ -1,0 +1,89 @@
+"""The component that a site's executor and its exit share in jobs with a hidden sum: keys, secrets, the current call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_context import FLContext
+
+from wardround.arrays import Array
+from wardround.errors import ConfigRefused
+from wardround.flare import places
+from wardround.flare.sealed import Call
+from wardround.privacy import simulated_kits, sum_key
+from wardround.privacy.identity import Authority, Identity
+from wardround.privacy.participant import Participant
+from wardround.privacy.protection import Protection
+from wardround.privacy.sum_site import SumSite
+
+FOLDER, ID = "secure", "secure_sum"
+
+
+class SecureSum(FLComponent):  # type: ignore[misc]
+    """One site's half of the sum. protection: the job's promise | seed: the job's, for stochastic rounding.
+
+    model, initial: digest and weights of the global model that this round starts from, as the executor says
+
+    no key file under encryption, no certificate of this project: ConfigRefused with the file's name, nothing is sent
+    """
+
+    def __init__(self, protection: Protection, seed: int) -> None:
+        super().__init__()
+        if protection is None or seed is None:
+            raise ConfigRefused(
+                "the job's secure_sum", found="no protection or no seed", expected="both", fix="print the job anew"
+            )
+        self.protection, self.seed = protection, seed
+        self._site: SumSite | None = None
+        self._call: Call | None = None
+        self.model, self.initial = "", dict[str, Array]()
+
+    @property
+    def call(self) -> Call:
+        """Return the call that the executor is answering; none: ConfigRefused."""
+        if self._call is None:
+            raise ConfigRefused(
+                "the exit of a hidden sum",
+                found="no call to answer",
+                expected="the executor SecureSite in the same process",
+                fix="print the job anew",
+            )
+        return self._call
+
+    def begin(self, call: Call) -> None:
+        """Note what is being answered."""
+        self._call = call
+
+    def open(self, fl_ctx: FLContext) -> SumSite:
+        """Return this site's sum, opened once per process."""
+        if self._site is None:
+            name, startup = fl_ctx.get_identity_name(), startup_folder(fl_ctx)
+            if places.in_simulator(fl_ctx):
+                simulated_kits.site_kit(places.simulated_kits_folder(fl_ctx), name, startup)
+            key = sum_key.read_site(startup) if self.protection.encryption else None
+            key_id = sum_key.key_id(key) if key else ""
+            folder = places.state_folder(fl_ctx) / FOLDER
+            identity, authority = Identity.load(startup, name), Authority.load(startup)
+            participant = Participant(self.protection, identity, authority, key_id, folder)
+            self._site = SumSite(self.protection, participant, key, folder, self.seed)
+        return self._site
+
+
+def startup_folder(fl_ctx: FLContext) -> Path:
+    """Return where provisioning put this party's kit."""
+    return places.workspace_root(fl_ctx) / "startup"
+
+
+def secure_sum_of(fl_ctx: FLContext, component_id: str) -> SecureSum:
+    """Return the component with this id; anything else: ConfigRefused."""
+    found: Any = fl_ctx.get_engine().get_component(component_id)
+    if not isinstance(found, SecureSum):
+        raise ConfigRefused(
+            f"the component {component_id!r}",
+            found=type(found).__name__,
+            expected="a wardround.flare.secure_sum.SecureSum",
+            fix="print the job anew",
+        )
+    return found

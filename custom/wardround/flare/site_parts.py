@@ -1,0 +1,86 @@
+"""What every executor of ours does: turn failures into codes, open the hospital, stream the numbers that travel anyway."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from nvflare.apis.analytix import AnalyticsDataType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
+
+from wardround.errors import ConfigRefused, Refusal
+from wardround.flare import places, wire
+from wardround.hospital.rounds import Hospital, Settings
+
+REASONS = "refusals.txt"
+
+
+def guarded(component: FLComponent, fl_ctx: FLContext, work: Callable[[], Shareable]) -> Shareable:
+    """Return work(); a refusal or failure becomes a reply that carries its code only.
+
+    The reason, which can name a patient's folder, goes to `refusals.txt` in the site's own run folder. It is not logged:
+    by default NVFlare streams a site's error log to the server. The simulator, where all is one machine, logs it too.
+    """
+    try:
+        return work()
+    except Refusal as refusal:
+        _tell(component, fl_ctx, f"REFUSED by {fl_ctx.get_identity_name()} ({refusal.code})", str(refusal))
+        return wire.refusal_message(refusal.code)
+    except MemoryError:
+        component.log_error(
+            fl_ctx, "REFUSED (memory): this site ran out of memory; lower `patch` or `batch` in the job"
+        )
+        return wire.refusal_message(wire.MEMORY)
+    except Exception as error:  # noqa: BLE001 - a dead process would end the job of every hospital
+        _tell(
+            component,
+            fl_ctx,
+            f"FAILED at {fl_ctx.get_identity_name()}: {type(error).__name__}",
+            traceback.format_exc(),
+        )
+        return wire.refusal_message(wire.FAILURE)
+
+
+def _tell(component: FLComponent, fl_ctx: FLContext, words: str, reason: str) -> None:
+    file = places.run_folder(fl_ctx) / REASONS
+    with file.open("a", encoding="utf-8") as out:
+        out.write(f"{words}: {reason}\n")
+    shown = reason if places.in_simulator(fl_ctx) else f"the reason is in {file.name} in this site's run folder"
+    component.log_error(fl_ctx, f"{words}: {shown}")
+
+
+def require_given(**settings: Any) -> None:
+    """Raise ConfigRefused when one of the job's settings is missing (NVFlare turns an unknown variable into None)."""
+    absent = [name for name, value in settings.items() if value is None]
+    if absent:
+        raise ConfigRefused(
+            "the job's site settings",
+            found=f"no {', '.join(absent)}",
+            expected="every one",
+            fix="print the job anew",
+        )
+
+
+def open_hospital(component: FLComponent, settings: Settings, fl_ctx: FLContext) -> Hospital:
+    """Open this site's data (decoded at most once) and build the job's network."""
+    torch.set_num_threads(places.threads_for_this_process(fl_ctx))
+    return Hospital.open(
+        fl_ctx.get_identity_name(),
+        places.workspace_root(fl_ctx),
+        places.state_folder(fl_ctx),
+        simulator=places.in_simulator(fl_ctx),
+        settings=settings,
+        say=lambda text: component.log_info(fl_ctx, text),
+    )
+
+
+def stream(component: FLComponent, numbers: Mapping[str, float], round_: int, fl_ctx: FLContext) -> None:
+    """Send the numbers that the update carries anyway to NVFlare's analytics receiver (TensorBoard)."""
+    for tag, value in numbers.items():
+        dxo = create_analytic_dxo(tag, float(value), AnalyticsDataType.SCALAR, global_step=round_)
+        send_analytic_dxo(component, dxo, fl_ctx)

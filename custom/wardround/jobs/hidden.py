@@ -1,0 +1,35 @@
+"""The two configs of a job with a hidden sum. Pure; same shape as folder.py's."""
+
+from __future__ import annotations
+
+from wardround.jobs.recipes import Job, Json
+
+TASKS = ["join", "prepare", "train", "hop", "unmask", "finish"]
+
+
+def server_workflow(job: Job, about: Json) -> Json:
+    """Return the workflow: rounds that never hold a model."""
+    args = {
+        "protection": job.privacy["protection"],
+        "model": job.task["model"],
+        "rounds": job.schedule["rounds"],
+        "round_timeout_s": job.federation["round_timeout_s"],
+        "step_timeout_s": job.privacy["step_timeout_s"],
+        "about": {"config_type": "dict", **about},
+    }
+    return {"id": "rounds", "path": "wardround.flare.secure_rounds.SecureRounds", "args": args}
+
+
+def site_parts(job: Job, trainer: Json) -> tuple[Json, Json, Json]:
+    """Return (executor, exit, component that both share); trainer: the settings that every job's executor has."""
+    executor = {
+        "path": "wardround.flare.secure_site.SecureSite",
+        "args": {**trainer, "rule": job.rule, "banks": job.banks},
+    }
+    release = {"path": "wardround.flare.hidden_release.HiddenRelease", "args": {"mechanism": job.privacy["mechanism"]}}
+    shared = {
+        "id": "secure_sum",
+        "path": "wardround.flare.secure_sum.SecureSum",
+        "args": {"protection": job.privacy["protection"], "seed": job.task["seed"]},
+    }
+    return executor, release, shared

@@ -1,0 +1,76 @@
+"""Floor 3: what a hidden sum costs, before anyone provisions: bytes from closed forms, seconds by doing it once here."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from wardround.arrays import Arrays
+from wardround.privacy import masks
+from wardround.privacy.bfv import FRESH_BYTES, SEED_BYTES, SUM_BYTES, Cipher
+from wardround.privacy.fixed_point import encode, first_grid
+from wardround.privacy.protection import Protection
+from wardround.privacy.tags import Tags, polynomials
+from wardround.rng import secret, stream
+
+HEADER = 4
+
+
+@final
+@dataclass(frozen=True)
+class Cost:
+    """Bytes of one site and round, as payload (a few kB of signed statements come on top).
+
+    up: what a site sends | down: what it receives | server: what the server holds of the sum, however many sites
+    The ring passes sums: its `up` is a hop, its `down` a hop and the final sum.
+    """
+
+    parameters: int
+    values: int
+    up: int
+    down: int
+    server: int
+
+
+def cost(protection: Protection, weights: Arrays) -> Cost:
+    """Return the bytes of updates of these blocks."""
+    grid = first_grid(weights, protection.bits, weighted=protection.weighted)
+    words, size = protection.packing.words(grid.fields), grid.layout.total
+    if not protection.encryption:
+        return Cost(size, grid.fields, 8 * words, 8 * words, 8 * words)
+    count = polynomials(words)
+    fresh, summed = count * (FRESH_BYTES + HEADER), count * (SUM_BYTES + HEADER)
+    if protection.ring:
+        return Cost(size, grid.fields, summed, 2 * summed, summed)
+    return Cost(size, grid.fields, fresh, summed, summed)
+
+
+def seconds(protection: Protection, weights: Arrays) -> dict[str, float]:
+    """Return the seconds of hiding (code, pack, tag, mask against 3 others, encrypt), adding and reading one update here."""
+    rng = stream(0, "cost")
+    update = {name: rng.normal(0, 0.01, block.shape).astype(np.float32) for name, block in weights.items()}
+    grid = first_grid(weights, protection.bits, weighted=protection.weighted)
+    key, packing = secret(SEED_BYTES), protection.packing
+    cipher = Cipher(protection.modulus, key) if protection.encryption else None
+    begun = time.perf_counter()
+    plain = packing.pack(encode(grid, update, None, 1.0, 1, rng).fields)
+    words = Tags(key, protection.modulus, "cost").put(plain, "a") if cipher else plain
+    if protection.masks:
+        pairs = [(name, secret(masks.KEY_BYTES)) for name in ("b", "c", "d")]
+        hidden = masks.add(words, masks.mask_of("a", None, pairs, len(words), protection.modulus), protection.modulus)
+    else:
+        hidden = words
+    payload = cipher.encrypt(hidden) if cipher else hidden.tobytes()
+    sent = time.perf_counter()
+    if cipher:
+        total = cipher.add(None, payload)
+        added = time.perf_counter()
+        cipher.decrypt(cipher.dump(total))
+    else:
+        masks.add(np.frombuffer(payload, "<u8").astype(np.uint64), hidden, protection.modulus)
+        added = time.perf_counter()
+    packing.unpack(plain, grid.fields, 1)
+    return {"hide_s": sent - begun, "add_s": added - sent, "reveal_s": time.perf_counter() - added}

@@ -1,0 +1,249 @@
+"""Floor 3: one hospital's half of a hidden sum: code the update once, keep it, hide it, and read the sum of all.
+
+hold     update -> integers, on disk: an attempt that fails is repeated with the same integers, never with new ones
+submit   integers -> packed -> tagged -> masked -> encrypted          (star)
+hop      the same, added to what the site before passed on            (ring)
+reveal   decrypt -> check the tags -> unpack -> mean of all sites; the grid of the next round
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from wardround.arrays import Array, Arrays, Layout
+from wardround.errors import RoundRefused
+from wardround.privacy import statements
+from wardround.privacy.bfv import Cipher
+from wardround.privacy.collector import words_of
+from wardround.privacy.fixed_point import Grid, decode, encode, first_grid, mean_of, next_grid
+from wardround.privacy.participant import Participant, ring_order, roster_digest
+from wardround.privacy.protection import Protection
+from wardround.privacy.statements import Moment, Signed
+from wardround.privacy.tags import Tags
+from wardround.rng import stream
+
+
+@final
+@dataclass(frozen=True)
+class Incoming:
+    """What a site of the ring is handed: the order, who has added, and the last hop (none for the first site)."""
+
+    ready: tuple[str, ...]
+    done: tuple[str, ...]
+    statement: Signed | None
+    payload: bytes
+
+
+@final
+class SumSite:
+    """The sum of one job at one site. key: the seed of the sum key, None without encryption | seed: the job's."""
+
+    def __init__(
+        self, protection: Protection, participant: Participant, key: bytes | None, folder: Path, seed: int
+    ) -> None:
+        self.protection, self.participant, self.folder, self.seed = protection, participant, folder, seed
+        self._key = key
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @cached_property
+    def _cipher(self) -> Cipher:
+        return Cipher(self.protection.modulus, self._key)
+
+    def holds(self, round_: int) -> bool:
+        """Return whether the update of a round is coded already."""
+        return self._held(round_).is_file()
+
+    def hold(
+        self, round_: int, update: Arrays, patients: int, initial: Arrays, said: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Code an update and write it down; return what the receipt says.
+
+        initial: the job's first weights, for round 0 | said: JSON that goes with the update in every attempt
+
+        NaN, inf, other blocks than in round 0: ReleaseRefused | coded already: the old integers stay
+        """
+        if not self.holds(round_):
+            if round_ == 0:
+                blocks = {name: initial[name] for name in update}
+                grid = first_grid(blocks, self.protection.bits, weighted=self.protection.weighted)
+                self._save_grid(0, grid)
+            grid = self.grid(round_)
+            residual = self._read(round_ - 1)[1] if self.holds(round_ - 1) else None
+            draws = stream(self.seed, "rounding", self.participant.name, round_)
+            coded = encode(grid, update, residual, self.protection.weight(patients), patients, draws)
+            with _replacing(self._held(round_)) as file:
+                np.savez(
+                    file,
+                    fields=coded.fields.astype(np.int16),
+                    residual=coded.residual,
+                    clipped=coded.clipped,
+                    said=json.dumps(said),
+                )
+            self._held(round_ - 2).unlink(missing_ok=True)
+        fields, _, clipped = self._read(round_)
+        return {"values": len(fields), "clipped": clipped, "bits": self.protection.bits}
+
+    def said(self, round_: int) -> dict[str, Any]:
+        """Return what was said when the update was coded."""
+        self._read(round_)
+        with np.load(self._held(round_), allow_pickle=False) as file:
+            return dict(json.loads(str(file["said"])))
+
+    def submit(self, moment: Moment, prepares: Sequence[Signed], model: str) -> tuple[Signed, bytes]:
+        """Return the signed statement and payload of the update that is held for this round."""
+        payload = self._hidden(moment, prepares)
+        return self._signed("submit", moment, prepares, payload, model=model), payload
+
+    def ready(self, moment: Moment, prepares: Sequence[Signed], model: str) -> Signed:
+        """Return the statement that this site has trained and waits for its hop."""
+        grid, roster = self.grid(moment.round).digest, roster_digest(prepares)
+        return statements.sign(self.participant.identity, "ready", moment, roster=roster, grid=grid, model=model)
+
+    def hop(self, moment: Moment, prepares: Sequence[Signed], incoming: Incoming) -> tuple[Signed, bytes]:
+        """Return this site's hop: what it was handed plus its own hidden update.
+
+        handed a hop that its sender did not sign for this moment, out of the order that the mask keys give, altered,
+        or with this site in it already: RoundRefused
+        """
+        name = self.participant.name
+        order = ring_order(incoming.ready, prepares)
+        before = order[: order.index(name)] if name in order else []
+        if name not in order or [site for site in before if site in incoming.done] != list(incoming.done):
+            raise statements.refused("the server", "a hop out of order", "the order that the mask keys give")
+        payload = self._hidden(moment, prepares)
+        if incoming.done:
+            payload = self._cipher.dump(self._cipher.add(self._checked(moment, prepares, incoming), payload))
+        return self._signed("hop", moment, prepares, payload, done=[*incoming.done, name]), payload
+
+    def reveal(
+        self, moment: Moment, sites: Sequence[str], payload: bytes, ratio: float
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return (mean update by block, what is known of it) of a round's sum; writes the grid of the next round.
+
+        ratio: learning rate of the next round over this one's | fewer than min_sites: ConfigRefused
+        a sum that is not that of these sites, a wrong key: RoundRefused
+        """
+        self.protection.require_enough(len(set(sites)), f"the sum of round {moment.round + 1}")
+        grid = self.grid(moment.round)
+        count = self.protection.packing.words(grid.fields)
+        if self.protection.encryption:
+            words = self._tags(moment).check(self._cipher.decrypt(payload), count, sites)
+        else:
+            words = words_of(payload)
+        totals, patients = decode(grid, self.protection.packing.unpack(words, grid.fields, len(sites)))
+        if self.protection.weighted and patients < len(sites):
+            raise RoundRefused(
+                "the patients in a sum",
+                found=f"fewer than its {len(sites)} sites",
+                expected="at least one for each",
+                fix="a message was altered, or the sites run different versions",
+            )
+        self._save_grid(moment.round + 1, next_grid(grid, totals, len(sites), ratio))
+        mean = mean_of(grid, totals, self.protection.denominator(len(sites), patients))
+        return mean, {"sites": len(sites), "patients": patients if self.protection.weighted else None}
+
+    def grid(self, round_: int) -> Grid:
+        """Return the grid of a round that this site has reached."""
+        path = self.folder / f"grid-{round_:05d}.json"
+        if not path.is_file():
+            raise RoundRefused(
+                f"the grid of round {round_ + 1}",
+                found=f"no {path.name} in this site's state",
+                expected="what the round before left",
+                fix="resume with the same state folder, or start the job anew",
+            )
+        said = json.loads(path.read_text(encoding="utf-8"))
+        layout = Layout(tuple(said["names"]), tuple(tuple(shape) for shape in said["shapes"]))
+        return Grid(layout, said["bits"], tuple(said["exponents"]), said["weighted"])
+
+    def _hidden(self, moment: Moment, prepares: Sequence[Signed]) -> bytes:
+        fields, _, _ = self._read(moment.round)
+        words = self.protection.packing.pack(fields)
+        if self.protection.encryption:
+            words = self._tags(moment).put(words, self.participant.name)
+        words = self.participant.mask(moment, prepares, words)
+        return self._cipher.encrypt(words) if self.protection.encryption else bytes(words.astype("<u8").tobytes())
+
+    def _checked(self, moment: Moment, prepares: Sequence[Signed], incoming: Incoming) -> Any:
+        sender = incoming.done[-1]
+        if incoming.statement is None:
+            raise statements.refused(sender, "a hop without its statement", "the statement that it signed")
+        said = statements.read(incoming.statement, ["hop"], moment, self.participant.authority)
+        fits = said["sha256"] == hashlib.sha256(incoming.payload).hexdigest()
+        roster, grid = roster_digest(prepares), self.grid(moment.round).digest
+        if (
+            said["site"] != sender
+            or said["done"] != list(incoming.done)
+            or said["roster"] != roster
+            or said["grid"] != grid
+        ):
+            raise statements.refused(sender, "a hop of another order or grid", "this round's")
+        if not fits:
+            raise statements.refused(sender, "a hop that was altered on its way", "the payload as it was signed")
+        return self._cipher.load(incoming.payload)
+
+    def _signed(self, kind: str, moment: Moment, prepares: Sequence[Signed], payload: bytes, **more: Any) -> Signed:
+        return statements.sign(
+            self.participant.identity,
+            kind,
+            moment,
+            roster=roster_digest(prepares),
+            grid=self.grid(moment.round).digest,
+            sha256=hashlib.sha256(payload).hexdigest(),
+            **more,
+        )
+
+    def _tags(self, moment: Moment) -> Tags:
+        return Tags(self._key or b"", self.protection.modulus, *moment.words)
+
+    def _read(self, round_: int) -> tuple[Any, Array, int]:
+        path = self._held(round_)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return file["fields"].astype(np.int32), file["residual"], int(file["clipped"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise RoundRefused(
+                f"this site's update of round {round_ + 1}",
+                found=f"no readable {path.name} ({type(error).__name__})",
+                expected="what this site wrote when it trained",
+                fix="start the job anew",
+            ) from error
+
+    def _held(self, round_: int) -> Path:
+        return self.folder / f"held-{round_:05d}.npz"
+
+    def _save_grid(self, round_: int, grid: Grid) -> None:
+        layout = grid.layout
+        said = {"names": layout.names, "shapes": layout.shapes, "bits": grid.bits, "exponents": grid.exponents}
+        with _replacing(self.folder / f"grid-{round_:05d}.json") as file:
+            file.write(json.dumps({**said, "weighted": grid.weighted}).encode())
+
+
+class _replacing:  # noqa: N801 - a context manager that reads like a verb
+    """Write a file so that a crash leaves the old one or the new one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._new = path, path.with_suffix(".new")
+
+    def __enter__(self) -> Any:
+        self._file = self._new.open("wb")
+        return self._file
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if kind is None:
+            self._new.replace(self._path)
+        else:
+            self._new.unlink()

@@ -1,0 +1,687 @@
+"""Whole runs of a hidden sum in one process: the model that comes out, who is lost and why, and what the server sees."""
+
+import shutil
+
+import numpy as np
+import pytest
+from hidden_federation import (
+    ABOUT,
+    FINGERPRINT,
+    HIDDEN,
+    MODES,
+    SITES,
+    SPEC,
+    PlayedHospital,
+    facts_of,
+    first_model,
+    make_kits,
+    patients,
+    protection,
+)
+from nvflare.apis.client import Client
+from nvflare.apis.dxo import from_shareable
+from nvflare.apis.shareable import Shareable
+from nvflare.fuel.utils import fobs
+
+from wardround.arrays import digest
+from wardround.errors import ConfigRefused
+from wardround.flare import wire
+from wardround.flare.secure_rounds import SecureRounds
+from wardround.models import checkpoint
+from wardround.privacy import statements, sum_key
+from wardround.privacy.participant import Participant
+
+FIVE = (*SITES, "site-5")
+CODED = "held-00000.npz"
+
+
+def silent(*names, task, round_=0, attempt=0):
+    """Let these sites not answer one task."""
+
+    def meddle(asked, site, call, reply):
+        moment = call.moment
+        at = (asked, max(0, moment.round), moment.attempt) == (task, round_, attempt)
+        return None if site in names and at else reply
+
+    return meddle
+
+
+@pytest.mark.parametrize("weights", ["equal", "patients_open", "patients_hidden"])
+def test_every_mode_ends_with_the_same_model(federation, weights):
+    found = {}
+    for mode in MODES:
+        played = federation(mode, weights=weights).run()
+        assert (played.record["outcome"], played.problems, played.panics) == ("complete", [], [])
+        assert len(set(played.models().values())) == 1
+        found[mode] = (played.models()["site-1"], played.record["model"]["sha256"])
+    assert len(set(found.values())) == 1, found
+
+
+@pytest.mark.parametrize("weights", ["equal", "patients_hidden"])
+def test_the_model_is_the_weighted_mean_within_the_published_error(federation, weights):
+    """One round: |model - (first + mean)| < k step / sum of weights, block by block."""
+    played = federation("ring", weights=weights)
+    played.begin(rounds=1)
+    played.run()
+    first, promise = first_model(), played.promise
+    share = {site: promise.weight(patients(site)) for site in SITES}
+    wish = {name: np.zeros(block.shape) for name, block in first.items()}
+    for site in SITES:
+        for name, block in played.sites[site].hospital.update(first, 0).items():
+            wish[name] += block * share[site] / sum(share.values())
+    final, grid = played.sites["site-2"].model(), played.sites["site-2"].secure._site.grid(0)
+    bound = grid.layout.unflatten((grid.error() * len(SITES) / sum(share.values())).astype(np.float32))
+    for name, block in wish.items():
+        moved = final[name.removeprefix("model:")] - first[name]
+        assert np.all(np.abs(moved - block) < bound[name] + 1e-6), name
+    assert max(np.abs(block).max() for block in wish.values()) > 0.01
+
+
+def test_processes_that_are_restarted_for_every_task_change_nothing(federation):
+    lived = federation("ring").run()
+    restarted = federation("ring")
+    restarted.restarting = True
+    assert restarted.run().models() == lived.models()
+    assert restarted.problems == []
+
+
+def test_real_hospitals_train_the_same_model_in_the_open_and_in_the_ring(federation):
+    """Real phantoms, real training, real judgement: all that is played is the communicator."""
+    played = [federation(mode, names=SITES[:3], played=False).run() for mode in ("fixed", "ring")]
+    assert [one.problems for one in played] == [[], []]
+    assert played[0].models() == played[1].models()
+    assert digest(played[0].sites["site-1"].model()) != digest(first_model())
+    assert set(played[1].record["final"]) == set(SITES[:3])
+    assert all(0 <= entry["sites"]["site-1"]["val_dice"] <= 1 for entry in played[1].record["rounds"])
+
+
+def test_the_steps_of_each_mode(federation):
+    steps = {mode: federation(mode).run().tasks() for mode in MODES}
+    masked = ["join", *["prepare", "train", "unmask"] * 2, "finish"]
+    assert steps["fixed"] == steps["he"] == ["join", "train", "train", "finish"]
+    assert steps["masked"] == steps["he with masks"] == masked
+    assert steps["ring"] == ["join", *["prepare", "train", *["hop"] * 4, "unmask"] * 2, "finish"]
+
+
+@pytest.mark.parametrize(("mode", "task"), [(mode, task) for mode in MODES for task in ("join", "train", "finish")])
+def test_a_site_that_never_answers_does_not_stop_the_others(federation, mode, task):
+    """Lost in train, a site whose masks are in the others' updates is recovered; without masks there is nothing to recover."""
+    played = federation(mode).run(meddle=silent("site-2", task=task, round_=2 if task == "finish" else 0))
+    first, second = played.record["rounds"]
+    left = list(SITES) if task == "finish" else ["site-1", "site-3", "site-4"]
+    recovered = ["site-2"] if task == "train" and played.promise.masks else []
+    assert (first["recovered"], second["recovered"]) == (recovered, [])
+    for entry in (first, second):
+        assert entry["configured"] == list(SITES)
+        assert entry["trained"] == entry["aggregated"] == left
+        assert entry["attempts"] == 1
+    when = {"join": "the join", "train": "round 1", "finish": "the final judgement"}[task]
+    assert played.problems == [f"site-2 was lost in {when}: no answer in time (see that site's own log)"]
+    assert played.record["outcome"] == "incomplete"
+    assert "INCOMPLETE: site-2" in played.panics[0]
+    others = [site for site in SITES if site != "site-2"]
+    assert set(played.record["final"]) == set(others)
+    assert set(played.models(others).values()) == {played.models(others)["site-1"]}
+    assert all("site-2" not in one.targets for one in played.asked[played.tasks().index(task) + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("mode", "task", "trained", "aggregated", "recovered"),
+    [
+        ("masked", "prepare", 3, 3, []),
+        ("ring", "prepare", 3, 3, []),
+        ("ring", "hop", 4, 3, ["site-2"]),
+        ("masked", "unmask", 4, 4, []),
+        ("he with masks", "unmask", 4, 4, []),
+        ("ring", "unmask", 4, 4, []),
+    ],
+)
+def test_a_site_lost_in_the_middle_of_a_round(federation, mode, task, trained, aggregated, recovered):
+    played = federation(mode).run(meddle=silent("site-2", task=task))
+    first, second = played.record["rounds"]
+    assert (len(first["trained"]), len(first["aggregated"]), first["recovered"]) == (trained, aggregated, recovered)
+    assert first["attempts"] == second["attempts"] == 1
+    assert second["aggregated"] == ["site-1", "site-3", "site-4"]
+    assert played.problems == ["site-2 was lost in round 1: no answer in time (see that site's own log)"]
+    assert played.record["outcome"] == "incomplete"
+    left = played.models(second["aggregated"])
+    assert len(set(left.values())) == 1
+
+
+@pytest.mark.parametrize("mode", ["masked", "ring"])
+def test_losses_are_the_same_to_the_model_in_every_mode(federation, mode):
+    """Who is in which sum decides about the model, and nothing else does."""
+    task = "hop" if mode == "ring" else "train"
+    played = federation(mode).run(meddle=silent("site-3", task=task))
+    others = ("site-1", "site-2", "site-4")
+    plain = federation("fixed").run(meddle=silent("site-3", task="train"))
+    assert played.models(others) == plain.models(others)
+
+
+@pytest.mark.parametrize(
+    ("mode", "task"),
+    [("masked", "prepare"), ("masked", "train"), ("he with masks", "train"), ("ring", "train"), ("ring", "hop")],
+)
+def test_too_many_lost_to_open_the_masks_and_the_round_is_run_again(federation, mode, task):
+    """Five sites agreed that four open the sum; two are lost: the other three start afresh and train nothing twice."""
+    played = federation(mode, names=FIVE).run(meddle=silent("site-2", "site-5", task=task))
+    first, second = played.record["rounds"]
+    left = ["site-1", "site-3", "site-4"]
+    assert (first["attempts"], second["attempts"]) == (2, 1)
+    assert first["aggregated"] == second["aggregated"] == left
+    assert first["configured"] == list(FIVE)
+    assert first["recovered"] == []
+    assert [played.sites[site].hospital.trained for site in left] == [[0, 1]] * 3
+    assert sorted(problem.split()[0] for problem in played.problems) == ["site-2", "site-5"]
+    plain = federation("fixed", names=FIVE).run(meddle=silent("site-2", "site-5", task="train"))
+    assert plain.record["rounds"][0]["attempts"] == 1
+    assert played.models(left) == plain.models(left)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_fewer_than_three_stop_the_run(federation, mode):
+    played = federation(mode, names=SITES[:3]).run(meddle=silent("site-2", task="train", round_=1))
+    assert len(played.record["rounds"]) == 1
+    *_, reason = played.problems
+    assert "2 sites" in reason
+    assert "round 2" in reason or "left" in reason
+    assert played.record["outcome"] == "incomplete"
+    assert "finish" not in played.tasks()
+    assert not list(played.root.glob("*/*/wardround/final_model.npz"))
+
+
+@pytest.mark.parametrize(("mode", "names"), [("he", SITES[:2]), ("ring", SITES[:1])])
+def test_two_configured_sites_are_refused_before_anybody_is_asked(federation, mode, names):
+    played = federation(mode, names=names).run()
+    assert played.asked == []
+    assert played.problems == [f"the sites of this run ({len(names)} sites)"]
+    assert played.record["rounds"] == []
+
+
+def test_more_sites_than_the_fields_have_room_for_are_refused(federation):
+    played = federation("masked", names=FIVE, sites=4).run()
+    assert played.asked == []
+    assert played.problems == ["the sites of this run (5 sites)"]
+
+
+@pytest.mark.parametrize("mode", ["fixed", "he", "ring"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_update_with_nan_stays_at_the_site(federation, mode, value):
+    def spoil(delta):
+        first = next(iter(delta))
+        delta[first].flat[3] = value
+        return delta
+
+    played = federation(mode)
+    played.sites["site-2"].hospital.spoil = spoil
+    played.run()
+    assert played.problems == [
+        "site-2 was lost in round 1: refused: TASK_RESULT_FILTER_ERROR (see that site's own log)"
+    ]
+    for entry in played.record["rounds"]:
+        assert entry["aggregated"] == ["site-1", "site-3", "site-4"]
+    assert [line["task"] for line in played.sites["site-2"].receipts if line["task"] == "train"] == []
+    assert not list(played.sites["site-2"].root.rglob(CODED))
+
+
+def altered(reply, **changed):
+    """Return a reply with parts of its data exchanged."""
+    dxo = from_shareable(reply)
+    dxo.data |= changed
+    return dxo.to_shareable()
+
+
+def flipped(data, bit=7777):
+    bytes_ = bytearray(data)
+    bytes_[bit // 8 % len(bytes_)] ^= 1 << bit % 8
+    return bytes(bytes_)
+
+
+def of(reply, key):
+    return from_shareable(reply).data[key]
+
+
+ALTERED = {
+    "payload, one bit": lambda reply: altered(reply, payload=flipped(of(reply, "payload"))),
+    "payload, truncated": lambda reply: altered(reply, payload=of(reply, "payload")[:-8]),
+    "payload, none": lambda reply: altered(reply, payload=b""),
+    "signature, one bit": lambda reply: altered(reply, signature=flipped(of(reply, "signature"))),
+    "text, one letter": lambda reply: altered(reply, text=of(reply, "text").replace('"attempt":0', '"attempt":1')),
+    "another kind": lambda reply: altered(reply, text=of(reply, "text").replace('"kind":"', '"kind":"un')),
+    "an entry more": lambda reply: altered(reply, delta=[1, 2]),
+    "no certificate": lambda reply: altered(reply, certificate=b""),
+}
+
+
+@pytest.mark.parametrize("what", ALTERED)
+@pytest.mark.parametrize(("mode", "task"), [("masked", "train"), ("he", "train"), ("ring", "hop")])
+def test_a_reply_that_was_altered_is_named_and_not_added(federation, caplog, mode, task, what):
+    def meddle(asked, site, call, reply):
+        return ALTERED[what](reply) if (asked, site, call.moment.round) == (task, "site-2", 0) else reply
+
+    played = federation(mode).run(meddle=meddle)
+    (problem,) = played.problems
+    assert problem.startswith("site-2 was lost in round 1: rejected: r")
+    assert f"REJECTED the answer of site-2 to task {task}" in caplog.text
+    assert all(entry["aggregated"] == ["site-1", "site-3", "site-4"] for entry in played.record["rounds"])
+    left = ("site-1", "site-3", "site-4")
+    assert played.models(left) == federation("fixed").run(meddle=silent("site-2", task="train")).models(left)
+
+
+@pytest.mark.parametrize("task", ["join", "prepare", "unmask", "finish"])
+@pytest.mark.parametrize("what", ["signature, one bit", "an entry more", "another kind"])
+def test_an_altered_statement_loses_its_site_only(federation, task, what):
+    def meddle(asked, site, call, reply):
+        return ALTERED[what](reply) if (asked, site) == (task, "site-2") else reply
+
+    played = federation("ring").run(meddle=meddle)
+    (problem,) = played.problems
+    assert "site-2 was lost" in problem
+    assert "rejected: r" in problem
+    assert played.tasks()[-1] == "finish"
+    assert set(played.record["final"]) == {"site-1", "site-3", "site-4"}
+
+
+@pytest.mark.parametrize("task", ["join", "prepare", "train", "hop", "unmask", "finish"])
+def test_the_words_of_another_site_are_refused(federation, caplog, task):
+    """site-3 answers with what site-2 has signed: true, and not its own."""
+    kept = {}
+
+    def meddle(asked, site, call, reply):
+        if asked == task and call.moment.round in (-1, 0, 2):
+            kept.setdefault("site-2", reply)
+            if site == "site-2":
+                kept["site-2"] = reply
+            return kept["site-2"] if site == "site-3" else reply
+        return reply
+
+    played = federation("ring").run(meddle=meddle)
+    assert [problem.split()[0] for problem in played.problems] == ["site-3"]
+    assert "a statement of site-" in caplog.text
+
+
+@pytest.mark.parametrize(("mode", "task"), [("masked", "train"), ("he", "train"), ("ring", "hop"), ("ring", "prepare")])
+def test_a_reply_of_an_earlier_round_is_refused(federation, caplog, mode, task):
+    kept = {}
+
+    def meddle(asked, site, call, reply):
+        if asked == task and site == "site-2":
+            return kept.setdefault(task, reply)
+        return reply
+
+    played = federation(mode).run(meddle=meddle)
+    assert played.problems == ["site-2 was lost in round 2: rejected: round (see that site's own log)"]
+    assert "an old message was replayed" in caplog.text
+    first, second = played.record["rounds"]
+    assert (len(first["aggregated"]), len(second["aggregated"])) == (4, 3)
+
+
+def test_a_reply_of_an_earlier_attempt_is_refused(federation, caplog):
+    names, kept = (*FIVE,), {}
+    lose = silent("site-2", task="train")
+
+    def meddle(asked, site, call, reply):
+        if asked == "train" and site == "site-3" and call.moment.round == 0:
+            return kept.setdefault(asked, reply)
+        if asked == "train" and site == "site-5" and (call.moment.round, call.moment.attempt) == (0, 0):
+            return None
+        return lose(asked, site, call, reply)
+
+    played = federation("masked", names=names).run(meddle=meddle)
+    assert "round 0, attempt 0" in caplog.text
+    assert [problem.split()[0] for problem in played.problems][:3] == ["site-2", "site-5", "site-3"]
+    assert "2 sites" in played.problems[-1]
+
+
+@pytest.mark.parametrize(("mode", "task"), [("fixed", "train"), ("masked", "train"), ("he", "train"), ("ring", "hop")])
+def test_a_reply_that_comes_twice_is_added_once(federation, caplog, mode, task):
+    def meddle(asked, site, call, reply):
+        return [reply, fobs.loads(fobs.dumps(reply))] if (asked, site) == (task, "site-2") else reply
+
+    played = federation(mode).run(meddle=meddle)
+    assert "a second update" in caplog.text or "a hop out of order" in caplog.text
+    assert [problem.split()[0] for problem in played.problems] == ["site-2"]
+    assert played.record["rounds"][0]["aggregated"] == list(SITES)
+    whole = federation("fixed").run(meddle=silent("site-2", task="train", round_=1))
+    left = ("site-1", "site-3", "site-4")
+    assert played.models(left) == whole.models(left)
+
+
+@pytest.mark.parametrize("mode", ["he", "ring"])
+def test_another_sum_key_is_refused_in_the_join(federation, caplog, mode):
+    played = federation(mode)
+    sum_key.write_site(played.sites["site-2"].startup, sum_key.new_seed())
+    played.run()
+    assert played.problems == ["site-2 was lost in the join: rejected: config (see that site's own log)"]
+    assert f"startup/{sum_key.SITE_FILE}" in caplog.text
+    assert f"startup/{sum_key.SERVER_FILE}" in caplog.text
+    assert played.record["rounds"][0]["aggregated"] == ["site-1", "site-3", "site-4"]
+
+
+def test_a_site_of_another_project_is_refused_in_the_join(federation, caplog, tmp_path):
+    """Its certificate is signed by another root."""
+    other, played = make_kits(tmp_path / "other", ["site-2"]), federation("masked")
+    for file in ("client.crt", "client.key", "rootCA.pem"):
+        shutil.copy(other / "site-2/startup" / file, played.sites["site-2"].startup / file)
+    played.run()
+    assert played.problems == ["site-2 was lost in the join: rejected: round (see that site's own log)"]
+    assert "a certificate that this project's root did not issue" in caplog.text
+
+
+@pytest.mark.parametrize("folder", ["startup", "local"])
+@pytest.mark.parametrize("mode", ["fixed", "he"])
+def test_a_secret_key_at_the_server_and_the_run_does_not_start(federation, mode, folder):
+    played = federation(mode)
+    sum_key.write_site(played.server.root / folder, sum_key.new_seed())
+    played.run()
+    (words,) = played.panics
+    assert "the run cannot start" in words
+    assert folder in words
+    assert sum_key.SITE_FILE in words
+    assert played.asked == []
+
+
+def provisioned(played, server=True):
+    """Give the server its kit as provisioning does (outside the simulator nobody else will)."""
+    startup = played.server.startup
+    shutil.copy(played.sites["site-1"].startup / "rootCA.pem", startup / "rootCA.pem")
+    if server:
+        sum_key.write_server(startup, sum_key.read_site(played.sites["site-1"].startup))
+    return played
+
+
+def test_outside_the_simulator_only_provisioned_keys_count(federation):
+    played = provisioned(federation("ring", job="a1b2c3")).run()
+    assert played.problems == []
+    assert len(set(played.models().values())) == 1
+    assert played.record["simulator"] is False
+
+
+@pytest.mark.parametrize("file", [sum_key.SITE_FILE, "client.key", "client.crt", "rootCA.pem"])
+def test_a_key_file_that_is_missing_at_a_site(federation, caplog, file):
+    played = provisioned(federation("he", job="a1b2c3"))
+    (played.sites["site-2"].startup / file).unlink()
+    played.run()
+    assert played.problems == ["site-2 was lost in the join: refused: config (see that site's own log)"]
+    assert (
+        f"REFUSED by site-2 (config): the {'key file' if file == sum_key.SITE_FILE else 'startup kit:'}" in caplog.text
+    )
+    assert f"startup/{file}" in caplog.text
+    assert played.record["rounds"][1]["aggregated"] == ["site-1", "site-3", "site-4"]
+
+
+@pytest.mark.parametrize(("file", "left"), [("rootCA.pem", True), (sum_key.SERVER_FILE, False)])
+def test_a_key_file_that_is_missing_at_the_server(federation, file, left):
+    played = provisioned(federation("he", job="a1b2c3"), server=left)
+    (played.server.startup / file).unlink(missing_ok=True)
+    played.run()
+    assert file in played.panics[0]
+    assert played.asked == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_site_with_another_global_model_stops_the_run(federation, mode):
+    """One weight of one site's model is changed in its memory."""
+    played = federation(mode)
+
+    def before(task, site, call):
+        if (task, site, call.moment.round) == ("train", "site-2", 1):
+            held = played.sites[site].executor._held(played.sites[site].context(task))
+            next(iter(held.wire().values())).flat[0] += 1
+
+    played.run(before=before)
+    assert played.problems == ["two sites hold different global models (others at site-2)"]
+    assert played.record["outcome"] == "incomplete"
+    assert len(played.record["rounds"]) == 1
+    assert "finish" not in played.tasks()
+
+
+def test_a_site_whose_last_model_differs_is_named(federation):
+    """One weight of one site's model is changed in its state folder, before the last sum is applied."""
+    played = federation("he")
+
+    def before(task, site, call):
+        if (task, site) == ("finish", "site-2"):
+            path = played.sites[site].folder / "global" / "round-00001.npz"
+            arrays, meta = checkpoint.load(path)
+            next(iter(arrays.values())).flat[0] += 1
+            checkpoint.save(path, arrays, FINGERPRINT, meta)
+            played.sites[site].restart()
+
+    played.run(before=before)
+    assert played.problems == ["two sites hold different final models (others at site-2)"]
+    assert played.record["model"].get("sha256") is None
+
+
+def stopped(played, task, round_):
+    """Run until the first site gets this task, then stop the server; the answer of that site is lost."""
+
+    def meddle(asked, site, call, reply):
+        if (asked, call.moment.round) == (task, round_):
+            played.abort.trigger("stop")
+            return None
+        return reply
+
+    played.run(meddle=meddle)
+    assert played.record["outcome"] == "incomplete"
+    played.asked.clear()
+    played.begin()
+    return played
+
+
+@pytest.mark.parametrize("restart", [True, False])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_that_was_stopped_goes_on_to_the_same_model(federation, mode, restart):
+    """Stopped between rounds: a new server with its folder, new sites or the old ones."""
+    whole = federation(mode).run()
+    first = "prepare" if whole.promise.masks else "train"
+    played = stopped(federation(mode), first, 1)
+    for site in played.sites.values() if restart else ():
+        site.restart()
+    played.run()
+    assert played.problems == []
+    assert {one.round for one in played.asked} == {-1, 1, 2}
+    assert played.models() == whole.models()
+    assert played.record["model"]["sha256"] == whole.record["model"]["sha256"]
+    assert [entry["round"] for entry in played.record["rounds"]] == [0, 1]
+    assert played.record["best"] == whole.record["best"]
+
+
+@pytest.mark.parametrize(("mode", "task"), [("masked", "unmask"), ("ring", "hop"), ("ring", "unmask")])
+@pytest.mark.parametrize("round_", [0, 1])
+def test_a_run_that_was_stopped_within_a_round_trains_nothing_twice(federation, mode, task, round_):
+    """The sites keep their integers; a sum that some of them opened already is opened for the same sites again."""
+    played = stopped(federation(mode), task, round_)
+    for site in played.sites.values():
+        site.restart()
+    played.run()
+    assert played.problems == []
+    assert played.models() == federation(mode).run().models()
+    assert [site.hospital.trained for site in played.sites.values()] == [[0, 1]] * len(SITES)
+
+
+def test_a_stopped_run_cannot_go_on_as_another_job(federation):
+    played = stopped(federation("he"), "train", 1)
+    played.begin(about=ABOUT | {"lr": 1.0})
+    played.run()
+    assert "another job" in played.panics[0]
+
+
+def test_a_run_that_ended_is_judged_again_and_nothing_else(federation):
+    played = federation("masked").run()
+    models = played.models()
+    played.asked.clear()
+    played.begin()
+    played.run()
+    assert played.tasks() == ["join", "finish"]
+    assert played.models() == models
+
+
+def leaves(value, path=()):
+    """Yield (path, value) of everything in a message that is not a container."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from leaves(part, (*path, str(key)))
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from leaves(part, path)
+    else:
+        yield path, value
+
+
+def readable(played):
+    """Return how many messages hold a piece of a site's plain integers: packed, as int8, int16, int32 or float32."""
+    needles = []
+    for site in played.sites.values():
+        fields = site.secure._site._read(1)[0]
+        words = played.promise.packing.pack(fields)
+        forms = [words, *(fields.astype(kind) for kind in (np.int8, np.int16, np.int32, np.float32))]
+        needles += [form[start : start + 16].tobytes() for form in forms for start in (0, len(form) // 2)]
+    texts = [fobs.dumps(message) for _, _, message in played.messages]
+    return sum(any(needle in text for needle in needles) for text in texts)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_readable_leaves(federation, mode):
+    """No message of a hidden mode holds an array, a number beside those that sealed.py lists, or the plain integers."""
+    played = federation(mode).run()
+    numbers = set()
+    for task, _, message in played.messages:
+        dxo = from_shareable(message)
+        for path, value in leaves({"data": dxo.data, "meta": dxo.meta}):
+            assert isinstance(value, (str, bytes, bool, int, float, type(None))), (task, path)
+            if isinstance(value, float):
+                numbers.add(".".join(path))
+    listed = {f"meta.numbers.{name}" for name in wire.NUMBERS} | {"data.revealed.val_dice"}
+    assert listed <= numbers
+    assert all(path in listed or path.startswith("meta.scores.") for path in numbers)
+    assert (readable(played) > 0) == (mode == "fixed")
+
+
+@pytest.mark.parametrize("mode", HIDDEN)
+def test_two_sites_with_the_same_update_send_different_bytes(federation, mode):
+    played = federation(mode)
+    for name in ("site-2", "site-3"):
+        hospital = played.sites[name].hospital
+        hospital.spoil = lambda delta: {block: np.full_like(values, 0.01) for block, values in delta.items()}
+    played.run()
+    task = "hop" if mode == "ring" else "train"
+    sent = [
+        from_shareable(message).data["payload"]
+        for asked, who, message in played.messages
+        if asked == task and who != "server"
+    ]
+    assert len(set(sent)) == len(sent) == 2 * len(SITES)
+
+
+@pytest.mark.parametrize("mode", ["fixed", "ring"])
+@pytest.mark.parametrize(("weights", "told"), [("equal", True), ("patients_open", True), ("patients_hidden", False)])
+def test_the_number_of_patients(federation, mode, weights, told):
+    """patients_hidden: no count of patients or scans in any message, in the report, nowhere at the server."""
+    played = federation(mode, weights=weights).run()
+    counts, seen = [], set()
+    for _, who, message in played.messages:
+        dxo = from_shareable(message)
+        counts += [value for path, value in leaves(dxo.meta) if "cases" in path]
+        if who != "server":
+            seen |= {value for path, value in leaves(dxo.meta) if "modalities" in path}
+    facts = played.record["sites"]["site-3"]
+    if told:
+        assert {patients(site) for site in SITES} <= set(counts)
+        assert facts["cases"] == {"train": 5, "val": 1, "test": 2}
+        assert seen == {0, 9}
+    else:
+        assert set(counts) == {None}
+        assert facts["cases"] is None
+        assert seen == {0, 1}
+    said = played.record["final"]["site-3"]["candidates"]["fedavg"]
+    assert ("cases" in said["gain"], "cases" in said["test"]["dice_mean"]) == (told, told)
+
+
+def test_the_server_never_has_a_model(federation):
+    played = federation("ring").run()
+    assert not list(played.server.root.rglob("*.npz"))
+    texts = [fobs.dumps(message) for _, _, message in played.messages]
+    block = max(played.sites["site-1"].model().values(), key=np.size).tobytes()[:64]
+    assert not any(block in text for text in texts)
+
+
+def test_what_is_said_of_a_run(federation):
+    """The report: bytes, the best round, receipts for everything that left."""
+    played = federation("ring").run()
+    first, second = played.record["rounds"]
+    assert first["bytes_up"] > 4 * 32_000
+    assert second["bytes_down"] > first["bytes_down"] > 3 * 32_000
+    assert played.record["best"] == {"round": 2, "val_dice": pytest.approx(0.3)}
+    for site in played.sites.values():
+        tasks = [line["task"] for line in site.receipts]
+        assert tasks == ["join", *["prepare", "train", "hop", "unmask"] * 2, "finish"]
+        assert {line["protection"] for line in site.receipts} == {"ring"}
+
+
+def test_an_aborted_run_is_incomplete(federation):
+    played = federation("ring")
+    stopped(played, "hop", 0)
+    assert played.problems == ["the run (aborted)"]
+    assert played.record["rounds"] == []
+
+
+def test_training_has_its_own_patience(federation):
+    """round_timeout_s 0 means for ever, as in the jobs in the clear."""
+    played = federation("ring")
+    played.begin(round_timeout_s=0, step_timeout_s=7)
+    played.run()
+    long = {one.task for one in played.asked if one.timeout == 0}
+    assert long == {"train", "finish"}
+    assert {one.timeout for one in played.asked if one.task not in long} == {7}
+
+
+def test_a_site_with_another_network_is_refused(federation):
+    class Other(PlayedHospital):
+        facts = facts_of("site-2") | {"fingerprint": "0" * 16}
+
+    played = federation("he")
+    played.sites["site-2"].hospital = Other("site-2")
+    played.sites["site-2"].restart()
+    played.run()
+    assert played.problems == ["site-2 was lost in round 1: rejected: round (see that site's own log)"]
+
+
+@pytest.mark.parametrize("mode", ["masked", "ring"])
+def test_shares_for_other_sites_are_refused(federation, caplog, mode, monkeypatch):
+    """A site that leaves out a share would make the server fail for all."""
+    made = Participant.unmask
+
+    def unmask(self, moment, joins, prepares, survivors):
+        signed = made(self, moment, joins, prepares, survivors)
+        if self.name != "site-2" or moment.round:
+            return signed
+        said = dict(statements.peek(signed))
+        shares = {site: text for site, text in said["shares"].items() if site != "site-1"}
+        return statements.sign(
+            self.identity, "unmask", moment, roster=said["roster"], survivors=said["survivors"], shares=shares
+        )
+
+    monkeypatch.setattr(Participant, "unmask", unmask)
+    played = federation(mode).run()
+    assert played.problems == ["site-2 was lost in round 1: rejected: round (see that site's own log)"]
+    assert "shares of 3 sites" in caplog.text
+    assert len(played.record["rounds"]) == 2
+
+
+@pytest.mark.parametrize(
+    "changed", [{"rounds": None}, {"rounds": 0}, {"step_timeout_s": 0}, {"protection": None}, {"model": None}]
+)
+def test_a_promise_that_is_missing_is_refused(changed):
+    """NVFlare turns an undefined variable of a config into None."""
+    promise = {"protection": protection("he"), "model": SPEC, "rounds": 2, "about": ABOUT}
+    with pytest.raises(ConfigRefused):
+        SecureRounds(**promise | {"round_timeout_s": 60, "step_timeout_s": 30} | changed)
+
+
+def test_a_late_answer_is_dropped_and_said_so(federation, caplog):
+    played = federation("he").run()
+    played.controller.process_result_of_unknown_task(
+        Client("site-9", "t"), "train", "id", Shareable(), played.server.context()
+    )
+    assert "DROPPED a late answer of site-9 to task train" in caplog.text

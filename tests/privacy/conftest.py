@@ -1,0 +1,175 @@
+"""Hospitals and a server around the real protocol, without NVFlare: every message passes through the test's hands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wardround.privacy import simulated_kits, sum_key
+from wardround.privacy.collector import Collector
+from wardround.privacy.identity import Authority, Identity
+from wardround.privacy.participant import Participant, ring_order
+from wardround.privacy.protection import Protection
+from wardround.privacy.statements import Moment, Signed
+from wardround.privacy.sum_site import Incoming, SumSite
+
+RUN = "ab" * 16
+MODES = {
+    "fixed": {"masks": False, "encryption": False, "ring": False},
+    "masked": {"masks": True, "encryption": False, "ring": False},
+    "he": {"masks": False, "encryption": True, "ring": False},
+    "he with masks": {"masks": True, "encryption": True, "ring": False},
+    "ring": {"masks": True, "encryption": True, "ring": True},
+}
+
+
+def protection(mode: str, **changed: Any) -> Protection:
+    promise = {
+        "sites": 8,
+        "min_sites": 3,
+        "bits": 8,
+        "weights": "patients_hidden",
+        "reference_patients": 8,
+        "threshold": 0,
+    }
+    return Protection(**promise | MODES[mode] | changed)
+
+
+@pytest.fixture(scope="session")
+def kits(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """kits(site) -> the startup folder of a site of one project"""
+    root = tmp_path_factory.mktemp("kits")
+
+    def kit(site: str) -> Path:
+        simulated_kits.site_kit(root / "common", site, root / site)
+        return root / site
+
+    return kit
+
+
+@dataclass
+class Hall:
+    """One run: sites, server, and every message that was sent, in order (kind, site, statement, payload)."""
+
+    promise: Protection
+    sites: dict[str, SumSite]
+    collector: Collector
+    patients: dict[str, int]
+    sent: list[tuple[str, str, Signed, bytes]] = field(default_factory=list)
+    joins: list[Signed] = field(default_factory=list)
+    prepares: list[Signed] = field(default_factory=list)
+
+    def moment(self, round_: int = 0, attempt: int = 0) -> Moment:
+        return Moment(RUN, round_, attempt)
+
+    def join(self, names: list[str] | None = None) -> None:
+        self.joins = [self.sites[name].participant.join(RUN) for name in names or sorted(self.sites)]
+
+    def prepare(self, moment: Moment, names: list[str] | None = None) -> None:
+        who = (names or sorted(self.sites)) if self.promise.masks else []
+        self.prepares = [self.sites[name].participant.prepare(moment, self.joins) for name in who]
+        self.collector.begin(moment, self.prepares)
+
+    def hold(self, round_: int, updates: dict[str, Any], initial: Any) -> None:
+        for name, update in updates.items():
+            self.sites[name].hold(round_, update, self.patients[name], initial, {})
+
+    def submit(self, moment: Moment, names: list[str]) -> None:
+        for name in names:
+            signed, payload = self.sites[name].submit(moment, self.prepares, "00")
+            self.sent.append(("submit", name, signed, payload))
+            self.collector.submit(name, signed, payload)
+
+    def around(self, moment: Moment, ready: list[str], silent: tuple[str, ...] = ()) -> None:
+        """Pass the sum round the ring; the silent ones trained and then do not answer."""
+        last, payload, done = None, b"", ()
+        for name in ring_order(ready, self.prepares):
+            if name in silent:
+                continue
+            incoming = Incoming(tuple(ready), done, last, payload)
+            last, payload = self.sites[name].hop(moment, self.prepares, incoming)
+            self.sent.append(("hop", name, last, payload))
+            self.collector.hop(name, last, payload)
+            done = (*done, name)
+
+    def unmask(self, moment: Moment, answering: list[str] | None = None) -> list[str]:
+        if not self.promise.masks:
+            return []
+        inside = self.collector.added
+        answers = {
+            name: self.sites[name].participant.unmask(moment, self.joins, self.prepares, inside)
+            for name in answering or inside
+        }
+        return self.collector.unmask(answers)
+
+    def whole(self, round_: int, updates: dict[str, Any], initial: Any, silent: tuple[str, ...] = ()) -> Any:
+        """Run one round with everybody but the silent ones; return every site's mean (they must be equal)."""
+        moment = self.moment(round_)
+        self.prepare(moment)
+        self.hold(round_, updates, initial)
+        inside = [name for name in sorted(updates) if name not in silent]
+        if self.promise.ring:
+            self.around(moment, sorted(updates), silent)
+        else:
+            self.submit(moment, inside)
+        self.unmask(moment)
+        payload, added = self.collector.payload(), list(self.collector.added)
+        means = [self.sites[name].reveal(moment, added, payload, 1.0)[0] for name in inside]
+        for other in means[1:]:
+            for block in means[0]:
+                np.testing.assert_array_equal(means[0][block], other[block])
+        return means[0]
+
+
+@pytest.fixture
+def hall(kits: Callable[[str], Path], tmp_path: Path) -> Callable[..., Hall]:
+    """hall(mode, count=4, **changed promises) -> Hall with sites s1 .. sN that have 2, 4, 6, ... patients; joined"""
+    made = []
+
+    def make(mode: str, count: int = 4, **changed: Any) -> Hall:
+        promise = protection(mode, **changed)
+        made.append(mode)
+        sites = {}
+        for number in range(1, count + 1):
+            name = f"s{number}"
+            kit, folder = kits(name), tmp_path / f"{len(made)}-{mode}" / name
+            seed = sum_key.read_site(kit) if promise.encryption else None
+            key_id = sum_key.key_id(seed) if seed else ""
+            authority = Authority.load(kit)
+            participant = Participant(promise, Identity.load(kit, name), authority, key_id, folder)
+            sites[name] = SumSite(promise, participant, seed, folder, seed=0)
+        collector = Collector(promise, Authority.load(kits("s1")))
+        found = Hall(promise, sites, collector, {f"s{n}": 2 * n for n in range(1, count + 1)})
+        found.join()
+        return found
+
+    return make
+
+
+@pytest.fixture
+def initial() -> dict[str, Any]:
+    """First weights: one large and one small block."""
+    rng = np.random.default_rng(0)
+    return {
+        "model:conv": rng.normal(0, 0.05, (40, 5, 5)).astype(np.float32),
+        "model:bias": np.zeros(40, np.float32),
+    }
+
+
+@pytest.fixture
+def updates(initial: dict[str, Any]) -> Callable[..., dict[str, Any]]:
+    """updates(count=4, seed=1) -> site -> update"""
+
+    def make(count: int = 4, seed: int = 1) -> dict[str, Any]:
+        rng = np.random.default_rng(seed)
+        return {
+            f"s{n}": {name: rng.normal(0, 0.01, b.shape).astype(np.float32) for name, b in initial.items()}
+            for n in range(1, count + 1)
+        }
+
+    return make
