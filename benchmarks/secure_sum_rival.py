@@ -65,7 +65,7 @@ def measure(weights: Weights, sites: int) -> dict[str, float]:
     from nvflare.app_opt.he.model_encryptor import HEModelEncryptor
     from nvflare.app_opt.he.model_shareable_generator import HEModelShareableGenerator
 
-    with startup_kit(), stdout_to_stderr():
+    with startup_kit(), without_warnings():
         parts = Parts(
             HEModelEncryptor(weigh_by_local_iter=True),
             HEInTimeAccumulateWeightedAggregator(weigh_by_local_iter=False),
@@ -247,15 +247,18 @@ def startup_kit() -> Iterator[None]:
 
 
 @contextmanager
-def stdout_to_stderr() -> Iterator[None]:
-    """Send what C++ prints to stderr: TenSEAL warns on stdout about every vector above one ciphertext."""
-    kept = os.dup(1)
-    os.dup2(2, 1)
+def without_warnings() -> Iterator[None]:
+    """Drop what C++ prints (TenSEAL warns on stdout about every vector above one ciphertext) and NVFlare's warnings."""
+    kept, nowhere, before = os.dup(1), os.open(os.devnull, os.O_WRONLY), logging.root.manager.disable
+    os.dup2(nowhere, 1)
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
+        logging.disable(before)
         os.dup2(kept, 1)
         os.close(kept)
+        os.close(nowhere)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

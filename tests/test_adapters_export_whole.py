@@ -8,11 +8,14 @@ import json
 
 import pytest
 
-# No promises: a rival is trained beside the job or not; the aggregator's id is a name inside one config; the network's
-# settings are covered by the architecture's fingerprint, which both sides compare.
-MAY_HAVE_DEFAULTS = {"SiteTrainer.rival", "Rounds.aggregator_id"} | {
-    f"UNet3d.{name}" for name in ("channels", "residual_units", "norm", "dropout")
-}
+from wardround.flare.record import flat
+from wardround.jobs import hidden
+
+# No promises: a rival is trained beside the job or not; ids are names inside one config; the network's settings are covered
+# by the architecture's fingerprint, which both sides compare.
+RIVALS = {"SiteTrainer.rival", "SecureSite.rival"}
+IDS = {"Rounds.aggregator_id", "SecureSite.secure_id", "HiddenRelease.secure_id"}
+MAY_HAVE_DEFAULTS = RIVALS | IDS | {f"UNet3d.{name}" for name in ("channels", "residual_units", "norm", "dropout")}
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +57,10 @@ def test_a_promise_has_no_default(ours):
 
 
 def test_jobs_say_everything_but_names(ours):
-    """Even an argument that may be left out is printed, except the rival where there is none and the aggregator's id."""
+    """Even an argument that may be left out is printed, except the rival where there is none, and ids."""
     for one in ours:
         missing = {f"{one.cls.__name__}.{p.name}" for p in parameters(one.cls) if p.name not in one.args}
-        assert missing <= {"SiteTrainer.rival", "Rounds.aggregator_id"}, str(one)
+        assert missing <= RIVALS | IDS, str(one)
 
 
 def without_defaults(value):
@@ -68,7 +71,9 @@ def without_defaults(value):
         return {name: part for name, part in value.items() if name != "config_type"}
     name = value["path"].rpartition(".")[2]
     args = {
-        key: without_defaults(part) for key, part in value["args"].items() if name != "UNet3d" or part != DEFAULTS[key]
+        key: flat(part) if key == "about" else without_defaults(part)
+        for key, part in value["args"].items()
+        if name != "UNet3d" or part != DEFAULTS[key]
     }
     return {"path": value["path"], "args": args}
 
@@ -100,3 +105,30 @@ def test_nvflare_exports_the_same_job(name, repository, ours, tmp_path):
     assert [part for part in server["components"] if part["id"] == "combine"] == [
         {"id": "combine", "path": combine.path, "args": {}}
     ]
+
+
+@pytest.mark.parametrize("name", ["brats_fedavg_fixed", "brats_perfedavg_ring"])
+def test_nvflare_exports_the_same_hidden_job(name, ours, tmp_path):
+    """Executor, exit and the component that both share, with the promise of the sum in it."""
+    from nvflare.job_config.api import FedJob
+    from nvflare.job_config.defs import FilterType
+
+    mine = {one.path.rpartition(".")[2]: one for one in ours if one.job == name}
+    rounds, site, release, shared = (mine[cls] for cls in ("SecureRounds", "SecureSite", "HiddenRelease", "SecureSum"))
+    job = FedJob(name, min_clients=3)
+    job.to_server(rounds.build(), id="rounds")
+    job.to_clients(site.build(), tasks=hidden.TASKS)
+    job.to_clients(shared.build(), id="secure_sum")
+    job.to_clients(release.build(), tasks=hidden.TASKS, filter_type=FilterType.TASK_RESULT)
+    job.export_job(str(tmp_path))
+    config = tmp_path / name / "app" / "config"
+    client = json.loads((config / "config_fed_client.json").read_text())
+    server = json.loads((config / "config_fed_server.json").read_text())
+    (executor,), (exit_,) = client["executors"], client["task_result_filters"]
+    assert executor["tasks"] == hidden.TASKS
+    assert sorted(exit_["tasks"]) == sorted(hidden.TASKS), "NVFlare keeps a filter's tasks in a set"
+    found = {"site": executor["executor"], "release": exit_["filters"][0], "rounds": server["workflows"][0]}
+    found["shared"] = next(part for part in client["components"] if part["id"] == "secure_sum")
+    for one, key in ((site, "site"), (release, "release"), (rounds, "rounds"), (shared, "shared")):
+        exported = {"path": found[key]["path"], "args": found[key]["args"]}
+        assert exported == without_defaults({"path": one.path, "args": one.args}), key

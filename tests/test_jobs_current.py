@@ -11,7 +11,31 @@ from wardround.errors import ConfigRefused
 from wardround.jobs import folder, recipes
 
 # What a site has to allow for these jobs to run (the source of an allow-list): nothing else is ever built from a config.
-USED = {
+STOCK = {
+    "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather",
+    "nvflare.app_opt.he.cross_site_model_eval.HECrossSiteModelEval",
+    "nvflare.app_opt.he.intime_accumulate_model_aggregator.HEInTimeAccumulateWeightedAggregator",
+    "nvflare.app_opt.he.model_decryptor.HEModelDecryptor",
+    "nvflare.app_opt.he.model_encryptor.HEModelEncryptor",
+    "nvflare.app_opt.he.model_serialize_filter.HEModelSerializeFilter",
+    "nvflare.app_opt.he.model_shareable_generator.HEModelShareableGenerator",
+    "wardround.flare.stock_ckks.FinalModel",
+    "wardround.flare.stock_ckks.FromStock",
+    "wardround.flare.stock_ckks.OnlyCiphertexts",
+    "wardround.flare.stock_ckks.SeededModel",
+    "wardround.flare.stock_ckks.StockCkks",
+    "wardround.flare.stock_ckks.ToStock",
+    "wardround.flare.stock_keys.StockKeys",
+}
+HIDDEN = {
+    "wardround.flare.hidden_release.HiddenRelease",
+    "wardround.flare.release.NoNoise",
+    "wardround.flare.secure_rounds.SecureRounds",
+    "wardround.flare.secure_site.SecureSite",
+    "wardround.flare.secure_sum.SecureSum",
+    "wardround.privacy.protection.Protection",
+}
+OPEN = {
     "nvflare.app_common.widgets.convert_to_fed_event.ConvertToFedEvent",
     "nvflare.app_opt.tracking.tb.tb_receiver.TBAnalyticsReceiver",
     "wardround.algorithms.ditto.Ditto",
@@ -34,6 +58,7 @@ USED = {
     "wardround.hospital.segmentation.Sampling",
     "wardround.models.nets.UNet3d",
 }
+USED = OPEN | HIDDEN | STOCK
 FILES = {
     "CARD.md",
     "meta.json",
@@ -91,22 +116,89 @@ def test_every_component_can_be_built(named):
         assert isinstance(one.build(), one.cls), str(one)
 
 
+def configs(repository, name):
+    folder = repository / "jobs" / name / "app" / "config"
+    return (json.loads((folder / f"config_fed_{side}.json").read_text()) for side in ("server", "client"))
+
+
+def kind(name):
+    return recipes.job(name).privacy["kind"]
+
+
+def test_every_job_is_of_one_kind():
+    assert {name: kind(name) for name in recipes.names() if kind(name) != "open"} == {
+        "brats_fedavg_fixed": "hidden",
+        "brats_fedavg_masked": "hidden",
+        "brats_fedavg_he": "hidden",
+        "brats_perfedavg_he": "hidden",
+        "brats_perfedavg_ring": "hidden",
+        "brats_fedavg_ckks": "stock_ckks",
+    }
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_each_kind_uses_its_own_classes(name, named):
+    """What a hospital has to allow for one job: none of another kind's doors."""
+    found = {one.path for one in named if one.job == name}
+    own = {"hidden": HIDDEN, "stock_ckks": STOCK, "open": set()}[kind(name)]
+    assert own <= found
+    assert not found & ((HIDDEN | STOCK) - own)
+
+
 @pytest.mark.parametrize("name", recipes.names())
 def test_both_sides_agree(name, repository):
-    """Rounds, network, seed and banks stand in both configs: the server's numbers are the sites' numbers."""
-    config = repository / "jobs" / name / "app" / "config"
-    server = json.loads((config / "config_fed_server.json").read_text())["workflows"][0]["args"]
-    site = json.loads((config / "config_fed_client.json").read_text())["executors"][0]["executor"]["args"]
-    assert server["rounds"] == site["schedule"]["args"]["rounds"]
-    assert server["model"] == site["model"]
-    assert server["seed"] == site["seed"]
-    assert ("fedavg" in server["banks"]) == ("rival" in site)
+    """Rounds, network, seed, banks and protection stand in both configs: the server's numbers are the sites' numbers."""
+    server, client = configs(repository, name)
+    rounds, site = server["workflows"][0]["args"], client["executors"][0]["executor"]["args"]
+    components = {one["id"]: one["args"] for one in (*server["components"], *client["components"])}
+    if kind(name) == "stock_ckks":
+        model = components["persistor"]
+        assert rounds["num_rounds"] == site["schedule"]["args"]["rounds"]
+        assert (model["model"], model["seed"]) == (site["model"], site["seed"])
+        return
+    assert rounds["rounds"] == site["schedule"]["args"]["rounds"]
+    assert rounds["model"] == site["model"]
+    if kind(name) == "hidden":
+        assert rounds["protection"] == components["secure_sum"]["protection"]
+        assert components["secure_sum"]["seed"] == site["seed"]
+        assert ("fedavg" in site["banks"]) == ("rival" in site)
+    else:
+        assert rounds["seed"] == site["seed"]
+        assert ("fedavg" in rounds["banks"]) == ("rival" in site)
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if kind(name) == "hidden"])
+def test_a_hidden_sum_is_what_its_name_says(name, repository):
+    server, _ = configs(repository, name)
+    promise = server["workflows"][0]["args"]["protection"]["args"]
+    wanted = {
+        "fixed": (False, False, False),
+        "masked": (True, False, False),
+        "he": (False, True, False),
+        "ring": (True, True, True),
+    }[name.rpartition("_")[2]]
+    assert (promise["masks"], promise["encryption"], promise["ring"]) == wanted
+    meta = json.loads((repository / "jobs" / name / "meta.json").read_text())
+    assert promise["min_sites"] == meta["min_clients"] == 3
+    assert promise["weights"] == "patients_hidden"
+    assert [part["id"] for part in server["components"]] == ["tensorboard"], "nothing that adds updates in the open"
 
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_the_exit_is_named_for_every_task(name, repository):
     """A filter for "*" never runs in NVFlare: the tasks of the executor and of the exit are listed and are the same."""
-    client = json.loads((repository / "jobs" / name / "app/config/config_fed_client.json").read_text())
-    (executor,), (exit_,) = client["executors"], client["task_result_filters"]
-    assert executor["tasks"] == exit_["tasks"] == ["train", "finish"]
-    assert [one["path"] for one in exit_["filters"]] == ["wardround.flare.release.Release"]
+    _, client = configs(repository, name)
+    (executor,) = client["executors"]
+    exits = client["task_result_filters"]
+    assert [task for exit_ in exits for task in exit_["tasks"]] == executor["tasks"]
+    hidden = kind(name) == "hidden"
+    tasks = ["join", "prepare", "train", "hop", "unmask", "finish"] if hidden else ["train", "finish"]
+    assert executor["tasks"] == tasks
+    release = "hidden_release.HiddenRelease" if hidden else "release.Release"
+    for exit_ in exits:
+        first, *sealing = [one["path"] for one in exit_["filters"]]
+        assert first == f"wardround.flare.{release}"
+        encrypted = kind(name) == "stock_ckks" and exit_["tasks"] == ["train"]
+        assert [path.rpartition(".")[2] for path in sealing] == (
+            ["ToStock", "HEModelEncryptor", "OnlyCiphertexts"] if encrypted else []
+        )

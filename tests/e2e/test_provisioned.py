@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 BIN = Path(sys.executable).parent
-SITES = ("site-1", "site-2", "site-3")
+SITES = ("site-1", "site-2", "site-3", "site-4")
 SERVER, ADMIN = "localhost", "admin@consortium.org"
 TINY = (
     "model.channels=[4,8]",
@@ -28,7 +28,7 @@ TINY = (
     "sampling.patch=[16,16,16]",
     "judging.steps=[0,1]",
 )
-SIZES = {"site-1": 6, "site-2": 7, "site-3": 8}
+SIZES = {"site-1": 6, "site-2": 7, "site-3": 8, "site-4": 6}
 
 
 def free_port() -> int:
@@ -115,8 +115,59 @@ class Consortium:
         said = json.dumps(self.ask("job", "submit", "-j", str(job)))
         return next(word for word in said.replace('"', " ").split() if word.count("-") == 4 and len(word) == 36)
 
+    def kill(self, party: str) -> None:
+        """SIGKILL a party whole: the process of its kit and the one of its job."""
+        mine = [
+            one
+            for one in psutil.process_iter(["cmdline"])
+            if str(self.kits / party) in " ".join(one.info["cmdline"] or [])
+        ]
+        assert mine
+        for one in mine:
+            one.kill()
+        psutil.wait_procs(mine, timeout=10)
+
+    def wait_until_registered(self, party: str, patience_s: int = 60) -> None:
+        """Wait for a party that was started again: the server still shows the old one as connected."""
+        end = time.monotonic() + patience_s
+        while time.monotonic() < end:
+            if f"Successfully registered client:{party}" in (self.root / f"{party}.out").read_text(errors="replace"):
+                time.sleep(2)
+                return
+            time.sleep(0.5)
+        pytest.fail(f"{party} did not come back")
+
+    def wait_for_receipt(self, site: str, job_id: str, task: str, patience_s: int = 90) -> None:
+        """Wait until a site has written down that it releases the result of a task."""
+        file = self.kits / site / job_id / "wardround" / "releases.jsonl"
+        end = time.monotonic() + patience_s
+        while time.monotonic() < end:
+            if file.is_file() and f'"task": "{task}"' in file.read_text():
+                return
+            time.sleep(0.02)
+        pytest.fail(f"{site} released nothing for {task}")
+
+    def incomplete(self, job_id: str) -> dict[str, Any]:
+        """Return the report of a job that ended without success."""
+        self.call_code("job", "wait", job_id, "--timeout", "240", "--interval", "1")
+        return self.report(job_id)
+
+    def call_code(self, *words: str) -> int:
+        done = subprocess.run(
+            [str(BIN / "nvflare"), "--format", "json", *words, "--startup-kit", str(self.kits / ADMIN)],
+            env=self.environment,
+            cwd=self.root,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=300,
+        )
+        return done.returncode
+
     def result(self, job_id: str) -> dict[str, Any]:
         self.ask("job", "wait", job_id, "--timeout", "240", "--interval", "1", patience_s=300)
+        return self.report(job_id)
+
+    def report(self, job_id: str) -> dict[str, Any]:
         out = self.root / "downloads"
         self.ask("job", "download", job_id, "-o", str(out))
         found = [path for path in out.rglob("report.json") if job_id in str(path)]
@@ -201,3 +252,27 @@ def test_the_server_holds_no_model_and_no_key(consortium, reports):
     held = {path.name for path in (consortium.kits / SERVER).rglob("*") if path.is_file()}
     assert not {"final_model.npz", "best_model.npz", "wardround_sum_key.json", "secrets.json"} & held
     assert list((consortium.kits / "site-1").rglob("final_model.npz"))
+
+
+@pytest.mark.parametrize(("task", "in_the_sum"), [("train", False), ("hop", None)])
+def test_a_site_that_dies_at_its_hop_is_survived_and_named(consortium, reports, task, in_the_sum):
+    """SIGKILL before its hop (it has trained), and while its hop leaves: the three others finish the round and the run."""
+    job_id = consortium.job("brats_fedavg", "privacy=ring", "federation.step_timeout_s=10")
+    consortium.wait_for_receipt("site-4", job_id, task)
+    consortium.kill("site-4")
+    try:
+        report = consortium.incomplete(job_id)
+    finally:
+        consortium.start("site-4")
+    consortium.wait_until_registered("site-4")
+    first, second = report["rounds"]
+    assert report["outcome"] == "incomplete"
+    assert [words for words in report["problems"] if words.startswith("site-4 was lost in round ")]
+    assert first["configured"] == second["configured"] == list(SITES)
+    assert first["trained"] == list(SITES)
+    assert second["aggregated"] == ["site-1", "site-2", "site-3"]
+    if in_the_sum is not None:
+        assert ("site-4" in first["aggregated"]) is in_the_sum
+        assert first["recovered"] == ["site-4"]
+    assert set(report["final"]) == {"site-1", "site-2", "site-3"}
+    assert len(report["model"]["sha256"]) == 64

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
@@ -16,6 +19,7 @@ from nvflare.apis.workspace import Workspace
 
 from wardround.flare import wire
 from wardround.flare.places import SIMULATOR_JOB
+from wardround.privacy import identity, simulated_kits
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hidden_federation import SITES, Federation, make_kits
@@ -124,11 +128,22 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def federation(project: Path, tmp_path: Path) -> Callable[..., Federation]:
-    """federation(mode, names=four sites, job="simulate_job", played=True, **promises) -> Federation in a folder of its own"""
+def federation(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Federation]:
+    """federation(mode, names=four sites, job="simulate_job", played=True, **promises) -> Federation in a folder of its own
+
+    To be quick, RSA keys are parsed once and nothing waits for the disk.
+    """
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    for module in (identity, simulated_kits):
+        monkeypatch.setattr(module, "load_pem_private_key", parsed)
 
     def make(mode: str, **changed: Any) -> Federation:
         number = len(list(tmp_path.glob("ws*")))
         return Federation(tmp_path / f"ws{number}", project, mode, **changed)
 
     return make
+
+
+@cache
+def parsed(pem: bytes, password: bytes | None) -> Any:
+    return load_pem_private_key(pem, password)

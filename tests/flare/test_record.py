@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from wardround.flare.record import RunRecord
+from wardround.flare.record import RunRecord, flat
 
 ABOUT = {"job": "brats_fedavg", "algorithm": "FedAvg", "rounds": 2, "lr": 0.05}
 MODEL = {"name": "UNet3d", "parameters": 10, "fingerprint": "ab"}
@@ -25,6 +25,39 @@ def test_a_round_adds_up(record):
     assert entry["aggregated"] == ["site-1", "site-2"]
     assert entry["configured"] == ["site-1", "site-2", "site-3"]
     assert record.line(2).startswith("round 1/2 done: 2/3 sites, loss 1.500")
+
+
+def test_further_bytes_count_for_all_sites_together(record):
+    record.traffic(down=1000)
+    record.traffic(up=7, down=500)
+    entry = record.end_round(["site-1", "site-2"], ["site-1", "site-2"], 1.0)
+    assert (entry["bytes_down"], entry["bytes_up"]) == (2 * 100 + 1500, 90 + 7)
+    assert not {"down", "more_down"} & set(entry)
+
+
+def test_attempts_and_recovered_sites_are_told(record):
+    entry = record.end_round(["site-1", "site-2"], ["site-1"], 1.0, attempts=2, recovered=["site-2"])
+    assert (entry["attempts"], entry["recovered"]) == (2, ["site-2"])
+    assert (record.run["rounds"][0]["attempts"], record.run["rounds"][0]["recovered"]) == (2, ["site-2"])
+
+
+def test_a_round_at_once_needed_one_attempt(record):
+    entry = record.end_round(["site-1", "site-2"], ["site-1", "site-2"], 1.0)
+    assert (entry["attempts"], entry["recovered"]) == (1, [])
+
+
+def test_the_best_round_is_the_one_whose_incoming_model_was_best(record, scores):
+    history = [{"round": 0, "val_dice": 0.2}, {"round": 1, "val_dice": 0.6}, {"round": 2, "val_dice": 0.4}]
+    assert record.best([], 3) is None
+    assert record.best(history, 3) == {"round": 1, "val_dice": 0.6}
+    record.scores("site-1", scores | {"val_dice": 0.7})
+    assert record.best(history, 3) == {"round": 3, "val_dice": 0.7}
+
+
+def test_settings_are_printed_flat():
+    about = {"config_type": "dict", "job": "x", "model": {"norm": "batch"}, "algorithm_settings": {"lam": 1}, "lr": 0.1}
+    assert flat(about) == {"job": "x", "model.norm": "batch", "algorithm.lam": 1, "lr": 0.1}
+    assert flat(flat(about)) == flat(about)
 
 
 def test_a_resumed_record_is_the_one_that_lived(record):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,41 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         simulated_kits.site_kit(root / "common", site, root / site)
         return root / site
 
-    return kit
+    return cache(kit)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Files are written a thousand times here, and no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def identity(kits: Callable[[str], Path]) -> Callable[[str], Identity]:
+    """identity(site) -> who it is in that project (loaded once: checking an RSA key takes a tenth of a second)"""
+    return cache(lambda site: Identity.load(kits(site), site))
+
+
+@pytest.fixture(scope="session")
+def authority(kits: Callable[[str], Path]) -> Authority:
+    """The root of that project."""
+    return Authority.load(kits("s1"))
+
+
+@pytest.fixture(scope="session")
+def impostor(tmp_path_factory: pytest.TempPathFactory) -> Identity:
+    """Somebody who calls himself s2, with a certificate in that name from another project."""
+    root = tmp_path_factory.mktemp("another")
+    simulated_kits.site_kit(root / "common", "s2", root / "s2")
+    return Identity.load(root / "s2", "s2")
+
+
+@pytest.fixture(scope="session")
+def promise() -> Callable[..., Protection]:
+    """promise(mode, **changed) -> what a job promises"""
+    return protection
 
 
 @dataclass
@@ -127,7 +162,9 @@ class Hall:
 
 
 @pytest.fixture
-def hall(kits: Callable[[str], Path], tmp_path: Path) -> Callable[..., Hall]:
+def hall(
+    kits: Callable[[str], Path], identity: Callable[[str], Identity], authority: Authority, tmp_path: Path
+) -> Callable[..., Hall]:
     """hall(mode, count=4, **changed promises) -> Hall with sites s1 .. sN that have 2, 4, 6, ... patients; joined"""
     made = []
 
@@ -140,10 +177,9 @@ def hall(kits: Callable[[str], Path], tmp_path: Path) -> Callable[..., Hall]:
             kit, folder = kits(name), tmp_path / f"{len(made)}-{mode}" / name
             seed = sum_key.read_site(kit) if promise.encryption else None
             key_id = sum_key.key_id(seed) if seed else ""
-            authority = Authority.load(kit)
-            participant = Participant(promise, Identity.load(kit, name), authority, key_id, folder)
+            participant = Participant(promise, identity(name), authority, key_id, folder)
             sites[name] = SumSite(promise, participant, seed, folder, seed=0)
-        collector = Collector(promise, Authority.load(kits("s1")))
+        collector = Collector(promise, authority)
         found = Hall(promise, sites, collector, {f"s{n}": 2 * n for n in range(1, count + 1)})
         found.join()
         return found

@@ -1,12 +1,44 @@
 from typing import Any
 
+import pytest
+
 from wardround.reports.background import costs, glossary, settings, slowest, what_left
 
 
 def test_costs_are_summed(run: dict[str, Any]) -> None:
     found = costs(run)
     assert '<th scope="row">all</th><td>25.0</td><td>2.0 MB</td><td>4.0 MB</td>' in found
-    assert "<td>2</td><td>2</td><td>2</td><td>0.400</td>" in found
+    assert "<td>2</td><td>2</td><td>2</td><td>–</td><td>0.400</td>" in found
+
+
+def test_repeated_attempts_are_counted(run: dict[str, Any]) -> None:
+    run["rounds"][0].update(attempts=2, recovered=["site-2"])
+    assert "<td>2</td><td>2</td><td>2</td><td>2</td>" in costs(run)
+
+
+@pytest.mark.parametrize(
+    ("masks", "encryption", "words"),
+    [
+        (None, None, "The server could read the change of each single hospital."),
+        (False, False, "The server could read the change of each single hospital."),
+        (True, False, "the server and the hospitals could read only the sum"),
+        (False, True, "All hospitals hold the same key"),
+        (True, True, "masked and encrypted"),
+    ],
+)
+def test_who_could_read_a_change_is_said(
+    run: dict[str, Any], masks: bool | None, encryption: bool | None, words: str
+) -> None:
+    run["settings"] |= {"protection.masks": masks, "protection.encryption": encryption}
+    assert words in what_left(run)
+
+
+def test_hidden_counts_are_not_claimed_to_have_left(run: dict[str, Any]) -> None:
+    assert "patient counts per split" in what_left(run)
+    run["settings"]["protection.weights"] = "patients_hidden"
+    assert "patient counts per split" not in what_left(run)
+    assert "only inside the sum" in what_left(run)
+    assert "case counts" not in what_left(run)
 
 
 def test_a_lost_site_shows_in_the_counts(run: dict[str, Any]) -> None:

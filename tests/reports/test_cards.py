@@ -84,6 +84,14 @@ def test_facts_name_a_missing_sequence(run: dict[str, Any]) -> None:
     assert facts({}) == "This hospital told nothing about its data."
 
 
+def test_facts_of_a_site_that_hides_its_numbers_claim_none(run: dict[str, Any]) -> None:
+    site = run["sites"]["site-1"] | {"cases": None, "modalities": {"t1": 1, "t1ce": 1, "t2": 0, "flair": 1}}
+    assert facts(site) == (
+        "Number of patients: not told in this job; sequences: t1, t1ce, flair; "
+        "labels: tumour regions ET, TC, WT; computed on cpu"
+    )
+
+
 def test_overview_marks_the_deployed_mix(run: dict[str, Any]) -> None:
     found = overview_table(build(run))
     assert 'class="deployed"><th scope="row">each hospital&#x27;s deployed model</th><td>0.705</td>' in found

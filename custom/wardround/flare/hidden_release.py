@@ -21,6 +21,7 @@ from wardround.errors import ReleaseRefused
 from wardround.flare import sealed, wire
 from wardround.flare.release import Mechanism, write_receipt
 from wardround.flare.secure_sum import ID, SecureSum, secure_sum_of
+from wardround.privacy import statements
 from wardround.privacy.sum_site import SumSite
 
 
@@ -54,7 +55,7 @@ class HiddenRelease(Filter):  # type: ignore[misc]
             receipt |= more
         else:
             reply = sealed.read_reply(shareable, task)
-        receipt |= {"kind": reply.statement.text.split('"kind":"')[1].split('"')[0], "bytes": len(reply.payload)}
+        receipt |= {"kind": statements.peek(reply.statement)["kind"], "bytes": len(reply.payload)}
         receipt |= {"sha256": hashlib.sha256(reply.payload).hexdigest()} if reply.payload else {}
         write_receipt(fl_ctx, task, receipt)
         return sealed.reply_message(reply)
@@ -79,5 +80,5 @@ class HiddenRelease(Filter):  # type: ignore[misc]
         delta, receipt = self.mechanism.release(update.delta)
         hidden = secure.protection.weights == "patients_hidden"
         facts = sealed.without_counts(update.facts) if hidden else dict(update.facts)
-        said = {"numbers": dict(update.numbers), "facts": facts, "model": secure.model}
+        said = {"numbers": dict(update.numbers), "facts": facts, "model": secure.model, "settings": secure.settings}
         return receipt | site.hold(round_, delta, int(update.weight), secure.initial, said) | {"update": digest(delta)}

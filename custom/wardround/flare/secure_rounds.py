@@ -124,7 +124,7 @@ class SecureRounds(Controller):  # type: ignore[misc]
 
         def take(site: str, result: Shareable) -> None:
             signed = sealed.read_reply(result, sealed.JOIN).statement
-            said = self._own(site, signed, "join", moment)
+            said = statements.read_own(site, signed, "join", moment, self.collector.authority)
             if said["key_id"] != self._key_id:
                 raise ConfigRefused(
                     f"the sum key of {site}",
@@ -161,14 +161,7 @@ class SecureRounds(Controller):  # type: ignore[misc]
         call = sealed.Call(moment, self.rounds, joins, prepares, self.state.revealed)
         trained = self._ask(wire.TRAIN, call, self._take_update, self.round_timeout_s)
         self.record.traffic(down=len(trained) * (len(call.revealed.payload) if call.revealed else 0))
-        strangers = self.collector.disagreement()
-        if strangers:
-            raise ConfigRefused(
-                "two sites hold different global models",
-                found=f"others at {strangers}",
-                expected="one model and one grid at every site",
-                fix="start the job anew; if it comes again, a message was altered or a site runs other code",
-            )
+        self.collector.require_agreement()
         if self.protection.ring:
             self._around(call, trained)
         added, least = self.collector.added, self.protection.min_sites
@@ -189,7 +182,8 @@ class SecureRounds(Controller):  # type: ignore[misc]
 
         def take(site: str, result: Shareable) -> None:
             signed = sealed.read_reply(result, sealed.PREPARE).statement
-            said, peers = self._own(site, signed, "prepare", moment), {statements.peek(one)["site"] for one in joins}
+            said = statements.read_own(site, signed, "prepare", moment, self.collector.authority)
+            peers = {statements.peek(one)["site"] for one in joins}
             if set(said["shares"]) != peers:
                 raise statements.refused(site, f"shares for {len(said['shares'])} sites", "for those that joined")
             found[site] = signed
@@ -232,7 +226,7 @@ class SecureRounds(Controller):  # type: ignore[misc]
 
         def take(site: str, result: Shareable) -> None:
             signed = sealed.read_reply(result, sealed.UNMASK).statement
-            said = self._own(site, signed, "unmask", call.moment)
+            said = statements.read_own(site, signed, "unmask", call.moment, self.collector.authority)
             if set(said["shares"]) != set(self.collector.roster):
                 raise statements.refused(site, f"shares of {len(said['shares'])} sites", "of those that prepared")
             answers[site] = signed
@@ -243,7 +237,15 @@ class SecureRounds(Controller):  # type: ignore[misc]
         self._ask(
             sealed.UNMASK, asked, take, sites=[site for site in self.collector.added if site not in self.sites.lost]
         )
-        return self.collector.unmask(answers)
+        try:
+            return self.collector.unmask(answers)
+        except RoundRefused as refusal:  # who answered has given its shares for THIS sum and refuses any other
+            raise ConfigRefused(
+                f"round {call.moment.round + 1} cannot be opened, nor run again: {refusal.what}",
+                found=refusal.found,
+                expected=refusal.expected,
+                fix="mend the sites named in this log and start the job anew",
+            ) from refusal
 
     def _close(self, round_: int, attempt: int, recovered: list[str], seconds: float) -> None:
         added = sorted(self.collector.added)
@@ -259,7 +261,8 @@ class SecureRounds(Controller):  # type: ignore[misc]
 
         def take(site: str, result: Shareable) -> None:
             reply = sealed.read_reply(result, wire.FINISH)
-            self._models[site] = self._own(site, reply.statement, "judged", moment)["model"]
+            said = statements.read_own(site, reply.statement, "judged", moment, self.collector.authority)
+            self._models[site] = said["model"]
             self.record.scores(site, reply.meta["scores"])
 
         self._ask(
@@ -276,13 +279,6 @@ class SecureRounds(Controller):  # type: ignore[misc]
                 fix="start the job anew",
             )
         self.record.run["model"]["sha256"] = most
-
-    def _own(self, site: str, signed: Signed, kind: str, moment: Moment) -> dict[str, Any]:
-        """Return what a site says of itself, after checking its signature."""
-        said = statements.read(signed, [kind], moment, self.collector.authority)
-        if said["site"] != site:
-            raise statements.refused(site, f"a statement of {said['site']}", "its own")
-        return said
 
     def _ask(
         self, task: str, call: sealed.Call, take: Any, timeout_s: int | None = None, sites: Sequence[str] | None = None

@@ -5,6 +5,7 @@ The update that `train` returns is readable and stays in this process: the exit 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -104,8 +105,9 @@ class SecureSite(Executor):  # type: ignore[misc]
         begun, round_ = time.monotonic(), call.moment.round
         held = self._held(fl_ctx)
         self._apply(call, secure, held, fl_ctx)
-        secure.model, secure.initial = digest(held.wire()), held.wire()
+        secure.model, secure.initial, secure.settings = digest(held.wire()), held.wire(), self._settings
         if secure.open(fl_ctx).holds(round_):
+            self._require_same_settings(secure.open(fl_ctx).said(round_)["settings"], round_)
             self.log_info(fl_ctx, f"round {round_ + 1}/{call.rounds}: the update is there already, hidden anew")
             return sealed.again_message(round_)
         hospital = self._open(fl_ctx)
@@ -154,6 +156,21 @@ class SecureSite(Executor):  # type: ignore[misc]
                 fix="this site missed a sum, or its state folder is from another run: start the job anew",
             )
 
+    @cached_property
+    def _settings(self) -> str:
+        """Return a digest of everything that shapes an update."""
+        parts = (self.algorithm, self.rival, self.model, self.schedule, self.sampling, self.seed, self.rule, self.banks)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def _require_same_settings(self, found: str, round_: int) -> None:
+        if found != self._settings:
+            raise RoundRefused(
+                f"the update of round {round_ + 1} that this site keeps",
+                found="one of a job with other settings",
+                expected="this job's",
+                fix="resume with the same job, or use another state folder",
+            )
+
     def _ratio(self, round_: int) -> float:
         if round_ + 1 >= self.schedule.rounds:
             return 1.0
@@ -167,7 +184,7 @@ class SecureSite(Executor):  # type: ignore[misc]
     def _held(self, fl_ctx: FLContext) -> GlobalModel:
         if self._global is None:
             folder, patch = places.state_folder(fl_ctx) / "global", " x ".join(str(n) for n in self.sampling.patch)
-            promise = {"job": places.job_name(fl_ctx), "sampling.patch": patch, "rounds": self.schedule.rounds}
+            promise = {"job": places.job_name(fl_ctx), "sampling.patch": patch, "settings": self._settings}
             self._global = GlobalModel.open(folder, self.model, self.rule, self.banks, self.seed, promise)
         return self._global
 

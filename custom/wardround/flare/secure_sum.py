@@ -24,7 +24,8 @@ FOLDER, ID = "secure", "secure_sum"
 class SecureSum(FLComponent):  # type: ignore[misc]
     """One site's half of the sum. protection: the job's promise | seed: the job's, for stochastic rounding.
 
-    model, initial: digest and weights of the global model that this round starts from, as the executor says
+    model, initial, settings: digest and weights of the global model that this round starts from, and a digest of what
+    shapes an update, as the executor says
 
     no key file under encryption, no certificate of this project: ConfigRefused with the file's name, nothing is sent
     """
@@ -38,7 +39,7 @@ class SecureSum(FLComponent):  # type: ignore[misc]
         self.protection, self.seed = protection, seed
         self._site: SumSite | None = None
         self._call: Call | None = None
-        self.model, self.initial = "", dict[str, Array]()
+        self.model, self.initial, self.settings = "", dict[str, Array](), ""
 
     @property
     def call(self) -> Call:

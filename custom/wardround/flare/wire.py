@@ -142,9 +142,10 @@ def meta_of(message: Shareable) -> dict[str, Any]:
 def kind_of(message: Shareable) -> str:
     """Return the data kind of a message, "" when it holds no DXO."""
     try:
-        return str(from_shareable(message).data_kind)
+        kind = from_shareable(message).data_kind
     except (ValueError, KeyError, TypeError):
         return ""
+    return kind if isinstance(kind, str) else ""
 
 
 def require_shape(value: Any, shape: Any, what: str) -> None:

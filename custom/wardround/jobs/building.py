@@ -35,3 +35,5 @@ def require_buildable(job: Job) -> None:
     build(job.federation["schedule"], "schedule")
     build(job.algorithm["site"], "algorithm")
     build(job.rule, "server rule")
+    if job.protection is not None:
+        build(job.privacy["protection"], "protection")

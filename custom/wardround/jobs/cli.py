@@ -14,6 +14,7 @@ from wardround.jobs import (
     cmd_data,
     cmd_he,
     cmd_jobs,
+    cmd_ledger,
     cmd_partition,
     cmd_phantoms,
     cmd_predict,
@@ -72,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     cmd_run.add(jobs)
     cmd_baseline.add(commands)
     cmd_he.add(group(commands, "he", "what hiding the sum costs", HE))
+    cmd_ledger.add(commands)
     cmd_report.add(commands)
     cmd_predict.add(commands)
     return made

@@ -21,9 +21,11 @@ Write job folders for NVIDIA FLARE: meta.json, two configs, CARD.md. Give names 
   wardround jobs write --out jobs
   wardround jobs write brats_ditto --out mine --set rounds=20 --set algorithm.lam=1 --sites mercy,st-john
   wardround jobs write brats_fedavg --out mine --all-sites      for whoever is connected
+  wardround jobs write brats_scaffold --out mine --set privacy=ring --set protection.bits=16
 
 Settings: rounds, work, lr, ...; model.channels, sampling.patch, judging.steps, federation.min_sites, algorithm.*,
-rule.*; a wrong name lists them all. nvflare simulator FOLDER runs the result; an admin submits it to real hospitals.
+rule.*; privacy (in_the_clear, fixed_point, masked, he, ring) and protection.*; a wrong name lists them all.
+nvflare simulator FOLDER runs the result; an admin submits it to real hospitals.
 """
 CHECK = """
 Compare job folders with the recipes of this version, byte for byte. Exit code 0: same; 1: the differences are printed.
@@ -50,8 +52,8 @@ def list_jobs(_: argparse.Namespace) -> int:
 
     for name in recipes.names():
         job = recipes.job(name)
-        print(f"{name:<16} {job.title}, {job.algorithm['source']}")
-        print(textwrap.fill(job.algorithm["words"], 110, initial_indent=" " * 17, subsequent_indent=" " * 17))
+        print(f"{name:<21} {job.title}, {job.algorithm['source']}; {job.privacy['title']}")
+        print(textwrap.fill(job.algorithm["words"], 110, initial_indent=" " * 22, subsequent_indent=" " * 22))
     return DONE
 
 

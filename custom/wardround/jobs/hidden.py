@@ -14,7 +14,7 @@ def server_workflow(job: Job, about: Json) -> Json:
         "model": job.task["model"],
         "rounds": job.schedule["rounds"],
         "round_timeout_s": job.federation["round_timeout_s"],
-        "step_timeout_s": job.privacy["step_timeout_s"],
+        "step_timeout_s": job.federation["step_timeout_s"],
         "about": {"config_type": "dict", **about},
     }
     return {"id": "rounds", "path": "wardround.flare.secure_rounds.SecureRounds", "args": args}

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import combinations, islice
 from typing import Any, final
 
 import numpy as np
 
-from wardround.errors import RoundRefused
+from wardround.errors import ConfigRefused, RoundRefused
 from wardround.privacy import masks, shamir, statements
 from wardround.privacy.bfv import Cipher
 from wardround.privacy.identity import Authority
@@ -20,6 +21,8 @@ from wardround.privacy.packing import Words
 from wardround.privacy.participant import pair_seed, read_roster, roster_digest
 from wardround.privacy.protection import Protection
 from wardround.privacy.statements import Moment, Signed
+
+MOST_SUBSETS = 1000
 
 
 @final
@@ -62,7 +65,8 @@ class Collector:
     def unmask(self, answers: Mapping[str, Signed]) -> list[str]:
         """Remove the masks from the sum with the answers of the survivors; return who was recovered (not in the sum).
 
-        too few answers, or shares that do not give what was promised in `prepare`: RoundRefused, nothing is opened
+        too few answers, or no `threshold` of them that gives what was promised in `prepare`: RoundRefused, nothing is
+        opened | some wrong shares among enough right ones: the right ones are found
         """
         inside = sorted(self.added)
         said = {}
@@ -86,12 +90,10 @@ class Collector:
                 expected=f"{threshold} sites to open the sum",
                 fix="mend the sites named in this log; the round is run again with those that are left",
             )
-        chosen = {peers.index(site) + 1: shares for site, shares in sorted(said.items())[:threshold]}
+        secrets = self._secrets(peers, said, threshold, inside)
         dropped = [site for site in self.roster if site not in inside]
         total = np.zeros(self._count, np.uint64)
-        for site in self.roster:
-            secret = shamir.combine({x: bytes.fromhex(shares[site]) for x, shares in chosen.items()})
-            self._require_promised(site, secret, site in inside)
+        for site, secret in secrets.items():
             mask = self._own_mask(secret) if site in inside else self._pair_masks(site, secret, inside)
             total = masks.add(total, mask, self.protection.modulus)
         correction = masks.negate(total, self.protection.modulus)
@@ -115,10 +117,19 @@ class Collector:
         smaller = sorted(groups.values(), key=len)[:-1]
         return ", ".join(sorted(site for sites in smaller for site in sites))
 
+    def require_agreement(self) -> None:
+        """Raise ConfigRefused, naming them, when some sites start from another model or grid than most."""
+        strangers = self.disagreement()
+        if strangers:
+            raise ConfigRefused(
+                "two sites hold different global models",
+                found=f"others at {strangers}",
+                expected="one model and one grid at every site",
+                fix="start the job anew; if it comes again, a message was altered or a site runs other code",
+            )
+
     def _read(self, site: str, signed: Signed, kind: str, payload: bytes) -> dict[str, Any]:
-        content = statements.read(signed, [kind], self.moment, self.authority)
-        if content["site"] != site:
-            raise statements.refused(site, f"a statement of {content['site']}", "its own")
+        content = statements.read_own(site, signed, kind, self.moment, self.authority)
         if self.protection.masks and site not in self.roster:
             raise statements.refused(site, "an update without a mask key", "`prepare` first")
         if content["roster"] != roster_digest(self.prepares):
@@ -154,15 +165,34 @@ class Collector:
             masks.mask_of(dropped, None, pairs, self._count, self.protection.modulus), self.protection.modulus
         )
 
-    def _require_promised(self, site: str, secret: bytes, inside: bool) -> None:
+    def _secrets(
+        self, peers: Sequence[str], said: Mapping[str, Mapping[str, str]], threshold: int, inside: Sequence[str]
+    ) -> dict[str, bytes]:
+        """Return by site the own mask of who is in the sum and the mask key of who is not, as promised in `prepare`."""
+        wrong = ""
+        for chosen in islice(combinations(sorted(said), threshold), MOST_SUBSETS):
+            found: dict[str, bytes] = {}
+            for site in self.roster:
+                shares = {peers.index(helper) + 1: bytes.fromhex(said[helper][site]) for helper in chosen}
+                secret = self._promised(site, shares, site in inside)
+                if secret is None:
+                    wrong = site
+                    break
+                found[site] = secret
+            else:
+                return found
+        raise statements.refused(wrong, "shares that do not give its secret", "what it promised in `prepare`")
+
+    def _promised(self, site: str, shares: Mapping[int, bytes], inside: bool) -> bytes | None:
+        """Return the secret that the shares give, None when it is not the one that the site promised."""
+        try:
+            secret = shamir.combine(shares)
+        except RoundRefused:
+            return None
         said = self.roster[site]
-        fits = (
-            hashlib.sha256(secret).hexdigest() == said["own"]
-            if inside
-            else masks.public_of(secret).hex() == said["mask"]
-        )
-        if not fits:
-            raise statements.refused(site, "shares that do not give its secret", "what it promised in `prepare`")
+        if inside:
+            return secret if hashlib.sha256(secret).hexdigest() == said["own"] else None
+        return secret if masks.public_of(secret).hex() == said["mask"] else None
 
 
 def words_of(payload: bytes) -> Words:

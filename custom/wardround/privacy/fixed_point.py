@@ -26,7 +26,7 @@ from wardround.arrays import Array, Arrays, Layout
 from wardround.errors import ReleaseRefused, RoundRefused
 
 Ints = NDArray[np.int64]
-WIDE, WEIGHT_DIGITS, MARGIN = 512, 3, 8.0
+WIDE, WEIGHT_DIGITS, MARGIN = 512, 3, 16.0
 FIRST_RANGE, WIDE_RANGE = 1.0, 4.0
 _LOWEST, _HIGHEST = -60, 20
 
@@ -117,7 +117,8 @@ def next_grid(grid: Grid, totals: Ints, sites: int, ratio: float) -> Grid:
     MARGIN times the spread of the mean fits, and what this round's rounding left over (below one old step) with it.
 
     totals: int64 [layout.total], what `decode` gave | ratio: learning rate of the next round over this round's
-    a block whose sum is zero: its step is halved | integer arithmetic until the last step: the same on every machine
+    a block whose sum is zero: its step is halved | a wide block's step is at most halved: the mean of a few values can be
+    near zero by chance | integer arithmetic until the last step: the same on every machine
     """
     exponents, start = [], 0
     for size, exponent in zip(grid.layout.sizes, grid.exponents, strict=True):
@@ -129,6 +130,7 @@ def next_grid(grid: Grid, totals: Ints, sites: int, ratio: float) -> Grid:
         rms = math.ldexp(math.sqrt(square / max(1, size)) / sites, exponent + shift)
         reach = MARGIN * _spare(grid.bits) * rms * ratio + math.ldexp(1.0, exponent)
         new = _exponent(reach, size, grid.bits) if rms > 0 and ratio > 0 else exponent - 1
+        new = max(new, exponent - 1) if size <= WIDE else new
         exponents.append(min(_HIGHEST, max(_LOWEST, new)))
     return Grid(grid.layout, grid.bits, tuple(exponents), grid.weighted)
 

@@ -186,7 +186,7 @@ class Participant:
         if not self._file.is_file():
             return {}
         try:
-            return dict(json.loads(self._file.read_text(encoding="utf-8")))
+            return {**json.loads(self._file.read_text(encoding="utf-8"))}
         except (TypeError, ValueError) as error:
             raise RoundRefused(
                 f"this site's {FILE}",

@@ -41,9 +41,16 @@ class Protection:
     threshold: int
 
     def __post_init__(self) -> None:
-        absent = [name for name, value in vars(self).items() if value is None]
-        if absent:
-            raise _refused(f"no {', '.join(absent)}", "every value")
+        switches, numbers = (
+            ("masks", "encryption", "ring"),
+            ("sites", "min_sites", "bits", "reference_patients", "threshold"),
+        )
+        wrong = [name for name in switches if not isinstance(getattr(self, name), bool)]
+        wrong += [name for name in numbers if type(getattr(self, name)) is not int]
+        if wrong or self.weights is None:
+            raise _refused(
+                f"no proper {', '.join(wrong) or 'weights'}", "every value: whole numbers, and true or false"
+            )
         if not LEAST_SITES <= self.min_sites <= self.sites <= 256:
             raise _refused(
                 f"min_sites {self.min_sites}, sites {self.sites}",

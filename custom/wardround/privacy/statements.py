@@ -98,6 +98,14 @@ def read(signed: Signed, kinds: Sequence[str], moment: Moment, authority: Author
     return content
 
 
+def read_own(site: str, signed: Signed, kind: str, moment: Moment, authority: Authority) -> dict[str, Any]:
+    """Return what a site says of itself; as `read`, and a statement of another site: RoundRefused."""
+    said = read(signed, [kind], moment, authority)
+    if said["site"] != site:
+        raise refused(site, f"a statement of {said['site']}", "its own")
+    return said
+
+
 def peek(signed: Signed) -> dict[str, Any]:
     """Return the content of a statement without checking who made it."""
     return _parse(signed.text)

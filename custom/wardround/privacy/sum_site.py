@@ -74,7 +74,7 @@ class SumSite:
         """
         if not self.holds(round_):
             if round_ == 0:
-                blocks = {name: initial[name] for name in update}
+                blocks = {name: initial[name] for name in update if name in initial}
                 grid = first_grid(blocks, self.protection.bits, weighted=self.protection.weighted)
                 self._save_grid(0, grid)
             grid = self.grid(round_)
@@ -211,7 +211,7 @@ class SumSite:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return file["fields"].astype(np.int32), file["residual"], int(file["clipped"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise RoundRefused(
                 f"this site's update of round {round_ + 1}",
                 found=f"no readable {path.name} ({type(error).__name__})",

@@ -7,6 +7,7 @@ tag under keys that only the sites have, fresh for every round, attempt and poly
 twice, taken from another round, or changed fails the check except with probability about 1 / t (t has 30 to 50 bits).
 Source: Agrawal and Boneh 2009, Homomorphic MACs (the one-time linear construction).
 Deviations: 1. one word for each polynomial instead of one for the message, so that polynomials cannot be mixed.
+It checks the numbers that a sum decrypts to: a flipped bit that drowns in the noise changes none, and passes.
 What it does not do: sites share its key, so it binds the server and not a site that helps the server.
 """
 

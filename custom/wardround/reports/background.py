@@ -19,6 +19,7 @@ GLOSSARY = {
     "Training, validation, test": "Patients are split once: some teach, some choose the model, some only score it.",
     "95 % interval": "How far the mean could move with other such patients. With few patients it is too narrow.",
     "Gain": "The difference on the same patients, averaged. An interval that includes 0 could be chance.",
+    "Attempts": "How often the sum of a round was tried: again without the sites that were lost, when masks demand it.",
     "Gap": "Best hospital minus worst hospital: small means the model serves all hospitals alike.",
 }
 
@@ -35,6 +36,7 @@ def costs(run: Json) -> Markup:
         "Asked to train",
         "Trained",
         "Aggregated",
+        "Attempts",
         "Mean validation Dice",
     )
     rows = []
@@ -48,12 +50,13 @@ def costs(run: Json) -> Markup:
                 number(r.get("seconds"), 1),
                 *traffic,
                 *counts,
+                text(DASH if r.get("attempts") is None else r["attempts"]),
                 number(sum(dice) / len(dice) if dice else None),
             ]
         )
     down, up = (sum(r.get(key) or 0 for r in run["rounds"]) for key in ("bytes_down", "bytes_up"))
     seconds = sum(r.get("seconds") or 0.0 for r in run["rounds"])
-    rows.append([text("all"), number(seconds, 1), text(size(down)), text(size(up)), *[Markup("")] * 4])
+    rows.append([text("all"), number(seconds, 1), text(size(down)), text(size(up)), *[Markup("")] * 5])
     return table(
         "Each round: time, traffic of all hospitals together, and how many hospitals took part.",
         heads,
@@ -63,14 +66,18 @@ def costs(run: Json) -> Markup:
 
 
 def what_left(run: Json) -> Markup:
-    """Return the kinds of numbers that every hospital sent, and what stayed."""
-    parameters = (run.get("model") or {}).get("parameters")
+    """Return the kinds of numbers that every hospital sent, who could read them, and what stayed."""
+    parameters, said = (run.get("model") or {}).get("parameters"), run.get("settings") or {}
     weights = f" (up to {parameters:,} numbers per model)" if parameters else ""
+    hidden = said.get("protection.weights") == "patients_hidden"
+    counts = "the number of training patients only inside the sum" if hidden else "number of training patients"
+    once = "which sequences exist" if hidden else "patient counts per split, scan counts per sequence"
     sent = (
         f"each round: the change of the shared weights{weights}; layers that the algorithm keeps at home are not in it",
-        "each round: mean training loss and validation Dice, seconds, number of training patients",
-        "once: patient counts per split, scan counts per sequence, kind of labels, device",
-        "at the end, per candidate: fine-tuning steps, validation Dice, test means with 95 % intervals and case counts",
+        f"each round: mean training loss and validation Dice, seconds, {counts}",
+        f"once: {once}, kind of labels, device",
+        "at the end, per candidate: fine-tuning steps, validation Dice, test means with 95 % intervals"
+        + ("" if hidden else " and case counts"),
         "if it failed: the kind of the failure, without its text",
     )
     caution = (
@@ -78,7 +85,28 @@ def what_left(run: Json) -> Markup:
         "A change of weights is computed from patient data and can reveal something about it unless a privacy "
         "mechanism hides it. With one or two test cases a mean and its interval give away the scores of those patients."
     )
-    return join([tag("ul", *(say("li", item) for item in sent)), say("p", caution)])
+    return join([tag("ul", *(say("li", item) for item in sent)), say("p", who_reads(said)), say("p", caution)])
+
+
+def who_reads(settings: Json) -> str:
+    """Return who could read a single hospital's change of the weights, from the job's protection."""
+    masks, encryption = settings.get("protection.masks"), settings.get("protection.encryption")
+    if encryption and masks:
+        return (
+            "The changes were masked and encrypted: the server could read nothing of them, the hospitals only the sum of all. "
+            "A single change could be read only if all other hospitals of that sum had joined against one."
+        )
+    if encryption:
+        return (
+            "The changes were encrypted: the server could read nothing of them, the hospitals only the sum of all. "
+            "All hospitals hold the same key: one that got hold of another's message could have read it."
+        )
+    if masks:
+        return (
+            "The changes were masked: the server and the hospitals could read only the sum of all. "
+            "A single change could be read only if all other hospitals of that sum had joined against one."
+        )
+    return "The server could read the change of each single hospital."
 
 
 def settings(run: Json) -> Markup:
@@ -93,6 +121,8 @@ def settings(run: Json) -> Markup:
     if best.get("round") is not None:
         dice = f", mean validation Dice {best['val_dice']:.3f}" if best.get("val_dice") is not None else ""
         pairs.append(("best global model", f"as evaluated in round {best['round']}{dice}"))
+    if model.get("sha256"):
+        pairs.append(("final global model, SHA-256", f"{model['sha256']} (equal at every site)"))
     pairs += [("started", run.get("started")), ("finished", run.get("finished"))]
     return _definitions((name, value) for name, value in pairs if value is not None)
 

@@ -139,9 +139,13 @@ def facts(site: Json) -> str:
     """Return what a site told about itself, in one line."""
     cases = site.get("cases") or {}
     split = ", ".join(f"{cases[part]} {word}" for part, word in _PARTS.items() if cases.get(part) is not None)
-    sequences = ", ".join(f"{name} {count or 'none'}" for name, count in (site.get("modalities") or {}).items())
+    found = site.get("modalities") or {}
+    scans = "scans by sequence: " + ", ".join(f"{name} {count or 'none'}" for name, count in found.items())
+    if not split and found:  # a job that hides the numbers of patients tells 1 for every sequence that exists
+        there = ", ".join(name for name, count in found.items() if count)
+        scans = f"Number of patients: not told in this job; sequences: {there}"
     labels = _LABELS.get(str(site.get("label_kind")), site.get("label_kind"))
-    words = [f"Patients: {split}" if split else None, f"scans by sequence: {sequences}" if sequences else None]
+    words = [f"Patients: {split}" if split else None, scans if found else None]
     words += [f"labels: {labels}" if labels else None, f"computed on {site['device']}" if site.get("device") else None]
     return "; ".join(word for word in words if word) or "This hospital told nothing about its data."
 

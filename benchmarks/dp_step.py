@@ -1,0 +1,151 @@
+"""Seconds and memory of a DP-SGD step with patients as samples, beside a plain step, on the U-Net of the jobs.
+
+Compute: one fixed batch of patches, from weights to gradient (dp_methods.py lists the methods). Whole step: patches cut and
+augmented from phantoms too, as a site does in a round. Ratios are medians over pairs that ran in turn; who begins changes
+every time. Memory: the peak of a process that does nothing else.
+
+    OMP_NUM_THREADS=2 python benchmarks/dp_step.py --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common import arguments, finish, say
+from overhead_data import in_own_process, median, phantom_folder, phantom_site
+
+PATCH = 32
+OPACUS = ("opacus hooks", "opacus functorch", "opacus ghost")
+
+
+def paired(ours: Callable[[], Any], plain: Callable[[], Any], repeats: int) -> dict[str, float]:
+    """Return the medians of both and of the ratio, after two of each to warm up."""
+    found: dict[str, list[float]] = {"ours": [], "plain": []}
+    for repeat in range(-2, repeats):
+        order = [("ours", ours), ("plain", plain)]
+        for name, run in order if repeat % 2 == 0 else order[::-1]:
+            begun = time.perf_counter()
+            run()
+            if repeat >= 0:
+                found[name].append(time.perf_counter() - begun)
+    ratios = [a / b for a, b in zip(found["ours"], found["plain"], strict=True)]
+    return {"ms": 1e3 * median(found["ours"]), "plain_ms": 1e3 * median(found["plain"]), "ratio": median(ratios)}
+
+
+def compute(name: str, patients: int, repeats: int) -> dict[str, float]:
+    """Measure one method against the plain step, and how far its result is from the patient-by-patient one."""
+    import dp_methods
+
+    method = dp_methods.METHODS[name]
+    ours, plain = (make(dp_methods.setting(patients, PATCH)) for make in (method, dp_methods.plain))
+    result = paired(ours, plain, repeats)
+    if name not in dp_methods.NOT_COMPARED:
+        result["difference"] = dp_methods.difference(name, patients, PATCH)
+    return result
+
+
+def whole(folder: Path, patients: int, repeats: int) -> dict[str, float]:
+    """Measure a site's step from cutting patches to the gradient: private and plain, the same number of patients."""
+    from wardround.hospital.dp_site import DPSite, PatientPatches
+    from wardround.privacy.dp_sgd import PatientDP, noised_mean
+
+    data = phantom_folder(folder / "data", 2 * patients + 4)
+    site = phantom_site(data, folder / "cache", patients, augment=True, patch=(PATCH,) * 3)
+    home = DPSite(site, PatientDP(1.0, 1.0, 0.05, 100), at_once=max(8, patients))
+    source, oracle, w = PatientPatches(home, "benchmark"), site.oracle("benchmark"), site.model.vector.clone()
+    chosen = source.patients[:patients]
+
+    def private() -> Any:
+        return noised_mean(source.gradients(w, source.draw(chosen)), home.promise, w.numel())
+
+    def plain() -> Any:
+        return oracle.gradient(w, oracle.batch(chosen))
+
+    return paired(private, plain, repeats)
+
+
+def measure(batches: tuple[int, ...], repeats: int, quick: bool) -> dict[str, Any]:
+    """Return every number of the table."""
+    import dp_methods
+
+    names = [name for name in dp_methods.METHODS if name != "plain"]
+    if importlib.util.find_spec("opacus") is None:
+        say("opacus is not installed: its rows are left out")
+        names = [name for name in names if name not in OPACUS]
+    rows: dict[str, Any] = {}
+    for patients in batches:
+        for name in names:
+            say(f"{patients} patients: {name}")
+            rows[f"{name}, {patients}"] = compute(name, patients, repeats)
+    with tempfile.TemporaryDirectory(prefix="dp-step-") as folder:
+        for patients in batches:
+            say(f"{patients} patients: whole step")
+            rows[f"whole step, {patients}"] = whole(Path(folder) / str(patients), patients, repeats)
+    for name in ["plain", *names]:
+        if not quick or name in ("plain", "ours", "opacus hooks"):
+            memory = in_own_process("dp_methods", "memory", name=name, patients=batches[0], patch=PATCH)
+            rows.setdefault(f"{name}, {batches[0]}", {}).update(memory)
+    return rows
+
+
+def summary(rows: dict[str, Any], patients: int) -> dict[str, Any]:
+    """Return the keys of the JSON line."""
+
+    def of(name: str, key: str) -> float | None:
+        return rows.get(f"{name}, {patients}", {}).get(key)
+
+    return {
+        "ratio": of("ours", "ratio"),
+        "whole_ratio": of("whole step", "ratio"),
+        "opacus_ratio": of("opacus hooks", "ratio"),
+        "opacus_ghost_ratio": of("opacus ghost", "ratio"),
+        "peak_mb": of("ours", "peak_mb"),
+        "plain_peak_mb": of("plain", "peak_mb"),
+        "opacus_peak_mb": of("opacus hooks", "peak_mb"),
+        "patients": patients,
+        "raw": rows,
+    }
+
+
+def line(name: str, row: dict[str, float]) -> str:
+    """Return one line of the table."""
+    cells = [
+        f"{row['ratio']:.2f}" if "ratio" in row else "1",
+        f"{row['ms']:.0f} / {row['plain_ms']:.0f}" if "ms" in row else "",
+        f"{row['difference']:.0e}" if "difference" in row else "",
+        f"{row['peak_mb']:.0f} ({row['steps_mb']:+.0f})" if "peak_mb" in row else "",
+    ]
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    found = arguments(__doc__ or "")
+    found.formatter_class = argparse.RawDescriptionHelpFormatter
+    found.add_argument("--repeats", type=int, default=31, help="pairs per row")
+    found.add_argument(
+        "--patients", type=int, nargs="+", default=[4, 8], help="patients per step; the first is reported"
+    )
+    return found
+
+
+def main() -> None:
+    """Measure, print the table, and the JSON line if asked for."""
+    args = parser().parse_args()
+    batches = tuple(args.patients[:1] if args.quick else args.patients)
+    rows = measure(batches, 3 if args.quick else args.repeats, args.quick)
+    print("| method, patients | ratio to plain | ms / plain ms | off from one by one | peak MB (for the steps) |")
+    print("|---|---|---|---|---|")
+    for name, row in rows.items():
+        print(line(name, row))
+    finish(summary(rows, batches[0]), as_json=args.json)
+
+
+if __name__ == "__main__":
+    main()

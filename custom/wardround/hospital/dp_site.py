@@ -1,0 +1,173 @@
+"""One hospital's training under patient-level DP: gradients per patient, and what a job spends before it starts.
+
+A patient's row depends on the weights, the patient and the number of the draw alone: case, place of the patch and
+augmentation come from a stream of its own, and on a CPU it is the same bits whoever else is drawn. (On a GPU the last
+bits may differ, and rarely, where they tip an activation over its kink, a row by some 0.4 %: that is not covered.)
+Who is drawn comes from secret entropy (privacy/dp_sgd.py): with draws that the job's seed could repeat, whoever knows
+the seed would know who took part, and sampling would protect nobody.
+
+What touches training patients, and is counted: every gradient evaluation of the federation, of a rival beside it, of the
+local baseline and of fine-tuning (`private_plan`). What does not count: validation and test (other patients, whom this
+promise does NOT protect), decoding and caching (nothing leaves), momentum, weight decay, proximal terms, aggregation.
+What a DP job must not send: training losses (always 0 here), and the exact number of training patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from wardround.algorithms.base import Algorithm
+from wardround.algorithms.ditto import Ditto
+from wardround.algorithms.fedavg import FedAvg
+from wardround.algorithms.fedbn import FedBN
+from wardround.algorithms.fedprox import FedProx
+from wardround.algorithms.fedrep import FedRep
+from wardround.algorithms.per_fedavg import PerFedAvg
+from wardround.algorithms.scaffold import Scaffold
+from wardround.algorithms.schedule import Schedule
+from wardround.errors import ConfigRefused
+from wardround.hospital.judging import Judging
+from wardround.hospital.segmentation import Batch, PatchOracle, SegmentationSite
+from wardround.models.per_sample import TOLERANCE, PerSample
+from wardround.privacy.dp_sgd import PatientDP, PrivateOracle
+from wardround.tasks.inputs import network_input
+from wardround.tasks.loss import dice_bce_by_patient
+
+_RELEASES: dict[type, int] = {FedAvg: 1, FedProx: 1, FedBN: 1, FedRep: 1, Scaffold: 1, Ditto: 2}
+
+
+def releases_per_step(algorithm: Algorithm) -> int:
+    """Return how many private gradients one step of the algorithm spends; all are charged.
+
+    Per-FedAvg: 2 (FO: the inner and the outer gradient, on draws of their own); HF: ConfigRefused
+    Ditto: 2 (the shared and the personal model) | an algorithm that is not known here: ConfigRefused
+    """
+    if isinstance(algorithm, PerFedAvg) and algorithm.hessian == "FO":
+        return 2
+    if isinstance(algorithm, PerFedAvg):
+        raise ConfigRefused(
+            "Per-FedAvg (HF) under patient-level DP",
+            found="two gradients on one draw, subtracted and divided by a short distance",
+            expected="gradients on fresh draws, whose noise is not blown up by alpha / (2 d)",
+            fix='set hessian to "FO"',
+        )
+    if type(algorithm) not in _RELEASES:
+        raise ConfigRefused(
+            "an algorithm under patient-level DP",
+            found=algorithm.name,
+            expected=f"one of {sorted(kind.__name__ for kind in _RELEASES)} or PerFedAvg (FO)",
+            fix="count its private gradients in hospital/dp_site.py first",
+        )
+    return _RELEASES[type(algorithm)]
+
+
+@final
+@dataclass(frozen=True)
+class PrivatePlan:
+    """Releases of the subsampled Gaussian mechanism that a job makes at one site, by what they are spent on."""
+
+    federation: int
+    rival: int
+    local: int
+    fine_tuning: int
+
+    @property
+    def total(self) -> int:
+        return self.federation + self.rival + self.local + self.fine_tuning
+
+
+def private_plan(
+    algorithm: Algorithm, rival: Algorithm | None, schedule: Schedule, judging: Judging | None
+) -> PrivatePlan:
+    """Return what a job spends, known before it starts: reserve `total`, and again whatever a restart repeats.
+
+    `schedule.work` counts gradient evaluations, whatever their number per step: a round releases exactly `work`.
+    judging: the local baseline and max(steps) of fine-tuning for every arm, as hospital.judging runs them, all through
+    private oracles; None: nothing is judged, or only by models that are not trained any further
+    """
+    for each in (algorithm, rival):
+        if each is not None and schedule.work % (cost := releases_per_step(each)):
+            raise ConfigRefused(
+                f"the work of {each.name}",
+                found=f"{schedule.work} gradients in steps of {cost}",
+                expected=f"a multiple of {cost}",
+                fix="change `work` in the job",
+            )
+    whole = schedule.rounds * schedule.work
+    arms = 1 if rival is None else 2
+    tuning = 0 if judging is None else arms * max(judging.steps)
+    return PrivatePlan(whole, 0 if rival is None else whole, 0 if judging is None else whole, tuning)
+
+
+@final
+class DPSite:
+    """A SegmentationSite whose training gradients are private. Checked once, on made-up images, when it is built.
+
+    at_once: patients per pass through the network, rounded up to a multiple of the threads of a CPU, to which passes are
+    filled up; with many cores, start the site with OMP_NUM_THREADS no larger than the patients expected per step
+    dropout, layers without a formula, a network that mixes patients: refused
+    """
+
+    def __init__(self, site: SegmentationSite, promise: PatientDP, *, at_once: int = 8) -> None:
+        self.site, self.promise = site, promise
+        lanes = torch.get_num_threads() if site.device.type == "cpu" else 1
+        self.per_sample = PerSample(site.model, lanes)
+        self.at_once = -(-at_once // lanes) * lanes
+        noise = torch.randn(5, 4, *site.sampling.size, generator=torch.Generator().manual_seed(0))
+        images = network_input(noise.to(site.device), torch.ones(4, device=site.device))
+        self.per_sample.require_exact(images)
+        first, second = (
+            self.per_sample.gradients(
+                site.model.vector, images, lambda out: out.square().flatten(1).mean(1), len(images), dropout_seed=seed
+            )[1]
+            for seed in (0, 1)
+        )
+        if (first - second).norm() > TOLERANCE * first.norm():
+            raise ConfigRefused(
+                "a network under patient-level DP",
+                found="gradients that are random (dropout)",
+                expected="none: a mask depends on a patient's place in the batch, so on who else is there",
+                fix="set the network's dropout to 0",
+            )
+
+    def oracle(self, allowed: int, *purpose: str | int) -> PrivateOracle:
+        """Return private gradients on this site's TRAIN patients, `allowed` of them."""
+        return PrivateOracle(PatientPatches(self, *purpose), self.promise, allowed)
+
+
+@final
+class PatientPatches:
+    """The `PatientGradients` of privacy.dp_sgd on patches: one augmented patch of every patient drawn."""
+
+    def __init__(self, home: DPSite, *purpose: str | int) -> None:
+        self._home, self._purpose, self._draws = home, purpose, 0
+        self._cases: dict[str, list[str]] = {}
+        for case in home.site.split.train:
+            self._cases.setdefault(home.site.cohort.patients[case], []).append(case)
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        return tuple(sorted(self._cases))
+
+    def draw(self, chosen: tuple[str, ...]) -> tuple[Batch, ...]:
+        """Return one batch for each patient, a function of seed, site, purpose, number of the draw and patient alone."""
+        self._draws += 1
+        label = ("patient-dp", *self._purpose, self._draws)
+        return tuple(PatchOracle(self._home.site, self._cases[who], *label, who).batch((who,)) for who in chosen)
+
+    def gradients(self, w: Tensor, batch: tuple[Batch, ...]) -> Iterator[Tensor]:
+        """Yield one row per patient, in passes of at most at_once patients."""
+        for start in range(0, len(batch), self._home.at_once):
+            part = batch[start : start + self._home.at_once]
+            images = torch.cat([one.images for one in part]).contiguous(memory_format=torch.channels_last_3d)
+            targets, known = torch.cat([one.targets for one in part]), torch.cat([one.known for one in part])
+
+            def losses(logits: Tensor, targets: Tensor = targets, known: Tensor = known) -> Tensor:
+                return dice_bce_by_patient(logits, targets, known)
+
+            yield self._home.per_sample.gradients(w, images, losses, len(part))[1]

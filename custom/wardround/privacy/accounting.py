@@ -1,0 +1,220 @@
+"""Floor 3: what releases cost together: epsilon at a stated delta for ONE unit, mu, and the best attack that they allow.
+
+Full participation is exact: mu = sqrt(sum count / z^2), delta(epsilon) in closed form. Poisson sampling is an upper bound
+by the composed privacy loss (losses.py), to which full participation is one more step. Renyi is here to cross-check only.
+Units never add up: a release counts for its own unit, and for smaller ones at half its noise multiplier (releases.py says
+why); for a larger unit it promises nothing finite. delta is always an argument: 1e-5 is usual, 1/n never is.
+Source: Dong et al. 2022, arXiv:1905.02383, corollaries 2.13 and 3.3; Balle and Wang 2018, arXiv:1805.06530, theorem 8.
+Deviations: none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from wardround.errors import ConfigRefused
+from wardround.privacy.releases import GaussianRelease, Release, SampledGaussianRelease, Unit, covers, merged, seen_by
+
+VACUOUS = 100.0
+FPR = 0.01
+
+
+@final
+@dataclass(frozen=True)
+class Attack:
+    """The best that anybody can do who must tell "with" from "without": accuracy at even odds, and TPR at 1 % FPR."""
+
+    accuracy: float
+    tpr: float
+
+
+@final
+@dataclass(frozen=True)
+class Claim:
+    """What holds for one unit. mu: of the Gaussian mechanism with this epsilon at this delta (exact without sampling)."""
+
+    unit: Unit
+    delta: float
+    epsilon: float
+    mu: float
+    attack: Attack
+
+    def __str__(self) -> str:
+        return f"epsilon {self.epsilon:.4g} per {self.unit} at delta {self.delta:g} (mu {self.mu:.3f})"
+
+
+def delta_of(epsilon: float, mu: float) -> float:
+    """Return delta(epsilon) of a mu-GDP mechanism. mu 0: 0 | mu infinite: 1"""
+    from scipy.special import log_ndtr
+
+    if mu == 0 or math.isinf(mu):
+        return 0.0 if mu == 0 else 1.0
+    one = float(log_ndtr(mu / 2 - epsilon / mu))
+    other = epsilon + float(log_ndtr(-mu / 2 - epsilon / mu))
+    return float(math.exp(one) * -math.expm1(min(0.0, other - one)))
+
+
+def epsilon_of(mu: float, delta: float) -> float:
+    """Return epsilon of a mu-GDP mechanism, rounded up. mu 0: 0 | mu infinite: infinite | delta not in (0, 1): refused"""
+    _require_delta(delta)
+    if math.isinf(mu) or delta_of(0, mu) <= delta:
+        return math.inf if math.isinf(mu) else 0.0
+    bound = mu * mu / 2 + mu * math.sqrt(2 * math.log(1 / delta))
+    return _bisect(lambda epsilon: delta_of(epsilon, mu) <= delta, 0.0, bound)[1]
+
+
+def mu_for(epsilon: float, delta: float) -> float:
+    """Return the largest mu whose epsilon at `delta` is at most `epsilon`, rounded down. epsilon infinite: infinite"""
+    _require_delta(delta)
+    if math.isinf(epsilon):
+        return math.inf
+    bound = 1.0
+    while delta_of(epsilon, bound) <= delta:
+        bound *= 2
+    return _bisect(lambda mu: delta_of(epsilon, mu) > delta, 0.0, bound)[0] * (1 - 1e-9)
+
+
+def mu_of(releases: Iterable[Release], unit: Unit) -> float:
+    """Return sqrt(sum count / z^2) of full participation; infinite if one does not cover the unit or is sampled."""
+    total = 0.0
+    for release in releases:
+        seen = seen_by(release, unit)
+        if not isinstance(seen, GaussianRelease) or not covers(release, unit):
+            return math.inf
+        total += seen.count / seen.noise_multiplier**2
+    return math.sqrt(total)
+
+
+def best_attack(mu: float) -> Attack:
+    """Return what a mu-GDP mechanism allows: Phi(mu / 2), and Phi(Phi^-1(.01) + mu)."""
+    from scipy.special import ndtr, ndtri
+
+    return Attack(float(ndtr(mu / 2)), float(ndtr(ndtri(FPR) + mu)))
+
+
+def claim(releases: Iterable[Release], unit: Unit, delta: float) -> Claim:
+    """Return what all the releases together promise one unit.
+
+    none: epsilon 0, attack accuracy .5 | one is unknown, or hides only a smaller unit: epsilon infinite
+    """
+    _require_delta(delta)
+    found = merged(releases)
+    if not all(covers(release, unit) for release in found):
+        return Claim(unit, delta, math.inf, math.inf, Attack(1.0, 1.0))
+    found = [_plain(seen_by(release, unit)) for release in found]
+    sampled = [one for one in found if isinstance(one, SampledGaussianRelease)]
+    mu = mu_of([one for one in found if not isinstance(one, SampledGaussianRelease)], unit)
+    if not sampled:
+        return Claim(unit, delta, epsilon_of(mu, delta), mu, best_attack(mu))
+    from wardround.privacy.losses import Part, compose
+
+    parts = [Part(one.noise_multiplier, one.sampling_rate, one.steps) for one in sampled]
+    both = compose([*parts, Part(1 / mu, 1.0, 1)] if mu else parts, delta)
+    epsilon = max(losses.epsilon(delta) for losses in both)
+    accuracy = max(0.5 + losses.delta(0.0) / 2 for losses in both)
+    attack = Attack(accuracy, max(losses.tpr(FPR) for losses in both))
+    return Claim(unit, delta, epsilon, mu_for(epsilon, delta), attack)
+
+
+def epsilon(releases: Iterable[Release], unit: Unit, delta: float) -> float:
+    """Return the epsilon of all the releases together for one unit; infinite as in `claim`."""
+    return claim(releases, unit, delta).epsilon
+
+
+def renyi_epsilon(releases: Sequence[Release], unit: Unit, delta: float) -> float:
+    """Return a looser upper bound of the same epsilon that shares no composition with it: a cross-check, never a claim.
+
+    Source: Balle et al. 2020, arXiv:1905.09982, theorem 21
+    """
+    import numpy as np
+
+    from wardround.privacy.losses import ORDERS, Part, renyi
+
+    _require_delta(delta)
+    total = np.zeros(len(ORDERS))
+    for release in releases:
+        one = seen_by(release, unit)
+        if not covers(release, unit):
+            return math.inf
+        if isinstance(one, GaussianRelease):
+            total += renyi(Part(one.noise_multiplier, 1.0, one.count)) * one.count
+        elif isinstance(one, SampledGaussianRelease):
+            total += renyi(Part(one.noise_multiplier, one.sampling_rate, one.steps)) * one.steps
+    bounds = total - (math.log(delta) + np.log(ORDERS)) / (ORDERS - 1) + np.log1p(-1 / ORDERS)
+    return max(0.0, float(bounds.min())) if releases else 0.0
+
+
+def noise_multiplier_for(target_epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
+    """Return the least noise multiplier (to .01 %, rounded up) whose sampled steps cost at most `target_epsilon`.
+
+    sampling_rate or steps out of range, a target that is not above 0 and finite: ConfigRefused
+    """
+    from scipy.optimize import brentq
+
+    _require_target(target_epsilon)
+
+    def above(noise_multiplier: float) -> float:
+        release = SampledGaussianRelease("patient", noise_multiplier, sampling_rate, steps)
+        return min(1e9, epsilon([release], "patient", delta)) - target_epsilon
+
+    high = 1.0
+    while above(high) > 0:
+        high *= 2
+    low = high / 2
+    while above(low) <= 0:
+        low, high = low / 2, low
+    found = float(brentq(above, low, high, rtol=1e-5))
+    while above(found) > 0:
+        found *= 1 + 1e-5
+    return found
+
+
+def full_noise_multiplier_for(target_epsilon: float, delta: float, count: int) -> float:
+    """Return the least noise multiplier of `count` releases with full participation that cost `target_epsilon`."""
+    _require_target(target_epsilon)
+    return math.sqrt(GaussianRelease("patient", 1.0, count).count) / mu_for(target_epsilon, delta)
+
+
+def require_meaningful(epsilon: float, accept_vacuous: bool) -> None:
+    """Raise ConfigRefused for an epsilon above `VACUOUS` (or not a number), unless the job accepts that it is vacuous."""
+    if not epsilon <= VACUOUS and not accept_vacuous:
+        raise ConfigRefused(
+            "the job's privacy",
+            found=f"epsilon {epsilon:.4g}: this is not a privacy claim",
+            expected=f"epsilon at most {VACUOUS:g}; 1 to 8 is usual",
+            fix="more noise, fewer rounds or a lower sampling rate; or set accept_vacuous and claim no privacy",
+        )
+
+
+def _plain(release: Release) -> Release:
+    """Return sampling at rate 1 as what it is: full participation."""
+    if isinstance(release, SampledGaussianRelease) and release.sampling_rate == 1:
+        return GaussianRelease(release.unit, release.noise_multiplier, release.steps)
+    return release
+
+
+def _bisect(good: Callable[[float], bool], low: float, high: float) -> tuple[float, float]:
+    """Return (the largest value found that is not good, the smallest that is), for a condition that turns good once."""
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        if not low < middle < high:
+            break
+        low, high = (low, middle) if good(middle) else (middle, high)
+    return low, high
+
+
+def _require_delta(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise _refused(f"delta {delta!r}", "above 0 and below 1; 1e-5 is usual, whatever the number of sites")
+
+
+def _require_target(epsilon: float) -> None:
+    if not 0 < epsilon < math.inf:
+        raise _refused(f"a target epsilon of {epsilon!r}", "above 0 and finite")
+
+
+def _refused(found: str, expected: str) -> ConfigRefused:
+    return ConfigRefused("the accountant", found=found, expected=expected, fix="correct the job's privacy settings")

@@ -1,0 +1,54 @@
+import inspect
+
+import pytest
+
+from wardround.flare import sealed
+from wardround.flare.hidden_release import HiddenRelease
+from wardround.flare.secure_rounds import SecureRounds
+from wardround.flare.secure_site import SecureSite
+from wardround.flare.secure_sum import ID, SecureSum
+from wardround.jobs import folder, hidden, recipes
+
+
+@pytest.fixture
+def job():
+    return recipes.job("brats_perfedavg", ["privacy=ring", "rounds=5", "federation.round_timeout_s=99"])
+
+
+def test_the_tasks_are_those_that_travel():
+    assert tuple(hidden.TASKS) == sealed.TASKS
+
+
+def test_every_argument_is_said(job):
+    """All but the ids, which have one name in these configs."""
+    workflow = hidden.server_workflow(job, {"job": job.name})
+    executor, release, shared = hidden.site_parts(job, folder.client_config(job)["executors"][0]["executor"]["args"])
+    for part, cls in ((workflow, SecureRounds), (executor, SecureSite), (release, HiddenRelease), (shared, SecureSum)):
+        assert part["path"] == f"{cls.__module__}.{cls.__qualname__}"
+        inspect.signature(cls).bind(**part["args"])
+        assert set(inspect.signature(cls).parameters) - set(part["args"]) <= {"secure_id"}
+
+
+def test_the_shared_component_has_the_id_that_both_look_for(job):
+    _, _, shared = hidden.site_parts(job, {})
+    assert shared["id"] == ID
+    assert [part["id"] for part in folder.client_config(job)["components"]] == [ID, "analytics"]
+
+
+def test_settings_arrive(job):
+    args = hidden.server_workflow(job, {"job": job.name})["args"]
+    assert (args["rounds"], args["round_timeout_s"]) == (5, 99)
+    assert args["step_timeout_s"] >= 1
+    assert args["about"] == {"config_type": "dict", "job": job.name}
+
+
+def test_the_sites_do_what_a_server_does_in_the_clear(job):
+    """The rule and the banks stand at the sites, and the server has neither."""
+    executor, _, _ = hidden.site_parts(job, {"seed": 0})
+    assert executor["args"] == {"seed": 0, "rule": job.rule, "banks": ["model", "fedavg"]}
+    assert not {"rule", "banks", "seed"} & set(hidden.server_workflow(job, {})["args"])
+
+
+def test_no_aggregator_at_the_server(job):
+    server = folder.server_config(job)
+    assert [part["id"] for part in server["components"]] == ["tensorboard"]

@@ -1,0 +1,142 @@
+"""One job from app_configs/: which fragments it takes, which settings change it, and what is refused."""
+
+import json
+
+import pytest
+
+from wardround.errors import ConfigRefused
+from wardround.jobs import folder, recipes
+from wardround.jobs.building import require_buildable
+
+PRIVACY = ("fixed_point", "he", "in_the_clear", "masked", "ring", "stock_ckks")
+HIDDEN = ("fixed_point", "he", "masked", "ring")
+
+
+@pytest.mark.parametrize("name", ["brats_scaffold", "brats_perfedavg", "brats_fedrep"])
+@pytest.mark.parametrize("privacy", HIDDEN)
+def test_any_job_can_be_printed_with_a_hidden_sum(name, privacy):
+    made = recipes.job(name, [f"privacy={privacy}"])
+    assert made.privacy["kind"] == "hidden"
+    assert made.protection["min_sites"] == made.federation["min_sites"] == 3
+    require_buildable(made)
+    files = folder.job_files(made)
+    client = json.loads(files["app/config/config_fed_client.json"])
+    assert client["executors"][0]["executor"]["path"] == "wardround.flare.secure_site.SecureSite"
+    assert made.privacy["title"] in files["app/config/config_fed_server.json"]
+    assert json.loads(files["meta.json"])["min_clients"] == 3
+
+
+def test_the_name_of_the_job_does_not_decide():
+    """A hidden job printed in the clear is the open job under another name."""
+    opened, plain = recipes.job("brats_fedavg_he", ["privacy=in_the_clear"]), recipes.job("brats_fedavg")
+    assert opened.protection is None
+    assert folder.client_config(opened) == folder.client_config(plain)
+
+
+def test_the_last_wish_counts():
+    made = recipes.job("brats_fedavg", ["privacy=he", "privacy=masked"])
+    assert made.privacy["title"] == "pairwise masks"
+
+
+def test_in_the_clear_two_sites_are_enough():
+    assert recipes.job("brats_fedavg").federation["min_sites"] == 2
+    assert recipes.job("brats_fedavg").protection is None
+
+
+@pytest.mark.parametrize("wish", ["nothing", "", "../task/brats", "he.yaml", "HE"])
+def test_an_unknown_privacy_fragment_is_refused(wish):
+    with pytest.raises(ConfigRefused, match=f"the privacy fragment '{wish}'") as caught:
+        recipes.job("brats_fedavg", [f"privacy={wish}"])
+    assert all(name in caught.value.expected for name in PRIVACY)
+
+
+@pytest.mark.parametrize("kind", ["task", "federation", "privacy"])
+def test_an_unknown_fragment_of_any_kind_is_refused(kind):
+    with pytest.raises(ConfigRefused, match=f"the {kind} fragment 'nothing'"):
+        recipes._fragment(kind, "nothing")
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "value"),
+    [
+        ("protection.bits=16", "bits", 16),
+        ("protection.weights=equal", "weights", "equal"),
+        ("protection.weights=patients_open", "weights", "patients_open"),
+        ("protection.masks=true", "masks", True),
+        ("protection.threshold=12", "threshold", 12),
+        ("protection.sites=64", "sites", 64),
+        ("protection.reference_patients=100", "reference_patients", 100),
+    ],
+)
+def test_the_promise_can_be_changed_and_stands_on_both_sides(setting, key, value):
+    made = recipes.job("brats_fedavg", ["privacy=he", setting])
+    require_buildable(made)
+    server, client = folder.server_config(made), folder.client_config(made)
+    components = {one["id"]: one["args"] for one in client["components"]}
+    assert server["workflows"][0]["args"]["protection"]["args"][key] == value
+    assert components["secure_sum"]["protection"]["args"][key] == value
+    assert server["workflows"][0]["args"]["about"]["protection"][key] == value
+
+
+def test_the_order_of_settings_does_not_matter():
+    one = recipes.job("brats_fedavg", ["protection.bits=16", "privacy=he", "work=4"])
+    other = recipes.job("brats_fedavg", ["work=4", "privacy=he", "protection.bits=16"])
+    assert folder.job_files(one) == folder.job_files(other)
+
+
+def test_fewer_sites_than_the_federation_needs_is_the_federations_setting():
+    made = recipes.job("brats_fedavg", ["privacy=ring", "federation.min_sites=4"])
+    assert made.protection["min_sites"] == 4
+    assert folder.meta(made)["min_clients"] == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("protection.bits=16",), "no such setting"),
+        (("privacy=he", "protection.colour=red"), "no such setting"),
+        (("privacy=he", "protection.bits"), "no such setting"),
+        (("privacy",), "no such setting"),
+    ],
+)
+def test_a_setting_that_the_job_does_not_have_is_refused(settings, words):
+    with pytest.raises(ConfigRefused, match=words):
+        recipes.job("brats_fedavg", settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("privacy=he", "protection.bits=17"), "4 to 16 bits"),
+        (("privacy=he", "protection.bits=null"), "bits"),
+        (("privacy=he", "protection.weights=dice"), "patients_hidden"),
+        (("privacy=he", "protection.sites=2"), "min_sites"),
+        (("privacy=he", "protection.sites=300"), "256"),
+        (("privacy=he", "federation.min_sites=2"), "a sum of two tells each of them the other's update"),
+        (("privacy=ring", "protection.masks=false"), "neighbours read each other"),
+        (("privacy=ring", "protection.encryption=false"), "neighbours read each other"),
+        (("privacy=masked", "protection.threshold=2"), "threshold"),
+        (("privacy=he", "protection.reference_patients=0"), "reference_patients"),
+    ],
+)
+def test_a_promise_that_cannot_be_kept_is_refused_before_a_folder_is_written(settings, words, tmp_path, capsys):
+    from wardround.jobs.cli import main
+
+    arguments = [word for setting in settings for word in ("--set", setting)]
+    assert main(["jobs", "write", "brats_fedavg", *arguments, "--out", str(tmp_path / "jobs")]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_the_card_says_who_reads_what():
+    cards = {privacy: folder.job_files(recipes.job("brats_fedavg", [f"privacy={privacy}"])) for privacy in HIDDEN}
+    words = {
+        "fixed_point": "the server can read each hospital's update",
+        "masked": "one-time",
+        "he": "the server reads neither updates nor the model",
+        "ring": "a partial sum, masked and encrypted",
+    }
+    for privacy, said in words.items():
+        card = " ".join(cards[privacy]["CARD.md"].split())
+        assert said in card
+        assert "no differential privacy" in card or privacy == "fixed_point"

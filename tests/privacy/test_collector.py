@@ -1,0 +1,339 @@
+"""The server's part: what does not fit its statement is refused by name and not added; the sum is that of survivors."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from wardround.errors import RoundRefused
+from wardround.privacy import masks, shamir, statements
+from wardround.privacy.bfv import FRESH_BYTES
+from wardround.privacy.collector import Collector, words_of
+from wardround.privacy.packing import WORD
+from wardround.privacy.statements import Signed
+
+STAR = ["fixed", "masked", "he", "he with masks"]
+MASKED = ["masked", "he with masks", "ring"]
+MODES = [*STAR, "ring"]
+ALL = ["s1", "s2", "s3", "s4"]
+
+
+@pytest.fixture
+def begun(hall, updates, initial):
+    """begun(mode) -> a hall whose sites have trained, before anything is sent"""
+
+    def make(mode, **changed):
+        made = hall(mode, **changed)
+        made.prepare(made.moment())
+        made.hold(0, updates(), initial)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def plain(begun):
+    """plain(names) -> the mean of these sites, summed in the clear"""
+
+    def mean(names):
+        made = begun("fixed")
+        made.submit(made.moment(), names)
+        return made.sites["s1"].reveal(made.moment(), names, made.collector.payload(), 1.0)[0]
+
+    return mean
+
+
+def revealed(hall, reader="s1"):
+    hall.unmask(hall.moment())
+    added = hall.collector.added
+    return hall.sites[reader].reveal(hall.moment(), added, hall.collector.payload(), 1.0)[0]
+
+
+def same(found, expected):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def resigned(identity, signed, name=None, **changed):
+    """Return a statement said differently by its own site (or by `name`): a lie with a good signature."""
+    content = statements.peek(signed)
+    moment = statements.Moment(content["run"], content["round"], content["attempt"])
+    fields = {key: content[key] for key in statements.SHAPES[content["kind"]]} | changed
+    return statements.sign(identity(name or content["site"]), content["kind"], moment, **fields)
+
+
+def flipped(data, place):
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+# --- what is refused, and not added
+
+
+@pytest.mark.parametrize("mode", STAR)
+def test_every_wrong_message_is_refused_and_the_sum_is_none_the_worse(begun, plain, identity, mode):
+    hall = begun(mode)
+    moment, collector = hall.moment(), hall.collector
+    hall.submit(moment, ["s1", "s2"])
+    signed, payload = hall.sites["s3"].submit(moment, hall.prepares, "00")
+    ready = hall.sites["s3"].ready(moment, hall.prepares, "00")
+    older = statements.Moment(moment.run, 0, 1)
+    wrong = [
+        ("s1", hall.sent[0][2], hall.sent[0][3], "a second update"),
+        ("s1", signed, payload, "a statement of s3"),
+        ("s3", hall.sent[0][2], hall.sent[0][3], "a statement of s1"),
+        ("s3", hall.sent[0][2], payload, "a statement of s1"),
+        ("s3", ready, payload, "kind 'ready'"),
+        ("s3", Signed(signed.text, flipped(signed.signature, 9), signed.certificate), payload, "does not fit"),
+        ("s3", Signed(signed.text.replace("submit", "hop"), b"", b""), payload, "known kind"),
+        ("s3", resigned(identity, signed, roster="ab"), payload, "another set of sites"),
+        ("s3", signed, b"", "SHA-256"),
+        ("s3", signed, payload + b"\0", "SHA-256"),
+        ("s3", signed, hall.sent[0][3], "SHA-256"),
+    ]
+    wrong += [("s3", signed, payload[:size], "SHA-256") for size in (1, 8, len(payload) // 2, len(payload) - 1)]
+    wrong += [("s3", signed, flipped(payload, i), "SHA-256") for i in range(0, len(payload), len(payload) // 16)]
+    for moment_ in (older, statements.Moment(moment.run, 1, 0), statements.Moment("cd" * 16, 0, 0)):
+        content = {key: statements.peek(signed)[key] for key in statements.SHAPES["submit"]}
+        wrong.append(("s3", statements.sign(identity("s3"), "submit", moment_, **content), payload, "replayed"))
+    for site, statement, data, why in wrong:
+        with pytest.raises(RoundRefused, match=why):
+            collector.submit(site, statement, data)
+        assert collector.added == ["s1", "s2"]
+    collector.submit("s3", signed, payload)
+    hall.submit(moment, ["s4"])
+    same(revealed(hall), plain(ALL))
+
+
+@pytest.mark.parametrize("mode", STAR)
+def test_a_lying_site_cannot_hurt_the_sum_of_the_others(begun, plain, identity, mode):
+    """Payloads with a good signature that are no update at all."""
+    hall = begun(mode)
+    moment, collector = hall.moment(), hall.collector
+    hall.submit(moment, ["s1", "s2", "s3"])
+    signed, payload = hall.sites["s4"].submit(moment, hall.prepares, "00")
+    for lie in (b"", b"x", payload[:-8], payload[: len(payload) // 2], payload + payload, bytes(FRESH_BYTES)):
+        if lie == payload:
+            continue
+        statement = resigned(identity, signed, sha256=hashlib.sha256(lie).hexdigest())
+        with pytest.raises(RoundRefused):
+            collector.submit("s4", statement, lie)
+        assert collector.added == ["s1", "s2", "s3"]
+    same(revealed(hall), plain(["s1", "s2", "s3"]))
+
+
+@pytest.mark.parametrize("mode", ["masked", "he with masks"])
+def test_an_update_without_a_mask_key_is_refused(begun, mode):
+    hall = begun(mode)
+    hall.prepare(hall.moment(attempt=1), ALL)
+    everybody = list(hall.prepares)
+    hall.collector.begin(hall.moment(attempt=1), everybody[:3])
+    for name, prepares in (("s4", everybody), ("s1", everybody)):
+        signed, payload = hall.sites[name].submit(hall.moment(attempt=1), prepares, "00")
+        with pytest.raises(RoundRefused, match=r"without a mask key|another set of sites"):
+            hall.collector.submit(name, signed, payload)
+    assert hall.collector.added == []
+
+
+def test_an_attempt_of_forged_mask_keys_does_not_begin(begun, identity, impostor):
+    hall = begun("masked")
+    forged = Signed(hall.prepares[0].text, hall.prepares[1].signature, hall.prepares[0].certificate)
+    for prepares in ([forged, *hall.prepares[1:]], [*hall.prepares, hall.prepares[0]]):
+        with pytest.raises(RoundRefused):
+            hall.collector.begin(hall.moment(), prepares)
+    with pytest.raises(RoundRefused, match="replayed"):
+        hall.collector.begin(hall.moment(attempt=1), hall.prepares)
+
+
+def test_a_message_of_an_earlier_attempt_is_refused(begun):
+    hall = begun("masked")
+    signed, payload = hall.sites["s1"].submit(hall.moment(), hall.prepares, "00")
+    hall.prepare(hall.moment(attempt=1))
+    with pytest.raises(RoundRefused, match="replayed"):
+        hall.collector.submit("s1", signed, payload)
+
+
+def test_a_new_attempt_forgets_the_old_sum(begun, plain):
+    hall = begun("he")
+    hall.submit(hall.moment(), ["s1", "s2"])
+    hall.prepare(hall.moment())
+    hall.submit(hall.moment(), ["s2", "s3", "s4"])
+    same(revealed(hall), plain(["s2", "s3", "s4"]))
+
+
+def test_hops_out_of_order_are_refused(begun, identity, plain):
+    hall = begun("ring")
+    moment = hall.moment()
+    for name in ALL:
+        hall.collector.ready(name, hall.sites[name].ready(moment, hall.prepares, "00"))
+    hall.around(moment, ALL, silent=("s3",))
+    sent = [one for one in hall.sent if one[0] == "hop"]
+    assert hall.collector.added == [name for _, name, _, _ in sent]
+    _, name, signed, payload = sent[-1]
+    done = statements.peek(signed)["done"]
+    hall.collector.begin(moment, hall.prepares)
+    for _, earlier, statement, data in sent[:-1]:
+        hall.collector.hop(earlier, statement, data)
+    for wrong in (done[:-1], done[1:], [*done, name], done[::-1], [], [name], [*done[:-2], "s3", name]):
+        with pytest.raises(RoundRefused, match="out of order"):
+            hall.collector.hop(name, resigned(identity, signed, done=wrong), payload)
+    with pytest.raises(RoundRefused, match="out of order"):
+        hall.collector.hop(sent[0][1], sent[0][2], sent[0][3])
+    with pytest.raises(RoundRefused, match="SHA-256"):
+        hall.collector.hop(name, signed, flipped(payload, 5000))
+    hall.collector.hop(name, signed, payload)
+    same(revealed(hall), plain(["s1", "s2", "s4"]))
+
+
+# --- opening
+
+
+@pytest.mark.parametrize("silent", ["s1", "s3"])
+@pytest.mark.parametrize("mode", MASKED)
+def test_dropped_sites_are_recovered(begun, plain, mode, silent):
+    """They prepared, all others masked with their keys, and then nothing came."""
+    hall, left = begun(mode), [name for name in ALL if name != silent]
+    if mode == "ring":
+        hall.around(hall.moment(), ALL, silent=(silent,))
+    else:
+        hall.submit(hall.moment(), left)
+    assert hall.unmask(hall.moment()) == [silent]
+    payload, added = hall.collector.payload(), hall.collector.added
+    same(hall.sites[left[0]].reveal(hall.moment(), added, payload, 1.0)[0], plain(left))
+
+
+@pytest.mark.parametrize("mode", MASKED)
+def test_nobody_dropped_nobody_recovered(begun, plain, mode):
+    hall = begun(mode)
+    hall.around(hall.moment(), ALL) if mode == "ring" else hall.submit(hall.moment(), ALL)
+    assert hall.unmask(hall.moment(), ["s1", "s2", "s4"]) == []  # three of four are enough
+    payload = hall.collector.payload()
+    same(hall.sites["s1"].reveal(hall.moment(), hall.collector.added, payload, 1.0)[0], plain(ALL))
+
+
+def answers_of(hall, names=ALL):
+    inside = hall.collector.added
+    return {
+        name: hall.sites[name].participant.unmask(hall.moment(), hall.joins, hall.prepares, inside) for name in names
+    }
+
+
+def test_too_few_answers_open_nothing(begun):
+    hall = begun("masked")
+    hall.submit(hall.moment(), ALL)
+    before = hall.collector.payload()
+    for names in ([], ["s1"], ["s2", "s4"]):
+        with pytest.raises(RoundRefused, match=f"{len(names)} of 3 answers"):
+            hall.collector.unmask(answers_of(hall, names))
+        assert hall.collector.payload() == before
+
+
+def test_answers_that_are_not_to_be_trusted_open_nothing(begun, identity, impostor, plain):
+    hall = begun("masked")
+    moment = hall.moment()
+    hall.submit(moment, ["s1", "s2", "s3"])
+    good, before = answers_of(hall, ["s1", "s2", "s3"]), hall.collector.payload()
+    said = statements.peek(good["s2"])
+    shares = said["shares"]
+    altered = f"{int(shares['s1'], 16) ^ 1:0{2 * shamir.SHARE_BYTES}x}"
+    other_kind = statements.peek(good["s3"])["shares"]["s1"]
+    lies = {
+        "does not fit": Signed(good["s2"].text, good["s1"].signature, good["s2"].certificate),
+        "did not issue": statements.sign(
+            impostor, "unmask", moment, **{key: said[key] for key in statements.SHAPES["unmask"]}
+        ),
+        "shares for another sum": resigned(identity, good["s2"], name="s3"),
+    }
+    for why, lie in lies.items():
+        with pytest.raises(RoundRefused, match=why):
+            hall.collector.unmask(good | {"s2": lie})
+    for changed in (
+        {"survivors": ["s1", "s2", "s4"]},
+        {"survivors": ALL},
+        {"roster": "ab"},
+        {"shares": {}},
+        {"shares": {name: share for name, share in shares.items() if name != "s4"}},
+        {"shares": shares | {"s9": "00"}},
+    ):
+        with pytest.raises(RoundRefused, match="shares for another sum"):
+            hall.collector.unmask(good | {"s2": resigned(identity, good["s2"], **changed)})
+    for wrong in (altered, "", "00", "ff" * 200, other_kind, shares["s2"]):
+        with pytest.raises(RoundRefused, match="shares"):
+            hall.collector.unmask(good | {"s2": resigned(identity, good["s2"], shares=shares | {"s1": wrong})})
+    outsider = resigned(identity, good["s2"], name="s5")
+    with pytest.raises(RoundRefused, match="shares for another sum"):
+        hall.collector.unmask(good | {"s5": outsider})
+    assert hall.collector.payload() == before
+    assert hall.collector.unmask(good) == ["s4"]
+    found = hall.sites["s1"].reveal(moment, ["s1", "s2", "s3"], hall.collector.payload(), 1.0)[0]
+    same(found, plain(["s1", "s2", "s3"]))
+
+
+def test_shares_of_a_secret_that_was_not_promised_are_refused(begun, identity):
+    """All sites together split another secret than the one whose digest s1 signed: it opens, and does not fit."""
+    hall = begun("masked")
+    hall.submit(hall.moment(), ALL)
+    parts = dict(zip(ALL, shamir.split(masks.new_key(), 4, 3), strict=True))
+    good = answers_of(hall)
+    lies = {
+        name: resigned(identity, one, shares=statements.peek(one)["shares"] | {"s1": parts[name].hex()})
+        for name, one in good.items()
+    }
+    with pytest.raises(RoundRefused, match="a statement of s1"):
+        hall.collector.unmask(lies)
+
+
+@pytest.mark.parametrize("liar", ALL)
+def test_wrong_shares_among_enough_right_ones_do_no_harm(begun, plain, identity, liar):
+    """Three of four open the sum: whoever lies, the other three are found. Two liars leave too few."""
+    hall = begun("masked")
+    hall.submit(hall.moment(), ALL)
+    answers, before = answers_of(hall), hall.collector.payload()
+
+    def lie(name):
+        shares = statements.peek(answers[name])["shares"]
+        return resigned(identity, answers[name], shares=dict.fromkeys(shares, "07" * shamir.SHARE_BYTES))
+
+    second = ALL[ALL.index(liar) - 1]
+    with pytest.raises(RoundRefused, match="do not give its secret"):
+        hall.collector.unmask(answers | {liar: lie(liar), second: lie(second)})
+    assert hall.collector.payload() == before
+    assert hall.collector.unmask(answers | {liar: lie(liar)}) == []
+    same(hall.sites["s1"].reveal(hall.moment(), ALL, hall.collector.payload(), 1.0)[0], plain(ALL))
+
+
+# --- the rest
+
+
+def test_who_starts_from_another_model_is_named(begun):
+    hall = begun("masked")
+    assert hall.collector.disagreement() == ""
+    for name, model in zip(ALL, ("00", "11", "00", "00"), strict=True):
+        hall.collector.submit(name, *hall.sites[name].submit(hall.moment(), hall.prepares, model))
+    assert hall.collector.disagreement() == "s2"
+
+
+def test_a_ring_names_them_before_the_first_hop(begun):
+    hall = begun("ring")
+    for name, model in zip(ALL, ("00", "00", "00", "22"), strict=True):
+        hall.collector.ready(name, hall.sites[name].ready(hall.moment(), hall.prepares, model))
+    assert hall.collector.disagreement() == "s4"
+    with pytest.raises(RoundRefused, match="a statement of s2"):
+        hall.collector.ready("s1", hall.sites["s2"].ready(hall.moment(), hall.prepares, "00"))
+
+
+def test_a_server_under_encryption_holds_no_key(begun):
+    hall = begun("he")
+    hall.submit(hall.moment(), ALL)
+    assert hall.collector._cipher._secret is None
+    assert Collector(hall.promise, hall.collector.authority)._cipher._secret is None
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 9, 17])
+def test_no_whole_number_of_words_is_refused(size):
+    with pytest.raises(RoundRefused, match="a multiple of 8"):
+        words_of(bytes(size))
+
+
+def test_words_are_little_endian():
+    assert words_of((WORD - 2).to_bytes(8, "little") + (1).to_bytes(8, "little")).tolist() == [WORD - 2, 1]
