@@ -68,7 +68,7 @@ def _ours(s: Setting, noise: bool) -> Step:
     from wardround.privacy.dp_sgd import PatientDP, clipped_sum, noised_mean
 
     many, size = len(s.images), s.w.numel()
-    per_sample, promise = PerSample(s.model), PatientDP(CLIP, 1.0, 0.05, 20 * many)
+    per_sample, promise = PerSample(s.model, torch.get_num_threads()), PatientDP(CLIP, 1.0, 0.05, 20 * many)
 
     def step() -> Tensor:
         rows = per_sample.gradients(s.w, s.images, lambda out: _losses(s, out), many)[1]

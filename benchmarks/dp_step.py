@@ -82,7 +82,8 @@ def measure(batches: tuple[int, ...], repeats: int, quick: bool) -> dict[str, An
     for patients in batches:
         for name in names:
             say(f"{patients} patients: {name}")
-            rows[f"{name}, {patients}"] = compute(name, patients, repeats)
+            row = rows[f"{name}, {patients}"] = compute(name, patients, repeats)
+            say(line(name, row))
     with tempfile.TemporaryDirectory(prefix="dp-step-") as folder:
         for patients in batches:
             say(f"{patients} patients: whole step")
@@ -128,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     found = arguments(__doc__ or "")
     found.formatter_class = argparse.RawDescriptionHelpFormatter
-    found.add_argument("--repeats", type=int, default=31, help="pairs per row")
+    found.add_argument("--repeats", type=int, default=11, help="pairs per row")
     found.add_argument(
         "--patients", type=int, nargs="+", default=[4, 8], help="patients per step; the first is reported"
     )

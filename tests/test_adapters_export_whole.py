@@ -11,9 +11,10 @@ import pytest
 from wardround.flare.record import flat
 from wardround.jobs import hidden
 
-# No promises: a rival is trained beside the job or not; ids are names inside one config; the network's settings are covered
+# No promises: a rival is trained beside the job or not; `dp` repeats what the exit promises (and the exit refuses an update that
+# comes with its loss, as one without `dp` does); ids are names inside one config; the network's settings are covered
 # by the architecture's fingerprint, which both sides compare.
-RIVALS = {"SiteTrainer.rival", "SecureSite.rival"}
+RIVALS = {"SiteTrainer.rival", "SecureSite.rival", "SiteTrainer.dp", "SecureSite.dp"}
 IDS = {"Rounds.aggregator_id", "SecureSite.secure_id", "HiddenRelease.secure_id"}
 MAY_HAVE_DEFAULTS = RIVALS | IDS | {f"UNet3d.{name}" for name in ("channels", "residual_units", "norm", "dropout")}
 

@@ -49,6 +49,8 @@ OPEN = {
     "wardround.algorithms.scaffold.Scaffold",
     "wardround.algorithms.schedule.Schedule",
     "wardround.flare.combine.Combine",
+    "wardround.flare.ledger_door.PatientRelease",
+    "wardround.privacy.dp_sgd.PatientDP",
     "wardround.flare.release.InTheClear",
     "wardround.flare.release.Release",
     "wardround.flare.rounds.Rounds",
@@ -165,6 +167,21 @@ def test_both_sides_agree(name, repository):
     else:
         assert rounds["seed"] == site["seed"]
         assert ("fedavg" in rounds["banks"]) == ("rival" in site)
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_noise_is_promised_where_it_is_added_and_where_it_is_charged(name, repository):
+    """The executor trains under the promise that the exit writes into the ledger, over the rounds that are run."""
+    _, client = configs(repository, name)
+    site = client["executors"][0]["executor"]["args"]
+    mechanism = client["task_result_filters"][0]["filters"][0]["args"].get("mechanism", {})
+    assert ("dp" in site) == name.startswith("brats_dp")
+    if "dp" in site:
+        assert site["dp"] == mechanism
+        assert mechanism["args"]["rounds"] == site["schedule"]["args"]["rounds"]
+        assert mechanism["args"]["work"] == site["schedule"]["args"]["work"]
+        assert mechanism["args"]["accept_vacuous"] is False
+        assert "rival" not in site
 
 
 @pytest.mark.parametrize("name", [name for name in recipes.names() if kind(name) == "hidden"])

@@ -83,7 +83,7 @@ def in_the_clear(job, tmp_path_factory):
 
     torch.set_num_threads(1)
     args = stock.client_config(job)["executors"][0]["executor"]["args"]
-    settings = SimpleNamespace(**{key: built(value) for key, value in args.items()}, rival=None)
+    settings = SimpleNamespace(**{key: built(value) for key, value in args.items()}, rival=None, private=None)
     hospitals = {}
     for site in SITES:
         place = tmp_path_factory.mktemp(site)

@@ -219,7 +219,7 @@ def test_numbers_and_facts_are_read_strictly(reply, where, key, value):
 
 def test_facts_may_hide_their_counts(reply):
     given = reply("submit")
-    meta = {**given.meta, "facts": sealed.without_counts(given.meta["facts"])}
+    meta = {**given.meta, "facts": wire.without_counts(given.meta["facts"])}
     message = sealed.reply_message(Reply(given.statement, given.payload, meta))
     assert sealed.read_reply(message, wire.TRAIN).meta["facts"]["cases"] is None
 
@@ -227,7 +227,7 @@ def test_facts_may_hide_their_counts(reply):
 def test_facts_without_counts():
     """Which sequences exist is told, how often is not; nothing else changes, and the facts given are not touched."""
     facts = facts_of("site-1")
-    hidden = sealed.without_counts(facts)
+    hidden = wire.without_counts(facts)
     assert hidden["cases"] is None
     assert hidden["modalities"] == {"t1": 1, "t1ce": 1, "t2": 0, "flair": 1}
     assert {key for key in facts if facts[key] != hidden[key]} == {"cases", "modalities"}
@@ -236,7 +236,7 @@ def test_facts_without_counts():
 
 def test_scores_without_counts():
     scores = numbers() | {"val_dice": 0.3, "seconds": 1.0}
-    hidden = sealed.scores_without_counts(scores)
+    hidden = wire.scores_without_counts(scores)
     assert "cases" not in str(hidden)
     assert hidden["candidates"]["fedavg"]["gain"] == {"value": 0.1, "low": None, "high": None}
     assert {key: hidden[key] for key in ("deploy", "val_dice", "seconds")} == {

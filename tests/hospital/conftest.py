@@ -62,6 +62,7 @@ def settings() -> Callable[..., SimpleNamespace]:
         given = {
             "algorithm": FedAvg(),
             "rival": None,
+            "private": None,
             "model": SPEC,
             "schedule": Schedule(3, 3, 0.05, 0.9, True, 0.0, 10.0, "cosine"),
             "sampling": Sampling((8, 8, 8), 2, 0.5, True),

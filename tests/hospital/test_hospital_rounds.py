@@ -172,3 +172,26 @@ def test_what_a_site_keeps_for_itself(opened, tmp_path):
     assert "STAYS AT THIS SITE" in page
     assert all(hospital.site.cohort.patients[case] in page for case in hospital.site.split.test)
     assert len(list((tmp_path / "out" / "overlays").glob("*.png"))) == min(2, len(hospital.site.split.test))
+
+
+def test_under_patient_level_dp_no_loss_and_no_count_is_told(opened):
+    from wardround.hospital.judging import shared_only
+    from wardround.privacy.dp_sgd import PatientDP
+
+    promise = PatientDP(clip=1.0, noise_multiplier=0.5, sampling_rate=0.5, reference_patients=4)
+    hospital, plain = opened(private=promise), opened("plain")
+    banks = {
+        f"model:{name}": block for name, block in plain.site.layout.unflatten(plain.initial.numpy().copy()).items()
+    }
+    delta, loss = hospital.train(banks, 0)
+    again, _ = opened("again", private=promise).train(banks, 0)
+    assert loss is None
+    assert hospital.weight == 1.0
+    assert plain.train(banks, 0)[1] is not None
+    assert any((delta[name] != again[name]).any() for name in delta), "noise cannot be repeated"
+    numbers = {
+        "candidates": {"local": {"k": 0, "gain": None}, "fedavg": {"k": 0, "gain": {"value": 1.0}}, "personalised": {}},
+        "deploy": "local",
+        "val_dice": 0.5,
+    }
+    assert shared_only(numbers) == {"candidates": {"fedavg": {"k": 0, "gain": None}}, "deploy": None, "val_dice": 0.5}

@@ -19,6 +19,7 @@ from nvflare.apis.shareable import Shareable
 from wardround.arrays import digest
 from wardround.errors import ReleaseRefused
 from wardround.flare import sealed, wire
+from wardround.flare.ledger_door import spend
 from wardround.flare.release import Mechanism, write_receipt
 from wardround.flare.secure_sum import ID, SecureSum, secure_sum_of
 from wardround.privacy import statements
@@ -66,7 +67,7 @@ class HiddenRelease(Filter):  # type: ignore[misc]
         site, moment = secure.open(fl_ctx), secure.call.moment
         receipt: dict[str, Any] = {"round": moment.round, "attempt": moment.attempt}
         if sealed.read_again(shareable) is None:
-            receipt |= self._keep(wire.read_update(shareable), site, secure, moment.round)
+            receipt |= self._keep(wire.read_update(shareable), site, secure, fl_ctx)
         said = site.said(moment.round)
         meta = {"numbers": said["numbers"], "facts": said["facts"]}
         if secure.protection.ring:
@@ -76,9 +77,11 @@ class HiddenRelease(Filter):  # type: ignore[misc]
         message = sealed.reply_message(sealed.Reply(statement, payload, meta))
         return sealed.read_reply(message, wire.TRAIN), receipt
 
-    def _keep(self, update: wire.Update, site: SumSite, secure: SecureSum, round_: int) -> dict[str, Any]:
+    def _keep(self, update: wire.Update, site: SumSite, secure: SecureSum, fl_ctx: FLContext) -> dict[str, Any]:
         delta, receipt = self.mechanism.release(update.delta)
+        receipt |= spend(self.mechanism, update.numbers, fl_ctx)
         hidden = secure.protection.weights == "patients_hidden"
-        facts = sealed.without_counts(update.facts) if hidden else dict(update.facts)
+        facts = wire.without_counts(update.facts) if hidden else dict(update.facts)
         said = {"numbers": dict(update.numbers), "facts": facts, "model": secure.model, "settings": secure.settings}
-        return receipt | site.hold(round_, delta, int(update.weight), secure.initial, said) | {"update": digest(delta)}
+        held = site.hold(secure.call.moment.round, delta, int(update.weight), secure.initial, said)
+        return receipt | held | {"update": digest(delta)}

@@ -73,7 +73,7 @@ class RunRecord:
         """Open a round."""
         self._round = {"round": round_, "down": bytes_down_each, "bytes_up": 0, "sites": {}, "facts": {}}
 
-    def update(self, site: str, numbers: Mapping[str, float], facts: Mapping[str, Any], size: int) -> None:
+    def update(self, site: str, numbers: Mapping[str, float | None], facts: Mapping[str, Any], size: int) -> None:
         """Note one accepted update."""
         self._round["sites"][site] = dict(numbers)
         self._round["facts"][site] = dict(facts)
@@ -115,10 +115,11 @@ class RunRecord:
         """Return the last round in one line."""
         last = self.run["rounds"][-1]
         sites = ", ".join(f"{site} {numbers['val_dice']:.3f}" for site, numbers in sorted(last["sites"].items()))
-        losses = [numbers["loss"] for numbers in last["sites"].values()]
+        losses = [numbers["loss"] for numbers in last["sites"].values() if numbers["loss"] is not None]
+        loss = f"{sum(losses) / len(losses):.3f}" if losses else "not told"
         return (
             f"round {last['round'] + 1}/{rounds} done: {len(last['aggregated'])}/{len(last['configured'])} sites, loss "
-            f"{sum(losses) / len(losses):.3f}, incoming Dice on validation: {sites}; {last['seconds']:.1f} s, "
+            f"{loss}, incoming Dice on validation: {sites}; {last['seconds']:.1f} s, "
             f"{last['bytes_up'] / 1e6:.1f} MB up, {last['bytes_down'] / 1e6:.1f} MB down"
         )
 

@@ -20,6 +20,7 @@ from nvflare.apis.shareable import Shareable
 from wardround.arrays import Arrays, digest, size_bytes
 from wardround.errors import ReleaseRefused
 from wardround.flare import wire
+from wardround.flare.ledger_door import spend
 from wardround.flare.places import job_name, run_folder
 
 
@@ -64,6 +65,7 @@ class Release(Filter):  # type: ignore[misc]
         if task == wire.TRAIN:
             update = wire.read_update(shareable)
             delta, receipt = self.mechanism.release(update.delta)
+            receipt |= spend(self.mechanism, update.numbers, fl_ctx)
             write_receipt(fl_ctx, task, receipt | {"bytes": size_bytes(delta), "sha256": digest(delta)})
             return wire.update_message(replace(update, delta=delta))
         if task == wire.FINISH:

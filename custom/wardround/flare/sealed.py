@@ -1,11 +1,11 @@
 """The messages of a hidden sum, and their strict reading: a call down, a signed statement with its payload up.
 
     join, prepare, unmask   a statement of privacy/statements.py, nothing else
-    train                   its payload (star) or that it is ready (ring), with NUMBERS and FACTS of wire.py
+    train                   its payload (star) or that it is ready (ring), with NUMBERS and SITE_FACTS of wire.py
     hop                     its payload
     finish                  the digest of the final model, with SCORES
 
-Where the job hides the numbers of patients (`patients_hidden`), FACTS and SCORES travel without any count of patients.
+Where the job hides the numbers of patients (`patients_hidden`), SITE_FACTS and SCORES travel without any count of patients.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from nvflare.apis.shareable import Shareable
 from wardround.flare import wire
 from wardround.privacy import statements
 from wardround.privacy.statements import Moment, Signed
-from wardround.reports.checks import Maybe
 
 JOIN, PREPARE, HOP, UNMASK = "join", "prepare", "hop", "unmask"
 TASKS = (JOIN, PREPARE, wire.TRAIN, HOP, UNMASK, wire.FINISH)
@@ -32,8 +31,7 @@ KINDS = {
     UNMASK: ("unmask",),
     wire.FINISH: ("judged",),
 }
-FACTS = {**wire.SITE_FACTS, "cases": Maybe(wire.SITE_FACTS["cases"])}
-META = {wire.TRAIN: {"numbers": wire.NUMBERS, "facts": FACTS}, wire.FINISH: {"scores": wire.SCORES}}
+META = {wire.TRAIN: {"numbers": wire.NUMBERS, "facts": wire.SITE_FACTS}, wire.FINISH: {"scores": wire.SCORES}}
 _SIGNED = ("text", "signature", "certificate")
 
 
@@ -150,18 +148,6 @@ def read_again(message: Shareable) -> int | None:
     dxo_kind = wire.kind_of(message)
     data = wire.data_of(message, DataKind.APP_DEFINED) if dxo_kind == DataKind.APP_DEFINED else {}
     return int(data["again"]) if set(data) == {"again"} else None
-
-
-def without_counts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return facts that do not tell how many patients or scans a site has."""
-    return {**facts, "cases": None, "modalities": {name: min(1, n) for name, n in facts["modalities"].items()}}
-
-
-def scores_without_counts(scores: Any) -> Any:
-    """Return scores without the number of cases behind each interval."""
-    if isinstance(scores, Mapping):
-        return {key: scores_without_counts(value) for key, value in scores.items() if key != "cases"}
-    return scores
 
 
 def _pack(signed: Signed) -> dict[str, Any]:

@@ -22,11 +22,12 @@ from wardround.algorithms.rules import Rule
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import digest
 from wardround.errors import ConfigRefused, RoundRefused
-from wardround.flare import places, sealed, wire
+from wardround.flare import ledger_door, places, sealed, wire
+from wardround.flare.ledger_door import Charged
 from wardround.flare.secure_sum import ID, SecureSum, secure_sum_of
-from wardround.flare.site_parts import guarded, open_hospital, require_given, stream
+from wardround.flare.site_parts import guarded, loss_words, open_hospital, private_promise, require_given, stream
 from wardround.hospital.global_model import GlobalModel
-from wardround.hospital.judging import Judging
+from wardround.hospital.judging import Judging, shared_only
 from wardround.hospital.opening import Phantoms
 from wardround.hospital.rounds import Hospital
 from wardround.hospital.segmentation import Sampling
@@ -50,6 +51,7 @@ class SecureSite(Executor):  # type: ignore[misc]
         rule: Rule,
         banks: list[str],
         rival: Algorithm | None = None,
+        dp: Charged | None = None,
         secure_id: str = ID,
     ) -> None:
         super().__init__()
@@ -58,6 +60,7 @@ class SecureSite(Executor):  # type: ignore[misc]
         self.algorithm, self.model, self.schedule, self.sampling = algorithm, model, schedule, sampling
         self.judging, self.phantoms, self.seed, self.rival = judging, phantoms, seed, rival
         self.rule, self.banks, self.secure_id = rule, banks, secure_id
+        self.dp, self.private = dp, private_promise(dp, algorithm, schedule, rival)
         self._hospital: Hospital | None = None
         self._global: GlobalModel | None = None
 
@@ -110,17 +113,20 @@ class SecureSite(Executor):  # type: ignore[misc]
             self._require_same_settings(secure.open(fl_ctx).said(round_)["settings"], round_)
             self.log_info(fl_ctx, f"round {round_ + 1}/{call.rounds}: the update is there already, hidden anew")
             return sealed.again_message(round_)
+        if self.dp is not None and self._hospital is None:
+            ledger_door.reserve(self.dp, fl_ctx, lambda text: self.log_info(fl_ctx, text))
         hospital = self._open(fl_ctx)
         val_dice = hospital.validate(held.wire(), round_)
         delta, loss = hospital.train(held.wire(), round_)
         numbers = {"loss": loss, "val_dice": val_dice, "seconds": time.monotonic() - begun}
         self.log_info(
             fl_ctx,
-            f"round {round_ + 1}/{call.rounds} {hospital.title}: loss {loss:.3f}, "
+            f"round {round_ + 1}/{call.rounds} {hospital.title}: loss {loss_words(loss)}, "
             f"validation Dice of the incoming model {val_dice:.3f}, {numbers['seconds']:.1f} s",
         )
         stream(self, numbers, round_, fl_ctx)
         facts = hospital.facts | {"version": __version__}
+        facts = facts if self.dp is None else wire.without_counts(facts)
         return wire.update_message(wire.Update(delta, hospital.weight, numbers, facts))
 
     def _finish(self, call: sealed.Call, secure: SecureSum, fl_ctx: FLContext) -> Shareable:
@@ -134,8 +140,9 @@ class SecureSite(Executor):  # type: ignore[misc]
         scores: Any = judgement.numbers | {"val_dice": val_dice, "seconds": time.monotonic() - begun}
         self.log_info(fl_ctx, f"{hospital.title}: deploy {scores['deploy']}, {scores['seconds']:.1f} s")
         stream(self, {"val_dice": val_dice}, call.moment.round, fl_ctx)
-        if secure.protection.weights == "patients_hidden":
-            scores = sealed.scores_without_counts(scores)
+        scores = scores if self.dp is None else shared_only(scores)
+        if self.dp is not None or secure.protection.weights == "patients_hidden":
+            scores = wire.scores_without_counts(scores)
         identity = secure.open(fl_ctx).participant.identity
         statement = statements.sign(identity, "judged", call.moment, model=digest(held.wire()))
         return sealed.reply_message(sealed.Reply(statement, b"", {"scores": scores}))

@@ -17,9 +17,10 @@ from wardround import __version__
 from wardround.algorithms.base import Algorithm
 from wardround.algorithms.schedule import Schedule
 from wardround.errors import ConfigRefused
-from wardround.flare import places, wire
-from wardround.flare.site_parts import guarded, open_hospital, require_given, stream
-from wardround.hospital.judging import Judging
+from wardround.flare import ledger_door, places, wire
+from wardround.flare.ledger_door import Charged
+from wardround.flare.site_parts import guarded, loss_words, open_hospital, private_promise, require_given, stream
+from wardround.hospital.judging import Judging, shared_only
 from wardround.hospital.opening import Phantoms
 from wardround.hospital.rounds import Hospital
 from wardround.hospital.segmentation import Sampling
@@ -30,6 +31,7 @@ class SiteTrainer(Executor):  # type: ignore[misc]
     """Tasks `train` and `finish` of one job at one site.
 
     algorithm: what the job trains | rival: FedAvg beside it (bank `fedavg`), or None | everything else: the job's promises
+    dp: the exit's mechanism when it costs privacy budget: reserved before anything is trained
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         phantoms: Phantoms,
         seed: int,
         rival: Algorithm | None = None,
+        dp: Charged | None = None,
     ) -> None:
         super().__init__()
         require_given(algorithm=algorithm, model=model, schedule=schedule, sampling=sampling, judging=judging)
         require_given(phantoms=phantoms, seed=seed)
         self.algorithm, self.model, self.schedule, self.sampling = algorithm, model, schedule, sampling
         self.judging, self.phantoms, self.seed, self.rival = judging, phantoms, seed, rival
+        self.dp, self.private = dp, private_promise(dp, algorithm, schedule, rival)
         self._hospital: Hospital | None = None
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
@@ -70,19 +74,21 @@ class SiteTrainer(Executor):  # type: ignore[misc]
 
     def _train(self, order: wire.Order, fl_ctx: FLContext) -> Shareable:
         begun = time.monotonic()
+        if self.dp is not None and self._hospital is None:
+            ledger_door.reserve(self.dp, fl_ctx, lambda text: self.log_info(fl_ctx, text))
         hospital = self._open(fl_ctx)
         val_dice = hospital.validate(order.weights, order.round)
         delta, loss = hospital.train(order.weights, order.round)
         numbers = {"loss": loss, "val_dice": val_dice, "seconds": time.monotonic() - begun}
         self.log_info(
             fl_ctx,
-            f"round {order.round + 1}/{order.rounds} {hospital.title}: loss {loss:.3f}, "
+            f"round {order.round + 1}/{order.rounds} {hospital.title}: loss {loss_words(loss)}, "
             f"validation Dice of the incoming model {val_dice:.3f}, {numbers['seconds']:.1f} s",
         )
         stream(self, numbers, order.round, fl_ctx)
-        return wire.update_message(
-            wire.Update(delta, hospital.weight, numbers, hospital.facts | {"version": __version__})
-        )
+        facts = hospital.facts | {"version": __version__}
+        facts = facts if self.dp is None else wire.without_counts(facts)
+        return wire.update_message(wire.Update(delta, hospital.weight, numbers, facts))
 
     def _finish(self, order: wire.Order, fl_ctx: FLContext) -> Shareable:
         begun = time.monotonic()
@@ -96,4 +102,5 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         seconds = time.monotonic() - begun
         self.log_info(fl_ctx, f"{hospital.title}: deploy {deploy}, test Dice {test:.3f}, {seconds:.1f} s")
         stream(self, {"val_dice": val_dice}, order.round, fl_ctx)
-        return wire.scores_message(judgement.numbers | {"val_dice": val_dice, "seconds": seconds})
+        scores = judgement.numbers | {"val_dice": val_dice, "seconds": seconds}
+        return wire.scores_message(scores if self.dp is None else wire.scores_without_counts(shared_only(scores)))

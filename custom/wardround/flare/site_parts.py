@@ -13,9 +13,14 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
 
+from wardround.algorithms.base import Algorithm
+from wardround.algorithms.schedule import Schedule
 from wardround.errors import ConfigRefused, Refusal
 from wardround.flare import places, wire
+from wardround.flare.ledger_door import Charged, PatientRelease
+from wardround.hospital.dp_site import private_plan
 from wardround.hospital.rounds import Hospital, Settings
+from wardround.privacy.dp_sgd import PatientDP
 
 REASONS = "refusals.txt"
 
@@ -79,8 +84,39 @@ def open_hospital(component: FLComponent, settings: Settings, fl_ctx: FLContext)
     )
 
 
-def stream(component: FLComponent, numbers: Mapping[str, float], round_: int, fl_ctx: FLContext) -> None:
+def private_promise(
+    dp: Charged | None, algorithm: Algorithm, schedule: Schedule, rival: Algorithm | None
+) -> PatientDP | None:
+    """Return the promise under which a site trains; None: without noise.
+
+    a rival beside it (its update would leave too), a mechanism for other rounds or work, an algorithm whose private
+    gradients nobody has counted: ConfigRefused
+    """
+    if dp is None:
+        return None
+    fits = not isinstance(dp, PatientRelease) or (dp.work, dp.rounds) == (schedule.work, schedule.rounds)
+    if rival is not None or not fits:
+        raise ConfigRefused(
+            "a job with differential privacy",
+            found="a rival model beside it" if rival is not None else "a mechanism for other rounds or work",
+            expected="one model, and the mechanism of this schedule",
+            fix="print the job anew, with `--set rival=false`",
+        )
+    if not isinstance(dp, PatientRelease):
+        return None
+    private_plan(algorithm, None, schedule, None)
+    return dp.promise
+
+
+def loss_words(loss: float | None) -> str:
+    """Return a loss for a line of the log."""
+    return "not told" if loss is None else f"{loss:.3f}"
+
+
+def stream(component: FLComponent, numbers: Mapping[str, float | None], round_: int, fl_ctx: FLContext) -> None:
     """Send the numbers that the update carries anyway to NVFlare's analytics receiver (TensorBoard)."""
     for tag, value in numbers.items():
+        if value is None:
+            continue
         dxo = create_analytic_dxo(tag, float(value), AnalyticsDataType.SCALAR, global_step=round_)
         send_analytic_dxo(component, dxo, fl_ctx)

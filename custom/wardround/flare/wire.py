@@ -24,15 +24,15 @@ from wardround.arrays import Arrays
 from wardround.data.labels import LABEL_KINDS
 from wardround.data.layouts import MODALITIES
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
-from wardround.reports.checks import COUNT, FLAG, NUMBER, TEXT, Each, OneOf, check
+from wardround.reports.checks import COUNT, FLAG, NUMBER, TEXT, Each, Maybe, OneOf, check
 from wardround.reports.schema import CANDIDATE
 from wardround.reports.verdict import CANDIDATES
 
 TRAIN, FINISH = "train", "finish"
-NUMBERS = {"loss": NUMBER, "val_dice": NUMBER, "seconds": NUMBER}
+NUMBERS = {"loss": Maybe(NUMBER), "val_dice": NUMBER, "seconds": NUMBER}
 SITE_FACTS = {
     "label": TEXT,
-    "cases": {"train": COUNT, "val": COUNT, "test": COUNT},
+    "cases": Maybe({"train": COUNT, "val": COUNT, "test": COUNT}),
     "modalities": Each(COUNT, MODALITIES),
     "label_kind": OneOf(LABEL_KINDS),
     "device": TEXT,
@@ -42,7 +42,7 @@ SITE_FACTS = {
 }
 SCORES = {
     "candidates": Each(CANDIDATE, CANDIDATES),
-    "deploy": OneOf(CANDIDATES),
+    "deploy": Maybe(OneOf(CANDIDATES)),
     "val_dice": NUMBER,
     "seconds": NUMBER,
 }
@@ -70,7 +70,7 @@ class Update:
 
     delta: Arrays
     weight: float
-    numbers: Mapping[str, float]
+    numbers: Mapping[str, float | None]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -114,6 +114,18 @@ def read_scores(message: Shareable) -> dict[str, Any]:
     require_shape(dxo.meta, {}, "the scores' meta")
     require_shape(dxo.data, SCORES, "the scores")
     return dict(dxo.data)
+
+
+def without_counts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts that do not tell how many patients or scans a site has."""
+    return {**facts, "cases": None, "modalities": {name: min(1, n) for name, n in facts["modalities"].items()}}
+
+
+def scores_without_counts(scores: Any) -> Any:
+    """Return scores without the number of cases behind each interval."""
+    if isinstance(scores, Mapping):
+        return {key: scores_without_counts(value) for key, value in scores.items() if key != "cases"}
+    return scores
 
 
 def refusal_message(code: str) -> Shareable:

@@ -87,6 +87,16 @@ def judge(
     )
 
 
+def shared_only(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what may leave under differential privacy: the scores of the shared model, which is private itself.
+
+    Every other candidate was trained or tuned on this site's patients without noise; so was what it is compared with, and
+    what the site chooses. All of that stays in the site's own report.
+    """
+    shared = {name: {**one, "gain": None} for name, one in numbers["candidates"].items() if name == "fedavg"}
+    return {**numbers, "candidates": shared, "deploy": None}
+
+
 def by_patient(site: SegmentationSite, cases: Sequence[str], rows: Rows) -> Rows:
     """Average the rows of all scans of one patient: the patient is the unit of every count and interval."""
     groups: dict[str, Rows] = {}

@@ -11,12 +11,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from wardround.algorithms.base import Algorithm, LocalStart
+from wardround.algorithms.base import Algorithm, LocalStart, Oracle
 from wardround.algorithms.federation import local_round, start_of
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Array, Arrays, from_bank, in_bank
 from wardround.data.splits import split_patients
 from wardround.hospital import pages, state
+from wardround.hospital.dp_site import DPSite
 from wardround.hospital.judging import Judgement, Judging, judge
 from wardround.hospital.opening import Opened, Phantoms, open_site
 from wardround.hospital.segmentation import Sampling, SegmentationSite
@@ -24,6 +25,7 @@ from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import first_weights
 from wardround.models.nets import Network
 from wardround.models.specs import describe
+from wardround.privacy.dp_sgd import PatientDP
 
 RIVAL = "fedavg"
 
@@ -39,6 +41,7 @@ class Settings(Protocol):
     judging: Judging
     phantoms: Phantoms
     seed: int
+    private: PatientDP | None
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class Hospital:
 
     @property
     def weight(self) -> float:
-        return float(self.site.train_patients)
+        """Return the weight in the mean: the training patients; 1 under patient-level DP, which must not tell them."""
+        return 1.0 if self.settings.private is not None else float(self.site.train_patients)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -96,13 +100,16 @@ class Hospital:
         """Return the mean validation Dice of the incoming model (with this site's own blocks where some stay home)."""
         return self.site.mean_dice(self._start(weights, round_).banks["model"], self.site.split.val)
 
-    def train(self, weights: Arrays, round_: int) -> tuple[dict[str, Array], float]:
-        """Train one round; return (the update that leaves, mean loss) and write the state for the next round."""
+    def train(self, weights: Arrays, round_: int) -> tuple[dict[str, Array], float | None]:
+        """Train one round; return (the update that leaves, mean loss) and write the state for the next round.
+
+        under patient-level DP every gradient is private and the loss, which is not, is None
+        """
         site, algorithm, rival = self.site, self.settings.algorithm, self.settings.rival
         steps = self.settings.schedule.steps(round_)
         received, memory = self._vectors(algorithm, weights), self._memory(round_)
         delta, kept, losses = local_round(
-            algorithm, received, memory, site.layout, site.roles, site.oracle("train", round_), steps
+            algorithm, received, memory, site.layout, site.roles, self._oracle(round_), steps
         )
         if rival is not None:
             received = {"model": self._vector(from_bank(RIVAL, weights))}
@@ -110,13 +117,14 @@ class Hospital:
             delta |= in_bank(RIVAL, from_bank("model", other))
         arrays = {name: vector.cpu().numpy() for name, vector in kept.items()}
         state.save(self.states, round_ + 1, arrays, self.fingerprint, {})
-        return delta, sum(losses) / len(losses)
+        return delta, None if self.settings.private is not None else sum(losses) / len(losses)
 
     def judge(self, weights: Arrays, round_: int) -> Judgement:
         """Judge the models this job allows: its own, FedAvg where it ran beside or is the job, and the local one."""
         algorithm = self.settings.algorithm
         own = algorithm.personal(self._start(weights, round_))
-        arms = {RIVAL if algorithm.name == "FedAvg" and self.settings.rival is None else "personalised": own}
+        shared = algorithm.name == "FedAvg" or self.settings.private is not None
+        arms = {RIVAL if shared and self.settings.rival is None else "personalised": own}
         if self.settings.rival is not None:
             arms[RIVAL] = self._vector(from_bank(RIVAL, weights))
         return judge(self.site, arms, self.initial, self.settings.schedule, self.settings.judging)
@@ -130,6 +138,15 @@ class Hospital:
         """Write what the site keeps for itself: the model to deploy, the per-patient page, overlays."""
         pages.keep_models(judgement, self.site, self.fingerprint, describe(self.settings.model), out)
         pages.write_page(judgement, self.site, job, self.facts, out)
+
+    def _oracle(self, round_: int) -> Oracle:
+        if self._dp_site is None:
+            return self.site.oracle("train", round_)
+        return self._dp_site.oracle(self.settings.schedule.work, "train", round_)
+
+    @cached_property
+    def _dp_site(self) -> DPSite | None:
+        return None if self.settings.private is None else DPSite(self.site, self.settings.private)
 
     def _start(self, weights: Arrays, round_: int) -> LocalStart:
         received = self._vectors(self.settings.algorithm, weights)

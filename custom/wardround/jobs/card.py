@@ -6,6 +6,12 @@ import textwrap
 
 from wardround.jobs.recipes import Job
 
+AT_THE_END = (
+    "for each candidate model, mean Dice and HD95 on the test patients with intervals and counts, and the choice"
+)
+
+VERDICT = "The report names the model to deploy for each hospital, or says that joining did not help."
+
 
 def card(job: Job) -> str:
     """Return the text of CARD.md."""
@@ -18,6 +24,7 @@ def card(job: Job) -> str:
     )
     settings = {"algorithm": args, "server": job.rule["args"], "model": job.task["model"]["args"]}
     settings |= {"patches": job.task["sampling"]["args"], "judging": job.task["judging"]["args"], "schedule": schedule}
+    settings |= {"privacy": {k: v for k, v in job.dp.items() if k != "unit"}} if job.dp else {}
     rows = "\n".join(f"| {group} | {_words(values)} |" for group, values in settings.items())
     hessian = (
         f"Second-order form: `wardround jobs run {job.name} --set algorithm.hessian=HF`\n\n"
@@ -40,13 +47,12 @@ A missing sequence is normal; no patient is dropped for it.
 In every round each hospital scores the incoming model on its validation patients, spends {schedule["work"]} gradient
 evaluations on its training patients, and sends back the change. After the last round it trains a local model with the
 same total work, fine-tunes the shared one ({_list(job.task["judging"]["args"]["steps"])} steps, chosen on validation), and
-scores every candidate once on its test patients. The report names the model to deploy for each hospital, or says that
-joining did not help.
+scores every candidate once on its test patients. {_wrapped(job.privacy.get("verdict", VERDICT), "")}
 
 ## What leaves a hospital
 
 - each round: {_wrapped(job.privacy["leaves"])}
-- at the end: for each candidate model, mean Dice and HD95 on the test patients with intervals and counts, and the choice
+- at the end: {_wrapped(job.privacy.get("at_the_end", AT_THE_END))}
 - never: images, masks, file names, patient identifiers, scores of single patients (a mean over ONE patient is that patient's score)
 - of the model stays at the hospital: {job.algorithm["stays"]}
 

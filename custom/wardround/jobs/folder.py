@@ -107,6 +107,7 @@ def client_config(job: Job) -> Json:
         "judging": job.task["judging"],
         "phantoms": job.task["phantoms"],
         "seed": job.task["seed"],
+        **({"dp": job.privacy["mechanism"]} if job.dp else {}),
     }
     tasks, shared = ["train", "finish"], []
     executor: Json = {"path": "wardround.flare.site.SiteTrainer", "args": args}
@@ -138,6 +139,7 @@ def about(job: Job) -> Json:
     groups: Json = {group: job.task[group]["args"] for group in ("model", "sampling", "judging")}
     groups |= {"algorithm_settings": job.algorithm["site"]["args"], "rule": job.rule["args"]}
     groups |= {"protection": job.protection} if job.protection else {}
+    groups |= {"dp": job.dp | {"delta": job.privacy["mechanism"]["args"]["delta"]}} if job.dp else {}
     plain = {group: {key: _plain(value) for key, value in args.items()} for group, args in groups.items() if args}
     whole = {key: _plain(value) for key, value in job.schedule.items()}
     words = {"privacy": job.privacy["title"], "seed": job.task["seed"], "fedavg_beside": job.rival}

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from wardround.errors import ConfigRefused
+from wardround.privacy.accounting import claim, noise_multiplier_for
+from wardround.privacy.releases import SampledGaussianRelease
 
 Json = dict[str, Any]
 
@@ -39,6 +43,12 @@ class Job:
         """The settings of the hidden sum; None where the server reads updates."""
         part = self.privacy.get("protection")
         return part["args"] if part else None
+
+    @property
+    def dp(self) -> Json | None:
+        """The settings of differential privacy; None without."""
+        part: Json | None = self.privacy.get("dp")
+        return part
 
     @property
     def schedule(self) -> Json:
@@ -76,6 +86,8 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
         made = made if setting.startswith("privacy=") else _apply(made, setting)
     if made.protection is not None:
         made.protection["min_sites"] = made.federation["min_sites"]
+    if made.dp is not None:
+        _promise(made)
     hessian = made.algorithm["site"]["args"].get("hessian")
     return replace(made, title=f"{made.title} ({hessian})") if hessian else made
 
@@ -93,6 +105,7 @@ def places(made: Job) -> dict[str, Json]:
         "phantoms": made.task["phantoms"]["args"],
         "task": made.task,
         **({"protection": made.protection} if made.protection is not None else {}),
+        **({"dp": made.dp, "mechanism": made.privacy["mechanism"]["args"]} if made.dp is not None else {}),
     }
 
 
@@ -116,6 +129,32 @@ def _apply(made: Job, setting: str) -> Job:
         )
     place[last] = _value(setting, text)
     return made
+
+
+def _promise(made: Job) -> None:
+    """Find the noise that keeps the whole job within its target epsilon, and write the promise into the mechanism."""
+    dp, args, schedule = made.privacy["dp"], made.privacy["mechanism"]["args"], made.schedule
+    steps = schedule["rounds"] * schedule["work"]
+    noise = _noise(float(dp["target_epsilon"]), float(args["delta"]), float(dp["sampling_rate"]), steps)
+    promise = {"clip": dp["clip"], "noise_multiplier": noise}
+    promise |= {key: dp[key] for key in ("sampling_rate", "reference_patients")}
+    args |= {"promise": {"path": "wardround.privacy.dp_sgd.PatientDP", "args": promise}}
+    args |= {"work": schedule["work"], "rounds": schedule["rounds"]}
+    release = SampledGaussianRelease("patient", noise, float(dp["sampling_rate"]), steps)
+    found = claim([release], "patient", float(args["delta"]))
+    dp |= {"epsilon": round(found.epsilon, 4), "mu": round(found.mu, 4)}
+    dp |= {"attack_accuracy": round(found.attack.accuracy, 4), "attack_tpr_at_1_percent": round(found.attack.tpr, 4)}
+    words = (
+        f"epsilon {found.epsilon:.3g} at delta {float(args['delta']):g} per patient for the whole job (the best guess at whether "
+        f"one patient was there is right {found.attack.accuracy:.0%} of the time, a coin 50%)"
+    )
+    made.privacy["guarantee"] = made.privacy["guarantee"].replace("{claim}", words)
+
+
+@lru_cache
+def _noise(target: float, delta: float, rate: float, steps: int) -> float:
+    """Return the noise multiplier for a target epsilon, rounded up to 4 digits so that it can be read and typed."""
+    return math.ceil(noise_multiplier_for(target, delta, rate, steps) * 1e4) / 1e4
 
 
 def _value(setting: str, text: str) -> Any:

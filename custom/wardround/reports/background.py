@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from wardround.reports.checks import Json
 from wardround.reports.markup import DASH, Markup, duration, join, number, say, size, table, tag, text
-from wardround.reports.summary import site_name
+from wardround.reports.summary import privacy_claim, site_name
 
 GLOSSARY = {
     "Dice": "Overlap of the drawn tumour with the expert's: 0 is none, 1 is identical. Both empty counts as 1.",
@@ -69,12 +69,15 @@ def what_left(run: Json) -> Markup:
     """Return the kinds of numbers that every hospital sent, who could read them, and what stayed."""
     parameters, said = (run.get("model") or {}).get("parameters"), run.get("settings") or {}
     weights = f" (up to {parameters:,} numbers per model)" if parameters else ""
-    hidden = said.get("protection.weights") == "patients_hidden"
+    private, hidden = said.get("dp.epsilon") is not None, said.get("protection.weights") == "patients_hidden"
     counts = "the number of training patients only inside the sum" if hidden else "number of training patients"
+    hidden = hidden or private
     once = "which sequences exist" if hidden else "patient counts per split, scan counts per sequence"
     sent = (
         f"each round: the change of the shared weights{weights}; layers that the algorithm keeps at home are not in it",
-        f"each round: mean training loss and validation Dice, seconds, {counts}",
+        "each round: mean validation Dice, seconds"
+        if private
+        else f"each round: mean training loss and validation Dice, seconds, {counts}",
         f"once: {once}, kind of labels, device",
         "at the end, per candidate: fine-tuning steps, validation Dice, test means with 95 % intervals"
         + ("" if hidden else " and case counts"),
@@ -105,6 +108,11 @@ def who_reads(settings: Json) -> str:
         return (
             "The changes were masked: the server and the hospitals could read only the sum of all. "
             "A single change could be read only if all other hospitals of that sum had joined against one."
+        )
+    if settings.get("dp.unit") == "patient":
+        return (
+            "The server could read the change of each single hospital; noise in every training step bounds what it tells of any "
+            f"one training patient: {privacy_claim({'settings': settings})}. Validation and test patients are not covered."
         )
     return "The server could read the change of each single hospital."
 

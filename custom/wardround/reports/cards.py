@@ -9,8 +9,8 @@ from typing import Any
 from wardround.reports.checks import Json
 from wardround.reports.intervals import count_of_cases
 from wardround.reports.markup import DASH, Markup, bullets, duration, interval, join, number, say, table, tag, text
-from wardround.reports.summary import candidates_of, deployed, metric, site_name
-from wardround.reports.verdict import CANDIDATES, NAMES, judge
+from wardround.reports.summary import candidates_of, deployed, metric, privacy_claim, site_name
+from wardround.reports.verdict import CANDIDATES, NAMES, STAYS, judge
 
 KINDS = {
     "helped": "joining helped",
@@ -56,6 +56,8 @@ def outcome(report: Json) -> Markup:
     tally = "; ".join(f"{words}: {kinds.count(kind)}" for kind, words in KINDS.items() if kind in kinds)
     count = f"{len(kinds)} hospital{'s' if len(kinds) != 1 else ''}"
     line = say("p", f"{count} ({tally})." if tally else "No hospital is known to this run.")
+    if claim := privacy_claim(report):
+        line = join([line, say("p", f"Differential privacy: {claim}.")])
     if report["outcome"] == "complete":
         return tag(
             "div", say("strong", "COMPLETE."), text(" Every hospital took part to the end."), line, class_="banner good"
@@ -118,7 +120,8 @@ def candidate_table(candidates: Mapping[str, Any], chosen: str | None, caption: 
 
 def _card(run: Json, site: str) -> Markup:
     candidates, chosen = candidates_of(run, site), deployed(run, site)
-    verdict = judge(candidates, chosen)
+    claim = privacy_claim(run)
+    verdict = STAYS if claim else judge(candidates, chosen)
     head = tag("header", say("h3", site_name(run, site)), say("span", KINDS[verdict.kind], class_="badge"))
     parts = [
         head,
@@ -126,7 +129,8 @@ def _card(run: Json, site: str) -> Markup:
         say("p", facts(run["sites"].get(site) or {}), class_="facts"),
     ]
     if candidates:
-        parts.append(candidate_table(candidates, chosen, f"Candidates at {site_name(run, site)}, on its test patients"))
+        caption = f"Candidates at {site_name(run, site)}, on its test patients{f'; {claim}' if claim else ''}"
+        parts.append(candidate_table(candidates, chosen, caption))
         tested = [found.get("cases") for c in candidates.values() if (found := metric(c, "dice_mean"))]
         cases = max((n for n in tested if n is not None), default=None)
         if cases is not None and cases < FEW_CASES:

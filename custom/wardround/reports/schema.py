@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from wardround.reports.checks import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Json, Maybe, OneOf, check, finite
-from wardround.reports.summary import all_problems, deployed, overview, site_name
-from wardround.reports.verdict import CANDIDATES, judge, sentence
+from wardround.reports.summary import all_problems, deployed, overview, privacy_claim, site_name
+from wardround.reports.verdict import CANDIDATES, STAYS, judge, sentence
 
 VERSION = 1
 METRICS = tuple(f"{measure}_{region}" for measure in ("dice", "hd95_mm") for region in ("mean", "ET", "TC", "WT"))
@@ -89,8 +89,9 @@ def build(run: Json) -> dict[str, Any]:
     verdicts = {}
     for site in clean["sites"] | clean["final"]:
         candidates = (clean["final"].get(site) or {}).get("candidates") or {}
-        verdict = judge(candidates, deployed(clean, site))
-        text = sentence(site_name(clean, site), candidates, deployed(clean, site))
+        verdict = STAYS if privacy_claim(clean) else judge(candidates, deployed(clean, site))
+        name = site_name(clean, site)
+        text = f"{name}: {STAYS.advice}" if privacy_claim(clean) else sentence(name, candidates, deployed(clean, site))
         verdicts[site] = {"deploy": verdict.deploy, "kind": verdict.kind, "sentence": text}
     derived = {"schema": VERSION, "verdicts": verdicts, "overview": overview(clean)}
     report = {**clean, "outcome": outcome, "problems": problems, **derived}

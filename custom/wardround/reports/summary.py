@@ -27,8 +27,25 @@ def metric(candidate: Json, name: str) -> Json | None:
     return found if found and found.get("value") is not None else None
 
 
+def privacy_claim(run: Json) -> str:
+    """Return what differential privacy promises in this run, "" where there is none."""
+    said = run.get("settings") or {}
+    if said.get("dp.epsilon") is None:
+        return ""
+    unit, right = said.get("dp.unit"), said.get("dp.attack_accuracy", 1)
+    return (
+        f"epsilon {said['dp.epsilon']:.3g} per {unit} at delta {said.get('dp.delta'):g} (mu {said.get('dp.mu'):.2f}; "
+        f"the best guess whether one {unit} was there is right {right:.0%} of the time)"
+    )
+
+
 def deployed(run: Json, site: str) -> str | None:
-    """Return the model to deploy: what the site said, else the choice on its validation scores, else None."""
+    """Return the model to deploy: what the site said, else the choice on its validation scores, else None.
+
+    under differential privacy the site's choice, which was made on its patients, stays there: None
+    """
+    if privacy_claim(run):
+        return None
     candidates = candidates_of(run, site)
     said = (run["final"].get(site) or {}).get("deploy")
     if said in candidates:

@@ -65,6 +65,13 @@ def choose(val: Mapping[str, float | None], cases: int) -> str:
     return next(name for name in CANDIDATES if name in scores and scores[name] >= enough)
 
 
+STAYS = Verdict(
+    None,
+    "unknown",
+    "The hospital's own report names the model to deploy: under differential privacy that choice does not leave it.",
+)
+
+
 def sentence(site: str, candidates: Mapping[str, Any], chosen: str | None) -> str:
     """Return the verdict of one hospital in plain words; `candidates` as in report.json, final -> site."""
     return f"{site}: {judge(candidates, chosen).advice}"

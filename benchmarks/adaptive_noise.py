@@ -1,0 +1,226 @@
+"""Do adaptive scales help? Isotropic against adaptive hospital-level noise at the same mu, on a model whose Fisher is known.
+
+Hospital i holds f_i(w) = 1/2 sum_j h_j (w_j - c_ij)^2 with public curvatures h (its Fisher); it takes WORK gradient steps
+a round. The mean model's excess loss 1/2 sum_j h_j (w_j - mean c_j)^2 after all rounds is the result. Arms:
+
+    isotropic   s = 1
+    oracle      s from h and from the true v of round 0, which nobody could publish: the best that can be hoped for
+    lagged      s from h and from v of the means released before, noise taken off: free; round 0 is isotropic
+    bought      s from h and from one noised energy histogram, paid with a tenth of mu^2
+
+Every arm and case gets the clip that is best for it on other seeds, from the same list. What is printed: the ratio of the
+final losses, adaptive over isotropic, geometric mean over seeds with a 95 % t-interval of its logarithm; below 1: a gain.
+Cases: how far the start is from the optimum, by group, and how curvature is spread. `one_step` has v close to h.
+
+    python benchmarks/adaptive_noise.py --json
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common import arguments, finish, say
+from wardround.arrays import Array, Layout
+from wardround.privacy.accounting import mu_for
+from wardround.privacy.fixed_point import mean_of
+from wardround.privacy.hospital_dp import HospitalDP, moved, privatise
+from wardround.privacy.scales import (
+    by_block,
+    energy,
+    groups_of,
+    isotropic,
+    scales,
+    sizes_of,
+    squares,
+    squares_of_energy,
+    squares_of_mean,
+)
+from wardround.rng import stream
+
+EPSILON, DELTA, PRICE = 8.0, 1e-5, 0.1
+ARMS = ("isotropic", "oracle", "lagged", "bought")
+CLIPS = (1 / 64, 1 / 32, 1 / 16, 0.125, 0.25, 0.5, 1.0)
+SIZES = (8, 8, 16, 16, 32, 32, 8, 64, 16, 64, 8, 128)
+SITES, ROUNDS, WORK, SPREAD = 10, 20, 20, 0.3
+Blocks = dict[str, Array]
+Scales = Mapping[str, float]
+
+
+@final
+@dataclass(frozen=True)
+class Case:
+    """h and the typical distance from start to optimum, by group; gradient steps a round and their rate."""
+
+    curvature: tuple[float, ...]
+    distance: tuple[float, ...]
+    work: int
+    rate: float
+
+
+def cases() -> dict[str, Case]:
+    """Return the models that are compared. Curvatures span a factor of 1000, in an order that is not the sizes'."""
+    order = (5, 0, 9, 3, 11, 1, 7, 4, 10, 2, 8, 6)
+    h = tuple(10 ** (3 * place / 11 - 2) for place in order)
+    flat = tuple(1.0 for _ in h)
+    return {
+        "equal_distance": Case(h, flat, WORK, 0.1),
+        "equal_loss": Case(h, tuple(1 / math.sqrt(value) for value in h), WORK, 0.1),
+        "one_step": Case(h, tuple(1 / math.sqrt(value) for value in h), 1, 0.1),
+        "same_curvature": Case(flat, flat, WORK, 0.1),
+        "few_far": Case(flat, tuple(10.0 if place % 4 == 0 else 0.1 for place in order), WORK, 0.1),
+    }
+
+
+@final
+class Federation:
+    """One case with one seed's optima: local work, the noised sum, and the loss of the mean model."""
+
+    def __init__(self, case: Case, seed: int, sites: int) -> None:
+        self.layout = Layout(tuple(f"g{k}" for k in range(len(SIZES))), tuple((size,) for size in SIZES))
+        self.groups, self.case, self.sites = groups_of(self.layout), case, sites
+        self.h, far = (np.repeat(np.array(values), SIZES) for values in (case.curvature, case.distance))
+        rng = stream(seed, "adaptive noise", "optima")
+        middle = rng.normal(0, 1, self.layout.total) * far
+        self.optima = middle + SPREAD * rng.normal(0, 1, (sites, self.layout.total)) * far
+
+    def differences(self, w: Blocks) -> list[Blocks]:
+        """Return every site's D after its gradient steps."""
+        pull = 1 - (1 - self.case.rate * self.h) ** self.case.work
+        return [self.layout.unflatten((pull * (c - self.layout.flatten(w))).astype(np.float32)) for c in self.optima]
+
+    def loss(self, w: Blocks) -> float:
+        """Return the excess loss of w."""
+        return float(0.5 * np.sum(self.h * (self.layout.flatten(w) - self.optima.mean(axis=0)) ** 2))
+
+    def scales_for(self, v: Sequence[float]) -> dict[str, float]:
+        """Return the scales of every block for these mean squared updates."""
+        h = [self.case.curvature[name] for name in range(len(SIZES))]
+        by_group = [0.0] * len(h)
+        for block, group in enumerate(self.groups):
+            by_group[group] = h[block]
+        return by_block(self.layout, self.groups, scales(v, by_group, sizes_of(self.layout, self.groups)))
+
+    def mean(self, promise: HospitalDP, updates: Sequence[Blocks], s: Scales, layout: Layout) -> Blocks:
+        """Return U / n as all sites read it off the summed integers."""
+        total: NDArray[np.int64] = np.zeros(layout.total, np.int64)
+        for update in updates:
+            released = privatise(promise, update, s).update
+            total += np.rint(layout.flatten(released).astype(np.float64) / promise.step).astype(np.int64)
+        return mean_of(promise.grid(layout), total, len(updates))
+
+    def first_scales(self, arm: str, promise: HospitalDP) -> dict[str, float]:
+        """Return the scales of round 0; `bought` pays for them here."""
+        start = self.layout.unflatten(np.zeros(self.layout.total, np.float32))
+        found = self.differences(start)
+        if arm == "oracle":
+            each = [squares(self.layout, self.groups, one) for one in found]
+            return self.scales_for([float(value) for value in np.mean(each, axis=0)])
+        if arm == "bought":
+            z0 = 1 / math.sqrt(PRICE) / mu_for(EPSILON, DELTA)
+            paid = replace(promise, clip=1.0, noise_multiplier=z0)
+            layout = Layout(("energy",), ((max(self.groups) + 1,),))
+            parts = [{"energy": energy(self.layout, self.groups, one)} for one in found]
+            histogram = self.mean(paid, parts, {"energy": 1.0}, layout)["energy"]
+            noise = paid.deviation / math.sqrt(self.sites)
+            return self.scales_for(squares_of_energy(histogram, sizes_of(self.layout, self.groups), noise))
+        return isotropic(self.layout)
+
+    def run(self, arm: str, clip: float, rounds: int) -> float:
+        """Return the final loss. clip: over the median norm of the first scaled updates, for this arm's scales."""
+        mu = mu_for(EPSILON, DELTA) * (math.sqrt(1 - PRICE) if arm == "bought" else 1.0)
+        promise = HospitalDP(1.0, math.sqrt(rounds) / mu, self.sites, self.sites, 0, hidden=True, bits=16)
+        w, s = self.layout.unflatten(np.zeros(self.layout.total, np.float32)), self.first_scales(arm, promise)
+        norms = [
+            math.sqrt(sum(float(np.sum((block.astype(float) / s[name]) ** 2)) for name, block in one.items()))
+            for one in self.differences(w)
+        ]
+        promise = replace(promise, clip=clip * float(np.median(norms)))
+        known = np.zeros(max(self.groups) + 1)
+        for round_ in range(rounds):
+            mean = self.mean(promise, self.differences(w), s, self.layout)
+            w = moved(w, mean, s, 1.0)
+            if arm == "lagged":
+                noise = promise.deviation / math.sqrt(self.sites)
+                known += squares_of_mean(self.layout, self.groups, mean, s, noise)
+                s = self.scales_for((known / (round_ + 1)).tolist())
+        return self.loss(w)
+
+
+def interval(logs: Sequence[float]) -> dict[str, float]:
+    """Return the geometric mean of ratios and its 95 % t-interval, from their logarithms."""
+    from scipy.stats import t
+
+    values, n = np.asarray(logs, np.float64), len(logs)
+    half = float(t.ppf(0.975, n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
+    middle = float(values.mean())
+    return {"ratio": math.exp(middle), "low": math.exp(middle - half), "high": math.exp(middle + half), "seeds": n}
+
+
+def compare(case: Case, tuning: int, seeds: int, rounds: int, sites: int) -> dict[str, Any]:
+    """Return each arm's clip, its loss over the loss before training, and its ratio to isotropic."""
+    losses: dict[str, list[float]] = {}
+    clips: dict[str, float] = {}
+    for arm in ARMS:
+
+        def tuned(clip: float, arm: str = arm) -> float:
+            found = [math.log(Federation(case, 1000 + seed, sites).run(arm, clip, rounds)) for seed in range(tuning)]
+            return float(np.mean(found))
+
+        clips[arm] = min(CLIPS, key=tuned)
+        losses[arm] = [Federation(case, seed, sites).run(arm, clips[arm], rounds) for seed in range(seeds)]
+    zero = {f"g{k}": np.zeros(size, np.float32) for k, size in enumerate(SIZES)}
+    start = [Federation(case, seed, sites).loss(zero) for seed in range(seeds)]
+    return {
+        arm: {
+            "clip": clips[arm],
+            "left": interval(np.log(np.divide(found, start)).tolist()),
+            "against_isotropic": interval(np.log(np.divide(found, losses["isotropic"])).tolist()),
+        }
+        for arm, found in losses.items()
+    }
+
+
+def bound(case: Case) -> float:
+    """Return what theory says of one round's error at best: (sum d sqrt(v h))^2 / (sum d v sum d h), v of round 0."""
+    h, d = np.array(case.curvature), np.array(SIZES)
+    v = ((1 - (1 - case.rate * h) ** case.work) * np.array(case.distance)) ** 2
+    return float(np.sum(d * np.sqrt(v * h)) ** 2 / (np.sum(d * v) * np.sum(d * h)))
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--seeds", type=int, default=20, help="optima and noise")
+    parser.add_argument("--sites", type=int, default=SITES, help="hospitals in every sum")
+    args = parser.parse_args()
+    tuning, seeds, rounds = (1, 3, 5) if args.quick else (5, args.seeds, ROUNDS)
+    result: dict[str, Any] = {"epsilon": EPSILON, "sites": args.sites, "rounds": rounds, "cases": {}}
+    print(
+        f"epsilon {EPSILON:g} per hospital at delta {DELTA:g}, {args.sites} sites, {sum(SIZES)} values, {rounds} rounds\n"
+    )
+    print("| case | arm | clip / median norm | loss left [95 %] | against isotropic [95 %] | one round, theory |")
+    print("|---|---|---|---|---|---|")
+    for name, case in cases().items():
+        begun = time.monotonic()
+        found = compare(case, tuning, seeds, rounds, args.sites)
+        result["cases"][name] = {"theory": bound(case), "arms": found}
+        for arm, row in found.items():
+            left, ratio = (
+                f"{row[key]['ratio']:.3f} [{row[key]['low']:.3f}, {row[key]['high']:.3f}]"
+                for key in ("left", "against_isotropic")
+            )
+            theory = f"{bound(case):.3f}" if arm == "oracle" else ""
+            print(f"| {name} | {arm} | {row['clip']:g} | {left} | {ratio if arm != 'isotropic' else ''} | {theory} |")
+        say(f"{name}: {time.monotonic() - begun:.0f} s")
+    finish(result, as_json=args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Where a hospital's privacy ledger and budget lie, and how a job reserves and spends there.
+
+Both are the hospital's own, in `local/` of its workspace: they outlive jobs, restarts and retries. A job with differential
+privacy is refused BEFORE training where there is no budget or where it would overspend; every release is written down
+before it leaves. The simulator's sites have no budget of their own: they take the job's, loudly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, final, runtime_checkable
+
+from nvflare.apis.fl_context import FLContext
+
+from wardround import __version__
+from wardround.arrays import Arrays
+from wardround.errors import ConfigRefused, ReleaseRefused
+from wardround.flare import places
+from wardround.privacy.accounting import claim, require_meaningful
+from wardround.privacy.budget import FILE, Budget, Limit, read_budget
+from wardround.privacy.dp_sgd import PatientDP
+from wardround.privacy.ledger import Job, Ledger
+from wardround.privacy.releases import Release, SampledGaussianRelease, Unit
+
+KEY = "federation"
+
+
+@runtime_checkable
+class Charged(Protocol):
+    """A mechanism whose releases cost something: per round, and over the whole job."""
+
+    @property
+    def unit(self) -> Unit:
+        """Return whom the releases hide."""
+
+    @property
+    def delta(self) -> float:
+        """Return the delta at which epsilon is told."""
+
+    @property
+    def accept_vacuous(self) -> bool:
+        """Return whether an epsilon that is no privacy claim is accepted."""
+
+    def cost(self) -> Release:
+        """Return what one round's update costs."""
+
+    def plan(self) -> Release:
+        """Return what the job costs."""
+
+
+@final
+@dataclass(frozen=True)
+class PatientRelease:
+    """Patient-level DP: the noise is in every training step (hospital/dp_site.py), the exit writes it into the ledger.
+
+    promise: the same as the executor's | work: private gradients per round | a value missing: ConfigRefused
+    """
+
+    promise: PatientDP
+    work: int
+    rounds: int
+    delta: float
+    accept_vacuous: bool
+
+    unit: ClassVar[Unit] = "patient"
+
+    def __post_init__(self) -> None:
+        absent = [name for name, value in vars(self).items() if value is None]
+        if absent:
+            raise ConfigRefused(
+                "the job's mechanism", found=f"no {', '.join(absent)}", expected="every value", fix="print the job anew"
+            )
+
+    def cost(self) -> Release:
+        return self._release(self.work)
+
+    def plan(self) -> Release:
+        return self._release(self.work * self.rounds)
+
+    def release(self, delta: Arrays) -> tuple[Arrays, dict[str, float | str]]:
+        p = self.promise
+        words = f"z {p.noise_multiplier:.4g}, q {p.sampling_rate:g}, {self.work} private steps, unit: patient"
+        return delta, {"mechanism": "DP-SGD", "guarantee": words}
+
+    def _release(self, steps: int) -> Release:
+        return SampledGaussianRelease("patient", self.promise.noise_multiplier, self.promise.sampling_rate, steps)
+
+
+def reserve(mechanism: Charged, fl_ctx: FLContext, say: Callable[[str], None]) -> None:
+    """Reserve the whole job; no budget, too little budget, no privacy claim at all (epsilon > 100): refused."""
+    whole = claim([mechanism.plan()], mechanism.unit, mechanism.delta)
+    require_meaningful(whole.epsilon, mechanism.accept_vacuous)
+    ledger = Ledger(_local(fl_ctx))
+    ledger.reserve(_job(fl_ctx), {KEY: mechanism.plan()}, _budget(mechanism, fl_ctx, say))
+    say(
+        f"this job costs epsilon {whole.epsilon:.3g} per {whole.unit} at delta {whole.delta:g} (mu {whole.mu:.3f}; "
+        f"the best attack it allows is right {whole.attack.accuracy:.0%} of the time): reserved in {ledger.folder}"
+    )
+
+
+def spend(mechanism: Any, numbers: Mapping[str, float | None], fl_ctx: FLContext) -> dict[str, Any]:
+    """Write one round's release into the ledger, if it costs anything; return what the receipt says of it.
+
+    numbers: what goes with the update; a training loss among them tells that it was trained without noise: ReleaseRefused
+    """
+    if not isinstance(mechanism, Charged):
+        return {}
+    if numbers.get("loss") is not None:
+        raise ReleaseRefused(
+            "an update under patient-level differential privacy",
+            found="one that was trained without noise: it comes with its loss",
+            expected="an executor with the same `dp` as the exit's mechanism",
+            fix="print the job anew",
+        )
+    ledger = Ledger(_local(fl_ctx))
+    entry = ledger.spend(_job(fl_ctx), KEY, mechanism.cost(), _budget(mechanism, fl_ctx, lambda text: None))
+    return {"ledger_entry": entry.n}
+
+
+def _budget(mechanism: Charged, fl_ctx: FLContext, say: Callable[[str], None]) -> Budget:
+    path = _local(fl_ctx) / FILE
+    if path.is_file() or not places.in_simulator(fl_ctx):
+        return read_budget(path)
+    cost = claim([mechanism.plan()], mechanism.unit, mechanism.delta).epsilon
+    say(
+        f"NO BUDGET CONFIGURED: this simulated site allows what the job asks for, epsilon {cost:.3g} per {mechanism.unit}"
+    )
+    return Budget((Limit(mechanism.unit, cost * (1 + 1e-9), mechanism.delta),))
+
+
+def _job(fl_ctx: FLContext) -> Job:
+    return Job(str(fl_ctx.get_job_id()), places.job_name(fl_ctx), __version__)
+
+
+def _local(fl_ctx: FLContext) -> Path:
+    folder = places.workspace_root(fl_ctx) / "local"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

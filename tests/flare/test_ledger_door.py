@@ -1,0 +1,187 @@
+"""What a job with differential privacy reserves and spends in a hospital's own ledger, and when it is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from wardround.algorithms.fedavg import FedAvg
+from wardround.algorithms.per_fedavg import PerFedAvg
+from wardround.algorithms.schedule import Schedule
+from wardround.errors import ConfigRefused, ReleaseRefused
+from wardround.flare import ledger_door, wire
+from wardround.flare.ledger_door import PatientRelease
+from wardround.flare.release import InTheClear, Release
+from wardround.flare.site_parts import private_promise
+from wardround.privacy.accounting import claim
+from wardround.privacy.budget import FILE
+from wardround.privacy.dp_sgd import PatientDP
+from wardround.privacy.ledger import Ledger
+
+PROMISE = PatientDP(clip=1.0, noise_multiplier=1.5, sampling_rate=0.25, reference_patients=16)
+SCHEDULE = Schedule(2, 4, 0.05, 0.0, False, 0.0, 0.0, "constant")
+
+
+def mechanism(**changed):
+    return PatientRelease(
+        **{"promise": PROMISE, "work": 4, "rounds": 2, "delta": 1e-5, "accept_vacuous": False} | changed
+    )
+
+
+def ledger_of(fl_ctx):
+    return Ledger(ledger_door._local(fl_ctx))
+
+
+def with_budget(fl_ctx, epsilon):
+    file = ledger_door._local(fl_ctx) / FILE
+    file.write_text(json.dumps({"patient": {"epsilon": epsilon, "delta": 1e-5}}))
+
+
+@pytest.fixture
+def private(update):
+    """An update as private training sends it: without its loss."""
+    found = update()
+    return wire.Update(found.delta, 1.0, {**found.numbers, "loss": None}, wire.without_counts(found.facts))
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+def test_the_cost_of_a_round_is_its_share_of_the_plan():
+    made = mechanism()
+    assert (made.cost().steps, made.plan().steps) == (4, 8)
+    assert made.plan().unit == made.unit == "patient"
+    assert made.plan().noise_multiplier == 1.5
+
+
+def test_a_real_site_without_a_budget_refuses_before_training(context, said):
+    fl_ctx = context("train", job="a1b2c3")
+    with pytest.raises(ConfigRefused, match=FILE):
+        ledger_door.reserve(mechanism(), fl_ctx, said.append)
+    assert ledger_of(fl_ctx).state().accounts == {}
+
+
+def test_a_job_that_would_overspend_is_refused_with_the_figures(context, said):
+    fl_ctx = context("train", job="a1b2c3")
+    with_budget(fl_ctx, 0.5)
+    cost = claim([mechanism().plan()], "patient", 1e-5).epsilon
+    assert cost > 0.5
+    with pytest.raises(ReleaseRefused, match=rf"{cost:.4g}"):
+        ledger_door.reserve(mechanism(), fl_ctx, said.append)
+    assert said == []
+
+
+def test_the_whole_job_is_reserved_once_however_often_it_is_asked(context, said):
+    fl_ctx = context("train", job="a1b2c3")
+    with_budget(fl_ctx, 8)
+    for _ in range(3):
+        ledger_door.reserve(mechanism(), fl_ctx, said.append)
+    (account,) = ledger_of(fl_ctx).state().accounts.values()
+    assert account.reserved == {ledger_door.KEY: mechanism().plan()}
+    assert "epsilon" in said[0]
+
+
+def test_a_second_job_does_not_fit_beside_what_the_first_reserved(context, said):
+    first, second = context("train", job="first"), context("train", job="second")
+    cost = claim([mechanism().plan()], "patient", 1e-5).epsilon
+    with_budget(first, 1.2 * cost)
+    ledger_door.reserve(mechanism(), first, said.append)
+    with pytest.raises(ReleaseRefused, match="reserved"):
+        ledger_door.reserve(mechanism(), second, said.append)
+
+
+def test_the_simulator_takes_the_jobs_own_budget_and_says_so(context, said):
+    ledger_door.reserve(mechanism(), context("train"), said.append)
+    assert said[0].startswith("NO BUDGET CONFIGURED")
+
+
+def test_an_epsilon_that_is_no_claim_is_refused_unless_the_job_accepts_it(context, said):
+    weak = PatientDP(clip=1.0, noise_multiplier=0.12, sampling_rate=1.0, reference_patients=4)
+    with pytest.raises(ConfigRefused, match="not a privacy claim"):
+        ledger_door.reserve(mechanism(promise=weak), context("train"), said.append)
+    ledger_door.reserve(mechanism(promise=weak, accept_vacuous=True), context("train"), said.append)
+
+
+def test_the_exit_writes_the_ledger_before_anything_leaves(context, private):
+    fl_ctx = context("train", job="a1b2c3")
+    with_budget(fl_ctx, 8)
+    ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
+    exit_ = Release(mechanism())
+    for round_ in (1, 2):
+        exit_.process(wire.update_message(private), fl_ctx)
+        (account,) = ledger_of(fl_ctx).state().accounts.values()
+        assert account.spent[ledger_door.KEY] == (mechanism().cost(),) * round_
+
+
+def test_what_is_beyond_the_reservation_needs_the_budget(context, private):
+    """A third round of a job of two, and a budget for two: nothing leaves, nothing is written."""
+    fl_ctx = context("train", job="a1b2c3")
+    with_budget(fl_ctx, 1.0001 * claim([mechanism().plan()], "patient", 1e-5).epsilon)
+    ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
+    exit_ = Release(mechanism())
+    for _ in range(2):
+        exit_.process(wire.update_message(private), fl_ctx)
+    with pytest.raises(ReleaseRefused, match="budget"):
+        exit_.process(wire.update_message(private), fl_ctx)
+    (account,) = ledger_of(fl_ctx).state().accounts.values()
+    assert len(account.spent[ledger_door.KEY]) == 2
+
+
+def test_an_update_that_was_trained_without_noise_does_not_leave(context, update):
+    fl_ctx = context("train", job="a1b2c3")
+    with_budget(fl_ctx, 8)
+    with pytest.raises(ReleaseRefused, match="without noise"):
+        Release(mechanism()).process(wire.update_message(update()), fl_ctx)
+    assert ledger_of(fl_ctx).state().accounts == {}
+
+
+def test_a_tampered_ledger_stops_the_release(context, private):
+    fl_ctx = context("train", job="a1b2c3")
+    with_budget(fl_ctx, 8)
+    ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
+    (file,) = ledger_door._local(fl_ctx).glob("*ledger*.jsonl")
+    file.write_text(
+        file.read_text().replace('"noise_multiplier": 1.5', '"noise_multiplier": 9.5', 1).replace("1.5", "9.5")
+    )
+    with pytest.raises(ReleaseRefused):
+        Release(mechanism()).process(wire.update_message(private), fl_ctx)
+
+
+def test_a_mechanism_without_cost_writes_no_ledger(context, update):
+    fl_ctx = context("train", job="a1b2c3")
+    Release(InTheClear()).process(wire.update_message(update()), fl_ctx)
+    assert not list(ledger_door._local(fl_ctx).glob("*ledger*"))
+
+
+def test_the_executor_trains_under_the_exits_promise():
+    assert private_promise(mechanism(), FedAvg(), SCHEDULE, None) == PROMISE
+    assert private_promise(None, FedAvg(), SCHEDULE, FedAvg()) is None
+
+
+@pytest.mark.parametrize(
+    ("made", "algorithm", "rival", "words"),
+    [
+        (mechanism(), FedAvg(), FedAvg(), "rival"),
+        (mechanism(rounds=3), FedAvg(), None, "other rounds"),
+        (mechanism(work=8), FedAvg(), None, "other rounds"),
+        (mechanism(), PerFedAvg(0.01, "HF", 0.001), None, "HF"),
+    ],
+)
+def test_a_job_whose_noise_does_not_fit_is_refused(made, algorithm, rival, words):
+    with pytest.raises(ConfigRefused, match=words):
+        private_promise(made, algorithm, SCHEDULE, rival)
+
+
+@pytest.mark.parametrize("name", ["promise", "work", "rounds", "delta", "accept_vacuous"])
+def test_a_promise_that_is_missing_is_refused(name):
+    with pytest.raises(ConfigRefused, match=name):
+        mechanism(**{name: None})
+
+
+def test_blocks_are_as_they_were(private):
+    delta, receipt = mechanism().release(private.delta)
+    assert delta is private.delta
+    assert "patient" in receipt["guarantee"]
+    assert all(np.isfinite(block).all() for block in delta.values())
