@@ -18,7 +18,7 @@ RUNS = 2_000
 
 
 def test_the_mechanism_stands_and_the_attack_is_strong() -> None:
-    """Noise is fresh every time. A sound claim is refuted with a chance of at most 1e-6; .65 is 6 standard errors away."""
+    """Noise is fresh every time. A sound claim is refuted with a chance of at most 1e-6; .65 is 5 standard errors away."""
     found = canary.audit(
         canary.World(canary.PROMISE, canary.PROMISE.min_sites).statistic,
         canary.claimed_mu(canary.PROMISE, canary.ROUNDS),

@@ -95,7 +95,7 @@ def test_every_part_of_an_update_must_be_there(part, update):
         (("numbers",), [0.1]),
         (("numbers", "loss"), float("nan")),
         (("numbers", "loss"), float("inf")),
-        (("numbers", "loss"), None),
+        (("numbers", "seconds"), None),
         (("numbers", "loss"), "0.1"),
         (("numbers", "loss"), 10**400),
         (("numbers", "loss"), np.ones(1000, np.float32)),
@@ -213,3 +213,12 @@ def test_messages_are_plain(update, scores):
         dxo = from_shareable(made)
         values = dxo.meta if dxo.data_kind == DataKind.WEIGHT_DIFF else dxo.data
         assert json.loads(json.dumps(values)) == values
+
+
+def test_a_loss_may_be_left_untold(update):
+    """Under patient-level differential privacy: it was computed on patients without noise."""
+    made = update()
+    told = wire.read_update(
+        wire.update_message(wire.Update(made.delta, 1.0, {**made.numbers, "loss": None}, made.facts))
+    )
+    assert told.numbers["loss"] is None

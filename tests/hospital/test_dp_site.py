@@ -154,7 +154,7 @@ def test_fine_tuning_spends_its_longest_walk(home: DPSite) -> None:
 
 
 def test_fedprox_with_mu_0_is_fedavg(home: DPSite, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dp_sgd, "whole_noise", lambda n, s: torch.zeros(n, dtype=torch.float64))
+    monkeypatch.setattr(dp_sgd, "whole_noise", lambda n, s: np.zeros(n))
     monkeypatch.setattr(dp_sgd, "secret_words", lambda n: np.zeros(n, np.uint64))
     begin = start(home.site)
     found = [
@@ -166,7 +166,7 @@ def test_fedprox_with_mu_0_is_fedavg(home: DPSite, monkeypatch: pytest.MonkeyPat
 
 def test_without_noise_and_clip_it_is_training(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The noised mean of everybody is the mean gradient where nothing is clipped and nothing added."""
-    monkeypatch.setattr(dp_sgd, "whole_noise", lambda n, s: torch.zeros(n, dtype=torch.float64))
+    monkeypatch.setattr(dp_sgd, "whole_noise", lambda n, s: np.zeros(n))
     one = site()
     home = DPSite(one, PatientDP(1000.0, 1.0, 1.0, one.train_patients))
     oracle, w = home.oracle(1, 0), weights(one)

@@ -100,9 +100,10 @@ def clipped_sum(gradients: Iterable[Tensor], promise: PatientDP, size: int) -> T
 
 def noised_mean(gradients: Iterable[Tensor], promise: PatientDP, size: int) -> Tensor:
     """Return g, float64 [size], with fresh noise: one release of the subsampled Gaussian mechanism, sensitivity C."""
-    total, h = clipped_sum(gradients, promise, size), promise.step(size)
+    h = promise.step(size)
     noise = whole_noise(size, promise.noise_multiplier * promise.clip / h)
-    return (total + noise.to(total.device)) * (h / promise.denominator)
+    total = clipped_sum(gradients, promise, size)
+    return torch.from_numpy((total.cpu().numpy() + noise) * (h / promise.denominator)).to(total.device)
 
 
 class PatientGradients(Protocol):

@@ -16,8 +16,8 @@ Deviations: 1. a rounded Gaussian instead of Mironov's snapping: its privacy is 
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from wardround.privacy.masks import KEY_BYTES, expand
 from wardround.privacy.packing import WORD, Words
@@ -29,13 +29,13 @@ def secret_words(count: int) -> Words:
     return expand(secret(KEY_BYTES), count, WORD)
 
 
-def normal(words: Words) -> Tensor:
-    """Return one standard normal number for every word, float64 on the CPU."""
+def normal(words: Words) -> NDArray[np.float64]:
+    """Return one standard normal number for every word."""
     tail = ((words >> np.uint64(1)).astype(np.float64) + 0.5) * 2.0**-64
-    size = torch.special.ndtri(torch.from_numpy(tail))
-    return torch.where(torch.from_numpy((words & np.uint64(1)).astype(np.bool_)), -size, size)
+    sign = 1.0 - 2.0 * (words & np.uint64(1)).astype(np.float64)
+    return np.asarray(sign * ndtri(tail), np.float64)
 
 
-def whole_noise(count: int, deviation: float) -> Tensor:
-    """Return `count` fresh whole numbers, float64 on the CPU: a Gaussian of that standard deviation, rounded."""
-    return torch.round(normal(secret_words(count)) * deviation)
+def whole_noise(count: int, deviation: float) -> NDArray[np.float64]:
+    """Return `count` fresh whole numbers: a Gaussian of that standard deviation, rounded."""
+    return np.rint(normal(secret_words(count)) * deviation)

@@ -14,6 +14,7 @@ Against whom: one site that reads the sum and knows its own noise, and `colluder
 the server is one). What they do not know is at least min_sites - 1 - colluders shares, the target's own included: so mu
 <= 1 / z for each release, whoever drops out, as long as sums below min_sites stay closed. A site that adds no noise on
 purpose is a colluder. Each update may enter ONE opened sum: the same integers under two rosters are two releases.
+Not covered: that a hospital refuses (an update that is not finite) or is late, which all see as a dropout.
 Rounding: the noise dithers. round(x + N) needs no second clip and no wider bound; shares.py proves it and counts what is
 left. No error feedback: it would carry an unclipped rest into the next round. Overflow cannot happen: h is so large that
 C and the largest number that gaussian_noise can draw (below REACH standard deviations) fit into one digit of the codec.
@@ -151,7 +152,7 @@ def noised(promise: HospitalDP, x: Ints) -> Ints:
     Guarantees: |q| <= levels of the codec, whatever is drawn
     """
     fine = promise.fine_step(x.shape[-1])
-    noise = normal(secret_words(x.size)).numpy().reshape(x.shape) * promise.deviation
+    noise = normal(secret_words(x.size)).reshape(x.shape) * promise.deviation
     found: Ints = np.rint((x * fine + noise) / promise.step).astype(np.int64)
     return found
 

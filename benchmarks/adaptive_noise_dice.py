@@ -1,0 +1,198 @@
+"""Isotropic against adaptive hospital-level noise on phantom hospitals: test Dice at the same mu, a small part shared.
+
+Only the head, or only the norms, are shared; everything else stays home, so every hospital keeps a model of its own. Clip,
+v and h come from a rehearsal at a PUBLIC phantom hospital that takes no part: clip is HALF its median update norm, v its
+squared update, h its mean squared gradient at the first weights. Arms: local (nothing shared), exact (no noise, no clip),
+isotropic, adaptive. Differences are paired by seed, with a 95 % t-interval over seeds.
+
+    python benchmarks/adaptive_noise_dice.py --share head norms --json
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import numpy as np
+
+from common import arguments, finish, say
+from methods import MEAN
+from segmentation import evaluate
+from wardround.algorithms.base import LocalEnd, LocalStart, Oracle, Steps, descend, plain
+from wardround.algorithms.federation import SiteSide, local_only, local_round, run
+from wardround.algorithms.schedule import Schedule
+from wardround.arrays import Array, Arrays, Layout, norm
+from wardround.privacy.accounting import mu_for
+from wardround.privacy.fixed_point import Ints, mean_of
+from wardround.privacy.hospital_dp import HospitalDP, privatise, signal_to_noise
+from wardround.privacy.scales import by_block, groups_of, isotropic, scales, shared_blocks, sizes_of, squares
+
+EPSILON, DELTA, SITES, PUBLIC = 8.0, 1e-5, 4, 8
+ARMS = ("local", "exact", "isotropic", "adaptive")
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """FedAvg of which only some roles leave."""
+
+    home_roles: tuple[str, ...]
+    name: ClassVar[str] = "part"
+    banks: ClassVar[tuple[str, ...]] = ("model",)
+
+    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
+        """Walk from the received part and the own rest."""
+        w, losses = descend(start.banks["model"], plain(oracle), steps.work, steps)
+        return LocalEnd({"model": w}, tuple(losses))
+
+    def personal(self, start: LocalStart) -> Any:
+        """Return the received part with the own rest."""
+        return start.banks["model"]
+
+
+@final
+class NoisedSum:
+    """The package's mechanism as the `Sum` of one round."""
+
+    def __init__(self, promise: HospitalDP, s: Mapping[str, float]) -> None:
+        self.promise, self.scales, self.count = promise, s, 0
+        self.total: Ints | None = None
+
+    def add(self, update: Arrays, weight: float) -> None:
+        """Add one site's release; weights are equal."""
+        released = privatise(self.promise, update, self.scales).update
+        self.layout = Layout(tuple(released), tuple(tuple(block.shape) for block in released.values()))
+        q = np.rint(self.layout.flatten(released).astype(np.float64) / self.promise.step).astype(np.int64)
+        self.total = q if self.total is None else self.total + q
+        self.count += 1
+
+    def mean(self) -> dict[str, Array]:
+        """Return s U / n."""
+        mean = mean_of(self.promise.grid(self.layout), self.total, self.count)
+        return {name: np.float32(self.scales[name]) * block for name, block in mean.items()}
+
+
+def open_all(seed: int, patients: int, folder: Path) -> dict[str, Any]:
+    """Return site name -> SegmentationSite; the last one is the public hospital."""
+    from wardround.data.cache import open_cohort
+    from wardround.data.hospitals import hospital
+    from wardround.data.phantoms import write_cohort
+    from wardround.data.site_config import SiteConfig
+    from wardround.data.splits import split_patients
+    from wardround.hospital.segmentation import Sampling, SegmentationSite
+    from wardround.models.nets import UNet3d
+
+    sampling, found = Sampling((32, 32, 32), 2, tumour_probability=0.67, augment=True), {}
+    for index in (*range(SITES), PUBLIC):
+        profile = hospital(index)
+        if not (folder / profile.name).exists():
+            write_cohort(folder / profile.name, profile, 7, patients=patients)
+        cohort = open_cohort(SiteConfig(data=folder / profile.name), folder / "cache" / profile.name)
+        split = split_patients(cohort.patients, seed=seed)
+        found[profile.name] = SegmentationSite(profile.name, cohort, split, UNet3d(), sampling, seed, "cpu")
+    return found
+
+
+def rehearsal(site: Any, part: Part, steps: Steps, batches: int) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return (one public update, root mean squared gradient at the first weights), of the shared blocks."""
+    w, oracle = site.model.vector.clone(), site.oracle("rehearsal")
+    update, _, _ = local_round(part, {"model": w}, {}, site.layout, site.roles, oracle, steps)
+    square = np.mean([oracle.gradient(w, batch)[1].numpy() ** 2 for batch in oracle.draw(batches)], axis=0)
+    gradient = site.layout.unflatten(np.sqrt(square).astype(np.float32))
+    return update, {name: gradient[name.partition(":")[2]] for name in update}
+
+
+def scales_from(update: Arrays, gradient: Arrays) -> dict[str, float]:
+    """Return the adaptive scales of a public rehearsal."""
+    layout = Layout(tuple(update), tuple(tuple(block.shape) for block in update.values()))
+    groups = groups_of(layout)
+    v, h = (squares(layout, groups, a) for a in (update, gradient))
+    return by_block(layout, groups, scales(v, h, sizes_of(layout, groups)))
+
+
+def one_seed(sites: dict[str, Any], share: Any, schedule: Schedule) -> dict[str, Any]:
+    """Return arm -> mean test Dice over sites, and what the noise was."""
+    *names, public = sites
+    roles = sites[public].roles
+    shared = {roles[name] for name in shared_blocks(roles, share)}
+    part = Part(tuple({"head", "norm", "body"} - shared))
+    update, gradient = rehearsal(sites[public], part, schedule.steps(0), 16)
+    layout = Layout(tuple(update), tuple(tuple(block.shape) for block in update.values()))
+    s = {"isotropic": isotropic(layout), "adaptive": scales_from(update, gradient)}
+    z = math.sqrt(schedule.rounds) / mu_for(EPSILON, DELTA)
+    sides = {
+        name: SiteSide(lambda r, one=one: one.oracle("train", r), 1.0, one.layout, one.roles)
+        for name, one in sites.items()
+        if name != public
+    }
+    first = sites[names[0]]
+    blocks = first.layout.unflatten(first.model.vector.numpy().copy())
+    found: dict[str, Any] = {"values": layout.total}
+    for arm in ARMS:
+        begun = time.monotonic()
+        if arm == "local":
+            models = {
+                name: local_only(sites[name].oracle("train", 0), schedule, sites[name].model.vector) for name in names
+            }
+        else:
+            how: dict[str, Any] = {}
+            if arm != "exact":
+                clip = 0.5 * norm({name: block / np.float32(s[arm][name]) for name, block in update.items()})
+                promise = HospitalDP(clip, z, SITES, SITES, 0, hidden=True, bits=16)
+                found["snr"] = signal_to_noise(promise, SITES, layout.total, schedule.rounds)
+                how["new_sum"] = lambda r, promise=promise, arm=arm: NoisedSum(promise, s[arm])
+            end = run(sides, part, MEAN, schedule, blocks, **how)
+            models = {name: end.personal(part, name, sides[name]) for name in names}
+        scored = [float(np.mean(evaluate(sites[name], models[name])["test"])) for name in names]
+        found[arm] = float(np.mean(scored))
+        say(f"  {share}, {arm}: {found[arm]:.3f}, {time.monotonic() - begun:.0f} s")
+    return found
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return mean and 95 % t-interval; one value: no interval (NaN)."""
+    from scipy.stats import t
+
+    a, n = np.asarray(values, np.float64), len(values)
+    half = float(t.ppf(0.975, n - 1)) * float(a.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    return float(a.mean()), float(a.mean()) - half, float(a.mean()) + half
+
+
+def main() -> None:
+    """Run all arms for every seed and part."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--share", nargs="+", choices=("head", "norms", "all"), default=["head", "norms"], help="parts")
+    parser.add_argument("--seeds", type=int, default=3, help="splits, weights, batches and noise")
+    parser.add_argument("--patients", type=int, default=12, help="of every hospital")
+    parser.add_argument("--rounds", type=int, default=4, help="sums that are released")
+    parser.add_argument("--work", type=int, default=16, help="gradient steps of a site in a round")
+    args = parser.parse_args()
+    rounds, work, patients = (2, 4, 5) if args.quick else (args.rounds, args.work, args.patients)
+    schedule, result = Schedule(rounds, work, 0.05, 0.9, True, 0.0, 10.0, "cosine"), {}
+    print(f"epsilon {EPSILON:g} per hospital at delta {DELTA:g}, {SITES} sites, {rounds} rounds\n")
+    print(
+        "| shared | values | SNR | " + " | ".join(ARMS) + " | adaptive - isotropic [95 %] | isotropic - exact [95 %] |"
+    )
+    print("|" + "---|" * 9)
+    with tempfile.TemporaryDirectory() as folder:
+        for share in args.share[:1] if args.quick else args.share:
+            seeds = range(1 if args.quick else args.seeds)
+            rows = [one_seed(open_all(seed, patients, Path(folder)), share, schedule) for seed in seeds]
+            gaps = {
+                f"{a} - {b}": interval([row[a] - row[b] for row in rows])
+                for a, b in (("adaptive", "isotropic"), ("isotropic", "exact"))
+            }
+            result[share] = {"rows": rows, "gaps": gaps}
+            cells = [f"{np.mean([row[arm] for row in rows]):.3f}" for arm in ARMS]
+            cells += [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in gaps.values()]
+            print(f"| {share} | {rows[0]['values']} | {rows[0]['snr']:.2f} | " + " | ".join(cells) + " |", flush=True)
+    finish(result, as_json=args.json)
+
+
+if __name__ == "__main__":
+    main()
