@@ -2,9 +2,10 @@
 
 Compute: one fixed batch of patches, from weights to gradient (dp_methods.py lists the methods). Whole step: patches cut and
 augmented from phantoms too, as a site does in a round. Ratios are medians over pairs that ran in turn; who begins changes
-every time. Memory: the peak of a process that does nothing else.
+every time. Memory: the peak of a process that does nothing else. On a machine that others use too, threads that spin while
+they wait for one another make every number meaningless, hence OMP_WAIT_POLICY (for all methods alike):
 
-    OMP_NUM_THREADS=2 python benchmarks/dp_step.py --json
+    OMP_WAIT_POLICY=passive OMP_NUM_THREADS=2 python benchmarks/dp_step.py --json
 """
 
 from __future__ import annotations

@@ -80,9 +80,9 @@ def plain(weights: Weights, sites: int = 3) -> dict[str, float]:
     from nvflare.app_common.aggregators.intime_accumulate_model_aggregator import InTimeAccumulateWeightedAggregator
     from nvflare.app_common.shareablegenerators.full_model_shareable_generator import FullModelShareableGenerator
 
-    return one_round(
-        weights, sites, Parts(None, InTimeAccumulateWeightedAggregator(), FullModelShareableGenerator(), None)
-    )
+    parts = Parts(None, InTimeAccumulateWeightedAggregator(), FullModelShareableGenerator(), None)
+    with without_warnings():
+        return one_round(weights, sites, parts)
 
 
 @dataclass(frozen=True)

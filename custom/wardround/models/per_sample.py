@@ -165,14 +165,14 @@ class _Pass:
             raise _refused(f"{name!r}, whose first axis is not the batch", "keep [B, ...] in every layer")
         own = len(g) // self.shown * self.count
         x, g = x[:own], g[:own]
-        with torch.no_grad(), _one_thread():
+        with torch.no_grad(), one_thread():
             for key, block in how(part, x, g, samples).items():
                 self.rows[:, self.at[id(getattr(part, key))]] += block.reshape(samples, -1)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """The formulas are many small steps: sharing each out among threads costs more than it saves (2 cores: x 4 slower)."""
+def one_thread() -> Iterator[None]:
+    """Many small steps in a row: sharing each out among threads costs more than it saves (2 busy cores: x 4 slower)."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wardround.errors import ConfigRefused, ReleaseRefused
+from wardround.models.per_sample import one_thread
 from wardround.privacy.gaussian_noise import secret_words, whole_noise
 from wardround.privacy.packing import Words
 
@@ -91,10 +92,11 @@ def clipped_sum(gradients: Iterable[Tensor], promise: PatientDP, size: int) -> T
     total = torch.zeros(size, dtype=torch.float64)
     for matrix in gradients:
         total = total.to(matrix.device)
-        norms = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64)
-        for row, norm in zip(matrix, norms.tolist(), strict=True):
-            if math.isfinite(norm):
-                total += torch.round(row.double() * (min(1.0, reach / norm if norm else 1.0) / h))
+        with one_thread():
+            norms = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64)
+            for row, norm in zip(matrix, norms.tolist(), strict=True):
+                if math.isfinite(norm):
+                    total += torch.round(row.double() * (min(1.0, reach / norm if norm else 1.0) / h))
     return total
 
 

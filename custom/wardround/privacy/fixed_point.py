@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, final
 
 import numpy as np
@@ -154,15 +155,15 @@ def encode(
         raise _refused(f"NaN or inf in block {name!r}", "finite numbers")
     if grid.weighted and not 0 < patients < (grid.levels + 1) ** WEIGHT_DIGITS:
         raise _refused("a number of patients out of range", f"1 to {(grid.levels + 1) ** WEIGHT_DIGITS - 1}")
-    steps, limits = grid.steps(), grid.limits()
+    steps, limits, _ = _constants(grid)
     scaled = wish / steps
     most = np.ceil(scaled)  # beyond 2**29 the sum below can round up to the next whole number
     scaled += rng.random(len(scaled), np.float32)
     np.minimum(np.floor(scaled, out=scaled), most, out=scaled)
-    inside = np.clip(scaled, -limits, limits)
+    inside = np.clip(scaled, -limits, limits, out=most)
     clipped = int(np.count_nonzero(inside != scaled))
-    left = (wish - inside * steps).astype(np.float32)
-    return Coded(_digits(grid, inside.astype(np.int64), patients), left, clipped)
+    wish -= np.multiply(inside, steps, out=scaled)
+    return Coded(_digits(grid, inside, patients), wish.astype(np.float32), clipped)
 
 
 def decode(grid: Grid, sums: Ints) -> tuple[Ints, int]:
@@ -179,9 +180,9 @@ def decode(grid: Grid, sums: Ints) -> tuple[Ints, int]:
             fix="run the same job and version everywhere",
         )
     q = sums[:total].astype(np.int64)
-    mask = np.repeat(np.array(grid.wide, bool), grid.layout.sizes)
-    end = total + int(mask.sum())
-    q[mask] += grid.base * sums[total:end]
+    wide = _constants(grid)[2]
+    end = total + len(wide)
+    q[wide] += grid.base * sums[total:end]
     patients = 0
     for digit in sums[end:][::-1]:
         patients = patients * (grid.levels + 1) + int(digit)
@@ -190,21 +191,33 @@ def decode(grid: Grid, sums: Ints) -> tuple[Ints, int]:
 
 def mean_of(grid: Grid, totals: Ints, denominator: float) -> dict[str, Array]:
     """Return step * totals / denominator by block, float32. denominator: sum of the weights, above 0."""
-    values: Any = totals * grid.steps() / denominator
+    values: Any = totals * _constants(grid)[0] / denominator
     return grid.layout.unflatten(values.astype(np.float32))
 
 
-def _digits(grid: Grid, q: Ints, patients: int) -> NDArray[np.int32]:
-    mask = np.repeat(np.array(grid.wide, bool), grid.layout.sizes)
-    wide = q[mask]
-    high = (wide + grid.levels) // grid.base
-    low = q.copy()
-    low[mask] = wide - high * grid.base
-    weight = []
-    for _ in range(WEIGHT_DIGITS if grid.weighted else 0):
-        weight.append(patients % (grid.levels + 1))
+def _digits(grid: Grid, q: NDArray[np.float64], patients: int) -> NDArray[np.int32]:
+    """Return the fields of whole numbers: low digits, high digits of the wide values, digits of the patients."""
+    total, wide = grid.layout.total, _constants(grid)[2]
+    fields = np.empty(grid.fields, np.int32)
+    fields[:total] = q
+    whole = fields[wide].astype(np.int64)
+    high = (whole + grid.levels) // grid.base
+    fields[wide] = whole - high * grid.base
+    fields[total : total + len(wide)] = high
+    for place in range(total + len(wide), grid.fields):
+        fields[place] = patients % (grid.levels + 1)
         patients //= grid.levels + 1
-    return np.concatenate([low, high, np.array(weight, np.int64)]).astype(np.int32)
+    return fields
+
+
+@lru_cache(maxsize=4)
+def _constants(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64], Ints]:
+    """Return (steps, limits, places of the values of wide blocks), made once for a grid."""
+    wide = np.flatnonzero(np.repeat(np.array(grid.wide, bool), grid.layout.sizes))
+    made = (grid.steps(), grid.limits().astype(np.float64), wide.astype(np.int64))
+    for one in made:
+        one.setflags(write=False)
+    return made
 
 
 def _spare(bits: int) -> float:

@@ -78,7 +78,7 @@ class SumSite:
                 grid = first_grid(blocks, self.protection.bits, weighted=self.protection.weighted)
                 self._save_grid(0, grid)
             grid = self.grid(round_)
-            residual = self._read(round_ - 1)[1] if self.holds(round_ - 1) else None
+            residual = self._read(round_ - 1, "residual") if self.holds(round_ - 1) else None
             draws = stream(self.seed, "rounding", self.participant.name, round_)
             coded = encode(grid, update, residual, self.protection.weight(patients), patients, draws)
             with _replacing(self._held(round_)) as file:
@@ -90,14 +90,12 @@ class SumSite:
                     said=json.dumps(said),
                 )
             self._held(round_ - 2).unlink(missing_ok=True)
-        fields, _, clipped = self._read(round_)
-        return {"values": len(fields), "clipped": clipped, "bits": self.protection.bits}
+        clipped, values = int(self._read(round_, "clipped")), self.grid(round_).fields
+        return {"values": values, "clipped": clipped, "bits": self.protection.bits}
 
     def said(self, round_: int) -> dict[str, Any]:
         """Return what was said when the update was coded."""
-        self._read(round_)
-        with np.load(self._held(round_), allow_pickle=False) as file:
-            return dict(json.loads(str(file["said"])))
+        return dict(json.loads(str(self._read(round_, "said"))))
 
     def submit(self, moment: Moment, prepares: Sequence[Signed], model: str) -> tuple[Signed, bytes]:
         """Return the signed statement and payload of the update that is held for this round."""
@@ -167,7 +165,7 @@ class SumSite:
         return Grid(layout, said["bits"], tuple(said["exponents"]), said["weighted"])
 
     def _hidden(self, moment: Moment, prepares: Sequence[Signed]) -> bytes:
-        fields, _, _ = self._read(moment.round)
+        fields = self._read(moment.round, "fields").astype(np.int32)
         words = self.protection.packing.pack(fields)
         if self.protection.encryption:
             words = self._tags(moment).put(words, self.participant.name)
@@ -206,11 +204,12 @@ class SumSite:
     def _tags(self, moment: Moment) -> Tags:
         return Tags(self._key or b"", self.protection.modulus, *moment.words)
 
-    def _read(self, round_: int) -> tuple[Any, Array, int]:
+    def _read(self, round_: int, key: str) -> Any:
+        """Return one part of what was written when an update was coded; RoundRefused when it cannot be read."""
         path = self._held(round_)
         try:
             with np.load(path, allow_pickle=False) as file:
-                return file["fields"].astype(np.int32), file["residual"], int(file["clipped"])
+                return file[key]
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise RoundRefused(
                 f"this site's update of round {round_ + 1}",
