@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common import say
+
 Step = Callable[[], Tensor]
 CLIP = 1.0
 
@@ -69,6 +71,7 @@ def _ours(s: Setting, noise: bool) -> Step:
 
     many, size = len(s.images), s.w.numel()
     per_sample, promise = PerSample(s.model, torch.get_num_threads()), PatientDP(CLIP, 1.0, 0.05, 20 * many)
+    say(f"formulas on {'one thread' if per_sample.pick_pace(s.images) else 'all threads'}")
 
     def step() -> Tensor:
         rows = per_sample.gradients(s.w, s.images, lambda out: _losses(s, out), many)[1]
@@ -217,8 +220,9 @@ def memory(name: str, patients: int, patch: int) -> dict[str, float]:
     """Return the peak memory of this process after three steps; run it in a process of its own."""
     from overhead_data import peak_rss_mb
 
-    step = METHODS[name](setting(patients, patch))
+    made = setting(patients, patch)
     before = peak_rss_mb()
+    step = METHODS[name](made)
     for _ in range(3):
         step()
     return {"peak_mb": peak_rss_mb(), "steps_mb": peak_rss_mb() - before}

@@ -196,13 +196,26 @@ def test_the_model_is_left_as_it_was() -> None:
     assert first.data_ptr() != again.data_ptr()
 
 
+def test_the_pace_changes_time_only() -> None:
+    model = FlatModel(UNet3d(channels=(4, 8)).build(0))
+    per_sample, images = PerSample(model), randn(2, 8, 8, 8, 8)
+    rows = []
+    for serial in (True, False):
+        per_sample._serial = serial
+        rows.append(per_sample.gradients(model.vector, images, losses, 2)[1])
+    torch.testing.assert_close(*rows, rtol=1e-4, atol=1e-5)
+    assert per_sample.pick_pace(images) is per_sample._serial
+
+
+@pytest.mark.parametrize("serial", [True, False])
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_a_row_is_the_same_bits_whoever_else_is_there(lanes: int) -> None:
+def test_a_row_is_the_same_bits_whoever_else_is_there(lanes: int, serial: bool) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(lanes)
     try:
         model = FlatModel(UNet3d(channels=(8, 16)).build(0))
         per_sample, images = PerSample(model, lanes), randn(7, 8, 16, 16, 16)
+        per_sample._serial = serial
         images = images.contiguous(memory_format=torch.channels_last_3d)
 
         def rows(*chosen: int) -> Tensor:

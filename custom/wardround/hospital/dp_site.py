@@ -121,6 +121,8 @@ class DPSite:
         noise = torch.randn(5, 4, *site.sampling.size, generator=torch.Generator().manual_seed(0))
         images = network_input(noise.to(site.device), torch.ones(4, device=site.device))
         self.per_sample.require_exact(images)
+        if site.device.type == "cpu":
+            self.per_sample.pick_pace(images)
         first, second = (
             self.per_sample.gradients(
                 site.model.vector, images, lambda out: out.square().flatten(1).mean(1), len(images), dropout_seed=seed
