@@ -99,25 +99,25 @@ def test_no_block_of_the_update_is_in_the_message(rig, mode):
     assert set(dxo.data) == {"text", "signature", "certificate", "payload"}
     assert set(dxo.meta) == {"numbers", "facts"}
     assert "model:w" not in str(dxo.data)
-    plain = made.promise.packing.pack(made.of("site-1")._read(0)[0]).tobytes()
+    plain = made.promise.packing.pack(made.of("site-1").fields(0)).tobytes()
     assert plain[:16] not in dxo.data["payload"]
 
 
 def test_in_the_open_the_payload_is_the_plain_integers(rig):
     made = rig("fixed")
     dxo = from_shareable(made.exit(update()))
-    assert dxo.data["payload"] == made.promise.packing.pack(made.of("site-1")._read(0)[0]).tobytes()
+    assert dxo.data["payload"] == made.promise.packing.pack(made.of("site-1").fields(0)).tobytes()
 
 
 @pytest.mark.parametrize("mode", ["masked", "he", "ring"])
 def test_another_attempt_hides_the_same_integers_anew(rig, mode):
     made = rig(mode)
     first = sealed.read_reply(made.exit(update()), wire.TRAIN)
-    kept = made.of("site-1")._read(0)[0]
+    kept = made.of("site-1").fields(0)
     made.moment(0, attempt=1)
     second = sealed.read_reply(made.exit(sealed.again_message(0)), wire.TRAIN)
     assert statements.peek(second.statement)["attempt"] == 1
-    assert np.array_equal(made.of("site-1")._read(0)[0], kept)
+    assert np.array_equal(made.of("site-1").fields(0), kept)
     assert second.meta == first.meta
     assert mode == "ring" or second.payload != first.payload
     assert [line["attempt"] for line in made.site.receipts] == [0, 1]
@@ -126,9 +126,9 @@ def test_another_attempt_hides_the_same_integers_anew(rig, mode):
 def test_an_update_for_a_round_that_is_coded_does_not_replace_it(rig):
     made = rig("he")
     made.exit(update())
-    kept = made.of("site-1")._read(0)[0]
+    kept = made.of("site-1").fields(0)
     made.exit(update({name: -block for name, block in BLOCKS.items()}))
-    assert np.array_equal(made.of("site-1")._read(0)[0], kept)
+    assert np.array_equal(made.of("site-1").fields(0), kept)
 
 
 def test_nothing_to_hide_again_is_refused(rig):
@@ -142,7 +142,7 @@ def test_the_mechanism_comes_before_the_codec(rig):
     plain, halved = rig("fixed"), rig("fixed")
     plain.exit(update({name: block / 2 for name, block in BLOCKS.items()}))
     halved.exit(update(), mechanism=Halved())
-    assert np.array_equal(plain.of("site-1")._read(0)[0], halved.of("site-1")._read(0)[0])
+    assert np.array_equal(plain.of("site-1").fields(0), halved.of("site-1").fields(0))
     (receipt,) = halved.site.receipts
     assert receipt["mechanism"] == "halved"
     assert receipt["update"] == digest({name: block / 2 for name, block in BLOCKS.items()})

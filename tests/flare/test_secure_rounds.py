@@ -560,7 +560,7 @@ def readable(played):
     """Return how many messages hold a piece of a site's plain integers: packed, as int8, int16, int32 or float32."""
     needles = []
     for site in played.sites.values():
-        fields = site.secure._site._read(1)[0]
+        fields = site.secure._site.fields(1)
         words = played.promise.packing.pack(fields)
         forms = [words, *(fields.astype(kind) for kind in (np.int8, np.int16, np.int32, np.float32))]
         needles += [form[start : start + 16].tobytes() for form in forms for start in (0, len(form) // 2)]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wardround.arrays import Array, Arrays, Layout
 from wardround.errors import RoundRefused
@@ -93,6 +94,10 @@ class SumSite:
         clipped, values = int(self._read(round_, "clipped")), self.grid(round_).fields
         return {"values": values, "clipped": clipped, "bits": self.protection.bits}
 
+    def fields(self, round_: int) -> NDArray[np.int32]:
+        """Return the integers of a round as they were written down: readable, they stay at the site."""
+        return self._read(round_, "fields").astype(np.int32)  # type: ignore[no-any-return]
+
     def said(self, round_: int) -> dict[str, Any]:
         """Return what was said when the update was coded."""
         return dict(json.loads(str(self._read(round_, "said"))))
@@ -165,8 +170,7 @@ class SumSite:
         return Grid(layout, said["bits"], tuple(said["exponents"]), said["weighted"])
 
     def _hidden(self, moment: Moment, prepares: Sequence[Signed]) -> bytes:
-        fields = self._read(moment.round, "fields").astype(np.int32)
-        words = self.protection.packing.pack(fields)
+        words = self.protection.packing.pack(self.fields(moment.round))
         if self.protection.encryption:
             words = self._tags(moment).put(words, self.participant.name)
         words = self.participant.mask(moment, prepares, words)
