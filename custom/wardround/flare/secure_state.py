@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wardround.errors import RoundRefused
 from wardround.flare.sealed import Revealed
+from wardround.privacy import durable
 from wardround.privacy.statements import Moment
 
 FILE = "secure-round.json"
@@ -49,21 +49,12 @@ class SecureState:
         self.round, self.revealed = self.round + 1, revealed
         self.history.append(entry)
         payload = f"sum-{self.round:05d}.bin"
-        _replace(self.folder / payload, revealed.payload)
+        durable.write(self.folder / payload, revealed.payload)
         last = {"moment": list(revealed.moment.words), "sites": list(revealed.sites)}
         last |= {"configured": revealed.configured, "val_dice": revealed.val_dice}
         said = {"round": self.round, "history": self.history, "revealed": last, "payload": payload}
-        _replace(self.folder / FILE, json.dumps(said | {"promise": self.promise}).encode())
+        durable.write(self.folder / FILE, json.dumps(said | {"promise": self.promise}).encode())
         (self.folder / f"sum-{self.round - 1:05d}.bin").unlink(missing_ok=True)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    new = path.with_suffix(".new")
-    with new.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 def _refused(found: str) -> RoundRefused:

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
 from wardround.errors import RoundRefused
-from wardround.privacy import masks, shamir, statements
+from wardround.privacy import durable, masks, shamir, statements
 from wardround.privacy.identity import Authority, Identity
 from wardround.privacy.packing import Words
 from wardround.privacy.protection import Protection
@@ -198,13 +197,7 @@ class Participant:
     def _save(self, kept: Mapping[str, Any]) -> None:
         """Write the secrets so that a crash leaves the old file or the new one; only the owner may read them."""
         self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        new = self._file.with_suffix(".new")
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(kept, file)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._file)
+        durable.write(self._file, json.dumps(kept).encode(), 0o600)
 
 
 def joined(run: str) -> Moment:

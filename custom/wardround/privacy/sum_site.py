@@ -9,8 +9,8 @@ reveal   decrypt -> check the tags -> unpack -> mean of all sites; the grid of t
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from wardround.arrays import Array, Arrays, Layout
 from wardround.errors import RoundRefused
-from wardround.privacy import statements
+from wardround.privacy import durable, statements
 from wardround.privacy.bfv import Cipher
 from wardround.privacy.collector import words_of
 from wardround.privacy.fixed_point import Grid, decode, encode, first_grid, mean_of, next_grid
@@ -82,14 +82,15 @@ class SumSite:
             residual = self._read(round_ - 1, "residual") if self.holds(round_ - 1) else None
             draws = stream(self.seed, "rounding", self.participant.name, round_)
             coded = encode(grid, update, residual, self.protection.weight(patients), patients, draws)
-            with _replacing(self._held(round_)) as file:
-                np.savez(
-                    file,
-                    fields=coded.fields.astype(np.int16),
-                    residual=coded.residual,
-                    clipped=coded.clipped,
-                    said=json.dumps(said),
-                )
+            file = io.BytesIO()
+            np.savez(
+                file,
+                fields=coded.fields.astype(np.int16),
+                residual=coded.residual,
+                clipped=coded.clipped,
+                said=json.dumps(said),
+            )
+            durable.write(self._held(round_), file.getvalue())
             self._held(round_ - 2).unlink(missing_ok=True)
         clipped, values = int(self._read(round_, "clipped")), self.grid(round_).fields
         return {"values": values, "clipped": clipped, "bits": self.protection.bits}
@@ -228,25 +229,5 @@ class SumSite:
     def _save_grid(self, round_: int, grid: Grid) -> None:
         layout = grid.layout
         said = {"names": layout.names, "shapes": layout.shapes, "bits": grid.bits, "exponents": grid.exponents}
-        with _replacing(self.folder / f"grid-{round_:05d}.json") as file:
-            file.write(json.dumps({**said, "weighted": grid.weighted}).encode())
-
-
-class _replacing:  # noqa: N801 - a context manager that reads like a verb
-    """Write a file so that a crash leaves the old one or the new one."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._new = path, path.with_suffix(".new")
-
-    def __enter__(self) -> Any:
-        self._file = self._new.open("wb")
-        return self._file
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        if kind is None:
-            self._new.replace(self._path)
-        else:
-            self._new.unlink()
+        path, content = self.folder / f"grid-{round_:05d}.json", json.dumps({**said, "weighted": grid.weighted})
+        durable.write(path, content.encode())
