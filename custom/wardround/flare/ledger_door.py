@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, final, runtime_checkable
 
@@ -18,7 +19,7 @@ from wardround import __version__
 from wardround.arrays import Arrays
 from wardround.errors import ConfigRefused, ReleaseRefused
 from wardround.flare import places
-from wardround.privacy.accounting import claim, require_meaningful
+from wardround.privacy.accounting import Claim, claim, require_meaningful
 from wardround.privacy.budget import FILE, Budget, Limit, read_budget
 from wardround.privacy.dp_sgd import PatientDP
 from wardround.privacy.ledger import Job, Ledger
@@ -90,7 +91,7 @@ class PatientRelease:
 
 def reserve(mechanism: Charged, fl_ctx: FLContext, say: Callable[[str], None]) -> None:
     """Reserve the whole job; no budget, too little budget, no privacy claim at all (epsilon > 100): refused."""
-    whole = claim([mechanism.plan()], mechanism.unit, mechanism.delta)
+    whole = _claim(mechanism.plan(), mechanism.unit, mechanism.delta)
     require_meaningful(whole.epsilon, mechanism.accept_vacuous)
     ledger = Ledger(_local(fl_ctx))
     ledger.reserve(_job(fl_ctx), {KEY: mechanism.plan()}, _budget(mechanism, fl_ctx, say))
@@ -119,11 +120,17 @@ def spend(mechanism: Any, numbers: Mapping[str, float | None], fl_ctx: FLContext
     return {"ledger_entry": entry.n}
 
 
+@lru_cache
+def _claim(release: Release, unit: Unit, delta: float) -> Claim:
+    """Return what one release claims, composed once however often a round asks."""
+    return claim([release], unit, delta)
+
+
 def _budget(mechanism: Charged, fl_ctx: FLContext, say: Callable[[str], None]) -> Budget:
     path = _local(fl_ctx) / FILE
     if path.is_file() or not places.in_simulator(fl_ctx):
         return read_budget(path)
-    cost = claim([mechanism.plan()], mechanism.unit, mechanism.delta).epsilon
+    cost = _claim(mechanism.plan(), mechanism.unit, mechanism.delta).epsilon
     say(
         f"NO BUDGET CONFIGURED: this simulated site allows what the job asks for, epsilon {cost:.3g} per {mechanism.unit}"
     )
