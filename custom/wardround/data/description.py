@@ -1,0 +1,264 @@
+"""Floor 2: a folder of labelled images says what it holds: dataset.json and one table, a row per case.
+
+    dataset.json   {"kind": "classification", "classes": ["a", "b"], "modalities": ["t1"], "columns": [...], ...}
+    cases.csv      case,patient,label,t1,age [years],sex     a cell of a modality is a file, or empty: not acquired
+
+The folder is what `data` in the site's file names. `Spec` is the part that every site of a job must have in common.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from wardround.data.ehr import Table
+from wardround.data.ehr_columns import column_from_json
+from wardround.data.partition_files import replace_text
+from wardround.data.pictures import Grid
+from wardround.errors import ConfigRefused, DataRefused
+
+FILE = "dataset.json"
+KIND = "classification"
+FIXED = ("case", "patient", "label")
+LARGEST = 512
+_KEYS = ("kind", "classes", "modalities", "columns", "size", "depth", "span", "images", "table", "units")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a classifier is given, the same at all sites: the classes and modalities in order, the columns of the
+    record, the grid of the images.
+    """
+
+    classes: tuple[str, ...]
+    modalities: tuple[str, ...]
+    table: Table = field(default_factory=Table)
+    grid: Grid = field(default_factory=lambda: Grid(128))
+
+    def __post_init__(self) -> None:
+        taken = {*FIXED, *(n.casefold() for c in self.table.columns for n in (c.name, *c.aliases))}
+        grid = self.grid
+        wrong = [] if _names(self.classes, 2) else [f"classes {self.classes}"]
+        wrong += [] if _names(self.modalities, 1) else [f"modalities {self.modalities}"]
+        wrong += [f"the modality {m!r} is the name of a column, too" for m in self.modalities if m.casefold() in taken]
+        sound = 8 <= grid.size <= LARGEST and 1 <= grid.depth <= LARGEST and 0 < grid.span <= 1
+        wrong += [] if sound else [f"size {grid.size}, depth {grid.depth}, span {grid.span}"]
+        if wrong:
+            raise ConfigRefused(
+                "the description of labelled images",
+                found="; ".join(wrong),
+                expected=f"two classes and one modality at least, each name once; size 8..{LARGEST}, depth 1..{LARGEST}, "
+                "span above 0 and at most 1",
+                fix="correct the description",
+            )
+
+    def require(self, wanted: Spec, where: str) -> None:
+        """Raise ConfigRefused with the first difference, unless this is what the job wants."""
+        pairs = {
+            "classes": (self.classes, wanted.classes),
+            "modalities": (self.modalities, wanted.modalities),
+            "columns": (self.table.columns, wanted.table.columns),
+            "size, depth, span": (self.grid, wanted.grid),
+        }
+        for what, (found, expected) in pairs.items():
+            if found != expected:
+                raise ConfigRefused(
+                    f"{what} of {where}",
+                    found=str(found),
+                    expected=str(expected),
+                    fix="describe the folder as the job does: numbers must mean the same at every site",
+                )
+
+
+@dataclass(frozen=True)
+class Description:
+    """A folder of labelled images: its spec, where files are, and the units of its table where the header has none."""
+
+    spec: Spec
+    images: Path
+    table: Path
+    units: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case; label "" if nobody knows it, `images` modality -> file ("" or absent: not acquired), `record` column
+    name -> cell.
+    """
+
+    case: str
+    patient: str
+    label: str
+    images: Mapping[str, str]
+    record: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_labelled(folder: Path) -> bool:
+    """Return whether the folder's dataset.json says that it is one of labelled images; no file, or no JSON: False."""
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == KIND
+
+
+def read_description(folder: Path) -> Description:
+    """Return what dataset.json says; relative `images` (default: the folder) and `table` (default: cases.csv) count
+    from the folder.
+
+    no file, no JSON object, unknown or repeated key, wrong type or value, folder or table missing: ConfigRefused
+    """
+    file = folder.resolve() / FILE
+    content = _read(file)
+    unknown = sorted(content.keys() - set(_KEYS))
+    if unknown:
+        raise _refused(file, f"unknown key {', '.join(map(repr, unknown))}", f"only {', '.join(_KEYS)}")
+    if content.get("kind") != KIND:
+        raise _refused(file, f"'kind' is {content.get('kind')!r}", f"'kind': {KIND!r}")
+    for key, check in _CHECKS.items():
+        if (key in content or key in ("classes", "modalities")) and not check(content.get(key)):
+            raise _refused(file, f"{key!r} is absent or of a wrong type", "the types of the example")
+    spec = Spec(
+        classes=tuple(content["classes"]),
+        modalities=tuple(content["modalities"]),
+        table=Table(tuple(column_from_json(one, str(file)) for one in content.get("columns", []))),
+        grid=Grid(content.get("size", 128), content.get("depth", 1), float(content.get("span", 0.5))),
+    )
+    images = (file.parent / Path(content.get("images", ".")).expanduser()).resolve()
+    table = (file.parent / Path(content.get("table", "cases.csv")).expanduser()).resolve()
+    if not images.is_dir() or not table.is_file():
+        gone = f"'images': no folder {images}" if not images.is_dir() else f"'table': no file {table}"
+        raise _refused(file, gone, "an existing folder and table; relative paths count from this file")
+    return Description(spec, images, table, content.get("units", {}))
+
+
+def read_rows(table: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """Return (header, rows) of a CSV file in UTF-8, cells without surrounding blanks; empty lines are skipped.
+
+    not readable, no header, a header twice or empty, a row with more or fewer cells than the header: DataRefused
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            lines = [[cell.strip() for cell in line] for line in csv.reader(stream, strict=True) if any(line)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _bad_table(
+            table, type(error).__name__, "a readable CSV file in UTF-8, cells separated by commas"
+        ) from error
+    header = tuple(lines[0]) if lines else ()
+    if not header or "" in header or len({name.casefold() for name in header}) < len(header):
+        raise _bad_table(table, "no header, or an empty or repeated name in it", "a header line, every name once")
+    uneven = sum(len(line) != len(header) for line in lines[1:])
+    if uneven:
+        raise _bad_table(table, f"{uneven} rows with another number of cells than the header", "one cell per column")
+    return header, [dict(zip(header, line, strict=True)) for line in lines[1:]]
+
+
+def write_folder(folder: Path, description: Description, rows: Sequence[Row]) -> Path:
+    """Write dataset.json and cases.csv (for this user only: they hold patients' data) and return the folder.
+
+    `description.table` is not used: the table is written into the folder. Units are those of the columns.
+    """
+    spec = description.spec
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow([*FIXED, *spec.modalities, *(column.header for column in spec.table.columns)])
+    for row in rows:
+        images = [row.images.get(m, "") for m in spec.modalities]
+        record = [row.record.get(column.name, "") for column in spec.table.columns]
+        out.writerow([row.case, row.patient, row.label, *images, *record])
+    content = {
+        "kind": KIND,
+        "classes": list(spec.classes),
+        "modalities": list(spec.modalities),
+        "size": spec.grid.size,
+        "depth": spec.grid.depth,
+        "span": spec.grid.span,
+        "images": str(description.images),
+        "columns": [column.as_json() for column in spec.table.columns],
+    }
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, body in {"cases.csv": text.getvalue(), FILE: json.dumps(content, indent=1) + "\n"}.items():
+        replace_text(folder / name, body)
+        (folder / name).chmod(0o600)
+    return folder
+
+
+def file_of(cell: str) -> PurePosixPath | None:
+    """Return the relative path in a cell of the table, None for one that leaves the folder of the images."""
+    path = PurePosixPath(cell.replace("\\", "/"))
+    return None if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] else path
+
+
+def _read(file: Path) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            raise ValueError("the same key twice in one object")
+        return content
+
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+    except OSError as error:
+        raise _refused(file, error.strerror or type(error).__name__, "a readable JSON file") from error
+    except (ValueError, RecursionError) as error:
+        raise _refused(file, f"no JSON: {error}", "one JSON object in UTF-8") from error
+    if not isinstance(content, dict):
+        raise _refused(file, f"a JSON {type(content).__name__}", "one JSON object")
+    return content
+
+
+def _names(names: Sequence[str], fewest: int) -> bool:
+    return fewest <= len(names) == len({n.casefold() for n in names}) and all(n and n == n.strip() for n in names)
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _list(value: object) -> bool:
+    return isinstance(value, list)
+
+
+def _units(value: object) -> bool:
+    return isinstance(value, dict) and all(_text(one) for one in value.values())
+
+
+_CHECKS: dict[str, Callable[[object], bool]] = {
+    "classes": _texts,
+    "modalities": _texts,
+    "columns": _list,
+    "size": _whole,
+    "depth": _whole,
+    "span": _number,
+    "images": _text,
+    "table": _text,
+    "units": _units,
+}
+
+
+def _refused(file: Path, found: str, expected: str) -> ConfigRefused:
+    example = {"kind": KIND, "classes": ["benign", "malignant"], "modalities": ["t1ce"], "size": 128, "columns": []}
+    return ConfigRefused(
+        f"the description {file}", found=found, expected=expected, fix=f"write it like {json.dumps(example)}"
+    )
+
+
+def _bad_table(table: Path, found: str, expected: str) -> DataRefused:
+    return DataRefused(f"the table {table}", found=found, expected=expected, fix="correct the table")

@@ -1,0 +1,172 @@
+"""Floor 2: rows of a patient record (EHR) as numbers, with a flag for every number that is known.
+
+Scaling is robust and public: (x - middle) / half of the column's public range, limited to +-3. Fitting the scale
+federatedly was not chosen: see ehr_columns.py. A missing value is 0 (the middle of the range, no category) with
+`known` false; a network must be given both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wardround.data.ehr_columns import MISSING, Column, conversion, same_unit
+from wardround.errors import ConfigRefused, DataRefused
+
+LIMIT = 3.0
+IMPLAUSIBLE = 10.0
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_HEADER = re.compile(r"(?P<name>[^\[\]]*[^\[\]\s])\s*\[(?P<unit>[^\[\]]*)\]")
+
+Values = NDArray[np.float32]
+Known = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns of the record, in the order of the features; no columns: F = 0, no record is used."""
+
+    columns: tuple[Column, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [name.casefold() for column in self.columns for name in (column.name, *column.aliases)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigRefused(
+                "the columns of the record",
+                found=f"{twice[0]!r} twice (names and aliases count, upper and lower case are the same)",
+                expected="every name once",
+                fix="rename one of them",
+            )
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the F numbers of a row."""
+        return tuple(feature for column in self.columns for feature in column.features)
+
+    def digest(self) -> str:
+        """Return a hash of all columns (without aliases): equal at two sites if and only if their numbers mean the
+        same.
+        """
+        content = json.dumps([replace(column, aliases=()).as_json() for column in self.columns], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def read(
+        self, rows: Sequence[Mapping[str, str]], header: Sequence[str], units: Mapping[str, str], where: str
+    ) -> tuple[Values, Known]:
+        """Return values float32 [N, F] and known bool [N, F] of N rows (header -> cell); both 0 where a value is
+        missing (empty, NA, N/A, NaN, null).
+
+        A unit is what the header says (`crp [mg/l]`), or what `units` says for the column; if neither does, it is
+        taken to be the column's. A unit that differs by a fixed factor (mg/dl, mg/l) is converted, if it is stated.
+        a column absent | its header twice | another unit, or header and `units` that contradict | no number, no
+        known category | a number more than 10 half ranges from the middle, probably another unit: DataRefused, with
+        column and count, never the value. A unit that makes values too small (a tenth) cannot be noticed: state it.
+        `units` for a column that is not numeric or not here: DataRefused
+        """
+        strangers = sorted(set(units) - {c.name for c in self.columns if c.kind == "numeric"})
+        if strangers:
+            raise _refused(where, "units", f"a unit for {strangers[0]!r}", "units of numeric columns only")
+        parts = [self._column(column, rows, header, units, where) for column in self.columns]
+        values = np.concatenate([np.zeros((len(rows), 0), np.float32), *(v for v, _ in parts)], axis=1)
+        known = np.concatenate([np.zeros((len(rows), 0), bool), *(k for _, k in parts)], axis=1)
+        return values, known
+
+    def _column(
+        self,
+        column: Column,
+        rows: Sequence[Mapping[str, str]],
+        header: Sequence[str],
+        units: Mapping[str, str],
+        where: str,
+    ) -> tuple[Values, Known]:
+        name, factor = _find(column, header, units.get(column.name), where)
+        cells = [row[name].strip() for row in rows]
+        if column.kind == "categorical":
+            return _one_hot(column, cells, where)
+        return _scaled(column, cells, factor, where)
+
+
+def _find(column: Column, header: Sequence[str], unit: str | None, where: str) -> tuple[str, float]:
+    """Return the column's name in the file, and the factor from the file's unit to the column's."""
+    wanted = {name.casefold() for name in (column.name, *column.aliases)}
+    found = []
+    for title in header:
+        match = _HEADER.fullmatch(title.strip())
+        plain, stated = (match["name"], match["unit"].strip()) if match else (title.strip(), None)
+        if plain.casefold() in wanted:
+            found.append((title, stated))
+    if len(found) != 1:
+        count = "no such column" if not found else f"{len(found)} columns of this name"
+        expected = f"one column {column.header!r}; a site that never measured it has it with empty cells"
+        raise _refused(where, column.name, count, expected)
+    title, stated = found[0]
+    if column.kind == "categorical":
+        if stated is not None:
+            raise _refused(where, column.name, f"the unit {stated!r}", "categories, without a unit")
+        return title, 1.0
+    if stated is not None and unit is not None and same_unit(stated) != same_unit(unit):
+        raise _refused(where, column.name, f"{stated!r} in the header and {unit!r} in 'units'", "one unit")
+    given = stated if stated is not None else unit
+    factor = 1.0 if given is None else conversion(given, column.unit)
+    if factor is None:
+        raise _refused(where, column.name, f"the unit {given!r}", f"the unit {column.unit!r}, or a multiple of it")
+    return title, factor
+
+
+def _one_hot(column: Column, cells: Sequence[str], where: str) -> tuple[Values, Known]:
+    place = {category.casefold(): k for k, category in enumerate(column.categories)}
+    values = np.zeros((len(cells), len(place)), np.float32)
+    known = np.zeros((len(cells), len(place)), bool)
+    strange = 0
+    for i, cell in enumerate(cells):
+        k = place.get(cell.casefold())
+        if k is not None:
+            values[i, k], known[i] = 1, True
+        elif cell.casefold() not in MISSING:
+            strange += 1
+    if strange:
+        expected = f"one of {', '.join(column.categories)}, or empty"
+        raise _refused(where, column.name, f"{strange} of {len(cells)} cells that are no known category", expected)
+    return values, known
+
+
+def _scaled(column: Column, cells: Sequence[str], factor: float, where: str) -> tuple[Values, Known]:
+    limits = {"inf": np.inf, "+inf": np.inf, "-inf": -np.inf} if column.censored else {}
+    raw = np.full(len(cells), np.nan)
+    strange = 0
+    for i, cell in enumerate(cells):
+        text = cell.casefold()
+        if text in limits:
+            raw[i] = limits[text]
+        elif _NUMBER.fullmatch(text):
+            raw[i] = float(text) * factor
+        elif text not in MISSING:
+            strange += 1
+    if strange:
+        raise _refused(
+            where, column.name, f"{strange} of {len(cells)} cells that are no number", "numbers like 3.5, or empty"
+        )
+    scaled = (raw - (column.low + column.high) / 2) / ((column.high - column.low) / 2)
+    known = ~np.isnan(raw)
+    far = int(np.count_nonzero(np.abs(scaled[np.isfinite(scaled)]) > IMPLAUSIBLE))
+    if far:
+        found = f"{far} of {int(known.sum())} values more than ten times the public range away: probably another unit"
+        raise _refused(where, column.name, found, f"{column.low:g} .. {column.high:g} {column.unit}, roughly")
+    values = np.where(known, np.clip(scaled, -LIMIT, LIMIT), 0).astype(np.float32)
+    return values[:, None], known[:, None]
+
+
+def _refused(where: str, column: str, found: str, expected: str) -> DataRefused:
+    return DataRefused(
+        f"the column {column!r} of {where}",
+        found=found,
+        expected=expected,
+        fix="correct the table, or state the unit in the header, as in `crp [mg/l]`",
+    )

@@ -1,0 +1,178 @@
+"""Floor 2: a site's cohort for classification: images, a record and one class per patient.
+
+A class that no patient of a site has, and a site with a single class, are facts, not errors: the index of a class comes
+from the description, the same everywhere, and `class_counts` says 0. Whoever computes a metric that needs two classes
+must look there and leave the number out; a site of one class can train, its loss is defined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wardround.data.cache import silent
+from wardround.data.description import FIXED, Description, Spec, file_of, read_description, read_rows
+from wardround.data.ehr import Known, Values
+from wardround.data.pack import Pictures, load, open_pack
+from wardround.data.refusals import refuse_together
+from wardround.data.site_config import SiteConfig
+from wardround.errors import ConfigRefused, DataRefused
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some cases. B of them, M modalities in the order of the spec, F features of the record.
+
+    images   float32 [B, M, H, W] or [B, M, D, H, W], normalised each; a missing modality is all zeros
+    present  bool [B, M] | values float32 [B, F], 0 where missing | known bool [B, F] | labels int64 [B]
+    """
+
+    images: NDArray[np.float32]
+    present: NDArray[np.bool_]
+    values: Values
+    known: Known
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LabelledCohort:
+    """The labelled cases of a site.
+
+    cases       case ids, sorted
+    patients    case -> patient (as `split_patients` wants it)
+    labels      case -> index into spec.classes; all cases of a patient have the same
+    present     bool [N, M], values and known [N, F]: rows in the order of `cases`
+    unlabelled  cases that the table has without a label: not in the cohort
+    pack        the decoded images (pack.py)
+    """
+
+    spec: Spec
+    cases: tuple[str, ...]
+    patients: Mapping[str, str]
+    labels: Mapping[str, int]
+    present: NDArray[np.bool_]
+    values: Values
+    known: Known
+    unlabelled: int
+    pack: Path
+
+    @property
+    def label_kind(self) -> str:
+        return "classes"
+
+    @property
+    def modalities(self) -> dict[str, int]:
+        """Modality -> number of cases that have it."""
+        return {m: int(n) for m, n in zip(self.spec.modalities, self.present.sum(axis=0), strict=True)}
+
+    def class_counts(self, cases: Sequence[str] | None = None) -> dict[str, int]:
+        """Return class -> number of PATIENTS among the cases (None: all); 0 for a class that is absent."""
+        of = {self.patients[case]: self.labels[case] for case in (self.cases if cases is None else cases)}
+        return {name: sum(label == k for label in of.values()) for k, name in enumerate(self.spec.classes)}
+
+    def batch(self, cases: Sequence[str]) -> Batch:
+        """Return the cases in this order.
+
+        none: a batch of length 0 | case not in `cases`: KeyError | pack gone since the cohort was opened: DataRefused
+        """
+        place = {case: i for i, case in enumerate(self.cases)}
+        rows = np.array([place[case] for case in cases], np.int64)
+        return Batch(
+            images=load(self.pack)[rows].astype(np.float32),
+            present=self.present[rows],
+            values=self.values[rows],
+            known=self.known[rows],
+            labels=np.array([self.labels[case] for case in cases], np.int64),
+        )
+
+
+def open_labelled(
+    config: SiteConfig, cache_dir: Path, progress: Callable[[str], None] = silent, wanted: Spec | None = None
+) -> LabelledCohort:
+    """Return the cohort that config.data describes (description.py); images not yet in cache_dir are decoded now.
+
+    wanted: what the job needs; a description that differs: ConfigRefused
+    config.cases: only these; one that is not in the table: DataRefused | rows without a label: left out and counted
+    config.patient_pattern or config.labels set: ConfigRefused, the table says both
+    column absent or in another unit: see ehr.py | case or patient empty, a case twice, a label that is no class, a
+    patient with two labels, a case without any image, an image outside the folder, no labelled case: DataRefused
+    """
+    description = read_description(config.data)
+    if wanted is not None:
+        description.spec.require(wanted, str(config.data))
+    if config.patient_pattern is not None or config.labels != "auto":
+        raise ConfigRefused(
+            "the site's file",
+            found="'patient_pattern' or 'labels' for a folder of labelled images",
+            expected="neither: the table has a column for patient and label",
+            fix="remove the key",
+        )
+    header, rows = read_rows(description.table)
+    rows, unlabelled = _checked(description, header, rows, config.cases)
+    values, known = description.spec.table.read(rows, header, description.units, str(description.table))
+    pictures = _pictures(description, rows)
+    if unlabelled:
+        progress(f"{unlabelled} cases have no label and are left out")
+    which = f"{config.data.resolve()}\0{config.cases}"
+    return LabelledCohort(
+        spec=description.spec,
+        cases=tuple(row["case"] for row in rows),
+        patients={row["case"]: row["patient"] for row in rows},
+        labels={row["case"]: description.spec.classes.index(row["label"]) for row in rows},
+        present=np.array([[file is not None for file in one.files] for one in pictures]),
+        values=values,
+        known=known,
+        unlabelled=unlabelled,
+        pack=open_pack(pictures, description.spec.grid, cache_dir, which, progress),
+    )
+
+
+def _checked(
+    description: Description, header: Sequence[str], rows: list[dict[str, str]], only: Sequence[str] | None
+) -> tuple[list[dict[str, str]], int]:
+    """Return the labelled rows sorted by case, and how many have no label."""
+    where, spec = f"the table {description.table}", description.spec
+    absent = [name for name in (*FIXED, *spec.modalities) if name not in header]
+    if absent:
+        raise _refused(where, f"no column {absent[0]!r}", f"the columns {', '.join((*FIXED, *spec.modalities))}")
+    lost = set(only or ()) - {row["case"] for row in rows}
+    if lost:
+        raise _refused(where, f"no row for {len(lost)} cases that the site's file names", "a row for each of them")
+    kept = sorted((row for row in rows if only is None or row["case"] in only), key=lambda row: row["case"])
+    empty = sum(not row["case"] or not row["patient"] for row in kept)
+    twice = len(kept) - len({row["case"] for row in kept})
+    if empty or twice:
+        raise _refused(where, f"{empty} rows without case or patient, {twice} cases more than once", "each case once")
+    strange = sum(row["label"] not in ("", *spec.classes) for row in kept)
+    if strange:
+        raise _refused(where, f"{strange} labels that are no class", f"one of {', '.join(spec.classes)}, or empty")
+    labelled = [row for row in kept if row["label"]]
+    pairs = {(row["patient"], row["label"]) for row in labelled}
+    two = len(pairs) - len({patient for patient, _ in pairs})
+    if two or not labelled:
+        found = f"{two} patients with two labels" if two else f"no case with a label ({len(kept)} without)"
+        raise _refused(where, found, "one label per patient, and patients with a label")
+    return labelled, len(kept) - len(labelled)
+
+
+def _pictures(description: Description, rows: Sequence[Mapping[str, str]]) -> list[Pictures]:
+    problems: list[DataRefused] = []
+    found = []
+    for row in rows:
+        cells = [row[modality] for modality in description.spec.modalities]
+        files = [file_of(cell) if cell else None for cell in cells]
+        outside = any(cell and file is None for cell, file in zip(cells, files, strict=True))
+        if outside or not any(files):
+            what = "an image outside the folder of the images" if outside else "no image in any modality"
+            problems.append(_refused(f"case {row['case']!r}", what, "a path below 'images', for one modality at least"))
+        found.append(Pictures(row["case"], tuple(None if f is None else description.images / f for f in files)))
+    refuse_together(problems, str(description.table))
+    return found
+
+
+def _refused(what: str, found: str, expected: str) -> DataRefused:
+    return DataRefused(what, found=found, expected=expected, fix="correct the table")

@@ -1,0 +1,156 @@
+"""Floor 2: one image file as a small plane or slab of fixed size: PNG, JPEG or NIfTI.
+
+Pictures are read with Pillow (matplotlib depends on it). Colour becomes grey; EXIF rotation is not applied. Files are
+scaled to the size by area (each pixel is the mean of what it covers), the longer side fills it, the rest is padded
+with the darkest value. Pixel spacing is not used.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wardround.data.nifti import read_scan
+from wardround.errors import DataRefused
+
+Field = NDArray[np.float32]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".nii", ".nii.gz")
+FEWEST_PIXELS, MOST_PIXELS = 8, 8192
+DARK = 0.1
+CLIP_PERCENTILES = (0.5, 99.5)
+CLIP = 5.0
+_GREY = ("L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+_COLOUR = ("1", "P", "LA", "RGB", "RGBA")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What every image is brought to: [size, size], or a slab [depth, size, size] of a volume.
+
+    depth  1: a plane; above 1 only for NIfTI volumes
+    span   depth above 1: the planes are evenly spaced over this middle part of the stack (0.5: from a quarter to
+           three quarters); fixed, so no mask and no label has a say in which planes are taken
+    """
+
+    size: int
+    depth: int = 1
+    span: float = 0.5
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[size, size] or [depth, size, size]."""
+        return (self.size, self.size) if self.depth == 1 else (self.depth, self.size, self.size)
+
+
+def read_picture(case: str, path: Path, grid: Grid) -> Field:
+    """Return the file as float32 of grid.shape, normalised.
+
+    A NIfTI volume gives its middle plane along the third axis (RAS), or a slab (see Grid). A plane of a NIfTI file
+    is [left-right, back-front].
+    another suffix, unreadable, not finite, constant, a side outside 8..8192 pixels, a picture where a slab is asked
+    for: DataRefused
+    """
+    name = path.name.lower()
+    if not name.endswith(SUFFIXES):
+        raise _refused(case, path, "another kind of file", f"a name in {', '.join(SUFFIXES)}")
+    if name.endswith((".nii", ".nii.gz")):
+        raw = planes(np.asarray(read_scan(case, path, None, np.float32).data, np.float32), grid)
+    elif grid.depth > 1:
+        raise _refused(case, path, f"a picture, for a slab of {grid.depth} planes", "a NIfTI volume, or depth 1")
+    else:
+        raw = decode(case, path)
+    if not np.isfinite(raw).all():
+        raise _refused(case, path, "pixels that are not finite (NaN or inf)", "finite intensities")
+    result = normalise(shrink(raw, grid.size))
+    if not result.any():
+        raise _refused(case, path, "a constant image", "an image with contrast; or leave the cell of the table empty")
+    return pad(result, grid.size)
+
+
+def planes(volume: Field, grid: Grid) -> Field:
+    """Return the planes [H, W] or [D, H, W] of a volume [H, W, N] that the grid names; N below depth: planes repeat."""
+    middle = 0.5 * (volume.shape[2] - 1)
+    if grid.depth == 1:
+        return np.asarray(volume[:, :, int(middle)], np.float32)
+    away = np.linspace(-grid.span, grid.span, grid.depth) * middle
+    return np.moveaxis(volume[:, :, np.rint(middle + away).astype(int)], 2, 0)
+
+
+def shrink(raw: Field, size: int) -> Field:
+    """Return [..., H, W] scaled by area so that the longer side is `size`; the mean of a square image stays."""
+    h, w = raw.shape[-2:]
+    scale = size / max(h, w)
+    rows, columns = (_overlap(n, max(1, round(n * scale))) for n in (h, w))
+    return np.asarray(rows @ raw @ columns.T, np.float32)
+
+
+def normalise(raw: Field) -> Field:
+    """Return (raw - mean) / standard deviation, within +-5; both taken over what is not dark, between its 0.5 and
+    99.5 percentiles.
+
+    Dark is whatever lies below a tenth of the way from the 1st to the 99th percentile: air, or a black frame.
+    a * raw + b with a > 0: the same result up to rounding | constant: all zeros
+    """
+    low, high = np.percentile(raw, (1, 99))
+    inside = raw[raw >= low + DARK * (high - low)].astype(np.float64)
+    values = np.clip(inside, *np.percentile(inside, CLIP_PERCENTILES))
+    deviation = float(values.std())
+    if deviation <= 1e-6 * max(abs(float(values.mean())), 1e-30):
+        values, deviation = raw.astype(np.float64), float(raw.std())
+    if deviation <= 1e-6 * max(abs(float(values.mean())), 1e-30):
+        return np.zeros(raw.shape, np.float32)
+    return np.asarray(np.clip((raw - values.mean()) / deviation, -CLIP, CLIP), np.float32)
+
+
+def pad(image: Field, size: int) -> Field:
+    """Return [..., size, size] with the image in the middle and its darkest value around it."""
+    h, w = image.shape[-2:]
+    result = np.full((*image.shape[:-2], size, size), image.min(), np.float32)
+    top, left = (size - h) // 2, (size - w) // 2
+    result[..., top : top + h, left : left + w] = image
+    return result
+
+
+def decode(case: str, path: Path) -> Field:
+    """Return the pixels [H, W] of a PNG or JPEG file in grey; unreadable, another mode or size: DataRefused"""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(path.read_bytes()), formats=("PNG", "JPEG")) as picture:
+            if not all(FEWEST_PIXELS <= n <= MOST_PIXELS for n in picture.size):
+                found = f"{picture.size[0]} x {picture.size[1]} pixels"
+                raise _refused(case, path, found, f"{FEWEST_PIXELS} to {MOST_PIXELS} pixels per side")
+            if picture.mode not in _GREY + _COLOUR:
+                raise _refused(case, path, f"a picture of mode {picture.mode}", "grey or RGB")
+            grey = picture if picture.mode in _GREY else picture.convert("L")
+            return np.asarray(grey, np.float32)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        found = getattr(error, "strerror", None) or f"not readable ({type(error).__name__})"
+        raise _refused(case, path, str(found), "a complete PNG or JPEG picture") from error
+
+
+def write_picture(path: Path, image: NDArray[np.uint16]) -> None:
+    """Write [H, W] as a grey PNG of 16 bits; its folder is made."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, format="PNG", compress_level=1)
+
+
+def _overlap(before: int, after: int) -> Field:
+    """Return [after, before]: the share of each old pixel in each new one; rows have sum 1."""
+    edges = np.arange(after + 1) * (before / after)
+    start = np.arange(before)
+    shared = np.minimum(edges[1:, None], start + 1) - np.maximum(edges[:-1, None], start)
+    return np.asarray(np.clip(shared, 0, None) * (after / before), np.float32)
+
+
+def _refused(case: str, path: Path, found: str, expected: str) -> DataRefused:
+    return DataRefused(
+        f"case {case!r}, file {path.name}", found=found, expected=expected, fix="copy or export the file again"
+    )
