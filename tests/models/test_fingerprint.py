@@ -27,6 +27,11 @@ def test_every_other_architecture_differs():
         UNet3d((8, 16), residual_units=2),
         SegResNet3d(8),
         SegResNet3d(8, norm="instance"),
+        UNet3d((8, 16), adapter_rank=1),
+        UNet3d((8, 16), adapter_rank=2),
+        SegResNet3d(8, adapter_rank=1),
+        UNet3d((8, 16), ehr_columns=1),
+        UNet3d((8, 16), ehr_columns=2),
     ]
     found = [fingerprint(spec) for spec in specs]
     assert len(set(found)) == len(specs)

@@ -139,3 +139,32 @@ def test_half_precision_on_a_gpu_stays_near_float32():
     assert b[1].dtype == torch.float32
     assert a[0] == pytest.approx(b[0], rel=0.02)
     assert torch.cosine_similarity(a[1], b[1], dim=0) > 0.98
+
+
+class Choosing(nn.Module):
+    """Uses one of its two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)])
+        self.chosen = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers[self.chosen](x)
+
+
+def test_what_a_step_does_not_use_has_gradient_zero_whatever_the_step_before():
+    model, x = FlatModel(Choosing()), torch.ones(3, 2)
+    first = model.gradient(model.vector, x, torch.sum)[1].clone()
+    model.module.chosen = 1
+    second = model.gradient(model.vector, x, torch.sum)[1]
+    assert first.tolist() == [3, 3, 3, 0, 0, 0]
+    assert second.tolist() == [0, 0, 0, 3, 3, 3]
+    assert [block.grad.flatten()[0].item() for block in model.module.parameters()] == [0, 0, 3, 3]
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (1, 4, 2), (1, 3, 4, 2)])
+def test_one_sample_that_is_no_volume(shape):
+    model = FlatModel(nn.Linear(2, 1))
+    torch.testing.assert_close(model.gradient(model.vector, torch.ones(shape), torch.mean)[1], torch.ones(3))
+    assert model.outputs(model.vector, torch.ones(shape)).shape == (*shape[:-1], 1)

@@ -12,6 +12,8 @@ SPECS = [
     UNet3d((8, 16), residual_units=0, norm="group", dropout=0.1),
     SegResNet3d(filters=4),
     SegResNet3d(filters=8, norm="instance", dropout=0.2),
+    UNet3d((8, 16), dropout=0.1, adapter_rank=2),
+    SegResNet3d(filters=4, adapter_rank=9),
 ]
 
 
@@ -77,6 +79,15 @@ def test_activations_stay_channels_last():
         lambda: UNet3d(residual_units=-1),
         lambda: UNet3d(norm="batch"),  # type: ignore[arg-type]
         lambda: UNet3d(dropout=1.0),
+        lambda: UNet3d(adapter_rank=-1),
+        lambda: UNet3d(adapter_rank=True),
+        lambda: UNet3d(adapter_rank=1.0),  # type: ignore[arg-type]
+        lambda: UNet3d(adapter_rank=None),  # type: ignore[arg-type]
+        lambda: UNet3d(ehr_columns=-1),
+        lambda: UNet3d(ehr_columns=True),
+        lambda: UNet3d(ehr_columns=None),  # type: ignore[arg-type]
+        lambda: SegResNet3d(adapter_rank=-1),
+        lambda: SegResNet3d(adapter_rank="1"),  # type: ignore[arg-type]
         lambda: SegResNet3d(filters=0),
         lambda: SegResNet3d(filters=True),
         lambda: SegResNet3d(norm="batch"),  # type: ignore[arg-type]

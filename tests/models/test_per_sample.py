@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wardround.errors import ModelRefused
+from wardround.models.adapters import adapt
 from wardround.models.flat import FlatModel
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.per_sample import TOLERANCE, PerSample
+from wardround.models.vectors import AddVector, Prepend, Scale
 
 Net = Callable[[], nn.Module]
 
@@ -95,6 +97,15 @@ def transposed(**changed: object) -> Net:
     return lambda: nn.ConvTranspose3d(**{"in_channels": 4, "out_channels": 6, "kernel_size": 3, **changed})
 
 
+def adapted(make: Net, rank: int) -> Net:
+    def made() -> nn.Module:
+        layer = make()
+        adapt(layer, rank)
+        return layer
+
+    return made
+
+
 VOLUME = (4, 7, 6, 8)
 LAYERS: dict[str, tuple[Net, tuple[int, ...]]] = {
     "conv3d": (conv(), VOLUME),
@@ -107,6 +118,9 @@ LAYERS: dict[str, tuple[Net, tuple[int, ...]]] = {
     "transposed3d": (transposed(stride=2, padding=1, output_padding=1), VOLUME),
     "transposed3d, groups": (transposed(stride=(1, 2, 2), groups=2), VOLUME),
     "transposed3d, 1": (transposed(kernel_size=1), VOLUME),
+    "conv3d, adapted": (adapted(conv(stride=2), 2), VOLUME),
+    "conv3d, 1, adapted": (adapted(conv(kernel_size=1, padding=0, bias=False), 9), VOLUME),
+    "transposed3d, adapted": (adapted(transposed(stride=2, padding=1, output_padding=1), 2), VOLUME),
     "conv2d": (lambda: nn.Conv2d(3, 5, 3, stride=2, padding=1), (3, 9, 8)),
     "transposed2d": (lambda: nn.ConvTranspose2d(3, 5, 2, stride=2), (3, 5, 4)),
     "conv1d": (lambda: nn.Conv1d(3, 5, 3, padding=1), (3, 9)),
@@ -121,6 +135,11 @@ LAYERS: dict[str, tuple[Net, tuple[int, ...]]] = {
     "prelu": (lambda: nn.PReLU(), VOLUME),
     "prelu per channel": (lambda: nn.PReLU(4), VOLUME),
     "prelu of features": (lambda: nn.PReLU(4), (4,)),
+    "added positions": (lambda: AddVector(torch.zeros(1, 4, 5)), (4, 5)),
+    "an added vector per modality": (lambda: AddVector(torch.zeros(1, 2, 1, 5)), (2, 3, 5)),
+    "prepended tokens": (lambda: Prepend(torch.zeros(1, 2, 5)), (4, 5)),
+    "scale": (lambda: Scale(torch.zeros(5)), (4, 3, 5)),
+    "scale of features": (lambda: Scale(torch.zeros(5)), (5,)),
     "called twice": (Twice, (4,)),
     "in place behind the first layer": (lambda: nn.Sequential(conv()(), nn.ReLU(inplace=True), nn.Flatten()), VOLUME),
     "a vit block": (Block, (3, 8, 8)),
@@ -151,6 +170,8 @@ NETWORKS = {
     "unet, group": UNet3d(channels=(4, 8, 16), residual_units=2, norm="group"),
     "unet, plain": UNet3d(channels=(4, 8), residual_units=0),
     "segresnet (in place)": SegResNet3d(filters=4),
+    "unet, adapters": UNet3d(channels=(4, 8), adapter_rank=2),
+    "segresnet, adapters": SegResNet3d(filters=4, adapter_rank=1),
 }
 
 
@@ -209,11 +230,12 @@ def test_the_pace_changes_time_only() -> None:
 
 @pytest.mark.parametrize("serial", [True, False])
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_a_row_is_the_same_bits_whoever_else_is_there(lanes: int, serial: bool) -> None:
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_row_is_the_same_bits_whoever_else_is_there(rank: int, lanes: int, serial: bool) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(lanes)
     try:
-        model = FlatModel(UNet3d(channels=(8, 16)).build(0))
+        model = FlatModel(UNet3d(channels=(8, 16), adapter_rank=rank).build(0))
         per_sample, images = PerSample(model, lanes), randn(7, 8, 16, 16, 16)
         per_sample._serial = serial
         images = images.contiguous(memory_format=torch.channels_last_3d)

@@ -1,15 +1,34 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from wardround.errors import ModelRefused
 from wardround.models.nets import SegResNet3d, UNet3d
-from wardround.models.specs import describe, rebuild
+from wardround.models.specs import describe, rebuild, rebuild_classifier
+from wardround.models.vit import ViTFusion
+
+VIT = ViTFusion("vit_tiny_patch16_224", 2, (4, 32, 32), 3, 2, "shared", depth=2, fusion_depth=1)
 
 
-@pytest.mark.parametrize("spec", [UNet3d(), UNet3d(channels=(4, 8), norm="group", dropout=0.1), SegResNet3d(filters=8)])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        UNet3d(),
+        UNet3d(channels=(4, 8), norm="group", dropout=0.1),
+        SegResNet3d(filters=8),
+        UNet3d(adapter_rank=2),
+        UNet3d(ehr_columns=2),
+    ],
+)
 def test_settings_survive_json(spec: UNet3d | SegResNet3d) -> None:
     assert rebuild(json.loads(json.dumps(describe(spec))), "m.npz") == spec
+
+
+def test_a_file_from_before_adapters_has_none() -> None:
+    description = describe(UNet3d((4, 8)))
+    del description["args"]["adapter_rank"]
+    assert rebuild(description, "m.npz") == UNet3d((4, 8), adapter_rank=0)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +43,7 @@ def test_settings_survive_json(spec: UNet3d | SegResNet3d) -> None:
         {"path": "UNet3d", "args": {"wings": 2}},
         {"path": "UNet3d", "args": {"channels": [4]}},
         {"path": "UNet3d", "args": {"channels": 4}},
+        {"path": "UNet3d", "args": {"adapter_rank": -1}},
         {"path": "UNet3d", "args": 4},
         {"path": ["UNet3d"], "args": {}},
     ],
@@ -31,3 +51,23 @@ def test_settings_survive_json(spec: UNet3d | SegResNet3d) -> None:
 def test_anything_else_is_refused_by_the_file_name(description: object) -> None:
     with pytest.raises(ModelRefused, match=r"m\.npz"):
         rebuild(description, "m.npz")
+
+
+def test_settings_of_a_classifier_survive_json_without_the_path_to_weights() -> None:
+    assert rebuild_classifier(json.loads(json.dumps(describe(VIT))), "m.npz") == VIT
+    assert rebuild_classifier(describe(replace(VIT, weights="/etc/passwd")), "m.npz") == VIT
+
+
+@pytest.mark.parametrize("change", [{"classes": 1}, {"size": [4]}, {"wings": 2}, {"name": ["a"]}])
+def test_other_settings_of_a_classifier_are_refused(change: dict[str, object]) -> None:
+    description = describe(VIT)
+    description["args"].update(change)
+    with pytest.raises(ModelRefused, match=r"(?s)m\.npz.*ViTFusion"):
+        rebuild_classifier(description, "m.npz")
+
+
+def test_a_network_for_another_task_is_refused() -> None:
+    with pytest.raises(ModelRefused):
+        rebuild(describe(VIT), "m.npz")
+    with pytest.raises(ModelRefused):
+        rebuild_classifier(describe(UNet3d()), "m.npz")

@@ -1,7 +1,8 @@
 """Floor 2: the fingerprint of an architecture: weights load only into the network they were trained in.
 
 Networks have the same fingerprint when the same weights give the same function in eval mode. It covers the class, every
-leaf layer with the settings that change its function (`SETTINGS`), and names, shapes and dtypes of the parameters. It
+leaf layer with the settings that change its function (`SETTINGS`; of an adapter also the digest of its fixed numbers),
+names, shapes and dtypes of the parameters, and the `signature` of a network that has one: what no single layer shows. It
 does not depend on weights, device, dropout, or on how a version of torch prints a layer.
 """
 
@@ -27,6 +28,7 @@ SETTINGS = (
     "eps",
     "scale_factor",
     "mode",
+    "down_digest",
 )
 
 
@@ -39,7 +41,8 @@ def fingerprint(network: nn.Module | Network) -> str:
         if next(part.children(), None) is None and not isinstance(part, nn.modules.dropout._DropoutNd | nn.Identity)
     ]
     blocks = [[name, list(block.shape), str(block.dtype)] for name, block in module.named_parameters()]
-    text = json.dumps([type(module).__name__, layers, blocks], separators=(",", ":"))
+    whole = [module.signature] if isinstance(getattr(module, "signature", None), str) else []
+    text = json.dumps([type(module).__name__, layers, blocks, *whole], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -45,10 +45,12 @@ class FlatModel:
         self.grad = torch.zeros_like(self.vector)
         self.half = half and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         values, grads = (torch.split(flat, list(self.layout.sizes)) for flat in (self.vector, self.grad))
-        for (_, block), value, grad in zip(named, values, grads, strict=True):
+        self._blocks = [(block, grad.view(block.shape)) for (_, block), grad in zip(named, grads, strict=True)]
+        for (block, grad), value in zip(self._blocks, values, strict=True):
             block.requires_grad_(True)
             block.data = value.view(block.shape)
-            block.grad = grad.view(block.shape)
+            block.grad = grad
+        self._spent: tuple[Tensor | None, ...] = ()
 
     def load(self, vector: Tensor) -> None:
         """Copy a vector of length layout.total into the weights (nothing to do for the model's own `vector`).
@@ -65,6 +67,15 @@ class FlatModel:
         if vector.data_ptr() != self.vector.data_ptr():
             self.vector.copy_(vector.detach())
 
+    @torch.no_grad()
+    def outputs(self, w: Tensor, images: Tensor) -> Tensor:
+        """Return float32 network(images) at w, in evaluation mode, without gradient. B = 1 on a CPU: as in `gradient`."""
+        self.load(w)
+        self.module.eval()
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
+            found = self.module(images) if len(images) > 1 else self._single(images)
+        return found.float()
+
     def gradient(
         self, w: Tensor, images: Tensor, loss_fn: Callable[[Tensor], Tensor], *, dropout_seed: int | None = None
     ) -> tuple[float, Tensor]:
@@ -72,12 +83,13 @@ class FlatModel:
 
         The gradient is `grad` itself: the next call overwrites it. The weights stay at w.
         images: float32 [B, 8, D, H, W], channels_last_3d is faster | loss_fn: float32 logits [B, 3, D, H, W] -> scalar
-        B = 1 on a CPU: a copy rides along, its logits unused (PyTorch is slow at single small volumes)
+        images: or whatever else the network takes, batch first
+        one volume on a CPU: a copy rides along, its logits unused (PyTorch is slow at single small volumes)
         dropout_seed: the same seed gives the same dropout; the global random state is left as it was
         None: dropout from the global random state
         """
         self.load(w)
-        self.grad.zero_()
+        self._spent = ()
         self.module.train()
         if dropout_seed is None:
             return self._backward(images, loss_fn)
@@ -89,11 +101,17 @@ class FlatModel:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
             logits = self.module(images) if len(images) > 1 else self._single(images)
         loss = loss_fn(logits.float())
-        loss.backward()  # type: ignore[no-untyped-call]
+        found = torch.autograd.grad(loss, [block for block, _ in self._blocks], allow_unused=True)
+        for (_, grad), own in zip(self._blocks, found, strict=True):
+            grad.zero_() if own is None else grad.copy_(own)
+        if self.device.type == "cpu":
+            self._spent = (
+                found  # kept until the next step, or glibc gives their memory back and fetches it anew each time
+            )
         return float(loss.detach()), self.grad
 
     def _single(self, images: Tensor) -> Tensor:
-        if self.device.type != "cpu":
+        if self.device.type != "cpu" or images.dim() != 5:
             return self.module(images)  # type: ignore[no-any-return]
         pair = images.repeat(2, 1, 1, 1, 1).contiguous(memory_format=torch.channels_last_3d)
         return self.module(pair)[:1]  # type: ignore[no-any-return]

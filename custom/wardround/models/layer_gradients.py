@@ -22,6 +22,9 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from wardround.models.adapters import Adapted, AdaptedConv3d, AdaptedConvTranspose3d, up_gradients
+from wardround.models.vectors import AddVector, Prepend, Scale
+
 Blocks = Mapping[str, Tensor]
 Formula = Callable[[Any, Tensor, Tensor, int], Blocks]
 
@@ -47,6 +50,11 @@ def _conv(part: _ConvNd, x: Tensor, g: Tensor, samples: int) -> Blocks:
     if part.bias is not None:
         blocks["bias"] = _by_sample(g.flatten(2).sum(2), samples)
     return blocks
+
+
+def _adapted(part: Adapted, x: Tensor, g: Tensor, samples: int) -> Blocks:
+    blocks = _conv(part, x, g, samples)
+    return {**blocks, "up": up_gradients(part, blocks["weight"])}
 
 
 def _conv_weight(part: _ConvNd, inner: Tensor, outer: Tensor, samples: int) -> Tensor:
@@ -139,6 +147,19 @@ def _prelu(part: nn.PReLU, x: Tensor, g: Tensor, samples: int) -> Blocks:
     return {"weight": _by_sample(slopes, samples)}
 
 
+def _add_vector(part: AddVector, x: Tensor, g: Tensor, samples: int) -> Blocks:
+    shared = [axis for axis in range(1, x.dim()) if part.vector.shape[axis] == 1]
+    return {"vector": _by_sample(g.sum(shared, keepdim=True) if shared else g, samples)}
+
+
+def _prepend(part: Prepend, x: Tensor, g: Tensor, samples: int) -> Blocks:
+    return {"tokens": _by_sample(g[:, : part.tokens.shape[1]], samples)}
+
+
+def _scale(part: Scale, x: Tensor, g: Tensor, samples: int) -> Blocks:
+    return {"gamma": _tokens(x * g, samples).sum(1)}
+
+
 def _by_sample(rows: Tensor, samples: int) -> Tensor:
     return rows if len(rows) == samples else rows.reshape(samples, -1, *rows.shape[1:]).sum(1)
 
@@ -152,8 +173,12 @@ _FORMULAS: Mapping[type[nn.Module], Formula] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _conv),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _conv),
     **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _instance_norm),
+    **dict.fromkeys((AdaptedConv3d, AdaptedConvTranspose3d), _adapted),
     nn.Linear: _linear,
     nn.GroupNorm: _group_norm,
     nn.LayerNorm: _layer_norm,
     nn.PReLU: _prelu,
+    AddVector: _add_vector,
+    Prepend: _prepend,
+    Scale: _scale,
 }

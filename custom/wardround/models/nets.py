@@ -1,9 +1,11 @@
-"""Floor 2: the networks: frozen settings that build MONAI's U-Net and SegResNet, always 8 channels in and 3 logits out.
+"""Floor 2: the networks: frozen settings that build MONAI's U-Net and SegResNet, 8 channels in and 3 logits out.
 
 Every normalisation is a `GroupNorm` with its own scale and shift. "instance" is GroupNorm with one group per channel:
 the same numbers as InstanceNorm3d, but it keeps activations in channels_last_3d, so that contiguous weights run at full
 speed on a CPU (a training step of the U-Net takes about .75 of the time). "group" takes as many groups as divide the
 channels, 8 at most.
+`ehr_columns` above 0 gives the U-Net a patient's table columns, as 2 F more channels (film.py).
+`adapter_rank` above 0 gives every convolution a low-rank adapter (adapters.py); the other weights start the same.
 Sources: Cicek et al. 2016, arXiv:1606.06650; Kerfoot et al. 2018 (residual U-Net); Myronenko 2018, arXiv:1810.11654.
 Deviations: 1. the norms above; 2. SegResNet without the variational branch.
 """
@@ -12,27 +14,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from wardround.errors import ConfigRefused, ModelRefused
+from wardround.models.adapters import Adapted, adapt, is_as_drawn
+from wardround.models.film import FilmUNet
 
 Norm = Literal["instance", "group"]
+Made = TypeVar("Made", bound=nn.Module)
 MAX_GROUPS = 8
 AFFINE_INSTANCE = ("instance", {"affine": True})
 
 
 class Network(Protocol):
     """Settings of one architecture."""
-
-    in_channels: ClassVar[int]
-    out_channels: ClassVar[int]
-
-    @property
-    def divisor(self) -> int:
-        """Every spatial size of an input must be a multiple of this."""
 
     def build(self, seed: int) -> nn.Module:
         """Return the network on the CPU; weights depend on the seed only."""
@@ -42,13 +40,16 @@ class Network(Protocol):
 class UNet3d:
     """MONAI's residual 3D U-Net: one level per entry of `channels`, stride 2 between levels.
 
-    fewer than 2 levels, a width below 1, residual_units below 0, another norm, dropout outside [0, 1): ConfigRefused
+    adapter_rank, ehr_columns: 0 for none | fewer than 2 levels, a width below 1, residual_units, adapter_rank or
+    ehr_columns not whole or below 0, another norm, dropout outside [0, 1): ConfigRefused
     """
 
     channels: tuple[int, ...] = (16, 32, 64)
     residual_units: int = 1
     norm: Norm = "instance"
     dropout: float = 0.0
+    adapter_rank: int = 0
+    ehr_columns: int = 0
 
     in_channels: ClassVar[int] = 8
     out_channels: ClassVar[int] = 3
@@ -59,10 +60,13 @@ class UNet3d:
             raise _refused("channels", self.channels, "at least two whole numbers above 0, for example [16, 32, 64]")
         if not _is_count(self.residual_units, 0):
             raise _refused("residual_units", self.residual_units, "a whole number, 0 or more")
-        _check_common(self.norm, self.dropout)
+        if not _is_count(self.ehr_columns, 0):
+            raise _refused("ehr_columns", self.ehr_columns, "a whole number, 0 or more (0: images alone)")
+        _check_common(self.norm, self.dropout, self.adapter_rank)
 
     @property
     def divisor(self) -> int:
+        """Every spatial size of an input must be a multiple of this."""
         return int(2 ** (len(self.channels) - 1))
 
     def build(self, seed: int) -> nn.Module:
@@ -81,21 +85,23 @@ class UNet3d:
                 norm=AFFINE_INSTANCE,
                 dropout=self.dropout,
             )
-            return net
+            return FilmUNet(net, len(self.channels), self.channels[-1], self.ehr_columns) if self.ehr_columns else net
 
-        return _built(make, seed, self.norm)
+        return _built(make, seed, self.norm, self.adapter_rank)
 
 
 @dataclass(frozen=True)
 class SegResNet3d:
     """MONAI's SegResNet: four levels of 1, 2, 2, 4 residual blocks, `filters` channels at the first.
 
-    filters below 1 or not whole, another norm, dropout outside [0, 1): ConfigRefused
+    adapter_rank: 0 for none | filters below 1, adapter_rank below 0, either not whole, another norm, dropout outside
+    [0, 1): ConfigRefused
     """
 
     filters: int = 16
     norm: Norm = "group"
     dropout: float = 0.0
+    adapter_rank: int = 0
 
     in_channels: ClassVar[int] = 8
     out_channels: ClassVar[int] = 3
@@ -103,7 +109,7 @@ class SegResNet3d:
     def __post_init__(self) -> None:
         if not _is_count(self.filters, 1):
             raise _refused("filters", self.filters, "a whole number above 0")
-        _check_common(self.norm, self.dropout)
+        _check_common(self.norm, self.dropout, self.adapter_rank)
 
     @property
     def divisor(self) -> int:
@@ -125,7 +131,7 @@ class SegResNet3d:
             )
             return net
 
-        return _built(make, seed, self.norm)
+        return _built(make, seed, self.norm, self.adapter_rank)
 
 
 def require_federable(module: nn.Module) -> None:
@@ -134,26 +140,38 @@ def require_federable(module: nn.Module) -> None:
     BatchNorm of any kind, running statistics, parameters that are not float32: ModelRefused
     any other floating-point buffer (it could drift, and does not travel): ModelRefused
     integer buffers (index tables): accepted
+    the fixed projection of an adapter: accepted while it is what its place draws, which is the same at every site
     """
+    drawn = {
+        f"{name}.down".removeprefix(".")
+        for name, part in module.named_modules()
+        if isinstance(part, Adapted) and is_as_drawn(part)
+    }
     for name, part in module.named_modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             raise _not_federable(f"{type(part).__name__} at {name!r}")
     for name, buffer in module.named_buffers():
-        if buffer.is_floating_point() or name.endswith("num_batches_tracked"):
+        if (buffer.is_floating_point() and name not in drawn) or name.endswith("num_batches_tracked"):
             raise _not_federable(f"buffer {name!r}")
     for name, parameter in module.named_parameters():
         if parameter.dtype != torch.float32:
             raise _not_federable(f"parameter {name!r} of {parameter.dtype}")
 
 
-def _built(make: Callable[[], nn.Module], seed: int, norm: Norm) -> nn.Module:
+def seeded(make: Callable[[], Made], seed: int) -> Made:
+    """Return what `make` builds from this seed; the global random state of torch is left as it was."""
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
     try:
-        net = make()
+        return make()
     finally:
         torch.default_generator.set_state(state)
+
+
+def _built(make: Callable[[], nn.Module], seed: int, norm: Norm, adapter_rank: int) -> nn.Module:
+    net = seeded(make, seed)
     _use_group_norms(net, norm)
+    adapt(net, adapter_rank)
     require_federable(net)
     return net
 
@@ -172,11 +190,13 @@ def _is_count(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _check_common(norm: str, dropout: float) -> None:
+def _check_common(norm: str, dropout: float, adapter_rank: object) -> None:
     if norm not in ("instance", "group"):
         raise _refused("norm", norm, "'instance' or 'group' (no batch norm: its statistics differ between sites)")
     if not 0 <= dropout < 1:
         raise _refused("dropout", dropout, "a number in [0, 1)")
+    if not _is_count(adapter_rank, 0):
+        raise _refused("adapter_rank", adapter_rank, "a whole number, 0 or more (0: no adapters)")
 
 
 def _refused(what: str, found: object, expected: str) -> ConfigRefused:

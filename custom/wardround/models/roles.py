@@ -1,10 +1,11 @@
-"""Floor 2: which parameter block is head, norm or body, so that FedBN and FedRep know what stays at home.
+"""Floor 2: which parameter block is head, norm, adapter or body, so that an algorithm knows what stays at home.
 
-norm   the scale and shift of every normalisation layer, wherever it is, the head included (FedBN needs all of them)
-head   everything else in the last block: U-Net: the last up step (transposed convolution and output unit);
-       SegResNet: the last up sample, the last up layer and the final convolution; any other network: the last module
-       that owns parameters and is no norm
-body   the rest
+norm     the scale and shift of every normalisation layer, wherever it is, the head included (FedBN needs all of them)
+adapter  the trained half (`up`) of every adapter (adapters.py), wherever it is, the head included: one small part
+head     everything else in the last block: U-Net: the last up step (transposed convolution and output unit);
+         SegResNet: the last up sample, the last up layer and the final convolution; ViT: `head`; any other network: the
+         last module that owns parameters and is no norm (without its adapter)
+body     the rest
 FedRep keeps head home; the head's own norms are few numbers, and a job that wants them home too asks for head and norm.
 """
 
@@ -13,12 +14,13 @@ from __future__ import annotations
 from torch import nn
 
 from wardround.errors import ModelRefused
+from wardround.models.adapters import Adapted
 
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm, nn.LocalResponseNorm)
 
 
 def block_roles(module: nn.Module) -> dict[str, str]:
-    """Return `head`, `norm` or `body` for every parameter name, in the order of the parameters.
+    """Return `head`, `norm`, `adapter` or `body` for every parameter name, in the order of the parameters.
 
     a network without a head (no parameters outside norms): ModelRefused
     """
@@ -28,18 +30,23 @@ def block_roles(module: nn.Module) -> dict[str, str]:
         if isinstance(part, NORMS)
         for name, _ in part.named_parameters(recurse=False)
     }
+    adapters = {f"{owner}.up".removeprefix(".") for owner, part in module.named_modules() if isinstance(part, Adapted)}
+    small = dict.fromkeys(norms, "norm") | dict.fromkeys(adapters, "adapter")
     names = [name for name, _ in module.named_parameters()]
     prefixes = _head_prefixes(module, [name for name in names if name not in norms])
-    return {name: "norm" if name in norms else "head" if name.startswith(prefixes) else "body" for name in names}
+    return {name: small.get(name) or ("head" if name.startswith(prefixes) else "body") for name in names}
 
 
 def _head_prefixes(module: nn.Module, names: list[str]) -> tuple[str, ...]:
     kind = type(module).__name__
-    levels = getattr(module, "model" if kind == "UNet" else "up_layers", None)
-    if kind == "UNet" and isinstance(levels, nn.Sequential):
+    unet = kind in ("UNet", "FilmUNet")
+    levels = getattr(module, "model" if unet else "up_layers", None)
+    if unet and isinstance(levels, nn.Sequential):
         return (f"model.{len(levels) - 1}.",)
     if kind == "SegResNet" and isinstance(levels, nn.ModuleList):
         return (f"up_layers.{len(levels) - 1}.", f"up_samples.{len(levels) - 1}.", "conv_final.")
+    if kind == "ViTFusionNet":
+        return ("head.",)
     if not names:
         raise ModelRefused(
             "a network without a head",

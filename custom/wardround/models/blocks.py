@@ -1,0 +1,68 @@
+"""Floor 2: a network in 8 to 30 named blocks, the unit that a mask makes shared or personal.
+
+A norm, an adapter and a layer scale belong to the block they sit in.
+ViT       stem (patches, positions, class token) | every transformer block of the trunk (the last with the trunk's final
+          norm), in two, attention and mlp, where there are fewer than 8, in groups of neighbours where there are more
+          than 24 | fusion (with modalities and slices) | ehr | head (with the norm before it)
+U-Net     every convolution with the norm and activation behind it; the units of a level together where that makes more
+          than 30 | ehr (film.py)
+SegResNet every residual block and every convolution that changes the resolution, the first and the last
+"""
+
+from __future__ import annotations
+
+import re
+
+from torch import nn
+
+from wardround.errors import ModelRefused
+
+MOST = 30
+_TRUNK = re.compile(r"trunk\.blocks\.(\d+)\.(?:(attn|norm1|ls1)|(?:mlp|norm2|ls2))\b")
+_FIRST = ("stems.", "trunk.outside.", "trunk.prefix.", "trunk.inside.", "trunk.norm_pre.")
+_LAYER = re.compile(r"(\.conv)?\.(weight|bias|up)$|\.adn\..*$")
+_UNIT = re.compile(r"\.conv\.unit\d+$|\.residual$")
+_RESIDUAL = re.compile(r"((?:down_layers|up_layers)\.\d+\.\d+|up_samples\.\d+|convInit|conv_final)\.")
+
+
+def blocks_of(module: nn.Module) -> dict[str, str]:
+    """Return the block of every parameter name, in the order of the parameters.
+
+    a network other than ViTFusion, UNet3d and SegResNet3d: ModelRefused
+    """
+    names = [name for name, _ in module.named_parameters()]
+    kind = type(module).__name__
+    if kind == "ViTFusionNet":
+        depth = len({found[1] for name in names if (found := _TRUNK.match(name))})
+        return {name: _of_vit(name, depth) for name in names}
+    if kind in ("UNet", "FilmUNet"):
+        fine = {name: "ehr" if name.startswith("film.") else _LAYER.sub("", name) for name in names}
+        coarse = {name: _UNIT.sub("", block) for name, block in fine.items()}
+        return fine if len(set(fine.values())) <= MOST else coarse
+    blocks = {name: found[1] for name in names if (found := _RESIDUAL.match(name))}
+    if kind == "SegResNet" and len(blocks) == len(names):
+        return blocks
+    raise ModelRefused(
+        "the blocks of a network",
+        found=kind,
+        expected="ViTFusion, UNet3d or SegResNet3d",
+        fix="use one of them, or say in models/blocks.py what a block of this network is",
+    )
+
+
+def _of_vit(name: str, depth: int) -> str:
+    if found := _TRUNK.match(name):
+        index, attention = int(found[1]), found[2]
+        return _name(index, depth, "attention" if attention else "mlp")
+    if name.startswith(_FIRST):
+        return "stem"
+    if name.startswith("trunk."):
+        return _name(depth - 1, depth, "mlp")
+    if name.startswith(("head.", "norm.")):
+        return "head"
+    return "ehr" if name.startswith("ehr.") else "fusion"
+
+
+def _name(index: int, depth: int, half: str) -> str:
+    group = -(-depth // 24)
+    return f"block{index // group}" if depth >= 8 else f"block{index}.{half}"

@@ -1,0 +1,171 @@
+"""Floor 2: timm's vision transformers, by name: built without a download, taken apart into a stem and a trunk.
+
+Only timm's plain VisionTransformer is taken (vit_*, deit_*, dinov2 and others, `names`), pooled by its class token or by
+the mean, and made of layers that have a formula for the gradients of single samples. What computes is timm's; only the
+bare parameters (class token, registers, positions, layer scales) move into layers of their own (vectors.py), and its
+layer norms become torch's, which compute the same. `pretrained` is always False: weights come from a local file or are drawn.
+Sources: Dosovitskiy et al. 2021, arXiv:2010.11929; Touvron et al. 2021, arXiv:2012.12877; timm (Wightman 2019).
+Deviations: 1. one input channel: the kernels of a file's three are added up, as timm does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from wardround.errors import ConfigRefused, ModelRefused
+from wardround.models.layer_gradients import formula
+from wardround.models.torchvision_door import open_torchvision
+from wardround.models.vectors import AddVector, Prepend, Scale
+
+POOLS = ("token", "avg")
+BARE = {"cls_token", "reg_token", "pos_embed"}
+UNUSED = ("head.", "head_dist.", "mask_token")
+
+
+@final
+class Trunk(nn.Module):
+    """Patch tokens [R, N, D] -> one summary [R, D]: positions, class token, transformer blocks, pooling, as in timm."""
+
+    def __init__(self, vit: Any) -> None:
+        super().__init__()
+        prefix = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+        self.outside = AddVector(vit.pos_embed) if vit.no_embed_class else nn.Identity()
+        self.prefix = Prepend(torch.cat(prefix, 1)) if prefix else nn.Identity()
+        self.inside = nn.Identity() if vit.no_embed_class else AddVector(vit.pos_embed)
+        self.norm_pre, self.blocks, self.norm, self.fc_norm = vit.norm_pre, vit.blocks, vit.norm, vit.fc_norm
+        self.skipped = None if vit.global_pool == "token" else sum(token.shape[1] for token in prefix)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        tokens = self.inside(self.prefix(self.outside(patches)))
+        tokens = self.norm(self.blocks(self.norm_pre(tokens)))
+        summary: Tensor = self.fc_norm(tokens[:, 0] if self.skipped is None else tokens[:, self.skipped :].mean(1))
+        return summary
+
+
+def names() -> list[str]:
+    """Return the names that `build_vit` looks among, without tags of weights."""
+    import timm
+
+    return [*timm.list_models(module="vision_transformer"), *timm.list_models(module="deit")]
+
+
+def build_vit(name: str, size: tuple[int, int], depth: int, weights: str | None) -> Any:
+    """Return timm's ViT for one channel of (H, W), without a head; drawn from torch's random state, or read from a file.
+
+    depth 0: as many blocks as timm has | an unknown name, patches that do not divide H and W: ConfigRefused
+    parts that cannot be told apart by patient, a file that is missing, or of another network: ModelRefused
+    """
+    open_torchvision()
+    import timm
+    from timm.models.vision_transformer import LayerScale, VisionTransformer
+
+    if name not in (known := names()):
+        near = difflib.get_close_matches(name.partition(".")[0], known, 4, 0.3)
+        raise _refused("name", repr(name), f"a ViT of timm without a tag of weights, for example {', '.join(near)}")
+    asked = {"img_size": size, "in_chans": 1, "num_classes": 0, "dynamic_img_size": False}
+    vit: Any = timm.create_model(name, pretrained=False, **asked, **({"depth": depth} if depth else {}))
+    if type(vit) is not VisionTransformer or vit.global_pool not in POOLS or vit.pos_embed is None:
+        raise _refused(
+            "name", f"{name!r} ({type(vit).__name__}, pooled by {getattr(vit, 'global_pool', '?')!r})", _PLAIN
+        )
+    patch = max(vit.patch_embed.patch_size)
+    if any(side % patch for side in size):
+        sides = [sorted({max(side // patch, 1) * patch, -(-side // patch) * patch}) for side in size]
+        fits = " x ".join(" or ".join(map(str, one)) for one in sides)
+        raise _refused("size", f"{size} in patches of {patch}", f"multiples of {patch}: {fits}")
+    if weights is not None:
+        _load(vit, name, Path(weights))
+    _plain_layers(vit, LayerScale)
+    for place, part in vit.named_modules():
+        owned = {key for key, _ in part.named_parameters(recurse=False)} - (BARE if part is vit else set())
+        if owned and (part is vit or formula(part) is None):
+            raise _refused("name", f"{name!r}, which has {type(part).__name__} at {place!r}", _PLAIN)
+    return vit
+
+
+def _plain_layers(module: nn.Module, layer_scale: type[nn.Module]) -> None:
+    """Replace timm's layer norms and layer scales by ours, which hold the same numbers."""
+    for name, child in module.named_children():
+        if isinstance(child, layer_scale):
+            setattr(module, name, Scale(child.gamma))  # type: ignore[arg-type]
+        elif isinstance(child, nn.LayerNorm) and type(child).__name__ in ("LayerNorm", "LayerNormFp32"):
+            plain = nn.LayerNorm(child.normalized_shape, child.eps, child.elementwise_affine)
+            plain.weight, plain.bias = child.weight, child.bias
+            setattr(module, name, plain)
+        else:
+            _plain_layers(child, layer_scale)
+
+
+def _load(vit: Any, name: str, file: Path) -> None:
+    from timm.layers import resample_abs_pos_embed
+
+    state = {key: block.float() for key, block in _read(file).items() if not key.startswith(UNUSED)}
+    own = vit.state_dict()
+    kernels, positions = state.get("patch_embed.proj.weight"), state.get("pos_embed")
+    if kernels is not None and kernels.dim() == 4:
+        state["patch_embed.proj.weight"] = kernels.sum(1, keepdim=True)
+    if positions is not None and positions.dim() == 3 and positions.shape != own["pos_embed"].shape:
+        prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        side = positions.shape[1] - prefix
+        if side > 0 and int(side**0.5) ** 2 == side and positions.shape[2] == vit.embed_dim:
+            state["pos_embed"] = resample_abs_pos_embed(
+                positions, list(vit.patch_embed.grid_size), num_prefix_tokens=prefix
+            )
+    wrong = [f"{key} is missing" for key in own if key not in state]
+    wrong += [f"{key} is too much" for key in state if key not in own]
+    wrong += [
+        f"{key} has shape {tuple(block.shape)}, not {tuple(own[key].shape)}"
+        for key, block in state.items()
+        if key in own and block.shape != own[key].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise _unfit(file, "; ".join(wrong[:3]) + more, f"the weights of timm's {name} with {len(vit.blocks)} blocks")
+    vit.load_state_dict(state)
+
+
+def _read(file: Path) -> Mapping[str, Tensor]:
+    """Return the tensors of a safetensors file or of a file of torch.save; nothing in it is ever run."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".safetensors":
+            found: Any = load_file(file)
+        else:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        raise _unfit(
+            file, f"cannot be read ({type(error).__name__})", "safetensors, or a state dict of torch.save"
+        ) from error
+    for wrapper in ("model", "state_dict"):
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+    if not isinstance(found, Mapping) or not all(isinstance(block, Tensor) for block in found.values()):
+        raise _unfit(file, "no table of named tensors", "safetensors, or a state dict of torch.save")
+    return found
+
+
+_PLAIN = (
+    "timm's VisionTransformer with class token or mean pooling, for example vit_tiny_patch16_224, deit_tiny_patch16_224"
+)
+
+
+def _refused(what: str, found: str, expected: str) -> ConfigRefused:
+    return ConfigRefused(f"the ViT's {what}", found=found, expected=expected, fix="correct the job's model arguments")
+
+
+def _unfit(file: Path, found: str, expected: str) -> ModelRefused:
+    return ModelRefused(
+        f"weights of a ViT: {file}",
+        found=found,
+        expected=expected,
+        fix="give a file of this network, or null to draw them",
+    )

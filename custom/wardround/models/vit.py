@@ -1,0 +1,169 @@
+"""Floor 2: a vision transformer over a patient's images and table columns: any subset of modalities, one prediction.
+
+Every modality goes through one trunk of timm's (timm_vit.py) as a stream of its own: a stem (patch embedding; one for
+all, or one each), then the shared blocks, which give one summary token per image, or per slice of a volume. The summaries
+of all modalities, with a learned vector for the modality (and the slice), the token of the EHR branch and a fusion token
+attend to each other, absent ones masked; the fusion token goes to the head. Input: one vector per patient (case_vector.py).
+No dropout in here: modality dropout is done by the task when it draws a batch, so a step is a function of its batch.
+Sources: timm_vit.py; Nagrani et al. 2021, arXiv:2107.00135 (fusion late, through few tokens); Neverova et al. 2015,
+arXiv:1501.00102 (modality dropout).
+Deviations: 1. streams meet as summary tokens only, not as patch tokens; 2. the trunk is shared by the modalities.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wardround.errors import ConfigRefused
+from wardround.models.case_vector import CaseVector, is_count
+from wardround.models.nets import require_federable, seeded
+from wardround.models.timm_vit import Trunk, build_vit
+from wardround.models.vectors import AddVector, Prepend
+
+Stems = Literal["shared", "separate"]
+STD = 0.02
+
+
+@final
+@dataclass(frozen=True)
+class ViTFusion:
+    """A timm ViT by `name`, its streams fused with each other and with `columns` values: [B, case.length] -> [B, classes].
+
+    size: (H, W), or (D, H, W) for volumes, slice by slice | depth: blocks of the trunk, 0 for as many as timm has
+    weights: a local file for stem and trunk, null: drawn from the seed | modalities 0: no trunk, `name` sets the width
+    what __post_init__ finds: ConfigRefused; an unknown name, sizes that the patches do not divide: ConfigRefused by `build`
+    """
+
+    name: str
+    modalities: int
+    size: tuple[int, ...]
+    columns: int
+    classes: int
+    stems: Stems
+    depth: int = 0
+    fusion_depth: int = 1
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", self.case.size)
+        if not isinstance(self.name, str) or not self.name:
+            raise _refused("name", self.name, "the name of a ViT of timm, for example 'vit_tiny_patch16_224'")
+        for what, least in (("classes", 2), ("depth", 0), ("fusion_depth", 1)):
+            if not is_count(getattr(self, what), least):
+                raise _refused(what, getattr(self, what), f"a whole number, {least} or more")
+        if self.stems not in ("shared", "separate"):
+            raise _refused("stems", self.stems, "'shared' or 'separate'")
+        if self.weights is not None and not (isinstance(self.weights, str) and self.weights and self.modalities):
+            raise _refused("weights", self.weights, "null, or a local file for a network with at least one modality")
+
+    @property
+    def case(self) -> CaseVector:
+        """Where what stands in the vector of a patient."""
+        return CaseVector(self.modalities, self.size, self.columns)
+
+    def build(self, seed: int) -> ViTFusionNet:
+        """Return the network on the CPU; the global random state of torch is left as it was. Takes seconds: imports timm."""
+        height, width = self.size[-2:]
+
+        def make() -> ViTFusionNet:
+            return ViTFusionNet(self, build_vit(self.name, (height, width), self.depth, self.weights))
+
+        net = seeded(make, seed)
+        require_federable(net)
+        return net
+
+
+@final
+class ViTFusionNet(nn.Module):
+    """The network that ViTFusion builds; the head is `head`."""
+
+    def __init__(self, spec: ViTFusion, vit: Any) -> None:
+        super().__init__()
+        self.case = spec.case
+        width = int(vit.embed_dim)
+        heads = next(int(part.num_heads) for part in vit.blocks.modules() if hasattr(part, "num_heads"))
+        self.slices = 1 if len(spec.size) == 2 else spec.size[0]
+        self.signature = f"{spec.case} {spec.stems} {vit.patch_embed.patch_size} {vit.global_pool} {heads}"
+        if spec.modalities:
+            stems = [vit.patch_embed] + [deepcopy(vit.patch_embed) for _ in range(spec.modalities - 1)]
+            if spec.weights is None:
+                for stem in stems[1:]:
+                    stem.proj.reset_parameters()
+            self.stems = nn.ModuleList(stems if spec.stems == "separate" else stems[:1])
+            self.trunk = Trunk(vit)
+            self.modality = AddVector(_drawn(1, spec.modalities, 1, width))
+            self.slice = AddVector(_drawn(1, 1, self.slices, width)) if self.slices > 1 else nn.Identity()
+        if spec.columns:
+            self.ehr = nn.Sequential(nn.Linear(2 * spec.columns, width), nn.GELU(), nn.Linear(width, width))
+        self.token = Prepend(_drawn(1, 1, width))
+        self.fusion = nn.ModuleList(FusionBlock(width, heads) for _ in range(spec.fusion_depth))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, spec.classes)
+        for part in [*self.fusion.modules(), self.head]:
+            if isinstance(part, nn.Linear):
+                nn.init.trunc_normal_(part.weight, std=STD)
+                nn.init.zeros_(part.bias)
+
+    def forward(self, flat: Tensor) -> Tensor:
+        case = self.case.unpack(flat)
+        tokens, shown = [], [flat.new_ones(len(flat), 1)]
+        if self.case.modalities:
+            tokens.append(self.slice(self.modality(self._summaries(case.images))).flatten(1, 2))
+            shown.append(case.presence.repeat_interleave(self.slices, 1))
+        if self.case.columns:
+            tokens.append(self.ehr(torch.cat([case.values, case.known], 1))[:, None])
+            shown.append(case.known.amax(1, keepdim=True))
+        fused = self.token(torch.cat(tokens, 1))
+        mask = (torch.cat(shown, 1) > 0)[:, None, None]
+        for block in self.fusion:
+            fused = block(fused, mask)
+        logits: Tensor = self.head(self.norm(fused[:, 0]))
+        return logits
+
+    def _summaries(self, images: Tensor) -> Tensor:
+        """[B, M, H, W] or [B, M, S, H, W] -> [B, M, S, D]; rows of the trunk are patients first."""
+        rows, modalities = len(images), self.case.modalities
+        planes = images.reshape(rows, modalities, self.slices, 1, *images.shape[-2:])
+        if len(self.stems) == 1:
+            patches = self.stems[0](planes.flatten(0, 2))
+        else:
+            streams = [stem(planes[:, index].flatten(0, 1)) for index, stem in enumerate(self.stems)]
+            each = torch.stack([stream.unflatten(0, (rows, self.slices)) for stream in streams], 1)
+            patches = each.flatten(0, 2)
+        summaries: Tensor = self.trunk(patches).reshape(rows, modalities, self.slices, -1)
+        return summaries
+
+
+@final
+class FusionBlock(nn.Module):
+    """A transformer block (norms first) over tokens [B, T, D] that attend to what `mask` [B, 1, 1, T] shows."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.qkv, self.proj = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm2, self.fc1, self.fc2 = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + self.proj(seen.transpose(1, 2).flatten(2))
+        out: Tensor = x + self.fc2(self.act(self.fc1(self.norm2(x))))
+        return out
+
+
+def _drawn(*shape: int) -> Tensor:
+    return nn.init.trunc_normal_(torch.empty(shape), std=STD)
+
+
+def _refused(what: str, found: object, expected: str) -> ConfigRefused:
+    return ConfigRefused(
+        f"the network's {what}", found=repr(found), expected=expected, fix="correct the job's model arguments"
+    )
