@@ -34,3 +34,14 @@ def dice_bce_by_patient(logits: Tensor, targets: Tensor, known: Tensor, smooth: 
     cross_entropy = functional.binary_cross_entropy_with_logits(logits, t, reduction="none").mean(VOXELS)
     loss = torch.where(known, dice + cross_entropy, torch.zeros_like(dice))
     return loss.sum(1) / known.sum(1).clamp(min=1)
+
+
+def bernoulli_divergence(p: Tensor, q: Tensor, known: Tensor) -> float:
+    """Return KL(p || q) of independent voxels from logits [B, 3, D, H, W], mean over voxels and regions known bool [B, 3].
+
+    no known region: 0 | computed from log sigmoid, so that certain voxels neither overflow nor vanish
+    """
+    log, chance = functional.logsigmoid, torch.sigmoid(p)
+    each = chance * (log(p) - log(q)) + (1 - chance) * (log(-p) - log(-q))
+    found = each.mean(VOXELS)[known]
+    return float(found.double().mean()) if found.numel() else 0.0
