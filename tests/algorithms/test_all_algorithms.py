@@ -14,6 +14,7 @@ from wardround.algorithms.fedbn import FedBN
 from wardround.algorithms.federation import local_round
 from wardround.algorithms.fedprox import FedProx
 from wardround.algorithms.fedrep import FedRep
+from wardround.algorithms.fedsim import FedSim
 from wardround.algorithms.per_fedavg import PerFedAvg
 from wardround.algorithms.scaffold import Scaffold
 
@@ -23,6 +24,7 @@ ALL = [
     Scaffold(),
     FedBN(),
     FedRep(0.3),
+    FedSim("norms"),
     Ditto(0.5),
     PerFedAvg(0.1, "FO", 1e-3),
     PerFedAvg(0.1, "HF", 1e-3),

@@ -32,7 +32,7 @@ class Oracle(Protocol):
 
 @dataclass(frozen=True)
 class Steps:
-    """How one site works in one round: `work` gradient evaluations with SGD at learning rate `lr`."""
+    """How one site works in one round: `work` gradient evaluations with SGD at learning rate `lr`. round: from 0."""
 
     work: int
     lr: float
@@ -40,6 +40,7 @@ class Steps:
     nesterov: bool = False
     weight_decay: float = 0.0
     clip_norm: float = 0.0
+    round: int = 0
 
     def __post_init__(self) -> None:
         moves = self.work >= 1 and 0 < self.lr < 10 and 0 <= self.momentum < 1
@@ -59,12 +60,16 @@ class Steps:
 
 @dataclass(frozen=True)
 class LocalStart:
-    """What a site starts a round from: banks as received (personal blocks filled in), and what it kept itself."""
+    """What a site starts a round from: banks as received (personal blocks filled in), and what it kept itself.
+
+    received: the model as it came, before personal blocks were filled in; None: nothing was filled in
+    """
 
     banks: Mapping[str, Tensor]
     memory: Mapping[str, Tensor]
     layout: Layout
     roles: Mapping[str, str]
+    received: Tensor | None = None
 
     def mask(self, *roles: str) -> Tensor:
         """Return a boolean vector, true where the block has one of the roles (`head`, `norm`, `body`)."""

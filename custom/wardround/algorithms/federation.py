@@ -22,6 +22,7 @@ from wardround.arrays import Array, Arrays, Layout, RunningMean, from_bank, in_b
 from wardround.errors import RoundRefused
 
 Vectors = Mapping[str, Tensor]
+MASK = "mask"
 
 
 class Sum(Protocol):
@@ -43,9 +44,10 @@ def start_of(
     """
     _require_fits(algorithm, received, memory, layout, roles)
     start = LocalStart(received, memory, layout, roles)
-    if algorithm.home_roles and "home" in memory:
-        own = torch.where(start.mask(*algorithm.home_roles), memory["home"], received["model"])
-        return LocalStart({**received, "model": own}, memory, layout, roles)
+    if "home" in memory and (algorithm.home_roles or MASK in memory):
+        home = start.mask(*algorithm.home_roles) | _stays(memory, received["model"])
+        own = torch.where(home, memory["home"], received["model"])
+        return LocalStart({**received, "model": own}, memory, layout, roles, received["model"])
     return start
 
 
@@ -62,16 +64,20 @@ def local_round(
 
     received, memory: flat vectors by name, not changed | memory returned: complete, replaces the one given
     memory["home"]: the whole model after the round, kept where some blocks stay home
+    memory["mask"]: 1 where a value is this site's own, in every round anew (algorithms/klmask.py): such values start from
+    memory["home"] and leave as zeros, before the mask is changed and after
     """
     start = start_of(algorithm, received, memory, layout, roles)
     end = algorithm.train(start, oracle, steps)
     update: dict[str, Array] = {}
+    stays = _stays(memory, start.banks["model"]) | _stays(end.memory, start.banks["model"])
     for bank in algorithm.banks:
-        delta = (end.banks[bank] - start.banks[bank]).to(torch.float32).cpu().numpy()
-        blocks = layout.unflatten(delta)
+        change = (end.banks[bank] - start.banks[bank]).to(torch.float32)
+        change = change.masked_fill(stays, 0) if bank == "model" else change
+        blocks = layout.unflatten(change.cpu().numpy())
         update |= in_bank(bank, {n: b for n, b in blocks.items() if roles[n] not in algorithm.home_roles})
     kept = {**memory, **end.memory}
-    if algorithm.home_roles:
+    if algorithm.home_roles or MASK in kept:
         kept["home"] = end.banks["model"]
     return update, kept, end.losses
 
@@ -154,6 +160,11 @@ def local_only(oracle: Oracle, schedule: Schedule, w: Tensor) -> Tensor:
         steps = schedule.steps(round_)
         w, _ = descend(w, plain(oracle), steps.work, steps)
     return w
+
+
+def _stays(memory: Vectors, like: Tensor) -> Tensor:
+    """Return a boolean vector: where memory["mask"] says that a value is this site's own; nowhere without it."""
+    return memory[MASK] > 0 if MASK in memory else torch.zeros_like(like, dtype=torch.bool)
 
 
 def _require_fits(

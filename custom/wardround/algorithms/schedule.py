@@ -50,4 +50,5 @@ class Schedule:
         factor = 1.0
         if self.decay == "cosine" and self.rounds > 1:
             factor = FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * round_ / (self.rounds - 1)))
-        return Steps(self.work, self.lr * factor, self.momentum, self.nesterov, self.weight_decay, self.clip_norm)
+        rate = self.lr * factor
+        return Steps(self.work, rate, self.momentum, self.nesterov, self.weight_decay, self.clip_norm, round_)
