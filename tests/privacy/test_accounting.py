@@ -188,7 +188,7 @@ def test_a_mixture_agrees_with_dp_accounting():
     other = pld.PLDAccountant()
     other.compose(dp.PoissonSampledDpEvent(0.05, dp.GaussianDpEvent(1.0)), 200)
     other.compose(dp.GaussianDpEvent(4.0), 4)
-    assert epsilon([SAMPLED, HOSPITAL], "patient", 1e-5) == pytest.approx(other.get_epsilon(1e-5), rel=1e-4)
+    assert epsilon([SAMPLED, HOSPITAL], "patient", 1e-5) == pytest.approx(other.get_epsilon(1e-5 * 63 / 64), rel=1e-4)
 
 
 def test_opacus_agrees():
@@ -212,11 +212,20 @@ def test_noise_for_a_target_is_enough_and_not_much_more(target, q, steps):
     assert epsilon([SampledGaussianRelease("patient", z * 0.999, q, steps)], "patient", 1e-5) > target
 
 
+@pytest.mark.parametrize("unit", ["patient", "hospital"])
 @pytest.mark.parametrize("target", [0.5, 1, 2, 4, 8, 16])
-def test_noise_for_a_target_at_full_participation(target):
-    z = full_noise_multiplier_for(target, 1e-5, 30)
-    assert epsilon([GaussianRelease("patient", z, 30)], "patient", 1e-5) <= target
-    assert epsilon([GaussianRelease("patient", z * (1 - 1e-7), 30)], "patient", 1e-5) > target
+def test_noise_for_a_target_at_full_participation(target, unit):
+    z = full_noise_multiplier_for(target, 1e-5, 30, unit)
+    assert epsilon([GaussianRelease(unit, z, 30)], unit, 1e-5) <= target
+    assert epsilon([GaussianRelease(unit, z * (1 - 1e-7), 30)], unit, 1e-5) > target
+
+
+@pytest.mark.parametrize("unit", ["image", "patient", "hospital"])
+def test_where_hospitals_release_a_64th_of_delta_is_set_aside(unit):
+    found = claim([HOSPITAL], unit, 1e-5)
+    assert found.delta == 1e-5
+    assert found.epsilon == pytest.approx(epsilon_of(found.mu, 1e-5 * 63 / 64), rel=1e-9)
+    assert found.epsilon > epsilon_of(found.mu, 1e-5)
 
 
 @pytest.mark.parametrize("target", [0, -1, math.inf, math.nan])
@@ -224,7 +233,7 @@ def test_a_target_out_of_range_is_refused(target):
     with pytest.raises(ConfigRefused, match="target"):
         noise_multiplier_for(target, 1e-5, 0.1, 10)
     with pytest.raises(ConfigRefused, match="target"):
-        full_noise_multiplier_for(target, 1e-5, 10)
+        full_noise_multiplier_for(target, 1e-5, 10, "patient")
 
 
 @pytest.mark.parametrize("value", [100.1, 1e6, math.inf, math.nan])

@@ -22,14 +22,12 @@ from wardround.privacy.scales import (
     groups_of,
     isotropic,
     scales,
-    shared_blocks,
     sizes_of,
     squares,
     squares_of_energy,
     squares_of_mean,
 )
 
-ROLES = {"a.conv": "body", "a.norm": "norm", "z.conv": "head", "z.norm": "norm"}
 LAYOUT = Layout(("a.conv", "a.norm", "b.conv", "b.norm"), ((3, 2, 2), (3,), (4, 3), (4,)))
 positive = st.floats(1e-3, 1e3)
 quick = settings(max_examples=40, deadline=None)
@@ -165,19 +163,3 @@ def test_scales_by_block() -> None:
     found = by_block(LAYOUT, groups, (1.0, 2.0, 3.0, 4.0))
     assert list(found) == list(LAYOUT.names)
     assert isotropic(LAYOUT) == dict.fromkeys(LAYOUT.names, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("share", "names"),
-    [("head", ("z.conv",)), ("norms", ("a.norm", "z.norm")), ("all", ("a.conv", "a.norm", "z.conv", "z.norm"))],
-)
-def test_what_is_shared(share: str, names: tuple[str, ...]) -> None:
-    assert shared_blocks(ROLES, share) == names  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("roles", "share"), [(ROLES, "body"), ({"a": "body"}, "norms"), ({"a": "tail"}, "all"), ({}, "all")]
-)
-def test_refuses_to_share(roles: dict[str, str], share: str) -> None:
-    with pytest.raises(ConfigRefused):
-        shared_blocks(roles, share)  # type: ignore[arg-type]

@@ -16,9 +16,19 @@ from dataclasses import dataclass
 from typing import final
 
 from wardround.errors import ConfigRefused
-from wardround.privacy.releases import GaussianRelease, Release, SampledGaussianRelease, Unit, covers, merged, seen_by
+from wardround.privacy.releases import (
+    GaussianRelease,
+    Release,
+    SampledGaussianRelease,
+    Unit,
+    UnknownRelease,
+    covers,
+    merged,
+    seen_by,
+)
 
 VACUOUS = 100.0
+RESERVED = 1 / 64
 FPR = 0.01
 
 
@@ -98,25 +108,27 @@ def best_attack(mu: float) -> Attack:
 def claim(releases: Iterable[Release], unit: Unit, delta: float) -> Claim:
     """Return what all the releases together promise one unit.
 
+    hospital-level releases are sums of rounded shares: a 64th of delta is set aside for that (shares.py)
     none: epsilon 0, attack accuracy .5 | one is unknown, or hides only a smaller unit: epsilon infinite
     """
     _require_delta(delta)
     found = merged(releases)
     if not all(covers(release, unit) for release in found):
         return Claim(unit, delta, math.inf, math.inf, Attack(1.0, 1.0))
+    at = for_gaussians(delta) if any(_by_hospitals(release) for release in found) else delta
     found = [_plain(seen_by(release, unit)) for release in found]
     sampled = [one for one in found if isinstance(one, SampledGaussianRelease)]
     mu = mu_of([one for one in found if not isinstance(one, SampledGaussianRelease)], unit)
     if not sampled:
-        return Claim(unit, delta, epsilon_of(mu, delta), mu, best_attack(mu))
+        return Claim(unit, delta, epsilon_of(mu, at), mu, best_attack(mu))
     from wardround.privacy.losses import Part, compose
 
     parts = [Part(one.noise_multiplier, one.sampling_rate, one.steps) for one in sampled]
-    both = compose([*parts, Part(1 / mu, 1.0, 1)] if mu else parts, delta)
-    epsilon = max(losses.epsilon(delta) for losses in both)
+    both = compose([*parts, Part(1 / mu, 1.0, 1)] if mu else parts, at)
+    epsilon = max(losses.epsilon(at) for losses in both)
     accuracy = max(0.5 + losses.delta(0.0) / 2 for losses in both)
     attack = Attack(accuracy, max(losses.tpr(FPR) for losses in both))
-    return Claim(unit, delta, epsilon, mu_for(epsilon, delta), attack)
+    return Claim(unit, delta, epsilon, mu_for(epsilon, at), attack)
 
 
 def epsilon(releases: Iterable[Release], unit: Unit, delta: float) -> float:
@@ -147,6 +159,11 @@ def renyi_epsilon(releases: Sequence[Release], unit: Unit, delta: float) -> floa
     return max(0.0, float(bounds.min())) if releases else 0.0
 
 
+def for_gaussians(delta: float) -> float:
+    """Return what of delta is left for the Gaussian mechanism where hospitals' shares of noise are rounded (shares.py)."""
+    return delta * (1 - RESERVED)
+
+
 def noise_multiplier_for(target_epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
     """Return the least noise multiplier (to .01 %, rounded up) whose sampled steps cost at most `target_epsilon`.
 
@@ -172,10 +189,11 @@ def noise_multiplier_for(target_epsilon: float, delta: float, sampling_rate: flo
     return found
 
 
-def full_noise_multiplier_for(target_epsilon: float, delta: float, count: int) -> float:
+def full_noise_multiplier_for(target_epsilon: float, delta: float, count: int, unit: Unit) -> float:
     """Return the least noise multiplier of `count` releases with full participation that cost `target_epsilon`."""
     _require_target(target_epsilon)
-    return math.sqrt(GaussianRelease("patient", 1.0, count).count) / mu_for(target_epsilon, delta)
+    at = for_gaussians(delta) if unit == "hospital" else delta
+    return math.sqrt(GaussianRelease(unit, 1.0, count).count) / mu_for(target_epsilon, at)
 
 
 def require_meaningful(epsilon: float, accept_vacuous: bool) -> None:
@@ -187,6 +205,10 @@ def require_meaningful(epsilon: float, accept_vacuous: bool) -> None:
             expected=f"epsilon at most {VACUOUS:g}; 1 to 8 is usual",
             fix="more noise, fewer rounds or a lower sampling rate; or set accept_vacuous and claim no privacy",
         )
+
+
+def _by_hospitals(release: Release) -> bool:
+    return not isinstance(release, UnknownRelease) and release.unit == "hospital"
 
 
 def _plain(release: Release) -> Release:

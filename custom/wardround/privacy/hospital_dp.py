@@ -163,7 +163,7 @@ def privatise(promise: HospitalDP, difference: Arrays, scales: Mapping[str, floa
     NaN or inf: ReleaseRefused, nothing leaves | scales that do not fit, or are not within 2**-20 .. 2**20: ConfigRefused
     """
     require_scales(difference, scales)
-    layout = Layout(tuple(difference), tuple(tuple(block.shape) for block in difference.values()))
+    layout = Layout.of(difference)
     u = np.concatenate([np.asarray(block, np.float64).ravel() / scales[name] for name, block in difference.items()])
     values: Any = noised(promise, clipped(promise, u)) * promise.step
     return Released(layout.unflatten(values.astype(np.float32)), promise.release)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -24,21 +23,6 @@ from wardround.arrays import Array, Arrays, Layout
 from wardround.errors import ConfigRefused
 
 FLOOR, CLAMP, MOST_GROUPS = 1e-4, 16.0, 30
-Share = Literal["head", "norms", "all"]
-_ROLES: dict[str, tuple[str, ...]] = {"head": ("head",), "norms": ("norm",), "all": ("head", "norm", "body")}
-
-
-def shared_blocks(roles: Mapping[str, str], share: Share) -> tuple[str, ...]:
-    """Return which blocks are released: `head`, `norms` or `all`, by the roles of models.roles, in their order.
-
-    norms: the head's norms with them; head: without them | another word, a role not known, no block left: ConfigRefused
-    """
-    if share not in _ROLES or set(roles.values()) - set(_ROLES["all"]):
-        raise _refused(f"share {share!r} of roles {sorted(set(roles.values()))}", f"one of {', '.join(_ROLES)}")
-    chosen = tuple(name for name, role in roles.items() if role in _ROLES[share])
-    if not chosen:
-        raise _refused(f"share {share!r} of a network without such blocks", "at least one block")
-    return chosen
 
 
 def groups_of(layout: Layout, most: int = MOST_GROUPS) -> tuple[int, ...]:

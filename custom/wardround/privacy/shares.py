@@ -25,11 +25,12 @@ import math
 from collections.abc import Iterable
 
 from wardround.errors import ConfigRefused
+from wardround.privacy.accounting import RESERVED
 from wardround.privacy.accounting import epsilon as gaussian_epsilon
 from wardround.privacy.hospital_dp import REACH, HospitalDP
 from wardround.privacy.releases import Release
 
-RESERVED, PROVED = 1 / 64, 1.0
+PROVED = 1.0
 TAIL = 2.0**-63
 _OFF_CENTRE = 2.01
 
@@ -70,10 +71,10 @@ def extra_delta(promise: HospitalDP, values: int, rounds: int, epsilon: float) -
 def epsilon(promise: HospitalDP, values: int, rounds: int, others: Iterable[Release], delta: float) -> float:
     """Return epsilon per hospital of `rounds` sums and `others`, with everything that is counted inside delta.
 
-    a 64th of delta is set aside for the noise not being exactly one Gaussian; more than that: ConfigRefused
+    a 64th of delta is set aside (accounting.claim) for the noise not being exactly one Gaussian; more than that: ConfigRefused
     """
     releases = [*others, *[promise.release] * rounds]
-    found = gaussian_epsilon(releases, "hospital", delta * (1 - RESERVED))
+    found = gaussian_epsilon(releases, "hospital", delta)
     if math.isfinite(found) and extra_delta(promise, values, rounds, found) > delta * RESERVED:
         raise _refused(
             f"{rounds} sums of {values} values at epsilon {found:.3g}, delta {delta:g}",

@@ -27,6 +27,7 @@ from wardround.privacy import durable, statements
 from wardround.privacy.bfv import Cipher
 from wardround.privacy.collector import words_of
 from wardround.privacy.fixed_point import Grid, decode, encode, first_grid, mean_of, next_grid
+from wardround.privacy.hospital_dp import HospitalDP
 from wardround.privacy.participant import Participant, ring_order, roster_digest
 from wardround.privacy.protection import Protection
 from wardround.privacy.statements import Moment, Signed
@@ -47,13 +48,22 @@ class Incoming:
 
 @final
 class SumSite:
-    """The sum of one job at one site. key: the seed of the sum key, None without encryption | seed: the job's."""
+    """The sum of one job at one site. key: the seed of the sum key, None without encryption | seed: the job's.
+
+    noise: under hospital-level DP, what is handed over is noised already, in whole steps of a grid that never changes
+    """
 
     def __init__(
-        self, protection: Protection, participant: Participant, key: bytes | None, folder: Path, seed: int
+        self,
+        protection: Protection,
+        participant: Participant,
+        key: bytes | None,
+        folder: Path,
+        seed: int,
+        noise: HospitalDP | None = None,
     ) -> None:
         self.protection, self.participant, self.folder, self.seed = protection, participant, folder, seed
-        self._key = key
+        self._key, self.noise = key, noise
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @cached_property
@@ -76,10 +86,10 @@ class SumSite:
         if not self.holds(round_):
             if round_ == 0:
                 blocks = {name: initial[name] for name in update if name in initial}
-                grid = first_grid(blocks, self.protection.bits, weighted=self.protection.weighted)
-                self._save_grid(0, grid)
+                self._save_grid(0, self._first_grid(blocks))
             grid = self.grid(round_)
-            residual = self._read(round_ - 1, "residual") if self.holds(round_ - 1) else None
+            kept = self.noise is None and self.holds(round_ - 1)
+            residual = self._read(round_ - 1, "residual") if kept else None
             draws = stream(self.seed, "rounding", self.participant.name, round_)
             coded = encode(grid, update, residual, self.protection.weight(patients), patients, draws)
             file = io.BytesIO()
@@ -152,9 +162,19 @@ class SumSite:
                 expected="at least one for each",
                 fix="a message was altered, or the sites run different versions",
             )
-        self._save_grid(moment.round + 1, next_grid(grid, totals, len(sites), ratio))
+        following = grid if self.noise is not None else next_grid(grid, totals, len(sites), ratio)
+        self._save_grid(moment.round + 1, following)
         mean = mean_of(grid, totals, self.protection.denominator(len(sites), patients))
         return mean, {"sites": len(sites), "patients": patients if self.protection.weighted else None}
+
+    def forget(self, round_: int) -> None:
+        """Drop the integers of a round: noised integers may enter sums of ONE run only, another one takes fresh noise."""
+        self._held(round_).unlink(missing_ok=True)
+
+    def _first_grid(self, blocks: Arrays) -> Grid:
+        if self.noise is not None:
+            return self.noise.grid(Layout.of(blocks))
+        return first_grid(blocks, self.protection.bits, weighted=self.protection.weighted)
 
     def grid(self, round_: int) -> Grid:
         """Return the grid of a round that this site has reached."""
