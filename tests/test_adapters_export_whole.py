@@ -12,11 +12,23 @@ from wardround.flare.record import flat
 from wardround.jobs import hidden
 
 # No promises: a rival is trained beside the job or not; `dp` repeats what the exit promises (and the exit refuses an update that
-# comes with its loss, as one without `dp` does); ids are names inside one config; the network's settings are covered
+# comes with its loss, as one without `dp` does); `noise` must be what the exit promises, or nothing leaves; scales change what is
+# learnt, never what is promised; ids are names inside one config; the network's settings are covered
 # by the architecture's fingerprint, which both sides compare.
-RIVALS = {"SiteTrainer.rival", "SecureSite.rival", "SiteTrainer.dp", "SecureSite.dp"}
+RIVALS = {
+    "SiteTrainer.rival",
+    "SecureSite.rival",
+    "SiteTrainer.dp",
+    "SecureSite.dp",
+    "SecureSite.scaling",
+    "SecureSum.noise",
+}
 IDS = {"Rounds.aggregator_id", "SecureSite.secure_id", "HiddenRelease.secure_id"}
-MAY_HAVE_DEFAULTS = RIVALS | IDS | {f"UNet3d.{name}" for name in ("channels", "residual_units", "norm", "dropout")}
+NETWORK = {
+    f"UNet3d.{name}" for name in ("channels", "residual_units", "norm", "dropout", "adapter_rank", "ehr_columns")
+}
+NETWORK |= {f"ViTFusion.{name}" for name in ("depth", "fusion_depth", "weights")}
+MAY_HAVE_DEFAULTS = RIVALS | IDS | NETWORK
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +91,14 @@ def without_defaults(value):
     return {"path": value["path"], "args": args}
 
 
-DEFAULTS = {"channels": [16, 32, 64], "residual_units": 1, "norm": "instance", "dropout": 0.0}
+DEFAULTS = {
+    "channels": [16, 32, 64],
+    "residual_units": 1,
+    "norm": "instance",
+    "dropout": 0.0,
+    "adapter_rank": 0,
+    "ehr_columns": 0,
+}
 
 
 @pytest.mark.parametrize("name", ["brats_perfedavg", "brats_scaffold", "brats_fedopt"])
@@ -108,7 +127,7 @@ def test_nvflare_exports_the_same_job(name, repository, ours, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["brats_fedavg_fixed", "brats_perfedavg_ring"])
+@pytest.mark.parametrize("name", ["brats_fedavg_fixed", "brats_perfedavg_ring", "brats_dp_adaptive"])
 def test_nvflare_exports_the_same_hidden_job(name, ours, tmp_path):
     """Executor, exit and the component that both share, with the promise of the sum in it."""
     from nvflare.job_config.api import FedJob

@@ -55,14 +55,16 @@ def test_jobs_are_the_jobs(label):
 
 
 def test_channels_are_those_of_the_networks(label):
-    (task,) = label["tasks"]
+    task, *others = label["tasks"]
     inputs, outputs = task["network_inputs"], task["network_outputs"]
     assert [one["channel"] for one in inputs] == list(range(UNet3d.in_channels))
     assert [one["name"] for one in inputs] == [*MODALITIES, *(f"{name} present" for name in MODALITIES)]
     assert [one["channel"] for one in outputs] == list(range(UNet3d.out_channels))
     assert [one["name"] for one in outputs] == list(REGIONS)
     assert (SegResNet3d.in_channels, SegResNet3d.out_channels) == (UNet3d.in_channels, UNet3d.out_channels)
-    assert all(one["units"] for one in (*inputs, *outputs))
+    more = [part for other in others for key in ("network_inputs", "network_outputs") for part in other[key]]
+    assert all(one["units"] for one in (*inputs, *outputs, *more))
+    assert {one["name"] for one in label["tasks"]} == {recipes.job(name).task["name"] for name in recipes.names()}
 
 
 def test_intended_use_excludes_the_clinic(label):
@@ -73,10 +75,11 @@ def test_what_leaves_is_named(label):
     """Every number and fact that wire.py lets through has words on the label; a new one needs new words here and there."""
     words = {
         "loss": "mean loss",
-        "val_dice": "mean validation Dice",
+        "val_score": "mean validation score",
         "seconds": "seconds",
         "label": "display name",
         "cases": "patient counts",
+        "classes?": "patients per class",
         "modalities": "which sequences exist",
         "label_kind": "label kind",
         "device": "device",

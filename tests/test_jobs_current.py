@@ -35,6 +35,11 @@ HIDDEN = {
     "wardround.flare.secure_sum.SecureSum",
     "wardround.privacy.protection.Protection",
 }
+HOSPITAL = {
+    "wardround.flare.hospital_release.HospitalRelease",
+    "wardround.privacy.hospital_dp.HospitalDP",
+    "wardround.privacy.scaling.Scaling",
+}
 OPEN = {
     "nvflare.app_common.widgets.convert_to_fed_event.ConvertToFedEvent",
     "nvflare.app_opt.tracking.tb.tb_receiver.TBAnalyticsReceiver",
@@ -43,6 +48,8 @@ OPEN = {
     "wardround.algorithms.fedbn.FedBN",
     "wardround.algorithms.fedprox.FedProx",
     "wardround.algorithms.fedrep.FedRep",
+    "wardround.algorithms.fedsim.FedSim",
+    "wardround.algorithms.klmask.KLMask",
     "wardround.algorithms.per_fedavg.PerFedAvg",
     "wardround.algorithms.rules.FedAdam",
     "wardround.algorithms.rules.Mean",
@@ -55,12 +62,16 @@ OPEN = {
     "wardround.flare.release.Release",
     "wardround.flare.rounds.Rounds",
     "wardround.flare.site.SiteTrainer",
+    "wardround.hospital.classification.CaseSampling",
     "wardround.hospital.judging.Judging",
+    "wardround.hospital.opening.TypePhantoms",
     "wardround.hospital.opening.Phantoms",
     "wardround.hospital.segmentation.Sampling",
     "wardround.models.nets.UNet3d",
+    "wardround.models.vit.ViTFusion",
 }
-USED = OPEN | HIDDEN | STOCK
+PER_HOSPITAL = ("brats_dp_adaptive", "tumour_type_mmpfl_adp")
+USED = OPEN | HIDDEN | HOSPITAL | STOCK
 FILES = {
     "CARD.md",
     "meta.json",
@@ -134,6 +145,8 @@ def test_every_job_is_of_one_kind():
         "brats_fedavg_he": "hidden",
         "brats_perfedavg_he": "hidden",
         "brats_perfedavg_ring": "hidden",
+        "brats_dp_adaptive": "hidden",
+        "tumour_type_mmpfl_adp": "hidden",
         "brats_fedavg_ckks": "stock_ckks",
     }
 
@@ -143,8 +156,10 @@ def test_each_kind_uses_its_own_classes(name, named):
     """What a hospital has to allow for one job: none of another kind's doors."""
     found = {one.path for one in named if one.job == name}
     own = {"hidden": HIDDEN, "stock_ckks": STOCK, "open": set()}[kind(name)]
+    if name in PER_HOSPITAL:
+        own = HIDDEN - {"wardround.flare.release.NoNoise"} | HOSPITAL
     assert own <= found
-    assert not found & ((HIDDEN | STOCK) - own)
+    assert not found & ((HIDDEN | HOSPITAL | STOCK) - own)
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -175,11 +190,14 @@ def test_noise_is_promised_where_it_is_added_and_where_it_is_charged(name, repos
     _, client = configs(repository, name)
     site = client["executors"][0]["executor"]["args"]
     mechanism = client["task_result_filters"][0]["filters"][0]["args"].get("mechanism", {})
-    assert ("dp" in site) == name.startswith("brats_dp")
+    assert ("dp" in site) == (name in {"brats_dp_record", *PER_HOSPITAL})
     if "dp" in site:
         assert site["dp"] == mechanism
         assert mechanism["args"]["rounds"] == site["schedule"]["args"]["rounds"]
-        assert mechanism["args"]["work"] == site["schedule"]["args"]["work"]
+        assert mechanism["args"].get("work", site["schedule"]["args"]["work"]) == site["schedule"]["args"]["work"]
+        if kind(name) == "hidden":
+            shared = next(one for one in client["components"] if one["id"] == "secure_sum")["args"]
+            assert shared["noise"] == mechanism["args"]["promise"]
         assert mechanism["args"]["accept_vacuous"] is False
         assert "rival" not in site
 
@@ -193,11 +211,13 @@ def test_a_hidden_sum_is_what_its_name_says(name, repository):
         "masked": (True, False, False),
         "he": (False, True, False),
         "ring": (True, True, True),
+        "adaptive": (True, False, False),
+        "adp": (True, False, False),
     }[name.rpartition("_")[2]]
     assert (promise["masks"], promise["encryption"], promise["ring"]) == wanted
     meta = json.loads((repository / "jobs" / name / "meta.json").read_text())
     assert promise["min_sites"] == meta["min_clients"] == 3
-    assert promise["weights"] == "patients_hidden"
+    assert promise["weights"] == ("equal" if name in PER_HOSPITAL else "patients_hidden")
     assert [part["id"] for part in server["components"]] == ["tensorboard"], "nothing that adds updates in the open"
 
 

@@ -24,11 +24,13 @@ HOMES = {
     "nvflare": {"flare", "jobs"},
     "nibabel": {"data"},
     "monai": {"models", "tasks"},
+    "timm": {"models"},
+    "torchvision": {"models"},
     "matplotlib": {"reports"},
     "tenseal": {"privacy"},
     "cryptography": {"privacy"},
 }
-HEAVY = ("torch", "monai", "nibabel", "matplotlib", "scipy", "nvflare", "yaml")
+HEAVY = ("torch", "monai", "timm", "torchvision", "nibabel", "matplotlib", "scipy", "nvflare", "yaml")
 LAST_RESORT = {"flare/site_parts.py": 1}
 
 

@@ -97,6 +97,11 @@ class Layout:
     def total(self) -> int:
         return sum(self.sizes)
 
+    @staticmethod
+    def of(a: Arrays) -> Layout:
+        """Return the layout of these blocks, in their order."""
+        return Layout(tuple(a), tuple(tuple(block.shape) for block in a.values()))
+
     def flatten(self, a: Arrays) -> Array:
         """Return one float32 vector of length `total`; a must hold exactly the blocks of this layout."""
         require_same_blocks(

@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 TINY = (
     "model.channels=[4,8]",
     "rounds=2",

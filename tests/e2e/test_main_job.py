@@ -41,11 +41,11 @@ def test_the_model_says_which_architecture_it_is(flagless):
 
 def test_the_best_model_is_the_one_that_was_evaluated_best(flagless):
     report, (_, meta) = flagless.report, flagless.model("best_model")
-    incoming = [np.mean([site["val_dice"] for site in entry["sites"].values()]) for entry in report["rounds"]]
+    incoming = [np.mean([site["val_score"] for site in entry["sites"].values()]) for entry in report["rounds"]]
     _, final = flagless.model("final_model")
-    dice = [*incoming, final["val_dice"]]
+    dice = [*incoming, final["val_score"]]
     assert report["best"]["round"] == meta["round"] == int(np.argmax(dice))
-    assert report["best"]["val_dice"] == meta["val_dice"] == pytest.approx(max(dice))
+    assert report["best"]["val_score"] == meta["val_score"] == pytest.approx(max(dice))
 
 
 def test_every_site_took_part_in_every_round_and_got_a_verdict(flagless):
@@ -80,7 +80,7 @@ def test_curves_arrive_per_site(flagless):
     for site in SITES:
         found = scalars(flagless.server / "tb_events" / site)
         assert sorted(found["loss"]) == [0, 1]
-        assert sorted(found["val_dice"]) == [0, 1, 2]
+        assert sorted(found["val_score"]) == [0, 1, 2]
 
 
 def test_a_receipt_for_every_release(flagless):

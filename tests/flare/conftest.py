@@ -96,7 +96,7 @@ def update(facts: dict[str, Any]) -> Callable[..., wire.Update]:
 
     def make(blocks: dict[str, Any] | None = None, weight: float = 3.0, **changed: Any) -> wire.Update:
         delta = {"model:w": np.ones((2, 3), np.float32)} if blocks is None else blocks
-        numbers = {"loss": 1.5, "val_dice": 0.25, "seconds": 2.0}
+        numbers = {"loss": 1.5, "val_score": 0.25, "seconds": 2.0}
         return wire.Update(delta, weight, numbers, facts | changed)
 
     return make
@@ -107,7 +107,7 @@ def scores() -> dict[str, Any]:
     """One site's judgement: a local model and FedAvg, FedAvg better."""
     local = {"k": 0, "val": 0.5, "test": {"dice_mean": dict(DICE)}, "gain": None}
     fedavg = {"k": 0, "val": 0.7, "test": {"dice_mean": dict(DICE)}, "gain": {"value": 0.1, "low": None, "high": None}}
-    return {"candidates": {"local": local, "fedavg": fedavg}, "deploy": "fedavg", "val_dice": 0.7, "seconds": 1.0}
+    return {"candidates": {"local": local, "fedavg": fedavg}, "deploy": "fedavg", "val_score": 0.7, "seconds": 1.0}
 
 
 @pytest.fixture

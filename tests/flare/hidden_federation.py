@@ -35,6 +35,7 @@ from wardround.arrays import digest, in_bank
 from wardround.errors import Refusal
 from wardround.flare import places, sealed
 from wardround.flare.hidden_release import HiddenRelease
+from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.release import NoNoise
 from wardround.flare.secure_rounds import SecureRounds
 from wardround.flare.secure_site import SecureSite
@@ -48,6 +49,7 @@ from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import UNet3d
 from wardround.privacy import simulated_kits
 from wardround.privacy.protection import Protection
+from wardround.privacy.scaling import Scaling
 from wardround.rng import stream
 
 SPEC = UNet3d((4, 8), residual_units=1, norm="instance", dropout=0.0)
@@ -184,22 +186,33 @@ class Party:
         return places.run_folder(self.context())
 
 
+@dataclass(frozen=True)
+class Private:
+    """Hospital-level DP of a played job; nothing: none."""
+
+    mechanism: HospitalRelease | None = None
+    scaling: Scaling | None = None
+
+
 class Site(Party):
     """A site of the job: executor, exit, and the component that both share."""
 
-    def __init__(self, root: Path, name: str, job: str, promise: Protection, played: bool) -> None:
+    def __init__(
+        self, root: Path, name: str, job: str, promise: Protection, played: bool, private: Private | None = None
+    ) -> None:
         super().__init__(root, name, job)
-        self.promise = promise
+        self.promise, self.private = promise, private or Private()
         self.hospital = PlayedHospital(name) if played else None
         self.restart()
 
     def restart(self) -> None:
         """Forget everything that is not on disk, as a new process does."""
-        self.secure = SecureSum(self.promise, 0)
+        mechanism = self.private.mechanism
+        self.secure = SecureSum(self.promise, 0, mechanism.promise if mechanism else None)
         self.engine.components = {ID: self.secure}
-        self.executor = secure_site()
+        self.executor = secure_site(dp=mechanism, scaling=self.private.scaling)
         self.executor._hospital = self.hospital
-        self.exit = HiddenRelease(NoNoise())
+        self.exit = HiddenRelease(mechanism or NoNoise())
 
     def answer(self, task: str, message: Shareable) -> Shareable:
         """Do a task and pass the exit, as NVFlare's client runner does."""
@@ -265,6 +278,7 @@ class Federation:
         names: Sequence[str] = SITES,
         job: str = places.SIMULATOR_JOB,
         played: bool = True,
+        private: Private | None = None,
         **promised: Any,
     ) -> None:
         self.root, self.names, self.job = root, tuple(names), job
@@ -272,7 +286,7 @@ class Federation:
         shutil.copytree(kits / "simulated_kits", root / "simulated_kits")
         for name in names:
             shutil.copytree(kits / name / "startup", root / name / "startup")
-        self.sites = {name: Site(root / name, name, job, self.promise, played) for name in names}
+        self.sites = {name: Site(root / name, name, job, self.promise, played, private) for name in names}
         self.messages: list[tuple[str, str, Shareable]] = []
         self.asked: list[Asked] = []
         self.restarting = False

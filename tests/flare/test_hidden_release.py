@@ -21,7 +21,7 @@ from wardround.privacy import statements
 from wardround.privacy.statements import Moment
 
 RUN = "ab" * 16
-NUMBERS = {"loss": 1.5, "val_dice": 0.25, "seconds": 2.0}
+NUMBERS = {"loss": 1.5, "val_score": 0.25, "seconds": 2.0}
 BLOCKS = {"model:w": np.linspace(-0.01, 0.01, 600, dtype=np.float32), "model:b": np.ones(3, np.float32) / 50}
 
 

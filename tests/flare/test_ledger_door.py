@@ -13,6 +13,7 @@ from wardround.flare import ledger_door, wire
 from wardround.flare.ledger_door import PatientRelease
 from wardround.flare.release import InTheClear, Release
 from wardround.flare.site_parts import private_promise
+from wardround.models.nets import UNet3d
 from wardround.privacy.accounting import claim
 from wardround.privacy.budget import FILE
 from wardround.privacy.dp_sgd import PatientDP
@@ -156,8 +157,8 @@ def test_a_mechanism_without_cost_writes_no_ledger(context, update):
 
 
 def test_the_executor_trains_under_the_exits_promise():
-    assert private_promise(mechanism(), FedAvg(), SCHEDULE, None) == PROMISE
-    assert private_promise(None, FedAvg(), SCHEDULE, FedAvg()) is None
+    assert private_promise(mechanism(), FedAvg(), SCHEDULE, None, UNet3d()) == PROMISE
+    assert private_promise(None, FedAvg(), SCHEDULE, FedAvg(), UNet3d()) is None
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_the_executor_trains_under_the_exits_promise():
 )
 def test_a_job_whose_noise_does_not_fit_is_refused(made, algorithm, rival, words):
     with pytest.raises(ConfigRefused, match=words):
-        private_promise(made, algorithm, SCHEDULE, rival)
+        private_promise(made, algorithm, SCHEDULE, rival, UNet3d())
 
 
 @pytest.mark.parametrize("name", ["promise", "work", "rounds", "delta", "accept_vacuous"])
@@ -185,3 +186,61 @@ def test_blocks_are_as_they_were(private):
     assert delta is private.delta
     assert "patient" in receipt["guarantee"]
     assert all(np.isfinite(block).all() for block in delta.values())
+
+
+def test_a_job_that_reserved_something_does_not_leave_by_an_exit_that_charges_nothing(context, update):
+    """An executor with `dp`, an exit InTheClear: what was promised would never be written down."""
+    fl_ctx = context("train", job="a1b2c3")
+    with_budget(fl_ctx, 8)
+    ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
+    with pytest.raises(ReleaseRefused, match="costs nothing"):
+        Release(InTheClear()).process(wire.update_message(update()), fl_ctx)
+    Release(InTheClear()).process(wire.update_message(update()), context("train", job="another"))
+
+
+def test_what_the_sites_policy_reserved_is_not_the_jobs_promise(context, update):
+    fl_ctx = context("train", job="a1b2c3")
+    with_budget(fl_ctx, 8)
+    ledger_door.reserve(mechanism(), fl_ctx, lambda text: None, ledger_door.POLICY)
+    Release(InTheClear()).process(wire.update_message(update()), fl_ctx)
+    assert ledger_door.spend(mechanism(), {}, fl_ctx, ledger_door.POLICY) == {"ledger_entry": 1}
+    assert set(ledger_door.account(fl_ctx).spent) == {ledger_door.POLICY}
+
+
+def test_once_closed_a_reservation_binds_no_exit(context, update):
+    fl_ctx = context("train", job="a1b2c3")
+    with_budget(fl_ctx, 8)
+    ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
+    ledger_of(fl_ctx).close("a1b2c3")
+    Release(InTheClear()).process(wire.update_message(update()), fl_ctx)
+
+
+def test_an_exit_that_charges_nothing_does_not_pass_by_a_damaged_ledger(context, update):
+    fl_ctx = context("train", job="a1b2c3")
+    with_budget(fl_ctx, 8)
+    ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
+    (file,) = ledger_door._local(fl_ctx).glob("*ledger*.jsonl")
+    file.write_text(file.read_text().replace("1.5", "9.5"))
+    with pytest.raises(ReleaseRefused):
+        Release(InTheClear()).process(wire.update_message(update()), fl_ctx)
+
+
+def test_a_job_without_a_ledger_has_no_account(context):
+    assert ledger_door.account(context("train", job="a1b2c3")) is None
+
+
+def test_an_account_is_of_the_job_by_name_too(context, monkeypatch):
+    """In the simulator every job has the same id."""
+    fl_ctx = context("train")
+    ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
+    assert ledger_door.account(fl_ctx) is not None
+    monkeypatch.setattr(ledger_door.places, "job_name", lambda fl_ctx: "another")
+    assert ledger_door.account(fl_ctx) is None
+
+
+def test_a_limit_for_the_unit_is_there_or_refused(context):
+    fl_ctx = context("train", job="a1b2c3")
+    with_budget(fl_ctx, 8)
+    ledger_door.require_limit("patient", fl_ctx)
+    with pytest.raises(ConfigRefused, match="a limit for hospital"):
+        ledger_door.require_limit("hospital", fl_ctx)

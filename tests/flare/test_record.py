@@ -12,8 +12,8 @@ MODEL = {"name": "UNet3d", "parameters": 10, "fingerprint": "ab"}
 def record(facts):
     made = RunRecord.begin(ABOUT, MODEL, simulator=True, history=[])
     made.begin_round(0, bytes_down_each=100)
-    made.update("site-1", {"loss": 1.0, "val_dice": 0.2, "seconds": 3.0}, facts, size=40)
-    made.update("site-2", {"loss": 2.0, "val_dice": 0.6, "seconds": 1.0}, facts | {"phantoms": False}, size=50)
+    made.update("site-1", {"loss": 1.0, "val_score": 0.2, "seconds": 3.0}, facts, size=40)
+    made.update("site-2", {"loss": 2.0, "val_score": 0.6, "seconds": 1.0}, facts | {"phantoms": False}, size=50)
     return made
 
 
@@ -21,7 +21,7 @@ def test_a_round_adds_up(record):
     """Down 2 x 100 bytes, up 40 + 50; validation Dice (0.2 + 0.6) / 2, every hospital counts the same."""
     entry = record.end_round(["site-1", "site-2", "site-3"], ["site-2", "site-1"], 7.5)
     assert (entry["bytes_down"], entry["bytes_up"], entry["seconds"]) == (200, 90, 7.5)
-    assert entry["val_dice"] == pytest.approx(0.4)
+    assert entry["val_score"] == pytest.approx(0.4)
     assert entry["aggregated"] == ["site-1", "site-2"]
     assert entry["configured"] == ["site-1", "site-2", "site-3"]
     assert record.line(2).startswith("round 1/2 done: 2/3 sites, loss 1.500")
@@ -47,11 +47,11 @@ def test_a_round_at_once_needed_one_attempt(record):
 
 
 def test_the_best_round_is_the_one_whose_incoming_model_was_best(record, scores):
-    history = [{"round": 0, "val_dice": 0.2}, {"round": 1, "val_dice": 0.6}, {"round": 2, "val_dice": 0.4}]
+    history = [{"round": 0, "val_score": 0.2}, {"round": 1, "val_score": 0.6}, {"round": 2, "val_score": 0.4}]
     assert record.best([], 3) is None
-    assert record.best(history, 3) == {"round": 1, "val_dice": 0.6}
-    record.scores("site-1", scores | {"val_dice": 0.7})
-    assert record.best(history, 3) == {"round": 3, "val_dice": 0.7}
+    assert record.best(history, 3) == {"round": 1, "val_score": 0.6}
+    record.scores("site-1", scores | {"val_score": 0.7})
+    assert record.best(history, 3) == {"round": 3, "val_score": 0.7}
 
 
 def test_settings_are_printed_flat():
@@ -79,7 +79,7 @@ def test_a_problem_makes_a_run_incomplete(record, scores, tmp_path):
         record.scores(site, scores)
     folder = tmp_path / "ws" / "server" / "job" / "wardround"
     folder.mkdir(parents=True)
-    record.close(folder, {"round": 1, "val_dice": 0.7})
+    record.close(folder, {"round": 1, "val_score": 0.7})
     assert json.loads((folder / "report.json").read_text())["outcome"] == "complete"
     record.problem("site-2 was lost in round 2")
     record.close(folder, None)
@@ -90,10 +90,10 @@ def test_a_problem_makes_a_run_incomplete(record, scores, tmp_path):
 
 
 def test_the_final_dice_is_the_mean_over_hospitals(record, scores):
-    assert record.final_val_dice() is None
-    record.scores("site-1", scores | {"val_dice": 0.2})
-    record.scores("site-2", scores | {"val_dice": 0.4})
-    assert record.final_val_dice() == pytest.approx(0.3)
+    assert record.final_val_score() is None
+    record.scores("site-1", scores | {"val_score": 0.2})
+    record.scores("site-2", scores | {"val_score": 0.4})
+    assert record.final_val_score() == pytest.approx(0.3)
 
 
 def test_what_a_site_says_beyond_the_report_is_not_shown(record):

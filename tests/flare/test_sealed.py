@@ -17,7 +17,7 @@ from wardround.privacy.statements import Moment, Signed
 
 RUN = "ab" * 16
 MOMENT = Moment(RUN, 3, 1)
-NUMBERS = {"loss": 1.5, "val_dice": 0.25, "seconds": 2.0}
+NUMBERS = {"loss": 1.5, "val_score": 0.25, "seconds": 2.0}
 MODEL = {"roster": "", "grid": "aa", "model": "bb"}
 FIELDS = {
     "join": {"channel": "aa", "key_id": ""},
@@ -49,7 +49,7 @@ def signed(identity):
 
 def meta_of(task):
     facts = facts_of("site-1") | {"version": __version__}
-    scores = numbers() | {"val_dice": 0.3, "seconds": 1.0}
+    scores = numbers() | {"val_score": 0.3, "seconds": 1.0}
     return {wire.TRAIN: {"numbers": NUMBERS, "facts": facts}, wire.FINISH: {"scores": scores}}.get(task, {})
 
 
@@ -235,12 +235,12 @@ def test_facts_without_counts():
 
 
 def test_scores_without_counts():
-    scores = numbers() | {"val_dice": 0.3, "seconds": 1.0}
+    scores = numbers() | {"val_score": 0.3, "seconds": 1.0}
     hidden = wire.scores_without_counts(scores)
     assert "cases" not in str(hidden)
     assert hidden["candidates"]["fedavg"]["gain"] == {"value": 0.1, "low": None, "high": None}
-    assert {key: hidden[key] for key in ("deploy", "val_dice", "seconds")} == {
-        key: scores[key] for key in ("deploy", "val_dice", "seconds")
+    assert {key: hidden[key] for key in ("deploy", "val_score", "seconds")} == {
+        key: scores[key] for key in ("deploy", "val_score", "seconds")
     }
     wire.require_shape(hidden, wire.SCORES, "scores")
     assert "cases" in str(scores)

@@ -110,7 +110,7 @@ def test_real_hospitals_train_the_same_model_in_the_open_and_in_the_ring(federat
     assert played[0].models() == played[1].models()
     assert digest(played[0].sites["site-1"].model()) != digest(first_model())
     assert set(played[1].record["final"]) == set(SITES[:3])
-    assert all(0 <= entry["sites"]["site-1"]["val_dice"] <= 1 for entry in played[1].record["rounds"])
+    assert all(0 <= entry["sites"]["site-1"]["val_score"] <= 1 for entry in played[1].record["rounds"])
 
 
 def test_the_steps_of_each_mode(federation):
@@ -511,7 +511,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_model(federation, without, m
     assert {one.round for one in played.asked} == {-1, 1, 2}
     assert played.models() == dict.fromkeys(SITES, without())
     assert [entry["round"] for entry in played.record["rounds"]] == [0, 1]
-    assert played.record["best"] == {"round": 2, "val_dice": pytest.approx(0.3)}
+    assert played.record["best"] == {"round": 2, "val_score": pytest.approx(0.3)}
 
 
 @pytest.mark.parametrize(("mode", "task"), [("masked", "unmask"), ("ring", "hop"), ("ring", "unmask")])
@@ -579,7 +579,7 @@ def test_nothing_readable_leaves(federation, mode):
             assert isinstance(value, (str, bytes, bool, int, float, type(None))), (task, path)
             if isinstance(value, float):
                 numbers.add(".".join(path))
-    listed = {f"meta.numbers.{name}" for name in wire.NUMBERS} | {"data.revealed.val_dice"}
+    listed = {f"meta.numbers.{name}" for name in wire.NUMBERS} | {"data.revealed.val_score"}
     assert listed <= numbers
     assert all(path in listed or path.startswith("meta.scores.") for path in numbers)
     assert (readable(played) > 0) == (mode == "fixed")
@@ -639,7 +639,7 @@ def test_what_is_said_of_a_run(federation):
     first, second = played.record["rounds"]
     assert first["bytes_up"] > 4 * 32_000
     assert second["bytes_down"] > first["bytes_down"] > 3 * 32_000
-    assert played.record["best"] == {"round": 2, "val_dice": pytest.approx(0.3)}
+    assert played.record["best"] == {"round": 2, "val_score": pytest.approx(0.3)}
     for site in played.sites.values():
         tasks = [line["task"] for line in site.receipts]
         assert tasks == ["join", *["prepare", "train", "hop", "unmask"] * 2, "finish"]

@@ -15,7 +15,7 @@ def revealed(round_):
 
 
 def entry(round_):
-    return {"round": round_, "val_dice": 0.25, "sites": {}, "facts": {}}
+    return {"round": round_, "val_score": 0.25, "sites": {}, "facts": {}}
 
 
 @pytest.fixture

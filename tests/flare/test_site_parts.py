@@ -80,9 +80,9 @@ def test_missing_settings_are_named():
 def test_numbers_are_streamed_one_by_one(context):
     fl_ctx, seen = context(), []
     fl_ctx.get_engine().fire_event = lambda event, ctx: seen.append(ctx.get_prop("__event_data__"))
-    stream(FLComponent(), {"loss": 1.5, "val_dice": 0.25}, 3, fl_ctx)
+    stream(FLComponent(), {"loss": 1.5, "val_score": 0.25}, 3, fl_ctx)
     curves = [event["DXO"]["data"] for event in seen if isinstance(event, Shareable)]
     assert [(curve["track_key"], curve["track_value"], curve["global_step"]) for curve in curves] == [
         ("loss", 1.5, 3),
-        ("val_dice", 0.25, 3),
+        ("val_score", 0.25, 3),
     ]

@@ -190,7 +190,7 @@ def test_the_number_of_patients_is_the_only_number(context, update):
         MetaKey.PROCESSED_ALGORITHM,
         MetaKey.FILTER_HISTORY,
     }
-    for word in (b"north", b"val_dice", b"modalities", b"loss"):
+    for word in (b"north", b"val_score", b"modalities", b"loss"):
         assert word not in raw
 
 

@@ -71,4 +71,4 @@ def test_a_score_is_a_mean_over_test_patients(sites: dict[str, SegmentationSite]
     found = baselines.score(site, w)
     assert found["cases"] == len(rows)
     assert found["test"]["dice_WT"]["value"] == pytest.approx(np.mean([row["dice_WT"] for row in rows]))
-    assert found["val"] == pytest.approx(site.mean_dice(w, site.split.val))
+    assert found["val"] == pytest.approx(site.score(w, site.split.val))

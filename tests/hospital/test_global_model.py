@@ -23,8 +23,8 @@ def mean_of(server, value):
     return {name: np.full_like(block, value) for name, block in server.wire().items()}
 
 
-def entry(round_, val_dice):
-    return {"round": round_, "val_dice": val_dice, "facts": {}, "sites": {}}
+def entry(round_, val_score):
+    return {"round": round_, "val_score": val_score, "facts": {}, "sites": {}}
 
 
 def states(folder):
@@ -96,19 +96,19 @@ def test_the_state_of_another_network_is_refused(tmp_path):
 
 
 def test_the_best_model_is_the_one_that_was_evaluated(tmp_path):
-    """val_dice of round r belongs to the model BEFORE the step of round r."""
+    """val_score of round r belongs to the model BEFORE the step of round r."""
     out, server, before = tmp_path / "out", opened(tmp_path / "state"), {}
     for round_, dice in enumerate((0.2, 0.6, 0.3)):
         before[round_] = dict(server.wire())
         server.step(mean_of(server, 0.1), 1.0, entry(round_, dice))
     server.finish(0.5, out)
-    assert server.best == {"round": 1, "val_dice": 0.6}
+    assert server.best == {"round": 1, "val_score": 0.6}
     best, meta = checkpoint.load(out / "best_model.npz", fingerprint(SPEC))
     assert same(best, from_bank("model", before[1]))
-    assert (meta["round"], meta["val_dice"]) == (1, 0.6)
+    assert (meta["round"], meta["val_score"]) == (1, 0.6)
     final, meta = checkpoint.load(out / "final_model.npz", fingerprint(SPEC))
     assert same(final, from_bank("model", server.wire()))
-    assert (meta["round"], meta["val_dice"]) == (3, 0.5)
+    assert (meta["round"], meta["val_score"]) == (3, 0.5)
 
 
 def test_the_final_model_can_be_the_best(tmp_path):
@@ -124,8 +124,8 @@ def test_without_a_judgement_the_final_model_is_written_all_the_same(tmp_path):
     server = opened(tmp_path)
     server.step(mean_of(server, 0.1), 1.0, entry(0, 0.2))
     server.finish(None, tmp_path)
-    assert server.best == {"round": 0, "val_dice": 0.2}
-    assert checkpoint.load(tmp_path / "final_model.npz")[1]["val_dice"] is None
+    assert server.best == {"round": 0, "val_score": 0.2}
+    assert checkpoint.load(tmp_path / "final_model.npz")[1]["val_score"] is None
 
 
 def test_a_saved_model_can_be_rebuilt_and_says_its_patch(tmp_path):

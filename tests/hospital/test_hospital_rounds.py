@@ -8,6 +8,7 @@ from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.fedbn import FedBN
 from wardround.algorithms.federation import SiteSide, first_banks, run
 from wardround.algorithms.fedrep import FedRep
+from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.rules import Mean
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
@@ -37,7 +38,8 @@ def two_rounds(open_again, hospital):
     return deltas, weights
 
 
-ALGORITHMS = [FedAvg(), FedBN(), FedRep(0.5), Scaffold(), Ditto(0.1)]
+MASKS = KLMask("kl", "all", every=1, warm_up=0, rho=0.5, enter=1.0, leave=0.5, most=0.6, batches=1)
+ALGORITHMS = [FedAvg(), FedBN(), FedRep(0.5), Scaffold(), Ditto(0.1), MASKS]
 SCHEDULE = Schedule(3, 4, 0.05, 0.9, True, 0.0, 10.0, "cosine")
 
 
@@ -124,7 +126,7 @@ def test_validation_is_of_the_incoming_model(opened):
     before = hospital.validate(weights, 0)
     hospital.train(weights, 0)
     assert hospital.validate(weights, 0) == before
-    assert before == hospital.site.mean_dice(hospital.initial, hospital.site.split.val)
+    assert before == hospital.site.score(hospital.initial, hospital.site.split.val)
 
 
 def test_the_weight_is_the_number_of_training_patients(opened):
@@ -192,6 +194,6 @@ def test_under_patient_level_dp_no_loss_and_no_count_is_told(opened):
     numbers = {
         "candidates": {"local": {"k": 0, "gain": None}, "fedavg": {"k": 0, "gain": {"value": 1.0}}, "personalised": {}},
         "deploy": "local",
-        "val_dice": 0.5,
+        "val_score": 0.5,
     }
-    assert shared_only(numbers) == {"candidates": {"fedavg": {"k": 0, "gain": None}}, "deploy": None, "val_dice": 0.5}
+    assert shared_only(numbers) == {"candidates": {"fedavg": {"k": 0, "gain": None}}, "deploy": None, "val_score": 0.5}

@@ -9,7 +9,8 @@ from wardround.algorithms.federation import local_only
 from wardround.algorithms.finetune import fine_tune
 from wardround.algorithms.schedule import Schedule
 from wardround.errors import ConfigRefused
-from wardround.hospital.judging import Judging, by_patient, judge
+from wardround.hospital.judging import Judging, judge
+from wardround.hospital.segmentation import by_patient
 from wardround.reports.verdict import choose
 
 SCHEDULE = Schedule(2, 3, 0.05, 0.9, True, 0.0, 10.0, "cosine")
@@ -51,7 +52,7 @@ def test_fine_tuning_is_chosen_on_validation(judged):
     one, _, arms, judgement = judged
     for arm, name, ks in (("fedavg", "fedavg_finetuned", (1, 3)), ("personalised", "personalised", (0, 1, 3))):
         walk = fine_tune(arms[arm], one.oracle("fine-tune"), [0, 1, 3], Steps(3, 0.02))
-        val = {k: one.mean_dice(walk[k], one.split.val) for k in ks}
+        val = {k: one.score(walk[k], one.split.val) for k in ks}
         best = max(ks, key=lambda k: val[k])
         found = judgement.numbers["candidates"][name]
         assert (found["k"], found["val"]) == (best, pytest.approx(val[best]))

@@ -5,12 +5,18 @@ import pytest
 
 from wardround.errors import ConfigRefused
 from wardround.hospital.opening import Phantoms, find_config, open_site, pick_device, site_index
+from wardround.hospital.segmentation import Sampling
 
 SMALL = Phantoms([16, 16, 16], 4)
 
 
+SAMPLING = Sampling((8, 8, 8), 2, 0.5, augment=False)
+
+
 def opened(workspace, said, *, simulator=True, site="site-1", phantoms=SMALL):
-    return open_site(site, workspace, simulator=simulator, phantoms=phantoms, seed=0, say=said.append)
+    return open_site(
+        site, workspace, simulator=simulator, phantoms=phantoms, sampling=SAMPLING, seed=0, say=said.append
+    )
 
 
 def write(path: Path, content) -> Path:

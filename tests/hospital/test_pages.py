@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from wardround.data.cache import open_cohort
 from wardround.data.site_config import SiteConfig
 from wardround.data.splits import split_patients
-from wardround.hospital import pages
+from wardround.hospital import overlays
 from wardround.hospital.segmentation import SegmentationSite
 from wardround.models.nets import UNet3d
 
@@ -31,9 +30,8 @@ def test_overlays_leave_out_regions_that_were_never_trained(cohorts, site, tmp_p
     monkeypatch.setattr(one, "predict", lambda w, case: np.ones((3, *one.volume(case).image.shape[1:]), bool))
     drawn = []
     monkeypatch.setattr(
-        pages, "draw_overlay", lambda image, truth, prediction, *rest: drawn.append(prediction) or rest[1]
+        overlays, "draw_overlay", lambda image, truth, prediction, *rest: drawn.append(prediction) or rest[1]
     )
-    judgement = SimpleNamespace(weights={"local": one.model.vector})
-    pages._overlay(one, judgement, "local", split.test[0], tmp_path)
+    overlays._overlay(one, one.model.vector, "local", split.test[0], tmp_path)
     regions = ("ET", "TC", "WT")
     assert {name for name, region in zip(regions, drawn[0], strict=True) if region.any()} == shown

@@ -45,7 +45,7 @@ def run() -> dict[str, Any]:
             "aggregated": list(SITES),
             "bytes_down": 1_000_000,
             "bytes_up": 2_000_000,
-            "sites": {name: {"loss": 1.1 - 0.2 * r, "val_dice": 0.3 + 0.1 * r, "seconds": 3.25} for name in SITES},
+            "sites": {name: {"loss": 1.1 - 0.2 * r, "val_score": 0.3 + 0.1 * r, "seconds": 3.25} for name in SITES},
         }
         for r in range(2)
     ]
@@ -61,7 +61,7 @@ def run() -> dict[str, Any]:
         "model": {"name": "UNet3d", "parameters": 143685, "fingerprint": "ab12cd34"},
         "sites": {"site-1": site, "site-2": {**copy.deepcopy(site), "label": "south"}},
         "rounds": rounds,
-        "best": {"round": 1, "val_dice": 0.4},
+        "best": {"round": 1, "val_score": 0.4},
         "final": {
             "site-1": {"candidates": first, "deploy": "personalised"},
             "site-2": {"candidates": second, "deploy": "local"},

@@ -5,14 +5,14 @@ from wardround.reports.figures import candidate_panels, curve_panels, curves
 
 
 def test_curves_leave_out_what_did_not_come_back(run: dict[str, Any]) -> None:
-    run["rounds"][0]["sites"]["site-1"]["val_dice"] = None
+    run["rounds"][0]["sites"]["site-1"]["val_score"] = None
     run["rounds"][1]["sites"]["site-2"] = None
-    run["rounds"][1]["sites"]["stranger"] = {"val_dice": 0.2}
-    assert curves(run, "val_dice") == {"site-1": {1: 0.4}, "site-2": {0: 0.3}, "stranger": {1: 0.2}}
+    run["rounds"][1]["sites"]["stranger"] = {"val_score": 0.2}
+    assert curves(run, "val_score") == {"site-1": {1: 0.4}, "site-2": {0: 0.3}, "stranger": {1: 0.2}}
 
 
 def test_one_panel_per_hospital_with_its_values_in_words(run: dict[str, Any]) -> None:
-    found = curve_panels(run, "val_dice", "validation Dice")
+    found = curve_panels(run, "val_score", "validation Dice")
     assert found.count("<figure>") == 2
     assert 'aria-label="validation Dice of north (site-1) over rounds: round 0 0.30, round 1 0.40"' in found
     assert found.count('class="best"') == 2
@@ -22,10 +22,10 @@ def test_one_panel_per_hospital_with_its_values_in_words(run: dict[str, Any]) ->
 def test_dice_is_drawn_on_the_scale_from_0_to_1(run: dict[str, Any]) -> None:
     """The plot reaches from y = 128 (Dice 0) to y = 10 (Dice 1)."""
     for site in run["rounds"][0]["sites"].values():
-        site["val_dice"] = 0.0
+        site["val_score"] = 0.0
     for site in run["rounds"][1]["sites"].values():
-        site["val_dice"] = 1.0
-    assert re.search(r'd="M34 128L250 10" class="line"', curve_panels(run, "val_dice", "validation Dice"))
+        site["val_score"] = 1.0
+    assert re.search(r'd="M34 128L250 10" class="line"', curve_panels(run, "val_score", "validation Dice"))
 
 
 def test_a_gap_in_the_rounds_stays_a_gap(run: dict[str, Any]) -> None:

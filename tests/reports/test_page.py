@@ -116,7 +116,7 @@ def test_texts_from_other_machines_are_never_markup(run: dict[str, Any], tmp_pat
     run.update(job=EVIL, algorithm=EVIL, version=EVIL, started=EVIL, problems=[EVIL], settings={EVIL: EVIL})
     run["model"] = {"name": EVIL, "fingerprint": EVIL}
     for r in run["rounds"]:
-        r.update(configured=[EVIL], sites={EVIL: {"loss": 1.0, "val_dice": 0.5, "seconds": 1.0}})
+        r.update(configured=[EVIL], sites={EVIL: {"loss": 1.0, "val_score": 0.5, "seconds": 1.0}})
     document = write_report(run, tmp_path, [tmp_path / f"{EVIL.replace('/', '')}.png"]).read_text(encoding="utf-8")
     assert "<script" not in document
     assert "&lt;script&gt;" in document

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from nvflare.apis.filter import Filter
@@ -19,6 +20,7 @@ from nvflare.apis.shareable import Shareable
 from wardround.arrays import digest
 from wardround.errors import ReleaseRefused
 from wardround.flare import sealed, wire
+from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.ledger_door import spend
 from wardround.flare.release import Mechanism, write_receipt
 from wardround.flare.secure_sum import ID, SecureSum, secure_sum_of
@@ -31,6 +33,7 @@ class HiddenRelease(Filter):  # type: ignore[misc]
 
     train: an update is hidden, or, in a repeated attempt, the integers that are kept are hidden anew
     other tasks: a reply that sealed.py describes | a refusal: its code only | anything else: ReleaseRefused
+    under hospital-level DP no number and no score leaves beside the update: all of them come from the hospital's patients
     """
 
     def __init__(self, mechanism: Mechanism, secure_id: str = ID) -> None:
@@ -50,12 +53,21 @@ class HiddenRelease(Filter):  # type: ignore[misc]
                 fix="name this filter for those tasks only",
             )
         secure = secure_sum_of(fl_ctx, self.secure_id)
+        if secure.noise != (self.mechanism.promise if isinstance(self.mechanism, HospitalRelease) else None):
+            raise ReleaseRefused(
+                "the exit of a hidden sum",
+                found="a mechanism and a `noise` of secure_sum that are not the same promise",
+                expected="one promise of hospital-level noise in both, or in neither",
+                fix="print the job anew",
+            )
         receipt: dict[str, Any] = {"protection": secure.protection.mode}
         if task == wire.TRAIN:
             reply, more = self._train(shareable, secure, fl_ctx)
             receipt |= more
         else:
             reply = sealed.read_reply(shareable, task)
+            if secure.noise is not None and task == wire.FINISH:
+                reply = replace(reply, meta={"scores": wire.SILENT})
         receipt |= {"kind": statements.peek(reply.statement)["kind"], "bytes": len(reply.payload)}
         receipt |= {"sha256": hashlib.sha256(reply.payload).hexdigest()} if reply.payload else {}
         write_receipt(fl_ctx, task, receipt)
@@ -82,6 +94,10 @@ class HiddenRelease(Filter):  # type: ignore[misc]
         receipt |= spend(self.mechanism, update.numbers, fl_ctx)
         hidden = secure.protection.weights == "patients_hidden"
         facts = wire.without_counts(update.facts) if hidden else dict(update.facts)
-        said = {"numbers": dict(update.numbers), "facts": facts, "model": secure.model, "settings": secure.settings}
+        numbers = dict(update.numbers)
+        if secure.noise is not None:
+            numbers, facts = dict.fromkeys(numbers), wire.silent_facts(facts)
+        said = {"numbers": numbers, "facts": facts, "model": secure.model, "settings": secure.settings}
+        said["run"] = secure.call.moment.run
         held = site.hold(secure.call.moment.round, delta, int(update.weight), secure.initial, said)
         return receipt | held | {"update": digest(delta)}

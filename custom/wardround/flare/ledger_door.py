@@ -3,6 +3,8 @@
 Both are the hospital's own, in `local/` of its workspace: they outlive jobs, restarts and retries. A job with differential
 privacy is refused BEFORE training where there is no budget or where it would overspend; every release is written down
 before it leaves. The simulator's sites have no budget of their own: they take the job's, loudly.
+
+Two keys of one job: KEY is what the job itself promises, POLICY what the site adds whatever the job says (site_policy.py).
 """
 
 from __future__ import annotations
@@ -19,13 +21,14 @@ from wardround import __version__
 from wardround.arrays import Arrays
 from wardround.errors import ConfigRefused, ReleaseRefused
 from wardround.flare import places
+from wardround.privacy import ledger_file
 from wardround.privacy.accounting import Claim, claim, require_meaningful
 from wardround.privacy.budget import FILE, Budget, Limit, read_budget
 from wardround.privacy.dp_sgd import PatientDP
-from wardround.privacy.ledger import Job, Ledger
+from wardround.privacy.ledger import Account, Job, Ledger
 from wardround.privacy.releases import Release, SampledGaussianRelease, Unit
 
-KEY = "federation"
+KEY, POLICY = "federation", "policy"
 
 
 @runtime_checkable
@@ -89,24 +92,27 @@ class PatientRelease:
         return SampledGaussianRelease("patient", self.promise.noise_multiplier, self.promise.sampling_rate, steps)
 
 
-def reserve(mechanism: Charged, fl_ctx: FLContext, say: Callable[[str], None]) -> None:
+def reserve(mechanism: Charged, fl_ctx: FLContext, say: Callable[[str], None], key: str = KEY) -> None:
     """Reserve the whole job; no budget, too little budget, no privacy claim at all (epsilon > 100): refused."""
     whole = _claim(mechanism.plan(), mechanism.unit, mechanism.delta)
     require_meaningful(whole.epsilon, mechanism.accept_vacuous)
     ledger = Ledger(_local(fl_ctx))
-    ledger.reserve(_job(fl_ctx), {KEY: mechanism.plan()}, _budget(mechanism, fl_ctx, say))
+    ledger.reserve(_job(fl_ctx), {key: mechanism.plan()}, _budget(mechanism, fl_ctx, say))
     say(
         f"this job costs epsilon {whole.epsilon:.3g} per {whole.unit} at delta {whole.delta:g} (mu {whole.mu:.3f}; "
         f"the best attack it allows is right {whole.attack.accuracy:.0%} of the time): reserved in {ledger.folder}"
     )
 
 
-def spend(mechanism: Any, numbers: Mapping[str, float | None], fl_ctx: FLContext) -> dict[str, Any]:
+def spend(mechanism: Any, numbers: Mapping[str, float | None], fl_ctx: FLContext, key: str = KEY) -> dict[str, Any]:
     """Write one round's release into the ledger, if it costs anything; return what the receipt says of it.
 
     numbers: what goes with the update; a training loss among them tells that it was trained without noise: ReleaseRefused
+    a mechanism without cost in a job that reserved something (its executor promises what its exit would never charge), or
+    beside a ledger that is damaged: ReleaseRefused
     """
     if not isinstance(mechanism, Charged):
+        _require_nothing_promised(fl_ctx)
         return {}
     if numbers.get("loss") is not None:
         raise ReleaseRefused(
@@ -116,8 +122,41 @@ def spend(mechanism: Any, numbers: Mapping[str, float | None], fl_ctx: FLContext
             fix="print the job anew",
         )
     ledger = Ledger(_local(fl_ctx))
-    entry = ledger.spend(_job(fl_ctx), KEY, mechanism.cost(), _budget(mechanism, fl_ctx, lambda text: None))
+    entry = ledger.spend(_job(fl_ctx), key, mechanism.cost(), _budget(mechanism, fl_ctx, lambda text: None))
     return {"ledger_entry": entry.n}
+
+
+def account(fl_ctx: FLContext) -> Account | None:
+    """Return what this site's ledger says of this job; no ledger, or a job that is not in it: None."""
+    folder = _local(fl_ctx)
+    if not (folder / ledger_file.FILE).is_file():
+        return None
+    found = Ledger(folder).state().accounts.get(_job(fl_ctx).id)
+    return found if found is not None and found.job.name == _job(fl_ctx).name else None
+
+
+def require_limit(unit: Unit, fl_ctx: FLContext) -> None:
+    """Raise ConfigRefused unless the hospital's own budget names this unit."""
+    path = _local(fl_ctx) / FILE
+    units = [limit.unit for limit in read_budget(path).limits]
+    if unit not in units:
+        raise ConfigRefused(
+            f"the hospital's privacy budget {path}",
+            found=f"limits for {', '.join(units)}",
+            expected=f"a limit for {unit}",
+            fix=f'add "{unit}": {{"epsilon": ..., "delta": ...}}',
+        )
+
+
+def _require_nothing_promised(fl_ctx: FLContext) -> None:
+    found = account(fl_ctx)
+    if found is not None and set(found.reserved) - {POLICY}:
+        raise ReleaseRefused(
+            "an update of a job that reserved privacy budget",
+            found="an exit whose mechanism costs nothing",
+            expected="an exit with the mechanism that the executor has as its `dp`",
+            fix="print the job anew",
+        )
 
 
 @lru_cache

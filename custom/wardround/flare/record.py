@@ -11,7 +11,7 @@ from typing import Any
 from wardround import __version__
 from wardround.reports.page import write_report
 
-SHOWN_FACTS = ("label", "cases", "modalities", "label_kind", "device")
+SHOWN_FACTS = ("label", "cases", "classes", "modalities", "label_kind", "device")
 
 
 def now() -> str:
@@ -35,7 +35,7 @@ class RunRecord:
     def __init__(self, run: dict[str, Any], simulator: bool) -> None:
         self.run, self.simulator = run, simulator
         self._round: dict[str, Any] = {}
-        self._final_val: dict[str, float] = {}
+        self._final_val: dict[str, float | None] = {}
 
     @staticmethod
     def begin(
@@ -92,7 +92,7 @@ class RunRecord:
         attempts: int = 1,
         recovered: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """Close a round and return its entry; val_dice is the unweighted mean over sites of the INCOMING model.
+        """Close a round and return its entry; val_score is the unweighted mean over sites of the INCOMING model.
 
         attempts: how often the sum was tried | recovered: sites that had agreed on masks and are not in the sum
         """
@@ -105,7 +105,7 @@ class RunRecord:
             "attempts": attempts,
             "recovered": list(recovered),
             "bytes_down": self._round["down"] * len(sites) + self._round.get("more_down", 0),
-            "val_dice": sum(numbers["val_dice"] for numbers in sites.values()) / len(sites),
+            "val_score": _mean([numbers["val_score"] for numbers in sites.values()]),
         }
         entry = {key: value for key, value in entry.items() if key not in ("down", "more_down")}
         self._add(entry)
@@ -114,31 +114,29 @@ class RunRecord:
     def line(self, rounds: int) -> str:
         """Return the last round in one line."""
         last = self.run["rounds"][-1]
-        sites = ", ".join(f"{site} {numbers['val_dice']:.3f}" for site, numbers in sorted(last["sites"].items()))
-        losses = [numbers["loss"] for numbers in last["sites"].values() if numbers["loss"] is not None]
-        loss = f"{sum(losses) / len(losses):.3f}" if losses else "not told"
+        sites = ", ".join(f"{site} {_shown(numbers['val_score'])}" for site, numbers in sorted(last["sites"].items()))
+        loss = _shown(_mean([numbers["loss"] for numbers in last["sites"].values()]))
         return (
             f"round {last['round'] + 1}/{rounds} done: {len(last['aggregated'])}/{len(last['configured'])} sites, loss "
-            f"{loss}, incoming Dice on validation: {sites}; {last['seconds']:.1f} s, "
+            f"{loss}, incoming score on validation: {sites}; {last['seconds']:.1f} s, "
             f"{last['bytes_up'] / 1e6:.1f} MB up, {last['bytes_down'] / 1e6:.1f} MB down"
         )
 
     def scores(self, site: str, scores: Mapping[str, Any]) -> None:
         """Note one site's judgement."""
-        self._final_val[site] = float(scores["val_dice"])
-        self.run["final"][site] = {key: scores[key] for key in ("candidates", "deploy")}
+        self._final_val[site] = scores["val_score"]
+        self.run["final"][site] = {key: scores[key] for key in ("candidates", "deploy", "personal") if key in scores}
 
-    def final_val_dice(self) -> float | None:
-        """Return the mean validation Dice of the final model over the sites that judged it."""
-        values = list(self._final_val.values())
-        return sum(values) / len(values) if values else None
+    def final_val_score(self) -> float | None:
+        """Return the mean validation score of the final model over the sites that judged it."""
+        return _mean(list(self._final_val.values()))
 
     def best(self, history: list[dict[str, Any]], rounds: int) -> dict[str, Any] | None:
-        """Return the round whose incoming model had the best mean validation Dice; `rounds`: the final model."""
-        rated = [{"round": entry["round"], "val_dice": entry["val_dice"]} for entry in history]
-        final = self.final_val_dice()
-        rated += [{"round": rounds, "val_dice": final}] if final is not None else []
-        return max(rated, key=lambda one: float(one["val_dice"])) if rated else None
+        """Return the round whose incoming model had the best mean validation score; `rounds`: the final model."""
+        rated = [{"round": entry["round"], "val_score": entry["val_score"]} for entry in history]
+        rated += [{"round": rounds, "val_score": self.final_val_score()}]
+        rated = [one for one in rated if one["val_score"] is not None]
+        return max(rated, key=lambda one: float(one["val_score"])) if rated else None
 
     def close(self, folder: Path, best: Mapping[str, Any] | None) -> Path:
         """Write run.json and the report; return the page."""
@@ -153,6 +151,16 @@ class RunRecord:
 
     def _add(self, entry: dict[str, Any]) -> None:
         for site, facts in entry["facts"].items():
-            self.run["sites"][site] = {key: facts[key] for key in SHOWN_FACTS}
+            self.run["sites"][site] = {key: facts[key] for key in SHOWN_FACTS if key in facts}
             self.run["phantoms"] = self.run["phantoms"] or facts["phantoms"]
-        self.run["rounds"].append({key: value for key, value in entry.items() if key not in ("facts", "val_dice")})
+        self.run["rounds"].append({key: value for key, value in entry.items() if key not in ("facts", "val_score")})
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that were told."""
+    told = [value for value in values if value is not None]
+    return sum(told) / len(told) if told else None
+
+
+def _shown(value: float | None) -> str:
+    return "not told" if value is None else f"{value:.3f}"

@@ -20,6 +20,7 @@ from nvflare.apis.shareable import Shareable
 from wardround.arrays import Arrays, digest, size_bytes
 from wardround.errors import ReleaseRefused
 from wardround.flare import wire
+from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.ledger_door import spend
 from wardround.flare.places import job_name, run_folder
 
@@ -62,6 +63,13 @@ class Release(Filter):  # type: ignore[misc]
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         if shareable.get_return_code() != ReturnCode.OK:
             return wire.refusal_message(wire.refusal_code(shareable))
+        if isinstance(self.mechanism, HospitalRelease) and self.mechanism.promise.hidden:
+            raise ReleaseRefused(
+                "the exit of a job in the clear",
+                found="a share of hospital-level noise, made for a hidden sum",
+                expected="the whole noise: hidden false",
+                fix="print the job anew, or hide the sum",
+            )
         if task == wire.TRAIN:
             update = wire.read_update(shareable)
             delta, receipt = self.mechanism.release(update.delta)

@@ -157,4 +157,4 @@ class Rounds(Controller):  # type: ignore[misc]
             self.record.scores(site, wire.read_scores(result))
 
         self.sites.ask(wire.FINISH, self.rounds, self._order(self.rounds), take, abort_signal, fl_ctx)
-        self.server.finish(self.record.final_val_dice(), places.run_folder(fl_ctx))
+        self.server.finish(self.record.final_val_score(), places.run_folder(fl_ctx))

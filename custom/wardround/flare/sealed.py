@@ -37,12 +37,12 @@ _SIGNED = ("text", "signature", "certificate")
 
 @dataclass(frozen=True)
 class Revealed:
-    """The sum of the round before: whose it is, the mean validation Dice of the model that they started from."""
+    """The sum of the round before: whose it is, the mean validation score of the model that they started from."""
 
     moment: Moment
     sites: tuple[str, ...]
     configured: int
-    val_dice: float
+    val_score: float | None
     payload: bytes
 
 

@@ -252,7 +252,7 @@ class SecureRounds(Controller):  # type: ignore[misc]
         entry = self.record.end_round(self.sites.configured, added, seconds, attempt + 1, recovered)
         payload, configured = self.collector.payload(), len(self.sites.configured)
         moment = Moment(self._run, round_, attempt)
-        self.state.done(sealed.Revealed(moment, tuple(added), configured, entry["val_dice"], payload), entry)
+        self.state.done(sealed.Revealed(moment, tuple(added), configured, entry["val_score"], payload), entry)
         self.log_info(self._context, self.record.line(self.rounds))
 
     def _finish(self) -> None:

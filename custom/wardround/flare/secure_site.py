@@ -6,6 +6,7 @@ The update that `train` returns is readable and stays in this process: the exit 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -20,7 +21,7 @@ from wardround import __version__
 from wardround.algorithms.base import Algorithm
 from wardround.algorithms.rules import Rule
 from wardround.algorithms.schedule import Schedule
-from wardround.arrays import digest
+from wardround.arrays import Arrays, Layout, digest
 from wardround.errors import ConfigRefused, RoundRefused
 from wardround.flare import ledger_door, places, sealed, wire
 from wardround.flare.ledger_door import Charged
@@ -33,11 +34,16 @@ from wardround.hospital.rounds import Hospital
 from wardround.hospital.segmentation import Sampling
 from wardround.models.nets import Network
 from wardround.privacy import statements
+from wardround.privacy.scaling import ISOTROPIC, Scaling, scaled, unscaled
 from wardround.privacy.sum_site import Incoming
 
 
 class SecureSite(Executor):  # type: ignore[misc]
-    """The six tasks of sealed.py. rule, banks: what a server does in the clear is done here, by every site alike."""
+    """The six tasks of sealed.py. rule, banks: what a server does in the clear is done here, by every site alike.
+
+    scaling: under hospital-level DP, the public scales by which an update is divided before the exit, and the mean is
+    multiplied after; None: 1 each
+    """
 
     def __init__(
         self,
@@ -52,6 +58,7 @@ class SecureSite(Executor):  # type: ignore[misc]
         banks: list[str],
         rival: Algorithm | None = None,
         dp: Charged | None = None,
+        scaling: Scaling | None = None,
         secure_id: str = ID,
     ) -> None:
         super().__init__()
@@ -60,9 +67,11 @@ class SecureSite(Executor):  # type: ignore[misc]
         self.algorithm, self.model, self.schedule, self.sampling = algorithm, model, schedule, sampling
         self.judging, self.phantoms, self.seed, self.rival = judging, phantoms, seed, rival
         self.rule, self.banks, self.secure_id = rule, banks, secure_id
-        self.dp, self.private = dp, private_promise(dp, algorithm, schedule, rival)
+        self.dp, self.private = dp, private_promise(dp, algorithm, schedule, rival, model)
+        self.scaling = scaling
         self._hospital: Hospital | None = None
         self._global: GlobalModel | None = None
+        self._reserved = False
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Do one task; a refusal or failure becomes a reply that carries its code only."""
@@ -109,21 +118,28 @@ class SecureSite(Executor):  # type: ignore[misc]
         held = self._held(fl_ctx)
         self._apply(call, secure, held, fl_ctx)
         secure.model, secure.initial, secure.settings = digest(held.wire()), held.wire(), self._settings
-        if secure.open(fl_ctx).holds(round_):
-            self._require_same_settings(secure.open(fl_ctx).said(round_)["settings"], round_)
+        site = secure.open(fl_ctx)
+        if secure.noise is not None and site.holds(round_) and site.said(round_)["run"] != call.moment.run:
+            site.forget(round_)
+        if site.holds(round_):
+            self._require_same_settings(site.said(round_)["settings"], round_)
             self.log_info(fl_ctx, f"round {round_ + 1}/{call.rounds}: the update is there already, hidden anew")
             return sealed.again_message(round_)
-        if self.dp is not None and self._hospital is None:
+        if self.dp is not None and not self._reserved:
             ledger_door.reserve(self.dp, fl_ctx, lambda text: self.log_info(fl_ctx, text))
+            self._reserved = True
         hospital = self._open(fl_ctx)
-        val_dice = hospital.validate(held.wire(), round_)
+        val_score = hospital.validate(held.wire(), round_)
         delta, loss = hospital.train(held.wire(), round_)
-        numbers = {"loss": loss, "val_dice": val_dice, "seconds": time.monotonic() - begun}
+        numbers = {"loss": loss, "val_score": val_score, "seconds": time.monotonic() - begun}
         self.log_info(
             fl_ctx,
             f"round {round_ + 1}/{call.rounds} {hospital.title}: loss {loss_words(loss)}, "
-            f"validation Dice of the incoming model {val_dice:.3f}, {numbers['seconds']:.1f} s",
+            f"validation score of the incoming model {val_score:.3f}, {numbers['seconds']:.1f} s",
         )
+        if secure.noise is not None:
+            numbers = dict.fromkeys(numbers)
+            delta = unscaled(self._scales(held, delta), delta)
         stream(self, numbers, round_, fl_ctx)
         facts = hospital.facts | {"version": __version__}
         facts = facts if self.dp is None else wire.without_counts(facts)
@@ -132,14 +148,14 @@ class SecureSite(Executor):  # type: ignore[misc]
     def _finish(self, call: sealed.Call, secure: SecureSum, fl_ctx: FLContext) -> Shareable:
         begun, held, hospital = time.monotonic(), self._held(fl_ctx), self._open(fl_ctx)
         self._apply(call, secure, held, fl_ctx)
-        val_dice = hospital.validate(held.wire(), call.moment.round)
+        val_score = hospital.validate(held.wire(), call.moment.round)
         self.log_info(fl_ctx, f"{hospital.title}: trains its local baseline, fine-tunes and judges the models")
         judgement = hospital.judge(held.wire(), call.moment.round)
         hospital.keep(judgement, places.run_folder(fl_ctx), places.job_name(fl_ctx))
         held.finish(None, places.run_folder(fl_ctx))
-        scores: Any = judgement.numbers | {"val_dice": val_dice, "seconds": time.monotonic() - begun}
+        scores: Any = judgement.numbers | {"val_score": val_score, "seconds": time.monotonic() - begun}
         self.log_info(fl_ctx, f"{hospital.title}: deploy {scores['deploy']}, {scores['seconds']:.1f} s")
-        stream(self, {"val_dice": val_dice}, call.moment.round, fl_ctx)
+        stream(self, {"val_score": val_score if secure.noise is None else None}, call.moment.round, fl_ctx)
         scores = scores if self.dp is None else shared_only(scores)
         if self.dp is not None or secure.protection.weights == "patients_hidden":
             scores = wire.scores_without_counts(scores)
@@ -153,7 +169,13 @@ class SecureSite(Executor):  # type: ignore[misc]
         if revealed is not None and held.round == revealed.moment.round:
             mean, known = site.reveal(revealed.moment, revealed.sites, revealed.payload, self._ratio(held.round))
             participation = min(1.0, len(revealed.sites) / max(1, revealed.configured))
-            held.step(mean, participation, {"val_dice": revealed.val_dice, "sum": known})
+            entry: dict[str, Any] = {"val_score": revealed.val_score, "sum": known}
+            if secure.noise is not None:
+                s = self._scales(held, mean)
+                deviation = secure.noise.deviation / math.sqrt(len(revealed.sites))
+                entry["scales"] = list((self.scaling or ISOTROPIC).after(Layout.of(mean), s, mean, deviation))
+                mean = scaled(s, mean)
+            held.step(mean, participation, entry)
             self.log_info(fl_ctx, f"the sum of {len(revealed.sites)} sites was revealed and applied")
         if held.round != call.moment.round:
             raise RoundRefused(
@@ -166,7 +188,8 @@ class SecureSite(Executor):  # type: ignore[misc]
     @cached_property
     def _settings(self) -> str:
         """Return a digest of everything that shapes an update."""
-        parts = (self.algorithm, self.rival, self.model, self.schedule, self.sampling, self.seed, self.rule, self.banks)
+        settings = (self.algorithm, self.rival, self.model, self.schedule, self.sampling, self.seed, self.rule)
+        parts = (*settings, self.banks, self.dp, self.scaling)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def _require_same_settings(self, found: str, round_: int) -> None:
@@ -182,6 +205,12 @@ class SecureSite(Executor):  # type: ignore[misc]
         if round_ + 1 >= self.schedule.rounds:
             return 1.0
         return self.schedule.steps(round_ + 1).lr / self.schedule.steps(round_).lr
+
+    def _scales(self, held: GlobalModel, shared: Arrays) -> tuple[float, ...]:
+        """Return the public scales of this round, by group of the blocks that are shared."""
+        return (
+            tuple(held.history[-1]["scales"]) if held.history else (self.scaling or ISOTROPIC).first(Layout.of(shared))
+        )
 
     def _open(self, fl_ctx: FLContext) -> Hospital:
         if self._hospital is None:

@@ -36,7 +36,7 @@ class SecureState:
             last = said["revealed"]
             moment = Moment(*last["moment"])
             state.round, state.history = said["round"], said["history"]
-            state.revealed = Revealed(moment, tuple(last["sites"]), last["configured"], last["val_dice"], payload)
+            state.revealed = Revealed(moment, tuple(last["sites"]), last["configured"], last["val_score"], payload)
             same = said["promise"] == state.promise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _refused(f"{FILE}, not readable ({type(error).__name__})") from error
@@ -51,7 +51,7 @@ class SecureState:
         payload = f"sum-{self.round:05d}.bin"
         durable.write(self.folder / payload, revealed.payload)
         last = {"moment": list(revealed.moment.words), "sites": list(revealed.sites)}
-        last |= {"configured": revealed.configured, "val_dice": revealed.val_dice}
+        last |= {"configured": revealed.configured, "val_score": revealed.val_score}
         said = {"round": self.round, "history": self.history, "revealed": last, "payload": payload}
         durable.write(self.folder / FILE, json.dumps(said | {"promise": self.promise}).encode())
         (self.folder / f"sum-{self.round - 1:05d}.bin").unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from wardround.errors import ConfigRefused
 from wardround.flare import places
 from wardround.flare.sealed import Call
 from wardround.privacy import simulated_kits, sum_key
+from wardround.privacy.hospital_dp import HospitalDP
 from wardround.privacy.identity import Authority, Identity
 from wardround.privacy.participant import Participant
 from wardround.privacy.protection import Protection
@@ -24,19 +25,23 @@ FOLDER, ID = "secure", "secure_sum"
 class SecureSum(FLComponent):  # type: ignore[misc]
     """One site's half of the sum. protection: the job's promise | seed: the job's, for stochastic rounding.
 
+    noise: the promise of hospital-level DP, None without; one that is not made for this sum: ConfigRefused
+
     model, initial, settings: digest and weights of the global model that this round starts from, and a digest of what
     shapes an update, as the executor says
 
     no key file under encryption, no certificate of this project: ConfigRefused with the file's name, nothing is sent
     """
 
-    def __init__(self, protection: Protection, seed: int) -> None:
+    def __init__(self, protection: Protection, seed: int, noise: HospitalDP | None = None) -> None:
         super().__init__()
         if protection is None or seed is None:
             raise ConfigRefused(
                 "the job's secure_sum", found="no protection or no seed", expected="both", fix="print the job anew"
             )
-        self.protection, self.seed = protection, seed
+        if noise is not None:
+            require_one_sum(noise, protection)
+        self.protection, self.seed, self.noise = protection, seed, noise
         self._site: SumSite | None = None
         self._call: Call | None = None
         self.model, self.initial, self.settings = "", dict[str, Array](), ""
@@ -68,8 +73,26 @@ class SecureSum(FLComponent):  # type: ignore[misc]
             folder = places.state_folder(fl_ctx) / FOLDER
             identity, authority = Identity.load(startup, name), Authority.load(startup)
             participant = Participant(self.protection, identity, authority, key_id, folder)
-            self._site = SumSite(self.protection, participant, key, folder, self.seed)
+            self._site = SumSite(self.protection, participant, key, folder, self.seed, self.noise)
         return self._site
+
+
+def require_one_sum(noise: HospitalDP, protection: Protection) -> None:
+    """Raise ConfigRefused unless the noise is made for this sum.
+
+    hidden: only masks keep everybody from reading a single update; under encryption alone, every hospital holds the key
+    """
+    expected = (protection.sites, protection.min_sites, protection.bits, protection.masks, "equal")
+    found = (noise.sites, noise.min_sites, noise.bits, noise.hidden, protection.weights)
+    if found != expected:
+        names = ("sites", "min_sites", "bits", "hidden", "weights")
+        wrong = [f"{name} {a}, expected {b}" for name, a, b in zip(names, found, expected, strict=True) if a != b]
+        raise ConfigRefused(
+            "hospital-level noise for a sum",
+            found="; ".join(wrong),
+            expected="what the sum has, hidden only with masks, weights equal (weights must be public)",
+            fix="print the job anew",
+        )
 
 
 def startup_folder(fl_ctx: FLContext) -> Path:

@@ -25,6 +25,7 @@ from wardround.hospital.opening import Phantoms
 from wardround.hospital.rounds import Hospital
 from wardround.hospital.segmentation import Sampling
 from wardround.models.nets import Network
+from wardround.reports.summary import main_metric
 
 
 class SiteTrainer(Executor):  # type: ignore[misc]
@@ -51,7 +52,7 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         require_given(phantoms=phantoms, seed=seed)
         self.algorithm, self.model, self.schedule, self.sampling = algorithm, model, schedule, sampling
         self.judging, self.phantoms, self.seed, self.rival = judging, phantoms, seed, rival
-        self.dp, self.private = dp, private_promise(dp, algorithm, schedule, rival)
+        self.dp, self.private = dp, private_promise(dp, algorithm, schedule, rival, model)
         self._hospital: Hospital | None = None
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
@@ -77,13 +78,13 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         if self.dp is not None and self._hospital is None:
             ledger_door.reserve(self.dp, fl_ctx, lambda text: self.log_info(fl_ctx, text))
         hospital = self._open(fl_ctx)
-        val_dice = hospital.validate(order.weights, order.round)
+        val_score = hospital.validate(order.weights, order.round)
         delta, loss = hospital.train(order.weights, order.round)
-        numbers = {"loss": loss, "val_dice": val_dice, "seconds": time.monotonic() - begun}
+        numbers = {"loss": loss, "val_score": val_score, "seconds": time.monotonic() - begun}
         self.log_info(
             fl_ctx,
             f"round {order.round + 1}/{order.rounds} {hospital.title}: loss {loss_words(loss)}, "
-            f"validation Dice of the incoming model {val_dice:.3f}, {numbers['seconds']:.1f} s",
+            f"validation score of the incoming model {val_score:.3f}, {numbers['seconds']:.1f} s",
         )
         stream(self, numbers, order.round, fl_ctx)
         facts = hospital.facts | {"version": __version__}
@@ -93,14 +94,15 @@ class SiteTrainer(Executor):  # type: ignore[misc]
     def _finish(self, order: wire.Order, fl_ctx: FLContext) -> Shareable:
         begun = time.monotonic()
         hospital = self._open(fl_ctx)
-        val_dice = hospital.validate(order.weights, order.round)
+        val_score = hospital.validate(order.weights, order.round)
         self.log_info(fl_ctx, f"{hospital.title}: trains its local baseline, fine-tunes and judges the models")
         judgement = hospital.judge(order.weights, order.round)
         hospital.keep(judgement, places.run_folder(fl_ctx), places.job_name(fl_ctx))
-        deploy = judgement.numbers["deploy"]
-        test = judgement.numbers["candidates"][deploy]["test"]["dice_mean"]["value"]
-        seconds = time.monotonic() - begun
-        self.log_info(fl_ctx, f"{hospital.title}: deploy {deploy}, test Dice {test:.3f}, {seconds:.1f} s")
-        stream(self, {"val_dice": val_dice}, order.round, fl_ctx)
-        scores = judgement.numbers | {"val_dice": val_dice, "seconds": seconds}
+        deploy, seconds = judgement.numbers["deploy"], time.monotonic() - begun
+        test = main_metric(judgement.numbers["candidates"][deploy]) or {}
+        self.log_info(
+            fl_ctx, f"{hospital.title}: deploy {deploy}, test score {test.get('value', 0):.3f}, {seconds:.1f} s"
+        )
+        stream(self, {"val_score": val_score}, order.round, fl_ctx)
+        scores = judgement.numbers | {"val_score": val_score, "seconds": seconds}
         return wire.scores_message(scores if self.dp is None else wire.scores_without_counts(shared_only(scores)))

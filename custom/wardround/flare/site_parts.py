@@ -17,9 +17,12 @@ from wardround.algorithms.base import Algorithm
 from wardround.algorithms.schedule import Schedule
 from wardround.errors import ConfigRefused, Refusal
 from wardround.flare import places, wire
+from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.ledger_door import Charged, PatientRelease
 from wardround.hospital.dp_site import private_plan
 from wardround.hospital.rounds import Hospital, Settings
+from wardround.models.nets import Network
+from wardround.models.roles import block_roles
 from wardround.privacy.dp_sgd import PatientDP
 
 REASONS = "refusals.txt"
@@ -85,16 +88,18 @@ def open_hospital(component: FLComponent, settings: Settings, fl_ctx: FLContext)
 
 
 def private_promise(
-    dp: Charged | None, algorithm: Algorithm, schedule: Schedule, rival: Algorithm | None
+    dp: Charged | None, algorithm: Algorithm, schedule: Schedule, rival: Algorithm | None, model: Network
 ) -> PatientDP | None:
-    """Return the promise under which a site trains; None: without noise.
+    """Return the promise under which a site trains; None: without noise in the training.
 
+    hospital level: the noise is added at the exit; here it is only checked that rounding costs what is set aside for it
     a rival beside it (its update would leave too), a mechanism for other rounds or work, an algorithm whose private
     gradients nobody has counted: ConfigRefused
     """
     if dp is None:
         return None
-    fits = not isinstance(dp, PatientRelease) or (dp.work, dp.rounds) == (schedule.work, schedule.rounds)
+    fits = getattr(dp, "rounds", schedule.rounds) == schedule.rounds
+    fits = fits and getattr(dp, "work", schedule.work) == schedule.work
     if rival is not None or not fits:
         raise ConfigRefused(
             "a job with differential privacy",
@@ -102,10 +107,19 @@ def private_promise(
             expected="one model, and the mechanism of this schedule",
             fix="print the job anew, with `--set rival=false`",
         )
+    if isinstance(dp, HospitalRelease):
+        dp.require_exact(_shared_values(model, algorithm))
     if not isinstance(dp, PatientRelease):
         return None
     private_plan(algorithm, None, schedule, None)
     return dp.promise
+
+
+def _shared_values(model: Network, algorithm: Algorithm) -> int:
+    module = model.build(0)
+    roles, home = block_roles(module), algorithm.home_roles
+    shared = sum(block.numel() for name, block in module.named_parameters() if roles[name] not in home)
+    return shared * len(algorithm.banks)
 
 
 def loss_words(loss: float | None) -> str:

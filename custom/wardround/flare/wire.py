@@ -3,7 +3,8 @@
     train    server -> site   weights of every bank (`bank:block`), round
     update   site -> server   differences of the blocks that travel, weight, NUMBERS, SITE_FACTS
     finish   server -> site   the final weights
-    scores   site -> server   SCORES: per model validation mean, test means with intervals and counts, steps; the choice
+    scores   site -> server   SCORES: per model validation mean, test means with intervals and counts, steps; the choice; where
+             the algorithm masks, the names of the blocks that are personal and since which round
 
 A refused task carries its refusal code (`errors.Refusal.code`) and nothing else.
 """
@@ -22,19 +23,20 @@ from nvflare.apis.shareable import Shareable, make_reply
 
 from wardround.arrays import Arrays
 from wardround.data.labels import LABEL_KINDS
-from wardround.data.layouts import MODALITIES
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
 from wardround.reports.checks import COUNT, FLAG, NUMBER, TEXT, Each, Maybe, OneOf, check
 from wardround.reports.schema import CANDIDATE
 from wardround.reports.verdict import CANDIDATES
 
 TRAIN, FINISH = "train", "finish"
-NUMBERS = {"loss": Maybe(NUMBER), "val_dice": NUMBER, "seconds": NUMBER}
+CLASSES = "classes"
+NUMBERS = {"loss": Maybe(NUMBER), "val_score": Maybe(NUMBER), "seconds": Maybe(NUMBER)}
 SITE_FACTS = {
     "label": TEXT,
     "cases": Maybe({"train": COUNT, "val": COUNT, "test": COUNT}),
-    "modalities": Each(COUNT, MODALITIES),
-    "label_kind": OneOf(LABEL_KINDS),
+    "classes?": Maybe(Each(COUNT)),
+    "modalities": Each(COUNT),
+    "label_kind": OneOf((*LABEL_KINDS, CLASSES)),
     "device": TEXT,
     "phantoms": FLAG,
     "version": TEXT,
@@ -43,9 +45,11 @@ SITE_FACTS = {
 SCORES = {
     "candidates": Each(CANDIDATE, CANDIDATES),
     "deploy": Maybe(OneOf(CANDIDATES)),
-    "val_dice": NUMBER,
-    "seconds": NUMBER,
+    "personal?": Maybe(Each(COUNT)),
+    "val_score": Maybe(NUMBER),
+    "seconds": Maybe(NUMBER),
 }
+SILENT: dict[str, Any] = {"candidates": {}, "deploy": None, "val_score": None, "seconds": None}
 REFUSAL = "wardround_refusal"
 MEMORY, FAILURE, UNKNOWN = "memory", "failure", "error"
 _CODES = frozenset({Refusal.code, *(kind.code for kind in Refusal.__subclasses__()), MEMORY, FAILURE, UNKNOWN})
@@ -118,7 +122,13 @@ def read_scores(message: Shareable) -> dict[str, Any]:
 
 def without_counts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return facts that do not tell how many patients or scans a site has."""
-    return {**facts, "cases": None, "modalities": {name: min(1, n) for name, n in facts["modalities"].items()}}
+    told = {key: value for key, value in facts.items() if key != "classes"}
+    return {**told, "cases": None, "modalities": {name: min(1, n) for name, n in facts["modalities"].items()}}
+
+
+def silent_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts that do not depend on a hospital's images: what hospital-level DP lets out, with numbers all None."""
+    return {**without_counts(facts), "modalities": {}}
 
 
 def scores_without_counts(scores: Any) -> Any:

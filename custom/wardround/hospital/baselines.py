@@ -16,13 +16,11 @@ from torch import Tensor
 from wardround.algorithms.base import Oracle
 from wardround.algorithms.federation import local_only
 from wardround.algorithms.schedule import Schedule
-from wardround.data.cache import open_cohort
 from wardround.data.site_config import SiteConfig
 from wardround.data.splits import split_patients
-from wardround.hospital.judging import by_patient, intervals
 from wardround.hospital.opening import pick_device
 from wardround.hospital.pooled import PooledOracle
-from wardround.hospital.segmentation import Sampling, SegmentationSite
+from wardround.hospital.task import TaskSampling, TaskSite
 from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import Network
@@ -32,21 +30,19 @@ Say = Callable[[str], None]
 
 
 def open_sites(
-    configs: Mapping[str, SiteConfig], spec: Network, sampling: Sampling, seed: int, cache: Path, say: Say
-) -> dict[str, SegmentationSite]:
+    configs: Mapping[str, SiteConfig], spec: Network, sampling: TaskSampling, seed: int, cache: Path, say: Say
+) -> dict[str, TaskSite]:
     """Return every site, its cases decoded into its own cache or <cache>/<site>."""
     sites = {}
     for name, config in configs.items():
         say(f"{name}: {config.data}")
-        cohort = open_cohort(config, config.cache or cache / name, say)
+        cohort = sampling.cohort(config, config.cache or cache / name, say)
         split = split_patients(cohort.patients)
-        sites[name] = SegmentationSite(name, cohort, split, spec, sampling, seed, pick_device(config.device))
+        sites[name] = sampling.open(name, cohort, split, spec, seed, pick_device(config.device))
     return sites
 
 
-def train_local(
-    sites: Mapping[str, SegmentationSite], schedule: Schedule, initial: Tensor, say: Say
-) -> dict[str, Tensor]:
+def train_local(sites: Mapping[str, TaskSite], schedule: Schedule, initial: Tensor, say: Say) -> dict[str, Tensor]:
     """Return one model per site, each trained on that site's patients alone: as the job's own local candidate."""
     return {
         name: local_only(_Telling(site.oracle("local"), schedule, name, say), schedule, initial.to(site.device))
@@ -54,30 +50,26 @@ def train_local(
     }
 
 
-def train_central(sites: Mapping[str, SegmentationSite], schedule: Schedule, initial: Tensor, say: Say) -> Tensor:
+def train_central(sites: Mapping[str, TaskSite], schedule: Schedule, initial: Tensor, say: Say) -> Tensor:
     """Return one model trained on the pooled training patients of all sites."""
     members = list(sites.values())
     oracle = _Telling(PooledOracle(members, "central"), schedule, "central", say)
     return local_only(oracle, schedule, initial.to(members[0].device))
 
 
-def score(site: SegmentationSite, w: Tensor) -> dict[str, Any]:
-    """Return {"val": mean Dice, "cases": test patients, "test": metric -> interval over the test patients}."""
+def score(site: TaskSite, w: Tensor) -> dict[str, Any]:
+    """Return {"val": the score, "cases": test patients, "test": metric -> interval over the test patients}."""
     w = w.to(site.device)
-    rows = by_patient(site, site.split.test, site.scores(w, site.split.test, with_hd95=True))
-    test = intervals(rows, site.seed)
-    return {"val": site.mean_dice(w, site.split.val), "cases": len(rows), "test": test}
+    rows = site.rows(w, site.split.test)
+    return {"val": site.score(w, site.split.val), "cases": len(rows), "test": site.summary(rows)}
 
 
-def keep(path: Path, w: Tensor, spec: Network, sites: Sequence[SegmentationSite], about: Mapping[str, Any]) -> Path:
+def keep(path: Path, w: Tensor, spec: Network, sites: Sequence[TaskSite], about: Mapping[str, Any]) -> Path:
     """Write the weights of a baseline so that `wardround predict` can use them; return the path."""
-    kinds = {site.cohort.label_kind for site in sites}
-    meta = {
-        "model": describe(spec),
-        "patch": list(sites[0].sampling.size),
-        "label_kind": "brats" if "brats" in kinds else "whole_tumour",
-        "settings": dict(about),
-    }
+    about_model = sites[0].about_model()
+    if "brats" in {site.cohort.label_kind for site in sites}:
+        about_model["label_kind"] = "brats"
+    meta = {"model": describe(spec), **about_model, "settings": dict(about)}
     checkpoint.save(path, sites[0].layout.unflatten(w.detach().cpu().numpy()), fingerprint(sites[0].model.module), meta)
     return path
 

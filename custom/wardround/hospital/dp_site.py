@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -32,11 +32,9 @@ from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
 from wardround.errors import ConfigRefused
 from wardround.hospital.judging import Judging
-from wardround.hospital.segmentation import Batch, PatchOracle, SegmentationSite
+from wardround.hospital.task import TaskSite
 from wardround.models.per_sample import TOLERANCE, PerSample
 from wardround.privacy.dp_sgd import PatientDP, PrivateOracle
-from wardround.tasks.inputs import network_input
-from wardround.tasks.loss import dice_bce_by_patient
 
 _RELEASES: dict[type, int] = {FedAvg: 1, FedProx: 1, FedBN: 1, FedRep: 1, Scaffold: 1, Ditto: 2}
 
@@ -106,20 +104,21 @@ def private_plan(
 
 @final
 class DPSite:
-    """A SegmentationSite whose training gradients are private. Checked once, on made-up images, when it is built.
+    """A TaskSite whose training gradients are private. Checked once, on made-up images, when it is built.
 
     at_once: patients per pass through the network, rounded up to a multiple of the threads of a CPU, to which passes are
     filled up; with many cores, start the site with OMP_NUM_THREADS no larger than the patients expected per step
     dropout, layers without a formula, a network that mixes patients: refused
     """
 
-    def __init__(self, site: SegmentationSite, promise: PatientDP, *, at_once: int = 8) -> None:
+    def __init__(self, site: TaskSite, promise: PatientDP, *, at_once: int = 8) -> None:
         self.site, self.promise = site, promise
+        images = site.made_up(5)
         lanes = torch.get_num_threads() if site.device.type == "cpu" else 1
+        if images.dim() != 5:  # transformers: the same bits only in passes that all have the same number of rows
+            lanes = at_once
         self.per_sample = PerSample(site.model, lanes)
         self.at_once = -(-at_once // lanes) * lanes
-        noise = torch.randn(5, 4, *site.sampling.size, generator=torch.Generator().manual_seed(0))
-        images = network_input(noise.to(site.device), torch.ones(4, device=site.device))
         self.per_sample.require_exact(images)
         if site.device.type == "cpu":
             self.per_sample.pick_pace(images)
@@ -144,7 +143,7 @@ class DPSite:
 
 @final
 class PatientPatches:
-    """The `PatientGradients` of privacy.dp_sgd on patches: one augmented patch of every patient drawn."""
+    """The `PatientGradients` of privacy.dp_sgd: one augmented patch (or image) of every patient drawn."""
 
     def __init__(self, home: DPSite, *purpose: str | int) -> None:
         self._home, self._purpose, self._draws = home, purpose, 0
@@ -156,20 +155,15 @@ class PatientPatches:
     def patients(self) -> tuple[str, ...]:
         return tuple(sorted(self._cases))
 
-    def draw(self, chosen: tuple[str, ...]) -> tuple[Batch, ...]:
+    def draw(self, chosen: tuple[str, ...]) -> tuple[Any, ...]:
         """Return one batch for each patient, a function of seed, site, purpose, number of the draw and patient alone."""
         self._draws += 1
         label = ("patient-dp", *self._purpose, self._draws)
-        return tuple(PatchOracle(self._home.site, self._cases[who], *label, who).batch((who,)) for who in chosen)
+        return tuple(self._home.site.drawn(self._cases[who], *label, who).batch((who,)) for who in chosen)
 
-    def gradients(self, w: Tensor, batch: tuple[Batch, ...]) -> Iterator[Tensor]:
+    def gradients(self, w: Tensor, batch: tuple[Any, ...]) -> Iterator[Tensor]:
         """Yield one row per patient, in passes of at most at_once patients."""
         for start in range(0, len(batch), self._home.at_once):
             part = batch[start : start + self._home.at_once]
-            images = torch.cat([one.images for one in part]).contiguous(memory_format=torch.channels_last_3d)
-            targets, known = torch.cat([one.targets for one in part]), torch.cat([one.known for one in part])
-
-            def losses(logits: Tensor, targets: Tensor = targets, known: Tensor = known) -> Tensor:
-                return dice_bce_by_patient(logits, targets, known)
-
+            images, losses = self._home.site.joined(part)
             yield self._home.per_sample.gradients(w, images, losses, len(part))[1]

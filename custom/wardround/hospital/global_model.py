@@ -92,7 +92,7 @@ class GlobalModel:
 
     def step(self, mean: Mapping[str, Array], participation: float, entry: dict[str, Any]) -> None:
         """Apply the rule to one round's mean update and write everything down."""
-        self._consider(entry["val_dice"])
+        self._consider(entry["val_score"])
         self._weights, self._rule_state = self.rule.apply(self._weights, mean, self._rule_state, participation)
         self.round += 1
         self.history.append(entry)
@@ -100,26 +100,26 @@ class GlobalModel:
         meta = {"history": self.history, "best": self.best, "facts": self.facts, "promise": dict(self._promise)}
         state.save(self.folder, self.round, arrays, self.facts["fingerprint"], meta)
 
-    def finish(self, val_dice: float | None, out: Path) -> None:
+    def finish(self, val_score: float | None, out: Path) -> None:
         """Write the final and the best model of the `model` bank for `wardround predict`."""
-        self._consider(val_dice)
-        self._write(out / "final_model.npz", val_dice)
+        self._consider(val_score)
+        self._write(out / "final_model.npz", val_score)
         best = self.folder / "best_model.npz"
         if best.is_file() and best.parent != out:
             (out / best.name).write_bytes(best.read_bytes())
 
-    def _consider(self, val_dice: float | None) -> None:
-        if val_dice is not None and (self.best is None or val_dice > self.best["val_dice"]):
-            self.best = {"round": self.round, "val_dice": val_dice}
-            self._write(self.folder / "best_model.npz", val_dice)
+    def _consider(self, val_score: float | None) -> None:
+        if val_score is not None and (self.best is None or val_score > self.best["val_score"]):
+            self.best = {"round": self.round, "val_score": val_score}
+            self._write(self.folder / "best_model.npz", val_score)
 
-    def _write(self, path: Path, val_dice: float | None) -> None:
+    def _write(self, path: Path, val_score: float | None) -> None:
         meta = {
             "model": describe(self._spec),
             "patch": patch_of(self._promise),
-            "label_kind": "brats",
+            "label_kind": "classes" if hasattr(self._spec, "classes") else "brats",
             "round": self.round,
-            "val_dice": val_dice,
+            "val_score": val_score,
             "settings": dict(self._promise),
         }
         checkpoint.save(path, from_bank("model", self._weights), self.facts["fingerprint"], meta)

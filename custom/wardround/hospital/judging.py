@@ -7,10 +7,9 @@ scored once, at the end. Only means, intervals and counts are meant to leave (`J
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from wardround.algorithms.base import Steps
@@ -18,11 +17,8 @@ from wardround.algorithms.federation import local_only
 from wardround.algorithms.finetune import fine_tune
 from wardround.algorithms.schedule import Schedule
 from wardround.errors import ConfigRefused
-from wardround.hospital.segmentation import SegmentationSite
-from wardround.reports.intervals import bootstrap_mean, paired_gain
-from wardround.reports.verdict import choose
-
-Rows = list[dict[str, float]]
+from wardround.hospital.task import Rows, TaskSite
+from wardround.reports.verdict import choose, score_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class Judgement:
 
 
 def judge(
-    site: SegmentationSite, arms: Mapping[str, Tensor], initial: Tensor, schedule: Schedule, judging: Judging
+    site: TaskSite, arms: Mapping[str, Tensor], initial: Tensor, schedule: Schedule, judging: Judging
 ) -> Judgement:
     """Judge every candidate that `arms` allows.
 
@@ -62,7 +58,7 @@ def judge(
     validate, test = site.split.val, site.split.test
     picked: dict[str, tuple[int, float, Tensor]] = {}
     local = local_only(site.oracle("local"), schedule, initial)
-    picked["local"] = (0, site.mean_dice(local, validate), local)
+    picked["local"] = (0, site.score(local, validate), local)
     for arm, w in arms.items():
         tuned = _tuned(site, arm, w, judging)
         if arm == "fedavg":
@@ -70,18 +66,18 @@ def judge(
             picked["fedavg_finetuned"] = max(tuned[1:], key=lambda option: option[1])
         else:
             picked["personalised"] = max(tuned, key=lambda option: option[1])
-    rows = {name: by_patient(site, test, site.scores(w, test, with_hd95=True)) for name, (_, _, w) in picked.items()}
+    rows = {name: site.rows(w, test) for name, (_, _, w) in picked.items()}
     candidates = {
         name: {
             "k": k,
             "val": val,
-            "test": intervals(rows[name], site.seed),
-            "gain": None if name == "local" else _gain(rows[name], rows["local"], site.seed),
+            "test": site.summary(rows[name]),
+            "gain": None if name == "local" else site.gain(rows[name], rows["local"]),
         }
         for name, (k, val, _) in picked.items()
     }
     patients = len({site.cohort.patients[case] for case in validate})
-    deploy = choose({name: val for name, (_, val, _) in picked.items()}, patients)
+    deploy = choose({name: val for name, (_, val, _) in picked.items()}, patients, score_of(candidates))
     return Judgement(
         {"candidates": candidates, "deploy": deploy}, rows, {name: w for name, (_, _, w) in picked.items()}
     )
@@ -94,28 +90,12 @@ def shared_only(numbers: Mapping[str, Any]) -> dict[str, Any]:
     what the site chooses. All of that stays in the site's own report.
     """
     shared = {name: {**one, "gain": None} for name, one in numbers["candidates"].items() if name == "fedavg"}
-    return {**numbers, "candidates": shared, "deploy": None}
+    told = {key: value for key, value in numbers.items() if key != "personal"}
+    return {**told, "candidates": shared, "deploy": None}
 
 
-def by_patient(site: SegmentationSite, cases: Sequence[str], rows: Rows) -> Rows:
-    """Average the rows of all scans of one patient: the patient is the unit of every count and interval."""
-    groups: dict[str, Rows] = {}
-    for case, row in zip(cases, rows, strict=True):
-        groups.setdefault(site.cohort.patients[case], []).append(row)
-    return [{key: float(np.mean([row[key] for row in group])) for key in group[0]} for group in groups.values()]
-
-
-def _tuned(site: SegmentationSite, arm: str, w: Tensor, judging: Judging) -> list[tuple[int, float, Tensor]]:
+def _tuned(site: TaskSite, arm: str, w: Tensor, judging: Judging) -> list[tuple[int, float, Tensor]]:
     ks = sorted(judging.steps)
     steps = Steps(work=max(ks), lr=judging.lr)
     snapshots = fine_tune(w, site.oracle("fine-tune"), ks, steps)
-    return [(k, site.mean_dice(snapshots[k], site.split.val), snapshots[k]) for k in ks]
-
-
-def intervals(rows: Rows, seed: int) -> dict[str, dict[str, Any]]:
-    """Return metric -> mean with its interval over patients, one row per patient."""
-    return {key: asdict(bootstrap_mean([row[key] for row in rows], seed)) for key in rows[0]}
-
-
-def _gain(rows: Rows, reference: Rows, seed: int) -> dict[str, Any]:
-    return asdict(paired_gain([r["dice_mean"] for r in rows], [r["dice_mean"] for r in reference], seed))
+    return [(k, site.score(snapshots[k], site.split.val), snapshots[k]) for k in ks]

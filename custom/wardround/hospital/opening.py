@@ -6,12 +6,15 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from wardround.data.cache import Cohort, open_cohort
+from wardround.data.hospitals import Hospital as Profile
 from wardround.data.hospitals import hospital
+from wardround.data.phantom_types import write_types
 from wardround.data.phantoms import write_cohort
 from wardround.data.site_config import SiteConfig, from_environment, read_site_config
 from wardround.errors import ConfigRefused
+from wardround.hospital.task import TaskPhantoms, TaskSampling
 
 SITE_FILE = "local/wardround.json"
 
@@ -20,7 +23,7 @@ SITE_FILE = "local/wardround.json"
 class Opened:
     """A hospital's data: cohort, where it came from, its display name and device."""
 
-    cohort: Cohort
+    cohort: Any
     phantoms: bool
     label: str
     device: str
@@ -33,6 +36,26 @@ class Phantoms:
     shape: tuple[int, int, int] | list[int]
     patients: int
 
+    def write(self, root: Path, profile: Profile, seed: int) -> None:
+        """Write 3D images with tumour masks."""
+        x, y, z = (int(n) for n in self.shape)
+        write_cohort(root, profile, seed, shape=(x, y, z), patients=self.patients or None)
+
+
+@dataclass(frozen=True)
+class TypePhantoms:
+    """Slices with a tumour type and a record. strength: how much the record tells of the type, 0 to 2."""
+
+    shape: tuple[int, int, int] | list[int]
+    patients: int
+    strength: float
+
+    def write(self, root: Path, profile: Profile, seed: int) -> None:
+        """Write 2D images, the table and its description."""
+        x, y, z = (int(n) for n in self.shape)
+        count, strength = self.patients or None, self.strength
+        write_types(root, profile, seed, patients=count, shape=(x, y, z), strength=strength)
+
 
 def find_config(site: str, workspace: Path, environ: Mapping[str, str]) -> SiteConfig | None:
     """Return this site's configuration, None when it has none: `local/wardround.json`, then the simulator's variable."""
@@ -43,7 +66,14 @@ def find_config(site: str, workspace: Path, environ: Mapping[str, str]) -> SiteC
 
 
 def open_site(
-    site: str, workspace: Path, *, simulator: bool, phantoms: Phantoms, seed: int, say: Callable[[str], None]
+    site: str,
+    workspace: Path,
+    *,
+    simulator: bool,
+    phantoms: TaskPhantoms,
+    sampling: TaskSampling,
+    seed: int,
+    say: Callable[[str], None],
 ) -> Opened:
     """Open this site's data, decoding only what the cache does not hold yet.
 
@@ -64,11 +94,11 @@ def open_site(
         say(
             f"NO DATA CONFIGURED: {site} invents SYNTHETIC patients ('{profile.name}'); no result is about real patients"
         )
-        write_cohort(root, profile, seed, shape=_shape(phantoms), patients=phantoms.patients or None)
+        phantoms.write(root, profile, seed)
         config, label = SiteConfig(data=root), profile.name
     cache = config.cache or workspace / "wardround_cache"
     return Opened(
-        open_cohort(config, cache, say), config.data == workspace / "phantoms", label, pick_device(config.device)
+        sampling.cohort(config, cache, say), config.data == workspace / "phantoms", label, pick_device(config.device)
     )
 
 
@@ -94,8 +124,3 @@ def site_index(site: str) -> int:
     """Return a profile number from a name: `site-3` is 2; names without a number are numbered by their letters."""
     digits = "".join(ch for ch in site if ch.isdigit())
     return int(digits) - 1 if digits and int(digits) > 0 else sum(site.encode()) % 4
-
-
-def _shape(phantoms: Phantoms) -> tuple[int, int, int]:
-    x, y, z = (int(n) for n in phantoms.shape)
-    return (x, y, z)

@@ -6,23 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from wardround.data.layouts import MODALITIES
 from wardround.hospital.judging import Judgement
-from wardround.hospital.segmentation import SegmentationSite, labels_of
+from wardround.hospital.task import TaskSite
 from wardround.models import checkpoint
-from wardround.reports.overlay import draw_overlay
 from wardround.reports.site_page import write_site_report
-from wardround.tasks.regions import known_regions, regions_from_labels
-
-OVERLAYS = 2
-_SHOWN_ON = ("flair", "t1ce", "t2", "t1")
 
 
-def keep_models(
-    judgement: Judgement, site: SegmentationSite, identity: str, model: Mapping[str, Any], out: Path
-) -> Path:
+def keep_models(judgement: Judgement, site: TaskSite, identity: str, model: Mapping[str, Any], out: Path) -> Path:
     """Write the model to deploy as `deploy_model.npz`, with what `wardround predict` needs, and return its path."""
     name = judgement.numbers["deploy"]
     candidate = judgement.numbers["candidates"][name]
@@ -30,9 +20,8 @@ def keep_models(
         "model": dict(model),
         "candidate": name,
         "k": candidate["k"],
-        "val_dice": candidate["val"],
-        "patch": list(site.sampling.size),
-        "label_kind": site.cohort.label_kind,
+        "val_score": candidate["val"],
+        **site.about_model(),
     }
     path = out / "deploy_model.npz"
     arrays = site.layout.unflatten(judgement.weights[name].detach().cpu().numpy())
@@ -40,30 +29,32 @@ def keep_models(
     return path
 
 
-def write_page(judgement: Judgement, site: SegmentationSite, job: str, facts: Mapping[str, Any], out: Path) -> Path:
-    """Write site_report.html with one row per test patient and model, and overlays of the first test patients."""
+def write_page(
+    judgement: Judgement,
+    site: TaskSite,
+    job: str,
+    facts: Mapping[str, Any],
+    out: Path,
+    masks: Mapping[int, Any] | None = None,
+) -> Path:
+    """Write site_report.html with one row per test patient and model, and overlays of the first test patients.
+
+    masks: what hospital/mask_history.py kept
+    """
     deploy = judgement.numbers["deploy"]
     rows = [
         {"patient": patient, "model": name, **{key: round(value, 4) for key, value in row.items()}}
         for name, per_patient in judgement.rows.items()
         for patient, row in zip(_patients(site), per_patient, strict=True)
     ]
-    pictures = [_overlay(site, judgement, deploy, case, out / "overlays") for case in site.split.test[:OVERLAYS]]
-    about = {key: facts[key] for key in ("label", "cases", "modalities", "label_kind", "device")}
+    pictures = site.pictures(judgement.weights[deploy], deploy, out / "overlays")
+    about = {
+        key: facts[key] for key in ("label", "cases", "classes", "modalities", "label_kind", "device") if key in facts
+    }
     run = {"job": job, "site": site.name, "phantoms": facts["phantoms"], "about": about, "final": judgement.numbers}
+    run["masks"] = {str(round_): row for round_, row in (masks or {}).items()}
     return write_site_report(run, rows, pictures, out)
 
 
-def _patients(site: SegmentationSite) -> list[str]:
+def _patients(site: TaskSite) -> list[str]:
     return list(dict.fromkeys(site.cohort.patients[case] for case in site.split.test))
-
-
-def _overlay(site: SegmentationSite, judgement: Judgement, deploy: str, case: str, folder: Path) -> Path:
-    volume = site.volume(case)
-    shown = next(name for name in _SHOWN_ON if volume.present[MODALITIES.index(name)])
-    truth = regions_from_labels(labels_of(volume), site.cohort.label_kind).astype(bool)
-    known = known_regions(site.cohort.label_kind)[:, None, None, None]
-    prediction = site.predict(judgement.weights[deploy], case) & known  # what was never trained is not shown
-    image = np.asarray(volume.image[MODALITIES.index(shown)], np.float32)
-    path = folder / f"{site.name}-{site.split.test.index(case)}.png"
-    return draw_overlay(image, truth, prediction, f"{site.name}: {case}, {shown}, {deploy}", path, volume.spacing_mm)

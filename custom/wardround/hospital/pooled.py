@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from wardround.errors import ConfigRefused
 from wardround.hospital.deck import Deck
-from wardround.hospital.segmentation import Batch, SegmentationSite
+from wardround.hospital.task import TaskSite
 from wardround.rng import stream
 
 
@@ -22,8 +22,8 @@ class PooledOracle:
     no site, another architecture or patch size at one of them: ConfigRefused
     """
 
-    def __init__(self, sites: Sequence[SegmentationSite], *purpose: str | int) -> None:
-        alike = {(site.layout, site.sampling.size) for site in sites}
+    def __init__(self, sites: Sequence[TaskSite], *purpose: str | int) -> None:
+        alike = {(site.layout, tuple(site.sampling.patch)) for site in sites}
         if len(alike) != 1:
             raise ConfigRefused(
                 "pooled training",
@@ -36,22 +36,14 @@ class PooledOracle:
         union = [(index, who) for index, one in enumerate(self._oracles) for who in one.patients]
         self._deck = Deck(union, stream(self._home.seed, "pooled batches", *purpose))
 
-    def draw(self, count: int) -> tuple[Batch, ...]:
+    def draw(self, count: int) -> tuple[Any, ...]:
         """Return `count` batches; no patient twice among them while the union has count * batch patients."""
         return tuple(self._batch(chosen) for chosen in self._deck.deal(count, self._home.sampling.batch))
 
-    def gradient(self, w: Tensor, batch: Batch) -> tuple[float, Tensor]:
+    def gradient(self, w: Tensor, batch: Any) -> tuple[float, Tensor]:
         """Return (loss, gradient) at w; dropout is the same whenever the same batch is used."""
         return self._oracles[0].gradient(w, batch)
 
-    def _batch(self, chosen: Sequence[tuple[int, str]]) -> Batch:
+    def _batch(self, chosen: Sequence[tuple[int, str]]) -> Any:
         members = [(one, tuple(who for index, who in chosen if index == at)) for at, one in enumerate(self._oracles)]
-        parts = [one.batch(mine) for one, mine in members if mine]
-        device, last = self._home.device, torch.channels_last_3d
-        return Batch(
-            torch.cat([part.images.to(device) for part in parts]).contiguous(memory_format=last),
-            torch.cat([part.targets.to(device) for part in parts]),
-            torch.cat([part.known.to(device) for part in parts]),
-            parts[0].seed,
-            tuple(who for part in parts for who in part.patients),
-        )
+        return self._home.pooled([one.batch(mine) for one, mine in members if mine])

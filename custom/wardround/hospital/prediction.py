@@ -51,6 +51,13 @@ def read_weights(file: Path) -> Weights:
     """
     _, meta = checkpoint.load(file)
     spec = rebuild(meta.get("model"), str(file))
+    if getattr(spec, "ehr_columns", 0):
+        raise ModelRefused(
+            f"the network in {file}",
+            found=f"one that reads {spec.ehr_columns} columns of a record beside the images",  # type: ignore[union-attr]
+            expected="one that reads images alone: a case's folder has no record",
+            fix="use a model that was trained without `model.ehr_columns`",
+        )
     arrays, _ = checkpoint.load(file, fingerprint(spec))
     patch = meta.get("patch")
     if patch is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,11 +16,11 @@ from wardround.algorithms.federation import local_round, start_of
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Array, Arrays, from_bank, in_bank
 from wardround.data.splits import split_patients
-from wardround.hospital import pages, state
+from wardround.hospital import mask_history, pages, state
 from wardround.hospital.dp_site import DPSite
 from wardround.hospital.judging import Judgement, Judging, judge
-from wardround.hospital.opening import Opened, Phantoms, open_site
-from wardround.hospital.segmentation import Sampling, SegmentationSite
+from wardround.hospital.opening import Opened, open_site
+from wardround.hospital.task import TaskPhantoms, TaskSampling, TaskSite
 from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import first_weights
 from wardround.models.nets import Network
@@ -37,9 +37,9 @@ class Settings(Protocol):
     rival: Algorithm | None
     model: Network
     schedule: Schedule
-    sampling: Sampling
+    sampling: TaskSampling
     judging: Judging
-    phantoms: Phantoms
+    phantoms: TaskPhantoms
     seed: int
     private: PatientDP | None
 
@@ -50,7 +50,7 @@ class Hospital:
 
     name: str
     opened: Opened
-    site: SegmentationSite
+    site: TaskSite
     settings: Settings
     states: Path
 
@@ -60,12 +60,16 @@ class Hospital:
     ) -> Hospital:
         """Open this hospital's data (decoded at most once) and build the job's network on its device."""
         opened = open_site(
-            name, workspace, simulator=simulator, phantoms=settings.phantoms, seed=settings.seed, say=say
+            name,
+            workspace,
+            simulator=simulator,
+            phantoms=settings.phantoms,
+            sampling=settings.sampling,
+            seed=settings.seed,
+            say=say,
         )
         split = split_patients(opened.cohort.patients)
-        site = SegmentationSite(
-            name, opened.cohort, split, settings.model, settings.sampling, settings.seed, opened.device
-        )
+        site = settings.sampling.open(name, opened.cohort, split, settings.model, settings.seed, opened.device)
         return Hospital(name, opened, site, settings, states)
 
     @property
@@ -89,6 +93,7 @@ class Hospital:
         return {
             "label": "".join(c if c.isprintable() else " " for c in self.opened.label[:64]),
             "cases": {part: len({cohort.patients[case] for case in cases}) for part, cases in parts.items()},
+            **({"classes": cohort.class_counts()} if cohort.label_kind == "classes" else {}),
             "modalities": dict(cohort.modalities),
             "label_kind": cohort.label_kind,
             "device": str(self.site.device),
@@ -98,7 +103,7 @@ class Hospital:
 
     def validate(self, weights: Arrays, round_: int) -> float:
         """Return the mean validation Dice of the incoming model (with this site's own blocks where some stay home)."""
-        return self.site.mean_dice(self._start(weights, round_).banks["model"], self.site.split.val)
+        return self.site.score(self._start(weights, round_).banks["model"], self.site.split.val)
 
     def train(self, weights: Arrays, round_: int) -> tuple[dict[str, Array], float | None]:
         """Train one round; return (the update that leaves, mean loss) and write the state for the next round.
@@ -116,6 +121,7 @@ class Hospital:
             other, _, _ = local_round(rival, received, {}, site.layout, site.roles, site.oracle("train", round_), steps)
             delta |= in_bank(RIVAL, from_bank("model", other))
         arrays = {name: vector.cpu().numpy() for name, vector in kept.items()}
+        mask_history.note(self.states, round_, kept, site.layout, site.blocks)
         state.save(self.states, round_ + 1, arrays, self.fingerprint, {})
         return delta, None if self.settings.private is not None else sum(losses) / len(losses)
 
@@ -127,7 +133,9 @@ class Hospital:
         arms = {RIVAL if shared and self.settings.rival is None else "personalised": own}
         if self.settings.rival is not None:
             arms[RIVAL] = self._vector(from_bank(RIVAL, weights))
-        return judge(self.site, arms, self.initial, self.settings.schedule, self.settings.judging)
+        found = judge(self.site, arms, self.initial, self.settings.schedule, self.settings.judging)
+        kept = mask_history.since(mask_history.history_of(self.states))
+        return found if kept is None else replace(found, numbers={**found.numbers, "personal": kept})
 
     @cached_property
     def initial(self) -> Tensor:
@@ -137,7 +145,7 @@ class Hospital:
     def keep(self, judgement: Judgement, out: Path, job: str) -> None:
         """Write what the site keeps for itself: the model to deploy, the per-patient page, overlays."""
         pages.keep_models(judgement, self.site, self.fingerprint, describe(self.settings.model), out)
-        pages.write_page(judgement, self.site, job, self.facts, out)
+        pages.write_page(judgement, self.site, job, self.facts, out, mask_history.history_of(self.states))
 
     def _oracle(self, round_: int) -> Oracle:
         if self._dp_site is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,19 +14,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wardround.arrays import Layout
-from wardround.data.cache import Cohort
+from wardround.data.cache import Cohort, open_cohort
+from wardround.data.site_config import SiteConfig
 from wardround.data.splits import Split
 from wardround.data.volumes import Volume
 from wardround.errors import ConfigRefused, DataRefused
 from wardround.hospital.deck import Deck
+from wardround.hospital.overlays import overlays
+from wardround.models.blocks import blocks_of
 from wardround.models.flat import FlatModel
 from wardround.models.nets import Network
 from wardround.models.roles import block_roles
+from wardround.reports.intervals import bootstrap_mean, paired_gain
 from wardround.rng import derive, stream
 from wardround.tasks.augment import Augment
 from wardround.tasks.inference import predict_regions
 from wardround.tasks.inputs import network_input
-from wardround.tasks.loss import dice_bce
+from wardround.tasks.loss import bernoulli_divergence, dice_bce, dice_bce_by_patient
 from wardround.tasks.metrics import case_scores
 from wardround.tasks.patches import sample_patch
 from wardround.tasks.regions import known_regions, regions_from_labels
@@ -52,6 +58,14 @@ class Sampling:
     @property
     def size(self) -> tuple[int, int, int]:
         return (int(self.patch[0]), int(self.patch[1]), int(self.patch[2]))
+
+    def cohort(self, config: SiteConfig, cache: Path, say: Callable[[str], None]) -> Cohort:
+        """Open this site's images and masks, decoded at most once."""
+        return open_cohort(config, cache, say)
+
+    def open(self, name: str, cohort: Cohort, split: Split, spec: Network, seed: int, device: str) -> SegmentationSite:
+        """Return the hospital's side of segmentation."""
+        return SegmentationSite(name, cohort, split, spec, self, seed, device)
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,33 @@ class PatchOracle:
         return self._site.model.gradient(
             w, batch.images, lambda out: dice_bce(out, batch.targets, batch.known), dropout_seed=batch.seed
         )
+
+    @property
+    def label(self) -> str:
+        return self._site.name
+
+    @property
+    def blocks(self) -> Mapping[str, str]:
+        return self._site.blocks
+
+    def calibration(self, count: int) -> tuple[Batch, ...]:
+        """Return the same `count` batches of training patients each time."""
+        return PatchOracle(self._site, self._site.split.train, "calibration").draw(count)
+
+    def held_out(self, count: int) -> tuple[Batch, ...]:
+        """Return the same `count` batches of validation patients each time."""
+        return PatchOracle(self._site, self._site.split.val, "held-out").draw(count)
+
+    def outputs(self, w: Tensor, batch: Batch) -> Tensor:
+        """Return logits [B, 3, D, H, W] in evaluation mode."""
+        return self._site.model.outputs(w, batch.images)
+
+    def divergence(self, p: Tensor, q: Tensor, batch: Batch) -> float:
+        """Return KL(p || q) of the voxels' Bernoulli distributions, mean over voxels and known regions."""
+        return bernoulli_divergence(p, q, batch.known)
+
+    def loss(self, p: Tensor, batch: Batch) -> float:
+        return float(dice_bce(p, batch.targets, batch.known))
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -144,6 +185,7 @@ class SegmentationSite:
         self.name, self.cohort, self.split, self.sampling, self.seed = name, cohort, split, sampling, seed
         self.device = torch.device(device)
         module = spec.build(seed)
+        self.blocks: Mapping[str, str] = blocks_of(module)
         self.roles: Mapping[str, str] = block_roles(module)
         self.model = FlatModel(module, self.device, half=True)
         self.augment = Augment() if sampling.augment else Augment.none()
@@ -174,6 +216,41 @@ class SegmentationSite:
         """Return gradients on this site's TRAIN patients; the same purpose gives the same batches on every machine."""
         return PatchOracle(self, self.split.train, *purpose)
 
+    def drawn(self, cases: Sequence[str], *purpose: str | int) -> PatchOracle:
+        """Return gradients over these cases alone."""
+        return PatchOracle(self, cases, *purpose)
+
+    def joined(self, batches: Sequence[Batch]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return (images [B,8,H,W,D], the function from logits to the loss of every patient)."""
+        images = torch.cat([one.images for one in batches]).contiguous(memory_format=torch.channels_last_3d)
+        targets, known = torch.cat([one.targets for one in batches]), torch.cat([one.known for one in batches])
+        return images, lambda logits: dice_bce_by_patient(logits, targets, known)
+
+    def pooled(self, parts: Sequence[Batch]) -> Batch:
+        """Return batches of several sites as one, on this site's device."""
+        images, targets, known = (
+            torch.cat([getattr(part, key).to(self.device) for part in parts]) for key in ("images", "targets", "known")
+        )
+        patients = tuple(who for part in parts for who in part.patients)
+        return Batch(images.contiguous(memory_format=torch.channels_last_3d), targets, known, parts[0].seed, patients)
+
+    def made_up(self, count: int) -> Tensor:
+        """Return noise with all sequences present."""
+        noise = torch.randn(count, 4, *self.sampling.size, generator=torch.Generator().manual_seed(0))
+        return network_input(noise.to(self.device), torch.ones(4, device=self.device))
+
+    def labels(self, case: str) -> NDArray[np.uint8]:
+        """Return the labels uint8 [H,W,D] of a case."""
+        return labels_of(self.volume(case))
+
+    def about_model(self) -> dict[str, Any]:
+        """Return patch and kind of labels, for `wardround predict`."""
+        return {"patch": list(self.sampling.size), "label_kind": self.cohort.label_kind}
+
+    def pictures(self, w: Tensor, words: str, out: Path) -> list[Path]:
+        """Draw overlays of the first test cases."""
+        return overlays(self, w, words, out)
+
     def predict(self, w: Tensor, case: str) -> NDArray[np.bool_]:
         """Return bool [3,H,W,D] in REGIONS order for one case at weights w."""
         self.model.load(w)
@@ -192,6 +269,29 @@ class SegmentationSite:
             rows.append(case_scores(self.predict(w, case), truth, known, volume.spacing_mm, with_hd95=with_hd95))
         return rows
 
-    def mean_dice(self, w: Tensor, cases: Sequence[str]) -> float:
+    def rows(self, w: Tensor, cases: Sequence[str]) -> list[dict[str, float]]:
+        """Return one row of scores for each patient, in the order in which the patients come first among the cases."""
+        return by_patient(self, cases, self.scores(w, cases, with_hd95=True))
+
+    def summary(self, rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+        """Return metric -> mean with its interval over patients, one row per patient."""
+        return {key: asdict(bootstrap_mean([row[key] for row in rows], self.seed)) for key in rows[0]}
+
+    def gain(self, rows: Sequence[Mapping[str, float]], reference: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+        """Return how much better the mean Dice is than the reference's, with its interval over patients."""
+        a, b = ([row["dice_mean"] for row in one] for one in (rows, reference))
+        return asdict(paired_gain(a, b, self.seed))
+
+    def score(self, w: Tensor, cases: Sequence[str]) -> float:
         """Return the mean Dice over known regions and cases (the number that choices on validation are made with)."""
         return float(np.mean([row["dice_mean"] for row in self.scores(w, cases, with_hd95=False)]))
+
+
+def by_patient(
+    site: SegmentationSite, cases: Sequence[str], rows: Sequence[Mapping[str, float]]
+) -> list[dict[str, float]]:
+    """Average the rows of all scans of one patient: the patient is the unit of every count and interval."""
+    groups: dict[str, list[Mapping[str, float]]] = {}
+    for case, row in zip(cases, rows, strict=True):
+        groups.setdefault(site.cohort.patients[case], []).append(row)
+    return [{key: float(np.mean([row[key] for row in group])) for key in group[0]} for group in groups.values()]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
+from wardround.jobs.building import build
 from wardround.jobs.recipes import Job
-
-AT_THE_END = (
-    "for each candidate model, mean Dice and HD95 on the test patients with intervals and counts, and the choice"
-)
 
 VERDICT = "The report names the model to deploy for each hospital, or says that joining did not help."
 
@@ -31,13 +28,13 @@ def card(job: Job) -> str:
         if "hessian" in args
         else ""
     )
+    law = _law(job) if job.hospital_noise else ""
     words = job.privacy.get("report")
     report = f"\nReport: {_wrapped(words, '')}.\n" if words else f"    wardround report /tmp/{job.name}\n"
     return f"""# {job.name}
 
 **{job.title}** ({job.algorithm["source"]})
-for brain tumour segmentation: the whole tumour, its core and its enhancing part from T1, T1ce, T2 and FLAIR.
-A missing sequence is normal; no patient is dropped for it.
+{_wrapped(job.task["purpose"], "")}
 
 {job.algorithm["words"]}
 {beside}
@@ -52,12 +49,12 @@ scores every candidate once on its test patients. {_wrapped(job.privacy.get("ver
 ## What leaves a hospital
 
 - each round: {_wrapped(job.privacy["leaves"])}
-- at the end: {_wrapped(job.privacy.get("at_the_end", AT_THE_END))}
+- at the end: {_wrapped(job.privacy.get("at_the_end") or job.task["at_the_end"])}
 - never: images, masks, file names, patient identifiers, scores of single patients (a mean over ONE patient is that patient's score)
 - of the model stays at the hospital: {job.algorithm["stays"]}
 
 Privacy guarantee: **{_wrapped(job.privacy["guarantee"], "")}**.
-Mechanism at the exit: `{job.privacy["mechanism"]["path"]}`.
+{law}Mechanism at the exit: `{job.privacy["mechanism"]["path"]}`.
 Every release is noted in `releases.jsonl` in the site's own run folder before it is sent.
 
 ## Run it
@@ -65,7 +62,7 @@ Every release is noted in `releases.jsonl` in the site's own run folder before i
     nvflare simulator jobs/{job.name} -t {len(job.federation["sites"])} -w /tmp/{job.name}
 {report}
 {hessian}Without configured data the simulator invents synthetic patients and says so. Real data: docs/data.md.
-Wrong for: clinical decisions; sites with fewer than 3 patients; images that are not brain MRI.
+Wrong for: {_wrapped(job.task["wrong_for"], "")}.
 
 ## Settings
 
@@ -73,6 +70,24 @@ Wrong for: clinical decisions; sites with fewer than 3 patients; images that are
 |---|---|
 {rows}
 """
+
+
+def _law(job: Job) -> str:
+    """Return the sentence that says how much of a hospital-level private run can be signal at all."""
+    from wardround.models.roles import block_roles
+    from wardround.privacy.hospital_dp import HospitalDP, signal_to_noise
+
+    module, home = build(job.task["model"], "model").build(0), build(job.algorithm["site"], "algorithm").home_roles
+    roles, noise = block_roles(module), job.hospital_noise or {}
+    shared = sum(block.numel() for name, block in module.named_parameters() if roles[name] not in home)
+    many = len(job.federation["sites"])
+    ratio = signal_to_noise(HospitalDP(**noise["args"]), many, shared, job.schedule["rounds"])
+    words = (
+        f"{shared:,} numbers are shared by {many} hospitals: over the whole run the signal is at best {ratio:.2f} times the noise "
+        "(the law n mu / sqrt(numbers), times what the quorum costs). Below 1 the run is mostly noise: more hospitals or a "
+        "smaller part help, more training does not. Measured results, null ones too, are in the README"
+    )
+    return f"What that costs: {_wrapped(words, '')}.\n"
 
 
 def _wrapped(words: str, indent: str = "  ") -> str:

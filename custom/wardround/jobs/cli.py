@@ -20,6 +20,7 @@ from wardround.jobs import (
     cmd_predict,
     cmd_report,
     cmd_run,
+    cmd_scales,
 )
 from wardround.jobs.terminal import DONE, REFUSED, group, say
 
@@ -74,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     cmd_baseline.add(commands)
     cmd_he.add(group(commands, "he", "what hiding the sum costs", HE))
     cmd_ledger.add(commands)
+    cmd_scales.add(commands)
     cmd_report.add(commands)
     cmd_predict.add(commands)
     return made

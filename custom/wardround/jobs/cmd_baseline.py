@@ -107,16 +107,22 @@ def run(args: argparse.Namespace) -> int:
 
 def show(result: dict[str, Any]) -> str:
     """Return the table and the mean over sites."""
+    from wardround.reports.summary import CLASSIFICATION, main_metric
+
     rows = []
+    first = next(iter(result["sites"].values()))["test"]
+    columns = [key for key in (*_COLUMNS, *CLASSIFICATION) if key in first]
+    score = main_metric({"test": first}) or {}
+    main = next(key for key in columns if first[key] is score)
     for name, row in result["sites"].items():
         site = name if row["label"] == name else f"{name} ({row['label']})"
-        cells = [interval(row["test"].get(key), 1 if key.startswith("hd95") else 3) for key in _COLUMNS]
+        cells = [interval(row["test"].get(key), 1 if key.startswith("hd95") else 3) for key in columns]
         rows.append([site, str(row["cases"]), f"{row['val']:.3f}", *cells])
-    means = [row["test"]["dice_mean"]["value"] for row in result["sites"].values()]
+    means = [row["test"][main]["value"] for row in result["sites"].values()]
     lines = [
         f"{result['baseline']}: {result['gradient_evaluations']} gradient evaluations per model; test patients, "
         "mean [95 % interval]; a dash: the region is unknown there",
-        table(("site", "cases", "val", *(key.replace("_", " ") for key in _COLUMNS)), rows),
+        table(("site", "cases", "val", *(key.replace("_", " ") for key in columns)), rows),
         f"mean over sites: {sum(means) / len(means):.3f}, worst {min(means):.3f}",
     ]
     return "\n".join(lines)

@@ -192,7 +192,7 @@ def _plan(args: argparse.Namespace) -> Release:
     unit: Unit = args.unit
     z, target, q, steps = args.noise_multiplier, args.target_epsilon, args.sampling_rate, args.steps
     if args.rounds is not None and q is None and steps is None:
-        z = full_noise_multiplier_for(target, args.delta, args.rounds) if z is None else z
+        z = full_noise_multiplier_for(target, args.delta, args.rounds, unit) if z is None else z
         return GaussianRelease(unit, z, args.rounds)
     if args.rounds is None and q is not None and steps is not None:
         z = noise_multiplier_for(target, args.delta, q, steps) if z is None else z

@@ -140,13 +140,21 @@ def about(job: Job) -> Json:
     groups |= {"algorithm_settings": job.algorithm["site"]["args"], "rule": job.rule["args"]}
     groups |= {"protection": job.protection} if job.protection else {}
     groups |= {"dp": job.dp | {"delta": job.privacy["mechanism"]["args"]["delta"]}} if job.dp else {}
+    groups |= {"scaling": job.privacy["scaling"]["args"]} if "scaling" in job.privacy else {}
     plain = {group: {key: _plain(value) for key, value in args.items()} for group, args in groups.items() if args}
     whole = {key: _plain(value) for key, value in job.schedule.items()}
-    words = {"privacy": job.privacy["title"], "seed": job.task["seed"], "fedavg_beside": job.rival}
+    words = {
+        "score": job.task["score"],
+        "privacy": job.privacy["title"],
+        "seed": job.task["seed"],
+        "fedavg_beside": job.rival,
+    }
     return {"job": job.name, "algorithm": job.title, **plain, **whole, **words}
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        return ", ".join(str(part.get("name")) for part in value)
     return " x ".join(str(part) for part in value) if isinstance(value, list) else value
 
 

@@ -22,14 +22,16 @@ def server_workflow(job: Job, about: Json) -> Json:
 
 def site_parts(job: Job, trainer: Json) -> tuple[Json, Json, Json]:
     """Return (executor, exit, component that both share); trainer: the settings that every job's executor has."""
+    scaling = {"scaling": job.privacy["scaling"]} if "scaling" in job.privacy else {}
     executor = {
         "path": "wardround.flare.secure_site.SecureSite",
-        "args": {**trainer, "rule": job.rule, "banks": job.banks},
+        "args": {**trainer, "rule": job.rule, "banks": job.banks, **scaling},
     }
+    noise = {"noise": job.hospital_noise} if job.hospital_noise else {}
     release = {"path": "wardround.flare.hidden_release.HiddenRelease", "args": {"mechanism": job.privacy["mechanism"]}}
     shared = {
         "id": "secure_sum",
         "path": "wardround.flare.secure_sum.SecureSum",
-        "args": {"protection": job.privacy["protection"], "seed": job.task["seed"]},
+        "args": {"protection": job.privacy["protection"], "seed": job.task["seed"], **noise},
     }
     return executor, release, shared

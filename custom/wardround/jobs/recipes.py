@@ -14,10 +14,11 @@ from typing import Any
 import yaml
 
 from wardround.errors import ConfigRefused
-from wardround.privacy.accounting import claim, noise_multiplier_for
-from wardround.privacy.releases import SampledGaussianRelease
+from wardround.privacy.accounting import claim, full_noise_multiplier_for, noise_multiplier_for
+from wardround.privacy.releases import GaussianRelease, SampledGaussianRelease
 
 Json = dict[str, Any]
+HOSPITAL_DP = "wardround.privacy.hospital_dp.HospitalDP"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ class Job:
         """The settings of differential privacy; None without."""
         part: Json | None = self.privacy.get("dp")
         return part
+
+    @property
+    def hospital_noise(self) -> Json | None:
+        """The promise of hospital-level noise, as the sum and the exit have it; None without."""
+        found: Json = self.privacy["mechanism"]["args"].get("promise") or {}
+        return found if found.get("path") == HOSPITAL_DP else None
 
     @property
     def schedule(self) -> Json:
@@ -105,6 +112,7 @@ def places(made: Job) -> dict[str, Json]:
         "phantoms": made.task["phantoms"]["args"],
         "task": made.task,
         **({"protection": made.protection} if made.protection is not None else {}),
+        **({"scaling": made.privacy["scaling"]["args"]} if "scaling" in made.privacy else {}),
         **({"dp": made.dp, "mechanism": made.privacy["mechanism"]["args"]} if made.dp is not None else {}),
     }
 
@@ -132,29 +140,78 @@ def _apply(made: Job, setting: str) -> Job:
 
 
 def _promise(made: Job) -> None:
-    """Find the noise that keeps the whole job within its target epsilon, and write the promise into the mechanism."""
-    dp, args, schedule = made.privacy["dp"], made.privacy["mechanism"]["args"], made.schedule
-    steps = schedule["rounds"] * schedule["work"]
-    noise = _noise(float(dp["target_epsilon"]), float(args["delta"]), float(dp["sampling_rate"]), steps)
-    promise = {"clip": dp["clip"], "noise_multiplier": noise}
-    promise |= {key: dp[key] for key in ("sampling_rate", "reference_patients")}
-    args |= {"promise": {"path": "wardround.privacy.dp_sgd.PatientDP", "args": promise}}
-    args |= {"work": schedule["work"], "rounds": schedule["rounds"]}
-    release = SampledGaussianRelease("patient", noise, float(dp["sampling_rate"]), steps)
-    found = claim([release], "patient", float(args["delta"]))
+    """Write the promise into the mechanism: the given noise, or what keeps the whole job within its target epsilon."""
+    dp, args = made.privacy["dp"], made.privacy["mechanism"]["args"]
+    numbers = {"delta": args["delta"], "rounds": made.schedule["rounds"], "work": made.schedule["work"]}
+    numbers |= {f"dp.{key}": value for key, value in dp.items() if key != "unit"}
+    if wrong := [
+        name for name, value in numbers.items() if isinstance(value, bool) or not isinstance(value, (int, float))
+    ]:
+        raise ConfigRefused(
+            f"the privacy settings of {made.name}",
+            found=f"no number for {', '.join(wrong)}",
+            expected="a number",
+            fix="correct it",
+        )
+    delta, given = float(args["delta"]), float(dp.pop("noise_multiplier"))
+    if given:
+        dp.pop("target_epsilon")
+    make = _patient_noise if dp["unit"] == "patient" else _hospital_noise
+    release = make(made, delta, given)
+    found = claim([release], dp["unit"], delta)
+    dp |= {"noise_multiplier": release.noise_multiplier}
     dp |= {"epsilon": round(found.epsilon, 4), "mu": round(found.mu, 4)}
     dp |= {"attack_accuracy": round(found.attack.accuracy, 4), "attack_tpr_at_1_percent": round(found.attack.tpr, 4)}
+    guess = "its data are in it" if dp["unit"] == "hospital" else f"one {dp['unit']} was there"
     words = (
-        f"epsilon {found.epsilon:.3g} at delta {float(args['delta']):g} per patient for the whole job (the best guess at whether "
-        f"one patient was there is right {found.attack.accuracy:.0%} of the time, a coin 50%)"
+        f"epsilon {found.epsilon:.3g} at delta {delta:g} per {dp['unit']} for the whole job (the best guess at whether {guess} "
+        f"is right {found.attack.accuracy:.0%} of the time, a coin 50%)"
     )
     made.privacy["guarantee"] = made.privacy["guarantee"].replace("{claim}", words)
 
 
+def _patient_noise(made: Job, delta: float, given: float) -> SampledGaussianRelease:
+    dp, args, schedule = made.privacy["dp"], made.privacy["mechanism"]["args"], made.schedule
+    steps = schedule["rounds"] * schedule["work"]
+    noise = given or _noise(float(dp["target_epsilon"]), delta, float(dp["sampling_rate"]), steps)
+    promise = {"clip": dp["clip"], "noise_multiplier": noise}
+    promise |= {key: dp[key] for key in ("sampling_rate", "reference_patients")}
+    args |= {"promise": {"path": "wardround.privacy.dp_sgd.PatientDP", "args": promise}}
+    args |= {"work": schedule["work"], "rounds": schedule["rounds"]}
+    return SampledGaussianRelease("patient", noise, float(dp["sampling_rate"]), steps)
+
+
+def _hospital_noise(made: Job, delta: float, given: float) -> GaussianRelease:
+    """Calibrate to the smallest sum that may be opened; where single updates can be read, each takes the whole noise."""
+    dp, args, rounds, sum_ = (
+        made.privacy["dp"],
+        made.privacy["mechanism"]["args"],
+        made.schedule["rounds"],
+        made.protection,
+    )
+    if sum_ is None:
+        raise ConfigRefused(
+            f"job {made.name} with hospital-level noise",
+            found="a privacy fragment without a sum in integers",
+            expected="`protection` beside `dp`; without masks every hospital adds the whole noise itself",
+            fix="use privacy=dp_adaptive",
+        )
+    target = 0.0 if given else float(dp["target_epsilon"])
+    noise = given or _rounded_up(full_noise_multiplier_for(target, delta, rounds, "hospital"))
+    promise = {"clip": dp["clip"], "noise_multiplier": noise, "colluders": dp["colluders"], "hidden": sum_["masks"]}
+    promise |= {key: sum_[key] for key in ("sites", "min_sites", "bits")}
+    args |= {"promise": {"path": HOSPITAL_DP, "args": promise}, "rounds": rounds}
+    return GaussianRelease("hospital", noise, rounds)
+
+
 @lru_cache
 def _noise(target: float, delta: float, rate: float, steps: int) -> float:
-    """Return the noise multiplier for a target epsilon, rounded up to 4 digits so that it can be read and typed."""
-    return math.ceil(noise_multiplier_for(target, delta, rate, steps) * 1e4) / 1e4
+    return _rounded_up(noise_multiplier_for(target, delta, rate, steps))
+
+
+def _rounded_up(noise: float) -> float:
+    """Return a noise multiplier with 4 digits after the point, so that it can be read and typed."""
+    return math.ceil(noise * 1e4) / 1e4
 
 
 def _value(setting: str, text: str) -> Any:

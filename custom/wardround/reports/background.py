@@ -6,9 +6,12 @@ from collections.abc import Iterable
 
 from wardround.reports.checks import Json
 from wardround.reports.markup import DASH, Markup, duration, join, number, say, size, table, tag, text
-from wardround.reports.summary import privacy_claim, site_name
+from wardround.reports.summary import privacy_claim, score_name, silent, site_name
 
 GLOSSARY = {
+    "Balanced accuracy": "The mean, over the classes that are present, of the share of their patients that is recognised.",
+    "AUROC": "How often a patient of a class gets a higher probability of it than one of another class: 0.5 is chance.",
+    "Calibration error": "How far stated probabilities are from what happens, on average: 0 is honest.",
     "Dice": "Overlap of the drawn tumour with the expert's: 0 is none, 1 is identical. Both empty counts as 1.",
     "HD95": "95 % of the two surfaces lie this close, in mm; smaller is better. One side empty counts as 374 mm.",
     "ET, TC, WT": "Enhancing tumour; tumour core (enhancing and necrotic); whole tumour (core and oedema).",
@@ -37,12 +40,12 @@ def costs(run: Json) -> Markup:
         "Trained",
         "Aggregated",
         "Attempts",
-        "Mean validation Dice",
+        f"Mean validation {score_name(run)}",
     )
     rows = []
     for r in run["rounds"]:
         counts = [text(DASH if r.get(key) is None else len(r[key])) for key in ("configured", "trained", "aggregated")]
-        dice = [s["val_dice"] for s in (r.get("sites") or {}).values() if s and s.get("val_dice") is not None]
+        dice = [s["val_score"] for s in (r.get("sites") or {}).values() if s and s.get("val_score") is not None]
         traffic = [text(size(r.get(key))) for key in ("bytes_down", "bytes_up")]
         rows.append(
             [
@@ -73,13 +76,18 @@ def what_left(run: Json) -> Markup:
     counts = "the number of training patients only inside the sum" if hidden else "number of training patients"
     hidden = hidden or private
     once = "which sequences exist" if hidden else "patient counts per split, scan counts per sequence"
+    told = "kind of labels, device" if silent(run) else f"{once}, kind of labels, device"
     sent = (
         f"each round: the change of the shared weights{weights}; layers that the algorithm keeps at home are not in it",
-        "each round: mean validation Dice, seconds"
+        "each round: no other number: no score, no loss, no seconds"
+        if silent(run)
+        else f"each round: validation {score_name(run)}, seconds"
         if private
-        else f"each round: mean training loss and validation Dice, seconds, {counts}",
-        f"once: {once}, kind of labels, device",
-        "at the end, per candidate: fine-tuning steps, validation Dice, test means with 95 % intervals"
+        else f"each round: mean training loss and validation {score_name(run)}, seconds, {counts}",
+        f"once: {told}",
+        "at the end: nothing but a digest of the shared model"
+        if silent(run)
+        else f"at the end, per candidate: fine-tuning steps, validation {score_name(run)}, test means with 95 % intervals"
         + ("" if hidden else " and case counts"),
         "if it failed: the kind of the failure, without its text",
     )
@@ -94,15 +102,26 @@ def what_left(run: Json) -> Markup:
 def who_reads(settings: Json) -> str:
     """Return who could read a single hospital's change of the weights, from the job's protection."""
     masks, encryption = settings.get("protection.masks"), settings.get("protection.encryption")
-    if encryption and masks:
+    if encryption and masks and settings.get("dp.unit") != "hospital":
         return (
             "The changes were masked and encrypted: the server could read nothing of them, the hospitals only the sum of all. "
             "A single change could be read only if all other hospitals of that sum had joined against one."
         )
-    if encryption:
+    if encryption and settings.get("dp.unit") != "hospital":
         return (
             "The changes were encrypted: the server could read nothing of them, the hospitals only the sum of all. "
             "All hospitals hold the same key: one that got hold of another's message could have read it."
+        )
+    if masks and settings.get("dp.unit") == "hospital":
+        return (
+            "The changes were clipped, noised and masked: the server and the hospitals could read only the sum of all, and the "
+            f"noise in it bounds what it tells of any one hospital's data: {privacy_claim({'settings': settings})}. "
+            "A hospital that read the sum knows its own share of the noise; that is counted."
+        )
+    if settings.get("dp.unit") == "hospital":
+        return (
+            "The server could read the change of each single hospital; each was clipped and carried the whole noise itself, which "
+            f"bounds what it tells of that hospital's data: {privacy_claim({'settings': settings})}."
         )
     if masks:
         return (
@@ -127,7 +146,9 @@ def settings(run: Json) -> Markup:
     ]
     pairs += [("fingerprint", model.get("fingerprint")), *(run.get("settings") or {}).items()]
     if best.get("round") is not None:
-        dice = f", mean validation Dice {best['val_dice']:.3f}" if best.get("val_dice") is not None else ""
+        dice = (
+            f", mean validation {score_name(run)} {best['val_score']:.3f}" if best.get("val_score") is not None else ""
+        )
         pairs.append(("best global model", f"as evaluated in round {best['round']}{dice}"))
     if model.get("sha256"):
         pairs.append(("final global model, SHA-256", f"{model['sha256']} (equal at every site)"))

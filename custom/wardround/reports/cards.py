@@ -9,7 +9,16 @@ from typing import Any
 from wardround.reports.checks import Json
 from wardround.reports.intervals import count_of_cases
 from wardround.reports.markup import DASH, Markup, bullets, duration, interval, join, number, say, table, tag, text
-from wardround.reports.summary import candidates_of, deployed, metric, privacy_claim, site_name
+from wardround.reports.summary import (
+    CLASSIFICATION,
+    candidates_of,
+    deployed,
+    main_metric,
+    metric,
+    privacy_claim,
+    score_name,
+    site_name,
+)
 from wardround.reports.verdict import CANDIDATES, NAMES, STAYS, judge
 
 KINDS = {
@@ -93,7 +102,10 @@ def overview_table(report: Json) -> Markup:
     heads = ("Model", "Mean over hospitals", "Worst hospital", "Gap, best minus worst", "Hospitals")
     marked = len(rows) - 1 if "deployed" in report["overview"] else None
     return table(
-        "Test Dice over hospitals; every hospital counts the same, however many patients it has.", heads, rows, marked
+        f"Test {score_name(report)} over hospitals; every hospital counts the same, however many patients it has.",
+        heads,
+        rows,
+        marked,
     )
 
 
@@ -101,7 +113,9 @@ def candidate_table(candidates: Mapping[str, Any], chosen: str | None, caption: 
     """Return the candidates of one hospital, the deployed row marked; columns that nobody knows are left out."""
     dice = [region for region in REGIONS if any(metric(c, f"dice_{region}") for c in candidates.values())]
     hd95 = [region for region in REGIONS if any(metric(c, f"hd95_mm_{region}") for c in candidates.values())]
+    kinds = [key for key in CLASSIFICATION if any(metric(c, key) for c in candidates.values())]
     heads = ["Model", *("Dice [95 % CI]" if region == "mean" else f"Dice {region}" for region in dice)]
+    heads += [f"{key.replace('_', ' ').replace('auroc', 'AUROC')} [95 % CI]" for key in kinds]
     heads += [f"HD95 {region}, mm" for region in hd95] + ["Steps k", "Test cases"]
     rows = []
     for name, candidate in candidates.items():
@@ -109,6 +123,7 @@ def candidate_table(candidates: Mapping[str, Any], chosen: str | None, caption: 
         for region in dice:
             found = metric(candidate, f"dice_{region}")
             cells.append(interval(found) if region == "mean" else number(found["value"] if found else None))
+        cells += [interval(found) if (found := metric(candidate, key)) else number(None) for key in kinds]
         cells += [
             number(found["value"] if (found := metric(candidate, f"hd95_mm_{region}")) else None, 1) for region in hd95
         ]
@@ -128,10 +143,13 @@ def _card(run: Json, site: str) -> Markup:
         say("p", verdict.advice, class_="verdict"),
         say("p", facts(run["sites"].get(site) or {}), class_="facts"),
     ]
+    if kept := (run["final"].get(site) or {}).get("personal"):
+        since = ", ".join(f"{block} (since round {round_ + 1})" for block, round_ in kept.items())
+        parts.append(say("p", f"This hospital's own, not shared: {since}.", class_="facts"))
     if candidates:
         caption = f"Candidates at {site_name(run, site)}, on its test patients{f'; {claim}' if claim else ''}"
         parts.append(candidate_table(candidates, chosen, caption))
-        tested = [found.get("cases") for c in candidates.values() if (found := metric(c, "dice_mean"))]
+        tested = [found.get("cases") for c in candidates.values() if (found := main_metric(c))]
         cases = max((n for n in tested if n is not None), default=None)
         if cases is not None and cases < FEW_CASES:
             few = f"With {count_of_cases(cases)} the numbers are rough and the true uncertainty exceeds the interval."
@@ -148,14 +166,23 @@ def facts(site: Json) -> str:
     if not split and found:  # a job that hides the numbers of patients tells 1 for every sequence that exists
         there = ", ".join(name for name, count in found.items() if count)
         scans = f"Number of patients: not told in this job; sequences: {there}"
+    support = ", ".join(f"{name} {count}" for name, count in (site.get("classes") or {}).items())
     labels = _LABELS.get(str(site.get("label_kind")), site.get("label_kind"))
     words = [f"Patients: {split}" if split else None, scans if found else None]
-    words += [f"labels: {labels}" if labels else None, f"computed on {site['device']}" if site.get("device") else None]
+    words += [
+        f"patients by class: {support}" if support else None,
+        f"labels: {labels}" if labels else None,
+        f"computed on {site['device']}" if site.get("device") else None,
+    ]
     return "; ".join(word for word in words if word) or "This hospital told nothing about its data."
 
 
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
-_LABELS = {"brats": "tumour regions ET, TC, WT", "whole_tumour": "whole tumour only"}
+_LABELS = {
+    "brats": "tumour regions ET, TC, WT",
+    "whole_tumour": "whole tumour only",
+    "classes": "one class per patient",
+}
 
 
 def _steps(name: str, candidate: Json) -> Markup:
@@ -164,7 +191,7 @@ def _steps(name: str, candidate: Json) -> Markup:
 
 
 def _cases(candidate: Json) -> Markup:
-    found = metric(candidate, "dice_mean") or metric(candidate, "dice_WT")
+    found = main_metric(candidate) or metric(candidate, "dice_WT")
     return Markup(DASH) if not found or found.get("cases") is None else text(found["cases"])
 
 

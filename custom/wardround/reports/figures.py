@@ -8,7 +8,7 @@ from statistics import fmean
 
 from wardround.reports.checks import Json
 from wardround.reports.markup import Markup, join, say, tag, text
-from wardround.reports.summary import candidates_of, deployed, metric, site_name
+from wardround.reports.summary import candidates_of, deployed, main_metric, score_name, site_name
 from wardround.reports.svg import Axis, Point, dots, drawing, figure, label, line, path
 from wardround.reports.verdict import NAMES
 
@@ -17,7 +17,7 @@ Curve = Mapping[int, float]
 
 
 def curves(run: Json, key: str) -> dict[str, dict[int, float]]:
-    """Return site -> round -> value of `val_dice` or `loss`; rounds without a value are left out."""
+    """Return site -> round -> value of `val_score` or `loss`; rounds without a value are left out."""
     found: dict[str, dict[int, float]] = {site: {} for site in run["sites"]}
     for r in run["rounds"]:
         for site, numbers in (r.get("sites") or {}).items():
@@ -35,7 +35,7 @@ def curve_panels(run: Json, key: str, what: str) -> Markup:
     values = [value for curve in found.values() for value in curve.values()]
     if not values:
         return say("p", f"No {what} came back.", class_="soft")
-    y = Axis(0.0, 1.0, HEIGHT - 22, 10) if key == "val_dice" else Axis(min(0.0, *values), max(values), HEIGHT - 22, 10)
+    y = Axis(0.0, 1.0, HEIGHT - 22, 10) if key == "val_score" else Axis(min(0.0, *values), max(values), HEIGHT - 22, 10)
     rounds = [r["round"] for r in run["rounds"]]
     x = Axis(min(rounds), max(rounds), 34, WIDTH - 10)
     mean = {
@@ -43,7 +43,7 @@ def curve_panels(run: Json, key: str, what: str) -> Markup:
         for r in rounds
         if any(r in c for c in found.values())
     }
-    best = (run.get("best") or {}).get("round") if key == "val_dice" else None
+    best = (run.get("best") or {}).get("round") if key == "val_score" else None
     panels = [
         figure(_curve(site_name(run, site), what, curve, mean, x, y, best), site_name(run, site))
         for site, curve in found.items()
@@ -68,7 +68,7 @@ def candidate_panels(run: Json) -> Markup:
         return say("p", "No test result came back.", class_="soft")
     x = Axis(floor(10 * min(drawn)) / 10, ceil(10 * max(drawn)) / 10, 14, WIDTH - 14)
     panels = [
-        figure(_candidates(site_name(run, site), dice, deployed(run, site), x), site_name(run, site))
+        figure(_candidates(site_name(run, site), dice, deployed(run, site), x, score_name(run)), site_name(run, site))
         for site, dice in found.items()
         if dice
     ]
@@ -77,7 +77,7 @@ def candidate_panels(run: Json) -> Markup:
 
 def _dice_of(run: Json, site: str) -> dict[str, Json]:
     """Return the candidates of a site whose test Dice is known."""
-    dice = {name: metric(candidate, "dice_mean") for name, candidate in candidates_of(run, site).items()}
+    dice = {name: main_metric(candidate) for name, candidate in candidates_of(run, site).items()}
     return {name: at for name, at in dice.items() if at}
 
 
@@ -125,7 +125,7 @@ def _grid(x: Axis, y: Axis) -> Markup:
     return join(parts)
 
 
-def _candidates(site: str, found: Mapping[str, Json], chosen: str | None, x: Axis) -> Markup:
+def _candidates(site: str, found: Mapping[str, Json], chosen: str | None, x: Axis, score: str) -> Markup:
     height = 30 + 30 * len(found)
     parts = []
     for tick in x.ticks(5):
@@ -145,7 +145,7 @@ def _candidates(site: str, found: Mapping[str, Json], chosen: str | None, x: Axi
             words += f" [{at['low']:.3f}, {at['high']:.3f}]"
         parts.append(dots([(x.at(at["value"]), y)], f"open{mark}", 3.6))
         spoken.append(words + (", to deploy" if mark else ""))
-    return drawing(WIDTH, height, f"Test Dice at {site}: " + "; ".join(spoken), *parts)
+    return drawing(WIDTH, height, f"Test {score} at {site}: " + "; ".join(spoken), *parts)
 
 
 def legend(words: str) -> Markup:

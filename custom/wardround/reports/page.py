@@ -11,9 +11,15 @@ from wardround.reports.checks import Json
 from wardround.reports.markup import Markup, join, page, save, say, tag
 from wardround.reports.pictures import gallery
 from wardround.reports.schema import build
+from wardround.reports.summary import score_name, silent
 
 _STAY = "These pictures stay on this machine: they show patients and must not be passed on."
 _STAY_PHANTOMS = "These pictures stay on this machine. They show phantoms; pictures of patients never leave a hospital."
+
+_SILENT = (
+    "Under hospital-level privacy no score leaves a hospital: a mean over its patients is a number from its patients. "
+    "Each hospital's own report has its scores, and compares the model of this run with the one that it trained alone."
+)
 
 
 def write_report(run: Json, out_dir: Path, overlays: Sequence[Path] = ()) -> Path:
@@ -31,11 +37,11 @@ def write_report(run: Json, out_dir: Path, overlays: Sequence[Path] = ()) -> Pat
 def render(report: Json, overlays: Sequence[Path] = ()) -> str:
     """Return the page of a validated report."""
     sections = [cards.title(report), cards.outcome(report)]
-    sections += [
-        _section("Hospitals", cards.hospital_cards(report)),
-        _section("Overview", cards.overview_table(report)),
-    ]
-    sections.append(_section("Figures", *_figures(report)))
+    sections.append(_section("Hospitals", cards.hospital_cards(report)))
+    if silent(report):
+        sections.append(_section("Results", say("p", _SILENT)))
+    else:
+        sections += [_section("Overview", cards.overview_table(report)), _section("Figures", *_figures(report))]
     if overlays:
         words = _STAY_PHANTOMS if report["phantoms"] else _STAY
         sections.append(_section("Overlays", say("p", words, class_="soft"), gallery(overlays)))
@@ -50,14 +56,15 @@ def render(report: Json, overlays: Sequence[Path] = ()) -> str:
 
 
 def _figures(report: Json) -> list[Markup]:
+    score = score_name(report)
     best = "; dotted line: the round of the best model" if (report.get("best") or {}).get("round") is not None else ""
     return [
-        say("h4", "Test Dice of every candidate"),
+        say("h4", f"Test {score} of every candidate"),
         figures.legend("Dot: mean over test patients; bar: 95 % interval; filled: the model to deploy."),
         figures.candidate_panels(report),
-        say("h4", "Validation Dice of the shared model, over rounds"),
+        say("h4", f"Validation {score} of the shared model, over rounds"),
         figures.legend(f"The model as each hospital received it in that round. Dashed: mean over hospitals{best}."),
-        figures.curve_panels(report, "val_dice", "validation Dice"),
+        figures.curve_panels(report, "val_score", f"validation {score}"),
         say("h4", "Training loss, over rounds"),
         figures.legend("Mean over the hospital's local steps. Dashed: mean over hospitals."),
         figures.curve_panels(report, "loss", "training loss"),

@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from wardround.reports.checks import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Json, Maybe, OneOf, check, finite
-from wardround.reports.summary import all_problems, deployed, overview, privacy_claim, site_name
+from wardround.reports.summary import CLASSIFICATION, all_problems, deployed, overview, privacy_claim, site_name
 from wardround.reports.verdict import CANDIDATES, STAYS, judge, sentence
 
 VERSION = 1
-METRICS = tuple(f"{measure}_{region}" for measure in ("dice", "hd95_mm") for region in ("mean", "ET", "TC", "WT"))
+SEGMENTATION = tuple(f"{measure}_{region}" for measure in ("dice", "hd95_mm") for region in ("mean", "ET", "TC", "WT"))
+METRICS = (*SEGMENTATION, *CLASSIFICATION)
 
 INTERVAL = {"value": Maybe(NUMBER), "low?": Maybe(NUMBER), "high?": Maybe(NUMBER), "cases?": Maybe(COUNT)}
 CANDIDATE = {
@@ -24,6 +25,7 @@ CANDIDATE = {
 SITE = {
     "label?": Maybe(TEXT),
     "cases?": Maybe(Each(Maybe(COUNT), ("train", "val", "test"))),
+    "classes?": Maybe(Each(COUNT)),
     "modalities?": Maybe(Each(Maybe(COUNT))),
     "label_kind?": Maybe(TEXT),
     "device?": Maybe(TEXT),
@@ -38,9 +40,13 @@ ROUND = {
     "recovered?": Maybe([TEXT]),
     "bytes_down?": Maybe(COUNT),
     "bytes_up?": Maybe(COUNT),
-    "sites?": Maybe(Each(Maybe({"loss?": Maybe(NUMBER), "val_dice?": Maybe(NUMBER), "seconds?": Maybe(NUMBER)}))),
+    "sites?": Maybe(Each(Maybe({"loss?": Maybe(NUMBER), "val_score?": Maybe(NUMBER), "seconds?": Maybe(NUMBER)}))),
 }
-FINAL = {"candidates": Maybe(Each(Maybe(CANDIDATE), CANDIDATES)), "deploy?": Maybe(OneOf(CANDIDATES))}
+FINAL = {
+    "candidates": Maybe(Each(Maybe(CANDIDATE), CANDIDATES)),
+    "deploy?": Maybe(OneOf(CANDIDATES)),
+    "personal?": Maybe(Each(COUNT)),
+}
 RUN = {
     "job": TEXT,
     "version?": Maybe(TEXT),
@@ -55,7 +61,7 @@ RUN = {
     ),
     "sites": Each(SITE),
     "rounds": [ROUND],
-    "best?": Maybe({"round": Maybe(COUNT), "val_dice": Maybe(NUMBER)}),
+    "best?": Maybe({"round": Maybe(COUNT), "val_score": Maybe(NUMBER)}),
     "final": Each(Maybe(FINAL)),
     "outcome": OneOf(("complete", "incomplete")),
     "problems": [TEXT],

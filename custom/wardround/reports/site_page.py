@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wardround.reports import cards
-from wardround.reports.checks import COUNT, FLAG, TEXT, Json, Maybe, check, finite
+from wardround.reports.checks import COUNT, FLAG, NUMBER, TEXT, Each, Json, Maybe, check, finite
 from wardround.reports.markup import DASH, Markup, number, page, save, say, table, tag, text
 from wardround.reports.pictures import gallery
 from wardround.reports.schema import FINAL, SITE
@@ -20,6 +20,7 @@ SITE_RUN = {
     "round?": Maybe(COUNT),
     "about?": Maybe(SITE),
     "final?": Maybe(FINAL),
+    "masks?": Maybe(Each({"personal": [TEXT], "attention": Each(NUMBER)})),
 }
 
 
@@ -49,6 +50,8 @@ def write_site_report(site_run: Json, per_patient: Sequence[Json], overlays: Seq
         body.append(cards.candidate_table(candidates, chosen, "Candidates, on the test patients of this site"))
     sections = [tag("header", *head), tag("article", *body, class_=f"card {verdict.kind}")]
     sections.append(tag("section", say("h2", "Patients"), _patients([finite(row) for row in per_patient])))
+    if run.get("masks"):
+        sections.append(tag("section", say("h2", "Personal blocks"), _masks(run["masks"])))
     if overlays:
         sections.append(tag("section", say("h2", "Overlays"), gallery(overlays)))
     return save(Path(out_dir) / "site_report.html", page(f"{name}: site report", *sections))
@@ -57,6 +60,25 @@ def write_site_report(site_run: Json, per_patient: Sequence[Json], overlays: Seq
 def _stays() -> Markup:
     words = " This page holds scores and pictures of single patients. It was written here and was sent to nobody."
     return tag("div", say("strong", "STAYS AT THIS SITE."), text(words), class_="banner bad")
+
+
+def _masks(masks: Json) -> Markup:
+    rounds = sorted(masks, key=int)
+    rows_of = [masks[round_] for round_ in rounds]
+    blocks = list(dict.fromkeys(b for row in rows_of for b in (*row["attention"], *row["personal"])))
+    count, rows = max(1, len(blocks)), []
+    for block in blocks:
+        cells = [text(block)]
+        for row in rows_of:
+            share = row["attention"].get(block)
+            mark = "● " if block in row["personal"] else ""
+            cells.append(text(mark + (f"{share * count:.2f}" if share is not None else "")))
+        rows.append(cells)
+    caption = (
+        "After each round: how much a block's own version changes the predictions, beside an equal share (1.00); a dot: the "
+        "block is this hospital's own and does not leave it."
+    )
+    return table(caption, ["Block", *(f"Round {int(round_) + 1}" for round_ in rounds)], rows)
 
 
 def _patients(rows: Sequence[Json]) -> Markup:

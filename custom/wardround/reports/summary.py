@@ -6,7 +6,9 @@ import re
 from typing import Any
 
 from wardround.reports.checks import Json
-from wardround.reports.verdict import CANDIDATES, choose
+from wardround.reports.verdict import CANDIDATES, DICE, choose, score_of
+
+CLASSIFICATION = ("balanced_accuracy", "accuracy", "auroc", "calibration_error", "log_loss")
 
 
 def site_name(run: Json, site: str) -> str:
@@ -27,16 +29,32 @@ def metric(candidate: Json, name: str) -> Json | None:
     return found if found and found.get("value") is not None else None
 
 
+def score_name(run: Json) -> str:
+    """Return what scores of this run are: Dice, or balanced accuracy."""
+    return str((run.get("settings") or {}).get("score") or DICE)
+
+
+def main_metric(candidate: Json) -> Json | None:
+    """Return the test interval of the score that models are compared by: mean Dice, or balanced accuracy."""
+    return metric(candidate, "dice_mean") or metric(candidate, CLASSIFICATION[0])
+
+
 def privacy_claim(run: Json) -> str:
     """Return what differential privacy promises in this run, "" where there is none."""
     said = run.get("settings") or {}
     if said.get("dp.epsilon") is None:
         return ""
     unit, right = said.get("dp.unit"), said.get("dp.attack_accuracy", 1)
+    guess = "a hospital's data are in it" if unit == "hospital" else f"one {unit} was there"
     return (
         f"epsilon {said['dp.epsilon']:.3g} per {unit} at delta {said.get('dp.delta'):g} (mu {said.get('dp.mu'):.2f}; "
-        f"the best guess whether one {unit} was there is right {right:.0%} of the time)"
+        f"the best guess whether {guess} is right {right:.0%} of the time)"
     )
+
+
+def silent(run: Json) -> bool:
+    """Tell whether no score may leave a hospital in this run: under hospital-level privacy all come from its patients."""
+    return (run.get("settings") or {}).get("dp.unit") == "hospital"
 
 
 def deployed(run: Json, site: str) -> str | None:
@@ -53,7 +71,8 @@ def deployed(run: Json, site: str) -> str | None:
     scores = {name: candidate.get("val") for name, candidate in candidates.items()}
     if all(score is None for score in scores.values()):
         return None
-    return choose(scores, ((run["sites"].get(site) or {}).get("cases") or {}).get("val") or 0)
+    cases = ((run["sites"].get(site) or {}).get("cases") or {}).get("val") or 0
+    return choose(scores, cases, score_of(candidates))
 
 
 def all_problems(run: Json) -> list[str]:
@@ -74,7 +93,7 @@ def all_problems(run: Json) -> list[str]:
         ]
         if lost:
             problems.append(f"{site} was asked to train but its update is missing in round {', '.join(map(str, lost))}")
-        elif not candidates_of(run, site):
+        elif run["final"].get(site) is None:
             problems.append(f"{site} returned no final result")
     if run["outcome"] == "incomplete" and not problems:
         problems.append("the run ended early; see the server's log")
@@ -82,7 +101,7 @@ def all_problems(run: Json) -> list[str]:
 
 
 def overview(run: Json) -> dict[str, dict[str, Any]]:
-    """Return test Dice per model over hospitals: unweighted mean, worst site, gap (best minus worst), number of sites.
+    """Return the test score per model over hospitals: unweighted mean, worst site, gap (best minus worst), number of sites.
 
     The row `deployed` takes at each hospital the model that it deploys.
     """
@@ -91,7 +110,7 @@ def overview(run: Json) -> dict[str, dict[str, Any]]:
         candidates = candidates_of(run, site)
         chosen = deployed(run, site)
         for row, name in [*((name, name) for name in candidates), ("deployed", chosen)]:
-            found = metric(candidates[name], "dice_mean") if name else None
+            found = main_metric(candidates[name]) if name else None
             if found:
                 rows.setdefault(row, {})[site] = float(found["value"])
     table = {}

@@ -2,7 +2,8 @@
 
 Chosen on VALIDATION; test numbers only report. The rule is the one-standard-error rule (Breiman et al. 1984,
 Classification and Regression Trees, section 3.4.3): the simplest model within one standard error of the best.
-Deviation: sites send means, so the standard error takes an assumed spread of 0.05 Dice between two models on a patient.
+Deviation: sites send means, so the standard error takes an assumed spread between two models on a patient: 0.05 Dice; 0.35
+for balanced accuracy (one patient in eight judged differently).
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _SPOKEN = {
     "fedavg_finetuned": "the FedAvg model with fine-tuning",
     "personalised": "the personalised model",
 }
-SPREAD = 0.05
+DICE, BALANCED = "Dice", "balanced accuracy"
+SPREAD = {DICE: 0.05, BALANCED: 0.35}
+MAIN = {DICE: "dice_mean", BALANCED: "balanced_accuracy"}
 LEAST_MARGIN = 0.005
 NOT_HELPED = "joining did not help you"
 
@@ -42,13 +45,19 @@ class Verdict:
     advice: str
 
 
-def margin(cases: int) -> float:
-    """Return the Dice a less simple model must gain on validation: max(0.005, 0.05 / sqrt(cases)), no case: inf."""
-    return max(LEAST_MARGIN, SPREAD / math.sqrt(cases)) if cases > 0 else math.inf
+def score_of(candidates: Mapping[str, Any]) -> str:
+    """Return what these candidates are compared by: balanced accuracy where a test says it, else Dice."""
+    tests = ((candidate or {}).get("test") or {} for candidate in candidates.values())
+    return BALANCED if any(MAIN[BALANCED] in test for test in tests) else DICE
 
 
-def choose(val: Mapping[str, float | None], cases: int) -> str:
-    """Return the first model, in the order of CANDIDATES, whose validation Dice is within margin(cases) of the best.
+def margin(cases: int, score: str = DICE) -> float:
+    """Return what a less simple model must gain on validation: max(0.005, spread / sqrt(cases)), no case: inf."""
+    return max(LEAST_MARGIN, SPREAD[score] / math.sqrt(cases)) if cases > 0 else math.inf
+
+
+def choose(val: Mapping[str, float | None], cases: int, score: str = DICE) -> str:
+    """Return the first model, in the order of CANDIDATES, whose validation score is within margin(cases) of the best.
 
     None or NaN: that model is left out | cases == 0: the simplest model | no score, or an unknown model: ConfigRefused
     """
@@ -58,10 +67,10 @@ def choose(val: Mapping[str, float | None], cases: int) -> str:
         raise ConfigRefused(
             "a choice between models",
             found=f"unknown models {unknown}" if unknown else "no validation score",
-            expected=f"validation Dice of at least one of {', '.join(CANDIDATES)}",
+            expected=f"a validation score of at least one of {', '.join(CANDIDATES)}",
             fix="evaluate the models on the validation patients of this site first",
         )
-    enough = max(scores.values()) - margin(cases)
+    enough = max(scores.values()) - margin(cases, score)
     return next(name for name in CANDIDATES if name in scores and scores[name] >= enough)
 
 
@@ -89,7 +98,7 @@ def judge(candidates: Mapping[str, Any], chosen: str | None) -> Verdict:
         return Verdict(None, "unknown", "No model can be recommended: no evaluated model came back from this hospital.")
     if chosen == "local":
         return Verdict(chosen, "not_helped", f"Deploy {_SPOKEN[chosen]}: {_why_local(candidates)}, so {NOT_HELPED}.")
-    model = _SPOKEN[chosen] + _steps(chosen, candidate.get("k"))
+    score, model = score_of(candidates), _SPOKEN[chosen] + _steps(chosen, candidate.get("k"))
     gain = candidate.get("gain") or _difference_of_means(candidates, chosen)
     if gain is None or gain.get("value") is None:
         advice = (
@@ -100,11 +109,11 @@ def judge(candidates: Mapping[str, Any], chosen: str | None) -> Verdict:
     where = f"On {count_of_cases(cases)} of the test split" if cases else "On the test split"
     if value > 0:
         helped = gain.get("low") is not None and gain["low"] > 0
-        advice = f"Deploy {model}. {where} it gains {value:.3f} Dice over {_SPOKEN['local']} ({_bounds(gain)})."
+        advice = f"Deploy {model}. {where} it gains {value:.3f} {score} over {_SPOKEN['local']} ({_bounds(gain)})."
         return Verdict(chosen, "helped" if helped else "chance", advice)
     advice = (
         f"Validation chose {model}: deploy it only after comparing it with {_SPOKEN['local']} on recent cases. "
-        f"{where} it changes Dice by {value:+.3f} against {_SPOKEN['local']} ({_bounds(gain)}): {NOT_HELPED}."
+        f"{where} it changes {score} by {value:+.3f} against {_SPOKEN['local']} ({_bounds(gain)}): {NOT_HELPED}."
     )
     return Verdict(chosen, "not_helped", advice)
 
@@ -136,7 +145,8 @@ def _bounds(gain: Mapping[str, Any]) -> str:
 
 def _difference_of_means(candidates: Mapping[str, Any], chosen: str) -> dict[str, Any] | None:
     """Return chosen minus local on test, without interval, when both means are known for equally many cases."""
-    tests = [((candidates.get(name) or {}).get("test") or {}).get("dice_mean") or {} for name in (chosen, "local")]
+    key = MAIN[score_of(candidates)]
+    tests = [((candidates.get(name) or {}).get("test") or {}).get(key) or {} for name in (chosen, "local")]
     mine, local = tests
     if mine.get("value") is None or local.get("value") is None or mine.get("cases") != local.get("cases"):
         return None

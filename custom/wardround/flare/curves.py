@@ -1,0 +1,69 @@
+"""What a site lets NVFlare's analytics events tell the server. They pass no filter, so a privacy scope alone does not hold them.
+
+A hospital lists this component once in `local/privacy.json`, and each scope says in its properties `"curves": "shown"` or
+`"withheld"`. It sees every federation event before NVFlare's own sender does (a site's components come after the job's
+and before that sender), and marks what must stay: the sender takes no event with another direction than "out".
+"""
+
+from __future__ import annotations
+
+from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsDataType
+from nvflare.apis.dxo import DataKind
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_constant import EventScope, FedEventHeader, FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable
+from nvflare.apis.utils.analytix_utils import create_analytic_dxo
+from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX
+
+from wardround.errors import Refusal
+from wardround.flare import wire
+from wardround.reports.checks import COUNT, NUMBER, OneOf
+
+ID, PROPERTY, SHOWN = "wardround_curves", "curves", "shown"
+_OUT, _WITHHELD = "out", "withheld"
+_CURVE = {
+    "track_key": OneOf(tuple(wire.NUMBERS)),
+    "track_value": NUMBER,
+    "global_step": COUNT,
+    "analytics_kwargs": {"global_step": COUNT},
+}
+_HEADERS = {ReservedHeaderKey.CONTENT_TYPE, FedEventHeader.TARGETS, FedEventHeader.DIRECTION}
+
+
+class Curves(FLComponent):  # type: ignore[misc]
+    """Withholds a site's federation events.
+
+    scope with "curves": "shown": the numbers of wire.NUMBERS pass, one by one, as our executors stream them; nothing else
+    "withheld", another word, no word, no scope: nothing passes
+    """
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Mark an event that is on its way out."""
+        event = fl_ctx.get_prop(FLContextKey.EVENT_DATA)
+        if fl_ctx.get_prop(FLContextKey.EVENT_SCOPE) != EventScope.FEDERATION or not isinstance(event, Shareable):
+            return
+        if event.get_header(FedEventHeader.DIRECTION, _OUT) != _OUT:
+            return
+        event.set_header(FedEventHeader.DIRECTION, _WITHHELD)
+        properties = fl_ctx.get_prop(FLContextKey.SCOPE_PROPERTIES)
+        shown = isinstance(properties, dict) and properties.get(PROPERTY) == SHOWN
+        if shown and event_type == FED_EVENT_PREFIX + ANALYTIC_EVENT_TYPE and _is_curve(event):
+            event.set_header(FedEventHeader.DIRECTION, _OUT)
+
+
+def _is_curve(event: Shareable) -> bool:
+    """Tell whether an event is what `site_parts.stream` makes of one number, and nothing besides."""
+    try:
+        data = wire.data_of(event, DataKind.ANALYTIC)
+        wire.require_shape(data, _CURVE, "a curve")
+    except Refusal:
+        return False
+    tag, value, step = data["track_key"], data["track_value"], data["global_step"]
+    same = create_analytic_dxo(tag, value, AnalyticsDataType.SCALAR, global_step=step).to_shareable()
+    headers = set(event[ReservedHeaderKey.HEADERS])
+    return headers <= _HEADERS and _content(event) == _content(same)
+
+
+def _content(event: Shareable) -> dict[str, object]:
+    return {key: value for key, value in event.items() if key != ReservedHeaderKey.HEADERS}

@@ -1,0 +1,255 @@
+"""What a hospital enforces itself, whatever a job says: filters for its own `local/privacy.json`, outside every job.
+
+    open       only what wire.py and sealed.py describe leaves, built anew, even if the job names no exit
+    patient    an update leaves only if this job promised, reserved and will be charged for patient-level privacy
+    hospital   an update leaves only after ONE clip and the whole noise of the hospital's own promise, charged to the
+               hospital's own ledger; no number, no count, no score beside it
+
+NVFlare runs a site's filters before the job's own, for every task: BEFORE training on what the server sends (a job that
+would be refused later is refused here), and BEFORE the exit on what the executor hands over. A job may be stricter than its
+site: then its own exit adds the noise, and this policy checks that it will. It can not be looser. The reason of a refusal
+goes to `refusals.txt` in the site's run folder, the server gets an error code. The simulator never runs these filters.
+Not covered: code that a job brings along (BYOC) runs in the same process and can pass by any filter; a site that does not
+read such code denies it. Analytics events: curves.py. NVFlare's log streaming: off, or nothing runs under `patient`
+and `hospital`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from nvflare.apis.dxo import DataKind
+from nvflare.apis.filter import Filter
+from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.logging.constants import ALLOW_LOG_STREAMING_VAR, is_log_streaming_allowed
+
+from wardround.arrays import digest, size_bytes
+from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
+from wardround.flare import curves, ledger_door, places, sealed, wire
+from wardround.flare.hidden_release import HiddenRelease
+from wardround.flare.hospital_release import HospitalRelease
+from wardround.flare.job_exit import charged_exit, exit_of, hidden_noise
+from wardround.flare.ledger_door import KEY, POLICY
+from wardround.flare.release import write_receipt
+from wardround.flare.site_parts import REASONS
+from wardround.hospital.judging import shared_only
+from wardround.privacy.hospital_dp import HospitalDP
+from wardround.privacy.releases import covers
+
+_MOST_ROUNDS = 2**16
+
+
+class OpenPolicy(Filter):  # type: ignore[misc]
+    """Task-result filter: strict reading and nothing else; a job without an exit of ours gets a receipt all the same.
+
+    a task of ours, a reply that is described: built anew | a refusal: its code only | anything else: ReleaseRefused
+    As a task-data filter: a task that is not ours is refused before anything runs.
+    """
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        """Return what goes on: to the executor what came in, to the job's exit a new message."""
+        task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
+        try:
+            if task not in sealed.TASKS:
+                raise _refused(f"task {str(task)[:40]!r}", f"one of {', '.join(sealed.TASKS)}")
+            if fl_ctx.get_prop(FLContextKey.FILTER_DIRECTION) == FilterKey.IN:
+                self.before(shareable, task, fl_ctx)
+                return shareable
+            return self._leave(shareable, task, fl_ctx)
+        except Refusal as refusal:
+            raise _kept(refusal, fl_ctx) from None
+
+    def _leave(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> Shareable:
+        if shareable.get_return_code() != ReturnCode.OK:
+            return wire.refusal_message(wire.refusal_code(shareable))
+        kind, hidden = wire.kind_of(shareable), isinstance(exit_of(fl_ctx, task), HiddenRelease)
+        if task == wire.TRAIN and hidden and kind == DataKind.APP_DEFINED:
+            round_ = sealed.read_again(shareable)
+            if round_ is None or not 0 <= round_ < _MOST_ROUNDS:
+                raise _refused("a reply to train", "an update, or that this round's update is coded already")
+            self.again(fl_ctx)
+            return sealed.again_message(round_)
+        if task == wire.TRAIN:
+            return wire.update_message(self.update(wire.read_update(shareable), fl_ctx))
+        if task == wire.FINISH and kind == DataKind.METRICS:
+            return wire.scores_message(self.scores(wire.read_scores(shareable), fl_ctx))
+        reply = sealed.read_reply(shareable, task)
+        if task == wire.FINISH:
+            reply = replace(reply, meta={"scores": self.scores(reply.meta["scores"], fl_ctx)})
+        return sealed.reply_message(reply)
+
+    def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
+        """Refuse a task before it is done, or let it go on."""
+
+    def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
+        """Return the update that goes on to the job's exit."""
+        if exit_of(fl_ctx, wire.TRAIN) is None:
+            words = {
+                "mechanism": "none",
+                "guarantee": "none: the site's policy is `open`, and the job has no exit of ours",
+            }
+            write_receipt(fl_ctx, wire.TRAIN, words | _measured(update))
+        return update
+
+    def again(self, fl_ctx: FLContext) -> None:
+        """Refuse to hide once more what was coded before, or let it go on."""
+
+    def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
+        """Return the scores that go on to the job's exit."""
+        if exit_of(fl_ctx, wire.FINISH) is None:
+            write_receipt(fl_ctx, wire.FINISH, {"mechanism": "means, intervals and counts over this site's patients"})
+        return scores
+
+
+class PatientPolicy(OpenPolicy):
+    """Both filters: a job leaves something only under patient-level privacy of its own (or under a hospital's, which is more).
+
+    before any task: the job's exit must be charged for it, curves and logs must stay | at the exit: it must be reserved, by
+    the same figures, and the update comes without its loss | otherwise: ReleaseRefused. The noise is in the training; no
+    filter can add it later.
+    """
+
+    def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
+        _require_silence(fl_ctx)
+        self._plan(fl_ctx)
+
+    def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
+        self.again(fl_ctx)
+        if update.numbers.get("loss") is not None:
+            raise _refused("an update with its training loss", "one that was trained with noise: without its loss")
+        return replace(update, facts=wire.without_counts(update.facts))
+
+    def again(self, fl_ctx: FLContext) -> None:
+        _require_reserved(fl_ctx, self._plan(fl_ctx))
+
+    def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
+        self.again(fl_ctx)
+        found: Mapping[str, Any] = wire.scores_without_counts(shared_only(scores))
+        return found
+
+    def _plan(self, fl_ctx: FLContext) -> Any:
+        mechanism = charged_exit(fl_ctx, wire.TRAIN)
+        if mechanism is None or not covers(mechanism.plan(), "patient"):
+            raise _refused(
+                "a job whose exit is charged for nothing, or for less than a patient",
+                "patient-level differential privacy (jobs like brats_dp_record)",
+            )
+        return mechanism.plan()
+
+
+class HospitalPolicy(OpenPolicy):
+    """Both filters: the hospital's own promise on every update. promise: `hidden` false, all the noise is added here.
+
+    before any task: curves and logs must stay
+    before training: promise x rounds is reserved under the key `policy`; over budget, no limit per hospital, a job that is
+    charged for less than a hospital: refused
+    at the exit: clip, noise, ledger entry, receipt; weight 1, numbers None, no counts, scores SILENT
+    a hidden sum with as much noise, as many colluders and sites (its exit is checked): as it is
+    """
+
+    def __init__(self, promise: HospitalDP, delta: float) -> None:
+        super().__init__()
+        if promise is None or delta is None or promise.hidden:
+            raise ConfigRefused(
+                "the scope `hospital` in local/privacy.json",
+                found="no promise, no delta, or noise that is shared with others (hidden: true)",
+                expected="a promise with hidden: false, and a delta",
+                fix="copy poc_workspace/privacy_hospital.json anew",
+            )
+        self.promise, self.delta = promise, delta
+
+    def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
+        _require_silence(fl_ctx)
+        if task == wire.TRAIN and not self._as_strict(fl_ctx):
+            mechanism = charged_exit(fl_ctx, wire.TRAIN)
+            if mechanism is not None and not covers(mechanism.plan(), "hospital"):
+                raise _refused(f"a job that is charged per {mechanism.unit}", "one that a limit per hospital can hold")
+            ledger_door.require_limit("hospital", fl_ctx)
+            made = self._mechanism(_rounds(shareable))
+            ledger_door.reserve(made, fl_ctx, lambda text: self.log_info(fl_ctx, f"site policy: {text}"), POLICY)
+
+    def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
+        if self._as_strict(fl_ctx):
+            self.again(fl_ctx)
+            return update
+        account = ledger_door.account(fl_ctx)
+        planned: Any = account.reserved.get(POLICY) if account is not None else None
+        if planned is None or planned != self._mechanism(planned.count).plan():
+            raise _refused("nothing reserved by this policy before training", "both filters in local/privacy.json")
+        made = self._mechanism(planned.count)
+        made.require_exact(sum(block.size for block in update.delta.values()))
+        delta, receipt = made.release(update.delta)
+        receipt |= ledger_door.spend(made, {}, fl_ctx, POLICY)
+        silent = wire.Update(delta, 1.0, dict.fromkeys(wire.NUMBERS), wire.silent_facts(update.facts))
+        write_receipt(fl_ctx, wire.TRAIN, {"policy": "hospital"} | receipt | _measured(silent))
+        return silent
+
+    def again(self, fl_ctx: FLContext) -> None:
+        mechanism = charged_exit(fl_ctx, wire.TRAIN)
+        if mechanism is not None and self._as_strict(fl_ctx):
+            _require_reserved(fl_ctx, mechanism.plan())
+            return
+        account = ledger_door.account(fl_ctx)
+        if account is None or not account.spent.get(POLICY):
+            raise _refused("an update that was coded before this policy", "one that this policy has clipped and noised")
+
+    def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
+        return wire.SILENT
+
+    def _mechanism(self, rounds: int) -> HospitalRelease:
+        return HospitalRelease(self.promise, rounds, self.delta, accept_vacuous=False)
+
+    def _as_strict(self, fl_ctx: FLContext) -> bool:
+        """Tell whether the job's own exit promises at least this much: noise, and where it is shared, the sum's sites."""
+        noise, mine = hidden_noise(fl_ctx, wire.TRAIN), self.promise
+        if noise is None or noise.noise_multiplier < mine.noise_multiplier:
+            return False
+        return not noise.hidden or (noise.colluders >= mine.colluders and noise.min_sites >= mine.min_sites)
+
+
+def _require_silence(fl_ctx: FLContext) -> None:
+    """Raise ReleaseRefused while numbers could leave beside the filters, as analytics events or in a streamed log."""
+    if not isinstance(fl_ctx.get_engine().get_component(curves.ID), curves.Curves):
+        raise _refused(f"no component {curves.ID!r}: numbers would leave as events", "it, in local/privacy.json")
+    if is_log_streaming_allowed(fl_ctx):
+        raise _refused("a log that NVFlare streams", f'"{ALLOW_LOG_STREAMING_VAR}": false in local/resources.json')
+
+
+def _rounds(shareable: Shareable) -> int:
+    """Return how many rounds the server says the job has; a task that is neither an order nor a call: ReleaseRefused."""
+    if wire.kind_of(shareable) == DataKind.APP_DEFINED:
+        return sealed.read_call(shareable).rounds
+    return wire.read_order(shareable).rounds
+
+
+def _require_reserved(fl_ctx: FLContext, plan: Any) -> None:
+    account = ledger_door.account(fl_ctx)
+    if account is None or account.reserved.get(KEY) != plan:
+        raise _refused(
+            "a job that did not reserve what its exit promises", "an executor with the exit's mechanism as `dp`"
+        )
+
+
+def _measured(update: wire.Update) -> dict[str, Any]:
+    return {"bytes": size_bytes(update.delta), "sha256": digest(update.delta)}
+
+
+def _refused(found: str, expected: str) -> ReleaseRefused:
+    fix = "run another job, or let the hospital decide on its local/privacy.json anew"
+    return ReleaseRefused("a job under this hospital's own policy", found=found, expected=expected, fix=fix)
+
+
+def _kept(refusal: Refusal, fl_ctx: FLContext) -> ReleaseRefused:
+    """Write the reason down and return a refusal that tells nothing: NVFlare may stream what it logs to the server."""
+    with (places.run_folder(fl_ctx) / REASONS).open("a", encoding="utf-8") as out:
+        out.write(f"REFUSED by the policy of {fl_ctx.get_identity_name()} ({refusal.code}): {refusal}\n")
+    return ReleaseRefused(
+        "this hospital's own policy",
+        found=f"a refusal ({refusal.code})",
+        expected="a job that fits the policy",
+        fix=f"see {REASONS} in this site's run folder",
+    )

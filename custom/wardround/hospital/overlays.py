@@ -1,0 +1,35 @@
+"""Pictures of test patients: expert beside prediction. They stay at the hospital."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from wardround.data.layouts import MODALITIES
+from wardround.reports.overlay import draw_overlay
+from wardround.tasks.regions import known_regions, regions_from_labels
+
+if TYPE_CHECKING:
+    from wardround.hospital.segmentation import SegmentationSite
+
+OVERLAYS = 2
+_SHOWN_ON = ("flair", "t1ce", "t2", "t1")
+
+
+def overlays(site: SegmentationSite, w: Tensor, words: str, folder: Path) -> list[Path]:
+    """Draw the first test cases and return the files. words: the model's name."""
+    return [_overlay(site, w, words, case, folder) for case in site.split.test[:OVERLAYS]]
+
+
+def _overlay(site: SegmentationSite, w: Tensor, words: str, case: str, folder: Path) -> Path:
+    volume = site.volume(case)
+    shown = next(name for name in _SHOWN_ON if volume.present[MODALITIES.index(name)])
+    truth = regions_from_labels(site.labels(case), site.cohort.label_kind).astype(bool)
+    known = known_regions(site.cohort.label_kind)[:, None, None, None]
+    prediction = site.predict(w, case) & known  # what was never trained is not shown
+    image = np.asarray(volume.image[MODALITIES.index(shown)], np.float32)
+    path = folder / f"{site.name}-{site.split.test.index(case)}.png"
+    return draw_overlay(image, truth, prediction, f"{site.name}: {case}, {shown}, {words}", path, volume.spacing_mm)

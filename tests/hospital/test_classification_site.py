@@ -1,0 +1,217 @@
+"""Classes at one hospital: what is drawn, hidden and scored; the same rounds, judgement and privacy as segmentation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from wardround.algorithms.base import Steps, descend, plain
+from wardround.algorithms.fedavg import FedAvg
+from wardround.algorithms.federation import first_banks
+from wardround.algorithms.klmask import KLMask
+from wardround.algorithms.schedule import Schedule
+from wardround.data.hospitals import hospital as profile
+from wardround.data.phantom_record import CLASSES, COLUMNS
+from wardround.data.site_config import SiteConfig
+from wardround.data.splits import split_patients
+from wardround.errors import ConfigRefused
+from wardround.hospital.case_oracle import augmented, hide
+from wardround.hospital.classification import CaseSampling
+from wardround.hospital.dp_site import DPSite
+from wardround.hospital.judging import Judging
+from wardround.hospital.opening import TypePhantoms
+from wardround.hospital.rounds import Hospital
+from wardround.models.vit import ViTFusion
+from wardround.privacy.dp_sgd import PatientDP
+
+SEQUENCES = ("t1", "t1ce", "t2", "flair")
+RECORD = [column.as_json() for column in COLUMNS.columns]
+SAMPLING = CaseSampling(CLASSES, SEQUENCES, RECORD, 32, 1, 4, 0.3, record=True, augment=True)
+SPEC = ViTFusion("vit_tiny_patch16_224", 4, (32, 32), len(COLUMNS.features), 3, "shared", depth=1)
+PHANTOMS = TypePhantoms([32, 32, 24], 18, 1.0)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("types")
+    PHANTOMS.write(root / "cases", profile(0), 0)
+    return root
+
+
+@pytest.fixture
+def site(folder):
+    """site(**changed sampling) -> ClassificationSite"""
+
+    def make(spec=SPEC, only=None, **changed):
+        sampling = replace(SAMPLING, **changed)
+        config = SiteConfig(data=folder / "cases", cases=only)
+        cohort = sampling.cohort(config, folder / "cache", lambda words: None)
+        return sampling.open("site-1", cohort, split_patients(cohort.patients), spec, 0, "cpu")
+
+    return make
+
+
+def test_the_same_purpose_draws_the_same(site):
+    one, two, other = (site().oracle("train", n).draw(2) for n in (1, 1, 2))
+    assert all(torch.equal(a.inputs, b.inputs) and a.patients == b.patients for a, b in zip(one, two, strict=True))
+    assert not torch.equal(one[0].inputs, other[0].inputs)
+    assert not set(one[0].patients) & set(one[1].patients)
+    assert {case for batch in one for case in batch.patients} <= set(site().split.train)
+
+
+def test_labels_are_those_of_the_patients(site):
+    made = site()
+    for batch in made.oracle("x").draw(3):
+        assert batch.labels.tolist() == [made.cohort.labels[who] for who in batch.patients]
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.3, 0.95])
+def test_one_source_is_always_left(chance):
+    rng = np.random.default_rng(0)
+    left, records = [], []
+    for _ in range(4000):
+        present, known = np.array([True, True, False, True]), np.array([True, False])
+        hide(present, known, chance, rng)
+        left.append(int(present.sum()) + int(known.any()))
+        records.append(known.any())
+        assert not present[2]
+    assert min(left) >= 1
+    expected = 4 * (1 - chance) + chance**4
+    assert np.mean(left) == pytest.approx(expected, abs=0.06)
+    assert np.mean(records) == pytest.approx(1 - chance + chance**4 / 4, abs=0.03)
+
+
+def test_augmentation_moves_all_sequences_alike_and_keeps_missing_ones_empty():
+    rng = np.random.default_rng(1)
+    images = np.zeros((3, 32, 32), np.float32)
+    images[0, 10:20, 10:20] = images[1, 10:20, 10:20] = 1.0
+    for _ in range(20):
+        found = augmented(images, rng)
+        assert not found[2].any()
+        np.testing.assert_array_equal(found[0] != 0, found[1] != 0)
+        assert 0.75 < found[0].max() < 1.25
+
+
+def test_it_learns(site):
+    made = site(modality_dropout=0.0, augment=False)
+    w, losses = descend(made.model.vector.clone(), plain(made.oracle("x")), 60, Steps(60, 0.02, 0.9, True, 0.0, 1.0))
+    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
+    assert made.score(w, made.split.train) > 0.5
+
+
+def test_rows_summary_and_gain(site):
+    made = site()
+    w = made.model.vector.clone()
+    rows = made.rows(w, made.cohort.cases)
+    assert len(rows) == 18
+    assert all(sum(row[f"p {name}"] for name in CLASSES) == pytest.approx(1) for row in rows)
+    told = made.summary(rows)
+    assert told["balanced_accuracy"]["value"] == pytest.approx(made.score(w, made.cohort.cases))
+    assert told["balanced_accuracy"]["cases"] == 18
+    assert made.gain(rows, rows)["value"] == 0
+
+
+def test_without_the_record_it_is_not_looked_at(site):
+    spec = replace(SPEC, columns=0)
+    made = site(spec=spec, record=False)
+    assert made.oracle("x").draw(1)[0].inputs.shape[1] == made.sampling.vector.length == 4 * 32 * 32 + 4
+
+
+@pytest.mark.parametrize(
+    "changed", [{"columns": 4}, {"modalities": 3}, {"size": (48, 48)}, {"classes": 2}], ids=lambda one: next(iter(one))
+)
+def test_a_network_for_other_patients_is_refused(site, changed):
+    with pytest.raises(ConfigRefused, match="the same modalities, size, columns and classes"):
+        site(spec=replace(SPEC, **changed))
+
+
+def test_a_folder_that_describes_something_else_is_refused(site):
+    with pytest.raises(ConfigRefused, match="classes of"):
+        site(classes=("ring", "halo"))
+
+
+@pytest.mark.parametrize("changed", [{"batch": 0}, {"modality_dropout": 1.0}, {"record": None}, {"augment": 1}])
+def test_senseless_sampling_is_refused(changed):
+    with pytest.raises(ConfigRefused, match="the sampling of patients"):
+        replace(SAMPLING, **changed)
+
+
+def test_a_site_of_one_class_trains_and_is_scored_without_a_silent_number(site):
+    whole = site()
+    only = tuple(case for case, label in whole.cohort.labels.items() if label == 0)
+    made = site(only=only)
+    assert made.cohort.class_counts() == {"ring": len(only), "halo": 0, "ring_halo": 0}
+    rows = made.rows(made.model.vector.clone(), made.cohort.cases)
+    told = made.summary(rows)
+    assert told["auroc"]["value"] is None
+    assert told["accuracy"]["value"] is not None
+
+
+def test_the_probe_compares_models(site):
+    made = site()
+    oracle, w = made.oracle("x"), made.model.vector.clone()
+    (batch,) = oracle.calibration(1)
+    assert torch.equal(batch.inputs, made.oracle("other").calibration(1)[0].inputs)
+    p, q = oracle.outputs(w, batch).clone(), oracle.outputs(w + 0.01, batch).clone()
+    assert oracle.divergence(p, p, batch) == 0
+    assert oracle.divergence(p, q, batch) > 0
+    assert set(oracle.held_out(1)[0].patients) <= {made.cohort.patients[case] for case in made.split.val}
+    assert set(made.blocks) == set(made.layout.names)
+
+
+def test_patient_level_privacy_covers_it(site):
+    made = site()
+    home = DPSite(made, PatientDP(1.0, 1.0, 0.5, 8))
+    oracle = home.oracle(3, "train", 0)
+    w = made.model.vector.clone()
+    for _ in range(3):
+        loss, g = oracle.gradient(w, oracle.draw(1)[0])
+        assert loss == 0
+        assert torch.isfinite(g).all()
+        assert g.any()
+
+
+@pytest.mark.parametrize(
+    "algorithm", [FedAvg(), KLMask("kl", "all", 1, 0, 0.5, 1.0, 0.5, 0.6, 1)], ids=lambda a: a.name
+)
+def test_a_hospital_through_two_rounds(tmp_path, algorithm):
+    settings = SimpleNamespace(
+        algorithm=algorithm,
+        rival=None,
+        private=None,
+        model=SPEC,
+        schedule=Schedule(2, 3, 0.02, 0.9, True, 0.0, 1.0, "cosine"),
+        sampling=SAMPLING,
+        judging=Judging([0, 2], 0.005),
+        phantoms=PHANTOMS,
+        seed=0,
+    )
+    said = []
+    hospital = Hospital.open(
+        "site-4", tmp_path / "ws", tmp_path / "states", simulator=True, settings=settings, say=said.append
+    )
+    assert any("SYNTHETIC" in words for words in said)
+    assert hospital.facts["modalities"]["t2"] == 0, "west has no T2"
+    assert sum(hospital.facts["classes"].values()) == 18
+    weights = first_banks(algorithm, hospital.site.layout.unflatten(hospital.initial.numpy().copy()))
+    for round_ in range(2):
+        delta, loss = hospital.train(weights, round_)
+        weights = {name: block + delta[name] for name, block in weights.items()}
+        assert loss > 0
+    judgement = hospital.judge(weights, 2)
+    candidates = judgement.numbers["candidates"]
+    assert set(candidates["local"]["test"]) == {
+        "balanced_accuracy",
+        "accuracy",
+        "auroc",
+        "calibration_error",
+        "log_loss",
+    }
+    hospital.keep(judgement, tmp_path / "out", "a job")
+    page = (tmp_path / "out" / "site_report.html").read_text()
+    assert "balanced accuracy" in page
+    assert "patients by class" in page
