@@ -1,11 +1,11 @@
 """Isotropic against adaptive hospital-level noise on phantom hospitals: test Dice at the same mu, a small part shared.
 
-Only the head, or only the norms, are shared; everything else stays home, so every hospital keeps a model of its own. Clip,
-v and h come from a rehearsal at a PUBLIC phantom hospital that takes no part: clip is HALF its median update norm, v its
-squared update, h its mean squared gradient at the first weights. Arms: local (nothing shared), exact (no noise, no clip),
-isotropic, adaptive. Differences are paired by seed, with a 95 % t-interval over seeds.
+Only the head, the norms, or low-rank adapters (rank 1) are shared; everything else stays home, so every hospital keeps a
+model of its own. Clip, v and h come from a rehearsal at a PUBLIC phantom hospital that takes no part, as `wardround scales`
+does it: clip is HALF its update norm, v its squared update, h its mean squared gradient at the first weights. Arms: local
+(nothing shared), exact (no noise, no clip), isotropic, adaptive. Differences are paired by seed, with a 95 % t-interval.
 
-    python benchmarks/adaptive_noise_dice.py --share head norms --json
+    python benchmarks/adaptive_noise_dice.py --json
 """
 
 from __future__ import annotations
@@ -14,45 +14,26 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import numpy as np
 
 from common import arguments, finish, say
 from methods import MEAN
 from segmentation import evaluate
-from wardround.algorithms.base import LocalEnd, LocalStart, Oracle, Steps, descend, plain
-from wardround.algorithms.federation import SiteSide, local_only, local_round, run
+from wardround.algorithms.federation import SiteSide, local_only, run
+from wardround.algorithms.fedsim import FedSim
 from wardround.algorithms.schedule import Schedule
-from wardround.arrays import Array, Arrays, Layout, norm
+from wardround.arrays import Array, Arrays, Layout
+from wardround.hospital.rehearsal import rehearse
 from wardround.privacy.accounting import mu_for
 from wardround.privacy.fixed_point import Ints, mean_of
 from wardround.privacy.hospital_dp import HospitalDP, privatise, signal_to_noise
-from wardround.privacy.scales import by_block, groups_of, isotropic, scales, shared_blocks, sizes_of, squares
+from wardround.privacy.scales import by_block, groups_of
 
 EPSILON, DELTA, SITES, PUBLIC = 8.0, 1e-5, 4, 8
 ARMS = ("local", "exact", "isotropic", "adaptive")
-
-
-@final
-@dataclass(frozen=True)
-class Part:
-    """FedAvg of which only some roles leave."""
-
-    home_roles: tuple[str, ...]
-    name: ClassVar[str] = "part"
-    banks: ClassVar[tuple[str, ...]] = ("model",)
-
-    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
-        """Walk from the received part and the own rest."""
-        w, losses = descend(start.banks["model"], plain(oracle), steps.work, steps)
-        return LocalEnd({"model": w}, tuple(losses))
-
-    def personal(self, start: LocalStart) -> Any:
-        """Return the received part with the own rest."""
-        return start.banks["model"]
 
 
 @final
@@ -77,7 +58,7 @@ class NoisedSum:
         return {name: np.float32(self.scales[name]) * block for name, block in mean.items()}
 
 
-def open_all(seed: int, patients: int, folder: Path) -> dict[str, Any]:
+def open_all(seed: int, patients: int, folder: Path, share: str) -> dict[str, Any]:
     """Return site name -> SegmentationSite; the last one is the public hospital."""
     from wardround.data.cache import open_cohort
     from wardround.data.hospitals import hospital
@@ -87,6 +68,7 @@ def open_all(seed: int, patients: int, folder: Path) -> dict[str, Any]:
     from wardround.hospital.segmentation import Sampling, SegmentationSite
     from wardround.models.nets import UNet3d
 
+    spec = UNet3d(adapter_rank=1 if share == "adapters" else 0)
     sampling, found = Sampling((32, 32, 32), 2, tumour_probability=0.67, augment=True), {}
     for index in (*range(SITES), PUBLIC):
         profile = hospital(index)
@@ -94,36 +76,18 @@ def open_all(seed: int, patients: int, folder: Path) -> dict[str, Any]:
             write_cohort(folder / profile.name, profile, 7, patients=patients)
         cohort = open_cohort(SiteConfig(data=folder / profile.name), folder / "cache" / profile.name)
         split = split_patients(cohort.patients, seed=seed)
-        found[profile.name] = SegmentationSite(profile.name, cohort, split, UNet3d(), sampling, seed, "cpu")
+        found[profile.name] = SegmentationSite(profile.name, cohort, split, spec, sampling, seed, "cpu")
     return found
-
-
-def rehearsal(site: Any, part: Part, steps: Steps, batches: int) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return (one public update, root mean squared gradient at the first weights), of the shared blocks."""
-    w, oracle = site.model.vector.clone(), site.oracle("rehearsal")
-    update, _, _ = local_round(part, {"model": w}, {}, site.layout, site.roles, oracle, steps)
-    square = np.mean([oracle.gradient(w, batch)[1].numpy() ** 2 for batch in oracle.draw(batches)], axis=0)
-    gradient = site.layout.unflatten(np.sqrt(square).astype(np.float32))
-    return update, {name: gradient[name.partition(":")[2]] for name in update}
-
-
-def scales_from(update: Arrays, gradient: Arrays) -> dict[str, float]:
-    """Return the adaptive scales of a public rehearsal."""
-    layout = Layout(tuple(update), tuple(tuple(block.shape) for block in update.values()))
-    groups = groups_of(layout)
-    v, h = (squares(layout, groups, a) for a in (update, gradient))
-    return by_block(layout, groups, scales(v, h, sizes_of(layout, groups)))
 
 
 def one_seed(sites: dict[str, Any], share: Any, schedule: Schedule) -> dict[str, Any]:
     """Return arm -> mean test Dice over sites, and what the noise was."""
     *names, public = sites
-    roles = sites[public].roles
-    shared = {roles[name] for name in shared_blocks(roles, share)}
-    part = Part(tuple({"head", "norm", "body"} - shared))
-    update, gradient = rehearsal(sites[public], part, schedule.steps(0), 16)
-    layout = Layout(tuple(update), tuple(tuple(block.shape) for block in update.values()))
-    s = {"isotropic": isotropic(layout), "adaptive": scales_from(update, gradient)}
+    part = FedSim(share)
+    seen = rehearse(sites[public], part, sites[public].model.vector.clone(), schedule.steps(0), 16)
+    layout = seen.layout
+    by_group = {"isotropic": (1.0,) * len(seen.v), "adaptive": seen.scales}
+    s = {arm: by_block(layout, groups_of(layout), one) for arm, one in by_group.items()}
     z = math.sqrt(schedule.rounds) / mu_for(EPSILON, DELTA)
     sides = {
         name: SiteSide(lambda r, one=one: one.oracle("train", r), 1.0, one.layout, one.roles)
@@ -142,8 +106,7 @@ def one_seed(sites: dict[str, Any], share: Any, schedule: Schedule) -> dict[str,
         else:
             how: dict[str, Any] = {}
             if arm != "exact":
-                clip = 0.5 * norm({name: block / np.float32(s[arm][name]) for name, block in update.items()})
-                promise = HospitalDP(clip, z, SITES, SITES, 0, hidden=True, bits=16)
+                promise = HospitalDP(seen.clip(by_group[arm]), z, SITES, SITES, 0, hidden=True, bits=16)
                 found["snr"] = signal_to_noise(promise, SITES, layout.total, schedule.rounds)
                 how["new_sum"] = lambda r, promise=promise, arm=arm: NoisedSum(promise, s[arm])
             end = run(sides, part, MEAN, schedule, blocks, **how)
@@ -166,7 +129,13 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 def main() -> None:
     """Run all arms for every seed and part."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--share", nargs="+", choices=("head", "norms", "all"), default=["head", "norms"], help="parts")
+    parser.add_argument(
+        "--share",
+        nargs="+",
+        choices=("head", "norms", "adapters", "all"),
+        default=["head", "norms", "adapters"],
+        help="parts",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="splits, weights, batches and noise")
     parser.add_argument("--patients", type=int, default=12, help="of every hospital")
     parser.add_argument("--rounds", type=int, default=4, help="sums that are released")
@@ -182,7 +151,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for share in args.share[:1] if args.quick else args.share:
             seeds = range(1 if args.quick else args.seeds)
-            rows = [one_seed(open_all(seed, patients, Path(folder)), share, schedule) for seed in seeds]
+            rows = [one_seed(open_all(seed, patients, Path(folder), share), share, schedule) for seed in seeds]
             gaps = {
                 f"{a} - {b}": interval([row[a] - row[b] for row in rows])
                 for a, b in (("adaptive", "isotropic"), ("isotropic", "exact"))

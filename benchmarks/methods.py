@@ -8,11 +8,13 @@ from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.fedbn import FedBN
 from wardround.algorithms.fedprox import FedProx
 from wardround.algorithms.fedrep import FedRep
+from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.per_fedavg import PerFedAvg
 from wardround.algorithms.rules import FedAdam, Mean, Rule
 from wardround.algorithms.scaffold import Scaffold
 
 MEAN = Mean(server_lr=1.0)
+MASKS = {"share": "all", "every": 1, "warm_up": 1, "rho": 0.8, "enter": 1.5, "leave": 0.75, "most": 0.3, "batches": 1}
 
 
 def methods() -> dict[str, tuple[Algorithm, Rule]]:
@@ -27,4 +29,8 @@ def methods() -> dict[str, tuple[Algorithm, Rule]]:
         "ditto": (Ditto(lam=0.1), MEAN),
         "perfedavg_fo": (PerFedAvg(alpha=0.01, hessian="FO", delta=0.001), MEAN),
         "perfedavg_hf": (PerFedAvg(alpha=0.01, hessian="HF", delta=0.001), MEAN),
+        "klmask": (KLMask(choose="kl", **MASKS), MEAN),
+        "klmask_random": (KLMask(choose="random", **MASKS), MEAN),
+        "klmask_norms": (KLMask(choose="norms", **MASKS), MEAN),
+        "klmask_head": (KLMask(choose="head", **MASKS), MEAN),
     }

@@ -69,5 +69,5 @@ def train(data: str, batch: int, steps: int = STEPS) -> dict[str, float]:
         opened = peak_rss_mb()
         w, _ = descend(site.model.vector, plain(site.oracle("memory")), steps, Steps(work=steps, lr=0.01, momentum=0.9))
         trained = peak_rss_mb()
-        site.mean_dice(w, site.split.val[:1])
+        site.score(w, site.split.val[:1])
         return {"after_opening_mb": opened, "after_training_mb": trained, "site_peak_rss_mb": peak_rss_mb()}

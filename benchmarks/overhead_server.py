@@ -57,7 +57,7 @@ def measure(sites: int, rounds: int, channels: Sequence[int] = CHANNELS) -> dict
                 spent += time.perf_counter() - begun
             begun = time.perf_counter()
             mean = from_shareable(combine.aggregate(context)).data
-            server.step(mean, 1.0, {"val_dice": 0.0})
+            server.step(mean, 1.0, {"val_score": 0.0})
             seconds.append(spent + time.perf_counter() - begun)
         return {
             "start_rss_mb": before,
@@ -87,5 +87,5 @@ def message(weights: dict[str, Any], fingerprint: str, seed: int) -> bytes:
         "version": __version__,
         "fingerprint": fingerprint,
     }
-    update = wire.Update(delta, 10.0, {"loss": 1.0, "val_dice": 0.5, "seconds": 1.0}, facts)
+    update = wire.Update(delta, 10.0, {"loss": 1.0, "val_score": 0.5, "seconds": 1.0}, facts)
     return bytes(fobs.dumps(wire.update_message(update)))

@@ -276,7 +276,7 @@ def meta_of_a_site() -> dict[str, Any]:
         "version": __version__,
         "fingerprint": hashlib.sha256(b"generated").hexdigest()[:16],
     }
-    return {"numbers": {"loss": 1.0, "val_dice": 0.5, "seconds": 1.0}, "facts": facts}
+    return {"numbers": {"loss": 1.0, "val_score": 0.5, "seconds": 1.0}, "facts": facts}
 
 
 def one_model(name: str, weights: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:

@@ -75,10 +75,10 @@ def open_sites(data: str, seed: int, options: dict[str, Any], folder: Path) -> d
 
 def evaluate(site: Any, w: Any) -> dict[str, Any]:
     """Return validation mean and per-patient test Dice of one model at one site."""
-    from wardround.hospital.judging import by_patient
+    from wardround.hospital.segmentation import by_patient
 
     rows = by_patient(site, site.split.test, site.scores(w, site.split.test, with_hd95=False))
-    return {"val": site.mean_dice(w, site.split.val), "test": [row["dice_mean"] for row in rows]}
+    return {"val": site.score(w, site.split.val), "test": [row["dice_mean"] for row in rows]}
 
 
 def one_method(name: str, sites: dict[str, Any], schedule: Any, chosen: dict[str, Any]) -> dict[str, Any]:

@@ -76,10 +76,10 @@ def main() -> None:
             plain, tuned = [], {rate: [] for rate in RATES}
             for name, one in sites.items():
                 start = done.personal(algorithm, name, sides[name])
-                plain.append(one.mean_dice(start, one.split.val))
+                plain.append(one.score(start, one.split.val))
                 for rate, best in tuned.items():
                     found = fine_tune(start, one.oracle("fine-tune"), (1, 5, 20), Steps(work=20, lr=rate))
-                    best.append(max(one.mean_dice(w, one.split.val) for w in found.values()))
+                    best.append(max(one.score(w, one.split.val) for w in found.values()))
             result[label] = {"plain": float(np.mean(plain))} | {
                 f"tuned {r}": float(np.mean(v)) for r, v in tuned.items()
             }

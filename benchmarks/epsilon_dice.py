@@ -1,0 +1,281 @@
+"""Epsilon against Dice: patient level (DP-SGD) at 1, 2, 4, 8 and inf, and hospital level (noise in the secure sum).
+
+PATIENT LEVEL. FedAvg with private gradients (hospital/dp_site.py), equal weights, 4 phantom hospitals and the 3 LGG hospitals.
+Schedule: phantoms 3 rounds of 40 private gradients per site, as in the job (app_configs), patches of 32 x 32 x 32; LGG 3 rounds
+of 24, patches of 48 x 48 x 16 (segmentation.py: 8 of 48, 64 x 64 x 16): small, to be done in an hour; settled when test Dice
+of `local` and `FedAvg` at seed 0 had been seen, but no private row. The noise follows from the target epsilon at delta 1e-5
+for all gradients. Clip, sampling rate and reference patients are the job's defaults (1.0, 0.25, 16). The learning rate is the
+job's (0.05) or one of two smaller ones (0.01, 0.002), whichever has the best mean VALIDATION Dice at epsilon 8 at four other
+phantom hospitals (4 .. 7, seed 99; `--tune` prints it): 0.05, which was also best without noise. It is the same for every
+epsilon and for both data sets.
+Rows that are not private: "inf, clipped" is the same with noise multiplier 1e-6 (PatientDP refuses 0), the same clip, sampling
+and learning rate; "FedAvg" and "local" take as many plain gradients, of 2 patients each, at the learning rate of
+segmentation.py; "first weights" is the untrained network. Intervals: seeds and patients resampled, hospitals fixed. Noise and
+draws of patients come from the operating system, so private rows are not the same numbers twice. Signal over noise at best:
+sqrt(steps) q N / (z sqrt(d n)) with N training patients at n sites and d weights: all gradients fill the clip and agree.
+
+HOSPITAL LEVEL. See epsilon_dice_hospital.py. 3 rounds of 16 gradients per site at a constant rate, 16 patients per site.
+
+    python benchmarks/epsilon_dice.py --json
+    python benchmarks/epsilon_dice.py --level hospital --share head --part head.json     (parts, merged later)
+    python benchmarks/epsilon_dice.py --merge *.json --json
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import arguments, finish, say
+from epsilon_dice_hospital import (
+    SHARES,
+    mean_of_sites,
+    measure_hospital,
+    phantoms,
+    seeded,
+    show_hospital,
+    summary_hospital,
+    test_dice,
+)
+from methods import MEAN
+from segmentation import cohorts, settings
+
+DELTA, RATE, REFERENCE, CLIP = 1e-5, 0.25, 16, 1.0
+EPSILONS = (1.0, 2.0, 4.0, 8.0)
+LR, RATES, TUNE_SEED = 0.05, (0.002, 0.01, 0.05), 99
+PATCH = {"phantoms": (32, 32, 32), "lgg": (48, 48, 16)}
+WORK = {"phantoms": 40, "lgg": 24}
+PRIVATE = tuple(f"{epsilon:g}" for epsilon in reversed(EPSILONS))
+ROWS = ("local", "FedAvg", "inf, clipped", *PRIVATE, "first weights")
+
+
+@lru_cache
+def noise(epsilon: float, steps: int) -> dict[str, float]:
+    """Return noise multiplier, mu, and the accuracy of the best attack of a whole run."""
+    from wardround.privacy.accounting import claim, noise_multiplier_for
+    from wardround.privacy.releases import SampledGaussianRelease
+
+    z = noise_multiplier_for(epsilon, DELTA, RATE, steps)
+    found = claim([SampledGaussianRelease("patient", z, RATE, steps)], "patient", DELTA)
+    return {"z": z, "mu": found.mu, "attack": found.attack.accuracy, "epsilon": found.epsilon}
+
+
+def open_cohorts(data: str, quick: bool, folder: Path) -> dict[str, Any]:
+    """Return site name -> Cohort of one data set."""
+    patients = settings(data, quick)["patients"]
+    return phantoms(range(4), patients, folder / data) if data == "phantoms" else cohorts(data, patients, folder / data)
+
+
+def federated(sites: Mapping[str, Any], schedule: Any, initial: Any, oracle: Callable[..., Any]) -> Any:
+    """Return the model of FedAvg with equal weights; oracle(name, round)."""
+    from wardround.algorithms.fedavg import FedAvg
+    from wardround.algorithms.federation import SiteSide, run, vectors
+
+    sides = {
+        name: SiteSide(lambda r, name=name: oracle(name, r), 1.0, one.layout, one.roles) for name, one in sites.items()
+    }
+    layout = next(iter(sites.values())).layout
+    end = run(sides, FedAvg(), MEAN, schedule, layout.unflatten(initial.numpy().copy()))
+    return vectors(FedAvg(), end.banks, layout)["model"]
+
+
+def private(homes: Mapping[str, Any], schedule: Any, initial: Any, z: float) -> Any:
+    """Return the model of FedAvg on private gradients."""
+    from wardround.privacy.dp_sgd import PatientDP
+
+    for home in homes.values():
+        home.promise = PatientDP(CLIP, z, RATE, REFERENCE)
+    sites = {name: home.site for name, home in homes.items()}
+    return federated(sites, schedule, initial, lambda name, r: homes[name].oracle(schedule.work, "train", r))
+
+
+def homes_of(sites: Mapping[str, Any]) -> dict[str, Any]:
+    """Return site name -> DPSite; checked once, whatever the noise."""
+    from wardround.hospital.dp_site import DPSite
+    from wardround.privacy.dp_sgd import PatientDP
+
+    return {name: DPSite(one, PatientDP(CLIP, 1.0, RATE, REFERENCE)) for name, one in sites.items()}
+
+
+def one_row(row: str, sites: Any, homes: Any, initial: Any, plain: Any, own: Any) -> dict[str, list[float]]:
+    """Return site -> test Dice of one row; plain, own: the schedules of plain and private training."""
+    from wardround.algorithms.federation import local_only
+
+    if row == "local":
+        return {n: test_dice(one, local_only(one.oracle("local"), plain, initial)) for n, one in sites.items()}
+    if row == "first weights":
+        w = initial
+    elif row == "FedAvg":
+        w = federated(sites, plain, initial, lambda name, r: sites[name].oracle("train", r))
+    else:
+        z = 1e-6 if row == "inf, clipped" else noise(float(row), own.rounds * own.work)["z"]
+        w = private(homes, own, initial, z)
+    return {name: test_dice(one, w) for name, one in sites.items()}
+
+
+def schedules(data: str, quick: bool, lr: float = LR) -> tuple[Any, Any]:
+    """Return (plain, private)."""
+    from wardround.algorithms.schedule import Schedule
+
+    work = {"rounds": 2, "work": 4} if quick else {"rounds": 3, "work": WORK[data]}
+    base = settings(data, quick)["schedule"] | work
+    return Schedule(**base), Schedule(**base | {"lr": lr})
+
+
+def measure_patient(args: Any, folder: Path, keep: Any) -> None:
+    """Run every row of every data set and seed; `keep` takes each result as it comes."""
+    rows = ("local", "inf, clipped", "8", "first weights") if args.quick else ROWS
+    for data in args.data:
+        plain, own = schedules(data, args.quick)
+        opened = open_cohorts(data, args.quick, folder)
+        for seed in args.seeds:
+            sites = seeded(opened, seed, PATCH[data])
+            initial = next(iter(sites.values())).model.vector.clone()
+            homes = homes_of(sites)
+            for row in rows:
+                begun = time.monotonic()
+                tests = one_row(row, sites, homes, initial, plain, own)
+                train = {name: one.train_patients for name, one in sites.items()}
+                say(f"{data}, seed {seed}, {row}: {mean_of_sites(tests):.3f}, {time.monotonic() - begun:.0f} s")
+                part = {"level": "patient", "data": data, "seed": seed, "row": row, "tests": tests, "train": train}
+                if row in PRIVATE:
+                    steps = own.rounds * own.work
+                    part["noise"] = noise(float(row), steps) | {"steps": steps, "values": initial.numel()}
+                keep(part)
+
+
+def tune(folder: Path, quick: bool) -> dict[str, Any]:
+    """Print mean validation Dice of each learning rate at epsilon 8 and inf, at hospitals that no table uses."""
+    sites = seeded(phantoms(range(4, 8), 5 if quick else 24, folder), TUNE_SEED, (32, 32, 32))
+    initial = next(iter(sites.values())).model.vector.clone()
+    homes, found = homes_of(sites), {}
+    for lr in RATES[:1] if quick else RATES:
+        _, own = schedules("phantoms", quick, lr)
+        row = {}
+        for label, z in (("8", noise(8.0, own.rounds * own.work)["z"]), ("inf, clipped", 1e-6)):
+            w = private(homes, own, initial, z)
+            row[label] = float(np.mean([one.mean_dice(w, one.split.val) for one in sites.values()]))
+        found[f"{lr:g}"] = row
+        print(f"lr {lr:g}: validation Dice " + ", ".join(f"{k} {value:.3f}" for k, value in row.items()), flush=True)
+    return found
+
+
+def summary_patient(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return data -> row -> what the noise was, and Dice per site and over sites from all seeds."""
+    from wardround.reports.intervals import hierarchical_mean
+
+    out: dict[str, Any] = {}
+    for data in dict.fromkeys(part["data"] for part in parts):
+        out[data] = {}
+        for row in ROWS:
+            mine = [part for part in parts if (part["data"], part["row"]) == (data, row)]
+            if not mine:
+                continue
+            sites = {site: {p["seed"]: p["tests"][site] for p in mine} for site in mine[0]["tests"]}
+            dice = {site: hierarchical_mean({site: seeds}) for site, seeds in sites.items()}
+            dice["mean"] = hierarchical_mean(sites)
+            out[data][row] = {
+                "dice": {s: {"mean": i.value, "low": i.low, "high": i.high, "cases": i.cases} for s, i in dice.items()},
+                "noise": mine[0].get("noise"),
+                "snr": at_best(mine) if "noise" in mine[0] else None,
+                "seeds": [part["seed"] for part in mine],
+            }
+    return out
+
+
+def at_best(parts: Sequence[dict[str, Any]]) -> float:
+    """Return signal over noise of a whole run if every gradient filled its clip and all pointed the same way."""
+    train = float(np.mean([sum(part["train"].values()) for part in parts]))
+    one, sites = parts[0]["noise"], len(parts[0]["train"])
+    return math.sqrt(one["steps"]) * RATE * train / (one["z"] * math.sqrt(sites * one["values"]))
+
+
+def show_patient(result: Mapping[str, Any]) -> None:
+    """Print one table per data set."""
+    for data, rows in result.items():
+        names = list(next(iter(rows.values()))["dice"])
+        print(f"\n{data}, test Dice [95 % interval]\n")
+        print("| epsilon | z | mu | best attack | signal / noise at best | " + " | ".join(names) + " |")
+        print("|" + "---|" * (5 + len(names)))
+        for row, one in rows.items():
+            n = one["noise"]
+            cells = [""] * 4
+            if n is not None:
+                cells = [f"{n['z']:.2f}", f"{n['mu']:.2f}", f"{n['attack']:.1%}", f"{one['snr']:.2f}"]
+            cells += [shown(one["dice"][name]) for name in names]
+            print(f"| {row} | " + " | ".join(cells) + " |")
+
+
+def shown(one: Mapping[str, Any]) -> str:
+    """Return a mean with its interval, if there is one."""
+    return f"{one['mean']:.3f}" + ("" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]")
+
+
+def main() -> None:
+    """Run what is asked for, or merge parts of it."""
+    parser = arguments((__doc__ or "").replace("%", "%%"))
+    parser.add_argument("--level", choices=("patient", "hospital", "both"), default="both", help="whom the noise hides")
+    parser.add_argument(
+        "--data", choices=("phantoms", "lgg"), nargs="+", default=["phantoms", "lgg"], help="patient level"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="splits, first weights and batches")
+    parser.add_argument("--sites", type=int, nargs="+", default=[4, 8, 16], help="hospital level: n, at most 16")
+    parser.add_argument(
+        "--share", choices=SHARES, nargs="+", default=list(SHARES), help="hospital level: what is shared"
+    )
+    parser.add_argument("--tune", action="store_true", help="choose the learning rate on validation patients, and stop")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--part", type=Path, help="write raw scores here after every row, to be merged later")
+    parser.add_argument("--merge", type=Path, nargs="+", help="print the tables of these parts, run nothing")
+    args = parser.parse_args()
+    if args.quick:
+        args.seeds, args.sites, args.share, args.data = args.seeds[:1], [3], args.share[:1], ["phantoms"]
+    if args.merge:
+        done = [one for path in args.merge for one in json.loads(path.read_text())]
+    else:
+        done = []
+        with tempfile.TemporaryDirectory() as folder:
+            result = measure(args, Path(folder), done)
+        if args.tune:
+            return finish(result, as_json=args.json)
+    found = {"patient": summary_patient([one for one in done if one["level"] == "patient"])}
+    found |= {"hospital": summary_hospital([one for one in done if one["level"] == "hospital"])}
+    show_patient(found["patient"])
+    if found["hospital"]:
+        show_hospital(found["hospital"])
+    return finish(found, as_json=args.json)
+
+
+def measure(args: Any, folder: Path, done: list[dict[str, Any]]) -> dict[str, Any]:
+    """Run everything; `done` grows row by row, and is written to --part each time."""
+    import torch
+
+    from wardround.algorithms.schedule import Schedule
+
+    torch.set_num_threads(args.threads)
+    if args.tune:
+        return tune(folder, args.quick)
+
+    def keep(one: dict[str, Any]) -> None:
+        done.append(one)
+        if args.part:
+            args.part.write_text(json.dumps(done))
+
+    if args.level != "hospital":
+        measure_patient(args, folder, keep)
+    if args.level != "patient":
+        rounds, work, patients = (2, 3, 5) if args.quick else (3, 16, 16)
+        measure_hospital(args, Schedule(rounds, work, 0.05, 0.9, True, 0.0, 10.0, "constant"), patients, folder, keep)
+    return {}
+
+
+if __name__ == "__main__":
+    main()
