@@ -202,8 +202,9 @@ def show_patient(result: Mapping[str, Any]) -> None:
     """Print one table per data set."""
     for data, rows in result.items():
         names = list(next(iter(rows.values()))["dice"])
-        print(f"\n{data}, test Dice [95 % interval]\n")
-        print("| epsilon | z | mu | best attack | signal / noise at best | " + " | ".join(names) + " |")
+        heads = [f"{name} ({one['cases']})" for name, one in next(iter(rows.values()))["dice"].items()]
+        print(f"\n{data}, test Dice [95 % interval] (test patients)\n")
+        print("| epsilon | z | mu | best attack | signal / noise at best | " + " | ".join(heads) + " |")
         print("|" + "---|" * (5 + len(names)))
         for row, one in rows.items():
             n = one["noise"]

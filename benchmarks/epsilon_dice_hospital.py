@@ -31,13 +31,13 @@ from wardround.algorithms.federation import SiteSide, local_round, run
 from wardround.algorithms.fedsim import FedSim
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Array, Arrays, Layout, norm
-from wardround.privacy.accounting import mu_for
+from wardround.privacy.accounting import full_noise_multiplier_for
 from wardround.privacy.hospital_dp import HospitalDP, clipped, signal_to_noise
 from wardround.privacy.scales import isotropic
 
 EPSILON, DELTA, PUBLIC, PATCH = 8.0, 1e-5, 16, (24, 24, 24)
 SHARES = ("head", "norms", "adapters", "all")
-Tests = dict[str, list[float]]
+GAPS = (("private", "local"), ("private", "exact"), ("exact", "local"))
 
 
 def phantoms(indices: Sequence[int], patients: int, folder: Path) -> dict[str, Any]:
@@ -155,8 +155,9 @@ def one_share(walks: Walks, n: int, share: Any) -> dict[str, Any]:
     first, rehearsal = sites[names[0]], sites[walks.public].oracle("rehearsal")
     start = {"model": walks.initial}
     update, _, _ = local_round(method, start, {}, first.layout, first.roles, rehearsal, schedule.steps(0))
-    layout, mu = Layout(tuple(update), tuple(tuple(block.shape) for block in update.values())), mu_for(EPSILON, DELTA)
-    promise = HospitalDP(0.5 * norm(update), math.sqrt(schedule.rounds) / mu, n, n, 0, hidden=True, bits=16)
+    layout = Layout(tuple(update), tuple(tuple(block.shape) for block in update.values()))
+    z = full_noise_multiplier_for(EPSILON, DELTA, schedule.rounds, "hospital")
+    mu, promise = math.sqrt(schedule.rounds) / z, HospitalDP(0.5 * norm(update), z, n, n, 0, hidden=True, bits=16)
     found: dict[str, Any] = {"values": layout.total, "clip": promise.clip, "law": n * mu / math.sqrt(layout.total)}
     found["snr"] = signal_to_noise(promise, n, layout.total, schedule.rounds)
     found["arms"] = {"local": {name: walks.local_dice(name) for name in names}}
@@ -208,27 +209,25 @@ def summary_hospital(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             by_site = {site: {p["seed"]: p["arms"][arm][site] for p in mine} for site in mine[0]["arms"][arm]}
             whole = hierarchical_mean(by_site)
             row[arm] = {"mean": whole.value, "low": whole.low, "high": whole.high, "cases": whole.cases}
-        for other in ("local", "exact"):
-            gaps = [mean_of_sites(part["arms"]["private"]) - mean_of_sites(part["arms"][other]) for part in mine]
-            row[f"private - {other}"] = [None if math.isnan(value) else value for value in interval(gaps)]
+        for a, b in GAPS:
+            gaps = [mean_of_sites(part["arms"][a]) - mean_of_sites(part["arms"][b]) for part in mine]
+            row[f"{a} - {b}"] = [None if math.isnan(value) else value for value in interval(gaps)]
         rows.append(row)
     return rows
 
 
 def show_hospital(rows: Sequence[dict[str, Any]]) -> None:
     """Print the table."""
-    print(f"\nepsilon {EPSILON:g} per hospital at delta {DELTA:g}, test Dice\n")
-    print(
-        "| shared | n | values d | n mu / sqrt(d) | less quorum and reader | measured | local | shared exactly | private "
-        "[95 %] | private - local [95 %] | private - exact [95 %] |"
-    )
-    print("|" + "---|" * 11)
+    print(f"\nepsilon {EPSILON:g} per hospital at delta {DELTA:g}, test Dice [95 % interval]\n")
+    heads = ["shared", "n", "values d", "n mu / sqrt(d)", "less quorum and reader", "measured", "test patients"]
+    heads += ["local", "exact", "private", *(f"{a} - {b}" for a, b in GAPS)]
+    print("| " + " | ".join(heads) + " |\n" + "|" + "---|" * len(heads))
     for row in rows:
         p = row["private"]
         cells = [row["share"], row["n"], f"{row['values']:.0f}", *(f"{row[k]:.3g}" for k in ("law", "snr", "measured"))]
-        cells += [f"{row[arm]['mean']:.3f}" for arm in ("local", "exact")]
+        cells += [p["cases"], *(f"{row[arm]['mean']:.3f}" for arm in ("local", "exact"))]
         cells += [f"{p['mean']:.3f} [{p['low']:.3f}, {p['high']:.3f}]"]
-        for other in ("local", "exact"):
-            mean, low, high = row[f"private - {other}"]
+        for a, b in GAPS:
+            mean, low, high = row[f"{a} - {b}"]
             cells.append(f"{mean:+.3f}" + ("" if low is None else f" [{low:+.3f}, {high:+.3f}]"))
         print("| " + " | ".join(str(cell) for cell in cells) + " |")

@@ -117,7 +117,7 @@ def test_a_missing_modality_is_normal(flagless):
 def test_progress_tells_round_site_loss_and_dice(flagless):
     line = next(line for line in flagless.said.splitlines() if "round 1/2 site-1" in line)
     assert "loss" in line
-    assert "Dice" in line
+    assert "validation score" in line
 
 
 def test_restarted_processes_change_nothing(flagless, side_by_side):
