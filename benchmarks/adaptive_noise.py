@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from common import arguments, finish, say
 from wardround.arrays import Array, Layout
-from wardround.privacy.accounting import mu_for
+from wardround.privacy.accounting import for_gaussians, mu_for
 from wardround.privacy.fixed_point import mean_of
 from wardround.privacy.hospital_dp import HospitalDP, moved, privatise
 from wardround.privacy.scales import (
@@ -123,7 +123,7 @@ class Federation:
             each = [squares(self.layout, self.groups, one) for one in found]
             return self.scales_for([float(value) for value in np.mean(each, axis=0)])
         if arm == "bought":
-            z0 = 1 / math.sqrt(PRICE) / mu_for(EPSILON, DELTA)
+            z0 = 1 / math.sqrt(PRICE) / mu_for(EPSILON, for_gaussians(DELTA))
             paid = replace(promise, clip=1.0, noise_multiplier=z0)
             layout = Layout(("energy",), ((max(self.groups) + 1,),))
             parts = [{"energy": energy(self.layout, self.groups, one)} for one in found]
@@ -134,7 +134,7 @@ class Federation:
 
     def run(self, arm: str, clip: float, rounds: int) -> float:
         """Return the final loss. clip: over the median norm of the first scaled updates, for this arm's scales."""
-        mu = mu_for(EPSILON, DELTA) * (math.sqrt(1 - PRICE) if arm == "bought" else 1.0)
+        mu = mu_for(EPSILON, for_gaussians(DELTA)) * (math.sqrt(1 - PRICE) if arm == "bought" else 1.0)
         promise = HospitalDP(1.0, math.sqrt(rounds) / mu, self.sites, self.sites, 0, hidden=True, bits=16)
         w, s = self.layout.unflatten(np.zeros(self.layout.total, np.float32)), self.first_scales(arm, promise)
         norms = [

@@ -27,7 +27,7 @@ from wardround.algorithms.fedsim import FedSim
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Array, Arrays, Layout
 from wardround.hospital.rehearsal import rehearse
-from wardround.privacy.accounting import mu_for
+from wardround.privacy.accounting import full_noise_multiplier_for
 from wardround.privacy.fixed_point import Ints, mean_of
 from wardround.privacy.hospital_dp import HospitalDP, privatise, signal_to_noise
 from wardround.privacy.scales import by_block, groups_of
@@ -88,7 +88,7 @@ def one_seed(sites: dict[str, Any], share: Any, schedule: Schedule) -> dict[str,
     layout = seen.layout
     by_group = {"isotropic": (1.0,) * len(seen.v), "adaptive": seen.scales}
     s = {arm: by_block(layout, groups_of(layout), one) for arm, one in by_group.items()}
-    z = math.sqrt(schedule.rounds) / mu_for(EPSILON, DELTA)
+    z = full_noise_multiplier_for(EPSILON, DELTA, schedule.rounds, "hospital")
     sides = {
         name: SiteSide(lambda r, one=one: one.oracle("train", r), 1.0, one.layout, one.roles)
         for name, one in sites.items()

@@ -106,3 +106,29 @@ def test_a_noise_multiplier_can_be_given_instead_of_a_target(name):
 def test_words_for_numbers_are_refused(name, setting):
     with pytest.raises(ConfigRefused, match="no number for"):
         recipes.job(name, [setting])
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("algorithm.share=adapters", "model.adapter_rank"),
+        ("algorithm.share=head", "wardround scales"),
+        ("algorithm.share=body", "head, norms, adapters, all"),
+        ("scaling.start=[1,2]", "none or 12"),
+        ("scaling.start=[0]", "numbers above 0"),
+        ("protection.weights=patients_open", "weights must be public"),
+        ("protection.bits=4", "more bits, or more noise"),
+        ("dp.colluders=5", "colluders + 2"),
+        ("federation.min_sites=2", "3 <= min_sites"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_it_is_written(setting, words, tmp_path, capsys):
+    assert main(["jobs", "write", NAME, "--out", str(tmp_path), "--set", setting]) == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.rglob("meta.json"))
+
+
+def test_adapters_can_be_shared(tmp_path, capsys):
+    settings = ["--set", "algorithm.share=adapters", "--set", "model.adapter_rank=1", "--set", "scaling.start=[]"]
+    assert main(["jobs", "write", NAME, "--out", str(tmp_path), *settings]) == 0
+    assert "262 numbers" in " ".join((tmp_path / NAME / "CARD.md").read_text().split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from wardround.arrays import Layout
 from wardround.errors import ConfigRefused
 from wardround.jobs.recipes import Job, Json
 
@@ -36,4 +37,30 @@ def require_buildable(job: Job) -> None:
     build(job.algorithm["site"], "algorithm")
     build(job.rule, "server rule")
     if job.protection is not None:
-        build(job.privacy["protection"], "protection")
+        protection = build(job.privacy["protection"], "protection")
+        if job.hospital_noise is not None:
+            _require_noise_fits(job, protection)
+
+
+def shared_layout(job: Job) -> Layout:
+    """Return the blocks that leave a hospital, under wire names; none: ConfigRefused."""
+    from wardround.models.roles import block_roles
+
+    module, home = build(job.task["model"], "model").build(0), build(job.algorithm["site"], "algorithm").home_roles
+    roles = block_roles(module)
+    blocks = {f"model:{name}": tuple(p.shape) for name, p in module.named_parameters() if roles[name] not in home}
+    if not blocks:
+        raise ConfigRefused(
+            f"what job {job.name} shares",
+            found=f"a network without {job.algorithm['site']['args'].get('share', 'such blocks')}",
+            expected="at least one block to share",
+            fix="share another part, or set model.adapter_rank",
+        )
+    return Layout(tuple(blocks), tuple(blocks.values()))
+
+
+def _require_noise_fits(job: Job, protection: Any) -> None:
+    from wardround.flare.secure_sum import require_one_sum
+
+    require_one_sum(build(job.hospital_noise or {}, "noise"), protection)
+    build(job.privacy["scaling"], "scaling").first(shared_layout(job))

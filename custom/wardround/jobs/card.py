@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from wardround.jobs.building import build
+from wardround.jobs.building import build, shared_layout
 from wardround.jobs.recipes import Job
 
 VERDICT = "The report names the model to deploy for each hospital, or says that joining did not help."
@@ -74,14 +74,10 @@ Wrong for: {_wrapped(job.task["wrong_for"], "")}.
 
 def _law(job: Job) -> str:
     """Return the sentence that says how much of a hospital-level private run can be signal at all."""
-    from wardround.models.roles import block_roles
-    from wardround.privacy.hospital_dp import HospitalDP, signal_to_noise
+    from wardround.privacy.hospital_dp import signal_to_noise
 
-    module, home = build(job.task["model"], "model").build(0), build(job.algorithm["site"], "algorithm").home_roles
-    roles, noise = block_roles(module), job.hospital_noise or {}
-    shared = sum(block.numel() for name, block in module.named_parameters() if roles[name] not in home)
-    many = len(job.federation["sites"])
-    ratio = signal_to_noise(HospitalDP(**noise["args"]), many, shared, job.schedule["rounds"])
+    shared, many = shared_layout(job).total, len(job.federation["sites"])
+    ratio = signal_to_noise(build(job.hospital_noise or {}, "noise"), many, shared, job.schedule["rounds"])
     words = (
         f"{shared:,} numbers are shared by {many} hospitals: over the whole run the signal is at best {ratio:.2f} times the noise "
         "(the law n mu / sqrt(numbers), times what the quorum costs). Below 1 the run is mostly noise: more hospitals or a "

@@ -87,4 +87,5 @@ def _within(value: object) -> bool:
 
 
 def _refused(found: str, expected: str) -> ConfigRefused:
-    return ConfigRefused("scales of private noise", found=found, expected=expected, fix="correct `scaling` in the job")
+    fix = "take what `wardround scales` prints for this job, or scaling.start=[] for isotropic noise"
+    return ConfigRefused("scales of private noise", found=found, expected=expected, fix=fix)
