@@ -27,7 +27,9 @@ class Oracle(Protocol):
         """Return `count` mini-batches, disjoint in patients while the site has enough of them."""
 
     def gradient(self, w: Tensor, batch: Any) -> tuple[float, Tensor]:
-        """Return (loss, gradient) at w; the next call may overwrite the gradient. Dropout depends on the batch only."""
+        """Return (loss, gradient) at w; the next call may overwrite the gradient, and so may the caller. Dropout depends on
+        the batch only.
+        """
 
 
 @dataclass(frozen=True)
@@ -120,17 +122,17 @@ def descend(
     w = w.clone()
     velocity = torch.zeros_like(w)
     losses = []
-    for step in range(count):
+    for _ in range(count):
         loss, g = direction(w)
         if steps.clip_norm > 0:
-            g = g * torch.clamp(steps.clip_norm / (g.norm() + 1e-12), max=1.0)
+            g.mul_(torch.clamp(steps.clip_norm / (g.norm() + 1e-12), max=1.0))
         if steps.weight_decay:
-            g = g + steps.weight_decay * w
+            g.add_(w, alpha=steps.weight_decay)
         if mask is not None:
-            g = g * mask
+            g.mul_(mask)
         if steps.momentum:
-            velocity = g.clone() if step == 0 else velocity.mul_(steps.momentum).add_(g)
-            g = g + steps.momentum * velocity if steps.nesterov else velocity
+            velocity.mul_(steps.momentum).add_(g)
+            g = g.add_(velocity, alpha=steps.momentum) if steps.nesterov else velocity
         w.add_(g, alpha=-steps.lr)
         losses.append(loss)
     if not (torch.isfinite(w).all() and torch.isfinite(torch.tensor(losses)).all()):
