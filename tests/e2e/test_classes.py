@@ -68,7 +68,7 @@ def test_a_sequence_that_a_hospital_lacks_is_normal(masked):
 
 def test_what_became_personal_is_in_the_report_and_in_the_hospitals_own(masked):
     personal = {site: masked.report["final"][site].get("personal") for site in SITES}
-    assert personal == dict.fromkeys(SITES, {"head": 0})
+    assert personal == {site: {"head": 0} for site in SITES}
     for site, found in personal.items():
         folder = masked.site(site) / "wardround"
         history = json.loads((folder / "mask_history.json").read_text())

@@ -30,7 +30,7 @@ from wardround.privacy.dp_sgd import PatientDP
 
 SEQUENCES = ("t1", "t1ce", "t2", "flair")
 RECORD = [column.as_json() for column in COLUMNS.columns]
-SAMPLING = CaseSampling(CLASSES, SEQUENCES, RECORD, 32, 1, 4, 0.3, record=True, augment=True)
+SAMPLING = CaseSampling(CLASSES, SEQUENCES, RECORD, 32, 1, 0.5, 4, 0.3, record=True, augment=True)
 SPEC = ViTFusion("vit_tiny_patch16_224", 4, (32, 32), len(COLUMNS.features), 3, "shared", depth=1)
 PHANTOMS = TypePhantoms([32, 32, 24], 18, 1.0)
 

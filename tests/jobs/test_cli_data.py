@@ -104,3 +104,27 @@ def test_nothing_to_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         main(["data", "check", str(tmp_path / "absent")])
     assert stop.value.code == 2
     assert "there is no" in capsys.readouterr().err
+
+
+def test_a_folder_of_labelled_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from wardround.data.hospitals import hospital
+    from wardround.data.phantom_types import write_types
+
+    root = write_types(tmp_path / "types", hospital(3), 0, 12, (20, 20, 16), (1, 1, 0))
+    lines = (root / "cases.csv").read_text().splitlines()
+    fields = lines[1].split(",")
+    lines[1] = ",".join([*fields[:2], "", *fields[3:]])
+    (root / "cases.csv").write_text("\n".join(lines) + "\n")
+    before = sorted(path.name for path in root.rglob("*"))
+    assert main(["data", "check", str(root)]) == 0
+    text = capsys.readouterr().out
+    for words in ("cases       11", "patients    11", "ring_halo 0", "1 cases, left out", "t1 11, t1ce 11, t2 0"):
+        assert words in text
+    for words in ("no test patient with", "crp", "ready to train"):
+        assert words in text
+    assert sorted(path.name for path in root.rglob("*")) == before
+    assert main(["data", "check", str(root), "--patient-pattern", "(.)"]) == 2
+    assert "WRONG" in capsys.readouterr().out
+    next(root.glob("images/*p003_t1.png")).write_bytes(b"no picture")
+    assert main(["data", "check", str(root)]) == 2
+    assert "p003" in capsys.readouterr().out

@@ -51,6 +51,7 @@ class CaseSampling:
     columns: Sequence[Mapping[str, Any]]
     size: int
     depth: int
+    span: float
     batch: int
     modality_dropout: float
     record: bool
@@ -72,7 +73,9 @@ class CaseSampling:
     @property
     def spec(self) -> Spec:
         columns = tuple(column_from_json(dict(one), "the job's sampling") for one in self.columns)
-        return Spec(tuple(self.classes), tuple(self.modalities), Table(columns), Grid(self.size, self.depth))
+        return Spec(
+            tuple(self.classes), tuple(self.modalities), Table(columns), Grid(self.size, self.depth, float(self.span))
+        )
 
     @property
     def vector(self) -> CaseVector:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from wardround.jobs.terminal import DONE, REFUSED, command, counter, existing, group
+from wardround.errors import Refusal
+from wardround.jobs.terminal import DONE, REFUSED, command, counter, existing, group, say
 
 if TYPE_CHECKING:
     from wardround.data.inspection import Inspection
@@ -23,10 +26,12 @@ CHECK = """
 Read every file of every case once, and print what was found: cases, patients, modalities, kind of labels, shapes
 (voxels, RAS), spacing (mm) and how many patients training, validation and test get. Every damaged case is named with
 what was found and what to do. Nothing is written. Exit code 0: ready to train; 2: something is wrong.
+Of a folder of labelled images (dataset.json): classes, missing modalities, how full the record is, cases without a label.
 
   wardround data check /data/brats                     a folder of cases (layouts: docs/data.md)
   wardround data check local/wardround.json            a hospital's own file
   wardround data check sites/sites.json                every site of a simulation
+  wardround data check sites/site-1/data               a folder of labelled images
 """
 _KINDS = {"brats": "brats: ET, TC and WT are known", "whole_tumour": "whole_tumour: only WT is known"}
 
@@ -55,6 +60,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check one folder or every site of a file."""
+    from wardround.data.description import is_labelled
     from wardround.data.inspection import inspect
 
     worst = DONE
@@ -62,14 +68,45 @@ def run(args: argparse.Namespace) -> int:
         changed = replace(config, labels=args.labels or config.labels)
         if args.patient_pattern:
             changed = replace(changed, patient_pattern=args.patient_pattern)
-        found = inspect(changed, counter("read cases"))
         label = f"{site} ({config.name})" if config.name and config.name != site else site
-        print(f"{label}: {config.data}\n{describe(found)}")
-        for problem in found.problems:
+        problems: Sequence[Refusal]
+        if is_labelled(config.data):
+            words, problems = describe_labelled(changed)
+        else:
+            found = inspect(changed, counter("read cases"))
+            words, problems = describe(found), found.problems
+        print(f"{label}: {config.data}\n{words}")
+        for problem in problems:
             print(f"\nWRONG: {problem}")
-        print("\nready to train\n" if not found.problems else f"\n{len(found.problems)} things are wrong\n")
-        worst = REFUSED if found.problems else worst
+        print("\nready to train\n" if not problems else f"\n{len(problems)} things are wrong\n")
+        worst = REFUSED if problems else worst
     return worst
+
+
+def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
+    """Return the facts about labelled images as indented lines, and what is wrong: the first thing, or damaged images."""
+    from wardround.data.labelled import open_labelled
+    from wardround.data.splits import PARTS, split_patients
+
+    rows: list[tuple[str, str]] = []
+    try:
+        say(f"reading every image and record of {config.data}")
+        with TemporaryDirectory() as folder:
+            found = open_labelled(config, Path(folder))
+        grid, columns, classes = found.spec.grid, found.spec.table.features, found.class_counts()
+        rows += [("cases", str(len(found.cases))), ("patients", str(len(set(found.patients.values()))))]
+        rows += [("classes", f"{_listed(classes)} (patients)"), ("unlabelled", f"{found.unlabelled} cases, left out")]
+        rows += [("modalities", _listed(found.modalities)), ("images", " x ".join(map(str, grid.shape)))]
+        known = {name: f"{100 * share:.0f} %" for name, share in zip(columns, found.known.mean(axis=0), strict=True)}
+        rows += [("record", f"{_listed(known)} known" if known else "no columns")]
+        split = split_patients(found.patients)
+        parts = {part: found.class_counts(getattr(split, part)) for part in PARTS}
+        rows += [("split", "; ".join(f"{part} {_listed(counts)}" for part, counts in parts.items()) + " (patients)")]
+        absent = [name for name, count in parts["test"].items() if not count]
+        rows += [("beware", f"no test patient with {', '.join(absent)}: nothing is known about them")] if absent else []
+    except Refusal as problem:
+        return _lines(rows) or "  -", [problem]
+    return _lines(rows), []
 
 
 def describe(found: Inspection) -> str:
@@ -84,7 +121,15 @@ def describe(found: Inspection) -> str:
         ("spacing mm", _counts(found.spacings)),
         ("split", _parts(found.split)),
     ]
+    return _lines(rows)
+
+
+def _lines(rows: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"  {name:<11} {value}" for name, value in rows)
+
+
+def _listed(counts: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def _configs(args: argparse.Namespace) -> Mapping[str, SiteConfig]:

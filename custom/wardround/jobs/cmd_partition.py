@@ -7,15 +7,18 @@ import json
 from dataclasses import fields
 from typing import Any
 
+from wardround.jobs import cmd_partition_labels
 from wardround.jobs.terminal import DONE, command, existing, folder, group, positive, say
 
 TEXT = """
 Split one dataset into sites, by patient. OUT then holds sites.json (for --sites-file, or WARDROUND_SITES),
 <site>/wardround.json (for that hospital's local/) and partition.csv. No image is copied, except by `scanner`.
+Labelled images (one class per patient, a record) are dealt by `labels`, the other methods are for cases with masks.
 
   wardround partition pattern /data/lgg OUT --pattern '^TCGA_(\\w\\w)_'
   wardround partition quantity /data/brats OUT --sites 4 --ratio 3
   wardround partition fets /data/fets OUT --table partitioning_1.csv
+  wardround partition labels cheng /data/cheng OUT --sites 4 --alpha 0.5
 
 Run a job on it: wardround jobs run brats_perfedavg --sites-file OUT/sites.json
 """
@@ -95,6 +98,7 @@ def add(commands: Any) -> None:
         method.add_argument(
             "--patient-pattern", metavar="REGEX", help="group 1 is the patient of a case id; default: docs/data.md"
         )
+    cmd_partition_labels.add(methods)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,0 +1,277 @@
+"""Images alone, the record alone, and both: test balanced accuracy of FedAvg on phantom hospitals and on real sets.
+
+    phantoms        4 hospitals, 3 tumour types, one slice of T1, T1ce, T2 and FLAIR, a record of 4 columns: truth known
+    phantoms_t1ce   the same patients, T1ce only: no image can tell two of the types apart, the record can help
+    lgg             grade of 92 lower-grade gliomas at 3 hospitals: T1, FLAIR, T1ce, a clinical record
+    mhh             admission to intensive care of 57 patients of ONE hospital (so: local training): chest film, laboratory
+
+Every arm has the same patients, split, schedule and number of patients drawn (equal local work); nothing is chosen by looking
+at test patients, the model after the last round is scored. The record alone is a network without a trunk. Augmentation and
+modality dropout are off, images of phantoms are 32 pixels wide, a hospital has 200 patients, and clip_norm is 0.3: with the
+jobs' settings the transformer, drawn from the seed, did not leave chance on images in six rounds. These were fixed on
+validation patients of another split (seed 100) of the same phantoms, some of whom are test patients of other seeds; their exact
+combination was settled by the time that was left, once seed 0 had been seen to learn on validation. Limits of phantoms: the best
+accuracy that anybody can have when the images show the type's signs perfectly. Differences are paired by seed (split,
+weights, batches) with a 95 % t-interval.
+
+    python benchmarks/fusion.py --json
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaptive_noise_dice import interval
+from common import arguments, data_root, finish, say
+from methods import MEAN
+from wardround.algorithms.fedavg import FedAvg
+from wardround.algorithms.federation import SiteSide, run
+from wardround.algorithms.schedule import Schedule
+from wardround.data.description import Description, Row, Spec, read_description, read_rows, write_folder
+from wardround.data.hospitals import hospital
+from wardround.data.labelled import LabelledCohort
+from wardround.data.phantom_record import bayes_limit
+from wardround.data.phantom_types import write_types
+from wardround.data.presets import lgg, mhh
+from wardround.data.site_config import SiteConfig
+from wardround.data.skew import deal, write_labelled_sites
+from wardround.data.splits import split_patients
+from wardround.hospital.classification import CaseSampling, ClassificationSite
+from wardround.models.case_vector import CaseVector
+from wardround.models.vit import ViTFusion
+
+SITES, PHANTOM_SEED, SIDE, BATCH, DROPOUT = 4, 7, 32, 16, 0.0
+SETS = ("phantoms", "phantoms_t1ce", "lgg", "mhh")
+ARMS = ("images", "record", "fusion")
+PAIRS = (("fusion", "images"), ("fusion", "record"))
+
+
+class RecordOnly(CaseSampling):
+    """Patients of whom the network is given the columns alone."""
+
+    @property
+    def vector(self) -> CaseVector:
+        return CaseVector(0, self.spec.grid.shape, len(self.spec.table.features))
+
+    def inputs(self, images: Any, present: Any, values: Any, known: Any) -> Tensor:
+        return super().inputs(images[:, :0], present[:, :0], values, known)
+
+
+@final
+@dataclass(frozen=True)
+class Data:
+    """The hospitals' cohorts by name, and what they have in common."""
+
+    spec: Spec
+    cohorts: Mapping[str, LabelledCohort]
+
+
+def schedule_of(rounds: int, work: int) -> Schedule:
+    """Return the schedule of every arm: the jobs' rate, but constant, and clipped harder."""
+    return Schedule(rounds, work, 0.02, 0.9, True, 0.0, 0.3, "constant")
+
+
+def sampling_of(spec: Spec, arm: str, dropout: float = DROPOUT) -> CaseSampling:
+    """Return how an arm draws patients: `images`, `record` (one source: nothing to drop), `fusion`."""
+    columns = [column.as_json() for column in spec.table.columns]
+    kind = RecordOnly if arm == "record" else CaseSampling
+    return kind(
+        spec.classes,
+        spec.modalities,
+        columns,
+        spec.grid.size,
+        spec.grid.depth,
+        spec.grid.span,
+        BATCH,
+        modality_dropout=0.0 if arm == "record" else dropout,
+        record=arm != "images",
+        augment=False,
+    )
+
+
+def network_of(sampling: CaseSampling, depth: int) -> ViTFusion:
+    """Return the network for these patients."""
+    vector, classes = sampling.vector, len(sampling.classes)
+    return ViTFusion(
+        "vit_tiny_patch16_224", vector.modalities, vector.size, vector.columns, classes, "shared", depth=depth
+    )
+
+
+def only(root: Path, source: Path, modalities: Sequence[str]) -> Path:
+    """Write into `root` a folder that has these modalities of the labelled images in `source`, and return it."""
+    whole = read_description(source)
+    _, cells = read_rows(whole.table)
+    rows = [
+        Row(
+            cell["case"],
+            cell["patient"],
+            cell["label"],
+            {m: cell[m] for m in modalities},
+            {column.name: cell[column.header] for column in whole.spec.table.columns},
+        )
+        for cell in cells
+    ]
+    spec = replace(whole.spec, modalities=tuple(modalities))
+    return write_folder(root, Description(spec, whole.images, root / "cases.csv"), rows)
+
+
+def folders(name: str, folder: Path, patients: int) -> dict[str, Path]:
+    """Return hospital -> its folder of labelled images; patients: of each phantom hospital."""
+    if name.startswith("phantoms"):
+        found = {}
+        for index in range(SITES):
+            profile = hospital(index)
+            found[profile.name] = folder / "phantoms" / profile.name
+            write_types(found[profile.name], profile, PHANTOM_SEED, patients, (SIDE, SIDE, 24))
+        if name == "phantoms_t1ce":
+            found = {site: only(folder / name / site, source, ("t1ce",)) for site, source in found.items()}
+        return found
+    preset = (
+        mhh(data_root() / "mhh_covid_cxr_ehr")
+        if name == "mhh"
+        else lgg(data_root() / "lgg_tcga_multisite_nc", span=0.5)
+    )
+    sites = deal(preset.data, preset.hospitals) if preset.hospitals else {"MHH": preset.data}
+    write_labelled_sites(folder / name, sites)
+    return {site: folder / name / f"site-{k + 1}" / "data" for k, site in enumerate(sites)}
+
+
+def open_data(name: str, folder: Path, patients: int) -> Data:
+    """Return the cohorts of one set."""
+    cohorts, spec = {}, None
+    for site, root in folders(name, folder, patients).items():
+        spec = read_description(root).spec
+        cache = folder / "cache" / name / site
+        cohorts[site] = sampling_of(spec, "fusion").cohort(SiteConfig(data=root), cache, lambda words: None)
+    assert spec is not None
+    return Data(spec, cohorts)
+
+
+def open_sites(data: Data, sampling: CaseSampling, seed: int, depth: int) -> dict[str, ClassificationSite]:
+    """Return hospital -> its side, with this seed's split, weights and batches."""
+    network = network_of(sampling, depth)
+    return {
+        name: sampling.open(name, cohort, split_patients(cohort.patients, seed=seed), network, seed, "cpu")
+        for name, cohort in data.cohorts.items()
+    }
+
+
+def trained(sites: Mapping[str, ClassificationSite], schedule: Schedule) -> Tensor:
+    """Return the shared model after the last round of FedAvg; of one hospital: its local model."""
+    sides = {
+        name: SiteSide(lambda r, one=one: one.oracle("train", r), one.train_patients, one.layout, one.roles)
+        for name, one in sites.items()
+    }
+    first = next(iter(sites.values()))
+    blocks = first.layout.unflatten(first.model.vector.numpy().copy())
+    algorithm, name = FedAvg(), next(iter(sites))
+    return run(sides, algorithm, MEAN, schedule, blocks).personal(algorithm, name, sides[name])
+
+
+def one_seed(data: Data, seed: int, schedule: Schedule, depth: int) -> dict[str, Any]:
+    """Return arm -> mean over hospitals of the test balanced accuracy, and each hospital's."""
+    found: dict[str, Any] = {"seed": seed}
+    for arm in ARMS:
+        begun = time.monotonic()
+        sites = open_sites(data, sampling_of(data.spec, arm), seed, depth)
+        w = trained(sites, schedule)
+        each = {name: one.score(w, one.split.test) for name, one in sites.items()}
+        val = float(np.mean([one.score(w, one.split.val) for one in sites.values()]))
+        found[arm] = float(np.mean(list(each.values())))
+        found[f"{arm} by hospital"], found[f"{arm} val"] = each, val
+        say(f"  seed {seed}, {arm}: test {found[arm]:.3f}, validation {val:.3f}, {time.monotonic() - begun:.0f} s")
+        count = sum(len({one.cohort.patients[case] for case in one.split.test}) for one in sites.values())
+    return found | {"test_patients": count}
+
+
+def limits(name: str, modalities: Sequence[str]) -> dict[str, float] | None:
+    """Return arm -> the accuracy that nobody can beat; real patients: None."""
+    if not name.startswith("phantoms"):
+        return None
+    return {
+        "images": bayes_limit(modalities, strength=0.0),
+        "record": bayes_limit(),
+        "fusion": bayes_limit(modalities),
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Return the mean of differences and its 95 % t-interval; of one seed: no interval."""
+    mean, low, high = interval(values)
+    return {"mean": mean, "low": low, "high": high} if len(values) > 1 else {"mean": mean, "low": None, "high": None}
+
+
+def words_of(gap: Mapping[str, float | None]) -> str:
+    """Return a difference as the tables print it."""
+    ends = "one seed" if gap["low"] is None else f"{gap['low']:+.3f}, {gap['high']:+.3f}"
+    return f"{gap['mean']:+.3f} [{ends}]"
+
+
+def table(result: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the printed table."""
+    heads = ["set", "hospitals", "test patients a seed", *ARMS, *(f"{a} - {b} [95 %]" for a, b in PAIRS)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for name, one in result.items():
+        counts = sorted({row["test_patients"] for row in one["rows"]})
+        patients = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        cells = [name, str(one["hospitals"]), patients, *(f"{np.mean([r[a] for r in one['rows']]):.3f}" for a in ARMS)]
+        cells += [words_of(gap) for gap in one["gaps"].values()]
+        lines.append("| " + " | ".join(cells) + " |")
+        best = one["limits"] or dict.fromkeys(ARMS, one["chance"])
+        words = "limit" if one["limits"] else "chance"
+        lines.append(f"| {words} | | | " + " | ".join(f"{best[arm]:.3f}" for arm in ARMS) + " | | |")
+    return lines
+
+
+def main() -> None:
+    """Run every set, arm and seed."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--data", nargs="+", choices=SETS, default=list(SETS), help="sets")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="splits, weights and batches")
+    parser.add_argument("--patients", type=int, default=200, help="of every phantom hospital")
+    parser.add_argument("--rounds", type=int, default=12, help="rounds")
+    parser.add_argument("--real-rounds", type=int, default=4, help="rounds on the real sets, which are small")
+    parser.add_argument("--work", type=int, default=30, help="gradient steps of a site in a round")
+    parser.add_argument("--depth", type=int, default=1, help="blocks of the trunk")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--part", type=Path, help="write the raw scores here after every seed")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    patients, rounds, work = args.patients, {True: args.rounds, False: args.real_rounds}, args.work
+    seeds, names = args.seeds, args.data
+    if args.quick:
+        patients, rounds, work, seeds, names = 12, {True: 1, False: 1}, 4, seeds[:1], names[:2]
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            say(name)
+            data, rows = open_data(name, Path(folder), patients), []
+            schedule = schedule_of(rounds[name.startswith("phantoms")], work)
+            for seed in seeds:
+                rows.append(one_seed(data, seed, schedule, args.depth))
+                gaps = {f"{a} - {b}": spread([row[a] - row[b] for row in rows]) for a, b in PAIRS}
+                result[name] = {
+                    "hospitals": len(data.cohorts),
+                    "rows": rows,
+                    "gaps": gaps,
+                    "limits": limits(name, data.spec.modalities),
+                    "chance": 1 / len(data.spec.classes),
+                }
+                if args.part:
+                    args.part.write_text(json.dumps(result))
+    print("\n".join(table(result)))
+    finish(result, as_json=args.json)
+
+
+if __name__ == "__main__":
+    main()
