@@ -17,6 +17,7 @@ from torch import Tensor
 from wardround.arrays import Layout
 from wardround.errors import ConfigRefused, RoundRefused
 
+MASK = "mask"
 Direction = Callable[[Tensor], tuple[float, Tensor]]
 
 

@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wardround.algorithms.base import Algorithm, LocalStart, Oracle, Steps, descend, plain
+from wardround.algorithms.base import MASK, Algorithm, LocalStart, Oracle, Steps, descend, plain
 from wardround.algorithms.rules import Rule
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Array, Arrays, Layout, RunningMean, from_bank, in_bank
 from wardround.errors import RoundRefused
 
 Vectors = Mapping[str, Tensor]
-MASK = "mask"
 
 
 class Sum(Protocol):

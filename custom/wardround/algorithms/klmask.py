@@ -21,14 +21,14 @@ from typing import Any, ClassVar, Protocol, final
 import torch
 from torch import Tensor
 
-from wardround.algorithms.base import LocalEnd, LocalStart, Oracle, Steps, descend, plain
+from wardround.algorithms.base import MASK, LocalEnd, LocalStart, Oracle, Steps, descend, plain
 from wardround.algorithms.fedsim import SHARED, FedSim, Share
 from wardround.algorithms.masks import CHOICES, Choice, attention, chosen, drawn
 from wardround.arrays import Layout
 from wardround.errors import ConfigRefused
 from wardround.rng import stream
 
-ATTENTION, MASK = "attention", "mask"
+ATTENTION = "attention"
 
 
 class Probe(Oracle, Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,10 @@ class LabelledCohort:
         """Modality -> number of cases that have it."""
         return {m: int(n) for m, n in zip(self.spec.modalities, self.present.sum(axis=0), strict=True)}
 
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {case: i for i, case in enumerate(self.cases)}
+
     def class_counts(self, cases: Sequence[str] | None = None) -> dict[str, int]:
         """Return class -> number of PATIENTS among the cases (None: all); 0 for a class that is absent."""
         of = {self.patients[case]: self.labels[case] for case in (self.cases if cases is None else cases)}
@@ -79,8 +84,7 @@ class LabelledCohort:
 
         none: a batch of length 0 | case not in `cases`: KeyError | pack gone since the cohort was opened: DataRefused
         """
-        place = {case: i for i, case in enumerate(self.cases)}
-        rows = np.array([place[case] for case in cases], np.int64)
+        rows = np.array([self._place[case] for case in cases], np.int64)
         return Batch(
             images=load(self.pack)[rows].astype(np.float32),
             present=self.present[rows],

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from wardround.arrays import Arrays, Layout
-from wardround.errors import ConfigRefused
+from wardround.flare.ledger_door import require_whole
 from wardround.privacy import shares
 from wardround.privacy.hospital_dp import HospitalDP, privatise
 from wardround.privacy.releases import GaussianRelease, Release, Unit
@@ -32,11 +32,7 @@ class HospitalRelease:
     unit: ClassVar[Unit] = "hospital"
 
     def __post_init__(self) -> None:
-        absent = [name for name, value in vars(self).items() if value is None]
-        if absent:
-            raise ConfigRefused(
-                "the job's mechanism", found=f"no {', '.join(absent)}", expected="every value", fix="print the job anew"
-            )
+        require_whole(self)
 
     def cost(self) -> Release:
         return self.promise.release

@@ -71,11 +71,7 @@ class PatientRelease:
     unit: ClassVar[Unit] = "patient"
 
     def __post_init__(self) -> None:
-        absent = [name for name, value in vars(self).items() if value is None]
-        if absent:
-            raise ConfigRefused(
-                "the job's mechanism", found=f"no {', '.join(absent)}", expected="every value", fix="print the job anew"
-            )
+        require_whole(self)
 
     def cost(self) -> Release:
         return self._release(self.work)
@@ -90,6 +86,15 @@ class PatientRelease:
 
     def _release(self, steps: int) -> Release:
         return SampledGaussianRelease("patient", self.promise.noise_multiplier, self.promise.sampling_rate, steps)
+
+
+def require_whole(mechanism: object) -> None:
+    """Raise ConfigRefused when a mechanism lacks a value (NVFlare turns an unknown variable into None)."""
+    absent = [name for name, value in vars(mechanism).items() if value is None]
+    if absent:
+        raise ConfigRefused(
+            "the job's mechanism", found=f"no {', '.join(absent)}", expected="every value", fix="print the job anew"
+        )
 
 
 def reserve(mechanism: Charged, fl_ctx: FLContext, say: Callable[[str], None], key: str = KEY) -> None:

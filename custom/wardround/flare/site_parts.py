@@ -22,7 +22,7 @@ from wardround.flare.ledger_door import Charged, PatientRelease
 from wardround.hospital.dp_site import private_plan
 from wardround.hospital.rounds import Hospital, Settings
 from wardround.models.nets import Network
-from wardround.models.roles import block_roles
+from wardround.models.roles import shared_layout
 from wardround.privacy.dp_sgd import PatientDP
 
 REASONS = "refusals.txt"
@@ -108,18 +108,11 @@ def private_promise(
             fix="print the job anew, with `--set rival=false`",
         )
     if isinstance(dp, HospitalRelease):
-        dp.require_exact(_shared_values(model, algorithm))
+        dp.require_exact(shared_layout(model.build(0), algorithm.home_roles).total * len(algorithm.banks))
     if not isinstance(dp, PatientRelease):
         return None
     private_plan(algorithm, None, schedule, None)
     return dp.promise
-
-
-def _shared_values(model: Network, algorithm: Algorithm) -> int:
-    module = model.build(0)
-    roles, home = block_roles(module), algorithm.home_roles
-    shared = sum(block.numel() for name, block in module.named_parameters() if roles[name] not in home)
-    return shared * len(algorithm.banks)
 
 
 def loss_words(loss: float | None) -> str:

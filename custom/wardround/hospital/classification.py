@@ -70,14 +70,14 @@ class CaseSampling:
             )
         _ = self.spec
 
-    @property
+    @cached_property
     def spec(self) -> Spec:
         columns = tuple(column_from_json(dict(one), "the job's sampling") for one in self.columns)
         return Spec(
             tuple(self.classes), tuple(self.modalities), Table(columns), Grid(self.size, self.depth, float(self.span))
         )
 
-    @property
+    @cached_property
     def vector(self) -> CaseVector:
         """Return where what stands in a patient's vector, as the network must have it."""
         spec = self.spec

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from wardround.algorithms.klmask import ATTENTION, MASK, read
+from wardround.algorithms.base import MASK
+from wardround.algorithms.klmask import ATTENTION, read
 from wardround.arrays import Layout
 
 FILE = "mask_history.json"

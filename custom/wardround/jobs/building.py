@@ -43,20 +43,19 @@ def require_buildable(job: Job) -> None:
 
 
 def shared_layout(job: Job) -> Layout:
-    """Return the blocks that leave a hospital, under wire names; none: ConfigRefused."""
-    from wardround.models.roles import block_roles
+    """Return the blocks that leave a hospital; none: ConfigRefused."""
+    from wardround.models import roles
 
     module, home = build(job.task["model"], "model").build(0), build(job.algorithm["site"], "algorithm").home_roles
-    roles = block_roles(module)
-    blocks = {f"model:{name}": tuple(p.shape) for name, p in module.named_parameters() if roles[name] not in home}
-    if not blocks:
+    layout = roles.shared_layout(module, home)
+    if not layout.names:
         raise ConfigRefused(
             f"what job {job.name} shares",
             found=f"a network without {job.algorithm['site']['args'].get('share', 'such blocks')}",
             expected="at least one block to share",
             fix="share another part, or set model.adapter_rank",
         )
-    return Layout(tuple(blocks), tuple(blocks.values()))
+    return layout
 
 
 def _require_noise_fits(job: Job, protection: Any) -> None:

@@ -11,8 +11,11 @@ FedRep keeps head home; the head's own norms are few numbers, and a job that wan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
+from wardround.arrays import Layout
 from wardround.errors import ModelRefused
 from wardround.models.adapters import Adapted
 
@@ -35,6 +38,13 @@ def block_roles(module: nn.Module) -> dict[str, str]:
     names = [name for name, _ in module.named_parameters()]
     prefixes = _head_prefixes(module, [name for name in names if name not in norms])
     return {name: small.get(name) or ("head" if name.startswith(prefixes) else "body") for name in names}
+
+
+def shared_layout(module: nn.Module, home_roles: Sequence[str]) -> Layout:
+    """Return names and shapes of the blocks whose role does not stay home, in the order of the parameters; none: empty."""
+    roles = block_roles(module)
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters() if roles[name] not in home_roles}
+    return Layout(tuple(shapes), tuple(shapes.values()))
 
 
 def _head_prefixes(module: nn.Module, names: list[str]) -> tuple[str, ...]:
