@@ -32,6 +32,7 @@ from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.rules import Mean
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import digest, in_bank
+from wardround.data.cases import MODALITIES
 from wardround.errors import Refusal
 from wardround.flare import places, sealed
 from wardround.flare.hidden_release import HiddenRelease
@@ -212,7 +213,7 @@ class Site(Party):
         self.engine.components = {ID: self.secure}
         self.executor = secure_site(dp=mechanism, scaling=self.private.scaling)
         self.executor._hospital = self.hospital
-        self.exit = HiddenRelease(mechanism or NoNoise())
+        self.exit = HiddenRelease(mechanism or NoNoise(), MODALITIES)
 
     def answer(self, task: str, message: Shareable) -> Shareable:
         """Do a task and pass the exit, as NVFlare's client runner does."""

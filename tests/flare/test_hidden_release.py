@@ -12,6 +12,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 
 from wardround import __version__
 from wardround.arrays import digest
+from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused, RoundRefused
 from wardround.flare import sealed, wire
 from wardround.flare.hidden_release import HiddenRelease
@@ -52,7 +53,7 @@ class Rig:
         self.site.secure.model, self.site.secure.initial = "aa" * 32, BLOCKS
 
     def exit(self, message, task="train", mechanism=None):
-        return HiddenRelease(mechanism or NoNoise()).process(message, self.site.context(task))
+        return HiddenRelease(mechanism or NoNoise(), MODALITIES).process(message, self.site.context(task))
 
     @property
     def held(self):

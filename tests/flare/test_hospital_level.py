@@ -9,6 +9,7 @@ from hidden_federation import FINGERPRINT, SITES, Private, first_model
 from nvflare.apis.shareable import Shareable
 
 from wardround.arrays import Layout, digest, norm
+from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, ReleaseRefused
 from wardround.flare import sealed, wire
 from wardround.flare.hidden_release import HiddenRelease
@@ -236,7 +237,7 @@ def test_an_exit_with_another_promise_lets_nothing_out(played, which):
     run = played("masked")
     site = run.sites["site-1"]
     other = replace(run.sites["site-1"].private.mechanism, promise=promise(True, noise_multiplier=0.5))
-    wrong = HiddenRelease(NoNoise() if which == "none" else other)
+    wrong = HiddenRelease(NoNoise() if which == "none" else other, MODALITIES)
     with pytest.raises(ReleaseRefused, match="not the same promise"):
         wrong.process(Shareable(), site.context("train"))
 
@@ -244,7 +245,7 @@ def test_an_exit_with_another_promise_lets_nothing_out(played, which):
 def test_noise_at_the_exit_alone_is_refused_too(federation):
     site = federation("masked").sites["site-1"]
     with pytest.raises(ReleaseRefused, match="not the same promise"):
-        HiddenRelease(private("masked").mechanism).process(Shareable(), site.context("train"))
+        HiddenRelease(private("masked").mechanism, MODALITIES).process(Shareable(), site.context("train"))
 
 
 def test_a_job_beyond_the_budget_is_refused_before_training(played):
@@ -310,4 +311,4 @@ def test_sealed_revealed_may_have_no_dice(played):
 def test_a_share_of_noise_is_refused_where_single_updates_are_read(federation, task):
     site = federation("masked").sites["site-1"]
     with pytest.raises(ReleaseRefused, match="a share of hospital-level noise"):
-        Release(private("masked").mechanism).process(Shareable(), site.context(task))
+        Release(private("masked").mechanism, MODALITIES).process(Shareable(), site.context(task))

@@ -8,6 +8,7 @@ import pytest
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.per_fedavg import PerFedAvg
 from wardround.algorithms.schedule import Schedule
+from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, ReleaseRefused
 from wardround.flare import ledger_door, wire
 from wardround.flare.ledger_door import PatientRelease
@@ -109,7 +110,7 @@ def test_the_exit_writes_the_ledger_before_anything_leaves(context, private):
     fl_ctx = context("train", job="a1b2c3")
     with_budget(fl_ctx, 8)
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
-    exit_ = Release(mechanism())
+    exit_ = Release(mechanism(), MODALITIES)
     for round_ in (1, 2):
         exit_.process(wire.update_message(private), fl_ctx)
         (account,) = ledger_of(fl_ctx).state().accounts.values()
@@ -121,7 +122,7 @@ def test_what_is_beyond_the_reservation_needs_the_budget(context, private):
     fl_ctx = context("train", job="a1b2c3")
     with_budget(fl_ctx, 1.0001 * claim([mechanism().plan()], "patient", 1e-5).epsilon)
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
-    exit_ = Release(mechanism())
+    exit_ = Release(mechanism(), MODALITIES)
     for _ in range(2):
         exit_.process(wire.update_message(private), fl_ctx)
     with pytest.raises(ReleaseRefused, match="budget"):
@@ -134,7 +135,7 @@ def test_an_update_that_was_trained_without_noise_does_not_leave(context, update
     fl_ctx = context("train", job="a1b2c3")
     with_budget(fl_ctx, 8)
     with pytest.raises(ReleaseRefused, match="without noise"):
-        Release(mechanism()).process(wire.update_message(update()), fl_ctx)
+        Release(mechanism(), MODALITIES).process(wire.update_message(update()), fl_ctx)
     assert ledger_of(fl_ctx).state().accounts == {}
 
 
@@ -147,12 +148,12 @@ def test_a_tampered_ledger_stops_the_release(context, private):
         file.read_text().replace('"noise_multiplier": 1.5', '"noise_multiplier": 9.5', 1).replace("1.5", "9.5")
     )
     with pytest.raises(ReleaseRefused):
-        Release(mechanism()).process(wire.update_message(private), fl_ctx)
+        Release(mechanism(), MODALITIES).process(wire.update_message(private), fl_ctx)
 
 
 def test_a_mechanism_without_cost_writes_no_ledger(context, update):
     fl_ctx = context("train", job="a1b2c3")
-    Release(InTheClear()).process(wire.update_message(update()), fl_ctx)
+    Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx)
     assert not list(ledger_door._local(fl_ctx).glob("*ledger*"))
 
 
@@ -194,15 +195,15 @@ def test_a_job_that_reserved_something_does_not_leave_by_an_exit_that_charges_no
     with_budget(fl_ctx, 8)
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
     with pytest.raises(ReleaseRefused, match="costs nothing"):
-        Release(InTheClear()).process(wire.update_message(update()), fl_ctx)
-    Release(InTheClear()).process(wire.update_message(update()), context("train", job="another"))
+        Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx)
+    Release(InTheClear(), MODALITIES).process(wire.update_message(update()), context("train", job="another"))
 
 
 def test_what_the_sites_policy_reserved_is_not_the_jobs_promise(context, update):
     fl_ctx = context("train", job="a1b2c3")
     with_budget(fl_ctx, 8)
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None, ledger_door.POLICY)
-    Release(InTheClear()).process(wire.update_message(update()), fl_ctx)
+    Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx)
     assert ledger_door.spend(mechanism(), {}, fl_ctx, ledger_door.POLICY) == {"ledger_entry": 1}
     assert set(ledger_door.account(fl_ctx).spent) == {ledger_door.POLICY}
 
@@ -212,7 +213,7 @@ def test_once_closed_a_reservation_binds_no_exit(context, update):
     with_budget(fl_ctx, 8)
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
     ledger_of(fl_ctx).close("a1b2c3")
-    Release(InTheClear()).process(wire.update_message(update()), fl_ctx)
+    Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx)
 
 
 def test_an_exit_that_charges_nothing_does_not_pass_by_a_damaged_ledger(context, update):
@@ -222,7 +223,7 @@ def test_an_exit_that_charges_nothing_does_not_pass_by_a_damaged_ledger(context,
     (file,) = ledger_door._local(fl_ctx).glob("*ledger*.jsonl")
     file.write_text(file.read_text().replace("1.5", "9.5"))
     with pytest.raises(ReleaseRefused):
-        Release(InTheClear()).process(wire.update_message(update()), fl_ctx)
+        Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx)
 
 
 def test_a_job_without_a_ledger_has_no_account(context):

@@ -9,6 +9,7 @@ from nvflare.apis.signal import Signal
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import in_bank
+from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, DataRefused
 from wardround.flare import places, wire
 from wardround.flare.release import InTheClear, Release
@@ -49,7 +50,7 @@ def execute(task, message, fl_ctx, **changed):
 def test_a_round_and_the_judgement_pass_the_exit(context):
     """What the executor builds is exactly what the exit knows: nothing of it is refused there."""
     fl_ctx = context("train")
-    out = Release(InTheClear()).process(execute("train", order(), fl_ctx), fl_ctx)
+    out = Release(InTheClear(), MODALITIES).process(execute("train", order(), fl_ctx), fl_ctx)
     update = wire.read_update(out)
     assert update.weight == update.facts["cases"]["train"]
     assert update.facts["label"] == "north"
@@ -59,7 +60,7 @@ def test_a_round_and_the_judgement_pass_the_exit(context):
     }
     execute("train", order(1), fl_ctx)
     done = context("finish")
-    scores = wire.read_scores(Release(InTheClear()).process(execute("finish", order(2), done), done))
+    scores = wire.read_scores(Release(InTheClear(), MODALITIES).process(execute("finish", order(2), done), done))
     assert set(scores["candidates"]) == {"local", "fedavg", "fedavg_finetuned"}
 
 

@@ -15,6 +15,7 @@ from nvflare.app_common.logging.constants import is_log_streaming_allowed
 from nvflare.private.fed.app.fl_conf import create_privacy_manager
 
 from wardround.arrays import digest
+from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
 from wardround.flare import curves, ledger_door, sealed, site_policy, wire
 from wardround.flare.curves import Curves
@@ -178,7 +179,7 @@ def test_a_task_that_is_not_ours_is_refused_before_and_after(rig, policy, direct
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize("task", sealed.TASKS)
-@pytest.mark.parametrize("exit_", [None, Release(InTheClear()), HiddenRelease(NoNoise())])
+@pytest.mark.parametrize("exit_", [None, Release(InTheClear(), MODALITIES), HiddenRelease(NoNoise(), MODALITIES)])
 @pytest.mark.parametrize(
     "what",
     [
@@ -218,7 +219,7 @@ def test_the_replies_of_a_hidden_sum_pass_built_anew(rig, policy, task):
     given = sealed.reply_message(sealed.Reply(signed, b"payload" if task == sealed.HOP else b"", {}))
     given["more"] = "phantom-north-001"
     given.set_header("note", "phantom-north-001")
-    out = rig(policy, HiddenRelease(NoNoise())).leave(given, task)
+    out = rig(policy, HiddenRelease(NoNoise(), MODALITIES)).leave(given, task)
     assert sealed.read_reply(out, task).statement == signed
     assert "phantom-north" not in str(out)
 
@@ -226,7 +227,7 @@ def test_the_replies_of_a_hidden_sum_pass_built_anew(rig, policy, task):
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda one: type(one).__name__)
 def test_a_statement_is_no_update(rig, policy):
     """Only the exit may turn an update into a statement, after this policy has seen the update."""
-    made = rig(policy, HiddenRelease(NoNoise()))
+    made = rig(policy, HiddenRelease(NoNoise(), MODALITIES))
     signed = statement("submit")
     with pytest.raises(ReleaseRefused):
         made.leave(sealed.reply_message(sealed.Reply(signed, b"words", {})))
@@ -238,7 +239,7 @@ def test_a_statement_is_no_update(rig, policy):
 def test_open_lets_an_update_pass_whole_and_built_anew(rig, message):
     given = message()
     given["more"] = "phantom-north-001"
-    made = rig(OpenPolicy(), Release(InTheClear()))
+    made = rig(OpenPolicy(), Release(InTheClear(), MODALITIES))
     assert made.before(given) is given
     out = made.leave(given)
     assert digest(wire.read_update(out).delta) == digest(BLOCKS)
@@ -267,22 +268,26 @@ def test_open_reads_strictly(rig, message, wrong):
 
 
 def test_the_marker_of_another_attempt_passes_only_to_a_hidden_exit(rig):
-    assert sealed.read_again(rig(OpenPolicy(), HiddenRelease(NoNoise())).leave(sealed.again_message(1))) == 1
-    for made in (rig(OpenPolicy()), rig(OpenPolicy(), Release(InTheClear()))):
+    assert (
+        sealed.read_again(rig(OpenPolicy(), HiddenRelease(NoNoise(), MODALITIES)).leave(sealed.again_message(1))) == 1
+    )
+    for made in (rig(OpenPolicy()), rig(OpenPolicy(), Release(InTheClear(), MODALITIES))):
         with pytest.raises(ReleaseRefused):
             made.leave(sealed.again_message(1))
 
 
 @pytest.mark.parametrize("round_", [-1, 2**16, 10**60])
 def test_a_marker_is_a_round_and_no_letter(rig, round_):
-    made = rig(OpenPolicy(), HiddenRelease(NoNoise()))
+    made = rig(OpenPolicy(), HiddenRelease(NoNoise(), MODALITIES))
     made.refuses(lambda: made.leave(sealed.again_message(round_)), "coded already")
 
 
 # patient
 
 
-@pytest.mark.parametrize("exit_", [None, Release(InTheClear()), HiddenRelease(NoNoise()), OpenPolicy()])
+@pytest.mark.parametrize(
+    "exit_", [None, Release(InTheClear(), MODALITIES), HiddenRelease(NoNoise(), MODALITIES), OpenPolicy()]
+)
 def test_patient_refuses_a_looser_job_before_training(rig, exit_, message, scores):
     made = rig(PatientPolicy(), exit_)
     made.refuses(lambda: made.before(order()), "patient-level differential privacy")
@@ -292,7 +297,7 @@ def test_patient_refuses_a_looser_job_before_training(rig, exit_, message, score
 
 
 def test_patient_passes_what_this_job_reserved(rig, message, scores):
-    made = rig(PatientPolicy(), Release(patient())).budget(patient=8)
+    made = rig(PatientPolicy(), Release(patient(), MODALITIES)).budget(patient=8)
     assert made.before(order()) is not None
     made.refuses(lambda: made.leave(message(loss=None)), "did not reserve")
     ledger_door.reserve(patient(), made.at("train"), str)
@@ -305,20 +310,20 @@ def test_patient_passes_what_this_job_reserved(rig, message, scores):
 
 
 def test_patient_refuses_an_update_with_its_loss(rig, message):
-    made = rig(PatientPolicy(), Release(patient())).budget(patient=8)
+    made = rig(PatientPolicy(), Release(patient(), MODALITIES)).budget(patient=8)
     ledger_door.reserve(patient(), made.at("train"), str)
     made.refuses(lambda: made.leave(message(loss=1.5)), "training loss")
 
 
 def test_patient_refuses_an_exit_that_would_charge_something_else(rig, message):
     weak = patient(promise=dataclasses.replace(PRIVATE, noise_multiplier=1.0))
-    made = rig(PatientPolicy(), Release(patient())).budget(patient=50)
+    made = rig(PatientPolicy(), Release(patient(), MODALITIES)).budget(patient=50)
     ledger_door.reserve(weak, made.at("train"), str)
     made.refuses(lambda: made.leave(message(loss=None)), "did not reserve what its exit promises")
 
 
 def test_patient_takes_what_another_job_reserved_for_nothing(rig, message):
-    made = rig(PatientPolicy(), Release(patient())).budget(patient=8)
+    made = rig(PatientPolicy(), Release(patient(), MODALITIES)).budget(patient=8)
     ledger_door.reserve(patient(), made.context("train", job="another"), str)
     made.refuses(lambda: made.leave(message(loss=None)), "did not reserve")
 
@@ -335,12 +340,12 @@ def test_patient_refuses_less_than_a_patient(rig):
         def release(self, delta):
             return delta, {}
 
-    made = rig(PatientPolicy(), Release(PerImage()))
+    made = rig(PatientPolicy(), Release(PerImage(), MODALITIES))
     made.refuses(lambda: made.before(order()), "less than a patient")
 
 
 def test_patient_accepts_a_job_that_hides_the_whole_hospital(rig, message):
-    made = rig(PatientPolicy(), HiddenRelease(shared()), noise=SHARED).budget(hospital=20)
+    made = rig(PatientPolicy(), HiddenRelease(shared(), MODALITIES), noise=SHARED).budget(hospital=20)
     made.before(call())
     ledger_door.reserve(shared(), made.at("train"), str)
     assert digest(wire.read_update(made.leave(message(loss=None))).delta) == digest(BLOCKS)
@@ -349,7 +354,7 @@ def test_patient_accepts_a_job_that_hides_the_whole_hospital(rig, message):
 
 def test_a_share_of_noise_without_a_sum_around_it_is_no_privacy(rig):
     """In the open, one of two shares hides less than what the ledger would be told."""
-    for exit_, noise in ((Release(shared()), None), (HiddenRelease(shared()), None)):
+    for exit_, noise in ((Release(shared(), MODALITIES), None), (HiddenRelease(shared(), MODALITIES), None)):
         made = rig(PatientPolicy(), exit_, noise=noise)
         made.refuses(lambda made=made: made.before(order()), "less than a patient")
 
@@ -362,7 +367,8 @@ def hospital(rig, *more, **named):
 
 
 @pytest.mark.parametrize(
-    ("exit_", "task_data"), [(None, order), (Release(InTheClear()), order), (HiddenRelease(NoNoise()), call)]
+    ("exit_", "task_data"),
+    [(None, order), (Release(InTheClear(), MODALITIES), order), (HiddenRelease(NoNoise(), MODALITIES), call)],
 )
 def test_hospital_reserves_before_training_and_charges_every_round(rig, message, exit_, task_data):
     made = hospital(rig, exit_)
@@ -377,7 +383,7 @@ def test_hospital_reserves_before_training_and_charges_every_round(rig, message,
 
 def test_hospital_clips_and_noises_whatever_the_job_says(rig, message, monkeypatch):
     """Without noise (the one line that draws it is silenced) the norm is the clip; with it, that of the noise."""
-    made = hospital(rig, Release(InTheClear()))
+    made = hospital(rig, Release(InTheClear(), MODALITIES))
     made.before(order())
     given = math.sqrt(sum(float(np.sum(block**2.0)) for block in BLOCKS.values()))
     assert given > 10
@@ -396,7 +402,7 @@ def test_hospital_clips_and_noises_whatever_the_job_says(rig, message, monkeypat
 
 
 def test_hospital_tells_nothing_beside_the_update(rig, message, scores):
-    made = hospital(rig, Release(InTheClear()))
+    made = hospital(rig, Release(InTheClear(), MODALITIES))
     made.before(order())
     out = wire.read_update(made.leave(message()))
     assert out.weight == 1.0
@@ -409,7 +415,7 @@ def test_hospital_tells_nothing_beside_the_update(rig, message, scores):
 
 
 def test_hospital_silences_the_scores_of_a_hidden_sum(rig, scores):
-    made = hospital(rig, HiddenRelease(NoNoise()))
+    made = hospital(rig, HiddenRelease(NoNoise(), MODALITIES))
     signed = statement("judged")
     given = sealed.reply_message(sealed.Reply(signed, b"", {"scores": scores}))
     assert sealed.read_reply(made.leave(given, "finish"), "finish").meta == {"scores": wire.SILENT}
@@ -417,7 +423,7 @@ def test_hospital_silences_the_scores_of_a_hidden_sum(rig, scores):
 
 def test_hospital_what_leaves_passes_the_jobs_own_exit(rig, message, scores):
     """The exit after it writes its receipt and does not take the policy's reservation for the job's own."""
-    exit_ = Release(InTheClear())
+    exit_ = Release(InTheClear(), MODALITIES)
     made = hospital(rig, exit_)
     made.before(order())
     out = exit_.process(made.leave(message()), made.at("train"))
@@ -463,7 +469,7 @@ def test_hospital_a_server_that_changes_its_mind_about_the_rounds_is_refused(rig
 
 def test_hospital_a_round_beyond_the_plan_needs_the_budget(rig, message):
     cost = claim([GaussianRelease("hospital", 2.0, 2)], "hospital", DELTA).epsilon
-    made = rig(HospitalPolicy(PROMISE, DELTA), Release(InTheClear())).budget(hospital=1.001 * cost)
+    made = rig(HospitalPolicy(PROMISE, DELTA), Release(InTheClear(), MODALITIES)).budget(hospital=1.001 * cost)
     made.before(order())
     for _ in range(2):
         made.leave(message())
@@ -475,7 +481,7 @@ def test_hospital_a_round_beyond_the_plan_needs_the_budget(rig, message):
 
 def test_hospital_a_job_that_is_charged_per_patient_is_refused_before_anything_is_reserved(rig):
     """Its own entries would promise nothing for a whole hospital, so the ledger would refuse it a moment later."""
-    made = hospital(rig, Release(patient()))
+    made = hospital(rig, Release(patient(), MODALITIES))
     made.refuses(lambda: made.before(order()), "charged per patient")
     assert made.account is None
 
@@ -496,7 +502,7 @@ def test_hospital_another_promise_in_the_middle_of_a_job_is_refused(rig, message
 @pytest.mark.parametrize("task", sealed.TASKS)
 def test_nothing_runs_while_events_or_logs_could_tell(rig, policy, task, monkeypatch):
     """Not even a job that only judges: its scores would be in the log."""
-    exit_ = Release(patient()) if isinstance(policy, PatientPolicy) else Release(InTheClear())
+    exit_ = Release(patient(), MODALITIES) if isinstance(policy, PatientPolicy) else Release(InTheClear(), MODALITIES)
     made = rig(policy, exit_, listed=False).budget(hospital=20)
     made.refuses(lambda: made.before(order(), task), curves.ID)
     made = rig(policy, exit_).budget(hospital=20)
@@ -539,7 +545,7 @@ def test_hospital_a_policy_that_promises_nothing_is_refused(promise, delta):
 
 
 def test_hospital_another_attempt_passes_once_the_policy_has_noised_the_update(rig, message):
-    made = hospital(rig, HiddenRelease(NoNoise()))
+    made = hospital(rig, HiddenRelease(NoNoise(), MODALITIES))
     made.before(call())
     made.refuses(lambda: made.leave(sealed.again_message(0)), "coded before this policy")
     made.leave(message())
@@ -559,7 +565,7 @@ def test_hospital_another_attempt_passes_once_the_policy_has_noised_the_update(r
 )
 def test_a_job_with_as_much_noise_passes_unchanged_and_is_not_charged_twice(rig, message, noise):
     own = HospitalRelease(noise, 2, DELTA, accept_vacuous=False)
-    made = rig(HospitalPolicy(PROMISE, DELTA), HiddenRelease(own)).budget(hospital=20)
+    made = rig(HospitalPolicy(PROMISE, DELTA), HiddenRelease(own, MODALITIES)).budget(hospital=20)
     made.components[ID].noise = noise
     made.before(call())
     assert made.account is None
@@ -583,7 +589,7 @@ def test_a_job_with_as_much_noise_passes_unchanged_and_is_not_charged_twice(rig,
 )
 def test_a_job_that_promises_less_is_noised_here(rig, message, mine, noise):
     own = HospitalRelease(noise, 2, DELTA, accept_vacuous=False)
-    made = rig(HospitalPolicy(mine, DELTA), HiddenRelease(own), noise=noise).budget(hospital=40)
+    made = rig(HospitalPolicy(mine, DELTA), HiddenRelease(own, MODALITIES), noise=noise).budget(hospital=40)
     made.before(call())
     assert set(made.account.reserved) == {POLICY}
     ledger_door.reserve(own, made.at("train"), str)
@@ -592,7 +598,10 @@ def test_a_job_that_promises_less_is_noised_here(rig, message, mine, noise):
     assert (out.weight, len(made.receipts)) == (1.0, 1)
 
 
-@pytest.mark.parametrize("exit_", [None, Release(InTheClear()), HiddenRelease(NoNoise()), Release(shared())])
+@pytest.mark.parametrize(
+    "exit_",
+    [None, Release(InTheClear(), MODALITIES), HiddenRelease(NoNoise(), MODALITIES), Release(shared(), MODALITIES)],
+)
 def test_noise_in_secure_sum_alone_is_no_promise(rig, message, exit_):
     """A job whose executor and secure_sum promise noise that its exit would not add: it is added here."""
     made = hospital(rig, exit_)
@@ -607,12 +616,16 @@ def test_two_promises_in_one_job_are_none(rig, message, exit_z, sum_z):
     """HiddenRelease will refuse such a job; until then the noise is added here."""
     own = shared(noise_multiplier=exit_z)
     made = rig(
-        HospitalPolicy(PROMISE, DELTA), HiddenRelease(own), noise=dataclasses.replace(SHARED, noise_multiplier=sum_z)
+        HospitalPolicy(PROMISE, DELTA),
+        HiddenRelease(own, MODALITIES),
+        noise=dataclasses.replace(SHARED, noise_multiplier=sum_z),
     )
     made.budget(hospital=60).before(call())
     assert set(made.account.reserved) == {POLICY}
     assert digest(wire.read_update(made.leave(message(loss=None))).delta) != digest(BLOCKS)
-    patients = rig(PatientPolicy(), HiddenRelease(own), noise=dataclasses.replace(SHARED, noise_multiplier=sum_z))
+    patients = rig(
+        PatientPolicy(), HiddenRelease(own, MODALITIES), noise=dataclasses.replace(SHARED, noise_multiplier=sum_z)
+    )
     with pytest.raises(ReleaseRefused):
         patients.before(call())
 
@@ -620,7 +633,9 @@ def test_two_promises_in_one_job_are_none(rig, message, exit_z, sum_z):
 def test_a_job_that_comes_with_the_whole_noise_at_every_site_is_as_strict(rig, message):
     noise = dataclasses.replace(SHARED, hidden=False)
     own = HospitalRelease(noise, 2, DELTA, accept_vacuous=False)
-    made = rig(HospitalPolicy(dataclasses.replace(PROMISE, min_sites=5, colluders=2), DELTA), HiddenRelease(own))
+    made = rig(
+        HospitalPolicy(dataclasses.replace(PROMISE, min_sites=5, colluders=2), DELTA), HiddenRelease(own, MODALITIES)
+    )
     made.budget(hospital=20).components[ID] = SecureSum(dataclasses.replace(LOCAL, masks=False), 0, noise)
     made.before(call())
     ledger_door.reserve(own, made.at("train"), str)
@@ -710,3 +725,10 @@ def test_no_reason_is_a_refusal_that_is_lost(rig, message):
     (run_folder(made.at("train")) / REASONS).mkdir()
     with pytest.raises((OSError, Refusal)):
         made.leave(message())
+
+
+def test_a_job_without_an_exit_of_ours_names_brats_sequences_and_nothing_else(rig, message):
+    rig(OpenPolicy()).leave(message())
+    for facts in ({"classes": {"J. Smith": 1}}, {"modalities": {"J. Smith": 1}}):
+        with pytest.raises(ReleaseRefused, match="own policy"):
+            rig(OpenPolicy()).leave(message(**facts))

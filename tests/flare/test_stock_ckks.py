@@ -25,6 +25,7 @@ from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.log_utils import get_obj_logger
 
 from wardround.arrays import in_bank
+from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, ModelRefused, ReleaseRefused
 from wardround.flare import wire
 from wardround.flare.places import run_folder
@@ -83,7 +84,7 @@ def begun(component, fl_ctx):
 def out(message, fl_ctx, *left_out):
     """Send a result through the job's filters, without those left out."""
     encryptor = begun(HEModelEncryptor(SITE_FILE, weigh_by_local_iter=True), fl_ctx)
-    for one in (Release(StockCkks()), ToStock(), encryptor, OnlyCiphertexts()):
+    for one in (Release(StockCkks(), MODALITIES), ToStock(), encryptor, OnlyCiphertexts()):
         if type(one) not in left_out:
             message = one.process(message, fl_ctx)
     return message
@@ -236,7 +237,7 @@ def test_nothing_rides_along(context, update):
 def test_without_its_context_a_site_sends_and_reads_nothing(context, update, workspace):
     (Path(workspace.get_startup_kit_dir()) / SITE_FILE).unlink()
     fl_ctx = insecure(context("train"))
-    message = Release(StockCkks()).process(wire.update_message(update(deltas(1))), fl_ctx)
+    message = Release(StockCkks(), MODALITIES).process(wire.update_message(update(deltas(1))), fl_ctx)
     with pytest.raises(ValueError, match="client_context"):
         HEModelEncryptor(SITE_FILE).process(ToStock().process(message, fl_ctx), fl_ctx)
     order = Shareable()

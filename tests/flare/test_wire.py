@@ -222,3 +222,30 @@ def test_a_loss_may_be_left_untold(update):
         wire.update_message(wire.Update(made.delta, 1.0, {**made.numbers, "loss": None}, made.facts))
     )
     assert told.numbers["loss"] is None
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [
+        ("device", "cuda:0 of phantom-north-001"),
+        ("device", "cuda:north"),
+        ("version", "phantom"),
+        ("version", "0.1.0 north"),
+        ("fingerprint", "phantom-north-01"),
+        ("fingerprint", "5acd15f8a253db65f"),
+    ],
+)
+def test_a_fact_with_a_form_is_no_free_word(fact, value, update):
+    with pytest.raises(ReleaseRefused, match=fact) as caught:
+        wire.read_update(wire.update_message(update(**{fact: value})))
+    assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", wire.NAMED)
+def test_only_names_that_a_job_lists_may_leave(key):
+    told = {key: {"t1": 1, "phantom-north-001": 2}}
+    wire.require_named(told, ["t1", "phantom-north-001", "flair"])
+    wire.require_named({key: None}, [])
+    with pytest.raises(ReleaseRefused, match="1 names") as caught:
+        wire.require_named(told, ["t1"])
+    assert "phantom" not in str(caught.value)

@@ -8,7 +8,7 @@ encrypted; only then does something leave. The ring's update never passes here i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,13 +32,14 @@ class HiddenRelease(Filter):  # type: ignore[misc]
     """NVFlare task-result filter for the six tasks of a hidden sum.
 
     train: an update is hidden, or, in a repeated attempt, the integers that are kept are hidden anew
+    words: the names of sequences, classes and blocks that may leave; none: no such name
     other tasks: a reply that sealed.py describes | a refusal: its code only | anything else: ReleaseRefused
     under hospital-level DP no number and no score leaves beside the update: all of them come from the hospital's patients
     """
 
-    def __init__(self, mechanism: Mechanism, secure_id: str = ID) -> None:
+    def __init__(self, mechanism: Mechanism, words: Sequence[str] = (), secure_id: str = ID) -> None:
         super().__init__()
-        self.mechanism, self.secure_id = mechanism, secure_id
+        self.mechanism, self.words, self.secure_id = mechanism, tuple(words or ()), secure_id
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return a new message that holds only what was read."""
@@ -68,6 +69,7 @@ class HiddenRelease(Filter):  # type: ignore[misc]
             reply = sealed.read_reply(shareable, task)
             if secure.noise is not None and task == wire.FINISH:
                 reply = replace(reply, meta={"scores": wire.SILENT})
+            wire.require_named(reply.meta.get("scores", {}), self.words)
         receipt |= {"kind": statements.peek(reply.statement)["kind"], "bytes": len(reply.payload)}
         receipt |= {"sha256": hashlib.sha256(reply.payload).hexdigest()} if reply.payload else {}
         write_receipt(fl_ctx, task, receipt)
@@ -97,6 +99,7 @@ class HiddenRelease(Filter):  # type: ignore[misc]
         numbers = dict(update.numbers)
         if secure.noise is not None:
             numbers, facts = dict.fromkeys(numbers), wire.silent_facts(facts)
+        wire.require_named(facts, self.words)
         said = {"numbers": numbers, "facts": facts, "model": secure.model, "settings": secure.settings}
         said["run"] = secure.call.moment.run
         held = site.hold(secure.call.moment.round, delta, int(update.weight), secure.initial, said)

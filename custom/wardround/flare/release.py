@@ -7,7 +7,7 @@ Every release is written to `releases.jsonl` in the site's own run folder before
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, Protocol
@@ -51,12 +51,13 @@ class NoNoise:
 class Release(Filter):  # type: ignore[misc]
     """NVFlare task-result filter for the tasks `train` and `finish`.
 
+    words: the names of sequences, classes and blocks that may leave; none: no such name
     update, scores: released | a refusal: its code only | anything else: ReleaseRefused, nothing leaves
     """
 
-    def __init__(self, mechanism: Mechanism) -> None:
+    def __init__(self, mechanism: Mechanism, words: Sequence[str] = ()) -> None:
         super().__init__()
-        self.mechanism = mechanism
+        self.mechanism, self.words = mechanism, tuple(words or ())
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return a new message that holds only what was read."""
@@ -72,12 +73,14 @@ class Release(Filter):  # type: ignore[misc]
             )
         if task == wire.TRAIN:
             update = wire.read_update(shareable)
+            wire.require_named(update.facts, self.words)
             delta, receipt = self.mechanism.release(update.delta)
             receipt |= spend(self.mechanism, update.numbers, fl_ctx)
             write_receipt(fl_ctx, task, receipt | {"bytes": size_bytes(delta), "sha256": digest(delta)})
             return wire.update_message(replace(update, delta=delta))
         if task == wire.FINISH:
             scores = wire.read_scores(shareable)
+            wire.require_named(scores, self.words)
             write_receipt(fl_ctx, task, {"mechanism": "means, intervals and counts over this site's patients"})
             return wire.scores_message(scores)
         raise ReleaseRefused(

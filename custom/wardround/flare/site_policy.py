@@ -28,6 +28,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.logging.constants import ALLOW_LOG_STREAMING_VAR, is_log_streaming_allowed
 
 from wardround.arrays import digest, size_bytes
+from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
 from wardround.flare import curves, ledger_door, places, sealed, wire
 from wardround.flare.hidden_release import HiddenRelease
@@ -74,9 +75,13 @@ class OpenPolicy(Filter):  # type: ignore[misc]
             self.again(fl_ctx)
             return sealed.again_message(round_)
         if task == wire.TRAIN:
-            return wire.update_message(self.update(wire.read_update(shareable), fl_ctx))
+            update = self.update(wire.read_update(shareable), fl_ctx)
+            wire.require_named(update.facts, _words(fl_ctx, task))
+            return wire.update_message(update)
         if task == wire.FINISH and kind == DataKind.METRICS:
-            return wire.scores_message(self.scores(wire.read_scores(shareable), fl_ctx))
+            scores = self.scores(wire.read_scores(shareable), fl_ctx)
+            wire.require_named(scores, _words(fl_ctx, task))
+            return wire.scores_message(scores)
         reply = sealed.read_reply(shareable, task)
         if task == wire.FINISH:
             reply = replace(reply, meta={"scores": self.scores(reply.meta["scores"], fl_ctx)})
@@ -232,6 +237,12 @@ def _require_reserved(fl_ctx: FLContext, plan: Any) -> None:
         raise _refused(
             "a job that did not reserve what its exit promises", "an executor with the exit's mechanism as `dp`"
         )
+
+
+def _words(fl_ctx: FLContext, task: str) -> tuple[str, ...]:
+    """Return the names that may leave: those of the job's exit; of a job without one of ours, the BraTS sequences."""
+    exit_ = exit_of(fl_ctx, task)
+    return MODALITIES if exit_ is None else exit_.words
 
 
 def _measured(update: wire.Update) -> dict[str, Any]:

@@ -12,7 +12,7 @@ A refused task carries its refusal code (`errors.Refusal.code`) and nothing else
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from wardround.arrays import Arrays
 from wardround.data.labels import LABEL_KINDS
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
-from wardround.reports.checks import COUNT, FLAG, NUMBER, TEXT, Each, Maybe, OneOf, check
+from wardround.reports.checks import COUNT, FLAG, NUMBER, TEXT, Each, Like, Maybe, OneOf, check
 from wardround.reports.schema import CANDIDATE
 from wardround.reports.verdict import CANDIDATES
 
@@ -37,10 +37,10 @@ SITE_FACTS = {
     "classes?": Maybe(Each(COUNT)),
     "modalities": Each(COUNT),
     "label_kind": OneOf((*LABEL_KINDS, CLASSES)),
-    "device": TEXT,
+    "device": Like("cpu, cuda:N or mps", r"cpu|mps|cuda(:\d{1,3})?"),
     "phantoms": FLAG,
-    "version": TEXT,
-    "fingerprint": TEXT,
+    "version": Like("a version", r"\d[0-9a-z.+]{0,31}"),
+    "fingerprint": Like("a fingerprint", r"[0-9a-f]{16}"),
 }
 SCORES = {
     "candidates": Each(CANDIDATE, CANDIDATES),
@@ -49,6 +49,7 @@ SCORES = {
     "val_score": Maybe(NUMBER),
     "seconds": Maybe(NUMBER),
 }
+NAMED = ("modalities", "classes", "personal")
 SILENT: dict[str, Any] = {"candidates": {}, "deploy": None, "val_score": None, "seconds": None}
 REFUSAL = "wardround_refusal"
 MEMORY, FAILURE, UNKNOWN = "memory", "failure", "error"
@@ -136,6 +137,17 @@ def scores_without_counts(scores: Any) -> Any:
     if isinstance(scores, Mapping):
         return {key: scores_without_counts(value) for key, value in scores.items() if key != "cases"}
     return scores
+
+
+def require_named(told: Mapping[str, Any], words: Collection[str]) -> None:
+    """Raise ReleaseRefused unless facts or scores name only `words`: sequences, classes and blocks that the job lists.
+
+    Which words a site's data bring along is for the job to say, and for its exit to hold; the word found is not repeated.
+    """
+    for key in NAMED:
+        strange = len(set(told.get(key) or {}) - set(words))
+        if strange:
+            raise unknown(f"the {key} that leave", f"{strange} names that the job does not list", "the exit's `words`")
 
 
 def refusal_message(code: str) -> Shareable:

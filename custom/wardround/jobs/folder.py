@@ -11,6 +11,7 @@ from wardround.errors import ConfigRefused
 from wardround.jobs import hidden, stock
 from wardround.jobs.card import card
 from wardround.jobs.recipes import Job, Json
+from wardround.jobs.words import words
 
 
 def job_files(job: Job) -> dict[str, str]:
@@ -111,7 +112,8 @@ def client_config(job: Job) -> Json:
     }
     tasks, shared = ["train", "finish"], []
     executor: Json = {"path": "wardround.flare.site.SiteTrainer", "args": args}
-    release: Json = {"path": "wardround.flare.release.Release", "args": {"mechanism": job.privacy["mechanism"]}}
+    exit_args = {"mechanism": job.privacy["mechanism"], "words": words(job)}
+    release: Json = {"path": "wardround.flare.release.Release", "args": exit_args}
     if job.protection:
         executor, release, component = hidden.site_parts(job, args)
         tasks, shared = hidden.TASKS, [component]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wardround.jobs.recipes import Job, Json
+from wardround.jobs.words import words
 
 TASKS = ["join", "prepare", "train", "hop", "unmask", "finish"]
 
@@ -28,7 +29,8 @@ def site_parts(job: Job, trainer: Json) -> tuple[Json, Json, Json]:
         "args": {**trainer, "rule": job.rule, "banks": job.banks, **scaling},
     }
     noise = {"noise": job.hospital_noise} if job.hospital_noise else {}
-    release = {"path": "wardround.flare.hidden_release.HiddenRelease", "args": {"mechanism": job.privacy["mechanism"]}}
+    exit_args = {"mechanism": job.privacy["mechanism"], "words": words(job)}
+    release = {"path": "wardround.flare.hidden_release.HiddenRelease", "args": exit_args}
     shared = {
         "id": "secure_sum",
         "path": "wardround.flare.secure_sum.SecureSum",

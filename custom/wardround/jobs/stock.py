@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from wardround.errors import ConfigRefused
 from wardround.jobs.recipes import Job, Json
+from wardround.jobs.words import words
 
 HE, OURS = "nvflare.app_opt.he", "wardround.flare.stock_ckks"
 SITE_FILE, SERVER_FILE = "client_context.tenseal", "server_context.tenseal"
@@ -127,7 +128,8 @@ def client_config(job: Job) -> Json:
         },
         {"path": f"{OURS}.FromStock", "args": {"model": job.task["model"], "rounds": job.schedule["rounds"]}},
     ]
-    release = {"path": "wardround.flare.release.Release", "args": {"mechanism": job.privacy["mechanism"]}}
+    exit_args = {"mechanism": job.privacy["mechanism"], "words": words(job)}
+    release = {"path": "wardround.flare.release.Release", "args": exit_args}
     encryptor: Json = {
         **here,
         "encrypt_layers": None,

@@ -1,11 +1,12 @@
 """A strict check of JSON values against a shape that people can read.
 
-A shape is a dict of shapes, a list of one shape, `Each`, `Maybe`, `OneOf` or a `Leaf`.
+A shape is a dict of shapes, a list of one shape, `Each`, `Maybe`, `OneOf`, `Like` or a `Leaf`.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,17 @@ class OneOf:
 
 
 @dataclass(frozen=True)
+class Like:
+    """A text that matches the whole regular expression; `name` says in words what that is."""
+
+    name: str
+    pattern: str
+
+    def holds(self, value: object) -> bool:
+        return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
+
+
+@dataclass(frozen=True)
 class Maybe:
     """null, or the shape."""
 
@@ -69,7 +81,7 @@ def check(value: Any, shape: Any, path: str = "report") -> None:
     if isinstance(shape, Maybe):
         if value is not None:
             check(value, shape.shape, path)
-    elif isinstance(shape, Leaf):
+    elif isinstance(shape, (Leaf, Like)):
         _require(shape.holds(value), value, shape.name, path)
     elif isinstance(shape, OneOf):
         _require(value in shape.values and not isinstance(value, bool), value, f"one of {list(shape.values)}", path)

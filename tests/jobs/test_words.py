@@ -1,0 +1,41 @@
+"""Which names each job lets out, as its exit lists them."""
+
+import json
+
+import pytest
+
+from wardround.jobs import recipes
+from wardround.jobs.words import words
+
+BRATS = ["t1", "t1ce", "t2", "flair"]
+TYPES = ["ring", "halo", "ring_halo"]
+
+
+@pytest.mark.parametrize(
+    ("job", "named"),
+    [
+        ("brats_fedavg", BRATS),
+        ("brats_fedavg_he", BRATS),
+        ("brats_fedavg_ckks", BRATS),
+        ("tumour_type_fedavg", [*BRATS, *TYPES]),
+        ("brats_dp_adaptive", []),
+        ("tumour_type_mmpfl_adp", []),
+    ],
+)
+def test_the_names_of_a_job(job, named):
+    assert words(recipes.job(job)) == named
+
+
+def test_a_job_with_masks_names_the_blocks_of_its_own_network():
+    small, large = (words(recipes.job("brats_klmask", [f"model.channels={c}"])) for c in ("[4, 8]", "[4, 8, 16]"))
+    assert small[:4] == large[:4] == BRATS
+    assert 1 < len(small[4:]) < len(large[4:])
+
+
+def test_every_exit_in_the_folders_lists_the_words_of_its_job(repository):
+    for folder in sorted((repository / "jobs").iterdir()):
+        config = json.loads((folder / "app/config/config_fed_client.json").read_text())
+        exits = [one for entry in config["task_result_filters"] for one in entry["filters"]]
+        listed = [one["args"]["words"] for one in exits if one["path"].endswith("Release")]
+        assert listed
+        assert all(one == words(recipes.job(folder.name)) for one in listed)
