@@ -17,10 +17,12 @@ from wardround.jobs import (
     cmd_ledger,
     cmd_partition,
     cmd_phantoms,
+    cmd_poc,
     cmd_predict,
     cmd_report,
     cmd_run,
     cmd_scales,
+    cmd_submit,
 )
 from wardround.jobs.terminal import DONE, REFUSED, group, say
 
@@ -72,6 +74,8 @@ def parser() -> argparse.ArgumentParser:
     jobs = group(commands, "jobs", "list, write, check or run jobs", JOBS)
     cmd_jobs.add(jobs)
     cmd_run.add(jobs)
+    cmd_submit.add(jobs)
+    cmd_poc.add(commands)
     cmd_baseline.add(commands)
     cmd_he.add(group(commands, "he", "what hiding the sum costs", HE))
     cmd_ledger.add(commands)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     file = records.find(args.workspace)
     page = write_report(records.read(file), args.out or file.parent, overlays(file))
-    report: dict[str, Any] = json.loads((page.parent / "report.json").read_text(encoding="utf-8"))
-    return records.conclude(report, page.resolve())
+    return records.conclude(records.report_at(page), page.resolve())
 
 
 def overlays(file: Path) -> list[Path]:

@@ -60,6 +60,12 @@ def read(file: Path) -> dict[str, Any]:
     return run_of(content) if DERIVED.keys() & content.keys() else content
 
 
+def report_at(page: Path) -> dict[str, Any]:
+    """Return the report.json that lies beside a page."""
+    content: dict[str, Any] = json.loads((page.parent / "report.json").read_text(encoding="utf-8"))
+    return content
+
+
 def conclude(report: Mapping[str, Any], page: Path) -> int:
     """Print the verdicts, the problems and where the page is; return 0 when the run is complete, else 1."""
     if report["phantoms"]:

@@ -1,0 +1,89 @@
+"""NVFlare's own command line as a child process: what an admin types, with its JSON answers read strictly."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wardround.errors import ConfigRefused
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Console:
+    """environment: of the child | kit: the admin's startup kit; None: NVFlare's active one (`nvflare config`)."""
+
+    environment: Mapping[str, str]
+    kit: Path | None = None
+
+    def ask(self, *words: str, patience_s: float = 120) -> Json:
+        """Return the `data` of one command's answer; an answer that is not ok, none in time: ConfigRefused."""
+        command = [sys.executable, "-m", "nvflare.cli", "--format", "json", *self._with_kit(words)]
+        try:
+            done = subprocess.run(
+                command,
+                env=dict(self.environment),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=patience_s,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise _refused(words, f"no answer in {patience_s:.0f} s", "see that the server runs") from error
+        answer = answer_of(done.stdout)
+        if done.returncode or answer.get("status") != "ok":
+            raise _refused(words, _reason(answer, done), str(answer.get("hint") or "read the answer"))
+        data: Json = answer["data"]
+        return data
+
+    def monitor(self, job_id: str, timeout_s: int, tick: Callable[[], None]) -> bool:
+        """Wait for the end of a job, calling `tick` about once a second; return whether NVFlare says COMPLETED."""
+        words = self._with_kit(("job", "wait", job_id, "--timeout", str(timeout_s), "--interval", "1"))
+        with subprocess.Popen(
+            [sys.executable, "-m", "nvflare.cli", "--format", "json", *words],
+            env=dict(self.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as child:
+            try:
+                while True:
+                    try:
+                        code = child.wait(1)
+                    except subprocess.TimeoutExpired:
+                        tick()
+                        continue
+                    tick()
+                    return code == 0
+            finally:
+                child.kill()
+
+    def _with_kit(self, words: Sequence[str]) -> list[str]:
+        local = words[0] in ("poc", "provision")
+        return [*words] if self.kit is None or local else [*words, "--startup-kit", str(self.kit)]
+
+
+def answer_of(text: str) -> Json:
+    """Return the JSON object that a command printed, {} when there is none."""
+    start = text.find("{")
+    try:
+        found = json.loads(text[start:]) if start >= 0 else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _reason(answer: Json, done: subprocess.CompletedProcess[str]) -> str:
+    said = str(answer.get("message") or answer.get("error") or "")
+    last = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return said or (last[-1][:300] if last else f"exit code {done.returncode}")
+
+
+def _refused(words: Sequence[str], found: str, fix: str) -> ConfigRefused:
+    return ConfigRefused(f"`nvflare {' '.join(words[:2])}`", found=found, expected="an answer that is ok", fix=fix)

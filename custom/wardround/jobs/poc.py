@@ -1,0 +1,164 @@
+"""NVFlare's proof of concept (POC) on this machine: real startup kits, real processes, TLS on loopback.
+
+prepare   nvflare poc prepare -i poc_workspace/project.yml
+equip     what each hospital would write itself: local/wardround.json, and its own files from `--local`
+start     nvflare poc start, until every site is connected
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from wardround.errors import ConfigRefused
+from wardround.jobs.console import Console
+
+SITE_FILE = "wardround.json"
+STORE = "/tmp/nvflare"  # noqa: S108 - NVFlare's default, one folder for all servers of a machine
+Say = Callable[[str], None]
+
+
+def parties(project: Path) -> dict[str, list[str]]:
+    """Return type -> names of the parties in a project file; not one server, no client: ConfigRefused."""
+    found: dict[str, list[str]] = {"server": [], "client": [], "admin": []}
+    try:
+        content = yaml.safe_load(project.read_text(encoding="utf-8"))
+        for one in content["participants"]:
+            found.setdefault(one["type"], []).append(str(one["name"]))
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise _bad_project(project, f"nothing readable ({type(error).__name__})") from error
+    if len(found["server"]) != 1 or not found["client"] or not found["admin"]:
+        counts = ", ".join(f"{len(names)} {kind}" for kind, names in found.items())
+        raise _bad_project(project, counts)
+    return found
+
+
+def kits(workspace: Path) -> Path:
+    """Return the folder that holds one startup kit per party; none, or several projects: ConfigRefused."""
+    found = sorted(workspace.glob("*/prod_00"))
+    if len(found) != 1:
+        raise ConfigRefused(
+            f"the POC in {workspace}",
+            found=f"{len(found)} prepared projects",
+            expected="one",
+            fix="`wardround poc up`, or name another --workspace",
+        )
+    return found[0]
+
+
+def equip(
+    kit_folder: Path,
+    sites: Sequence[str],
+    data: Mapping[str, Mapping[str, object]],
+    local: Path | None,
+) -> None:
+    """Write what a hospital writes itself: its data file, and its own copies of what `local`/SITE holds.
+
+    data: site -> content of its wardround.json, a site without one: ConfigRefused
+    local: a folder with one folder per party, whose files go into that party's local/; other folder names: ConfigRefused
+    """
+    missing = [site for site in sites if site not in data]
+    strange = [path.name for path in sorted(local.iterdir()) if not (kit_folder / path.name).is_dir()] if local else []
+    if missing or strange:
+        raise ConfigRefused(
+            "what the hospitals of the POC are given",
+            found=f"no data for {', '.join(missing)}" if missing else f"files for {', '.join(strange)}",
+            expected=f"an entry for each of {', '.join(sites)}, and folders of parties of the project",
+            fix="correct --sites-file or --local",
+        )
+    for site in sites:
+        text = json.dumps(dict(data[site]), indent=2) + "\n"
+        (kit_folder / site / "local" / SITE_FILE).write_text(text, encoding="utf-8")
+    for folder in sorted(local.iterdir()) if local else []:
+        for file in sorted(folder.iterdir()):
+            shutil.copyfile(file, kit_folder / folder.name / "local" / file.name)
+
+
+def keep_store_here(server_kit: Path, store: Path) -> None:
+    """Let the server keep jobs and snapshots in this POC's own folder and not where every NVFlare server keeps them."""
+    text = (server_kit / "local" / "resources.json.default").read_text(encoding="utf-8")
+    (server_kit / "local" / "resources.json").write_text(text.replace(STORE, str(store)), encoding="utf-8")
+
+
+def phantoms(out: Path, sites: Sequence[str], patients: int | None, shape: tuple[int, int, int], say: Say) -> Path:
+    """Write synthetic patients for every site below `out`, and return the file that names them."""
+    from wardround.data.hospitals import hospital
+    from wardround.data.phantoms import write_cohort
+
+    entries = {}
+    for number, site in enumerate(sites):
+        profile = hospital(number)
+        say(f"{site}: synthetic patients ({profile.name})")
+        write_cohort(out / site, profile, 0, shape, patients)
+        entries[site] = {"data": str((out / site).resolve()), "name": profile.name}
+    (out / "sites.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    return out / "sites.json"
+
+
+def site_files(file: Path) -> dict[str, dict[str, object]]:
+    """Return site -> content of its wardround.json from a file as `wardround partition` writes it, paths made absolute."""
+    from wardround.data.site_config import read_sites
+
+    content = json.loads(file.read_text(encoding="utf-8")) if read_sites(file) else {}
+    base = file.resolve().parent
+    return {
+        site: {key: str(base / value) if key in ("data", "cache") else value for key, value in entry.items()}
+        for site, entry in content.items()
+    }
+
+
+def wait_until_connected(console: Console, sites: Sequence[str], patience_s: float) -> None:
+    """Return when the server sees every site; not in time: ConfigRefused that names those that are missing."""
+    end = time.monotonic() + patience_s
+    missing = list(sites)
+    while time.monotonic() < end:
+        try:
+            clients = console.ask("system", "status").get("clients", [])
+        except ConfigRefused:
+            clients = []
+        seen = {one.get("client_name") for one in clients}
+        missing = [site for site in sites if site not in seen]
+        if not missing:
+            return
+        time.sleep(0.5)
+    raise ConfigRefused(
+        "the start of the POC",
+        found=f"{', '.join(missing)} not connected after {patience_s:.0f} s",
+        expected=", ".join(sites),
+        fix="read poc_console.log in the kit of the party that is missing; `wardround poc down`",
+    )
+
+
+def end_processes(workspace: Path, patience_s: float) -> int:
+    """Wait until no process that was started from this workspace is left; kill and count those that do not end."""
+    import psutil
+
+    def mine() -> list[psutil.Process]:
+        every = psutil.process_iter(["cmdline"])
+        kit_words = f"{workspace}{os.sep}"
+        return [one for one in every if any(kit_words in word for word in one.info["cmdline"] or [])]
+
+    end = time.monotonic() + patience_s
+    while (left := mine()) and time.monotonic() < end:
+        time.sleep(0.5)
+    for one in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(left, timeout=10)
+    return len(left)
+
+
+def _bad_project(project: Path, found: str) -> ConfigRefused:
+    return ConfigRefused(
+        f"the project file {project}",
+        found=found,
+        expected="one server, at least one client and one admin under `participants`",
+        fix="start from poc_workspace/project.yml",
+    )

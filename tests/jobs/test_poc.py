@@ -1,0 +1,124 @@
+"""What a POC is made of: the project file, the kits, what each hospital is given. Real processes: tests/e2e/test_poc.py."""
+
+import json
+
+import pytest
+import yaml
+
+from wardround.errors import ConfigRefused
+from wardround.jobs import cli, poc
+from wardround.jobs.cmd_poc import Clock
+from wardround.jobs.console import answer_of
+
+SITES = ["site-1", "site-2"]
+
+
+@pytest.fixture
+def kits(tmp_path):
+    folder = tmp_path / "poc" / "wardround" / "prod_00"
+    for party in ("localhost", *SITES):
+        (folder / party / "local").mkdir(parents=True)
+    return folder
+
+
+def test_the_projects_parties(repository):
+    found = poc.parties(repository / "poc_workspace" / "project.yml")
+    assert found["server"] == ["localhost"]
+    assert found["client"] == [f"site-{n}" for n in (1, 2, 3, 4)]
+    assert len(found["admin"]) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "participants: [",
+        "name: x",
+        yaml.safe_dump({"participants": [{"name": "a"}]}),
+        yaml.safe_dump({"participants": [{"name": "a", "type": "client"}]}),
+    ],
+)
+def test_another_file_is_no_project(content, tmp_path):
+    file = tmp_path / "project.yml"
+    file.write_text(content)
+    with pytest.raises(ConfigRefused, match="project file"):
+        poc.parties(file)
+
+
+def test_kits_are_found_and_must_be_one_project(kits, tmp_path):
+    assert poc.kits(tmp_path / "poc") == kits
+    (tmp_path / "poc" / "another" / "prod_00").mkdir(parents=True)
+    for place in (tmp_path / "poc", tmp_path):
+        with pytest.raises(ConfigRefused, match="prepared projects"):
+            poc.kits(place)
+
+
+def test_every_hospital_gets_its_file_and_its_own_policies(kits, tmp_path):
+    own = tmp_path / "mine" / "site-2"
+    own.mkdir(parents=True)
+    (own / "privacy.json").write_text("{}")
+    poc.equip(kits, SITES, {site: {"data": f"/d/{site}"} for site in SITES}, tmp_path / "mine")
+    assert [json.loads((kits / site / "local/wardround.json").read_text())["data"] for site in SITES] == [
+        "/d/site-1",
+        "/d/site-2",
+    ]
+    assert (kits / "site-2/local/privacy.json").is_file()
+    assert not (kits / "site-1/local/privacy.json").exists()
+
+
+def test_a_hospital_without_data_and_files_for_nobody_are_refused(kits, tmp_path):
+    with pytest.raises(ConfigRefused, match="no data for site-2"):
+        poc.equip(kits, SITES, {"site-1": {"data": "/d"}}, None)
+    (tmp_path / "mine" / "site-9").mkdir(parents=True)
+    with pytest.raises(ConfigRefused, match="files for site-9"):
+        poc.equip(kits, SITES, {site: {"data": "/d"} for site in SITES}, tmp_path / "mine")
+    assert not (kits / "site-1/local/wardround.json").exists()
+
+
+def test_paths_of_a_sites_file_become_absolute(tmp_path):
+    file = poc.phantoms(tmp_path / "out", SITES, 3, (24, 24, 24), lambda _: None)
+    entries = {site: {"data": site} for site in SITES}
+    file.write_text(json.dumps(entries))
+    found = poc.site_files(file)
+    assert {site: entry["data"] for site, entry in found.items()} == {
+        site: str(tmp_path / "out" / site) for site in SITES
+    }
+
+
+def test_the_server_keeps_its_jobs_in_this_poc(kits, tmp_path):
+    text = json.dumps({"a": {"root_dir": f"{poc.STORE}/jobs-storage"}})
+    (kits / "localhost/local/resources.json.default").write_text(text)
+    poc.keep_store_here(kits / "localhost", tmp_path / "store")
+    kept = json.loads((kits / "localhost/local/resources.json").read_text())
+    assert kept["a"]["root_dir"] == str(tmp_path / "store" / "jobs-storage")
+
+
+def test_answers_are_json_or_nothing():
+    assert answer_of('warning\n{"status": "ok", "data": {}}') == {"status": "ok", "data": {}}
+    assert answer_of("no json") == answer_of("{broken") == {}
+
+
+def test_the_clock_adds_up():
+    clock = Clock([("a", 1.25), ("b", 2.5)])
+    with clock.step("c"):
+        pass
+    assert "3.8" in clock.text().splitlines()[-1]
+    assert [name for name, _ in clock.steps] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["poc", "down", "--workspace", "nowhere"], "no such folder"),
+        (["poc", "up", "--project", "PROJECT", "--workspace", "full"], "files of an earlier POC"),
+        (["jobs", "submit", "brats_nothing"], "no such job"),
+        (["jobs", "submit", "brats_fedavg", "--startup-kit", "."], "nvflare job submit"),
+    ],
+)
+def test_wrong_use_is_refused_with_the_reason(words, said, tmp_path, monkeypatch, capsys, repository):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x")
+    project = str(repository / "poc_workspace" / "project.yml")
+    assert cli.main([project if word == "PROJECT" else word for word in words]) == 2
+    assert said in capsys.readouterr().err
