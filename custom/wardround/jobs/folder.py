@@ -11,6 +11,7 @@ from wardround.errors import ConfigRefused
 from wardround.jobs import hidden, stock
 from wardround.jobs.card import card
 from wardround.jobs.recipes import Job, Json
+from wardround.jobs.tracking import receivers
 from wardround.jobs.words import words
 
 
@@ -85,11 +86,7 @@ def server_config(job: Job) -> Json:
         "workflows": [hidden.server_workflow(job, about(job)) if job.protection else workflow],
         "components": [
             *combine,
-            {
-                "id": "tensorboard",
-                "path": "nvflare.app_opt.tracking.tb.tb_receiver.TBAnalyticsReceiver",
-                "args": {"events": ["fed.analytix_log_stats"]},
-            },
+            *receivers(job),
         ],
     }
 
