@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import arguments, finish, say
-from wardround.arrays import Array, Layout
+from wardround.arrays import Array, Arrays, Layout
 from wardround.privacy.accounting import for_gaussians, mu_for
 from wardround.privacy.fixed_point import mean_of
-from wardround.privacy.hospital_dp import HospitalDP, moved, privatise
+from wardround.privacy.hospital_dp import HospitalDP, privatise
 from wardround.privacy.scales import (
     by_block,
     energy,
@@ -62,6 +62,15 @@ class Case:
     distance: tuple[float, ...]
     work: int
     rate: float
+
+
+def moved(weights: Arrays, mean: Arrays, scales: Mapping[str, float]) -> dict[str, Array]:
+    """Return w + s U / n for the blocks of `mean` (U / n), the others as they are."""
+    found = dict(weights)
+    for name, block in mean.items():
+        step = weights[name].astype(np.float64) + scales[name] * block.astype(np.float64)
+        found[name] = step.astype(np.float32)
+    return found
 
 
 def cases() -> dict[str, Case]:
@@ -145,7 +154,7 @@ class Federation:
         known = np.zeros(max(self.groups) + 1)
         for round_ in range(rounds):
             mean = self.mean(promise, self.differences(w), s, self.layout)
-            w = moved(w, mean, s, 1.0)
+            w = moved(w, mean, s)
             if arm == "lagged":
                 noise = promise.deviation / math.sqrt(self.sites)
                 known += squares_of_mean(self.layout, self.groups, mean, s, noise)

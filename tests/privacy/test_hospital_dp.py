@@ -26,7 +26,6 @@ from wardround.privacy.hospital_dp import (
     HospitalDP,
     Released,
     clipped,
-    moved,
     noised,
     privatise,
     signal_to_noise,
@@ -296,16 +295,6 @@ def test_the_codec_keeps_every_bit(bits: int, size: int) -> None:
     assert np.array_equal(totals * given_.step, exact)
     mean = mean_of(grid, totals, len(site))
     assert np.array_equal(mean["model:norm"], (exact[:2] / len(site)).astype(np.float32))
-
-
-def test_the_step_of_the_model() -> None:
-    weights = blocks(1, 2, 3, 4) | {"model:home": np.ones(2, np.float32)}
-    mean = blocks(0.5, 0.25, 1, -1)
-    out = moved(weights, mean, {"model:norm": 2.0, "model:conv": 0.5}, 0.5)
-    assert out["model:norm"].tolist() == [1.5, 2.25]
-    assert out["model:conv"].tolist() == [[3.25, 3.75]]
-    assert out["model:home"] is weights["model:home"]
-    assert all(block.dtype == np.float32 for block in out.values())
 
 
 # what it costs

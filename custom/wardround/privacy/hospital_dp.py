@@ -169,19 +169,6 @@ def privatise(promise: HospitalDP, difference: Arrays, scales: Mapping[str, floa
     return Released(layout.unflatten(values.astype(np.float32)), promise.release)
 
 
-def moved(weights: Arrays, mean: Arrays, scales: Mapping[str, float], rate: float) -> dict[str, Array]:
-    """Return w + rate s U / n for the blocks of `mean` (U / n, as fixed_point.mean_of gives it), the others as they are.
-
-    the same bits on every machine: float64 products of two numbers, one sum, one rounding to float32
-    """
-    require_scales(mean, scales)
-    found = dict(weights)
-    for name, block in mean.items():
-        factor = rate * scales[name]
-        found[name] = (weights[name].astype(np.float64) + factor * block.astype(np.float64)).astype(np.float32)
-    return found
-
-
 def require_scales(blocks: Arrays, scales: Mapping[str, float]) -> None:
     """Raise ConfigRefused unless every block has a scale within LEAST_SCALE .. LARGEST_SCALE, and there are blocks."""
     for name in blocks:

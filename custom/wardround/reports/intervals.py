@@ -10,7 +10,7 @@ beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,6 @@ class Interval:
     low: float | None
     high: float | None
     cases: int
-
-    def as_dict(self) -> dict[str, float | int | None]:
-        """Return the form that report.json holds."""
-        return asdict(self)
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
