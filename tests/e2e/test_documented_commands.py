@@ -1,0 +1,102 @@
+"""Every command of the documentation runs: here, in a scratch folder of phantoms, or in the test or drill that ELSEWHERE names.
+
+A new command in a document fails this test until it runs in one of the two ways.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from documented import commands
+
+from wardround.jobs import cli
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SHARED = REPOSITORY.parent / "shared" / "data"
+# command (a regular expression) -> (file, words in it that show that it is run there)
+ELSEWHERE = {
+    r"pip install '\.\[test\]' && pytest": (".ci/run", "README.md"),
+    r"pip install \. && nvflare simulator jobs/brats_perfedavg": ("tests/e2e/conftest.py", '"flagless", None'),
+    r"WARDROUND_SITES=\S+ nvflare simulator .*": ("tests/e2e/conftest.py", "WARDROUND_SITES=str(file)"),
+    r"wardround jobs run brats_fedavg_he": ("tests/e2e/test_hidden_jobs.py", 'f"brats_fedavg_{mode}"'),
+    r"wardround jobs run brats_dp_adaptive": ("tests/e2e/test_dp_adaptive.py", "dp_adaptive"),
+    r"wardround report /tmp/run": ("tests/jobs/test_cli_report.py", '"report"'),
+    r"nvflare provision -p poc_workspace/project.yml .*": ("tests/e2e/consortium.py", '"provision"'),
+}
+# what stands in the documents -> what stands for it here
+PLACES = {
+    "/data/sites": "sites_out",
+    "/data/lgg": "lgg",
+    "/data/brats": "brats",
+    "/data/cheng": SHARED / "cheng_brain_tumor_types",
+    "/tmp/run": "run",  # noqa: S108 - as the README has it
+}
+LGG = {"/data/lgg": SHARED / "lgg_tcga_multisite_nc"}
+TINY = ("model.channels=[4,8]", "sampling.patch=[16,16,16]", "work=2")
+TINY_RUN = ("rounds=1", "judging.steps=[0,1]", "phantoms.shape=[24,24,24]", "phantoms.patients=6")
+SMALL = {"scales": TINY, "jobs": (*TINY, *TINY_RUN)}
+
+
+def here() -> list[str]:
+    """Return them in the order of the documents: a later one may need what an earlier one wrote."""
+    every = [one for found in commands(REPOSITORY).values() for one in found]
+    return list(dict.fromkeys(one for one in every if not any(re.fullmatch(known, one) for known in ELSEWHERE)))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder in which the documents' places exist: phantoms in BraTS layout, named like two hospitals' patients."""
+    from wardround.data.hospitals import hospital
+    from wardround.data.phantoms import write_cohort
+
+    root = tmp_path_factory.mktemp("documents")
+    for number, prefix in enumerate(("TCGA_AA", "TCGA_BB", "TCGA_CC")):
+        for folder in write_cohort(root / "brats", hospital(number), 0, (20, 20, 20), 4):
+            for file in folder.iterdir():
+                copy = root / "lgg" / f"{prefix}_{folder.name}" / f"{prefix}_{file.name}"
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+    return root
+
+
+def one_benchmark(words: list[str]) -> None:
+    """A benchmark takes hours: that it starts is tested in tests/test_benchmarks.py, that it has these options here."""
+    script = REPOSITORY / next(word for word in words if word.endswith(".py"))
+    declared = script.read_text(encoding="utf-8") + (script.parent / "common.py").read_text(encoding="utf-8")
+    missing = [word for word in words if word.startswith("--") and f'"{word}"' not in declared]
+    assert missing == []
+
+
+@pytest.mark.parametrize("command", here())
+def test_a_documented_command_runs(command, world, monkeypatch):
+    monkeypatch.chdir(world)
+    for part in command.split(" && "):
+        words = shlex.split(part)
+        if "python" in words:
+            one_benchmark(words)
+            continue
+        for place, stand_in in {**PLACES, **(LGG if "labels" in words else {})}.items():
+            words = [word.replace(place, str(world / stand_in)) for word in words]
+        if any(word.startswith(str(SHARED)) for word in words) and not SHARED.is_dir():
+            pytest.skip(f"no real data in {SHARED}")
+        assert words[0] == "wardround", "say in ELSEWHERE where this command runs"
+        small = [word for setting in SMALL.get(words[1], ()) for word in ("--set", setting)]
+        assert cli.main([*words[1:], *small]) == 0
+
+
+@pytest.mark.parametrize("known", ELSEWHERE)
+def test_what_runs_elsewhere_stands_in_a_document_and_runs_there(known):
+    assert any(re.fullmatch(known, one) for found in commands(REPOSITORY).values() for one in found), known
+    file, words = ELSEWHERE[known]
+    assert words in (REPOSITORY / file).read_text(encoding="utf-8")
+
+
+def test_commands_are_found():
+    found = commands(REPOSITORY)
+    assert "wardround jobs run brats_fedavg_he" in found["README.md"]
+    assert json.dumps(found).count("wardround data check") >= 2
