@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -279,9 +280,9 @@ def test_aliases_are_a_sites_own_matter(site: SiteConfig, tmp_path: Path) -> Non
     assert len(open_labelled(site, tmp_path / "cache", wanted=SPEC).cases) == 4
 
 
-@pytest.mark.parametrize("key", [{"patient_pattern": "(.)"}, {"labels": "brats"}])
-def test_keys_for_masks_are_refused(site: SiteConfig, tmp_path: Path, key: dict[str, str]) -> None:
-    with pytest.raises(ConfigRefused, match="neither"):
+@pytest.mark.parametrize("key", [{"patient_pattern": "(.)"}, {"labels": "brats"}, {"record": Path("record.csv")}])
+def test_keys_for_masks_are_refused(site: SiteConfig, tmp_path: Path, key: dict[str, Any]) -> None:
+    with pytest.raises(ConfigRefused, match="none of them"):
         opened(replace(site, **key), tmp_path)
 
 

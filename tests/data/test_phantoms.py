@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from scipy.ndimage import binary_dilation
 from wardround.data.anatomy import Tumour, coordinates, semi_axes_mm, tumour_labels
 from wardround.data.cases import find_cases
 from wardround.data.hospitals import HOSPITALS, MOST_SITES, Hospital, hospital
-from wardround.data.phantoms import MARKER, make_images, make_labels, write_cohort
+from wardround.data.phantom_record import kind_of
+from wardround.data.phantoms import MARKER, RECORD, make_images, make_labels, write_cohort
 from wardround.errors import ConfigRefused, DataRefused
 from wardround.rng import stream
 
@@ -106,6 +108,7 @@ def test_same_seed_same_bytes_and_a_larger_cohort_begins_with_the_smaller(tmp_pa
     write_cohort(tmp_path / "c", SOUTH, seed=6, shape=SMALL, patients=2)
     a, b, c = (contents(tmp_path / name) for name in "abc")
     del a[MARKER], b[MARKER], c[MARKER]
+    assert b.pop(RECORD).startswith(a.pop(RECORD))
     assert all(b[name] == content for name, content in a.items())
     assert len(b) == len(a) * 3 / 2
     assert all(c[name] != content for name, content in a.items())
@@ -230,3 +233,21 @@ def test_the_tumour_fits_into_small_volumes() -> None:
         tissue, labels = make_labels(WEST, 0, (16, 16, 16), index)
         assert 0 < (labels > 0).sum() < (tissue > 0).sum() / 2
         assert semi_axes_mm((16, 16, 16), WEST.spacing_mm).max() < 32
+
+
+def test_the_record_fits_the_tumour_in_part(tmp_path: Path) -> None:
+    """CRP by kind has the means that phantom_record.py says, within three standard errors."""
+    write_cohort(tmp_path, WEST, 3, (32, 32, 32), 24)
+    volumes = json.loads((tmp_path / MARKER).read_text())["volumes_mm3"]
+    rows = {row["patient"]: row for row in csv.DictReader((tmp_path / RECORD).open())}
+    assert set(rows) == set(volumes)
+    kinds = {case: kind_of(volume) for case, volume in volumes.items()}
+    assert {case for case, kind in kinds.items() if kind == 0} == {case for case in kinds if not volumes[case]["ET"]}
+    for kind, mean in ((0, 33), (2, 57)):
+        told = [float(row["crp [mg/l]"]) for case, row in rows.items() if kinds[case] == kind and row["crp [mg/l]"]]
+        assert len(told) > 3
+        assert abs(np.mean(told) - mean) < 3 * 14 / np.sqrt(len(told))
+
+
+def test_kinds_of_tumours() -> None:
+    assert [kind_of({"ET": et, "WT": wt}) for et, wt in ((0, 9e4), (0, 1e4), (1, 1e4), (9e4, 9e4))] == [0, 0, 1, 2]

@@ -32,7 +32,10 @@ def test_every_key_and_relative_paths(site: Path, tmp_path: Path) -> None:
         "cache": "cache",
         "device": "cuda:1",
         "patient_pattern": "^([a-z])",
+        "record": "../record.csv",
+        "units": {"crp": "mg/dl"},
     }
+    (tmp_path / "record.csv").write_text("patient,crp\n")
     site.write_text(json.dumps(content))
     assert read_site_config(site) == SiteConfig(
         data=(tmp_path / "brats").resolve(),
@@ -42,6 +45,8 @@ def test_every_key_and_relative_paths(site: Path, tmp_path: Path) -> None:
         cache=(tmp_path / "local" / "cache").resolve(),
         device="cuda:1",
         patient_pattern="^([a-z])",
+        record=(tmp_path / "record.csv").resolve(),
+        units={"crp": "mg/dl"},
     )
 
 
@@ -82,6 +87,9 @@ def test_null_is_the_default_and_a_byte_order_mark_is_ignored(site: Path) -> Non
         ('{"data": "../brats", "cache": false}', "'cache' is a bool"),
         ('{"data": "../brats", "patient_pattern": "("}', "no regular expression"),
         ('{"data": "../brats", "patient_pattern": "abc"}', "without a group"),
+        ('{"data": "../brats", "record": "absent.csv"}', "no file"),
+        ('{"data": "../brats", "units": {"crp": "mg/l"}}', "without 'record'"),
+        ('{"data": "../brats", "record": "wardround.json", "units": {"crp": 1}}', "no object of texts"),
     ],
 )
 def test_mistakes_are_named(site: Path, text: str, word: str) -> None:
@@ -106,8 +114,10 @@ def test_the_example_in_the_refusal_is_itself_correct(site: Path, tmp_path: Path
     decoder = json.JSONDecoder()
     short, end = decoder.raw_decode(EXAMPLE)
     full, _ = decoder.raw_decode(EXAMPLE[EXAMPLE.index("{", end) :])
+    (tmp_path / "record.csv").write_text("patient\n")
     for example in (short, full):
-        site.write_text(json.dumps(example | {"data": str(tmp_path / "brats")}))
+        here = {"data": str(tmp_path / "brats"), "record": str(tmp_path / "record.csv")}
+        site.write_text(json.dumps(example | {key: here[key] for key in here if key in example}))
         assert read_site_config(site).data == (tmp_path / "brats").resolve()
 
 

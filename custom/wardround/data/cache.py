@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Cohort:
     label_kind  brats or whole_tumour
     modalities  modality -> number of cases that have it
     entries     case -> its arrays on disk
+    record      patient -> float32 [2 F] (record.py); empty where the job uses no record
     """
 
     cases: tuple[str, ...]
@@ -52,6 +53,7 @@ class Cohort:
     label_kind: str
     modalities: Mapping[str, int]
     entries: Mapping[str, Entry]
+    record: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def load(self, case: str) -> Volume:
         """Return a case; image (float16) and labels are read-only memory maps.

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from wardround.data.ehr import Table
-from wardround.data.ehr_columns import column_from_json
+from wardround.data.ehr import Table, table_from_json
 from wardround.data.partition_files import replace_text
 from wardround.data.pictures import Grid
 from wardround.errors import ConfigRefused, DataRefused
@@ -126,7 +125,7 @@ def read_description(folder: Path) -> Description:
     spec = Spec(
         classes=tuple(content["classes"]),
         modalities=tuple(content["modalities"]),
-        table=Table(tuple(column_from_json(one, str(file)) for one in content.get("columns", []))),
+        table=table_from_json(content.get("columns", []), str(file)),
         grid=Grid(content.get("size", 128), content.get("depth", 1), float(content.get("span", 0.5))),
     )
     images = (file.parent / Path(content.get("images", ".")).expanduser()).resolve()

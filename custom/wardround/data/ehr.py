@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.data.ehr_columns import MISSING, Column, conversion, same_unit
+from wardround.data.ehr_columns import MISSING, Column, column_from_json, conversion, same_unit
 from wardround.errors import ConfigRefused, DataRefused
 
 LIMIT = 3.0
@@ -91,6 +91,11 @@ class Table:
         if column.kind == "categorical":
             return _one_hot(column, cells, where)
         return _scaled(column, cells, factor, where)
+
+
+def table_from_json(columns: Iterable[object], where: str) -> Table:
+    """Return the table that JSON objects describe (ehr_columns.py); refused as there, `where` says whose they are."""
+    return Table(tuple(column_from_json(one, where) for one in columns))
 
 
 def _find(column: Column, header: Sequence[str], unit: str | None, where: str) -> tuple[str, float]:

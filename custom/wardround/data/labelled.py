@@ -101,18 +101,18 @@ def open_labelled(
 
     wanted: what the job needs; a description that differs: ConfigRefused
     config.cases: only these; one that is not in the table: DataRefused | rows without a label: left out and counted
-    config.patient_pattern or config.labels set: ConfigRefused, the table says both
+    config.patient_pattern, config.labels or config.record set: ConfigRefused, the table says both
     column absent or in another unit: see ehr.py | case or patient empty, a case twice, a label that is no class, a
     patient with two labels, a case without any image, an image outside the folder, no labelled case: DataRefused
     """
     description = read_description(config.data)
     if wanted is not None:
         description.spec.require(wanted, str(config.data))
-    if config.patient_pattern is not None or config.labels != "auto":
+    if config.patient_pattern is not None or config.labels != "auto" or config.record is not None:
         raise ConfigRefused(
             "the site's file",
-            found="'patient_pattern' or 'labels' for a folder of labelled images",
-            expected="neither: the table has a column for patient and label",
+            found="'patient_pattern', 'labels' or 'record' for a folder of labelled images",
+            expected="none of them: the table has patient, label and record, dataset.json its units",
             fix="remove the key",
         )
     header, rows = read_rows(description.table)

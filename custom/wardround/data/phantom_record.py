@@ -1,5 +1,7 @@
 """Floor 2: the record of a phantom patient: age, sex and two laboratory values that depend on the tumour's type.
 
+The type is one of phantom_types.py, or, beside masks, one of `kind_of`: whether the tumour enhances, and how large it is.
+
 Given the type all four are independent with known distributions, so the best possible accuracy from the record alone,
 or from the record and some of the sequences, can be computed. A function of the type alone would make the images
 superfluous; no connection would make the record superfluous. Synthetic: no medical truth in the numbers.
@@ -7,7 +9,7 @@ superfluous; no connection would make the record superfluous. Synthetic: no medi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,7 @@ COLUMNS = Table(
     )
 )
 MISSING_LAB = 0.15
+LARGE_MM3 = 50_000.0
 
 # (mean over all types, shift of each type at strength 1, standard deviation)
 _NORMAL = {
@@ -37,6 +40,18 @@ _NORMAL = {
     "ldh": (280.0, (0.0, -45.0, 45.0), 60.0),
 }
 _MALE = (0.5, (0.0, -0.15, 0.15))
+
+
+def kind_of(volumes_mm3: Mapping[str, float]) -> int:
+    """Return the type that a tumour with these volumes (ET, WT) has in the record.
+
+    0: no enhancing part | 1: smaller than LARGE_MM3, 2: larger, both enhancing
+    So the record tells in part whether ET is empty, and how large the tumour is (CRP rises from 0 to 2 by 24 mg/l, LDH from
+    1 to 2 by 90 U/l); it does not tell where. T1ce shows the same, where a site has it and training does not hide it.
+    """
+    if not volumes_mm3["ET"]:
+        return 0
+    return 1 if volumes_mm3["WT"] < LARGE_MM3 else 2
 
 
 def draw_record(kind: int, rng: np.random.Generator, strength: float = 1.0) -> dict[str, str]:

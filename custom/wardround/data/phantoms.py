@@ -1,6 +1,7 @@
 """Floor 2: cohorts of phantom patients, written as real NIfTI files in BraTS layout. No person was scanned for them.
 
     <root>/phantom-north-p000/phantom-north-p000_{t1,t1ce,t2,flair,seg}.nii.gz
+    <root>/record.csv         a record that fits the tumour in part (phantom_record.py), for jobs that use one (record.py)
     <root>/phantoms.json      written last: all parameters, and the volume of every region of every case in mm^3
 
 Background is exactly 0 (as after skull stripping), the brain is 1 or more.
@@ -8,7 +9,9 @@ Background is exactly 0 (as after skull stripping), the brain is 1 or more.
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import re
 import shutil
@@ -35,13 +38,17 @@ from wardround.data.anatomy import (
 )
 from wardround.data.hospitals import HOSPITALS, Hospital, hospital
 from wardround.data.layouts import MODALITIES
+from wardround.data.partition_files import replace_text
+from wardround.data.phantom_record import COLUMNS, draw_record, kind_of
+from wardround.data.record import PATIENT
 from wardround.errors import ConfigRefused, DataRefused
 from wardround.rng import stream
 
-__all__ = ["HOSPITALS", "MARKER", "Hospital", "hospital", "write_cohort"]
+__all__ = ["HOSPITALS", "MARKER", "RECORD", "Hospital", "hospital", "write_cohort"]
 
 MARKER = "phantoms.json"
-VERSION = 1
+RECORD = "record.csv"
+VERSION = 2
 SMALLEST = 12
 PATIENT_JITTER = 0.03
 TEXTURE = 0.04
@@ -83,10 +90,9 @@ def write_cohort(
         volumes[folder.name] = _write_case(folder, profile, seed, shape, i)
         if progress is not None:
             progress(i + 1, count)
+    replace_text(root / RECORD, _record(profile, seed, volumes))
     content = {"what": "synthetic phantoms, not patients", "parameters": parameters, "volumes_mm3": volumes}
-    partial = root / f"{MARKER}.partial"
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(root / MARKER)
+    replace_text(root / MARKER, json.dumps(content, indent=1) + "\n")
     return folders
 
 
@@ -138,6 +144,16 @@ def _write_case(folder: Path, profile: Hospital, seed: int, shape: Shape, index:
     return {region: int(mask.sum()) * voxel for region, mask in regions.items()}
 
 
+def _record(profile: Hospital, seed: int, volumes: dict[str, dict[str, float]]) -> str:
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow([PATIENT, *(column.header for column in COLUMNS.columns)])
+    for i, (case, volumes_mm3) in enumerate(volumes.items()):
+        cells = draw_record(kind_of(volumes_mm3), stream(seed, "phantom record", profile.name, i))
+        out.writerow([case, *(cells[column.name] for column in COLUMNS.columns)])
+    return text.getvalue()
+
+
 def _save(path: Path, volume: NDArray[Any], profile: Hospital) -> None:
     """Write a RAS volume in the hospital's own orientation; the world coordinates of every voxel stay the same."""
     import nibabel
@@ -173,7 +189,7 @@ def _clear(root: Path) -> None:
     """Remove an unfinished or different cohort, the marker first; refuse a folder that holds anything else."""
     root.mkdir(parents=True, exist_ok=True)
     entries = sorted(root.iterdir())
-    ours = re.compile(rf"phantom-.+-p\d{{3,}}|{re.escape(MARKER)}(\.partial)?")
+    ours = re.compile(rf"phantom-.+-p\d{{3,}}|({re.escape(MARKER)}|{re.escape(RECORD)})(\.partial)?")
     foreign = [entry.name for entry in entries if not ours.fullmatch(entry.name)]
     if foreign:
         raise DataRefused(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,14 @@ EXAMPLE = '{"data": "/data/brats"}, or with every key: ' + json.dumps(
         "cache": "/data/wardround_cache",
         "device": "auto",
         "patient_pattern": "^(BraTS-GLI-[0-9]{5})",
+        "record": "/data/record.csv",
+        "units": {"crp": "mg/dl"},
     }
 )
 _LABELS = ("auto", *LABEL_KINDS)
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-_TEXT_KEYS = ("name", "labels", "cache", "device", "patient_pattern")
-_KEYS = ("data", "cases", *_TEXT_KEYS)
+_TEXT_KEYS = ("name", "labels", "cache", "device", "patient_pattern", "record")
+_KEYS = ("data", "cases", "units", *_TEXT_KEYS)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class SiteConfig:
     cache            where decoded cases are kept; None: the caller's choice
     device           auto, cpu, cuda or cuda:N
     patient_pattern  regular expression whose group 1 is the patient of a case id; None: the rule of cases.py
+    record           table of the patients' record (record.py), for jobs that use one; None: there is none
+    units            units of its numeric columns whose header has none
     """
 
     data: Path
@@ -55,13 +59,15 @@ class SiteConfig:
     cache: Path | None = None
     device: str = "auto"
     patient_pattern: str | None = None
+    record: Path | None = None
+    units: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_site_config(path: Path) -> SiteConfig:
     """Return the content of a site's JSON file.
 
-    A relative `data` or `cache` counts from the folder of the JSON file; `~` is the home folder; null is the default.
-    no such file, not UTF-8 JSON, not an object, unknown or repeated key, wrong type or value, data folder missing:
+    A relative `data`, `cache` or `record` counts from the folder of the JSON file; `~` is the home folder; null is the default.
+    no such file, not UTF-8 JSON, not an object, unknown or repeated key, wrong type or value, data folder or record missing:
         ConfigRefused
     """
     return _config(_read_object(path), path, str(path))
@@ -154,6 +160,9 @@ def _config(content: object, file: Path, where: str) -> SiteConfig:
         raise _refused(
             where, f"'data': there is no folder {data}", "an existing folder; relative paths count from this file"
         )
+    record = _absolute(texts["record"], file) if "record" in texts else None
+    if record is not None and not record.is_file():
+        raise _refused(where, f"'record': there is no file {record}", "an existing CSV table")
     return SiteConfig(
         data=data,
         name=texts.get("name"),
@@ -162,6 +171,8 @@ def _config(content: object, file: Path, where: str) -> SiteConfig:
         cache=_absolute(texts["cache"], file) if "cache" in texts else None,
         device=device,
         patient_pattern=texts.get("patient_pattern"),
+        record=record,
+        units=_units(content.get("units"), record, where),
     )
 
 
@@ -181,6 +192,16 @@ def _cases(value: object, where: str) -> tuple[str, ...] | None:
     if len(set(value)) < len(value):
         raise _refused(where, "'cases' names a case twice", "every case once")
     return tuple(value)
+
+
+def _units(value: object, record: Path | None, where: str) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(unit, str) and unit.strip() for unit in value.values()):
+        raise _refused(where, "'units' is no object of texts", "'units': column -> unit")
+    if record is None:
+        raise _refused(where, "'units' without 'record'", "units of the columns of a record")
+    return value
 
 
 def _absolute(text: str, file: Path) -> Path:
