@@ -3,7 +3,7 @@
 Both: the same U-Net (MONAI's, 8 -> 3 channels, instance norm), the same decoded phantoms in memory or page cache, the same
 patch, batch, Dice + binary cross-entropy, SGD with Nesterov momentum, loss read out after every step, default threads.
 
-    ours    PatchOracle.draw + gradient + algorithms.base.descend, with its gradient clipping and its checks
+    ours    SiteOracle.draw + gradient + algorithms.base.descend, with its gradient clipping and its checks
     MONAI   as in MONAI's tutorials: CacheDataset, dictionary transforms, DataLoader (num_workers 0), zero_grad, forward,
             backward, torch.optim.SGD.step; no clipping. The presence channels are added to the finished batch.
 
@@ -139,7 +139,7 @@ def monai_batches(site: Any, row: str, batch: int) -> Iterator[tuple[Any, Any]]:
 
 def monai_case(site: Any, case: str) -> dict[str, Any]:
     """Return one decoded case in the form in which MONAI's transforms would have cached it."""
-    from wardround.hospital.segmentation import labels_of
+    from wardround.hospital.patch_oracle import labels_of
     from wardround.tasks.regions import regions_from_labels
 
     volume = site.volume(case)

@@ -148,3 +148,15 @@ def test_only_this_architecture_and_these_blocks_fit(tmp_path):
         server.require_fits("site-1", good, {name: block, "model:other": block})
     with pytest.raises(RoundRefused, match="shape"):
         server.require_fits("site-1", good, {name: block[..., None]})
+
+
+def test_the_columns_of_the_record_go_with_the_weights(tmp_path):
+    from wardround.data.ehr_words import words_of
+    from wardround.data.phantom_record import COLUMNS
+    from wardround.hospital.prediction import read_weights
+
+    spec = UNet3d((4, 8), ehr_columns=len(COLUMNS.features))
+    promise = PROMISE | {"sampling.columns": words_of(COLUMNS)}
+    GlobalModel.open(tmp_path / "state", spec, Mean(1.0), ["model"], 0, promise).finish(0.5, tmp_path)
+    for name in ("final_model.npz", "state/best_model.npz"):
+        assert read_weights(tmp_path / name).table == COLUMNS

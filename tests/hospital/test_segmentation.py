@@ -4,7 +4,8 @@ import torch
 
 from wardround.data.layouts import MODALITIES
 from wardround.errors import ConfigRefused, DataRefused
-from wardround.hospital.segmentation import PatchOracle, Sampling, labels_of
+from wardround.hospital.patch_oracle import labels_of
+from wardround.hospital.segmentation import Sampling
 from wardround.models.nets import UNet3d
 
 T2 = MODALITIES.index("t2")
@@ -18,7 +19,7 @@ def first_weights(site):
 def test_batches_of_one_draw_share_no_patient(site):
     """Eight patients, batches of two: four batches name each of them once, and the next four do again."""
     one = site()
-    oracle = PatchOracle(one, one.cohort.cases)
+    oracle = one.drawn(one.cohort.cases)
     for _ in range(3):
         drawn = [patient for batch in oracle.draw(4) for patient in batch.patients]
         assert sorted(drawn) == sorted(one.cohort.patients.values())
@@ -27,7 +28,7 @@ def test_batches_of_one_draw_share_no_patient(site):
 def test_a_draw_never_joins_the_end_of_one_turn_and_the_start_of_the_next(site):
     """After three of four batches two patients are left: a draw of two batches begins a new turn instead."""
     one = site()
-    oracle = PatchOracle(one, one.cohort.cases)
+    oracle = one.drawn(one.cohort.cases)
     for _ in range(10):
         oracle.draw(3)
         drawn = [patient for batch in oracle.draw(2) for patient in batch.patients]
@@ -36,7 +37,7 @@ def test_a_draw_never_joins_the_end_of_one_turn_and_the_start_of_the_next(site):
 
 def test_more_than_there_are_patients_repeats_as_late_as_possible(site):
     one = site()
-    oracle = PatchOracle(one, one.cohort.cases[:3])
+    oracle = one.drawn(one.cohort.cases[:3])
     drawn = [patient for batch in oracle.draw(3) for patient in batch.patients]
     assert sorted(drawn[:3]) == sorted(drawn[3:]) == sorted(one.cohort.patients[case] for case in one.cohort.cases[:3])
 
@@ -117,7 +118,7 @@ def test_scores_of_a_network_that_says_nothing(site):
 
 def test_no_cases_no_oracle(site):
     with pytest.raises(ConfigRefused, match="training cases"):
-        PatchOracle(site(), [])
+        site().drawn([])
 
 
 def test_a_case_without_a_mask_cannot_be_trained_on(site):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from wardround.algorithms.base import Steps, descend
 from wardround.models.film import FilmUNet
 from wardround.models.flat import FlatModel, first_weights
 from wardround.models.nets import UNet3d
@@ -100,3 +103,23 @@ def test_the_branch_learns_and_is_part_of_the_body(spec: UNet3d) -> None:
 def test_activations_stay_channels_last() -> None:
     x = given(SPECS[0], torch.randn(2, 3), torch.ones(2, 3))[1].contiguous(memory_format=torch.channels_last_3d)
     assert SPECS[0].build(0)(x).is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_what_only_the_record_tells_is_learnt_from_it() -> None:
+    """Four patients with the same image, two masks: no function of the image alone gets below ln 2; the record does."""
+    values, known = torch.tensor([[1.0], [-1], [0.7], [-0.7]]), torch.ones(4, 1)
+    image = torch.randn(1, 8, 8, 8, 8, generator=torch.Generator().manual_seed(0)).expand(4, -1, -1, -1, -1)
+    target = (values > 0).float()[..., None, None, None].expand(-1, 3, 8, 8, 8)
+
+    def end(known: Tensor) -> float:
+        model = FlatModel(UNet3d((4, 8), ehr_columns=1).build(0))
+        x = torch.cat([image, torch.cat([values, known], 1)[..., None, None, None].expand(-1, -1, 8, 8, 8)], 1)
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+
+        def direction(w: Tensor) -> tuple[float, Tensor]:
+            return model.gradient(w, x, lambda out: nn.functional.binary_cross_entropy_with_logits(out, target))
+
+        return descend(model.vector.clone(), direction, 150, Steps(150, 0.1, 0.9))[1][-1]
+
+    assert end(known) < 0.1
+    assert end(0 * known) >= math.log(2) - 1e-6

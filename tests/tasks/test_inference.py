@@ -108,3 +108,14 @@ def test_training_still_works_afterwards():
     predict_logits(module, volume((4, 4, 4)), PRESENT, (4, 4, 4), "cpu")
     module(torch.zeros(2, 8, 4, 4, 4)).sum().backward()
     assert module.conv.bias.grad is not None
+
+
+def test_the_record_is_the_same_in_every_window():
+    class Echo(nn.Module):
+        def forward(self, x):
+            return x[:, 8:11]
+
+    record = np.array([0.25, -1.0, 1.0], np.float32)
+    for patch in ((8, 8, 8), (16, 4, 8), None):
+        logits = predict_logits(Echo(), volume((13, 6, 9)), PRESENT, patch, "cpu", record=record)
+        np.testing.assert_allclose(logits, np.broadcast_to(record[:, None, None, None], logits.shape), atol=1e-6)

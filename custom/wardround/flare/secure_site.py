@@ -22,6 +22,7 @@ from wardround.algorithms.base import Algorithm
 from wardround.algorithms.rules import Rule
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Arrays, Layout, digest
+from wardround.data.ehr_words import words_of
 from wardround.errors import ConfigRefused, RoundRefused
 from wardround.flare import ledger_door, places, sealed, wire
 from wardround.flare.ledger_door import Charged
@@ -221,6 +222,7 @@ class SecureSite(Executor):  # type: ignore[misc]
         if self._global is None:
             folder, patch = places.state_folder(fl_ctx) / "global", " x ".join(str(n) for n in self.sampling.patch)
             promise = {"job": places.job_name(fl_ctx), "sampling.patch": patch, "settings": self._settings}
+            promise |= {"sampling.columns": words_of(self.sampling.table)}
             self._global = GlobalModel.open(folder, self.model, self.rule, self.banks, self.seed, promise)
         return self._global
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wardround.errors import ConfigRefused
-from wardround.hospital.deck import Deck
-from wardround.rng import stream
 from wardround.tasks import classification as classes_
 
 if TYPE_CHECKING:
@@ -32,74 +29,32 @@ class Batch:
     patients: tuple[str, ...]
 
 
-class CaseOracle:
-    """Stochastic gradients over patients: the `Oracle` of algorithms.base, and the `Probe` of KL masks."""
+@final
+class Cases:
+    """The `Work` of site_oracle.py on classified patients."""
 
-    def __init__(self, site: ClassificationSite, cases: Sequence[str], *purpose: str | int) -> None:
-        if not cases:
-            raise ConfigRefused("training cases", found="none", expected="at least one", fix="check this site's data")
-        self._site, self._rng = site, stream(site.seed, site.name, "batches", *purpose)
-        self._cases: dict[str, list[str]] = {}
-        for case in cases:
-            self._cases.setdefault(site.cohort.patients[case], []).append(case)
-        self._deck = Deck(tuple(sorted(self._cases)), self._rng)
+    def __init__(self, site: ClassificationSite, *purpose: str | int) -> None:
+        self._site = site
 
-    def draw(self, count: int) -> tuple[Batch, ...]:
-        """Return `count` batches; no patient twice among them while the site has count * batch patients."""
-        return tuple(self.batch(patients) for patients in self._deck.deal(count, self._site.sampling.batch))
-
-    def batch(self, patients: tuple[str, ...]) -> Batch:
+    def batch(self, patients: tuple[str, ...], case_of: Callable[[str], str], rng: np.random.Generator) -> Batch:
         """Return one batch with one case of each of these patients."""
-        rng, sampling = self._rng, self._site.sampling
-        cases = [self._cases[who][int(rng.integers(len(self._cases[who])))] for who in patients]
-        drawn = self._site.cohort.batch(cases)
+        sampling, device = self._site.sampling, self._site.device
+        drawn = self._site.cohort.batch([case_of(who) for who in patients])
         images, present, known = drawn.images, drawn.present.copy(), drawn.known.copy()
-        for row in range(len(cases)):
+        for row in range(len(patients)):
             if sampling.augment:
                 images[row] = augmented(images[row], rng)
             hide(present[row], known[row] if sampling.record else known[row, :0], sampling.modality_dropout, rng)
         inputs = sampling.inputs(images, present, drawn.values, known)
-        device = self._site.device
         labels = torch.from_numpy(drawn.labels).to(device)
         return Batch(inputs.to(device), labels, int(rng.integers(2**31)), patients)
 
-    def gradient(self, w: Tensor, batch: Batch) -> tuple[float, Tensor]:
-        """Return (loss, gradient) at w."""
-        return self._site.model.gradient(
-            w, batch.inputs, lambda out: classes_.cross_entropy(out, batch.labels), dropout_seed=batch.seed
-        )
-
-    @property
-    def patients(self) -> tuple[str, ...]:
-        """Return the patients that batches are drawn from, sorted."""
-        return tuple(sorted(self._cases))
-
-    @property
-    def label(self) -> str:
-        return self._site.name
-
-    @property
-    def blocks(self) -> Mapping[str, str]:
-        return self._site.blocks
-
-    def calibration(self, count: int) -> tuple[Batch, ...]:
-        """Return the same `count` batches of training patients each time."""
-        return CaseOracle(self._site, self._site.split.train, "calibration").draw(count)
-
-    def held_out(self, count: int) -> tuple[Batch, ...]:
-        """Return the same `count` batches of validation patients each time."""
-        return CaseOracle(self._site, self._site.split.val, "held-out").draw(count)
-
-    def outputs(self, w: Tensor, batch: Batch) -> Tensor:
-        """Return logits [B, C] in evaluation mode."""
-        return self._site.model.outputs(w, batch.inputs)
+    def loss(self, out: Tensor, batch: Batch) -> Tensor:
+        return classes_.cross_entropy(out, batch.labels)
 
     def divergence(self, p: Tensor, q: Tensor, batch: Batch) -> float:
         """Return the mean KL(p || q) of the patients' class probabilities."""
         return classes_.categorical_divergence(p, q)
-
-    def loss(self, p: Tensor, batch: Batch) -> float:
-        return float(classes_.cross_entropy(p, batch.labels))
 
 
 def augmented(images: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -20,19 +20,16 @@ from torch import Tensor
 
 from wardround.arrays import Layout
 from wardround.data.description import Spec
-from wardround.data.ehr import Table
-from wardround.data.ehr_columns import column_from_json
+from wardround.data.ehr import Table, table_from_json
 from wardround.data.labelled import LabelledCohort, open_labelled
 from wardround.data.pictures import Grid
 from wardround.data.site_config import SiteConfig
 from wardround.data.splits import Split
 from wardround.errors import ConfigRefused
-from wardround.hospital.case_oracle import Batch, CaseOracle
-from wardround.models.blocks import blocks_of
+from wardround.hospital.case_oracle import Batch, Cases
+from wardround.hospital.site_oracle import SiteOracle, network_on, patient_count
 from wardround.models.case_vector import CaseVector
-from wardround.models.flat import FlatModel
 from wardround.models.nets import Network
-from wardround.models.roles import block_roles
 from wardround.tasks import classification as classes_
 
 Rows = list[dict[str, float]]
@@ -72,10 +69,8 @@ class CaseSampling:
 
     @cached_property
     def spec(self) -> Spec:
-        columns = tuple(column_from_json(dict(one), "the job's sampling") for one in self.columns)
-        return Spec(
-            tuple(self.classes), tuple(self.modalities), Table(columns), Grid(self.size, self.depth, float(self.span))
-        )
+        table = table_from_json(self.columns, "the job's sampling")
+        return Spec(tuple(self.classes), tuple(self.modalities), table, Grid(self.size, self.depth, float(self.span)))
 
     @cached_property
     def vector(self) -> CaseVector:
@@ -92,6 +87,10 @@ class CaseSampling:
     @property
     def patch(self) -> Sequence[int]:
         return self.spec.grid.shape
+
+    @property
+    def table(self) -> Table:
+        return self.spec.table
 
     def cohort(self, config: SiteConfig, cache: Path, say: Callable[[str], None]) -> LabelledCohort:
         """Open this site's folder of labelled images; one that describes something else: ConfigRefused."""
@@ -130,10 +129,7 @@ class ClassificationSite:
     ) -> None:
         self.name, self.cohort, self.split, self.sampling, self.seed = name, cohort, split, sampling, seed
         self.device = torch.device(device)
-        module = spec.build(seed)
-        self.blocks: Mapping[str, str] = blocks_of(module)
-        self.roles: Mapping[str, str] = block_roles(module)
-        self.model = FlatModel(module, self.device, half=True)
+        self.model, self.blocks, self.roles = network_on(spec, seed, self.device)
 
     @property
     def layout(self) -> Layout:
@@ -141,15 +137,15 @@ class ClassificationSite:
 
     @cached_property
     def train_patients(self) -> int:
-        return len({self.cohort.patients[case] for case in self.split.train})
+        return patient_count(self.cohort.patients, self.split.train)
 
-    def oracle(self, *purpose: str | int) -> CaseOracle:
+    def oracle(self, *purpose: str | int) -> SiteOracle[Batch]:
         """Return gradients on this site's TRAIN patients; the same purpose gives the same batches on every machine."""
-        return CaseOracle(self, self.split.train, *purpose)
+        return SiteOracle(self, Cases, self.split.train, *purpose)
 
-    def drawn(self, cases: Sequence[str], *purpose: str | int) -> CaseOracle:
+    def drawn(self, cases: Sequence[str], *purpose: str | int) -> SiteOracle[Batch]:
         """Return gradients over these cases alone."""
-        return CaseOracle(self, cases, *purpose)
+        return SiteOracle(self, Cases, cases, *purpose)
 
     def joined(self, batches: Sequence[Batch]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Return (inputs [B, L], the function from logits to the loss of every patient)."""

@@ -117,6 +117,7 @@ class GlobalModel:
         meta = {
             "model": describe(self._spec),
             "patch": patch_of(self._promise),
+            "columns": self._promise.get("sampling.columns", ""),
             "label_kind": "classes" if hasattr(self._spec, "classes") else "brats",
             "round": self.round,
             "val_score": val_score,

@@ -11,7 +11,7 @@ from typing import Any
 from wardround.data.hospitals import Hospital as Profile
 from wardround.data.hospitals import hospital
 from wardround.data.phantom_types import write_types
-from wardround.data.phantoms import write_cohort
+from wardround.data.phantoms import RECORD, write_cohort
 from wardround.data.site_config import SiteConfig, from_environment, read_site_config
 from wardround.errors import ConfigRefused
 from wardround.hospital.task import TaskPhantoms, TaskSampling
@@ -37,7 +37,7 @@ class Phantoms:
     patients: int
 
     def write(self, root: Path, profile: Profile, seed: int) -> None:
-        """Write 3D images with tumour masks."""
+        """Write 3D images with tumour masks, and a record."""
         x, y, z = (int(n) for n in self.shape)
         write_cohort(root, profile, seed, shape=(x, y, z), patients=self.patients or None)
 
@@ -95,7 +95,8 @@ def open_site(
             f"NO DATA CONFIGURED: {site} invents SYNTHETIC patients ('{profile.name}'); no result is about real patients"
         )
         phantoms.write(root, profile, seed)
-        config, label = SiteConfig(data=root), profile.name
+        record = root / RECORD if (root / RECORD).is_file() else None
+        config, label = SiteConfig(data=root, record=record), profile.name
     cache = config.cache or workspace / "wardround_cache"
     return Opened(
         sampling.cohort(config, cache, say), config.data == workspace / "phantoms", label, pick_device(config.device)

@@ -11,9 +11,12 @@ import numpy as np
 import torch
 
 from wardround.data.cases import find_cases
+from wardround.data.ehr import Table
+from wardround.data.ehr_words import table_from
 from wardround.data.layouts import CaseFiles
+from wardround.data.record import PATIENT, Vector, read_record, unknown
 from wardround.data.volumes import read_images, write_mask
-from wardround.errors import ConfigRefused, ModelRefused
+from wardround.errors import ConfigRefused, DataRefused, ModelRefused
 from wardround.hospital.opening import pick_device
 from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
@@ -26,12 +29,13 @@ from wardround.tasks.regions import REGIONS, known_regions, labels_from_regions
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights whose architecture was checked: meta is what its writer said about it."""
+    """A file of weights whose architecture was checked: meta is what its writer said about it, table the record it reads."""
 
     spec: UNet3d | SegResNet3d
     arrays: Mapping[str, Any]
     meta: Mapping[str, Any]
     file: Path
+    table: Table
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,7 @@ def read_weights(file: Path) -> Weights:
     """
     _, meta = checkpoint.load(file)
     spec = rebuild(meta.get("model"), str(file))
-    if getattr(spec, "ehr_columns", 0):
-        raise ModelRefused(
-            f"the network in {file}",
-            found=f"one that reads {spec.ehr_columns} columns of a record beside the images",  # type: ignore[union-attr]
-            expected="one that reads images alone: a case's folder has no record",
-            fix="use a model that was trained without `model.ehr_columns`",
-        )
+    table = _table(spec, meta, file)
     arrays, _ = checkpoint.load(file, fingerprint(spec))
     patch = meta.get("patch")
     if patch is not None:
@@ -69,7 +67,52 @@ def read_weights(file: Path) -> Weights:
                 expected=f"three whole multiples of {spec.divisor}",
                 fix="use a file that this version of wardround wrote",
             )
-    return Weights(spec, arrays, meta, file)
+    return Weights(spec, arrays, meta, file, table)
+
+
+def _table(spec: UNet3d | SegResNet3d, meta: Mapping[str, Any], file: Path) -> Table:
+    reads, words = getattr(spec, "ehr_columns", 0), meta.get("columns", "")
+    try:
+        table = table_from(words) if reads and isinstance(words, str) else Table()
+    except ConfigRefused:
+        table = Table()
+    if len(table.features) != reads:
+        raise ModelRefused(
+            f"the record in {file}",
+            found=f"a network that reads {reads} numbers, and columns for {len(table.features)}",
+            expected="the columns that it was trained with",
+            fix="use a file that this version of wardround wrote",
+        )
+    return table
+
+
+def record_of(files: CaseFiles, weights: Weights, file: Path | None) -> Vector | None:
+    """Return the record of a case, read from a table of patients (data/record.py); None: the network reads none.
+
+    The row is that of the patient, or else of the case id. | no table: every value is missing
+    a table for a network that reads none: ConfigRefused | no row, a column absent or in another unit: DataRefused
+    """
+    if not weights.table.features:
+        if file is not None:
+            raise ConfigRefused(
+                f"--record {file}",
+                found="a network that reads images alone",
+                expected="a network that was trained with a record",
+                fix="leave --record out",
+            )
+        return None
+    if file is None:
+        return unknown(weights.table)
+    rows = read_record(weights.table, file, {})
+    for name in (files.patient, files.case):
+        if name in rows:
+            return rows[name]
+    raise DataRefused(
+        f"the record {file}",
+        found=f"{len(rows)} rows, none for the patient of {files.case}",
+        expected=f"a row whose `{PATIENT}` is {files.patient} or the name of the case",
+        fix="add the row, or leave --record out: every value is then flagged as missing",
+    )
 
 
 def one_case(folder: Path, wanted: str | None) -> CaseFiles:
@@ -85,10 +128,13 @@ def one_case(folder: Path, wanted: str | None) -> CaseFiles:
     return found[0]
 
 
-def predict_case(files: CaseFiles, weights: Weights, kind: str, device: str, out: Path, enhancing: int) -> Prediction:
+def predict_case(
+    files: CaseFiles, weights: Weights, kind: str, device: str, out: Path, enhancing: int, record: Vector | None = None
+) -> Prediction:
     """Segment a case and write the mask with the axes, shape and affine of its first image.
 
     kind: brats, or whole_tumour (the mask then holds 0 and 1 only) | enhancing: the value of enhancing tumour, 3 or 4
+    record: what `record_of` found
     damaged images: DataRefused | a GPU that is not there, out not .nii or .nii.gz or not writable: ConfigRefused
     """
     where = pick_device(device)
@@ -96,7 +142,7 @@ def predict_case(files: CaseFiles, weights: Weights, kind: str, device: str, out
     model = FlatModel(weights.spec.build(0), where)
     model.load(torch.from_numpy(model.layout.flatten(weights.arrays)).to(model.device))
     image = np.asarray(volume.image, np.float32)
-    regions = predict_regions(model.module, image, volume.present, weights.meta.get("patch"), where)
+    regions = predict_regions(model.module, image, volume.present, weights.meta.get("patch"), where, record=record)
     reference = next(iter(files.images.values()))
     write_mask(out, labels_from_regions(regions, kind), reference, enhancing)
     voxel_ml = float(np.prod(volume.spacing_mm)) / 1000

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from wardround.arrays import Layout
+from wardround.data.ehr import Table
 from wardround.data.hospitals import Hospital as Profile
 from wardround.data.site_config import SiteConfig
 from wardround.data.splits import Split
@@ -112,6 +113,10 @@ class TaskSampling(Protocol):
     @property
     def patch(self) -> Sequence[int]:
         """The size of what the network sees."""
+
+    @property
+    def table(self) -> Table:
+        """The columns of the record."""
 
     def cohort(self, config: SiteConfig, cache: Path, say: Callable[[str], None]) -> Any:
         """Open what a site's file names, decoded at most once."""

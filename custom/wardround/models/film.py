@@ -1,8 +1,9 @@
 """Floor 2: the U-Net with a patient's table columns: they scale and shift the features at its lowest level (FiLM).
 
 The columns travel as 2 F constant channels behind the 8 of the images, values then known flags, and are read at one
-voxel: a patch of a patient carries them whole. An unknown value counts as 0, whatever stands there. The last layer of
-the branch starts at zero, so the network starts as the U-Net without columns, with the same weights under the same names.
+voxel: a patch of a patient carries them whole. An unknown value counts as 0, whatever stands there; nothing known at all
+gives everybody the same scale and shift. The last layer of the branch starts at zero, so the network starts as the U-Net
+without columns, with the same weights under the same names.
 Source: Perez et al. 2018, arXiv:1709.07871 (FiLM). Deviations: 1. at the lowest level only; 2. a scale of 1 + s.
 """
 

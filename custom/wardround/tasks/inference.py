@@ -37,10 +37,12 @@ def predict_logits(
     device: str | torch.device,
     overlap: float = 0.25,
     batch: int = 4,
+    record: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Return float32 logits [3, H, W, D] of image [4, H, W, D] (any float type) and present bool [4].
 
     patch: window size, multiples of the network's divisor, or None | batch: windows at a time
+    record: float32 [2 F] of the patient, the same in every window; None for a network without one
     an image of zeros only: BACKGROUND everywhere, the network is not run | the module comes back in the mode it was in
     """
     logits = np.full((3, *image.shape[1:]), BACKGROUND, np.float32)
@@ -50,12 +52,13 @@ def predict_logits(
     box = bounding_box(inside)
     crop = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *box)], np.float32))[None].to(device)
     flags = torch.from_numpy(np.asarray(present, bool)).to(device)
+    table = None if record is None else torch.from_numpy(record).to(device)
     window = patch if patch is not None else [-(-n // MULTIPLE) * MULTIPLE for n in crop.shape[2:]]
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
         with torch.inference_mode():
-            found = _slide(module, crop, flags, window, overlap, batch)
+            found = _slide(module, crop, flags, table, window, overlap, batch)
     finally:
         for part, mode in modes.items():
             part.training = mode
@@ -71,19 +74,28 @@ def predict_regions(
     device: str | torch.device,
     overlap: float = 0.25,
     batch: int = 4,
+    record: NDArray[np.float32] | None = None,
 ) -> NDArray[np.bool_]:
     """Return bool [3, H, W, D] in REGIONS order: sigmoid above 0.5, then TC cut back to WT and ET to TC.
 
     Arguments and edge cases as in predict_logits. A `whole_tumour` site: only WT means something.
     """
-    return nested(predict_logits(module, image, present, patch, device, overlap, batch) > 0)
+    return nested(predict_logits(module, image, present, patch, device, overlap, batch, record) > 0)
 
 
-def _slide(module: nn.Module, crop: Tensor, flags: Tensor, window: Sequence[int], overlap: float, batch: int) -> Tensor:
+def _slide(
+    module: nn.Module,
+    crop: Tensor,
+    flags: Tensor,
+    table: Tensor | None,
+    window: Sequence[int],
+    overlap: float,
+    batch: int,
+) -> Tensor:
     from monai.inferers import sliding_window_inference
 
     def forward(windows: Tensor) -> Tensor:
-        inputs = network_input(windows, flags)
+        inputs = network_input(windows, flags, table)
         small = inputs[0, 0].numel() <= PAIRED_UP_TO
         if len(inputs) == 1 and small and inputs.device.type == "cpu":
             pair = torch.cat([inputs, inputs]).contiguous(memory_format=torch.channels_last_3d)
