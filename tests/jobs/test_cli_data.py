@@ -12,7 +12,11 @@ from wardround.jobs.cli import main
 def test_phantoms_can_be_checked_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new"
     assert main(["phantoms", str(out), "--sites", "2", "--patients", "4", "--shape", "16", "18", "20"]) == 0
-    assert json.loads((out / "sites.json").read_text())["site-2"] == {"data": "site-2", "name": "east"}
+    assert json.loads((out / "sites.json").read_text())["site-2"] == {
+        "data": "site-2",
+        "name": "east",
+        "record": "site-2/record.csv",
+    }
     capsys.readouterr()
     assert main(["data", "check", str(out / "sites.json")]) == 0
     text = capsys.readouterr().out
@@ -20,6 +24,7 @@ def test_phantoms_can_be_checked_at_once(tmp_path: Path, capsys: pytest.CaptureF
     assert "site-1 (north)" in text
     assert "16 x 18 x 20 (4)" in text
     assert "t1 4, t1ce 4, t2 4, flair 4" in text
+    assert text.count("4 of 4 patients have a row; --job says which columns to check") == 2
 
 
 def test_the_fourth_hospital_alone_has_no_t2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,3 +133,28 @@ def test_a_folder_of_labelled_images(tmp_path: Path, capsys: pytest.CaptureFixtu
     next(root.glob("images/*p003_t1.png")).write_bytes(b"no picture")
     assert main(["data", "check", str(root)]) == 2
     assert "p003" in capsys.readouterr().out
+
+
+def test_the_record_is_checked_as_a_job_reads_it(
+    hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (hospitals / "site-1" / "record.csv").read_text().splitlines()
+    file, table = tmp_path / "wardround.json", tmp_path / "record.csv"
+    check = ["data", "check", str(file), "--job", "brats_ehr_fedavg"]
+    file.write_text(json.dumps({"data": str(hospitals / "site-1")}))
+    assert main(check) == 2
+    assert "no 'record' in the site's file" in capsys.readouterr().out
+    file.write_text(json.dumps({"data": str(hospitals / "site-1"), "record": "record.csv"}))
+    for header, rows, code, words in (
+        (lines[0], lines[1:], 0, "5 of 5 patients have a row; age 100 %, sex=f 100 %"),
+        (lines[0], lines[1:3], 0, "2 of 5 patients have a row; age 40 %"),
+        (lines[0], [], 0, "0 of 5 patients have a row; age 0 %"),
+        (lines[0].replace("mg/l", "mmol/l"), lines[1:], 2, "'mmol/l'"),
+        (lines[0].replace("ldh", "other"), lines[1:], 2, "no such column"),
+        (lines[0], ["somebody,50,f,1,200"], 2, "none for any of the 5 patients"),
+    ):
+        table.write_text("\n".join([header, *rows]) + "\n")
+        assert main(check) == code
+        assert words in capsys.readouterr().out
+    assert main([*check[:3], "--job", "ehr_fusion_fedavg"]) == 2
+    assert "a job for classes" in capsys.readouterr().err

@@ -135,3 +135,62 @@ def test_wrong_arguments(hospitals: Path, tmp_path: Path, capsys: pytest.Capture
     assert "not readable" in capsys.readouterr().err
     assert main(["predict", str(case), "--model", str(model), "--device", "cuda:99"]) == 2
     assert main(["predict", str(tmp_path), "--model", str(model)]) == 2
+
+
+WORDS = "age [years] 18..90; sex: f | m; crp [mg/l] 0..100; ldh [U/l] 100..500"
+
+
+def with_record(path: Path, words: str = WORDS, columns: int = 5) -> Path:
+    """Weights whose branch for the record says something: its last layer is not zero."""
+    spec = UNet3d(channels=(4, 8), ehr_columns=columns)
+    module = spec.build(0)
+    arrays = {name: block.detach().numpy().copy() for name, block in module.named_parameters()}
+    arrays["film.2.weight"] += 0.5
+    content = {"model": describe(spec), "patch": [16, 16, 16], "label_kind": "brats", "columns": words}
+    checkpoint.save(path, arrays, fingerprint(spec), content)
+    return path
+
+
+def test_the_record_of_a_case(hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case, model, table = a_case(hospitals), with_record(tmp_path / "m.npz"), tmp_path / "record.csv"
+    out = tmp_path / "x.nii.gz"
+
+    def masks(*more: str) -> tuple[int, str, bytes]:
+        out.unlink(missing_ok=True)
+        code = main(["predict", str(case), "--model", str(model), "--out", str(out), "--device", "cpu", *more])
+        return code, capsys.readouterr().err, np.asarray(nibabel.load(out).dataobj).tobytes() if out.exists() else b""
+
+    code, said, blind = masks()
+    assert code == 0
+    assert "no --record: 0 of 5 values of the record are known (all missing)" in said
+    table.write_text(f"patient,age [years],sex,crp [mg/l],ldh [U/l]\n{case.name},80,m,,450\n")
+    code, said, seen = masks("--record", str(table))
+    assert code == 0
+    assert "4 of 5 values of the record are known (age, sex=f, sex=m, ldh)" in said
+    assert seen != blind
+    table.write_text(f"patient,age [years],sex,crp [mg/l],ldh [U/l]\n{case.name},,,NA,\n")
+    assert masks("--record", str(table))[2] == blind
+    for text, words in (
+        ("patient,age [years],sex,crp [mg/l],ldh [U/l]\nsomebody,80,m,,450\n", "none for the patient"),
+        (f"patient,age [years],sex,crp [kPa],ldh [U/l]\n{case.name},80,m,1,450\n", "the unit 'kPa'"),
+        (f"patient,age [years],sex,ldh [U/l]\n{case.name},80,m,450\n", "no such column"),
+        (f"id,age [years],sex,crp [mg/l],ldh [U/l]\n{case.name},80,m,1,450\n", "no column 'patient'"),
+    ):
+        table.write_text(text)
+        code, said, mask = masks("--record", str(table))
+        assert (code, mask) == (2, b"")
+        assert words in said
+        assert "450" not in said
+
+
+def test_a_record_and_a_network_that_do_not_fit(
+    hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case, out, table = str(a_case(hospitals)), ["--out", str(tmp_path / "x.nii.gz")], tmp_path / "record.csv"
+    table.write_text("patient\n")
+    plain = str(weights(tmp_path / "plain.npz"))
+    assert main(["predict", case, "--model", plain, "--record", str(table), *out]) == 2
+    assert "reads images alone" in capsys.readouterr().err
+    for words in ("", "age [years] 18..90", "nonsense"):
+        assert main(["predict", case, "--model", str(with_record(tmp_path / "m.npz", words)), *out]) == 2
+        assert "a network that reads 5 numbers" in capsys.readouterr().err

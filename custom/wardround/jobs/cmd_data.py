@@ -9,10 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from wardround.errors import Refusal
+from wardround.errors import ConfigRefused, Refusal
 from wardround.jobs.terminal import DONE, REFUSED, command, counter, existing, group, say
 
 if TYPE_CHECKING:
+    from wardround.data.ehr import Table
     from wardround.data.inspection import Inspection
     from wardround.data.site_config import SiteConfig
 
@@ -32,6 +33,7 @@ Of a folder of labelled images (dataset.json): classes, missing modalities, how 
   wardround data check local/wardround.json            a hospital's own file
   wardround data check sites/sites.json                every site of a simulation
   wardround data check sites/site-1/data               a folder of labelled images
+  wardround data check local/wardround.json --job brats_ehr_fedavg       and the record, with the columns of this job
 """
 _KINDS = {"brats": "brats: ET, TC and WT are known", "whole_tumour": "whole_tumour: only WT is known"}
 
@@ -56,13 +58,18 @@ def add(commands: Any) -> None:
     check.add_argument(
         "--patient-pattern", metavar="REGEX", help="group 1 is the patient of a case id; default: see docs/data.md"
     )
+    check.add_argument(
+        "--job", metavar="NAME", help="a segmentation job: check the columns that it reads in the record"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Check one folder or every site of a file."""
     from wardround.data.description import is_labelled
+    from wardround.data.ehr import Table
     from wardround.data.inspection import inspect
 
+    columns = _columns(args.job) if args.job else Table()
     worst = DONE
     for site, config in _configs(args).items():
         changed = replace(config, labels=args.labels or config.labels)
@@ -75,6 +82,9 @@ def run(args: argparse.Namespace) -> int:
         else:
             found = inspect(changed, counter("read cases"))
             words, problems = describe(found), found.problems
+            if not problems and (columns.columns or changed.record):
+                row, problems = describe_record(changed, columns)
+                words += f"\n{row}"
         print(f"{label}: {config.data}\n{words}")
         for problem in problems:
             print(f"\nWRONG: {problem}")
@@ -107,6 +117,39 @@ def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
     except Refusal as problem:
         return _lines(rows) or "  -", [problem]
     return _lines(rows), []
+
+
+def describe_record(config: SiteConfig, columns: Table) -> tuple[str, list[Refusal]]:
+    """Return the line about the record beside masks, and what is wrong with it; no columns: rows are counted only."""
+    from wardround.data.cases import find_cases
+    from wardround.data.record import for_patients, site_record
+
+    files = find_cases(config.data, config.cases, config.patient_pattern)
+    try:
+        rows = site_record(config, columns)
+        vectors = for_patients(rows, columns, {one.case: one.patient for one in files}, lambda words: None)
+    except Refusal as problem:
+        return _lines([("record", "-")]), [problem]
+    count, names = len(vectors), columns.features
+    flags = [sum(float(one[len(names) + i]) for one in vectors.values()) for i in range(len(names))]
+    known = {name: f"{100 * flag / count:.0f} %" for name, flag in zip(names, flags, strict=True)}
+    listed = f"{_listed(known)} known" if known else "--job says which columns to check"
+    return _lines([("record", f"{sum(who in rows for who in vectors)} of {count} patients have a row; {listed}")]), []
+
+
+def _columns(name: str) -> Table:
+    from wardround.hospital.segmentation import Sampling
+    from wardround.jobs import building, recipes
+
+    sampling = building.build(recipes.job(name).task["sampling"], "sampling")
+    if not isinstance(sampling, Sampling):
+        raise ConfigRefused(
+            f"--job {name}",
+            found="a job for classes",
+            expected="a job that segments",
+            fix="leave --job out: dataset.json of labelled images says which columns they have, and all are checked",
+        )
+    return sampling.table
 
 
 def describe(found: Inspection) -> str:

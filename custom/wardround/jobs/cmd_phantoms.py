@@ -13,8 +13,8 @@ from wardround.jobs.terminal import DONE, command, counter, folder, positive, sa
 
 TEXT = """
 Write synthetic patients as NIfTI files in BraTS layout: brain, oedema, enhancing rim and necrotic core of known volume
-(phantoms.json). No person was scanned for them. Hospitals differ in scanner contrast, noise, tumour size and number of
-patients; the fourth has no T2.
+(phantoms.json), and a record that fits the tumour in part (record.csv). No person was scanned for them. Hospitals differ
+in scanner contrast, noise, tumour size and number of patients; the fourth has no T2.
 
   wardround phantoms OUT                           four hospitals in OUT/site-1 .. OUT/site-4, and OUT/sites.json
   wardround phantoms OUT --hospital 2              one hospital, its cases directly in OUT
@@ -45,13 +45,16 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write one cohort, or several and the file that names them."""
+    from wardround.data.phantoms import RECORD
+
     if args.hospital is not None:
         _cohort(args.out, args.hospital, args)
-        print(f'{args.out}: train on it with {{"data": "{args.out.resolve()}"}} as the site\'s file')
+        entry = json.dumps({"data": str(args.out.resolve()), "record": str(args.out.resolve() / RECORD)})
+        print(f"{args.out}: train on it with {entry} as the site's file")
         return DONE
     _require_ours(args.out)
     sites = {f"site-{n}": _cohort(args.out / f"site-{n}", n, args) for n in range(1, args.sites + 1)}
-    entries = {site: {"data": site, "name": name} for site, name in sites.items()}
+    entries = {site: {"data": site, "name": name, "record": f"{site}/{RECORD}"} for site, name in sites.items()}
     (args.out / "sites.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     print(f"{args.out / 'sites.json'}: {', '.join(f'{site} ({name})' for site, name in sites.items())}")
     print(f"use them: wardround jobs run brats_perfedavg --sites-file {args.out / 'sites.json'}")

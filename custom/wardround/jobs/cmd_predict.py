@@ -17,6 +17,7 @@ model trained on whole-tumour masks: 0 and 1).
 
   wardround predict /data/brats/BraTS-GLI-00005-100 --model deploy_model.npz
   wardround predict CASE --model best_model.npz --labels whole_tumour --out mask.nii.gz
+  wardround predict CASE --model deploy_model.npz --record record.csv
 
 --model: a hospital's deploy_model.npz (the model that its verdict recommends), the server's final_model.npz or
 best_model.npz (the shared model), or the weights of `wardround baseline`. For research: no medical device.
@@ -41,6 +42,13 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--enhancing", type=int, choices=(3, 4), default=4, help="value of enhancing tumour: 4 (BraTS) or 3 (2023)"
     )
+    parser.add_argument(
+        "--record",
+        type=existing,
+        metavar="CSV",
+        help="table with the patient's row (`patient`, and the columns of the job), for a model that reads a record; without "
+        "it every value is flagged as missing",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,9 +63,17 @@ def run(args: argparse.Namespace) -> int:
     require_whole(weights.meta, args.model)
     files = prediction.one_case(args.case, args.wanted)
     kind = args.labels or str(weights.meta.get("label_kind", "brats"))
+    record = prediction.record_of(files, weights, args.record)
     say(f"{files.case} ({', '.join(files.images)}) with {describe(weights.meta)}")
+    if record is not None:
+        names = weights.table.features
+        known = [name for name, flag in zip(names, record[len(names) :], strict=True) if flag]
+        without = "" if args.record else "no --record: "
+        say(
+            f"{without}{len(known)} of {len(names)} values of the record are known ({', '.join(known) or 'all missing'})"
+        )
     out = args.out or Path(f"{files.case}_mask.nii.gz")
-    done = prediction.predict_case(files, weights, kind, args.device, out, args.enhancing)
+    done = prediction.predict_case(files, weights, kind, args.device, out, args.enhancing, record)
     print(", ".join(f"{region} {volume:.1f} ml" for region, volume in done.volumes_ml.items()))
     print(f"written: {done.mask}")
     return DONE

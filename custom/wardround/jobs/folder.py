@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from wardround import __version__
+from wardround.data.ehr import table_from_json
+from wardround.data.ehr_words import words_of
 from wardround.errors import ConfigRefused
 from wardround.jobs import hidden, stock
 from wardround.jobs.card import card
@@ -153,7 +155,7 @@ def about(job: Job) -> Json:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
-        return ", ".join(str(part.get("name")) for part in value)
+        return words_of(table_from_json(value, "the job's sampling"))
     return " x ".join(str(part) for part in value) if isinstance(value, list) else value
 
 
