@@ -10,22 +10,22 @@ does it: clip is HALF its update norm, v its squared update, h its mean squared 
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
-from common import arguments, finish, say
+from common import arguments, cell, finish, interval, say
 from methods import MEAN
 from segmentation import evaluate
-from wardround.algorithms.federation import SiteSide, local_only, run
+from wardround.algorithms.federation import local_only
 from wardround.algorithms.fedsim import FedSim
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Array, Arrays, Layout
+from wardround.hospital.consortium import Consortium
 from wardround.hospital.rehearsal import rehearse
 from wardround.privacy.accounting import full_noise_multiplier_for
 from wardround.privacy.fixed_point import Ints, mean_of
@@ -89,13 +89,8 @@ def one_seed(sites: dict[str, Any], share: Any, schedule: Schedule) -> dict[str,
     by_group = {"isotropic": (1.0,) * len(seen.v), "adaptive": seen.scales}
     s = {arm: by_block(layout, groups_of(layout), one) for arm, one in by_group.items()}
     z = full_noise_multiplier_for(EPSILON, DELTA, schedule.rounds, "hospital")
-    sides = {
-        name: SiteSide(lambda r, one=one: one.oracle("train", r), 1.0, one.layout, one.roles)
-        for name, one in sites.items()
-        if name != public
-    }
-    first = sites[names[0]]
-    blocks = first.layout.unflatten(first.model.vector.numpy().copy())
+    initial = sites[names[0]].model.vector.clone()
+    together = Consortium({name: sites[name] for name in names}, part, MEAN, schedule, equal=True)
     found: dict[str, Any] = {"values": layout.total}
     for arm in ARMS:
         begun = time.monotonic()
@@ -109,21 +104,11 @@ def one_seed(sites: dict[str, Any], share: Any, schedule: Schedule) -> dict[str,
                 promise = HospitalDP(seen.clip(by_group[arm]), z, SITES, SITES, 0, hidden=True, bits=16)
                 found["snr"] = signal_to_noise(promise, SITES, layout.total, schedule.rounds)
                 how["new_sum"] = lambda r, promise=promise, arm=arm: NoisedSum(promise, s[arm])
-            end = run(sides, part, MEAN, schedule, blocks, **how)
-            models = {name: end.personal(part, name, sides[name]) for name in names}
+            models = together.models(together.run(initial, **how))
         scored = [float(np.mean(evaluate(sites[name], models[name])["test"])) for name in names]
         found[arm] = float(np.mean(scored))
         say(f"  {share}, {arm}: {found[arm]:.3f}, {time.monotonic() - begun:.0f} s")
     return found
-
-
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return mean and 95 % t-interval; one value: no interval (NaN)."""
-    from scipy.stats import t
-
-    a, n = np.asarray(values, np.float64), len(values)
-    half = float(t.ppf(0.975, n - 1)) * float(a.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    return float(a.mean()), float(a.mean()) - half, float(a.mean()) + half
 
 
 def main() -> None:
@@ -158,7 +143,7 @@ def main() -> None:
             }
             result[share] = {"rows": rows, "gaps": gaps}
             cells = [f"{np.mean([row[arm] for row in rows]):.3f}" for arm in ARMS]
-            cells += [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in gaps.values()]
+            cells += [cell(gap, "+") for gap in gaps.values()]
             print(f"| {share} | {rows[0]['values']} | {rows[0]['snr']:.2f} | " + " | ".join(cells) + " |", flush=True)
     finish(result, as_json=args.json)
 

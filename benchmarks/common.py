@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from wardround.reports.intervals import over_seeds
 
 
 def arguments(words: str) -> argparse.ArgumentParser:
@@ -25,10 +28,34 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Return mean and 95 % t-interval over seeds; one value: no interval (None)."""
+    return over_seeds(values)
+
+
+def cell(found: Sequence[float | None] | None, sign: str = "") -> str:
+    """Return "mean [low, high]" of an interval, the mean alone where there is none; nothing: a dash."""
+    if found is None:
+        return "-"
+    mean, low, high = found
+    return f"{mean:{sign}.3f}" if low is None else f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def plain(value: Any) -> Any:
+    """Return the value as JSON can hold it: NaN is null, infinity a word, keys are texts."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
 def finish(result: Mapping[str, Any], *, as_json: bool) -> None:
     """Print the JSON object as the last line of stdout when asked for."""
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(plain(result), allow_nan=False))
 
 
 def data_root() -> Path:

@@ -24,8 +24,8 @@ from typing import Any, ClassVar, final
 import numpy as np
 from torch import Tensor
 
-from adaptive_noise_dice import NoisedSum, interval
-from common import say
+from adaptive_noise_dice import NoisedSum
+from common import interval, say
 from methods import MEAN
 from wardround.algorithms.base import LocalEnd, LocalStart, Steps, descend, plain
 from wardround.algorithms.federation import SiteSide, local_round, run
@@ -212,7 +212,7 @@ def summary_hospital(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             row[arm] = {"mean": whole.value, "low": whole.low, "high": whole.high, "cases": whole.cases}
         for a, b in GAPS:
             gaps = [mean_of_sites(part["arms"][a]) - mean_of_sites(part["arms"][b]) for part in mine]
-            row[f"{a} - {b}"] = [None if math.isnan(value) else value for value in interval(gaps)]
+            row[f"{a} - {b}"] = interval(gaps)
         rows.append(row)
     return rows
 

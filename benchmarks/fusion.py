@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -31,11 +31,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaptive_noise_dice import interval
-from common import arguments, data_root, finish, say
+from common import arguments, cell, data_root, finish, interval, say
 from methods import MEAN
 from wardround.algorithms.fedavg import FedAvg
-from wardround.algorithms.federation import SiteSide, run
 from wardround.algorithms.schedule import Schedule
 from wardround.data.description import Description, Row, Spec, read_description, read_rows, write_folder
 from wardround.data.hospitals import hospital
@@ -45,14 +43,16 @@ from wardround.data.phantom_types import write_types
 from wardround.data.presets import lgg, mhh
 from wardround.data.site_config import SiteConfig
 from wardround.data.skew import deal, write_labelled_sites
-from wardround.data.splits import split_patients
 from wardround.hospital.classification import CaseSampling, ClassificationSite
+from wardround.hospital.consortium import Consortium
+from wardround.hospital.splitting import split_of
 from wardround.models.case_vector import CaseVector
 from wardround.models.vit import ViTFusion
 
 SITES, PHANTOM_SEED, SIDE, BATCH, DROPOUT = 4, 7, 32, 16, 0.0
 SETS = ("phantoms", "phantoms_t1ce", "lgg", "mhh")
 ARMS = ("images", "record", "fusion")
+SPLIT = "by patient within classes"
 PAIRS = (("fusion", "images"), ("fusion", "record"))
 
 
@@ -161,21 +161,16 @@ def open_sites(data: Data, sampling: CaseSampling, seed: int, depth: int) -> dic
     """Return hospital -> its side, with this seed's split, weights and batches."""
     network = network_of(sampling, depth)
     return {
-        name: sampling.open(name, cohort, split_patients(cohort.patients, seed=seed), network, seed, "cpu")
+        name: sampling.open(name, cohort, split_of(cohort, seed), network, seed, "cpu")
         for name, cohort in data.cohorts.items()
     }
 
 
 def trained(sites: Mapping[str, ClassificationSite], schedule: Schedule) -> Tensor:
     """Return the shared model after the last round of FedAvg; of one hospital: its local model."""
-    sides = {
-        name: SiteSide(lambda r, one=one: one.oracle("train", r), one.train_patients, one.layout, one.roles)
-        for name, one in sites.items()
-    }
+    together = Consortium(sites, FedAvg(), MEAN, schedule)
     first = next(iter(sites.values()))
-    blocks = first.layout.unflatten(first.model.vector.numpy().copy())
-    algorithm, name = FedAvg(), next(iter(sites))
-    return run(sides, algorithm, MEAN, schedule, blocks).personal(algorithm, name, sides[name])
+    return next(iter(together.models(together.run(first.model.vector.clone())).values()))
 
 
 def one_seed(data: Data, seed: int, schedule: Schedule, depth: int) -> dict[str, Any]:
@@ -205,18 +200,6 @@ def limits(name: str, modalities: Sequence[str]) -> dict[str, float] | None:
     }
 
 
-def spread(values: Sequence[float]) -> dict[str, float | None]:
-    """Return the mean of differences and its 95 % t-interval; of one seed: no interval."""
-    mean, low, high = interval(values)
-    return {"mean": mean, "low": low, "high": high} if len(values) > 1 else {"mean": mean, "low": None, "high": None}
-
-
-def words_of(gap: Mapping[str, float | None]) -> str:
-    """Return a difference as the tables print it."""
-    ends = "one seed" if gap["low"] is None else f"{gap['low']:+.3f}, {gap['high']:+.3f}"
-    return f"{gap['mean']:+.3f} [{ends}]"
-
-
 def table(result: Mapping[str, Any]) -> list[str]:
     """Return the lines of the printed table."""
     heads = ["set", "hospitals", "test patients a seed", *ARMS, *(f"{a} - {b} [95 %]" for a, b in PAIRS)]
@@ -225,7 +208,7 @@ def table(result: Mapping[str, Any]) -> list[str]:
         counts = sorted({row["test_patients"] for row in one["rows"]})
         patients = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         cells = [name, str(one["hospitals"]), patients, *(f"{np.mean([r[a] for r in one['rows']]):.3f}" for a in ARMS)]
-        cells += [words_of(gap) for gap in one["gaps"].values()]
+        cells += [cell(gap, "+") for gap in one["gaps"].values()]
         lines.append("| " + " | ".join(cells) + " |")
         best = one["limits"] or dict.fromkeys(ARMS, one["chance"])
         words = "limit" if one["limits"] else "chance"
@@ -233,43 +216,62 @@ def table(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Run every set, arm and seed."""
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--data", nargs="+", choices=SETS, default=list(SETS), help="sets")
+def options(words: str) -> Any:
+    """Return a parser with what both benchmarks of these hospitals are asked (the other one: modalities.py)."""
+    parser = arguments(words)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="splits, weights and batches")
     parser.add_argument("--patients", type=int, default=200, help="of every phantom hospital")
     parser.add_argument("--rounds", type=int, default=12, help="rounds")
-    parser.add_argument("--real-rounds", type=int, default=4, help="rounds on the real sets, which are small")
     parser.add_argument("--work", type=int, default=30, help="gradient steps of a site in a round")
     parser.add_argument("--depth", type=int, default=1, help="blocks of the trunk")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--part", type=Path, help="write the raw scores here after every seed")
+    return parser
+
+
+def asked(parser: Any) -> Any:
+    """Return what was asked, cut down by --quick; torch's threads are set."""
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    patients, rounds, work = args.patients, {True: args.rounds, False: args.real_rounds}, args.work
-    seeds, names = args.seeds, args.data
     if args.quick:
-        patients, rounds, work, seeds, names = 12, {True: 1, False: 1}, 4, seeds[:1], names[:2]
-    result: dict[str, Any] = {}
+        args.patients, args.rounds, args.work, args.seeds = 12, 1, 4, args.seeds[:1]
+    return args
+
+
+def over(args: Any, seed_of: Callable[[int], dict[str, Any]], told: Callable[[list[dict[str, Any]]], Any]) -> Any:
+    """Return what is told of the rows of all seeds; --part gets it after every seed."""
+    rows: list[dict[str, Any]] = []
+    for seed in args.seeds:
+        rows.append(seed_of(seed))
+        if args.part:
+            args.part.write_text(json.dumps(told(rows)))
+    return told(rows)
+
+
+def main() -> None:
+    """Run every set, arm and seed."""
+    parser = options(__doc__ or "")
+    parser.add_argument("--data", nargs="+", choices=SETS, default=list(SETS), help="sets")
+    parser.add_argument("--real-rounds", type=int, default=4, help="rounds on the real sets, which are small")
+    args = asked(parser)
+    result: dict[str, Any] = {"split": SPLIT}
     with tempfile.TemporaryDirectory() as folder:
-        for name in names:
+        for name in args.data[:2] if args.quick else args.data:
             say(name)
-            data, rows = open_data(name, Path(folder), patients), []
-            schedule = schedule_of(rounds[name.startswith("phantoms")], work)
-            for seed in seeds:
-                rows.append(one_seed(data, seed, schedule, args.depth))
-                gaps = {f"{a} - {b}": spread([row[a] - row[b] for row in rows]) for a, b in PAIRS}
-                result[name] = {
-                    "hospitals": len(data.cohorts),
-                    "rows": rows,
-                    "gaps": gaps,
-                    "limits": limits(name, data.spec.modalities),
-                    "chance": 1 / len(data.spec.classes),
-                }
-                if args.part:
-                    args.part.write_text(json.dumps(result))
-    print("\n".join(table(result)))
+            data = open_data(name, Path(folder), args.patients)
+            rounds = args.rounds if name.startswith("phantoms") or args.quick else args.real_rounds
+            schedule = schedule_of(rounds, args.work)
+
+            def told(rows: list[dict[str, Any]], name: str = name, data: Data = data, before: Any = result) -> Any:
+                one = {"hospitals": len(data.cohorts), "rows": rows}
+                one["gaps"] = {f"{a} - {b}": interval([row[a] - row[b] for row in rows]) for a, b in PAIRS}
+                one |= {"limits": limits(name, data.spec.modalities), "chance": 1 / len(data.spec.classes)}
+                return {**before, name: one}
+
+            result = over(
+                args, lambda seed, data=data, schedule=schedule: one_seed(data, seed, schedule, args.depth), told
+            )
+    print("\n".join(table({name: one for name, one in result.items() if name != "split"})))
     finish(result, as_json=args.json)
 
 

@@ -12,7 +12,6 @@ Limit: the best accuracy that anybody can have when the images show the type's s
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -20,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from common import arguments, finish, say
-from fusion import Data, open_data, open_sites, sampling_of, schedule_of, spread, trained, words_of
+from common import cell, finish, interval, say
+from fusion import SPLIT, Data, asked, open_data, open_sites, options, over, sampling_of, schedule_of, trained
 from wardround.algorithms.schedule import Schedule
 from wardround.data.layouts import MODALITIES
 from wardround.data.phantom_record import bayes_limit
@@ -80,7 +78,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found = {}
     for words, shown in SHOWN.items():
         means = {arm: [mean_of(row[arm][words]) for row in rows] for arm in ARMS}
-        gap = spread([a - b for a, b in zip(means["dropout"], means["plain"], strict=True)])
+        gap = interval([a - b for a, b in zip(means["dropout"], means["plain"], strict=True)])
         limit = bayes_limit(shown, strength=0.0)
         found[words] = {arm: float(np.mean(means[arm])) for arm in ARMS} | {"gap": gap, "limit": limit}
     return found
@@ -88,34 +86,20 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Train both models for every seed and test them on every subset."""
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="splits, weights and batches")
+    parser = options(__doc__ or "")
     parser.add_argument("--dropout", type=float, default=0.3, help="chance of hiding a modality of a training patient")
-    parser.add_argument("--patients", type=int, default=200, help="of every phantom hospital")
-    parser.add_argument("--rounds", type=int, default=12, help="rounds")
-    parser.add_argument("--work", type=int, default=30, help="gradient steps of a site in a round")
-    parser.add_argument("--depth", type=int, default=1, help="blocks of the trunk")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--part", type=Path, help="write the raw scores here after every seed")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    patients, schedule, seeds = args.patients, schedule_of(args.rounds, args.work), args.seeds
-    if args.quick:
-        patients, schedule, seeds = 12, schedule_of(1, 4), seeds[:1]
-    rows: list[dict[str, Any]] = []
+    args = asked(parser)
+    schedule = schedule_of(args.rounds, args.work)
     with tempfile.TemporaryDirectory() as folder:
-        data = open_data("phantoms", Path(folder), patients)
-        for seed in seeds:
-            rows.append(one_seed(data, seed, schedule, args.depth, args.dropout))
-            if args.part:
-                args.part.write_text(json.dumps(rows))
+        data = open_data("phantoms", Path(folder), args.patients)
+        rows = over(args, lambda seed: one_seed(data, seed, schedule, args.depth, args.dropout), lambda rows: rows)
     told = summary(rows)
     print(f"| shown at test | trained with dropout {args.dropout:g} | without | difference [95 %] | limit |")
     print("|---|---|---|---|---|")
     for words, one in told.items():
-        gap, limit = words_of(one["gap"]), one["limit"]
-        print(f"| {words} | {one['dropout']:.3f} | {one['plain']:.3f} | {gap} | {limit:.2f} |")
-    finish({"shown": told, "rows": rows}, as_json=args.json)
+        gap = cell(one["gap"], "+")
+        print(f"| {words} | {one['dropout']:.3f} | {one['plain']:.3f} | {gap} | {one['limit']:.2f} |")
+    finish({"split": SPLIT, "shown": told, "rows": rows}, as_json=args.json)
 
 
 if __name__ == "__main__":

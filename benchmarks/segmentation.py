@@ -84,8 +84,9 @@ def evaluate(site: Any, w: Any) -> dict[str, Any]:
 def one_method(name: str, sites: dict[str, Any], schedule: Any, chosen: dict[str, Any]) -> dict[str, Any]:
     """Run one method; return site -> {"0": plain model, "best": after the k chosen on validation} (local, central: plain only)."""
     from wardround.algorithms.base import Steps
-    from wardround.algorithms.federation import SiteSide, local_only, run
+    from wardround.algorithms.federation import local_only
     from wardround.algorithms.finetune import fine_tune
+    from wardround.hospital.consortium import Consortium
 
     any_site = next(iter(sites.values()))
     initial = any_site.model.vector.clone() if "initial" not in chosen else chosen["initial"]
@@ -103,15 +104,11 @@ def one_method(name: str, sites: dict[str, Any], schedule: Any, chosen: dict[str
             w = local_only(oracle, schedule, w)
         return {site: {"0": evaluate(one, w)} for site, one in sites.items()}
     algorithm, rule = methods()[name]
-    sides = {
-        site: SiteSide(lambda r, one=one: one.oracle("train", r), one.train_patients, one.layout, one.roles)
-        for site, one in sites.items()
-    }
-    blocks = any_site.layout.unflatten(initial.numpy().copy())
-    result = run(sides, algorithm, rule, schedule, blocks, lambda r, res: say(f"    round {r + 1}: {res.history[-1]}"))
+    together = Consortium(sites, algorithm, rule, schedule)
+    result = together.run(initial, lambda r, res: say(f"    round {r + 1}: {res.history[-1]}"))
     table: dict[str, Any] = {}
-    for site, one in sites.items():
-        start = result.personal(algorithm, site, sides[site])
+    for site, start in together.models(result).items():
+        one = sites[site]
         tuned = fine_tune(start, one.oracle("fine-tune"), (0, 1, 5, 20), Steps(work=20, lr=0.01))
         scored = {k: evaluate(one, w) for k, w in tuned.items()}
         best = max(scored, key=lambda k: scored[k]["val"])

@@ -28,17 +28,29 @@ from typing import Any
 
 import numpy as np
 
-from adaptive_noise_dice import DELTA, EPSILON, NoisedSum, interval
-from common import arguments, finish, say
+from adaptive_noise_dice import DELTA, EPSILON, NoisedSum
+from common import arguments, cell, finish, interval, say
 from methods import MASKS, MEAN
-from tumour_types_data import CLASSES, SITES, everywhere, open_public, open_sites, support, tested, validated, whole_set
+from tumour_types_data import (
+    CLASSES,
+    SITES,
+    SPLIT,
+    everywhere,
+    open_public,
+    open_sites,
+    support,
+    tested,
+    validated,
+    whole_set,
+)
 from wardround.algorithms.base import Algorithm, Steps
 from wardround.algorithms.fedavg import FedAvg
-from wardround.algorithms.federation import SiteSide, local_only, run
+from wardround.algorithms.federation import local_only
 from wardround.algorithms.fedsim import SHARED, FedSim
 from wardround.algorithms.finetune import fine_tune
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.schedule import Schedule
+from wardround.hospital.consortium import Consortium
 from wardround.hospital.rehearsal import rehearse
 from wardround.privacy.accounting import for_gaussians, mu_for
 from wardround.privacy.hospital_dp import HospitalDP, signal_to_noise
@@ -83,25 +95,19 @@ def one_method(name: str, sites: Mapping[str, Any], public: Any, schedule: Sched
         return {"sites": table}
     algorithm, layout = METHODS[name], next(iter(sites.values())).layout
     equal = getattr(algorithm, "share", "all") == "norms"
-    sides = {
-        site: SiteSide(
-            lambda r, one=one: one.oracle("train", r), 1.0 if equal else one.train_patients, layout, one.roles
-        )
-        for site, one in sites.items()
-    }
+    together = Consortium(sites, algorithm, MEAN, schedule, equal)
     new_sum, told = noise(name, public, schedule) if name in NOISED else (None, {})
     curve: list[float] = []
 
     def on_round(round_: int, result: Any) -> None:
-        each = [validated(one, result.personal(algorithm, site, sides[site])) for site, one in sites.items()]
+        each = [validated(sites[site], w) for site, w in together.models(result).items()]
         curve.append(float(np.mean(each)))
 
-    blocks = layout.unflatten(initial.numpy().copy())
     how = {} if new_sum is None else {"new_sum": new_sum}
-    result = run(sides, algorithm, MEAN, schedule, blocks, on_round, **how)
+    result = together.run(initial, on_round, **how)
     table = {}
-    for site, one in sites.items():
-        start = result.personal(algorithm, site, sides[site])
+    for site, start in together.models(result).items():
+        one = sites[site]
         tuned = fine_tune(start, one.oracle("fine-tune"), ks, Steps(work=max(ks), lr=0.005))
         vals = {k: validated(one, w) for k, w in tuned.items()}
         best = max(vals, key=lambda k: (vals[k], -k))
@@ -153,14 +159,6 @@ def summarise(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def cell(found: tuple[float, float, float] | None, sign: str = "") -> str:
-    """Return mean [low, high]."""
-    if found is None:
-        return "-"
-    mean, low, high = found
-    return f"{mean:{sign}.3f}" if math.isnan(low) else f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
-
-
 def show(parts: list[dict[str, Any]], result: dict[str, Any]) -> None:
     """Print support, the scores of every site, the main table, rounds and bytes, and the sweep."""
     for part in parts:
@@ -208,7 +206,7 @@ def measure(args: Any, parts: list[dict[str, Any]]) -> None:
 
     torch.set_num_threads(args.threads)
     rounds, work = (2, 2) if args.quick else (args.rounds, args.work)
-    settings = {"data": args.data, "rounds": rounds, "work": work, "lr": args.lr}
+    settings = {"data": args.data, "rounds": rounds, "work": work, "lr": args.lr, "split": SPLIT}
     if strange := [part["settings"] for part in parts if part["settings"] != settings]:
         raise SystemExit(f"{args.save} has runs with {strange[0]}, not {settings}: name another file")
     schedule = Schedule(rounds, work, args.lr, 0.9, True, 0.0, 1.0, "cosine")
@@ -261,7 +259,7 @@ def main() -> None:
     measure(args, parts)
     result = summarise(parts)
     show(parts, result)
-    finish(result, as_json=args.json)
+    finish({"split": SPLIT, "alphas": result}, as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from wardround.data.labelled import LabelledCohort
 from wardround.data.pictures import Grid
 from wardround.data.site_config import read_sites
 from wardround.data.skew import LabelledSet, deal, label_skew, write_labelled_sites
-from wardround.data.splits import PARTS, split_patients
+from wardround.data.splits import PARTS
 from wardround.hospital.classification import CaseSampling, ClassificationSite
+from wardround.hospital.splitting import split_of
 from wardround.models.vit import ViTFusion
 from wardround.tasks.classification import balanced_accuracy
 
@@ -26,6 +27,7 @@ CLASSES, MODALITY, SIZE, SITES, LEAST = ("glioma", "meningioma", "pituitary"), "
 SPEC = ViTFusion("vit_tiny_patch16_224", 1, (SIZE, SIZE), 0, len(CLASSES), "shared", 4)
 SAMPLING = CaseSampling(CLASSES, (MODALITY,), (), SIZE, 1, 0.5, 8, 0.0, record=False, augment=True)
 PUBLIC, PUBLIC_PATIENTS = 8, 30
+SPLIT = "by patient within classes"
 
 
 def phantoms(folder: Path, index: int, patients: int) -> LabelledSet:
@@ -55,7 +57,7 @@ def whole_set(data: str, folder: Path) -> LabelledSet:
 
 def opened(name: str, cohort: LabelledCohort, seed: int) -> ClassificationSite:
     """Return a site with this seed's split, initial weights and batches."""
-    return SAMPLING.open(name, cohort, split_patients(cohort.patients, seed=seed), SPEC, seed, "cpu")
+    return SAMPLING.open(name, cohort, split_of(cohort, seed), SPEC, seed, "cpu")
 
 
 def open_sites(whole: LabelledSet, alpha: float, seed: int, folder: Path) -> dict[str, ClassificationSite]:

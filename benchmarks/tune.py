@@ -49,9 +49,9 @@ def main() -> None:
     import torch
 
     from wardround.algorithms.base import Steps
-    from wardround.algorithms.federation import SiteSide, run
     from wardround.algorithms.finetune import fine_tune
     from wardround.algorithms.schedule import Schedule
+    from wardround.hospital.consortium import Consortium
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -62,20 +62,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         sites = open_sites(args.data, SEED, options, Path(folder))
         first = next(iter(sites.values()))
-        initial = first.layout.unflatten(first.model.vector.numpy().copy())
+        initial = first.model.vector.clone()
         rows = list(grid().items())
         for label, (algorithm, rule, lr) in rows[:2] if args.quick else rows:
             if args.only and not label.startswith(tuple(args.only)):
                 continue
-            sides = {
-                name: SiteSide(lambda r, one=one: one.oracle("train", r), one.train_patients, one.layout, one.roles)
-                for name, one in sites.items()
-            }
-            schedule = Schedule(**(options["schedule"] | {"lr": lr}))
-            done = run(sides, algorithm, rule, schedule, initial)
+            together = Consortium(sites, algorithm, rule, Schedule(**(options["schedule"] | {"lr": lr})))
+            models = together.models(together.run(initial))
             plain, tuned = [], {rate: [] for rate in RATES}
-            for name, one in sites.items():
-                start = done.personal(algorithm, name, sides[name])
+            for name, start in models.items():
+                one = sites[name]
                 plain.append(one.score(start, one.split.val))
                 for rate, best in tuned.items():
                     found = fine_tune(start, one.oracle("fine-tune"), (1, 5, 20), Steps(work=20, lr=rate))

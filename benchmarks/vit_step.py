@@ -34,14 +34,14 @@ from common import arguments, finish, say
 from methods import MEAN
 from overhead_data import median
 from wardround.algorithms.base import LocalEnd, LocalStart, Steps, descend
-from wardround.algorithms.federation import SiteSide, run
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.schedule import Schedule
 from wardround.data.hospitals import hospital
 from wardround.data.site_config import SiteConfig
-from wardround.data.splits import split_patients
 from wardround.hospital.classification import CaseSampling, ClassificationSite
+from wardround.hospital.consortium import Consortium
 from wardround.hospital.opening import TypePhantoms
+from wardround.hospital.splitting import split_of
 from wardround.jobs.recipes import job
 from wardround.models.flat import FlatModel
 from wardround.models.torchvision_door import open_torchvision
@@ -178,7 +178,7 @@ def job_sites(task: Mapping[str, Any], folder: Path) -> dict[str, Classification
         TypePhantoms(**task["phantoms"]["args"]).write(folder / profile.name, profile, 0)
         config = SiteConfig(data=folder / profile.name)
         cohort = sampling.cohort(config, folder / "cache" / profile.name, lambda words: None)
-        split = split_patients(cohort.patients)
+        split = split_of(cohort)
         sites[profile.name] = sampling.open(profile.name, cohort, split, network, 0, "cpu")
     return sites
 
@@ -190,13 +190,7 @@ def measure_mask(changed: Mapping[str, int]) -> dict[str, float]:
     schedule = Schedule(**made.federation["schedule"]["args"] | changed)
     with tempfile.TemporaryDirectory() as folder:
         sites = job_sites(made.task, Path(folder))
-        sides = {
-            name: SiteSide(lambda r, one=one: one.oracle("train", r), one.train_patients, one.layout, one.roles)
-            for name, one in sites.items()
-        }
-        first = next(iter(sites.values()))
-        blocks = first.layout.unflatten(first.model.vector.numpy().copy())
-        run(sides, algorithm, MEAN, schedule, blocks)
+        Consortium(sites, algorithm, MEAN, schedule).run(next(iter(sites.values())).model.vector.clone())
     result: dict[str, float] = {"masks": len(algorithm.found)}
     for clock, word in enumerate(("", "cpu_")):
         result[f"{word}mask_share"] = median([mask[clock] / whole[clock] for mask, whole in algorithm.found])

@@ -2,7 +2,7 @@
 
 If no patient may ever change its part when others come or go, the part is a function of the patient alone: adding
 patients one by one to a set of one shows it. So a hash decides, part sizes are binomial, and only an empty part is
-mended.
+mended. Where patients have classes the same rule holds within each class, so that validation and test see them all.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from wardround.errors import ConfigRefused, DataRefused
 from wardround.rng import derive
 
+Fractions = tuple[float, float, float]
+SHARES: Fractions = (0.6, 0.2, 0.2)
 PARTS = ("train", "val", "test")
 
 
@@ -25,9 +27,7 @@ class Split:
     test: tuple[str, ...]
 
 
-def split_patients(
-    cases: Mapping[str, str], fractions: tuple[float, float, float] = (0.6, 0.2, 0.2), seed: int = 0
-) -> Split:
+def split_patients(cases: Mapping[str, str], fractions: Fractions = SHARES, seed: int = 0) -> Split:
     """Return the split of cases (case id -> patient id): every patient has a place in [0, 1) from its id and the seed.
 
     [0, train) is the training part, then val, then test; all cases of a patient are in the same part. The expected
@@ -37,6 +37,45 @@ def split_patients(
     borrowed one goes back.
     fewer than 3 patients: DataRefused | fractions not all above 0 with sum 1: ConfigRefused
     """
+    places = _places(cases, fractions, seed)
+    return _split(cases, _mended(places, fractions))
+
+
+def split_classes(
+    cases: Mapping[str, str], labels: Mapping[str, int], fractions: Fractions = SHARES, seed: int = 0
+) -> Split:
+    """Return the split of cases (case id -> patient id) with labels (case id -> class): as `split_patients`, but parts are
+    mended within each class. A class with 3 patients or more is in every part.
+
+    A class whose patients reach all parts by themselves is split as by `split_patients`, patient by patient. Else an added
+    patient can change the parts of others, of its own class only: at the third patient of a class (before, the hash
+    alone decides), and while a part of the class holds a borrowed one.
+    class with fewer than 3 patients: by the hash alone | no class with 3: as split_patients | else as split_patients
+    A patient has the label of its cases; cases of one patient with different labels: DataRefused
+    """
+    places = _places(cases, fractions, seed)
+    kinds: dict[str, set[int]] = {}
+    for case, patient in cases.items():
+        kinds.setdefault(patient, set()).add(labels[case])
+    if two := sum(len(found) > 1 for found in kinds.values()):
+        raise DataRefused(
+            "the split of labelled patients",
+            found=f"{two} patients with two labels",
+            expected="one class for each patient",
+            fix="correct the table",
+        )
+    classes: dict[int, dict[str, float]] = {}
+    for patient, found in kinds.items():
+        classes.setdefault(min(found), {})[patient] = places[patient]
+    large = [members for members in classes.values() if len(members) >= len(PARTS)]
+    part = _by_place(places, fractions) if large else _mended(places, fractions)
+    for members in large:
+        part |= _mended(members, fractions)
+    return _split(cases, part)
+
+
+def _places(cases: Mapping[str, str], fractions: Fractions, seed: int) -> dict[str, float]:
+    """Return patient -> place in [0, 1), for enough patients and sound fractions."""
     if len(fractions) != len(PARTS) or not all(f > 0 for f in fractions) or abs(sum(fractions) - 1) > 1e-6:
         raise ConfigRefused(
             "the split's fractions",
@@ -52,13 +91,29 @@ def split_patients(
             expected="at least 3 patients",
             fix="add patients, or check patient_pattern in the site's file if it joins different patients",
         )
-    edges = (0.0, fractions[0], fractions[0] + fractions[1], 1.0)
-    place = {patient: derive(seed, "split", patient) / 2**63 for patient in patients}
-    part = {patient: sum(place[patient] >= edge for edge in edges[1:3]) for patient in patients}
+    return {patient: derive(seed, "split", patient) / 2**63 for patient in patients}
+
+
+def _edges(fractions: Fractions) -> tuple[float, float, float, float]:
+    return (0.0, fractions[0], fractions[0] + fractions[1], 1.0)
+
+
+def _by_place(places: Mapping[str, float], fractions: Fractions) -> dict[str, int]:
+    edges = _edges(fractions)
+    return {patient: sum(place >= edge for edge in edges[1:3]) for patient, place in places.items()}
+
+
+def _mended(places: Mapping[str, float], fractions: Fractions) -> dict[str, int]:
+    """Return patient -> part, no part empty; at least as many patients as parts."""
+    edges, part = _edges(fractions), _by_place(places, fractions)
     for empty in range(len(PARTS)):
         members = list(part.values())
         if empty not in members:
-            lenders = [patient for patient in patients if members.count(part[patient]) > 1]
-            part[min(lenders, key=lambda p: max(edges[empty] - place[p], place[p] - edges[empty + 1]))] = empty
+            lenders = [patient for patient in sorted(places) if members.count(part[patient]) > 1]
+            part[min(lenders, key=lambda p: max(edges[empty] - places[p], places[p] - edges[empty + 1]))] = empty
+    return part
+
+
+def _split(cases: Mapping[str, str], part: Mapping[str, int]) -> Split:
     of = {name: tuple(sorted(case for case in cases if part[cases[case]] == k)) for k, name in enumerate(PARTS)}
     return Split(of["train"], of["val"], of["test"])

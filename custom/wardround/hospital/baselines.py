@@ -17,9 +17,9 @@ from wardround.algorithms.base import Oracle
 from wardround.algorithms.federation import local_only
 from wardround.algorithms.schedule import Schedule
 from wardround.data.site_config import SiteConfig
-from wardround.data.splits import split_patients
 from wardround.hospital.opening import pick_device
 from wardround.hospital.pooled import PooledOracle
+from wardround.hospital.splitting import split_of
 from wardround.hospital.task import TaskSampling, TaskSite
 from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
@@ -30,14 +30,21 @@ Say = Callable[[str], None]
 
 
 def open_sites(
-    configs: Mapping[str, SiteConfig], spec: Network, sampling: TaskSampling, seed: int, cache: Path, say: Say
+    configs: Mapping[str, SiteConfig],
+    spec: Network,
+    sampling: TaskSampling,
+    seed: int,
+    cache: Path,
+    say: Say,
+    *,
+    patient_dp: bool,
 ) -> dict[str, TaskSite]:
-    """Return every site, its cases decoded into its own cache or <cache>/<site>."""
+    """Return every site, its cases decoded into its own cache or <cache>/<site>, split as a job with patient_dp does it."""
     sites = {}
     for name, config in configs.items():
         say(f"{name}: {config.data}")
         cohort = sampling.cohort(config, config.cache or cache / name, say)
-        split = split_patients(cohort.patients)
+        split = split_of(cohort, patient_dp=patient_dp)
         sites[name] = sampling.open(name, cohort, split, spec, seed, pick_device(config.device))
     return sites
 

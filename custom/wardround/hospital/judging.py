@@ -60,7 +60,7 @@ def judge(
     local = local_only(site.oracle("local"), schedule, initial)
     picked["local"] = (0, site.score(local, validate), local)
     for arm, w in arms.items():
-        tuned = _tuned(site, arm, w, judging)
+        tuned = fine_tuned(site, w, judging)
         if arm == "fedavg":
             picked["fedavg"] = tuned[0]
             picked["fedavg_finetuned"] = max(tuned[1:], key=lambda option: option[1])
@@ -94,7 +94,8 @@ def shared_only(numbers: Mapping[str, Any]) -> dict[str, Any]:
     return {**told, "candidates": shared, "deploy": None}
 
 
-def _tuned(site: TaskSite, arm: str, w: Tensor, judging: Judging) -> list[tuple[int, float, Tensor]]:
+def fine_tuned(site: TaskSite, w: Tensor, judging: Judging) -> list[tuple[int, float, Tensor]]:
+    """Return (k, score on validation, weights after k steps) for every k offered, by rising k."""
     ks = sorted(judging.steps)
     steps = Steps(work=max(ks), lr=judging.lr)
     snapshots = fine_tune(w, site.oracle("fine-tune"), ks, steps)

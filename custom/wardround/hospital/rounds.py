@@ -15,11 +15,11 @@ from wardround.algorithms.base import Algorithm, LocalStart, Oracle
 from wardround.algorithms.federation import local_round, start_of
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Array, Arrays, from_bank, in_bank
-from wardround.data.splits import split_patients
 from wardround.hospital import mask_history, pages, state
 from wardround.hospital.dp_site import DPSite
 from wardround.hospital.judging import Judgement, Judging, judge
 from wardround.hospital.opening import Opened, open_site
+from wardround.hospital.splitting import split_of
 from wardround.hospital.task import TaskPhantoms, TaskSampling, TaskSite
 from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import first_weights
@@ -68,7 +68,7 @@ class Hospital:
             seed=settings.seed,
             say=say,
         )
-        split = split_patients(opened.cohort.patients)
+        split = split_of(opened.cohort, patient_dp=settings.private is not None)
         site = settings.sampling.open(name, opened.cohort, split, settings.model, settings.seed, opened.device)
         return Hospital(name, opened, site, settings, states)
 

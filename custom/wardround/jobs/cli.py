@@ -23,6 +23,7 @@ from wardround.jobs import (
     cmd_run,
     cmd_scales,
     cmd_submit,
+    cmd_sweep,
 )
 from wardround.jobs.terminal import DONE, REFUSED, group, say
 
@@ -77,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     cmd_submit.add(jobs)
     cmd_poc.add(commands)
     cmd_baseline.add(commands)
+    cmd_sweep.add(commands)
     cmd_he.add(group(commands, "he", "what hiding the sum costs", HE))
     cmd_ledger.add(commands)
     cmd_scales.add(commands)

@@ -78,8 +78,9 @@ def run(args: argparse.Namespace) -> int:
     configs = read_sites(_sites_file(args))
     if args.device:
         configs = {name: replace(config, device=args.device) for name, config in configs.items()}
+    patient_dp = job.dp is not None and job.dp["unit"] == "patient"
     out, seed, begun = args.out or Path("wardround_runs") / f"baseline_{args.kind}", job.task["seed"], time.monotonic()
-    sites = baselines.open_sites(configs, spec, sampling, seed, out / "cache", say)
+    sites = baselines.open_sites(configs, spec, sampling, seed, out / "cache", say, patient_dp=patient_dp)
     initial, settings = first_weights(spec, seed), about(job) | {"work": schedule.work}
     if args.kind == "local":
         models = baselines.train_local(sites, schedule, initial, say)

@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
 def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
     """Return the facts about labelled images as indented lines, and what is wrong: the first thing, or damaged images."""
     from wardround.data.labelled import open_labelled
-    from wardround.data.splits import PARTS, split_patients
+    from wardround.data.splits import PARTS
+    from wardround.hospital.splitting import split_of
 
     rows: list[tuple[str, str]] = []
     try:
@@ -109,7 +110,7 @@ def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
         rows += [("modalities", _listed(found.modalities)), ("images", " x ".join(map(str, grid.shape)))]
         known = {name: f"{100 * share:.0f} %" for name, share in zip(columns, found.known.mean(axis=0), strict=True)}
         rows += [("record", f"{_listed(known)} known" if known else "no columns")]
-        split = split_patients(found.patients)
+        split = split_of(found)
         parts = {part: found.class_counts(getattr(split, part)) for part in PARTS}
         rows += [("split", "; ".join(f"{part} {_listed(counts)}" for part, counts in parts.items()) + " (patients)")]
         absent = [name for name, count in parts["test"].items() if not count]

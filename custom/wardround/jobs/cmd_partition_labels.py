@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
     from wardround.data.scanner import scanner
     from wardround.data.skew import Skew, class_table, deal, rescan, write_labelled_sites
 
-    preset = _opened(args)
-    _require_outside(args.out, preset.data)
+    preset = opened(args.data, args.folder, args.size)
+    require_outside(args.out, preset.data)
     skew = _dealt(args, preset)
     sites, lost = _dropped(deal(preset.data, skew.sites), args.drop)
     kept = {name: tuple(sorted({row.patient for row in site.rows})) for name, site in sites.items()}
@@ -98,13 +98,13 @@ def run(args: argparse.Namespace) -> int:
     for reason, count in preset.left_out.items():
         print(f"left out: {count} {reason}")
     print(f"written: {file}")
-    words = ["--sites-file", quote(str(file)), *_settings(preset.data)]
+    words = ["--sites-file", quote(str(file)), *(f"--set {quote(one)}" for one in settings_for(preset.data))]
     print(f"use it: wardround jobs run tumour_type_klmask {' '.join(words)}")
     return DONE
 
 
-def _settings(whole: LabelledSet) -> list[str]:
-    """Return the --set options that give a job the classes, modalities, columns and size of this set."""
+def settings_for(whole: LabelledSet) -> list[str]:
+    """Return the settings that give a job the classes, modalities, columns and size of this set."""
     spec = whole.description.spec
     values = {
         "sampling.classes": spec.classes,
@@ -117,29 +117,28 @@ def _settings(whole: LabelledSet) -> list[str]:
         "model.modalities": len(spec.modalities),
         "model.size": spec.grid.shape,
     }
-    texts = {key: json.dumps(value, separators=(",", ":")) for key, value in values.items()}
-    return [f"--set {quote(f'{key}={text}')}" for key, text in texts.items()]
+    return [f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in values.items()]
 
 
-def _opened(args: argparse.Namespace) -> Preset:
-    """Return the set: a preset in its folder, or what a folder with dataset.json describes."""
+def opened(data: str, where: Path | None, size: int | None) -> Preset:
+    """Return the set: a preset in its folder, or what a folder with dataset.json describes. size: of its images"""
     from wardround.data import presets
 
     made: Mapping[str, Any] = presets.PRESETS
     found: Preset
-    if args.folder is None and args.data not in made:
-        found = _described(Path(args.data).expanduser())
-    elif args.folder is not None and args.data in made:
-        found = made[args.data](args.folder)
+    if where is None and data not in made:
+        found = _described(Path(data).expanduser())
+    elif where is not None and data in made:
+        found = made[data](where)
     else:
         raise ConfigRefused(
             "the data set",
-            found=f"the preset {args.data!r} without a folder" if args.folder is None else f"{args.data!r}",
+            found=f"the preset {data!r} without a folder" if where is None else f"{data!r}",
             expected=f"a preset ({', '.join(PRESETS)}) and its folder, or one folder with dataset.json",
             fix="for example: wardround partition labels cheng /data/cheng OUT",
         )
     spec = found.data.description.spec
-    grid = spec.grid if args.size is None else replace(spec.grid, size=args.size)
+    grid = spec.grid if size is None else replace(spec.grid, size=size)
     description = replace(found.data.description, spec=replace(spec, grid=grid))
     return replace(found, data=replace(found.data, description=description))
 
@@ -254,7 +253,8 @@ def _require_patients(kept: Mapping[str, Sequence[str]], least: int) -> None:
             )
 
 
-def _require_outside(out: Path, whole: LabelledSet) -> None:
+def require_outside(out: Path, whole: LabelledSet) -> None:
+    """Raise ConfigRefused if `out` lies inside the folder of the set."""
     for data in (whole.description.images, whole.description.table.parent):
         if out.resolve().is_relative_to(data.resolve()):
             raise ConfigRefused(

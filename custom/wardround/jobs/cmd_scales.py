@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
 def _rehearse(job: Job, patients: int, place: Path) -> Any:
     from wardround.data.hospitals import hospital
     from wardround.data.site_config import SiteConfig
-    from wardround.data.splits import split_patients
     from wardround.hospital.rehearsal import rehearse
+    from wardround.hospital.splitting import split_of
     from wardround.jobs.building import build
     from wardround.models.flat import first_weights
 
@@ -76,7 +76,7 @@ def _rehearse(job: Job, patients: int, place: Path) -> Any:
     build(made, "phantoms").write(place / "cases", profile, seed)
     spec, sampling = build(job.task["model"], "model"), build(job.task["sampling"], "sampling")
     cohort = sampling.cohort(SiteConfig(data=place / "cases"), place / "cache", say)
-    site = sampling.open(profile.name, cohort, split_patients(cohort.patients), spec, seed, "cpu")
+    site = sampling.open(profile.name, cohort, split_of(cohort), spec, seed, "cpu")
     algorithm, schedule = build(job.algorithm["site"], "algorithm"), build(job.federation["schedule"], "schedule")
     return rehearse(site, algorithm, first_weights(spec, seed), schedule.steps(0), BATCHES)
 

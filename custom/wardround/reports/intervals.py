@@ -118,6 +118,21 @@ def hierarchical_mean(
     return _interval(value, total / len(sites), cases)
 
 
+def over_seeds(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Return the mean of one number per seed and its 95 % t-interval: the interval speaks about other seeds alone.
+
+    one value: no interval, (value, None, None) | none, NaN or inf: DataRefused
+    """
+    from scipy.stats import t
+
+    row = _row(values, "a mean over seeds")
+    mean, n = float(row.mean()), row.size
+    if n == 1:
+        return mean, None, None
+    half = float(t.ppf(0.975, n - 1)) * float(row.std(ddof=1)) / n**0.5
+    return mean, mean - half, mean + half
+
+
 def _interval(value: float, replicates: Floats, cases: int) -> Interval:
     low, high = np.percentile(replicates, (2.5, 97.5))
     return Interval(value, float(low), float(high), cases)
