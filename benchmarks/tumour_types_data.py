@@ -17,7 +17,7 @@ from wardround.data.labelled import LabelledCohort
 from wardround.data.pictures import Grid
 from wardround.data.site_config import read_sites
 from wardround.data.skew import LabelledSet, deal, label_skew, write_labelled_sites
-from wardround.data.splits import PARTS
+from wardround.data.splits import PARTS, Split
 from wardround.hospital.classification import CaseSampling, ClassificationSite
 from wardround.hospital.splitting import split_of
 from wardround.models.vit import ViTFusion
@@ -27,7 +27,7 @@ CLASSES, MODALITY, SIZE, SITES, LEAST = ("glioma", "meningioma", "pituitary"), "
 SPEC = ViTFusion("vit_tiny_patch16_224", 1, (SIZE, SIZE), 0, len(CLASSES), "shared", 4)
 SAMPLING = CaseSampling(CLASSES, (MODALITY,), (), SIZE, 1, 0.5, 8, 0.0, record=False, augment=True)
 PUBLIC, PUBLIC_PATIENTS = 8, 30
-SPLIT = "by patient within classes"
+SPLITS = ("by patient", "by patient within classes")
 
 
 def phantoms(folder: Path, index: int, patients: int) -> LabelledSet:
@@ -55,17 +55,22 @@ def whole_set(data: str, folder: Path) -> LabelledSet:
     return cheng(data_root() / "cheng_brain_tumor_types", SIZE).data
 
 
-def opened(name: str, cohort: LabelledCohort, seed: int) -> ClassificationSite:
-    """Return a site with this seed's split, initial weights and batches."""
-    return SAMPLING.open(name, cohort, split_of(cohort, seed), SPEC, seed, "cpu")
+def opened(name: str, cohort: LabelledCohort, seed: int, split: str) -> ClassificationSite:
+    """Return a site with this seed's split (one of SPLITS), initial weights and batches."""
+    return SAMPLING.open(name, cohort, parts_of(cohort, seed, split), SPEC, seed, "cpu")
 
 
-def open_sites(whole: LabelledSet, alpha: float, seed: int, folder: Path) -> dict[str, ClassificationSite]:
+def parts_of(cohort: LabelledCohort, seed: int, split: str) -> Split:
+    """Return training, validation and test cases by one of SPLITS."""
+    return split_of(cohort, seed, by_id=split == SPLITS[0])
+
+
+def open_sites(whole: LabelledSet, alpha: float, seed: int, folder: Path, split: str) -> dict[str, ClassificationSite]:
     """Return site name -> site: patients dealt by label skew with this seed, at least LEAST each."""
     skew = label_skew(whole.labels(), SITES, alpha, seed, LEAST)
     file = write_labelled_sites(folder / f"{alpha}-{seed}", deal(whole, skew.sites))
     return {
-        name: opened(name, SAMPLING.cohort(config, folder / "cache" / name, lambda words: None), seed)
+        name: opened(name, SAMPLING.cohort(config, folder / "cache" / name, lambda words: None), seed, split)
         for name, config in read_sites(file).items()
     }
 
@@ -74,7 +79,7 @@ def open_public(folder: Path, seed: int) -> ClassificationSite:
     """Return a phantom hospital that takes no part, for the rehearsal."""
     file = write_labelled_sites(folder / "public", {"site-1": phantoms(folder, PUBLIC, PUBLIC_PATIENTS)})
     (config,) = read_sites(file).values()
-    return opened("public", SAMPLING.cohort(config, folder / "cache" / "public", lambda words: None), seed)
+    return opened("public", SAMPLING.cohort(config, folder / "cache" / "public", lambda words: None), seed, SPLITS[0])
 
 
 def scored(site: ClassificationSite, w: Tensor, cases: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

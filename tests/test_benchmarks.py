@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if '__name__ == "__main__"' in path.read_text())
 sys.path.insert(0, str(BENCHMARKS))
 
+import common  # noqa: E402
 import fixed_point_dice  # noqa: E402
 import overhead  # noqa: E402
 import overhead_data  # noqa: E402
@@ -224,3 +227,37 @@ def test_parts_of_one_seed_merge_only_when_their_float_arms_agree(tmp_path: Path
     paths[1].write_text(json.dumps([parts[1] | {"float": {"x": [0.4, 0.6]}}]))
     with pytest.raises(SystemExit, match="float32 arms"):
         fixed_point_dice.merge(paths)
+
+
+def test_every_benchmark_prints_its_json_through_the_shared_function() -> None:
+    """json.dumps writes NaN, which is no JSON: `finish` does not."""
+    for script in SCRIPTS:
+        text = (BENCHMARKS / script).read_text()
+        assert re.search(r"\bfinish\(", text), script
+        assert not re.search(r"print\(json\.dumps", text), script
+
+
+def test_the_json_line_is_valid_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    result = {"one": float("nan"), 0.5: [np.float64("nan"), (1, float("inf"))], "gap": common.interval([0.25])}
+    common.finish(result, as_json=True)
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found == {"one": None, "0.5": [None, [1, "inf"]], "gap": [0.25, None, None]}
+    common.finish(result, as_json=False)
+    assert not capsys.readouterr().out
+
+
+def test_an_interval_of_one_seed_is_shown_without_bounds() -> None:
+    assert common.cell(common.interval([0.25]), "+") == "+0.250"
+    assert common.cell(common.interval([0.1, 0.1]), "+") == "+0.100 [+0.100, +0.100]"
+    assert common.cell(None) == "-"
+
+
+def test_the_two_splits_of_the_tumour_types_are_told_apart() -> None:
+    import tumour_types_data
+    from wardround.data.splits import split_classes, split_patients
+
+    labels = {f"p{k}": k % 3 for k in range(12)}
+    cohort = SimpleNamespace(label_kind="classes", patients={case: case for case in labels}, labels=labels)
+    by_id, by_class = (tumour_types_data.parts_of(cohort, 1, split) for split in tumour_types_data.SPLITS)
+    assert by_id == split_patients(cohort.patients, seed=1) != by_class
+    assert by_class == split_classes(cohort.patients, labels, seed=1)

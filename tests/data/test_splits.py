@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wardround.data.splits import Split, split_patients
+from wardround.data.splits import Split, split_classes, split_patients
 from wardround.errors import ConfigRefused, DataRefused
 from wardround.rng import derive
 
@@ -84,3 +84,73 @@ def test_refusals() -> None:
     for fractions in ((0.5, 0.5, 0.0), (0.6, 0.3, 0.2), (float("nan"), 0.5, 0.5), (1.2, -0.1, -0.1)):
         with pytest.raises(ConfigRefused, match="sum 1"):
             split_patients(one_each(9), fractions)
+
+
+def classes(*counts: int) -> tuple[dict[str, str], dict[str, int]]:
+    """Return (case -> patient, case -> class) with so many patients of each class."""
+    labels = {f"c{k}p{i}": k for k, count in enumerate(counts) for i in range(count)}
+    return {case: case for case in labels}, labels
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_class_of_three_patients_is_in_every_part(seed: int) -> None:
+    cases, labels = classes(3, 4, 2, 7, 1)
+    split = split_classes(cases, labels, seed=seed)
+    assert sorted(split.train + split.val + split.test) == sorted(cases)
+    for part in (split.train, split.val, split.test):
+        assert {0, 1, 3} <= {labels[case] for case in part}
+    for case, part in part_of(split).items():
+        if labels[case] in (2, 4):
+            assert part == by_hash(case, seed), "a class too small for three parts is left to the hash"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_large_classes_are_split_by_the_hash_alone(seed: int) -> None:
+    cases, labels = classes(60, 80)
+    assert split_classes(cases, labels, seed=seed) == split_patients(cases, seed=seed)
+
+
+def test_one_class_or_only_rare_ones_are_split_as_without_classes() -> None:
+    for counts in ((9,), (2, 2), (1, 1, 1), (2, 1)):
+        for seed in range(10):
+            cases, labels = classes(*counts)
+            assert split_classes(cases, labels, seed=seed) == split_patients(cases, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_patients_added_to_one_class_move_nobody_of_another(seed: int) -> None:
+    """And of their own class only at its third patient, or while one of its parts has no patient by the hash."""
+    before = part_of(split_classes(*classes(3, 4), seed=seed))
+    for count in range(4, 25):
+        cases, labels = classes(count, 4)
+        after = part_of(split_classes(cases, labels, seed=seed))
+        own = {by_hash(case, seed) for case in cases if labels[case] == 0 and case in before}
+        for case, part in before.items():
+            if after[case] != part:
+                assert labels[case] == 0
+                assert len(own) < 3
+        before = after
+
+
+def test_the_third_patient_of_a_class_can_move_two_others() -> None:
+    """Why classes are not looked at under patient-level privacy: one patient more, and the training part changes by three."""
+    found = []
+    for seed in range(200):
+        small, large = (split_classes(*classes(count, 3), seed=seed).train for count in (2, 3))
+        pure = (split_patients(classes(count, 3)[0], seed=seed).train for count in (2, 3))
+        assert len(set.symmetric_difference(*map(set, pure))) <= 2
+        found.append(len(set(small) ^ set(large)))
+    assert max(found) == 3
+
+
+def test_the_scans_of_a_labelled_patient_stay_together_and_have_one_label() -> None:
+    cases = {f"p{k}-{scan}": f"p{k}" for k in range(9) for scan in range(3)}
+    labels = {case: int(case[1]) % 3 for case in cases}
+    parts = part_of(split_classes(cases, labels))
+    assert all(len({parts[f"p{k}-{scan}"] for scan in range(3)}) == 1 for k in range(9))
+    with pytest.raises(DataRefused, match="1 patients with two labels"):
+        split_classes(cases, {**labels, "p0-0": 1})
+    with pytest.raises(DataRefused, match="at least 3 patients"):
+        split_classes(*classes(1, 1))
+    with pytest.raises(ConfigRefused, match="sum 1"):
+        split_classes(*classes(4, 4), (0.5, 0.5, 0.5))

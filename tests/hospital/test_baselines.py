@@ -31,7 +31,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SegmentationSit
         write_cohort(root / name, hospital(index), 0, (14, 14, 14), 5)
     configs = {name: SiteConfig(data=root / name, device="cpu") for name in ("a", "b")}
     configs["b"] = replace(configs["b"], cache=root / "own")
-    opened = baselines.open_sites(configs, SPEC, SAMPLING, 0, root / "cache", lambda text: None)
+    opened = baselines.open_sites(configs, SPEC, SAMPLING, 0, root / "cache", lambda text: None, patient_dp=False)
     assert (root / "own" / "cases").is_dir()
     assert not (root / "cache" / "b").exists()
     return opened

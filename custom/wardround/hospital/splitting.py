@@ -13,8 +13,11 @@ from typing import Any
 from wardround.data.splits import Split, split_classes, split_patients
 
 
-def split_of(cohort: Any, seed: int = 0, *, patient_dp: bool = False) -> Split:
-    """Return training, validation and test cases of a cohort; a job has seed 0. Refusals: see data/splits.py."""
-    if cohort.label_kind != "classes" or patient_dp:
+def split_of(cohort: Any, seed: int = 0, *, by_id: bool = False) -> Split:
+    """Return training, validation and test cases of a cohort; a job has seed 0. Refusals: see data/splits.py.
+
+    by_id: classes are not looked at, as under patient-level DP
+    """
+    if cohort.label_kind != "classes" or by_id:
         return split_patients(cohort.patients, seed=seed)
     return split_classes(cohort.patients, cohort.labels, seed=seed)
