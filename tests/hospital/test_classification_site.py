@@ -25,6 +25,7 @@ from wardround.hospital.dp_site import DPSite
 from wardround.hospital.judging import Judging
 from wardround.hospital.opening import TypePhantoms
 from wardround.hospital.rounds import Hospital
+from wardround.hospital.splitting import split_of
 from wardround.models.vit import ViTFusion
 from wardround.privacy.dp_sgd import PatientDP
 
@@ -33,6 +34,10 @@ RECORD = [column.as_json() for column in COLUMNS.columns]
 SAMPLING = CaseSampling(CLASSES, SEQUENCES, RECORD, 32, 1, 0.5, 4, 0.3, record=True, augment=True)
 SPEC = ViTFusion("vit_tiny_patch16_224", 4, (32, 32), len(COLUMNS.features), 3, "shared", depth=1)
 PHANTOMS = TypePhantoms([32, 32, 24], 18, 1.0)
+
+
+def by_id(cohort):
+    return split_patients(cohort.patients)
 
 
 @pytest.fixture(scope="session")
@@ -161,6 +166,15 @@ def test_the_probe_compares_models(site):
     assert oracle.divergence(p, q, batch) > 0
     assert set(oracle.held_out(1)[0].patients) <= {made.cohort.patients[case] for case in made.split.val}
     assert set(made.blocks) == set(made.layout.names)
+
+
+@pytest.mark.parametrize(("private", "expected"), [(None, split_of), (PatientDP(1.0, 1.0, 0.5, 8), by_id)])
+def test_under_patient_level_privacy_the_split_does_not_look_at_classes(tmp_path, private, expected):
+    settings = SimpleNamespace(model=SPEC, sampling=SAMPLING, phantoms=TypePhantoms([32, 32, 24], 8, 1.0), seed=0)
+    settings.private = private
+    hospital = Hospital.open("site-1", tmp_path, tmp_path, simulator=True, settings=settings, say=lambda words: None)
+    assert split_of(hospital.opened.cohort) != by_id(hospital.opened.cohort)
+    assert hospital.site.split == expected(hospital.opened.cohort)
 
 
 def test_patient_level_privacy_covers_it(site):

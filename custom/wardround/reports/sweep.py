@@ -110,7 +110,9 @@ def draw(rows: Sequence[Json], score: str, title: str, path: Path) -> Path:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, fontsize=10, loc="left", parse_math=False)
-    canvas.legend(loc="outside lower center", ncols=2 if len(lines) > 1 else 1, fontsize=8, frameon=False)
+    canvas.legend(
+        loc="outside lower center", ncols=2 if len(lines) > 1 else 1, fontsize=8, frameon=False, handlelength=3.5
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.savefig(path, format="png", metadata={"Software": None})
     return path
