@@ -99,7 +99,8 @@ def classes(args: argparse.Namespace) -> int:
     from wardround.hospital import class_inputs, class_prediction
 
     out = args.out or Path("classes.json")
-    wrong = [name for name, given in (("--labels", args.labels), ("--enhancing", args.enhancing)) if given is not None]
+    of_masks = {"--labels": args.labels, "--enhancing": args.enhancing, "--record": args.record}
+    wrong = [name for name, given in of_masks.items() if given is not None]
     if wrong or not out.name.lower().endswith(class_prediction.ENDINGS):
         raise ConfigRefused(
             wrong[0] if wrong else f"--out {out}",
