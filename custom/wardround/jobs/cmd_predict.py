@@ -19,7 +19,8 @@ model trained on whole-tumour masks: 0 and 1).
   wardround predict CASE --model best_model.npz --labels whole_tumour --out mask.nii.gz
 
 --model: a hospital's deploy_model.npz (the model that its verdict recommends), the server's final_model.npz or
-best_model.npz (the shared model), or the weights of `wardround baseline`. For research: no medical device.
+best_model.npz (the shared model), the weights of `wardround baseline`, or the folder of a bundle that `wardround export`
+wrote. For research: no medical device.
 """
 
 
@@ -27,7 +28,9 @@ def add(commands: Any) -> None:
     """Declare the command."""
     parser = command(commands, "predict", "segment one case", TEXT, run)
     parser.add_argument("case", type=existing, metavar="CASE_FOLDER", help="folder of the case")
-    parser.add_argument("--model", type=existing, required=True, metavar="NPZ", help="weights written by wardround")
+    parser.add_argument(
+        "--model", type=existing, required=True, metavar="MODEL", help="weights (.npz) or bundle of wardround"
+    )
     parser.add_argument(
         "--out", type=folder, metavar="NIFTI", help="the mask, .nii or .nii.gz; default ./<case>_mask.nii.gz"
     )
