@@ -24,7 +24,7 @@ from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import UNet3d
 from wardround.models.specs import describe
 
-SPEC = UNet3d((4, 8), norm="group", adapter_rank=1)
+SPEC = UNet3d((4, 12), norm="group", adapter_rank=1)
 TITLE = Title("wardround_test", "This hospital's model: personalised", "Three hospitals", "Copyright of theirs")
 META = {"candidate": "personalised", "k": 5, "val_score": 0.5, "patch": [16, 16, 16], "label_kind": "brats"}
 # What MONAI's schema of 2024-07-25 requires, and of which type.
@@ -151,7 +151,7 @@ def test_metadata_is_what_the_schema_asks_for(bundle: Path) -> None:
     assert meta["authors"] == "Three hospitals"
     assert "Not a medical device" in meta["intended_use"]
     entry = meta["wardround"]
-    assert entry["fingerprint"] == fingerprint(UNet3d((4, 8), norm="group")), "adapters are folded in"
+    assert entry["fingerprint"] == fingerprint(UNet3d((4, 12), norm="group")), "adapters are folded in"
     assert (entry["meta"]["candidate"], entry["meta"]["k"]) == ("personalised", 5)
 
 

@@ -62,13 +62,14 @@ class Model:
 
 
 class Queue:
-    """A place for the request that is served and for `waiting` more; one worker.
+    """A place for the request that is served and for `waiting` more; one worker. None is given after `stop`.
 
     A place is held from before a request is read until its work has ended, so memory is bounded.
     """
 
     def __init__(self, waiting: int) -> None:
-        self._free, self._lock = 1 + waiting, threading.Lock()
+        self._places = self._free = 1 + waiting
+        self._lock, self._stopping = threading.Lock(), False
         self._worker = ThreadPoolExecutor(1, "inference")
         self._seconds = FIRST_GUESS_S
 
@@ -76,7 +77,7 @@ class Queue:
     def place(self) -> Iterator[Place]:
         """Hold a place; none is free: 503."""
         with self._lock:
-            if not self._free:
+            if self._stopping or not self._free:
                 raise UploadRefused(
                     503,
                     "the service",
@@ -96,8 +97,16 @@ class Queue:
         """Seconds after which a place may be free: what the last case took."""
         return str(max(1, math.ceil(self._seconds)))
 
+    @property
+    def idle(self) -> bool:
+        return self._free == self._places
+
+    def stop(self) -> None:
+        """Give no more places."""
+        self._stopping = True
+
     def close(self) -> None:
-        """Wait for the case that is being served; those that wait are dropped."""
+        """Wait for the case that is being computed; others are dropped."""
         self._worker.shutdown(wait=True, cancel_futures=True)
 
     def start(self, work: Callable[[], Answer]) -> Future[Answer]:

@@ -11,8 +11,9 @@ from aiohttp import web
 
 from wardround.errors import ConfigRefused
 from wardround.serving.app import Service
+from wardround.serving.inference import Queue
 
-KEEP_ALIVE_S, LINGER_S = 15.0, 2.0
+KEEP_ALIVE_S, LINGER_S, LOOK_S = 15.0, 2.0, 0.05
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -47,14 +48,14 @@ def serve(service: Service, host: str, port: int, say: Callable[[str], None]) ->
 
 
 async def _serve(service: Service, host: str, port: int, say: Callable[[str], None]) -> None:
-    patience = service.limits.upload_s + service.limits.work_s
+    limits = service.limits
     runner = web.AppRunner(
         service.application(),
         access_log=None,
         auto_decompress=False,
         keepalive_timeout=KEEP_ALIVE_S,
         lingering_time=LINGER_S,
-        shutdown_timeout=patience,
+        shutdown_timeout=LINGER_S,
     )
     await runner.setup()
     stop = asyncio.Event()
@@ -62,12 +63,15 @@ async def _serve(service: Service, host: str, port: int, say: Callable[[str], No
     for number in SIGNALS:
         loop.add_signal_handler(number, stop.set)
     try:
-        await web.TCPSite(runner, host, port).start()
+        site = web.TCPSite(runner, host, port)
+        await site.start()
         say(f"listening on http://{host}:{runner.addresses[0][1]}  (stop: Ctrl-C or SIGTERM)")
         await stop.wait()
         for number in SIGNALS:
             loop.remove_signal_handler(number)
         say("stopping: what was begun is ended; a second signal ends at once")
+        await site.stop()
+        await _idle(service.queue, limits.upload_s + limits.work_s)
     except OSError as error:
         raise ConfigRefused(
             f"the address {host}, port {port}",
@@ -78,3 +82,11 @@ async def _serve(service: Service, host: str, port: int, say: Callable[[str], No
     finally:
         await runner.cleanup()
         await loop.run_in_executor(None, service.queue.close)
+
+
+async def _idle(queue: Queue, patience_s: float) -> None:
+    """Wait until every request that was let in has been answered; aiohttp's own shutdown would stop reading uploads."""
+    queue.stop()
+    until = asyncio.get_running_loop().time() + patience_s
+    while not queue.idle and asyncio.get_running_loop().time() < until:
+        await asyncio.sleep(LOOK_S)
