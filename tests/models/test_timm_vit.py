@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from wardround.errors import ConfigRefused, ModelRefused
 from wardround.models.timm_vit import Trunk, build_vit, names
 from wardround.models.torchvision_door import open_torchvision
+from wardround.models.weights_file import WeightsFile
 
 SIZE = (32, 48)
 
@@ -25,9 +27,13 @@ def plain(name: str, **changed: Any) -> Any:
     return timm.create_model(name, pretrained=False, **{**given, **changed})
 
 
-def saved(tmp_path: Path, state: object) -> str:
+def promised(file: Path) -> WeightsFile:
+    return WeightsFile(file, hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+def saved(tmp_path: Path, state: object) -> WeightsFile:
     torch.save(state, tmp_path / "weights.pt")
-    return str(tmp_path / "weights.pt")
+    return promised(tmp_path / "weights.pt")
 
 
 @pytest.mark.parametrize(
@@ -69,8 +75,8 @@ def test_weights_of_a_file(tmp_path: Path, form: str) -> None:
     if form == "safetensors":
         from safetensors.torch import save_file
 
-        file = str(tmp_path / "weights.safetensors")
-        save_file(theirs.state_dict(), file)
+        save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
+        file = promised(tmp_path / "weights.safetensors")
     else:
         file = saved(tmp_path, theirs.state_dict() if form == "plain" else {form: theirs.state_dict(), "epoch": 3})
     ours = build_vit("test_vit", SIZE, 0, file)
@@ -137,8 +143,23 @@ def test_files_that_hold_no_weights_are_refused_by_name(tmp_path: Path, content:
         file.write_bytes(b"\x80\x02noise" * 20)
     elif content != "missing":
         torch.save({"code": {"a": Trap()}, "list": [torch.zeros(1)], "numbers": {"epoch": 3}}[content], file)
+    given = promised(file) if file.is_file() else WeightsFile(file, "0" * 64)
     with pytest.raises(ModelRefused, match=file.name):
-        build_vit("test_vit", SIZE, 0, str(file))
+        build_vit("test_vit", SIZE, 0, given)
+
+
+def test_patches_of_another_size_give_more_tokens_and_take_weights_of_that_size_alone(tmp_path: Path) -> None:
+    from timm.layers import resample_abs_pos_embed
+
+    theirs = plain("test_vit", patch_size=8, img_size=64)
+    ours = build_vit("test_vit", SIZE, 0, saved(tmp_path, theirs.state_dict()), 8)
+    assert ours.pos_embed.shape[1] == 1 + 4 * 6
+    torch.testing.assert_close(ours.pos_embed, resample_abs_pos_embed(theirs.pos_embed, [4, 6]))
+    assert torch.equal(ours.patch_embed.proj.weight, theirs.patch_embed.proj.weight)
+    with pytest.raises(ModelRefused, match=r"patch_embed.proj.weight has shape \(64, 1, 8, 8\), not \(64, 1, 4, 4\)"):
+        build_vit("test_vit", SIZE, 0, saved(tmp_path, theirs.state_dict()), 4)
+    with pytest.raises(ConfigRefused, match="multiples of 5: 30 or 35 x 45 or 50"):
+        build_vit("test_vit", SIZE, 0, None, 5)
 
 
 @pytest.mark.parametrize(

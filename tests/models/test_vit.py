@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,6 +24,7 @@ from wardround.models.nets import require_federable
 from wardround.models.per_sample import TOLERANCE, PerSample
 from wardround.models.roles import block_roles
 from wardround.models.timm_vit import build_vit
+from wardround.models.torchvision_door import open_torchvision
 from wardround.models.vit import ViTFusion
 
 BASE: dict[str, Any] = {
@@ -51,9 +54,18 @@ SPECS = {
     "one slice": vit(size=(1, 32, 32)),
     "table only": vit(modalities=0),
     "mean pooling, layer scales": vit(name="test_vit2"),
+    "patches of 8": vit(patch=8, depth=1),
+    "tubelets": vit(size=(4, 32, 32), tubelet=2),
+    "tubelets, separate stems": vit(size=(3, 16, 32), stems="separate", tubelet=1, patch=8, depth=1),
+    "one tubelet deep": vit(size=(3, 32, 32), tubelet=3, columns=0),
+    "tubelets and registers": vit(name="vit_little_patch16_reg4_gap_256", depth=1, size=(4, 32, 32), tubelet=2),
     "registers": vit(name="vit_little_patch16_reg4_gap_256", depth=1),
 }
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+
+
+def promised(file: Path) -> dict[str, str]:
+    return {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
 def drawn(spec: ViTFusion, count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -274,7 +286,7 @@ def test_separate_stems_are_drawn_apart_and_read_alike(tmp_path: Path) -> None:
     assert not torch.equal(apart[0].proj.weight, apart[1].proj.weight)
     file = tmp_path / "w.pt"
     torch.save(build_vit("test_vit", (32, 32), 2, None).state_dict(), file)
-    first, second = (vit(stems="separate", weights=str(file)).build(seed) for seed in (0, 1))
+    first, second = (vit(stems="separate", weights=promised(file)).build(seed) for seed in (0, 1))
     assert torch.equal(first.stems[0].proj.weight, first.stems[1].proj.weight)
     for (key, one), other in zip(first.named_parameters(), second.parameters(), strict=True):
         if key.startswith(("stems.", "trunk.")):
@@ -285,7 +297,35 @@ def test_separate_stems_are_drawn_apart_and_read_alike(tmp_path: Path) -> None:
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save(build_vit("test_vit2", (32, 32), 2, None).state_dict(), tmp_path / "w.pt")
     with pytest.raises(ModelRefused, match=r"w\.pt"):
-        vit(weights=str(tmp_path / "w.pt")).build(0)
+        vit(weights=promised(tmp_path / "w.pt")).build(0)
+
+
+def test_a_file_from_timm_is_what_every_party_starts_from_and_any_other_is_refused(tmp_path: Path) -> None:
+    """The file is one that timm itself wrote, of drawn weights; a job's promise covers its content."""
+    torch.manual_seed(3)
+    theirs = timm_vit("test_vit")
+    file = tmp_path / "from_timm.safetensors"
+    save_file(theirs.state_dict(), file)
+    spec = vit(depth=0, weights=promised(file))
+    one, other = spec.build(0), spec.build(1)
+    assert torch.equal(one.trunk.blocks[0].attn.qkv.weight, theirs.blocks[0].attn.qkv.weight)
+    assert all(torch.equal(a, b) for a, b in zip(one.trunk.parameters(), other.trunk.parameters(), strict=True))
+    torch.manual_seed(4)
+    save_file(timm_vit("test_vit").state_dict(), file)
+    with pytest.raises(ModelRefused, match=r"(?s)SHA-256.*all must start from the same weights"):
+        spec.build(0)
+    file.unlink()
+    with pytest.raises(
+        ModelRefused, match=r"(?s)from_timm.*No such file.*copy it there, or set `model.weights` to null"
+    ):
+        spec.build(0)
+
+
+def timm_vit(name: str) -> Any:
+    open_torchvision()
+    import timm
+
+    return timm.create_model(name, pretrained=False, img_size=32, in_chans=3, num_classes=1000)
 
 
 def test_bfloat16_is_close() -> None:
@@ -310,6 +350,10 @@ def test_architectures_that_differ_have_other_fingerprints() -> None:
         vit(size=(16, 64)),
         vit(size=(64, 16)),
         vit(name="vit_tiny_patch16_224"),
+        vit(patch=8),
+        vit(size=(2, 32, 32), tubelet=1),
+        vit(size=(2, 32, 32), tubelet=2),
+        vit(size=(1, 32, 32), tubelet=1),
     ]
     module = vit().build(0)
     found = [fingerprint(spec) for spec in others] + [fingerprint(module)]
@@ -341,7 +385,19 @@ def test_the_fusion_has_as_many_heads_as_the_trunk() -> None:
         {"fusion_depth": 0},
         {"weights": ""},
         {"weights": 3},
-        {"weights": "w.pt", "modalities": 0},
+        {"weights": "/w.pt"},
+        {"weights": {"file": "/w.pt"}},
+        {"weights": {"file": "w.pt", "sha256": "0" * 64}},
+        {"weights": {"file": "/w.pt", "sha256": "0" * 63}},
+        {"weights": {"file": "/w.pt", "sha256": "A" * 64}},
+        {"weights": {"file": "/w.pt", "sha256": "0" * 64, "url": "x"}},
+        {"weights": {"file": "/w.pt", "sha256": "0" * 64}, "modalities": 0},
+        {"patch": 0},
+        {"patch": 8.0},
+        {"tubelet": 1},
+        {"tubelet": 2, "size": (3, 32, 32)},
+        {"tubelet": 0, "size": (3, 32, 32)},
+        {"tubelet": True, "size": (3, 32, 32)},
     ],
     ids=str,
 )

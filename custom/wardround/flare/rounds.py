@@ -31,6 +31,7 @@ class Rounds(Controller):  # type: ignore[misc]
 
     banks: every bank that travels | min_sites: fewer updates than this end the run | round_timeout_s: a site that has not
     answered by then is lost (0: wait for ever); a lost site is asked no more | a state folder with an unfinished run: resumed
+    inputs: of a classifier, for its files of weights
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Rounds(Controller):  # type: ignore[misc]
         seed: int,
         about: dict[str, Any],
         aggregator_id: str = "combine",
+        inputs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(task_check_period=0.05)
         if not (rounds and rounds >= 1 and min_sites and min_sites >= 1 and rule and model and banks):
@@ -57,6 +59,7 @@ class Rounds(Controller):  # type: ignore[misc]
         self.min_sites, self.round_timeout_s, self.seed = min_sites, round_timeout_s, seed
         self.about = flat(about)
         self.aggregator_id = aggregator_id
+        self.inputs = None if inputs is None else {key: one for key, one in inputs.items() if key != "config_type"}
         self._weights: dict[str, float] = {}
 
     def start_controller(self, fl_ctx: FLContext) -> None:
@@ -67,7 +70,9 @@ class Rounds(Controller):  # type: ignore[misc]
             return
         folder = places.state_folder(fl_ctx)
         try:
-            self.server = GlobalModel.open(folder, self.model, self.rule, self.banks, self.seed, self.about)
+            self.server = GlobalModel.open(
+                folder, self.model, self.rule, self.banks, self.seed, self.about, self.inputs
+            )
         except Refusal as refusal:
             self.system_panic(f"the run cannot start: {refusal}", fl_ctx)
             return

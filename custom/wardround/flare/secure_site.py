@@ -27,6 +27,7 @@ from wardround.flare import ledger_door, places, sealed, wire
 from wardround.flare.ledger_door import Charged
 from wardround.flare.secure_sum import ID, SecureSum, secure_sum_of
 from wardround.flare.site_parts import guarded, loss_words, open_hospital, private_promise, require_given, stream
+from wardround.hospital.classification import CaseSampling
 from wardround.hospital.global_model import GlobalModel
 from wardround.hospital.judging import Judging, shared_only
 from wardround.hospital.opening import Phantoms
@@ -221,7 +222,8 @@ class SecureSite(Executor):  # type: ignore[misc]
         if self._global is None:
             folder, patch = places.state_folder(fl_ctx) / "global", " x ".join(str(n) for n in self.sampling.patch)
             promise = {"job": places.job_name(fl_ctx), "sampling.patch": patch, "settings": self._settings}
-            self._global = GlobalModel.open(folder, self.model, self.rule, self.banks, self.seed, promise)
+            inputs = self.sampling.described if isinstance(self.sampling, CaseSampling) else None
+            self._global = GlobalModel.open(folder, self.model, self.rule, self.banks, self.seed, promise, inputs)
         return self._global
 
 

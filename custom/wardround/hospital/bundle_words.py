@@ -9,6 +9,8 @@ from typing import Any
 from wardround.data.layouts import MODALITIES, UNDERSTOOD
 
 NOT_A_DEVICE = "Research only. Not a medical device: no output may guide the care of a patient."
+WEIGHTS_REVEAL = """Weights can reveal images that they were trained on. A hospital's own model (not `shared` above) saw its
+patients alone, and no noise protects them unless its job said so: give it away only as you would the images."""
 BRATS = "0 background, 1 necrotic core, 2 oedema, 4 enhancing tumour (`--enhancing 3` for BraTS 2023)"
 WHOLE = "0 background, 1 whole tumour: this model learnt no other region"
 
@@ -74,6 +76,35 @@ or `wardround serve .` (neither runs any code of this folder; MONAI does, so run
 `{code}/` holds modules of wardround (Apache-2.0, see LICENSE): reading, normalising, windows, regions.
 Authors of the weights: {title.authors}. Their copyright: {title.copyright}.
 
-Weights can reveal images that they were trained on. A hospital's own model (not `shared` above) saw its patients alone, and no
-noise protects them unless its job said so: give it away only as you would the images.
+{WEIGHTS_REVEAL}
+"""
+
+
+def class_readme(title: Title, entry: Mapping[str, Any]) -> str:
+    """Return docs/README.md of a classifier."""
+    return f"""# {title.name}
+
+{title.choice}. {NOT_A_DEVICE}
+
+## Run it
+
+It needs wardround {entry["wardround_version"]}: the network is wardround's own. CASES is a folder with dataset.json and its table:
+
+    wardround predict CASES --model . --out classes.json
+    python -m monai.bundle run --config_file configs/inference.json --dataset_dir CASES --output classes.json
+
+Both write the same classes, sequences and columns for every case. wardround runs no code of this folder.
+
+## What it is
+
+| | |
+|---|---|
+| network | {entry["meta"]["model"]["path"]} |
+| fingerprint of the architecture | {entry["fingerprint"]} |
+| digest of the weights | {entry["digest"]} |
+| written by | wardround {entry["wardround_version"]} |
+
+Authors of the weights: {title.authors}. Their copyright: {title.copyright}.
+
+{WEIGHTS_REVEAL}
 """

@@ -28,6 +28,7 @@ from wardround.data.site_config import SiteConfig
 from wardround.data.splits import Split
 from wardround.errors import ConfigRefused
 from wardround.hospital.case_oracle import Batch, CaseOracle
+from wardround.hospital.class_inputs import INPUTS
 from wardround.models.blocks import blocks_of
 from wardround.models.case_vector import CaseVector
 from wardround.models.flat import FlatModel
@@ -82,6 +83,14 @@ class CaseSampling:
         """Return where what stands in a patient's vector, as the network must have it."""
         spec = self.spec
         return CaseVector(len(spec.modalities), spec.grid.shape, len(spec.table.features) if self.record else 0)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Return as JSON what a weights file must say about the network's inputs: as the job says it."""
+        spec = self.spec
+        columns = [column.as_json() for column in spec.table.columns]
+        names = {"classes": list(spec.classes), "modalities": list(spec.modalities), "columns": columns}
+        return {**{key: getattr(self, key) for key in INPUTS}, **names}
 
     def inputs(self, images: Any, present: Any, values: Any, known: Any) -> Tensor:
         """Return patients' vectors [B, L] from arrays of a cohort's batch."""
@@ -205,15 +214,8 @@ class ClassificationSite:
         return classes_.balanced_accuracy(*_arrays(self.rows(w, cases)))
 
     def about_model(self) -> dict[str, Any]:
-        """Return what the classes and inputs are called."""
-        spec = self.cohort.spec
-        return {
-            "label_kind": self.cohort.label_kind,
-            "classes": list(spec.classes),
-            "modalities": list(spec.modalities),
-            "features": list(spec.table.features),
-            "patch": list(spec.grid.shape),
-        }
+        """Return what the classes and inputs are (hospital/class_prediction.py reads it)."""
+        return {"label_kind": self.cohort.label_kind, "inputs": self.sampling.described}
 
     def pictures(self, w: Tensor, words: str, out: Path) -> list[Path]:
         """Nothing is drawn for classes."""

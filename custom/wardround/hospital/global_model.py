@@ -36,7 +36,9 @@ class GlobalModel:
         weights: dict[str, Array],
         rule_state: dict[str, Array],
         meta: dict[str, Any],
+        inputs: Mapping[str, Any] | None = None,
     ) -> None:
+        self.inputs = inputs
         self.folder, self.rule, self._weights, self._rule_state = folder, rule, weights, rule_state
         self._spec = spec
         self.round: int = meta["round"]
@@ -47,9 +49,18 @@ class GlobalModel:
 
     @staticmethod
     def open(
-        folder: Path, spec: Any, rule: Rule, banks: list[str], seed: int, promise: Mapping[str, Any]
+        folder: Path,
+        spec: Any,
+        rule: Rule,
+        banks: list[str],
+        seed: int,
+        promise: Mapping[str, Any],
+        inputs: Mapping[str, Any] | None = None,
     ) -> GlobalModel:
-        """Resume the newest round in the folder, or start from the seed. Another job's folder is refused."""
+        """Resume the newest round in the folder, or start from the seed. Another job's folder is refused.
+
+        inputs: what a classifier's weights file says about its inputs (CaseSampling.described), None for segmentation
+        """
         identity, newest = fingerprint(spec), state.latest(folder)
         if newest:
             arrays, meta = state.load(folder, newest, identity)
@@ -63,7 +74,7 @@ class GlobalModel:
                 )
             weights = {name: block for name, block in arrays.items() if not name.startswith(_STATE)}
             rule_state = {name[len(_STATE) :]: block for name, block in arrays.items() if name.startswith(_STATE)}
-            return GlobalModel(folder, spec, rule, weights, rule_state, meta)
+            return GlobalModel(folder, spec, rule, weights, rule_state, meta, inputs)
         model = initial_arrays(spec, seed)
         zero = {name: np.zeros_like(block) for name, block in model.items()}
         weights = {}
@@ -72,7 +83,7 @@ class GlobalModel:
         size = sum(int(block.size) for block in model.values())
         facts = {"name": type(spec).__name__, "parameters": size, "fingerprint": identity}
         meta = {"round": 0, "history": [], "best": None, "facts": facts, "promise": dict(promise)}
-        return GlobalModel(folder, spec, rule, weights, rule.start(weights), meta)
+        return GlobalModel(folder, spec, rule, weights, rule.start(weights), meta, inputs)
 
     def wire(self) -> dict[str, Array]:
         """Return every bank under its wire names."""
@@ -121,6 +132,7 @@ class GlobalModel:
             "round": self.round,
             "val_score": val_score,
             "settings": dict(self._promise),
+            **({} if self.inputs is None else {"inputs": dict(self.inputs)}),
         }
         checkpoint.save(path, from_bank("model", self._weights), self.facts["fingerprint"], meta)
 

@@ -16,7 +16,7 @@ from wardround.data.layouts import CaseFiles
 from wardround.data.volumes import Volume, read_images, write_mask
 from wardround.errors import ConfigRefused, ModelRefused
 from wardround.hospital.opening import pick_device
-from wardround.models import bundle_files, checkpoint
+from wardround.models import bundle_files
 from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import FlatModel
 from wardround.models.nets import SegResNet3d, UNet3d
@@ -50,8 +50,7 @@ def read_weights(file: Path) -> Weights:
 
     damaged, of an unknown architecture, or another one than the file's own fingerprint says: ModelRefused
     """
-    load = bundle_files.load if file.is_dir() else checkpoint.load
-    _, meta = load(file)
+    _, meta = bundle_files.load_any(file)
     spec = rebuild(meta.get("model"), str(file))
     if getattr(spec, "ehr_columns", 0):
         raise ModelRefused(
@@ -60,7 +59,7 @@ def read_weights(file: Path) -> Weights:
             expected="one that reads images alone: a case's folder has no record",
             fix="use a model that was trained without `model.ehr_columns`",
         )
-    arrays, _ = load(file, fingerprint(spec))
+    arrays, _ = bundle_files.load_any(file, fingerprint(spec))
     patch = meta.get("patch")
     if patch is not None:
         whole = isinstance(patch, list) and len(patch) == 3 and all(isinstance(n, int) and n > 0 for n in patch)

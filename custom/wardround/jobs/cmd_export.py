@@ -13,7 +13,8 @@ from wardround.jobs.terminal import DONE, command, existing, folder, say
 
 TEXT = """
 Write a model as a MONAI bundle: a folder with metadata, weights, an inference config and a README. MONAI, torch and
-nibabel run it without wardround, and its masks are those of `wardround predict`, bit by bit.
+nibabel run it without wardround, and its masks are those of `wardround predict`, bit by bit. (A classifier's bundle needs
+wardround: MONAI has no such network.)
 
   wardround export deploy_model.npz --out tumour_bundle
   wardround export wardround_runs/brats_perfedavg --out bundles    bundles/global, bundles/site-1, ...
@@ -99,13 +100,19 @@ def _export_if_whole(file: Path, out: Path, args: argparse.Namespace) -> bool:
 
 
 def _export(file: Path, out: Path, args: argparse.Namespace) -> None:
+    from wardround.hospital import class_bundle, class_prediction
     from wardround.hospital.bundle import write_bundle
     from wardround.hospital.bundle_words import Title
     from wardround.hospital.prediction import read_weights
+    from wardround.models import bundle_files
 
-    weights = read_weights(file)
-    require_whole(weights.meta, file)
-    choice = describe(weights.meta)
+    _, meta = bundle_files.load_any(file)
+    require_whole(meta, file)
+    choice = describe(meta)
     name = "wardround_" + re.sub(r"\W", "_", out.name)
-    write_bundle(out, weights, Title(name, choice[0].upper() + choice[1:], args.authors, args.copyright))
+    title = Title(name, choice[0].upper() + choice[1:], args.authors, args.copyright)
+    if class_prediction.is_classifier(meta):
+        class_bundle.write_class_bundle(out, class_prediction.read_classifier(file), title)
+    else:
+        write_bundle(out, read_weights(file), title)
     print(f"{out}: {choice}")

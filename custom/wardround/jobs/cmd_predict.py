@@ -1,4 +1,4 @@
-"""`wardround predict`: a mask for one case, in the geometry of its own images."""
+"""`wardround predict`: a mask for one case, in the geometry of its own images; or classes for the cases of a folder."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from wardround.errors import ConfigRefused, ModelRefused
-from wardround.jobs.terminal import DONE, command, existing, folder, say
+from wardround.jobs.terminal import DONE, command, counter, existing, folder, say, table
 
 TEXT = """
-Segment one case and write the mask as NIfTI: shape, axes and affine of the case's own images. The case is a folder in
-BraTS layout; a mask is not needed, missing modalities are normal. Values: 1 necrotic core, 2 oedema, 4 enhancing (a
-model trained on whole-tumour masks: 0 and 1).
+Use a model that wardround wrote; the file says whether it segments or tells classes.
+
+A segmentation model writes a mask as NIfTI: shape, axes and affine of the case's own images. The case is a folder in BraTS
+layout; a mask is not needed, missing modalities are normal. Values: 1 necrotic core, 2 oedema, 4 enhancing (a model trained
+on whole-tumour masks: 0 and 1).
 
   wardround predict /data/brats/BraTS-GLI-00005-100 --model deploy_model.npz
   wardround predict CASE --model best_model.npz --labels whole_tumour --out mask.nii.gz
+
+A classifier writes, as JSON or CSV, the probability of every class for each case (or one, --case ID) of a folder with
+dataset.json and its table (docs/data.md), which sequences and columns were there, and the model's fingerprints. Labels are
+not read; a sequence, a value or the whole record may be missing.
+
+  wardround predict /data/types --model deploy_model.npz --out classes.csv
+  wardround predict /data/types --model final_model.npz --case p017
 
 --model: a hospital's deploy_model.npz (the model that its verdict recommends), the server's final_model.npz or
 best_model.npz (the shared model), the weights of `wardround baseline`, or the folder of a bundle that `wardround export`
@@ -26,13 +35,16 @@ wrote. For research: no medical device.
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = command(commands, "predict", "segment one case", TEXT, run)
-    parser.add_argument("case", type=existing, metavar="CASE_FOLDER", help="folder of the case")
+    parser = command(commands, "predict", "segment one case, or tell the classes of a folder's cases", TEXT, run)
+    parser.add_argument("case", type=existing, metavar="CASE_FOLDER", help="folder of the case, or of labelled images")
     parser.add_argument(
         "--model", type=existing, required=True, metavar="MODEL", help="weights (.npz) or bundle of wardround"
     )
     parser.add_argument(
-        "--out", type=folder, metavar="NIFTI", help="the mask, .nii or .nii.gz; default ./<case>_mask.nii.gz"
+        "--out",
+        type=folder,
+        metavar="FILE",
+        help="mask: .nii or .nii.gz, default ./<case>_mask.nii.gz; classes: .json or .csv, default ./classes.json",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or cuda:N; default auto (a GPU if there is one)"
@@ -42,27 +54,56 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--case", dest="wanted", metavar="ID", help="which case, where the folder holds several")
     parser.add_argument(
-        "--enhancing", type=int, choices=(3, 4), default=4, help="value of enhancing tumour: 4 (BraTS) or 3 (2023)"
+        "--enhancing", type=int, choices=(3, 4), help="value of enhancing tumour: 4 (BraTS, the default) or 3 (2023)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict, and print volumes."""
+    """Predict, and print volumes or classes."""
+    from wardround.hospital import class_prediction, prediction
+    from wardround.models import bundle_files
+
+    if class_prediction.is_classifier(bundle_files.load_any(args.model)[1]):
+        return classes(args)
     if args.out is not None and not args.out.name.lower().endswith((".nii", ".nii.gz")):
         raise ConfigRefused(
             f"--out {args.out}", found="another ending", expected=".nii or .nii.gz", fix="correct the name"
         )
-    from wardround.hospital import prediction
-
     weights = prediction.read_weights(args.model)
     require_whole(weights.meta, args.model)
     files = prediction.one_case(args.case, args.wanted)
     kind = args.labels or str(weights.meta.get("label_kind", "brats"))
     say(f"{files.case} ({', '.join(files.images)}) with {describe(weights.meta)}")
     out = args.out or Path(f"{files.case}_mask.nii.gz")
-    done = prediction.predict_case(files, weights, kind, args.device, out, args.enhancing)
+    done = prediction.predict_case(files, weights, kind, args.device, out, args.enhancing or 4)
     print(", ".join(f"{region} {volume:.1f} ml" for region, volume in done.volumes_ml.items()))
     print(f"written: {done.mask}")
+    return DONE
+
+
+def classes(args: argparse.Namespace) -> int:
+    """Tell the classes of the cases of a folder, and print one line each (ten at most)."""
+    from wardround.hospital import class_inputs, class_prediction
+
+    out = args.out or Path("classes.json")
+    wrong = [name for name, given in (("--labels", args.labels), ("--enhancing", args.enhancing)) if given is not None]
+    if wrong or not out.name.lower().endswith(class_prediction.ENDINGS):
+        raise ConfigRefused(
+            wrong[0] if wrong else f"--out {out}",
+            found=f"{args.model.name}, a model that tells classes",
+            expected="no option for masks, and an output .json or .csv",
+            fix="correct the arguments, or name a segmentation model",
+        )
+    model = class_prediction.read_classifier(args.model)
+    require_whole(model.meta, args.model)
+    cases = class_inputs.read_cases(args.case, args.wanted, model.sampling.spec, model.sampling.record)
+    say(f"{len(cases.names)} cases with {describe(model.meta)}, architecture {model.identity}, weights {model.digest}")
+    rows = class_prediction.predict_classes(cases, model, args.device, counter("cases"))
+    class_prediction.write_rows(rows, model, out)
+    shown = [[row["case"], row["class"], *(f"{p:.3f}" for p in row["probabilities"].values()),
+              " ".join(row["sequences"]) or "none", " ".join(row["record"]) or "none"] for row in rows[:10]]  # fmt: skip
+    print(table(("case", "class", *(f"p {name}" for name in model.sampling.classes), "sequences", "record"), shown))
+    print(f"written: {out}" + (f" (all {len(rows)} cases)" if len(rows) > 10 else ""))
     return DONE
 
 

@@ -7,7 +7,7 @@ import ipaddress
 import os
 from typing import Any
 
-from wardround.errors import ConfigRefused
+from wardround.errors import ConfigRefused, ModelRefused
 from wardround.jobs.cmd_predict import describe, require_whole
 from wardround.jobs.terminal import DONE, command, existing, folder, positive, say
 
@@ -57,7 +57,9 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     require_address(args.host, args.open_to_network)
+    from wardround.hospital import class_prediction
     from wardround.hospital.prediction import read_weights
+    from wardround.models import bundle_files
     from wardround.serving.app import Service
     from wardround.serving.inference import Model, Queue
     from wardround.serving.limits import Limits, read_token
@@ -72,6 +74,14 @@ def run(args: argparse.Namespace) -> int:
         args.upload_s,
         args.work_s,
     )
+    _, meta = bundle_files.load_any(args.model)
+    if class_prediction.is_classifier(meta):
+        raise ModelRefused(
+            f"the model {args.model}",
+            found="one that tells classes",
+            expected="one that segments: the service answers with masks",
+            fix="use `wardround predict` for classes",
+        )
     weights = read_weights(args.model)
     require_whole(weights.meta, args.model)
     kind = str(weights.meta.get("label_kind", "brats"))

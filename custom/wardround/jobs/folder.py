@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wardround import __version__
 from wardround.errors import ConfigRefused
+from wardround.hospital.class_inputs import INPUTS
 from wardround.jobs import hidden, stock
 from wardround.jobs.card import card
 from wardround.jobs.recipes import Job, Json
@@ -73,6 +75,7 @@ def server_config(job: Job) -> Json:
         "round_timeout_s": job.federation["round_timeout_s"],
         "seed": job.task["seed"],
         "about": {"config_type": "dict", **about(job)},
+        **_inputs(job),
     }
     workflow: Json = {"id": "rounds", "path": "wardround.flare.rounds.Rounds", "args": rounds}
     combine = [] if job.protection else [{"id": "combine", **job.privacy["aggregator"]}]
@@ -152,7 +155,16 @@ def about(job: Job) -> Json:
     return {"job": job.name, "algorithm": job.title, **plain, **whole, **words}
 
 
+def _inputs(job: Job) -> Json:
+    """Return what a classifier's weights must say about its inputs, for the server that writes them; none: {}."""
+    args = job.task["sampling"]["args"]
+    described = {key: args[key] for key in INPUTS if key in args} if "classes" in args else {}
+    return {"inputs": {"config_type": "dict", **described}} if described else {}
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {part}" for key, part in value.items())
     if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
         return ", ".join(str(part.get("name")) for part in value)
     return " x ".join(str(part) for part in value) if isinstance(value, list) else value

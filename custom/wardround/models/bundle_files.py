@@ -18,6 +18,7 @@ import torch
 
 from wardround.arrays import Array, digest
 from wardround.errors import ModelRefused
+from wardround.models import checkpoint
 from wardround.models.fingerprint import require_fingerprint
 
 FORMAT = "wardround MONAI bundle 1"
@@ -76,6 +77,11 @@ def load(bundle: Path, expected_fingerprint: str | None = None) -> tuple[dict[st
     if expected_fingerprint is not None:
         require_fingerprint(found, expected_fingerprint, bundle)
     return arrays, meta
+
+
+def load_any(path: Path, expected_fingerprint: str | None = None) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return what `load` reads of a folder, what `checkpoint.load` reads of a file."""
+    return (load if path.is_dir() else checkpoint.load)(path, expected_fingerprint)
 
 
 def _refused(bundle: Path, found: str) -> ModelRefused:

@@ -3,7 +3,8 @@
 Only timm's plain VisionTransformer is taken (vit_*, deit_*, dinov2 and others, `names`), pooled by its class token or by
 the mean, and made of layers that have a formula for the gradients of single samples. What computes is timm's; only the
 bare parameters (class token, registers, positions, layer scales) move into layers of their own (vectors.py), and its
-layer norms become torch's, which compute the same. `pretrained` is always False: weights come from a local file or are drawn.
+layer norms become torch's, which compute the same. `pretrained` is always False: weights come from a local file whose
+content is known (weights_file.py), or are drawn.
 Sources: Dosovitskiy et al. 2021, arXiv:2010.11929; Touvron et al. 2021, arXiv:2012.12877; timm (Wightman 2019).
 Deviations: 1. one input channel: the kernels of a file's three are added up, as timm does.
 """
@@ -11,9 +12,9 @@ Deviations: 1. one input channel: the kernels of a file's three are added up, as
 from __future__ import annotations
 
 import difflib
+import io
 import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -23,6 +24,8 @@ from wardround.errors import ConfigRefused, ModelRefused
 from wardround.models.layer_gradients import formula
 from wardround.models.torchvision_door import open_torchvision
 from wardround.models.vectors import AddVector, Prepend, Scale
+from wardround.models.volume_stem import VolumePositions
+from wardround.models.weights_file import WeightsFile
 
 POOLS = ("token", "avg")
 BARE = {"cls_token", "reg_token", "pos_embed"}
@@ -31,14 +34,22 @@ UNUSED = ("head.", "head_dist.", "mask_token")
 
 @final
 class Trunk(nn.Module):
-    """Patch tokens [R, N, D] -> one summary [R, D]: positions, class token, transformer blocks, pooling, as in timm."""
+    """Patch tokens [R, N, D] -> one summary [R, D]: positions, class token, transformer blocks, pooling, as in timm.
 
-    def __init__(self, vit: Any) -> None:
+    depth [1, T, 1, D]: tokens are those of volumes, T times the plane's (volume_stem.py)
+    """
+
+    def __init__(self, vit: Any, depth: Tensor | None = None) -> None:
         super().__init__()
         prefix = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
         self.outside = AddVector(vit.pos_embed) if vit.no_embed_class else nn.Identity()
         self.prefix = Prepend(torch.cat(prefix, 1)) if prefix else nn.Identity()
         self.inside = nn.Identity() if vit.no_embed_class else AddVector(vit.pos_embed)
+        if depth is not None:
+            own = 0 if vit.no_embed_class else vit.num_prefix_tokens
+            self.outside = VolumePositions(vit.pos_embed[:, own:], depth)
+            self.prefix = Prepend(torch.cat(prefix, 1) + vit.pos_embed[:, :own]) if own else self.prefix
+            self.inside = nn.Identity()
         self.norm_pre, self.blocks, self.norm, self.fc_norm = vit.norm_pre, vit.blocks, vit.norm, vit.fc_norm
         self.skipped = None if vit.global_pool == "token" else sum(token.shape[1] for token in prefix)
 
@@ -56,10 +67,12 @@ def names() -> list[str]:
     return [*timm.list_models(module="vision_transformer"), *timm.list_models(module="deit")]
 
 
-def build_vit(name: str, size: tuple[int, int], depth: int, weights: str | None) -> Any:
+def build_vit(
+    name: str, size: tuple[int, int], depth: int, weights: WeightsFile | None, patch_size: int | None = None
+) -> Any:
     """Return timm's ViT for one channel of (H, W), without a head; drawn from torch's random state, or read from a file.
 
-    depth 0: as many blocks as timm has | an unknown name, patches that do not divide H and W: ConfigRefused
+    depth 0, patch_size None: as timm has it | an unknown name, patches that do not divide H and W: ConfigRefused
     parts that cannot be told apart by patient, a file that is missing, or of another network: ModelRefused
     """
     open_torchvision()
@@ -70,7 +83,8 @@ def build_vit(name: str, size: tuple[int, int], depth: int, weights: str | None)
         near = difflib.get_close_matches(name.partition(".")[0], known, 4, 0.3)
         raise _refused("name", repr(name), f"a ViT of timm without a tag of weights, for example {', '.join(near)}")
     asked = {"img_size": size, "in_chans": 1, "num_classes": 0, "dynamic_img_size": False}
-    vit: Any = timm.create_model(name, pretrained=False, **asked, **({"depth": depth} if depth else {}))
+    chosen = {key: value for key, value in (("depth", depth), ("patch_size", patch_size)) if value}
+    vit: Any = timm.create_model(name, pretrained=False, **asked, **chosen)
     if type(vit) is not VisionTransformer or vit.global_pool not in POOLS or vit.pos_embed is None:
         raise _refused(
             "name", f"{name!r} ({type(vit).__name__}, pooled by {getattr(vit, 'global_pool', '?')!r})", _PLAIN
@@ -81,7 +95,7 @@ def build_vit(name: str, size: tuple[int, int], depth: int, weights: str | None)
         fits = " x ".join(" or ".join(map(str, one)) for one in sides)
         raise _refused("size", f"{size} in patches of {patch}", f"multiples of {patch}: {fits}")
     if weights is not None:
-        _load(vit, name, Path(weights))
+        _load(vit, name, weights)
     _plain_layers(vit, LayerScale)
     for place, part in vit.named_modules():
         owned = {key for key, _ in part.named_parameters(recurse=False)} - (BARE if part is vit else set())
@@ -103,7 +117,7 @@ def _plain_layers(module: nn.Module, layer_scale: type[nn.Module]) -> None:
             _plain_layers(child, layer_scale)
 
 
-def _load(vit: Any, name: str, file: Path) -> None:
+def _load(vit: Any, name: str, file: WeightsFile) -> None:
     from timm.layers import resample_abs_pos_embed
 
     state = {key: block.float() for key, block in _read(file).items() if not key.startswith(UNUSED)}
@@ -131,16 +145,17 @@ def _load(vit: Any, name: str, file: Path) -> None:
     vit.load_state_dict(state)
 
 
-def _read(file: Path) -> Mapping[str, Tensor]:
+def _read(file: WeightsFile) -> Mapping[str, Tensor]:
     """Return the tensors of a safetensors file or of a file of torch.save; nothing in it is ever run."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
+    content = file.read()
     try:
-        if file.suffix == ".safetensors":
-            found: Any = load_file(file)
+        if file.file.suffix == ".safetensors":
+            found: Any = load(content)
         else:
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
         raise _unfit(
             file, f"cannot be read ({type(error).__name__})", "safetensors, or a state dict of torch.save"
@@ -162,9 +177,9 @@ def _refused(what: str, found: str, expected: str) -> ConfigRefused:
     return ConfigRefused(f"the ViT's {what}", found=found, expected=expected, fix="correct the job's model arguments")
 
 
-def _unfit(file: Path, found: str, expected: str) -> ModelRefused:
+def _unfit(file: WeightsFile, found: str, expected: str) -> ModelRefused:
     return ModelRefused(
-        f"weights of a ViT: {file}",
+        f"weights of a ViT: {file.file}",
         found=found,
         expected=expected,
         fix="give a file of this network, or null to draw them",

@@ -1,17 +1,19 @@
 """Floor 2: a vision transformer over a patient's images and table columns: any subset of modalities, one prediction.
 
 Every modality goes through one trunk of timm's (timm_vit.py) as a stream of its own: a stem (patch embedding; one for
-all, or one each), then the shared blocks, which give one summary token per image, or per slice of a volume. The summaries
+all, or one each), then the shared blocks, which give one summary token per image, or per slice of a volume, or, with
+tubelets (volume_stem.py), per whole volume. The summaries
 of all modalities, with a learned vector for the modality (and the slice), the token of the EHR branch and a fusion token
 attend to each other, absent ones masked; the fusion token goes to the head. Input: one vector per patient (case_vector.py).
 No dropout in here: modality dropout is done by the task when it draws a batch, so a step is a function of its batch.
-Sources: timm_vit.py; Nagrani et al. 2021, arXiv:2107.00135 (fusion late, through few tokens); Neverova et al. 2015,
+Sources: timm_vit.py; volume_stem.py; Nagrani et al. 2021, arXiv:2107.00135 (fusion late, through few tokens); Neverova et al. 2015,
 arXiv:1501.00102 (modality dropout).
 Deviations: 1. streams meet as summary tokens only, not as patch tokens; 2. the trunk is shared by the modalities.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -25,6 +27,8 @@ from wardround.models.case_vector import CaseVector, is_count
 from wardround.models.nets import require_federable, seeded
 from wardround.models.timm_vit import Trunk, build_vit
 from wardround.models.vectors import AddVector, Prepend
+from wardround.models.volume_stem import VolumeStem
+from wardround.models.weights_file import WeightsFile
 
 Stems = Literal["shared", "separate"]
 STD = 0.02
@@ -35,8 +39,10 @@ STD = 0.02
 class ViTFusion:
     """A timm ViT by `name`, its streams fused with each other and with `columns` values: [B, case.length] -> [B, classes].
 
-    size: (H, W), or (D, H, W) for volumes, slice by slice | depth: blocks of the trunk, 0 for as many as timm has
-    weights: a local file for stem and trunk, null: drawn from the seed | modalities 0: no trunk, `name` sets the width
+    size: (H, W), or (D, H, W) for volumes | depth: blocks of the trunk, 0 for as many as timm has
+    patch: pixels per side of a patch, null: as timm has | tubelet: planes in a patch of a volume, null: slice by slice
+    weights: {file, sha256} for stem and trunk (weights_file.py), null: drawn from the seed; a file of another patch: refused
+    modalities 0: no trunk, `name` sets the width
     what __post_init__ finds: ConfigRefused; an unknown name, sizes that the patches do not divide: ConfigRefused by `build`
     """
 
@@ -48,7 +54,9 @@ class ViTFusion:
     stems: Stems
     depth: int = 0
     fusion_depth: int = 1
-    weights: str | None = None
+    weights: Mapping[str, str] | None = None
+    patch: int | None = None
+    tubelet: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", self.case.size)
@@ -59,8 +67,16 @@ class ViTFusion:
                 raise _refused(what, getattr(self, what), f"a whole number, {least} or more")
         if self.stems not in ("shared", "separate"):
             raise _refused("stems", self.stems, "'shared' or 'separate'")
-        if self.weights is not None and not (isinstance(self.weights, str) and self.weights and self.modalities):
-            raise _refused("weights", self.weights, "null, or a local file for a network with at least one modality")
+        if self.patch is not None and not is_count(self.patch, 1):
+            raise _refused("patch", self.patch, "a whole number above 0, or null for the patch of `name`")
+        volume = len(self.size) == 3
+        if self.tubelet is not None and not (is_count(self.tubelet, 1) and volume and self.size[0] % self.tubelet == 0):
+            expected = "null, or a whole number that divides D of a size (D, H, W)"
+            raise _refused("tubelet", f"{self.tubelet} for size {self.size}", expected)
+        if self.weights is not None and not self.modalities:
+            raise _refused("weights", self.weights, "null, or at least one modality")
+        if self.weights is not None:
+            WeightsFile.of(self.weights)
 
     @property
     def case(self) -> CaseVector:
@@ -72,7 +88,8 @@ class ViTFusion:
         height, width = self.size[-2:]
 
         def make() -> ViTFusionNet:
-            return ViTFusionNet(self, build_vit(self.name, (height, width), self.depth, self.weights))
+            weights = None if self.weights is None else WeightsFile.of(self.weights)
+            return ViTFusionNet(self, build_vit(self.name, (height, width), self.depth, weights, self.patch))
 
         net = seeded(make, seed)
         require_federable(net)
@@ -88,15 +105,20 @@ class ViTFusionNet(nn.Module):
         self.case = spec.case
         width = int(vit.embed_dim)
         heads = next(int(part.num_heads) for part in vit.blocks.modules() if hasattr(part, "num_heads"))
-        self.slices = 1 if len(spec.size) == 2 else spec.size[0]
+        self.slices = 1 if len(spec.size) == 2 or spec.tubelet else spec.size[0]
+        self.plane = spec.size if spec.tubelet else spec.size[-2:]
         self.signature = f"{spec.case} {spec.stems} {vit.patch_embed.patch_size} {vit.global_pool} {heads}"
         if spec.modalities:
-            stems = [vit.patch_embed] + [deepcopy(vit.patch_embed) for _ in range(spec.modalities - 1)]
+            stem, depth = vit.patch_embed, None
+            if spec.tubelet:
+                stem = VolumeStem(stem, spec.tubelet, inflate=spec.weights is not None)
+                depth = _drawn(1, spec.size[0] // spec.tubelet, 1, width)
+            stems = [stem] + [deepcopy(stem) for _ in range(spec.modalities - 1)]
             if spec.weights is None:
                 for stem in stems[1:]:
                     stem.proj.reset_parameters()
             self.stems = nn.ModuleList(stems if spec.stems == "separate" else stems[:1])
-            self.trunk = Trunk(vit)
+            self.trunk = Trunk(vit, depth)
             self.modality = AddVector(_drawn(1, spec.modalities, 1, width))
             self.slice = AddVector(_drawn(1, 1, self.slices, width)) if self.slices > 1 else nn.Identity()
         if spec.columns:
@@ -127,9 +149,9 @@ class ViTFusionNet(nn.Module):
         return logits
 
     def _summaries(self, images: Tensor) -> Tensor:
-        """[B, M, H, W] or [B, M, S, H, W] -> [B, M, S, D]; rows of the trunk are patients first."""
+        """[B, M, H, W] or [B, M, S, H, W] -> [B, M, S, D], S = 1 with tubelets; rows of the trunk are patients first."""
         rows, modalities = len(images), self.case.modalities
-        planes = images.reshape(rows, modalities, self.slices, 1, *images.shape[-2:])
+        planes = images.reshape(rows, modalities, self.slices, 1, *self.plane)
         if len(self.stems) == 1:
             patches = self.stems[0](planes.flatten(0, 2))
         else:
