@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from wardround.errors import ConfigRefused
 from wardround.jobs.cli import main
 from wardround.jobs.cmd_serve import require_address
+from wardround.models import checkpoint
 
 
 def test_no_start_without_a_token(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
@@ -25,6 +27,14 @@ def test_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     for wrong in (["--port", "70000"], ["--port", "x"], ["--upload-mib", "0"]):
         with pytest.raises(SystemExit):
             main(["serve", str(tmp_path), *wrong])
+
+
+def test_a_classifier_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setenv("WARDROUND_TOKEN", "x" * 30)
+    file = tmp_path / "m.npz"
+    checkpoint.save(file, {"w": np.zeros(1, np.float32)}, "0" * 16, {"model": {"path": "ViTFusion", "args": {}}})
+    assert main(["serve", str(file)]) == 2
+    assert "answers with masks" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1"])

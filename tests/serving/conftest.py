@@ -57,8 +57,9 @@ def limits() -> Limits:
 
 @pytest.fixture(scope="session")
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One request waits at most, 1 MiB per request, 4 seconds to send it."""
-    found = start(model, tmp_path_factory.mktemp("server"), "--waiting", "1", "--upload-mib", "1", "--upload-s", "4")
+    """One request waits at most, 1 MiB per request, 8 MiB unpacked, 4 seconds to send it."""
+    small = ("--waiting", "1", "--upload-mib", "1", "--unpacked-mib", "8", "--upload-s", "4")
+    found = start(model, tmp_path_factory.mktemp("server"), *small)
     yield found
     found.process.send_signal(signal.SIGKILL)
     found.process.wait(10)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import os
 import re
 import secrets
+import socket
 import subprocess
 import sys
 import zipfile
@@ -81,3 +83,17 @@ def start(model: Path, root: Path, *options: str) -> Server:
         break
     process.kill()
     raise AssertionError(log.read_text())
+
+
+def stalled(port: int, token: str, body: bytes, keep: int) -> socket.socket:
+    """Begin a request and keep back the last bytes."""
+    begun = socket.create_connection(("127.0.0.1", port), timeout=60)
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+    begun.sendall(f"{head}Content-Type: application/zip\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body[:-keep])
+    return begun
+
+
+def answer(begun: socket.socket) -> http.client.HTTPResponse:
+    response = http.client.HTTPResponse(begun)
+    response.begin()
+    return response
