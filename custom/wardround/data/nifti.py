@@ -24,6 +24,11 @@ LEAST_ANGLE = 0.1
 Read = Callable[[Path], bytes]
 
 
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file."""
+    return path.read_bytes()
+
+
 @dataclass(frozen=True)
 class Scan:
     """A file's name, its data [H, W, D] or [H, W, D, C] in RAS, the affine [4, 4] from voxel indices to mm."""
@@ -33,9 +38,7 @@ class Scan:
     affine: NDArray[np.float64]
 
 
-def read_scan(
-    case: str, path: Path, channels: int | None, dtype: DTypeLike | None, read: Read = Path.read_bytes
-) -> Scan:
+def read_scan(case: str, path: Path, channels: int | None, dtype: DTypeLike | None, read: Read = read_file) -> Scan:
     """Return the file's content; channels None asks for a 3-D file (further axes of length 1 are dropped), C for a
     4-D file.
 
@@ -73,7 +76,7 @@ def read_scan(
     )
 
 
-def parse(case: str, path: Path, read: Read = Path.read_bytes) -> Any:
+def parse(case: str, path: Path, read: Read = read_file) -> Any:
     """Return the nibabel image of a file whose bytes are complete; its voxels are not decoded yet."""
     import nibabel
 

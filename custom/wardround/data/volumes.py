@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from wardround.data.labels import Labels, check_label_kind, label_values, unify
 from wardround.data.layouts import MODALITIES, CaseFiles
-from wardround.data.nifti import Read, Scan, check_geometry, parse, read_scan, spacing_mm
+from wardround.data.nifti import Read, Scan, check_geometry, parse, read_file, read_scan, spacing_mm
 from wardround.data.normalise import normalise
 from wardround.errors import ConfigRefused, DataRefused
 
@@ -64,7 +64,7 @@ def read_any_kind(files: CaseFiles) -> tuple[Volume, frozenset[int]]:
     return replace(volume, labels=labels), label_values(labels)
 
 
-def read_images(files: CaseFiles, read: Read = Path.read_bytes) -> Volume:
+def read_images(files: CaseFiles, read: Read = read_file) -> Volume:
     """Return the images of a case, labels None. read: where the bytes of a file come from.
 
     Files may be stored in different orders of axes; in RAS all must have the same shape, and no voxel may lie more than
@@ -100,9 +100,7 @@ def write_mask(path: Path, labels: Labels, reference: Path, enhancing_label: int
     _save(encode_mask(path.name, labels, reference, enhancing_label), path)
 
 
-def encode_mask(
-    name: str, labels: Labels, reference: Path, enhancing_label: int = 4, read: Read = Path.read_bytes
-) -> bytes:
+def encode_mask(name: str, labels: Labels, reference: Path, enhancing_label: int = 4, read: Read = read_file) -> bytes:
     """Return the file `name` of unified labels (uint8 [H, W, D], RAS): a NIfTI mask with the axes, shape and affine of
     the reference image, compressed if the name says so.
 

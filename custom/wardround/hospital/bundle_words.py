@@ -54,7 +54,8 @@ def readme(title: Title, entry: Mapping[str, Any], code: str) -> str:
 
 ## Run it
 
-With MONAI, torch, nibabel and fire (for MONAI's command line), from this folder; CASES is one case or a folder of cases, named {UNDERSTOOD}:
+With MONAI, torch, nibabel and fire (for MONAI's command line), from this folder; CASES is one case or a folder of cases,
+named {UNDERSTOOD}:
 
     python -m monai.bundle run --config_file configs/inference.json --dataset_dir CASES --output_dir masks
 
