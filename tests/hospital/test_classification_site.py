@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,11 @@ from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import first_banks
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.schedule import Schedule
+from wardround.data.description import Description, Row, Spec, write_folder
+from wardround.data.ehr import Table
 from wardround.data.hospitals import hospital as profile
 from wardround.data.phantom_record import CLASSES, COLUMNS
+from wardround.data.pictures import Grid
 from wardround.data.site_config import SiteConfig
 from wardround.data.splits import split_patients
 from wardround.errors import ConfigRefused
@@ -25,6 +29,7 @@ from wardround.hospital.dp_site import DPSite
 from wardround.hospital.judging import Judging
 from wardround.hospital.opening import TypePhantoms
 from wardround.hospital.rounds import Hospital
+from wardround.models.per_sample import TOLERANCE, PerSample
 from wardround.models.vit import ViTFusion
 from wardround.privacy.dp_sgd import PatientDP
 
@@ -215,3 +220,46 @@ def test_a_hospital_through_two_rounds(tmp_path, algorithm):
     page = (tmp_path / "out" / "site_report.html").read_text()
     assert "balanced accuracy" in page
     assert "patients by class" in page
+
+
+@pytest.fixture(scope="session")
+def volumes(tmp_path_factory):
+    """Six patients as labelled NIfTI volumes of noise; the class is whether something bright is there."""
+    root, rng = tmp_path_factory.mktemp("volumes"), np.random.default_rng(0)
+    spec = Spec(("nothing", "something"), ("t1ce", "flair"), Table(), Grid(16, 4, 1.0))
+    rows = []
+    for index in range(6):
+        files = {m: f"{index}_{m}.nii.gz" for m in spec.modalities}
+        for file in files.values():
+            volume = rng.normal(100, 10, (20, 20, 20)).astype(np.float32)
+            volume[6:14, 6:14, 6:14] += 80 * (index % 2)
+            nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), root / file)
+        rows.append(Row(f"p{index}", f"p{index}", spec.classes[index % 2], files))
+    return write_folder(root / "labelled", Description(spec, root, root), rows)
+
+
+@pytest.mark.parametrize("tubelet", [None, 2])
+def test_volumes_train_slice_by_slice_or_whole_and_a_row_is_still_the_gradient_of_its_patient(
+    volumes, tmp_path, tubelet
+):
+    sampling = CaseSampling(
+        ("nothing", "something"), ("t1ce", "flair"), (), 16, 4, 1.0, 6, 0.0, record=False, augment=True
+    )
+    spec = ViTFusion("test_vit", 2, (4, 16, 16), 0, 2, "shared", depth=1, patch=8, tubelet=tubelet)
+    cohort = sampling.cohort(SiteConfig(data=volumes), tmp_path / "cache", lambda words: None)
+    made = sampling.open("site-1", cohort, split_patients(cohort.patients), spec, 0, "cpu")
+    every = tuple(cohort.cases)
+    w, losses = descend(
+        made.model.vector.clone(), plain(made.drawn(every, "x")), 40, Steps(40, 0.05, 0.9, True, 0, 1.0)
+    )
+    assert losses[-1] < 0.5 * losses[0]
+    assert made.score(w, every) == 1
+    (batch,) = made.drawn(every, "y").draw(1)
+    inputs, losses_of = made.joined([batch])
+    rows = PerSample(made.model).gradients(w, inputs, losses_of, len(inputs))[1]
+    for index, row in enumerate(rows):
+        alone = replace(batch, inputs=batch.inputs[index : index + 1], labels=batch.labels[index : index + 1])
+        truth = made.oracle("z").gradient(w, alone)[1]
+        assert (row - truth).norm() <= TOLERANCE * truth.norm()
+    private = DPSite(made, PatientDP(1.0, 1.0, 0.5, 8)).oracle(2, "train", 0)
+    assert torch.isfinite(private.gradient(w, private.draw(1)[0])[1]).all()

@@ -140,3 +140,17 @@ def test_the_card_says_who_reads_what():
         card = " ".join(cards[privacy]["CARD.md"].split())
         assert said in card
         assert "no differential privacy" in card or privacy == "fixed_point"
+
+
+def test_a_file_of_weights_is_a_promise_of_the_job_and_stands_where_people_read_it():
+    digest = "0123456789abcdef" * 4
+    made = recipes.job("tumour_type_fedavg", [f"model.weights={{file: /models/vit.safetensors, sha256: '{digest}'}}"])
+    require_buildable(made)
+    files = folder.job_files(made)
+    for side in ("server", "client"):
+        assert f'"sha256": "{digest}"' in files[f"app/config/config_fed_{side}.json"]
+    assert digest in files["CARD.md"]
+    about = json.loads(files["app/config/config_fed_server.json"])["workflows"][0]["args"]["about"]
+    assert about["model"]["weights"] == f"file /models/vit.safetensors, sha256 {digest}"
+    with pytest.raises(ConfigRefused, match="sha256sum"):
+        require_buildable(recipes.job("tumour_type_fedavg", ["model.weights=/models/vit.safetensors"]))

@@ -84,7 +84,7 @@ def _require(found: Description, spec: Spec, record: bool, where: str) -> None:
         (found.spec.classes != spec.classes, "classes", ", ".join(found.spec.classes), ", ".join(spec.classes)),
         (extra, "sequences", ", ".join(map(repr, extra)), f"only {', '.join(spec.modalities)}"),
         (strangers, "columns", ", ".join(map(repr, strangers)), f"only {', '.join(known)}"),
-        (others, "columns", *(str([one.as_json() for one in side[:1]]) for side in (others, meant))),
+        (others, "columns", str([c.as_json() for c in others]), str([c.as_json() for c in meant])),
     ):
         if wrong:
             raise ConfigRefused(

@@ -42,7 +42,7 @@ class Trunk(nn.Module):
     def __init__(self, vit: Any, depth: Tensor | None = None) -> None:
         super().__init__()
         prefix = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
-        self.outside = AddVector(vit.pos_embed) if vit.no_embed_class else nn.Identity()
+        self.outside: nn.Module = AddVector(vit.pos_embed) if vit.no_embed_class else nn.Identity()
         self.prefix = Prepend(torch.cat(prefix, 1)) if prefix else nn.Identity()
         self.inside = nn.Identity() if vit.no_embed_class else AddVector(vit.pos_embed)
         if depth is not None:

@@ -33,7 +33,7 @@ class VolumeStem(nn.Module):
         if inflate:
             kernels = flat.proj.weight.detach()[:, :, None] / tubelet
             self.proj.weight.data.copy_(kernels.expand_as(self.proj.weight))
-            if bias:
+            if self.proj.bias is not None:
                 self.proj.bias.data.copy_(flat.proj.bias.detach())
 
     def forward(self, volumes: Tensor) -> Tensor:
@@ -52,5 +52,5 @@ class VolumePositions(nn.Module):
         self.layers = depth.shape[1]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        placed: Tensor = self.depth(self.plane(tokens.unflatten(1, (self.layers, -1))))
+        placed: Tensor = self.depth(self.plane(tokens.reshape(len(tokens), self.layers, -1, tokens.shape[-1])))
         return placed.flatten(1, 2)
