@@ -17,7 +17,7 @@ FLOORS = {
     **dict.fromkeys(("data", "models", "tasks"), 2),
     **dict.fromkeys(("algorithms", "privacy", "reports"), 3),
     "hospital": 4,
-    "flare": 5,
+    **dict.fromkeys(("flare", "serving"), 5),
     "jobs": 6,
 }
 HOMES = {
@@ -29,8 +29,9 @@ HOMES = {
     "matplotlib": {"reports"},
     "tenseal": {"privacy"},
     "cryptography": {"privacy"},
+    "aiohttp": {"serving"},
 }
-HEAVY = ("torch", "monai", "timm", "torchvision", "nibabel", "matplotlib", "scipy", "nvflare", "yaml")
+HEAVY = ("torch", "monai", "timm", "torchvision", "nibabel", "matplotlib", "scipy", "nvflare", "aiohttp", "yaml")
 LAST_RESORT = {"flare/site_parts.py": 1}
 
 

@@ -196,6 +196,17 @@ def _visible(folder: Path) -> list[Path]:
         ) from error
 
 
+def named(file: str) -> tuple[str, str] | None:
+    """Return (case, sequence) that a file's name in one of the first two layouts says; case "" where it says `t1.nii`.
+
+    a mask, a hidden file, any other name: None
+    """
+    stem = _stem(Path(file)) or ""
+    match = _NAME.fullmatch(stem)
+    case, role = (match["case"], _ROLE[(match[2] or match[3]).lower()]) if match else ("", _ROLE.get(stem.lower()))
+    return None if file.startswith(".") or role not in MODALITIES else (case, str(role))
+
+
 def _stem(path: Path) -> str | None:
     """Return the name without .nii or .nii.gz, None if it is not that of a NIfTI file."""
     match = re.fullmatch(r"(.+?)\.nii(\.gz)?", path.name, re.IGNORECASE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ from wardround.errors import DataRefused
 FEWEST_VOXELS, MOST_VOXELS = 8, 1024
 LEAST_MM, MOST_MM = 0.2, 20.0
 LEAST_ANGLE = 0.1
+Read = Callable[[Path], bytes]
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file."""
+    return path.read_bytes()
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,11 @@ class Scan:
     affine: NDArray[np.float64]
 
 
-def read_scan(case: str, path: Path, channels: int | None, dtype: DTypeLike | None) -> Scan:
+def read_scan(case: str, path: Path, channels: int | None, dtype: DTypeLike | None, read: Read = read_file) -> Scan:
     """Return the file's content; channels None asks for a 3-D file (further axes of length 1 are dropped), C for a
     4-D file.
 
-    dtype: that of the result, None: as stored.
+    dtype: that of the result, None: as stored. | read: where the bytes come from (a service has them in memory)
     missing, unreadable, a folder, empty, truncated, not gzip, bad checksum, no NIfTI-1 or NIfTI-2 single file,
     complex or colour data, wrong number of axes or channels, an axis outside 8..1024 voxels, an affine that is not
     finite or has (nearly) parallel axes (|det| below 0.1 of the product of the spacings), spacing outside 0.2..20
@@ -44,7 +51,7 @@ def read_scan(case: str, path: Path, channels: int | None, dtype: DTypeLike | No
     """
     import nibabel
 
-    image = parse(case, path)
+    image = parse(case, path, read)
     shape = tuple(int(n) for n in image.shape)
     grid, rest = shape[:3], shape[3:]
     while channels is None and rest and rest[-1] == 1:
@@ -69,11 +76,11 @@ def read_scan(case: str, path: Path, channels: int | None, dtype: DTypeLike | No
     )
 
 
-def parse(case: str, path: Path) -> Any:
+def parse(case: str, path: Path, read: Read = read_file) -> Any:
     """Return the nibabel image of a file whose bytes are complete; its voxels are not decoded yet."""
     import nibabel
 
-    content = _content(case, path)
+    content = _content(case, path, read)
     if content[344:348] == b"n+1\0":
         kind = nibabel.Nifti1Image
     elif content[4:8] == b"n+2\0":
@@ -160,9 +167,9 @@ def _header_errors() -> tuple[type[Exception], ...]:
     )
 
 
-def _content(case: str, path: Path) -> bytes:
+def _content(case: str, path: Path, read: Read) -> bytes:
     try:
-        content = path.read_bytes()
+        content = read(path)
     except IsADirectoryError as error:
         raise _refused(case, path, "a folder", "a file", "put the file itself in its place") from error
     except OSError as error:

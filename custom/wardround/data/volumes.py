@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from wardround.data.labels import Labels, check_label_kind, label_values, unify
 from wardround.data.layouts import MODALITIES, CaseFiles
-from wardround.data.nifti import Scan, check_geometry, parse, read_scan, spacing_mm
+from wardround.data.nifti import Read, Scan, check_geometry, parse, read_file, read_scan, spacing_mm
 from wardround.data.normalise import normalise
 from wardround.errors import ConfigRefused, DataRefused
 
@@ -64,8 +64,8 @@ def read_any_kind(files: CaseFiles) -> tuple[Volume, frozenset[int]]:
     return replace(volume, labels=labels), label_values(labels)
 
 
-def read_images(files: CaseFiles) -> Volume:
-    """Return the images of a case, labels None.
+def read_images(files: CaseFiles, read: Read = read_file) -> Volume:
+    """Return the images of a case, labels None. read: where the bytes of a file come from.
 
     Files may be stored in different orders of axes; in RAS all must have the same shape, and no voxel may lie more than
     5 % of the smallest spacing away from where another file puts it.
@@ -74,7 +74,7 @@ def read_images(files: CaseFiles) -> Volume:
     image: NDArray[np.float32] | None = None
     affine = np.eye(4)
     for path in dict.fromkeys(files.images.values()):
-        scan = read_scan(files.case, path, len(files.images) if files.decathlon else None, np.float32)
+        scan = read_scan(files.case, path, len(files.images) if files.decathlon else None, np.float32, read)
         if image is None:
             image = np.zeros((len(MODALITIES), *scan.data.shape[:3]), np.float32)
             affine = scan.affine
@@ -93,29 +93,36 @@ def read_images(files: CaseFiles) -> Volume:
 
 
 def write_mask(path: Path, labels: Labels, reference: Path, enhancing_label: int = 4) -> None:
-    """Write unified labels (uint8 [H, W, D], RAS) as a NIfTI mask with the axes, shape and affine of the reference
-    image.
+    """Write the mask of `encode_mask` to a file, which appears complete or not at all; an older file is replaced.
+
+    refused as there; folder not writable: ConfigRefused
+    """
+    _save(encode_mask(path.name, labels, reference, enhancing_label), path)
+
+
+def encode_mask(name: str, labels: Labels, reference: Path, enhancing_label: int = 4, read: Read = read_file) -> bytes:
+    """Return the file `name` of unified labels (uint8 [H, W, D], RAS): a NIfTI mask with the axes, shape and affine of
+    the reference image, compressed if the name says so.
 
     enhancing_label: value for enhancing tumour in the file, 4 (BraTS) or 3 (BraTS 2023); 0, 1 and 2 stay. Nothing
-    but the geometry is taken from the reference's header. The file appears complete or not at all; an older file is
-    replaced.
+    but the geometry is taken from the reference's header. read: where the reference's bytes come from
     labels of another type, above 3, or of another shape than the reference: DataRefused
     reference unreadable: DataRefused
-    another enhancing_label, path not .nii or .nii.gz, folder not writable: ConfigRefused
+    another enhancing_label, name not .nii or .nii.gz: ConfigRefused
     """
     import nibabel
 
-    if enhancing_label not in (3, 4) or not path.name.lower().endswith((".nii", ".nii.gz")):
+    if enhancing_label not in (3, 4) or not name.lower().endswith((".nii", ".nii.gz")):
         raise ConfigRefused(
-            f"the mask {path.name}",
-            found=f"enhancing_label {enhancing_label}, name {path.name}",
+            f"the mask {name}",
+            found=f"enhancing_label {enhancing_label}, name {name}",
             expected="enhancing_label 3 or 4, a name in .nii or .nii.gz",
             fix="correct the arguments",
         )
-    image = parse(path.name, reference)
+    image = parse(name, reference, read)
     grid = tuple(int(n) for n in image.shape[:3])
     affine = np.asarray(image.affine, np.float64)
-    check_geometry(path.name, reference.name, grid, affine)
+    check_geometry(name, reference.name, grid, affine)
     axes = nibabel.orientations.io_orientation(affine)
     back = nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt("RAS"), axes)
     stored = nibabel.orientations.apply_orientation(labels, back) if labels.ndim == len(grid) else labels
@@ -133,7 +140,8 @@ def write_mask(path: Path, labels: Labels, reference: Path, enhancing_label: int
     mask.set_sform(affine, code=int(header["sform_code"]) or 1)
     if int(header["qform_code"]):
         mask.set_qform(header.get_qform(), code=int(header["qform_code"]))
-    _save(mask.to_bytes(), path)
+    content: bytes = mask.to_bytes()
+    return gzip.compress(content, 6, mtime=0) if name.lower().endswith(".gz") else content
 
 
 def _normalised(case: str, file: str, modality: str, raw: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -182,7 +190,7 @@ def _save(content: bytes, path: Path) -> None:
         handle, name = tempfile.mkstemp(prefix=".", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(gzip.compress(content, 6, mtime=0) if path.name.lower().endswith(".gz") else content)
+                stream.write(content)
             Path(name).chmod(0o644)
             Path(name).replace(path)
         finally:

@@ -17,7 +17,7 @@ from wardround.errors import ConfigRefused, ModelRefused
 from wardround.hospital.class_inputs import INPUTS, Cases, read_images
 from wardround.hospital.classification import SCORED_AT_ONCE, CaseSampling
 from wardround.hospital.opening import pick_device
-from wardround.models import checkpoint
+from wardround.models import bundle_files
 from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import FlatModel
 from wardround.models.specs import rebuild_classifier
@@ -51,15 +51,16 @@ def is_classifier(meta: Mapping[str, Any]) -> bool:
 
 
 def read_classifier(file: Path) -> Classifier:
-    """Read a hospital's deploy_model.npz, the server's final_model.npz or best_model.npz, or a baseline's weights.
+    """Read a hospital's deploy_model.npz, the server's final_model.npz or best_model.npz, a baseline's weights, or the folder of a
+    bundle.
 
     damaged, another architecture than the file's own fingerprint says, no description of its inputs, or one that its
     network does not fit (number of classes, sequences, columns, size): ModelRefused
     """
-    _, meta = checkpoint.load(file)
+    _, meta = bundle_files.load_any(file)
     spec = rebuild_classifier(meta.get("model"), str(file))
     identity = fingerprint(spec)
-    arrays, _ = checkpoint.load(file, identity)
+    arrays, _ = bundle_files.load_any(file, identity)
     sampling = _sampling(meta.get("inputs"), file)
     if (spec.case, spec.classes) != (sampling.vector, len(sampling.classes)):
         found = f"a network for {spec.case} and {spec.classes} classes"

@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from wardround.data.cases import find_cases
 from wardround.data.ehr import Table
 from wardround.data.ehr_words import table_from
 from wardround.data.layouts import CaseFiles
 from wardround.data.record import PATIENT, Vector, read_record, unknown
-from wardround.data.volumes import read_images, write_mask
+from wardround.data.volumes import Volume, read_images, write_mask
 from wardround.errors import ConfigRefused, DataRefused, ModelRefused
 from wardround.hospital.opening import pick_device
-from wardround.models import checkpoint
+from wardround.models import bundle_files
 from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import FlatModel
 from wardround.models.nets import SegResNet3d, UNet3d
@@ -49,14 +50,14 @@ class Prediction:
 
 
 def read_weights(file: Path) -> Weights:
-    """Read deploy_model.npz, final_model.npz, best_model.npz or a baseline's weights.
+    """Read deploy_model.npz, final_model.npz, best_model.npz, a baseline's weights, or the folder of a bundle.
 
     damaged, of an unknown architecture, or another one than the file's own fingerprint says: ModelRefused
     """
-    _, meta = checkpoint.load(file)
+    _, meta = bundle_files.load_any(file)
     spec = rebuild(meta.get("model"), str(file))
     table = _table(spec, meta, file)
-    arrays, _ = checkpoint.load(file, fingerprint(spec))
+    arrays, _ = bundle_files.load_any(file, fingerprint(spec))
     patch = meta.get("patch")
     if patch is not None:
         whole = isinstance(patch, list) and len(patch) == 3 and all(isinstance(n, int) and n > 0 for n in patch)
@@ -137,15 +138,28 @@ def predict_case(
     record: what `record_of` found
     damaged images: DataRefused | a GPU that is not there, out not .nii or .nii.gz or not writable: ConfigRefused
     """
-    where = pick_device(device)
+    model = ready(weights, device)
     volume = read_images(files)
-    model = FlatModel(weights.spec.build(0), where)
-    model.load(torch.from_numpy(model.layout.flatten(weights.arrays)).to(model.device))
-    image = np.asarray(volume.image, np.float32)
-    regions = predict_regions(model.module, image, volume.present, weights.meta.get("patch"), where, record=record)
+    regions = regions_of(volume, weights, model, record)
     reference = next(iter(files.images.values()))
     write_mask(out, labels_from_regions(regions, kind), reference, enhancing)
-    voxel_ml = float(np.prod(volume.spacing_mm)) / 1000
-    known = known_regions(kind)
-    volumes = {name: int(regions[i].sum()) * voxel_ml for i, name in enumerate(REGIONS) if known[i]}
-    return Prediction(out, files.case, tuple(files.images), volumes)
+    return Prediction(out, files.case, tuple(files.images), volumes_ml(regions, kind, volume))
+
+
+def ready(weights: Weights, device: str) -> FlatModel:
+    """Return the network with its weights on a device; a GPU that is not there: ConfigRefused."""
+    model = FlatModel(weights.spec.build(0), pick_device(device))
+    model.load(torch.from_numpy(model.layout.flatten(weights.arrays)).to(model.device))
+    return model
+
+
+def regions_of(volume: Volume, weights: Weights, model: FlatModel, record: Vector | None = None) -> NDArray[np.bool_]:
+    """Return bool [3, H, W, D] in REGIONS order. record: what `record_of` found"""
+    image = np.asarray(volume.image, np.float32)
+    return predict_regions(model.module, image, volume.present, weights.meta.get("patch"), model.device, record=record)
+
+
+def volumes_ml(regions: NDArray[np.bool_], kind: str, volume: Volume) -> dict[str, float]:
+    """Return millilitres of every region that labels of this kind tell."""
+    voxel_ml, known = float(np.prod(volume.spacing_mm)) / 1000, known_regions(kind)
+    return {name: int(regions[i].sum()) * voxel_ml for i, name in enumerate(REGIONS) if known[i]}

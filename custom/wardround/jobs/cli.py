@@ -12,6 +12,7 @@ from wardround.errors import Refusal
 from wardround.jobs import (
     cmd_baseline,
     cmd_data,
+    cmd_export,
     cmd_he,
     cmd_jobs,
     cmd_ledger,
@@ -22,6 +23,7 @@ from wardround.jobs import (
     cmd_report,
     cmd_run,
     cmd_scales,
+    cmd_serve,
     cmd_submit,
     cmd_sweep,
 )
@@ -38,6 +40,8 @@ first steps
   wardround jobs run brats_perfedavg --sites-file sites/sites.json
   wardround report wardround_runs/brats_perfedavg
   wardround predict CASE --model deploy_model.npz
+  wardround export wardround_runs/brats_perfedavg --out bundles
+  wardround serve bundles/site-1 --token-file token
 
 `wardround COMMAND --help` explains a command. Exit codes: 0 done, 1 incomplete or different, 2 refused.
 """
@@ -84,6 +88,8 @@ def parser() -> argparse.ArgumentParser:
     cmd_scales.add(commands)
     cmd_report.add(commands)
     cmd_predict.add(commands)
+    cmd_export.add(commands)
+    cmd_serve.add(commands)
     return made
 
 

@@ -29,7 +29,8 @@ not read; a sequence, a value or the whole record may be missing.
   wardround predict /data/types --model final_model.npz --case p017
 
 --model: a hospital's deploy_model.npz (the model that its verdict recommends), the server's final_model.npz or
-best_model.npz (the shared model), or the weights of `wardround baseline`. For research: no medical device.
+best_model.npz (the shared model), the weights of `wardround baseline`, or the folder of a bundle that `wardround export`
+wrote. For research: no medical device.
 """
 
 
@@ -37,7 +38,9 @@ def add(commands: Any) -> None:
     """Declare the command."""
     parser = command(commands, "predict", "segment one case, or tell the classes of a folder's cases", TEXT, run)
     parser.add_argument("case", type=existing, metavar="CASE_FOLDER", help="folder of the case, or of labelled images")
-    parser.add_argument("--model", type=existing, required=True, metavar="NPZ", help="weights written by wardround")
+    parser.add_argument(
+        "--model", type=existing, required=True, metavar="MODEL", help="weights (.npz) or bundle of wardround"
+    )
     parser.add_argument(
         "--out",
         type=folder,
@@ -66,9 +69,9 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict, and print volumes or classes."""
     from wardround.hospital import class_prediction, prediction
-    from wardround.models import checkpoint
+    from wardround.models import bundle_files
 
-    if class_prediction.is_classifier(checkpoint.load(args.model)[1]):
+    if class_prediction.is_classifier(bundle_files.load_any(args.model)[1]):
         return classes(args)
     if args.out is not None and not args.out.name.lower().endswith((".nii", ".nii.gz")):
         raise ConfigRefused(

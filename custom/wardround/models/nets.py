@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -22,11 +22,9 @@ from torch import nn
 from wardround.errors import ConfigRefused, ModelRefused
 from wardround.models.adapters import Adapted, adapt, is_as_drawn
 from wardround.models.film import FilmUNet
+from wardround.models.norms import AFFINE_INSTANCE, Norm, with_group_norms
 
-Norm = Literal["instance", "group"]
 Made = TypeVar("Made", bound=nn.Module)
-MAX_GROUPS = 8
-AFFINE_INSTANCE = ("instance", {"affine": True})
 
 
 class Network(Protocol):
@@ -69,22 +67,27 @@ class UNet3d:
         """Every spatial size of an input must be a multiple of this."""
         return int(2 ** (len(self.channels) - 1))
 
+    @property
+    def monai_args(self) -> dict[str, Any]:
+        """What MONAI's UNet is made with, before its norms are replaced."""
+        return {
+            "spatial_dims": 3,
+            "in_channels": self.in_channels,
+            "out_channels": self.out_channels,
+            "channels": self.channels,
+            "strides": (2,) * (len(self.channels) - 1),
+            "num_res_units": self.residual_units,
+            "norm": AFFINE_INSTANCE,
+            "dropout": self.dropout,
+        }
+
     def build(self, seed: int) -> nn.Module:
         """Return the network on the CPU; the global random state of torch is left as it was."""
 
         def make() -> nn.Module:
             from monai.networks.nets import UNet
 
-            net: nn.Module = UNet(
-                spatial_dims=3,
-                in_channels=self.in_channels,
-                out_channels=self.out_channels,
-                channels=self.channels,
-                strides=(2,) * (len(self.channels) - 1),
-                num_res_units=self.residual_units,
-                norm=AFFINE_INSTANCE,
-                dropout=self.dropout,
-            )
+            net: nn.Module = UNet(**self.monai_args)
             return FilmUNet(net, len(self.channels), self.channels[-1], self.ehr_columns) if self.ehr_columns else net
 
         return _built(make, seed, self.norm, self.adapter_rank)
@@ -115,20 +118,25 @@ class SegResNet3d:
     def divisor(self) -> int:
         return 8
 
+    @property
+    def monai_args(self) -> dict[str, Any]:
+        """What MONAI's SegResNet is made with, before its norms are replaced."""
+        return {
+            "spatial_dims": 3,
+            "init_filters": self.filters,
+            "in_channels": self.in_channels,
+            "out_channels": self.out_channels,
+            "norm": AFFINE_INSTANCE,
+            "dropout_prob": self.dropout or None,
+        }
+
     def build(self, seed: int) -> nn.Module:
         """Return the network on the CPU; the global random state of torch is left as it was."""
 
         def make() -> nn.Module:
             from monai.networks.nets import SegResNet
 
-            net: nn.Module = SegResNet(
-                spatial_dims=3,
-                init_filters=self.filters,
-                in_channels=self.in_channels,
-                out_channels=self.out_channels,
-                norm=AFFINE_INSTANCE,
-                dropout_prob=self.dropout or None,
-            )
+            net: nn.Module = SegResNet(**self.monai_args)
             return net
 
         return _built(make, seed, self.norm, self.adapter_rank)
@@ -169,21 +177,10 @@ def seeded(make: Callable[[], Made], seed: int) -> Made:
 
 
 def _built(make: Callable[[], nn.Module], seed: int, norm: Norm, adapter_rank: int) -> nn.Module:
-    net = seeded(make, seed)
-    _use_group_norms(net, norm)
+    net = with_group_norms(seeded(make, seed), norm)
     adapt(net, adapter_rank)
     require_federable(net)
     return net
-
-
-def _use_group_norms(module: nn.Module, norm: Norm) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, nn.InstanceNorm3d):
-            width = child.num_features
-            largest = max(groups for groups in range(1, MAX_GROUPS + 1) if width % groups == 0)
-            setattr(module, name, nn.GroupNorm(width if norm == "instance" else largest, width, eps=child.eps))
-        else:
-            _use_group_norms(child, norm)
 
 
 def _is_count(value: object, least: int) -> bool:

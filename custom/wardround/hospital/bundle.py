@@ -1,0 +1,125 @@
+"""A model as a MONAI bundle: MONAI alone loads and runs it, with masks equal, bit by bit, to those of `wardround predict`.
+
+The network is MONAI's own (models/plain.py). Reading, normalising and sliding windows are ours, and MONAI has no equal of
+them: the bundle carries the source of these modules under the name CODE, copied from the package that writes it.
+Source: MONAI Bundle Specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+from wardround import __version__
+from wardround.data.layouts import MODALITIES
+from wardround.hospital.bundle_folder import Content, write_folder
+from wardround.hospital.bundle_words import Title, readme, words
+from wardround.hospital.prediction import Weights
+from wardround.models import bundle_files
+from wardround.models.fingerprint import fingerprint
+from wardround.models.plain import Spec, monai_config, without_adapters
+from wardround.models.specs import describe
+from wardround.tasks.regions import REGIONS
+
+CODE = "wardround_case"
+MODULES = (
+    "errors",
+    *(f"data/{name}" for name in ("cases", "labels", "layouts", "nifti", "normalise", "refusals", "volumes")),
+    *(f"tasks/{name}" for name in ("boxes", "inference", "inputs", "regions")),
+    "models/norms",
+    "hospital/monai_case",
+)
+
+
+def write_bundle(out: Path, weights: Weights, title: Title) -> Path:
+    """Write the bundle `out` and return it; refused like `write_folder`. A U-Net that reads a record: ModelRefused."""
+    spec, arrays = without_adapters(weights.spec, weights.arrays)
+    network = monai_config(spec, CODE)
+    meta = {**weights.meta, "model": describe(spec)}
+    entry = bundle_files.about(arrays, fingerprint(spec), __version__, meta)
+    more = {
+        **words(title, meta),
+        "required_packages_version": {"nibabel": metadata.version("nibabel")},
+        "network_data_format": _tensors(spec),
+    }
+    inference = _inference(spec, network, meta)
+    return write_folder(out, Content(arrays, entry, more, inference, readme(title, entry, CODE), _code()))
+
+
+def _tensors(spec: Spec) -> dict[str, Any]:
+    shape = [f"{spec.divisor}*{letter}" for letter in "hwd"]
+    image = {
+        "type": "image",
+        "format": "magnitude",
+        "modality": "MR",
+        "num_channels": 2 * len(MODALITIES),
+        "spatial_shape": shape,
+        "dtype": "float32",
+        "value_range": [-5, 5],
+        "is_patch_data": True,
+        "channel_def": {
+            str(i): text for i, text in enumerate((*MODALITIES, *(f"1 if {one} exists, else 0" for one in MODALITIES)))
+        },
+    }
+    pred = image | {
+        "format": "classes",
+        "num_channels": len(REGIONS),
+        "value_range": [],
+        "channel_def": {str(i): f"{region}, above 0 is inside" for i, region in enumerate(REGIONS)},
+    }
+    return {"inputs": {"image": image}, "outputs": {"pred": pred}}
+
+
+def _inference(spec: Spec, network: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
+    parts = f"{CODE}.hospital.monai_case"
+    return {
+        "bundle_root": ".",
+        "dataset_dir": "./cases",
+        "output_dir": "./masks",
+        "device": "$'cuda' if torch.cuda.is_available() else 'cpu'",
+        "label_kind": meta.get("label_kind", "brats"),
+        "enhancing": 4,
+        "network_def": dict(network),
+        "network": {
+            "_target_": f"{parts}.ready",
+            "network": "@network_def",
+            "norm": spec.norm,
+            "weights": f"$@bundle_root + '/{bundle_files.WEIGHTS.as_posix()}'",
+            "device": "@device",
+        },
+        "preprocessing": {"_target_": f"{parts}.ReadCase"},
+        "dataset": {
+            "_target_": "Dataset",
+            "data": {"_target_": f"{parts}.cases", "folder": "@dataset_dir"},
+            "transform": "@preprocessing",
+        },
+        "inferer": {"_target_": f"{parts}.CaseInferer", "patch": meta.get("patch"), "device": "@device"},
+        "postprocessing": {
+            "_target_": f"{parts}.WriteMask",
+            "folder": "@output_dir",
+            "label_kind": "@label_kind",
+            "enhancing": "@enhancing",
+        },
+        "evaluator": {
+            "_target_": f"{parts}.Evaluator",
+            "dataset": "@dataset",
+            "network": "@network",
+            "inferer": "@inferer",
+            "postprocessing": "@postprocessing",
+        },
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def _code() -> dict[str, str]:
+    """Return the source of MODULES, which import each other under the name CODE, by path in the bundle."""
+    package, note = resources.files("wardround"), f'"""Copied from wardround {__version__}."""\n'
+    files = {f"{CODE}/__init__.py": note}
+    for name in MODULES:
+        text = package.joinpath(f"{name}.py").read_text(encoding="utf-8")
+        files[f"{CODE}/{name}.py"] = text.replace("from wardround.", f"from {CODE}.")
+        if "/" in name:
+            files[f"{CODE}/{name.partition('/')[0]}/__init__.py"] = note
+    return files

@@ -1,0 +1,111 @@
+"""What a bundle says about itself to people: the words of metadata.json, and docs/README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wardround.data.layouts import MODALITIES, UNDERSTOOD
+
+NOT_A_DEVICE = "Research only. Not a medical device: no output may guide the care of a patient."
+WEIGHTS_REVEAL = """Weights can reveal images that they were trained on. A hospital's own model (not `shared` above) saw its
+patients alone, and no noise protects them unless its job said so: give it away only as you would the images."""
+BRATS = "0 background, 1 necrotic core, 2 oedema, 4 enhancing tumour (`--enhancing 3` for BraTS 2023)"
+WHOLE = "0 background, 1 whole tumour: this model learnt no other region"
+
+
+@dataclass(frozen=True)
+class Title:
+    """name: letters, digits, _ | choice: which model it is, in words | authors, copyright: of the weights."""
+
+    name: str
+    choice: str
+    authors: str
+    copyright: str
+
+
+def words(title: Title, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of metadata.json that are text, and the score that the model was chosen by."""
+    score = meta.get("val_score")
+    return {
+        "name": title.name,
+        "task": "Segmentation of brain tumours in MR images (T1, T1ce, T2, FLAIR; any may be missing)",
+        "description": f"{title.choice}. Trained with wardround. {NOT_A_DEVICE}",
+        "authors": title.authors,
+        "copyright": title.copyright,
+        "intended_use": NOT_A_DEVICE,
+        "data_type": "nibabel",
+        "image_classes": "four sequences, foreground z-scores within +-5, then four channels of 1 or 0: which exist",
+        "pred_classes": WHOLE if meta.get("label_kind") == "whole_tumour" else BRATS,
+        "eval_metrics": {} if score is None else {"mean_dice_on_validation": score},
+        "references": ["Cicek et al. 2016, arXiv:1606.06650", "Myronenko 2018, arXiv:1810.11654"],
+    }
+
+
+def readme(title: Title, entry: Mapping[str, Any], code: str) -> str:
+    """Return docs/README.md; entry: what bundle_files.about wrote, code: the package inside the bundle."""
+    meta, model = entry["meta"], entry["meta"]["model"]
+    settings = ", ".join(f"{key} {value}" for key, value in model["args"].items())
+    score = meta.get("val_score")
+    return f"""# {title.name}
+
+{title.choice}. {NOT_A_DEVICE}
+
+## Run it
+
+With MONAI, torch, nibabel and fire (for MONAI's command line), from this folder; CASES is one case or a folder of cases,
+named {UNDERSTOOD}:
+
+    python -m monai.bundle run --config_file configs/inference.json --dataset_dir CASES --output_dir masks
+
+Masks are written as <case>_mask.nii.gz in the geometry of each case's own images. Values: {words(title, meta)["pred_classes"]}.
+Sequences: {", ".join(MODALITIES)}; a missing one is normal. With wardround, the same mask: `wardround predict CASE --model .`,
+or `wardround serve .` (neither runs any code of this folder; MONAI does, so run it only if you trust where it came from).
+
+## What it is
+
+| | |
+|---|---|
+| network | {model["path"]}: {settings} |
+| fingerprint of the architecture | {entry["fingerprint"]} |
+| digest of the weights | {entry["digest"]} |
+| written by | wardround {entry["wardround_version"]} |
+| mean Dice on validation patients, which the choice was made by | {"not known" if score is None else f"{score:.3f}"} |
+| window | {meta.get("patch") or "one around the head"} |
+
+`{code}/` holds modules of wardround (Apache-2.0, see LICENSE): reading, normalising, windows, regions.
+Authors of the weights: {title.authors}. Their copyright: {title.copyright}.
+
+{WEIGHTS_REVEAL}
+"""
+
+
+def class_readme(title: Title, entry: Mapping[str, Any]) -> str:
+    """Return docs/README.md of a classifier."""
+    return f"""# {title.name}
+
+{title.choice}. {NOT_A_DEVICE}
+
+## Run it
+
+It needs wardround {entry["wardround_version"]}: the network is wardround's own. CASES is a folder with dataset.json and its table:
+
+    wardround predict CASES --model . --out classes.json
+    python -m monai.bundle run --config_file configs/inference.json --dataset_dir CASES --output classes.json
+
+Both write the same classes, sequences and columns for every case. wardround runs no code of this folder.
+
+## What it is
+
+| | |
+|---|---|
+| network | {entry["meta"]["model"]["path"]} |
+| fingerprint of the architecture | {entry["fingerprint"]} |
+| digest of the weights | {entry["digest"]} |
+| written by | wardround {entry["wardround_version"]} |
+
+Authors of the weights: {title.authors}. Their copyright: {title.copyright}.
+
+{WEIGHTS_REVEAL}
+"""

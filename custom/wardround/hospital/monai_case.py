@@ -1,0 +1,102 @@
+"""The parts that a bundle's inference.json names: a case in, a mask out, with the steps of `wardround predict`.
+
+A bundle carries this file and what it imports, so it asks for MONAI, torch and nibabel only; nothing here may need more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wardround.data.cases import find_cases
+from wardround.data.layouts import MODALITIES, CaseFiles
+from wardround.data.volumes import read_images, write_mask
+from wardround.models.norms import with_group_norms
+from wardround.tasks.inference import predict_logits
+from wardround.tasks.inputs import network_input
+from wardround.tasks.regions import labels_from_regions
+
+
+class Dataset(Protocol):
+    """What MONAI's Dataset is: items that were preprocessed."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+
+
+def cases(folder: str) -> list[CaseFiles]:
+    """Return the cases in a folder, which may itself be one; refused like find_cases, masks are not needed."""
+    return list(find_cases(Path(folder), require_seg=False))
+
+
+def ready(network: nn.Module, norm: str, weights: str, device: str) -> nn.Module:
+    """Return the network with its weights, norms as in training (nets.py), on the device, for evaluation."""
+    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True), strict=True)
+    return with_group_norms(network, "group" if norm == "group" else "instance").to(device).eval()
+
+
+@dataclass(frozen=True)
+class ReadCase:
+    """CaseFiles -> {"image": float32 [8, H, W, D] in RAS, four sequences and which of them exist; "case": the files}."""
+
+    def __call__(self, files: CaseFiles) -> dict[str, Any]:
+        volume = read_images(files)
+        image = torch.from_numpy(np.asarray(volume.image, np.float32))[None]
+        return {"image": network_input(image, torch.from_numpy(volume.present))[0], "case": files}
+
+
+@dataclass(frozen=True)
+class CaseInferer:
+    """[1, 8, H, W, D] -> logits [1, 3, H, W, D] (ET, TC, WT): see tasks/inference.py. patch None: one window."""
+
+    patch: Sequence[int] | None
+    device: str
+
+    def __call__(self, inputs: Tensor, network: nn.Module) -> Tensor:
+        image: NDArray[np.float32] = inputs[0].cpu().numpy()
+        many = len(MODALITIES)
+        found = predict_logits(network, image[:many], image[many:, 0, 0, 0] > 0, self.patch, self.device)
+        return torch.from_numpy(found)[None]
+
+
+@dataclass(frozen=True)
+class WriteMask:
+    """Write <case>_mask.nii.gz with the axes, shape and affine of the case's first image, and return its path."""
+
+    folder: str
+    label_kind: str
+    enhancing: int
+
+    def __call__(self, item: Mapping[str, Any]) -> Path:
+        files: CaseFiles = item["case"]
+        path = Path(self.folder) / f"{files.case}_mask.nii.gz"
+        labels = labels_from_regions(item["pred"][0].numpy() > 0, self.label_kind)
+        write_mask(path, labels, next(iter(files.images.values())), self.enhancing)
+        return path
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """`run()` sends every case of a data set through network and postprocessing, and returns what the latter returns."""
+
+    dataset: Dataset
+    network: nn.Module
+    inferer: Callable[[Tensor, nn.Module], Tensor]
+    postprocessing: Callable[[Mapping[str, Any]], Path]
+
+    def run(self) -> list[Path]:
+        done = []
+        for number in range(len(self.dataset)):
+            item = self.dataset[number]
+            pred = self.inferer(item["image"][None], self.network)
+            done.append(self.postprocessing({**item, "pred": pred}))
+            print(f"written: {done[-1]}", flush=True)
+        return done

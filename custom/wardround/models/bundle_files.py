@@ -1,0 +1,93 @@
+"""Floor 2: what wardround reads of a MONAI bundle that it wrote: configs/metadata.json and models/model.pt.
+
+A bundle may have been anywhere since: its code and the expressions in its configs are never run, its weights are read
+without unpickling objects, and they must match the digest and the architecture that metadata.json states.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wardround.arrays import Array, digest
+from wardround.errors import ModelRefused
+from wardround.models import checkpoint
+from wardround.models.fingerprint import require_fingerprint
+
+FORMAT = "wardround MONAI bundle 1"
+METADATA, WEIGHTS = Path("configs/metadata.json"), Path("models/model.pt")
+ENTRY = "wardround"
+
+
+def about(arrays: Mapping[str, Array], fingerprint: str, version: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry of metadata.json from which wardround knows its own bundles."""
+    return {
+        "format": FORMAT,
+        "wardround_version": version,
+        "fingerprint": fingerprint,
+        "digest": digest(arrays),
+        "meta": dict(meta),
+    }
+
+
+def write_weights(bundle: Path, arrays: Mapping[str, Array]) -> None:
+    """Write models/model.pt: a state dictionary as `torch.save` makes it."""
+    file = bundle / WEIGHTS
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({name: torch.from_numpy(np.array(block, np.float32)) for name, block in arrays.items()}, file)
+
+
+def load(bundle: Path, expected_fingerprint: str | None = None) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return (arrays, what their writer said about them), like `checkpoint.load`.
+
+    no bundle, not ours, damaged, pickled objects in it, weights that are not those it was written with: ModelRefused
+    another architecture than expected (if one is given): ModelRefused
+    """
+    try:
+        entry = json.loads((bundle / METADATA).read_text(encoding="utf-8"))[ENTRY]
+        found, meta, said = str(entry["fingerprint"]), dict(entry["meta"]), entry["digest"]
+        ours = entry["format"] == FORMAT
+        state = torch.load(bundle / WEIGHTS, map_location="cpu", weights_only=True)
+        arrays = {str(name): block.numpy() for name, block in state.items()}
+        intact = said == digest(arrays)
+    except OSError as error:
+        raise _refused(bundle, f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}") from error
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        RuntimeError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise _refused(bundle, f"not readable ({type(error).__name__})") from error
+    if not ours:
+        raise _refused(bundle, f"format {entry['format']!r}")
+    if not intact:
+        raise _refused(bundle, "weights that do not match the digest in metadata.json")
+    if expected_fingerprint is not None:
+        require_fingerprint(found, expected_fingerprint, bundle)
+    return arrays, meta
+
+
+def load_any(path: Path, expected_fingerprint: str | None = None) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return what `load` reads of a folder, what `checkpoint.load` reads of a file."""
+    return (load if path.is_dir() else checkpoint.load)(path, expected_fingerprint)
+
+
+def _refused(bundle: Path, found: str) -> ModelRefused:
+    return ModelRefused(
+        f"the bundle {bundle}",
+        found=found,
+        expected=f"an intact folder of format {FORMAT!r}: {METADATA} and {WEIGHTS}",
+        fix="write it again with `wardround export`, or name a file of weights (.npz)",
+    )

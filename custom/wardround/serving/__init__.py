@@ -1,0 +1,1 @@
+"""Floor 5: one model as a small HTTP service, without NVFlare."""

@@ -1,0 +1,204 @@
+"""The HTTP side: GET /health, GET /version, POST /predict. Nothing about a request is logged, and nothing of it is kept.
+
+POST /predict takes one case: a zip (Content-Type: application/zip), or multipart/form-data with one file for each sequence
+(t1, t1ce, t2, flair; .nii or .nii.gz). The mask comes back as .nii.gz in the geometry of the case's first image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from aiohttp import BodyPartReader, hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from wardround.data.layouts import MODALITIES
+from wardround.errors import DataRefused, Refusal
+from wardround.serving.inference import MASK, Answer, Model, Place, Queue
+from wardround.serving.limits import Limits, Token, UploadRefused
+from wardround.serving.unpack import UploadedCase, case_of, images_in_zip
+
+ZIPS, FORM = ("application/zip", "application/x-zip-compressed"), "multipart/form-data"
+CHUNK = 2**16
+SLACK = 2**16
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the three handlers share."""
+
+    model: Model
+    queue: Queue
+    token: Token
+    limits: Limits
+
+    def application(self) -> web.Application:
+        """Return the routes, behind one middleware that turns refusals into JSON."""
+        app = web.Application(middlewares=[self._speak])
+        app.router.add_get("/health", self.health)
+        app.router.add_get("/version", self.version)
+        app.router.add_post("/predict", self.predict)
+        return app
+
+    async def health(self, _: web.Request) -> web.Response:
+        """Without a token: whether the service runs."""
+        return web.json_response({"status": "ok"})
+
+    async def version(self, request: web.Request) -> web.Response:
+        """Which model this is."""
+        self._require_token(request)
+        return web.json_response(self.model.about)
+
+    async def predict(self, request: web.Request) -> web.Response:
+        """One case in, its mask out."""
+        self._require_token(request)
+        self._require_sendable(request)
+        with self.queue.place() as place:
+            answer = await self._answer(request, place)
+        headers = {
+            "Content-Disposition": f'attachment; filename="{MASK}"',
+            "X-Wardround-Fingerprint": str(self.model.about["fingerprint"]),
+            "X-Wardround-Volumes-Ml": json.dumps({name: round(ml, 3) for name, ml in answer.volumes_ml.items()}),
+        }
+        return web.Response(body=answer.mask, content_type="application/gzip", headers=headers)
+
+    async def _answer(self, request: web.Request, place: Place) -> Answer:
+        limits = self.limits
+        try:
+            case = await asyncio.wait_for(self._received(request), limits.upload_s)
+        except asyncio.TimeoutError as error:
+            raise _slow(408, "the upload", limits.upload_s) from error
+        work = place.work(lambda: self.model.predict(case()))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(work), limits.work_s)
+        except asyncio.TimeoutError as error:
+            raise _slow(504, "the mask", limits.work_s) from error
+
+    async def _received(self, request: web.Request) -> Callable[[], UploadedCase]:
+        """Read the body, and return what unpacks it (in the worker's thread)."""
+        limits = self.limits
+        if request.content_type == FORM:
+            images = await _parts(request, limits.upload)
+            return lambda: case_of(images, limits)
+        body = await _collected(request.content.iter_chunked(CHUNK), limits.upload, 0)
+        return lambda: case_of(images_in_zip(body, limits), limits)
+
+    def _require_token(self, request: web.Request) -> None:
+        if not self.token.opens(request.headers.get(hdrs.AUTHORIZATION, "")):
+            raise UploadRefused(
+                401,
+                "the token",
+                found="none, or another one",
+                expected="the token that the service was started with",
+                fix="send the header `Authorization: Bearer TOKEN`",
+            )
+
+    def _require_sendable(self, request: web.Request) -> None:
+        """Refuse by the headers alone what need not be read."""
+        if (
+            request.content_type not in (FORM, *ZIPS)
+            or request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity"
+        ):
+            raise UploadRefused(
+                415,
+                "the body's type",
+                found="another Content-Type, or a Content-Encoding",
+                expected=f"{ZIPS[0]}, or {FORM} with one file for each sequence",
+                fix="for example `curl -F t1=@x_t1.nii.gz -F flair=@x_flair.nii.gz`, or `--data-binary @case.zip` with its type",
+            )
+        if (request.content_length or 0) > self.limits.upload + SLACK:
+            raise _too_large(self.limits.upload)
+
+    @web.middleware
+    async def _speak(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            response = await handler(request)
+        except UploadRefused as refusal:
+            response = _refusal(refusal.status, refusal)
+            if refusal.status == 503:
+                response.headers[hdrs.RETRY_AFTER] = self.queue.retry_after
+            if refusal.status == 401:
+                response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+        except DataRefused as refusal:
+            response = _refusal(422, refusal)
+        except web.HTTPException as error:
+            response = _json(error.status, {"error": "http", "what": error.reason})
+        response.headers[hdrs.CACHE_CONTROL] = "no-store"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers[hdrs.SERVER] = "wardround"
+        return response
+
+
+async def _parts(request: web.Request, limit: int) -> dict[str, bytes]:
+    """Return the files of a form by sequence, counting while they arrive; damaged: 400, other names or twice one: 422."""
+    found: dict[str, bytes] = {}
+    size = 0
+    try:
+        reader = await request.multipart()
+        while (part := await reader.next()) is not None:
+            name = part.name if isinstance(part, BodyPartReader) else None
+            if name is None or name not in MODALITIES or name in found or not isinstance(part, BodyPartReader):
+                raise UploadRefused(
+                    422,
+                    "the parts of the form",
+                    found="a part of another name, or two of one",
+                    expected=f"one file for each sequence, called {', '.join(MODALITIES)}",
+                    fix="name the parts so, and leave out those that do not exist",
+                )
+            found[name] = await _collected(_chunks(part), limit, size)
+            size += len(found[name])
+    except (ValueError, HttpProcessingError, AssertionError) as error:
+        raise UploadRefused(
+            400, "the form", found="one that cannot be read", expected=FORM, fix="let a library or curl -F make it"
+        ) from error
+    return found
+
+
+async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
+    while chunk := await part.read_chunk(CHUNK):
+        yield chunk
+
+
+async def _collected(chunks: AsyncIterator[bytes], limit: int, size: int) -> bytes:
+    """Return all chunks; the limit counts `size` bytes that came before."""
+    found = []
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        found.append(chunk)
+    return b"".join(found)
+
+
+def _refusal(status: int, refusal: Refusal) -> web.Response:
+    said = {"what": refusal.what, "found": refusal.found, "expected": refusal.expected, "to_do": refusal.fix}
+    response = _json(status, {"error": refusal.code, **said})
+    response.force_close()  # what is left of the body is not read
+    return response
+
+
+def _json(status: int, content: Mapping[str, str]) -> web.Response:
+    return web.json_response(dict(content), status=status)
+
+
+def _slow(status: int, what: str, seconds: float) -> UploadRefused:
+    return UploadRefused(
+        status,
+        what,
+        found=f"not complete after {seconds:g} s",
+        expected="sooner",
+        fix="send it again when less is going on",
+    )
+
+
+def _too_large(limit: int) -> UploadRefused:
+    return UploadRefused(
+        413,
+        "the upload",
+        found="more bytes",
+        expected=f"{limit} bytes at most",
+        fix="send one case, compressed, or raise --upload-mib",
+    )
