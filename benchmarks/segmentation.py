@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from common import arguments, data_root, finish, say
-from methods import methods
+from methods import methods, sum_of
 
 LGG = ("DU", "HT", "FG")
 
@@ -108,7 +108,15 @@ def one_method(name: str, sites: dict[str, Any], schedule: Any, chosen: dict[str
         for site, one in sites.items()
     }
     blocks = any_site.layout.unflatten(initial.numpy().copy())
-    result = run(sides, algorithm, rule, schedule, blocks, lambda r, res: say(f"    round {r + 1}: {res.history[-1]}"))
+    result = run(
+        sides,
+        algorithm,
+        rule,
+        schedule,
+        blocks,
+        lambda r, res: say(f"    round {r + 1}: {res.history[-1]}"),
+        sum_of(algorithm),
+    )
     table: dict[str, Any] = {}
     for site, one in sites.items():
         start = result.personal(algorithm, site, sides[site])

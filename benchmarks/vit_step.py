@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common import arguments, finish, say
-from methods import MEAN
+from methods import MEAN, sum_of
 from overhead_data import median
 from wardround.algorithms.base import LocalEnd, LocalStart, Steps, descend
 from wardround.algorithms.federation import SiteSide, run
@@ -154,19 +154,19 @@ class Timed:
     """KL masks that write down (of the mask, of local training) on both clocks, for every round with a mask."""
 
     def __init__(self, algorithm: KLMask) -> None:
-        self._algorithm = algorithm
+        self.algorithm = algorithm
         self.name, self.banks, self.home_roles = algorithm.name, algorithm.banks, algorithm.home_roles
         self.found: list[tuple[Times, Times]] = []
 
     def train(self, start: LocalStart, oracle: Any, steps: Steps) -> LocalEnd:
         begun, clocked = clocks(), Clocked(oracle)
-        end = self._algorithm.train(start, clocked, steps)
-        if steps.round >= self._algorithm.warm_up:
+        end = self.algorithm.train(start, clocked, steps)
+        if steps.round >= self.algorithm.warm_up:
             self.found.append((since(clocked.done), since(begun)))
         return end
 
     def personal(self, start: LocalStart) -> Tensor:
-        return self._algorithm.personal(start)
+        return self.algorithm.personal(start)
 
 
 def job_sites(task: Mapping[str, Any], folder: Path) -> dict[str, ClassificationSite]:
@@ -196,7 +196,7 @@ def measure_mask(changed: Mapping[str, int]) -> dict[str, float]:
         }
         first = next(iter(sites.values()))
         blocks = first.layout.unflatten(first.model.vector.numpy().copy())
-        run(sides, algorithm, MEAN, schedule, blocks)
+        run(sides, algorithm, MEAN, schedule, blocks, new_sum=sum_of(algorithm.algorithm))
     result: dict[str, float] = {"masks": len(algorithm.found)}
     for clock, word in enumerate(("", "cpu_")):
         result[f"{word}mask_share"] = median([mask[clock] / whole[clock] for mask, whole in algorithm.found])

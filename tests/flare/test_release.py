@@ -1,5 +1,6 @@
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,3 +147,12 @@ def test_an_error_reply_cannot_smuggle_a_sentence(context):
     out = Release(InTheClear()).process(reply, context("train"))
     assert wire.refusal_code(out) == "error"
     assert "DXO" not in out
+
+
+def test_the_receipt_says_how_many_blocks_left_and_how_many_were_left_out(update, context):
+    fl_ctx = context("train")
+    given = replace(update(), left_out=3)
+    out = wire.read_update(Release(InTheClear()).process(wire.update_message(given), fl_ctx))
+    assert (set(out.delta), out.left_out) == ({"model:w"}, 3)
+    (receipt,) = receipts(fl_ctx)
+    assert (receipt["blocks"], receipt["left_out"]) == (1, 3)

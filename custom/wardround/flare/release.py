@@ -74,6 +74,7 @@ class Release(Filter):  # type: ignore[misc]
             update = wire.read_update(shareable)
             delta, receipt = self.mechanism.release(update.delta)
             receipt |= spend(self.mechanism, update.numbers, fl_ctx)
+            receipt |= {"blocks": len(delta), "left_out": update.left_out}
             write_receipt(fl_ctx, task, receipt | {"bytes": size_bytes(delta), "sha256": digest(delta)})
             return wire.update_message(replace(update, delta=delta))
         if task == wire.FINISH:
