@@ -156,7 +156,9 @@ def test_the_probe_compares_models(site):
     oracle, w = made.oracle("x"), made.model.vector.clone()
     (batch,) = oracle.calibration(1)
     assert torch.equal(batch.inputs, made.oracle("other").calibration(1)[0].inputs)
-    p, q = oracle.outputs(w, batch).clone(), oracle.outputs(w + 0.01, batch).clone()
+    outputs = oracle.near(w, batch)
+    p, q = outputs(w), outputs(w + 0.01)
+    assert torch.equal(q, made.model.outputs(w + 0.01, batch.inputs))
     assert oracle.divergence(p, p, batch) == 0
     assert oracle.divergence(p, q, batch) > 0
     assert set(oracle.held_out(1)[0].patients) <= {made.cohort.patients[case] for case in made.split.val}

@@ -19,8 +19,9 @@ Deviations: 1. with `counted`, hospitals that train a block too few of them shar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, final
 
 import torch
@@ -55,8 +56,8 @@ class Probe(Oracle, Protocol):
     def held_out(self, count: int) -> tuple[Any, ...]:
         """Return the same `count` batches of validation patients each time."""
 
-    def outputs(self, w: Tensor, batch: Any) -> Tensor:
-        """Return the network's outputs, without gradient."""
+    def near(self, w: Tensor, batch: Any) -> Callable[[Tensor], Tensor]:
+        """Return the function v -> the network's outputs at v, without gradient; quick where v is w but for a block."""
 
     def divergence(self, p: Tensor, q: Tensor, batch: Any) -> float:
         """Return the mean KL(p || q) of two outputs on one batch."""
@@ -143,13 +144,16 @@ class KLMask:
             found = drawn(sizes, self.most, stream(0, "random mask", probe.label))
             return {MASK: by_value(layout, blocks, dict.fromkeys(found, 1.0)).to(w)}
         received = start.received if start.received is not None else start.banks["model"]
-        swapped = {b: torch.where(by_value(layout, blocks, {b: 1.0}).bool().to(w.device), received, w) for b in sizes}
+
+        def swapped(b: str) -> Tensor:
+            return torch.where(by_value(layout, blocks, {b: 1.0}).bool().to(w.device), received, w)
+
         before = _without_rest(read(layout, blocks, start.memory.get(ATTENTION)))
-        scores = attention(before, self._divergences(w, swapped, probe), self.rho)
-        own = mean_loss(w, probe, self.batches)
+        scores = attention(before, self._divergences(w, sizes, swapped, probe), self.rho)
+        held_out = HeldOut(w, probe, self.batches)
 
         def better(b: str) -> bool:
-            return own < mean_loss(swapped[b], probe, self.batches)
+            return held_out.loss(w) < held_out.loss(swapped(b))
 
         mask = _without_rest(read(layout, blocks, start.memory.get(MASK))) or {}
         personal = [b for b, value in mask.items() if value > 0]
@@ -157,13 +161,16 @@ class KLMask:
         chosen_ = by_value(layout, blocks, dict.fromkeys(found, 1.0))
         return {ATTENTION: by_value(layout, blocks, scores).to(w), MASK: chosen_.to(w)}
 
-    def _divergences(self, w: Tensor, swapped: Mapping[str, Tensor], probe: Probe) -> dict[str, float]:
+    def _divergences(
+        self, w: Tensor, names: Iterable[str], swapped: Callable[[str], Tensor], probe: Probe
+    ) -> dict[str, float]:
         batches = probe.calibration(self.batches)
-        total = dict.fromkeys(swapped, 0.0)
+        total = dict.fromkeys(names, 0.0)
         for batch in batches:
-            p = probe.outputs(w, batch)
-            for b, v in swapped.items():
-                total[b] += probe.divergence(p, probe.outputs(v, batch), batch) / len(batches)
+            outputs = probe.near(w, batch)
+            p = outputs(w)
+            for b in total:
+                total[b] += probe.divergence(p, outputs(swapped(b)), batch) / len(batches)
         return total
 
 
@@ -178,10 +185,19 @@ def require_zeros(algorithm: Algorithm, where: str) -> None:
         )
 
 
-def mean_loss(w: Tensor, probe: Probe, count: int) -> float:
-    """Return the mean loss on the held-out batches."""
-    batches = probe.held_out(count)
-    return sum(probe.loss(probe.outputs(w, batch), batch) for batch in batches) / len(batches)
+class HeldOut:
+    """Mean losses on the held-out batches at vectors near w; nothing is drawn or run before the first is asked for."""
+
+    def __init__(self, w: Tensor, probe: Probe, count: int) -> None:
+        self._w, self._probe, self._count = w, probe, count
+
+    @cached_property
+    def _batches(self) -> list[tuple[Any, Callable[[Tensor], Tensor]]]:
+        return [(batch, self._probe.near(self._w, batch)) for batch in self._probe.held_out(self._count)]
+
+    def loss(self, v: Tensor) -> float:
+        """Return the mean loss at v."""
+        return sum(self._probe.loss(outputs(v), batch) for batch, outputs in self._batches) / len(self._batches)
 
 
 def block_sizes(layout: Layout, blocks: Mapping[str, str]) -> dict[str, int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wardround.errors import ConfigRefused
 from wardround.hospital.deck import Deck
+from wardround.models.nearby import Nearby
 from wardround.rng import stream
 from wardround.tasks import classification as classes_
 
@@ -90,9 +91,9 @@ class CaseOracle:
         """Return the same `count` batches of validation patients each time."""
         return CaseOracle(self._site, self._site.split.val, "held-out").draw(count)
 
-    def outputs(self, w: Tensor, batch: Batch) -> Tensor:
-        """Return logits [B, C] in evaluation mode."""
-        return self._site.model.outputs(w, batch.inputs)
+    def near(self, w: Tensor, batch: Batch) -> Nearby:
+        """Return v -> logits [B, C] in evaluation mode; quick where v is w but for a block."""
+        return Nearby(self._site.model, w, batch.inputs)
 
     def divergence(self, p: Tensor, q: Tensor, batch: Batch) -> float:
         """Return the mean KL(p || q) of the patients' class probabilities."""

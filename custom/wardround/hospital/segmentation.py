@@ -23,6 +23,7 @@ from wardround.hospital.deck import Deck
 from wardround.hospital.overlays import overlays
 from wardround.models.blocks import blocks_of
 from wardround.models.flat import FlatModel
+from wardround.models.nearby import Nearby
 from wardround.models.nets import Network
 from wardround.models.roles import block_roles
 from wardround.reports.intervals import bootstrap_mean, paired_gain
@@ -119,9 +120,9 @@ class PatchOracle:
         """Return the same `count` batches of validation patients each time."""
         return PatchOracle(self._site, self._site.split.val, "held-out").draw(count)
 
-    def outputs(self, w: Tensor, batch: Batch) -> Tensor:
-        """Return logits [B, 3, D, H, W] in evaluation mode."""
-        return self._site.model.outputs(w, batch.images)
+    def near(self, w: Tensor, batch: Batch) -> Nearby:
+        """Return v -> logits [B, 3, D, H, W] in evaluation mode; quick where v is w but for a block."""
+        return Nearby(self._site.model, w, batch.images)
 
     def divergence(self, p: Tensor, q: Tensor, batch: Batch) -> float:
         """Return KL(p || q) of the voxels' Bernoulli distributions, mean over voxels and known regions."""
