@@ -27,7 +27,7 @@ class Probing:
     def __init__(self, inner, layout, importance, better=True):
         self.inner, self.label, self.blocks = inner, "site", BLOCKS
         self.importance = by_value(layout, BLOCKS, importance)
-        self.better, self.asked = better, 0
+        self.layout, self.better, self.asked = layout, better, 0
 
     def draw(self, count):
         return self.inner.draw(count)
@@ -42,8 +42,8 @@ class Probing:
     def held_out(self, count):
         return tuple(range(count))
 
-    def near(self, w, batch):
-        return lambda v: v.clone()
+    def near(self, w, other, batch):
+        return lambda names: torch.where(torch.from_numpy(self.layout.mask(names)), other, w)
 
     def divergence(self, p, q, batch):
         return float((self.importance * (p - q) ** 2).sum())

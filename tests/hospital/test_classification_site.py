@@ -156,8 +156,8 @@ def test_the_probe_compares_models(site):
     oracle, w = made.oracle("x"), made.model.vector.clone()
     (batch,) = oracle.calibration(1)
     assert torch.equal(batch.inputs, made.oracle("other").calibration(1)[0].inputs)
-    outputs = oracle.near(w, batch)
-    p, q = outputs(w), outputs(w + 0.01)
+    outputs = oracle.near(w, w + 0.01, batch)
+    p, q = outputs(()), outputs(made.layout.names)
     assert torch.equal(q, made.model.outputs(w + 0.01, batch.inputs))
     assert oracle.divergence(p, p, batch) == 0
     assert oracle.divergence(p, q, batch) > 0

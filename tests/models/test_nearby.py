@@ -25,11 +25,16 @@ def images_of(spec, rows=2):
     return made
 
 
-def moved(model, names):
-    """Return the weights with some noise in these parameters."""
-    noise = 0.1 * torch.randn(model.layout.total, generator=torch.Generator().manual_seed(2))
-    mask = torch.from_numpy(model.layout.mask(names))
-    return torch.where(mask, model.vector + noise, model.vector)
+def swapped(model, w, names):
+    """Return (other weights everywhere, w with those of these parameters)."""
+    other = w + 0.1 * torch.randn(model.layout.total, generator=torch.Generator().manual_seed(2))
+    return other, torch.where(torch.from_numpy(model.layout.mask(names)), other, w)
+
+
+def names_of(model):
+    """Return block -> the names of its parameters."""
+    blocks = blocks_of(model.module)
+    return {b: [n for n in blocks if blocks[n] == b] for b in dict.fromkeys(blocks.values())}
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -37,37 +42,38 @@ def moved(model, names):
 def test_the_numbers_are_those_of_a_whole_pass(name, rows):
     spec = NETS[name]
     model = FlatModel(spec.build(0))
-    w, images, blocks = model.vector.clone(), images_of(spec, rows), blocks_of(model.module)
-    near = Nearby(model, w, images)
-    assert torch.equal(near(w), model.outputs(w, images))
-    changed = 0
-    for block in dict.fromkeys(blocks.values()):
-        model.load(w)
-        v = moved(model, [n for n, b in blocks.items() if b == block])
-        found = near(v)
-        assert torch.equal(found, model.outputs(v, images)), block
-        changed += not torch.equal(found, near.first)
-    assert changed >= len(set(blocks.values())) - 1
+    w, images, moved = model.vector.clone(), images_of(spec, rows), 0
+    other, _ = swapped(model, w, ())
+    near = Nearby(model, w, other, images)
+    first = model.outputs(w, images)
+    assert torch.equal(near(), first)
+    for block, names in names_of(model).items():
+        found = near(names)
+        assert torch.equal(found, model.outputs(swapped(model, w, names)[1], images)), block
+        moved += not torch.equal(found, first)
+    assert moved >= len(names_of(model)) - 1
+    assert torch.equal(near(model.layout.names), model.outputs(other, images))
 
 
-def test_blocks_before_the_swapped_one_do_not_run():
+def test_blocks_before_the_swapped_one_are_not_even_entered():
     model = FlatModel(VIT.build(0))
-    w, images, ran = model.vector.clone(), images_of(VIT), []
+    w, entered = model.vector.clone(), []
     for index, block in enumerate(model.module.trunk.blocks):
-        block.attn.qkv.register_forward_hook(lambda *_, i=index: ran.append(i))
-    near = Nearby(model, w, images)
-    assert ran == [0, 1, 2]
-    counted = {}
-    for block in ("stem", "block0.attention", "block1.mlp", "block2.attention", "fusion", "head"):
-        model.load(w)
-        v = moved(model, [n for n, b in blocks_of(model.module).items() if b == block])
-        ran.clear()
-        near(v)
-        counted[block] = len(ran)
-    # a hook sees a remembered call as well: what counts is that the trunk's blocks are not even entered
-    assert counted["head"] == counted["fusion"] == 0
-    assert counted["stem"] == 3
-    assert counted["block2.attention"] == 1
+        block.attn.qkv.register_forward_hook(lambda *_, i=index: entered.append(i))
+    near = Nearby(model, w, swapped(model, w, ())[0], images_of(VIT))
+    assert entered == [0, 1, 2]
+    expected = {
+        "stem": [0, 1, 2],
+        "block0.mlp": [1, 2],
+        "block1.attention": [1, 2],
+        "block2.attention": [2],
+        "fusion": [],
+        "head": [],
+    }
+    for block, ran in expected.items():
+        entered.clear()
+        near(names_of(model)[block])
+        assert entered == ran, block
 
 
 class InPlace(nn.Module):
@@ -84,17 +90,17 @@ class InPlace(nn.Module):
 def test_what_was_changed_in_place_is_not_taken_for_what_was_returned():
     model = FlatModel(InPlace())
     w, images = model.vector.clone(), torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    near = Nearby(model, w, images)
+    near = Nearby(model, w, swapped(model, w, ())[0], images)
     for names in (["second.weight"], ["first.bias"]):
-        model.load(w)
-        v = moved(model, names)
-        assert torch.equal(near(v), model.outputs(v, images))
+        assert torch.equal(near(names), model.outputs(swapped(model, w, names)[1], images))
 
 
 def test_the_network_is_left_as_it_was():
     model = FlatModel(UNET.build(0))
-    near = Nearby(model, model.vector.clone(), images_of(UNET))
-    with pytest.raises(ModelRefused):
-        near(torch.zeros(3))
-    near(model.vector + 1)
+    w = model.vector.clone()
+    near = Nearby(model, w, w + 1, images_of(UNET))
+    near(model.layout.names)
     assert all("forward" not in vars(part) for part in model.module.modules())
+    for wrong in ((torch.zeros(3), w), (w, torch.zeros(3))):
+        with pytest.raises(ModelRefused):
+            Nearby(model, *wrong, images_of(UNET))

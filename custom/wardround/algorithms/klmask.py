@@ -19,7 +19,7 @@ Deviations: 1. with `counted`, hospitals that train a block too few of them shar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, final
@@ -35,6 +35,7 @@ from wardround.errors import ConfigRefused
 from wardround.rng import stream
 
 ATTENTION = "attention"
+Outputs = Callable[[Collection[str]], Tensor]
 Absent = Literal["zeros", "counted"]
 ABSENT: tuple[Absent, ...] = ("zeros", "counted")
 
@@ -56,8 +57,8 @@ class Probe(Oracle, Protocol):
     def held_out(self, count: int) -> tuple[Any, ...]:
         """Return the same `count` batches of validation patients each time."""
 
-    def near(self, w: Tensor, batch: Any) -> Callable[[Tensor], Tensor]:
-        """Return the function v -> the network's outputs at v, without gradient; quick where v is w but for a block."""
+    def near(self, w: Tensor, other: Tensor, batch: Any) -> Outputs:
+        """Return the function names -> the network's outputs at w with the parameters of these names as in `other`."""
 
     def divergence(self, p: Tensor, q: Tensor, batch: Any) -> float:
         """Return the mean KL(p || q) of two outputs on one batch."""
@@ -144,16 +145,13 @@ class KLMask:
             found = drawn(sizes, self.most, stream(0, "random mask", probe.label))
             return {MASK: by_value(layout, blocks, dict.fromkeys(found, 1.0)).to(w)}
         received = start.received if start.received is not None else start.banks["model"]
-
-        def swapped(b: str) -> Tensor:
-            return torch.where(by_value(layout, blocks, {b: 1.0}).bool().to(w.device), received, w)
-
+        names = {b: frozenset(n for n in layout.names if blocks[n] == b) for b in sizes}
         before = _without_rest(read(layout, blocks, start.memory.get(ATTENTION)))
-        scores = attention(before, self._divergences(w, sizes, swapped, probe), self.rho)
-        held_out = HeldOut(w, probe, self.batches)
+        scores = attention(before, self._divergences(w, received, names, probe), self.rho)
+        held_out = HeldOut(w, received, probe, self.batches)
 
         def better(b: str) -> bool:
-            return held_out.loss(w) < held_out.loss(swapped(b))
+            return held_out.loss(frozenset()) < held_out.loss(names[b])
 
         mask = _without_rest(read(layout, blocks, start.memory.get(MASK))) or {}
         personal = [b for b, value in mask.items() if value > 0]
@@ -162,15 +160,15 @@ class KLMask:
         return {ATTENTION: by_value(layout, blocks, scores).to(w), MASK: chosen_.to(w)}
 
     def _divergences(
-        self, w: Tensor, names: Iterable[str], swapped: Callable[[str], Tensor], probe: Probe
+        self, w: Tensor, received: Tensor, names: Mapping[str, Collection[str]], probe: Probe
     ) -> dict[str, float]:
         batches = probe.calibration(self.batches)
         total = dict.fromkeys(names, 0.0)
         for batch in batches:
-            outputs = probe.near(w, batch)
-            p = outputs(w)
+            outputs = probe.near(w, received, batch)
+            p = outputs(())
             for b in total:
-                total[b] += probe.divergence(p, outputs(swapped(b)), batch) / len(batches)
+                total[b] += probe.divergence(p, outputs(names[b]), batch) / len(batches)
         return total
 
 
@@ -186,18 +184,19 @@ def require_zeros(algorithm: Algorithm, where: str) -> None:
 
 
 class HeldOut:
-    """Mean losses on the held-out batches at vectors near w; nothing is drawn or run before the first is asked for."""
+    """Mean losses on the held-out batches; nothing is drawn or run before the first is asked for."""
 
-    def __init__(self, w: Tensor, probe: Probe, count: int) -> None:
-        self._w, self._probe, self._count = w, probe, count
+    def __init__(self, w: Tensor, received: Tensor, probe: Probe, count: int) -> None:
+        self._w, self._received, self._probe, self._count = w, received, probe, count
 
     @cached_property
-    def _batches(self) -> list[tuple[Any, Callable[[Tensor], Tensor]]]:
-        return [(batch, self._probe.near(self._w, batch)) for batch in self._probe.held_out(self._count)]
+    def _batches(self) -> list[tuple[Any, Outputs]]:
+        batches = self._probe.held_out(self._count)
+        return [(batch, self._probe.near(self._w, self._received, batch)) for batch in batches]
 
-    def loss(self, v: Tensor) -> float:
-        """Return the mean loss at v."""
-        return sum(self._probe.loss(outputs(v), batch) for batch, outputs in self._batches) / len(self._batches)
+    def loss(self, names: Collection[str]) -> float:
+        """Return the mean loss at w with these parameters as received."""
+        return sum(self._probe.loss(outputs(names), batch) for batch, outputs in self._batches) / len(self._batches)
 
 
 def block_sizes(layout: Layout, blocks: Mapping[str, str]) -> dict[str, int]:

@@ -91,9 +91,9 @@ class CaseOracle:
         """Return the same `count` batches of validation patients each time."""
         return CaseOracle(self._site, self._site.split.val, "held-out").draw(count)
 
-    def near(self, w: Tensor, batch: Batch) -> Nearby:
-        """Return v -> logits [B, C] in evaluation mode; quick where v is w but for a block."""
-        return Nearby(self._site.model, w, batch.inputs)
+    def near(self, w: Tensor, other: Tensor, batch: Batch) -> Nearby:
+        """Return names -> logits [B, C] in evaluation mode at w, these parameters as in `other`."""
+        return Nearby(self._site.model, w, other, batch.inputs)
 
     def divergence(self, p: Tensor, q: Tensor, batch: Batch) -> float:
         """Return the mean KL(p || q) of the patients' class probabilities."""

@@ -120,9 +120,9 @@ class PatchOracle:
         """Return the same `count` batches of validation patients each time."""
         return PatchOracle(self._site, self._site.split.val, "held-out").draw(count)
 
-    def near(self, w: Tensor, batch: Batch) -> Nearby:
-        """Return v -> logits [B, 3, D, H, W] in evaluation mode; quick where v is w but for a block."""
-        return Nearby(self._site.model, w, batch.images)
+    def near(self, w: Tensor, other: Tensor, batch: Batch) -> Nearby:
+        """Return names -> logits [B, 3, D, H, W] in evaluation mode at w, these parameters as in `other`."""
+        return Nearby(self._site.model, w, other, batch.images)
 
     def divergence(self, p: Tensor, q: Tensor, batch: Batch) -> float:
         """Return KL(p || q) of the voxels' Bernoulli distributions, mean over voxels and known regions."""

@@ -1,6 +1,6 @@
-"""Floor 2: a network's outputs at weights that differ from known ones in a few blocks: only what follows from those is computed.
+"""Floor 2: a network's outputs with a few parameters swapped for others: only what follows from those is computed.
 
-At w every module with parameters keeps what it was given and what it returned. At another v a module none of whose
+At w every module with parameters keeps what it was given and what it returned. After a swap a module none of whose
 parameters changed, given the same values again, returns what it returned; everything else runs. Swapping the last of L
 blocks in a row costs one block, the first one all of them: on average half of a forward pass. The numbers are those of
 `FlatModel.outputs`, bit for bit on a CPU: nothing is approximated. Memory: the activations of one batch, as in training.
@@ -8,7 +8,7 @@ blocks in a row costs one block, the first one all of them: on average half of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
@@ -39,30 +39,35 @@ class _Call:
 
 @final
 class Nearby:
-    """The function v -> float32 outputs of the network for these images; quick where v differs from w in few blocks.
+    """The function names -> float32 outputs for these images at w, with the parameters of these names as in `other`.
 
-    a module that is given something other than tensors, numbers and None, or returns no tensor: runs every time
-    a network in between that was used for other things, w loaded or not: no matter | another length of v: ModelRefused
+    no names: the outputs at w | names that the network does not have: not looked at
+    a module that is given something other than tensors, numbers, texts and None, or returns no tensor: runs every time
+    a network that was used for other things in between: no matter | w or other of another length: ModelRefused
     """
 
-    def __init__(self, model: FlatModel, w: Tensor, images: Tensor) -> None:
+    def __init__(self, model: FlatModel, w: Tensor, other: Tensor, images: Tensor) -> None:
+        model.load(other)
         self._model, self._w, self._images = model, w.detach().clone(), images
+        sizes = list(model.layout.sizes)
+        into, from_ = torch.split(model.vector, sizes), torch.split(other.detach(), sizes)
+        self._swaps = dict(zip(model.layout.names, zip(into, from_, strict=True), strict=True))
         self._calls: dict[nn.Module, list[_Call]] = {}
         names = {id(block): name for name, block in model.module.named_parameters()}
         owned = {part: frozenset(names[id(p)] for p in part.parameters()) for part in model.module.modules()}
         self._owned = {part: mine for part, mine in owned.items() if mine}
         with self._answering(self._record):
-            self.first = model.outputs(self._w, images)
+            self._first = model.outputs(self._w, images)
 
-    def __call__(self, v: Tensor) -> Tensor:
-        """Return the outputs at v, float32."""
-        if v.shape != self._w.shape:
-            return self._model.outputs(v, self._images)
-        sizes = list(self._model.layout.sizes)
-        pairs = zip(self._model.layout.names, torch.split(v, sizes), torch.split(self._w, sizes), strict=True)
-        changed = {name for name, new, old in pairs if not torch.equal(new, old)}
+    def __call__(self, names: Collection[str] = ()) -> Tensor:
+        """Return the outputs, float32."""
+        changed = self._swaps.keys() & names
         if not changed:
-            return self.first.clone()
+            return self._first.clone()
+        self._model.load(self._w)
+        for name in changed:
+            into, from_ = self._swaps[name]
+            into.copy_(from_)
 
         def answer(part: nn.Module, run: Callable[..., Any], *given: Any, **named: Any) -> Any:
             if not self._owned[part] & changed:
@@ -73,7 +78,7 @@ class Nearby:
             return run(*given, **named)
 
         with self._answering(answer):
-            return self._model.outputs(v, self._images)
+            return self._model.outputs(self._model.vector, self._images)
 
     def _record(self, part: nn.Module, run: Callable[..., Any], *given: Any, **named: Any) -> Any:
         returned, key = run(*given, **named), _key(given, named)
