@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from wardround.algorithms.base import Algorithm
 from wardround.algorithms.ditto import Ditto
 from wardround.algorithms.fedavg import FedAvg
@@ -14,7 +16,16 @@ from wardround.algorithms.rules import FedAdam, Mean, Rule
 from wardround.algorithms.scaffold import Scaffold
 
 MEAN = Mean(server_lr=1.0)
-MASKS = {"share": "all", "every": 1, "warm_up": 1, "rho": 0.8, "enter": 1.5, "leave": 0.75, "most": 0.3, "batches": 1}
+MASKS: dict[str, Any] = {
+    "share": "all",
+    "every": 1,
+    "warm_up": 1,
+    "rho": 0.8,
+    "enter": 1.5,
+    "leave": 0.75,
+    "most": 0.3,
+    "batches": 1,
+}
 
 
 def methods() -> dict[str, tuple[Algorithm, Rule]]:
@@ -29,8 +40,10 @@ def methods() -> dict[str, tuple[Algorithm, Rule]]:
         "ditto": (Ditto(lam=0.1), MEAN),
         "perfedavg_fo": (PerFedAvg(alpha=0.01, hessian="FO", delta=0.001), MEAN),
         "perfedavg_hf": (PerFedAvg(alpha=0.01, hessian="HF", delta=0.001), MEAN),
-        "klmask": (KLMask(choose="kl", **MASKS), MEAN),
-        "klmask_random": (KLMask(choose="random", **MASKS), MEAN),
-        "klmask_norms": (KLMask(choose="norms", **MASKS), MEAN),
-        "klmask_head": (KLMask(choose="head", **MASKS), MEAN),
+        "klmask": (KLMask(choose="kl", absent="counted", **MASKS), MEAN),
+        "klmask_random": (KLMask(choose="random", absent="counted", **MASKS), MEAN),
+        "klmask_norms": (KLMask(choose="norms", absent="counted", **MASKS), MEAN),
+        "klmask_head": (KLMask(choose="head", absent="counted", **MASKS), MEAN),
+        "klmask_zeros": (KLMask(choose="kl", absent="zeros", **MASKS), MEAN),
+        "klmask_random_zeros": (KLMask(choose="random", absent="zeros", **MASKS), MEAN),
     }

@@ -1,4 +1,4 @@
-"""Seconds of a training step of the vision transformer against plain loops, and what a KL mask costs in a round.
+"""Seconds of a training step of the vision transformer against plain loops, and what KL masks cost (that and a U-Net).
 
 Steps: timm's vit_tiny_patch16_224 at full depth, one image of 128 x 128, batch 8, three classes, one fixed batch. All loops read
 the loss out after every step and take SGD steps with Nesterov momentum.
@@ -11,9 +11,11 @@ the loss out after every step and take SGD steps with Nesterov momentum.
 `ratio` is ours / same, `clipped_ratio` and `timm_ratio` likewise: medians over steps taken in turn, the rivals' order changes.
 What ours does once a round (a copy of the weights, a check that all is finite) is not in a step.
 `cpu_...`: the same of CPU seconds of this process, for a machine that others use as well.
-Mask: the job tumour_type_klmask, read off app_configs (4 phantom hospitals, work 30, `every` 1, `batches` 1), in this process.
-`mask_share` is the median over hospitals and rounds with a mask of (end of local training - end of its last gradient) /
-(all of local training); serialising, sending and waiting, which make a round longer, are not in it.
+Masks: the jobs tumour_type_klmask (ViT) and brats_klmask (U-Net), read off app_configs, on 4 phantom hospitals in this process.
+`due` is the median over hospitals and rounds with a mask of (end of local training - end of its last gradient) / (all of
+local training); `job` is the same of the sums over all rounds of the job, with a mask or without, and `job_2` that of a job
+that makes masks in every second round only (`--set algorithm.every=2`). Serialising, sending and waiting, which make a
+round longer, are not in it.
 
     OMP_NUM_THREADS=1 python benchmarks/vit_step.py --json
 """
@@ -38,10 +40,9 @@ from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.schedule import Schedule
 from wardround.data.hospitals import hospital
 from wardround.data.site_config import SiteConfig
-from wardround.hospital.classification import CaseSampling, ClassificationSite
-from wardround.hospital.consortium import Consortium
-from wardround.hospital.opening import TypePhantoms
+from wardround.hospital.consortium import Consortium, sum_of
 from wardround.hospital.splitting import split_of
+from wardround.jobs.building import build
 from wardround.jobs.recipes import job
 from wardround.models.flat import FlatModel
 from wardround.models.torchvision_door import open_torchvision
@@ -56,6 +57,8 @@ LOOPS = {
     "clipped": "the same, clipped",
     "timm": "plain loop, timm's network",
 }
+JOBS = ("tumour_type_klmask", "brats_klmask")
+SHARES = {"due": "in a round with a mask", "job": "over the whole job", "job_2": "over a job with every=2"}
 RATIOS = {"ratio": "ours / same", "clipped_ratio": "ours / clipped", "timm_ratio": "ours / timm's"}
 
 Step = Callable[[], None]
@@ -151,31 +154,34 @@ class Clocked:
 
 
 class Timed:
-    """KL masks that write down (of the mask, of local training) on both clocks, for every round with a mask."""
+    """KL masks that write down (of the mask, of local training) on both clocks, for every round, with a mask or without."""
 
     def __init__(self, algorithm: KLMask) -> None:
-        self._algorithm = algorithm
+        self.algorithm = algorithm
         self.name, self.banks, self.home_roles = algorithm.name, algorithm.banks, algorithm.home_roles
-        self.found: list[tuple[Times, Times]] = []
+        self.found: dict[int, list[tuple[Times, Times]]] = {}
 
     def train(self, start: LocalStart, oracle: Any, steps: Steps) -> LocalEnd:
         begun, clocked = clocks(), Clocked(oracle)
-        end = self._algorithm.train(start, clocked, steps)
-        if steps.round >= self._algorithm.warm_up:
-            self.found.append((since(clocked.done), since(begun)))
+        end = self.algorithm.train(start, clocked, steps)
+        self.found.setdefault(steps.round, []).append((since(clocked.done), since(begun)))
         return end
 
     def personal(self, start: LocalStart) -> Tensor:
-        return self._algorithm.personal(start)
+        return self.algorithm.personal(start)
+
+    def due(self, every: int) -> list[int]:
+        """Return the rounds with a mask, if one is made in every `every`-th from the warm-up on."""
+        return [r for r in self.found if r >= self.algorithm.warm_up and (r - self.algorithm.warm_up) % every == 0]
 
 
-def job_sites(task: Mapping[str, Any], folder: Path) -> dict[str, ClassificationSite]:
+def job_sites(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the job's four phantom hospitals with its network, sampling and number of patients."""
-    sampling, network = CaseSampling(**task["sampling"]["args"]), ViTFusion(**task["model"]["args"])
+    sampling, network, phantoms = (build(task[part], part) for part in ("sampling", "model", "phantoms"))
     sites = {}
     for index in range(4):
         profile = hospital(index)
-        TypePhantoms(**task["phantoms"]["args"]).write(folder / profile.name, profile, 0)
+        phantoms.write(folder / profile.name, profile, 0)
         config = SiteConfig(data=folder / profile.name)
         cohort = sampling.cohort(config, folder / "cache" / profile.name, lambda words: None)
         split = split_of(cohort)
@@ -183,43 +189,50 @@ def job_sites(task: Mapping[str, Any], folder: Path) -> dict[str, Classification
     return sites
 
 
-def measure_mask(changed: Mapping[str, int]) -> dict[str, float]:
-    """Run rounds of the job, some settings changed, over its phantom hospitals; return the mask's part of local training."""
-    made = job("tumour_type_klmask")
+def measure_mask(name: str, changed: Mapping[str, int]) -> dict[str, float]:
+    """Run a job, some settings changed, over its phantom hospitals; return the masks' part of local training."""
+    made = job(name)
     algorithm = Timed(KLMask(**made.algorithm["site"]["args"]))
-    schedule = Schedule(**made.federation["schedule"]["args"] | changed)
+    schedule = Schedule(**made.schedule | changed)
     with tempfile.TemporaryDirectory() as folder:
         sites = job_sites(made.task, Path(folder))
-        Consortium(sites, algorithm, MEAN, schedule).run(next(iter(sites.values())).model.vector.clone())
-    result: dict[str, float] = {"masks": len(algorithm.found)}
+        together = Consortium(sites, algorithm, MEAN, schedule)
+        together.run(next(iter(sites.values())).model.vector.clone(), new_sum=sum_of(algorithm.algorithm))
+    result: dict[str, float] = {"masks": sum(len(algorithm.found[r]) for r in algorithm.due(1))}
     for clock, word in enumerate(("", "cpu_")):
-        result[f"{word}mask_share"] = median([mask[clock] / whole[clock] for mask, whole in algorithm.found])
-        result[f"{word}mask_s"] = median([mask[clock] for mask, _ in algorithm.found])
-        result[f"{word}round_s"] = median([whole[clock] for _, whole in algorithm.found])
+        due = [pair for r in algorithm.due(1) for pair in algorithm.found[r]]
+        result[f"{word}due"] = median([mask[clock] / whole[clock] for mask, whole in due])
+        result[f"{word}mask_s"] = median([mask[clock] for mask, _ in due])
+        result[f"{word}round_s"] = median([whole[clock] for _, whole in due])
+        training = sum(whole[clock] - mask[clock] for pairs in algorithm.found.values() for mask, whole in pairs)
+        for every, key in ((1, "job"), (2, "job_2")):
+            masks = sum(mask[clock] for r in algorithm.due(every) for mask, _ in algorithm.found[r])
+            result[word + key] = masks / (masks + training)
     return result
 
 
 def main() -> None:
     """Measure both, print the table."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--repeats", type=int, default=20, help="steps of every loop, in turn")
-    parser.add_argument("--rounds", type=int, default=2, help="rounds of the job, the first without a mask")
+    parser.add_argument("--repeats", type=int, default=20, help="steps of every loop, in turn; 0: masks only")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    repeats, changed = (3, {"rounds": 2, "work": 4}) if args.quick else (args.repeats, {"rounds": args.rounds})
-    found = measure_steps(2 if args.quick else 0, repeats)
+    repeats, changed = (3, {"rounds": 2, "work": 4}) if args.quick else (args.repeats, {})
+    found: dict[str, Any] = measure_steps(2 if args.quick else 0, repeats) if repeats else {}
     say(f"step: {found}")
-    found |= measure_mask(changed)
     print("| | wall | CPU | bound |")
     print("|---|---|---|---|")
-    for name, words in LOOPS.items():
+    for name, words in LOOPS.items() if found else ():
         print(f"| {words}, ms | {found[f'{name}_ms']:.1f} | {found[f'cpu_{name}_ms']:.1f} | |")
-    for key, words in RATIOS.items():
+    for key, words in RATIOS.items() if found else ():
         print(f"| {words} | {found[key]:.3f} | {found['cpu_' + key]:.3f} | 1.05 |")
-    print(f"| mask, s | {found['mask_s']:.2f} | {found['cpu_mask_s']:.2f} | |")
-    print(f"| local training with its mask, s | {found['round_s']:.2f} | {found['cpu_round_s']:.2f} | |")
-    print(f"| mask / local training | {found['mask_share']:.1%} | {found['cpu_mask_share']:.1%} | 5 % |")
+    for name in JOBS:
+        part = found[name] = measure_mask(name, changed)
+        print(f"| {name}: mask, s | {part['mask_s']:.2f} | {part['cpu_mask_s']:.2f} | |")
+        print(f"| local training with its mask, s | {part['round_s']:.2f} | {part['cpu_round_s']:.2f} | |")
+        for key, words in SHARES.items():
+            print(f"| masks / local training, {words} | {part[key]:.1%} | {part['cpu_' + key]:.1%} | 5 % |")
     finish(found, as_json=args.json)
 
 

@@ -18,7 +18,8 @@ def message(kind, data, meta):
 
 
 def meta_of(update):
-    return {"weight": update.weight, "numbers": dict(update.numbers), "facts": copy.deepcopy(dict(update.facts))}
+    meta = {"weight": update.weight, "numbers": dict(update.numbers), "facts": copy.deepcopy(dict(update.facts))}
+    return meta | {"left_out": update.left_out}
 
 
 def test_an_order_arrives_as_it_was_sent():
@@ -104,6 +105,9 @@ def test_every_part_of_an_update_must_be_there(part, update):
         (("weight",), float("nan")),
         (("weight",), "3"),
         (("weight",), True),
+        (("left_out",), -1),
+        (("left_out",), 1.5),
+        (("left_out",), ["model:w"]),
     ],
     ids=str,
 )

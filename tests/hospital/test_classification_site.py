@@ -166,7 +166,9 @@ def test_the_probe_compares_models(site):
     oracle, w = made.oracle("x"), made.model.vector.clone()
     (batch,) = oracle.calibration(1)
     assert torch.equal(batch.inputs, made.oracle("other").calibration(1)[0].inputs)
-    p, q = oracle.outputs(w, batch).clone(), oracle.outputs(w + 0.01, batch).clone()
+    outputs = oracle.near(w, w + 0.01, batch)
+    p, q = outputs(()), outputs(made.layout.names)
+    assert torch.equal(q, made.model.outputs(w + 0.01, batch.inputs))
     assert oracle.divergence(p, p, batch) == 0
     assert oracle.divergence(p, q, batch) > 0
     assert set(oracle.held_out(1)[0].patients) <= {made.cohort.patients[case] for case in made.split.val}
@@ -195,7 +197,7 @@ def test_patient_level_privacy_covers_it(site):
 
 
 @pytest.mark.parametrize(
-    "algorithm", [FedAvg(), KLMask("kl", "all", 1, 0, 0.5, 1.0, 0.5, 0.6, 1)], ids=lambda a: a.name
+    "algorithm", [FedAvg(), KLMask("kl", "all", "zeros", 1, 0, 0.5, 1.0, 0.5, 0.6, 1)], ids=lambda a: a.name
 )
 def test_a_hospital_through_two_rounds(tmp_path, algorithm):
     settings = SimpleNamespace(

@@ -8,6 +8,7 @@ from wardround.hospital.global_model import GlobalModel, initial_arrays, patch_o
 from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import UNet3d
+from wardround.models.roles import block_roles
 from wardround.models.specs import rebuild
 
 SPEC = UNet3d((4, 8), residual_units=1, norm="instance", dropout=0.0)
@@ -140,14 +141,14 @@ def test_a_saved_model_can_be_rebuilt_and_says_its_patch(tmp_path):
 def test_only_this_architecture_and_these_blocks_fit(tmp_path):
     server = opened(tmp_path)
     name, block = next(iter(server.wire().items()))
-    good = fingerprint(SPEC)
-    server.require_fits("site-1", good, {name: block})
+    good, only = fingerprint(SPEC), {name}
+    server.require_fits("site-1", good, {name: block}, only, 0)
     with pytest.raises(ModelRefused, match="site-1"):
-        server.require_fits("site-1", "0" * 16, {name: block})
+        server.require_fits("site-1", "0" * 16, {name: block}, only, 0)
     with pytest.raises(RoundRefused, match="site-1"):
-        server.require_fits("site-1", good, {name: block, "model:other": block})
+        server.require_fits("site-1", good, {name: block, "model:other": block}, only, 0)
     with pytest.raises(RoundRefused, match="shape"):
-        server.require_fits("site-1", good, {name: block[..., None]})
+        server.require_fits("site-1", good, {name: block[..., None]}, only, 0)
 
 
 def test_the_columns_of_the_record_go_with_the_weights(tmp_path):
@@ -160,3 +161,32 @@ def test_the_columns_of_the_record_go_with_the_weights(tmp_path):
     GlobalModel.open(tmp_path / "state", spec, Mean(1.0), ["model"], 0, promise).finish(0.5, tmp_path)
     for name in ("final_model.npz", "state/best_model.npz"):
         assert read_weights(tmp_path / name).table == COLUMNS
+
+
+def test_an_update_holds_what_travels_but_for_what_it_says_it_keeps(tmp_path):
+    server, good = opened(tmp_path, banks=BANKS), fingerprint(SPEC)
+    whole = dict(server.wire())
+    travels = server.travelling([])
+    assert travels == whole.keys()
+    server.require_fits("site-1", good, whole, travels, 0)
+    name = next(name for name in whole if name.startswith("model:"))
+    part = {key: block for key, block in whole.items() if key != name}
+    server.require_fits("site-1", good, part, travels, 1)
+    for update, left_out in ((part, 0), (part, 2), (whole, 1)):
+        with pytest.raises(RoundRefused, match="lacks blocks"):
+            server.require_fits("site-1", good, update, travels, left_out)
+    other = {key: block for key, block in whole.items() if key != name.replace("model:", "fedavg:")}
+    with pytest.raises(RoundRefused, match="lacks blocks"):
+        server.require_fits("site-1", good, other, travels, 1)
+
+
+def test_what_stays_home_by_its_role_does_not_travel(tmp_path):
+    """The algorithm's own banks only: a rival beside it is FedAvg, and travels whole."""
+    server = opened(tmp_path, banks=BANKS)
+    roles = block_roles(SPEC.build(0))
+    norms = {name for name, role in roles.items() if role == "norm"}
+    assert norms
+    lacking = server.wire().keys() - server.travelling(["norm"])
+    assert lacking == {f"{bank}:{name}" for bank in ("model", "control") for name in norms}
+    with pytest.raises(RoundRefused):
+        server.require_fits("site-1", fingerprint(SPEC), dict(server.wire()), server.travelling(["norm"]), 0)

@@ -82,11 +82,15 @@ class LocalStart:
 
 @dataclass(frozen=True)
 class LocalEnd:
-    """What a site ends a round with. The update that leaves is banks minus banks received, without personal blocks."""
+    """What a site ends a round with. The update that leaves is banks minus banks received, without personal blocks.
+
+    omit: blocks of memory["mask"] are left out of the update, not sent as zeros
+    """
 
     banks: Mapping[str, Tensor]
     losses: tuple[float, ...]
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    omit: bool = False
 
 
 class Algorithm(Protocol):
@@ -125,8 +129,8 @@ def descend(
     losses = []
     for _ in range(count):
         loss, g = direction(w)
-        if steps.clip_norm > 0:
-            g.mul_(torch.clamp(steps.clip_norm / (g.norm() + 1e-12), max=1.0))
+        if steps.clip_norm > 0 and (scale := steps.clip_norm / (g.norm() + 1e-12)) < 1:
+            g.mul_(scale)
         if steps.weight_decay:
             g.add_(w, alpha=steps.weight_decay)
         if mask is not None:

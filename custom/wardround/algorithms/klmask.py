@@ -3,25 +3,31 @@
     KL_b = mean over calibration batches of KL(p(.|x; w) || p(.|x; w with block b as received))
 
 after local training, every `every` rounds from `warm_up` on; masks.py makes a mask of it. Personal blocks start the next round
-from their own values and never leave: the update holds zeros in their place, in the round that they become personal too, so
-the shared blocks move by the sum over all hospitals divided by the number of ALL hospitals. A block that becomes shared again
+from their own values and never leave, in the round that they become personal either. A block that becomes shared again
 starts from the received values.
+absent: what the update holds in their place
+    zeros    zeros, and the server divides by ALL hospitals: no mask is told, and every update has the same layout. For hidden
+             sums and under differential privacy
+    counted  nothing: the server sees which blocks are there, divides each by the weights of the hospitals that sent it, and
+             keeps what fewer than 3 sent (arrays.CountedMean). With 3 hospitals a block that one keeps does not move at all.
+             For jobs in the clear, where the server sees the mask anyway
 share: as in fedsim.py; what is not shared at all is this hospital's own from the start, and masks choose among the rest.
 Controls, as one argument: `choose`: kl | random | norms | head | none (FedAvg).
 Source: see masks.py.
-Deviations: 1. zeros and division by all, so that no mask has to be told; hospitals that share a block are not counted.
+Deviations: 1. with `counted`, hospitals that train a block too few of them share do that work for themselves only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, final
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Protocol, final
 
 import torch
 from torch import Tensor
 
-from wardround.algorithms.base import MASK, LocalEnd, LocalStart, Oracle, Steps, descend, plain
+from wardround.algorithms.base import MASK, Algorithm, LocalEnd, LocalStart, Oracle, Steps, descend, plain
 from wardround.algorithms.fedsim import SHARED, FedSim, Share
 from wardround.algorithms.masks import CHOICES, Choice, attention, chosen, drawn
 from wardround.arrays import Layout
@@ -29,6 +35,9 @@ from wardround.errors import ConfigRefused
 from wardround.rng import stream
 
 ATTENTION = "attention"
+Outputs = Callable[[Collection[str]], Tensor]
+Absent = Literal["zeros", "counted"]
+ABSENT: tuple[Absent, ...] = ("zeros", "counted")
 
 
 class Probe(Oracle, Protocol):
@@ -48,8 +57,8 @@ class Probe(Oracle, Protocol):
     def held_out(self, count: int) -> tuple[Any, ...]:
         """Return the same `count` batches of validation patients each time."""
 
-    def outputs(self, w: Tensor, batch: Any) -> Tensor:
-        """Return the network's outputs, without gradient."""
+    def near(self, w: Tensor, other: Tensor, batch: Any) -> Outputs:
+        """Return the function names -> the network's outputs at w with the parameters of these names as in `other`."""
 
     def divergence(self, p: Tensor, q: Tensor, batch: Any) -> float:
         """Return the mean KL(p || q) of two outputs on one batch."""
@@ -61,10 +70,14 @@ class Probe(Oracle, Protocol):
 @final
 @dataclass(frozen=True)
 class KLMask:
-    """choose: see above | batches: of the calibration part and of the held-out part | a value out of range: ConfigRefused."""
+    """choose, absent: see above | batches: of the calibration part and of the held-out part
+
+    a value out of range; `counted` where a mask could leave nothing of the update: ConfigRefused
+    """
 
     choose: Choice
     share: Share
+    absent: Absent
     every: int
     warm_up: int
     rho: float
@@ -83,6 +96,7 @@ class KLMask:
             absent
             or self.choose not in CHOICES
             or self.share not in SHARED
+            or self.absent not in ABSENT
             or not whole
             or self.every < 1
             or self.warm_up < 0
@@ -91,12 +105,17 @@ class KLMask:
             raise _refused(
                 f"{self}",
                 f"choose one of {', '.join(CHOICES)}, share one of {', '.join(SHARED)}, "
-                "every and batches 1 or more, warm_up 0 or more",
+                f"absent one of {', '.join(ABSENT)}, every and batches 1 or more, warm_up 0 or more",
             )
         if not (0 <= self.rho < 1 and 0 < self.leave <= self.enter and 0 < self.most < 1):
             raise _refused(
                 f"rho {self.rho}, enter {self.enter}, leave {self.leave}, most {self.most}",
                 "0 <= rho < 1, 0 < leave <= enter, 0 < most < 1",
+            )
+        if self.absent == "counted" and (self.most >= 0.5 or self.choose == self.share):
+            raise _refused(
+                f"absent counted, most {self.most}, choose {self.choose}, share {self.share}",
+                "most below 0.5 and a choice that is not all that is shared, so that something is left to send",
             )
 
     @property
@@ -109,7 +128,7 @@ class KLMask:
         due = steps.round >= self.warm_up and (steps.round - self.warm_up) % self.every == 0
         if due and self.choose != "none":
             memory |= self._masked(w, start, oracle)  # type: ignore[arg-type]
-        return LocalEnd({"model": w}, tuple(losses), memory)
+        return LocalEnd({"model": w}, tuple(losses), memory, omit=self.absent == "counted")
 
     def personal(self, start: LocalStart) -> Tensor:
         return start.banks["model"]
@@ -126,13 +145,13 @@ class KLMask:
             found = drawn(sizes, self.most, stream(0, "random mask", probe.label))
             return {MASK: by_value(layout, blocks, dict.fromkeys(found, 1.0)).to(w)}
         received = start.received if start.received is not None else start.banks["model"]
-        swapped = {b: torch.where(by_value(layout, blocks, {b: 1.0}).bool().to(w.device), received, w) for b in sizes}
+        names = {b: frozenset(n for n in layout.names if blocks[n] == b) for b in sizes}
         before = _without_rest(read(layout, blocks, start.memory.get(ATTENTION)))
-        scores = attention(before, self._divergences(w, swapped, probe), self.rho)
-        own = mean_loss(w, probe, self.batches)
+        scores = attention(before, self._divergences(w, received, names, probe), self.rho)
+        held_out = HeldOut(w, received, probe, self.batches)
 
         def better(b: str) -> bool:
-            return own < mean_loss(swapped[b], probe, self.batches)
+            return held_out.loss(frozenset()) < held_out.loss(names[b])
 
         mask = _without_rest(read(layout, blocks, start.memory.get(MASK))) or {}
         personal = [b for b, value in mask.items() if value > 0]
@@ -140,20 +159,44 @@ class KLMask:
         chosen_ = by_value(layout, blocks, dict.fromkeys(found, 1.0))
         return {ATTENTION: by_value(layout, blocks, scores).to(w), MASK: chosen_.to(w)}
 
-    def _divergences(self, w: Tensor, swapped: Mapping[str, Tensor], probe: Probe) -> dict[str, float]:
+    def _divergences(
+        self, w: Tensor, received: Tensor, names: Mapping[str, Collection[str]], probe: Probe
+    ) -> dict[str, float]:
         batches = probe.calibration(self.batches)
-        total = dict.fromkeys(swapped, 0.0)
+        total = dict.fromkeys(names, 0.0)
         for batch in batches:
-            p = probe.outputs(w, batch)
-            for b, v in swapped.items():
-                total[b] += probe.divergence(p, probe.outputs(v, batch), batch) / len(batches)
+            outputs = probe.near(w, received, batch)
+            p = outputs(())
+            for b in total:
+                total[b] += probe.divergence(p, outputs(names[b]), batch) / len(batches)
         return total
 
 
-def mean_loss(w: Tensor, probe: Probe, count: int) -> float:
-    """Return the mean loss on the held-out batches."""
-    batches = probe.held_out(count)
-    return sum(probe.loss(probe.outputs(w, batch), batch) for batch in batches) / len(batches)
+def require_zeros(algorithm: Algorithm, where: str) -> None:
+    """Raise ConfigRefused if this algorithm leaves blocks out of its updates; where: what needs all of them in each."""
+    if isinstance(algorithm, KLMask) and algorithm.absent != "zeros":
+        raise ConfigRefused(
+            f"KL masks with {where}",
+            found=f"absent {algorithm.absent!r}: an update without some blocks tells the mask, and fits no common layout",
+            expected="absent 'zeros': every update holds all blocks, whichever are a hospital's own",
+            fix="--set algorithm.absent=zeros",
+        )
+
+
+class HeldOut:
+    """Mean losses on the held-out batches; nothing is drawn or run before the first is asked for."""
+
+    def __init__(self, w: Tensor, received: Tensor, probe: Probe, count: int) -> None:
+        self._w, self._received, self._probe, self._count = w, received, probe, count
+
+    @cached_property
+    def _batches(self) -> list[tuple[Any, Outputs]]:
+        batches = self._probe.held_out(self._count)
+        return [(batch, self._probe.near(self._w, self._received, batch)) for batch in batches]
+
+    def loss(self, names: Collection[str]) -> float:
+        """Return the mean loss at w with these parameters as received."""
+        return sum(self._probe.loss(outputs(names), batch) for batch, outputs in self._batches) / len(self._batches)
 
 
 def block_sizes(layout: Layout, blocks: Mapping[str, str]) -> dict[str, int]:

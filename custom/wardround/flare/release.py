@@ -76,6 +76,7 @@ class Release(Filter):  # type: ignore[misc]
             wire.require_named(update.facts, self.words)
             delta, receipt = self.mechanism.release(update.delta)
             receipt |= spend(self.mechanism, update.numbers, fl_ctx)
+            receipt |= {"blocks": len(delta), "left_out": update.left_out}
             write_receipt(fl_ctx, task, receipt | {"bytes": size_bytes(delta), "sha256": digest(delta)})
             return wire.update_message(replace(update, delta=delta))
         if task == wire.FINISH:

@@ -7,6 +7,7 @@ remain and then ends as a FAILED run all the same: a job that lost a site never 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from nvflare.apis.client import Client
@@ -15,13 +16,13 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.abstract.aggregator import Aggregator
 
 from wardround.algorithms.rules import Rule
 from wardround.arrays import size_bytes
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.flare import places, wire
 from wardround.flare.asking import Asking, drop_late
+from wardround.flare.combine import Combine, require_enough
 from wardround.flare.record import RunRecord, flat
 from wardround.hospital.global_model import GlobalModel
 
@@ -29,7 +30,8 @@ from wardround.hospital.global_model import GlobalModel
 class Rounds(Controller):  # type: ignore[misc]
     """Broadcast, combine, apply the rule, `rounds` times; then ask every site for its judgement.
 
-    banks: every bank that travels | min_sites: fewer updates than this end the run | round_timeout_s: a site that has not
+    banks: every bank that travels | home_roles: blocks of these roles stay at the sites, so that no update holds them
+    min_sites: fewer updates than this end the run; where blocks are counted, 3 or more | round_timeout_s: a site that has not
     answered by then is lost (0: wait for ever); a lost site is asked no more | a state folder with an unfinished run: resumed
     inputs: of a classifier, for its files of weights
     """
@@ -39,6 +41,7 @@ class Rounds(Controller):  # type: ignore[misc]
         rule: Rule,
         model: Any,
         banks: list[str],
+        home_roles: list[str],
         rounds: int,
         min_sites: int,
         round_timeout_s: int,
@@ -48,14 +51,16 @@ class Rounds(Controller):  # type: ignore[misc]
         inputs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(task_check_period=0.05)
-        if not (rounds and rounds >= 1 and min_sites and min_sites >= 1 and rule and model and banks):
+        given = rule and model and banks and home_roles is not None
+        if not (rounds and rounds >= 1 and min_sites and min_sites >= 1 and given):
             raise ConfigRefused(
                 "the job's server settings",
                 found=f"rounds {rounds}, min_sites {min_sites}, banks {banks}",
-                expected="rounds >= 1, min_sites >= 1, a rule, a model and its banks",
+                expected="rounds >= 1, min_sites >= 1, a rule, a model, its banks and home_roles ([] for none)",
                 fix="print the job anew with `wardround jobs write`",
             )
         self.rule, self.model, self.banks, self.rounds = rule, model, banks, rounds
+        self.home_roles = home_roles
         self.min_sites, self.round_timeout_s, self.seed = min_sites, round_timeout_s, seed
         self.about = flat(about)
         self.aggregator_id = aggregator_id
@@ -65,17 +70,20 @@ class Rounds(Controller):  # type: ignore[misc]
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Find the aggregator; build or resume the server's model."""
         self.combine = self._engine.get_component(self.aggregator_id)
-        if not isinstance(self.combine, Aggregator):
-            self.system_panic(f"no aggregator with id {self.aggregator_id!r} in config_fed_server.json", fl_ctx)
+        if not isinstance(self.combine, Combine):
+            self.system_panic(f"no Combine with id {self.aggregator_id!r} in config_fed_server.json", fl_ctx)
             return
         folder = places.state_folder(fl_ctx)
         try:
+            require_enough(self.combine.absent, self.min_sites)
             self.server = GlobalModel.open(
                 folder, self.model, self.rule, self.banks, self.seed, self.about, self.inputs
             )
         except Refusal as refusal:
             self.system_panic(f"the run cannot start: {refusal}", fl_ctx)
             return
+        self._travelling = self.server.travelling(self.home_roles)
+        self._blocks = self.server.blocks() if self.combine.counted else {}
         self.record = RunRecord.begin(self.about, self.server.facts, places.in_simulator(fl_ctx), self.server.history)
         self.sites = Asking(self, self.record, self.rounds, self.round_timeout_s)
         if self.server.round:
@@ -114,7 +122,8 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _take_update(self, site: str, result: Shareable, fl_ctx: FLContext) -> None:
         update = wire.read_update(result)
-        self.server.require_fits(site, update.facts["fingerprint"], update.delta)
+        left_out = update.left_out if self.combine.counted else 0
+        self.server.require_fits(site, update.facts["fingerprint"], update.delta, self._travelling, left_out)
         if not self.combine.accept(result, fl_ctx):
             raise RoundRefused(
                 f"the update of {site}",
@@ -145,9 +154,20 @@ class Rounds(Controller):  # type: ignore[misc]
                 fix="mend the sites named in this log and run the job again",
             )
         mean = from_shareable(self.combine.aggregate(fl_ctx)).data
+        if self.combine.contributors is not None:
+            self.record.contributors(self._fewest(self.combine.contributors))
         entry = self.record.end_round(configured, done, time.monotonic() - begun)
         self.server.step(mean, self._participation(done, configured), entry)
         self.log_info(fl_ctx, self.record.line(self.rounds))
+
+    def _fewest(self, contributors: Mapping[str, int]) -> dict[str, int]:
+        """Return named block -> how many updates held it, of its parameters the one that fewest held."""
+        found: dict[str, int] = {}
+        for name, block in self._blocks.items():
+            if f"model:{name}" in self._travelling:
+                count = contributors.get(f"model:{name}", 0)
+                found[block] = min(found.get(block, count), count)
+        return found
 
     def _participation(self, done: list[str], configured: list[str]) -> float:
         """Return the share of all patients that took part; a site that never answered counts as an average one."""

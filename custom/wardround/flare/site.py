@@ -89,7 +89,7 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         stream(self, numbers, order.round, fl_ctx)
         facts = hospital.facts | {"version": __version__}
         facts = facts if self.dp is None else wire.without_counts(facts)
-        return wire.update_message(wire.Update(delta, hospital.weight, numbers, facts))
+        return wire.update_message(wire.Update(delta, hospital.weight, numbers, facts, hospital.left_out(delta)))
 
     def _finish(self, order: wire.Order, fl_ctx: FLContext) -> Shareable:
         begun = time.monotonic()

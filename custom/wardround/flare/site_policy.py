@@ -152,7 +152,8 @@ class HospitalPolicy(OpenPolicy):
     before any task: curves and logs must stay
     before training: promise x rounds is reserved under the key `policy`; over budget, no limit per hospital, a job that is
     charged for less than a hospital: refused
-    at the exit: clip, noise, ledger entry, receipt; weight 1, numbers None, no counts, scores SILENT
+    at the exit: clip, noise, ledger entry, receipt; weight 1, numbers None, no counts, scores SILENT; an update that leaves
+    blocks out, which no noise hides: refused
     a hidden sum with as much noise, as many colluders and sites (its exit is checked): as it is
     """
 
@@ -178,6 +179,8 @@ class HospitalPolicy(OpenPolicy):
             ledger_door.reserve(made, fl_ctx, lambda text: self.log_info(fl_ctx, f"site policy: {text}"), POLICY)
 
     def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
+        if update.left_out:
+            raise _refused("an update without some blocks, which tells the mask", "all blocks: algorithm.absent zeros")
         if self._as_strict(fl_ctx):
             self.again(fl_ctx)
             return update

@@ -1,7 +1,7 @@
 """The four messages of a federation, and their strict reading: what is not described here does not travel.
 
     train    server -> site   weights of every bank (`bank:block`), round
-    update   site -> server   differences of the blocks that travel, weight, NUMBERS, SITE_FACTS
+    update   site -> server   differences of the blocks that travel, weight, NUMBERS, SITE_FACTS, how many blocks were left out
     finish   server -> site   the final weights
     scores   site -> server   SCORES: per model validation mean, test means with intervals and counts, steps; the choice; where
              the algorithm masks, the names of the blocks that are personal and since which round
@@ -56,7 +56,7 @@ MEMORY, FAILURE, UNKNOWN = "memory", "failure", "error"
 _CODES = frozenset({Refusal.code, *(kind.code for kind in Refusal.__subclasses__()), MEMORY, FAILURE, UNKNOWN})
 _RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper())
 _ORDER_META = {"round": COUNT, "rounds": COUNT}
-_UPDATE_META = {"weight": NUMBER, "numbers": NUMBERS, "facts": SITE_FACTS}
+_UPDATE_META = {"weight": NUMBER, "numbers": NUMBERS, "facts": SITE_FACTS, "left_out": COUNT}
 _WORD_LENGTH, _NAME_LENGTH, _DEPTH, _ENTRIES, _LARGEST = 64, 256, 6, 64, 2**53
 
 
@@ -71,12 +71,16 @@ class Order:
 
 @dataclass(frozen=True)
 class Update:
-    """Site to server: what a round of local work changed. `weight` is the number of training patients."""
+    """Site to server: what a round of local work changed. `weight` is the number of training patients.
+
+    left_out: blocks that the site keeps as its own this round and that are not in `delta` (algorithms/klmask.py, counted)
+    """
 
     delta: Arrays
     weight: float
     numbers: Mapping[str, float | None]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    left_out: int = 0
 
 
 def order_message(order: Order) -> Shareable:
@@ -95,6 +99,7 @@ def read_order(message: Shareable) -> Order:
 def update_message(update: Update) -> Shareable:
     """Return the result of a train task."""
     meta = {"weight": float(update.weight), "numbers": dict(update.numbers), "facts": dict(update.facts)}
+    meta["left_out"] = update.left_out
     return DXO(DataKind.WEIGHT_DIFF, data=dict(update.delta), meta=meta).to_shareable()
 
 
@@ -105,7 +110,7 @@ def read_update(message: Shareable) -> Update:
     weight = float(dxo.meta["weight"])
     if weight <= 0:
         raise unknown("an update's weight", "a number that is not positive", "a count of patients")
-    return Update(_arrays(dxo.data), weight, dxo.meta["numbers"], dxo.meta["facts"])
+    return Update(_arrays(dxo.data), weight, dxo.meta["numbers"], dxo.meta["facts"], dxo.meta["left_out"])
 
 
 def scores_message(scores: Mapping[str, Any]) -> Shareable:

@@ -5,7 +5,7 @@ In jobs in the clear the server holds it; in jobs with a hidden sum every site d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from wardround.arrays import Array, Arrays, from_bank, in_bank, require_same_blo
 from wardround.errors import ModelRefused, RoundRefused
 from wardround.hospital import state
 from wardround.models import checkpoint
+from wardround.models.blocks import blocks_of
 from wardround.models.fingerprint import fingerprint
+from wardround.models.roles import block_roles
 from wardround.models.specs import describe
 
 _STATE = "rule."
+_OWN = ("model", "control")
 
 
 class GlobalModel:
@@ -89,8 +92,25 @@ class GlobalModel:
         """Return every bank under its wire names."""
         return self._weights
 
-    def require_fits(self, site: str, found: str, delta: Arrays) -> None:
-        """Raise ModelRefused unless the site trained this architecture; RoundRefused on blocks that are not the server's."""
+    def travelling(self, home_roles: Sequence[str]) -> frozenset[str]:
+        """Return the wire names that an update of this job holds: all but the blocks that the algorithm keeps at home.
+
+        A rival's bank (arrays.py) has no home: it travels whole.
+        """
+        roles = block_roles(self._spec.build(0))
+        names = [name.partition(":") for name in self._weights]
+        return frozenset(
+            f"{bank}:{block}" for bank, _, block in names if bank not in _OWN or roles[block] not in home_roles
+        )
+
+    def blocks(self) -> dict[str, str]:
+        """Return the named block (models/blocks.py) of every parameter."""
+        return blocks_of(self._spec.build(0))
+
+    def require_fits(self, site: str, found: str, delta: Arrays, travelling: Set[str], left_out: int) -> None:
+        """Raise ModelRefused unless the site trained this architecture; RoundRefused unless its update holds the blocks of
+        `travelling` but for `left_out` ones of the bank `model`, in the server's shapes.
+        """
         if found != self.facts["fingerprint"]:
             raise ModelRefused(
                 f"the architecture of {site}",
@@ -98,8 +118,17 @@ class GlobalModel:
                 expected=str(self.facts["fingerprint"]),
                 fix="run the same job and the same wardround version at every site",
             )
-        known = {name: self._weights[name] for name in delta if name in self._weights}
-        require_same_blocks(known, delta, f"the update of {site}")
+        require_same_blocks(
+            {name: self._weights[name] for name in travelling if name in delta}, delta, f"the update of {site}"
+        )
+        lacking = sorted(travelling - delta.keys())
+        if len(lacking) != left_out or any(not name.startswith("model:") for name in lacking):
+            raise RoundRefused(
+                f"the update of {site} lacks blocks",
+                found=f"{len(lacking)} are not there{f', first {lacking[0]!r}' if lacking else ''}; it says {left_out}",
+                expected="every block that travels in this job, but for those that the site says it keeps",
+                fix="run the same job and the same wardround version at every site",
+            )
 
     def step(self, mean: Mapping[str, Array], participation: float, entry: dict[str, Any]) -> None:
         """Apply the rule to one round's mean update and write everything down."""

@@ -14,6 +14,7 @@ from wardround.hospital.deck import Deck
 from wardround.hospital.task import TaskSite
 from wardround.models.blocks import blocks_of
 from wardround.models.flat import FlatModel
+from wardround.models.nearby import Nearby
 from wardround.models.nets import Network
 from wardround.models.roles import block_roles
 from wardround.rng import stream
@@ -95,9 +96,9 @@ class SiteOracle(Generic[B]):
         """Return the same `count` batches of validation patients each time."""
         return SiteOracle(self._site, self._make, self._site.split.val, "held-out").draw(count)
 
-    def outputs(self, w: Tensor, batch: B) -> Tensor:
-        """Return the network's outputs in evaluation mode."""
-        return self._site.model.outputs(w, batch.inputs)
+    def near(self, w: Tensor, other: Tensor, batch: B) -> Nearby:
+        """Return names -> the network's outputs in evaluation mode at w, these parameters as in `other`."""
+        return Nearby(self._site.model, w, other, batch.inputs)
 
     def divergence(self, p: Tensor, q: Tensor, batch: B) -> float:
         return self._work.divergence(p, q, batch)

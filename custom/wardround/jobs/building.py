@@ -34,7 +34,7 @@ def require_buildable(job: Job) -> None:
     for name in PARTS:
         build(job.task[name], name)
     build(job.federation["schedule"], "schedule")
-    build(job.algorithm["site"], "algorithm")
+    _require_sum_fits(job, build(job.algorithm["site"], "algorithm"))
     build(job.rule, "server rule")
     if job.protection is not None:
         protection = build(job.privacy["protection"], "protection")
@@ -56,6 +56,15 @@ def shared_layout(job: Job) -> Layout:
             fix="share another part, or set model.adapter_rank",
         )
     return layout
+
+
+def _require_sum_fits(job: Job, algorithm: Any) -> None:
+    from wardround.algorithms.klmask import require_zeros
+    from wardround.flare.combine import require_enough
+
+    if job.dp is not None or job.privacy["kind"] != "open":
+        require_zeros(algorithm, job.privacy["title"])
+    require_enough(job.absent, job.federation["min_sites"])  # type: ignore[arg-type]
 
 
 def _require_noise_fits(job: Job, protection: Any) -> None:

@@ -13,6 +13,7 @@ from wardround.data.ehr_words import words_of
 from wardround.errors import ConfigRefused
 from wardround.hospital.class_inputs import INPUTS
 from wardround.jobs import hidden, stock
+from wardround.jobs.building import build
 from wardround.jobs.card import card
 from wardround.jobs.recipes import Job, Json
 from wardround.jobs.tracking import receivers
@@ -74,6 +75,7 @@ def server_config(job: Job) -> Json:
         "rule": job.rule,
         "model": job.task["model"],
         "banks": job.banks,
+        "home_roles": list(build(job.algorithm["site"], "algorithm").home_roles),
         "rounds": job.schedule["rounds"],
         "min_sites": job.federation["min_sites"],
         "round_timeout_s": job.federation["round_timeout_s"],
@@ -82,7 +84,7 @@ def server_config(job: Job) -> Json:
         **_inputs(job),
     }
     workflow: Json = {"id": "rounds", "path": "wardround.flare.rounds.Rounds", "args": rounds}
-    combine = [] if job.protection else [{"id": "combine", **job.privacy["aggregator"]}]
+    aggregator = {"id": "combine", "path": "wardround.flare.combine.Combine", "args": {"absent": job.absent}}
     return {
         "format_version": 2,
         "server": {"heart_beat_timeout": 600, "task_request_interval": job.federation["task_request_interval_s"]},
@@ -90,7 +92,7 @@ def server_config(job: Job) -> Json:
         "task_result_filters": [],
         "workflows": [hidden.server_workflow(job, about(job)) if job.protection else workflow],
         "components": [
-            *combine,
+            *([] if job.protection else [aggregator]),
             *receivers(job),
         ],
     }

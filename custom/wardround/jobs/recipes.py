@@ -58,6 +58,11 @@ class Job:
         return found if found.get("path") == HOSPITAL_DP else None
 
     @property
+    def absent(self) -> str:
+        """What an update holds in place of blocks that a mask keeps at home: zeros, or nothing (counted)."""
+        return str(self.algorithm["site"]["args"].get("absent", "zeros"))
+
+    @property
     def schedule(self) -> Json:
         args: Json = self.federation["schedule"]["args"]
         return args
@@ -85,7 +90,7 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
     chosen = [setting.partition("=")[2] for setting in settings if setting.startswith("privacy=")]
     row |= {"privacy": chosen[-1]} if chosen else {}
     task, federation, privacy = (_fragment(kind, row[kind]) for kind in ("task", "federation", "privacy"))
-    federation |= privacy.pop("federation", {})
+    federation |= algorithm.pop("federation", {}) | privacy.pop("federation", {})
     if sites:
         federation["sites"] = list(sites)
     made = Job(name, algorithm["title"], algorithm, rule, task, federation, privacy, bool(row["rival"]))

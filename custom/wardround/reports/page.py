@@ -47,7 +47,7 @@ def render(report: Json, overlays: Sequence[Path] = ()) -> str:
         sections.append(_section("Overlays", say("p", words, class_="soft"), gallery(overlays)))
     sections += [
         _section("Costs", background.costs(report), background.slowest(report)),
-        _section("What left each hospital", background.what_left(report)),
+        _section("What left each hospital", background.what_left(report), background.contributors(report)),
         _section("Settings", background.settings(report)),
         _section("Words", background.glossary()),
     ]

@@ -38,6 +38,7 @@ ROUND = {
     "aggregated?": Maybe([TEXT]),
     "attempts?": Maybe(COUNT),
     "recovered?": Maybe([TEXT]),
+    "contributors?": Maybe(Each(COUNT)),
     "bytes_down?": Maybe(COUNT),
     "bytes_up?": Maybe(COUNT),
     "sites?": Maybe(Each(Maybe({"loss?": Maybe(NUMBER), "val_score?": Maybe(NUMBER), "seconds?": Maybe(NUMBER)}))),
