@@ -15,12 +15,15 @@ from wardround.jobs import (
     cmd_he,
     cmd_jobs,
     cmd_ledger,
+    cmd_package,
     cmd_partition,
     cmd_phantoms,
     cmd_predict,
+    cmd_preflight,
     cmd_report,
     cmd_run,
     cmd_scales,
+    cmd_sites,
 )
 from wardround.jobs.terminal import DONE, REFUSED, group, say
 
@@ -75,6 +78,9 @@ def parser() -> argparse.ArgumentParser:
     cmd_baseline.add(commands)
     cmd_he.add(group(commands, "he", "what hiding the sum costs", HE))
     cmd_ledger.add(commands)
+    cmd_package.add(commands)
+    cmd_sites.add(commands)
+    cmd_preflight.add(commands)
     cmd_scales.add(commands)
     cmd_report.add(commands)
     cmd_predict.add(commands)
