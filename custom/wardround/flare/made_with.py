@@ -15,7 +15,6 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.server_engine_spec import ServerEngineSpec
 
-import wardround
 from wardround import __version__
 from wardround.errors import VersionRefused
 
@@ -71,7 +70,7 @@ def require_made_with(fl_ctx: FLContext) -> None:
 
 def package_files() -> dict[str, Path]:
     """Return the package's own files, relative path -> file, sorted: code, type marker; no caches."""
-    root = Path(wardround.__file__).resolve().parent
+    root = Path(__file__).resolve().parents[1]
     found = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
     found["py.typed"] = root / "py.typed"
     return dict(sorted(found.items()))

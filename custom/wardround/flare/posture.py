@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +44,8 @@ def scopes(workspace: Path, site: str) -> tuple[str | None, list[str]]:
     what NVFlare cannot read or build: ConfigRefused
     """
     try:
-        manager = create_privacy_manager(Workspace(str(workspace), site), names_only=False)
+        with _quiet():
+            manager = create_privacy_manager(Workspace(str(workspace), site), names_only=False)
     except (ConfigError, ValueError, TypeError, ConfigRefused) as error:
         raise ConfigRefused(
             "local/privacy.json",
@@ -51,3 +56,15 @@ def scopes(workspace: Path, site: str) -> tuple[str | None, list[str]]:
     names = sorted(manager.name_to_scopes or {})
     default = manager.default_scope
     return (default.name if default else None), names
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what NVFlare prints and logs about a file that it cannot read off a page that says it in one line."""
+    scanner = logging.getLogger("nvflare.fuel.utils.json_scanner.JsonScanner")
+    before, scanner.disabled = scanner.disabled, True
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        scanner.disabled = before
