@@ -4,6 +4,9 @@ import pytest
 import yaml
 from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
+from nvflare.fuel.sec.authz import AuthorizationService
+from nvflare.private.fed.utils.app_authz import AppAuthzService
+from nvflare.security.security import COMMAND_CATEGORIES, FLAuthorizer
 
 from wardround.errors import ConfigRefused
 from wardround.flare.posture import may_bring_code
@@ -136,9 +139,17 @@ def test_no_role_may_bring_code_by_nvflares_own_reading_and_every_other_right_st
     assert allow_list.authorization(made) == made
 
 
-def test_every_category_of_nvflare_is_written_out_for_a_role_that_had_all():
-    from nvflare.security.security import COMMAND_CATEGORIES
+@pytest.mark.parametrize("role", ["project_admin", "lead", "member"])
+@pytest.mark.parametrize(("code", "answer"), [(True, (False, "BYOC not permitted")), (False, (True, ""))])
+def test_a_hardened_party_answers_a_job_with_code_as_the_documentation_says(monkeypatch, role, code, answer):
+    """What sites and the server ask NVFlare when a job is deployed."""
+    made = FLAuthorizer("hospital", allow_list.authorization(DEFAULT))
+    monkeypatch.setattr(AuthorizationService, "the_authorizer", made)
+    info = {"byoc": True} if code else {}
+    assert AppAuthzService.authorize_app_info(info, "somebody", "consortium", role, {}) == answer
 
+
+def test_every_category_of_nvflare_is_written_out_for_a_role_that_had_all():
     assert set(COMMAND_CATEGORIES.values()) <= set(allow_list.RIGHTS)
 
 
