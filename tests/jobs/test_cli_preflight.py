@@ -95,6 +95,10 @@ def no_scope_class(site):
     file.write_text(file.read_text().replace("PatientPolicy", "NoPolicy"))
 
 
+def hospital_scope_without_its_limit(site):
+    edit(site, "privacy.json", lambda found: found | {"default_scope": "hospital"})
+
+
 def cuda(site):
     edit(site, "wardround.json", lambda found: found | {"device": "cuda:77"})
 
@@ -107,6 +111,7 @@ def cuda(site):
         (streamed, "scope", "stream"),
         (shorter_list, "code", "are not listed"),
         (no_scope_class, "scope", "privacy.json"),
+        (hospital_scope_without_its_limit, "scope", "limits per patient only"),
         (cuda, "gpu", "usable GPUs"),
     ],
 )

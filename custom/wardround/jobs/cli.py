@@ -38,6 +38,7 @@ first steps
   wardround jobs run brats_perfedavg --sites-file sites/sites.json
   wardround report wardround_runs/brats_perfedavg
   wardround predict CASE --model deploy_model.npz
+  wardround preflight /opt/nvflare/site-1   is this hospital's site ready
 
 `wardround COMMAND --help` explains a command. Exit codes: 0 done, 1 incomplete or different, 2 refused.
 """

@@ -26,6 +26,8 @@ from wardround.jobs import folder, recipes
 from wardround.jobs.allow_list import classes
 from wardround.jobs.building import build
 from wardround.jobs.terminal import counter
+from wardround.privacy.budget import FILE as BUDGET
+from wardround.privacy.budget import read_budget
 from wardround.privacy.kit_keys import Certificate, changed_since_signed
 
 HARDEN = "wardround sites harden"
@@ -139,6 +141,13 @@ def _scope(party: Party) -> list[Finding]:
             f"scopes {', '.join(names)}, and NVFlare may stream this site's log: nothing runs under patient, hospital"
         )
         return [failed("scope", words, f'"allow_log_streaming": false in local/resources.json (`{HARDEN}` sets it)')]
+    if default in ("patient", "hospital"):
+        units = [limit.unit for limit in read_budget(party.kit.local / BUDGET).limits]
+        if default == "hospital" and default not in units:
+            words = (
+                f"the default scope is hospital, and the budget has limits per {', '.join(units)} only: nothing runs"
+            )
+            return [failed("scope", words, f'add "hospital": {{"epsilon": ..., "delta": ...}} to local/{BUDGET}')]
     return [passed("scope", f"{', '.join(names)}; default {default or 'none'}")]
 
 
