@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +60,15 @@ def _named(job: str, value: Any) -> Iterator[Named]:
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The startup kits of poc_workspace/project.yml, as `nvflare provision` makes them; copy one before you change it."""
+    root = tmp_path_factory.mktemp("provisioned")
+    words = [sys.executable, "-m", "nvflare.cli", "provision", "-p", str(REPOSITORY / "poc_workspace" / "project.yml")]
+    subprocess.run([*words, "-w", str(root)], stdin=subprocess.DEVNULL, capture_output=True, check=True, cwd=root)
+    return root / "wardround" / "prod_00"
 
 
 @pytest.fixture(scope="session")

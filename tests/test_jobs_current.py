@@ -57,6 +57,7 @@ OPEN = {
     "wardround.algorithms.schedule.Schedule",
     "wardround.flare.combine.Combine",
     "wardround.flare.ledger_door.PatientRelease",
+    "wardround.flare.made_with.MadeWith",
     "wardround.privacy.dp_sgd.PatientDP",
     "wardround.flare.release.InTheClear",
     "wardround.flare.release.Release",
@@ -218,7 +219,9 @@ def test_a_hidden_sum_is_what_its_name_says(name, repository):
     meta = json.loads((repository / "jobs" / name / "meta.json").read_text())
     assert promise["min_sites"] == meta["min_clients"] == 3
     assert promise["weights"] == ("equal" if name in PER_HOSPITAL else "patients_hidden")
-    assert [part["id"] for part in server["components"]] == ["tensorboard"], "nothing that adds updates in the open"
+    assert [part["id"] for part in server["components"]] == ["made_with", "tensorboard"], (
+        "nothing that adds updates in the open"
+    )
 
 
 @pytest.mark.parametrize("name", recipes.names())

@@ -45,3 +45,9 @@ class RoundRefused(Refusal):
     """A round that cannot be completed: too few sites, or contributions that do not fit."""
 
     code = "round"
+
+
+class VersionRefused(Refusal):
+    """A job that was made with another wardround than the one that runs here."""
+
+    code = "version"

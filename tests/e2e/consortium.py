@@ -40,11 +40,16 @@ def free_port() -> int:
 
 @dataclass
 class Consortium:
-    """One server and four sites from their startup kits, in processes of their own, and an admin's kit."""
+    """One server and four sites from their startup kits, in processes of their own, and an admin's kit.
+
+    variables: what differs in one party's environment | commands: how a party is started, if not by its kit's own script
+    """
 
     root: Path
     environment: dict[str, str]
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    variables: dict[str, dict[str, str]] = field(default_factory=dict)
+    commands: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def kits(self) -> Path:
@@ -81,8 +86,8 @@ class Consortium:
         with (self.root / f"{party}.out").open("wb") as out:
             self.processes.append(
                 subprocess.Popen(
-                    ["bash", str(self.kits / party / "startup" / "sub_start.sh")],
-                    env=self.environment,
+                    self.commands.get(party, ["bash", str(self.kits / party / "startup" / "sub_start.sh")]),
+                    env=self.environment | self.variables.get(party, {}),
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
@@ -117,6 +122,10 @@ class Consortium:
         if scope is not None:
             meta = json.loads((job / "meta.json").read_text())
             (job / "meta.json").write_text(json.dumps(meta | {"scope": scope}))
+        return self.submit(job)
+
+    def submit(self, job: Path) -> str:
+        """Submit a job's folder and return its id."""
         said = json.dumps(self.ask("job", "submit", "-j", str(job)))
         return next(word for word in said.replace('"', " ").split() if word.count("-") == 4 and len(word) == 36)
 

@@ -57,9 +57,9 @@ def job(repository):
 def ckks(simulator, job):
     """Three hospitals, one process each, no key prepared."""
     place = folder.write(job, simulator.root / "ckks_job" / job.name)
-    server = stock.server_config(job)
+    server = folder.server_config(job)
     server["components"].append({"id": "spy", "path": "ckks_spy.Spy", "args": {}})
-    for side, config in (("server", server), ("client", stock.client_config(job))):
+    for side, config in (("server", server), ("client", folder.client_config(job))):
         (place / f"app/config/config_fed_{side}.json").write_text(json.dumps(config))
     (place / "app/custom/ckks_spy.py").write_text(SPY)
     return simulator.run(place, "ckks", len(SITES))

@@ -17,7 +17,8 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.workspace import Workspace
 
-from wardround.flare import wire
+from wardround import __version__
+from wardround.flare import made_with, wire
 from wardround.flare.places import SIMULATOR_JOB
 from wardround.privacy import identity, simulated_kits
 
@@ -31,7 +32,8 @@ class Engine:
     """As much of NVFlare's engine as our components ask for; events are kept to be looked at."""
 
     def __init__(self, workspace: Workspace, **components: Any) -> None:
-        self.workspace, self.components, self.events = workspace, components, []
+        self.workspace, self.events = workspace, []
+        self.components = {made_with.ID: made_with.MadeWith(__version__, made_with.INSTALLED), **components}
         self.clients: list[Any] = []
 
     def get_workspace(self) -> Workspace:

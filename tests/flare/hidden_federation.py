@@ -28,13 +28,14 @@ from nvflare.apis.workspace import Workspace
 from nvflare.app_common.decomposers import numpy_decomposers
 from nvflare.fuel.utils import fobs
 
+from wardround import __version__
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.rules import Mean
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import digest, in_bank
 from wardround.data.cases import MODALITIES
 from wardround.errors import Refusal
-from wardround.flare import places, sealed
+from wardround.flare import made_with, places, sealed
 from wardround.flare.hidden_release import HiddenRelease
 from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.release import NoNoise
@@ -144,7 +145,8 @@ class Engine:
     """As much of NVFlare's engine as our components ask for; events are kept to be looked at."""
 
     def __init__(self, workspace: Workspace, **components: Any) -> None:
-        self.workspace, self.components = workspace, components
+        self.workspace = workspace
+        self.components = {made_with.ID: made_with.MadeWith(__version__, made_with.INSTALLED), **components}
         self.events: list[tuple[str, Any]] = []
         self.clients: list[Any] = []
 
@@ -210,7 +212,7 @@ class Site(Party):
         """Forget everything that is not on disk, as a new process does."""
         mechanism = self.private.mechanism
         self.secure = SecureSum(self.promise, 0, mechanism.promise if mechanism else None)
-        self.engine.components = {ID: self.secure}
+        self.engine.components |= {ID: self.secure}
         self.executor = secure_site(dp=mechanism, scaling=self.private.scaling)
         self.executor._hospital = self.hospital
         self.exit = HiddenRelease(mechanism or NoNoise(), MODALITIES)

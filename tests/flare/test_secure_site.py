@@ -219,7 +219,7 @@ def test_what_is_no_call_is_refused(he, message, task):
 
 def test_no_component_no_work(he):
     site = he.sites["site-1"]
-    site.engine.components = {}
+    del site.engine.components["secure_sum"]
     assert wire.refusal_code(execute(site, "join", Call(joined(RUN), 2))) == "config"
 
 

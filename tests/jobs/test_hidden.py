@@ -32,7 +32,7 @@ def test_every_argument_is_said(job):
 def test_the_shared_component_has_the_id_that_both_look_for(job):
     _, _, shared = hidden.site_parts(job, {})
     assert shared["id"] == ID
-    assert [part["id"] for part in folder.client_config(job)["components"]] == [ID, "analytics"]
+    assert [part["id"] for part in folder.client_config(job)["components"]] == ["made_with", ID, "analytics"]
 
 
 def test_settings_arrive(job):
@@ -51,4 +51,4 @@ def test_the_sites_do_what_a_server_does_in_the_clear(job):
 
 def test_no_aggregator_at_the_server(job):
     server = folder.server_config(job)
-    assert [part["id"] for part in server["components"]] == ["tensorboard"]
+    assert [part["id"] for part in server["components"]] == ["made_with", "tensorboard"]

@@ -20,6 +20,7 @@ from wardround.errors import ConfigRefused, Refusal
 from wardround.flare import places, wire
 from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.ledger_door import Charged, PatientRelease
+from wardround.flare.made_with import require_made_with
 from wardround.hospital.dp_site import private_plan
 from wardround.hospital.rounds import Hospital, Settings
 from wardround.models.nets import Network
@@ -30,12 +31,13 @@ REASONS = "refusals.txt"
 
 
 def guarded(component: FLComponent, fl_ctx: FLContext, work: Callable[[], Shareable]) -> Shareable:
-    """Return work(); a refusal or failure becomes a reply that carries its code only.
+    """Return work(), done by the wardround that the job was made with; a refusal or failure: a reply with its code only.
 
     The reason, which can name a patient's folder, goes to `refusals.txt` in the site's own run folder. It is not logged:
     by default NVFlare streams a site's error log to the server. The simulator, where all is one machine, logs it too.
     """
     try:
+        require_made_with(fl_ctx)
         return work()
     except Refusal as refusal:
         _tell(component, fl_ctx, f"REFUSED by {fl_ctx.get_identity_name()} ({refusal.code})", str(refusal))

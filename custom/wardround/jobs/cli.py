@@ -16,14 +16,17 @@ from wardround.jobs import (
     cmd_he,
     cmd_jobs,
     cmd_ledger,
+    cmd_package,
     cmd_partition,
     cmd_phantoms,
     cmd_poc,
     cmd_predict,
+    cmd_preflight,
     cmd_report,
     cmd_run,
     cmd_scales,
     cmd_serve,
+    cmd_sites,
     cmd_submit,
     cmd_sweep,
 )
@@ -42,6 +45,7 @@ first steps
   wardround predict CASE --model deploy_model.npz
   wardround export wardround_runs/brats_perfedavg --out bundles
   wardround serve bundles/site-1 --token-file token
+  wardround preflight /opt/nvflare/site-1   is this hospital's site ready
 
 `wardround COMMAND --help` explains a command. Exit codes: 0 done, 1 incomplete or different, 2 refused.
 """
@@ -85,6 +89,9 @@ def parser() -> argparse.ArgumentParser:
     cmd_sweep.add(commands)
     cmd_he.add(group(commands, "he", "what hiding the sum costs", HE))
     cmd_ledger.add(commands)
+    cmd_package.add(commands)
+    cmd_sites.add(commands)
+    cmd_preflight.add(commands)
     cmd_scales.add(commands)
     cmd_report.add(commands)
     cmd_predict.add(commands)

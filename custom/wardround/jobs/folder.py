@@ -19,13 +19,16 @@ from wardround.jobs.recipes import Job, Json
 from wardround.jobs.tracking import receivers
 from wardround.jobs.words import words
 
+INSTALLED = {"version": __version__, "code": "installed"}
+MADE_WITH = {"id": "made_with", "path": "wardround.flare.made_with.MadeWith"}
+
 
 def job_files(job: Job) -> dict[str, str]:
     """Return relative path -> text of every file of the job's folder."""
     return {
-        "meta.json": _text(meta(job)),
-        "app/config/config_fed_server.json": _text(server_config(job)),
-        "app/config/config_fed_client.json": _text(client_config(job)),
+        "meta.json": printed(meta(job)),
+        "app/config/config_fed_server.json": printed(server_config(job)),
+        "app/config/config_fed_client.json": printed(client_config(job)),
         "app/custom/requirements.txt": f"wardround=={__version__}\n",
         "CARD.md": card(job),
     }
@@ -69,6 +72,21 @@ def meta(job: Job) -> Json:
 
 def server_config(job: Job) -> Json:
     """Return config_fed_server.json."""
+    return made_with(_server_config(job), INSTALLED)
+
+
+def client_config(job: Job) -> Json:
+    """Return config_fed_client.json."""
+    return made_with(_client_config(job), INSTALLED)
+
+
+def made_with(config: Json, promise: Json) -> Json:
+    """Return a config whose components begin with the promise of the package's version, any older one taken out."""
+    others = [part for part in config["components"] if part.get("id") != MADE_WITH["id"]]
+    return config | {"components": [{**MADE_WITH, "args": promise}, *others]}
+
+
+def _server_config(job: Job) -> Json:
     if job.privacy["kind"] == "stock_ckks":
         return stock.server_config(job)
     rounds = {
@@ -98,8 +116,8 @@ def server_config(job: Job) -> Json:
     }
 
 
-def client_config(job: Job) -> Json:
-    """Return config_fed_client.json: one executor, one exit."""
+def _client_config(job: Job) -> Json:
+    """One executor, one exit."""
     if job.privacy["kind"] == "stock_ckks":
         return stock.client_config(job)
     rival = {"path": "wardround.algorithms.fedavg.FedAvg", "args": {}}
@@ -173,5 +191,6 @@ def _plain(value: Any) -> Any:
     return " x ".join(str(part) for part in value) if isinstance(value, list) else value
 
 
-def _text(value: Json) -> str:
+def printed(value: Json) -> str:
+    """Return JSON as every file of a job is printed."""
     return json.dumps(value, indent=2) + "\n"

@@ -1,0 +1,89 @@
+"""With which wardround a job was made, checked before a task is done: by its version, and where it brings code, by that code.
+
+A job's folder can hold a copy of the package (`wardround package --with-code`), but Python finds an installed package first:
+NVFlare puts a job's `app/custom` at the end of the path. So not what the job brings is checked, but what runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.server_engine_spec import ServerEngineSpec
+
+from wardround import __version__
+from wardround.errors import VersionRefused
+
+ID, INSTALLED = "made_with", "installed"
+
+
+class MadeWith(FLComponent):  # type: ignore[misc]
+    """Component of both sides of every job. version: of the package that printed the job.
+
+    code     INSTALLED: the job brings none, any installed package of that version will do | the SHA-256 of what it brings
+    another version, or other code than the job brings: every task of a site is refused (`version`), a server does not start
+    no version, no code: VersionRefused
+    """
+
+    def __init__(self, version: str, code: str) -> None:
+        super().__init__()
+        if not version or not code:
+            raise _refused("a job that does not say so", "the version that printed the job", "print the job anew")
+        self.version, self.code = version, code
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Stop a server's run; a site refuses task by task, so that the other hospitals go on."""
+        if event_type == EventType.START_RUN and isinstance(fl_ctx.get_engine(), ServerEngineSpec):
+            try:
+                self.require()
+            except VersionRefused as refusal:
+                self.system_panic(f"the run cannot start: {refusal}", fl_ctx)
+
+    def require(self) -> None:
+        """Raise VersionRefused unless the package that runs here is the one that the job was made with."""
+        if self.version != __version__:
+            raise _refused(
+                f"wardround {__version__} runs here",
+                f"wardround {self.version}, with which the job was made",
+                f"install it (pip install wardround=={self.version}) and start this party anew, or print the job with "
+                f"wardround {__version__}",
+            )
+        if self.code not in (INSTALLED, package_digest()):
+            raise _refused(
+                f"a wardround {__version__} of other code (sha256 {package_digest()[:16]}...)",
+                f"the code that the job brings (sha256 {self.code[:16]}...); an installed package hides it",
+                "uninstall wardround at this party, or package the job there with `wardround package --config-only`",
+            )
+
+
+def require_made_with(fl_ctx: FLContext) -> None:
+    """Raise VersionRefused unless this run's job says with what it was made, and that is what runs here."""
+    promise = fl_ctx.get_engine().get_component(ID)
+    if not isinstance(promise, MadeWith):
+        raise _refused(f"a job without the component {ID!r}", "a job that wardround printed", "print the job anew")
+    promise.require()
+
+
+def package_files() -> dict[str, Path]:
+    """Return the package's own files, relative path -> file, sorted: code, type marker; no caches."""
+    root = Path(__file__).resolve().parents[1]
+    found = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
+    found["py.typed"] = root / "py.typed"
+    return dict(sorted(found.items()))
+
+
+@lru_cache
+def package_digest() -> str:
+    """Return the SHA-256 over names and bytes of the package's code, the same wherever it is installed."""
+    found = hashlib.sha256()
+    for name, path in package_files().items():
+        found.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
+
+
+def _refused(found: str, expected: str, fix: str) -> VersionRefused:
+    return VersionRefused("the version of wardround", found=found, expected=expected, fix=fix)

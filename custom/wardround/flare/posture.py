@@ -1,0 +1,70 @@
+"""What NVFlare itself would read in a kit: the right to bring code, and privacy scopes. Nothing is run."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.workspace import Workspace
+from nvflare.fuel.common.excepts import ConfigError
+from nvflare.fuel.sec.authz import AuthzContext, Person, parse_policy_config
+from nvflare.private.fed.app.fl_conf import create_privacy_manager
+from nvflare.security.security import COMMAND_CATEGORIES
+
+from wardround.errors import ConfigRefused
+
+BYOC, CLASSES, ENFORCEMENT = "byoc", "class_allow_list", "class_list_enforcement_mode"
+
+
+def may_bring_code(authorization: dict[str, Any]) -> list[str]:
+    """Return the roles that may submit jobs with code here, to some site at least; a policy that NVFlare refuses: ConfigRefused."""
+    policy, problem = parse_policy_config(authorization, COMMAND_CATEGORIES)
+    if policy is None:
+        raise ConfigRefused(
+            "local/authorization.json",
+            found=str(problem),
+            expected="a policy that NVFlare can read",
+            fix="remove it, and run `wardround sites harden` again",
+        )
+    found = []
+    for role in policy.get_roles():
+        person = Person("somebody", "here", role)
+        if policy.evaluate("here", AuthzContext(right=BYOC, user=person, submitter=person))[0]:
+            found.append(str(role))
+    return found
+
+
+def scopes(workspace: Path, site: str) -> tuple[str | None, list[str]]:
+    """Return (default scope, names of scopes) of a site's privacy.json, each filter built as NVFlare builds it; none: (None, []).
+
+    what NVFlare cannot read or build: ConfigRefused
+    """
+    try:
+        with _quiet():
+            manager = create_privacy_manager(Workspace(str(workspace), site), names_only=False)
+    except (ConfigError, ValueError, TypeError, ConfigRefused) as error:
+        raise ConfigRefused(
+            "local/privacy.json",
+            found=str(error)[-300:],
+            expected="scopes whose filters can be built",
+            fix="copy poc_workspace/privacy.json (or privacy_hospital.json, privacy_patient.json) anew",
+        ) from error
+    names = sorted(manager.name_to_scopes or {})
+    default = manager.default_scope
+    return (default.name if default else None), names
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what NVFlare prints and logs about a file that it cannot read off a page that says it in one line."""
+    scanner = logging.getLogger("nvflare.fuel.utils.json_scanner.JsonScanner")
+    before, scanner.disabled = scanner.disabled, True
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        scanner.disabled = before

@@ -1,0 +1,95 @@
+"""Which classes a party lets jobs without code name: the list of NVFlare's `class_allow_list`, from the jobs themselves.
+
+A party builds only its own config: sites never the server's classes, the server never a site's. So there are two lists.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wardround.errors import ConfigRefused
+from wardround.jobs import folder, recipes
+from wardround.jobs.recipes import Job, Json
+
+SITE, SERVER = "site", "server"
+AllowList = dict[str, list[str]]
+RIGHTS = (
+    "submit_job",
+    "clone_job",
+    "manage_job",
+    "download_job",
+    "view",
+    "operate",
+    "shell_commands",
+    "byoc",
+    "server-predeployed-flwr",
+)
+FORBIDDEN = ("byoc", "server-predeployed-flwr")
+
+
+def classes(config: Any) -> Iterator[str]:
+    """Yield every class path that NVFlare would build from a config, nested ones too, as often as it is named."""
+    if isinstance(config, list):
+        for part in config:
+            yield from classes(part)
+    elif isinstance(config, dict):
+        if "path" in config and config.get("config_type") != "dict":
+            yield str(config["path"])
+        for part in config.values():
+            yield from classes(part)
+
+
+def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
+    """Return {"site": classes, "server": classes}, sorted: exactly those that these jobs name; none given: all jobs."""
+    chosen = jobs or [recipes.job(name) for name in recipes.names()]
+    sides = {SITE: folder.client_config, SERVER: folder.server_config}
+    return {side: sorted({path for job in chosen for path in classes(config(job))}) for side, config in sides.items()}
+
+
+def read(path: Path) -> AllowList:
+    """Return the two lists in a file; anything but full class names, nothing with a trailing dot or star: ConfigRefused."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _refused(path, f"no JSON ({error})") from error
+    sides = content if isinstance(content, dict) else {}
+    named = [name for side in sides.values() for name in (side if isinstance(side, list) else [None])]
+    if set(sides) != {SITE, SERVER} or not all(isinstance(name, str) and _whole(name) for name in named):
+        raise _refused(path, "another structure, or an entry that allows more than one class")
+    return {side: list(found) for side, found in sides.items()}
+
+
+def resources(found: Json, role: str, allowed: Sequence[str]) -> Json:
+    """Return a party's resources.json: what was found, with this allow-list, enforced; a site streams no log to the server."""
+    silent = {"allow_log_streaming": False} if role == SITE else {}
+    return found | {"class_list_enforcement_mode": "enforce", "class_allow_list": list(allowed)} | silent
+
+
+def authorization(found: Json) -> Json:
+    """Return a party's authorization.json: what was found, without any role's right to bring code.
+
+    a role with one word for all rights ("any"): written out, with that word for each right but the forbidden ones
+    """
+    permissions: Mapping[str, Any] = found["permissions"]
+    denied = dict.fromkeys(FORBIDDEN, "none")
+    whole = {
+        role: dict.fromkeys(RIGHTS, rights) if not isinstance(rights, dict) else rights
+        for role, rights in permissions.items()
+    }
+    return found | {"permissions": {role: rights | denied for role, rights in whole.items()}}
+
+
+def _whole(name: str) -> bool:
+    return "." in name and all(part.isidentifier() for part in name.split("."))
+
+
+def _refused(path: Path, found: str) -> ConfigRefused:
+    return ConfigRefused(
+        f"the allow-list {path}",
+        found=found,
+        expected='{"site": [class paths], "server": [class paths]}, each the full name of one class',
+        fix="print one with `wardround sites allow-list`, and edit that",
+    )

@@ -1,0 +1,73 @@
+"""`wardround package`: a job for hospitals that forbid code, or for hospitals that do not have the package."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from wardround.errors import ConfigRefused
+from wardround.jobs.terminal import DONE, command, folder
+
+PACKAGE = """
+Write a job in the form that strict hospitals take.
+
+--config-only: no code. Sites have wardround installed, deny jobs that bring code (`wardround sites harden`), and build only
+the classes on their own list. --with-code: the package itself is in the job's app/custom, for sites without it that take
+code; a site that has another wardround installed notices (Python would find that one first) and refuses.
+
+In both forms the configs say with which version the job was made, and a site with another one refuses before it trains.
+JOB is a name (`wardround jobs list`) or a folder that `wardround jobs write` printed. The sha256 that is printed is that
+of all files: whoever reviewed the folder compares it with what arrived.
+
+  wardround package brats_perfedavg --config-only --out packages
+  wardround package brats_fedavg --config-only --out packages --set rounds=20 --sites mercy,st-john
+  wardround package jobs/brats_fedavg_he --with-code --out packages
+"""
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    made = command(commands, "package", "a job without code, or with all of it", PACKAGE, run)
+    made.add_argument("job", metavar="JOB", help="name of a job, or its folder")
+    form = made.add_mutually_exclusive_group(required=True)
+    form.add_argument(
+        "--config-only", action="store_true", help="for sites that deny code and have wardround installed"
+    )
+    form.add_argument("--with-code", action="store_true", help="for sites that take code and do not have wardround")
+    made.add_argument("--out", type=folder, required=True, metavar="DIR", help="the job is written to DIR/NAME")
+    made.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; for a name only")
+    made.add_argument("--sites", metavar="A,B", help="names of the sites; for a name only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write one form of one job."""
+    from wardround.jobs import packaging
+
+    name, files = _job(args)
+    made = packaging.config_only(files) if args.config_only else packaging.with_code(files)
+    out = packaging.write(made, args.out / name)
+    what = "no code" if args.config_only else "the code of wardround"
+    print(f"written: {out} ({len(made)} files, {sum(map(len, made.values())) / 1000:.0f} kB, {what})")
+    print(f"sha256:  {packaging.digest(made)}")
+    return DONE
+
+
+def _job(args: argparse.Namespace) -> tuple[str, dict[str, bytes]]:
+    from wardround.jobs import packaging, recipes
+    from wardround.jobs.building import require_buildable
+    from wardround.jobs.cmd_jobs import site_names
+
+    place = Path(args.job).expanduser()
+    if not (place / "meta.json").is_file():
+        job = recipes.job(args.job, args.set, site_names(args.sites) if args.sites else [])
+        require_buildable(job)
+        return job.name, packaging.printed_job(job)
+    if args.set or args.sites:
+        raise ConfigRefused(
+            f"the job folder {place}",
+            found="--set or --sites beside a folder",
+            expected="settings with a job's name only: a folder goes as it was reviewed",
+            fix="name the job, or print the folder anew with `wardround jobs write`",
+        )
+    return place.resolve().name, packaging.read_job(place)

@@ -1,0 +1,95 @@
+"""The two forms in which a job goes to hospitals that are strict about code: without any, or with all of it.
+
+    config-only   no app/custom, so NVFlare asks every site for its class allow-list; sites have wardround installed
+    with-code     the package itself in app/custom, for sites without it; NVFlare asks each site whether it takes code (BYOC)
+
+The same job and version give the same bytes. In both forms the configs promise the version (flare/made_with.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from wardround import __version__
+from wardround.errors import ConfigRefused
+from wardround.flare.made_with import package_digest, package_files
+from wardround.jobs.folder import INSTALLED, MADE_WITH, job_files, made_with, printed
+from wardround.jobs.recipes import Job
+
+CUSTOM = "app/custom/"
+PINNED = f"{CUSTOM}requirements.txt"
+SIDES = ("app/config/config_fed_server.json", "app/config/config_fed_client.json")
+Files = dict[str, bytes]
+
+
+def read_job(folder: Path) -> Files:
+    """Return the files of a job folder, relative path -> bytes.
+
+    links, which NVFlare refuses or loses; code of its own; no configs; another version than this one: ConfigRefused
+    """
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    links = [name for name, path in found.items() if path.is_symlink()]
+    code = [name for name, path in found.items() if name.startswith(CUSTOM) and path.is_file() and name != PINNED]
+    missing = [name for name in ("meta.json", *SIDES) if name not in found]
+    if links or code or missing:
+        parts = [f"the links {', '.join(links)}"] if links else []
+        parts += [f"code of its own: {', '.join(code[:5])}"] if code else []
+        parts += [f"no {', '.join(missing)}"] if missing else []
+        raise _refused(folder, "; ".join(parts), "a job folder as `wardround jobs write` prints it")
+    files = {name: path.read_bytes() for name, path in found.items() if path.is_file()}
+    for name in SIDES:
+        promises = [part for part in json.loads(files[name])["components"] if part.get("id") == MADE_WITH["id"]]
+        if [part.get("args") for part in promises] != [INSTALLED]:
+            version = promises[0]["args"].get("version") if promises else "none"
+            raise _refused(folder, f"made with wardround {version} ({name})", f"this version, {__version__}")
+    return files
+
+
+def printed_job(job: Job) -> Files:
+    """Return the files that a recipe prints."""
+    return {name: text.encode() for name, text in job_files(job).items()}
+
+
+def config_only(files: Files) -> Files:
+    """Return a job without app/custom: not even a text file may lie there, or NVFlare takes the job for one with code."""
+    return {name: content for name, content in files.items() if not name.startswith(CUSTOM)}
+
+
+def with_code(files: Files) -> Files:
+    """Return a job that brings this package, and promises that exactly this code runs.
+
+    Without app_configs/, of which jobs are printed: NVFlare parses every YAML file of a job that is submitted.
+    """
+    code = {f"{CUSTOM}wardround/{name}": path.read_bytes() for name, path in package_files().items()}
+    promise = {"version": __version__, "code": package_digest()}
+    sides = {name: printed(made_with(json.loads(files[name]), promise)).encode() for name in SIDES}
+    return config_only(files) | code | sides
+
+
+def write(files: Files, folder: Path) -> Path:
+    """Write a job's files into a folder that holds nothing yet and return it; something there: ConfigRefused."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise _refused(
+            folder, "files that are there already", "a new or empty folder: what lies there would travel along"
+        )
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def digest(files: Files) -> str:
+    """Return the SHA-256 over names and bytes: two people compare what they reviewed with what they got."""
+    found = hashlib.sha256()
+    for name, content in sorted(files.items()):
+        found.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(content).digest())
+    return found.hexdigest()
+
+
+def _refused(folder: Path, found: str, expected: str) -> ConfigRefused:
+    return ConfigRefused(
+        f"the job folder {folder}", found=found, expected=expected, fix="name a job, or print the folder anew"
+    )

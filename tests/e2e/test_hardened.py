@@ -1,0 +1,189 @@
+"""Hardened hospitals beside others, in a provisioned consortium: who runs which form of a job, and what the lead reads.
+
+site-1   hardened, and a privacy.json of its own            site-3   takes code; wardround is not installed there
+site-2   hardened, started by the container's entry point    site-4   takes code; another wardround is installed there
+The server builds listed classes only, and lets jobs bring code, so that each site decides for itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from consortium import SERVER, TINY, Consortium, started
+
+from wardround import __version__
+
+OTHER = "0.0.9"
+QUICK = ("rounds=1", "work=2", "federation.min_sites=1")
+CLIENT = "app/config/config_fed_client.json"
+UNLISTED = "nvflare.app_common.widgets.event_recorder.ClientEventRecorder"
+
+
+def python_without_wardround(folder: Path) -> Path:
+    """Return the bin/ of a Python that has every installed package but ours."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (here,) = folder.glob("lib/python*/site-packages")
+    for path in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        if "wardround" not in path.name and not (here / path.name).exists():
+            (here / path.name).symlink_to(path)
+    return folder / "bin"
+
+
+def another_wardround(folder: Path) -> Path:
+    """Return a folder with a copy of the package that says it is another version."""
+    import wardround
+
+    shutil.copytree(Path(wardround.__file__).parent, folder / "wardround", ignore=shutil.ignore_patterns("__pycache__"))
+    file = folder / "wardround" / "__init__.py"
+    file.write_text(file.read_text().replace(__version__, OTHER))
+    return folder
+
+
+def entrypoint(repository: Path, *words: str) -> list[str]:
+    return ["bash", str(repository / "poc_workspace" / "docker" / "entrypoint.sh"), *words]
+
+
+@pytest.fixture(scope="module")
+def consortium(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Consortium]:
+    from wardround.hospital.kit import write_changed
+    from wardround.jobs import allow_list
+    from wardround.jobs.cli import main
+
+    root = tmp_path_factory.mktemp("hardened")
+
+    def equip(made: Consortium) -> None:
+        for site in ("site-1", "site-2"):
+            assert main(["sites", "harden", str(made.kits / site)]) == 0
+        shutil.copyfile(repository / "poc_workspace" / "privacy.json", made.kits / "site-1" / "local" / "privacy.json")
+        listed = allow_list.allow_list()["server"]
+        resources = made.kits / SERVER / "local" / "resources.json"
+        write_changed(resources, lambda found: allow_list.resources(found, "server", listed))
+        container = {"WARDROUND_KIT": str(made.kits / "site-2"), "WARDROUND_WORKSPACE": str(root / "container")}
+        bare = python_without_wardround(root / "bare")
+        made.variables = {
+            "site-2": container,
+            "site-3": {"PATH": f"{bare}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""},
+            "site-4": {"PYTHONPATH": str(another_wardround(root / "other"))},
+        }
+        made.commands = {"site-2": entrypoint(repository, "start")}
+
+    with started(root, repository, equip) as made:
+        yield made
+
+
+class Seen:
+    """What a lead sees of one job, and what its report says."""
+
+    def __init__(self, consortium: Consortium, files: dict[str, bytes], name: str) -> None:
+        from wardround.jobs import packaging
+
+        self.id = consortium.submit(packaging.write(files, consortium.root / "packages" / name))
+        self.completed = consortium.call_code("job", "wait", self.id, "--timeout", "240", "--interval", "1") == 0
+        self.meta: dict[str, Any] = consortium.ask("job", "meta", self.id)["data"]
+        self.deployed = dict(line.split(": ", 1) for line in self.meta["job_deploy_detail"])
+        self.report = consortium.report(self.id)
+
+
+def printed(*sites: str) -> dict[str, bytes]:
+    from wardround.jobs import packaging, recipes
+
+    return packaging.printed_job(recipes.job("brats_fedavg", [*TINY, *QUICK], sites))
+
+
+@pytest.fixture(scope="module")
+def config_only(consortium: Consortium) -> Seen:
+    from wardround.jobs import packaging
+
+    return Seen(consortium, packaging.config_only(printed("site-1", "site-2")), "config_only")
+
+
+@pytest.fixture(scope="module")
+def with_code(consortium: Consortium, config_only: Seen) -> Seen:
+    from wardround.jobs import packaging
+
+    return Seen(consortium, packaging.with_code(printed("site-1", "site-3", "site-4")), "with_code")
+
+
+@pytest.fixture(scope="module")
+def unlisted(consortium: Consortium, with_code: Seen) -> Seen:
+    from wardround.jobs import packaging
+
+    files = packaging.config_only(printed("site-1"))
+    config = json.loads(files[CLIENT])
+    config["components"].append({"id": "recorder", "path": UNLISTED, "args": {}})
+    return Seen(consortium, files | {CLIENT: json.dumps(config).encode()}, "unlisted")
+
+
+def test_a_job_without_code_runs_at_hardened_sites(config_only):
+    assert config_only.completed
+    assert config_only.meta["status"] == "FINISHED:COMPLETED"
+    assert config_only.deployed == {"server": "OK", "site-1": "OK", "site-2": "OK"}
+    assert "byoc" not in config_only.meta
+    assert config_only.report["outcome"] == "complete"
+    assert config_only.report["rounds"][0]["aggregated"] == ["site-1", "site-2"]
+
+
+def test_the_site_in_a_container_keeps_its_kit_and_its_ledgers_folder_apart(consortium, config_only):
+    workspace = consortium.root / "container"
+    assert (workspace / config_only.id / "wardround" / "releases.jsonl").is_file()
+    assert not (consortium.kits / "site-2" / config_only.id).exists()
+    links = {path.name for path in (workspace / "local").iterdir() if path.is_symlink()}
+    assert {"resources.json", "authorization.json", "wardround.json", "signature.json"} <= links
+    assert not (workspace / "local").is_symlink()
+
+
+def test_the_same_job_with_code_is_refused_by_a_hardened_site_before_anything_is_deployed(consortium, with_code):
+    assert with_code.meta["byoc"] is True
+    assert with_code.deployed["site-1"] == "NVFLARE_ERROR: BYOC not permitted"
+    assert with_code.deployed["site-3"] == with_code.deployed["site-4"] == "OK"
+    assert not (consortium.kits / "site-1" / with_code.id).exists()
+
+
+def test_a_site_without_wardround_trains_with_the_code_of_the_job(consortium, with_code):
+    python = consortium.root / "bare" / "bin" / "python3"
+    environment = {**os.environ, "PYTHONPATH": ""}
+    asked = subprocess.run([python, "-c", "import nvflare, wardround"], env=environment, capture_output=True, text=True)
+    assert "No module named 'wardround'" in asked.stderr
+    assert with_code.report["rounds"][0]["aggregated"] == ["site-3"]
+    assert with_code.report["rounds"][0]["sites"]["site-3"]["val_score"] is not None
+
+
+def test_a_site_with_another_wardround_refuses_and_says_what_to_install(consortium, with_code):
+    assert [words for words in with_code.report["problems"] if "site-4 was lost in round 1: refused: version" in words]
+    reason = (consortium.kits / "site-4" / with_code.id / "wardround" / "refusals.txt").read_text()
+    assert f"wardround {OTHER} runs here" in reason
+    assert f"pip install wardround=={__version__}" in reason
+    assert not with_code.completed
+
+
+def test_an_unlisted_class_ends_the_job_and_the_site_knows_why(consortium, unlisted):
+    """NVFlare builds the config only after deployment: the lead reads that the run ended, the site's log names the class."""
+    assert not unlisted.completed
+    assert unlisted.meta["status"] == "FINISHED:ABNORMAL"
+    assert unlisted.deployed["site-1"] == "OK"
+    assert unlisted.report["outcome"] == "incomplete"
+    log = (consortium.kits / "site-1" / unlisted.id / "error_log.txt").read_text(errors="replace")
+    assert f"Component '{UNLISTED}' at config path 'components.#3' is not in allow_list" in log
+    assert not list((consortium.kits / "site-1" / unlisted.id).rglob("releases.jsonl"))
+
+
+def test_preflight_reaches_the_running_server_with_the_kits_own_certificates(consortium, repository, capsys):
+    from wardround.jobs.cli import main
+
+    site, server = str(consortium.kits / "site-1"), str(consortium.kits / SERVER)
+    assert main(["preflight", site, "--only", "kit,certificates,keys,server,scope,code", "--json"]) == 0
+    assert {one["check"]: one["status"] for one in json.loads(capsys.readouterr().out)} == dict.fromkeys(
+        ("kit", "certificates", "keys", "server", "scope", "code"), "PASS"
+    )
+    assert main(["preflight", server, "--only", "server", "--started"]) == 0
+    environment = consortium.environment | consortium.variables["site-2"]
+    assert subprocess.run(entrypoint(repository, "health"), env=environment, capture_output=True).returncode == 0

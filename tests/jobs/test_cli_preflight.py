@@ -1,0 +1,173 @@
+"""The page as a person reads it: a kit that is ready but for the server, then one thing broken at a time."""
+
+import json
+import shutil
+
+import pytest
+
+from wardround.data.hospitals import hospital
+from wardround.data.phantoms import write_cohort
+from wardround.jobs.cli import main
+from wardround.jobs.preflight import CHECKS, SITE_ONLY
+
+
+@pytest.fixture(scope="module")
+def ready(provisioned, repository, tmp_path_factory):
+    """A site with data, budget and scope, hardened."""
+    root = tmp_path_factory.mktemp("ready")
+    site = shutil.copytree(provisioned / "site-1", root / "site-1")
+    write_cohort(root / "data", hospital(0), seed=0, shape=(24, 24, 24), patients=8)
+    (site / "local" / "wardround.json").write_text(json.dumps({"data": str(root / "data"), "device": "cpu"}))
+    (site / "local" / "wardround_budget.json").write_text('{"patient": {"epsilon": 8, "delta": 1e-5}}')
+    shutil.copyfile(repository / "poc_workspace" / "privacy.json", site / "local" / "privacy.json")
+    assert main(["sites", "harden", str(site)]) == 0
+    return site
+
+
+@pytest.fixture
+def site(ready, tmp_path):
+    return shutil.copytree(ready, tmp_path / "site-1")
+
+
+@pytest.fixture
+def ask(capsys):
+    """ask(kit, *words) -> (exit code, check -> statuses, findings)"""
+
+    def asked(kit, *words):
+        capsys.readouterr()
+        code = main(["preflight", str(kit), "--json", *words])
+        found = json.loads(capsys.readouterr().out)
+        by = {}
+        for one in found:
+            by.setdefault(one["check"], []).append(one["status"])
+        return code, by, found
+
+    return asked
+
+
+LOCAL = "kit,certificates,keys,data,disk,gpu,budget,scope,code"
+
+
+def test_a_ready_site(ready, ask):
+    code, by, found = ask(ready, "--skip", "server")
+    assert code == 0
+    assert list(by) == [name for name in CHECKS if name != "server"]
+    assert [by[name] for name in ("kit", "keys", "data", "disk", "gpu", "budget", "scope", "code", "round")] == [
+        ["PASS"]
+    ] * 9
+    assert "nothing was sent" in found[-1]["found"]
+
+
+def test_the_page_names_every_fix(ready, capsys):
+    assert main(["preflight", str(ready), "--only", "kit,server"]) == 1
+    page = capsys.readouterr().out
+    assert "PASS  kit" in page
+    assert "FAIL  server        localhost:8002 refuses: nothing listens there" in page
+    assert "to do: start the server" in page
+    assert page.rstrip().endswith("1 PASS, 0 WARN, 1 FAIL")
+    assert max(map(len, page.splitlines())) <= 120
+
+
+def edit(site, name, change):
+    file = site / "local" / name
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+
+
+def no_data(site):
+    (site / "local" / "wardround.json").unlink()
+
+
+def other_signed_file(site):
+    with (site / "startup" / "start.sh").open("a") as out:
+        out.write("# mine\n")
+
+
+def streamed(site):
+    edit(site, "resources.json", lambda found: found | {"allow_log_streaming": True})
+
+
+def shorter_list(site):
+    edit(site, "resources.json", lambda found: found | {"class_allow_list": found["class_allow_list"][:3]})
+
+
+def no_scope_class(site):
+    file = site / "local" / "privacy.json"
+    file.write_text(file.read_text().replace("PatientPolicy", "NoPolicy"))
+
+
+def hospital_scope_without_its_limit(site):
+    edit(site, "privacy.json", lambda found: found | {"default_scope": "hospital"})
+
+
+def cuda(site):
+    edit(site, "wardround.json", lambda found: found | {"device": "cuda:77"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "check", "says"),
+    [
+        (no_data, "data", "wardround.json"),
+        (other_signed_file, "kit", "startup/start.sh"),
+        (streamed, "scope", "stream"),
+        (shorter_list, "code", "are not listed"),
+        (no_scope_class, "scope", "privacy.json"),
+        (hospital_scope_without_its_limit, "scope", "limits per patient only"),
+        (cuda, "gpu", "usable GPUs"),
+    ],
+)
+def test_one_thing_broken_is_one_fail(site, ask, spoil, check, says):
+    spoil(site)
+    code, by, found = ask(site, "--only", LOCAL)
+    assert code == 1
+    assert [name for name, statuses in by.items() if "FAIL" in statuses] == [check]
+    (wrong,) = [one for one in found if one["status"] == "FAIL"]
+    assert says in wrong["found"]
+    assert wrong["fix"]
+
+
+def test_what_hangs_on_a_fail_points_there(site, ask):
+    no_data(site)
+    _, by, found = ask(site, "--only", "data,disk,gpu,round")
+    assert by == {"data": ["FAIL"], "disk": ["WARN"], "gpu": ["WARN"], "round": ["WARN"]}
+    assert {one["found"] for one in found[1:]} == {"not checked, because of what stands under data"}
+
+
+def test_a_kit_as_delivered_warns_of_code_and_classes(provisioned, ask):
+    code, by, found = ask(provisioned / "localhost", "--only", "code")
+    assert (code, by) == (0, {"code": ["WARN", "WARN"]})
+    assert "lead, project_admin" in found[0]["found"]
+
+
+def test_any_class_is_a_warning(site, ask):
+    edit(site, "resources.json", lambda found: found | {"class_list_enforcement_mode": "warn"})
+    assert ask(site, "--only", "code")[1] == {"code": ["WARN"]}
+    edit(
+        site,
+        "resources.json",
+        lambda found: found | {"class_list_enforcement_mode": "enforce", "class_allow_list": ["*"]},
+    )
+    assert ask(site, "--only", "code")[1] == {"code": ["WARN"]}
+
+
+def test_a_server_is_asked_what_applies(provisioned, ask):
+    code, by, _ = ask(provisioned / "localhost")
+    assert code == 0
+    assert list(by) == [name for name in CHECKS if name not in SITE_ONLY]
+    assert by["server"] == ["PASS"]
+    assert ask(provisioned / "localhost", "--only", "server", "--started")[0] == 1
+
+
+def test_the_job_of_a_folder_is_the_one_that_is_tried(ready, repository, ask):
+    _, by, found = ask(ready, "--only", "round", "--job", str(repository / "jobs" / "brats_fedrep"))
+    assert by == {"round": ["PASS"]}
+    assert found[0]["found"].startswith("brats_fedrep on cpu")
+    assert ask(ready, "--only", "round", "--job", "no_such_job")[0] == 1
+
+
+@pytest.mark.parametrize("words", [["--only", "ports"], ["--skip", "kit,everything"]])
+def test_checks_that_do_not_exist(ready, words):
+    assert main(["preflight", str(ready), *words]) == 2
+
+
+def test_a_folder_that_is_no_kit(tmp_path):
+    assert main(["preflight", str(tmp_path)]) == 2
