@@ -17,7 +17,7 @@ from wardround.data.labelled import LabelledCohort
 from wardround.data.pictures import Grid
 from wardround.data.site_config import read_sites
 from wardround.data.skew import LabelledSet, deal, label_skew, write_labelled_sites
-from wardround.data.splits import PARTS, Split
+from wardround.data.splits import PARTS, Split, split_patients
 from wardround.hospital.classification import CaseSampling, ClassificationSite
 from wardround.hospital.splitting import split_of
 from wardround.models.vit import ViTFusion
@@ -62,7 +62,7 @@ def opened(name: str, cohort: LabelledCohort, seed: int, split: str) -> Classifi
 
 def parts_of(cohort: LabelledCohort, seed: int, split: str) -> Split:
     """Return training, validation and test cases by one of SPLITS."""
-    return split_of(cohort, seed, by_id=split == SPLITS[0])
+    return split_patients(cohort.patients, seed=seed) if split == SPLITS[0] else split_of(cohort, seed)
 
 
 def open_sites(whole: LabelledSet, alpha: float, seed: int, folder: Path, split: str) -> dict[str, ClassificationSite]:

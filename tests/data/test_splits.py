@@ -154,3 +154,27 @@ def test_the_scans_of_a_labelled_patient_stay_together_and_have_one_label() -> N
         split_classes(*classes(1, 1))
     with pytest.raises(ConfigRefused, match="sum 1"):
         split_classes(*classes(4, 4), (0.5, 0.5, 0.5))
+
+
+def test_a_fixed_training_part_is_a_function_of_each_patient_alone():
+    """Patient-level DP counts on it: one patient more adds one to the training part at most, and takes nobody out."""
+    kept = refused = 0
+    for seed in range(150):
+        whole = {f"p{k}": f"p{k}" for k in range(9)}
+        place = {
+            who: split_patients({**whole, **{f"q{k}": f"q{k}" for k in range(90)}}, seed=seed).train for who in whole
+        }
+        for count in range(3, 10):
+            some = {case: who for case, who in whole.items() if int(case[1:]) < count}
+            try:
+                found = split_patients(some, seed=seed, fixed_training=True)
+            except DataRefused:
+                refused += 1
+                continue
+            kept += 1
+            assert found.train == tuple(who for who in sorted(some) if who in place[who])
+            assert found.val
+            assert found.test
+            assert sorted((*found.train, *found.val, *found.test)) == sorted(some)
+    assert kept > 100
+    assert refused > 100

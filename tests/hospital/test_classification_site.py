@@ -42,7 +42,7 @@ PHANTOMS = TypePhantoms([32, 32, 24], 18, 1.0)
 
 
 def by_id(cohort):
-    return split_patients(cohort.patients)
+    return split_patients(cohort.patients, fixed_training=True)
 
 
 @pytest.fixture(scope="session")

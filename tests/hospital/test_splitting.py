@@ -16,6 +16,6 @@ def test_classes_are_looked_at_only_where_that_breaks_no_promise() -> None:
     by_id = split_patients(COHORT.patients, seed=1)
     assert by_class != by_id
     assert split_of(COHORT, 1) == by_class
-    assert split_of(COHORT, 1, by_id=True) == by_id
+    assert split_of(COHORT, 1, patient_dp=True) == split_patients(COHORT.patients, seed=1, fixed_training=True)
     masks = SimpleNamespace(label_kind="brats", patients=COHORT.patients)
     assert split_of(masks, 1) == by_id

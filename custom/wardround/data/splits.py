@@ -7,7 +7,7 @@ mended. Where patients have classes the same rule holds within each class, so th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wardround.errors import ConfigRefused, DataRefused
@@ -27,7 +27,9 @@ class Split:
     test: tuple[str, ...]
 
 
-def split_patients(cases: Mapping[str, str], fractions: Fractions = SHARES, seed: int = 0) -> Split:
+def split_patients(
+    cases: Mapping[str, str], fractions: Fractions = SHARES, seed: int = 0, *, fixed_training: bool = False
+) -> Split:
     """Return the split of cases (case id -> patient id): every patient has a place in [0, 1) from its id and the seed.
 
     [0, train) is the training part, then val, then test; all cases of a patient are in the same part. The expected
@@ -35,10 +37,20 @@ def split_patients(cases: Mapping[str, str], fractions: Fractions = SHARES, seed
     A part without patients gets the one nearest to its interval, out of a part that has more than one. This is the
     only case in which an added patient can change another's part: when it fills that part itself, or is nearer, the
     borrowed one goes back.
+    fixed_training: the training part neither lends nor borrows, so it is a function of each patient alone (patient-level
+    DP counts on it); a part that stays empty: DataRefused
     fewer than 3 patients: DataRefused | fractions not all above 0 with sum 1: ConfigRefused
     """
     places = _places(cases, fractions, seed)
-    return _split(cases, _mended(places, fractions))
+    part = _mended(places, fractions, range(1, len(PARTS)) if fixed_training else range(len(PARTS)))
+    if empty := [name for k, name in enumerate(PARTS) if k not in part.values()]:
+        raise DataRefused(
+            "a split in which no patient's place depends on others",
+            found=f"no patient for {' and '.join(empty)} among {len(places)}",
+            expected="patients in all three parts, as ids alone decide under patient-level privacy",
+            fix="add patients to this site; a job without patient-level privacy can split so few",
+        )
+    return _split(cases, part)
 
 
 def split_classes(
@@ -103,13 +115,15 @@ def _by_place(places: Mapping[str, float], fractions: Fractions) -> dict[str, in
     return {patient: sum(place >= edge for edge in edges[1:3]) for patient, place in places.items()}
 
 
-def _mended(places: Mapping[str, float], fractions: Fractions) -> dict[str, int]:
-    """Return patient -> part, no part empty; at least as many patients as parts."""
+def _mended(
+    places: Mapping[str, float], fractions: Fractions, mend: Sequence[int] = range(len(PARTS))
+) -> dict[str, int]:
+    """Return patient -> part. mend: the parts that lend and borrow; all of them, with a patient for each: none is empty."""
     edges, part = _edges(fractions), _by_place(places, fractions)
-    for empty in range(len(PARTS)):
+    for empty in mend:
         members = list(part.values())
-        if empty not in members:
-            lenders = [patient for patient in sorted(places) if members.count(part[patient]) > 1]
+        lenders = [patient for patient in sorted(places) if part[patient] in mend and members.count(part[patient]) > 1]
+        if empty not in members and lenders:
             part[min(lenders, key=lambda p: max(edges[empty] - places[p], places[p] - edges[empty + 1]))] = empty
     return part
 

@@ -44,7 +44,7 @@ def open_sites(
     for name, config in configs.items():
         say(f"{name}: {config.data}")
         cohort = sampling.cohort(config, config.cache or cache / name, say)
-        split = split_of(cohort, by_id=patient_dp)
+        split = split_of(cohort, patient_dp=patient_dp)
         sites[name] = sampling.open(name, cohort, split, spec, seed, pick_device(config.device))
     return sites
 

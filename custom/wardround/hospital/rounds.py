@@ -68,7 +68,7 @@ class Hospital:
             seed=settings.seed,
             say=say,
         )
-        split = split_of(opened.cohort, by_id=settings.private is not None)
+        split = split_of(opened.cohort, patient_dp=settings.private is not None)
         site = settings.sampling.open(name, opened.cohort, split, settings.model, settings.seed, opened.device)
         return Hospital(name, opened, site, settings, states)
 
