@@ -27,6 +27,22 @@ ELSEWHERE = {
     r"wardround jobs run brats_dp_adaptive": ("tests/e2e/test_dp_adaptive.py", "dp_adaptive"),
     r"wardround report /tmp/run": ("tests/jobs/test_cli_report.py", '"report"'),
     r"nvflare provision -p poc_workspace/project.yml .*": ("tests/e2e/consortium.py", '"provision"'),
+    r"wardround poc (up|down)": ("tests/e2e/test_poc.py", '"poc", "up"'),
+    r"wardround poc run brats_perfedavg": ("tests/e2e/test_poc.py", '"poc", "down"'),
+    r"wardround jobs submit brats_perfedavg": ("tests/e2e/test_poc.py", '"jobs", "submit", "brats_perfedavg"'),
+    r"nvflare job submit -j my_jobs/brats_perfedavg_he": ("tests/e2e/consortium.py", '"job", "submit"'),
+    r"nvflare job monitor JOB_ID": ("tests/e2e/test_poc.py", '"job", "monitor"'),
+    r"nvflare job download JOB_ID -o results": ("tests/e2e/consortium.py", '"job", "download"'),
+    r"wardround report results/JOB_ID": ("tests/jobs/test_cli_report.py", '"report"'),
+    r"pip install \.": (".ci/run", "pip install"),
+    r"wardround preflight .*": ("tests/e2e/test_hardened.py", '"preflight"'),
+    r"docker (build|compose) .*": ("tests/test_container.py", "Dockerfile"),
+    r"python -m monai.bundle run .*": ("tests/hospital/test_bundle.py", "monai.bundle.run("),
+    r"wardround export .*": ("tests/jobs/test_cli_export.py", '"export"'),
+    r"wardround serve .*": ("tests/serving/service_process.py", "serve"),
+    r"curl .*/predict .*": ("tests/serving/test_service.py", "/predict"),
+    r"wardround data check local/wardround.json --job .*": ("tests/jobs/test_cli_data.py", '"--job"'),
+    r"wardround sweep .*": ("tests/jobs/test_cli_sweep.py", '"sweep"'),
 }
 # what stands in the documents -> what stands for it here
 PLACES = {
@@ -34,6 +50,7 @@ PLACES = {
     "/data/lgg": "lgg",
     "/data/brats": "brats",
     "/data/cheng": SHARED / "cheng_brain_tumor_types",
+    "/opt/nvflare": "kits",
     "/tmp/run": "run",  # noqa: S108 - as the README has it
 }
 LGG = {"/data/lgg": SHARED / "lgg_tcga_multisite_nc"}
@@ -49,7 +66,7 @@ def here() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, provisioned):
     """A folder in which the documents' places exist: phantoms in BraTS layout, named like two hospitals' patients."""
     from wardround.data.hospitals import hospital
     from wardround.data.phantoms import write_cohort
@@ -61,6 +78,7 @@ def world(tmp_path_factory):
                 copy = root / "lgg" / f"{prefix}_{folder.name}" / f"{prefix}_{file.name}"
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
+    shutil.copytree(provisioned, root / "kits")
     return root
 
 
@@ -84,6 +102,9 @@ def test_a_documented_command_runs(command, world, monkeypatch):
             words = [word.replace(place, str(world / stand_in)) for word in words]
         if any(word.startswith(str(SHARED)) for word in words) and not SHARED.is_dir():
             pytest.skip(f"no real data in {SHARED}")
+        if words[0] == "cp":
+            shutil.copy(REPOSITORY / words[1], words[2])
+            continue
         assert words[0] == "wardround", "say in ELSEWHERE where this command runs"
         small = [word for setting in SMALL.get(words[1], ()) for word in ("--set", setting)]
         assert cli.main([*words[1:], *small]) == 0

@@ -109,7 +109,7 @@ def test_the_admin_console_submits_the_same_folder(poc):
     )
     job_id = said.stdout.partition("Submitted job: ")[2].split()[0]
     assert "brats_perfedavg_he" in said.stdout
-    made.call(sys.executable, "-m", "nvflare.cli", "job", "wait", job_id, "--timeout", "200", "--interval", "1")
+    made.call(sys.executable, "-m", "nvflare.cli", "job", "monitor", job_id, "--timeout", "200", "--interval", "1")
     assert made.nvflare("job", "meta", job_id)["job_deploy_detail"] == [
         "server: OK",
         "site-1: OK",
