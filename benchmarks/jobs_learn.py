@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from common import arguments, finish, say
-from wardround.algorithms.federation import SiteSide, run
 from wardround.data.hospitals import hospital
 from wardround.data.site_config import SiteConfig
-from wardround.data.splits import split_patients
+from wardround.hospital.consortium import Consortium
 from wardround.hospital.opening import site_index
+from wardround.hospital.splitting import split_of
 from wardround.jobs import recipes
 from wardround.jobs.building import build
 
@@ -40,15 +40,12 @@ def learn(job: recipes.Job, seed: int, folder: Path) -> dict[str, Any]:
         phantoms.write(folder / profile.name, profile, job.task["seed"])
         config = SiteConfig(data=folder / profile.name)
         cohort = sampling.cohort(config, folder / "cache" / profile.name, lambda words: None)
-        sites[name] = sampling.open(name, cohort, split_patients(cohort.patients, seed=seed), spec, seed, "cpu")
-    sides = {
-        name: SiteSide(lambda r, one=one: one.oracle("train", r), one.train_patients, one.layout, one.roles)
-        for name, one in sites.items()
-    }
+        sites[name] = sampling.open(name, cohort, split_of(cohort, seed), spec, seed, "cpu")
+    together = Consortium(sites, algorithm, build(job.rule, "rule"), schedule)
     curve, training = [], []
 
     def on_round(round_: int, result: Any) -> None:
-        models = {name: result.personal(algorithm, name, sides[name]) for name in sites}
+        models = together.models(result)
         curve.append(float(np.mean([one.score(models[name], one.split.val) for name, one in sites.items()])))
         say(f"{job.name} seed {seed} round {round_ + 1}/{schedule.rounds}: validation {curve[-1]:.3f}")
         if round_ + 1 == schedule.rounds:
@@ -56,8 +53,7 @@ def learn(job: recipes.Job, seed: int, folder: Path) -> dict[str, Any]:
 
     first = next(iter(sites.values()))
     begun = time.process_time()
-    blocks = first.layout.unflatten(first.model.vector.numpy().copy())
-    run(sides, algorithm, build(job.rule, "rule"), schedule, blocks, on_round)
+    together.run(first.model.vector.clone(), on_round)
     return {"val": curve, "train": training[0], "cpu_s": round(time.process_time() - begun, 1)}
 
 
