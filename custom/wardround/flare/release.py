@@ -19,10 +19,10 @@ from nvflare.apis.shareable import Shareable
 
 from wardround.arrays import Arrays, digest, size_bytes
 from wardround.errors import ReleaseRefused
-from wardround.flare import wire
+from wardround.flare import outbox, wire
 from wardround.flare.hospital_release import HospitalRelease
-from wardround.flare.ledger_door import spend
-from wardround.flare.places import job_name, run_folder
+from wardround.flare.ledger_door import Charged, spend
+from wardround.flare.places import job_name, run_folder, state_folder
 
 
 class Mechanism(Protocol):
@@ -51,7 +51,8 @@ class NoNoise:
 class Release(Filter):  # type: ignore[misc]
     """NVFlare task-result filter for the tasks `train` and `finish`.
 
-    update, scores: released | a refusal: its code only | anything else: ReleaseRefused, nothing leaves
+    update, scores: released | under differential privacy, what was released before, bit for bit: sent again, not charged again
+    (outbox.py) | a refusal: its code only | anything else: ReleaseRefused, nothing leaves
     """
 
     def __init__(self, mechanism: Mechanism) -> None:
@@ -71,11 +72,7 @@ class Release(Filter):  # type: ignore[misc]
                 fix="print the job anew, or hide the sum",
             )
         if task == wire.TRAIN:
-            update = wire.read_update(shareable)
-            delta, receipt = self.mechanism.release(update.delta)
-            receipt |= spend(self.mechanism, update.numbers, fl_ctx)
-            write_receipt(fl_ctx, task, receipt | {"bytes": size_bytes(delta), "sha256": digest(delta)})
-            return wire.update_message(replace(update, delta=delta))
+            return wire.update_message(self._train(wire.read_update(shareable), fl_ctx))
         if task == wire.FINISH:
             scores = wire.read_scores(shareable)
             write_receipt(fl_ctx, task, {"mechanism": "means, intervals and counts over this site's patients"})
@@ -86,6 +83,21 @@ class Release(Filter):  # type: ignore[misc]
             expected="train or finish",
             fix="name this filter for those tasks only",
         )
+
+    def _train(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
+        charged = isinstance(self.mechanism, Charged)
+        if charged and outbox.is_released(state_folder(fl_ctx), update):
+            leaving = update
+            receipt: dict[str, Any] = {"mechanism": "none", "guarantee": "the same bytes as before, charged then"}
+        else:
+            delta, said = self.mechanism.release(update.delta)
+            leaving, receipt = replace(update, delta=delta), dict(said)
+            receipt |= spend(self.mechanism, update.numbers, fl_ctx)
+            if charged:
+                outbox.keep(state_folder(fl_ctx), leaving)
+        size = {"bytes": size_bytes(leaving.delta), "sha256": digest(leaving.delta)}
+        write_receipt(fl_ctx, wire.TRAIN, receipt | size)
+        return leaving
 
 
 def write_receipt(fl_ctx: FLContext, task: str, receipt: Mapping[str, Any]) -> None:

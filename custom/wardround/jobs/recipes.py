@@ -95,6 +95,13 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
         made.protection["min_sites"] = made.federation["min_sites"]
     if made.dp is not None:
         _promise(made)
+    if made.federation["late"] != "drop" and (made.privacy["kind"] != "open" or made.dp is not None):
+        raise ConfigRefused(
+            f"federation.late={made.federation['late']} in job {name}",
+            found="a hidden sum, or differential privacy",
+            expected="late: drop; a mask, or a charge, belongs to the round that it was made for",
+            fix="leave federation.late as it is",
+        )
     hessian = made.algorithm["site"]["args"].get("hessian")
     return replace(made, title=f"{made.title} ({hessian})") if hessian else made
 
