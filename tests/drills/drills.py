@@ -23,6 +23,7 @@ SETTINGS = (
     "federation.grace_s=6",
     "federation.round_timeout_s=120",
 )
+PATIENT = ("rounds=2", "federation.grace_s=60")
 MISSED = "no answer in time"
 
 
@@ -217,7 +218,8 @@ def wrong_model(made: Consortium) -> None:
         meta["deploy_map"] = {"app": [SERVER_APP, *(site for site in ALL if site != "site-3")], "other": ["site-3"]}
         (job / "meta.json").write_text(json.dumps(meta))
 
-    report = made.incomplete(made.job(JOB, *SETTINGS, "rounds=2", change=other))
+    report = made.incomplete(made.job(JOB, *SETTINGS, *PATIENT, change=other))
+    shutil.rmtree(made.root / "jobs")
     for words in report["problems"]:
         say(f"report, problem: {words}")
     assert report["outcome"] == "incomplete"
@@ -240,7 +242,7 @@ def old_package(made: Consortium) -> None:
     made.kill("site-4")
     made.start("site-4", PYTHONPATH=str(old))
     made.wait_until_registered("site-4")
-    job = made.job(JOB, *SETTINGS, "rounds=2")
+    job = made.job(JOB, *SETTINGS, *PATIENT)
     report = made.incomplete(job)
     for words in report["problems"]:
         say(f"report, problem: {words}")

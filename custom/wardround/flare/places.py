@@ -15,6 +15,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import ALL_SITES, JobMetaKey
 
 from wardround.errors import ConfigRefused
+from wardround.privacy import durable
 
 SIMULATOR_JOB = "simulate_job"
 STATE_VARIABLE = "WARDROUND_STATE"
@@ -104,12 +105,12 @@ def run_id(fl_ctx: FLContext) -> str:
         return str(fl_ctx.get_job_id())
     path = state_folder(fl_ctx) / BEGAN_AS
     if not path.is_file():
-        path.write_text(str(fl_ctx.get_job_id()), encoding="utf-8")
+        durable.write(path, str(fl_ctx.get_job_id()).encode())
     return path.read_text(encoding="utf-8")
 
 
 def _state_root(fl_ctx: FLContext) -> Path | None:
-    named, party, file = os.environ.get(STATE_VARIABLE), fl_ctx.get_identity_name(), STATE_FILE
+    named, party, file = os.environ.get(STATE_VARIABLE), str(fl_ctx.get_identity_name()), STATE_FILE
     job = re.sub(r"[^A-Za-z0-9_.-]", "_", job_name(fl_ctx)).lstrip(".") or "job"
     if named:
         return Path(named) / party if in_simulator(fl_ctx) else Path(named) / party / job
