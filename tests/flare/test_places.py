@@ -63,6 +63,26 @@ def test_a_job_goes_on_under_the_id_that_it_began_with_until_it_has_ended(contex
     assert places.run_id(second) == "id-2"
 
 
+@pytest.mark.parametrize(
+    ("file", "job", "cleared"),
+    [
+        ("round-00002.npz", "id-2", True),
+        ("global/round-00001.npz", "id-2", True),
+        ("round-00001.npz", "id-2", False),
+        ("round-00002.npz", "id-1", False),
+    ],
+)
+def test_a_new_job_clears_what_an_old_one_left_unfinished_and_no_job_its_own(context, tmp_path, file, job, cleared):
+    """After one round of an old job it may be that round which is asked again: nothing is cleared then."""
+    (tmp_path / "party" / "local" / "wardround_state.json").write_text('{"folder": "kept"}')
+    assert places.run_id(named(context, "one", "id-1")) == "id-1"
+    path = places.state_folder(named(context, "one", "id-1")) / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    places.begin_anew(named(context, "one", job))
+    assert path.exists() is not cleared
+
+
 def test_without_kept_state_a_job_has_its_own_id_and_nothing_is_cleared(context):
     fl_ctx = context(job="id-1")
     (places.state_folder(fl_ctx) / "round-00001.npz").write_text("")

@@ -88,9 +88,19 @@ def state_folder(fl_ctx: FLContext) -> Path:
 
 
 def begin_anew(fl_ctx: FLContext) -> None:
-    """Clear the kept state of a run that came to its end: the same job, submitted again, starts from its first round."""
-    if keeps_state(fl_ctx) and (state_folder(fl_ctx) / FINISHED).is_file():
-        shutil.rmtree(state_folder(fl_ctx))
+    """Clear the kept state of a run that is over, when a job begins with its first round.
+
+    over: it came to its end at this party | or, at a site, another job than the one that the state began as begins before any
+    round that this site has finished: the server has given the old run up. Within one job nothing is ever cleared.
+    """
+    if not keeps_state(fl_ctx):
+        return
+    folder = state_folder(fl_ctx)
+    began = folder / BEGAN_AS
+    other = began.is_file() and began.read_text(encoding="utf-8") != str(fl_ctx.get_job_id())
+    beyond = [path for path in folder.rglob("round-*.npz") if path.stem > "round-00001" or path.parent != folder]
+    if (folder / FINISHED).is_file() or (other and beyond):
+        shutil.rmtree(folder)
 
 
 def finish(fl_ctx: FLContext) -> None:

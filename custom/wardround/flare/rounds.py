@@ -174,13 +174,14 @@ class Rounds(Controller):  # type: ignore[misc]
     def _finish(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         self.log_info(fl_ctx, "every site now judges the models on its own patients")
         self.sites.begin_round(self.rounds)
+        asked = self.sites.present()
 
         def take(site: str, result: Shareable) -> None:
             self.record.scores(site, wire.read_scores(result))
 
-        self.sites.ask(wire.FINISH, self.rounds, self._order(self.rounds), take, abort_signal, fl_ctx)
+        judged = self.sites.ask(wire.FINISH, self.rounds, self._order(self.rounds), take, abort_signal, fl_ctx)
         self.server.finish(self.record.final_val_score(), places.run_folder(fl_ctx))
-        if not (abort_signal.triggered or self.sites.out):
+        if judged == asked and not abort_signal.triggered:
             places.finish(fl_ctx)
 
 

@@ -212,8 +212,9 @@ class SecureRounds(Controller):  # type: ignore[misc]
             self._models[site] = said["model"]
             self.record.scores(site, reply.meta["scores"])
 
-        call = sealed.Call(moment, self.rounds, revealed=self._sums(self.sites.present()))
-        self._ask(wire.FINISH, call, take, self.round_timeout_s)
+        asked = self.sites.present()
+        call = sealed.Call(moment, self.rounds, revealed=self._sums(asked))
+        judged = self._ask(wire.FINISH, call, take, self.round_timeout_s)
         models = list(self._models.values())
         most = max(models, key=models.count, default=None)
         strangers = sorted(site for site, model in self._models.items() if model != most)
@@ -225,7 +226,7 @@ class SecureRounds(Controller):  # type: ignore[misc]
                 fix="start the job anew",
             )
         self.record.run["model"]["sha256"] = most
-        if not self.sites.out:
+        if judged == asked:
             places.finish(self._context)
 
     def _ask(

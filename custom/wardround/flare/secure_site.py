@@ -102,6 +102,7 @@ class SecureSite(Executor):  # type: ignore[misc]
     def _join(self, call: sealed.Call, secure: SecureSum, fl_ctx: FLContext) -> Shareable:
         if call.begun == 0:
             places.begin_anew(fl_ctx)
+        places.run_id(fl_ctx)
         return _statement(secure.open(fl_ctx).participant.join(call.moment.run))
 
     def _prepare(self, call: sealed.Call, secure: SecureSum, fl_ctx: FLContext) -> Shareable:

@@ -77,6 +77,7 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         begun = time.monotonic()
         if order.round == 0:
             places.begin_anew(fl_ctx)
+        places.run_id(fl_ctx)
         if self.dp is not None:
             before = outbox.expect(places.state_folder(fl_ctx), order.round, order.weights)
             if before is not None:
