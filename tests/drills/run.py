@@ -1,6 +1,6 @@
 """Play the drills of docs/operations.md on this machine.
 
-    python tests/drills/run.py                 all of them, about 8 minutes on two idle cores
+    python tests/drills/run.py                 all of them, 10 to 20 minutes on two cores
     python tests/drills/run.py site_killed     some of them
     python tests/drills/run.py --list
 
