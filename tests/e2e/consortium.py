@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
-import pytest
 import yaml
 
 BIN = Path(sys.executable).parent
@@ -38,11 +37,16 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+def fail(words: str) -> NoReturn:
+    raise AssertionError(words)
+
+
 @dataclass
 class Consortium:
     """One server and four sites from their startup kits, in processes of their own, and an admin's kit.
 
     variables: what differs in one party's environment | commands: how a party is started, if not by its kit's own script
+    through: site -> local port by which it reaches the server instead of the server's own (a proxy that can be cut)
     """
 
     root: Path
@@ -50,6 +54,8 @@ class Consortium:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     variables: dict[str, dict[str, str]] = field(default_factory=dict)
     commands: dict[str, list[str]] = field(default_factory=dict)
+    through: dict[str, int] = field(default_factory=dict)
+    port: int = field(default_factory=lambda: free_port())
 
     @property
     def kits(self) -> Path:
@@ -58,7 +64,10 @@ class Consortium:
     def provision(self, repository: Path) -> None:
         project = yaml.safe_load((repository / "poc_workspace" / "project.yml").read_text())
         server = project["participants"][0]
-        server["fed_learn_port"], server["admin_port"] = free_port(), free_port()
+        server["fed_learn_port"], server["admin_port"] = self.port, free_port()
+        for one in project["participants"]:
+            if one["name"] in self.through:
+                one["connect_to"] = {"host": SERVER, "port": self.through[one["name"]]}
         (self.root / "project.yml").write_text(yaml.safe_dump(project))
         self.call("provision", "-p", str(self.root / "project.yml"), "-w", str(self.root / "ws"))
         resources = json.loads((self.kits / SERVER / "local" / "resources.json.default").read_text())
@@ -82,12 +91,13 @@ class Consortium:
         text = self.call("--format", "json", *words, "--startup-kit", str(self.kits / ADMIN), patience_s=patience_s)
         return json.loads(text[text.index("{") :])
 
-    def start(self, party: str) -> None:
+    def start(self, party: str, before: Sequence[str] = (), **variables: str) -> None:
+        """Start a party from its kit. before: a command that the start script is handed to."""
         with (self.root / f"{party}.out").open("wb") as out:
             self.processes.append(
                 subprocess.Popen(
-                    self.commands.get(party, ["bash", str(self.kits / party / "startup" / "sub_start.sh")]),
-                    env=self.environment | self.variables.get(party, {}),
+                    [*before, *self.commands.get(party, ["bash", str(self.kits / party / "startup" / "sub_start.sh")])],
+                    env=self.environment | self.variables.get(party, {}) | variables,
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
@@ -112,22 +122,50 @@ class Consortium:
             if done.returncode == 0 and all(site in said for site in SITES):
                 return
             time.sleep(1)
-        pytest.fail(f"the sites did not connect: {said[-2000:]}")
+        fail(f"the sites did not connect: {said[-2000:]}")
 
-    def job(self, name: str, *settings: str, sites: Sequence[str] = SITES, scope: str | None = None) -> str:
-        """Submit a tiny job and return its id. scope: the privacy scope that its meta.json names."""
+    def job(
+        self,
+        name: str,
+        *settings: str,
+        sites: Sequence[str] = SITES,
+        scope: str | None = None,
+        change: Callable[[Path], None] | None = None,
+    ) -> str:
+        """Submit a tiny job and return its id. scope: the privacy scope of its meta.json | change: what else to alter."""
         from wardround.jobs import folder, recipes
 
         job = folder.write(recipes.job(name, [*TINY, *settings], sites), self.root / "jobs" / name)
         if scope is not None:
             meta = json.loads((job / "meta.json").read_text())
             (job / "meta.json").write_text(json.dumps(meta | {"scope": scope}))
+        if change is not None:
+            change(job)
         return self.submit(job)
 
     def submit(self, job: Path) -> str:
         """Submit a job's folder and return its id."""
         said = json.dumps(self.ask("job", "submit", "-j", str(job)))
         return next(word for word in said.replace('"', " ").split() if word.count("-") == 4 and len(word) == 36)
+
+    def site(self, name: str, job_id: str) -> Path:
+        """Return what a site has written in a job."""
+        return self.kits / name / job_id / "wardround"
+
+    def server_log(self, job_id: str) -> str:
+        """Return what the server's job process has said, "" before it began; of a job that was downloaded: from there."""
+        running = self.kits / SERVER / job_id / "log.txt"
+        archived = [path for path in (self.root / "downloads").rglob("log.txt") if job_id in str(path)]
+        found = [path for path in (running, *archived) if path.is_file()]
+        return found[0].read_text(errors="replace") if found else ""
+
+    def wait_for_log(self, job_id: str, words: str, patience_s: int = 120) -> None:
+        """Wait until the server's job process has said something."""
+        end = time.monotonic() + patience_s
+        while words not in self.server_log(job_id):
+            if time.monotonic() > end:
+                fail(f"the server did not say {words!r}:\n{self.server_log(job_id)[-3000:]}")
+            time.sleep(0.1)
 
     def kill(self, party: str) -> None:
         """SIGKILL a party whole: the process of its kit and the one of its job."""
@@ -141,7 +179,7 @@ class Consortium:
                 time.sleep(2)
                 return
             time.sleep(0.5)
-        pytest.fail(f"{party} did not come back")
+        fail(f"{party} did not come back")
 
     def wait_for_receipt(self, site: str, job_id: str, task: str, patience_s: int = 90) -> None:
         """Wait until a site has written down that it releases the result of a task."""
@@ -151,7 +189,7 @@ class Consortium:
             if file.is_file() and f'"task": "{task}"' in file.read_text():
                 return
             time.sleep(0.02)
-        pytest.fail(f"{site} released nothing for {task}")
+        fail(f"{site} released nothing for {task}")
 
     def incomplete(self, job_id: str) -> dict[str, Any]:
         """Return the report of a job that ended without success."""
@@ -205,14 +243,19 @@ def kill_all(kit: Path) -> int:
 
 
 @contextmanager
-def started(root: Path, repository: Path, equip: Callable[[Consortium], None] | None = None) -> Iterator[Consortium]:
+def started(
+    root: Path,
+    repository: Path,
+    equip: Callable[[Consortium], None] | None = None,
+    through: dict[str, int] | None = None,
+) -> Iterator[Consortium]:
     """Provision, write each site's own files, start everybody, and stop them in the end. equip: more of a site's files."""
     from wardround.data.hospitals import hospital
     from wardround.data.phantoms import write_cohort
 
     (root / "home").mkdir()
     variables = {"HOME": str(root / "home"), "OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    made = Consortium(root, {**os.environ, **variables})
+    made = Consortium(root, {**os.environ, **variables}, through=through or {})
     made.provision(repository)
     for number, (site, patients) in enumerate(SIZES.items()):
         data = root / "data" / site

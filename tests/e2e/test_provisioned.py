@@ -76,7 +76,7 @@ def test_a_site_that_dies_at_its_hop_is_survived_and_named(consortium, reports, 
     consortium.wait_until_registered("site-4")
     first, second = report["rounds"]
     assert report["outcome"] == "incomplete"
-    assert [words for words in report["problems"] if words.startswith("site-4 was lost in round ")]
+    assert [words for words in report["problems"] if words.startswith("site-4 was lost in ")]
     assert first["configured"] == second["configured"] == list(SITES)
     assert second["aggregated"] == ["site-1", "site-2", "site-3"]
     if in_the_sum is not None:

@@ -45,6 +45,9 @@ class Engine:
     def get_clients(self) -> list[Any]:
         return self.clients
 
+    def sync_clients_from_main_process(self) -> None:
+        """Who takes part is what `clients` holds."""
+
     def fire_event(self, event_type: str, fl_ctx: FLContext) -> None:
         self.events.append((event_type, fl_ctx.get_prop(FLContextKey.EVENT_DATA)))
 

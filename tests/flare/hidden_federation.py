@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from nvflare.apis.client import Client
-from nvflare.apis.controller_spec import ClientTask
+from nvflare.apis.controller_spec import ClientTask, TaskCompletionStatus
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
@@ -129,7 +129,7 @@ class PlayedHospital:
         rng = stream(int(digest(weights)[:12], 16), self.name, round_)
         return {name: rng.normal(0, 0.01, block.shape).astype(np.float32) for name, block in weights.items()}
 
-    def train(self, weights: Any, round_: int) -> tuple[dict[str, Any], float]:
+    def train(self, weights: Any, round_: int, since: int | None = None) -> tuple[dict[str, Any], float]:
         self.trained.append(round_)
         delta = self.update(weights, round_)
         return (self.spoil(delta) if self.spoil else delta), 1.5
@@ -158,6 +158,9 @@ class Engine:
 
     def get_clients(self) -> list[Any]:
         return self.clients
+
+    def sync_clients_from_main_process(self) -> None:
+        """Who takes part is what `clients` holds."""
 
     def fire_event(self, event_type: str, fl_ctx: FLContext) -> None:
         self.events.append((event_type, fl_ctx.get_prop(FLContextKey.EVENT_DATA)))
@@ -298,7 +301,7 @@ class Federation:
     def begin(self, **changed: Any) -> None:
         """Make a server's process; what it knows is what its folder holds."""
         settings = {"protection": self.promise, "model": SPEC, "rounds": 2, "about": ABOUT}
-        settings |= {"round_timeout_s": 60, "step_timeout_s": 30}
+        settings |= {"round_timeout_s": 60, "step_timeout_s": 30, "grace_s": 60, "late": "drop"}
         self.server = Party(self.root / "server", "server", self.job)
         self.server.engine.clients = [SimpleNamespace(name=name) for name in self.names]
         self.controller = SecureRounds(**settings | changed)
@@ -314,9 +317,10 @@ class Federation:
             self.controller.control_flow(self.abort, fl_ctx)
         return self
 
-    def broadcast_and_wait(
-        self, task: Any, fl_ctx: FLContext, targets: list[str], min_responses: int, wait: int, abort_signal: Signal
-    ) -> None:
+    def cancel_task(self, task: Any, completion_status: Any, fl_ctx: FLContext) -> None:
+        task.completion_status = completion_status
+
+    def broadcast(self, task: Any, fl_ctx: FLContext, targets: list[str], min_responses: int, wait: int) -> None:
         """Be NVFlare's communicator."""
         assert min_responses == len(targets) > 0
         call = sealed.read_call(copy.deepcopy(task.data))
@@ -332,10 +336,11 @@ class Federation:
             self.messages.append((task.name, name, reply))
             found = reply if self._meddle is None else self._meddle(task.name, name, call, reply)
             for one in found if isinstance(found, list) else [found]:
-                if one is not None and not abort_signal.triggered:
+                if one is not None and not self.abort.triggered:
                     client_task = ClientTask(Client(name, "token"), task)
                     client_task.result = one
                     task.result_received_cb(client_task=client_task, fl_ctx=fl_ctx)
+        task.completion_status = TaskCompletionStatus.TIMEOUT
 
     @property
     def panics(self) -> list[str]:

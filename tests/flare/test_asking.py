@@ -1,16 +1,19 @@
+import time
+
 import pytest
 from nvflare.apis.client import Client
-from nvflare.apis.controller_spec import ClientTask
+from nvflare.apis.controller_spec import ClientTask, TaskCompletionStatus
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
-from wardround.errors import RoundRefused
+from wardround.errors import ConfigRefused, RoundRefused
 from wardround.flare import wire
-from wardround.flare.asking import Asking, drop_late
+from wardround.flare.asking import Asking, drop_late, require_patience
 
 NAMES = ["site-1", "site-2", "site-3"]
+SLOW = "an answer that comes when the test says so"
 
 
 class Problems:
@@ -28,7 +31,7 @@ class Plain(Controller):
 
     def __init__(self, answers):
         super().__init__()
-        self.answers, self.asked, self.client_tasks = answers, [], []
+        self.answers, self.asked, self.client_tasks, self.cancelled, self.slow = answers, [], [], [], []
 
     def start_controller(self, fl_ctx):
         pass
@@ -42,27 +45,43 @@ class Plain(Controller):
     def process_result_of_unknown_task(self, client, task_name, client_task_id, result, fl_ctx):
         drop_late(self, client, task_name, fl_ctx)
 
-    def broadcast_and_wait(self, task, fl_ctx, targets, min_responses, wait=0, abort_signal=None):
+    def cancel_task(self, task):
+        task.completion_status = TaskCompletionStatus.CANCELLED
+        self.cancelled.append(task.name)
+
+    def answer_late(self, message=None):
+        """What a slow site sends after all."""
+        client_task = self.slow[0]
+        client_task.result = message or Shareable()
+        client_task.task.result_received_cb(client_task=client_task, fl_ctx=None)
+
+    def broadcast(self, task, fl_ctx, targets, min_responses):
         self.asked.append((task.name, tuple(targets), min_responses, task.timeout))
         for site in targets:
             answer = self.answers.get(site, Shareable())
-            if answer is not None:
+            if answer is SLOW:
+                self.slow.append(ClientTask(Client(site, "token"), task))
+            elif answer is not None:
                 client_task = ClientTask(Client(site, "token"), task)
                 client_task.result = answer() if callable(answer) else answer
                 task.result_received_cb(client_task=client_task, fl_ctx=fl_ctx)
                 self.client_tasks.append(client_task)
+        if SLOW not in [self.answers.get(site) for site in targets]:
+            task.completion_status = TaskCompletionStatus.TIMEOUT
 
 
 @pytest.fixture
 def asking(context, monkeypatch):
     """asking(**answers, connected=NAMES) -> Asking with a record of problems; silent sites answer None"""
 
-    def make(answers=None, connected=NAMES, named=NAMES, timeout_s=60):
-        fl_ctx, controller = context(party="server"), Plain(answers or {})
+    def make(answers=None, connected=NAMES, named=NAMES, timeout_s=60, grace_s=60, late="drop", **more):
+        fl_ctx = context(party="server", job=more.get("job", "simulate_job"))
+        controller = Plain({} if answers is None else answers)
         fl_ctx.get_engine().clients = [Client(site, "token") for site in connected]
-        fl_ctx.set_prop(FLContextKey.JOB_META, {"job_clients": [{"name": site} for site in named]}, True, False)
+        meta = {"job_clients": [{"name": site} for site in named], "deploy_map": more.get("deploy_map")}
+        fl_ctx.set_prop(FLContextKey.JOB_META, meta, True, False)
         controller.initialize(fl_ctx)
-        made = Asking(controller, Problems(), 2, timeout_s)
+        made = Asking(controller, Problems(), 2, timeout_s, grace_s, late)
         made.begin(fl_ctx)
         made.controller, made.problems, made.fl_ctx = controller, made._record.problems, fl_ctx
         return made
@@ -71,6 +90,7 @@ def asking(context, monkeypatch):
 
 
 def ask(made, round_=0, take=lambda site, result: None, abort=None, **changed):
+    made.begin_round(round_)
     return made.ask("train", round_, Shareable(), take, abort or Signal(), made.fl_ctx, **changed)
 
 
@@ -88,31 +108,159 @@ def test_everybody_left_is_asked_and_told_who_answered(asking):
     assert made.problems == []
 
 
-def test_a_site_that_is_not_connected_is_lost_before(asking):
+def test_a_site_that_is_not_connected_is_missing_and_not_asked(asking):
     made = asking(named=["site-9"])
     assert ask(made) == NAMES
-    assert made.lost == {"site-9": "not connected"}
-    assert made.problems == ["site-9 was lost in round 1: not connected (see that site's own log)"]
+    assert made.missing == {"site-9": "not connected"}
+    assert made.controller.asked[0][1] == tuple(NAMES)
+    assert (made.out, made.problems) == ({}, [])
+
+
+def test_the_sites_of_the_jobs_map_are_configured_where_the_job_is_real(asking):
+    """One that was not there when the job began is not forgotten; the simulator may run a job with fewer sites."""
+    there = {"app": ["server", "site-1", "site-7"], "more": ["@ALL"]}
+    assert asking(deploy_map=there, job="a1b2").configured == ["site-1", "site-2", "site-3", "site-7"]
+    assert asking(deploy_map=there).configured == NAMES
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (wire.refusal_message("data"), "refused: data"),
+        (wire.refusal_message("see /data/x.nii.gz"), "refused: error"),
+        (make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR), "refused: TASK_RESULT_FILTER_ERROR"),
+    ],
+)
+def test_a_site_that_would_not_is_lost_and_asked_no_more(asking, answer, reason):
+    made, seen = asking({"site-2": answer}), []
+    assert ask(made, take=lambda site, result: seen.append(site)) == ["site-1", "site-3"]
+    assert seen == ["site-1", "site-3"]
+    assert made.out == {"site-2": reason}
+    assert made.left() == ["site-1", "site-3"]
+    assert ask(made, 1) == ["site-1", "site-3"]
+    assert made.controller.asked[1][1] == ("site-1", "site-3")
+    assert len(made.problems) == 1
 
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
         (None, "no answer in time"),
-        (wire.refusal_message("data"), "refused: data"),
-        (wire.refusal_message("see /data/x.nii.gz"), "refused: error"),
-        (make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR), "refused: TASK_RESULT_FILTER_ERROR"),
+        (wire.refusal_message("memory"), "refused: memory"),
+        (wire.refusal_message("failure"), "refused: failure"),
+        (make_reply(ReturnCode.COMMUNICATION_ERROR), "refused: COMMUNICATION_ERROR"),
     ],
 )
-def test_a_site_without_a_useful_answer_is_lost_and_asked_no_more(asking, answer, reason):
-    made, seen = asking({"site-2": answer}), []
-    assert ask(made, take=lambda site, result: seen.append(site)) == ["site-1", "site-3"]
-    assert seen == ["site-1", "site-3"]
-    assert made.lost == {"site-2": reason}
-    assert made.left() == ["site-1", "site-3"]
-    assert ask(made, 1) == ["site-1", "site-3"]
-    assert made.controller.asked[1][1] == ("site-1", "site-3")
-    assert len(made.problems) == 1
+def test_a_site_that_could_not_is_asked_again_in_the_next_round(asking, caplog, answer, reason):
+    answers = {"site-2": answer}
+    made = asking(answers)
+    assert ask(made) == ["site-1", "site-3"]
+    assert (made.missing, made.out, made.problems) == ({"site-2": reason}, {}, [])
+    assert f"MISSING site-2 in round 1: {reason}; it is asked again in the next round" in caplog.text
+    del answers["site-2"]
+    assert ask(made, 1) == NAMES
+    assert made.missing == {}
+
+
+def test_in_the_judgement_there_is_no_next_time(asking):
+    made = asking({"site-2": None})
+    assert ask(made, 2) == ["site-1", "site-3"]
+    assert made.problems == ["site-2 was lost in the final judgement: no answer in time (see that site's own log)"]
+
+
+def test_within_a_round_who_is_missing_is_not_asked_again(asking):
+    made = asking({"site-3": None})
+    ask(made)
+    assert made.present() == ["site-1", "site-2"]
+    made.ask("unmask", 0, Shareable(), lambda site, result: None, Signal(), made.fl_ctx)
+    assert made.controller.asked[1][1] == ("site-1", "site-2")
+
+
+def test_once_enough_have_answered_the_others_have_the_grace_and_no_more(asking):
+    made = asking({"site-3": SLOW}, grace_s=0)
+    assert ask(made, enough=2) == ["site-1", "site-2"]
+    assert made.missing == {"site-3": "no answer in time"}
+    assert made.controller.cancelled == ["train"]
+
+
+def test_enough_counts_what_was_accepted_and_no_refusal(asking):
+    """A refusal is an answer to NVFlare, but no update: with one update the round waits for its deadline."""
+    made = asking({"site-2": wire.refusal_message("data"), "site-3": SLOW}, grace_s=0, timeout_s=1)
+    begun = time.monotonic()
+    assert ask(made, enough=2) == ["site-1"]
+    assert time.monotonic() - begun >= 1
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_late_update_counts_in_the_next_round_where_the_job_says_so(asking, caplog, before):
+    """Whether it comes between the rounds or while the next one is open; meanwhile its site is asked for nothing else."""
+    made, seen = asking({"site-3": SLOW}, grace_s=0, late="next"), []
+
+    def take(site, result):
+        seen.append(site)
+        if site == "site-1" and not before:
+            made.controller.answer_late()
+
+    assert ask(made, enough=2) == ["site-1", "site-2"]
+    assert made.controller.cancelled == []
+    if before:
+        made.controller.answer_late()
+        assert seen == []
+    assert ask(made, 1, take=take, enough=2) == NAMES
+    assert made.controller.asked[1][1] == ("site-1", "site-2")
+    assert (made.late, made.missing) == ({"site-3": 0}, {})
+    assert "LATE: the update of site-3 for round 1 goes into round 2" in caplog.text
+    assert sorted(seen) == NAMES
+
+
+def test_a_late_refusal_is_no_update(asking):
+    made = asking({"site-3": SLOW}, grace_s=0, late="next")
+    ask(made, enough=2)
+    made.controller.answer_late(wire.refusal_message("data"))
+    assert ask(made, 1, enough=2) == ["site-1", "site-2"]
+    assert (made.late, made.out) == ({}, {"site-3": "refused: data"})
+
+
+def test_later_than_the_next_round_is_too_late(asking, caplog):
+    made = asking({"site-3": SLOW}, grace_s=0, late="next")
+    ask(made, enough=2)
+    assert ask(made, 1, enough=2) == ["site-1", "site-2"]
+    assert made.missing == {"site-3": "still at work on round 1"}
+    assert made.controller.cancelled == ["train"]
+    made.controller.answer_late()
+    assert "DROPPED a late answer of site-3 to task train of round 1" in caplog.text
+
+
+def test_in_the_judgement_everybody_is_asked_and_nothing_late_counts(asking, caplog):
+    made = asking({"site-3": SLOW}, grace_s=0, late="next")
+    ask(made, 1, enough=2)
+    made.controller.answer_late()
+    made.begin_round(2)
+    assert made.present() == NAMES
+    assert "DROPPED a late answer of site-3 to task train of round 2" in caplog.text
+
+
+def test_where_late_updates_are_dropped_it_is_said(asking, caplog):
+    made, seen = asking({"site-3": SLOW}, grace_s=0), []
+    ask(made, take=lambda site, result: seen.append(site), enough=2)
+    made.controller.answer_late()
+    assert seen == ["site-1", "site-2"]
+    assert "DROPPED a late answer of site-3 to task train of round 1" in caplog.text
+
+
+def test_a_site_with_a_new_token_has_returned(asking, caplog):
+    made = asking()
+    ask(made)
+    made.fl_ctx.get_engine().clients[1] = Client("site-2", "another token")
+    ask(made, 1)
+    assert made.returned == {"site-2"}
+    assert "RETURNED site-2" in caplog.text
+
+
+@pytest.mark.parametrize(("grace_s", "late"), [(None, "drop"), (-1, "drop"), (1.5, "drop"), (1, None), (1, "keep")])
+def test_a_job_that_does_not_say_how_patient_it_is_is_refused(grace_s, late):
+    with pytest.raises(ConfigRefused):
+        require_patience(grace_s, late)
 
 
 def test_what_is_refused_on_reading_loses_the_site(asking, caplog):
@@ -122,7 +270,7 @@ def test_what_is_refused_on_reading_loses_the_site(asking, caplog):
 
     made = asking()
     assert ask(made, take=take) == ["site-1", "site-2"]
-    assert made.lost == {"site-3": "rejected: round"}
+    assert made.out == {"site-3": "rejected: round"}
     assert "REJECTED the answer of site-3 to task train" in caplog.text
     assert "another shape" in caplog.text
     assert "another shape" not in made.problems[0]
@@ -137,9 +285,9 @@ def test_a_fault_of_ours_is_not_hidden(asking):
 
 
 def test_a_subset_can_be_asked(asking):
-    made = asking({"site-3": None})
+    made = asking({"site-3": wire.refusal_message("data")})
     assert ask(made, sites=["site-2"]) == ["site-2"]
-    assert made.lost == {}
+    assert made.out == {}
     assert ask(made, sites=["site-3", "site-2"]) == ["site-2"]
     assert ask(made, sites=["site-3"]) == []
     assert [asked[1] for asked in made.controller.asked] == [("site-2",), ("site-3", "site-2")]
@@ -147,7 +295,7 @@ def test_a_subset_can_be_asked(asking):
 
 def test_nobody_is_asked_when_nobody_is_left(asking):
     """To NVFlare an empty list of targets means any site."""
-    made = asking(dict.fromkeys(NAMES))
+    made = asking(dict.fromkeys(NAMES, wire.refusal_message("data")))
     assert ask(made) == []
     assert ask(made) == []
     assert len(made.controller.asked) == 1
@@ -162,23 +310,24 @@ def test_an_aborted_run_loses_nobody(asking):
 
     made = asking({"site-1": stops, "site-2": None, "site-3": None})
     assert ask(made, abort=abort) == ["site-1"]
-    assert made.lost == {}
+    assert made.out == {}
 
 
 @pytest.mark.parametrize(
     ("round_", "words"), [(-1, "the join"), (0, "round 1"), (1, "round 2"), (2, "the final judgement")]
 )
 def test_when_it_was_lost(asking, round_, words):
-    made = asking({"site-2": None})
+    made = asking({"site-2": wire.refusal_message("data")})
     ask(made, round_)
-    assert made.problems == [f"site-2 was lost in {words}: no answer in time (see that site's own log)"]
+    assert made.problems == [f"site-2 was lost in {words}: refused: data (see that site's own log)"]
 
 
 def test_the_first_reason_counts(asking):
     made = asking()
+    made.begin_round(0)
     made.lose("site-1", 0, "refused: data")
     made.lose("site-1", 1, "no answer in time")
-    assert made.lost == {"site-1": "refused: data"}
+    assert made.out == {"site-1": "refused: data"}
     assert len(made.problems) == 1
 
 

@@ -158,6 +158,7 @@ def test_a_dropout_weakens_nothing(played):
         meddle=lambda task, name, call, reply: None if name == "site-4" and task == "train" else reply
     )
     assert [row["aggregated"] for row in run.record["rounds"]] == [["site-1", "site-2", "site-3"]] * 2
+    assert run.problems == ["site-4 is in no round"]
     three = promise(True)
     assert three.deviation * np.sqrt(3 - 1) >= Z * CLIP * (1 - 1e-12)
 
@@ -304,7 +305,7 @@ def test_sealed_revealed_may_have_no_dice(played):
     calls = [
         sealed.read_call(message) for task, sender, message in run.messages if sender == "server" and task == "train"
     ]
-    assert {call.revealed.val_score for call in calls if call.revealed} == {None}
+    assert {one.val_score for call in calls for one in call.revealed} == {None}
 
 
 @pytest.mark.parametrize("task", ["train", "finish"])

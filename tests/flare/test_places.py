@@ -3,6 +3,7 @@ import stat
 import pytest
 from nvflare.apis.fl_constant import FLContextKey
 
+from wardround.errors import ConfigRefused
 from wardround.flare import places
 
 
@@ -25,6 +26,70 @@ def test_state_lies_in_the_run_folder_or_where_the_variable_says(context, tmp_pa
     assert mine == tmp_path / "state" / "site-1"
     assert other == tmp_path / "state" / "site-2"
     assert stat.S_IMODE(mine.stat().st_mode) & 0o077 == 0
+
+
+def named(context, name, job="a1b2c3"):
+    fl_ctx = context(job=job)
+    fl_ctx.set_prop(FLContextKey.JOB_META, {"name": name}, private=True, sticky=False)
+    return fl_ctx
+
+
+def test_at_a_real_site_every_job_has_a_state_of_its_own(context, tmp_path, monkeypatch):
+    local = tmp_path / "party" / "local" / "wardround_state.json"
+    assert not places.keeps_state(named(context, "one"))
+    local.write_text('{"folder": "kept"}')
+    assert places.state_folder(named(context, "one")) == tmp_path / "party" / "kept" / "one"
+    assert places.state_folder(named(context, "../two")) == tmp_path / "party" / "kept" / "_two"
+    monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "state"))
+    assert places.state_folder(named(context, "one")) == tmp_path / "state" / "site-1" / "one"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"folder": ""}', '{"folder": 1}', '{"folder": "a", "more": 1}'])
+def test_a_state_file_that_says_something_else_is_refused(context, tmp_path, text):
+    (tmp_path / "party" / "local" / "wardround_state.json").write_text(text)
+    with pytest.raises(ConfigRefused, match="wardround_state"):
+        places.state_folder(named(context, "one"))
+
+
+def test_a_job_goes_on_under_the_id_that_it_began_with_until_it_has_ended(context, tmp_path):
+    """So a ledger charges the job once, however often it is submitted again after a crash."""
+    (tmp_path / "party" / "local" / "wardround_state.json").write_text('{"folder": "kept"}')
+    first, second = named(context, "one", "id-1"), named(context, "one", "id-2")
+    assert places.run_id(first) == places.run_id(second) == "id-1"
+    places.begin_anew(second)
+    assert places.run_id(second) == "id-1"
+    places.finish(second)
+    places.begin_anew(second)
+    assert places.run_id(second) == "id-2"
+
+
+@pytest.mark.parametrize(
+    ("file", "job", "cleared"),
+    [
+        ("round-00002.npz", "id-2", True),
+        ("global/round-00001.npz", "id-2", True),
+        ("round-00001.npz", "id-2", False),
+        ("round-00002.npz", "id-1", False),
+    ],
+)
+def test_a_new_job_clears_what_an_old_one_left_unfinished_and_no_job_its_own(context, tmp_path, file, job, cleared):
+    """After one round of an old job it may be that round which is asked again: nothing is cleared then."""
+    (tmp_path / "party" / "local" / "wardround_state.json").write_text('{"folder": "kept"}')
+    assert places.run_id(named(context, "one", "id-1")) == "id-1"
+    path = places.state_folder(named(context, "one", "id-1")) / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    places.begin_anew(named(context, "one", job))
+    assert path.exists() is not cleared
+
+
+def test_without_kept_state_a_job_has_its_own_id_and_nothing_is_cleared(context):
+    fl_ctx = context(job="id-1")
+    (places.state_folder(fl_ctx) / "round-00001.npz").write_text("")
+    places.finish(fl_ctx)
+    places.begin_anew(fl_ctx)
+    assert places.run_id(fl_ctx) == "id-1"
+    assert (places.state_folder(fl_ctx) / "round-00001.npz").is_file()
 
 
 def test_the_name_of_a_job_is_that_of_its_meta(context):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from nvflare.apis.client import Client
-from nvflare.apis.controller_spec import ClientTask
+from nvflare.apis.controller_spec import ClientTask, TaskCompletionStatus
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
@@ -39,6 +39,8 @@ def controller(**changed):
         "rounds": 2,
         "min_sites": 2,
         "round_timeout_s": 60,
+        "grace_s": 60,
+        "late": "drop",
         "seed": 0,
         "about": ABOUT,
     }
@@ -49,24 +51,42 @@ class Sites:
     """Plays the communicator: every targeted site answers in order, None is a site that never answers."""
 
     def __init__(self, controller, answers, sent):
-        self.controller, self.answers, self.sent, self.asked = controller, answers, sent, []
+        self.controller, self.answers, self.sent, self.asked, self.late_of, self.slow = (
+            controller,
+            answers,
+            sent,
+            [],
+            [],
+            [],
+        )
 
-    def broadcast_and_wait(self, task, fl_ctx, targets, min_responses, wait, abort_signal):
+    def cancel_task(self, task, completion_status, fl_ctx):
+        task.completion_status = completion_status
+
+    def broadcast(self, task, fl_ctx, targets, min_responses, wait):
         self.asked.append((task.name, tuple(targets)))
         assert min_responses == len(targets) > 0
+        while self.late_of and self.slow:
+            self.deliver(*self.slow.pop(), self.late_of.pop())
         for site in targets:
             message = self.answers[site](task.name, wire.read_order(task.data))
             if message is not None:
-                client_task = ClientTask(Client(site, "token"), task)
-                client_task.result = self.sent(message, site)
-                task.result_received_cb(client_task=client_task, fl_ctx=fl_ctx)
+                self.deliver(task, site, message)
+            elif self.late_of:
+                self.slow.append((task, site))
+        task.completion_status = None if self.slow else TaskCompletionStatus.TIMEOUT
+
+    def deliver(self, task, site, message):
+        client_task = ClientTask(Client(site, "token"), task)
+        client_task.result = self.sent(message, site)
+        task.result_received_cb(client_task=client_task, fl_ctx=None)
 
 
 @pytest.fixture
 def play(context, update, scores, sent):
     """play(answers, **promises) -> controller, what was asked, folder of the run, context"""
 
-    def run(answers, abort=None, clients=None, absent="zeros", **changed):
+    def run(answers, abort=None, clients=None, late_of=None, absent="zeros", **changed):
         fl_ctx = context(party="server", combine=Combine(absent))
         connected = fl_ctx.get_engine().clients
         connected += [SimpleNamespace(name=site) for site in answers]
@@ -74,6 +94,7 @@ def play(context, update, scores, sent):
             clients.append(connected)
         made = controller(**changed)
         made.communicator = sites = Sites(made, answers, sent)
+        sites.late_of = [] if late_of is None else late_of
         made.initialize(fl_ctx)
         made.control_flow(abort or Signal(), fl_ctx)
         return SimpleNamespace(controller=made, asked=sites.asked, folder=places.run_folder(fl_ctx), fl_ctx=fl_ctx)
@@ -126,7 +147,6 @@ def garbage():
     yield "code", wire.refusal_message("data"), "refused: data"
     yield "sentence", wire.refusal_message("see /data/x.nii.gz"), "refused: error"
     yield "nvflare", make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR), "refused: TASK_RESULT_FILTER_ERROR"
-    yield "silence", None, "no answer"
 
 
 @pytest.mark.parametrize(("what", "message", "reason"), list(garbage()))
@@ -302,7 +322,7 @@ def test_a_resumed_run_does_the_rounds_that_are_left(play, honest, monkeypatch, 
 
 def test_the_state_of_another_job_ends_the_run_before_it_begins(play, honest, context, monkeypatch, tmp_path):
     monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "state"))
-    play({"site-1": honest(1.0), "site-2": honest(1.0)})
+    play({"site-1": honest(1.0), "site-2": lambda task, order: None if order.round else honest(1.0)(task, order)})
     fl_ctx = context(party="server", combine=Combine("zeros"))
     controller(about=ABOUT | {"lr": 1.0}).initialize(fl_ctx)
     (words,) = panics(fl_ctx)
@@ -316,8 +336,99 @@ def test_no_aggregator_no_run(context):
     assert "combine" in words
 
 
+def test_the_same_job_submitted_after_its_end_starts_anew(play, honest, monkeypatch, tmp_path):
+    monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "state"))
+    first = play({"site-1": honest(1.0), "site-2": honest(1.0)})
+    second = play({"site-1": honest(1.0), "site-2": honest(1.0)})
+    assert [task for task, _ in first.asked] == [task for task, _ in second.asked] == ["train", "train", "finish"]
+
+
+def away(site, *rounds):
+    """A site that does not answer in these rounds, and notes what it was told of its own state."""
+    told = {}
+
+    def answer(task, order):
+        told[(task, order.round)] = order.since("site-2")
+        return None if task == wire.TRAIN and order.round in rounds else site(task, order)
+
+    return answer, told
+
+
+def test_a_site_that_missed_rounds_takes_part_again(play, honest):
+    """3 rounds; site-2 misses the second: mean 2, then 1, then 2. It is told to start from its state after round 1."""
+    site, told = away(honest(3.0), 1)
+    played = play({"site-1": honest(1.0), "site-2": site}, rounds=3, min_sites=1, about=ABOUT | {"rounds": 3})
+    final, _ = checkpoint.load(played.folder / "final_model.npz", fingerprint(SPEC))
+    for name, block in initial_arrays(SPEC, 0).items():
+        np.testing.assert_allclose(final[name], block + 5, rtol=1e-6)
+    assert told == {("train", 0): 0, ("train", 1): 1, ("train", 2): 1, ("finish", 3): 3}
+    said = report(played)
+    assert [entry["missing"] for entry in said["rounds"]] == [{}, {"site-2": "no answer in time"}, {}]
+    assert (said["outcome"], said["problems"]) == ("complete", [])
+    assert said["remarks"] == ["site-2 is not in round 2: no answer in time"]
+    assert panics(played.fl_ctx) == []
+    assert "COMPLETE, with remarks" in (played.folder / "report.html").read_text()
+
+
+def test_a_site_that_judges_but_is_in_no_round_makes_the_run_incomplete(play, honest):
+    site, told = away(honest(1.0), 0, 1)
+    played = play({"site-1": honest(1.0), "site-2": site}, min_sites=1)
+    assert report(played)["problems"] == ["site-2 is in no round"]
+    assert told[("finish", 2)] == 0
+    assert len(panics(played.fl_ctx)) == 1
+
+
+def test_a_resumed_run_knows_who_missed_what(play, honest, monkeypatch, tmp_path):
+    monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "state"))
+    site, _ = away(honest(1.0), 1)
+    dies = lambda task, order: honest(1.0)(task, order) if order.round < 2 else None  # noqa: E731
+    about = ABOUT | {"rounds": 3}
+    play({"site-1": dies, "site-2": site}, rounds=3, min_sites=1, about=about, abort=None)
+    site, told = away(honest(1.0))
+    play({"site-1": honest(1.0), "site-2": site}, rounds=3, min_sites=1, about=about)
+    assert told[("finish", 3)] == 3
+
+
+def test_a_late_update_is_added_with_its_whole_weight(play, honest, monkeypatch):
+    """Round 1: (1 * 2) / 1 = 2. Round 2: (1 * 2 + 3 * 6) / 4 = 5, the 6 from a site that trained round 1."""
+    held = []
+
+    def slow(task, order):
+        message = honest(6.0, weight=3.0)(task, order)
+        return message if task == wire.FINISH else held.append(message)
+
+    played = play(
+        {"site-1": honest(2.0, weight=1.0), "site-2": slow}, min_sites=1, grace_s=0, late="next", late_of=held
+    )
+    final, _ = checkpoint.load(played.folder / "final_model.npz", fingerprint(SPEC))
+    for name, block in initial_arrays(SPEC, 0).items():
+        np.testing.assert_allclose(final[name], block + 7, rtol=1e-6)
+    first, second = report(played)["rounds"]
+    assert (first["aggregated"], first["missing"]) == (["site-1"], {"site-2": "no answer in time"})
+    assert (second["aggregated"], second["late"]) == (["site-1", "site-2"], {"site-2": 0})
+    assert report(played)["outcome"] == "complete"
+    assert "site-2: its update of round 1 came late and counts in round 2" in report(played)["remarks"]
+
+
+def test_another_version_of_the_package_is_rejected(play, honest, caplog):
+    played = play({"site-1": honest(1.0), "site-2": honest(1.0), "site-3": honest(1.0, version="0.0.1")})
+    assert report(played)["problems"] == ["site-3 was lost in round 1: rejected: config (see that site's own log)"]
+    assert "version 0.0.1" in caplog.text
+
+
 @pytest.mark.parametrize(
-    "changed", [{"rounds": None}, {"rounds": 0}, {"min_sites": 0}, {"rule": None}, {"banks": []}, {"home_roles": None}]
+    "changed",
+    [
+        {"grace_s": None},
+        {"late": "keep"},
+        {"late": "next", "about": ABOUT | {"dp": {"unit": "patient"}}},
+        {"rounds": None},
+        {"rounds": 0},
+        {"min_sites": 0},
+        {"rule": None},
+        {"banks": []},
+        {"home_roles": None},
+    ],
 )
 def test_a_promise_that_is_missing_is_refused(changed):
     """NVFlare turns an undefined variable of a config into None."""

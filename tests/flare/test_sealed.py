@@ -70,7 +70,7 @@ def test_a_call_arrives_as_it_was_sent(signed):
         5,
         (signed("join"),),
         (signed("prepare"),),
-        revealed,
+        (revealed, revealed),
         ("site-1",),
         ("site-1", "site-2"),
         ("site-1",),
@@ -114,8 +114,8 @@ def test_every_field_of_a_call_is_required():
         {"hop": []},
         {"payload": "text"},
         {"payload": None},
-        {"revealed": {}},
-        {"revealed": {"moment": [RUN, 0, 0], "sites": []}},
+        {"revealed": [{}]},
+        {"revealed": [{"moment": [RUN, 0, 0], "sites": []}]},
     ],
 )
 def test_what_is_no_call_is_refused(changed):

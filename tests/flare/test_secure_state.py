@@ -22,11 +22,11 @@ def entry(round_):
 def after(tmp_path):
     """after(n) -> the state after n rounds"""
 
-    def make(rounds, folder=tmp_path / "state"):
+    def make(rounds, folder=tmp_path / "state", oldest=99):
         folder.mkdir(exist_ok=True)
         state = SecureState.open(folder, PROMISE)
         for round_ in range(state.round, rounds):
-            state.done(revealed(round_), entry(round_))
+            state.done(revealed(round_), entry(round_), min(oldest, round_))
         return state
 
     return make
@@ -34,7 +34,7 @@ def after(tmp_path):
 
 def test_nothing_there_is_a_start(tmp_path):
     state = SecureState.open(tmp_path / "absent", PROMISE)
-    assert (state.round, state.history, state.revealed) == (0, [], None)
+    assert (state.round, state.history, state.revealed) == (0, [], [])
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3])
@@ -42,13 +42,21 @@ def test_what_was_written_is_what_is_read(after, rounds):
     state = after(rounds)
     again = SecureState.open(state.folder, PROMISE)
     assert again.round == rounds
-    assert again.revealed == state.revealed == revealed(rounds - 1)
+    assert again.revealed == state.revealed == [revealed(rounds - 1)]
     assert again.history == [entry(round_) for round_ in range(rounds)]
 
 
 def test_only_the_last_sum_is_kept(after):
     state = after(3)
     assert sorted(path.name for path in state.folder.iterdir()) == [FILE, "sum-00003.bin"]
+
+
+def test_sums_that_a_site_lacks_are_kept_for_it(after):
+    """The site that is furthest behind has the model of round 1: it needs the sums of rounds 2 and 3."""
+    state = after(3, oldest=1)
+    assert state.since(1) == (revealed(1), revealed(2))
+    assert SecureState.open(state.folder, PROMISE).since(2) == (revealed(2),)
+    assert sorted(path.name for path in state.folder.iterdir()) == [FILE, "sum-00002.bin", "sum-00003.bin"]
 
 
 def test_a_resumed_state_goes_on(after):
@@ -68,7 +76,7 @@ def test_a_crash_between_the_sum_and_what_points_to_it(after):
     state = after(1)
     (state.folder / "sum-00002.bin").write_bytes(b"half")
     again = SecureState.open(state.folder, PROMISE)
-    assert (again.round, again.revealed) == (1, revealed(0))
+    assert (again.round, again.revealed) == (1, [revealed(0)])
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no sum", "no round", "a list", "bytes", "wrong revealed"])
@@ -87,6 +95,6 @@ def test_a_damaged_state_is_refused(after, damage):
     elif damage == "bytes":
         (folder / FILE).write_bytes(b"\xff\xfe\x00")
     else:
-        (folder / FILE).write_text(json.dumps(said | {"revealed": {"moment": [1]}}))
+        (folder / FILE).write_text(json.dumps(said | {"revealed": [{"moment": [1]}]}))
     with pytest.raises(RoundRefused, match="not readable"):
         SecureState.open(folder, PROMISE)

@@ -197,3 +197,40 @@ def test_under_patient_level_dp_no_loss_and_no_count_is_told(opened):
         "val_score": 0.5,
     }
     assert shared_only(numbers) == {"candidates": {"fedavg": {"k": 0, "gain": None}}, "deploy": None, "val_score": 0.5}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.name)
+def test_a_round_that_did_not_count_leaves_no_trace(algorithm, opened):
+    """Round 1 is trained and does not count. Round 2 then starts from the state after round 0 and the model that is received:
+    the same, bit for bit, as at a hospital that was not asked in round 1 at all. So SCAFFOLD's control variate stays the one
+    that the server counts with, and personal blocks are those of the last round that counted."""
+    changed = {"algorithm": algorithm, "schedule": SCHEDULE}
+    dropped, away = opened("dropped", **changed), opened("away", **changed)
+    weights = weights_of(dropped)
+    for hospital in (dropped, away):
+        delta, _ = hospital.train(weights, 0)
+    weights = moved(weights, delta)
+    dropped.train(weights, 1)
+    dropped = opened("dropped", **changed)
+    (one, _), (other, _) = (hospital.train(weights, 2, since=1) for hospital in (dropped, away))
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+    weights = moved(weights, one)
+    personal = [algorithm.personal(hospital._start(weights, 3)).numpy() for hospital in (dropped, away)]
+    np.testing.assert_array_equal(*personal)
+
+
+def test_two_rounds_that_did_not_count_are_survived(opened):
+    """The state to start from is kept however often a round after it is trained in vain."""
+    hospital = opened("twice", algorithm=Scaffold(), schedule=SCHEDULE)
+    weights = weights_of(hospital)
+    hospital.train(weights, 0)
+    for round_ in (1, 2):
+        hospital.train(weights, round_, since=1)
+    assert sorted(path.name for path in hospital.states.glob("round-*.npz")) == ["round-00001.npz", "round-00003.npz"]
+
+
+def test_a_site_that_joins_late_has_no_state_and_needs_none(opened):
+    hospital = opened("late", algorithm=Scaffold(), schedule=SCHEDULE)
+    delta, _ = hospital.train(weights_of(hospital), 2, since=0)
+    assert all(np.isfinite(block).all() for block in delta.values())

@@ -1,12 +1,16 @@
-"""Who is in the run: asking every site that is left for one thing, and losing those that do not answer usefully.
+"""Who is in the run: asking every site for one thing, waiting for enough of them, and saying who is missing and why.
 
-A site that is lost, refuses, or sends what is refused is named with the reason in the log and in the report, and is asked no
-more; a run that lost a site ends as INCOMPLETE, whatever the rest achieved.
+A site that COULD NOT (silent, not connected, out of memory, a failure such as a full disk) is missing in this round and asked
+again in the next one. A site that WOULD NOT (a refusal with any other code), or whose answer is rejected, is asked no more:
+that needs a person. Once `enough` sites have answered, the others have `grace_s` more. Nothing of this is ever silent.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from nvflare.apis.client import Client
@@ -18,45 +22,90 @@ from nvflare.apis.job_def import JobMetaKey
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
-from wardround.errors import Refusal
-from wardround.flare import wire
+from wardround.errors import ConfigRefused, Refusal
+from wardround.flare import places, wire
 from wardround.flare.record import RunRecord
 
 Take = Callable[[str, Shareable], None]
+DROP, NEXT = "drop", "next"
+SILENT, NOT_CONNECTED = "no answer in time", "not connected"
+PASSING = frozenset({wire.MEMORY, wire.FAILURE, ReturnCode.COMMUNICATION_ERROR, ReturnCode.TASK_ABORTED})
+_SYNC_S, _LOOK_S = 2.0, 0.05
 
 
 class Asking:
-    """The sites of one run. rounds: how many there are, for words | timeout_s: no answer by then is a loss (0: for ever)."""
+    """The sites of one run. rounds: how many there are, for words | timeout_s: the deadline of an answer (0: none)
 
-    def __init__(self, controller: Controller, record: RunRecord, rounds: int, timeout_s: int) -> None:
-        self._controller, self._record, self._rounds, self._timeout_s = controller, record, rounds, timeout_s
+    grace_s: how much longer the others may take once `enough` have answered | late, for a training result after that:
+    `drop`: dropped, and said so; `next`: added to the next round as it is, with the site's whole weight, and meanwhile the site
+    is asked for nothing else; later than that: dropped | any other word, a number missing: ConfigRefused
+    """
+
+    def __init__(
+        self, controller: Controller, record: RunRecord, rounds: int, timeout_s: int, grace_s: int, late: str = DROP
+    ) -> None:
+        self._controller, self._record, self._rounds = controller, record, rounds
+        self._timeout_s, self._grace_s, self._policy = timeout_s, grace_s, late
         self.configured: list[str] = []
-        self.lost: dict[str, str] = {}
-        self._answered: list[str] = []
+        self.out: dict[str, str] = {}
+        self.missing: dict[str, str] = {}
+        self.late: dict[str, int] = {}
+        self.returned: set[str] = set()
+        self._lock = threading.RLock()
+        self._open: _Question | None = None
+        self._standing: _Question | None = None
+        self._waiting: list[tuple[_Question, str, Shareable]] = []
+        self._tokens: dict[str, str] = {}
 
     def begin(self, fl_ctx: FLContext) -> None:
         """Note who is configured: the sites that the job names and those that are connected."""
         meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
-        named = [str(client["name"]) for client in meta.get(JobMetaKey.JOB_CLIENTS.value, []) if "name" in client]
-        self.configured = sorted(set(named) | self._connected())
+        named = [str(client["name"]) for client in meta.get(JobMetaKey.JOB_CLIENTS.value) or [] if "name" in client]
+        if not places.in_simulator(fl_ctx):
+            named += places.sites_of_job(meta)
+        self._tokens = self._connected()
+        self.configured = sorted(set(named) | set(self._tokens))
+
+    def begin_round(self, round_: int) -> None:
+        """Give everybody who is not out a new chance; only who is still at work on the round before is not asked.
+
+        round_ after the last: the judgement, where nothing late counts any more and everybody is asked
+        """
+        self.missing, self.late, before = dict(self.out), {}, self._standing
+        if before is not None and round_ < self._rounds:
+            with self._lock:
+                busy = [*before.silent, *(site for _, site, _ in self._waiting)]
+            self.missing |= {site: f"still at work on round {before.round + 1}" for site in busy}
+        elif before is not None:
+            self._cancel(before)
+            with self._lock:
+                self._standing, unread, self._waiting = None, self._waiting, []
+            for question, site, _ in unread:
+                self._say_dropped(site, question)
 
     def left(self) -> list[str]:
-        """Return the sites that are configured and not lost."""
-        return [site for site in self.configured if site not in self.lost]
+        """Return the sites that are configured and not out."""
+        return [site for site in self.configured if site not in self.out]
+
+    def present(self) -> list[str]:
+        """Return the sites that have not gone missing in this round."""
+        return [site for site in self.configured if site not in self.missing]
 
     def lose(self, site: str, round_: int, reason: str) -> None:
         """Take a site out of the run."""
-        if site not in self.lost:
-            self.lost[site] = reason
-            when = (
-                f"round {round_ + 1}"
-                if 0 <= round_ < self._rounds
-                else "the join"
-                if round_ < 0
-                else "the final judgement"
-            )
-            self._record.problem(f"{site} was lost in {when}: {reason} (see that site's own log)")
-            self._controller.logger.error(f"LOST {site} in {when}: {reason}")
+        if site not in self.out:
+            self.out[site] = self.missing[site] = reason
+            self._record.problem(f"{site} was lost in {self._when(round_)}: {reason} (see that site's own log)")
+            self._controller.logger.error(f"LOST {site} in {self._when(round_)}: {reason}")
+
+    def miss(self, site: str, round_: int, reason: str) -> None:
+        """Note that a site could not; in the final judgement there is no next time."""
+        if round_ >= self._rounds:
+            self.lose(site, round_, reason)
+        elif site not in self.missing:
+            self.missing[site] = reason
+            words = f"MISSING {site} in {self._when(round_)}: {reason}; it is asked again in the next round"
+            self._controller.logger.warning(words)
 
     def ask(
         self,
@@ -68,51 +117,166 @@ class Asking:
         fl_ctx: FLContext,
         sites: Sequence[str] | None = None,
         timeout_s: int | None = None,
+        enough: int | None = None,
     ) -> list[str]:
-        """Send one task to `sites` (default: all that are left) and return those whose answer `take` accepted.
+        """Send one task to `sites` (default: all present) and return those whose answer `take` accepted, late ones too.
 
         take: called with every good answer as it arrives, nothing is kept; a Refusal that it raises loses the site
+        enough: how many accepted answers start the grace (None: all are waited for, until the deadline)
         """
-        self._answered = []
-        connected = self._connected()
-        for site in self.left():
-            if site not in connected:
-                self.lose(site, round_, "not connected")
-        targets = [site for site in (self.left() if sites is None else sites) if site not in self.lost]
-        if not targets:
-            return []
+        self._sync(fl_ctx)
+        for site in self.present():
+            if site not in self._tokens:
+                self.miss(site, round_, NOT_CONNECTED)
+        targets = [site for site in (self.present() if sites is None else sites) if site not in self.missing]
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        keeps = self._policy == NEXT and task_name == wire.TRAIN
+        question = _Question(task_name, round_, take, targets, keeps)
+        self._begin(question)
+        if targets:
 
-        def received(client_task: ClientTask, fl_ctx: FLContext) -> None:
-            self._received(client_task, round_, take)
+            def received(client_task: ClientTask, fl_ctx: FLContext) -> None:
+                self._received(question, client_task)
 
-        task = Task(
-            task_name, message, timeout=self._timeout_s if timeout_s is None else timeout_s, result_received_cb=received
-        )
-        self._controller.broadcast_and_wait(
-            task, fl_ctx, targets=targets, min_responses=len(targets), abort_signal=abort_signal
-        )
-        for site in targets:
-            if site not in self._answered and not abort_signal.triggered:
-                self.lose(site, round_, "no answer in time")
-        return [site for site in targets if site in self._answered]
+            seconds = timeout_s * 2 if keeps else timeout_s
+            question.task = Task(task_name, message, timeout=seconds, result_received_cb=received)
+            self._controller.broadcast(question.task, fl_ctx, targets=targets, min_responses=len(targets))
+        self._wait(question, timeout_s, enough, abort_signal, fl_ctx)
+        self._end(question, abort_signal)
+        return [site for site in self.configured if site in question.accepted]
 
-    def _received(self, client_task: ClientTask, round_: int, take: Take) -> None:
+    def _begin(self, question: _Question) -> None:
+        with self._lock:
+            self._open = question
+            while question.keeps and self._waiting:
+                self._late(question, *self._waiting.pop())
+
+    def _wait(
+        self, question: _Question, timeout_s: int, enough: int | None, abort_signal: Signal, fl_ctx: FLContext
+    ) -> None:
+        begun = synced = time.monotonic()
+        enough_at: float | None = None
+        while self._hopes(question, enough) and not abort_signal.triggered:
+            now = time.monotonic()
+            if enough is not None and enough_at is None and len(question.accepted) >= enough:
+                enough_at = now
+            in_time = not timeout_s or now - begun < timeout_s
+            if not in_time or (enough_at is not None and now - enough_at >= self._grace_s):
+                return
+            if now - synced >= _SYNC_S:
+                self._sync(fl_ctx)
+                synced = now
+            time.sleep(_LOOK_S)
+
+    def _hopes(self, question: _Question, enough: int | None) -> bool:
+        """Tell whether an answer may still come: to this question, or, while too few have answered, to the one before."""
+        asked = question.task is not None and question.task.completion_status is None and bool(question.silent)
+        late = self._standing is not None and question.keeps and bool(self._standing.silent)
+        return asked or (late and enough is not None and len(question.accepted) < enough)
+
+    def _end(self, question: _Question, abort_signal: Signal) -> None:
+        with self._lock:
+            self._open = None
+            silent = [] if abort_signal.triggered else list(question.silent)
+        for site in silent:
+            self.miss(site, question.round, SILENT)
+        before, goes_on = self._standing, bool(question.keeps and question.silent)
+        if before is not None and question.keeps:
+            self._cancel(before)
+        if question.keeps:
+            self._standing = question if goes_on else None
+        if not goes_on:
+            self._cancel(question)
+
+    def _cancel(self, question: _Question) -> None:
+        if question.task is not None and question.task.completion_status is None:
+            self._controller.cancel_task(question.task)
+
+    def _received(self, question: _Question, client_task: ClientTask) -> None:
         site, result = client_task.client.name, client_task.result
         client_task.result = None
+        with self._lock:
+            current = self._open
+            if site in question.silent:
+                question.silent.remove(site)
+            if question is not current:
+                if not (question.keeps and question is self._standing):
+                    self._say_dropped(site, question)
+                elif current is None or not current.keeps:
+                    self._waiting.append((question, site, result))
+                else:
+                    self._late(current, question, site, result)
+                return
+            self._accept(question, site, result)
+
+    def _late(self, question: _Question, before: _Question, site: str, result: Shareable) -> None:
+        self.missing.pop(site, None)
+        self.late[site] = before.round
+        self._accept(question, site, result)
+        if site in question.accepted:
+            words = f"LATE: the update of {site} for round {before.round + 1} goes into round {question.round + 1}"
+            self._controller.logger.warning(words)
+        else:
+            del self.late[site]
+
+    def _accept(self, question: _Question, site: str, result: Shareable) -> None:
         if result.get_return_code() != ReturnCode.OK:
-            self.lose(site, round_, f"refused: {wire.refusal_code(result)}")
+            code = wire.refusal_code(result)
+            (self.miss if code in PASSING else self.lose)(site, question.round, f"refused: {code}")
             return
         try:
-            take(site, result)
+            question.take(site, result)
         except Refusal as refusal:
-            self._controller.logger.error(f"REJECTED the answer of {site} to task {client_task.task.name}: {refusal}")
-            self.lose(site, round_, f"rejected: {refusal.code}")
+            self._controller.logger.error(f"REJECTED the answer of {site} to task {question.name}: {refusal}")
+            self.lose(site, question.round, f"rejected: {refusal.code}")
             return
-        self._answered.append(site)
+        question.accepted.append(site)
 
-    def _connected(self) -> set[str]:
+    def _say_dropped(self, site: str, question: _Question) -> None:
+        self._controller.logger.warning(
+            f"DROPPED a late answer of {site} to task {question.name} of {self._when(question.round)}"
+        )
+
+    def _when(self, round_: int) -> str:
+        return (
+            f"round {round_ + 1}" if 0 <= round_ < self._rounds else "the join" if round_ < 0 else "the final judgement"
+        )
+
+    def _sync(self, fl_ctx: FLContext) -> None:
+        """Learn from the server's parent process who takes part now: a site that came back has a new token."""
         engine: Any = self._controller._engine
-        return {client.name for client in engine.get_clients()}
+        with suppress(RuntimeError):
+            engine.sync_clients_from_main_process()
+        tokens = self._connected()
+        for site, token in tokens.items():
+            if self._tokens.get(site) != token:
+                self.returned.add(site)
+                self._controller.logger.warning(f"RETURNED {site}: it takes part again")
+        self._tokens = tokens
+
+    def _connected(self) -> dict[str, str]:
+        engine: Any = self._controller._engine
+        return {client.name: str(getattr(client, "token", "")) for client in engine.get_clients()}
+
+
+class _Question:
+    """One task on its way: who has not answered at all, and whose answer was accepted."""
+
+    def __init__(self, name: str, round_: int, take: Take, targets: Sequence[str], keeps: bool) -> None:
+        self.name, self.round, self.take, self.keeps = name, round_, take, keeps
+        self.silent, self.accepted = list(targets), list[str]()
+        self.task: Any = None
+
+
+def require_patience(grace_s: int | None, late: str | None) -> None:
+    """Raise ConfigRefused unless a job says how long stragglers are waited for and what becomes of their updates."""
+    if not isinstance(grace_s, int) or grace_s < 0 or late not in (DROP, NEXT):
+        raise ConfigRefused(
+            "the job's patience with stragglers",
+            found=f"grace_s {grace_s}, late {late!r}",
+            expected=f"grace_s: whole seconds, 0 or more; late: {DROP} or {NEXT}",
+            fix="correct --set federation.grace_s, federation.late, or print the job anew",
+        )
 
 
 def drop_late(controller: Controller, client: Client, task_name: str, fl_ctx: FLContext) -> None:

@@ -182,7 +182,7 @@ def _budget(mechanism: Charged, fl_ctx: FLContext, say: Callable[[str], None]) -
 
 
 def _job(fl_ctx: FLContext) -> Job:
-    return Job(str(fl_ctx.get_job_id()), places.job_name(fl_ctx), __version__)
+    return Job(places.run_id(fl_ctx), places.job_name(fl_ctx), __version__)
 
 
 def _local(fl_ctx: FLContext) -> Path:

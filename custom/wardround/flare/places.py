@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.job_def import JobMetaKey
+from nvflare.apis.job_def import ALL_SITES, JobMetaKey
+
+from wardround.errors import ConfigRefused
+from wardround.privacy import durable
 
 SIMULATOR_JOB = "simulate_job"
 STATE_VARIABLE = "WARDROUND_STATE"
+STATE_FILE = "wardround_state.json"
+FINISHED, BEGAN_AS = "finished", "began_as"
 
 
 def in_simulator(fl_ctx: FLContext) -> bool:
@@ -21,6 +31,12 @@ def in_simulator(fl_ctx: FLContext) -> bool:
 def workspace_root(fl_ctx: FLContext) -> Path:
     """Return this party's workspace (`startup/` and `local/` lie in it)."""
     return Path(fl_ctx.get_engine().get_workspace().get_root_dir())
+
+
+def sites_of_job(meta: Mapping[str, Any]) -> list[str]:
+    """Return the sites that a job's deploy_map names; @ALL names none."""
+    listed = [party for parties in (meta.get(JobMetaKey.DEPLOY_MAP.value) or {}).values() for party in parties]
+    return [party for party in listed if isinstance(party, str) and party != "server" and party.upper() != ALL_SITES]
 
 
 def job_name(fl_ctx: FLContext) -> str:
@@ -55,12 +71,74 @@ def threads_for_this_process(fl_ctx: FLContext) -> int:
     return max(1, cores // max(1, sites))
 
 
+def keeps_state(fl_ctx: FLContext) -> bool:
+    """Tell whether this party keeps its state outside of the run's folder, so that the same job, submitted again, goes on."""
+    return _state_root(fl_ctx) is not None
+
+
 def state_folder(fl_ctx: FLContext) -> Path:
-    """Return where this party keeps what a resumed run needs: `$WARDROUND_STATE/<party>`, else the run folder."""
-    root = os.environ.get(STATE_VARIABLE)
-    folder = Path(root) / fl_ctx.get_identity_name() if root else run_folder(fl_ctx)
+    """Return where this party keeps what a resumed run needs; no place named: the run folder.
+
+    $WARDROUND_STATE: `<that>/<party>` in the simulator, `<that>/<party>/<job name>` at real sites | local/wardround_state.json,
+    {"folder": PATH}, a relative one below the workspace: `<that>/<job name>`
+    """
+    folder = _state_root(fl_ctx) or run_folder(fl_ctx)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
+
+
+def begin_anew(fl_ctx: FLContext) -> None:
+    """Clear the kept state of a run that is over, when a job begins with its first round.
+
+    over: it came to its end at this party | or, at a site, another job than the one that the state began as begins before any
+    round that this site has finished: the server has given the old run up. Within one job nothing is ever cleared.
+    """
+    if not keeps_state(fl_ctx):
+        return
+    folder = state_folder(fl_ctx)
+    began = folder / BEGAN_AS
+    other = began.is_file() and began.read_text(encoding="utf-8") != str(fl_ctx.get_job_id())
+    beyond = [path for path in folder.rglob("round-*.npz") if path.stem > "round-00001" or path.parent != folder]
+    if (folder / FINISHED).is_file() or (other and beyond):
+        shutil.rmtree(folder)
+
+
+def finish(fl_ctx: FLContext) -> None:
+    """Note that the run came to its end at this party."""
+    if keeps_state(fl_ctx):
+        (state_folder(fl_ctx) / FINISHED).write_text("", encoding="utf-8")
+
+
+def run_id(fl_ctx: FLContext) -> str:
+    """Return the id of the job that this run began as: a job that goes on from kept state is charged as that one."""
+    if not keeps_state(fl_ctx):
+        return str(fl_ctx.get_job_id())
+    path = state_folder(fl_ctx) / BEGAN_AS
+    if not path.is_file():
+        durable.write(path, str(fl_ctx.get_job_id()).encode())
+    return path.read_text(encoding="utf-8")
+
+
+def _state_root(fl_ctx: FLContext) -> Path | None:
+    named, party, file = os.environ.get(STATE_VARIABLE), str(fl_ctx.get_identity_name()), STATE_FILE
+    job = re.sub(r"[^A-Za-z0-9_.-]", "_", job_name(fl_ctx)).lstrip(".") or "job"
+    if named:
+        return Path(named) / party if in_simulator(fl_ctx) else Path(named) / party / job
+    path = workspace_root(fl_ctx) / "local" / file
+    if not path.is_file():
+        return None
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        said = None
+    if not (isinstance(said, dict) and set(said) == {"folder"} and isinstance(said["folder"], str) and said["folder"]):
+        raise ConfigRefused(
+            f"local/{file}",
+            found="something else than one folder",
+            expected='{"folder": "PATH"}',
+            fix="correct it, or delete it: then a run that breaks off cannot be continued",
+        )
+    return workspace_root(fl_ctx) / str(said["folder"]) / job
 
 
 def simulated_kits_folder(fl_ctx: FLContext) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 from wardround import __version__
 from wardround.reports.page import write_report
+from wardround.reports.summary import names
 
 SHOWN_FACTS = ("label", "cases", "classes", "modalities", "label_kind", "device")
 
@@ -55,6 +56,7 @@ class RunRecord:
             "rounds": [],
             "final": {},
             "problems": [],
+            "remarks": [],
         }
         record = RunRecord(run, simulator)
         for entry in history:
@@ -95,9 +97,12 @@ class RunRecord:
         seconds: float,
         attempts: int = 1,
         recovered: Sequence[str] = (),
+        missing: Mapping[str, str] | None = None,
+        late: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
         """Close a round and return its entry; val_score is the unweighted mean over sites of the INCOMING model.
 
+        missing: why, by site that is not in the sum | late: the round that its update was trained in, by site that is
         attempts: how often the sum was tried | recovered: sites that had agreed on masks and are not in the sum
         """
         sites = self._round["sites"]
@@ -108,6 +113,8 @@ class RunRecord:
             "aggregated": sorted(aggregated),
             "attempts": attempts,
             "recovered": list(recovered),
+            "missing": {site: (missing or {}).get(site, "no update") for site in configured if site not in aggregated},
+            "late": dict(late or {}),
             "bytes_down": self._round["down"] * len(sites) + self._round.get("more_down", 0),
             "val_score": _mean([numbers["val_score"] for numbers in sites.values()]),
         }
@@ -144,7 +151,10 @@ class RunRecord:
 
     def close(self, folder: Path, best: Mapping[str, Any] | None) -> Path:
         """Write run.json and the report; return the page."""
+        for site in self._never():
+            self.problem(f"{site} is in no round")
         self.run |= {
+            "remarks": remarks(self.run["rounds"], " ".join(self.run["problems"])),
             "finished": now(),
             "best": best,
             "outcome": "incomplete" if self.run["problems"] else "complete",
@@ -153,11 +163,38 @@ class RunRecord:
         pictures = sorted(folder.parent.parent.parent.glob("*/*/wardround/overlays/*.png")) if self.simulator else []
         return write_report(self.run, folder, pictures)
 
+    def _never(self) -> list[str]:
+        """Return the sites that were configured and whose updates never counted, unless a problem names them."""
+        rounds, told = self.run["rounds"], " ".join(self.run["problems"])
+        configured = {site for entry in rounds for site in entry["configured"]}
+        counted = {site for entry in rounds for site in entry["aggregated"]}
+        return [site for site in sorted(configured - counted) if not names(told, site)]
+
     def _add(self, entry: dict[str, Any]) -> None:
         for site, facts in entry["facts"].items():
             self.run["sites"][site] = {key: facts[key] for key in SHOWN_FACTS if key in facts}
             self.run["phantoms"] = self.run["phantoms"] or facts["phantoms"]
         self.run["rounds"].append({key: value for key, value in entry.items() if key not in ("facts", "val_score")})
+
+
+def remarks(rounds: Sequence[Mapping[str, Any]], problems: str) -> list[str]:
+    """Return in words which sites were missing in some rounds, or late, and are named in no problem."""
+    found: list[str] = []
+    for entry in rounds:
+        for site, round_ in entry.get("late", {}).items():
+            found.append(f"{site}: its update of round {round_ + 1} came late and counts in round {entry['round'] + 1}")
+    why: dict[tuple[str, str], list[str]] = {}
+    for entry in rounds:
+        for site, reason in entry.get("missing", {}).items():
+            why.setdefault((site, reason), []).append(str(entry["round"] + 1))
+    for (site, reason), missed in why.items():
+        found.append(f"{site} is not in round{'s' if len(missed) > 1 else ''} {', '.join(missed)}: {reason}")
+    return [words for words in sorted(found) if not names(problems, words.split()[0].rstrip(":"))]
+
+
+def absent(missing: Mapping[str, str]) -> str:
+    """Return in words who is missing and why."""
+    return "; ".join(f"{site}: {reason}" for site, reason in sorted(missing.items())) or "nobody is missing"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -19,10 +19,10 @@ from nvflare.apis.shareable import Shareable
 
 from wardround.arrays import Arrays, digest, size_bytes
 from wardround.errors import ReleaseRefused
-from wardround.flare import wire
+from wardround.flare import outbox, wire
 from wardround.flare.hospital_release import HospitalRelease
-from wardround.flare.ledger_door import spend
-from wardround.flare.places import job_name, run_folder
+from wardround.flare.ledger_door import Charged, spend
+from wardround.flare.places import job_name, run_folder, state_folder
 
 
 class Mechanism(Protocol):
@@ -52,7 +52,8 @@ class Release(Filter):  # type: ignore[misc]
     """NVFlare task-result filter for the tasks `train` and `finish`.
 
     words: the names of sequences, classes and blocks that may leave; none: no such name
-    update, scores: released | a refusal: its code only | anything else: ReleaseRefused, nothing leaves
+    update, scores: released | under differential privacy, what was released before, bit for bit: sent again, not charged again
+    (outbox.py) | a refusal: its code only | anything else: ReleaseRefused, nothing leaves
     """
 
     def __init__(self, mechanism: Mechanism, words: Sequence[str] = ()) -> None:
@@ -74,11 +75,7 @@ class Release(Filter):  # type: ignore[misc]
         if task == wire.TRAIN:
             update = wire.read_update(shareable)
             wire.require_named(update.facts, self.words)
-            delta, receipt = self.mechanism.release(update.delta)
-            receipt |= spend(self.mechanism, update.numbers, fl_ctx)
-            receipt |= {"blocks": len(delta), "left_out": update.left_out}
-            write_receipt(fl_ctx, task, receipt | {"bytes": size_bytes(delta), "sha256": digest(delta)})
-            return wire.update_message(replace(update, delta=delta))
+            return wire.update_message(self._train(update, fl_ctx))
         if task == wire.FINISH:
             scores = wire.read_scores(shareable)
             wire.require_named(scores, self.words)
@@ -90,6 +87,22 @@ class Release(Filter):  # type: ignore[misc]
             expected="train or finish",
             fix="name this filter for those tasks only",
         )
+
+    def _train(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
+        charged = isinstance(self.mechanism, Charged)
+        if charged and outbox.is_released(state_folder(fl_ctx), update):
+            leaving = update
+            receipt: dict[str, Any] = {"mechanism": "none", "guarantee": "the same bytes as before, charged then"}
+        else:
+            delta, said = self.mechanism.release(update.delta)
+            leaving, receipt = replace(update, delta=delta), dict(said)
+            receipt |= spend(self.mechanism, update.numbers, fl_ctx)
+            if charged:
+                outbox.keep(state_folder(fl_ctx), leaving)
+        size: dict[str, Any] = {"blocks": len(leaving.delta), "left_out": leaving.left_out}
+        size |= {"bytes": size_bytes(leaving.delta), "sha256": digest(leaving.delta)}
+        write_receipt(fl_ctx, wire.TRAIN, receipt | size)
+        return leaving
 
 
 def write_receipt(fl_ctx: FLContext, task: str, receipt: Mapping[str, Any]) -> None:

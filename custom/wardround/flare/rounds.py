@@ -1,13 +1,14 @@
 """The server's door to NVFlare: a Controller that runs the rounds, the final judgement, and writes the report.
 
-A site that is lost or refuses is named, with its reason code, in the log and in the report; the run goes on while `min_sites`
-remain and then ends as a FAILED run all the same: a job that lost a site never looks like a success.
+Every round goes on with `min_sites` answers or more, and says who is missing and why, in the log and in the report. A site that
+only missed rounds takes part again (asking.py) and makes a remark; one that is lost, is in no round at all, or does not judge the
+final model makes a FAILED run, whatever the rest achieved: a job that lost a site never looks like a success.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nvflare.apis.client import Client
@@ -21,9 +22,9 @@ from wardround.algorithms.rules import Rule
 from wardround.arrays import size_bytes
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.flare import places, wire
-from wardround.flare.asking import Asking, drop_late
+from wardround.flare.asking import DROP, Asking, drop_late, require_patience
 from wardround.flare.combine import Combine, require_enough
-from wardround.flare.record import RunRecord, flat
+from wardround.flare.record import RunRecord, absent, flat
 from wardround.hospital.global_model import GlobalModel
 
 
@@ -31,8 +32,9 @@ class Rounds(Controller):  # type: ignore[misc]
     """Broadcast, combine, apply the rule, `rounds` times; then ask every site for its judgement.
 
     banks: every bank that travels | home_roles: blocks of these roles stay at the sites, so that no update holds them
-    min_sites: fewer updates than this end the run; where blocks are counted, 3 or more | round_timeout_s: a site that has not
-    answered by then is lost (0: wait for ever); a lost site is asked no more | a state folder with an unfinished run: resumed
+    min_sites: fewer updates than this end the run; where blocks are counted, 3 or more | round_timeout_s: the deadline of a
+    round and of the judgement (0: wait for ever) | grace_s, late: how long the others may take once min_sites have answered,
+    and what becomes of an update that comes later (asking.py) | a state folder with an unfinished run: resumed
     inputs: of a classifier, for its files of weights
     """
 
@@ -45,6 +47,8 @@ class Rounds(Controller):  # type: ignore[misc]
         rounds: int,
         min_sites: int,
         round_timeout_s: int,
+        grace_s: int,
+        late: str,
         seed: int,
         about: dict[str, Any],
         aggregator_id: str = "combine",
@@ -59,9 +63,18 @@ class Rounds(Controller):  # type: ignore[misc]
                 expected="rounds >= 1, min_sites >= 1, a rule, a model, its banks and home_roles ([] for none)",
                 fix="print the job anew with `wardround jobs write`",
             )
+        require_patience(grace_s, late)
+        if late != DROP and any(str(key).startswith("dp") for key in flat(about)):
+            raise ConfigRefused(
+                "late updates under differential privacy",
+                found=f"late {late!r}",
+                expected=f"{DROP}: a charge belongs to the round that it was made for",
+                fix=f"--set federation.late={DROP}",
+            )
         self.rule, self.model, self.banks, self.rounds = rule, model, banks, rounds
         self.home_roles = home_roles
         self.min_sites, self.round_timeout_s, self.seed = min_sites, round_timeout_s, seed
+        self.grace_s, self.late = grace_s, late
         self.about = flat(about)
         self.aggregator_id = aggregator_id
         self.inputs = None if inputs is None else {key: one for key, one in inputs.items() if key != "config_type"}
@@ -73,9 +86,10 @@ class Rounds(Controller):  # type: ignore[misc]
         if not isinstance(self.combine, Combine):
             self.system_panic(f"no Combine with id {self.aggregator_id!r} in config_fed_server.json", fl_ctx)
             return
-        folder = places.state_folder(fl_ctx)
         try:
             require_enough(self.combine.absent, self.min_sites)
+            places.begin_anew(fl_ctx)
+            folder = places.state_folder(fl_ctx)
             self.server = GlobalModel.open(
                 folder, self.model, self.rule, self.banks, self.seed, self.about, self.inputs
             )
@@ -85,7 +99,7 @@ class Rounds(Controller):  # type: ignore[misc]
         self._travelling = self.server.travelling(self.home_roles)
         self._blocks = self.server.blocks() if self.combine.counted else {}
         self.record = RunRecord.begin(self.about, self.server.facts, places.in_simulator(fl_ctx), self.server.history)
-        self.sites = Asking(self, self.record, self.rounds, self.round_timeout_s)
+        self.sites = Asking(self, self.record, self.rounds, self.round_timeout_s, self.grace_s, self.late)
         if self.server.round:
             self.log_info(fl_ctx, f"RESUMED from round {self.server.round} of {self.rounds}")
 
@@ -118,11 +132,14 @@ class Rounds(Controller):  # type: ignore[misc]
             self.system_panic("INCOMPLETE: " + "; ".join(self.record.problems), fl_ctx)
 
     def _order(self, round_: int) -> Shareable:
-        return wire.order_message(wire.Order(self.server.wire(), round_, self.rounds))
+        counted = last_counted(self.server.history)
+        missed = {site: counted.get(site, 0) for site in self.sites.present() if counted.get(site, 0) != round_}
+        return wire.order_message(wire.Order(self.server.wire(), round_, self.rounds, missed))
 
     def _take_update(self, site: str, result: Shareable, fl_ctx: FLContext) -> None:
         update = wire.read_update(result)
         left_out = update.left_out if self.combine.counted else 0
+        wire.require_version(site, update.facts)
         self.server.require_fits(site, update.facts["fingerprint"], update.delta, self._travelling, left_out)
         if not self.combine.accept(result, fl_ctx):
             raise RoundRefused(
@@ -136,27 +153,30 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _round(self, round_: int, abort_signal: Signal, fl_ctx: FLContext) -> None:
         begun, configured = time.monotonic(), self.sites.configured
-        self.log_info(fl_ctx, f"round {round_ + 1}/{self.rounds} begins with {len(self.sites.left())} sites")
+        self.sites.begin_round(round_)
+        self.log_info(fl_ctx, f"round {round_ + 1}/{self.rounds} begins with {len(self.sites.present())} sites")
         self.combine.reset(fl_ctx)
         self.record.begin_round(round_, size_bytes(self.server.wire()))
 
         def take(site: str, result: Shareable) -> None:
             self._take_update(site, result, fl_ctx)
 
-        done = self.sites.ask(wire.TRAIN, round_, self._order(round_), take, abort_signal, fl_ctx)
+        order = self._order(round_)
+        done = self.sites.ask(wire.TRAIN, round_, order, take, abort_signal, fl_ctx, enough=self.min_sites)
         if abort_signal.triggered:
             return
         if len(done) < self.min_sites:
             raise RoundRefused(
                 f"round {round_ + 1} has too few sites",
-                found=f"{len(done)} of {len(configured)} sites",
+                found=f"{len(done)} of {len(configured)} sites; {absent(self.sites.missing)}",
                 expected=f"at least {self.min_sites} (min_sites)",
                 fix="mend the sites named in this log and run the job again",
             )
         mean = from_shareable(self.combine.aggregate(fl_ctx)).data
         if self.combine.contributors is not None:
             self.record.contributors(self._fewest(self.combine.contributors))
-        entry = self.record.end_round(configured, done, time.monotonic() - begun)
+        seconds, missing, late = time.monotonic() - begun, self.sites.missing, self.sites.late
+        entry = self.record.end_round(configured, done, seconds, missing=missing, late=late)
         self.server.step(mean, self._participation(done, configured), entry)
         self.log_info(fl_ctx, self.record.line(self.rounds))
 
@@ -177,9 +197,22 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _finish(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         self.log_info(fl_ctx, "every site now judges the models on its own patients")
+        self.sites.begin_round(self.rounds)
+        asked = self.sites.present()
 
         def take(site: str, result: Shareable) -> None:
             self.record.scores(site, wire.read_scores(result))
 
-        self.sites.ask(wire.FINISH, self.rounds, self._order(self.rounds), take, abort_signal, fl_ctx)
+        judged = self.sites.ask(wire.FINISH, self.rounds, self._order(self.rounds), take, abort_signal, fl_ctx)
         self.server.finish(self.record.final_val_score(), places.run_folder(fl_ctx))
+        if judged == asked and not abort_signal.triggered:
+            places.finish(fl_ctx)
+
+
+def last_counted(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return by site how many rounds had passed when its update last counted; a late one counts for the round it is of."""
+    found: dict[str, int] = {}
+    for entry in history:
+        late = entry.get("late", {})
+        found |= {site: late.get(site, entry["round"]) + 1 for site in entry["aggregated"]}
+    return found

@@ -50,19 +50,22 @@ class Revealed:
 class Call:
     """Server to site: the moment, and what the task needs.
 
-    ready, done, hop, payload: the ring's state (payload: of the last hop) | survivors: whose masks to open
+    revealed: the sums since the round of the site that is furthest behind; others pass over what they have | begun: how many
+    rounds were done when the server began | ready, done, hop, payload: the ring's state (payload: of the last hop) |
+    survivors: whose masks to open
     """
 
     moment: Moment
     rounds: int
     joins: tuple[Signed, ...] = ()
     prepares: tuple[Signed, ...] = ()
-    revealed: Revealed | None = None
+    revealed: tuple[Revealed, ...] = ()
     survivors: tuple[str, ...] = ()
     ready: tuple[str, ...] = ()
     done: tuple[str, ...] = ()
     hop: Signed | None = None
     payload: bytes = b""
+    begun: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,6 @@ class Reply:
 
 def call_message(call: Call) -> Shareable:
     """Return the task data of a call."""
-    revealed = call.revealed
     data: dict[str, Any] = {
         "moment": list(call.moment.words),
         "rounds": call.rounds,
@@ -87,10 +89,9 @@ def call_message(call: Call) -> Shareable:
         "done": list(call.done),
         "hop": _pack(call.hop) if call.hop else None,
         "payload": call.payload,
-        "revealed": None,
+        "revealed": [vars(one) | {"moment": list(one.moment.words), "sites": list(one.sites)} for one in call.revealed],
+        "begun": call.begun,
     }
-    if revealed is not None:
-        data["revealed"] = vars(revealed) | {"moment": list(revealed.moment.words), "sites": list(revealed.sites)}
     return DXO(DataKind.APP_DEFINED, data=data).to_shareable()
 
 
@@ -98,20 +99,21 @@ def read_call(message: Shareable) -> Call:
     """Read task data; ReleaseRefused when it is not a Call."""
     data = wire.data_of(message, DataKind.APP_DEFINED)
     try:
-        revealed = data["revealed"]
         return Call(
             _moment(data["moment"]),
             int(data["rounds"]),
             tuple(_unpack(one) for one in data["joins"]),
             tuple(_unpack(one) for one in data["prepares"]),
-            Revealed(**revealed | {"moment": _moment(revealed["moment"]), "sites": _names(revealed["sites"])})
-            if revealed is not None
-            else None,
+            tuple(
+                Revealed(**one | {"moment": _moment(one["moment"]), "sites": _names(one["sites"])})
+                for one in data["revealed"]
+            ),
             _names(data["survivors"]),
             _names(data["ready"]),
             _names(data["done"]),
             _unpack(data["hop"]) if data["hop"] is not None else None,
             bytes(data["payload"]),
+            int(data["begun"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise wire.unknown("a call", f"no call ({type(error).__name__})", "one of this version") from error

@@ -2,14 +2,16 @@
 
     join once; then in every round   [prepare]  train  [hop, hop, ...]  [unmask]      [..]: where the protection needs it
 
-A site that is lost after `prepare` is left out and its masks are removed; where too few are left to do that, the round is
-run again with those that are left: they keep their integers, so nothing is trained twice.
+A site that goes missing after `prepare` is left out and its masks are removed; where too few are there to do that, the round is
+run again with those that are: they keep their integers, so nothing is trained twice. In the next round it is asked again and
+handed the sums that it missed: every site comes to the same model by the same sums. A late update never counts in another
+round: its mask, and under differential privacy its charge, belong to its own.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nvflare.apis.client import Client
@@ -20,15 +22,16 @@ from nvflare.apis.signal import Signal
 
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.flare import places, sealed, wire
-from wardround.flare.asking import Asking, drop_late
-from wardround.flare.record import RunRecord, flat
+from wardround.flare.asking import DROP, Asking, drop_late, require_patience
+from wardround.flare.record import RunRecord, absent, flat
+from wardround.flare.secure_attempt import Attempt
 from wardround.flare.secure_state import SecureState
 from wardround.flare.secure_sum import startup_folder
 from wardround.models.fingerprint import fingerprint
 from wardround.privacy import simulated_kits, statements, sum_key
 from wardround.privacy.collector import Collector
 from wardround.privacy.identity import Authority
-from wardround.privacy.participant import joined, ring_order
+from wardround.privacy.participant import joined
 from wardround.privacy.protection import Protection
 from wardround.privacy.statements import Moment, Signed
 from wardround.rng import secret
@@ -39,7 +42,8 @@ ATTEMPTS = 3
 class SecureRounds(Controller):  # type: ignore[misc]
     """The rounds of a hidden sum, then the judgement.
 
-    protection: the job's promise, the same as at the sites | round_timeout_s: for training; step_timeout_s: for all else
+    protection: the job's promise, the same as at the sites | round_timeout_s: for training; step_timeout_s: for all else;
+    grace_s: how long the others may take once enough for a sum have answered | late: `drop` alone, anything else: ConfigRefused
     a secret key in the server's folders, a missing or foreign key file: the run does not start
     """
 
@@ -50,6 +54,8 @@ class SecureRounds(Controller):  # type: ignore[misc]
         rounds: int,
         round_timeout_s: int,
         step_timeout_s: int,
+        grace_s: int,
+        late: str,
         about: dict[str, Any],
     ) -> None:
         super().__init__(task_check_period=0.05)
@@ -60,8 +66,17 @@ class SecureRounds(Controller):  # type: ignore[misc]
                 expected="rounds >= 1, step_timeout_s >= 1, a protection and a model",
                 fix="print the job anew with `wardround jobs write`",
             )
+        require_patience(grace_s, late)
+        if late != DROP:
+            raise ConfigRefused(
+                "late updates in a hidden sum",
+                found=f"late {late!r}",
+                expected=f"{DROP}: a mask, and a charge, belong to the round that they were made for",
+                fix=f"--set federation.late={DROP}, or a job in the clear",
+            )
         self.protection, self.model, self.rounds = protection, model, rounds
         self.round_timeout_s, self.step_timeout_s = round_timeout_s, step_timeout_s
+        self.grace_s, self.late = grace_s, late
         self.about = flat(about)
         self._joins: dict[str, Signed] = {}
         self._run = secret(16).hex()
@@ -70,6 +85,7 @@ class SecureRounds(Controller):  # type: ignore[misc]
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Check the keys, build or resume the server's state."""
         try:
+            places.begin_anew(fl_ctx)
             self.collector = Collector(self.protection, self._authority(fl_ctx))
             self.state = SecureState.open(places.state_folder(fl_ctx), self.about)
             module = self.model.build(0)
@@ -80,7 +96,8 @@ class SecureRounds(Controller):  # type: ignore[misc]
         self.fingerprint = fingerprint(module)
         facts = {"name": type(self.model).__name__, "parameters": size, "fingerprint": self.fingerprint}
         self.record = RunRecord.begin(self.about, facts, places.in_simulator(fl_ctx), self.state.history)
-        self.sites = Asking(self, self.record, self.rounds, self.round_timeout_s)
+        self.sites = Asking(self, self.record, self.rounds, self.round_timeout_s, self.grace_s)
+        self._begun, self._reached = self.state.round, reached(self.state.history)
         if self.state.round:
             self.log_info(fl_ctx, f"RESUMED from round {self.state.round} of {self.rounds}")
 
@@ -99,7 +116,7 @@ class SecureRounds(Controller):  # type: ignore[misc]
         self._abort, self._context = abort_signal, fl_ctx
         try:
             self.protection.require_enough(len(self.sites.configured), "the sites of this run")
-            self._join()
+            self._join(self.sites.left())
             for round_ in range(self.state.round, self.rounds):
                 self._round(round_)
             self._finish()
@@ -119,7 +136,7 @@ class SecureRounds(Controller):  # type: ignore[misc]
         self._key_id = sum_key.read_server(startup) if self.protection.encryption else ""
         return Authority.load(startup)
 
-    def _join(self) -> None:
+    def _join(self, sites: Sequence[str]) -> None:
         moment = joined(self._run)
 
         def take(site: str, result: Shareable) -> None:
@@ -134,129 +151,59 @@ class SecureRounds(Controller):  # type: ignore[misc]
                 )
             self._joins[site] = signed
 
-        self._ask(sealed.JOIN, sealed.Call(moment, self.rounds), take)
+        call = sealed.Call(moment, self.rounds, begun=self._begun)
+        self._ask(sealed.JOIN, call, take, sites=sites, enough=self.protection.min_sites)
 
     def _round(self, round_: int) -> None:
         begun = time.monotonic()
         self.record.begin_round(round_, 0)
+        self.sites.begin_round(round_)
+        for site in self.sites.returned:
+            self._joins.pop(site, None)
+        self.sites.returned.clear()
+        if strangers := [site for site in self.sites.present() if site not in self._joins]:
+            self._join(strangers)
         for attempt in range(ATTEMPTS):
-            left = len(self.sites.left())
-            self.protection.require_enough(left, f"round {round_ + 1}: the sites that are left")
+            left = len(self.sites.present())
+            words = f"round {round_ + 1}: the sites that are there ({absent(self.sites.missing)})"
+            self.protection.require_enough(left, words)
             again = f", attempt {attempt + 1}" if attempt else ""
             self.log_info(self._context, f"round {round_ + 1}/{self.rounds} begins with {left} sites{again}")
             try:
-                recovered = self._attempt(Moment(self._run, round_, attempt))
+                recovered = self._attempt(Moment(self._run, round_, attempt)).run(self.round_timeout_s)
                 break
             except RoundRefused as refusal:
-                if attempt + 1 == ATTEMPTS or len(self.sites.left()) == left:
+                if attempt + 1 == ATTEMPTS or len(self.sites.present()) == left:
                     raise
-                self.log_warning(self._context, f"round {round_ + 1} is run again without the lost sites: {refusal}")
+                self.log_warning(self._context, f"round {round_ + 1} is run again without the missing sites: {refusal}")
         self._close(round_, attempt, recovered, time.monotonic() - begun)
 
-    def _attempt(self, moment: Moment) -> list[str]:
-        """Run one attempt until its sum is open in the collector; return the sites whose masks were removed."""
-        joins = tuple(self._joins[site] for site in self.sites.left() if site in self._joins)
-        prepares = self._prepare(moment, joins) if self.protection.masks else ()
-        self.collector.begin(moment, prepares)
-        call = sealed.Call(moment, self.rounds, joins, prepares, self.state.revealed)
-        trained = self._ask(wire.TRAIN, call, self._take_update, self.round_timeout_s)
-        self.record.traffic(down=len(trained) * (len(call.revealed.payload) if call.revealed else 0))
-        self.collector.require_agreement()
-        if self.protection.ring:
-            self._around(call, trained)
-        added, least = self.collector.added, self.protection.min_sites
-        self.log_info(self._context, f"{len(added)} of {len(self.sites.configured)} sites are in the sum")
-        if self.protection.masks:
-            least = max(least, self.protection.threshold_of(len(joins)))
-        if len(added) < least:
-            raise RoundRefused(
-                f"round {moment.round + 1} has too few sites",
-                found=f"{len(added)} sites in the sum",
-                expected=f"at least {least} (min_sites; with masks, those that open them)",
-                fix="mend the sites named in this log and run the job again",
-            )
-        return self._unmask(call) if self.protection.masks else []
+    def _attempt(self, moment: Moment) -> Attempt:
+        there = self.sites.present()
+        joins = tuple(self._joins[site] for site in there if site in self._joins)
+        sums, missing = self._sums(there), self.sites.missing
+        made = (moment, self.rounds, self.protection, self.collector, self.record, self.fingerprint)
+        return Attempt(*made, joins, sums, missing, self._ask)
 
-    def _prepare(self, moment: Moment, joins: tuple[Signed, ...]) -> tuple[Signed, ...]:
-        found: dict[str, Signed] = {}
-
-        def take(site: str, result: Shareable) -> None:
-            signed = sealed.read_reply(result, sealed.PREPARE).statement
-            said = statements.read_own(site, signed, "prepare", moment, self.collector.authority)
-            peers = {statements.peek(one)["site"] for one in joins}
-            if set(said["shares"]) != peers:
-                raise statements.refused(site, f"shares for {len(said['shares'])} sites", "for those that joined")
-            found[site] = signed
-
-        self._ask(sealed.PREPARE, sealed.Call(moment, self.rounds, joins), take)
-        return tuple(found[site] for site in sorted(found))
-
-    def _take_update(self, site: str, result: Shareable) -> None:
-        reply = sealed.read_reply(result, wire.TRAIN)
-        facts = reply.meta["facts"]
-        if facts["fingerprint"] != self.fingerprint:
-            raise statements.refused(site, f"fingerprint {facts['fingerprint']}", self.fingerprint)
-        if self.protection.ring:
-            self.collector.ready(site, reply.statement)
-        else:
-            self.collector.submit(site, reply.statement, reply.payload)
-        self.record.update(site, reply.meta["numbers"], facts, len(reply.payload))
-
-    def _around(self, call: sealed.Call, ready: Sequence[str]) -> None:
-        """Pass the sum round the ring; a site that does not answer is passed over."""
-        last: list[tuple[Signed, bytes]] = []
-
-        def take(site: str, result: Shareable) -> None:
-            reply = sealed.read_reply(result, sealed.HOP)
-            self.collector.hop(site, reply.statement, reply.payload)
-            last[:] = [(reply.statement, reply.payload)]
-            self.record.traffic(up=len(reply.payload))
-
-        for site in ring_order(ready, call.prepares):
-            statement, payload = last[0] if last else (None, b"")
-            done = tuple(self.collector.added)
-            hop = sealed.Call(
-                call.moment, self.rounds, (), call.prepares, None, (), tuple(ready), done, statement, payload
-            )
-            self.record.traffic(down=len(payload))
-            self._ask(sealed.HOP, hop, take, sites=[site])
-
-    def _unmask(self, call: sealed.Call) -> list[str]:
-        answers: dict[str, Signed] = {}
-
-        def take(site: str, result: Shareable) -> None:
-            signed = sealed.read_reply(result, sealed.UNMASK).statement
-            said = statements.read_own(site, signed, "unmask", call.moment, self.collector.authority)
-            if set(said["shares"]) != set(self.collector.roster):
-                raise statements.refused(site, f"shares of {len(said['shares'])} sites", "of those that prepared")
-            answers[site] = signed
-
-        asked = sealed.Call(
-            call.moment, self.rounds, call.joins, call.prepares, survivors=tuple(sorted(self.collector.added))
-        )
-        self._ask(
-            sealed.UNMASK, asked, take, sites=[site for site in self.collector.added if site not in self.sites.lost]
-        )
-        try:
-            return self.collector.unmask(answers)
-        except RoundRefused as refusal:  # who answered has given its shares for THIS sum and refuses any other
-            raise ConfigRefused(
-                f"round {call.moment.round + 1} cannot be opened, nor run again: {refusal.what}",
-                found=refusal.found,
-                expected=refusal.expected,
-                fix="mend the sites named in this log and start the job anew",
-            ) from refusal
+    def _sums(self, sites: Sequence[str]) -> tuple[sealed.Revealed, ...]:
+        return self.state.since(min((self._reached.get(site, 0) for site in sites), default=self.state.round))
 
     def _close(self, round_: int, attempt: int, recovered: list[str], seconds: float) -> None:
         added = sorted(self.collector.added)
-        entry = self.record.end_round(self.sites.configured, added, seconds, attempt + 1, recovered)
+        self.log_info(self._context, f"{len(added)} of {len(self.sites.configured)} sites are in the sum")
+        self._reached |= dict.fromkeys(self.collector.agreed, round_)
+        why = {site: reason for site, reason in self.sites.missing.items() if site not in added}
+        entry = self.record.end_round(self.sites.configured, added, seconds, attempt + 1, recovered, why)
         payload, configured = self.collector.payload(), len(self.sites.configured)
         moment = Moment(self._run, round_, attempt)
-        self.state.done(sealed.Revealed(moment, tuple(added), configured, entry["val_score"], payload), entry)
+        oldest = min((self._reached.get(site, 0) for site in self.sites.left()), default=round_)
+        revealed = sealed.Revealed(moment, tuple(added), configured, entry["val_score"], payload)
+        self.state.done(revealed, entry, oldest)
         self.log_info(self._context, self.record.line(self.rounds))
 
     def _finish(self) -> None:
         self.log_info(self._context, "every site now judges the models on its own patients")
+        self.sites.begin_round(self.rounds)
         moment = Moment(self._run, self.rounds, 0)
 
         def take(site: str, result: Shareable) -> None:
@@ -265,9 +212,9 @@ class SecureRounds(Controller):  # type: ignore[misc]
             self._models[site] = said["model"]
             self.record.scores(site, reply.meta["scores"])
 
-        self._ask(
-            wire.FINISH, sealed.Call(moment, self.rounds, revealed=self.state.revealed), take, self.round_timeout_s
-        )
+        asked = self.sites.present()
+        call = sealed.Call(moment, self.rounds, revealed=self._sums(asked))
+        judged = self._ask(wire.FINISH, call, take, self.round_timeout_s)
         models = list(self._models.values())
         most = max(models, key=models.count, default=None)
         strangers = sorted(site for site, model in self._models.items() if model != most)
@@ -279,13 +226,22 @@ class SecureRounds(Controller):  # type: ignore[misc]
                 fix="start the job anew",
             )
         self.record.run["model"]["sha256"] = most
+        if judged == asked:
+            places.finish(self._context)
 
     def _ask(
-        self, task: str, call: sealed.Call, take: Any, timeout_s: int | None = None, sites: Sequence[str] | None = None
+        self,
+        task: str,
+        call: sealed.Call,
+        take: Any,
+        timeout_s: int | None = None,
+        sites: Sequence[str] | None = None,
+        enough: int | None = None,
     ) -> list[str]:
         timeout_s = self.step_timeout_s if timeout_s is None else timeout_s
         message = sealed.call_message(call)
-        answered = self.sites.ask(task, call.moment.round, message, take, self._abort, self._context, sites, timeout_s)
+        round_, ask = call.moment.round, self.sites.ask
+        answered = ask(task, round_, message, take, self._abort, self._context, sites, timeout_s, enough)
         if self._abort.triggered:
             raise ConfigRefused(
                 "the run",
@@ -294,3 +250,8 @@ class SecureRounds(Controller):  # type: ignore[misc]
                 fix="start it again; with a state folder it goes on",
             )
         return answered
+
+
+def reached(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return by site the last round that it trained: it has the model that this round began with."""
+    return {site: entry["round"] for entry in history for site in entry["trained"]}

@@ -33,9 +33,10 @@ from wardround.hospital.classification import CaseSampling
 from wardround.hospital.global_model import GlobalModel
 from wardround.hospital.judging import Judging, shared_only
 from wardround.hospital.opening import Phantoms
-from wardround.hospital.rounds import Hospital
+from wardround.hospital.rounds import RIVAL, Hospital
 from wardround.hospital.segmentation import Sampling
 from wardround.models.nets import Network
+from wardround.models.roles import shared_layout
 from wardround.privacy import statements
 from wardround.privacy.scaling import ISOTROPIC, Scaling, scaled, unscaled
 from wardround.privacy.sum_site import Incoming
@@ -103,6 +104,9 @@ class SecureSite(Executor):  # type: ignore[misc]
         }
 
     def _join(self, call: sealed.Call, secure: SecureSum, fl_ctx: FLContext) -> Shareable:
+        if call.begun == 0:
+            places.begin_anew(fl_ctx)
+        places.run_id(fl_ctx)
         return _statement(secure.open(fl_ctx).participant.join(call.moment.run))
 
     def _prepare(self, call: sealed.Call, secure: SecureSum, fl_ctx: FLContext) -> Shareable:
@@ -133,8 +137,9 @@ class SecureSite(Executor):  # type: ignore[misc]
             ledger_door.reserve(self.dp, fl_ctx, lambda text: self.log_info(fl_ctx, text))
             self._reserved = True
         hospital = self._open(fl_ctx)
-        val_score = hospital.validate(held.wire(), round_)
-        delta, loss = hospital.train(held.wire(), round_)
+        since = self._since(held)
+        val_score = hospital.validate(held.wire(), since)
+        delta, loss = hospital.train(held.wire(), round_, since)
         numbers = {"loss": loss, "val_score": val_score, "seconds": time.monotonic() - begun}
         self.log_info(
             fl_ctx,
@@ -152,9 +157,10 @@ class SecureSite(Executor):  # type: ignore[misc]
     def _finish(self, call: sealed.Call, secure: SecureSum, fl_ctx: FLContext) -> Shareable:
         begun, held, hospital = time.monotonic(), self._held(fl_ctx), self._open(fl_ctx)
         self._apply(call, secure, held, fl_ctx)
-        val_score = hospital.validate(held.wire(), call.moment.round)
+        since = self._since(held)
+        val_score = hospital.validate(held.wire(), since)
         self.log_info(fl_ctx, f"{hospital.title}: trains its local baseline, fine-tunes and judges the models")
-        judgement = hospital.judge(held.wire(), call.moment.round)
+        judgement = hospital.judge(held.wire(), since)
         hospital.keep(judgement, places.run_folder(fl_ctx), places.job_name(fl_ctx))
         held.finish(None, places.run_folder(fl_ctx))
         scores: Any = judgement.numbers | {"val_score": val_score, "seconds": time.monotonic() - begun}
@@ -163,31 +169,55 @@ class SecureSite(Executor):  # type: ignore[misc]
         scores = scores if self.dp is None else shared_only(scores)
         if self.dp is not None or secure.protection.weights == "patients_hidden":
             scores = wire.scores_without_counts(scores)
+        places.finish(fl_ctx)
         identity = secure.open(fl_ctx).participant.identity
         statement = statements.sign(identity, "judged", call.moment, model=digest(held.wire()))
         return sealed.reply_message(sealed.Reply(statement, b"", {"scores": scores}))
 
     def _apply(self, call: sealed.Call, secure: SecureSum, held: GlobalModel, fl_ctx: FLContext) -> None:
-        """Bring the global model to the round of the call with the sum that was revealed; applied already: nothing to do."""
-        revealed, site = call.revealed, secure.open(fl_ctx)
-        if revealed is not None and held.round == revealed.moment.round:
+        """Bring the global model to the round of the call with the sums that were revealed; applied already: passed over.
+
+        a site that missed rounds applies their sums one after the other, as all others did: the model is theirs, bit for bit
+        """
+        site = secure.open(fl_ctx)
+        for revealed in call.revealed:
+            if held.round != revealed.moment.round:
+                continue
+            if held.round == 0:
+                site.begin(self._leaving(held))
             mean, known = site.reveal(revealed.moment, revealed.sites, revealed.payload, self._ratio(held.round))
             participation = min(1.0, len(revealed.sites) / max(1, revealed.configured))
-            entry: dict[str, Any] = {"val_score": revealed.val_score, "sum": known}
+            mine = site.participant.name in revealed.sites
+            entry: dict[str, Any] = {"val_score": revealed.val_score, "sum": known, "mine": mine}
             if secure.noise is not None:
                 s = self._scales(held, mean)
                 deviation = secure.noise.deviation / math.sqrt(len(revealed.sites))
                 entry["scales"] = list((self.scaling or ISOTROPIC).after(Layout.of(mean), s, mean, deviation))
                 mean = scaled(s, mean)
             held.step(mean, participation, entry)
-            self.log_info(fl_ctx, f"the sum of {len(revealed.sites)} sites was revealed and applied")
+            words = "" if mine else "; this site is not in it"
+            self.log_info(fl_ctx, f"the sum of {len(revealed.sites)} sites was revealed and applied{words}")
         if held.round != call.moment.round:
             raise RoundRefused(
                 f"the global model for round {call.moment.round + 1}",
                 found=f"a model after {held.round} rounds at this site",
                 expected=f"one after {call.moment.round} rounds",
-                fix="this site missed a sum, or its state folder is from another run: start the job anew",
+                fix="the server has no sums that lead there, or this site's state is from another run: start the job anew",
             )
+
+    def _since(self, held: GlobalModel) -> int:
+        """Return whose state this site starts from: that after the last round whose sum it is in."""
+        return max((n + 1 for n, entry in enumerate(held.history) if entry.get("mine", True)), default=0)
+
+    def _leaving(self, held: GlobalModel) -> dict[str, Any]:
+        """Return the first weights of the blocks that leave this site."""
+        names = {f"{bank}:{name}" for bank in self.algorithm.banks for name in self._shared}
+        rival = set() if self.rival is None else {name for name in held.wire() if name.startswith(f"{RIVAL}:")}
+        return {name: block for name, block in held.wire().items() if name in names | rival}
+
+    @cached_property
+    def _shared(self) -> tuple[str, ...]:
+        return tuple(shared_layout(self.model.build(0), self.algorithm.home_roles).names)
 
     @cached_property
     def _settings(self) -> str:

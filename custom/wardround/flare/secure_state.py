@@ -1,4 +1,4 @@
-"""What the server of a hidden sum keeps: rounds done, their history, and the last sum, as it goes to the sites."""
+"""What the server of a hidden sum keeps: rounds done, their history, and the sums that some site has not applied yet."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ FILE = "secure-round.json"
 
 
 class SecureState:
-    """round r: r rounds are done. The server has no model: it keeps the sum of the last round until all sites have it."""
+    """round r: r rounds are done. The server has no model: it keeps every sum until all sites that are left have it.
+
+    A site that missed rounds is handed the sums of those rounds, as they went to all others, and so comes to the same model.
+    """
 
     def __init__(self, folder: Path, promise: Mapping[str, Any]) -> None:
         self.folder, self.promise = folder, dict(promise)
         self.round = 0
         self.history: list[dict[str, Any]] = []
-        self.revealed: Revealed | None = None
+        self.revealed: list[Revealed] = []
 
     @staticmethod
     def open(folder: Path, promise: Mapping[str, Any]) -> SecureState:
@@ -32,11 +35,11 @@ class SecureState:
             return state
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
-            payload = (folder / said["payload"]).read_bytes()
-            last = said["revealed"]
-            moment = Moment(*last["moment"])
             state.round, state.history = said["round"], said["history"]
-            state.revealed = Revealed(moment, tuple(last["sites"]), last["configured"], last["val_score"], payload)
+            for one in said["revealed"]:
+                moment, payload = Moment(*one["moment"]), (folder / _payload(one["moment"][1])).read_bytes()
+                last = Revealed(moment, tuple(one["sites"]), one["configured"], one["val_score"], payload)
+                state.revealed.append(last)
             same = said["promise"] == state.promise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _refused(f"{FILE}, not readable ({type(error).__name__})") from error
@@ -44,17 +47,34 @@ class SecureState:
             raise _refused("the state of another job")
         return state
 
-    def done(self, revealed: Revealed, entry: dict[str, Any]) -> None:
-        """Write one round down: first the sum, then what points to it."""
-        self.round, self.revealed = self.round + 1, revealed
+    def since(self, round_: int) -> tuple[Revealed, ...]:
+        """Return the sums that a site needs whose model is that of `round_` rounds."""
+        return tuple(one for one in self.revealed if one.moment.round >= round_)
+
+    def done(self, revealed: Revealed, entry: dict[str, Any], oldest: int) -> None:
+        """Write one round down: first the sum, then what points to it. oldest: no site needs a sum of a round before it."""
+        gone = [one for one in self.revealed if one.moment.round < oldest]
+        self.round += 1
+        self.revealed = [*self.since(oldest), revealed]
         self.history.append(entry)
-        payload = f"sum-{self.round:05d}.bin"
-        durable.write(self.folder / payload, revealed.payload)
-        last = {"moment": list(revealed.moment.words), "sites": list(revealed.sites)}
-        last |= {"configured": revealed.configured, "val_score": revealed.val_score}
-        said = {"round": self.round, "history": self.history, "revealed": last, "payload": payload}
-        durable.write(self.folder / FILE, json.dumps(said | {"promise": self.promise}).encode())
-        (self.folder / f"sum-{self.round - 1:05d}.bin").unlink(missing_ok=True)
+        durable.write(self.folder / _payload(revealed.moment.round), revealed.payload)
+        kept = [
+            {
+                "moment": list(one.moment.words),
+                "sites": list(one.sites),
+                "configured": one.configured,
+                "val_score": one.val_score,
+            }
+            for one in self.revealed
+        ]
+        said = {"round": self.round, "history": self.history, "revealed": kept, "promise": self.promise}
+        durable.write(self.folder / FILE, json.dumps(said).encode())
+        for one in gone:
+            (self.folder / _payload(one.moment.round)).unlink(missing_ok=True)
+
+
+def _payload(round_: int) -> str:
+    return f"sum-{round_ + 1:05d}.bin"
 
 
 def _refused(found: str) -> RoundRefused:

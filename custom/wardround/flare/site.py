@@ -17,7 +17,7 @@ from wardround import __version__
 from wardround.algorithms.base import Algorithm
 from wardround.algorithms.schedule import Schedule
 from wardround.errors import ConfigRefused
-from wardround.flare import ledger_door, places, wire
+from wardround.flare import ledger_door, outbox, places, wire
 from wardround.flare.ledger_door import Charged
 from wardround.flare.site_parts import guarded, loss_words, open_hospital, private_promise, require_given, stream
 from wardround.hospital.judging import Judging, shared_only
@@ -75,11 +75,22 @@ class SiteTrainer(Executor):  # type: ignore[misc]
 
     def _train(self, order: wire.Order, fl_ctx: FLContext) -> Shareable:
         begun = time.monotonic()
+        if order.round == 0:
+            places.begin_anew(fl_ctx)
+        places.run_id(fl_ctx)
+        if self.dp is not None:
+            before = outbox.expect(places.state_folder(fl_ctx), order.round, order.weights)
+            if before is not None:
+                self.log_info(fl_ctx, f"round {order.round + 1}/{order.rounds}: released before, sent again as it was")
+                return wire.update_message(before)
         if self.dp is not None and self._hospital is None:
             ledger_door.reserve(self.dp, fl_ctx, lambda text: self.log_info(fl_ctx, text))
         hospital = self._open(fl_ctx)
-        val_score = hospital.validate(order.weights, order.round)
-        delta, loss = hospital.train(order.weights, order.round)
+        since = order.since(hospital.name)
+        if since != order.round:
+            self.log_info(fl_ctx, f"round {order.round + 1} starts from this site's own state after round {since}")
+        val_score = hospital.validate(order.weights, since)
+        delta, loss = hospital.train(order.weights, order.round, since)
         numbers = {"loss": loss, "val_score": val_score, "seconds": time.monotonic() - begun}
         self.log_info(
             fl_ctx,
@@ -94,9 +105,10 @@ class SiteTrainer(Executor):  # type: ignore[misc]
     def _finish(self, order: wire.Order, fl_ctx: FLContext) -> Shareable:
         begun = time.monotonic()
         hospital = self._open(fl_ctx)
-        val_score = hospital.validate(order.weights, order.round)
+        since = order.since(hospital.name)
+        val_score = hospital.validate(order.weights, since)
         self.log_info(fl_ctx, f"{hospital.title}: trains its local baseline, fine-tunes and judges the models")
-        judgement = hospital.judge(order.weights, order.round)
+        judgement = hospital.judge(order.weights, since)
         hospital.keep(judgement, places.run_folder(fl_ctx), places.job_name(fl_ctx))
         deploy, seconds = judgement.numbers["deploy"], time.monotonic() - begun
         test = main_metric(judgement.numbers["candidates"][deploy]) or {}
@@ -104,5 +116,6 @@ class SiteTrainer(Executor):  # type: ignore[misc]
             fl_ctx, f"{hospital.title}: deploy {deploy}, test score {test.get('value', 0):.3f}, {seconds:.1f} s"
         )
         stream(self, {"val_score": val_score}, order.round, fl_ctx)
+        places.finish(fl_ctx)
         scores = judgement.numbers | {"val_score": val_score, "seconds": seconds}
         return wire.scores_message(scores if self.dp is None else wire.scores_without_counts(shared_only(scores)))

@@ -1,6 +1,6 @@
 """The four messages of a federation, and their strict reading: what is not described here does not travel.
 
-    train    server -> site   weights of every bank (`bank:block`), round
+    train    server -> site   weights of every bank (`bank:block`), round; which sites' last updates did not count, and since when
     update   site -> server   differences of the blocks that travel, weight, NUMBERS, SITE_FACTS, how many blocks were left out
     finish   server -> site   the final weights
     scores   site -> server   SCORES: per model validation mean, test means with intervals and counts, steps; the choice; where
@@ -21,6 +21,7 @@ from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 
+from wardround import __version__
 from wardround.arrays import Arrays
 from wardround.data.labels import LABEL_KINDS
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
@@ -55,18 +56,26 @@ REFUSAL = "wardround_refusal"
 MEMORY, FAILURE, UNKNOWN = "memory", "failure", "error"
 _CODES = frozenset({Refusal.code, *(kind.code for kind in Refusal.__subclasses__()), MEMORY, FAILURE, UNKNOWN})
 _RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper())
-_ORDER_META = {"round": COUNT, "rounds": COUNT}
+_ORDER_META = {"round": COUNT, "rounds": COUNT, "missed": Each(COUNT)}
 _UPDATE_META = {"weight": NUMBER, "numbers": NUMBERS, "facts": SITE_FACTS, "left_out": COUNT}
 _WORD_LENGTH, _NAME_LENGTH, _DEPTH, _ENTRIES, _LARGEST = 64, 256, 6, 64, 2**53
 
 
 @dataclass(frozen=True)
 class Order:
-    """Server to site: the weights of every bank, this round and the number of rounds."""
+    """Server to site: the weights of every bank, this round and the number of rounds.
+
+    missed: by name, the sites whose update of the round before did not count: how many rounds had passed when one last did
+    """
 
     weights: Arrays
     round: int
     rounds: int
+    missed: Mapping[str, int] = field(default_factory=dict)
+
+    def since(self, site: str) -> int:
+        """Return whose state a site starts from: that before this round."""
+        return self.missed.get(site, self.round)
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ class Update:
 
 def order_message(order: Order) -> Shareable:
     """Return the task data of a train or finish task."""
-    meta = {"round": order.round, "rounds": order.rounds}
+    meta = {"round": order.round, "rounds": order.rounds, "missed": dict(order.missed)}
     return DXO(DataKind.WEIGHTS, data=dict(order.weights), meta=meta).to_shareable()
 
 
@@ -93,7 +102,7 @@ def read_order(message: Shareable) -> Order:
     """Read task data; ReleaseRefused when it is not an Order."""
     dxo = _dxo(message, DataKind.WEIGHTS)
     require_shape(dxo.meta, _ORDER_META, "an order's meta")
-    return Order(_arrays(dxo.data), dxo.meta["round"], dxo.meta["rounds"])
+    return Order(_arrays(dxo.data), dxo.meta["round"], dxo.meta["rounds"], dxo.meta["missed"])
 
 
 def update_message(update: Update) -> Shareable:
@@ -124,6 +133,17 @@ def read_scores(message: Shareable) -> dict[str, Any]:
     require_shape(dxo.meta, {}, "the scores' meta")
     require_shape(dxo.data, SCORES, "the scores")
     return dict(dxo.data)
+
+
+def require_version(site: str, facts: Mapping[str, Any]) -> None:
+    """Raise ConfigRefused unless a site runs this version: other code may train, round or count another way."""
+    if facts["version"] != __version__:
+        raise ConfigRefused(
+            f"the wardround package of {site}",
+            found=f"version {facts['version']}",
+            expected=f"version {__version__}, as at the server",
+            fix=f"install at {site} the version in the job's app/custom/requirements.txt, and start its site anew",
+        )
 
 
 def without_counts(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,18 +101,23 @@ class Hospital:
             "fingerprint": self.fingerprint,
         }
 
-    def validate(self, weights: Arrays, round_: int) -> float:
-        """Return the mean validation Dice of the incoming model (with this site's own blocks where some stay home)."""
-        return self.site.score(self._start(weights, round_).banks["model"], self.site.split.val)
+    def validate(self, weights: Arrays, since: int) -> float:
+        """Return the mean validation Dice of the incoming model (with this site's own blocks where some stay home).
 
-    def train(self, weights: Arrays, round_: int) -> tuple[dict[str, Array], float | None]:
+        since: whose state this site starts from: that before round `since`, the one after its last round that counted
+        """
+        return self.site.score(self._start(weights, since).banks["model"], self.site.split.val)
+
+    def train(self, weights: Arrays, round_: int, since: int | None = None) -> tuple[dict[str, Array], float | None]:
         """Train one round; return (the update that leaves, mean loss) and write the state for the next round.
 
+        since: as above; None: this site's update of the round before counted
         under patient-level DP every gradient is private and the loss, which is not, is None
         """
         site, algorithm, rival = self.site, self.settings.algorithm, self.settings.rival
         steps = self.settings.schedule.steps(round_)
-        received, memory = self._vectors(algorithm, weights), self._memory(round_)
+        since = round_ if since is None else since
+        received, memory = self._vectors(algorithm, weights), self._memory(since)
         delta, kept, losses = local_round(
             algorithm, received, memory, site.layout, site.roles, self._oracle(round_), steps
         )
@@ -122,7 +127,7 @@ class Hospital:
             delta |= in_bank(RIVAL, from_bank("model", other))
         arrays = {name: vector.cpu().numpy() for name, vector in kept.items()}
         mask_history.note(self.states, round_, kept, site.layout, site.blocks)
-        state.save(self.states, round_ + 1, arrays, self.fingerprint, {})
+        state.save(self.states, round_ + 1, arrays, self.fingerprint, {}, since)
         return delta, None if self.settings.private is not None else sum(losses) / len(losses)
 
     def left_out(self, delta: Arrays) -> int:
@@ -131,10 +136,10 @@ class Hospital:
         travels = [name for name in self.site.layout.names if self.site.roles[name] not in home]
         return sum(f"model:{name}" not in delta for name in travels)
 
-    def judge(self, weights: Arrays, round_: int) -> Judgement:
+    def judge(self, weights: Arrays, since: int) -> Judgement:
         """Judge the models this job allows: its own, FedAvg where it ran beside or is the job, and the local one."""
         algorithm = self.settings.algorithm
-        own = algorithm.personal(self._start(weights, round_))
+        own = algorithm.personal(self._start(weights, since))
         shared = algorithm.name == "FedAvg" or self.settings.private is not None
         arms = {RIVAL if shared and self.settings.rival is None else "personalised": own}
         if self.settings.rival is not None:
@@ -162,9 +167,9 @@ class Hospital:
     def _dp_site(self) -> DPSite | None:
         return None if self.settings.private is None else DPSite(self.site, self.settings.private)
 
-    def _start(self, weights: Arrays, round_: int) -> LocalStart:
+    def _start(self, weights: Arrays, since: int) -> LocalStart:
         received = self._vectors(self.settings.algorithm, weights)
-        return start_of(self.settings.algorithm, received, self._memory(round_), self.site.layout, self.site.roles)
+        return start_of(self.settings.algorithm, received, self._memory(since), self.site.layout, self.site.roles)
 
     def _memory(self, round_: int) -> dict[str, Tensor]:
         arrays, _ = state.load(self.states, round_, self.fingerprint)

@@ -1,7 +1,8 @@
 """What survives a restarted process: a site's memory and the server's banks, one file per round, two rounds kept.
 
-Two, because a crash can fall between a site's write and the server's: the server then repeats a round that the site has
-already finished, and the site must start from its state before that round.
+Two, the newest and the one that it was made from: the server repeats a round where a crash fell between a site's write and its
+own, and a site whose update of a round was not counted starts the next one from its state before that round, as if it had not
+taken part. So a gap of any length costs nothing but the rounds that were missed.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from wardround.errors import RoundRefused
 from wardround.models import checkpoint
 
 
-def save(folder: Path, round_: int, arrays: Arrays, fingerprint: str, meta: Mapping[str, Any]) -> None:
-    """Write the state BEFORE round `round_` atomically; of all others only the one before it is kept.
+def save(
+    folder: Path, round_: int, arrays: Arrays, fingerprint: str, meta: Mapping[str, Any], since: int | None = None
+) -> None:
+    """Write the state BEFORE round `round_` atomically; of all others only the one it was made from is kept.
 
-    later rounds in the folder: left by a run that was started anew since, removed
+    since: the round of that one (None: the round before) | later rounds in the folder: left by a run that was started anew
+    since, removed
     """
     checkpoint.save(_path(folder, round_), arrays, fingerprint, {**meta, "round": round_})
     for other in folder.glob("round-*.npz"):
-        if other not in (_path(folder, round_), _path(folder, round_ - 1)):
+        if other not in (_path(folder, round_), _path(folder, round_ - 1 if since is None else since)):
             other.unlink()
 
 

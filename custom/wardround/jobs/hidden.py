@@ -16,6 +16,8 @@ def server_workflow(job: Job, about: Json) -> Json:
         "rounds": job.schedule["rounds"],
         "round_timeout_s": job.federation["round_timeout_s"],
         "step_timeout_s": job.federation["step_timeout_s"],
+        "grace_s": job.federation["grace_s"],
+        "late": job.federation["late"],
         "about": {"config_type": "dict", **about},
     }
     return {"id": "rounds", "path": "wardround.flare.secure_rounds.SecureRounds", "args": args}

@@ -100,6 +100,7 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
         made.protection["min_sites"] = made.federation["min_sites"]
     if made.dp is not None:
         _promise(made)
+    _require_patience(made)
     hessian = made.algorithm["site"]["args"].get("hessian")
     return replace(made, title=f"{made.title} ({hessian})") if hessian else made
 
@@ -142,6 +143,21 @@ def _apply(made: Job, setting: str) -> Job:
         )
     place[last] = _value(setting, text)
     return made
+
+
+def _require_patience(made: Job) -> None:
+    """Raise ConfigRefused unless stragglers are waited for a stated time, and late updates go where they may go."""
+    grace_s, late = made.federation["grace_s"], made.federation["late"]
+    known = type(grace_s) is int and grace_s >= 0 and late in ("drop", "next")
+    apart = made.privacy["kind"] != "open" or made.dp is not None
+    if not known or (late != "drop" and apart):
+        raise ConfigRefused(
+            f"how job {made.name} treats stragglers",
+            found=f"federation.grace_s={grace_s}, federation.late={late}",
+            expected="whole seconds, 0 or more; drop, or next in a job in the clear without differential privacy: a mask, or a "
+            "charge, belongs to the round that it was made for",
+            fix="correct --set",
+        )
 
 
 def _promise(made: Job) -> None:

@@ -85,8 +85,7 @@ class SumSite:
         """
         if not self.holds(round_):
             if round_ == 0:
-                blocks = {name: initial[name] for name in update if name in initial}
-                self._save_grid(0, self._first_grid(blocks))
+                self.begin({name: initial[name] for name in update if name in initial})
             grid = self.grid(round_)
             kept = self.noise is None and self.holds(round_ - 1)
             residual = self._read(round_ - 1, "residual") if kept else None
@@ -104,6 +103,10 @@ class SumSite:
             self._held(round_ - 2).unlink(missing_ok=True)
         clipped, values = int(self._read(round_, "clipped")), self.grid(round_).fields
         return {"values": values, "clipped": clipped, "bits": self.protection.bits}
+
+    def begin(self, blocks: Arrays) -> None:
+        """Write the grid of round 0: it follows from the job's first weights, so a site that missed that round has it too."""
+        self._save_grid(0, self._first_grid(blocks))
 
     def fields(self, round_: int) -> NDArray[np.int32]:
         """Return the integers of a round as they were written down: readable, they stay at the site."""
@@ -145,7 +148,8 @@ class SumSite:
         """Return (mean update by block, what is known of it) of a round's sum; writes the grid of the next round.
 
         ratio: learning rate of the next round over this one's | fewer than min_sites: ConfigRefused
-        a sum that is not that of these sites, a wrong key: RoundRefused
+        a sum that is not that of these sites, a wrong key: RoundRefused | this site is not in it: its integers are dropped
+        with what rounding left of them, as if it had not trained
         """
         self.protection.require_enough(len(set(sites)), f"the sum of round {moment.round + 1}")
         grid = self.grid(moment.round)
@@ -164,6 +168,8 @@ class SumSite:
             )
         following = grid if self.noise is not None else next_grid(grid, totals, len(sites), ratio)
         self._save_grid(moment.round + 1, following)
+        if self.participant.name not in sites:
+            self.forget(moment.round)
         mean = mean_of(grid, totals, self.protection.denominator(len(sites), patients))
         return mean, {"sites": len(sites), "patients": patients if self.protection.weighted else None}
 

@@ -93,6 +93,21 @@ def contributors(run: Json) -> Markup:
     return table(words, ("Block", *(f"Round {r['round'] + 1}" for r in rounds)), rows)
 
 
+def attendance(run: Json) -> Markup:
+    """Return who was missing in which round and why, and whose update came late; nothing of that: an empty text."""
+    rows = []
+    for r in run["rounds"]:
+        missing, late = r.get("missing") or {}, r.get("late") or {}
+        if missing or late:
+            why = "; ".join(f"{site_name(run, site)}: {reason}" for site, reason in missing.items())
+            came = "; ".join(f"{site_name(run, site)}, of round {round_ + 1}" for site, round_ in late.items())
+            inside = ", ".join(r.get("aggregated") or [])
+            rows.append([text(r["round"] + 1), text(inside or DASH), text(why or DASH), text(came or DASH)])
+    heads = ("Round", "In the sum", "Not in the sum, and why", "Late updates that count here")
+    words = "Rounds that did not have every hospital (the first round is 1; the reason in full is at that hospital)."
+    return table(words, heads, rows) if rows else Markup("")
+
+
 def what_left(run: Json) -> Markup:
     """Return the kinds of numbers that every hospital sent, who could read them, and what stayed."""
     parameters, said = (run.get("model") or {}).get("parameters"), run.get("settings") or {}

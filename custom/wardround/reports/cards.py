@@ -60,18 +60,25 @@ def synthetic_banner() -> Markup:
 
 
 def outcome(report: Json) -> Markup:
-    """Return the outcome banner: COMPLETE, or INCOMPLETE with every problem in words, and how many hospitals gained."""
+    """Return the outcome banner: COMPLETE, COMPLETE with remarks, or INCOMPLETE with every problem in words.
+
+    With it how many hospitals gained.
+    """
     kinds = [verdict["kind"] for verdict in report["verdicts"].values()]
     tally = "; ".join(f"{words}: {kinds.count(kind)}" for kind, words in KINDS.items() if kind in kinds)
     count = f"{len(kinds)} hospital{'s' if len(kinds) != 1 else ''}"
     line = say("p", f"{count} ({tally})." if tally else "No hospital is known to this run.")
     if claim := privacy_claim(report):
         line = join([line, say("p", f"Differential privacy: {claim}.")])
+    remarks = bullets(report["remarks"]) if report.get("remarks") else Markup("")
+    if report["outcome"] == "complete" and remarks:
+        words = " Every hospital judged the final model, but not every round had all of them:"
+        return tag("div", say("strong", "COMPLETE, with remarks."), text(words), remarks, line, class_="banner warn")
     if report["outcome"] == "complete":
         return tag(
             "div", say("strong", "COMPLETE."), text(" Every hospital took part to the end."), line, class_="banner good"
         )
-    return tag("div", say("strong", "INCOMPLETE."), bullets(report["problems"]), line, class_="banner bad")
+    return tag("div", say("strong", "INCOMPLETE."), bullets(report["problems"]), remarks, line, class_="banner bad")
 
 
 def hospital_cards(run: Json) -> Markup:

@@ -46,6 +46,7 @@ def render(report: Json, overlays: Sequence[Path] = ()) -> str:
         words = _STAY_PHANTOMS if report["phantoms"] else _STAY
         sections.append(_section("Overlays", say("p", words, class_="soft"), gallery(overlays)))
     sections += [
+        *([_section("Who was missing", missing)] if (missing := background.attendance(report)) else []),
         _section("Costs", background.costs(report), background.slowest(report)),
         _section("What left each hospital", background.what_left(report), background.contributors(report)),
         _section("Settings", background.settings(report)),

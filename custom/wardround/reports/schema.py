@@ -39,6 +39,8 @@ ROUND = {
     "attempts?": Maybe(COUNT),
     "recovered?": Maybe([TEXT]),
     "contributors?": Maybe(Each(COUNT)),
+    "missing?": Maybe(Each(TEXT)),
+    "late?": Maybe(Each(COUNT)),
     "bytes_down?": Maybe(COUNT),
     "bytes_up?": Maybe(COUNT),
     "sites?": Maybe(Each(Maybe({"loss?": Maybe(NUMBER), "val_score?": Maybe(NUMBER), "seconds?": Maybe(NUMBER)}))),
@@ -66,6 +68,7 @@ RUN = {
     "final": Each(Maybe(FINAL)),
     "outcome": OneOf(("complete", "incomplete")),
     "problems": [TEXT],
+    "remarks?": Maybe([TEXT]),
 }
 DERIVED = {
     "schema": OneOf((VERSION,)),
@@ -86,6 +89,7 @@ def build(run: Json) -> dict[str, Any]:
     """Return the report of a run, validated; the run is not changed.
 
     NaN and inf become null | a lost site, or any problem: outcome `incomplete`, whatever the run says
+    a site that missed rounds, with the reason, and judged at the end: a remark, and the outcome stays
     no site, no round, no result: a report that says so | keys or types that RUN does not know: ConfigRefused
     Guarantee: the report of a report's run is the same report.
     """

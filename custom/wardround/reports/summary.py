@@ -11,6 +11,11 @@ from wardround.reports.verdict import CANDIDATES, DICE, choose, score_of
 CLASSIFICATION = ("balanced_accuracy", "accuracy", "auroc", "calibration_error", "log_loss")
 
 
+def names(text: str, site: str) -> bool:
+    """Tell whether a text names a site ("site-1" does not name "site-11")."""
+    return re.search(rf"(?<![\w-]){re.escape(site)}(?![\w-])", text) is not None
+
+
 def site_name(run: Json, site: str) -> str:
     """Return "label (site)", or the site alone when it has no label of its own."""
     label = (run["sites"].get(site) or {}).get("label")
@@ -78,18 +83,20 @@ def deployed(run: Json, site: str) -> str | None:
 def all_problems(run: Json) -> list[str]:
     """Return the problems of the run and one for every site that was lost without a word about it.
 
-    Lost: asked to train but not aggregated in some round, or no final result. A site that some problem names is not
-    added again.
+    Lost: no final result, or not aggregated in some round that does not say why. A site that some problem names is not
+    added again. A round that says why makes a remark, no problem.
     """
     problems: list[str] = list(run["problems"])
     told = " ".join(problems)
     for site in run["sites"]:
-        if re.search(rf"(?<![\w-]){re.escape(site)}(?![\w-])", told):
+        if names(told, site):
             continue
         lost = [
             r["round"]
             for r in run["rounds"]
-            if site in (r.get("configured") or []) and site not in (r.get("aggregated") or [])
+            if site in (r.get("configured") or [])
+            and site not in (r.get("aggregated") or [])
+            and site not in (r.get("missing") or {})
         ]
         if lost:
             problems.append(f"{site} was asked to train but its update is missing in round {', '.join(map(str, lost))}")

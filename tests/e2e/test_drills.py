@@ -1,0 +1,31 @@
+"""The quickest drills of docs/operations.md, in one consortium of real processes; `python tests/drills/run.py` plays them all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "drills"))
+from stage import Consortium, stage
+
+from drills import DRILLS
+
+
+@pytest.fixture(scope="module")
+def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
+    with stage(tmp_path_factory.mktemp("drills")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("name", ["straggler", "site_killed", "wrong_model"])
+def test_what_operations_promise(consortium, name, capsys):
+    DRILLS[name](consortium)
+    assert "report" in capsys.readouterr().out
+
+
+def test_every_drill_is_in_the_guide(repository):
+    guide = (repository / "docs" / "operations.md").read_text()
+    assert [name for name in DRILLS if f"`{name}`" not in guide] == []
