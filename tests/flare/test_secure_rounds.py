@@ -164,21 +164,24 @@ def test_a_site_that_was_away_for_rounds_applies_their_sums(federation, mode, aw
 
 
 @pytest.mark.parametrize("mode", ["masked", "ring"])
-def test_a_site_that_lost_its_secrets_joins_again(federation, mode):
-    """Its machine was started anew, without the channel key of this run: the server sees a new token and asks for a join."""
+def test_a_site_that_died_and_lost_its_secrets_joins_again(federation, mode):
+    """It dies in round 1 and comes back with a new token, without the channel key of this run: it is asked to join anew."""
     played = federation(mode)
-    clients = played.server.engine.clients
+    site, clients = played.sites["site-2"], played.server.engine.clients
 
-    def before(task, site, call):
-        if (task, site, call.moment.round) == ("train", "site-2", 0):
-            (played.sites["site-2"].folder / "secure" / "secrets.json").unlink()
-            clients[1] = Client("site-2", "new")
-            played.sites["site-2"].restart()
+    def meddle(asked, name, call, reply):
+        if (asked, name, call.moment.round) != ("train", "site-2", 0):
+            return reply
+        (site.folder / "secure" / "secrets.json").unlink()
+        clients[1] = Client("site-2", "new")
+        site.restart()
+        return None
 
-    played.run(before=before)
+    played.run(meddle=meddle)
+    assert [one.targets for one in played.asked if one.task == "join"] == [SITES, ("site-2",)]
     first, second = played.record["rounds"]
-    assert "site-2" not in first["aggregated"]
-    assert second["aggregated"] == list(SITES) or played.problems != []
+    assert (first["recovered"], second["aggregated"]) == (["site-2"], list(SITES))
+    assert (played.problems, len(set(played.models().values()))) == ([], 1)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -769,9 +772,10 @@ def test_shares_for_other_sites_are_refused(federation, caplog, mode, monkeypatc
 )
 def test_a_promise_that_is_missing_is_refused(changed):
     """NVFlare turns an undefined variable of a config into None."""
-    promise = {"protection": protection("he"), "model": SPEC, "rounds": 2, "about": ABOUT, "grace_s": 0, "late": "drop"}
+    promise = {"protection": protection("he"), "model": SPEC, "rounds": 2, "about": ABOUT}
+    promise |= {"round_timeout_s": 60, "step_timeout_s": 30, "grace_s": 60, "late": "drop"}
     with pytest.raises(ConfigRefused):
-        SecureRounds(**promise | {"round_timeout_s": 60, "step_timeout_s": 30} | changed)
+        SecureRounds(**promise | changed)
 
 
 def test_a_late_answer_is_dropped_and_said_so(federation, caplog):
