@@ -10,7 +10,7 @@ import torch
 from wardround.algorithms.base import Steps
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import SiteSide, first_banks, local_round, run, start_of
-from wardround.algorithms.klmask import KLMask, block_sizes, by_value, read, require_zeros
+from wardround.algorithms.klmask import KLMask, block_sizes, by_value, read, require_alone, require_zeros
 from wardround.algorithms.rules import Mean
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import CountedMean
@@ -290,6 +290,28 @@ def test_where_every_update_must_be_whole_counting_is_refused(where):
         require_zeros(replace(KL, absent="counted", most=0.45), where)
     require_zeros(KL, where)
     require_zeros(FedAvg(), where)
+
+
+def test_where_single_updates_are_hidden_fedavg_is_refused_beside_masks_that_sites_choose():
+    for choose in ("kl", "random"):
+        with pytest.raises(ConfigRefused, match="FedAvg beside it"):
+            require_alone(replace(KL, choose=choose), True, "a hidden sum")
+        require_alone(replace(KL, choose=choose), False, "a hidden sum")
+    for algorithm in (replace(KL, choose="head"), replace(KL, choose="norms"), FedAvg()):  # one mask for all
+        require_alone(algorithm, True, "a hidden sum")
+
+
+def test_with_fedavg_beside_it_two_sums_would_tell_what_one_hospital_kept(problem, layout, roles, probe):
+    """Why it is refused: the first round with masks, in which one of four keeps its head."""
+    received, sums, alone = problem(1, torch.float32).point(), [0.0, 0.0], None
+    for seed, kept in ((3, 0.0), (4, 0.0), (5, 0.0), (6, 1.0)):
+        masked, _, _ = round_(KL, received, {}, layout, roles, probe(seed, head=kept))
+        plain, _, _ = round_(FedAvg(), received, {}, layout, roles, probe(seed))
+        sums = [total + update["model:out.weight"] for total, update in zip(sums, (plain, masked), strict=True)]
+        alone = plain["model:out.weight"]
+        assert masked["model:out.weight"].any() == (kept == 0)
+    assert (sums[0] - sums[1]) == pytest.approx(alone, abs=1e-5)
+    assert abs(alone).max() > 0.1
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,27 @@ def test_a_job_goes_on_under_the_id_that_it_began_with_until_it_has_ended(contex
     places.begin_anew(second)
     assert places.run_id(second) == "id-1"
     places.finish(second)
-    places.begin_anew(second)
-    assert places.run_id(second) == "id-2"
+    third = named(context, "one", "id-3")
+    places.begin_anew(third)
+    assert places.run_id(third) == "id-3"
+
+
+@pytest.mark.parametrize("began", ["id-1", "id-2"])
+def test_a_server_that_lies_cannot_make_a_site_forget_within_one_job(context, tmp_path, began):
+    """Asked to judge and then to begin anew, or, in a job that goes on, to begin anew: what it opened would be forgotten."""
+    (tmp_path / "party" / "local" / "wardround_state.json").write_text('{"folder": "kept"}')
+    running = named(context, "one", "id-2")
+    places.run_id(named(context, "one", began))
+    places.run_id(running)
+    secrets = places.state_folder(running) / "secure" / "secrets.json"
+    for path in (secrets, secrets.parent.parent / "global" / "round-00002.npz"):
+        path.parent.mkdir()
+        path.write_text("")
+    places.begin_anew(running)
+    places.finish(running)
+    places.begin_anew(running)
+    assert secrets.is_file()
+    assert places.run_id(running) == began
 
 
 @pytest.mark.parametrize(

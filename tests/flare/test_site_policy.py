@@ -17,7 +17,7 @@ from nvflare.private.fed.app.fl_conf import create_privacy_manager
 from wardround.arrays import digest
 from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
-from wardround.flare import curves, ledger_door, sealed, site_policy, wire
+from wardround.flare import curves, ledger_door, places, sealed, site_policy, wire
 from wardround.flare.curves import Curves
 from wardround.flare.hidden_release import HiddenRelease
 from wardround.flare.hospital_release import HospitalRelease
@@ -379,6 +379,23 @@ def test_hospital_reserves_before_training_and_charges_every_round(rig, message,
         made.leave(message())
         assert made.account.spent[POLICY] == (PROMISE.release,) * (round_ + 1)
     assert [line["ledger_entry"] for line in made.receipts] == [1, 2]
+
+
+def test_hospital_reserves_for_the_run_that_begins_not_for_the_one_that_ended(
+    rig, message, context, monkeypatch, tmp_path
+):
+    """State is kept by the job's name, and the site's filter comes before the executor clears it."""
+    monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "kept"))
+    monkeypatch.setattr(places, "job_name", lambda fl_ctx: "one")
+    made = hospital(rig, Release(InTheClear(), MODALITIES))
+    old = context("train", job="an older job")
+    places.run_id(old)
+    places.finish(old)
+    made.before(order())
+    places.begin_anew(made.at("train"))  # as the executor does
+    made.leave(message())
+    assert made.account.job.id == JOB
+    assert made.account.spent[POLICY] == (PROMISE.release,)
 
 
 def test_hospital_clips_and_noises_whatever_the_job_says(rig, message, monkeypatch):

@@ -49,6 +49,13 @@ def test_an_order_has_exactly_two_counts(meta):
         wire.read_order(message(DataKind.WEIGHTS, BLOCKS, meta))
 
 
+def test_an_order_sends_no_site_back_to_a_state_that_lies_ahead():
+    """From the state after this very round a site's own memory would count its work twice."""
+    assert wire.read_order(wire.order_message(wire.Order(BLOCKS, 2, 5, {"site-1": 2}))).since("site-1") == 2
+    with pytest.raises(ReleaseRefused, match="a later round"):
+        wire.read_order(wire.order_message(wire.Order(BLOCKS, 2, 5, {"site-1": 3})))
+
+
 @pytest.mark.parametrize("kind", [DataKind.WEIGHTS, DataKind.METRICS, DataKind.COLLECTION, DataKind.ANALYTIC, "mine"])
 def test_an_update_is_a_weight_diff(kind, update):
     with pytest.raises(ReleaseRefused, match="data kind"):

@@ -184,6 +184,7 @@ def test_masks_are_counted_in_the_clear_and_zeros_where_noise_is():
         ("brats_klmask", ("privacy=masked",), "absent 'counted'"),
         ("brats_klmask", ("privacy=fixed_point",), "absent 'counted'"),
         ("brats_klmask", ("privacy=stock_ckks",), "absent 'counted'"),
+        ("brats_klmask", ("privacy=he", "algorithm.absent=zeros"), "FedAvg beside it"),
         ("tumour_type_mmpfl_adp", ("algorithm.absent=counted",), "absent 'counted'"),
         ("brats_klmask", ("federation.min_sites=2",), "min_sites 3 or more"),
         ("brats_klmask", ("algorithm.absent=skip",), "absent one of zeros, counted"),
@@ -199,7 +200,7 @@ def test_counting_where_it_cannot_be_honoured_is_refused_before_a_folder_is_writ
     assert main(["jobs", "write", name, *arguments, "--out", str(tmp_path / "jobs")]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "jobs").exists()
-    require_buildable(recipes.job("brats_klmask", ["privacy=masked", "algorithm.absent=zeros"]))
+    require_buildable(recipes.job("brats_klmask", ["privacy=masked", "algorithm.absent=zeros", "rival=false"]))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from wardround.privacy import masks, shamir, statements, sum_key
 from wardround.privacy.bfv import SLOTS, Cipher
 from wardround.privacy.collector import words_of
 from wardround.privacy.fixed_point import decode
-from wardround.privacy.participant import FILE, Participant, pair_seed, ring_order, roster_digest
+from wardround.privacy.participant import FILE, Participant, pair_seed, ring_order, roster_digest, start_words
 from wardround.privacy.sum_site import Incoming
 from wardround.privacy.tags import DATA, Tags
 
@@ -136,7 +136,7 @@ def test_neighbours_in_our_ring_learn_nothing_together(hall, updates, initial, o
 def test_without_masks_they_would_read_every_update_between_them(hall, updates, initial, opened, monkeypatch):
     """The control of the test above: the same ring, the same reading, and nothing but the masks left out."""
     made, given = hall("ring", count=5, weights="equal"), updates(5)
-    monkeypatch.setattr(Participant, "mask", lambda self, moment, prepares, words: words)
+    monkeypatch.setattr(Participant, "mask", lambda self, moment, prepares, words, start: words)
     run(made, given, initial)
     for name, words in neighbour_differences(made, opened(made)).items():
         values, grid = values_in(made, words), made.sites["s1"].grid(0)
@@ -297,7 +297,11 @@ def play(hall, updates, initial, opened, kits, monkeypatch):
 def seed_between(made, one, other):
     public = {said["site"]: bytes.fromhex(said["mask"]) for said in map(statements.peek, made.prepares)}
     private = bytes.fromhex(secrets(made, one)["mask"])
-    return pair_seed(private, public[other], one, other, made.moment(), roster_digest(made.prepares))
+    return pair_seed(private, public[other], one, other, made.moment(), roster_digest(made.prepares), start_of(made))
+
+
+def start_of(made):
+    return "" if made.promise.ring else start_words("00", made.sites["s1"].grid(0).digest)
 
 
 def absorbing(real: Played, honest: list[str], turned: Played, plain: Callable[..., Any]) -> dict[bytes, Any]:
@@ -362,7 +366,7 @@ def seen_through(played: Played, coalition: list[str], target: str) -> Any:
     pairs = []
     for name in coalition:
         private, public = bytes.fromhex(secrets(made, name)["mask"]), bytes.fromhex(roster[target]["mask"])
-        seed = pair_seed(private, public, name, target, made.moment(), roster_digest(made.prepares))
+        seed = pair_seed(private, public, name, target, made.moment(), roster_digest(made.prepares), start_of(made))
         pairs.append((name, seed))
     return minus(words, masks.mask_of(target, own, pairs, len(words), modulus), modulus)
 
@@ -388,14 +392,36 @@ def test_an_update_that_came_too_late_stays_hidden_by_its_own_mask(play, plain):
     key = shamir.combine({sorted(made.sites).index(name) + 1: bytes.fromhex(s) for name, s in said.items()})
     assert key.hex() == secrets(made, "s2")["mask"]
     public = {one["site"]: bytes.fromhex(one["mask"]) for one in map(statements.peek, made.prepares)}
-    digest = roster_digest(made.prepares)
-    pairs = [(name, pair_seed(key, public[name], "s2", name, made.moment(), digest)) for name in ("s1", "s3", "s4")]
+    both = (roster_digest(made.prepares), start_of(made))
+    pairs = [(name, pair_seed(key, public[name], "s2", name, made.moment(), *both)) for name in ("s1", "s3", "s4")]
     words = words_of(payload)
     left = minus(words, masks.mask_of("s2", None, pairs, len(words), modulus), modulus)
     own = bytes.fromhex(secrets(made, "s2")["own"])
     # what is left is the update under one mask that is uniform and known to s2 alone: any update fits it
     np.testing.assert_array_equal(left, masks.add(plain(made, "s2"), masks.expand(own, len(words), modulus), modulus))
     assert all(own.hex() not in one.text for one in (*made.joins, *made.prepares, *real.answers.values()))
+
+
+def test_sites_that_start_from_different_models_have_no_sum_to_read(hall, updates, initial, plain):
+    """A server that hands out sums could hand s1 another model than all others, on which their updates vanish."""
+    made, reads = hall("masked"), []
+    for model in ("00", "01"):
+        made.prepare(made.moment(0, len(reads)))
+        made.hold(0, updates(), initial)
+        words = {}
+        for name in ALL:
+            start = model if name == "s1" else "00"
+            words[name] = words_of(made.sites[name].submit(made.moment(0, len(reads)), made.prepares, start)[1])
+        total = np.zeros_like(words["s1"])
+        for name in ALL:
+            own = masks.expand(bytes.fromhex(secrets(made, name)["own"]), len(total), made.promise.modulus)
+            total = masks.add(total, minus(words[name], own, made.promise.modulus), made.promise.modulus)
+        reads.append(total)
+    expected = np.zeros_like(reads[0])
+    for name in ALL:
+        expected = masks.add(expected, plain(made, name), made.promise.modulus)
+    np.testing.assert_array_equal(reads[0], expected)
+    assert np.mean(reads[1] == expected) < 0.01
 
 
 # --- 4. a server that asks twice
@@ -408,7 +434,8 @@ def sum_of(made, words, survivors, answers, known=None):
     """
     modulus = made.promise.modulus
     roster = {said["site"]: said for said in map(statements.peek, made.prepares)}
-    places, digest = {name: x for x, name in enumerate(sorted(made.sites), 1)}, roster_digest(made.prepares)
+    places = {name: x for x, name in enumerate(sorted(made.sites), 1)}
+    both = (roster_digest(made.prepares), start_of(made))
     total = np.zeros_like(next(iter(words.values())))
     for name in survivors if known else roster:
         shares = {places[site]: bytes.fromhex(statements.peek(one)["shares"][name]) for site, one in answers.items()}
@@ -417,7 +444,7 @@ def sum_of(made, words, survivors, answers, known=None):
             total = masks.add(total, minus(words[name], masks.expand(secret, len(total), modulus), modulus), modulus)
         else:
             public = {other: bytes.fromhex(roster[other]["mask"]) for other in survivors}
-            pairs = [(o, pair_seed(secret, key, name, o, made.moment(), digest)) for o, key in public.items()]
+            pairs = [(o, pair_seed(secret, key, name, o, made.moment(), *both)) for o, key in public.items()]
             total = masks.add(total, masks.mask_of(name, None, pairs, len(total), modulus), modulus)
     return total
 
@@ -462,8 +489,8 @@ def test_two_rosters_in_one_attempt_would_be_two_openings_and_are_refused(hall, 
     # the control: sites that only remember which update they masked
     kept = Participant.mask
 
-    def forgetful(self, moment, prepares, words):
-        found, secrets_ = kept(self, moment, prepares, words), self._load()
+    def forgetful(self, moment, prepares, words, start):
+        found, secrets_ = kept(self, moment, prepares, words, start), self._load()
         secrets_["prepared"]["used"] = ""
         self._save(secrets_)
         return found

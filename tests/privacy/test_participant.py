@@ -192,7 +192,7 @@ def test_masked_words_are_the_formula_and_cancel(masked):
         for other in set(ALL) - {name}:
             names = sorted((name, other))
             seed = masks.shared(
-                kept["mask"], public[other], "mask", *names, RUN, 0, 0, statements.digest_of(masked.prepares)
+                kept["mask"], public[other], "mask", *names, RUN, 0, 0, statements.digest_of(masked.prepares), ""
             )
             expected += (1 if name < other else -1) * masks.expand(seed, 20, WORD).astype(object)
         assert found[name].tolist() == [int(word) % WORD for word in expected]
@@ -379,10 +379,37 @@ def test_a_later_round_is_opened_for_its_own_set_and_earlier_ones_no_more(masked
     masked.prepare(masked.moment(1))
     mask_all(masked, masked.moment(1))
     at(masked).unmask(masked.moment(1), masked.joins, masked.prepares, ["s1", "s2", "s3"])
-    masked.prepare(masked.moment(0, 7))
-    mask_all(masked, masked.moment(0, 7))
+    with pytest.raises(RoundRefused, match="round 1 again"):
+        masked.prepare(masked.moment(0, 7))
+    earlier = Moment(OTHER_RUN, 0, 0)
+    joins = [at(masked, name).join(OTHER_RUN) for name in ALL]
+    prepares = [at(masked, name).prepare(earlier, joins) for name in ALL]
+    at(masked).mask(earlier, prepares, WORDS)
     with pytest.raises(RoundRefused, match="a second opening of round 1"):
-        at(masked).unmask(masked.moment(0, 7), masked.joins, masked.prepares, ALL)
+        at(masked).unmask(earlier, joins, prepares, ALL)
+
+
+def test_a_round_is_repeated_with_those_that_are_left_and_nobody_else(hall):
+    """Else s1's integers, noised once, are opened in two sums by two groups that know nothing of each other."""
+    made = hall("masked", count=7)
+    one, other = made.joins[:4], [made.joins[0], *made.joins[4:]]
+    at(made).prepare(made.moment(), one)
+    with pytest.raises(RoundRefused, match="sites that were not in it"):
+        at(made).prepare(made.moment(attempt=1), other)
+    at(made).prepare(made.moment(attempt=1), one[:3])
+    with pytest.raises(RoundRefused, match="sites that were not in it"):
+        at(made).prepare(made.moment(attempt=2), one)
+    at(made).prepare(made.moment(1), other)
+    with pytest.raises(RoundRefused, match="round 1 again"):
+        at(made).prepare(made.moment(attempt=3), other)
+
+
+def test_a_run_that_was_left_is_not_joined_again(masked):
+    """It would be forgotten who was asked in it; the run that is under way is joined as often as it asks."""
+    at(masked).join(OTHER_RUN)
+    at(masked).join(OTHER_RUN)
+    with pytest.raises(RoundRefused, match="left for another"):
+        at(masked).join(RUN)
 
 
 def test_joins_of_another_set_than_was_prepared_for_are_refused(hall):
@@ -462,15 +489,19 @@ def test_pair_seeds_agree_and_depend_on_everything():
     a, b = masks.new_key(), masks.new_key()
     of_a, of_b = masks.public_of(a), masks.public_of(b)
     moment = Moment(RUN, 0, 0)
-    seed = pair_seed(a, of_b, "s1", "s2", moment, "00")
-    assert seed == pair_seed(b, of_a, "s2", "s1", moment, "00")
+    seed = pair_seed(a, of_b, "s1", "s2", moment, "00", "model grid")
+    assert seed == pair_seed(b, of_a, "s2", "s1", moment, "00", "model grid")
     others = [
-        pair_seed(a, of_b, "s1", "s3", moment, "00"),
-        pair_seed(a, of_b, "s1", "s2", moment, "01"),
-        *(pair_seed(a, of_b, "s1", "s2", m, "00") for m in (Moment(RUN, 1, 0), Moment(RUN, 0, 1), joined(RUN))),
-        pair_seed(a, masks.public_of(masks.new_key()), "s1", "s2", moment, "00"),
+        pair_seed(a, of_b, "s1", "s3", moment, "00", "model grid"),
+        pair_seed(a, of_b, "s1", "s2", moment, "01", "model grid"),
+        *(
+            pair_seed(a, of_b, "s1", "s2", m, "00", "model grid")
+            for m in (Moment(RUN, 1, 0), Moment(RUN, 0, 1), joined(RUN))
+        ),
+        pair_seed(a, of_b, "s1", "s2", moment, "00", "another grid"),
+        pair_seed(a, masks.public_of(masks.new_key()), "s1", "s2", moment, "00", "model grid"),
     ]
-    assert len({seed, *others}) == 7
+    assert len({seed, *others}) == 8
 
 
 def test_a_roster_is_read_in_the_order_of_names(masked, authority):

@@ -7,7 +7,7 @@ from their own values and never leave, in the round that they become personal ei
 starts from the received values.
 absent: what the update holds in their place
     zeros    zeros, and the server divides by ALL hospitals: no mask is told, and every update has the same layout. For hidden
-             sums and under differential privacy
+             sums and under differential privacy. The sum of a block is that of those who share it, who may be few, or one
     counted  nothing: the server sees which blocks are there, divides each by the weights of the hospitals that sent it, and
              keeps what fewer than 3 sent (arrays.CountedMean). With 3 hospitals a block that one keeps does not move at all.
              For jobs in the clear, where the server sees the mask anyway
@@ -180,6 +180,21 @@ def require_zeros(algorithm: Algorithm, where: str) -> None:
             found=f"absent {algorithm.absent!r}: an update without some blocks tells the mask, and fits no common layout",
             expected="absent 'zeros': every update holds all blocks, whichever are a hospital's own",
             fix="--set algorithm.absent=zeros",
+        )
+
+
+def require_alone(algorithm: Algorithm, beside: bool, where: str) -> None:
+    """Raise ConfigRefused if each site chooses its mask and FedAvg trains beside it where single updates are hidden.
+
+    In the first round with masks both models still start and train alike: the sum of the one less that of the other is, block
+    by block, what those who keep the block have left out; where that is one hospital, its update.
+    """
+    if isinstance(algorithm, KLMask) and algorithm.choose in ("kl", "random") and beside:
+        raise ConfigRefused(
+            f"KL masks with {where}",
+            found="FedAvg beside it: the difference of the two sums is the update of those that keep a block",
+            expected="one model",
+            fix="--set rival=false",
         )
 
 

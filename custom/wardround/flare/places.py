@@ -20,7 +20,7 @@ from wardround.privacy import durable
 SIMULATOR_JOB = "simulate_job"
 STATE_VARIABLE = "WARDROUND_STATE"
 STATE_FILE = "wardround_state.json"
-FINISHED, BEGAN_AS = "finished", "began_as"
+FINISHED, BEGAN_AS, GOES_ON_AS = "finished", "began_as", "goes_on_as"
 
 
 def in_simulator(fl_ctx: FLContext) -> bool:
@@ -91,13 +91,15 @@ def begin_anew(fl_ctx: FLContext) -> None:
     """Clear the kept state of a run that is over, when a job begins with its first round.
 
     over: it came to its end at this party | or, at a site, another job than the one that the state began as begins before any
-    round that this site has finished: the server has given the old run up. Within one job nothing is ever cleared.
+    round that this site has finished: the server has given the old run up. Within one job nothing is ever cleared at a site,
+    whatever the server asks: what was opened in a round is remembered there.
     """
     if not keeps_state(fl_ctx):
         return
-    folder = state_folder(fl_ctx)
-    began = folder / BEGAN_AS
-    other = began.is_file() and began.read_text(encoding="utf-8") != str(fl_ctx.get_job_id())
+    folder, job = state_folder(fl_ctx), str(fl_ctx.get_job_id())
+    if not in_simulator(fl_ctx) and _said(folder / GOES_ON_AS) == job:
+        return
+    other = _said(folder / BEGAN_AS) not in ("", job)
     beyond = [path for path in folder.rglob("round-*.npz") if path.stem > "round-00001" or path.parent != folder]
     if (folder / FINISHED).is_file() or (other and beyond):
         shutil.rmtree(folder)
@@ -113,10 +115,16 @@ def run_id(fl_ctx: FLContext) -> str:
     """Return the id of the job that this run began as: a job that goes on from kept state is charged as that one."""
     if not keeps_state(fl_ctx):
         return str(fl_ctx.get_job_id())
-    path = state_folder(fl_ctx) / BEGAN_AS
-    if not path.is_file():
-        durable.write(path, str(fl_ctx.get_job_id()).encode())
-    return path.read_text(encoding="utf-8")
+    folder, job = state_folder(fl_ctx), str(fl_ctx.get_job_id())
+    if not _said(folder / BEGAN_AS):
+        durable.write(folder / BEGAN_AS, job.encode())
+    if _said(folder / GOES_ON_AS) != job:
+        durable.write(folder / GOES_ON_AS, job.encode())
+    return _said(folder / BEGAN_AS)
+
+
+def _said(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _state_root(fl_ctx: FLContext) -> Path | None:

@@ -19,7 +19,7 @@ from nvflare.apis.signal import Signal
 
 from wardround import __version__
 from wardround.algorithms.base import Algorithm
-from wardround.algorithms.klmask import require_zeros
+from wardround.algorithms.klmask import require_alone, require_zeros
 from wardround.algorithms.rules import Rule
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Arrays, Layout, digest
@@ -69,6 +69,7 @@ class SecureSite(Executor):  # type: ignore[misc]
         require_given(algorithm=algorithm, model=model, schedule=schedule, sampling=sampling, judging=judging)
         require_given(phantoms=phantoms, seed=seed, rule=rule, banks=banks)
         require_zeros(algorithm, "a hidden sum")
+        require_alone(algorithm, rival is not None, "a hidden sum")
         self.algorithm, self.model, self.schedule, self.sampling = algorithm, model, schedule, sampling
         self.judging, self.phantoms, self.seed, self.rival = judging, phantoms, seed, rival
         self.rule, self.banks, self.secure_id = rule, banks, secure_id

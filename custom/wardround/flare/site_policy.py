@@ -175,7 +175,10 @@ class HospitalPolicy(OpenPolicy):
             if mechanism is not None and not covers(mechanism.plan(), "hospital"):
                 raise _refused(f"a job that is charged per {mechanism.unit}", "one that a limit per hospital can hold")
             ledger_door.require_limit("hospital", fl_ctx)
-            made = self._mechanism(_rounds(shareable))
+            round_, rounds = _asked(shareable)
+            if round_ == 0:  # before the ledger asks for the run's id: else a new run is reserved under the old one's
+                places.begin_anew(fl_ctx)
+            made = self._mechanism(rounds)
             ledger_door.reserve(made, fl_ctx, lambda text: self.log_info(fl_ctx, f"site policy: {text}"), POLICY)
 
     def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
@@ -227,11 +230,13 @@ def _require_silence(fl_ctx: FLContext) -> None:
         raise _refused("a log that NVFlare streams", f'"{ALLOW_LOG_STREAMING_VAR}": false in local/resources.json')
 
 
-def _rounds(shareable: Shareable) -> int:
-    """Return how many rounds the server says the job has; a task that is neither an order nor a call: ReleaseRefused."""
+def _asked(shareable: Shareable) -> tuple[int, int]:
+    """Return (round, rounds) as the server says; a task that is neither an order nor a call: ReleaseRefused."""
     if wire.kind_of(shareable) == DataKind.APP_DEFINED:
-        return sealed.read_call(shareable).rounds
-    return wire.read_order(shareable).rounds
+        call = sealed.read_call(shareable)
+        return call.moment.round, call.rounds
+    order = wire.read_order(shareable)
+    return order.round, order.rounds
 
 
 def _require_reserved(fl_ctx: FLContext, plan: Any) -> None:

@@ -102,6 +102,8 @@ def read_order(message: Shareable) -> Order:
     """Read task data; ReleaseRefused when it is not an Order."""
     dxo = _dxo(message, DataKind.WEIGHTS)
     require_shape(dxo.meta, _ORDER_META, "an order's meta")
+    if any(since > dxo.meta["round"] for since in dxo.meta["missed"].values()):
+        raise unknown("an order's meta", "a site's state of a later round", "states up to this round")
     return Order(_arrays(dxo.data), dxo.meta["round"], dxo.meta["rounds"], dxo.meta["missed"])
 
 

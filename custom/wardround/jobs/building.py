@@ -59,11 +59,12 @@ def shared_layout(job: Job) -> Layout:
 
 
 def _require_sum_fits(job: Job, algorithm: Any) -> None:
-    from wardround.algorithms.klmask import require_zeros
+    from wardround.algorithms.klmask import require_alone, require_zeros
     from wardround.flare.combine import require_enough
 
     if job.dp is not None or job.privacy["kind"] != "open":
         require_zeros(algorithm, job.privacy["title"])
+        require_alone(algorithm, job.rival, job.privacy["title"])
     require_enough(job.absent, job.federation["min_sites"])  # type: ignore[arg-type]
 
 

@@ -18,7 +18,7 @@ from wardround.privacy import masks, shamir, statements
 from wardround.privacy.bfv import Cipher
 from wardround.privacy.identity import Authority
 from wardround.privacy.packing import Words
-from wardround.privacy.participant import pair_seed, read_roster, roster_digest
+from wardround.privacy.participant import pair_seed, read_roster, roster_digest, start_words
 from wardround.privacy.protection import Protection
 from wardround.privacy.statements import Moment, Signed
 
@@ -157,9 +157,11 @@ class Collector:
     def _pair_masks(self, dropped: str, secret: bytes, inside: Sequence[str]) -> Words:
         """Return what the survivors added for a site that is not in the sum: the negative of what it would have added."""
         digest = roster_digest(self.prepares)
+        start = "" if self.protection.ring else start_words(*self.agreed[inside[0]])
+        publics = {other: bytes.fromhex(self.roster[other]["mask"]) for other in inside}
         pairs = [
-            (other, pair_seed(secret, bytes.fromhex(self.roster[other]["mask"]), dropped, other, self.moment, digest))
-            for other in inside
+            (other, pair_seed(secret, public, dropped, other, self.moment, digest, start))
+            for other, public in publics.items()
         ]
         return masks.negate(
             masks.mask_of(dropped, None, pairs, self._count, self.protection.modulus), self.protection.modulus

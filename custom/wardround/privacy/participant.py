@@ -2,10 +2,14 @@
 
 What a site refuses, whatever the server says: a set of fewer than min_sites; a message of another run, round or attempt; a
 key that its owner did not sign; to use one mask for two updates or two sets of sites; to open a round for two different
-sets of sites, or for another set than it masked for (the difference of two such sums is one hospital's update).
+sets of sites, or for another set than it masked for (the difference of two such sums is one hospital's update); to prepare
+a round again with a site that was not asked before, or after a later one, or in a run that it has left: else two groups of
+sites open one update in two sums.
 Sources: Bonawitz et al. 2017, ePrint 2017/281, figure 4 (rounds 0 to 4, signed keys).
 Deviations: 1. the mask key and own mask are made for one round and attempt and shared with every site that joined; 2. the
-consistency check (round 3) is the rule above: a site answers for one set of survivors in a round, and no other.
+consistency check (round 3) is the rule above: a site answers for one set of survivors in a round, and no other; 3. pair
+masks depend on what the round starts from (Pasquini et al. 2022, arXiv:2111.07380): a server that hands out the sums itself
+could hand one site another model than all others, whose updates vanish; then the masks do not cancel and it reads noise.
 """
 
 from __future__ import annotations
@@ -42,18 +46,34 @@ class Participant:
         return self.identity.name
 
     def join(self, run: str) -> Signed:
-        """Return this site's channel key for a run, the same when it is asked again."""
+        """Return this site's channel key for a run, the same when it is asked again; a run that it has left: RoundRefused."""
         kept = self._load()
+        left = [*kept.get("left", []), *([kept["run"]] if kept.get("run") not in (None, run) else [])]
+        if run in left:
+            raise statements.refused(
+                "the server", "a run that this site has left for another", "one run after the other"
+            )
         if kept.get("run") != run:
-            kept = {"run": run, "channel": masks.new_key().hex(), "opened": kept.get("opened")}
+            kept = {"run": run, "channel": masks.new_key().hex(), "opened": kept.get("opened"), "left": left}
             self._save(kept)
         channel = masks.public_of(bytes.fromhex(kept["channel"])).hex()
         return statements.sign(self.identity, "join", joined(run), channel=channel, key_id=self.key_id)
 
     def prepare(self, moment: Moment, joins: Sequence[Signed]) -> Signed:
-        """Return a fresh mask key and sealed shares for every site that joined."""
+        """Return a fresh mask key and sealed shares for every site that joined.
+
+        a site more than when this round was prepared before, a round before the last that was prepared: RoundRefused
+        """
         kept, peers = self._kept(moment.run), self._peers(moment.run, joins)
         mask, own, names = masks.new_key(), masks.new_key(), sorted(peers)
+        last = kept.get("asked") or {"round": JOINED, "names": []}
+        if moment.round < last["round"] or (moment.round == last["round"] and not set(names) <= set(last["names"])):
+            raise statements.refused(
+                "the server",
+                f"round {moment.round + 1} again, for sites that were not in it",
+                "a round that is repeated is repeated with those that are left",
+            )
+        kept["asked"] = {"round": moment.round, "names": names}
         threshold = self.protection.threshold_of(len(names))
         shares = {}
         parts = zip(
@@ -87,9 +107,10 @@ class Participant:
             raise statements.refused(self.name, "another mask key than this site made", "its own statement, unchanged")
         return found
 
-    def mask(self, moment: Moment, prepares: Sequence[Signed], words: Words) -> Words:
+    def mask(self, moment: Moment, prepares: Sequence[Signed], words: Words, start: str = "") -> Words:
         """Return words under this site's masks (as they are without masks).
 
+        start: of what model and grid the update is, the same at all sites (start_words); "" in a ring, whose sums are tagged
         another text, or another set of sites, for a moment that has one: RoundRefused
         """
         roster = self.roster(moment, prepares)
@@ -105,7 +126,7 @@ class Participant:
         self._save(kept)
         modulus, secret = self.protection.modulus, bytes.fromhex(prepared["mask"])
         pairs = [
-            (other, pair_seed(secret, bytes.fromhex(said["mask"]), self.name, other, moment, names))
+            (other, pair_seed(secret, bytes.fromhex(said["mask"]), self.name, other, moment, names, start))
             for other, said in roster.items()
             if other != self.name
         ]
@@ -210,9 +231,14 @@ def bound(moment: Moment, sender: str, receiver: str) -> str:
     return " ".join(str(word) for word in (*moment.words, sender, receiver))
 
 
-def pair_seed(private: bytes, public: bytes, site: str, other: str, moment: Moment, roster: str) -> bytes:
-    """Return the seed of the mask that two sites share for one moment and one roster."""
-    return masks.shared(private, public, "mask", *sorted((site, other)), *moment.words, roster)
+def pair_seed(private: bytes, public: bytes, site: str, other: str, moment: Moment, roster: str, start: str) -> bytes:
+    """Return the seed of the mask that two sites share for one moment, one roster and one start of the round."""
+    return masks.shared(private, public, "mask", *sorted((site, other)), *moment.words, roster, start)
+
+
+def start_words(model: str, grid: str) -> str:
+    """Return what a round starts from as masks are bound to it: the digests of the global model and of the grid."""
+    return f"{model} {grid}"
 
 
 def roster_digest(prepares: Sequence[Signed]) -> str:

@@ -28,7 +28,7 @@ from wardround.privacy.bfv import Cipher
 from wardround.privacy.collector import words_of
 from wardround.privacy.fixed_point import Grid, decode, encode, first_grid, mean_of, next_grid
 from wardround.privacy.hospital_dp import HospitalDP
-from wardround.privacy.participant import Participant, ring_order, roster_digest
+from wardround.privacy.participant import Participant, ring_order, roster_digest, start_words
 from wardround.privacy.protection import Protection
 from wardround.privacy.statements import Moment, Signed
 from wardround.privacy.tags import Tags
@@ -118,7 +118,7 @@ class SumSite:
 
     def submit(self, moment: Moment, prepares: Sequence[Signed], model: str) -> tuple[Signed, bytes]:
         """Return the signed statement and payload of the update that is held for this round."""
-        payload = self._hidden(moment, prepares)
+        payload = self._hidden(moment, prepares, start_words(model, self.grid(moment.round).digest))
         return self._signed("submit", moment, prepares, payload, model=model), payload
 
     def ready(self, moment: Moment, prepares: Sequence[Signed], model: str) -> Signed:
@@ -196,11 +196,11 @@ class SumSite:
         layout = Layout(tuple(said["names"]), tuple(tuple(shape) for shape in said["shapes"]))
         return Grid(layout, said["bits"], tuple(said["exponents"]), said["weighted"])
 
-    def _hidden(self, moment: Moment, prepares: Sequence[Signed]) -> bytes:
+    def _hidden(self, moment: Moment, prepares: Sequence[Signed], start: str = "") -> bytes:
         words = self.protection.packing.pack(self.fields(moment.round))
         if self.protection.encryption:
             words = self._tags(moment).put(words, self.participant.name)
-        words = self.participant.mask(moment, prepares, words)
+        words = self.participant.mask(moment, prepares, words, start)
         return self._cipher.encrypt(words) if self.protection.encryption else bytes(words.astype("<u8").tobytes())
 
     def _checked(self, moment: Moment, prepares: Sequence[Signed], incoming: Incoming) -> Any:
