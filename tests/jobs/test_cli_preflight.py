@@ -149,6 +149,17 @@ def test_any_class_is_a_warning(site, ask):
     assert ask(site, "--only", "code")[1] == {"code": ["WARN"]}
 
 
+def test_a_line_for_a_whole_module_is_a_warning(site, ask):
+    edit(
+        site,
+        "resources.json",
+        lambda found: found | {"class_allow_list": [*found["class_allow_list"], "nvflare.app_opt"]},
+    )
+    _, by, found = ask(site, "--only", "code")
+    assert by == {"code": ["WARN"]}
+    assert "nvflare.app_opt" in found[0]["found"]
+
+
 def test_a_server_is_asked_what_applies(provisioned, ask):
     code, by, _ = ask(provisioned / "localhost")
     assert code == 0
