@@ -237,7 +237,7 @@ def test_write_mask_options(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(written.dataobj), mask(1, 2, 3))
     assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == (1, 4)
     assert b"name" not in written.header["descrip"].tobytes()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [p.name for p in path.parent.iterdir()] == ["mask.nii.gz"]
 
 

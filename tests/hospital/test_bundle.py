@@ -122,6 +122,27 @@ def test_wardround_reads_its_bundle_and_runs_none_of_its_code(
     assert prediction.read_weights(copy).meta["candidate"] == "personalised"
 
 
+@pytest.mark.parametrize(
+    ("meta", "says"),
+    [
+        ({"label_kind": "$__import__('os').abort()"}, "kind of labels"),
+        ({"label_kind": {"_target_": "os.abort"}}, "kind of labels"),
+        ({"patch": ["$1", 16, 16]}, "patch"),
+        ({"candidate": "$__import__('os').abort()"}, "MONAI evaluates"),
+        ({"settings": {"job": ["@run", " %configs/inference.json::run"]}}, "MONAI evaluates"),
+        ({"settings": {"_target_": "os.abort"}}, "MONAI evaluates"),
+    ],
+)
+def test_a_file_of_weights_brings_no_code_into_a_bundle(tmp_path: Path, meta: dict[str, object], says: str) -> None:
+    """A .npz runs nothing; MONAI would run what it says of itself, once that stands in a bundle."""
+    spec, path = UNet3d((4, 8)), tmp_path / "m.npz"
+    arrays = {name: p.detach().numpy() for name, p in spec.build(3).named_parameters()}
+    checkpoint.save(path, arrays, fingerprint(spec), {"model": describe(spec), **META, **meta})
+    with pytest.raises(ModelRefused, match=says):
+        write_bundle(tmp_path / "out", prediction.read_weights(path), TITLE)
+    assert not (tmp_path / "out").exists()
+
+
 def test_monai_loads_a_plain_network(cases: Path, tmp_path: Path) -> None:
     """`monai.bundle.load` builds network_def and fills it, from any folder."""
     import monai.bundle

@@ -98,6 +98,9 @@ def test_one_job_needs_less():
         '{"site": ["*"], "server": []}',
         '{"site": ["wardround."], "server": []}',
         '{"site": ["wardround"], "server": []}',
+        '{"site": ["wardround.flare"], "server": []}',
+        '{"site": ["os.system"], "server": []}',
+        '{"site": ["a.B."], "server": []}',
         '{"site": [1], "server": []}',
         '{"site": "a.B", "server": []}',
         '{"site": [" a.B"], "server": []}',
@@ -137,6 +140,11 @@ def test_no_role_may_bring_code_by_nvflares_own_reading_and_every_other_right_st
         allow_list.RIGHTS
     ) - set(allow_list.FORBIDDEN)
     assert allow_list.authorization(made) == made
+
+
+def test_a_policy_without_permissions_is_refused():
+    with pytest.raises(ConfigRefused, match="no `permissions`"):
+        allow_list.authorization({"format_version": "1.0"})
 
 
 @pytest.mark.parametrize("role", ["project_admin", "lead", "member"])

@@ -90,6 +90,12 @@ def shorter_list(site):
     edit(site, "resources.json", lambda found: found | {"class_allow_list": found["class_allow_list"][:3]})
 
 
+def no_list(site):
+    edit(
+        site, "resources.json", lambda found: {key: value for key, value in found.items() if key != "class_allow_list"}
+    )
+
+
 def no_scope_class(site):
     file = site / "local" / "privacy.json"
     file.write_text(file.read_text().replace("PatientPolicy", "NoPolicy"))
@@ -110,6 +116,7 @@ def cuda(site):
         (other_signed_file, "kit", "startup/start.sh"),
         (streamed, "scope", "stream"),
         (shorter_list, "code", "are not listed"),
+        (no_list, "code", "are not listed"),
         (no_scope_class, "scope", "privacy.json"),
         (hospital_scope_without_its_limit, "scope", "limits per patient only"),
         (cuda, "gpu", "usable GPUs"),
@@ -147,6 +154,17 @@ def test_any_class_is_a_warning(site, ask):
         lambda found: found | {"class_list_enforcement_mode": "enforce", "class_allow_list": ["*"]},
     )
     assert ask(site, "--only", "code")[1] == {"code": ["WARN"]}
+
+
+def test_a_line_for_a_whole_module_is_a_warning(site, ask):
+    edit(
+        site,
+        "resources.json",
+        lambda found: found | {"class_allow_list": [*found["class_allow_list"], "nvflare.app_opt"]},
+    )
+    _, by, found = ask(site, "--only", "code")
+    assert by == {"code": ["WARN"]}
+    assert "nvflare.app_opt" in found[0]["found"]
 
 
 def test_a_server_is_asked_what_applies(provisioned, ask):

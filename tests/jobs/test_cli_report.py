@@ -54,6 +54,14 @@ def test_a_report_alone_is_enough(run: dict[str, Any], tmp_path: Path) -> None:
     assert main(["report", str(tmp_path / "report.json")]) == 0
 
 
+def test_remarks_of_a_complete_run_are_printed(
+    run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace(tmp_path, run | {"remarks": ["site-2 is not in round 1: no answer in time"]})
+    assert main(["report", str(tmp_path)]) == 0
+    assert "REMARK: site-2 is not in round 1: no answer in time" in capsys.readouterr().out
+
+
 def test_an_incomplete_run_exits_with_1_and_its_problems(
     run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,12 +96,18 @@ def drop_promise(job):
     file.write_text(json.dumps(config | {"components": config["components"][1:]}))
 
 
+def another_app_with_code(job):
+    (job / "app_2/custom").mkdir(parents=True)
+    (job / "app_2/custom/mine.py").write_text("print()")
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
         (spoil_version, r"made with wardround 0\.0\.9"),
         (drop_promise, "made with wardround none"),
         (lambda job: (job / "app/custom/mine.py").write_text("print()"), r"code of its own: app/custom/mine\.py"),
+        (another_app_with_code, r"code of its own: app_2/custom/mine\.py"),
         (lambda job: (job / packaging.SIDES[0]).unlink(), r"no app/config/config_fed_server\.json"),
         (lambda job: (job / "app/more").symlink_to(job), "the links app/more"),
     ],

@@ -1,6 +1,8 @@
 """What a POC is made of: the project file, the kits, what each hospital is given. Real processes: tests/e2e/test_poc.py."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -90,6 +92,59 @@ def test_the_server_keeps_its_jobs_in_this_poc(kits, tmp_path):
     poc.keep_store_here(kits / "localhost", tmp_path / "store")
     kept = json.loads((kits / "localhost/local/resources.json").read_text())
     assert kept["a"]["root_dir"] == str(tmp_path / "store" / "jobs-storage")
+
+
+def test_only_a_partys_own_processes_are_ended(kits, tmp_path):
+    """Real processes: one as NVFlare starts it, and people's, which only name files of the workspace."""
+    workspace = tmp_path / "poc"
+    words = [sys.executable, "-c", "import time; time.sleep(60)"]
+    party = subprocess.Popen([*words, "nvflare.private.fed.app.client.client_train", "-m", str(kits / "site-1")])
+    others = [
+        subprocess.Popen([*words, str(kits / "site-1" / "log.txt")]),
+        subprocess.Popen([*words, "--workspace", f"{workspace}/"]),
+        subprocess.Popen([*words, "nvflare.private.fed.app.client.client_train", "-m", f"{workspace}2/site-1"]),
+        subprocess.Popen([*words, f"less {kits}/site-1/startup/start.sh"]),
+    ]
+    try:
+        assert poc.end_processes(workspace, 0) == 1
+        assert party.poll() is not None
+        assert [one.poll() for one in others] == [None] * len(others)
+    finally:
+        for one in (party, *others):
+            one.kill()
+            one.wait()
+
+
+@pytest.mark.parametrize("script", ["start.sh", "sub_start.sh"])
+def test_a_start_script_of_a_kit_belongs_to_it(kits, tmp_path, script):
+    place = f"{kits}/site-1/startup/{script}"
+    assert poc.belongs_to(tmp_path / "poc", ["bash", place])
+    assert not poc.belongs_to(tmp_path / "poc", ["vim", "-n", "-R", place])
+    assert not poc.belongs_to(tmp_path / "elsewhere", ["bash", place])
+
+
+def test_force_deletes_an_earlier_poc_and_nothing_else(kits, tmp_path, monkeypatch, capsys, repository):
+    workspace = tmp_path / "poc"
+    for name in ("data", "phantoms", "store"):
+        (workspace / name).mkdir()
+    (workspace / "project.yml").touch()
+    poc.require_replaceable(workspace, [tmp_path / "sites.json", repository])
+    for mine in (workspace / "phantoms" / "sites.json", workspace):
+        with pytest.raises(ConfigRefused, match="would delete"):
+            poc.require_replaceable(workspace, [mine])
+    for strange in ("thesis.tex", "data/case"):
+        (workspace / strange).touch()
+        with pytest.raises(ConfigRefused, match=strange):
+            poc.require_replaceable(workspace, [])
+        (workspace / strange).unlink()
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "letters").touch()
+    monkeypatch.setenv("HOME", str(home))
+    project = str(repository / "poc_workspace" / "project.yml")
+    assert cli.main(["poc", "up", "--force", "--workspace", str(home), "--project", project]) == 2
+    assert "prepared projects" in capsys.readouterr().err
+    assert (home / "letters").exists()
 
 
 def test_answers_are_json_or_nothing():

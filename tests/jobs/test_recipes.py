@@ -142,6 +142,18 @@ def test_the_card_says_who_reads_what():
         assert "no differential privacy" in card or privacy == "fixed_point"
 
 
+def test_the_card_names_the_record_where_the_network_reads_one_and_shows_its_columns_in_words():
+    cards = {name: folder.job_files(recipes.job(name))["CARD.md"] for name in recipes.names()}
+    never = {name: text.split("- never: ")[1].split("\n- ")[0] for name, text in cards.items()}
+    assert {name for name, words in never.items() if "records" in words} == {"brats_ehr_fedavg", "ehr_fusion_fedavg"}
+    words = "columns [age 18 to 90 years; sex f or m; crp 0 to 100 mg/l; ldh 100 to 500 U/l]"
+    assert words in cards["brats_ehr_fedavg"]
+    assert words in cards["tumour_type_fedavg"]
+    settings = [text.split("## Settings")[1] for text in cards.values()]
+    assert not [one for text in settings for one in ("{'", "['", "None", "True", "False") if one in text]
+    assert all(row.count(" | ") == 1 for text in settings for row in text.splitlines() if row.startswith("| "))
+
+
 def test_a_file_of_weights_is_a_promise_of_the_job_and_stands_where_people_read_it():
     digest = "0123456789abcdef" * 4
     made = recipes.job("tumour_type_fedavg", [f"model.weights={{file: /models/vit.safetensors, sha256: '{digest}'}}"])

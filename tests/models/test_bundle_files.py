@@ -50,6 +50,15 @@ def test_pickled_objects_are_never_made(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "content", [b"", b".", b"\x80\x02.", b"\x80\x02h\x05.", b"\x80\x02]a.", b"\x80\x02M\x01", b"PK\x03\x04"]
+)
+def test_what_is_no_state_dictionary(bundle: Path, content: bytes) -> None:
+    (bundle / bundle_files.WEIGHTS).write_bytes(content)
+    with pytest.raises(ModelRefused, match="not readable"):
+        bundle_files.load(bundle)
+
+
+@pytest.mark.parametrize(
     ("entry", "words"),
     [
         (None, "not readable"),

@@ -7,6 +7,7 @@ from wardround.reports.background import contributors, costs, glossary, settings
 
 def test_costs_are_summed(run: dict[str, Any]) -> None:
     found = costs(run)
+    assert [row.partition("</th>")[0] for row in found.split('<th scope="row">')[1:]] == ["1", "2", "all"]
     assert '<th scope="row">all</th><td>25.0</td><td>2.0 MB</td><td>4.0 MB</td>' in found
     assert "<td>2</td><td>2</td><td>2</td><td>–</td><td>0.400</td>" in found
 
@@ -69,7 +70,7 @@ def test_settings_list_everything_given(run: dict[str, Any]) -> None:
         "ab12cd34",
         "<dt>lr</dt><dd>0.05</dd>",
         "<dt>work</dt><dd>40</dd>",
-        "round 1, mean validation Dice 0.400",
+        "round 2, mean validation Dice 0.400",
     ):
         assert words in found
     run.update(settings=None, model=None, best=None)

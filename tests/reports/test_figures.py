@@ -8,13 +8,13 @@ def test_curves_leave_out_what_did_not_come_back(run: dict[str, Any]) -> None:
     run["rounds"][0]["sites"]["site-1"]["val_score"] = None
     run["rounds"][1]["sites"]["site-2"] = None
     run["rounds"][1]["sites"]["stranger"] = {"val_score": 0.2}
-    assert curves(run, "val_score") == {"site-1": {1: 0.4}, "site-2": {0: 0.3}, "stranger": {1: 0.2}}
+    assert curves(run, "val_score") == {"site-1": {2: 0.4}, "site-2": {1: 0.3}, "stranger": {2: 0.2}}
 
 
 def test_one_panel_per_hospital_with_its_values_in_words(run: dict[str, Any]) -> None:
     found = curve_panels(run, "val_score", "validation Dice")
     assert found.count("<figure>") == 2
-    assert 'aria-label="validation Dice of north (site-1) over rounds: round 0 0.30, round 1 0.40"' in found
+    assert 'aria-label="validation Dice of north (site-1) over rounds: round 1 0.30, round 2 0.40"' in found
     assert found.count('class="best"') == 2
     assert 'class="best"' not in curve_panels(run, "loss", "training loss")
 

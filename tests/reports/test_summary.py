@@ -50,7 +50,7 @@ def test_a_silent_loss_is_told_once(run: dict[str, Any]) -> None:
     for r in run["rounds"]:
         r["aggregated"] = ["site-1"]
     del run["final"]["site-2"]
-    assert all_problems(run) == ["site-2 was asked to train but its update is missing in round 0, 1"]
+    assert all_problems(run) == ["site-2 was asked to train but its update is missing in round 1, 2"]
     run["problems"] = ["site-2 was lost in round 0: data refused"]
     assert all_problems(run) == run["problems"]
     run["problems"] = ["site-22 was lost in round 0"]

@@ -25,7 +25,8 @@ def test_a_file_wins_over_the_variable(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", ["", GOOD, f"Basic {GOOD}", f"Bearer {GOOD[:-1]}", f"Bearer {GOOD}1", "Bearer ", "Bearer é"]
+    "header",
+    ["", GOOD, f"Basic {GOOD}", f"Bearer {GOOD[:-1]}", f"Bearer {GOOD}1", "Bearer ", "Bearer é", "Bearer \udcff"],
 )
 def test_what_does_not_open(header: str) -> None:
     assert not read_token(None, {"WARDROUND_TOKEN": GOOD}).opens(header)

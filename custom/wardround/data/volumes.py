@@ -185,13 +185,13 @@ def _require_same_grid(case: str, shape: tuple[int, ...], affine: NDArray[np.flo
 
 
 def _save(content: bytes, path: Path) -> None:
+    """Write a file that appears whole, for this user only: it is about a patient."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(content)
-            Path(name).chmod(0o644)
             Path(name).replace(path)
         finally:
             Path(name).unlink(missing_ok=True)

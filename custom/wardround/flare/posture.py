@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nvflare.apis.workspace import Workspace
+from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 from nvflare.fuel.common.excepts import ConfigError
 from nvflare.fuel.sec.authz import AuthzContext, Person, parse_policy_config
 from nvflare.private.fed.app.fl_conf import create_privacy_manager
@@ -36,6 +37,14 @@ def may_bring_code(authorization: dict[str, Any]) -> list[str]:
         if policy.evaluate("here", AuthzContext(right=BYOC, user=person, submitter=person))[0]:
             found.append(str(role))
     return found
+
+
+def listed_classes(resources: dict[str, Any]) -> list[str] | None:
+    """Return the lines that NVFlare enforces for jobs without code, its own where resources.json has none; any class: None."""
+    lines = resources.get(CLASSES, list(DEFAULT_CLASS_ALLOW_LIST))
+    if not isinstance(lines, list) or "*" in lines or resources.get(ENFORCEMENT, "enforce") != "enforce":
+        return None
+    return [str(line) for line in lines]
 
 
 def scopes(workspace: Path, site: str) -> tuple[str | None, list[str]]:

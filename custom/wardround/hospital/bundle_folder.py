@@ -12,7 +12,7 @@ from typing import Any
 
 from wardround import __version__
 from wardround.arrays import Arrays
-from wardround.errors import ConfigRefused
+from wardround.errors import ConfigRefused, ModelRefused
 from wardround.models import bundle_files
 
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
@@ -31,7 +31,17 @@ class Content:
 
 
 def write_folder(out: Path, content: Content) -> Path:
-    """Write the folder `out` and return it; it holds something already, or cannot be written: ConfigRefused."""
+    """Write the folder `out` and return it; it holds something already, or cannot be written: ConfigRefused.
+
+    a file of weights whose description holds what MONAI would run: ModelRefused
+    """
+    if not _is_inert(content.entry):
+        raise ModelRefused(
+            "the description in the file of weights",
+            found="an expression, a reference or a class to build",
+            expected="words and numbers: MONAI evaluates such entries of a bundle",
+            fix="use a file that wardround wrote, from its source",
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigRefused(
             f"the folder {out}", found="something in it", expected="a new or empty folder", fix="choose another --out"
@@ -75,6 +85,15 @@ def _metadata(content: Content) -> dict[str, Any]:
         **content.more,
         bundle_files.ENTRY: dict(content.entry),
     }
+
+
+def _is_inert(value: Any) -> bool:
+    """Return whether MONAI takes a value as it is: no `$`, `@` or `%` begins a text, nothing asks to be built."""
+    if isinstance(value, Mapping):
+        return "_target_" not in value and all(_is_inert(part) for pair in value.items() for part in pair)
+    if isinstance(value, (list, tuple)):
+        return all(_is_inert(part) for part in value)
+    return not (isinstance(value, str) and value.lstrip().startswith(("$", "@", "%")))
 
 
 def _licence() -> str:

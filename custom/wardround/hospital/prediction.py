@@ -25,7 +25,7 @@ from wardround.models.flat import FlatModel
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.specs import rebuild
 from wardround.tasks.inference import predict_regions
-from wardround.tasks.regions import REGIONS, known_regions, labels_from_regions
+from wardround.tasks.regions import KINDS, REGIONS, known_regions, labels_from_regions
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,16 @@ def read_weights(file: Path) -> Weights:
     """Read deploy_model.npz, final_model.npz, best_model.npz, a baseline's weights, or the folder of a bundle.
 
     damaged, of an unknown architecture, or another one than the file's own fingerprint says: ModelRefused
+    a patch or kind of labels that does not exist: ModelRefused
     """
     _, meta = bundle_files.load_any(file)
+    if meta.get("label_kind", KINDS[0]) not in KINDS:
+        raise ModelRefused(
+            f"the kind of labels in {file}",
+            found=f"another {type(meta['label_kind']).__name__}",
+            expected=" or ".join(KINDS),
+            fix="use a file that this version of wardround wrote",
+        )
     spec = rebuild(meta.get("model"), str(file))
     table = _table(spec, meta, file)
     arrays, _ = bundle_files.load_any(file, fingerprint(spec))

@@ -57,7 +57,7 @@ def read(path: Path) -> AllowList:
         raise _refused(path, f"no JSON ({error})") from error
     sides = content if isinstance(content, dict) else {}
     named = [name for side in sides.values() for name in (side if isinstance(side, list) else [None])]
-    if set(sides) != {SITE, SERVER} or not all(isinstance(name, str) and _whole(name) for name in named):
+    if set(sides) != {SITE, SERVER} or not all(isinstance(name, str) and is_class(name) for name in named):
         raise _refused(path, "another structure, or an entry that allows more than one class")
     return {side: list(found) for side, found in sides.items()}
 
@@ -73,7 +73,14 @@ def authorization(found: Json) -> Json:
 
     a role with one word for all rights ("any"): written out, with that word for each right but the forbidden ones
     """
-    permissions: Mapping[str, Any] = found["permissions"]
+    permissions: Mapping[str, Any] = found.get("permissions") or {}
+    if not isinstance(permissions, dict) or not permissions:
+        raise ConfigRefused(
+            "the site's authorization.json",
+            found="no `permissions`",
+            expected="a policy as provisioning writes it",
+            fix="remove local/authorization.json, so that the default counts, and harden again",
+        )
     denied = dict.fromkeys(FORBIDDEN, "none")
     whole = {
         role: dict.fromkeys(RIGHTS, rights) if not isinstance(rights, dict) else rights
@@ -82,8 +89,10 @@ def authorization(found: Json) -> Json:
     return found | {"permissions": {role: rights | denied for role, rights in whole.items()}}
 
 
-def _whole(name: str) -> bool:
-    return "." in name and all(part.isidentifier() for part in name.split("."))
+def is_class(name: str) -> bool:
+    """Return whether a line can be one class only: for NVFlare the name of a module allows everything below it."""
+    *places, last = name.split(".")
+    return bool(places) and all(part.isidentifier() for part in (*places, last)) and last[0].isupper()
 
 
 def _refused(path: Path, found: str) -> ConfigRefused:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
+from typing import Any
 
 from wardround.jobs.building import build, shared_layout
 from wardround.jobs.recipes import Job
 
 VERDICT = "The report names the model to deploy for each hospital, or says that joining did not help."
+NEVER = "file names, patient identifiers, scores of single patients (a mean over ONE patient is that patient's score)"
 
 
 def card(job: Job) -> str:
     """Return the text of CARD.md."""
     schedule, args = job.schedule, job.algorithm["site"]["args"]
-    sites = ", ".join(job.federation["sites"])
     beside = (
         "FedAvg is trained beside it in the same rounds, so that the report can compare; this doubles time and bytes.\n"
         if job.rival
         else ""
     )
     settings = {"algorithm": args, "server": job.rule["args"], "model": job.task["model"]["args"]}
-    settings |= {"patches": job.task["sampling"]["args"], "judging": job.task["judging"]["args"], "schedule": schedule}
+    settings |= {"sampling": job.task["sampling"]["args"], "judging": job.task["judging"]["args"], "schedule": schedule}
     settings |= {"privacy": {k: v for k, v in job.dp.items() if k != "unit"}} if job.dp else {}
     rows = "\n".join(f"| {group} | {_words(values)} |" for group, values in settings.items())
     hessian = (
@@ -40,17 +42,13 @@ def card(job: Job) -> str:
 {beside}
 ## What happens
 
-{schedule["rounds"]} rounds at {len(job.federation["sites"])} sites ({sites}).
-In every round each hospital scores the incoming model on its validation patients, spends {schedule["work"]} gradient
-evaluations on its training patients, and sends back the change. After the last round it trains a local model with the
-same total work, fine-tunes the shared one ({_list(job.task["judging"]["args"]["steps"])} steps, chosen on validation), and
-scores every candidate once on its test patients. {_wrapped(job.privacy.get("verdict", VERDICT), "")}
+{_wrapped(_course(job), "")}
 
 ## What leaves a hospital
 
 - each round: {_wrapped(job.privacy["leaves"])}
 - at the end: {_wrapped(job.privacy.get("at_the_end") or job.task["at_the_end"])}
-- never: images, masks, file names, patient identifiers, scores of single patients (a mean over ONE patient is that patient's score)
+- never: {_wrapped(f"images, masks, {'records, ' if _reads_record(job) else ''}{NEVER}")}
 - of the model stays at the hospital: {job.algorithm["stays"]}
 
 Privacy guarantee: **{_wrapped(job.privacy["guarantee"], "")}**.
@@ -72,6 +70,18 @@ Wrong for: {_wrapped(job.task["wrong_for"], "")}.
 """
 
 
+def _course(job: Job) -> str:
+    """Return what happens, in order."""
+    schedule, sites = job.schedule, job.federation["sites"]
+    return (
+        f"{schedule['rounds']} rounds at {len(sites)} sites ({', '.join(sites)}). In every round each hospital scores the incoming "
+        f"model on its validation patients, spends {schedule['work']} gradient evaluations (the unit of training work) on its "
+        "training patients, and sends back the change. After the last round it trains a local model with the same total work, "
+        f"fine-tunes the shared one ({_list(job.task['judging']['args']['steps'])} steps, chosen on validation), and scores every "
+        f"candidate once on its test patients. {job.privacy.get('verdict', VERDICT)}"
+    )
+
+
 def _law(job: Job) -> str:
     """Return the sentence that says how much of a hospital-level private run can be signal at all."""
     from wardround.privacy.hospital_dp import signal_to_noise
@@ -90,8 +100,30 @@ def _wrapped(words: str, indent: str = "  ") -> str:
     return "\n".join(textwrap.wrap(words, 118, initial_indent="            ", subsequent_indent=indent)).strip()
 
 
-def _words(values: dict[str, object]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in values.items()) or "none"
+def _reads_record(job: Job) -> bool:
+    """Return whether the network is given the record: in classification the table may have one that is not read."""
+    args = job.task["sampling"]["args"]
+    return bool(args.get("columns")) and bool(args.get("record", True))
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    """Return settings as a person reads them; columns of a record with unit and range, in the cell of a table."""
+    return ", ".join(f"{key} {_value(key, value)}" for key, value in values.items()) or "none"
+
+
+def _value(key: str, value: Any) -> str:
+    if isinstance(value, list):
+        parts = [_column(one) if key == "columns" else _value("", one) for one in value]
+        return f"[{('; ' if key == 'columns' else ', ').join(parts)}]"
+    named = {"None": "none", "True": "yes", "False": "no"}
+    return named.get(str(value), str(value)).replace("|", "\\|")
+
+
+def _column(column: Mapping[str, Any]) -> str:
+    """Return a column of a record in words: sex f or m; age 18 to 90 years."""
+    if column["kind"] == "categorical":
+        return f"{column['name']} {' or '.join(map(str, column['categories']))}"
+    return f"{column['name']} {column['low']} to {column['high']} {column['unit']}"
 
 
 def _list(values: list[int]) -> str:

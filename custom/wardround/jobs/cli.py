@@ -33,8 +33,8 @@ from wardround.jobs import (
 from wardround.jobs.terminal import DONE, REFUSED, group, say
 
 OVERVIEW = """
-wardround trains one brain tumour segmentation at several hospitals, and tells each hospital which model to deploy.
-Images never leave a hospital.
+wardround trains one model at several hospitals (segmentation of brain tumours, classification of patients), and tells each
+hospital which model to deploy. Images, masks and records never leave a hospital.
 
 first steps
   wardround jobs run brats_perfedavg        train at four synthetic hospitals in a simulator, and write a report
@@ -46,6 +46,8 @@ first steps
   wardround export wardround_runs/brats_perfedavg --out bundles
   wardround serve bundles/site-1 --token-file token
   wardround preflight /opt/nvflare/site-1   is this hospital's site ready
+  wardround poc run brats_perfedavg         one job with real processes and startup kits, on this machine
+  wardround jobs submit brats_perfedavg     at real sites, from the lead's machine
 
 `wardround COMMAND --help` explains a command. Exit codes: 0 done, 1 incomplete or different, 2 refused.
 """

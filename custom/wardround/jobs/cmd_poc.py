@@ -60,9 +60,9 @@ def add(commands: Any) -> None:
         one.add_argument(
             "--project",
             type=existing,
-            default="poc_workspace/project.yml",
+            default=Path(PROJECT),
             metavar="YML",
-            help="default poc_workspace/project.yml",
+            help=f"default {PROJECT}",
         )
         one.add_argument("--sites-file", type=existing, metavar="JSON", help="where each site's cases are")
         one.add_argument("--patients", type=positive, metavar="N", help="synthetic patients per hospital")
@@ -75,7 +75,9 @@ def add(commands: Any) -> None:
             help="of synthetic patients, voxels",
         )
         one.add_argument("--local", type=existing, metavar="DIR", help="files for the parties' own local/ folders")
-        one.add_argument("--force", action="store_true", help="replace an earlier POC in this workspace")
+        one.add_argument(
+            "--force", action="store_true", help="delete an earlier POC in this workspace; nothing else is deleted"
+        )
     run.add_argument("job", metavar="JOB", help="name or folder of a job")
     run.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; may be repeated")
     run.add_argument("--out", type=folder, default=Path("wardround_downloads"), metavar="DIR", help="for the result")
@@ -143,16 +145,11 @@ def _start(args: argparse.Namespace, clock: Clock) -> Path:
     workspace, project = _workspace(args), Path(args.project)
     who = poc.parties(project)
     sites, console = who["client"], Console(_environment(args))
-    if workspace.exists() and any(workspace.iterdir()) and not args.force:
-        raise ConfigRefused(
-            f"the POC workspace {workspace}",
-            found="files of an earlier POC",
-            expected="an empty or new folder",
-            fix="`wardround poc down`, then --force to replace it",
-        )
+    _make_room(args, workspace)
     with clock.step("nvflare poc prepare"):
         console.ask("poc", "prepare", "-i", str(project.resolve()), *(["--force"] if args.force else []))
     kit_folder = poc.kits(workspace)
+    workspace.chmod(0o700)  # private keys, and what jobs write about patients
     with clock.step("what hospitals write themselves"):
         x, y, z = args.shape
         file = args.sites_file or poc.phantoms(workspace / "phantoms", sites, args.patients, (x, y, z), say)
@@ -164,6 +161,25 @@ def _start(args: argparse.Namespace, clock: Clock) -> Path:
         poc.wait_until_connected(Console(_environment(args), kit), sites, 120)
     say(f"up: {who['server'][0]} and {', '.join(sites)}")
     return kit.resolve()
+
+
+def _make_room(args: argparse.Namespace, workspace: Path) -> None:
+    """Leave no empty folder, which NVFlare refuses, and let --force delete an earlier POC only."""
+    if not workspace.exists():
+        return
+    if not any(workspace.iterdir()):
+        workspace.rmdir()
+    elif args.force:
+        named = [one for one in (args.project, args.sites_file, args.local) if one is not None]
+        data = poc.site_files(args.sites_file).values() if args.sites_file else []
+        poc.require_replaceable(workspace, [*named, *(Path(str(one["data"])) for one in data)])
+    else:
+        raise ConfigRefused(
+            f"the POC workspace {workspace}",
+            found="files of an earlier POC, or others",
+            expected="an empty or new folder",
+            fix="`wardround poc down`, then --force to replace an earlier POC",
+        )
 
 
 def _workspace(args: argparse.Namespace) -> Path:

@@ -16,10 +16,11 @@ Serve one model over HTTP, for programs on this machine. Whoever uses it shows a
 
   umask 077; python3 -c 'import secrets; print(secrets.token_urlsafe(32))' > token
   wardround serve bundles/site-1 --token-file token
-  A="Authorization: Bearer $(cat token)"
-  curl -H "$A" localhost:8765/version
-  curl -H "$A" -F t1=@x_t1.nii.gz -F flair=@x_flair.nii.gz localhost:8765/predict -o mask.nii.gz
-  zip -r case.zip CASE; curl -H "$A" -H 'Content-Type: application/zip' --data-binary @case.zip localhost:8765/predict -o m.nii.gz
+  printf 'Authorization: Bearer %s' "$(cat token)" > header        a file: words of a command are seen by everybody (ps)
+  curl -H @header localhost:8765/version
+  curl -H @header -F t1=@x_t1.nii.gz -F flair=@x_flair.nii.gz localhost:8765/predict -o mask.nii.gz
+  zip -r case.zip CASE
+  curl -H @header -H 'Content-Type: application/zip' --data-binary @case.zip localhost:8765/predict -o mask.nii.gz
 
 GET /health   without a token: {"status": "ok"}
 GET /version  fingerprint, version, sequences, labels
@@ -29,7 +30,6 @@ POST /predict one case, as a zip or as a form with one file for each sequence (t
 Cases are held in memory, never on disk, and nothing about them is logged. One case is computed at a time, --waiting more
 may wait, and others are answered with 503. A refusal is JSON that says what to do. For research: no medical device.
 """
-MIB = 2**20
 
 
 def add(commands: Any) -> None:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from wardround.models import bundle_files
     from wardround.serving.app import Service
     from wardround.serving.inference import Model, Queue
-    from wardround.serving.limits import Limits, read_token
+    from wardround.serving.limits import MIB, Limits, read_token
     from wardround.serving.running import serve
 
     token = read_token(args.token_file, os.environ)

@@ -31,7 +31,7 @@ def read_job(folder: Path) -> Files:
     """
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
     links = [name for name, path in found.items() if path.is_symlink()]
-    code = [name for name, path in found.items() if name.startswith(CUSTOM) and path.is_file() and name != PINNED]
+    code = [name for name, path in found.items() if "custom" in name.split("/") and path.is_file() and name != PINNED]
     missing = [name for name in ("meta.json", *SIDES) if name not in found]
     if links or code or missing:
         parts = [f"the links {', '.join(links)}"] if links else []

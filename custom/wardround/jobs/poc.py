@@ -22,6 +22,9 @@ from wardround.jobs.console import Console
 
 SITE_FILE = "wardround.json"
 STORE = "/tmp/nvflare"  # noqa: S108 - NVFlare's default, one folder for all servers of a machine
+PARTY_MODULES = "nvflare.private."
+STARTERS = ("/startup/start.sh", "/startup/sub_start.sh")
+MADE = ("project.yml", "data", "phantoms", "store")  # beside the project's own folder; `data` is NVFlare's, and empty
 Say = Callable[[str], None]
 
 
@@ -137,13 +140,16 @@ def wait_until_connected(console: Console, sites: Sequence[str], patience_s: flo
 
 
 def end_processes(workspace: Path, patience_s: float) -> int:
-    """Wait until no process that was started from this workspace is left; kill and count those that do not end."""
+    """Wait until no NVFlare process of this workspace's kits is left; kill and count those that do not end.
+
+    Others that only name the workspace (an editor, a shell, this command itself) are nobody's to end.
+    """
     import psutil
 
     def mine() -> list[psutil.Process]:
-        every = psutil.process_iter(["cmdline"])
-        kit_words = f"{workspace}{os.sep}"
-        return [one for one in every if any(kit_words in word for word in one.info["cmdline"] or [])]
+        every = psutil.process_iter(["cmdline", "uids"])
+        own = [one for one in every if one.info["uids"] and one.info["uids"].real == os.getuid()]
+        return [one for one in own if belongs_to(workspace, one.info["cmdline"] or [])]
 
     end = time.monotonic() + patience_s
     while (left := mine()) and time.monotonic() < end:
@@ -153,6 +159,31 @@ def end_processes(workspace: Path, patience_s: float) -> int:
             one.kill()
     psutil.wait_procs(left, timeout=10)
     return len(left)
+
+
+def belongs_to(workspace: Path, words: Sequence[str]) -> bool:
+    """Return whether a command line is that of a party of this workspace: a kit's start script, or NVFlare with its kit."""
+    inside = [word for word in words if word.startswith(f"{workspace}{os.sep}")]
+    script = any(word.endswith(STARTERS) for word in inside[:1] if word in words[:2])
+    return script or (bool(inside) and any(word.startswith(PARTY_MODULES) for word in words))
+
+
+def require_replaceable(workspace: Path, named: Sequence[Path]) -> None:
+    """Raise ConfigRefused unless a folder that NVFlare will delete whole is an earlier POC, with nothing of the user in it.
+
+    named: files and folders that the command is to read
+    """
+    kits(workspace)
+    inside = [path.name for path in named if workspace in (path.resolve(), *path.resolve().parents)]
+    strange = [one.name for one in workspace.iterdir() if one.name not in MADE and not (one / "prod_00").is_dir()]
+    strange += [f"data/{one.name}" for one in (workspace / "data").glob("*")]
+    if inside or strange:
+        raise ConfigRefused(
+            f"the POC workspace {workspace}",
+            found=f"{', '.join(sorted(inside or strange)[:5])} in it, which a new POC would delete",
+            expected="nothing but what `wardround poc up` made",
+            fix="move it elsewhere, or name another --workspace",
+        )
 
 
 def _bad_project(project: Path, found: str) -> ConfigRefused:

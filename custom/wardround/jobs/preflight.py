@@ -23,7 +23,7 @@ from wardround.hospital.kit import ROOT, SERVER, SITE, Kit, read_object
 from wardround.hospital.opening import SITE_FILE, pick_device
 from wardround.hospital.preflight_data import Looked, Rehearsed
 from wardround.jobs import folder, recipes
-from wardround.jobs.allow_list import classes
+from wardround.jobs.allow_list import classes, is_class
 from wardround.jobs.building import build
 from wardround.jobs.terminal import counter
 from wardround.privacy.budget import FILE as BUDGET
@@ -155,15 +155,21 @@ def _code(party: Party) -> list[Finding]:
     """Who may bring code, and whether the job's own classes are listed here."""
     kit, (name, config) = party.kit, party.job_config
     resources = read_object(kit.own("resources.json"))
-    roles, listed = posture.may_bring_code(read_object(kit.own("authorization.json"))), resources.get(posture.CLASSES)
+    roles, listed = (
+        posture.may_bring_code(read_object(kit.own("authorization.json"))),
+        posture.listed_classes(resources),
+    )
     found = []
     if roles:
         found.append(
             warned("code", f"jobs may bring code here ({', '.join(roles)})", f"read it, or `{HARDEN} {kit.root}`")
         )
-    if not isinstance(listed, list) or "*" in listed or resources.get(posture.ENFORCEMENT, "enforce") != "enforce":
+    if listed is None:
         found.append(warned("code", "any class may be named by a job without code", f"`{HARDEN} {kit.root}`"))
         return found
+    if wide := [one for one in listed if not is_class(one)]:
+        words = f"lines that allow more than one class: {', '.join(wide[:3])}"
+        found.append(warned("code", words, f"name whole classes in {posture.CLASSES} in local/resources.json"))
     missing = sorted({path for path in classes(config) if not _listed(path, listed)})
     if missing:
         words = f"{name} without code is refused here, {len(missing)} of its classes are not listed: {', '.join(missing[:3])}"

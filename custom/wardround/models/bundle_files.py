@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,8 +65,11 @@ def load(bundle: Path, expected_fingerprint: str | None = None) -> tuple[dict[st
         KeyError,
         TypeError,
         AttributeError,
+        IndexError,
+        AssertionError,
         EOFError,
         RuntimeError,
+        struct.error,
         pickle.UnpicklingError,
         zipfile.BadZipFile,
     ) as error:

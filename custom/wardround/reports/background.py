@@ -50,7 +50,7 @@ def costs(run: Json) -> Markup:
         traffic = [text(size(r.get(key))) for key in ("bytes_down", "bytes_up")]
         rows.append(
             [
-                text(r["round"]),
+                text(r["round"] + 1),
                 number(r.get("seconds"), 1),
                 *traffic,
                 *counts,
@@ -189,7 +189,7 @@ def settings(run: Json) -> Markup:
         dice = (
             f", mean validation {score_name(run)} {best['val_score']:.3f}" if best.get("val_score") is not None else ""
         )
-        pairs.append(("best global model", f"as evaluated in round {best['round']}{dice}"))
+        pairs.append(("best global model", f"as evaluated in round {best['round'] + 1}{dice}"))
     if model.get("sha256"):
         pairs.append(("final global model, SHA-256", f"{model['sha256']} (equal at every site)"))
     pairs += [("started", run.get("started")), ("finished", run.get("finished"))]

@@ -17,12 +17,12 @@ Curve = Mapping[int, float]
 
 
 def curves(run: Json, key: str) -> dict[str, dict[int, float]]:
-    """Return site -> round -> value of `val_score` or `loss`; rounds without a value are left out."""
+    """Return site -> round, from 1 -> value of `val_score` or `loss`; rounds without a value are left out."""
     found: dict[str, dict[int, float]] = {site: {} for site in run["sites"]}
     for r in run["rounds"]:
         for site, numbers in (r.get("sites") or {}).items():
             if numbers and numbers.get(key) is not None:
-                found.setdefault(site, {})[r["round"]] = float(numbers[key])
+                found.setdefault(site, {})[r["round"] + 1] = float(numbers[key])
     return found
 
 
@@ -36,7 +36,7 @@ def curve_panels(run: Json, key: str, what: str) -> Markup:
     if not values:
         return say("p", f"No {what} came back.", class_="soft")
     y = Axis(0.0, 1.0, HEIGHT - 22, 10) if key == "val_score" else Axis(min(0.0, *values), max(values), HEIGHT - 22, 10)
-    rounds = [r["round"] for r in run["rounds"]]
+    rounds = [r["round"] + 1 for r in run["rounds"]]
     x = Axis(min(rounds), max(rounds), 34, WIDTH - 10)
     mean = {
         r: fmean(curve[r] for curve in found.values() if r in curve)
@@ -87,7 +87,7 @@ def _curve(site: str, what: str, curve: Curve, mean: Curve, x: Axis, y: Axis, be
     )
     parts = [_grid(x, y)]
     if best is not None:
-        parts.append(line(x.at(best), y.start, x.at(best), y.end, "best"))
+        parts.append(line(x.at(best + 1), y.start, x.at(best + 1), y.end, "best"))
     parts.append(path(_runs(mean, x, y), "mean"))
     runs = _runs(curve, x, y)
     parts += [path(runs, "line"), *(dots(run, "dot") for run in runs)]

@@ -92,7 +92,7 @@ def all_problems(run: Json) -> list[str]:
         if names(told, site):
             continue
         lost = [
-            r["round"]
+            r["round"] + 1
             for r in run["rounds"]
             if site in (r.get("configured") or [])
             and site not in (r.get("aggregated") or [])

@@ -59,7 +59,9 @@ class Token:
     def opens(self, header: str) -> bool:
         """Whether an Authorization header shows the token; the time taken does not depend on what was wrong."""
         scheme, _, shown = header.partition(" ")
-        same = hmac.compare_digest(hashlib.sha256(shown.strip().encode()).digest(), self.digest)
+        same = hmac.compare_digest(
+            hashlib.sha256(shown.strip().encode("utf-8", "surrogateescape")).digest(), self.digest
+        )
         return same and scheme.lower() == "bearer"
 
 
