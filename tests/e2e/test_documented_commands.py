@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data"
 # command (a regular expression) -> (file, words in it that show that it is run there)
 ELSEWHERE = {
-    r"pip install '\.\[test\]' && pytest": (".ci/run", "README.md"),
+    r"pip install '\.\[test\]' && pytest -n 2 --dist loadfile": (".ci/run", "README.md"),
     r"pip install \. && nvflare simulator jobs/brats_perfedavg": ("tests/e2e/conftest.py", '"flagless", None'),
     r"WARDROUND_SITES=\S+ nvflare simulator .*": ("tests/e2e/conftest.py", "WARDROUND_SITES=str(file)"),
     r"wardround jobs run brats_fedavg_he": ("tests/e2e/test_hidden_jobs.py", 'f"brats_fedavg_{mode}"'),

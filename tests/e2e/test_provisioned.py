@@ -19,8 +19,13 @@ def consortium(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> It
 
 @pytest.fixture(scope="module")
 def reports(consortium: Consortium) -> dict[str, dict[str, Any]]:
-    """Four jobs, submitted one after the other, each waited for."""
-    names = {"he": "brats_fedavg_he", "masked": "brats_fedavg_masked", "fixed": "brats_fedavg_fixed"}
+    """Five jobs, submitted one after the other, each waited for: one in the clear, four in integers."""
+    names = {
+        "plain": "brats_fedavg",
+        "he": "brats_fedavg_he",
+        "masked": "brats_fedavg_masked",
+        "fixed": "brats_fedavg_fixed",
+    }
     found = {mode: consortium.result(consortium.job(name)) for mode, name in names.items()}
     return found | {"ring": consortium.result(consortium.job("brats_fedavg", "privacy=ring"))}
 
@@ -37,7 +42,7 @@ def test_the_kits_hold_what_each_party_may_have(consortium):
     )
 
 
-@pytest.mark.parametrize("mode", ["fixed", "masked", "he", "ring"])
+@pytest.mark.parametrize("mode", ["plain", "fixed", "masked", "he", "ring"])
 def test_every_site_is_in_every_sum(reports, mode):
     report = reports[mode]
     assert report["outcome"] == "complete"
@@ -48,9 +53,21 @@ def test_every_site_is_in_every_sum(reports, mode):
 
 
 def test_the_models_are_the_same_bit_for_bit(reports):
-    found = {mode: report["model"]["sha256"] for mode, report in reports.items()}
+    found = {mode: report["model"]["sha256"] for mode, report in reports.items() if mode != "plain"}
     assert len(set(found.values())) == 1, found
     assert len(found["fixed"]) == 64
+
+
+def test_the_job_in_the_clear_is_downloaded_with_its_model(consortium, reports):
+    from wardround.models import checkpoint
+
+    assert set(reports["plain"]["final"]) == set(SITES)
+    assert all(one["cases"]["train"] >= 1 for one in reports["plain"]["sites"].values())
+    found = [
+        checkpoint.load(path, reports["plain"]["model"]["fingerprint"])[1]
+        for path in (consortium.root / "downloads").rglob("final_model.npz")
+    ]
+    assert [meta["round"] for meta in found] == [2]
 
 
 def test_the_server_holds_no_model_and_no_key(consortium, reports):

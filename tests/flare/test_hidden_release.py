@@ -19,7 +19,7 @@ from wardround.flare.hidden_release import HiddenRelease
 from wardround.flare.release import NoNoise
 from wardround.flare.sealed import Call, Reply
 from wardround.privacy import statements
-from wardround.privacy.statements import Moment
+from wardround.privacy.statements import Moment, Signed
 
 RUN = "ab" * 16
 NUMBERS = {"loss": 1.5, "val_score": 0.25, "seconds": 2.0}
@@ -256,6 +256,17 @@ def test_a_reply_is_built_anew(rig):
     assert "patient 7" not in str(out)
     (receipt,) = made.site.receipts
     assert (receipt["task"], receipt["kind"], receipt["bytes"]) == ("join", "join", 0)
+
+
+def test_which_blocks_are_this_hospitals_own_is_not_told(rig):
+    """With it, the sum of a block could be known to hold one hospital."""
+    made = rig("he")
+    common = {"kind": "judged", "site": "site-1", "run": "ab", "round": 0, "attempt": 0, "model": "bb"}
+    scores = {"candidates": {}, "deploy": None, "val_score": 0.5, "seconds": 1.0}
+    signed = Signed(json.dumps(common), b"s", b"c")
+    for told in (scores, scores | {"personal": {"head": 1}}):
+        out = made.exit(sealed.reply_message(Reply(signed, b"", {"scores": told})), wire.FINISH)
+        assert sealed.read_reply(out, wire.FINISH).meta == {"scores": scores}
 
 
 @pytest.mark.parametrize("code", ["data", "memory", "failure"])

@@ -34,6 +34,7 @@ class HiddenRelease(Filter):  # type: ignore[misc]
     train: an update is hidden, or, in a repeated attempt, the integers that are kept are hidden anew
     words: the names of sequences, classes and blocks that may leave; none: no such name
     other tasks: a reply that sealed.py describes | a refusal: its code only | anything else: ReleaseRefused
+    which blocks a mask keeps at the site is not told: with it, the sum of a block could be known to hold one hospital
     under hospital-level DP no number and no score leaves beside the update: all of them come from the hospital's patients
     """
 
@@ -67,8 +68,9 @@ class HiddenRelease(Filter):  # type: ignore[misc]
             receipt |= more
         else:
             reply = sealed.read_reply(shareable, task)
-            if secure.noise is not None and task == wire.FINISH:
-                reply = replace(reply, meta={"scores": wire.SILENT})
+            if task == wire.FINISH:
+                told = {key: value for key, value in reply.meta["scores"].items() if key != "personal"}
+                reply = replace(reply, meta={"scores": told if secure.noise is None else wire.SILENT})
             wire.require_named(reply.meta.get("scores", {}), self.words)
         receipt |= {"kind": statements.peek(reply.statement)["kind"], "bytes": len(reply.payload)}
         receipt |= {"sha256": hashlib.sha256(reply.payload).hexdigest()} if reply.payload else {}

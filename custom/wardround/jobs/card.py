@@ -49,7 +49,7 @@ def card(job: Job) -> str:
 - each round: {_wrapped(job.privacy["leaves"])}
 - at the end: {_wrapped(job.privacy.get("at_the_end") or job.task["at_the_end"])}
 - never: {_wrapped(f"images, masks, {'records, ' if _reads_record(job) else ''}{NEVER}")}
-- of the model stays at the hospital: {job.algorithm["stays"]}
+- of the model stays at the hospital: {job.algorithm["stays"].strip()}{_beside(job)}
 
 Privacy guarantee: **{_wrapped(job.privacy["guarantee"], "")}**.
 {law}Mechanism at the exit: `{job.privacy["mechanism"]["path"]}`.
@@ -68,6 +68,14 @@ Wrong for: {_wrapped(job.task["wrong_for"], "")}.
 |---|---|
 {rows}
 """
+
+
+def _beside(job: Job) -> str:
+    """Return what a part that stays does not mean while FedAvg is trained beside."""
+    site = build(job.algorithm["site"], "algorithm")
+    keeps = bool(site.home_roles) or getattr(site, "absent", None) is not None
+    words = "; the FedAvg model that is trained beside it leaves whole (`--set rival=false`: without it)"
+    return words if job.rival and keeps else ""
 
 
 def _course(job: Job) -> str:

@@ -12,13 +12,14 @@ MASKING = "wardround.algorithms.klmask.KLMask"
 def words(job: Job) -> list[str]:
     """Return what the exit in the job's folder lists; a hospital reads there which words can leave.
 
-    under hospital-level noise no name leaves: []
+    under hospital-level noise no name leaves: [] | in a hidden sum no block's name
     """
     if job.hospital_noise is not None:
         return []
+    masked = job.algorithm["site"]["path"] == MASKING and job.protection is None
     sampling = job.task["sampling"]["args"]
     named = [*sampling.get("modalities", MODALITIES), *sampling.get("classes", ())]
-    return [*named, *(_blocks(job) if job.algorithm["site"]["path"] == MASKING else ())]
+    return [*named, *(_blocks(job) if masked else ())]
 
 
 def _blocks(job: Job) -> list[str]:
