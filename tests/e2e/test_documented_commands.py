@@ -33,6 +33,12 @@ ELSEWHERE = {
     r"nvflare job submit -j my_jobs/brats_perfedavg_he": ("tests/e2e/consortium.py", '"job", "submit"'),
     r"nvflare job monitor JOB_ID": ("tests/e2e/test_poc.py", '"job", "monitor"'),
     r"nvflare job download JOB_ID -o results": ("tests/e2e/consortium.py", '"job", "download"'),
+    r"nvflare --format json job (submit|wait|meta|download) .*--startup-kit K": (
+        "tests/e2e/consortium.py",
+        '"--format", "json"',
+    ),
+    r"nvflare --format json job abort ID --startup-kit K": ("tests/e2e/test_poc.py", '"job", "abort"'),
+    r"python tests/drills/run\.py( site_killed)?": ("tests/e2e/test_drills.py", "site_killed"),
     r"wardround report results/JOB_ID": ("tests/jobs/test_cli_report.py", '"report"'),
     r"pip install \.": (".ci/run", "pip install"),
     r"wardround preflight .*": ("tests/e2e/test_hardened.py", '"preflight"'),

@@ -116,3 +116,11 @@ def test_the_admin_console_submits_the_same_folder(poc):
         "site-2: OK",
         "site-3: OK",
     ]
+
+
+def test_a_job_is_aborted(poc):
+    made, _ = poc
+    job_id = made.nvflare("job", "submit", "-j", str(made.root / "j" / "brats_perfedavg_he"))["job_id"]
+    made.nvflare("job", "abort", job_id, "--force")
+    made.call(sys.executable, "-m", "nvflare.cli", "job", "wait", job_id, "--timeout", "60", "--interval", "1")
+    assert made.nvflare("job", "meta", job_id)["status"] == "FINISHED:ABORTED"

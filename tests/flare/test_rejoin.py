@@ -54,10 +54,10 @@ def heartbeat(rejoin, engine, site, event=EventType.CLIENT_HEARTBEAT_PROCESSED):
     peer.set_prop(ReservedKey.IDENTITY_NAME, site, private=False, sticky=False)
     fl_ctx.set_peer_context(peer)
     fl_ctx.set_prop(ReservedKey.ENGINE, engine, private=True, sticky=False)
+    before = set(threading.enumerate())
     rejoin.handle_event(event, fl_ctx)
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and thread.name.startswith("Thread-"):
-            thread.join(5)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
 
 
 def test_a_site_with_a_new_token_takes_its_old_place(caplog):
