@@ -157,7 +157,7 @@ def _start(args: argparse.Namespace, clock: Clock) -> Path:
         poc.keep_store_here(kit_folder / who["server"][0], workspace.resolve() / "store")
     kit = kit_folder / who["admin"][0]
     with clock.step("nvflare poc start"):
-        console.ask("poc", "start", "--timeout", "120", patience_s=240)
+        console.ask("poc", "start", "--no-wait")
         poc.wait_until_connected(Console(_environment(args), kit), sites, 120)
     say(f"up: {who['server'][0]} and {', '.join(sites)}")
     return kit.resolve()

@@ -123,7 +123,7 @@ def wait_until_connected(console: Console, sites: Sequence[str], patience_s: flo
     missing = list(sites)
     while time.monotonic() < end:
         try:
-            clients = console.ask("system", "status").get("clients", [])
+            clients = console.ask("system", "status", patience_s=20).get("clients", [])
         except ConfigRefused:
             clients = []
         seen = {one.get("client_name") for one in clients}
