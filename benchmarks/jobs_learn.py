@@ -19,11 +19,8 @@ from typing import Any
 import numpy as np
 
 from common import arguments, finish, say
-from wardround.data.hospitals import hospital
-from wardround.data.site_config import SiteConfig
+from job_sites import job_sites
 from wardround.hospital.consortium import Consortium
-from wardround.hospital.opening import site_index
-from wardround.hospital.splitting import split_of
 from wardround.jobs import recipes
 from wardround.jobs.building import build
 
@@ -32,15 +29,8 @@ QUICK = ("rounds=1", "work=2", "phantoms.patients=9", "model.depth=1")
 
 def learn(job: recipes.Job, seed: int, folder: Path) -> dict[str, Any]:
     """Return the validation score after each round, the training score at the end, and CPU seconds of all sites."""
-    spec, sampling, phantoms = (build(job.task[part], part) for part in ("model", "sampling", "phantoms"))
     schedule, algorithm = build(job.federation["schedule"], "schedule"), build(job.algorithm["site"], "algorithm")
-    sites = {}
-    for name in job.federation["sites"]:
-        profile = hospital(site_index(name))
-        phantoms.write(folder / profile.name, profile, job.task["seed"])
-        config = SiteConfig(data=folder / profile.name)
-        cohort = sampling.cohort(config, folder / "cache" / profile.name, lambda words: None)
-        sites[name] = sampling.open(name, cohort, split_of(cohort, seed), spec, seed, "cpu")
+    sites = job_sites(job, seed, folder)
     together = Consortium(sites, algorithm, build(job.rule, "rule"), schedule)
     curve, training = [], []
 

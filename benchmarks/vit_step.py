@@ -33,16 +33,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common import arguments, finish, say
+from job_sites import job_sites
 from methods import MEAN
 from overhead_data import median
 from wardround.algorithms.base import LocalEnd, LocalStart, Steps, descend
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.schedule import Schedule
-from wardround.data.hospitals import hospital
-from wardround.data.site_config import SiteConfig
 from wardround.hospital.consortium import Consortium, sum_of
-from wardround.hospital.splitting import split_of
-from wardround.jobs.building import build
 from wardround.jobs.recipes import job
 from wardround.models.flat import FlatModel
 from wardround.models.torchvision_door import open_torchvision
@@ -175,27 +172,13 @@ class Timed:
         return [r for r in self.found if r >= self.algorithm.warm_up and (r - self.algorithm.warm_up) % every == 0]
 
 
-def job_sites(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the job's four phantom hospitals with its network, sampling and number of patients."""
-    sampling, network, phantoms = (build(task[part], part) for part in ("sampling", "model", "phantoms"))
-    sites = {}
-    for index in range(4):
-        profile = hospital(index)
-        phantoms.write(folder / profile.name, profile, 0)
-        config = SiteConfig(data=folder / profile.name)
-        cohort = sampling.cohort(config, folder / "cache" / profile.name, lambda words: None)
-        split = split_of(cohort)
-        sites[profile.name] = sampling.open(profile.name, cohort, split, network, 0, "cpu")
-    return sites
-
-
 def measure_mask(name: str, changed: Mapping[str, int]) -> dict[str, float]:
     """Run a job, some settings changed, over its phantom hospitals; return the masks' part of local training."""
     made = job(name)
     algorithm = Timed(KLMask(**made.algorithm["site"]["args"]))
     schedule = Schedule(**made.schedule | changed)
     with tempfile.TemporaryDirectory() as folder:
-        sites = job_sites(made.task, Path(folder))
+        sites = job_sites(made, 0, Path(folder))
         together = Consortium(sites, algorithm, MEAN, schedule)
         together.run(next(iter(sites.values())).model.vector.clone(), new_sum=sum_of(algorithm.algorithm))
     result: dict[str, float] = {"masks": sum(len(algorithm.found[r]) for r in algorithm.due(1))}

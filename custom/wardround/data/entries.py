@@ -101,7 +101,7 @@ def write_entry(files: CaseFiles, root: Path, name: str) -> Entry:
         entry = _publish(volume, values, root, root / name)
         for older in root.glob(f"{name.split('-')[0]}-*"):
             if older.name != name:
-                _discard(older)
+                discard(older)
     except OSError as error:
         raise _unwritable(root, error.strerror or type(error).__name__) from error
     return entry
@@ -159,13 +159,13 @@ def _publish(volume: Volume, values: frozenset[int], root: Path, folder: Path) -
             entry = read_entry(folder)
             if entry is not None:
                 return entry
-            _discard(folder)
+            discard(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     raise _unwritable(root, "a decoded case could not be read back")
 
 
-def _discard(folder: Path) -> None:
+def discard(folder: Path) -> None:
     """Remove a folder so that no other process sees half of it."""
     grave = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder.parent))
     with contextlib.suppress(FileNotFoundError):

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.data.cache import READERS, silent
-from wardround.data.entries import sweep
+from wardround.data.entries import discard, sweep
 from wardround.data.pictures import Grid, read_picture
 from wardround.data.refusals import refuse_together
 from wardround.errors import ConfigRefused, DataRefused
@@ -64,7 +64,7 @@ def open_pack(
     with contextlib.suppress(OSError):
         for older in root.glob(f"{prefix}-*"):
             if older != folder:
-                _discard(older)
+                discard(older)
     return folder / "images.npy"
 
 
@@ -144,7 +144,7 @@ def _make(
                 temporary.rename(folder)
             if _read(folder, shape) is not None:
                 return
-            _discard(folder)
+            discard(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     raise OSError("the decoded images could not be read back")
@@ -170,14 +170,6 @@ def _read(folder: Path, shape: tuple[int | None, ...]) -> list[str] | None:
         return None
     fits = isinstance(versions, list) and images.dtype == np.float16 and images.shape[1:] == shape[1:]
     return versions if fits and len(images) == len(versions) and shape[0] in (None, len(images)) else None
-
-
-def _discard(folder: Path) -> None:
-    """Remove a folder so that no other process sees half of it."""
-    grave = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder.parent))
-    with contextlib.suppress(FileNotFoundError):
-        folder.rename(grave / "old")
-    shutil.rmtree(grave, ignore_errors=True)
 
 
 @contextmanager

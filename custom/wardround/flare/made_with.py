@@ -7,6 +7,7 @@ NVFlare puts a job's `app/custom` at the end of the path. So not what the job br
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -79,9 +80,14 @@ def package_files() -> dict[str, Path]:
 @lru_cache
 def package_digest() -> str:
     """Return the SHA-256 over names and bytes of the package's code, the same wherever it is installed."""
+    return digest_of({name: path.read_bytes() for name, path in package_files().items()})
+
+
+def digest_of(files: Mapping[str, bytes]) -> str:
+    """Return the SHA-256 over names and bytes of files, in the order of their names."""
     found = hashlib.sha256()
-    for name, path in package_files().items():
-        found.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(path.read_bytes()).digest())
+    for name, content in sorted(files.items()):
+        found.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(content).digest())
     return found.hexdigest()
 
 

@@ -8,13 +8,12 @@ The same job and version give the same bytes. In both forms the configs promise 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 from wardround import __version__
 from wardround.errors import ConfigRefused
-from wardround.flare.made_with import package_digest, package_files
+from wardround.flare.made_with import digest_of, package_digest, package_files
 from wardround.jobs.folder import INSTALLED, MADE_WITH, job_files, made_with, printed
 from wardround.jobs.recipes import Job
 
@@ -83,10 +82,7 @@ def write(files: Files, folder: Path) -> Path:
 
 def digest(files: Files) -> str:
     """Return the SHA-256 over names and bytes: two people compare what they reviewed with what they got."""
-    found = hashlib.sha256()
-    for name, content in sorted(files.items()):
-        found.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(content).digest())
-    return found.hexdigest()
+    return digest_of(files)
 
 
 def _refused(folder: Path, found: str, expected: str) -> ConfigRefused:
