@@ -26,7 +26,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from common import arguments, finish, say
+from common import arguments, command, finish, say
 from wardround.arrays import Array, Arrays, Layout
 from wardround.privacy.accounting import for_gaussians, mu_for
 from wardround.privacy.fixed_point import mean_of
@@ -232,4 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

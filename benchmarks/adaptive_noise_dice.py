@@ -18,7 +18,7 @@ from typing import Any, final
 
 import numpy as np
 
-from common import arguments, cell, finish, interval, say
+from common import arguments, cell, command, finish, interval, say
 from methods import MEAN
 from segmentation import evaluate
 from wardround.algorithms.federation import local_only
@@ -149,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -21,7 +21,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from common import arguments, finish
+from common import arguments, command, finish
 from wardround.privacy.accounting import mu_of
 from wardround.privacy.hospital_dp import HospitalDP, clipped, noised
 from wardround.privacy.packing import WORD, Packing
@@ -229,4 +229,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -6,11 +6,14 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wardround.errors import DataRefused, Refusal
 from wardround.reports.intervals import over_seeds
+
+REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def arguments(words: str) -> argparse.ArgumentParser:
@@ -58,6 +61,34 @@ def finish(result: Mapping[str, Any], *, as_json: bool) -> None:
         print(json.dumps(plain(result), allow_nan=False))
 
 
-def data_root() -> Path:
-    """Return the folder of real data beside the repository."""
-    return Path(__file__).resolve().parents[2] / "shared" / "data"
+def root_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--root` to a benchmark that can read real data."""
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=REAL_DATA,
+        metavar="DIR",
+        help="folder that holds the real data sets, in the layout of docs/benchmark-data.md",
+    )
+
+
+def real_set(root: Path, *inside: str) -> Path:
+    """Return the folder `root/inside...` of a real data set; DataRefused when it is not there."""
+    folder = root.joinpath(*inside)
+    if folder.is_dir() and any(folder.iterdir()):
+        return folder
+    raise DataRefused(
+        f"the data set {inside[0]}",
+        found=f"no folder {folder}, or an empty one",
+        expected="the layout that docs/benchmark-data.md describes, with source and licence of every set",
+        fix="get the set from its source and name the folder above it with `--root DIR`, or run with `--data phantoms`",
+    )
+
+
+def command(main: Callable[[], None]) -> None:
+    """Run a benchmark; a refusal is printed as it speaks, without a traceback, and the exit code is 2."""
+    try:
+        main()
+    except Refusal as refusal:
+        say(str(refusal))
+        raise SystemExit(2) from None

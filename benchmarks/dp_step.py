@@ -18,10 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import arguments, finish, say
+from common import arguments, command, finish, say
 from overhead_data import in_own_process, median, phantom_folder, phantom_site
 
-PATCH = 32
+PATCH, QUICK_PATCH = 32, 16
+QUICK = ("ours", "opacus hooks")
 OPACUS = ("opacus hooks", "opacus functorch", "opacus ghost")
 
 
@@ -39,25 +40,25 @@ def paired(ours: Callable[[], Any], plain: Callable[[], Any], repeats: int) -> d
     return {"ms": 1e3 * median(found["ours"]), "plain_ms": 1e3 * median(found["plain"]), "ratio": median(ratios)}
 
 
-def compute(name: str, patients: int, repeats: int) -> dict[str, float]:
+def compute(name: str, patients: int, repeats: int, patch: int) -> dict[str, float]:
     """Measure one method against the plain step, and how far its result is from the patient-by-patient one."""
     import dp_methods
 
     method = dp_methods.METHODS[name]
-    ours, plain = (make(dp_methods.setting(patients, PATCH)) for make in (method, dp_methods.plain))
+    ours, plain = (make(dp_methods.setting(patients, patch)) for make in (method, dp_methods.plain))
     result = paired(ours, plain, repeats)
     if name not in dp_methods.NOT_COMPARED:
-        result["difference"] = dp_methods.difference(name, patients, PATCH)
+        result["difference"] = dp_methods.difference(name, patients, patch)
     return result
 
 
-def whole(folder: Path, patients: int, repeats: int) -> dict[str, float]:
+def whole(folder: Path, patients: int, repeats: int, patch: int) -> dict[str, float]:
     """Measure a site's step from cutting patches to the gradient: private and plain, the same number of patients."""
     from wardround.hospital.dp_site import DPSite, PatientPatches
     from wardround.privacy.dp_sgd import PatientDP, noised_mean
 
     data = phantom_folder(folder / "data", 2 * patients + 4)
-    site = phantom_site(data, folder / "cache", patients, augment=True, patch=(PATCH,) * 3)
+    site = phantom_site(data, folder / "cache", patients, augment=True, patch=(patch,) * 3)
     home = DPSite(site, PatientDP(1.0, 1.0, 0.05, 100), at_once=max(8, patients))
     source, oracle, w = PatientPatches(home, "benchmark"), site.oracle("benchmark"), site.model.vector.clone()
     chosen = source.patients[:patients]
@@ -75,7 +76,8 @@ def measure(batches: tuple[int, ...], repeats: int, quick: bool) -> dict[str, An
     """Return every number of the table."""
     import dp_methods
 
-    names = [name for name in dp_methods.METHODS if name != "plain"]
+    patch = QUICK_PATCH if quick else PATCH
+    names = [name for name in dp_methods.METHODS if name in QUICK or not quick and name != "plain"]
     if importlib.util.find_spec("opacus") is None:
         say("opacus is not installed: its rows are left out")
         names = [name for name in names if name not in OPACUS]
@@ -83,16 +85,15 @@ def measure(batches: tuple[int, ...], repeats: int, quick: bool) -> dict[str, An
     for patients in batches:
         for name in names:
             say(f"{patients} patients: {name}")
-            row = rows[f"{name}, {patients}"] = compute(name, patients, repeats)
+            row = rows[f"{name}, {patients}"] = compute(name, patients, repeats, patch)
             say(line(name, row))
     with tempfile.TemporaryDirectory(prefix="dp-step-") as folder:
         for patients in batches:
             say(f"{patients} patients: whole step")
-            rows[f"whole step, {patients}"] = whole(Path(folder) / str(patients), patients, repeats)
+            rows[f"whole step, {patients}"] = whole(Path(folder) / str(patients), patients, repeats, patch)
     for name in ["plain", *names]:
-        if not quick or name in ("plain", "ours", "opacus hooks"):
-            memory = in_own_process("dp_methods", "memory", name=name, patients=batches[0], patch=PATCH)
-            rows.setdefault(f"{name}, {batches[0]}", {}).update(memory)
+        memory = in_own_process("dp_methods", "memory", name=name, patients=batches[0], patch=patch)
+        rows.setdefault(f"{name}, {batches[0]}", {}).update(memory)
     return rows
 
 
@@ -141,7 +142,7 @@ def main() -> None:
     """Measure, print the table, and the JSON line if asked for."""
     args = parser().parse_args()
     batches = tuple(args.patients[:1] if args.quick else args.patients)
-    rows = measure(batches, 3 if args.quick else args.repeats, args.quick)
+    rows = measure(batches, 1 if args.quick else args.repeats, args.quick)
     print("| method, patients | ratio to plain | ms / plain ms | off from one by one | peak MB (for the steps) |")
     print("|---|---|---|---|---|")
     for name, row in rows.items():
@@ -150,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

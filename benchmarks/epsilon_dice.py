@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from common import arguments, finish, say
+from common import arguments, command, finish, root_option, say
 from epsilon_dice_hospital import (
     SHARES,
     mean_of_sites,
@@ -68,10 +68,12 @@ def noise(epsilon: float, steps: int) -> dict[str, float]:
     return {"z": z, "mu": found.mu, "attack": found.attack.accuracy, "epsilon": found.epsilon}
 
 
-def open_cohorts(data: str, quick: bool, folder: Path) -> dict[str, Any]:
-    """Return site name -> Cohort of one data set."""
-    patients = settings(data, quick)["patients"]
-    return phantoms(range(4), patients, folder / data) if data == "phantoms" else cohorts(data, patients, folder / data)
+def open_cohorts(data: str, quick: bool, folder: Path, root: Path) -> dict[str, Any]:
+    """Return site name -> Cohort of one data set. root: where the real ones are."""
+    options = settings(data, quick)
+    if data == "phantoms":
+        return phantoms(range(4), options["patients"], folder / data)
+    return cohorts(data, options, folder / data, root)
 
 
 def federated(sites: Mapping[str, Any], schedule: Any, initial: Any, oracle: Callable[..., Any]) -> Any:
@@ -121,6 +123,11 @@ def one_row(row: str, sites: Any, homes: Any, initial: Any, plain: Any, own: Any
     return {name: test_dice(one, w) for name, one in sites.items()}
 
 
+def patch_of(data: str, quick: bool) -> tuple[int, int, int]:
+    """Return the shape of a training patch in voxels."""
+    return (16, 16, 16) if quick else PATCH[data]
+
+
 def schedules(data: str, quick: bool, lr: float = LR) -> tuple[Any, Any]:
     """Return (plain, private)."""
     from wardround.algorithms.schedule import Schedule
@@ -135,9 +142,9 @@ def measure_patient(args: Any, folder: Path, keep: Any) -> None:
     rows = ("local", "inf, clipped", "8", "first weights") if args.quick else ROWS
     for data in args.data:
         plain, own = schedules(data, args.quick)
-        opened = open_cohorts(data, args.quick, folder)
+        opened = open_cohorts(data, args.quick, folder, args.root)
         for seed in args.seeds:
-            sites = seeded(opened, seed, PATCH[data])
+            sites = seeded(opened, seed, patch_of(data, args.quick))
             initial = next(iter(sites.values())).model.vector.clone()
             homes = homes_of(sites)
             for row in rows:
@@ -154,7 +161,7 @@ def measure_patient(args: Any, folder: Path, keep: Any) -> None:
 
 def tune(folder: Path, quick: bool) -> dict[str, Any]:
     """Print mean validation Dice of each learning rate at epsilon 8 and inf, at hospitals that no table uses."""
-    sites = seeded(phantoms(range(4, 8), 5 if quick else 24, folder), TUNE_SEED, (32, 32, 32))
+    sites = seeded(phantoms(range(4, 8), 5 if quick else 24, folder), TUNE_SEED, patch_of("phantoms", quick))
     initial = next(iter(sites.values())).model.vector.clone()
     homes, found = homes_of(sites), {}
     for lr in RATES[:1] if quick else RATES:
@@ -227,6 +234,7 @@ def main() -> None:
     parser.add_argument(
         "--data", choices=("phantoms", "lgg"), nargs="+", default=["phantoms", "lgg"], help="patient level"
     )
+    root_option(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="splits, first weights and batches")
     parser.add_argument("--sites", type=int, nargs="+", default=[4, 8, 16], help="hospital level: n, at most 16")
     parser.add_argument(
@@ -279,4 +287,4 @@ def measure(args: Any, folder: Path, done: list[dict[str, Any]]) -> dict[str, An
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

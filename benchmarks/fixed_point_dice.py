@@ -23,7 +23,7 @@ from typing import Any, final
 
 import numpy as np
 
-from common import arguments, finish, say
+from common import arguments, command, finish, root_option, say
 from methods import methods
 from segmentation import evaluate, open_sites, settings
 from wardround.algorithms.federation import SiteSide, first_banks, run
@@ -191,7 +191,7 @@ def measure(args: Any) -> list[dict[str, Any]]:
     schedule = Schedule(**options["schedule"])
     with tempfile.TemporaryDirectory() as folder:
         for seed in args.seeds[:2] if args.quick else args.seeds:
-            sites = open_sites(args.data, seed, options, Path(folder))
+            sites = open_sites(args.data, seed, options, Path(folder), args.root)
             sides = {
                 site: SiteSide(lambda r, one=one: one.oracle("train", r), one.train_patients, one.layout, one.roles)
                 for site, one in sites.items()
@@ -245,6 +245,7 @@ def main() -> None:
     """Run the comparison, or merge parts of it."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--data", choices=("phantoms", "lgg"), default="phantoms", help="which hospitals")
+    root_option(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="splits, weights and batches")
     parser.add_argument("--bits", type=int, nargs="+", choices=(8, 16), default=[16, 8], help="payloads")
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch decides")
@@ -259,4 +260,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

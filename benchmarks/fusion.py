@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import arguments, cell, data_root, finish, interval, say
+from common import REAL_DATA, arguments, cell, command, finish, interval, real_set, root_option, say
 from methods import MEAN
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.schedule import Schedule
@@ -125,8 +125,8 @@ def only(root: Path, source: Path, modalities: Sequence[str]) -> Path:
     return write_folder(root, Description(spec, whole.images, root / "cases.csv"), rows)
 
 
-def folders(name: str, folder: Path, patients: int) -> dict[str, Path]:
-    """Return hospital -> its folder of labelled images; patients: of each phantom hospital."""
+def folders(name: str, folder: Path, patients: int, root: Path) -> dict[str, Path]:
+    """Return hospital -> its folder of labelled images; patients: of each phantom hospital; root: of the real sets."""
     if name.startswith("phantoms"):
         found = {}
         for index in range(SITES):
@@ -137,22 +137,22 @@ def folders(name: str, folder: Path, patients: int) -> dict[str, Path]:
             found = {site: only(folder / name / site, source, ("t1ce",)) for site, source in found.items()}
         return found
     preset = (
-        mhh(data_root() / "mhh_covid_cxr_ehr")
+        mhh(real_set(root, "mhh_covid_cxr_ehr"))
         if name == "mhh"
-        else lgg(data_root() / "lgg_tcga_multisite_nc", span=0.5)
+        else lgg(real_set(root, "lgg_tcga_multisite_nc"), span=0.5)
     )
     sites = deal(preset.data, preset.hospitals) if preset.hospitals else {"MHH": preset.data}
     write_labelled_sites(folder / name, sites)
     return {site: folder / name / f"site-{k + 1}" / "data" for k, site in enumerate(sites)}
 
 
-def open_data(name: str, folder: Path, patients: int) -> Data:
+def open_data(name: str, folder: Path, patients: int, root: Path = REAL_DATA) -> Data:
     """Return the cohorts of one set."""
     cohorts, spec = {}, None
-    for site, root in folders(name, folder, patients).items():
-        spec = read_description(root).spec
+    for site, place in folders(name, folder, patients, root).items():
+        spec = read_description(place).spec
         cache = folder / "cache" / name / site
-        cohorts[site] = sampling_of(spec, "fusion").cohort(SiteConfig(data=root), cache, lambda words: None)
+        cohorts[site] = sampling_of(spec, "fusion").cohort(SiteConfig(data=place), cache, lambda words: None)
     assert spec is not None
     return Data(spec, cohorts)
 
@@ -252,13 +252,14 @@ def main() -> None:
     """Run every set, arm and seed."""
     parser = options(__doc__ or "")
     parser.add_argument("--data", nargs="+", choices=SETS, default=list(SETS), help="sets")
+    root_option(parser)
     parser.add_argument("--real-rounds", type=int, default=4, help="rounds on the real sets, which are small")
     args = asked(parser)
     result: dict[str, Any] = {"split": SPLIT}
     with tempfile.TemporaryDirectory() as folder:
         for name in args.data[:2] if args.quick else args.data:
             say(name)
-            data = open_data(name, Path(folder), args.patients)
+            data = open_data(name, Path(folder), args.patients, args.root)
             rounds = args.rounds if name.startswith("phantoms") or args.quick else args.real_rounds
             schedule = schedule_of(rounds, args.work)
 
@@ -276,4 +277,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from common import arguments, finish, say
+from common import arguments, command, finish, say
 from job_sites import job_sites
 from wardround.hospital.consortium import Consortium
 from wardround.jobs import recipes
@@ -77,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

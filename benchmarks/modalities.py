@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from common import cell, finish, interval, say
+from common import cell, command, finish, interval, say
 from fusion import SPLIT, Data, asked, open_data, open_sites, options, over, sampling_of, schedule_of, trained
 from wardround.algorithms.schedule import Schedule
 from wardround.data.layouts import MODALITIES
@@ -103,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -23,7 +23,7 @@ from typing import Any
 
 import overhead_simulator
 import overhead_step
-from common import arguments, finish, say
+from common import arguments, command, finish, say
 from overhead_data import in_own_process, phantom_folder
 
 Raw = dict[str, Any]
@@ -32,12 +32,12 @@ Raw = dict[str, Any]
 def train(folder: Path, quick: bool) -> Raw:
     """Measure the training step."""
     if quick:
-        return overhead_step.measure(folder, patients=8, batches=(4,), steps=2, repeats=3, rows=("matched", "compute"))
+        return overhead_step.measure(folder, patients=8, batches=(4,), steps=1, repeats=1, rows=("matched", "compute"))
     return overhead_step.measure(folder, patients=12, batches=(4, 2), steps=10, repeats=9)
 
 
 def simulator(folder: Path, quick: bool) -> Raw:
-    """Measure start and round of whole simulator processes."""
+    """Measure start and round of whole simulator processes (quick: ours and stock at the same time)."""
     return overhead_simulator.measure(folder / "simulator", rounds=2 if quick else 5, repeats=1 if quick else 3)
 
 
@@ -47,12 +47,12 @@ def reading(folder: Path, quick: bool) -> Raw:
 
 
 def server(folder: Path, quick: bool) -> Raw:
-    """Measure the server's side for several numbers of sites, each in a fresh process (quick: two at a time)."""
+    """Measure the server's side for several numbers of sites, each in a fresh process (quick: two numbers, at the same time)."""
 
     def one(sites: int) -> Raw:
         return in_own_process("overhead_server", "measure", sites=sites, rounds=1 if quick else 5)
 
-    numbers = (4, 16) if quick else (4, 16, 64)
+    numbers = (2, 4) if quick else (4, 16, 64)
     with ThreadPoolExecutor(2 if quick else 1) as workers:
         return {str(n): found for n, found in zip(numbers, workers.map(one, numbers), strict=True)}
 
@@ -148,4 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -56,7 +57,7 @@ STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}")
 
 
 def measure(folder: Path, *, rounds: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Return the medians of both, and their ratios; rounds == 2: one run each, its rounds read off the log.
+    """Return the medians of both, and their ratios; rounds == 2: one run each, both at the same time, rounds read off the log.
 
     ours, stock: total_s of the run with `rounds` rounds, start_s, round_s, log_round_s (rounds after the first), finish_s
     """
@@ -65,8 +66,14 @@ def measure(folder: Path, *, rounds: int, repeats: int) -> dict[str, dict[str, f
     variables = os.environ | {"WARDROUND_SITES": str(prepare_sites(folder / "data"))}
     rows: dict[str, list[dict[str, float]]] = {"ours": [], "stock": []}
     for repeat in range(repeats):
-        for name in ("ours", "stock") if repeat % 2 == 0 else ("stock", "ours"):
-            runs = {r: run(name, jobs[name, r], r, variables) for r in lengths}
+        order = ("ours", "stock") if repeat % 2 == 0 else ("stock", "ours")
+
+        def both(name: str) -> dict[int, dict[str, float]]:
+            return {r: run(name, jobs[name, r], r, variables) for r in lengths}
+
+        with ThreadPoolExecutor(2 if rounds == 2 else 1) as workers:
+            done = dict(zip(order, workers.map(both, order), strict=True))
+        for name, runs in done.items():
             whole = runs[rounds]
             per_round = (whole["wall_s"] - runs[1]["wall_s"]) / (rounds - 1) if 1 in runs else whole["log_round_s"]
             start = runs[1]["wall_s"] - per_round if 1 in runs else whole["wall_s"] - rounds * per_round

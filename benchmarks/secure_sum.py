@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 import secure_sum_rival
-from common import arguments, finish, say
+from common import arguments, command, finish, say
 from overhead_data import in_own_process, median, peak_rss_mb
 
 MODES = {
@@ -128,7 +128,7 @@ class Round:
                 self.up[name] += len(self._reply(answers[name], b"", {}))
             self.collector.unmask(answers)
         payload = self.collector.payload()
-        self._call(self.names, revealed=Revealed(self.moment, tuple(added), len(added), 0.5, payload))
+        self._call(self.names, revealed=(Revealed(self.moment, tuple(added), len(added), 0.5, payload),))
         means = []
         for site in self.sites.values():
             begun = time.perf_counter()
@@ -296,7 +296,7 @@ def one_model(name: str, weights: dict[str, Any], args: argparse.Namespace) -> d
             found |= {f"plain_{key}": plain[key] for key in others[:3]}
             rows[mode] = found
     for mode in ("masked", "he") if not args.no_memory else ():
-        numbers = (4, 16) if args.quick else (4, 16, 64)
+        numbers = (4,) if args.quick else (4, 16, 64)
         say(f"{name}: {mode}: memory of the server at {numbers} sites")
         found = {
             n: in_own_process("secure_sum", "server", mode=MODES[mode], bits=args.bits, sites=n, model=name)
@@ -369,4 +369,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from common import arguments, finish, say
+from common import arguments, command, finish, say
 from overhead_data import median
 
 Weights = dict[str, np.ndarray]
@@ -300,4 +300,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

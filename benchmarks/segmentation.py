@@ -18,47 +18,56 @@ from typing import Any
 
 import numpy as np
 
-from common import arguments, data_root, finish, say
+from common import arguments, command, finish, real_set, root_option, say
 from methods import methods
 
 LGG = ("DU", "HT", "FG")
 
 
 def settings(data: str, quick: bool) -> dict[str, Any]:
-    """Return the schedule and sampling of one data set; the same for every method."""
+    """Return the schedule, sampling, phantoms and fine-tuning of one data set; the same for every method."""
+    ks = (0, 1) if quick else (0, 1, 5, 20)
     base = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.0, "clip_norm": 10.0, "decay": "cosine", "lr": 0.05}
     if data == "lgg":
-        work = {"rounds": 2, "work": 8} if quick else {"rounds": 8, "work": 48}
+        work = {"rounds": 2, "work": 2} if quick else {"rounds": 8, "work": 48}
         return {
             "schedule": base | work,
             "sampling": {"patch": (64, 64, 16), "batch": 2},
             "patients": 6 if quick else None,
+            "ks": ks,
         }
-    work = {"rounds": 2, "work": 8} if quick else {"rounds": 6, "work": 40}
-    return {"schedule": base | work, "sampling": {"patch": (32, 32, 32), "batch": 2}, "patients": 5 if quick else 24}
+    work = {"rounds": 2, "work": 2} if quick else {"rounds": 6, "work": 40}
+    return {
+        "schedule": base | work,
+        "sampling": {"patch": (16, 16, 16) if quick else (32, 32, 32), "batch": 2},
+        "patients": 5 if quick else 24,
+        "shape": (24, 24, 24) if quick else (40, 40, 40),
+        "ks": ks,
+    }
 
 
-def cohorts(data: str, patients: int | None, folder: Path) -> dict[str, Any]:
-    """Return site name -> Cohort."""
+def cohorts(data: str, options: dict[str, Any], folder: Path, root: Path) -> dict[str, Any]:
+    """Return site name -> Cohort. root: where the real data sets are."""
     from wardround.data.cache import open_cohort
     from wardround.data.hospitals import hospital
     from wardround.data.phantoms import write_cohort
     from wardround.data.site_config import SiteConfig
 
+    patients = options["patients"]
     if data == "phantoms":
         made = {}
         for index in range(4):
             profile = hospital(index)
-            write_cohort(folder / profile.name, profile, 7, patients=patients)
+            write_cohort(folder / profile.name, profile, 7, shape=options["shape"], patients=patients)
             made[profile.name] = open_cohort(SiteConfig(data=folder / profile.name), folder / "cache" / profile.name)
         return made
-    root = data_root() / "lgg_tcga_multisite_nc" / "px64"
-    names = sorted(path.name for path in root.iterdir())
+    place = real_set(root, "lgg_tcga_multisite_nc", "px64")
+    names = sorted(path.name for path in place.iterdir())
     mine = {site: tuple(n for n in names if n.split("_")[1] == site)[:patients] for site in LGG}
-    return {site: open_cohort(SiteConfig(data=root, cases=mine[site]), folder / "cache" / site) for site in LGG}
+    return {site: open_cohort(SiteConfig(data=place, cases=mine[site]), folder / "cache" / site) for site in LGG}
 
 
-def open_sites(data: str, seed: int, options: dict[str, Any], folder: Path) -> dict[str, Any]:
+def open_sites(data: str, seed: int, options: dict[str, Any], folder: Path, root: Path) -> dict[str, Any]:
     """Return site name -> SegmentationSite with this seed's split, initial weights and batches."""
     from wardround.data.splits import split_patients
     from wardround.hospital.segmentation import Sampling, SegmentationSite
@@ -69,7 +78,7 @@ def open_sites(data: str, seed: int, options: dict[str, Any], folder: Path) -> d
         name: SegmentationSite(
             name, cohort, split_patients(cohort.patients, seed=seed), UNet3d(), sampling, seed, "cpu"
         )
-        for name, cohort in cohorts(data, options["patients"], folder).items()
+        for name, cohort in cohorts(data, options, folder, root).items()
     }
 
 
@@ -81,7 +90,9 @@ def evaluate(site: Any, w: Any) -> dict[str, Any]:
     return {"val": site.score(w, site.split.val), "test": [row["dice_mean"] for row in rows]}
 
 
-def one_method(name: str, sites: dict[str, Any], schedule: Any, chosen: dict[str, Any]) -> dict[str, Any]:
+def one_method(
+    name: str, sites: dict[str, Any], schedule: Any, chosen: dict[str, Any], ks: tuple[int, ...]
+) -> dict[str, Any]:
     """Run one method; return site -> {"0": plain model, "best": after the k chosen on validation} (local, central: plain only)."""
     from wardround.algorithms.base import Steps
     from wardround.algorithms.federation import local_only
@@ -109,7 +120,7 @@ def one_method(name: str, sites: dict[str, Any], schedule: Any, chosen: dict[str
     table: dict[str, Any] = {}
     for site, start in together.models(result).items():
         one = sites[site]
-        tuned = fine_tune(start, one.oracle("fine-tune"), (0, 1, 5, 20), Steps(work=20, lr=0.01))
+        tuned = fine_tune(start, one.oracle("fine-tune"), ks, Steps(work=max(ks), lr=0.01))
         scored = {k: evaluate(one, w) for k, w in tuned.items()}
         best = max(scored, key=lambda k: scored[k]["val"])
         table[site] = {"0": scored[0], "best": scored[best], "k": best}
@@ -190,6 +201,7 @@ def main() -> None:
     """Run the table, or merge parts of it."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--data", choices=("phantoms", "lgg"), default="phantoms", help="which hospitals")
+    root_option(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="splits, weights and batches")
     names = ["local", "central", "central_3x", *methods()]
     parser.add_argument("--methods", nargs="+", default=names, choices=names, help="rows of the table")
@@ -224,14 +236,14 @@ def measure(args: Any) -> list[dict[str, Any]]:
     options, done = settings(args.data, args.quick), []
     with tempfile.TemporaryDirectory() as folder:
         for seed in seeds:
-            sites = open_sites(args.data, seed, options, Path(folder))
+            sites = open_sites(args.data, seed, options, Path(folder), args.root)
             schedule, chosen = Schedule(**options["schedule"]), {}
             val_cases = {site: len(one.split.val) for site, one in sites.items()}
             part = {"data": args.data, "seed": seed, "val_cases": val_cases, "methods": {}}
             done.append(part)
             for name in names:
                 begun = time.monotonic()
-                part["methods"][name] = one_method(name, sites, schedule, chosen)
+                part["methods"][name] = one_method(name, sites, schedule, chosen, options["ks"])
                 dice = {s: round(float(np.mean(r["0"]["test"])), 3) for s, r in part["methods"][name].items()}
                 val = {s: round(r["0"]["val"], 3) for s, r in part["methods"][name].items()}
                 say(f"seed {seed} {name}: val {val} test {dice}, {time.monotonic() - begun:.0f} s")
@@ -241,4 +253,4 @@ def measure(args: Any) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from adaptive_noise_dice import DELTA, EPSILON, NoisedSum
-from common import arguments, cell, finish, interval, say
+from common import arguments, cell, command, finish, interval, root_option, say
 from methods import MASKS, MEAN
 from tumour_types_data import (
     CLASSES,
@@ -208,7 +208,8 @@ def measure(args: Any, parts: list[dict[str, Any]]) -> None:
 
     torch.set_num_threads(args.threads)
     rounds, work = (2, 2) if args.quick else (args.rounds, args.work)
-    settings = {"data": args.data, "rounds": rounds, "work": work, "lr": args.lr, "split": args.split}
+    data = args.data or ("phantoms" if args.quick else "cheng")
+    settings = {"data": data, "rounds": rounds, "work": work, "lr": args.lr, "split": args.split}
     if strange := [part["settings"] for part in parts if part["settings"] != settings]:
         raise SystemExit(f"{args.save} has runs with {strange[0]}, not {settings}: name another file")
     schedule = Schedule(rounds, work, args.lr, 0.9, True, 0.0, 1.0, "cosine")
@@ -217,7 +218,7 @@ def measure(args: Any, parts: list[dict[str, Any]]) -> None:
     alphas = sorted([MAIN] if args.quick else args.alphas, key=lambda a: (a != MAIN, a))
     with tempfile.TemporaryDirectory() as name_:
         folder = Path(name_)
-        whole = whole_set(args.data, folder)
+        whole = whole_set(data, folder, args.root, 30 if args.quick else 60)
         for alpha, seed in [(alpha, seed) for alpha in alphas for seed in seeds]:
             before = next((p for p in parts if (p["alpha"], p["seed"]) == (alpha, seed)), None)
             wanted = [n for n in args.methods if n in (SWEEP if alpha != MAIN else QUICK if args.quick else NAMES)]
@@ -247,7 +248,8 @@ def measure(args: Any, parts: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Run the main table and the sweep, or go on where `--save` stopped."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--data", choices=("cheng", "phantoms"), default="cheng", help="which slices")
+    parser.add_argument("--data", choices=("cheng", "phantoms"), help="default: cheng; with --quick: phantoms")
+    root_option(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="deals, splits, weights and batches")
     parser.add_argument("--alphas", type=float, nargs="+", default=list(ALPHAS), help="label skew; inf: none")
     parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help="the second is that of the jobs")
@@ -267,4 +269,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

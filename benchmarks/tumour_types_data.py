@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from common import data_root
+from common import real_set
 from wardround.data.description import Spec
 from wardround.data.labelled import LabelledCohort
 from wardround.data.pictures import Grid
@@ -46,13 +46,13 @@ def phantoms(folder: Path, index: int, patients: int) -> LabelledSet:
     return LabelledSet(replace(found, spec=Spec(CLASSES, (MODALITY,), grid=Grid(SIZE))), tuple(rows))
 
 
-def whole_set(data: str, folder: Path) -> LabelledSet:
-    """Return `cheng` (pseudo-patients: blocks of 30 neighbouring slices, see data/presets.py), or phantoms."""
+def whole_set(data: str, folder: Path, root: Path, patients: int = 60) -> LabelledSet:
+    """Return `cheng` (pseudo-patients: blocks of 30 neighbouring slices, see data/presets.py), or so many phantoms."""
     from wardround.data.presets import cheng
 
     if data == "phantoms":
-        return phantoms(folder, 0, 60)
-    return cheng(data_root() / "cheng_brain_tumor_types", SIZE).data
+        return phantoms(folder, 0, patients)
+    return cheng(real_set(root, "cheng_brain_tumor_types"), SIZE).data
 
 
 def opened(name: str, cohort: LabelledCohort, seed: int, split: str) -> ClassificationSite:

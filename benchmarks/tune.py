@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from common import arguments, finish, say
+from common import arguments, command, finish, root_option, say
 from methods import MEAN
 from segmentation import open_sites, settings
 
@@ -42,7 +42,8 @@ def grid() -> dict[str, tuple[Any, Any, float]]:
 def main() -> None:
     """Print the mean validation Dice over hospitals of every row: plain, and after the k of fine-tuning that is best there."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--data", choices=("phantoms", "lgg"), default="lgg")
+    parser.add_argument("--data", choices=("phantoms", "lgg"), help="default: lgg; with --quick: phantoms")
+    root_option(parser)
     parser.add_argument("--only", nargs="*", default=[], help="rows whose label begins with one of these")
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
@@ -55,12 +56,14 @@ def main() -> None:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    options = settings(args.data, args.quick)
+    data = args.data or ("phantoms" if args.quick else "lgg")
+    options = settings(data, args.quick)
     if not args.quick:
         options["schedule"] |= {"rounds": 5}
+    ks = tuple(k for k in options["ks"] if k)
     result: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        sites = open_sites(args.data, SEED, options, Path(folder))
+        sites = open_sites(data, SEED, options, Path(folder), args.root)
         first = next(iter(sites.values()))
         initial = first.model.vector.clone()
         rows = list(grid().items())
@@ -74,7 +77,7 @@ def main() -> None:
                 one = sites[name]
                 plain.append(one.score(start, one.split.val))
                 for rate, best in tuned.items():
-                    found = fine_tune(start, one.oracle("fine-tune"), (1, 5, 20), Steps(work=20, lr=rate))
+                    found = fine_tune(start, one.oracle("fine-tune"), ks, Steps(work=max(ks), lr=rate))
                     best.append(max(one.score(w, one.split.val) for w in found.values()))
             result[label] = {"plain": float(np.mean(plain))} | {
                 f"tuned {r}": float(np.mean(v)) for r, v in tuned.items()
@@ -87,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

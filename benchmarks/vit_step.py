@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common import arguments, finish, say
+from common import arguments, command, finish, say
 from job_sites import job_sites
 from methods import MEAN
 from overhead_data import median
@@ -220,4 +220,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)
