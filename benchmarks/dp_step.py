@@ -77,7 +77,7 @@ def measure(batches: tuple[int, ...], repeats: int, quick: bool) -> dict[str, An
     import dp_methods
 
     patch = QUICK_PATCH if quick else PATCH
-    names = [name for name in dp_methods.METHODS if name in QUICK or not quick and name != "plain"]
+    names = [name for name in dp_methods.METHODS if name in QUICK or (not quick and name != "plain")]
     if importlib.util.find_spec("opacus") is None:
         say("opacus is not installed: its rows are left out")
         names = [name for name in names if name not in OPACUS]
