@@ -219,3 +219,42 @@ def test_a_folder_gives_the_job_its_classes_and_modalities(tmp_path: Path, capsy
     assert "another data" in capsys.readouterr().err
     assert main(["sweep", JOB, *given, *arguments, "--out", str(tmp_path / "ours" / "x")]) == 2
     assert "inside the data folder" in capsys.readouterr().err
+
+
+def test_settings_of_the_job_vary_over_hospitals_that_exist(
+    tmp_path: Path, tiny: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from wardround.data.phantoms import write_cohort
+
+    entries = {}
+    for index, name in enumerate(("here", "there")):
+        write_cohort(tmp_path / name, hospital(index), 0, (20, 20, 20), 4)
+        entries[name] = {"data": str(tmp_path / name)}
+    sites = tmp_path / "sites.json"
+    sites.write_text(json.dumps(entries))
+    words = ["sweep", "brats_fedprox", *tiny, "--quick", "--sites-file", str(sites), "--out", str(tmp_path / "out")]
+    over = ["--over", "lr=.01,.05", "--over", "algorithm.mu=0.01"]
+    assert main([*words, *over]) == 0
+    result = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert [row["cell"]["set"] for row in result["rows"]] == [
+        {"lr": ".01", "algorithm.mu": "0.01"},
+        {"lr": ".05", "algorithm.mu": "0.01"},
+    ]
+    assert result["rows"][0]["mean"]["local"] != result["rows"][1]["mean"]["local"]
+    assert set(result["rows"][0]["runs"][0]["sites"]) == {"here", "there"}
+    assert "| settings |" in (tmp_path / "out" / "table.md").read_text()
+    assert str(tmp_path) not in (tmp_path / "out" / "table.md").read_text()
+    capsys.readouterr()
+    assert main([*words, *over]) == 0
+    assert "2 are finished already" in capsys.readouterr().err
+    for wrong, said in (
+        (["--over", "lr="], "--over"),
+        (["--over", "lr=1,1"], "each value once"),
+        (["--over", "lr=1", "--over", "lr=2"], "the same setting twice"),
+        (["--over", "nonsense=1,2"], "no such setting"),
+        (["--over", "task.seed=1,2"], "settings of training"),
+        (["--scanner", "1"], "--scanner with --sites-file"),
+        (["--data", "cheng", str(tmp_path)], "--data with --sites-file"),
+    ):
+        assert main([*words, *wrong]) == 2
+        assert said in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Hospitals that differ on purpose, for one setting of a sweep: how many, label skew, missing modalities, other scanners.
 
-Two sources: labelled patients that are dealt (also phantoms with a type: one pool, all from one scanner), and phantoms with
-tumour masks, which are made for each site. Both are functions of setting and seed alone.
+Three sources: labelled patients that are dealt (also phantoms with a type: one pool, all from one scanner), phantoms with
+tumour masks, which are made for each site, and hospitals that exist already. All are functions of setting and seed alone.
 """
 
 from __future__ import annotations
@@ -26,23 +26,31 @@ LEAST = 3
 @final
 @dataclass(frozen=True)
 class Cell:
-    """One setting. alpha: of the label skew, inf: even, None: nothing to skew | missing: (site, modalities that it lacks)."""
+    """One setting of the grid.
+
+    alpha: of the label skew; inf is an even deal, None where there is nothing to skew
+    missing: (site, the modalities that it lacks)
+    changed: (setting of the job, its value as on the command line)
+    """
 
     sites: int
     alpha: float | None
     missing: Missing
     scanner: bool
+    changed: tuple[tuple[str, str], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the form that files hold; alpha inf is "inf", since JSON has no such number."""
         alpha = str(self.alpha) if self.alpha is not None and math.isinf(self.alpha) else self.alpha
         lacks = {site: list(names) for site, names in self.missing}
-        return {"sites": self.sites, "alpha": alpha, "missing": lacks, "scanner": self.scanner}
+        found: dict[str, Any] = {"sites": self.sites, "alpha": alpha, "missing": lacks, "scanner": self.scanner}
+        return found | ({"set": dict(self.changed)} if self.changed else {})
 
     def __str__(self) -> str:
         words = [f"{self.sites} sites", *([] if self.alpha is None else [f"alpha {self.alpha:g}"])]
         words += [f"{site} lacks {'+'.join(names)}" for site, names in self.missing]
-        return ", ".join([*words, *(["other scanners"] if self.scanner else [])])
+        words += ["other scanners"] if self.scanner else []
+        return ", ".join([*words, *(f"{key}={value}" for key, value in self.changed)])
 
 
 @final
@@ -149,6 +157,21 @@ class MaskedPhantoms:
             tumour_radius_mm=first.tumour_radius_mm,
             quiet_every=first.quiet_every,
         )
+
+
+@final
+@dataclass(frozen=True)
+class Given:
+    """Hospitals that exist already, as a sites file lists them: every setting trains on the same patients."""
+
+    configs: Mapping[str, SiteConfig]
+
+    def require(self, cell: Cell, seed: int) -> None:
+        """Accept every setting: `wardround sweep` lets nothing but settings of the job vary over given hospitals."""
+
+    def write(self, cell: Cell, seed: int, place: Path) -> Dealt:
+        """Return the hospitals as they are; nothing is written."""
+        return Dealt(self.configs, 0, {})
 
 
 def lacking(count: int, sites: int, modalities: Sequence[str]) -> Missing:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,15 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wardround import __version__
-from wardround.errors import ConfigRefused
-from wardround.jobs.terminal import DONE, command, folder, positive, say
+from wardround.jobs import sweep_grid
+from wardround.jobs.sweep_grid import refused
+from wardround.jobs.terminal import DONE, command, existing, folder, positive, say
 
 if TYPE_CHECKING:
     from wardround.data.skew import LabelledSet
+    from wardround.hospital.sweep import Setup
     from wardround.hospital.sweep_sites import Cell, Source
     from wardround.jobs.recipes import Job, Json
 
-ALPHAS, QUICK_ALPHAS = (0.05, 0.1, 0.5, math.inf), (0.1, math.inf)
 PATIENTS, QUICK_PATIENTS = 24, 10
 QUICK = ("rounds=1", "work=4", "judging.steps=[0,1]")
 TEXT = """
@@ -33,7 +33,9 @@ given, with local training at equal work beside it, and one table and one pictur
   wardround sweep tumour_type_klmask --missing 0,1,2 --alpha inf              0, 1, 2 sites lack one modality
   wardround sweep tumour_type_fedavg --missing 0 --missing site-4:t2+flair    nobody; then site-4 lacks both
   wardround sweep brats_perfedavg --scanner 0,1 --sites 2,4                   segmentation has no classes to skew
-  wardround sweep tumour_type_fedavg --data cheng /data/cheng --seeds 0,1,2   labelled patients, dealt anew
+  wardround sweep tumour_type_fedavg --data cheng /data/cheng --seeds 0,1,2   labelled patients, dealt again
+  wardround sweep brats_fedprox --over lr=.01,.05 --over algorithm.mu=.01,.1  settings of the job, every combination
+  wardround sweep brats_fedavg --sites-file sites/sites.json --over work=20,40   hospitals that exist already
 
 Algorithm, server rule, network, schedule, sampling and fine-tuning are exactly the job's (--set as in `wardround jobs
 write`); sites train one after the other in THIS process on the CPU, without NVFlare: fast, and the same numbers in the
@@ -69,6 +71,19 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--scanner", default="0", metavar="0,1", help="1: every site has another scanner; default 0")
     parser.add_argument("--sites", default="4", metavar="N,N", help="numbers of sites; default 4")
+    parser.add_argument(
+        "--over",
+        action="append",
+        default=[],
+        metavar="K=V,V",
+        help="values of a setting of the job (as in --set); may be repeated: every combination is a setting of the grid",
+    )
+    parser.add_argument(
+        "--sites-file",
+        type=existing,
+        metavar="JSON",
+        help="hospitals that exist already, as `wardround partition` writes it; then only --over and --seeds vary",
+    )
     parser.add_argument("--seeds", metavar="S,S", help="default: the job's seed and the two after it")
     parser.add_argument("--patients", type=positive, metavar="N", help=f"phantoms per site; default {PATIENTS}")
     parser.add_argument(
@@ -89,17 +104,18 @@ def run(args: argparse.Namespace) -> int:
     whole, settings = _data(args)
     job = _job(args, settings)
     sweeping.require_in_the_clear(job)
-    setup, out = sweeping.setup_of(job), args.out or Path("wardround_runs") / f"sweep_{job.name}"
-    cells, seeds = _grid(args, job), _seeds(args, job)
+    out = args.out or Path("wardround_runs") / f"sweep_{job.name}"
+    cells, seeds = sweep_grid.grid(args, job), sweep_grid.seeds(args, job)
+    setups = {changed: _setup(args, settings, changed) for changed in dict.fromkeys(cell.changed for cell in cells)}
     with tempfile.TemporaryDirectory() as pool:
         source, data = _source(args, job, whole, cells, Path(pool), out)
         for cell, seed in product(cells, seeds):
             source.require(cell, seed)
         kept = sweeping.Kept.open(out, sweeping.identity(job, data))
-        runs = sweeping.run_all(setup, source, cells, seeds, kept)
+        runs = sweeping.run_all(lambda cell: setups[cell.changed], source, cells, seeds, kept)
     rows = [sweep.summary(mine) for mine in runs]
     score = job.task["score"]
-    title = f"{job.name}: {data['words']}, rounds x gradients {setup.schedule.rounds} x {setup.schedule.work}"
+    title = f"{job.name}: {data['words']}, {job.schedule['rounds']} rounds of {job.schedule['work']} gradients"
     result = {"sweep": job.name, "version": __version__, "score": score, "data": data, "settings": about(job)}
     result |= {"rows": [row | {"runs": mine} for row, mine in zip(rows, runs, strict=True)]}
     text = f"{title}\n\n{sweep.table(rows, runs, score)}"
@@ -117,6 +133,22 @@ def _job(args: argparse.Namespace, settings: Sequence[str]) -> Job:
     return recipes.job(args.job, [*settings, *(QUICK if args.quick else ()), *args.set])
 
 
+def _setup(args: argparse.Namespace, settings: Sequence[str], changed: Sequence[tuple[str, str]]) -> Setup:
+    """Return what the job trains with these values of --over; one that changes the hospitals themselves: ConfigRefused."""
+    from wardround.jobs import recipes, sweeping
+
+    base = _job(args, settings)
+    words = [f"{key}={value}" for key, value in changed]
+    made = recipes.job(args.job, [*settings, *(QUICK if args.quick else ()), *args.set, *words])
+    sweeping.require_in_the_clear(made)
+    same = ("phantoms", "seed", "score")
+    if any(made.task[key] != base.task[key] for key in same) or made.federation["sites"] != base.federation["sites"]:
+        raise refused(
+            "--over", ", ".join(words), "settings of training; --sites, --seeds and --patients vary the hospitals"
+        )
+    return sweeping.setup_of(made)
+
+
 def _data(args: argparse.Namespace) -> tuple[LabelledSet | None, list[str]]:
     """Return the set that --data names, with images as large as the job's, and the job's settings for it."""
     from wardround.data.pictures import Grid
@@ -125,12 +157,14 @@ def _data(args: argparse.Namespace) -> tuple[LabelledSet | None, list[str]]:
     job = _job(args, [])
     if args.data is None:
         return None, []
+    if args.sites_file is not None:
+        raise refused("--data with --sites-file", "both", "one of them: patients to be dealt, or hospitals that exist")
     sampling = job.task["sampling"]["args"]
     if "classes" not in sampling:
-        raise _refused(f"--data for {job.name}", "a job that segments", "labelled patients are for jobs with classes")
+        raise refused(f"--data for {job.name}", "a job that segments", "labelled patients are for jobs with classes")
     if len(args.data) > 2 or args.patients is not None:
         found = f"{len(args.data)} words" if len(args.data) > 2 else "--patients"
-        raise _refused("--data", found, "a preset and its folder, or one folder; all its patients are used")
+        raise refused("--data", found, "a preset and its folder, or one folder; all its patients are used")
     where = Path(args.data[1]).expanduser() if len(args.data) > 1 else None
     whole = opened(args.data[0], where, None).data
     grid = Grid(sampling["size"], sampling["depth"], float(sampling["span"]))
@@ -145,7 +179,8 @@ def _source(
 ) -> tuple[Source, Json]:
     """Return where sites come from, and what of it the numbers depend on (`words`: for people)."""
     from wardround.data.hospitals import HOSPITALS
-    from wardround.hospital.sweep_sites import LabelledSource, MaskedPhantoms
+    from wardround.data.site_config import read_sites
+    from wardround.hospital.sweep_sites import Given, LabelledSource, MaskedPhantoms
     from wardround.jobs.building import build
     from wardround.jobs.cmd_partition_labels import opened, require_outside
 
@@ -154,6 +189,10 @@ def _source(
         words = f"{args.data[0] if len(args.data) > 1 else Path(args.data[0]).name}, {len(whole.labels())} patients"
         data = {"words": words, "digest": _digest(whole), "min_patients": args.min_patients}
         return LabelledSource(whole, args.min_patients, None), data
+    if args.sites_file is not None:
+        configs = read_sites(args.sites_file)
+        folders = {name: str(config.data) for name, config in configs.items()}
+        return Given(configs), {"words": f"{len(configs)} hospitals of {args.sites_file.name}", "folders": folders}
     patients = args.patients or (QUICK_PATIENTS if args.quick else PATIENTS)
     phantoms, seed = build(job.task["phantoms"], "phantoms"), job.task["seed"]
     data = {"words": f"phantoms, {patients} per site", "phantoms": job.task["phantoms"], "patients": patients}
@@ -177,93 +216,3 @@ def _digest(whole: LabelledSet) -> str:
             repr((row.case, row.patient, row.label, sorted(row.images.items()), sorted(row.record.items()), stats))
         )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
-def _grid(args: argparse.Namespace, job: Job) -> list[Cell]:
-    """Return every combination of the axes, label skew innermost."""
-    from wardround.data.layouts import MODALITIES
-    from wardround.hospital.sweep_sites import Cell
-
-    sampling = job.task["sampling"]["args"]
-    alphas: Sequence[float | None] = [None]
-    if "classes" in sampling:
-        alphas = _alphas(args.alpha) if args.alpha else QUICK_ALPHAS if args.quick else ALPHAS
-    elif args.alpha:
-        raise _refused(
-            f"--alpha for {job.name}",
-            "a job that segments: its patients have no classes, so there is no label skew",
-            "--missing, --scanner or --sites; or a job with classes, for example tumour_type_fedavg",
-        )
-    counts = [_whole("--sites", text, max(2, job.federation["min_sites"])) for text in _words("--sites", args.sites)]
-    scanners = [_whole("--scanner", text, 0, 1) == 1 for text in _words("--scanner", args.scanner)]
-    modalities = sampling.get("modalities", MODALITIES)
-    cells = [
-        Cell(sites, alpha, missing, scanner)
-        for sites, scanner in product(counts, scanners)
-        for missing in _missing(args.missing or ["0"], sites, modalities)
-        for alpha in alphas
-    ]
-    return list(dict.fromkeys(cells))
-
-
-def _alphas(text: str) -> list[float]:
-    found = []
-    for word in _words("--alpha", text):
-        try:
-            alpha = float(word)
-        except ValueError:
-            alpha = math.nan
-        if not alpha > 0:
-            raise _refused("--alpha", repr(word), "numbers above 0, or inf for an even deal, with commas")
-        found.append(alpha)
-    return found
-
-
-def _missing(options: Sequence[str], sites: int, modalities: Sequence[str]) -> list[Any]:
-    """Return the settings that --missing names, for so many sites."""
-    from wardround.hospital.sweep_sites import lacking
-
-    found = []
-    for option in options:
-        words = _words("--missing", option)
-        if all(":" not in word for word in words):
-            found += [lacking(_whole("--missing", word, 0), sites, modalities) for word in words]
-            continue
-        setting: dict[str, tuple[str, ...]] = {}
-        for word in words:
-            site, _, names = word.partition(":")
-            gone = tuple(names.split("+"))
-            known = site in {f"site-{k + 1}" for k in range(sites)} and site not in setting
-            if not known or len(set(gone)) < len(gone) or not set(gone) < set(modalities):
-                raise _refused(
-                    "--missing",
-                    repr(word),
-                    f"each site once, site-1 to site-{sites}, and some of {', '.join(modalities)}, not all: site-2:t1+t2",
-                )
-            setting[site] = gone
-        found.append(tuple(sorted(setting.items())))
-    return found
-
-
-def _seeds(args: argparse.Namespace, job: Job) -> list[int]:
-    first = int(job.task["seed"])
-    found = [_whole("--seeds", text, 0) for text in _words("--seeds", args.seeds)] if args.seeds else []
-    found = found or [first, first + 1, first + 2]
-    return list(dict.fromkeys(found[:1] if args.quick else found))
-
-
-def _words(option: str, text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(words):
-        raise _refused(option, repr(text), "one value or more, with commas")
-    return words
-
-
-def _whole(option: str, text: str, low: int, high: float = math.inf) -> int:
-    if not text.isdecimal() or not low <= int(text) <= high:
-        raise _refused(option, repr(text), f"whole numbers, {low} or {'more' if high == math.inf else f'{high:g}'}")
-    return int(text)
-
-
-def _refused(what: str, found: str, expected: str) -> ConfigRefused:
-    return ConfigRefused(what, found=found, expected=expected, fix="correct it; `wardround sweep --help` has examples")

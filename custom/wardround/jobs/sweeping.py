@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -98,7 +98,9 @@ class Kept:
         return self.folder / "runs" / f"{name}.json"
 
 
-def run_all(setup: Setup, source: Source, cells: Sequence[Cell], seeds: Sequence[int], kept: Kept) -> list[list[Json]]:
+def run_all(
+    setup_for: Callable[[Cell], Setup], source: Source, cells: Sequence[Cell], seeds: Sequence[int], kept: Kept
+) -> list[list[Json]]:
     """Return the runs of every setting, one per seed; finished ones are read, the others are trained now."""
     todo = [(cell, seed) for cell in cells for seed in seeds]
     done = sum(kept.find(*one) is not None for one in todo)
@@ -109,7 +111,7 @@ def run_all(setup: Setup, source: Source, cells: Sequence[Cell], seeds: Sequence
         begun = time.monotonic()
         say(f"run {number + 1} of {len(todo)}: {cell}, seed {seed}")
         with TemporaryDirectory(prefix=WORK, dir=kept.folder) as place:
-            run = one_run(setup, source, cell, seed, Path(place), say)
+            run = one_run(setup_for(cell), source, cell, seed, Path(place), say)
         kept.keep(cell, seed, run | {"seconds": round(time.monotonic() - begun, 1)})
         means = {
             name: fmean(site["test"][name]["value"] for site in run["sites"].values())
@@ -137,6 +139,6 @@ def _another(folder: Path, found: str) -> ConfigRefused:
         f"the folder {folder}",
         found=found,
         expected="a new folder, or one with runs of the same job, settings, data and version; only alpha, missing, scanner, "
-        "sites and seeds may differ",
+        "sites, seeds and the settings of --over may differ",
         fix="name another folder with --out",
     )

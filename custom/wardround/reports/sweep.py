@@ -70,7 +70,7 @@ def draw(rows: Sequence[Json], score: str, title: str, path: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    along = next((key for key in ("alpha", "missing", "scanner", "sites") if _varies(rows, key)), "sites")
+    along = next((key for key in ("alpha", "missing", "scanner", "set", "sites") if _varies(rows, key)), "sites")
     rest = [key for key in _AXES if key != along and _varies(rows, key)]
     places = list(dict.fromkeys(_axis(row, along) for row in rows))
     groups: dict[str, list[Json]] = {}
@@ -118,16 +118,19 @@ def draw(rows: Sequence[Json], score: str, title: str, path: Path) -> Path:
     return path
 
 
-_AXES = {"alpha": "alpha", "missing": "lacking", "scanner": "scanners", "sites": "sites"}
+_AXES = {"alpha": "alpha", "missing": "lacking", "scanner": "scanners", "set": "settings", "sites": "sites"}
 _LONG = {
     "alpha": "label skew: Dirichlet alpha (small: uneven, inf: even)",
     "missing": "sites that lack a modality",
     "scanner": "scanners of the sites",
+    "set": "settings of the job",
     "sites": "number of sites",
 }
 
 
 def _axis(row: Json, key: str) -> str:
+    if key == "set":
+        return ", ".join(f"{name}={text}" for name, text in row["cell"].get("set", {}).items()) or "-"
     value = row["cell"][key]
     if key == "missing":
         return ", ".join(f"{site}: {'+'.join(names)}" for site, names in value.items()) or "none"
