@@ -97,7 +97,8 @@ def test_the_kit_of_another_site_is_refused(site, project):
 def test_the_component_is_found_by_its_id_and_type(site):
     party, secure = site(), SecureSum(protection("he"), 0)
     party.engine.components = {ID: secure, "other": object()}
-    assert secure_sum_of(party.context(), ID) is secure
-    for wrong in ("other", "absent"):
-        with pytest.raises(ConfigRefused, match=wrong):
-            secure_sum_of(party.context(), wrong)
+    assert secure_sum_of(party.context()) is secure
+    for wrong in ({ID: object(), "other": secure}, {"other": secure}):
+        party.engine.components = wrong
+        with pytest.raises(ConfigRefused, match=ID):
+            secure_sum_of(party.context())

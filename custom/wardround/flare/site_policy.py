@@ -31,10 +31,10 @@ from wardround.arrays import digest, size_bytes
 from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
 from wardround.flare import curves, ledger_door, places, sealed, wire
-from wardround.flare.hidden_release import HiddenRelease
+from wardround.flare.hidden_release import TREATED, HiddenRelease
 from wardround.flare.hospital_release import HospitalRelease
-from wardround.flare.job_exit import charged_exit, exit_of, hidden_noise
-from wardround.flare.ledger_door import KEY, POLICY
+from wardround.flare.job_exit import charged_exit, executor_of, exit_of, hidden_noise
+from wardround.flare.ledger_door import KEY, POLICY, Charged, PatientRelease
 from wardround.flare.release import write_receipt
 from wardround.flare.site_parts import REASONS
 from wardround.hospital.judging import shared_only
@@ -113,14 +113,15 @@ class OpenPolicy(Filter):  # type: ignore[misc]
 class PatientPolicy(OpenPolicy):
     """Both filters: a job leaves something only under patient-level privacy of its own (or under a hospital's, which is more).
 
-    before any task: the job's exit must be charged for it, curves and logs must stay | at the exit: it must be reserved, by
-    the same figures, and the update comes without its loss | otherwise: ReleaseRefused. The noise is in the training; no
-    filter can add it later.
+    before any task: the job's exit must be charged for it, the executor that NVFlare runs must train under the exit's own
+    promise, curves and logs must stay | at the exit: it must be reserved, by the same figures and settings and by this very
+    job, and the update comes without its loss | otherwise: ReleaseRefused. The noise is in the training; no filter can add it
+    later. That an update IS noised the exit asks of the oracle that made it (privacy/noise_proof.py).
     """
 
     def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
         _require_silence(fl_ctx)
-        self._plan(fl_ctx)
+        _require_promised(fl_ctx, self._mechanism(fl_ctx))
 
     def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
         self.again(fl_ctx)
@@ -129,21 +130,23 @@ class PatientPolicy(OpenPolicy):
         return replace(update, facts=wire.without_counts(update.facts))
 
     def again(self, fl_ctx: FLContext) -> None:
-        _require_reserved(fl_ctx, self._plan(fl_ctx))
+        mechanism = self._mechanism(fl_ctx)
+        _require_promised(fl_ctx, mechanism)
+        _require_reserved(fl_ctx, mechanism)
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
         self.again(fl_ctx)
         found: Mapping[str, Any] = wire.scores_without_counts(shared_only(scores))
         return found
 
-    def _plan(self, fl_ctx: FLContext) -> Any:
+    def _mechanism(self, fl_ctx: FLContext) -> Charged:
         mechanism = charged_exit(fl_ctx, wire.TRAIN)
         if mechanism is None or not covers(mechanism.plan(), "patient"):
             raise _refused(
                 "a job whose exit is charged for nothing, or for less than a patient",
                 "patient-level differential privacy (jobs like brats_dp_record)",
             )
-        return mechanism.plan()
+        return mechanism
 
 
 class HospitalPolicy(OpenPolicy):
@@ -186,7 +189,7 @@ class HospitalPolicy(OpenPolicy):
             raise _refused("an update without some blocks, which tells the mask", "all blocks: algorithm.absent zeros")
         if self._as_strict(fl_ctx):
             self.again(fl_ctx)
-            return update
+            return update  # its own exit adds the noise
         account = ledger_door.account(fl_ctx)
         planned: Any = account.reserved.get(POLICY) if account is not None else None
         if planned is None or planned != self._mechanism(planned.count).plan():
@@ -197,16 +200,21 @@ class HospitalPolicy(OpenPolicy):
         receipt |= ledger_door.spend(made, {}, fl_ctx, POLICY)
         silent = wire.Update(delta, 1.0, dict.fromkeys(wire.NUMBERS), wire.silent_facts(update.facts))
         write_receipt(fl_ctx, wire.TRAIN, {"policy": "hospital"} | receipt | _measured(silent))
+        fl_ctx.set_prop(TREATED, repr(self.promise), private=True, sticky=False)
         return silent
 
     def again(self, fl_ctx: FLContext) -> None:
         mechanism = charged_exit(fl_ctx, wire.TRAIN)
         if mechanism is not None and self._as_strict(fl_ctx):
-            _require_reserved(fl_ctx, mechanism.plan())
+            _require_promised(fl_ctx, mechanism)
+            _require_reserved(fl_ctx, mechanism)
             return
         account = ledger_door.account(fl_ctx)
-        if account is None or not account.spent.get(POLICY):
+        if account is None or not (*account.spent.get(POLICY, ()), *account.before.get(POLICY, ())):
             raise _refused("an update that was coded before this policy", "one that this policy has clipped and noised")
+        fl_ctx.set_prop(
+            TREATED, repr(self.promise), private=True, sticky=False
+        )  # the exit compares it with what it kept
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
         return wire.SILENT
@@ -239,12 +247,27 @@ def _asked(shareable: Shareable) -> tuple[int, int]:
     return order.round, order.rounds
 
 
-def _require_reserved(fl_ctx: FLContext, plan: Any) -> None:
-    account = ledger_door.account(fl_ctx)
-    if account is None or account.reserved.get(KEY) != plan:
+def _require_promised(fl_ctx: FLContext, mechanism: Charged) -> None:
+    """Raise ReleaseRefused unless the one executor that NVFlare runs trains under the very promise that its exit charges."""
+    executor = executor_of(fl_ctx)
+    if executor is None:
+        raise _refused("two executors, or one that is not ours", "one SiteTrainer or SecureSite for every task")
+    private = mechanism.promise if isinstance(mechanism, PatientRelease) else None
+    if executor.dp != mechanism or executor.private != private:
+        raise _refused(
+            "an executor that does not train under what its exit promises", "one with the exit's mechanism as `dp`"
+        )
+
+
+def _require_reserved(fl_ctx: FLContext, mechanism: Charged) -> None:
+    """Raise ReleaseRefused unless this job, as NVFlare knows it, has reserved the plan for the settings that it runs with."""
+    account, executor = ledger_door.account(fl_ctx), executor_of(fl_ctx)
+    if account is None or account.reserved.get(KEY) != mechanism.plan():
         raise _refused(
             "a job that did not reserve what its exit promises", "an executor with the exit's mechanism as `dp`"
         )
+    if executor is None or account.settings.get(KEY) != executor.settings:
+        raise _refused("a reservation for other settings of training", "one that this job's own executor has made")
 
 
 def _words(fl_ctx: FLContext, task: str) -> tuple[str, ...]:
