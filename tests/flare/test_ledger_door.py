@@ -293,3 +293,16 @@ def test_a_limit_for_the_unit_is_there_or_refused(context):
     ledger_door.require_limit("patient", fl_ctx)
     with pytest.raises(ConfigRefused, match="a limit for hospital"):
         ledger_door.require_limit("hospital", fl_ctx)
+
+
+@pytest.mark.parametrize("rest", ["the ledger is a folder", "the head alone is left"])
+def test_an_exit_that_charges_nothing_does_not_take_a_lost_ledger_for_none(context, update, rest):
+    fl_ctx = context("train", job="a1b2c3")
+    with_budget(fl_ctx, 8)
+    ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
+    (file,) = ledger_door._local(fl_ctx).glob("*ledger*.jsonl")
+    file.unlink()
+    if rest == "the ledger is a folder":
+        file.mkdir()
+    with pytest.raises(ReleaseRefused, match="the ledger"):
+        Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx)

@@ -26,6 +26,7 @@ from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.ledger_door import KEY, POLICY, PatientRelease
 from wardround.flare.places import SIMULATOR_JOB, run_folder
 from wardround.flare.release import InTheClear, NoNoise, Release
+from wardround.flare.secagg_policy import SecAggPolicy
 from wardround.flare.secure_sum import ID, SecureSum
 from wardround.flare.site_parts import REASONS
 from wardround.flare.site_policy import HospitalPolicy, OpenPolicy, PatientPolicy
@@ -715,6 +716,7 @@ def test_a_hidden_sum_ends_well_with_a_hospital_that_insists(federation, mode):
 SHIPPED = {
     "privacy.json": ("open", {"open": OpenPolicy, "patient": PatientPolicy, "hospital": HospitalPolicy}),
     "privacy_patient.json": ("patient", {"patient": PatientPolicy}),
+    "privacy_secagg.json": ("secagg", {"secagg": SecAggPolicy}),
     "privacy_hospital.json": ("hospital", {"hospital": HospitalPolicy}),
 }
 
@@ -736,7 +738,7 @@ def test_nvflare_builds_the_shipped_policy(repository, workspace, name):
         one: type(scope.task_data_filters[FilterKey.IN][0]) for one, scope in manager.name_to_scopes.items()
     } == scopes
     assert {one: scope.props for one, scope in manager.name_to_scopes.items()} == {
-        one: {curves.PROPERTY: curves.SHOWN if one == "open" else "withheld"} for one in scopes
+        one: {curves.PROPERTY: curves.SHOWN if one in ("open", "secagg") else "withheld"} for one in scopes
     }
     assert type(manager.components[curves.ID]) is Curves
     assert manager.get_scope("another") is None

@@ -154,7 +154,7 @@ def spend(mechanism: Any, numbers: Mapping[str, float | None], fl_ctx: FLContext
 def account(fl_ctx: FLContext) -> Account | None:
     """Return what this site's ledger says of this job; no ledger, or a job that is not in it: None."""
     folder = _local(fl_ctx)
-    if not (folder / ledger_file.FILE).is_file():
+    if not any((folder / name).exists() for name in (ledger_file.FILE, ledger_file.HEAD)):
         return None
     found = Ledger(folder).state().accounts.get(_job(fl_ctx).id)
     return found if found is not None and found.job.name == _job(fl_ctx).name else None

@@ -57,7 +57,6 @@ class SecAggPolicy(OpenPolicy):
         self.least = Protection(sites, min_sites, 16, "equal", 1, masks, encryption, ring=False, threshold=threshold)
 
     def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
-        require_lead(fl_ctx, self.leads)
         self._require_hidden(fl_ctx)
 
     def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
@@ -78,7 +77,8 @@ class SecAggPolicy(OpenPolicy):
         return super()._leave(shareable, task, fl_ctx)
 
     def _require_hidden(self, fl_ctx: FLContext) -> SecureSum:
-        """Return the job's secure_sum; ReleaseRefused unless every task of this job runs through it, and it is as strict."""
+        """Return the secure_sum of a job that a lead signed; ReleaseRefused unless all tasks use it, and it is as strict."""
+        require_lead(fl_ctx, self.leads)
         exits = {exit_of(fl_ctx, task) for task in sealed.TASKS}
         if type(executor_of(fl_ctx)) is not SecureSite or len(exits) > 1 or not isinstance(exits.pop(), HiddenRelease):
             raise refused(
