@@ -24,7 +24,7 @@ RIVALS = {
     "SecureSite.scaling",
     "SecureSum.noise",
 }
-IDS = {"Rounds.aggregator_id", "SecureSite.secure_id", "HiddenRelease.secure_id"}
+IDS = {"Rounds.aggregator_id"}
 NETWORK = {
     f"UNet3d.{name}" for name in ("channels", "residual_units", "norm", "dropout", "adapter_rank", "ehr_columns")
 }

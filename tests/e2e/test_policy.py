@@ -2,12 +2,12 @@
 
 site-1   privacy_hospital.json alone, and a budget         site-3   no policy
 site-2   the same, with a budget that is too small          site-4   privacy.json: every scope, `open` unless a job names one
+Sites 2 and 4 know the scope `secagg` too, for jobs that name it.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,11 @@ def consortium(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> It
         for site, epsilon in LIMITS.items():
             local = made.kits / site / "local"
             name = "privacy.json" if site == "site-4" else "privacy_hospital.json"
-            shutil.copyfile(repository / "poc_workspace" / name, local / "privacy.json")
+            policy = json.loads((repository / "poc_workspace" / name).read_text())
+            if site in ("site-2", "site-4"):
+                more = json.loads((repository / "poc_workspace" / "privacy_secagg.json").read_text())
+                policy["scopes"] += more["scopes"]
+            (local / "privacy.json").write_text(json.dumps(policy))
             budget = {"hospital": {"epsilon": epsilon, "delta": 1e-5}}
             (local / "wardround_budget.json").write_text(json.dumps(budget))
             resources = json.loads((local / "resources.json.default").read_text())
@@ -82,6 +86,13 @@ def hidden(consortium: Consortium, unknown: Seen) -> Seen:
     """A hidden sum without noise, under the scope `hospital`."""
     sites = ["site-1", "site-3", "site-4"]
     return Seen(consortium, consortium.job("brats_fedavg_masked", sites=sites, scope="hospital"))
+
+
+@pytest.fixture(scope="module")
+def insisted(consortium: Consortium, hidden: Seen) -> Seen:
+    """A hidden sum without noise, under the scope `secagg`, submitted and signed by an administrator of the project."""
+    sites = ["site-2", "site-3", "site-4"]
+    return Seen(consortium, consortium.job("brats_fedavg_masked", sites=sites, scope="secagg"))
 
 
 def test_a_hospital_that_insists_is_noised_and_charged_and_the_others_are_not(plain):
@@ -156,3 +167,15 @@ def test_a_hidden_sum_of_noised_updates_is_complete(hidden):
     for site in ("site-1", "site-4"):
         assert len(hidden.account(site).spent[POLICY]) == 2
     assert hidden.account("site-3") is None
+
+
+def test_secure_aggregation_that_a_lead_signed_runs_where_hospitals_insist_on_it(consortium, insisted):
+    """NVFlare's own runner, router, filters and signature: what is refused otherwise is told in tests/flare."""
+    assert [insisted.reasons(site) for site in ("site-2", "site-4")] == ["", ""]
+    assert insisted.completed
+    assert [entry["aggregated"] for entry in insisted.report["rounds"]] == [["site-2", "site-3", "site-4"]] * 2
+    for site in ("site-2", "site-4"):
+        said = json.loads((consortium.kits / site / "local" / "wardround_served.json").read_text())
+        ((_, rounds),) = said["settings"].items()
+        assert {one["run"] for one in rounds.values()} == {insisted.job_id}
+        assert all(one["roster"] == one["opened"] == ["site-2", "site-3", "site-4"] for one in rounds.values())

@@ -15,9 +15,10 @@ from wardround.flare.ledger_door import PatientRelease
 from wardround.flare.release import InTheClear, Release
 from wardround.flare.site_parts import private_promise
 from wardround.models.nets import UNet3d
+from wardround.privacy import noise_proof
 from wardround.privacy.accounting import claim
 from wardround.privacy.budget import FILE
-from wardround.privacy.dp_sgd import PatientDP
+from wardround.privacy.dp_sgd import PatientDP, PrivateOracle
 from wardround.privacy.ledger import Ledger
 
 PROMISE = PatientDP(clip=1.0, noise_multiplier=1.5, sampling_rate=0.25, reference_patients=16)
@@ -37,6 +38,14 @@ def ledger_of(fl_ctx):
 def with_budget(fl_ctx, epsilon):
     file = ledger_door._local(fl_ctx) / FILE
     file.write_text(json.dumps({"patient": {"epsilon": epsilon, "delta": 1e-5}}))
+
+
+def proved(update, promise=PROMISE, released=4):
+    """Note an update as the hospital does when a private oracle has made it."""
+    oracle = PrivateOracle(None, promise, released)
+    oracle.released = released
+    noise_proof.note(update.delta, oracle)
+    return wire.update_message(update)
 
 
 @pytest.fixture
@@ -112,7 +121,7 @@ def test_the_exit_writes_the_ledger_before_anything_leaves(context, private):
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
     exit_ = Release(mechanism(), MODALITIES)
     for round_ in (1, 2):
-        exit_.process(wire.update_message(private), fl_ctx)
+        exit_.process(proved(private), fl_ctx)
         (account,) = ledger_of(fl_ctx).state().accounts.values()
         assert account.spent[ledger_door.KEY] == (mechanism().cost(),) * round_
 
@@ -124,19 +133,57 @@ def test_what_is_beyond_the_reservation_needs_the_budget(context, private):
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
     exit_ = Release(mechanism(), MODALITIES)
     for _ in range(2):
-        exit_.process(wire.update_message(private), fl_ctx)
+        exit_.process(proved(private), fl_ctx)
     with pytest.raises(ReleaseRefused, match="budget"):
-        exit_.process(wire.update_message(private), fl_ctx)
+        exit_.process(proved(private), fl_ctx)
     (account,) = ledger_of(fl_ctx).state().accounts.values()
     assert len(account.spent[ledger_door.KEY]) == 2
 
 
-def test_an_update_that_was_trained_without_noise_does_not_leave(context, update):
+def test_an_update_that_comes_with_its_loss_does_not_leave(context, update):
     fl_ctx = context("train", job="a1b2c3")
     with_budget(fl_ctx, 8)
-    with pytest.raises(ReleaseRefused, match="without noise"):
-        Release(mechanism(), MODALITIES).process(wire.update_message(update()), fl_ctx)
+    with pytest.raises(ReleaseRefused, match="training loss"):
+        Release(mechanism(), MODALITIES).process(proved(update()), fl_ctx)
     assert ledger_of(fl_ctx).state().accounts == {}
+
+
+@pytest.mark.parametrize(
+    ("proof", "words"),
+    [
+        (None, "without proof"),
+        ({"released": 3}, "made by 3 private gradients"),
+        ({"released": 0}, "made by 0 private gradients"),
+        ({"released": 8}, "made by 8 private gradients"),
+        ({"promise": PatientDP(1.0, 0.5, 0.25, 16)}, "noise multiplier 0.5"),
+    ],
+)
+def test_an_update_without_its_own_proof_of_noise_does_not_leave(context, private, proof, words):
+    """No loss beside it proves nothing; nor do fewer releases than are charged, or other noise."""
+    fl_ctx = context("train", job="a1b2c3")
+    with_budget(fl_ctx, 20)
+    given = wire.update_message(private) if proof is None else proved(private, **proof)
+    with pytest.raises(ReleaseRefused, match=words):
+        Release(mechanism(), MODALITIES).process(given, fl_ctx)
+    assert ledger_of(fl_ctx).state().accounts == {}
+
+
+@pytest.mark.parametrize("change", [lambda block: block + np.float32(1e-6), lambda block: block * 2])
+def test_a_proof_is_of_exactly_one_update_and_good_for_one_release(context, private, change):
+    """A filter before the exit that changes the update takes its proof away; so does a release."""
+    fl_ctx = context("train", job="a1b2c3")
+    with_budget(fl_ctx, 20)
+    ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
+    proved(private)
+    other = wire.Update({n: change(b) for n, b in private.delta.items()}, 1.0, private.numbers, private.facts)
+    exit_ = Release(mechanism(), MODALITIES)
+    with pytest.raises(ReleaseRefused, match="without proof"):
+        exit_.process(wire.update_message(other), fl_ctx)
+    exit_.process(wire.update_message(private), fl_ctx)
+    with pytest.raises(ReleaseRefused, match="without proof"):
+        exit_.process(wire.update_message(private), fl_ctx)
+    (account,) = ledger_of(fl_ctx).state().accounts.values()
+    assert account.spent[ledger_door.KEY] == (mechanism().cost(),)
 
 
 def test_a_tampered_ledger_stops_the_release(context, private):
@@ -183,6 +230,7 @@ def test_a_promise_that_is_missing_is_refused(name):
 
 
 def test_blocks_are_as_they_were(private):
+    proved(private)
     delta, receipt = mechanism().release(private.delta)
     assert delta is private.delta
     assert "patient" in receipt["guarantee"]
@@ -245,3 +293,16 @@ def test_a_limit_for_the_unit_is_there_or_refused(context):
     ledger_door.require_limit("patient", fl_ctx)
     with pytest.raises(ConfigRefused, match="a limit for hospital"):
         ledger_door.require_limit("hospital", fl_ctx)
+
+
+@pytest.mark.parametrize("rest", ["the ledger is a folder", "the head alone is left"])
+def test_an_exit_that_charges_nothing_does_not_take_a_lost_ledger_for_none(context, update, rest):
+    fl_ctx = context("train", job="a1b2c3")
+    with_budget(fl_ctx, 8)
+    ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
+    (file,) = ledger_door._local(fl_ctx).glob("*ledger*.jsonl")
+    file.unlink()
+    if rest == "the ledger is a folder":
+        file.mkdir()
+    with pytest.raises(ReleaseRefused, match="the ledger"):
+        Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx)

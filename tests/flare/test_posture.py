@@ -42,6 +42,7 @@ def test_scopes_as_nvflare_builds_them(site, repository):
         ("privacy.json", "open", ["hospital", "open", "patient"]),
         ("privacy_hospital.json", "hospital", ["hospital"]),
         ("privacy_patient.json", "patient", ["patient"]),
+        ("privacy_secagg.json", "secagg", ["secagg"]),
     ):
         shutil.copyfile(repository / "poc_workspace" / name, site / "local" / "privacy.json")
         assert scopes(site, "site-1") == (default, names)

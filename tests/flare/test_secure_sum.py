@@ -1,10 +1,13 @@
 import stat
 
 import pytest
-from hidden_federation import Party, protection
+from hidden_federation import Party, protection, secure_site
 
-from wardround.errors import ConfigRefused
+from wardround.data.cases import MODALITIES
+from wardround.errors import ConfigRefused, RoundRefused
 from wardround.flare import places, secure_sum
+from wardround.flare.hidden_release import HiddenRelease
+from wardround.flare.release import NoNoise
 from wardround.flare.sealed import Call
 from wardround.flare.secure_sum import ID, SecureSum, secure_sum_of
 from wardround.privacy import sum_key
@@ -97,7 +100,28 @@ def test_the_kit_of_another_site_is_refused(site, project):
 def test_the_component_is_found_by_its_id_and_type(site):
     party, secure = site(), SecureSum(protection("he"), 0)
     party.engine.components = {ID: secure, "other": object()}
-    assert secure_sum_of(party.context(), ID) is secure
-    for wrong in ("other", "absent"):
-        with pytest.raises(ConfigRefused, match=wrong):
-            secure_sum_of(party.context(), wrong)
+    assert secure_sum_of(party.context()) is secure
+    for wrong in ({ID: object(), "other": secure}, {"other": secure}):
+        party.engine.components = wrong
+        with pytest.raises(ConfigRefused, match=ID):
+            secure_sum_of(party.context())
+
+
+@pytest.mark.parametrize("changed", [{"min_sites": 4}, {"threshold": 9}, {"bits": 9}, {"sites": 15}])
+def test_secrets_are_used_under_the_protection_that_they_were_prepared_under(site, changed):
+    """A second sum of the same update with other sites would be a second release of it: its secrets are not shared."""
+    party = site()
+    first = SecureSum(protection("masked"), 0)
+    first.open(party.context()).participant.join("ab" * 16)
+    again = SecureSum(protection("masked"), 0)
+    assert again.open(party.context()).participant.name == party.name
+    with pytest.raises(RoundRefused, match="protection"):
+        SecureSum(protection("masked", **changed), 0).open(party.context())
+
+
+def test_no_part_of_a_job_names_a_sum_of_its_own():
+    """One sum per job: neither an exit nor an executor can be pointed at another component."""
+    with pytest.raises(TypeError, match="secure_id"):
+        secure_site(secure_id="another")
+    with pytest.raises(TypeError, match="secure_id"):
+        HiddenRelease(NoNoise(), MODALITIES, secure_id="another")

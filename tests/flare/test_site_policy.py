@@ -7,13 +7,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hidden_federation import SITES
+from hidden_federation import SITES, secure_site
 from nvflare.apis.dxo import DXO, DataKind, MetaKey
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.app_common.logging.constants import is_log_streaming_allowed
 from nvflare.private.fed.app.fl_conf import create_privacy_manager
+from nvflare.private.fed.client.client_runner import TaskRouter
 
+from wardround.algorithms.schedule import Schedule
 from wardround.arrays import digest
 from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
@@ -24,6 +26,7 @@ from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.ledger_door import KEY, POLICY, PatientRelease
 from wardround.flare.places import SIMULATOR_JOB, run_folder
 from wardround.flare.release import InTheClear, NoNoise, Release
+from wardround.flare.secagg_policy import SecAggPolicy
 from wardround.flare.secure_sum import ID, SecureSum
 from wardround.flare.site_parts import REASONS
 from wardround.flare.site_policy import HospitalPolicy, OpenPolicy, PatientPolicy
@@ -38,6 +41,7 @@ from wardround.privacy.releases import GaussianRelease, SampledGaussianRelease
 from wardround.privacy.statements import Moment, Signed
 
 JOB, DELTA = "a1b2c3", 1e-5
+SCHEDULE = Schedule(2, 4, 0.05, 0.0, False, 0.0, 0.0, "constant")
 PROMISE = HospitalDP(clip=1.0, noise_multiplier=2.0, sites=256, min_sites=3, colluders=0, hidden=False, bits=16)
 SHARED = HospitalDP(clip=1.0, noise_multiplier=2.0, sites=16, min_sites=3, colluders=0, hidden=True, bits=16)
 PRIVATE = PatientDP(clip=1.0, noise_multiplier=1.5, sampling_rate=0.25, reference_patients=16)
@@ -75,7 +79,15 @@ class Rig:
             self.components[ID] = SecureSum(LOCAL, 0, noise)
         filters = [exit_] if exit_ is not None else []
         table = {f"{task}/out": filters for task in sealed.TASKS} if filters else {}
-        self.runner = SimpleNamespace(task_result_filters=table)
+        mechanism = getattr(exit_, "mechanism", None)
+        dp = mechanism if isinstance(mechanism, (PatientRelease, HospitalRelease)) else None
+        self.executor, router = secure_site(schedule=SCHEDULE, dp=dp), TaskRouter()
+        router.add_executor(list(sealed.TASKS), self.executor)
+        self.runner = SimpleNamespace(task_result_filters=table, task_router=router)
+
+    def reserve(self, mechanism, job=JOB):
+        at = self.context("train", job=job)
+        ledger_door.reserve(mechanism, at, str, settings=self.executor.settings)
 
     def at(self, task, direction=FilterKey.OUT):
         fl_ctx = self.context(task, job=JOB, **self.components)
@@ -300,7 +312,7 @@ def test_patient_passes_what_this_job_reserved(rig, message, scores):
     made = rig(PatientPolicy(), Release(patient(), MODALITIES)).budget(patient=8)
     assert made.before(order()) is not None
     made.refuses(lambda: made.leave(message(loss=None)), "did not reserve")
-    ledger_door.reserve(patient(), made.at("train"), str)
+    made.reserve(patient())
     out = wire.read_update(made.leave(message(loss=None)))
     assert digest(out.delta) == digest(BLOCKS)
     assert out.facts["cases"] is None
@@ -311,20 +323,20 @@ def test_patient_passes_what_this_job_reserved(rig, message, scores):
 
 def test_patient_refuses_an_update_with_its_loss(rig, message):
     made = rig(PatientPolicy(), Release(patient(), MODALITIES)).budget(patient=8)
-    ledger_door.reserve(patient(), made.at("train"), str)
+    made.reserve(patient())
     made.refuses(lambda: made.leave(message(loss=1.5)), "training loss")
 
 
 def test_patient_refuses_an_exit_that_would_charge_something_else(rig, message):
     weak = patient(promise=dataclasses.replace(PRIVATE, noise_multiplier=1.0))
     made = rig(PatientPolicy(), Release(patient(), MODALITIES)).budget(patient=50)
-    ledger_door.reserve(weak, made.at("train"), str)
+    made.reserve(weak)
     made.refuses(lambda: made.leave(message(loss=None)), "did not reserve what its exit promises")
 
 
 def test_patient_takes_what_another_job_reserved_for_nothing(rig, message):
     made = rig(PatientPolicy(), Release(patient(), MODALITIES)).budget(patient=8)
-    ledger_door.reserve(patient(), made.context("train", job="another"), str)
+    made.reserve(patient(), job="another")
     made.refuses(lambda: made.leave(message(loss=None)), "did not reserve")
 
 
@@ -347,7 +359,7 @@ def test_patient_refuses_less_than_a_patient(rig):
 def test_patient_accepts_a_job_that_hides_the_whole_hospital(rig, message):
     made = rig(PatientPolicy(), HiddenRelease(shared(), MODALITIES), noise=SHARED).budget(hospital=20)
     made.before(call())
-    ledger_door.reserve(shared(), made.at("train"), str)
+    made.reserve(shared())
     assert digest(wire.read_update(made.leave(message(loss=None))).delta) == digest(BLOCKS)
     assert sealed.read_again(made.leave(sealed.again_message(0))) == 0
 
@@ -595,7 +607,7 @@ def test_a_job_with_as_much_noise_passes_unchanged_and_is_not_charged_twice(rig,
     made.before(call())
     assert made.account is None
     made.refuses(lambda: made.leave(message(loss=None)), "did not reserve")
-    ledger_door.reserve(own, made.at("train"), str)
+    made.reserve(own)
     out = wire.read_update(made.leave(message(loss=None)))
     assert digest(out.delta) == digest(BLOCKS)
     assert out.weight == 3.0
@@ -617,7 +629,7 @@ def test_a_job_that_promises_less_is_noised_here(rig, message, mine, noise):
     made = rig(HospitalPolicy(mine, DELTA), HiddenRelease(own, MODALITIES), noise=noise).budget(hospital=40)
     made.before(call())
     assert set(made.account.reserved) == {POLICY}
-    ledger_door.reserve(own, made.at("train"), str)
+    made.reserve(own)
     out = wire.read_update(made.leave(message(loss=None)))
     assert digest(out.delta) != digest(BLOCKS)
     assert (out.weight, len(made.receipts)) == (1.0, 1)
@@ -663,7 +675,7 @@ def test_a_job_that_comes_with_the_whole_noise_at_every_site_is_as_strict(rig, m
     )
     made.budget(hospital=20).components[ID] = SecureSum(dataclasses.replace(LOCAL, masks=False), 0, noise)
     made.before(call())
-    ledger_door.reserve(own, made.at("train"), str)
+    made.reserve(own)
     assert digest(wire.read_update(made.leave(message(loss=None))).delta) == digest(BLOCKS)
 
 
@@ -704,6 +716,7 @@ def test_a_hidden_sum_ends_well_with_a_hospital_that_insists(federation, mode):
 SHIPPED = {
     "privacy.json": ("open", {"open": OpenPolicy, "patient": PatientPolicy, "hospital": HospitalPolicy}),
     "privacy_patient.json": ("patient", {"patient": PatientPolicy}),
+    "privacy_secagg.json": ("secagg", {"secagg": SecAggPolicy}),
     "privacy_hospital.json": ("hospital", {"hospital": HospitalPolicy}),
 }
 
@@ -725,7 +738,7 @@ def test_nvflare_builds_the_shipped_policy(repository, workspace, name):
         one: type(scope.task_data_filters[FilterKey.IN][0]) for one, scope in manager.name_to_scopes.items()
     } == scopes
     assert {one: scope.props for one, scope in manager.name_to_scopes.items()} == {
-        one: {curves.PROPERTY: curves.SHOWN if one == "open" else "withheld"} for one in scopes
+        one: {curves.PROPERTY: curves.SHOWN if one in ("open", "secagg") else "withheld"} for one in scopes
     }
     assert type(manager.components[curves.ID]) is Curves
     assert manager.get_scope("another") is None

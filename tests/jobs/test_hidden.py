@@ -26,7 +26,7 @@ def test_every_argument_is_said(job):
     for part, cls in ((workflow, SecureRounds), (executor, SecureSite), (release, HiddenRelease), (shared, SecureSum)):
         assert part["path"] == f"{cls.__module__}.{cls.__qualname__}"
         inspect.signature(cls).bind(**part["args"])
-        assert set(inspect.signature(cls).parameters) - set(part["args"]) <= {"secure_id", "dp", "scaling", "noise"}
+        assert set(inspect.signature(cls).parameters) - set(part["args"]) <= {"dp", "scaling", "noise"}
 
 
 def test_the_shared_component_has_the_id_that_both_look_for(job):

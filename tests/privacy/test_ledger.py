@@ -266,3 +266,82 @@ def test_time_that_went_back_is_told(ledger, monkeypatch):
     monkeypatch.setattr(ledger_file, "datetime", Earlier)
     ledger.spend(FIRST, "update", ONE, BUDGET)
     assert ledger.state().clock_back == [2]
+
+
+def again(number, continues="id-1", name="brats"):
+    return Job(f"id-{number}", name, "0.1.0", continues)
+
+
+def test_a_job_that_continues_another_takes_over_what_is_left(ledger):
+    """Broken off after 4 of 10 releases, gone on with twice: ten releases in all, charged once, by whoever made them."""
+    ledger.reserve(FIRST, {"update": PLAN}, BUDGET, "settings")
+    ledger.spend(FIRST, "update", repeated(PLAN, 4), BUDGET)
+    for number, done in ((2, 3), (3, 3)):
+        ledger.reserve(again(number), {"update": PLAN}, BUDGET, "settings")
+        assert {one.count for one in (*ledger.state().spent, *ledger.state().reserved)} == {
+            4 if number == 2 else 7,
+            6 if number == 2 else 3,
+        }
+        ledger.spend(again(number), "update", repeated(PLAN, done), BUDGET)
+    state = ledger.state()
+    assert (state.spent, state.reserved) == ([PLAN], [])
+    assert [state.accounts[f"id-{n}"].job.continues for n in (1, 2, 3)] == ["", "id-1", "id-1"]
+    assert [sum(one.count for one in state.accounts[f"id-{n}"].spent["update"]) for n in (1, 2, 3)] == [4, 3, 3]
+
+
+def test_a_reservation_is_of_one_job_at_a_time(ledger):
+    """The one that was broken off holds nothing any more; what it releases all the same must fit the budget."""
+    tight = Budget((Limit("patient", 4.7, 1e-5),))
+    ledger.reserve(FIRST, {"update": PLAN}, tight, "settings")
+    ledger.reserve(again(2), {"update": PLAN}, tight, "settings")
+    assert ledger.state().accounts["id-1"].reserved == {}
+    with pytest.raises(ReleaseRefused, match="budget"):
+        ledger.spend(FIRST, "update", ONE, tight)
+    ledger.spend(again(2), "update", PLAN, tight)
+    with pytest.raises(ReleaseRefused, match="budget"):
+        ledger.spend(again(2), "update", ONE, tight)
+
+
+@pytest.mark.parametrize(
+    ("job", "plan", "settings"),
+    [
+        (again(2), PLAN, "other settings"),
+        (again(2), PLAN, ""),
+        (again(2), repeated(PLAN, 9), "settings"),
+        (again(2, name="another"), PLAN, "settings"),
+        (FIRST, PLAN, "other settings"),
+    ],
+)
+def test_a_reservation_is_of_one_digest_of_settings(ledger, job, plan, settings):
+    ledger.reserve(FIRST, {"update": PLAN}, BUDGET, "settings")
+    with pytest.raises(ConfigRefused, match="another plan or settings"):
+        ledger.reserve(job, {"update": plan}, BUDGET, settings)
+    assert entries(ledger) == [("id-1", "reserve")]
+
+
+def test_a_stranger_that_continues_nobody_takes_nothing_over(ledger):
+    ledger.reserve(FIRST, {"update": PLAN}, BUDGET, "settings")
+    ledger.reserve(again(2, "id-9"), {"update": PLAN}, BUDGET, "settings")
+    assert ledger.state().reserved == [repeated(PLAN, 20)]
+
+
+@pytest.mark.parametrize("name", [ledger_file.FILE, ledger_file.HEAD])
+def test_a_folder_in_the_place_of_the_ledger_is_refused(ledger, name):
+    (ledger.folder / name).mkdir(parents=True)
+    if name == ledger_file.HEAD:
+        (ledger.folder / ledger_file.FILE).write_text("x\n")
+    for act in (
+        ledger.state,
+        lambda: ledger.reserve(FIRST, {"update": PLAN}, BUDGET),
+        lambda: ledger.spend(FIRST, "update", ONE, BUDGET),
+        lambda: ledger.close("id-1"),
+    ):
+        with pytest.raises(ReleaseRefused, match="the ledger"):
+            act()
+
+
+@pytest.mark.parametrize("delta", [1e-8, 9.9e-8, 1e-9])
+def test_a_budget_below_what_the_sampler_can_keep_is_refused(delta):
+    with pytest.raises(ConfigRefused, match=r"1e-07 to 0\.001"):
+        Limit("patient", 8.0, delta)
+    assert Limit("patient", 8.0, 1e-7).delta == 1e-7

@@ -19,13 +19,16 @@ from nvflare.apis.shareable import Shareable
 
 from wardround.arrays import digest
 from wardround.errors import ReleaseRefused
-from wardround.flare import sealed, wire
+from wardround.flare import kept_settings, sealed, wire
 from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.ledger_door import spend
 from wardround.flare.release import Mechanism, write_receipt
-from wardround.flare.secure_sum import ID, SecureSum, secure_sum_of
+from wardround.flare.secure_sum import SecureSum, secure_sum_of
 from wardround.privacy import statements
-from wardround.privacy.sum_site import SumSite
+
+TREATED = (
+    "wardround_policy"  # in the context of one reply: what the site's own policy did to the update before this exit
+)
 
 
 class HiddenRelease(Filter):  # type: ignore[misc]
@@ -38,9 +41,9 @@ class HiddenRelease(Filter):  # type: ignore[misc]
     under hospital-level DP no number and no score leaves beside the update: all of them come from the hospital's patients
     """
 
-    def __init__(self, mechanism: Mechanism, words: Sequence[str] = (), secure_id: str = ID) -> None:
+    def __init__(self, mechanism: Mechanism, words: Sequence[str] = ()) -> None:
         super().__init__()
-        self.mechanism, self.words, self.secure_id = mechanism, tuple(words or ()), secure_id
+        self.mechanism, self.words = mechanism, tuple(words or ())
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return a new message that holds only what was read."""
@@ -54,7 +57,7 @@ class HiddenRelease(Filter):  # type: ignore[misc]
                 expected=f"one of {', '.join(sealed.TASKS)}",
                 fix="name this filter for those tasks only",
             )
-        secure = secure_sum_of(fl_ctx, self.secure_id)
+        secure = secure_sum_of(fl_ctx)
         if secure.noise != (self.mechanism.promise if isinstance(self.mechanism, HospitalRelease) else None):
             raise ReleaseRefused(
                 "the exit of a hidden sum",
@@ -82,9 +85,17 @@ class HiddenRelease(Filter):  # type: ignore[misc]
     ) -> tuple[sealed.Reply, Mapping[str, Any]]:
         site, moment = secure.open(fl_ctx), secure.call.moment
         receipt: dict[str, Any] = {"round": moment.round, "attempt": moment.attempt}
+        made = self._made_by(secure, fl_ctx)
         if sealed.read_again(shareable) is None:
-            receipt |= self._keep(wire.read_update(shareable), site, secure, fl_ctx)
+            receipt |= self._keep(wire.read_update(shareable), made, secure, fl_ctx)
         said = site.said(moment.round)
+        if said.get("exit") != made:
+            raise ReleaseRefused(
+                f"the integers of round {moment.round + 1} that this site keeps",
+                found="those of another exit, sum or policy of this site",
+                expected="an update that was hidden, and noised, as it would be now",
+                fix="start the job anew under a name of its own, or delete what this site keeps of it",
+            )
         meta = {"numbers": said["numbers"], "facts": said["facts"]}
         if secure.protection.ring:
             statement, payload = site.ready(moment, secure.call.prepares, said["model"]), b""
@@ -93,7 +104,11 @@ class HiddenRelease(Filter):  # type: ignore[misc]
         message = sealed.reply_message(sealed.Reply(statement, payload, meta))
         return sealed.read_reply(message, wire.TRAIN), receipt
 
-    def _keep(self, update: wire.Update, site: SumSite, secure: SecureSum, fl_ctx: FLContext) -> dict[str, Any]:
+    def _made_by(self, secure: SecureSum, fl_ctx: FLContext) -> str:
+        """Return what integers are bound to: this exit, the sum, and what the site's own policy did to the update before."""
+        return kept_settings.digest_of(self.mechanism, secure.protection, secure.noise, fl_ctx.get_prop(TREATED, ""))
+
+    def _keep(self, update: wire.Update, made: str, secure: SecureSum, fl_ctx: FLContext) -> dict[str, Any]:
         delta, receipt = self.mechanism.release(update.delta)
         receipt |= spend(self.mechanism, update.numbers, fl_ctx)
         hidden = secure.protection.weights == "patients_hidden"
@@ -103,6 +118,6 @@ class HiddenRelease(Filter):  # type: ignore[misc]
             numbers, facts = dict.fromkeys(numbers), wire.silent_facts(facts)
         wire.require_named(facts, self.words)
         said = {"numbers": numbers, "facts": facts, "model": secure.model, "settings": secure.settings}
-        said["run"] = secure.call.moment.run
-        held = site.hold(secure.call.moment.round, delta, int(update.weight), secure.initial, said)
+        said |= {"run": secure.call.moment.run, "exit": made}
+        held = secure.open(fl_ctx).hold(secure.call.moment.round, delta, int(update.weight), secure.initial, said)
         return receipt | held | {"update": digest(delta)}

@@ -21,7 +21,7 @@ from wardround import __version__
 from wardround.arrays import Arrays
 from wardround.errors import ConfigRefused, ReleaseRefused
 from wardround.flare import places
-from wardround.privacy import ledger_file
+from wardround.privacy import ledger_file, noise_proof
 from wardround.privacy.accounting import Claim, claim, require_meaningful
 from wardround.privacy.budget import FILE, Budget, Limit, read_budget
 from wardround.privacy.dp_sgd import PatientDP
@@ -80,12 +80,24 @@ class PatientRelease:
         return self._release(self.work * self.rounds)
 
     def release(self, delta: Arrays) -> tuple[Arrays, dict[str, float | str]]:
-        p = self.promise
+        """Return the update as it is, once its training has proved the noise; anything else: ReleaseRefused."""
+        p, proof = self.promise, noise_proof.take(delta)
+        if proof != noise_proof.Proof(p, self.work):
+            raise ReleaseRefused(
+                "an update under patient-level differential privacy",
+                found="one without proof of its noise" if proof is None else _proved(proof),
+                expected=f"exactly {self.work} private gradients of this exit's promise, and the update that they made",
+                fix="print the job anew: its executor needs the exit's mechanism as `dp`, and no filter before the exit",
+            )
         words = f"z {p.noise_multiplier:.4g}, q {p.sampling_rate:g}, {self.work} private steps, unit: patient"
         return delta, {"mechanism": "DP-SGD", "guarantee": words}
 
     def _release(self, steps: int) -> Release:
         return SampledGaussianRelease("patient", self.promise.noise_multiplier, self.promise.sampling_rate, steps)
+
+
+def _proved(proof: noise_proof.Proof) -> str:
+    return f"one that was made by {proof.released} private gradients at noise multiplier {proof.promise.noise_multiplier:g}"
 
 
 def require_whole(mechanism: object) -> None:
@@ -97,12 +109,19 @@ def require_whole(mechanism: object) -> None:
         )
 
 
-def reserve(mechanism: Charged, fl_ctx: FLContext, say: Callable[[str], None], key: str = KEY) -> None:
-    """Reserve the whole job; no budget, too little budget, no privacy claim at all (epsilon > 100): refused."""
+def reserve(
+    mechanism: Charged, fl_ctx: FLContext, say: Callable[[str], None], key: str = KEY, settings: str = ""
+) -> None:
+    """Reserve the whole job; no budget, too little budget, no privacy claim at all (epsilon > 100): refused.
+
+    settings: the digest of what shapes the updates, which the reservation is bound to
+    It is a reservation of the job that NVFlare runs now. A job that goes on from kept state takes over what its first run had
+    reserved and not spent: what was released stays charged once.
+    """
     whole = _claim(mechanism.plan(), mechanism.unit, mechanism.delta)
     require_meaningful(whole.epsilon, mechanism.accept_vacuous)
     ledger = Ledger(_local(fl_ctx))
-    ledger.reserve(_job(fl_ctx), {key: mechanism.plan()}, _budget(mechanism, fl_ctx, say))
+    ledger.reserve(_job(fl_ctx), {key: mechanism.plan()}, _budget(mechanism, fl_ctx, say), settings)
     say(
         f"this job costs epsilon {whole.epsilon:.3g} per {whole.unit} at delta {whole.delta:g} (mu {whole.mu:.3f}; "
         f"the best attack it allows is right {whole.attack.accuracy:.0%} of the time): reserved in {ledger.folder}"
@@ -112,7 +131,8 @@ def reserve(mechanism: Charged, fl_ctx: FLContext, say: Callable[[str], None], k
 def spend(mechanism: Any, numbers: Mapping[str, float | None], fl_ctx: FLContext, key: str = KEY) -> dict[str, Any]:
     """Write one round's release into the ledger, if it costs anything; return what the receipt says of it.
 
-    numbers: what goes with the update; a training loss among them tells that it was trained without noise: ReleaseRefused
+    numbers: what goes with the update; a training loss, which no noise hides, among them: ReleaseRefused
+    that an update IS noised, its mechanism has to know (its `release`, before): no number that is absent proves it
     a mechanism without cost in a job that reserved something (its executor promises what its exit would never charge), or
     beside a ledger that is damaged: ReleaseRefused
     """
@@ -122,8 +142,8 @@ def spend(mechanism: Any, numbers: Mapping[str, float | None], fl_ctx: FLContext
     if numbers.get("loss") is not None:
         raise ReleaseRefused(
             "an update under patient-level differential privacy",
-            found="one that was trained without noise: it comes with its loss",
-            expected="an executor with the same `dp` as the exit's mechanism",
+            found="one that comes with its training loss, which was computed without noise",
+            expected="no loss, from an executor with the same `dp` as the exit's mechanism",
             fix="print the job anew",
         )
     ledger = Ledger(_local(fl_ctx))
@@ -134,7 +154,7 @@ def spend(mechanism: Any, numbers: Mapping[str, float | None], fl_ctx: FLContext
 def account(fl_ctx: FLContext) -> Account | None:
     """Return what this site's ledger says of this job; no ledger, or a job that is not in it: None."""
     folder = _local(fl_ctx)
-    if not (folder / ledger_file.FILE).is_file():
+    if not any((folder / name).exists() for name in (ledger_file.FILE, ledger_file.HEAD)):
         return None
     found = Ledger(folder).state().accounts.get(_job(fl_ctx).id)
     return found if found is not None and found.job.name == _job(fl_ctx).name else None
@@ -182,7 +202,8 @@ def _budget(mechanism: Charged, fl_ctx: FLContext, say: Callable[[str], None]) -
 
 
 def _job(fl_ctx: FLContext) -> Job:
-    return Job(places.run_id(fl_ctx), places.job_name(fl_ctx), __version__)
+    job, began = str(fl_ctx.get_job_id()), places.run_id(fl_ctx)
+    return Job(job, places.job_name(fl_ctx), __version__, "" if began == job else began)
 
 
 def _local(fl_ctx: FLContext) -> Path:

@@ -112,7 +112,7 @@ def finish(fl_ctx: FLContext) -> None:
 
 
 def run_id(fl_ctx: FLContext) -> str:
-    """Return the id of the job that this run began as: a job that goes on from kept state is charged as that one."""
+    """Return the id of the job that this run began as: a job that goes on from kept state continues that one."""
     if not keeps_state(fl_ctx):
         return str(fl_ctx.get_job_id())
     folder, job = state_folder(fl_ctx), str(fl_ctx.get_job_id())

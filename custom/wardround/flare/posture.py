@@ -60,7 +60,7 @@ def scopes(workspace: Path, site: str) -> tuple[str | None, list[str]]:
             "local/privacy.json",
             found=str(error)[-300:],
             expected="scopes whose filters can be built",
-            fix="copy poc_workspace/privacy.json (or privacy_hospital.json, privacy_patient.json) anew",
+            fix="copy poc_workspace/privacy.json (or privacy_hospital.json, privacy_patient.json, privacy_secagg.json) anew",
         ) from error
     names = sorted(manager.name_to_scopes or {})
     default = manager.default_scope

@@ -5,7 +5,6 @@ The update that `train` returns is readable and stays in this process: the exit 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -25,10 +24,19 @@ from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Arrays, Layout, digest
 from wardround.data.ehr_words import words_of
 from wardround.errors import ConfigRefused, RoundRefused
-from wardround.flare import ledger_door, places, sealed, wire
+from wardround.flare import kept_settings, ledger_door, places, sealed, wire
+from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.ledger_door import Charged
-from wardround.flare.secure_sum import ID, SecureSum, secure_sum_of
-from wardround.flare.site_parts import guarded, loss_words, open_hospital, private_promise, require_given, stream
+from wardround.flare.secure_sum import SecureSum, secure_sum_of
+from wardround.flare.site_parts import (
+    SETTINGS,
+    guarded,
+    loss_words,
+    open_hospital,
+    private_promise,
+    require_given,
+    stream,
+)
 from wardround.hospital.classification import CaseSampling
 from wardround.hospital.global_model import GlobalModel
 from wardround.hospital.judging import Judging, shared_only
@@ -63,7 +71,6 @@ class SecureSite(Executor):  # type: ignore[misc]
         rival: Algorithm | None = None,
         dp: Charged | None = None,
         scaling: Scaling | None = None,
-        secure_id: str = ID,
     ) -> None:
         super().__init__()
         require_given(algorithm=algorithm, model=model, schedule=schedule, sampling=sampling, judging=judging)
@@ -72,7 +79,7 @@ class SecureSite(Executor):  # type: ignore[misc]
         require_alone(algorithm, rival is not None, "a hidden sum")
         self.algorithm, self.model, self.schedule, self.sampling = algorithm, model, schedule, sampling
         self.judging, self.phantoms, self.seed, self.rival = judging, phantoms, seed, rival
-        self.rule, self.banks, self.secure_id = rule, banks, secure_id
+        self.rule, self.banks = rule, banks
         self.dp, self.private = dp, private_promise(dp, algorithm, schedule, rival, model)
         self.scaling = scaling
         self._hospital: Hospital | None = None
@@ -83,11 +90,15 @@ class SecureSite(Executor):  # type: ignore[misc]
         """Do one task; a refusal or failure becomes a reply that carries its code only."""
 
         def work() -> Shareable:
-            call, secure = sealed.read_call(shareable), secure_sum_of(fl_ctx, self.secure_id)
+            call, secure = sealed.read_call(shareable), secure_sum_of(fl_ctx)
             if task_name not in self._tasks:
                 raise ConfigRefused(
                     "a task", found=task_name, expected=", ".join(sealed.TASKS), fix="check the job's executors"
                 )
+            self._require_one_promise(secure)
+            if task_name == sealed.JOIN and call.begun == 0:
+                places.begin_anew(fl_ctx)
+            kept_settings.require_same(places.state_folder(fl_ctx), self._bound(secure), SETTINGS)
             secure.begin(call)
             return self._tasks[task_name](call, secure, fl_ctx)
 
@@ -105,8 +116,6 @@ class SecureSite(Executor):  # type: ignore[misc]
         }
 
     def _join(self, call: sealed.Call, secure: SecureSum, fl_ctx: FLContext) -> Shareable:
-        if call.begun == 0:
-            places.begin_anew(fl_ctx)
         places.run_id(fl_ctx)
         return _statement(secure.open(fl_ctx).participant.join(call.moment.run))
 
@@ -126,7 +135,7 @@ class SecureSite(Executor):  # type: ignore[misc]
         begun, round_ = time.monotonic(), call.moment.round
         held = self._held(fl_ctx)
         self._apply(call, secure, held, fl_ctx)
-        secure.model, secure.initial, secure.settings = digest(held.wire()), held.wire(), self._settings
+        secure.model, secure.initial, secure.settings = digest(held.wire()), held.wire(), self.settings
         site = secure.open(fl_ctx)
         if secure.noise is not None and site.holds(round_) and site.said(round_)["run"] != call.moment.run:
             site.forget(round_)
@@ -135,7 +144,7 @@ class SecureSite(Executor):  # type: ignore[misc]
             self.log_info(fl_ctx, f"round {round_ + 1}/{call.rounds}: the update is there already, hidden anew")
             return sealed.again_message(round_)
         if self.dp is not None and not self._reserved:
-            ledger_door.reserve(self.dp, fl_ctx, lambda text: self.log_info(fl_ctx, text))
+            ledger_door.reserve(self.dp, fl_ctx, lambda text: self.log_info(fl_ctx, text), settings=self.settings)
             self._reserved = True
         hospital = self._open(fl_ctx)
         since = self._since(held)
@@ -221,14 +230,29 @@ class SecureSite(Executor):  # type: ignore[misc]
         return tuple(shared_layout(self.model.build(0), self.algorithm.home_roles).names)
 
     @cached_property
-    def _settings(self) -> str:
-        """Return a digest of everything that shapes an update."""
-        settings = (self.algorithm, self.rival, self.model, self.schedule, self.sampling, self.seed, self.rule)
-        parts = (*settings, self.banks, self.dp, self.scaling)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+    def settings(self) -> str:
+        """Return a digest of everything that shapes an update and its noise; kept state and reservations are bound to it."""
+        shape = (self.algorithm, self.rival, self.model, self.schedule, self.sampling, self.judging, self.phantoms)
+        shared = (self.rule, self.banks, self.scaling)
+        return kept_settings.digest_of(type(self).__name__, *shape, self.seed, self.dp, *shared)
+
+    def _bound(self, secure: SecureSum) -> str:
+        """Return what kept state is bound to here: the settings, and the sum that its integers are made for."""
+        return kept_settings.digest_of(self.settings, secure.protection, secure.noise, secure.seed)
+
+    def _require_one_promise(self, secure: SecureSum) -> None:
+        """Raise ConfigRefused unless the sum's noise is what this executor reserves for: else it is charged and never made."""
+        promised = self.dp.promise if isinstance(self.dp, HospitalRelease) else None
+        if secure.noise != promised:
+            raise ConfigRefused(
+                "the noise of a hidden sum",
+                found="a `noise` of secure_sum and a `dp` of its executor that are not the same promise",
+                expected="one promise of hospital-level noise in both, or in neither",
+                fix="print the job anew",
+            )
 
     def _require_same_settings(self, found: str, round_: int) -> None:
-        if found != self._settings:
+        if found != self.settings:
             raise RoundRefused(
                 f"the update of round {round_ + 1} that this site keeps",
                 found="one of a job with other settings",
@@ -255,7 +279,7 @@ class SecureSite(Executor):  # type: ignore[misc]
     def _held(self, fl_ctx: FLContext) -> GlobalModel:
         if self._global is None:
             folder, patch = places.state_folder(fl_ctx) / "global", " x ".join(str(n) for n in self.sampling.patch)
-            promise = {"job": places.job_name(fl_ctx), "sampling.patch": patch, "settings": self._settings}
+            promise = {"job": places.job_name(fl_ctx), "sampling.patch": patch, "settings": self.settings}
             promise |= {"sampling.columns": words_of(self.sampling.table)}
             inputs = self.sampling.described if isinstance(self.sampling, CaseSampling) else None
             self._global = GlobalModel.open(folder, self.model, self.rule, self.banks, self.seed, promise, inputs)

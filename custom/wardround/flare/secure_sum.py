@@ -10,7 +10,7 @@ from nvflare.apis.fl_context import FLContext
 
 from wardround.arrays import Array
 from wardround.errors import ConfigRefused
-from wardround.flare import places
+from wardround.flare import kept_settings, places
 from wardround.flare.sealed import Call
 from wardround.privacy import simulated_kits, sum_key
 from wardround.privacy.hospital_dp import HospitalDP
@@ -71,6 +71,8 @@ class SecureSum(FLComponent):  # type: ignore[misc]
             key = sum_key.read_site(startup) if self.protection.encryption else None
             key_id = sum_key.key_id(key) if key else ""
             folder = places.state_folder(fl_ctx) / FOLDER
+            promise = kept_settings.digest_of(self.protection, self.noise)
+            kept_settings.require_same(folder, promise, "the protection that its secrets were prepared under")
             identity, authority = Identity.load(startup, name), Authority.load(startup)
             participant = Participant(self.protection, identity, authority, key_id, folder)
             self._site = SumSite(self.protection, participant, key, folder, self.seed, self.noise)
@@ -100,12 +102,14 @@ def startup_folder(fl_ctx: FLContext) -> Path:
     return places.workspace_root(fl_ctx) / "startup"
 
 
-def secure_sum_of(fl_ctx: FLContext, component_id: str) -> SecureSum:
-    """Return the component with this id; anything else: ConfigRefused."""
-    found: Any = fl_ctx.get_engine().get_component(component_id)
+def secure_sum_of(fl_ctx: FLContext) -> SecureSum:
+    """Return the job's one component under the id ID; anything else: ConfigRefused. No job names another: two sums of one
+    update, each with sites and noise of its own, would be two releases.
+    """
+    found: Any = fl_ctx.get_engine().get_component(ID)
     if not isinstance(found, SecureSum):
         raise ConfigRefused(
-            f"the component {component_id!r}",
+            f"the component {ID!r}",
             found=type(found).__name__,
             expected="a wardround.flare.secure_sum.SecureSum",
             fix="print the job anew",

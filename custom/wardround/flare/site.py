@@ -7,6 +7,7 @@ a refusal code for the server while the full reason stays in the site's own log.
 from __future__ import annotations
 
 import time
+from functools import cached_property
 
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_context import FLContext
@@ -17,9 +18,17 @@ from wardround import __version__
 from wardround.algorithms.base import Algorithm
 from wardround.algorithms.schedule import Schedule
 from wardround.errors import ConfigRefused
-from wardround.flare import ledger_door, outbox, places, wire
+from wardround.flare import kept_settings, ledger_door, outbox, places, wire
 from wardround.flare.ledger_door import Charged
-from wardround.flare.site_parts import guarded, loss_words, open_hospital, private_promise, require_given, stream
+from wardround.flare.site_parts import (
+    SETTINGS,
+    guarded,
+    loss_words,
+    open_hospital,
+    private_promise,
+    require_given,
+    stream,
+)
 from wardround.hospital.judging import Judging, shared_only
 from wardround.hospital.opening import Phantoms
 from wardround.hospital.rounds import Hospital
@@ -55,6 +64,12 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         self.dp, self.private = dp, private_promise(dp, algorithm, schedule, rival, model)
         self._hospital: Hospital | None = None
 
+    @cached_property
+    def settings(self) -> str:
+        """Return a digest of everything that shapes an update and its noise; kept state and reservations are bound to it."""
+        shape = (self.algorithm, self.rival, self.model, self.schedule, self.sampling, self.judging, self.phantoms)
+        return kept_settings.digest_of(type(self).__name__, *shape, self.seed, self.dp)
+
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Do one task; a refusal or failure becomes a reply that carries its code only."""
 
@@ -78,13 +93,14 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         if order.round == 0:
             places.begin_anew(fl_ctx)
         places.run_id(fl_ctx)
+        kept_settings.require_same(places.state_folder(fl_ctx), self.settings, SETTINGS)
         if self.dp is not None:
             before = outbox.expect(places.state_folder(fl_ctx), order.round, order.weights)
             if before is not None:
                 self.log_info(fl_ctx, f"round {order.round + 1}/{order.rounds}: released before, sent again as it was")
                 return wire.update_message(before)
         if self.dp is not None and self._hospital is None:
-            ledger_door.reserve(self.dp, fl_ctx, lambda text: self.log_info(fl_ctx, text))
+            ledger_door.reserve(self.dp, fl_ctx, lambda text: self.log_info(fl_ctx, text), settings=self.settings)
         hospital = self._open(fl_ctx)
         since = order.since(hospital.name)
         if since != order.round:
@@ -104,6 +120,7 @@ class SiteTrainer(Executor):  # type: ignore[misc]
 
     def _finish(self, order: wire.Order, fl_ctx: FLContext) -> Shareable:
         begun = time.monotonic()
+        kept_settings.require_same(places.state_folder(fl_ctx), self.settings, SETTINGS)
         hospital = self._open(fl_ctx)
         since = order.since(hospital.name)
         val_score = hospital.validate(order.weights, since)

@@ -28,6 +28,7 @@ from wardround.models.roles import shared_layout
 from wardround.privacy.dp_sgd import PatientDP
 
 REASONS = "refusals.txt"
+SETTINGS = "the settings of training"
 
 
 def guarded(component: FLComponent, fl_ctx: FLContext, work: Callable[[], Shareable]) -> Shareable:

@@ -31,10 +31,10 @@ from wardround.arrays import digest, size_bytes
 from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
 from wardround.flare import curves, ledger_door, places, sealed, wire
-from wardround.flare.hidden_release import HiddenRelease
+from wardround.flare.hidden_release import TREATED, HiddenRelease
 from wardround.flare.hospital_release import HospitalRelease
-from wardround.flare.job_exit import charged_exit, exit_of, hidden_noise
-from wardround.flare.ledger_door import KEY, POLICY
+from wardround.flare.job_exit import charged_exit, executor_of, exit_of, hidden_noise
+from wardround.flare.ledger_door import KEY, POLICY, Charged, PatientRelease
 from wardround.flare.release import write_receipt
 from wardround.flare.site_parts import REASONS
 from wardround.hospital.judging import shared_only
@@ -56,7 +56,7 @@ class OpenPolicy(Filter):  # type: ignore[misc]
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         try:
             if task not in sealed.TASKS:
-                raise _refused(f"task {str(task)[:40]!r}", f"one of {', '.join(sealed.TASKS)}")
+                raise refused(f"task {str(task)[:40]!r}", f"one of {', '.join(sealed.TASKS)}")
             if fl_ctx.get_prop(FLContextKey.FILTER_DIRECTION) == FilterKey.IN:
                 self.before(shareable, task, fl_ctx)
                 return shareable
@@ -71,7 +71,7 @@ class OpenPolicy(Filter):  # type: ignore[misc]
         if task == wire.TRAIN and hidden and kind == DataKind.APP_DEFINED:
             round_ = sealed.read_again(shareable)
             if round_ is None or not 0 <= round_ < _MOST_ROUNDS:
-                raise _refused("a reply to train", "an update, or that this round's update is coded already")
+                raise refused("a reply to train", "an update, or that this round's update is coded already")
             self.again(fl_ctx)
             return sealed.again_message(round_)
         if task == wire.TRAIN:
@@ -113,37 +113,40 @@ class OpenPolicy(Filter):  # type: ignore[misc]
 class PatientPolicy(OpenPolicy):
     """Both filters: a job leaves something only under patient-level privacy of its own (or under a hospital's, which is more).
 
-    before any task: the job's exit must be charged for it, curves and logs must stay | at the exit: it must be reserved, by
-    the same figures, and the update comes without its loss | otherwise: ReleaseRefused. The noise is in the training; no
-    filter can add it later.
+    before any task: the job's exit must be charged for it, the executor that NVFlare runs must train under the exit's own
+    promise, curves and logs must stay | at the exit: it must be reserved, by the same figures and settings and by this very
+    job, and the update comes without its loss | otherwise: ReleaseRefused. The noise is in the training; no filter can add it
+    later. That an update IS noised the exit asks of the oracle that made it (privacy/noise_proof.py).
     """
 
     def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
         _require_silence(fl_ctx)
-        self._plan(fl_ctx)
+        _require_promised(fl_ctx, self._mechanism(fl_ctx))
 
     def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
         self.again(fl_ctx)
         if update.numbers.get("loss") is not None:
-            raise _refused("an update with its training loss", "one that was trained with noise: without its loss")
+            raise refused("an update with its training loss", "one that was trained with noise: without its loss")
         return replace(update, facts=wire.without_counts(update.facts))
 
     def again(self, fl_ctx: FLContext) -> None:
-        _require_reserved(fl_ctx, self._plan(fl_ctx))
+        mechanism = self._mechanism(fl_ctx)
+        _require_promised(fl_ctx, mechanism)
+        _require_reserved(fl_ctx, mechanism)
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
         self.again(fl_ctx)
         found: Mapping[str, Any] = wire.scores_without_counts(shared_only(scores))
         return found
 
-    def _plan(self, fl_ctx: FLContext) -> Any:
+    def _mechanism(self, fl_ctx: FLContext) -> Charged:
         mechanism = charged_exit(fl_ctx, wire.TRAIN)
         if mechanism is None or not covers(mechanism.plan(), "patient"):
-            raise _refused(
+            raise refused(
                 "a job whose exit is charged for nothing, or for less than a patient",
                 "patient-level differential privacy (jobs like brats_dp_record)",
             )
-        return mechanism.plan()
+        return mechanism
 
 
 class HospitalPolicy(OpenPolicy):
@@ -170,10 +173,12 @@ class HospitalPolicy(OpenPolicy):
 
     def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
         _require_silence(fl_ctx)
-        if task == wire.TRAIN and not self._as_strict(fl_ctx):
-            mechanism = charged_exit(fl_ctx, wire.TRAIN)
+        mechanism = charged_exit(fl_ctx, wire.TRAIN)
+        if mechanism is not None and self._as_strict(fl_ctx):
+            _require_promised(fl_ctx, mechanism)
+        elif task == wire.TRAIN:
             if mechanism is not None and not covers(mechanism.plan(), "hospital"):
-                raise _refused(f"a job that is charged per {mechanism.unit}", "one that a limit per hospital can hold")
+                raise refused(f"a job that is charged per {mechanism.unit}", "one that a limit per hospital can hold")
             ledger_door.require_limit("hospital", fl_ctx)
             round_, rounds = _asked(shareable)
             if round_ == 0:  # before the ledger asks for the run's id: else a new run is reserved under the old one's
@@ -183,30 +188,35 @@ class HospitalPolicy(OpenPolicy):
 
     def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
         if update.left_out:
-            raise _refused("an update without some blocks, which tells the mask", "all blocks: algorithm.absent zeros")
+            raise refused("an update without some blocks, which tells the mask", "all blocks: algorithm.absent zeros")
         if self._as_strict(fl_ctx):
             self.again(fl_ctx)
-            return update
+            return update  # its own exit adds the noise
         account = ledger_door.account(fl_ctx)
         planned: Any = account.reserved.get(POLICY) if account is not None else None
         if planned is None or planned != self._mechanism(planned.count).plan():
-            raise _refused("nothing reserved by this policy before training", "both filters in local/privacy.json")
+            raise refused("nothing reserved by this policy before training", "both filters in local/privacy.json")
         made = self._mechanism(planned.count)
         made.require_exact(sum(block.size for block in update.delta.values()))
         delta, receipt = made.release(update.delta)
         receipt |= ledger_door.spend(made, {}, fl_ctx, POLICY)
         silent = wire.Update(delta, 1.0, dict.fromkeys(wire.NUMBERS), wire.silent_facts(update.facts))
         write_receipt(fl_ctx, wire.TRAIN, {"policy": "hospital"} | receipt | _measured(silent))
+        fl_ctx.set_prop(TREATED, repr(self.promise), private=True, sticky=False)
         return silent
 
     def again(self, fl_ctx: FLContext) -> None:
         mechanism = charged_exit(fl_ctx, wire.TRAIN)
         if mechanism is not None and self._as_strict(fl_ctx):
-            _require_reserved(fl_ctx, mechanism.plan())
+            _require_promised(fl_ctx, mechanism)
+            _require_reserved(fl_ctx, mechanism)
             return
         account = ledger_door.account(fl_ctx)
-        if account is None or not account.spent.get(POLICY):
-            raise _refused("an update that was coded before this policy", "one that this policy has clipped and noised")
+        if account is None or not (*account.spent.get(POLICY, ()), *account.before.get(POLICY, ())):
+            raise refused("an update that was coded before this policy", "one that this policy has clipped and noised")
+        fl_ctx.set_prop(
+            TREATED, repr(self.promise), private=True, sticky=False
+        )  # the exit compares it with what it kept
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
         return wire.SILENT
@@ -225,9 +235,9 @@ class HospitalPolicy(OpenPolicy):
 def _require_silence(fl_ctx: FLContext) -> None:
     """Raise ReleaseRefused while numbers could leave beside the filters, as analytics events or in a streamed log."""
     if not isinstance(fl_ctx.get_engine().get_component(curves.ID), curves.Curves):
-        raise _refused(f"no component {curves.ID!r}: numbers would leave as events", "it, in local/privacy.json")
+        raise refused(f"no component {curves.ID!r}: numbers would leave as events", "it, in local/privacy.json")
     if is_log_streaming_allowed(fl_ctx):
-        raise _refused("a log that NVFlare streams", f'"{ALLOW_LOG_STREAMING_VAR}": false in local/resources.json')
+        raise refused("a log that NVFlare streams", f'"{ALLOW_LOG_STREAMING_VAR}": false in local/resources.json')
 
 
 def _asked(shareable: Shareable) -> tuple[int, int]:
@@ -239,12 +249,27 @@ def _asked(shareable: Shareable) -> tuple[int, int]:
     return order.round, order.rounds
 
 
-def _require_reserved(fl_ctx: FLContext, plan: Any) -> None:
-    account = ledger_door.account(fl_ctx)
-    if account is None or account.reserved.get(KEY) != plan:
-        raise _refused(
+def _require_promised(fl_ctx: FLContext, mechanism: Charged) -> None:
+    """Raise ReleaseRefused unless the one executor that NVFlare runs trains under the very promise that its exit charges."""
+    executor = executor_of(fl_ctx)
+    if executor is None:
+        raise refused("two executors, or one that is not ours", "one SiteTrainer or SecureSite for every task")
+    private = mechanism.promise if isinstance(mechanism, PatientRelease) else None
+    if executor.dp != mechanism or executor.private != private:
+        raise refused(
+            "an executor that does not train under what its exit promises", "one with the exit's mechanism as `dp`"
+        )
+
+
+def _require_reserved(fl_ctx: FLContext, mechanism: Charged) -> None:
+    """Raise ReleaseRefused unless this job, as NVFlare knows it, has reserved the plan for the settings that it runs with."""
+    account, executor = ledger_door.account(fl_ctx), executor_of(fl_ctx)
+    if account is None or account.reserved.get(KEY) != mechanism.plan():
+        raise refused(
             "a job that did not reserve what its exit promises", "an executor with the exit's mechanism as `dp`"
         )
+    if executor is None or account.settings.get(KEY) != executor.settings:
+        raise refused("a reservation for other settings of training", "one that this job's own executor has made")
 
 
 def _words(fl_ctx: FLContext, task: str) -> tuple[str, ...]:
@@ -257,7 +282,7 @@ def _measured(update: wire.Update) -> dict[str, Any]:
     return {"bytes": size_bytes(update.delta), "sha256": digest(update.delta)}
 
 
-def _refused(found: str, expected: str) -> ReleaseRefused:
+def refused(found: str, expected: str) -> ReleaseRefused:
     fix = "run another job, or let the hospital decide on its local/privacy.json anew"
     return ReleaseRefused("a job under this hospital's own policy", found=found, expected=expected, fix=fix)
 

@@ -25,6 +25,7 @@ from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import first_weights
 from wardround.models.nets import Network
 from wardround.models.specs import describe
+from wardround.privacy import noise_proof
 from wardround.privacy.dp_sgd import PatientDP
 
 RIVAL = "fedavg"
@@ -112,15 +113,16 @@ class Hospital:
         """Train one round; return (the update that leaves, mean loss) and write the state for the next round.
 
         since: as above; None: this site's update of the round before counted
-        under patient-level DP every gradient is private and the loss, which is not, is None
+        under patient-level DP every gradient is private, which the exit finds proved (privacy/noise_proof.py), and the loss,
+        which is not, is None
         """
         site, algorithm, rival = self.site, self.settings.algorithm, self.settings.rival
         steps = self.settings.schedule.steps(round_)
         since = round_ if since is None else since
         received, memory = self._vectors(algorithm, weights), self._memory(since)
-        delta, kept, losses = local_round(
-            algorithm, received, memory, site.layout, site.roles, self._oracle(round_), steps
-        )
+        oracle = self._oracle(round_)
+        delta, kept, losses = local_round(algorithm, received, memory, site.layout, site.roles, oracle, steps)
+        noise_proof.note(delta, oracle)
         if rival is not None:
             received = {"model": self._vector(from_bank(RIVAL, weights))}
             other, _, _ = local_round(rival, received, {}, site.layout, site.roles, site.oracle("train", round_), steps)

@@ -205,7 +205,9 @@ def _jobs(accounts: list[Account]) -> list[list[str]]:
 
     rows = []
     for account in accounts:
-        job = [account.job.name, account.job.id, account.job.version, "open" if account.reserved else "closed"]
+        state = "open" if account.reserved else "closed"
+        state += f", continues {account.job.continues}" if account.job.continues else ""
+        job = [account.job.name, account.job.id, account.job.version, state]
         for key in dict.fromkeys((*account.spent, *account.reserved)):
             done, left = (
                 {repeated(one, 1): times(one) for one in merged(some)}

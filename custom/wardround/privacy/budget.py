@@ -19,13 +19,13 @@ from wardround.privacy.releases import UNITS, Release, Unit, UnknownRelease, cov
 
 FILE = "wardround_budget.json"
 EXAMPLE = '{"patient": {"epsilon": 8, "delta": 1e-5}}'
-LARGEST_DELTA, SMALLEST_DELTA = 1e-3, 1e-9
+LARGEST_DELTA, SMALLEST_DELTA = 1e-3, 1e-7  # the sampler's cut tail, 1e-19 for a number, is 1e-9 after 1e10 numbers
 
 
 @final
 @dataclass(frozen=True)
 class Limit:
-    """The most that may be spent on one unit, for ever. epsilon above 0 and finite; delta 1e-9 to 1e-3; or refused."""
+    """The most that may be spent on one unit, for ever. epsilon above 0 and finite; delta 1e-7 to 1e-3; or refused."""
 
     unit: Unit
     epsilon: float

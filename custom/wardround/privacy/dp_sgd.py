@@ -140,7 +140,7 @@ class PrivateOracle:
     """
 
     def __init__(self, source: PatientGradients, promise: PatientDP, allowed: int) -> None:
-        self._source, self._promise, self._allowed = source, promise, allowed
+        self._source, self.promise, self._allowed = source, promise, allowed
         self.released = 0
 
     def draw(self, count: int) -> tuple[_Draw, ...]:
@@ -161,10 +161,10 @@ class PrivateOracle:
         batch.used = True
         self.released += 1
         rows = self._source.gradients(w, batch.data) if batch.chosen else ()
-        return HIDDEN_LOSS, noised_mean(rows, self._promise, w.numel()).to(w)
+        return HIDDEN_LOSS, noised_mean(rows, self.promise, w.numel()).to(w)
 
     def _one(self) -> _Draw:
         patients = self._source.patients
-        taken = poisson(secret_words(len(patients)), self._promise.sampling_rate)
+        taken = poisson(secret_words(len(patients)), self.promise.sampling_rate)
         chosen = tuple(who for who, here in zip(patients, taken, strict=True) if here)
         return _Draw(chosen, self._source.draw(chosen))

@@ -94,6 +94,13 @@ def name_in(certificate: x509.Certificate) -> str:
     return str(names[0].value) if names else ""
 
 
+def role_in(certificate: bytes) -> str:
+    """Return the role that provisioning wrote into a certificate (PEM): administrators have one, sites and servers none."""
+    parsed = x509.load_pem_x509_certificate(certificate)
+    roles = parsed.subject.get_attributes_for_oid(NameOID.UNSTRUCTURED_NAME)
+    return str(roles[0].value) if roles else ""
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()

@@ -13,7 +13,7 @@ it (`wardround ledger close`). One ledger per SITE, in a folder of the site's ow
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import final
 
@@ -27,11 +27,15 @@ from wardround.privacy.releases import Release, merged, repeated, rest, times
 @final
 @dataclass(frozen=True)
 class Job:
-    """Who releases: the id that NVFlare gave the run, the job's name, and the version of the code."""
+    """Who releases: the id that NVFlare gave the run, the job's name, and the version of the code.
+
+    continues: the id of the run that this one goes on from, of the same name; "" for a run that begins
+    """
 
     id: str
     name: str
     version: str
+    continues: str = ""
 
     def __post_init__(self) -> None:
         if not self.id or not self.name or not self.version:
@@ -41,15 +45,26 @@ class Job:
 @final
 @dataclass(frozen=True)
 class Account:
-    """One job in the ledger. reserved: by key, while it is open; {} after close."""
+    """One job in the ledger. reserved: by key, while it is open; {} after close.
+
+    settings: by key, what the reservation is bound to | before: by key, what the runs that this one continues had spent of
+    the same plan when it took their reservation over
+    """
 
     job: Job
     spent: Mapping[str, tuple[Release, ...]]
     reserved: Mapping[str, Release]
+    settings: Mapping[str, str] = field(default_factory=dict)
+    before: Mapping[str, tuple[Release, ...]] = field(default_factory=dict)
 
     def open(self, key: str) -> list[Release]:
-        """Return what is reserved under a key and not spent yet."""
-        return rest([self.reserved[key]], self.spent.get(key, ())) if key in self.reserved else []
+        """Return what is reserved under a key and not spent yet, by this run or by those that it continues."""
+        done = (*self.before.get(key, ()), *self.spent.get(key, ()))
+        return rest([self.reserved[key]], done) if key in self.reserved else []
+
+    def is_of(self, job: Job) -> bool:
+        """Tell whether this is another run of the same chain: the one that `job` continues, or one more that did."""
+        return self.job.id != job.id and bool(job.continues) and job.continues in (self.job.id, self.job.continues)
 
 
 @final
@@ -93,25 +108,35 @@ class Ledger:
         state = self.state()
         return bills(state.spent, state.reserved, list(plan.values()), budget)
 
-    def reserve(self, job: Job, plan: Mapping[str, Release], budget: Budget) -> None:
-        """Reserve a job's whole plan, by key. Call it before training.
+    def reserve(self, job: Job, plan: Mapping[str, Release], budget: Budget, settings: str = "") -> None:
+        """Reserve a job's whole plan, by key. Call it before training. settings: digest of what shapes its updates
 
         over budget: ReleaseRefused with the figures | the same again: nothing is added, the budget is checked anew
-        another plan under the same id and key: ConfigRefused | an empty plan: ConfigRefused
+        a job that continues another takes its reservation over: what was spent of it stays spent and is not planned again
+        another plan or other settings under the same id, or than the job that is continued: ConfigRefused | an empty plan:
+        ConfigRefused
         """
         if not plan:
             raise _refused(job, "an empty plan", "what the job is going to release")
         with ledger_file.writing(self.folder) as writer:
             state = _state(writer.chain)
             account = state.accounts.get(job.id, Account(job, {}, {}))
-            changed = [key for key, release in plan.items() if account.reserved.get(key, release) != release]
-            if changed or account.job.name != job.name:
-                raise _refused(job, f"{account.job.name}, and another plan: {changed}", "what it reserved before")
+            for one in (account, *(other for other in state.accounts.values() if other.is_of(job))):
+                changed = [key for key, release in plan.items() if one.reserved.get(key, release) != release]
+                changed += [key for key in plan if key in one.reserved and one.settings.get(key, "") != settings]
+                if changed or one.job.name != job.name:
+                    raise _refused(job, f"{one.job.name}, and another plan or settings: {changed}", "what was reserved")
             fresh = {key: release for key, release in plan.items() if key not in account.reserved}
-            ahead = [one for key, release in fresh.items() for one in rest([release], account.spent.get(key, ()))]
-            require_within(state.spent, state.reserved, ahead, budget)
+            accounts = dict(state.accounts)
             for key, release in fresh.items():
-                writer.append(job.id, job.name, job.version, "reserve", key, release)
+                _take(accounts, job, key, release, settings)
+            others = {name: one for name, one in accounts.items() if name != job.id}
+            ahead = [one for key in fresh for one in accounts[job.id].open(key)]
+            own = [one for key in account.reserved for one in account.open(key)]
+            require_within(state.spent, [*State(state.chain, others).reserved, *own], ahead, budget)
+            for key, release in fresh.items():
+                more = {"settings": settings, "continues": job.continues}
+                writer.append(job.id, job.name, job.version, "reserve", key, release, **more)
 
     def spend(self, job: Job, key: str, release: Release, budget: Budget) -> Entry:
         """Write down a release and return its entry (for the receipt). Release AFTER this returns; if it raises, never.
@@ -154,17 +179,33 @@ def require_affordable(ledger: Ledger, budget: Budget, plan: Mapping[str, Releas
 def _state(chain: Chain) -> State:
     accounts: dict[str, Account] = {}
     for entry in chain.entries:
-        job = Job(entry.job_id, entry.job, entry.version)
-        before = accounts.get(job.id, Account(job, {}, {}))
-        spent, reserved = dict(before.spent), dict(before.reserved)
+        job = Job(entry.job_id, entry.job, entry.version, entry.continues)
+        account = accounts.get(job.id, Account(job, {}, {}))
         if entry.release is None:
-            reserved = {}
+            accounts[job.id] = replace(account, reserved={})
         elif entry.what == "reserve":
-            reserved[entry.key] = entry.release
+            _take(accounts, job, entry.key, entry.release, entry.settings)
         else:
-            spent[entry.key] = (*spent.get(entry.key, ()), entry.release)
-        accounts[job.id] = Account(before.job, spent, reserved)
+            spent = (*account.spent.get(entry.key, ()), entry.release)
+            accounts[job.id] = replace(account, spent={**account.spent, entry.key: spent})
     return State(chain, accounts)
+
+
+def _take(accounts: dict[str, Account], job: Job, key: str, release: Release, settings: str) -> None:
+    """Put a reservation into the accounts; those that it continues hold none under this key from now on."""
+    before: list[Release] = []
+    for one in [account for account in accounts.values() if account.is_of(job)]:
+        before += one.spent.get(key, ())
+        left = {name: value for name, value in one.reserved.items() if name != key}
+        accounts[one.job.id] = replace(one, reserved=left)
+    account = accounts.get(job.id, Account(job, {}, {}))
+    accounts[job.id] = Account(
+        replace(account.job, continues=job.continues),
+        account.spent,
+        {**account.reserved, key: release},
+        {**account.settings, key: settings},
+        {**account.before, key: tuple(before)},
+    )
 
 
 def _refused(job: Job, found: str, expected: str) -> ConfigRefused:

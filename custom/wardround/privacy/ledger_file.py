@@ -40,12 +40,17 @@ GENESIS = "0" * 64
 KINDS = ("reserve", "spend", "close")
 LOCK_S = 60.0
 _TEXTS = ("time", "job_id", "job", "version", "what", "key")
+_OPTIONAL = ("settings", "continues")
 
 
 @final
 @dataclass(frozen=True)
 class Entry:
-    """One line. what: reserve, spend, close | clock_back_s: by how much its time lies before that of the line above."""
+    """One line. what: reserve, spend, close | clock_back_s: by how much its time lies before that of the line above.
+
+    settings: of a reservation, the digest of what shapes the job's updates | continues: the job that it goes on from
+    (both are left out of the line where there is nothing to say)
+    """
 
     n: int
     time: str
@@ -56,6 +61,8 @@ class Entry:
     what: str
     key: str
     release: Release | None
+    settings: str = ""
+    continues: str = ""
 
 
 @final
@@ -83,6 +90,8 @@ def read(folder: Path) -> Chain:
         file = path.open("rb")
     except FileNotFoundError:
         return _checked(folder, None)
+    except OSError as error:
+        raise _damaged(path, _unreadable(path, error), "a file that this site may read") from error
     with file:
         _lock(file.fileno(), path, fcntl.LOCK_SH)
         return _checked(folder, file.read())
@@ -95,14 +104,17 @@ class Writer:
     def __init__(self, folder: Path, descriptor: int, chain: Chain) -> None:
         self.chain, self._folder, self._descriptor = chain, folder, descriptor
 
-    def append(self, job_id: str, job: str, version: str, what: str, key: str, release: Release | None) -> Entry:
-        """Return the new entry when it is on the disk: from now on the caller may release."""
+    def append(
+        self, job_id: str, job: str, version: str, what: str, key: str, release: Release | None, **more: str
+    ) -> Entry:
+        """Return the new entry when it is on the disk: from now on the caller may release. more: settings, continues"""
         now, settled = datetime.now(timezone.utc), self.chain
         above = datetime.fromisoformat(settled.entries[-1].time) if settled.entries else now
         back = round(max(0.0, (above - now).total_seconds()), 3)
         stamp = now.isoformat(timespec="microseconds")
-        entry = Entry(len(settled.lines), stamp, back, job_id, job, version, what, key, release)
+        entry = Entry(len(settled.lines), stamp, back, job_id, job, version, what, key, release, **more)
         content = vars(entry) | {"previous": _digest(settled.lines), "release": to_json(release) if release else None}
+        content = {name: value for name, value in content.items() if name not in _OPTIONAL or value}
         line = _canonical(content) + b"\n"
         _write_head(self._folder, settled.lines, line.decode())
         self.chain = Chain((*settled.entries, entry), (*settled.lines, line), pending=True)
@@ -136,7 +148,7 @@ def writing(folder: Path) -> Iterator[Writer]:
     except OSError as error:
         raise ReleaseRefused(
             f"the ledger {path}",
-            found=error.strerror or type(error).__name__,
+            found=_unreadable(path, error),
             expected="that every release is written down before it happens",
             fix="make room on the disk and look who may write there; until then nothing is released",
         ) from error
@@ -184,7 +196,7 @@ def _entry(path: Path, number: int, line: bytes, above: list[bytes]) -> Entry:
         written = _canonical(content) + b"\n" == line
         previous, released = content.pop("previous"), content.pop("release")
         found = Entry(**content, release=None if released is None else from_json(released))
-        if not written or not all(isinstance(content[name], str) for name in _TEXTS):
+        if not written or not all(isinstance(getattr(found, name), str) for name in (*_TEXTS, *_OPTIONAL)):
             raise ValueError
         datetime.fromisoformat(found.time)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -202,6 +214,10 @@ def _entry(path: Path, number: int, line: bytes, above: list[bytes]) -> Entry:
     if found.what not in KINDS or (found.release is None) != (found.what == "close"):
         raise _damaged(path, f"{where} says {found.what!r:.40}", "reserve, spend or close (by a newer wardround?)")
     return found
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return "a folder of that name" if path.is_dir() else error.strerror or type(error).__name__
 
 
 def _digest(lines: list[bytes] | tuple[bytes, ...]) -> str:

@@ -1,0 +1,128 @@
+"""A hospital that insists on secure aggregation: no update leaves but inside a sum that is hidden at least as it says.
+
+In the hospital's own `local/privacy.json`, alone or, in the same lists of filters, with PatientPolicy or HospitalPolicy AFTER it:
+every one has its say. What is read is what NVFlare runs: the executor, the exit, and the job's one secure_sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+
+from wardround.arrays import digest
+from wardround.errors import ConfigRefused
+from wardround.flare import places, sealed, served, wire
+from wardround.flare.hidden_release import HiddenRelease
+from wardround.flare.job_exit import executor_of, exit_of
+from wardround.flare.secure_site import SecureSite
+from wardround.flare.secure_sum import SecureSum, secure_sum_of, startup_folder
+from wardround.flare.signer import require_lead
+from wardround.flare.site_policy import OpenPolicy, refused
+from wardround.hospital.kit import CONFIGS, SITE, open_kit
+from wardround.privacy import statements
+from wardround.privacy.identity import role_in
+from wardround.privacy.participant import joined
+from wardround.privacy.protection import Protection
+
+LEADS = ("lead", "project_admin")
+
+
+class SecAggPolicy(OpenPolicy):
+    """Both filters: secure aggregation at least this strict, in a job that a lead has signed. threshold 0: all sites but one.
+
+    masks, encryption: true if the job must have them, at least one of them true
+    min_sites: the fewest sites of a sum | sites: the most, the hospitals of the consortium | threshold: the fewest that open it
+    leads: the roles that may sign a job
+    before any task and at the exit: signature, executor, exit and secure_sum are checked | before an answer leaves: the sites that
+    the update is summed with, against those of every earlier job with the same settings or the same update (served.py)
+    otherwise: ReleaseRefused
+    """
+
+    def __init__(
+        self, masks: bool, encryption: bool, min_sites: int, sites: int, threshold: int, leads: Sequence[str] = LEADS
+    ) -> None:
+        super().__init__()
+        if not (masks is True or encryption is True) or not leads or isinstance(leads, str):
+            raise ConfigRefused(
+                "the scope `secagg` in local/privacy.json",
+                found="neither masks nor encryption, or no role that may sign a job",
+                expected="masks or encryption true, and leads a list of roles",
+                fix="copy poc_workspace/privacy_secagg.json anew",
+            )
+        self.leads = tuple(leads)
+        self.least = Protection(sites, min_sites, 16, "equal", 1, masks, encryption, ring=False, threshold=threshold)
+
+    def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
+        self._require_hidden(fl_ctx)
+
+    def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
+        """Return the update as it is, for the exit that hides it; the sites of its sum are written down before."""
+        _remember(fl_ctx, self._require_hidden(fl_ctx), digest(update.delta))
+        return update
+
+    def again(self, fl_ctx: FLContext) -> None:
+        _remember(fl_ctx, self._require_hidden(fl_ctx), "")
+
+    def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
+        self._require_hidden(fl_ctx)
+        return scores
+
+    def _leave(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> Shareable:
+        if task in (sealed.PREPARE, sealed.UNMASK) and shareable.get_return_code() == ReturnCode.OK:
+            _remember(fl_ctx, self._require_hidden(fl_ctx), "")
+        return super()._leave(shareable, task, fl_ctx)
+
+    def _require_hidden(self, fl_ctx: FLContext) -> SecureSum:
+        """Return the secure_sum of a job that a lead signed; ReleaseRefused unless all tasks use it, and it is as strict."""
+        require_lead(fl_ctx, self.leads)
+        exits = {exit_of(fl_ctx, task) for task in sealed.TASKS}
+        if type(executor_of(fl_ctx)) is not SecureSite or len(exits) > 1 or not isinstance(exits.pop(), HiddenRelease):
+            raise refused(
+                "a job whose update leaves in the open", "secure aggregation: SecureSite and one HiddenRelease"
+            )
+        secure = secure_sum_of(fl_ctx)
+        if looser := _looser(secure.protection, self.least):
+            raise refused(
+                f"secure aggregation with {'; '.join(looser)}", "one that is at least as strict as this site's"
+            )
+        return secure
+
+
+def _looser(found: Protection, least: Protection) -> list[str]:
+    """Return in what a job's protection is looser than this hospital's, empty if in nothing."""
+    wrong = [name for name in ("masks", "encryption") if getattr(least, name) and not getattr(found, name)]
+    wrong = [f"no {name}" for name in wrong]
+    if found.min_sites < least.min_sites:
+        wrong.append(f"min_sites {found.min_sites}, expected {least.min_sites} or more")
+    if found.sites > least.sites:
+        wrong.append(f"sites {found.sites}, expected {least.sites} or fewer")
+    sizes = range(found.min_sites, found.sites + 1) if found.masks else ()
+    if any(found.threshold_of(size) < least.threshold_of(size) for size in sizes):
+        wrong.append(f"threshold {found.threshold}, expected {least.threshold or 'all sites but one'} or more")
+    return wrong
+
+
+def _server_name(fl_ctx: FLContext) -> str:
+    """Return the server's name in this site's kit; its certificate is of the same kind as a hospital's."""
+    startup = startup_folder(fl_ctx)
+    return open_kit(startup).identity if (startup / CONFIGS[SITE]).is_file() else ""
+
+
+def _remember(fl_ctx: FLContext, secure: SecureSum, update: str) -> None:
+    """Write down whom the call that is being answered sums this site's update with; another set than before: RoundRefused."""
+    call, participant, executor = secure.call, secure.open(fl_ctx).participant, executor_of(fl_ctx)
+    said = [statements.read(one, ["join"], joined(call.moment.run), participant.authority) for one in call.joins]
+    roster, server = sorted(content["site"] for content in said), _server_name(fl_ctx)
+    if server in roster or any(role_in(one.certificate) for one in call.joins):
+        raise refused("a sum with the server or an administrator among its sites", "hospitals alone")
+    secure.protection.require_enough(len(set(roster)), "the sites that joined")
+    if participant.name not in roster or executor is None:
+        raise refused("a sum without this site among those that joined", "the signed names of all that take part")
+    seen: dict[str, Any] = {"roster": roster} | ({"update": update} if update else {})
+    seen |= {"opened": list(call.survivors)} if call.survivors else {}
+    run, local = places.run_id(fl_ctx), places.workspace_root(fl_ctx) / "local"
+    served.require_same_sites(local, run, executor.settings, call.moment.round, **seen)
