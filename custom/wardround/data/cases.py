@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wardround.data.conventions import AUTO, Convention, convention_of, stated
+from wardround.data.ids import almost
 from wardround.data.layouts import MODALITIES, UNDERSTOOD, CaseFiles, Place, case_places, patient_folder
 from wardround.data.listing import require_utf8
 from wardround.data.patients import compile_patient_pattern, patient_of
@@ -46,9 +47,12 @@ def find_cases(
     refuse_together(problems, str(root))
     missing = sorted(set(only or ()) - {one.case for one in cases})
     if missing or not cases:
+        reason = almost(missing, _all_ids(root)) if missing else None
         raise DataRefused(
             f"the data folder {root}",
-            found=f"no case {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}" if missing else "no case",
+            found=f"no case {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}{f': {reason}' if reason else ''}"
+            if missing
+            else "no case",
             expected=f"cases named {UNDERSTOOD}",
             fix="correct the data folder or the list of cases in the site's file",
         )
@@ -118,6 +122,10 @@ def _patient(place: Place, require_seg: bool) -> CaseFiles | DataRefused:
         return patient_folder(place.folder, require_seg)
     except DataRefused as problem:
         return problem
+
+
+def _all_ids(root: Path) -> set[str]:
+    return {one.case for one in _search(root, None, False) if isinstance(one, CaseFiles)}
 
 
 def _twice(first: CaseFiles, second: CaseFiles) -> DataRefused:

@@ -19,11 +19,15 @@ from typing import Any
 from wardround.data.ehr import Table, table_from_json
 from wardround.data.partition_files import replace_text
 from wardround.data.pictures import Grid
-from wardround.errors import ConfigRefused, DataRefused
+from wardround.data.tables import IDS, read_rows
+from wardround.errors import ConfigRefused
+
+__all__ = ["FILE", "FIXED", "Description", "Row", "Spec", "file_of", "is_labelled", "read_description", "read_rows"]
+__all__ += ["write_folder"]
 
 FILE = "dataset.json"
 KIND = "classification"
-FIXED = ("case", "patient", "label")
+FIXED = IDS
 LARGEST = 512
 _KEYS = ("kind", "classes", "modalities", "columns", "size", "depth", "span", "images", "table", "units")
 
@@ -136,27 +140,6 @@ def read_description(folder: Path) -> Description:
     return Description(spec, images, table, content.get("units", {}))
 
 
-def read_rows(table: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
-    """Return (header, rows) of a CSV file in UTF-8, cells without surrounding blanks; empty lines are skipped.
-
-    not readable, no header, a header twice or empty, a row with more or fewer cells than the header: DataRefused
-    """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(stream, strict=True) if any(line)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _bad_table(
-            table, type(error).__name__, "a readable CSV file in UTF-8, cells separated by commas"
-        ) from error
-    header = tuple(lines[0]) if lines else ()
-    if not header or "" in header or len({name.casefold() for name in header}) < len(header):
-        raise _bad_table(table, "no header, or an empty or repeated name in it", "a header line, every name once")
-    uneven = sum(len(line) != len(header) for line in lines[1:])
-    if uneven:
-        raise _bad_table(table, f"{uneven} rows with another number of cells than the header", "one cell per column")
-    return header, [dict(zip(header, line, strict=True)) for line in lines[1:]]
-
-
 def write_folder(folder: Path, description: Description, rows: Sequence[Row]) -> Path:
     """Write dataset.json and cases.csv (for this user only: they hold patients' data) and return the folder.
 
@@ -257,7 +240,3 @@ def _refused(file: Path, found: str, expected: str) -> ConfigRefused:
     return ConfigRefused(
         f"the description {file}", found=found, expected=expected, fix=f"write it like {json.dumps(example)}"
     )
-
-
-def _bad_table(table: Path, found: str, expected: str) -> DataRefused:
-    return DataRefused(f"the table {table}", found=found, expected=expected, fix="correct the table")

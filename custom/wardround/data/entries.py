@@ -200,7 +200,7 @@ def _unwritable(root: Path, found: str) -> ConfigRefused:
         f"the cache folder {root}",
         found=f"cannot be written: {found}",
         expected="a folder that this process may write to, with room for the decoded cases",
-        fix='name another folder as "cache" in the site\'s file',
+        fix='make room there, or name another folder as "cache" in the site\'s file',
     )
 
 

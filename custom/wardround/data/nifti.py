@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from wardround.errors import DataRefused
 FEWEST_VOXELS, MOST_VOXELS = 8, 1024
 LEAST_MM, MOST_MM = 0.2, 20.0
 LEAST_ANGLE = 0.1
+SAME_STEP = 0.01
+# of direction cosines: about three degrees, as a qform is stored with less precision than a sform
+SAME_AXES = 0.05
 Read = Callable[[Path], bytes]
 
 
@@ -46,7 +49,7 @@ def read_scan(case: str, path: Path, channels: int | None, dtype: DTypeLike | No
     missing, unreadable, a folder, empty, truncated, not gzip, bad checksum, no NIfTI-1 or NIfTI-2 single file,
     complex or colour data, wrong number of axes or channels, an axis outside 8..1024 voxels, an affine that is not
     finite or has (nearly) parallel axes (|det| below 0.1 of the product of the spacings), spacing outside 0.2..20
-    mm: DataRefused
+    mm, a header that contradicts itself: DataRefused
     Oblique axes are rotated by exchange and reversal of axes only: no resampling.
     """
     import nibabel
@@ -61,6 +64,7 @@ def read_scan(case: str, path: Path, channels: int | None, dtype: DTypeLike | No
         raise _refused(case, path, f"shape {shape}", wanted, "split or convert the file")
     affine = np.asarray(image.affine, np.float64)
     check_geometry(case, path.name, grid, affine)
+    _require_one_geometry(case, path, image, affine)
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             data = np.asarray(image.dataobj) if dtype is None else np.asarray(image.dataobj, dtype)
@@ -130,13 +134,49 @@ def check_geometry(case: str, file: str, grid: tuple[int, ...], affine: NDArray[
             Path(file),
             "a singular affine: two axes are parallel, or one is zero",
             "an invertible affine",
-            "write it again",
+            "write the file anew with its geometry",
         )
     if not all(LEAST_MM <= step <= MOST_MM for step in steps):
         found = "spacing " + " x ".join(f"{step:.4g}" for step in steps) + " mm"
         raise _refused(
             case, Path(file), found, f"{LEAST_MM} to {MOST_MM} mm per voxel", "correct the units or the affine"
         )
+
+
+def _require_one_geometry(case: str, path: Path, image: Any, affine: NDArray[np.float64]) -> None:
+    """Raise DataRefused for a header that says two things: sform and pixdim, sform and qform, a unit that is not mm."""
+    header = image.header
+    steps, written = spacing_mm(affine), [abs(float(step)) for step in header["pixdim"][1:4]]
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    found = None
+    if int(header["xyzt_units"]) & 7 in (1, 3):
+        found = (
+            f"the unit {'metre' if int(header['xyzt_units']) & 7 == 1 else 'micrometre'}, with steps of {_mm(steps)}"
+        )
+    elif not all(abs(step - other) <= SAME_STEP * step for step, other in zip(steps, written, strict=True)):
+        found = f"{_mm(steps)} mm by the sform, {_mm(written)} mm by pixdim"
+    elif sform and qform and _differ(affine, np.asarray(image.get_qform(), np.float64), sform == qform):
+        found = "axes that sform and qform turn or mirror in two ways"
+    if found:
+        raise _refused(
+            case,
+            path,
+            found,
+            "one geometry",
+            "find out which is right, and write it into both (nibabel: set_sform, set_qform)",
+        )
+
+
+def _differ(one: NDArray[np.float64], two: NDArray[np.float64], same_space: bool) -> bool:
+    """Return whether two affines mirror each other; in the same space also whether they turn the axes otherwise."""
+    if np.linalg.det(one[:3, :3]) * np.linalg.det(two[:3, :3]) < 0:
+        return True
+    turned = np.abs(one[:3, :3] / spacing_mm(one) - two[:3, :3] / spacing_mm(two)).max()
+    return bool(same_space and turned > SAME_AXES)
+
+
+def _mm(steps: Sequence[float]) -> str:
+    return " x ".join(f"{step:.3g}" for step in steps)
 
 
 def spacing_mm(affine: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -146,7 +186,7 @@ def spacing_mm(affine: NDArray[np.float64]) -> tuple[float, float, float]:
     return x, y, z
 
 
-_AGAIN = "copy or export the file again"
+_AGAIN = "export the file anew from where it came from, or fetch it from a copy whose checksum is right"
 
 
 def _header_errors() -> tuple[type[Exception], ...]:
@@ -181,7 +221,11 @@ def _content(case: str, path: Path, read: Read) -> bytes:
     if zipped != path.name.lower().endswith(".gz"):
         found = "gzip data under a name without .gz" if zipped else "a name in .gz, but no gzip data"
         raise _refused(
-            case, path, found, "a compressed .nii.gz or an uncompressed .nii", "rename the file, or copy it again"
+            case,
+            path,
+            found,
+            "a compressed .nii.gz or an uncompressed .nii",
+            "give the file the ending that its content has",
         )
     if not zipped:
         return content

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 
+from wardround.data.conventions import AUTO
+from wardround.data.ids import almost
 from wardround.errors import ConfigRefused, DataRefused
 
 Sites = dict[str, tuple[str, ...]]
@@ -40,7 +42,9 @@ def require_split(sites: Mapping[str, Sequence[str]], patients: Mapping[str, str
     for site, cases in sites.items():
         for case in cases:
             if case not in patients:
-                raise _bad(f"site {site!r} names {case!r}", "which is not in the data folder", "only cases that exist")
+                reason = almost(patients, {i for ids in sites.values() for i in ids})
+                found = f"which is not in the data folder{f': {reason}' if reason else ''}"
+                raise _bad(f"site {site!r} names {case!r}", found, "only cases that exist")
             if site_of.setdefault(case, site) != site:
                 raise _bad(f"the case {case!r}", f"in {site_of[case]!r} and in {site!r}", "every case in one site")
             if home.setdefault(patients[case], site) != site:
@@ -65,6 +69,7 @@ def write_sites(
     data: Path | Mapping[str, Path],
     assignment: Mapping[str, Sequence[str]],
     patient_pattern: str | None = None,
+    labels: str = AUTO,
 ) -> Path:
     """Write the three kinds of files and return the path of sites.json, which is written last.
 
@@ -73,6 +78,7 @@ def write_sites(
     """
     keys = require_new(out, assignment)
     extra = {} if patient_pattern is None else {"patient_pattern": patient_pattern}
+    extra |= {} if labels == AUTO else {"labels": labels}
     entries = {
         keys[name]: {
             "data": str((data[name] if isinstance(data, Mapping) else data).resolve()),
@@ -111,7 +117,7 @@ def require_new(out: Path, assignment: Mapping[str, Sequence[str]]) -> dict[str,
             f"the folder {out}",
             found="another partition in it",
             expected="a new folder: a hospital must not pick up the file of an older partition",
-            fix="name another folder, or delete this one",
+            fix="name another folder",
         )
     return keys
 
@@ -120,8 +126,11 @@ def replace_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _bad(what: str, found: str, expected: str) -> DataRefused:

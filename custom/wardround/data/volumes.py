@@ -154,7 +154,10 @@ def _normalised(case: str, file: str, modality: str, raw: NDArray[np.float32]) -
     if not np.isfinite(raw).all():
         found = f"{int(np.count_nonzero(~np.isfinite(raw)))} voxels of {modality} that are not finite (NaN or inf)"
         raise DataRefused(
-            f"case {case!r}, file {file}", found=found, expected="finite intensities", fix="export the image again"
+            f"case {case!r}, file {file}",
+            found=found,
+            expected="finite intensities",
+            fix="export the image anew from where it came from",
         )
     image = normalise(raw)
     if not image.any():
@@ -162,7 +165,7 @@ def _normalised(case: str, file: str, modality: str, raw: NDArray[np.float32]) -
             f"case {case!r}, file {file}",
             found=f"a constant image: {modality} has no contrast",
             expected="an MR image",
-            fix="export the image again, or remove the file: missing modalities are allowed",
+            fix="export the image anew; or move the file out of the data folder: missing modalities are allowed",
         )
     return image
 

@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
 def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
     """Return the facts about labelled images as indented lines, and what is wrong: the first thing, or damaged images."""
     from wardround.data.labelled import open_labelled
+    from wardround.data.patients import about_patients
     from wardround.data.splits import PARTS
     from wardround.hospital.splitting import split_of
 
@@ -116,6 +117,8 @@ def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
         rows += [("split", "; ".join(f"{part} {_listed(counts)}" for part, counts in parts.items()) + " (patients)")]
         absent = [name for name, count in parts["test"].items() if not count]
         rows += [("beware", f"no test patient with {', '.join(absent)}: nothing is known about them")] if absent else []
+        told = any(case != patient for case, patient in found.patients.items())
+        rows += [("beware", words) for words in about_patients(found.patients, told)]
     except Refusal as problem:
         return _lines(rows) or "  -", [problem]
     return _lines(rows), []
@@ -136,6 +139,8 @@ def describe_record(config: SiteConfig, columns: Table) -> tuple[str, list[Refus
     flags = [sum(float(one[len(names) + i]) for one in vectors.values()) for i in range(len(names))]
     known = {name: f"{100 * flag / count:.0f} %" for name, flag in zip(names, flags, strict=True)}
     listed = f"{_listed(known)} known" if known else "--job says which columns to check"
+    strangers = len(set(rows) - set(vectors))
+    listed += f"; {strangers} rows are of nobody here" if strangers else ""
     return _lines([("record", f"{sum(who in rows for who in vectors)} of {count} patients have a row; {listed}")]), []
 
 
