@@ -191,7 +191,7 @@ def _writing(cache_dir: Path) -> Iterator[None]:
             f"the cache folder {cache_dir}",
             found=f"cannot be written: {error.strerror or error}",
             expected="a folder that this process may write to, with room for the decoded images",
-            fix='make room there, or name another folder as "cache" in the site\'s file (a check writes to the folder that TMPDIR names)',
+            fix='make room there, or name another folder as "cache" in the site\'s file (`data check`: TMPDIR)',
         ) from error
 
 
