@@ -38,8 +38,11 @@ class Convention:
 
     def words(self) -> str:
         """Return the meanings as a person reads them: `1 core, 2 oedema, 4 enhancing`."""
+        values: dict[int, list[str]] = {}
+        for value, meant in sorted(self.meaning.items()):
+            values.setdefault(meant, []).extend([str(value)] if value else [])
         one = "tumour" if self.kind == "whole_tumour" else MEANS[CORE]
-        return ", ".join(f"{v} {one if m == CORE else MEANS[m]}" for v, m in sorted(self.meaning.items()) if v)
+        return ", ".join(f"{' or '.join(n)} {one if m == CORE else MEANS[m]}" for m, n in values.items() if n)
 
 
 _TABLES: dict[str, dict[int, int]] = {

@@ -147,8 +147,11 @@ def _fill(folder: Path, volume: Volume, values: frozenset[int], stored: frozense
 
 
 def _write(path: Path, array: NDArray[Any]) -> None:
+    whole = np.ascontiguousarray(array)
     with path.open("wb") as stream_:
-        np.save(stream_, np.ascontiguousarray(array), allow_pickle=False)
+        np.lib.format.write_array_header_1_0(stream_, np.lib.format.header_data_from_array_1_0(whole))
+        # not np.save: on a full disk its error does not say why
+        stream_.write(whole.data.cast("B") if whole.size else b"")
         stream_.flush()
         os.fsync(stream_.fileno())
 
