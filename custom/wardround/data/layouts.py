@@ -11,12 +11,12 @@ ignored, and so is a NIfTI file with another suffix.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from wardround.bounded import read_json
 from wardround.errors import DataRefused
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
@@ -166,7 +166,7 @@ def _decathlon_channels(description: Path) -> dict[str, int | None]:
     if not description.exists():
         return {modality: _DECATHLON_ORDER.index(modality) for modality in MODALITIES}
     try:
-        named = json.loads(description.read_text(encoding="utf-8-sig"))["modality"]
+        named = read_json(description)["modality"]
         order = {_DECATHLON_ROLE[name.lower()]: int(index) for index, name in named.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _bad_description(description, f'no readable "modality" map ({type(error).__name__})') from error

@@ -7,12 +7,13 @@ exists is checked later, by `require_split`.
 from __future__ import annotations
 
 import csv
-import json
+import io
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from wardround.bounded import MOST_TABLE, read_bytes, read_json
 from wardround.data.partition_files import Sites
 from wardround.errors import ConfigRefused, DataRefused
 
@@ -23,9 +24,9 @@ LISTS = ("training", "validation", "testing", "test")
 def read_table(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file with a header line; cells without surrounding blanks."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, restval="", restkey=""))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        file = io.StringIO(read_bytes(path, MOST_TABLE).decode("utf-8-sig"), newline="")
+        rows = list(csv.DictReader(file, restval="", restkey=""))
+    except (OSError, ValueError, csv.Error) as error:
         raise DataRefused(
             f"the table {path}", found=type(error).__name__, expected="a readable UTF-8 CSV file", fix="check the path"
         ) from error
@@ -141,7 +142,7 @@ def require_columns(rows: Rows, *columns: str) -> None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise DataRefused(
             f"the datalist {path}", found=type(error).__name__, expected="a readable JSON file", fix="check the file"

@@ -25,6 +25,7 @@ from wardround.tasks.regions import REGIONS
 
 CODE = "wardround_case"
 MODULES = (
+    "bounded",
     "errors",
     *(f"data/{name}" for name in ("cases", "labels", "layouts", "nifti", "normalise", "refusals", "volumes")),
     *(f"tasks/{name}" for name in ("boxes", "inference", "inputs", "regions")),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import FlatModel
 from wardround.models.specs import rebuild_classifier
 from wardround.models.vit import ViTFusion
+from wardround.tables import csv_text
 from wardround.tasks.classification import softmax
 
 Row = dict[str, Any]
@@ -117,15 +116,13 @@ def write_rows(rows: Sequence[Row], model: Classifier, out: Path) -> Path:
 
 
 def _csv(rows: Sequence[Row], classes: Sequence[str], about: Mapping[str, str]) -> str:
-    text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow(["case", "class", *(f"p {name}" for name in classes), "sequences", "record", *about])
+    header = ["case", "class", *(f"p {name}" for name in classes), "sequences", "record", *about]
+    lines = []
     for row in rows:
         chances = [row["probabilities"][name] for name in classes]
-        out.writerow(
-            [row["case"], row["class"], *chances, " ".join(row["sequences"]), " ".join(row["record"]), *about.values()]
-        )
-    return text.getvalue()
+        words = (" ".join(row["sequences"]), " ".join(row["record"]))
+        lines.append([row["case"], row["class"], *chances, *words, *about.values()])
+    return csv_text([header, *lines])
 
 
 def _known(model: Classifier, known: Any) -> list[str]:
