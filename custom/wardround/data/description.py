@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from wardround.bounded import MOST_TABLE, read_bytes, read_json
+from wardround.bounded import MOST_TABLE, TooMuch, read_bytes, read_json
 from wardround.data.ehr import Table, table_from_json
 from wardround.data.partition_files import replace_text
 from wardround.data.pictures import Grid
@@ -146,6 +146,8 @@ def read_rows(table: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
     try:
         stream = io.StringIO(read_bytes(table, MOST_TABLE).decode("utf-8-sig"), newline="")
         lines = [[plain(cell.strip()) for cell in line] for line in csv.reader(stream, strict=True) if any(line)]
+    except TooMuch as error:
+        raise _bad_table(table, str(error), f"a table of {MOST_TABLE} bytes at most") from error
     except (OSError, ValueError, csv.Error) as error:
         raise _bad_table(
             table, type(error).__name__, "a readable CSV file in UTF-8, cells separated by commas"

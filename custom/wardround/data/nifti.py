@@ -48,10 +48,10 @@ def read_scan(case: str, path: Path, channels: int | None, dtype: DTypeLike | No
     4-D file.
 
     dtype: that of the result, None: as stored. | read: where the bytes come from (a service has them in memory)
-    missing, unreadable, a folder, a pipe, empty, more than MOST_VALUES values, truncated, not gzip, bad checksum,
-    no NIfTI-1 or NIfTI-2 single file, complex or colour data, wrong number of axes or channels, an axis outside 8..1024
-    voxels, an affine that is not finite or has (nearly) parallel axes (|det| below 0.1 of the product of the spacings), spacing outside 0.2..20
-    mm: DataRefused
+    missing, unreadable, a folder, a pipe, empty, more than MOST_VALUES values, truncated, not gzip, bad checksum, no
+    NIfTI-1 or NIfTI-2 single file, complex or colour data, wrong number of axes or channels, an axis outside 8..1024
+    voxels, an affine that is not finite or has (nearly) parallel axes (|det| below 0.1 of the product of the
+    spacings), spacing outside 0.2..20 mm: DataRefused
     Oblique axes are rotated by exchange and reversal of axes only: no resampling.
     """
     import nibabel
