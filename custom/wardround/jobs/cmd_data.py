@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from wardround.data.conventions import NAMES
 from wardround.errors import ConfigRefused, Refusal
 from wardround.jobs.terminal import DONE, REFUSED, command, counter, existing, group, say
 
@@ -52,8 +53,8 @@ def add(commands: Any) -> None:
     )
     check.add_argument(
         "--labels",
-        choices=("auto", "brats", "whole_tumour"),
-        help="kind of masks; default: what the site's file says, else auto (whole_tumour if all masks are 0 and 1)",
+        choices=NAMES,
+        help="how the values of masks are read (docs/data.md, Masks); default: what the site's file says, else auto",
     )
     check.add_argument(
         "--patient-pattern", metavar="REGEX", help="group 1 is the patient of a case id; default: see docs/data.md"
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{label}: {config.data}\n{words}")
         for problem in problems:
             print(f"\nWRONG: {problem}")
-        print("\nready to train\n" if not problems else f"\n{len(problems)} things are wrong\n")
+        print("\nready to train\n" if not problems else f"\n{_wrong(len(problems))}\n")
         worst = REFUSED if problems else worst
     return worst
 
@@ -125,7 +126,7 @@ def describe_record(config: SiteConfig, columns: Table) -> tuple[str, list[Refus
     from wardround.data.cases import find_cases
     from wardround.data.record import for_patients, site_record
 
-    files = find_cases(config.data, config.cases, config.patient_pattern)
+    files = find_cases(config.data, config.cases, config.patient_pattern, labels=config.labels)
     try:
         rows = site_record(config, columns)
         vectors = for_patients(rows, columns, {one.case: one.patient for one in files}, lambda words: None)
@@ -160,12 +161,23 @@ def describe(found: Inspection) -> str:
         ("patients", str(found.patients)),
         ("modalities", ", ".join(f"{name} {count}" for name, count in found.modalities.items())),
         ("labels", _KINDS[found.label_kind]),
+        *(("  read as", f"{words} ({count} cases)") for words, count in found.conventions.items()),
         ("no tumour", f"{found.empty} cases"),
         ("shapes", _counts(found.shapes)),
         ("spacing mm", _counts(found.spacings)),
         ("split", _parts(found.split)),
+        *(("not used", words) for words in _first(found.unused)),
+        *(("beware", words) for words in found.warnings),
     ]
     return _lines(rows)
+
+
+def _wrong(count: int) -> str:
+    return f"{count} thing{' is' if count == 1 else 's are'} wrong"
+
+
+def _first(names: Sequence[str], most: int = 20) -> list[str]:
+    return [*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])]
 
 
 def _lines(rows: Sequence[tuple[str, str]]) -> str:
