@@ -25,8 +25,8 @@ from wardround.data.partition_natural import (
     read_table,
     require_columns,
 )
+from wardround.data.reading import column as title_of
 from wardround.data.scanner import copy_case, scanner, tumour_volume_mm3
-from wardround.data.tables import column as title_of
 from wardround.errors import ConfigRefused, DataRefused
 
 

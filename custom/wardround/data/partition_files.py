@@ -7,16 +7,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
-from io import StringIO
 from pathlib import Path
 
 from wardround.data.conventions import AUTO
 from wardround.data.ids import almost
 from wardround.errors import ConfigRefused, DataRefused
+from wardround.tables import csv_text
 
 Sites = dict[str, tuple[str, ...]]
 
@@ -88,15 +87,10 @@ def write_sites(
         }
         for name, cases in assignment.items()
     }
-    rows = StringIO()
-    table = csv.writer(rows, lineterminator="\n")
-    table.writerow(["Partition_ID", "Subject_ID"])
-    table.writerows(
-        (keys[name].removeprefix("site-"), case) for name in assignment for case in sorted(assignment[name])
-    )
+    dealt = [(keys[name].removeprefix("site-"), case) for name in assignment for case in sorted(assignment[name])]
     for site, entry in entries.items():
         replace_text(out / site / "wardround.json", json.dumps(entry, indent=2) + "\n")
-    replace_text(out / "partition.csv", rows.getvalue())
+    replace_text(out / "partition.csv", csv_text([("Partition_ID", "Subject_ID"), *dealt]))
     replace_text(out / "sites.json", json.dumps(entries, indent=2) + "\n")
     return out / "sites.json"
 

@@ -6,14 +6,14 @@ exists is checked later, by `require_split`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from wardround.bounded import read_json
 from wardround.data.partition_files import Sites
-from wardround.data.tables import column, read_loosely
+from wardround.data.reading import column, read_loosely
 from wardround.errors import ConfigRefused, DataRefused
 
 Rows = Sequence[Mapping[str, str]]
@@ -21,7 +21,7 @@ LISTS = ("training", "validation", "testing", "test")
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file with a header line; cells without surrounding blanks. Refused: see tables.py."""
+    """Return the rows of a CSV file with a header line; cells without surrounding blanks. Refused: see reading.py."""
     return read_loosely(path)
 
 
@@ -135,7 +135,7 @@ def require_columns(rows: Rows, *columns: str) -> None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise DataRefused(
             f"the datalist {path}", found=type(error).__name__, expected="a readable JSON file", fix="check the file"

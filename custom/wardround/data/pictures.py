@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.bounded import MOST_PICTURE, TooMuch, read_bytes
 from wardround.data.nifti import read_scan
 from wardround.errors import DataRefused
 
@@ -128,7 +129,7 @@ def decode(case: str, path: Path) -> Field:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(path.read_bytes()), formats=("PNG", "JPEG")) as picture:
+        with Image.open(io.BytesIO(read_bytes(path, MOST_PICTURE)), formats=("PNG", "JPEG")) as picture:
             if not all(FEWEST_PIXELS <= n <= MOST_PIXELS for n in picture.size):
                 found = f"{picture.size[0]} x {picture.size[1]} pixels"
                 raise _refused(case, path, found, f"{FEWEST_PIXELS} to {MOST_PIXELS} pixels per side")
@@ -140,6 +141,8 @@ def decode(case: str, path: Path) -> Field:
             if "A" in upright.getbands() or "transparency" in upright.info:
                 return _on_dark(case, path, upright)
             return np.asarray(upright if upright.mode in _GREY else upright.convert("L"), np.float32)
+    except TooMuch as error:
+        raise _refused(case, path, str(error), f"a picture of {MOST_PICTURE} bytes at most") from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         found = getattr(error, "strerror", None) or f"not readable ({type(error).__name__})"
         raise _refused(case, path, str(found), "a complete PNG or JPEG picture") from error

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from wardround.data.ehr import Table
 from wardround.data.ids import almost
+from wardround.data.reading import read_rows
 from wardround.data.site_config import SiteConfig
-from wardround.data.tables import read_rows
 from wardround.errors import ConfigRefused, DataRefused
 
 PATIENT = "patient"

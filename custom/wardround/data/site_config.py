@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wardround.bounded import read_json
 from wardround.data.cases import compile_patient_pattern
 from wardround.data.conventions import AUTO, NAMES, from_map
 from wardround.errors import ConfigRefused, DataRefused
@@ -120,12 +121,12 @@ def _refused(where: str, found: str, expected: str) -> ConfigRefused:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
+        content = read_json(path, pairs=_without_repeats)
     except OSError as error:
         raise _refused(str(path), error.strerror or type(error).__name__, "a readable JSON file") from error
     except UnicodeDecodeError as error:
         raise _refused(str(path), "text that is not UTF-8", "a JSON file in UTF-8") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _refused(str(path), f"no JSON: {error}", "one JSON object") from error
     if not isinstance(content, dict):
         raise _refused(str(path), f"a JSON {type(content).__name__}", "one JSON object")

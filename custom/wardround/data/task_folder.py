@@ -9,12 +9,12 @@ labelsTr/<case>.nii.gz is the mask; "labels" of dataset.json says what its value
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from wardround.bounded import read_json
 from wardround.data.layouts import MODALITIES, TASK, CaseFiles, no_seg
 from wardround.data.listing import nifti_stem, visible
 from wardround.data.sequences import SEG, role_of
@@ -143,7 +143,7 @@ def _read(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = read_json(file)
     except (OSError, ValueError, RecursionError) as error:
         raise _bad(file, f"not readable ({type(error).__name__})", "modality") from error
     if not isinstance(content, dict):

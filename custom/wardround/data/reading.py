@@ -12,7 +12,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from wardround.bounded import MOST_TABLE, TooMuch, read_bytes
 from wardround.errors import DataRefused
+from wardround.tables import plain
 
 IDS = ("case", "patient", "label")
 EXPECTED = "a readable CSV file in UTF-8, cells separated by commas"
@@ -64,7 +66,9 @@ def column(rows: Sequence[dict[str, str]] | Sequence[object], name: str) -> str:
 
 def _lines(table: Path) -> list[list[str]]:
     try:
-        content = table.read_bytes()
+        content = read_bytes(table, MOST_TABLE)
+    except TooMuch as error:
+        raise _refused(table, str(error), f"a table of {MOST_TABLE} bytes at most") from error
     except OSError as error:
         raise _refused(
             table, error.strerror or type(error).__name__, EXPECTED, "check the path and its permissions"
@@ -74,12 +78,14 @@ def _lines(table: Path) -> list[list[str]]:
     if match := re.match(r'"?sep=(.)"?\s*$', first.strip(), re.IGNORECASE):
         text = text.lstrip("\r\n").partition("\n")[2] if match[1] == "," else text
         first = match[1] if match[1] != "," else text.partition("\n")[0]
-    plain = re.sub(r'"[^"]*"', "", first)
-    other = next((mark for mark in _SEPARATORS if plain.count(mark) > plain.count(",")), None)
+    bare = re.sub(r'"[^"]*"', "", first)
+    other = next((mark for mark in _SEPARATORS if bare.count(mark) > bare.count(",")), None)
     if other:
         raise _refused(table, f"cells that seem to be separated by {_SEPARATORS[other]}", EXPECTED, _EXPORT)
     try:
-        lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(text, newline=""), strict=True)]
+        lines = [
+            [plain(cell.strip()) for cell in line] for line in csv.reader(io.StringIO(text, newline=""), strict=True)
+        ]
     except csv.Error as error:
         raise _refused(table, f"no CSV: {error}", EXPECTED) from error
     return [line for line in lines if any(line)]
