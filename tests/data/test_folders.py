@@ -87,6 +87,31 @@ def test_folders_without_images_that_are_no_cases_are_passed_over_and_listed(
     assert "an empty folder" in capsys.readouterr().out
 
 
+def test_folders_whose_files_have_the_shorter_name(tmp_path: Path) -> None:
+    for folder, name in (
+        ("UCSF-PDGM-0004_nifti", "UCSF-PDGM-0004"),
+        ("sub-01/anat", "sub-01"),
+        ("sub-02/ses-1/anat", "sub-02_ses-1"),
+    ):
+        for word, data in (("T1w", IMAGE), ("FLAIR", IMAGE), ("seg", MASK)):
+            save(tmp_path / folder / f"{name}_{word}.nii", data)
+    found = find_cases(tmp_path)
+    assert [(one.case, one.patient, sorted(one.images)) for one in found] == [
+        ("UCSF-PDGM-0004", "UCSF-PDGM-0004", ["flair", "t1"]),
+        ("sub-01", "sub-01", ["flair", "t1"]),
+        ("sub-02_ses-1", "sub-02", ["flair", "t1"]),
+    ]
+    assert [one.case for one in find_cases(tmp_path, ["sub-01"])] == ["sub-01"]
+
+
+def test_all_patients_in_one_folder_are_named_as_such(tmp_path: Path) -> None:
+    for name in ("P1", "P2", "P3"):
+        save(tmp_path / "all" / f"{name}_t1.nii", IMAGE)
+        save(tmp_path / "all" / f"{name}_seg.nii", MASK)
+    with pytest.raises(DataRefused, match="files of 3 cases in one folder"):
+        find_cases(tmp_path)
+
+
 def nnunet(root: Path, case_names: tuple[str, ...], described: dict[str, Any] | None, channels: int = 4) -> None:
     for name in case_names:
         for channel in range(channels):

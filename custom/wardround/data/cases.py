@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wardround.data.conventions import AUTO, Convention, convention_of, stated
 from wardround.data.ids import almost
-from wardround.data.layouts import MODALITIES, UNDERSTOOD, CaseFiles, Place, case_places, patient_folder
+from wardround.data.layouts import MODALITIES, UNDERSTOOD, CaseFiles, Place, case_of, case_places, patient_folder
 from wardround.data.listing import require_utf8
 from wardround.data.patients import compile_patient_pattern, patient_of
 from wardround.data.refusals import refuse_together
@@ -104,7 +104,7 @@ def _search(root: Path, only: frozenset[str] | None, require_seg: bool) -> Itera
                 yield place
             elif place.layout == "task":
                 yield from task_cases(place.folder, only, require_seg)
-            elif only is None or place.folder.name in only:
+            elif only is None or case_of(place.folder) in only:
                 yield _patient(place, require_seg)
         except DataRefused as problem:
             yield problem

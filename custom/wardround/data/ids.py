@@ -57,18 +57,18 @@ def almost(wanted: Collection[str], given: Collection[str]) -> str | None:
         count = sum(plain(one) in keys for one in lost)
         if count:
             return f"{count} of {len(lost)} would fit but for {reason}"
-    count = sum(any(_extends(one, other) or _extends(other, one) for other in left) for one in lost)
+    whole, parts = {_parted(one) for one in left}, {part for one in left for part in _parts(one)}
+    count = sum(_parted(one) in parts or not whole.isdisjoint(_parts(one)) for one in lost)
     return f"{count} of {len(lost)} would fit but for a word before or behind the id" if count else None
 
 
-def _extends(long: str, short: str) -> bool:
-    """Return whether an id is another one with a word before or behind it: P_001 and 001, sub-01 and 01, P7 and 7."""
-    one, two = (_SEPARATORS.sub("-", _without_zeros(_SEPARATORS.sub("-", text))).strip("-") for text in (long, short))
-    if not two or len(one) <= len(two):
-        return False
-    behind = one.startswith(f"{two}-")
-    return (
-        behind
-        or one.endswith(f"-{two}")
-        or (two[0].isdigit() and re.fullmatch(rf"[^\W\d_]+{re.escape(two)}", one) is not None)
-    )
+def _parted(text: str) -> str:
+    return _without_zeros(_SEPARATORS.sub("-", text)).strip("-")
+
+
+def _parts(text: str) -> set[str]:
+    """Return what is left of an id without words before or behind: P_001 -> 1, sub-01-x -> 1-x and sub-1, P7 -> 7."""
+    words = _parted(text).split("-")
+    parts = {"-".join(words[k:]) for k in range(1, len(words))} | {"-".join(words[:k]) for k in range(1, len(words))}
+    behind = re.sub(r"^[^\W\d_]+(?=\d)", "", "-".join(words))
+    return {part.lstrip("0") or part for part in (parts | {behind}) - {"-".join(words)}}

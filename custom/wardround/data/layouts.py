@@ -144,18 +144,38 @@ def _role(case: str, stem: str) -> tuple[str, str] | None:
     return split_name(stem)
 
 
+def _said(folder: Path, case: str) -> dict[Path, tuple[str, str]]:
+    roles = {path: _role(case, nifti_stem(path) or "") for path in visible(folder)}
+    return {path: role for path, role in roles.items() if role is not None}
+
+
+def case_of(folder: Path) -> str:
+    """Return the case in a folder: its name, or what its files agree on where that is the name but for a word behind it
+    (UCSF-PDGM-0004_nifti), or where the folder is the `anat` of BIDS.
+    """
+    cases = {case for case, _ in _said(folder, folder.name).values()}
+    if len(cases) != 1 or "" in cases:
+        return folder.name
+    only = cases.pop()
+    return only if folder.name == "anat" or re.match(rf"{re.escape(only)}[-_. ]", folder.name) else folder.name
+
+
 def patient_folder(folder: Path, require_seg: bool) -> CaseFiles:
     """Return the case in a folder of the first two layouts; `patient` is the case id still.
 
     a file of another case, two files for one modality, no modality, no seg although required: DataRefused
     """
-    case = folder.name
+    case = case_of(folder)
     found: dict[str, Path] = {}
-    for path in visible(folder):
-        said = _role(case, nifti_stem(path) or "")
-        if said is None:
-            continue
-        other, role = said
+    others = sorted({said[0] for said in _said(folder, case).values() if said[0] not in ("", case)})
+    if len(others) > 1:
+        raise DataRefused(
+            f"the folder {folder}",
+            found=f"files of {len(others)} cases in one folder",
+            expected=f"a folder for each case: {UNDERSTOOD}",
+            fix="make a folder of its name for each case, and put its files there",
+        )
+    for path, (other, role) in _said(folder, case).items():
         if other not in ("", case):
             raise DataRefused(
                 f"case {case!r}, file {path.name}",
@@ -217,12 +237,13 @@ def unused_files(folder: Path) -> tuple[str, ...]:
     a folder that cannot be listed: DataRefused
     """
     unused: list[str] = []
+    case = case_of(folder)
     for path in visible(folder):
         if path.is_dir() and nifti_stem(path) is None:
             unused += [f"{path.name}/{name}" for name in _images_below(path, DEPTH)]
         elif is_image(path):
             stem = nifti_stem(path)
-            used = stem is not None and (folder.name == TASK or _role(folder.name, stem) is not None)
+            used = stem is not None and (folder.name == TASK or _role(case, stem) is not None)
             unused += [] if used else [path.name]
     return tuple(unused)
 
