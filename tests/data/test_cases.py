@@ -114,7 +114,7 @@ def test_only_the_listed_cases_are_looked_at(tmp_path: Path) -> None:
         (["a/a_seg.nii.gz"], ["'a'", "no modality", "a_seg.nii.gz"]),
         (["a/scan1.nii.gz"], ["'a'", "no modality", "scan1.nii.gz"]),
         (["a/a_t1.nii.gz"], ["'a'", "seg is missing"]),
-        (["a/a_t1.nii.gz", "a/W39_Segm.nii"], ["'a'", "seg is missing"]),
+        (["a/a_t1.nii.gz", "a/W39_mask.nii"], ["'a'", "seg is missing", "not used: W39_mask.nii"]),
         (["a/a_t1.nii.gz", "a/a_t1.nii", "a/a_seg.nii"], ["'a'", "two files for t1", "a_t1.nii.gz"]),
         (["a/a_t1.nii.gz", "a/a-t1n.nii.gz", "a/a_seg.nii"], ["'a'", "two files for t1", "a-t1n.nii.gz"]),
         (["a/a_t1.nii.gz", "a/a_seg.nii", "a/a-seg.nii"], ["'a'", "two files for seg"]),
@@ -124,10 +124,10 @@ def test_only_the_listed_cases_are_looked_at(tmp_path: Path) -> None:
         (["imagesTr/a.nii", "imagesTr/a.nii.gz", "labelsTr/a.nii.gz"], ["'a'", "two files", "a.nii.gz"]),
         (["imagesTr/a.nii", "labelsTr/a.nii", "labelsTr/b.nii"], ["'b'", "b.nii", "without an image"]),
         (["imagesTr/notes.txt"], ["no case"]),
-        (["a/notes.txt"], ["empty folder"]),
-        (["notes.txt"], ["empty folder"]),
+        (["a/notes.txt"], ["no NIfTI file; it holds 1 .txt"]),
+        (["notes.txt"], ["no NIfTI file; it holds 1 .txt"]),
         ([], ["empty folder"]),
-        (["1/2/3/4/a/a_t1.nii", "1/2/3/4/a/a_seg.nii"], ["empty folder"]),
+        (["1/2/3/4/a/a_t1.nii", "1/2/3/4/a/a_seg.nii"], ["more than 3 deep"]),
     ],
 )
 def test_incomplete_folders_are_refused_by_name(tmp_path: Path, names: list[str], words: list[str]) -> None:

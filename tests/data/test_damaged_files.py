@@ -213,11 +213,11 @@ def test_the_site_refuses_too_and_keeps_nothing_of_the_case(case: Path, tmp_path
 
 
 def test_a_file_that_may_not_be_read(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(path: Path) -> bytes:
+    def forbidden(path: Path, *_: object) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
     files = find_cases(case)[0]
-    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    monkeypatch.setattr(Path, "open", forbidden)
     with pytest.raises(DataRefused, match=r"'case7', file case7_t1(.|\n)*Permission denied"):
         read_case(files, "brats")
 

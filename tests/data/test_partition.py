@@ -83,7 +83,7 @@ def test_by_fets_csv_reads_the_challenge_file(tmp_path: Path) -> None:
     path.write_text("Partition,Subject_ID\n1,a\n")
     with pytest.raises(ConfigRefused, match="Partition_ID"):
         by_fets_csv(path)
-    with pytest.raises(DataRefused, match="FileNotFoundError"):
+    with pytest.raises(DataRefused, match="No such file"):
         by_fets_csv(tmp_path / "none.csv")
 
 

@@ -65,7 +65,8 @@ def test_nobody_is_dropped_and_it_is_said(file: Path) -> None:
     assert set(found) == {"a", "b", "c"}
     assert found["a"][0] == 1
     assert not found["b"].any()
-    assert said == ["record: 2 of 3 patients have no row; all their values are flagged as missing"]
+    words = "record: 2 of 3 patients have no row; all their values are flagged as missing; 1 rows are of nobody here"
+    assert said == [words]
     for_patients(rows, TABLE, {"a-1": "a"}, said.append)
     assert len(said) == 1
 

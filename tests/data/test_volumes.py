@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from wardround.data.cases import find_cases
-from wardround.data.labels import detect_label_kind, label_values, unify
+from wardround.data.conventions import DEFAULT, kind_of_site
+from wardround.data.labels import label_values, unify
 from wardround.data.normalise import foreground, normalise
 from wardround.data.volumes import read_case, read_images, write_mask
 from wardround.errors import ConfigRefused, DataRefused
@@ -123,14 +124,19 @@ def test_a_shift_below_the_tolerance_is_the_same_grid(tmp_path: Path) -> None:
 )
 def test_label_values(raw: list[int], unified: list[int]) -> None:
     for dtype in (np.uint8, np.int16, np.int64, np.float32, np.float64):
-        assert unify("a", "f", np.array(raw, dtype), decathlon=False).tolist() == unified
+        labels, stored = unify("a", "f", np.array(raw, dtype))
+        assert labels.tolist() == unified
+        assert stored == set(raw)
     assert label_values(np.array(unified, np.uint8)) == set(unified)
 
 
 def test_label_kind() -> None:
-    assert detect_label_kind([{0, 1}, {0}]) == "whole_tumour"
-    assert detect_label_kind([{0}, {0}]) == "whole_tumour"
-    assert detect_label_kind([{0, 1}, {0, 1, 2, 3}]) == "brats"
+    for masks, kind in (
+        ([{0, 1}, {0}], "whole_tumour"),
+        ([{0}, {0}], "whole_tumour"),
+        ([{0, 1}, {0, 1, 2, 3}], "brats"),
+    ):
+        assert kind_of_site([(DEFAULT, frozenset(values)) for values in masks]) == kind
 
 
 def test_a_mask_of_sub_regions_is_no_whole_tumour_mask_but_an_empty_one_is_either(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from wardround.data.hospitals import hospital
 from wardround.data.phantoms import write_cohort
 from wardround.errors import ConfigRefused, ModelRefused
 from wardround.hospital import prediction
-from wardround.hospital.bundle import CODE, MODULES, write_bundle
+from wardround.hospital.bundle import CODE, write_bundle
 from wardround.hospital.bundle_words import Title
 from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
@@ -186,14 +186,15 @@ def test_what_people_read(bundle: Path) -> None:
 def test_the_code_in_it_is_closed(bundle: Path) -> None:
     """Every import of the copied modules is of another one, or of what MONAI's users have."""
     found = set()
-    for name in MODULES:
-        for node in ast.walk(ast.parse((bundle / CODE / f"{name}.py").read_text())):
+    files = sorted((bundle / CODE).rglob("*.py"))
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.ImportFrom):
                 found.add(str(node.module))
             elif isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
     ours = {name for name in found if name.split(".")[0] in (CODE, "wardround")}
-    assert ours <= {".".join((CODE, *name.split("/"))) for name in MODULES}
+    assert ours <= {".".join(file.relative_to(bundle).with_suffix("").parts) for file in files}
     others = {name.split(".")[0] for name in found - ours} - sys.stdlib_module_names
     assert others <= {"numpy", "torch", "monai", "nibabel"}
 

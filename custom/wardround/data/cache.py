@@ -21,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.data.cases import find_cases
+from wardround.data.conventions import DEFAULT, kind_of_site
 from wardround.data.entries import Entry, entry_name, read_entry, sweep, write_entry
-from wardround.data.labels import check_label_kind, detect_label_kind
+from wardround.data.labels import check_label_kind
 from wardround.data.layouts import MODALITIES, CaseFiles
+from wardround.data.patients import about_patients
 from wardround.data.refusals import refuse_together
 from wardround.data.site_config import SiteConfig
 from wardround.data.volumes import Volume
@@ -85,15 +87,15 @@ def open_cohort(config: SiteConfig, cache_dir: Path, progress: Callable[[str], N
     keeps its mode.
     A case is known by paths, sizes and times of change of its files; one entry per case, an older version is removed.
     two processes at once: both succeed | crash: nothing half written is used | damaged entry: decoded again
-    damaged cases, or label values that do not fit config.labels: one DataRefused that lists up to 10; sound ones stay
+    damaged cases, or masks without one sure meaning (conventions.py): one DataRefused that lists up to 10; sound ones stay
     cache_dir not writable: ConfigRefused
     """
-    files = find_cases(config.data, config.cases, config.patient_pattern)
+    files = find_cases(config.data, config.cases, config.patient_pattern, labels=config.labels)
+    for words in about_patients({one.case: one.patient for one in files}, config.patient_pattern is not None):
+        progress(f"patients: {words}")
     root = _private_folder(cache_dir)
     entries = _entries(files, root, progress, str(config.data))
-    kind = config.labels
-    if kind == "auto":
-        kind = detect_label_kind(entry.values for entry in entries.values())
+    kind = kind_of_site([(one.convention or DEFAULT, entries[one.case].stored) for one in files])
     _check_kinds(files, entries, kind, str(config.data))
     return Cohort(
         cases=tuple(entries),

@@ -6,43 +6,53 @@ A patient may have several cases (scans at several times); splits are by patient
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from wardround.data.layouts import MODALITIES, UNDERSTOOD, CaseFiles, case_folders, decathlon_cases, patient_folder
+from wardround.data.conventions import AUTO, Convention, convention_of, stated
+from wardround.data.ids import almost
+from wardround.data.layouts import MODALITIES, UNDERSTOOD, CaseFiles, Place, case_of, case_places, patient_folder
+from wardround.data.listing import require_utf8
+from wardround.data.patients import compile_patient_pattern, patient_of
 from wardround.data.refusals import refuse_together
-from wardround.errors import ConfigRefused, DataRefused
+from wardround.data.task_folder import task_cases
+from wardround.errors import DataRefused
 
-__all__ = ["MODALITIES", "UNDERSTOOD", "CaseFiles", "compile_patient_pattern", "find_cases", "patient_of", "survey"]
+Labels = str | Mapping[str, object]
 
-# BraTS 2021 and later: BraTS-GLI-00005-100 is scan 100 of BraTS-GLI-00005. TCGA: TCGA_DU_5849_19950405 is dated.
-_DEFAULT_PATTERNS = (
-    re.compile(r"(BraTS-[A-Za-z]+-\d{5})-\d{3}"),
-    re.compile(r"(TCGA([-_])\w{2}\2\w{4})[-_]\d{8}"),
-)
+__all__ = ["MODALITIES", "UNDERSTOOD", "CaseFiles", "compile_patient_pattern", "decided", "find_cases", "patient_of"]
+__all__ += ["survey"]
 
 
 def find_cases(
-    root: Path, only: Sequence[str] | None = None, patient_pattern: str | None = None, require_seg: bool = True
+    root: Path,
+    only: Sequence[str] | None = None,
+    patient_pattern: str | None = None,
+    require_seg: bool = True,
+    labels: Labels = AUTO,
 ) -> tuple[CaseFiles, ...]:
     """Return the cases below root (or root itself, if it is the folder of one case), sorted by case id.
 
     only given: other cases are not even checked; an id that is not there: DataRefused
+    labels: what the site's file says about the values of its masks (conventions.py); not looked at without require_seg
     missing modalities: normal | seg missing and require_seg False: seg is None
     no modality, no seg, two files for a modality, a file of another case, an empty folder, one case id twice, a case
-    id that patient_pattern does not match, no case at all: DataRefused; several of these in one refusal
+    id that patient_pattern does not match, masks whose values have no sure meaning, no case at all: DataRefused; several
+    of these in one refusal
     patient_pattern is no regular expression with a group: ConfigRefused
     """
     root = root.resolve()
-    cases, problems = survey(root, only, patient_pattern, require_seg)
+    cases, problems = survey(root, only, patient_pattern, require_seg, labels)
     refuse_together(problems, str(root))
     missing = sorted(set(only or ()) - {one.case for one in cases})
     if missing or not cases:
+        reason = almost(missing, _all_ids(root)) if missing else None
         raise DataRefused(
             f"the data folder {root}",
-            found=f"no case {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}" if missing else "no case",
+            found=f"no case {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}{f': {reason}' if reason else ''}"
+            if missing
+            else "no case",
             expected=f"cases named {UNDERSTOOD}",
             fix="correct the data folder or the list of cases in the site's file",
         )
@@ -50,14 +60,20 @@ def find_cases(
 
 
 def survey(
-    root: Path, only: Sequence[str] | None = None, patient_pattern: str | None = None, require_seg: bool = True
+    root: Path,
+    only: Sequence[str] | None = None,
+    patient_pattern: str | None = None,
+    require_seg: bool = True,
+    labels: Labels = AUTO,
 ) -> tuple[tuple[CaseFiles, ...], list[DataRefused]]:
     """Return (sound cases sorted by id, every refusal) of a folder; ids of `only` that are not there: neither.
 
     Otherwise as find_cases, which refuses where this function lists.
     """
     root = root.resolve()
+    require_utf8(root, ())
     pattern = None if patient_pattern is None else compile_patient_pattern(patient_pattern, "patient_pattern")
+    said = stated(labels, "the `labels` of the site's file")
     cases: dict[str, CaseFiles] = {}
     problems: list[DataRefused] = []
     for found in _search(root, None if only is None else frozenset(only), require_seg):
@@ -66,75 +82,50 @@ def survey(
                 raise found
             if found.case in cases:
                 raise _twice(cases[found.case], found)
-            cases[found.case] = replace(found, patient=patient_of(found.case, pattern))
+            one = replace(found, patient=patient_of(found.case, pattern))
+            cases[found.case] = decided(one, said) if require_seg else one
         except DataRefused as problem:
             problems.append(problem)
     return tuple(cases[case] for case in sorted(cases)), problems
 
 
-def compile_patient_pattern(pattern: str, where: str) -> re.Pattern[str]:
-    """Return the compiled pattern; ConfigRefused unless it is a regular expression with at least one group."""
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise _bad_pattern(where, f"{pattern!r}, no regular expression: {error}") from error
-    if compiled.groups < 1:
-        raise _bad_pattern(where, f"{pattern!r}, without a group")
-    return compiled
-
-
-def patient_of(case: str, pattern: re.Pattern[str] | None = None) -> str:
-    """Return the patient of a case id: group 1 of the pattern, searched anywhere in the id.
-
-    no pattern: BraTS-GLI-00005-100 -> BraTS-GLI-00005, TCGA_DU_5849_19950405 -> TCGA_DU_5849, any other id is the
-    patient a pattern that does not match, or whose group 1 is empty: DataRefused
-    """
-    if pattern is None:
-        matches = (known.fullmatch(case) for known in _DEFAULT_PATTERNS)
-        return next((match[1] for match in matches if match), case)
-    match = pattern.search(case)
-    if match is None or not match[1]:
-        raise DataRefused(
-            f"case {case!r}",
-            found=f"patient_pattern {pattern.pattern!r} finds no patient in it",
-            expected="group 1 of the pattern is the patient, for every case",
-            fix="correct patient_pattern in the site's file",
-        )
-    return match[1]
+def decided(files: CaseFiles, said: Convention | None = None) -> CaseFiles:
+    """Return the case with the convention that its mask is read by; none that is sure: DataRefused"""
+    source = str(files.described or "dataset.json")
+    needs_map = files.described is not None and not files.decathlon
+    found = convention_of(files.case, files.decathlon, files.labels, source, said, needs_map)
+    return replace(files, convention=found)
 
 
 def _search(root: Path, only: frozenset[str] | None, require_seg: bool) -> Iterator[CaseFiles | DataRefused]:
-    try:
-        for folder, layout in case_folders(root):
-            if layout == "decathlon":
-                yield from decathlon_cases(folder, only, require_seg)
-            elif only is None or folder.name in only:
-                yield _patient(folder, layout, require_seg)
-    except DataRefused as problem:
-        yield problem
+    for place in case_places(root):
+        try:
+            if isinstance(place, DataRefused):
+                yield place
+            elif place.layout == "task":
+                yield from task_cases(place.folder, only, require_seg)
+            elif only is None or case_of(place.folder) in only:
+                yield _patient(place, require_seg)
+        except DataRefused as problem:
+            yield problem
 
 
-def _patient(folder: Path, layout: str, require_seg: bool) -> CaseFiles | DataRefused:
-    if layout == "empty":
+def _patient(place: Place, require_seg: bool) -> CaseFiles | DataRefused:
+    if place.layout == "empty":
         return DataRefused(
-            f"the folder {folder}",
-            found="an empty folder: no NIfTI file in it",
+            f"the folder {place.folder}",
+            found=place.why,
             expected=f"a case, named {UNDERSTOOD}",
-            fix="copy the case again, or remove the folder",
+            fix="put the images of the case there, or move the folder out of the data folder",
         )
     try:
-        return patient_folder(folder, require_seg)
+        return patient_folder(place.folder, require_seg)
     except DataRefused as problem:
         return problem
 
 
-def _bad_pattern(where: str, found: str) -> ConfigRefused:
-    return ConfigRefused(
-        f"{where}: 'patient_pattern'",
-        found=found,
-        expected="a regular expression whose group 1 is the patient of a case id",
-        fix='for example "^(BraTS-GLI-[0-9]{5})" for cases like BraTS-GLI-00005-100',
-    )
+def _all_ids(root: Path) -> set[str]:
+    return {one.case for one in _search(root, None, False) if isinstance(one, CaseFiles)}
 
 
 def _twice(first: CaseFiles, second: CaseFiles) -> DataRefused:
@@ -143,5 +134,5 @@ def _twice(first: CaseFiles, second: CaseFiles) -> DataRefused:
         f"case {first.case!r}",
         found=f"the same case in {folders}",
         expected="every case once",
-        fix="remove one of them",
+        fix="move the one that is not meant to a folder outside the data",
     )

@@ -8,22 +8,26 @@ The folder is what `data` in the site's file names. `Spec` is the part that ever
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from wardround.bounded import read_json
 from wardround.data.ehr import Table, table_from_json
 from wardround.data.partition_files import replace_text
 from wardround.data.pictures import Grid
-from wardround.errors import ConfigRefused, DataRefused
+from wardround.data.reading import IDS, read_rows
+from wardround.errors import ConfigRefused
+from wardround.tables import csv_text
+
+__all__ = ["FILE", "FIXED", "Description", "Row", "Spec", "file_of", "is_labelled", "read_description", "read_rows"]
+__all__ += ["write_folder"]
 
 FILE = "dataset.json"
 KIND = "classification"
-FIXED = ("case", "patient", "label")
+FIXED = IDS
 LARGEST = 512
 _KEYS = ("kind", "classes", "modalities", "columns", "size", "depth", "span", "images", "table", "units")
 
@@ -100,8 +104,8 @@ class Row:
 def is_labelled(folder: Path) -> bool:
     """Return whether the folder's dataset.json says that it is one of labelled images; no file, or no JSON: False."""
     try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(folder / FILE)
+    except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("kind") == KIND
 
@@ -136,40 +140,17 @@ def read_description(folder: Path) -> Description:
     return Description(spec, images, table, content.get("units", {}))
 
 
-def read_rows(table: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
-    """Return (header, rows) of a CSV file in UTF-8, cells without surrounding blanks; empty lines are skipped.
-
-    not readable, no header, a header twice or empty, a row with more or fewer cells than the header: DataRefused
-    """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(stream, strict=True) if any(line)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _bad_table(
-            table, type(error).__name__, "a readable CSV file in UTF-8, cells separated by commas"
-        ) from error
-    header = tuple(lines[0]) if lines else ()
-    if not header or "" in header or len({name.casefold() for name in header}) < len(header):
-        raise _bad_table(table, "no header, or an empty or repeated name in it", "a header line, every name once")
-    uneven = sum(len(line) != len(header) for line in lines[1:])
-    if uneven:
-        raise _bad_table(table, f"{uneven} rows with another number of cells than the header", "one cell per column")
-    return header, [dict(zip(header, line, strict=True)) for line in lines[1:]]
-
-
 def write_folder(folder: Path, description: Description, rows: Sequence[Row]) -> Path:
     """Write dataset.json and cases.csv (for this user only: they hold patients' data) and return the folder.
 
     `description.table` is not used: the table is written into the folder. Units are those of the columns.
     """
     spec = description.spec
-    text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow([*FIXED, *spec.modalities, *(column.header for column in spec.table.columns)])
+    lines: list[list[str]] = [[*FIXED, *spec.modalities, *(column.header for column in spec.table.columns)]]
     for row in rows:
         images = [row.images.get(m, "") for m in spec.modalities]
         record = [row.record.get(column.name, "") for column in spec.table.columns]
-        out.writerow([row.case, row.patient, row.label, *images, *record])
+        lines.append([row.case, row.patient, row.label, *images, *record])
     content = {
         "kind": KIND,
         "classes": list(spec.classes),
@@ -181,7 +162,7 @@ def write_folder(folder: Path, description: Description, rows: Sequence[Row]) ->
         "columns": [column.as_json() for column in spec.table.columns],
     }
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name, body in {"cases.csv": text.getvalue(), FILE: json.dumps(content, indent=1) + "\n"}.items():
+    for name, body in {"cases.csv": csv_text(lines), FILE: json.dumps(content, indent=1) + "\n"}.items():
         replace_text(folder / name, body)
         (folder / name).chmod(0o600)
     return folder
@@ -201,10 +182,10 @@ def _read(file: Path) -> dict[str, Any]:
         return content
 
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+        content = read_json(file, pairs=once)
     except OSError as error:
         raise _refused(file, error.strerror or type(error).__name__, "a readable JSON file") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _refused(file, f"no JSON: {error}", "one JSON object in UTF-8") from error
     if not isinstance(content, dict):
         raise _refused(file, f"a JSON {type(content).__name__}", "one JSON object")
@@ -257,7 +238,3 @@ def _refused(file: Path, found: str, expected: str) -> ConfigRefused:
     return ConfigRefused(
         f"the description {file}", found=found, expected=expected, fix=f"write it like {json.dumps(example)}"
     )
-
-
-def _bad_table(table: Path, found: str, expected: str) -> DataRefused:
-    return DataRefused(f"the table {table}", found=found, expected=expected, fix="correct the table")

@@ -22,6 +22,9 @@ from wardround.errors import ConfigRefused, DataRefused
 LIMIT = 3.0
 IMPLAUSIBLE = 10.0
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_COMMA = re.compile(r"[+-]?\d*,\d+")
+# What statistics programs write for missing: 9, 99, 999, ..., with and without decimals.
+_NINES = (9.0, 99.0, 999.0, 9999.0, 99999.0, 999999.0, 9999999.0, 999.9, 999.99, 9999.9, 9999.99)
 _HEADER = re.compile(r"(?P<name>[^\[\]]*[^\[\]\s])\s*\[(?P<unit>[^\[\]]*)\]")
 
 Values = NDArray[np.float32]
@@ -155,9 +158,10 @@ def _scaled(column: Column, cells: Sequence[str], factor: float, where: str) -> 
         elif text not in MISSING:
             strange += 1
     if strange:
-        raise _refused(
-            where, column.name, f"{strange} of {len(cells)} cells that are no number", "numbers like 3.5, or empty"
-        )
+        commas = sum(bool(_COMMA.fullmatch(cell)) for cell in cells)
+        found = f"{strange} of {len(cells)} cells that are no number{f', {commas} of them with a decimal comma' if commas else ''}"
+        raise _refused(where, column.name, found, "numbers like 3.5, or empty")
+    _require_possible(column, raw, factor, where)
     scaled = (raw - (column.low + column.high) / 2) / ((column.high - column.low) / 2)
     known = ~np.isnan(raw)
     far = int(np.count_nonzero(np.abs(scaled[np.isfinite(scaled)]) > IMPLAUSIBLE))
@@ -166,6 +170,36 @@ def _scaled(column: Column, cells: Sequence[str], factor: float, where: str) -> 
         raise _refused(where, column.name, found, f"{column.low:g} .. {column.high:g} {column.unit}, roughly")
     values = np.where(known, np.clip(scaled, -LIMIT, LIMIT), 0).astype(np.float32)
     return values[:, None], known[:, None]
+
+
+def _require_possible(column: Column, raw: NDArray[np.float64], factor: float, where: str) -> None:
+    """Raise DataRefused for values that nobody can have: below zero, and codes for missing like -9, 999 or a zero.
+
+    raw: in the column's unit; factor: from the file's unit to it. A code is told by its form in the file and by lying outside
+    the public range; inside of it, by being there more than once.
+    """
+    finite = raw[np.isfinite(raw)]
+    written = np.round(finite / factor, 6)
+    outside = (finite < column.low) | (finite > column.high)
+    nines = np.isin(np.abs(written), _NINES)
+    again = nines & (np.abs(written) >= _NINES[2])
+    negative = int(np.count_nonzero(finite < 0)) if column.low >= 0 else 0
+    codes = int(np.count_nonzero(nines & outside & ((written < 0) | again)))
+    inside = int(np.count_nonzero(again & ~outside))
+    zeros = int(np.count_nonzero(finite == 0)) if column.low > 0 else 0
+    counts = {
+        "below zero": negative,
+        "that are codes for missing (-9, 999 and the like)": codes + (inside if inside > 1 else 0),
+        "that are 0, outside the public range: a code for missing?": zeros if zeros > 1 else 0,
+    }
+    found = next((f"{count} of {len(finite)} values {what}" for what, count in counts.items() if count), None)
+    if found:
+        raise DataRefused(
+            f"the column {column.name!r} of {where}",
+            found=found,
+            expected=f"{column.low:g} .. {column.high:g} {column.unit}, roughly; an empty cell where nothing is known",
+            fix="empty the cells whose value is not known",
+        )
 
 
 def _refused(where: str, column: str, found: str, expected: str) -> DataRefused:

@@ -1,7 +1,8 @@
 """Floor 2: one decoded case on disk: image.npy, labels.npy, foreground.npy and meta.json in a folder of its own.
 
-The folder's name says which case (hash of its paths) and which version of it (hash of paths, sizes, times of change,
-the version of our preprocessing). A folder is complete when it is there: it is written under another name and renamed.
+The folder's name says which case (hash of its paths) and which version of it (hash of paths, sizes, times of change, the
+label convention, the version of our preprocessing). A folder is complete when it is there: it is written under another name
+and renamed.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Entry:
-    """What meta.json holds, and where the arrays are."""
+    """What meta.json holds, and where the arrays are. values: of the unified labels; stored: of the mask's file."""
 
     folder: Path
     shape: tuple[int, int, int]
     present: tuple[bool, ...]
     values: frozenset[int]
+    stored: frozenset[int]
     affine: tuple[tuple[float, ...], ...]
     spacing_mm: tuple[float, float, float]
     foreground: int
@@ -60,7 +62,8 @@ def entry_name(files: CaseFiles) -> str:
             expected="a readable file",
             fix="check the path and its permissions",
         ) from error
-    version = [PREPROCESSING, files.case, where, states, sorted(files.channel.items())]
+    meaning = sorted(files.convention.meaning.items()) if files.convention else None
+    version = [PREPROCESSING, files.case, where, states, sorted(files.channel.items()), meaning]
     return f"{_hash([files.case, where])[:16]}-{_hash(version)[:32]}"
 
 
@@ -79,6 +82,7 @@ def read_entry(folder: Path) -> Entry | None:
             shape=(h, w, d),
             present=tuple(bool(p) for p in meta["present"]),
             values=frozenset(int(v) for v in meta["values"]),
+            stored=frozenset(int(v) for v in meta["stored"]),
             affine=tuple(tuple(float(v) for v in row) for row in meta["affine"]),
             spacing_mm=(x, y, z),
             foreground=int(meta["foreground"]),
@@ -96,9 +100,9 @@ def write_entry(files: CaseFiles, root: Path, name: str) -> Entry:
     Two processes may do this at once: the first to finish is kept. | a damaged folder of this name is replaced
     the case cannot be read: DataRefused, nothing is kept | root cannot be written: ConfigRefused
     """
-    volume, values = read_any_kind(files)
+    volume, values, stored = read_any_kind(files)
     try:
-        entry = _publish(volume, values, root, root / name)
+        entry = _publish(volume, values, stored, root, root / name)
         for older in root.glob(f"{name.split('-')[0]}-*"):
             if older.name != name:
                 discard(older)
@@ -123,7 +127,7 @@ def tumour_voxels(case: str, labels: NDArray[np.uint8]) -> NDArray[np.int32]:
     return np.stack(np.unravel_index(flat, labels.shape), axis=1).astype("<i4")
 
 
-def _fill(folder: Path, volume: Volume, values: frozenset[int]) -> None:
+def _fill(folder: Path, volume: Volume, values: frozenset[int], stored: frozenset[int]) -> None:
     labels = volume.labels if volume.labels is not None else np.zeros(volume.image.shape[1:], np.uint8)
     voxels = tumour_voxels(volume.case, labels)
     _write(folder / "image.npy", volume.image.astype("<f2"))
@@ -133,6 +137,7 @@ def _fill(folder: Path, volume: Volume, values: frozenset[int]) -> None:
         "shape": labels.shape,
         "present": volume.present.tolist(),
         "values": sorted(values),
+        "stored": sorted(stored),
         "affine": volume.affine.tolist(),
         "spacing_mm": volume.spacing_mm,
         "foreground": len(voxels),
@@ -142,17 +147,20 @@ def _fill(folder: Path, volume: Volume, values: frozenset[int]) -> None:
 
 
 def _write(path: Path, array: NDArray[Any]) -> None:
+    whole = np.ascontiguousarray(array)
     with path.open("wb") as stream_:
-        np.save(stream_, np.ascontiguousarray(array), allow_pickle=False)
+        np.lib.format.write_array_header_1_0(stream_, np.lib.format.header_data_from_array_1_0(whole))
+        # not np.save: on a full disk its error does not say why
+        stream_.write(whole.data.cast("B") if whole.size else b"")
         stream_.flush()
         os.fsync(stream_.fileno())
 
 
-def _publish(volume: Volume, values: frozenset[int], root: Path, folder: Path) -> Entry:
+def _publish(volume: Volume, values: frozenset[int], stored: frozenset[int], root: Path, folder: Path) -> Entry:
     """Write a folder under another name and rename it; a sound one that is there first is kept, a damaged one not."""
     temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=root))
     try:
-        _fill(temporary, volume, values)
+        _fill(temporary, volume, values, stored)
         for _ in range(_ATTEMPTS):
             with contextlib.suppress(OSError):
                 temporary.rename(folder)
@@ -195,7 +203,7 @@ def _unwritable(root: Path, found: str) -> ConfigRefused:
         f"the cache folder {root}",
         found=f"cannot be written: {found}",
         expected="a folder that this process may write to, with room for the decoded cases",
-        fix='name another folder as "cache" in the site\'s file',
+        fix='make room there, or name another folder as "cache" in the site\'s file',
     )
 
 

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 
 from wardround.data.cache import READERS
 from wardround.data.cases import find_cases, survey
-from wardround.data.labels import check_label_kind, detect_label_kind
-from wardround.data.layouts import MODALITIES, CaseFiles
+from wardround.data.conventions import DEFAULT, Convention, kind_of_site
+from wardround.data.label_words import MEANS
+from wardround.data.labels import LABEL_KINDS, check_label_kind
+from wardround.data.layouts import MODALITIES, CaseFiles, passed_over
+from wardround.data.patients import about_patients
 from wardround.data.site_config import SiteConfig
 from wardround.data.splits import PARTS, split_patients
 from wardround.data.volumes import read_any_kind
@@ -28,6 +31,9 @@ class Inspection:
     shapes      voxels in RAS -> number of cases; spacings: mm, rounded to 0.01, -> number of cases
     empty       cases whose mask holds no tumour
     split       part -> patients; empty when there are problems (the split is by patient and needs all of them)
+    conventions how the values of masks are read, in words -> number of cases
+    unused      images that no case uses, and folders without any, relative to the data folder
+    warnings    what a person should look at before training
     """
 
     cases: int
@@ -38,6 +44,9 @@ class Inspection:
     spacings: Mapping[Spacing, int]
     empty: int
     split: Mapping[str, int]
+    conventions: Mapping[str, int]
+    unused: tuple[str, ...]
+    warnings: tuple[str, ...]
     problems: tuple[Refusal, ...]
 
 
@@ -47,6 +56,11 @@ class _Facts:
     shape: Axes
     spacing_mm: Spacing
     values: frozenset[int]
+    stored: frozenset[int]
+
+    @property
+    def convention(self) -> Convention:
+        return self.files.convention or DEFAULT
 
 
 def inspect(config: SiteConfig, progress: Callable[[int, int], None]) -> Inspection:
@@ -55,9 +69,9 @@ def inspect(config: SiteConfig, progress: Callable[[int, int], None]) -> Inspect
     damaged cases, labels of another kind than config.labels, too few patients for a split: all in `problems`
     no case at all, or one of config.cases is not there: DataRefused (there is nothing to inspect)
     """
-    files, refused = survey(config.data, config.cases, config.patient_pattern)
+    files, refused = survey(config.data, config.cases, config.patient_pattern, labels=config.labels)
     if not refused:
-        files = find_cases(config.data, config.cases, config.patient_pattern)
+        files = find_cases(config.data, config.cases, config.patient_pattern, labels=config.labels)
     problems: list[Refusal] = [*refused]
     facts: list[_Facts] = []
     for done, found in enumerate(_read_all(files)):
@@ -66,7 +80,11 @@ def inspect(config: SiteConfig, progress: Callable[[int, int], None]) -> Inspect
         else:
             facts.append(found)
         progress(done + 1, len(files))
-    kind = detect_label_kind(one.values for one in facts) if config.labels == "auto" else config.labels
+    kind = LABEL_KINDS[0]
+    try:
+        kind = kind_of_site([(one.convention, one.stored) for one in facts])
+    except DataRefused as problem:
+        problems.append(problem)
     for one in facts:
         try:
             check_label_kind(one.files.case, one.files.seg.name if one.files.seg else "", one.values, kind)
@@ -87,6 +105,9 @@ def inspect(config: SiteConfig, progress: Callable[[int, int], None]) -> Inspect
         spacings=Counter(one.spacing_mm for one in facts),
         empty=sum(one.values == {0} for one in facts),
         split=split,
+        conventions=Counter(one.convention.words() for one in facts) if kind == "brats" else {},
+        unused=passed_over(config.data),
+        warnings=_warnings(config, facts, kind),
         problems=tuple(problems),
     )
 
@@ -98,12 +119,20 @@ def _read_all(files: tuple[CaseFiles, ...]) -> Iterator[_Facts | DataRefused]:
 
 def _read(files: CaseFiles) -> _Facts | DataRefused:
     try:
-        volume, values = read_any_kind(files)
+        volume, values, stored = read_any_kind(files)
     except DataRefused as problem:
         return problem
     h, w, d = volume.image.shape[1:]
     x, y, z = (round(float(step), 2) for step in volume.spacing_mm)
-    return _Facts(files, (h, w, d), (x, y, z), values)
+    return _Facts(files, (h, w, d), (x, y, z), values, stored)
+
+
+def _warnings(config: SiteConfig, facts: list[_Facts], kind: str) -> tuple[str, ...]:
+    patients = about_patients({one.files.case: one.files.patient for one in facts}, config.patient_pattern is not None)
+    seen = frozenset().union(*(one.values for one in facts))
+    absent = [MEANS[value] for value in (1, 2, 3) if value not in seen] if kind == "brats" and seen - {0} else []
+    labels = f"no case has {' or '.join(absent)}: is this how the site's masks are written? Else state `labels`"
+    return (*patients, *([labels] if absent else []))
 
 
 def _split(patients: Mapping[str, str]) -> dict[str, int]:

@@ -113,9 +113,9 @@ def open_labelled(
             "the site's file",
             found="'patient_pattern', 'labels' or 'record' for a folder of labelled images",
             expected="none of them: the table has patient, label and record, dataset.json its units",
-            fix="remove the key",
+            fix="take the key out of the site's file",
         )
-    header, rows = read_rows(description.table)
+    header, rows = read_rows(description.table, description.spec.modalities)
     rows, unlabelled = _checked(description, header, rows, config.cases)
     values, known = description.spec.table.read(rows, header, description.units, str(description.table))
     pictures = _pictures(description, rows)

@@ -1,74 +1,163 @@
 """Floor 2: which folders and file names are cases, and what they hold.
 
-    BraTS          <case>/<case>_t1.nii.gz, also _t1ce _t2 _flair _seg
+    BraTS          <case>/<case>_t1.nii.gz, also _t1ce _t2 _flair _seg, and the other words of sequences.py
     BraTS 2023     <case>/<case>-t1n.nii.gz, also -t1c -t2w -t2f -seg
-    Decathlon      imagesTr/<case>.nii.gz, 4-D, with labelsTr/<case>.nii.gz; channels FLAIR, T1w, t1gd, T2w, or as the
-                   "modality" map of dataset.json beside them says
+    imagesTr       the Decathlon and nnU-Net: task_folder.py
 
-.nii is as good as .nii.gz; the case of the letters in a suffix does not matter; names that begin with a dot are
-ignored, and so is a NIfTI file with another suffix.
+.nii is as good as .nii.gz. Names that begin with a dot, and what systems leave behind, are ignored. An image whose name says no
+sequence is passed over, and `unused_files` and `passed_over` name it.
 """
 
 from __future__ import annotations
 
-import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from wardround.data.conventions import Convention
+from wardround.data.listing import held, is_image, nifti_stem, other_image, shown, visible
+from wardround.data.sequences import MODALITIES, SEG, role_of, split_name
 from wardround.errors import DataRefused
 
-MODALITIES = ("t1", "t1ce", "t2", "flair")
+__all__ = [
+    "MODALITIES",
+    "UNDERSTOOD",
+    "CaseFiles",
+    "case_places",
+    "named",
+    "passed_over",
+    "patient_folder",
+    "unused_files",
+]
+
 UNDERSTOOD = (
     "<case>/<case>_{t1,t1ce,t2,flair,seg}.nii.gz, <case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz, "
     "or imagesTr/<case>.nii.gz with labelsTr/<case>.nii.gz"
 )
 DEPTH = 3
-_NAME = re.compile(r"(?P<case>.+)(?:_(t1|t1ce|t2|flair|seg)|-(t1n|t1c|t2w|t2f|seg))", re.IGNORECASE)
-_ROLE = {name: name for name in (*MODALITIES, "seg")} | {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
-_DECATHLON_ROLE = _ROLE | {"t1w": "t1", "t1gd": "t1ce"}
-_DECATHLON_ORDER = ("flair", "t1", "t1ce", "t2")
+TASK = "imagesTr"
+# Folders that people keep beside cases; without an image in them they are no case that got lost.
+_NO_CASE = re.compile(r"(docs?|read_?me|code|scripts?|logs?|info|meta(data)?|tables?|lists?|splits?|results?|tmp|temp)")
 
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """The files of one case: `images` by modality, `channel` the index in a 4-D file or None for a 3-D file."""
+    """The files of one case: `images` by modality, `channel` the index in a 4-D file or None for a 3-D file.
+
+    labels      the "labels" of dataset.json beside the case, None where there is none
+    described   that file, or where it should be; None: a layout without one
+    convention  how the values of `seg` are read, once that is decided (conventions.py)
+    """
 
     case: str
     patient: str
     images: Mapping[str, Path]
     channel: Mapping[str, int | None]
     seg: Path | None
+    labels: object = None
+    described: Path | None = None
+    convention: Convention | None = None
 
     @property
     def decathlon(self) -> bool:
-        """Whether the images are channels of one 4-D file, whose mask then has the label values of the Decathlon."""
+        """Whether the images are channels of one 4-D file, as in the Decathlon."""
         return any(index is not None for index in self.channel.values())
 
 
-def case_folders(root: Path) -> Iterator[tuple[Path, str]]:
-    """Yield (folder, layout) below root, which may itself be a case: layout is patient, decathlon or empty.
+@dataclass(frozen=True)
+class Place:
+    """A folder, and what it is: `patient`, `task` (imagesTr), or `empty`: no NIfTI file, for the reason in `why`."""
+
+    folder: Path
+    layout: str
+    why: str = ""
+
+
+def case_places(root: Path) -> list[Place | DataRefused]:
+    """Return the places below root, which may itself be a case, and what cannot be listed.
 
     A folder with neither cases nor files of cases is searched in turn, DEPTH deep (HGG/ and LGG/ of older BraTS years).
+    An empty folder stays in the list where it may be a lost case: nothing else is there, it holds images of another kind, or
+    its name is like those of the cases. Others are passed over (see `passed_over`).
     """
-    return _walk(root, DEPTH)
+    found = list(_walk(root, DEPTH))
+    cases = [one for one in found if isinstance(one, Place) and one.layout != "empty"]
+    names = {_like(one.folder.name) for one in cases if one.layout == "patient"}
+    return [one for one in found if not (isinstance(one, Place) and cases and _beside(one, names))]
 
 
-def _walk(folder: Path, depth: int) -> Iterator[tuple[Path, str]]:
-    inside = _visible(folder)
-    if any(path.name == "imagesTr" for path in inside):
-        yield folder, "decathlon"
+def _walk(folder: Path, depth: int) -> Iterator[Place | DataRefused]:
+    try:
+        inside = visible(folder)
+    except DataRefused as problem:
+        yield problem
         return
-    scans = [path for path in inside if _stem(path) is not None]
-    inner = [path for path in inside if _stem(path) is None and path.is_dir()]
-    if any(_NAME.fullmatch(_stem(path) or "") for path in scans) or (scans and not inner):
-        yield folder, "patient"
-    elif not inner or depth == 0:
-        yield folder, "empty"
+    if any(path.name == TASK for path in inside):
+        yield Place(folder, "task")
+        return
+    scans = [path for path in inside if nifti_stem(path) is not None]
+    inner = [path for path in inside if nifti_stem(path) is None and path.is_dir()]
+    roles = [_role(folder.name, nifti_stem(path) or "") for path in scans]
+    if any(case for case, _ in filter(None, roles)) or (scans and not inner):
+        yield Place(folder, "patient")
+    elif not inner:
+        yield Place(folder, "empty", _why_empty(inside))
+    elif depth == 0:
+        yield Place(folder, "empty", f"folders in folders, more than {DEPTH} deep")
     else:
         for path in inner:
             yield from _walk(path, depth - 1)
+
+
+def _why_empty(inside: list[Path]) -> str:
+    others = [path for path in inside if other_image(path)]
+    if not inside:
+        return "an empty folder"
+    advice = f". {others[0].name}: {other_image(others[0])}" if others else ""
+    return f"no NIfTI file; it holds {held(inside)}{advice}"
+
+
+def _beside(place: Place, names: set[str]) -> bool:
+    """Return whether an empty folder is no case that got lost."""
+    if place.layout != "empty" or any(other_image(path) for path in visible(place.folder)):
+        return False
+    return bool(_NO_CASE.fullmatch(place.folder.name.casefold())) or _like(place.folder.name) not in names
+
+
+def _like(name: str) -> str:
+    """Return the form of a name: P007 and P012 are alike, P007 and docs are not."""
+    return re.sub(r"[^\W\d_]", "a", re.sub(r"\d+", "0", name))
+
+
+def _role(case: str, stem: str) -> tuple[str, str] | None:
+    """Return (case, role) that a file's name says in the folder `case`; "" as case where it says the role alone.
+
+    Names are compared in one spelling of their accents: file systems differ in it.
+    """
+    own, name = (unicodedata.normalize("NFC", text) for text in (case, stem))
+    if name.startswith(own) and re.match(r"[-_. ]", name[len(own) :]):
+        role = role_of(name[len(own) :])
+        if role:
+            return case, role
+    return split_name(stem)
+
+
+def _said(folder: Path, case: str) -> dict[Path, tuple[str, str]]:
+    roles = {path: _role(case, nifti_stem(path) or "") for path in visible(folder)}
+    return {path: role for path, role in roles.items() if role is not None}
+
+
+def case_of(folder: Path) -> str:
+    """Return the case in a folder: its name, or what its files agree on where that is the name but for a word behind it
+    (UCSF-PDGM-0004_nifti), or where the folder is the `anat` of BIDS.
+    """
+    cases = {case for case, _ in _said(folder, folder.name).values()}
+    if len(cases) != 1 or "" in cases:
+        return folder.name
+    only = cases.pop()
+    return only if folder.name == "anat" or re.match(rf"{re.escape(only)}[-_. ]", folder.name) else folder.name
 
 
 def patient_folder(folder: Path, require_seg: bool) -> CaseFiles:
@@ -76,138 +165,121 @@ def patient_folder(folder: Path, require_seg: bool) -> CaseFiles:
 
     a file of another case, two files for one modality, no modality, no seg although required: DataRefused
     """
-    case = folder.name
+    case = case_of(folder)
     found: dict[str, Path] = {}
-    for path in _visible(folder):
-        match = _NAME.fullmatch(_stem(path) or "")
-        if match is None:
-            continue
-        if match["case"] != case:
+    others = sorted({said[0] for said in _said(folder, case).values() if said[0] not in ("", case)})
+    if len(others) > 1:
+        raise DataRefused(
+            f"the folder {folder}",
+            found=f"files of {len(others)} cases in one folder",
+            expected=f"a folder for each case: {UNDERSTOOD}",
+            fix="make a folder of its name for each case, and put its files there",
+        )
+    for path, (other, role) in _said(folder, case).items():
+        if other not in ("", case):
             raise DataRefused(
                 f"case {case!r}, file {path.name}",
-                found=f"a file of {match['case']!r} in the folder {folder}",
+                found=f"a file of {other!r} in the folder {folder}",
                 expected=f"only files that begin with {case!r}",
                 fix="move the file to the folder of its patient, or give folder and files the same name",
             )
-        role = _ROLE[(match[2] or match[3]).lower()]
         if role in found:
             raise DataRefused(
                 f"case {case!r}, file {path.name}",
                 found=f"two files for {role}: {found[role].name} and {path.name}",
                 expected=f"one file for {role}",
-                fix=f"remove one of them from {folder}",
+                fix=f"move the one that is not meant out of {folder}, to a folder outside the data",
             )
         found[role] = path
-    seg = found.pop("seg", None)
+    seg = found.pop(SEG, None)
     if not found:
-        held = ", ".join(path.name for path in _visible(folder)[:8])
+        names = ", ".join(path.name for path in visible(folder)[:8])
         raise DataRefused(
             f"case {case!r}, folder {folder}",
-            found=f"no modality; the folder holds {held}",
+            found=f"no modality; the folder holds {names}",
             expected=f"at least one of {', '.join(MODALITIES)}, named {UNDERSTOOD}",
-            fix="name the files so",
+            fix=_how_to_name(case, folder, "t1"),
         )
     if seg is None and require_seg:
-        raise _no_seg(case, folder, f"no mask beside {', '.join(path.name for path in found.values())}")
+        raise no_seg(case, folder, f"no mask beside {', '.join(path.name for path in found.values())}")
     images = {modality: found[modality] for modality in MODALITIES if modality in found}
     return CaseFiles(case, case, images, dict.fromkeys(images), seg)
 
 
-def decathlon_cases(folder: Path, only: frozenset[str] | None, require_seg: bool) -> Iterator[CaseFiles | DataRefused]:
-    """Yield every case of imagesTr and labelsTr (that is in `only`), or why it is refused; `patient` is the case id
-    still.
-
-    twice the same case, an image without mask although required, a mask without image: a DataRefused is yielded
-    unreadable dataset.json, unknown modality in it: DataRefused is raised
-    """
-    channel = _decathlon_channels(folder / "dataset.json")
-    images, masks = _by_case(folder / "imagesTr"), _by_case(folder / "labelsTr")
-    for case in sorted((images.keys() | masks.keys()) & (only if only is not None else images.keys() | masks.keys())):
-        image, mask = images.get(case, []), masks.get(case, [])
-        if len(image) > 1 or len(mask) > 1:
-            yield DataRefused(
-                f"case {case!r}, folder {folder}",
-                found=f"two files: {', '.join(path.name for path in (image if len(image) > 1 else mask))}",
-                expected="one file per case in imagesTr and in labelsTr",
-                fix="remove one of them",
-            )
-        elif not image:
-            yield DataRefused(
-                f"case {case!r}, file {mask[0].name}",
-                found=f"a mask in {folder / 'labelsTr'} without an image in imagesTr",
-                expected="an image for every mask",
-                fix="copy the image again, or remove the mask",
-            )
-        elif not mask and require_seg:
-            yield _no_seg(case, folder, "an image in imagesTr without a mask in labelsTr")
-        else:
-            yield CaseFiles(case, case, dict.fromkeys(channel, image[0]), channel, mask[0] if mask else None)
-
-
-def _no_seg(case: str, folder: Path, found: str) -> DataRefused:
+def no_seg(case: str, folder: Path, found: str) -> DataRefused:
+    """Return the refusal of a case without a mask; images of it that are not used are named: one may be the mask."""
+    unused = unused_files(folder)
+    listed = f"; not used: {', '.join(unused[:8])}" if unused else ""
     return DataRefused(
         f"case {case!r}, folder {folder}",
-        found=f"{found}: seg is missing",
+        found=f"{found}: seg is missing{listed}",
         expected=f"a mask, named {UNDERSTOOD}",
-        fix="add the mask, or leave the case out of the data folder or of the site's list of cases",
+        fix=f'{_how_to_name(case, folder, SEG)}; or list only cases with a mask under "cases" in the site\'s file',
     )
 
 
-def _by_case(folder: Path) -> dict[str, list[Path]]:
-    cases: dict[str, list[Path]] = {}
-    for path in _visible(folder) if folder.is_dir() else ():
-        stem = _stem(path)
-        if stem is not None:
-            cases.setdefault(stem, []).append(path)
-    return cases
+def _how_to_name(case: str, folder: Path, role: str) -> str:
+    others = [path for path in visible(folder) if other_image(path)]
+    if others:
+        return f"{others[0].name}: {other_image(others[0])}"
+    unused = unused_files(folder)
+    what = "mask" if role == SEG else "image"
+    named_so = f"{case}_{role}.nii.gz"
+    return f"if {unused[0]} is the {what}, name it {named_so}" if unused else f"add the {what} as {named_so}"
 
 
-def _decathlon_channels(description: Path) -> dict[str, int | None]:
-    if not description.exists():
-        return {modality: _DECATHLON_ORDER.index(modality) for modality in MODALITIES}
-    try:
-        named = json.loads(description.read_text(encoding="utf-8-sig"))["modality"]
-        order = {_DECATHLON_ROLE[name.lower()]: int(index) for index, name in named.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _bad_description(description, f'no readable "modality" map ({type(error).__name__})') from error
-    if "seg" in order or sorted(order.values()) != list(range(len(named))):
-        raise _bad_description(description, f"channels {', '.join(sorted(named))}, with gaps or repeated names")
-    return {modality: order[modality] for modality in MODALITIES if modality in order}
+def unused_files(folder: Path) -> tuple[str, ...]:
+    """Return the names (relative to the folder) of the images in a case's folder that wardround does not use, sorted.
+
+    Used is what a name says to be a sequence or a mask (whether or not the caller needs masks). Images are NIfTI files, and
+    files that would have to be converted (DICOM, .mha, .nrrd, ...). Folders in it are looked into.
+    folder of imagesTr: what is no NIfTI file
+    a folder that cannot be listed: DataRefused
+    """
+    unused: list[str] = []
+    case = case_of(folder)
+    for path in visible(folder):
+        if path.is_dir() and nifti_stem(path) is None:
+            unused += [f"{path.name}/{name}" for name in _images_below(path, DEPTH)]
+        elif is_image(path):
+            stem = nifti_stem(path)
+            used = stem is not None and (folder.name == TASK or _role(case, stem) is not None)
+            unused += [] if used else [path.name]
+    return tuple(unused)
 
 
-def _bad_description(description: Path, found: str) -> DataRefused:
-    return DataRefused(
-        f"the data set's description {description}",
-        found=found,
-        expected='"modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}, or another order of these names',
-        fix="correct the map, or remove dataset.json if the channels have this order",
-    )
+def _images_below(folder: Path, depth: int) -> list[str]:
+    names: list[str] = []
+    for path in visible(folder) if depth else ():
+        if path.is_dir():
+            names += [f"{path.name}/{name}" for name in _images_below(path, depth - 1)]
+        elif is_image(path):
+            names.append(path.name)
+    return names
 
 
-def _visible(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__")))
-    except OSError as error:
-        raise DataRefused(
-            f"the folder {folder}",
-            found=error.strerror or type(error).__name__,
-            expected="a folder that this process may list",
-            fix="correct the path or its permissions",
-        ) from error
+def passed_over(root: Path) -> tuple[str, ...]:
+    """Return what `case_places` and the cases below root do not use: images, and folders without any; relative to root."""
+    root = root.resolve()
+    kept = {one.folder for one in case_places(root) if isinstance(one, Place)}
+    left: list[str] = []
+    for place in (one for one in _walk(root, DEPTH) if isinstance(one, Place)):
+        where = place.folder.relative_to(root)
+        if place.layout == "empty" and place.folder not in kept:
+            left.append(f"{shown(where)}/ ({place.why})")
+        elif place.layout != "empty":
+            inside = place.folder / TASK if place.layout == "task" else place.folder
+            left += [str(where / name) for name in unused_files(inside)]
+        for above in place.folder.parents if place.folder != root else ():
+            if above == root or above.is_relative_to(root):
+                left += [shown(p.relative_to(root)) for p in visible(above) if is_image(p) and not p.is_dir()]
+    return tuple(dict.fromkeys(left))
 
 
 def named(file: str) -> tuple[str, str] | None:
-    """Return (case, sequence) that a file's name in one of the first two layouts says; case "" where it says `t1.nii`.
+    """Return (case, sequence) that a file's name says in one of the first two layouts; case "" where it says `t1.nii`.
 
     a mask, a hidden file, any other name: None
     """
-    stem = _stem(Path(file)) or ""
-    match = _NAME.fullmatch(stem)
-    case, role = (match["case"], _ROLE[(match[2] or match[3]).lower()]) if match else ("", _ROLE.get(stem.lower()))
-    return None if file.startswith(".") or role not in MODALITIES else (case, str(role))
-
-
-def _stem(path: Path) -> str | None:
-    """Return the name without .nii or .nii.gz, None if it is not that of a NIfTI file."""
-    match = re.fullmatch(r"(.+?)\.nii(\.gz)?", path.name, re.IGNORECASE)
-    return match[1] if match else None
+    said = split_name(nifti_stem(Path(file)) or "")
+    return None if file.startswith(".") or said is None or said[1] == SEG else said

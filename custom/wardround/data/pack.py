@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,7 +120,7 @@ def _make(
     before = _older(folder, shape)
     temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder.parent))
     try:
-        images = np.lib.format.open_memmap(temporary / "images.npy", "w+", "<f2", shape)
+        images = _with_room(temporary / "images.npy", shape)
         fresh = [i for i, version in enumerate(versions) if version not in before]
         for i, version in enumerate(versions):
             if version in before:
@@ -148,6 +150,14 @@ def _make(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     raise OSError("the decoded images could not be read back")
+
+
+def _with_room(file: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float16]]:
+    """Return a writable map of a new file that has its room on the disk: a full disk ends writes to a map with SIGBUS."""
+    images: np.memmap[Any, np.dtype[np.float16]] = np.lib.format.open_memmap(file, "w+", "<f2", shape)
+    with file.open("r+b") as stream:
+        os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+    return images
 
 
 def _older(folder: Path, shape: tuple[int, ...]) -> Mapping[str, NDArray[np.float16]]:
@@ -181,7 +191,7 @@ def _writing(cache_dir: Path) -> Iterator[None]:
             f"the cache folder {cache_dir}",
             found=f"cannot be written: {error.strerror or error}",
             expected="a folder that this process may write to, with room for the decoded images",
-            fix='name another folder as "cache" in the site\'s file',
+            fix='make room there, or name another folder as "cache" in the site\'s file (`data check`: TMPDIR)',
         ) from error
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wardround.data.cases import find_cases
+from wardround.data.conventions import AUTO
 from wardround.data.layouts import CaseFiles
 from wardround.data.partition_drawn import by_dirichlet, by_equal_parts, by_quantity, by_tumour_size, terciles
 from wardround.data.partition_files import Sites, expand, replace_text, require_new, require_split, write_sites
@@ -24,6 +25,7 @@ from wardround.data.partition_natural import (
     read_table,
     require_columns,
 )
+from wardround.data.reading import column as title_of
 from wardround.data.scanner import copy_case, scanner, tumour_volume_mm3
 from wardround.errors import ConfigRefused, DataRefused
 
@@ -33,6 +35,7 @@ class Options:
     """What the methods are told; each method reads the fields named beside it in METHODS.
 
     patient_pattern: regular expression whose group 1 is the patient; written into the sites' files
+    labels: how the values of masks are read (conventions.py); written into the sites' files
     """
 
     sites: int = 4
@@ -46,6 +49,7 @@ class Options:
     ratio: float = 4.0
     alpha: float = 0.5
     patient_pattern: str | None = None
+    labels: str = AUTO
 
 
 Method = Callable[[Sequence[CaseFiles], Options], Sites]
@@ -73,7 +77,7 @@ def partition(method: str, data: Path, out: Path, options: Options) -> Path:
             expected="a folder elsewhere",
             fix="name another folder",
         )
-    files = find_cases(data, patient_pattern=options.patient_pattern)
+    files = find_cases(data, patient_pattern=options.patient_pattern, labels=options.labels)
     patients = {f.case: f.patient for f in files}
     found = expand(METHODS[method](files, options), patients)
     require_split(found, patients, options.min_patients)
@@ -81,7 +85,7 @@ def partition(method: str, data: Path, out: Path, options: Options) -> Path:
     if method == "scanner":
         require_new(out, found)
         roots = _scan(files, data, out, found, options.seed)
-    return write_sites(out, roots, found, options.patient_pattern)
+    return write_sites(out, roots, found, options.patient_pattern, options.labels)
 
 
 def _by_table(files: Sequence[CaseFiles], options: Options) -> Sites:
@@ -109,9 +113,10 @@ def _by_dirichlet(files: Sequence[CaseFiles], options: Options) -> Sites:
 def _labels(files: Sequence[CaseFiles], options: Options, column: str) -> dict[str, str]:
     """Return the label of every patient; the table may name cases or patients, one label per patient."""
     rows = read_table(_table(options))
-    require_columns(rows, column, options.case_column)
+    column, ids = (title_of(rows, name) for name in (column, options.case_column))
+    require_columns(rows, column, ids)
     who = {i: f.patient for f in files for i in (f.case, f.patient)}
-    cells = [(row[options.case_column], row[column]) for row in rows]
+    cells = [(row[ids], row[column]) for row in rows]
     found = gather([(who[i], label) for i, label in cells if i in who and label])
     lost = [f.patient for f in files if len(found.get(f.patient, ())) != 1]
     if lost:

@@ -7,14 +7,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
-from io import StringIO
 from pathlib import Path
 
+from wardround.data.conventions import AUTO
+from wardround.data.ids import almost
 from wardround.errors import ConfigRefused, DataRefused
+from wardround.tables import csv_text
 
 Sites = dict[str, tuple[str, ...]]
 
@@ -40,7 +41,9 @@ def require_split(sites: Mapping[str, Sequence[str]], patients: Mapping[str, str
     for site, cases in sites.items():
         for case in cases:
             if case not in patients:
-                raise _bad(f"site {site!r} names {case!r}", "which is not in the data folder", "only cases that exist")
+                reason = almost(patients, {i for ids in sites.values() for i in ids})
+                found = f"which is not in the data folder{f': {reason}' if reason else ''}"
+                raise _bad(f"site {site!r} names {case!r}", found, "only cases that exist")
             if site_of.setdefault(case, site) != site:
                 raise _bad(f"the case {case!r}", f"in {site_of[case]!r} and in {site!r}", "every case in one site")
             if home.setdefault(patients[case], site) != site:
@@ -65,6 +68,7 @@ def write_sites(
     data: Path | Mapping[str, Path],
     assignment: Mapping[str, Sequence[str]],
     patient_pattern: str | None = None,
+    labels: str = AUTO,
 ) -> Path:
     """Write the three kinds of files and return the path of sites.json, which is written last.
 
@@ -73,6 +77,7 @@ def write_sites(
     """
     keys = require_new(out, assignment)
     extra = {} if patient_pattern is None else {"patient_pattern": patient_pattern}
+    extra |= {} if labels == AUTO else {"labels": labels}
     entries = {
         keys[name]: {
             "data": str((data[name] if isinstance(data, Mapping) else data).resolve()),
@@ -82,15 +87,10 @@ def write_sites(
         }
         for name, cases in assignment.items()
     }
-    rows = StringIO()
-    table = csv.writer(rows, lineterminator="\n")
-    table.writerow(["Partition_ID", "Subject_ID"])
-    table.writerows(
-        (keys[name].removeprefix("site-"), case) for name in assignment for case in sorted(assignment[name])
-    )
+    dealt = [(keys[name].removeprefix("site-"), case) for name in assignment for case in sorted(assignment[name])]
     for site, entry in entries.items():
         replace_text(out / site / "wardround.json", json.dumps(entry, indent=2) + "\n")
-    replace_text(out / "partition.csv", rows.getvalue())
+    replace_text(out / "partition.csv", csv_text([("Partition_ID", "Subject_ID"), *dealt]))
     replace_text(out / "sites.json", json.dumps(entries, indent=2) + "\n")
     return out / "sites.json"
 
@@ -111,7 +111,7 @@ def require_new(out: Path, assignment: Mapping[str, Sequence[str]]) -> dict[str,
             f"the folder {out}",
             found="another partition in it",
             expected="a new folder: a hospital must not pick up the file of an older partition",
-            fix="name another folder, or delete this one",
+            fix="name another folder",
         )
     return keys
 
@@ -120,8 +120,11 @@ def replace_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _bad(what: str, found: str, expected: str) -> DataRefused:

@@ -6,14 +6,14 @@ exists is checked later, by `require_split`.
 
 from __future__ import annotations
 
-import csv
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from wardround.bounded import read_json
 from wardround.data.partition_files import Sites
+from wardround.data.reading import column, read_loosely
 from wardround.errors import ConfigRefused, DataRefused
 
 Rows = Sequence[Mapping[str, str]]
@@ -21,15 +21,8 @@ LISTS = ("training", "validation", "testing", "test")
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file with a header line; cells without surrounding blanks."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, restval="", restkey=""))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataRefused(
-            f"the table {path}", found=type(error).__name__, expected="a readable UTF-8 CSV file", fix="check the path"
-        ) from error
-    return [{name: cell.strip() for name, cell in row.items() if name} for row in rows]
+    """Return the rows of a CSV file with a header line; cells without surrounding blanks. Refused: see reading.py."""
+    return read_loosely(path)
 
 
 def by_column(rows: Rows, site_column: str, case_column: str) -> Sites:
@@ -37,6 +30,7 @@ def by_column(rows: Rows, site_column: str, case_column: str) -> Sites:
 
     no rows, or a column is missing: ConfigRefused | an empty cell: DataRefused | the same row twice: counted once
     """
+    site_column, case_column = (column(rows, name) for name in (site_column, case_column))
     require_columns(rows, site_column, case_column)
     pairs = []
     for line, row in enumerate(rows, start=2):
@@ -45,7 +39,7 @@ def by_column(rows: Rows, site_column: str, case_column: str) -> Sites:
                 f"line {line} of the table",
                 found=f"an empty cell in {site_column!r} or {case_column!r}",
                 expected="a site and a case in every row",
-                fix="fill the cell in or delete the row",
+                fix="fill the cell in, or leave the row out",
             )
         pairs.append((row[site_column], row[case_column]))
     return gather(pairs)
@@ -141,7 +135,7 @@ def require_columns(rows: Rows, *columns: str) -> None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise DataRefused(
             f"the datalist {path}", found=type(error).__name__, expected="a readable JSON file", fix="check the file"

@@ -9,9 +9,7 @@ Background is exactly 0 (as after skull stripping), the brain is 1 or more.
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import json
 import re
 import shutil
@@ -43,6 +41,7 @@ from wardround.data.phantom_record import COLUMNS, draw_record, kind_of
 from wardround.data.record import PATIENT
 from wardround.errors import ConfigRefused, DataRefused
 from wardround.rng import stream
+from wardround.tables import csv_text
 
 __all__ = ["HOSPITALS", "MARKER", "RECORD", "Hospital", "hospital", "write_cohort"]
 
@@ -145,13 +144,11 @@ def _write_case(folder: Path, profile: Hospital, seed: int, shape: Shape, index:
 
 
 def _record(profile: Hospital, seed: int, volumes: dict[str, dict[str, float]]) -> str:
-    text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow([PATIENT, *(column.header for column in COLUMNS.columns)])
+    lines = [[PATIENT, *(column.header for column in COLUMNS.columns)]]
     for i, (case, volumes_mm3) in enumerate(volumes.items()):
         cells = draw_record(kind_of(volumes_mm3), stream(seed, "phantom record", profile.name, i))
-        out.writerow([case, *(cells[column.name] for column in COLUMNS.columns)])
-    return text.getvalue()
+        lines.append([case, *(cells[column.name] for column in COLUMNS.columns)])
+    return csv_text(lines)
 
 
 def _save(path: Path, volume: NDArray[Any], profile: Hospital) -> None:

@@ -1,6 +1,7 @@
 """Floor 2: one image file as a small plane or slab of fixed size: PNG, JPEG or NIfTI.
 
-Pictures are read with Pillow (matplotlib depends on it). Colour becomes grey; EXIF rotation is not applied. Files are
+Pictures are read with Pillow (matplotlib depends on it). Colour becomes grey, a rotation that EXIF states is carried out, what
+is transparent becomes the darkest value of what is not. Files are
 scaled to the size by area (each pixel is the mean of what it covers), the longer side fills it, the rest is padded
 with the darkest value. Pixel spacing is not used.
 """
@@ -10,10 +11,12 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.bounded import MOST_PICTURE, TooMuch, read_bytes
 from wardround.data.nifti import read_scan
 from wardround.errors import DataRefused
 
@@ -25,7 +28,8 @@ DARK = 0.1
 CLIP_PERCENTILES = (0.5, 99.5)
 CLIP = 5.0
 _GREY = ("L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-_COLOUR = ("1", "P", "LA", "RGB", "RGBA")
+_COLOUR = ("1", "P", "PA", "LA", "RGB", "RGBA")
+GREY_WITHIN = 8
 
 
 @dataclass(frozen=True)
@@ -117,21 +121,52 @@ def pad(image: Field, size: int) -> Field:
 
 
 def decode(case: str, path: Path) -> Field:
-    """Return the pixels [H, W] of a PNG or JPEG file in grey; unreadable, another mode or size: DataRefused"""
-    from PIL import Image
+    """Return the pixels [H, W] of a PNG or JPEG file in grey.
+
+    transparent pixels: the darkest value of those that are not, in part where they are so in part | EXIF rotation: carried out
+    unreadable, another mode or size, false colours (a palette that is not grey), nothing opaque: DataRefused
+    """
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(path.read_bytes()), formats=("PNG", "JPEG")) as picture:
+        with Image.open(io.BytesIO(read_bytes(path, MOST_PICTURE)), formats=("PNG", "JPEG")) as picture:
             if not all(FEWEST_PIXELS <= n <= MOST_PIXELS for n in picture.size):
                 found = f"{picture.size[0]} x {picture.size[1]} pixels"
                 raise _refused(case, path, found, f"{FEWEST_PIXELS} to {MOST_PIXELS} pixels per side")
             if picture.mode not in _GREY + _COLOUR:
                 raise _refused(case, path, f"a picture of mode {picture.mode}", "grey or RGB")
-            grey = picture if picture.mode in _GREY else picture.convert("L")
-            return np.asarray(grey, np.float32)
+            upright = ImageOps.exif_transpose(picture)
+            if upright.mode in ("P", "PA"):
+                _require_grey_palette(case, path, upright)
+            if "A" in upright.getbands() or "transparency" in upright.info:
+                return _on_dark(case, path, upright)
+            return np.asarray(upright if upright.mode in _GREY else upright.convert("L"), np.float32)
+    except TooMuch as error:
+        raise _refused(case, path, str(error), f"a picture of {MOST_PICTURE} bytes at most") from error
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         found = getattr(error, "strerror", None) or f"not readable ({type(error).__name__})"
         raise _refused(case, path, str(found), "a complete PNG or JPEG picture") from error
+
+
+def _require_grey_palette(case: str, path: Path, picture: Any) -> None:
+    """Raise DataRefused for false colours: their brightness is not that of the image."""
+    colours = np.asarray(picture.convert("RGBA"), np.int16)
+    seen = colours[colours[..., 3] > 0][:, :3]
+    if len(seen) and int((seen.max(axis=1) - seen.min(axis=1)).max()) > GREY_WITHIN:
+        raise _refused(case, path, "a palette of colours: perhaps false colours", "grey values, or RGB")
+
+
+def _on_dark(case: str, path: Path, picture: Any) -> Field:
+    """Return the grey values of a picture with transparency in front of the darkest value that is opaque."""
+    if picture.mode in _GREY and isinstance(picture.info.get("transparency"), int):
+        grey = np.asarray(picture, np.float32)
+        alpha = (grey != picture.info["transparency"]).astype(np.float32)
+    else:
+        both = np.asarray(picture.convert("RGBA").convert("LA"), np.float32)
+        grey, alpha = both[..., 0], both[..., 1] / 255
+    if not (alpha == 1).any():
+        raise _refused(case, path, "no pixel that is opaque", "an image that can be seen")
+    return np.asarray(alpha * grey + (1 - alpha) * grey[alpha == 1].min(), np.float32)
 
 
 def write_picture(path: Path, image: NDArray[np.uint16]) -> None:
@@ -152,5 +187,8 @@ def _overlap(before: int, after: int) -> Field:
 
 def _refused(case: str, path: Path, found: str, expected: str) -> DataRefused:
     return DataRefused(
-        f"case {case!r}, file {path.name}", found=found, expected=expected, fix="copy or export the file again"
+        f"case {case!r}, file {path.name}",
+        found=found,
+        expected=expected,
+        fix="export the file anew from where it came from",
     )

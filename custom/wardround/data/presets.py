@@ -7,10 +7,12 @@ Nothing is copied: rows point to the files. Labels and records are read as the a
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wardround.bounded import MOST_TABLE, read_bytes
 from wardround.data.description import Description, Row, Spec
 from wardround.data.ehr import Table
 from wardround.data.ehr_columns import Column
@@ -185,9 +187,9 @@ def _class(code: str, classes: Sequence[str]) -> str:
 def _table(path: Path, delimiter: str, columns: Sequence[str]) -> list[dict[str, str]]:
     """Return the rows of an author's table; unreadable, or a column is absent: DataRefused"""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream, delimiter=delimiter))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        stream = io.StringIO(read_bytes(path, MOST_TABLE).decode("utf-8-sig"), newline="")
+        rows = list(csv.DictReader(stream, delimiter=delimiter))
+    except (OSError, ValueError, csv.Error) as error:
         raise DataRefused(
             f"the table {path}", found=type(error).__name__, expected="the set's table", fix="check the folder"
         ) from error

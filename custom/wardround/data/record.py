@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.data.description import read_rows
 from wardround.data.ehr import Table
+from wardround.data.ids import almost
+from wardround.data.reading import read_rows
 from wardround.data.site_config import SiteConfig
 from wardround.errors import ConfigRefused, DataRefused
 
@@ -78,10 +79,21 @@ def for_patients(
     """Return the vector of every patient (patients: case -> patient), and tell how many have no row.
 
     a patient without a row: all values missing, nobody is dropped | rows of other people: not used
-    rows, but none for any patient here (other ids): DataRefused
+    rows, but none for any patient here (other ids), or ids that almost fit (ids.py): DataRefused
     """
     wanted = sorted(set(patients.values()))
     lost = [who for who in wanted if who not in rows]
+    scans = len({patients[case] for case in patients if case in rows} - set(rows))
+    reason = f"{scans} of {len(lost)} are named by a scan, not by the patient" if scans else almost(wanted, rows)
+    if lost and reason:
+        strangers = len(set(rows) - set(wanted))
+        raise DataRefused(
+            "the record of this site",
+            found=f"{len(lost)} of {len(wanted)} patients have no row and {strangers} of {len(rows)} rows fit nobody: {reason}",
+            expected="the same ids as the images have",
+            fix="write the ids in the column `patient` as the images have them (a spreadsheet: format the column as text); or "
+            "set `patient_pattern`, if it is the images' ids that say more than the patient",
+        )
     if rows and len(lost) == len(wanted):
         raise DataRefused(
             "the record of this site",
@@ -90,7 +102,11 @@ def for_patients(
             fix="use the patients' ids in the column `patient` (see `patient_pattern`, and docs/data.md, Patients)",
         )
     if lost:
-        say(f"record: {len(lost)} of {len(wanted)} patients have no row; all their values are flagged as missing")
+        strangers = len(set(rows) - set(wanted))
+        others = f"; {strangers} rows are of nobody here" if strangers else ""
+        say(
+            f"record: {len(lost)} of {len(wanted)} patients have no row; all their values are flagged as missing{others}"
+        )
     return {who: rows.get(who, unknown(table)) for who in wanted}
 
 

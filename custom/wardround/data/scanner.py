@@ -18,8 +18,6 @@ from wardround.data.nifti import read_scan
 from wardround.errors import DataRefused
 from wardround.rng import stream
 
-DESCRIPTION = "dataset.json"
-
 
 @dataclass(frozen=True)
 class Scanner:
@@ -95,9 +93,8 @@ def copy_case(files: CaseFiles, data: Path, out: Path, device: Scanner, seed: in
         image = nibabel.Nifti1Image(volumes.reshape(scan.data.shape), scan.affine)
         image.header.set_xyzt_units("mm")
         nibabel.save(image, _make_room(out / path.relative_to(data)))
-        description = path.parent.parent / DESCRIPTION
-        if files.decathlon and description.is_file():
-            shutil.copyfile(description, _make_room(out / description.relative_to(data)))
+    if files.described is not None and files.described.is_file():
+        shutil.copyfile(files.described, _make_room(out / files.described.relative_to(data)))
     if files.seg is not None:
         shutil.copyfile(files.seg, _make_room(out / files.seg.relative_to(data)))
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wardround.bounded import read_json
 from wardround.data.cases import compile_patient_pattern
-from wardround.data.labels import LABEL_KINDS
-from wardround.errors import ConfigRefused
+from wardround.data.conventions import AUTO, NAMES, from_map
+from wardround.errors import ConfigRefused, DataRefused
 
 VARIABLE = "WARDROUND_SITES"
 EXAMPLE = '{"data": "/data/brats"}, or with every key: ' + json.dumps(
@@ -31,10 +32,9 @@ EXAMPLE = '{"data": "/data/brats"}, or with every key: ' + json.dumps(
         "units": {"crp": "mg/dl"},
     }
 )
-_LABELS = ("auto", *LABEL_KINDS)
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-_TEXT_KEYS = ("name", "labels", "cache", "device", "patient_pattern", "record")
-_KEYS = ("data", "cases", "units", *_TEXT_KEYS)
+_TEXT_KEYS = ("name", "cache", "device", "patient_pattern", "record")
+_KEYS = ("data", "cases", "labels", "units", *_TEXT_KEYS)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class SiteConfig:
     data             folder of the cases (layouts: see cases.py)
     name             how reports call the site; None: the name that NVFlare gave it
     cases            only these case ids; None: all
-    labels           auto, brats (ET, TC and WT known) or whole_tumour (one label)
+    labels           how the values of masks are read: a name of conventions.py (auto, brats, brats_ped, whole_tumour, ...), or a
+                     map like {"1": "edema", "2": "necrosis"}
     cache            where decoded cases are kept; None: the caller's choice
     device           auto, cpu, cuda or cuda:N
     patient_pattern  regular expression whose group 1 is the patient of a case id; None: the rule of cases.py
@@ -55,7 +56,7 @@ class SiteConfig:
     data: Path
     name: str | None = None
     cases: tuple[str, ...] | None = None
-    labels: str = "auto"
+    labels: str | Mapping[str, object] = AUTO
     cache: Path | None = None
     device: str = "auto"
     patient_pattern: str | None = None
@@ -120,12 +121,12 @@ def _refused(where: str, found: str, expected: str) -> ConfigRefused:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
+        content = read_json(path, pairs=_without_repeats)
     except OSError as error:
         raise _refused(str(path), error.strerror or type(error).__name__, "a readable JSON file") from error
     except UnicodeDecodeError as error:
         raise _refused(str(path), "text that is not UTF-8", "a JSON file in UTF-8") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _refused(str(path), f"no JSON: {error}", "one JSON object") from error
     if not isinstance(content, dict):
         raise _refused(str(path), f"a JSON {type(content).__name__}", "one JSON object")
@@ -148,9 +149,7 @@ def _config(content: object, file: Path, where: str) -> SiteConfig:
     if content.get("data") is None:
         raise _refused(where, "no key 'data'", "'data': the folder of the cases")
     texts = {key: _text(content[key], key, where) for key in ("data", *_TEXT_KEYS) if content.get(key) is not None}
-    labels, device = texts.get("labels", "auto"), texts.get("device", "auto")
-    if labels not in _LABELS:
-        raise _refused(where, f"'labels': {labels!r}", f"one of {', '.join(_LABELS)}")
+    device = texts.get("device", "auto")
     if not _DEVICE.fullmatch(device):
         raise _refused(where, f"'device': {device!r}", "auto, cpu, cuda or cuda:N")
     if "patient_pattern" in texts:
@@ -167,7 +166,7 @@ def _config(content: object, file: Path, where: str) -> SiteConfig:
         data=data,
         name=texts.get("name"),
         cases=_cases(content.get("cases"), where),
-        labels=labels,
+        labels=_labels(content.get("labels"), where),
         cache=_absolute(texts["cache"], file) if "cache" in texts else None,
         device=device,
         patient_pattern=texts.get("patient_pattern"),
@@ -179,6 +178,21 @@ def _config(content: object, file: Path, where: str) -> SiteConfig:
 def _text(value: object, key: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise _refused(where, f"{key!r} is a {type(value).__name__} or empty", f"{key!r}: a text")
+    return value
+
+
+def _labels(value: object, where: str) -> str | Mapping[str, object]:
+    if value is None:
+        return AUTO
+    if not isinstance(value, dict):
+        text = _text(value, "labels", where)
+        if text not in NAMES:
+            raise _refused(where, f"'labels': {text!r}", f"one of {', '.join(NAMES)}, or a map of values to words")
+        return text
+    try:
+        from_map(value, where)
+    except DataRefused as problem:
+        raise _refused(where, f"'labels': {problem.found}", "words like edema, necrosis, enhancing, cyst") from problem
     return value
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.data.cases import decided
+from wardround.data.conventions import DEFAULT
 from wardround.data.labels import Labels, check_label_kind, label_values, unify
 from wardround.data.layouts import MODALITIES, CaseFiles
 from wardround.data.nifti import Read, Scan, check_geometry, parse, read_file, read_scan, spacing_mm
@@ -46,13 +48,16 @@ def read_case(files: CaseFiles, label_kind: str) -> Volume:
 
     no seg, anything wrong with a file (nifti.py), its grid (see `read_images`) or label values (labels.py): DataRefused
     """
-    volume, values = read_any_kind(files)
+    volume, values, _ = read_any_kind(files)
     check_label_kind(files.case, files.seg.name if files.seg else "", values, label_kind)
     return volume
 
 
-def read_any_kind(files: CaseFiles) -> tuple[Volume, frozenset[int]]:
-    """Return images and unified labels of a case with the values of its labels, whatever kind of mask it is."""
+def read_any_kind(files: CaseFiles) -> tuple[Volume, frozenset[int], frozenset[int]]:
+    """Return images and unified labels of a case, the values of its labels, and the values that are stored in the file.
+
+    Whatever kind of mask it is. | no convention decided yet: the one that the files prove (conventions.py)
+    """
     if files.seg is None:
         raise DataRefused(
             f"case {files.case!r}", found="no seg file", expected="a mask", fix="add the mask, or leave the case out"
@@ -60,8 +65,9 @@ def read_any_kind(files: CaseFiles) -> tuple[Volume, frozenset[int]]:
     volume = read_images(files)
     scan = read_scan(files.case, files.seg, None, None)
     _require_same_grid(files.case, volume.image.shape[1:], volume.affine, scan)
-    labels = unify(files.case, scan.file, np.ascontiguousarray(scan.data), files.decathlon)
-    return replace(volume, labels=labels), label_values(labels)
+    convention = files.convention or decided(files).convention
+    labels, stored = unify(files.case, scan.file, np.ascontiguousarray(scan.data), convention or DEFAULT)
+    return replace(volume, labels=labels), label_values(labels), stored
 
 
 def read_images(files: CaseFiles, read: Read = read_file) -> Volume:
@@ -148,7 +154,10 @@ def _normalised(case: str, file: str, modality: str, raw: NDArray[np.float32]) -
     if not np.isfinite(raw).all():
         found = f"{int(np.count_nonzero(~np.isfinite(raw)))} voxels of {modality} that are not finite (NaN or inf)"
         raise DataRefused(
-            f"case {case!r}, file {file}", found=found, expected="finite intensities", fix="export the image again"
+            f"case {case!r}, file {file}",
+            found=found,
+            expected="finite intensities",
+            fix="export the image anew from where it came from",
         )
     image = normalise(raw)
     if not image.any():
@@ -156,7 +165,7 @@ def _normalised(case: str, file: str, modality: str, raw: NDArray[np.float32]) -
             f"case {case!r}, file {file}",
             found=f"a constant image: {modality} has no contrast",
             expected="an MR image",
-            fix="export the image again, or remove the file: missing modalities are allowed",
+            fix="export the image anew; or move the file out of the data folder: missing modalities are allowed",
         )
     return image
 

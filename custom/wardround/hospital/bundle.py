@@ -1,12 +1,14 @@
 """A model as a MONAI bundle: MONAI alone loads and runs it, with masks equal, bit by bit, to those of `wardround predict`.
 
 The network is MONAI's own (models/plain.py). Reading, normalising and sliding windows are ours, and MONAI has no equal of
-them: the bundle carries the source of these modules under the name CODE, copied from the package that writes it.
+them: the bundle carries the source of FIRST and of what it imports, under the name CODE, copied from the package that writes
+it.
 Source: MONAI Bundle Specification.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
@@ -24,13 +26,8 @@ from wardround.models.specs import describe
 from wardround.tasks.regions import REGIONS
 
 CODE = "wardround_case"
-MODULES = (
-    "errors",
-    *(f"data/{name}" for name in ("cases", "labels", "layouts", "nifti", "normalise", "refusals", "volumes")),
-    *(f"tasks/{name}" for name in ("boxes", "inference", "inputs", "regions")),
-    "models/norms",
-    "hospital/monai_case",
-)
+FIRST = "hospital.monai_case"
+_IMPORT = re.compile(r"^ *from wardround\.([\w.]+) import", re.MULTILINE)
 
 
 def write_bundle(out: Path, weights: Weights, title: Title) -> Path:
@@ -114,12 +111,16 @@ def _inference(spec: Spec, network: Mapping[str, Any], meta: Mapping[str, Any]) 
 
 
 def _code() -> dict[str, str]:
-    """Return the source of MODULES, which import each other under the name CODE, by path in the bundle."""
+    """Return the source of FIRST and all that it imports of ours, under the name CODE, by path in the bundle."""
     package, note = resources.files("wardround"), f'"""Copied from wardround {__version__}."""\n'
     files = {f"{CODE}/__init__.py": note}
-    for name in MODULES:
-        text = package.joinpath(f"{name}.py").read_text(encoding="utf-8")
-        files[f"{CODE}/{name}.py"] = text.replace("from wardround.", f"from {CODE}.")
-        if "/" in name:
-            files[f"{CODE}/{name.partition('/')[0]}/__init__.py"] = note
+    wanted = [FIRST]
+    while wanted:
+        name = wanted.pop().replace(".", "/")
+        if f"{CODE}/{name}.py" not in files:
+            text = package.joinpath(f"{name}.py").read_text(encoding="utf-8")
+            wanted += _IMPORT.findall(text)
+            files[f"{CODE}/{name}.py"] = text.replace("from wardround.", f"from {CODE}.")
+            if "/" in name:
+                files[f"{CODE}/{name.partition('/')[0]}/__init__.py"] = note
     return files

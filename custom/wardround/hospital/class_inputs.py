@@ -40,7 +40,7 @@ def read_cases(folder: Path, only: str | None, spec: Spec, record: bool) -> Case
     """
     found = read_description(folder)
     _require(found, spec, record, str(folder))
-    header, rows = read_rows(found.table)
+    header, rows = read_rows(found.table, found.spec.modalities)
     absent = [name for name in ("case", *found.spec.modalities) if name not in header]
     names = [row.get("case", "") for row in rows]
     if absent or "" in names or len(set(names)) < len(names):

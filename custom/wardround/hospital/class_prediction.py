@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,13 @@ from wardround.hospital.opening import pick_device
 from wardround.models import bundle_files
 from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import FlatModel
-from wardround.models.specs import rebuild_classifier
+from wardround.models.specs import rebuild_classifier, require_size
 from wardround.models.vit import ViTFusion
+from wardround.tables import csv_text
 from wardround.tasks.classification import softmax
 
 Row = dict[str, Any]
+MOST_PIXELS = 2**24
 ENDINGS = (".json", ".csv")
 
 
@@ -57,8 +58,9 @@ def read_classifier(file: Path) -> Classifier:
     damaged, another architecture than the file's own fingerprint says, no description of its inputs, or one that its
     network does not fit (number of classes, sequences, columns, size): ModelRefused
     """
-    _, meta = bundle_files.load_any(file)
+    arrays, meta = bundle_files.load_any(file)
     spec = rebuild_classifier(meta.get("model"), str(file))
+    require_size(spec, arrays, str(file))
     identity = fingerprint(spec)
     arrays, _ = bundle_files.load_any(file, identity)
     sampling = _sampling(meta.get("inputs"), file)
@@ -117,15 +119,13 @@ def write_rows(rows: Sequence[Row], model: Classifier, out: Path) -> Path:
 
 
 def _csv(rows: Sequence[Row], classes: Sequence[str], about: Mapping[str, str]) -> str:
-    text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow(["case", "class", *(f"p {name}" for name in classes), "sequences", "record", *about])
+    header = ["case", "class", *(f"p {name}" for name in classes), "sequences", "record", *about]
+    lines = []
     for row in rows:
         chances = [row["probabilities"][name] for name in classes]
-        out.writerow(
-            [row["case"], row["class"], *chances, " ".join(row["sequences"]), " ".join(row["record"]), *about.values()]
-        )
-    return text.getvalue()
+        words = (" ".join(row["sequences"]), " ".join(row["record"]))
+        lines.append([row["case"], row["class"], *chances, *words, *about.values()])
+    return csv_text([header, *lines])
 
 
 def _known(model: Classifier, known: Any) -> list[str]:
@@ -141,9 +141,12 @@ def _sampling(inputs: object, file: Path) -> CaseSampling:
     if not isinstance(inputs, Mapping) or set(inputs) != set(INPUTS):
         raise _refused(file, f"a {type(inputs).__name__} with other keys", f"`inputs` with {', '.join(INPUTS)}")
     try:
-        return CaseSampling(**inputs, batch=1, modality_dropout=0.0, augment=False)
+        found = CaseSampling(**inputs, batch=1, modality_dropout=0.0, augment=False)
     except (ConfigRefused, TypeError, ValueError, AttributeError, KeyError) as error:
         raise _refused(file, f"a description that is not sound ({type(error).__name__})", "one of a job") from error
+    if math.prod(found.spec.grid.shape) > MOST_PIXELS:
+        raise _refused(file, f"images of {found.spec.grid.shape}", f"{MOST_PIXELS} pixels or voxels at most")
+    return found
 
 
 def _refused(file: Path, found: str, expected: str) -> ModelRefused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,11 @@ from wardround.models import bundle_files
 from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import FlatModel
 from wardround.models.nets import SegResNet3d, UNet3d
-from wardround.models.specs import rebuild
+from wardround.models.specs import rebuild, require_size
 from wardround.tasks.inference import predict_regions
 from wardround.tasks.regions import KINDS, REGIONS, known_regions, labels_from_regions
+
+MOST_IN_WINDOW = 2**25
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def read_weights(file: Path) -> Weights:
     damaged, of an unknown architecture, or another one than the file's own fingerprint says: ModelRefused
     a patch or kind of labels that does not exist: ModelRefused
     """
-    _, meta = bundle_files.load_any(file)
+    arrays, meta = bundle_files.load_any(file)
     if meta.get("label_kind", KINDS[0]) not in KINDS:
         raise ModelRefused(
             f"the kind of labels in {file}",
@@ -64,16 +67,17 @@ def read_weights(file: Path) -> Weights:
             fix="use a file that this version of wardround wrote",
         )
     spec = rebuild(meta.get("model"), str(file))
+    require_size(spec, arrays, str(file))
     table = _table(spec, meta, file)
     arrays, _ = bundle_files.load_any(file, fingerprint(spec))
     patch = meta.get("patch")
     if patch is not None:
         whole = isinstance(patch, list) and len(patch) == 3 and all(isinstance(n, int) and n > 0 for n in patch)
-        if not whole or any(n % spec.divisor for n in patch):
+        if not whole or any(n % spec.divisor for n in patch) or math.prod(patch) > MOST_IN_WINDOW:
             raise ModelRefused(
                 f"the patch size in {file}",
                 found=f"a {type(patch).__name__}",
-                expected=f"three whole multiples of {spec.divisor}",
+                expected=f"three whole multiples of {spec.divisor}, {MOST_IN_WINDOW} voxels at most",
                 fix="use a file that this version of wardround wrote",
             )
     return Weights(spec, arrays, meta, file, table)

@@ -59,7 +59,7 @@ def _volumes(config: SiteConfig, progress: Progress) -> Looked:
     words = (
         f"{found.cases} cases, {found.patients} patients ({parts} to train, validate, test), labels {found.label_kind}"
     )
-    files, _ = survey(config.data, config.cases, config.patient_pattern)
+    files, _ = survey(config.data, config.cases, config.patient_pattern, labels=config.labels)
     first = {one.patient: one.case for one in reversed(files)}
     return Looked([passed("data", words), *_oddities(found)], voxels, tuple(sorted(first.values()))[:DUMMY_PATIENTS])
 
@@ -73,8 +73,14 @@ def _oddities(found: Inspection) -> list[Finding]:
     mixed = [
         warned("data", f"{len(found.spacings)} different spacings", "patches then differ in mm; resample, or accept it")
     ]
+    told = [warned("data", words, "look at it before the first job") for words in found.warnings]
+    unused = f"{len(found.unused)} images or folders are not used, first {found.unused[0]}" if found.unused else ""
+    told += [warned("data", unused, "`wardround data check` lists them; rename what is a sequence")] if unused else []
     return (
-        (odd if absent else []) + (few if found.split["test"] < 2 else []) + (mixed if len(found.spacings) > 1 else [])
+        told
+        + (odd if absent else [])
+        + (few if found.split["test"] < 2 else [])
+        + (mixed if len(found.spacings) > 1 else [])
     )
 
 

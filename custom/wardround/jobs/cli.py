@@ -121,6 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         say(f"wardround: {error.filename or 'a file'}: {error.strerror or type(error).__name__}")
         return REFUSED
+    except MemoryError:
+        say("wardround: this needs more memory than the machine has; a smaller image, window or batch needs less")
+        return REFUSED
     except KeyboardInterrupt:
         say("wardround: stopped")
         return 130

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from wardround.data.conventions import NAMES
 from wardround.errors import ConfigRefused, Refusal
 from wardround.jobs.terminal import DONE, REFUSED, command, counter, existing, group, say
 
@@ -52,8 +53,8 @@ def add(commands: Any) -> None:
     )
     check.add_argument(
         "--labels",
-        choices=("auto", "brats", "whole_tumour"),
-        help="kind of masks; default: what the site's file says, else auto (whole_tumour if all masks are 0 and 1)",
+        choices=NAMES,
+        help="how the values of masks are read (docs/data.md, Masks); default: what the site's file says, else auto",
     )
     check.add_argument(
         "--patient-pattern", metavar="REGEX", help="group 1 is the patient of a case id; default: see docs/data.md"
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{label}: {config.data}\n{words}")
         for problem in problems:
             print(f"\nWRONG: {problem}")
-        print("\nready to train\n" if not problems else f"\n{len(problems)} things are wrong\n")
+        print("\nready to train\n" if not problems else f"\n{_wrong(len(problems))}\n")
         worst = REFUSED if problems else worst
     return worst
 
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
 def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
     """Return the facts about labelled images as indented lines, and what is wrong: the first thing, or damaged images."""
     from wardround.data.labelled import open_labelled
+    from wardround.data.patients import about_patients
     from wardround.data.splits import PARTS
     from wardround.hospital.splitting import split_of
 
@@ -115,6 +117,8 @@ def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
         rows += [("split", "; ".join(f"{part} {_listed(counts)}" for part, counts in parts.items()) + " (patients)")]
         absent = [name for name, count in parts["test"].items() if not count]
         rows += [("beware", f"no test patient with {', '.join(absent)}: nothing is known about them")] if absent else []
+        told = any(case != patient for case, patient in found.patients.items())
+        rows += [("beware", words) for words in about_patients(found.patients, told)]
     except Refusal as problem:
         return _lines(rows) or "  -", [problem]
     return _lines(rows), []
@@ -125,7 +129,7 @@ def describe_record(config: SiteConfig, columns: Table) -> tuple[str, list[Refus
     from wardround.data.cases import find_cases
     from wardround.data.record import for_patients, site_record
 
-    files = find_cases(config.data, config.cases, config.patient_pattern)
+    files = find_cases(config.data, config.cases, config.patient_pattern, labels=config.labels)
     try:
         rows = site_record(config, columns)
         vectors = for_patients(rows, columns, {one.case: one.patient for one in files}, lambda words: None)
@@ -135,6 +139,8 @@ def describe_record(config: SiteConfig, columns: Table) -> tuple[str, list[Refus
     flags = [sum(float(one[len(names) + i]) for one in vectors.values()) for i in range(len(names))]
     known = {name: f"{100 * flag / count:.0f} %" for name, flag in zip(names, flags, strict=True)}
     listed = f"{_listed(known)} known" if known else "--job says which columns to check"
+    strangers = len(set(rows) - set(vectors))
+    listed += f"; {strangers} rows are of nobody here" if strangers else ""
     return _lines([("record", f"{sum(who in rows for who in vectors)} of {count} patients have a row; {listed}")]), []
 
 
@@ -160,12 +166,23 @@ def describe(found: Inspection) -> str:
         ("patients", str(found.patients)),
         ("modalities", ", ".join(f"{name} {count}" for name, count in found.modalities.items())),
         ("labels", _KINDS[found.label_kind]),
+        *(("  read as", f"{words} ({count} cases)") for words, count in found.conventions.items()),
         ("no tumour", f"{found.empty} cases"),
         ("shapes", _counts(found.shapes)),
         ("spacing mm", _counts(found.spacings)),
         ("split", _parts(found.split)),
+        *(("not used", words) for words in _first(found.unused)),
+        *(("beware", words) for words in found.warnings),
     ]
     return _lines(rows)
+
+
+def _wrong(count: int) -> str:
+    return f"{count} thing{' is' if count == 1 else 's are'} wrong"
+
+
+def _first(names: Sequence[str], most: int = 20) -> list[str]:
+    return [*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])]
 
 
 def _lines(rows: Sequence[tuple[str, str]]) -> str:

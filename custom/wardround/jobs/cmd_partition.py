@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import fields
+from shlex import quote
 from typing import Any
 
+from wardround.data.conventions import AUTO, NAMES
 from wardround.jobs import cmd_partition_labels
 from wardround.jobs.terminal import DONE, command, existing, folder, group, positive, say
 
@@ -93,10 +95,20 @@ def add(commands: Any) -> None:
             flag = "--" + option.replace("_", "-")
             method.add_argument(flag, required=(name, option) in _NEEDED, **_OPTIONS[option])
         method.add_argument(
-            "--min-patients", type=positive, default=3, metavar="N", help="a site with fewer is refused; default 3"
+            "--min-patients",
+            type=positive,
+            default=3,
+            metavar="N",
+            help="a site with fewer is refused; default 3, which jobs need",
         )
         method.add_argument(
             "--patient-pattern", metavar="REGEX", help="group 1 is the patient of a case id; default: docs/data.md"
+        )
+        method.add_argument(
+            "--labels",
+            choices=NAMES,
+            default=AUTO,
+            help="how the values of masks are read (docs/data.md, Masks); default auto",
         )
     cmd_partition_labels.add(methods)
 
@@ -105,16 +117,25 @@ def run(args: argparse.Namespace) -> int:
     """Split, and print what every site got."""
     from wardround.data.cases import compile_patient_pattern, patient_of
     from wardround.data.partition import Options, partition
+    from wardround.data.splits import PARTS
 
     given = {field.name: getattr(args, field.name) for field in fields(Options) if hasattr(args, field.name)}
     say(f"{args.method}: {args.data} into {args.out}")
     file = partition(args.method, args.data, args.out, Options(**given))
     told = args.patient_pattern
     pattern = compile_patient_pattern(told, "--patient-pattern") if told else None
+    few = []
     for site, entry in json.loads(file.read_text(encoding="utf-8")).items():
         cases = entry["cases"]
         label = "" if entry["name"] == site else f" ({entry['name']})"
-        print(f"{site}{label}: {len(cases)} cases, {len({patient_of(case, pattern) for case in cases})} patients")
+        patients = len({patient_of(case, pattern) for case in cases})
+        few += [site] if patients < len(PARTS) else []
+        print(f"{site}{label}: {len(cases)} cases, {patients} patients")
     print(f"written: {file}")
-    print(f"use it: wardround jobs run brats_perfedavg --sites-file {file}")
+    if few:
+        print(
+            f"{', '.join(few)}: fewer than {len(PARTS)} patients, every job refuses such a site; write it again with fewer sites"
+        )
+    else:
+        print(f"use it: wardround jobs run brats_perfedavg --sites-file {quote(str(file))}")
     return DONE

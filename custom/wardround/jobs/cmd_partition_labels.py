@@ -150,7 +150,7 @@ def _described(where: Path) -> Preset:
     from wardround.data.skew import LabelledSet
 
     description = read_description(where)
-    spec, (header, lines) = description.spec, read_rows(description.table)
+    spec, (header, lines) = description.spec, read_rows(description.table, description.spec.modalities)
     absent = [name for name in (*FIXED, *spec.modalities) if name not in header]
     pairs = set() if absent else {(line["patient"], line["label"]) for line in lines if line["label"]}
     two = len(pairs) - len({patient for patient, _ in pairs})

@@ -1,13 +1,12 @@
 """Floor 2: what wardround reads of a MONAI bundle that it wrote: configs/metadata.json and models/model.pt.
 
 A bundle may have been anywhere since: its code and the expressions in its configs are never run, its weights are read
-without unpickling objects, and they must match the digest and the architecture that metadata.json states.
+without unpickling and without trusting a size that they state, and they must match the digest and the architecture of
+metadata.json.
 """
 
 from __future__ import annotations
 
-import json
-import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -18,9 +17,11 @@ import numpy as np
 import torch
 
 from wardround.arrays import Array, digest
+from wardround.bounded import TooMuch, read_json
 from wardround.errors import ModelRefused
 from wardround.models import checkpoint
 from wardround.models.fingerprint import require_fingerprint
+from wardround.models.stored_arrays import state_dictionary
 
 FORMAT = "wardround MONAI bundle 1"
 METADATA, WEIGHTS = Path("configs/metadata.json"), Path("models/model.pt")
@@ -42,22 +43,25 @@ def write_weights(bundle: Path, arrays: Mapping[str, Array]) -> None:
     """Write models/model.pt: a state dictionary as `torch.save` makes it."""
     file = bundle / WEIGHTS
     file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({name: torch.from_numpy(np.array(block, np.float32)) for name, block in arrays.items()}, file)
+    torch.save({name: torch.from_numpy(np.array(block, np.float32, order="C")) for name, block in arrays.items()}, file)
 
 
 def load(bundle: Path, expected_fingerprint: str | None = None) -> tuple[dict[str, Array], dict[str, Any]]:
     """Return (arrays, what their writer said about them), like `checkpoint.load`.
 
-    no bundle, not ours, damaged, pickled objects in it, weights that are not those it was written with: ModelRefused
+    no bundle, not ours, damaged, too large, pickled objects in it, weights that are not those it was written with: ModelRefused
     another architecture than expected (if one is given): ModelRefused
     """
     try:
-        entry = json.loads((bundle / METADATA).read_text(encoding="utf-8"))[ENTRY]
+        entry = read_json(bundle / METADATA)[ENTRY]
         found, meta, said = str(entry["fingerprint"]), dict(entry["meta"]), entry["digest"]
         ours = entry["format"] == FORMAT
-        state = torch.load(bundle / WEIGHTS, map_location="cpu", weights_only=True)
-        arrays = {str(name): block.numpy() for name, block in state.items()}
+        arrays = state_dictionary(bundle / WEIGHTS)
         intact = said == digest(arrays)
+    except TooMuch as error:
+        raise _refused(bundle, f"not readable: {error}") from error
+    except MemoryError as error:
+        raise _refused(bundle, "more than this machine's memory holds") from error
     except OSError as error:
         raise _refused(bundle, f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}") from error
     except (
@@ -66,11 +70,10 @@ def load(bundle: Path, expected_fingerprint: str | None = None) -> tuple[dict[st
         TypeError,
         AttributeError,
         IndexError,
-        AssertionError,
         EOFError,
+        OverflowError,
         RuntimeError,
         struct.error,
-        pickle.UnpicklingError,
         zipfile.BadZipFile,
     ) as error:
         raise _refused(bundle, f"not readable ({type(error).__name__})") from error

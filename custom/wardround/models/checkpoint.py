@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -17,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from wardround.arrays import Array, Arrays, digest
+from wardround.bounded import MOST_JSON, MOST_WEIGHTS, TooMuch, parse_json, stored_zip
 from wardround.errors import ModelRefused
 from wardround.models.fingerprint import require_fingerprint
+from wardround.models.stored_arrays import npy
 
 FORMAT = "wardround weights 1"
 
@@ -47,18 +50,25 @@ def save(path: str | Path, arrays: Arrays, fingerprint: str, meta: Mapping[str, 
 def load(path: str | Path, expected_fingerprint: str | None = None) -> tuple[dict[str, Array], dict[str, Any]]:
     """Return (arrays, meta) as they were saved.
 
-    missing, truncated, damaged, or not written by `save`: ModelRefused
+    missing, truncated, damaged, not written by `save`, or announcing more than it holds: ModelRefused
     another architecture than expected (if one is given): ModelRefused
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            header = json.loads(file["header"].tobytes().decode())
-            arrays = {key.removeprefix("block."): file[key] for key in file.files if key.startswith("block.")}
+        with stored_zip(path, MOST_WEIGHTS) as file:
+            if file.getinfo("header.npy").file_size > MOST_JSON:
+                raise TooMuch(f"a header of more than {MOST_JSON} bytes")
+            header = parse_json(npy(file.read("header.npy")).tobytes())
+            names = [name for name in file.namelist() if name.startswith("block.") and name.endswith(".npy")]
+            arrays = {name[len("block.") : -len(".npy")]: npy(file.read(name)) for name in names}
         intact = header["format"] == FORMAT and header["digest"] == digest(arrays)
         found, meta = str(header["fingerprint"]), dict(header["meta"])
     except FileNotFoundError as error:
         raise _refused(path, "no such file") from error
+    except TooMuch as error:
+        raise _refused(path, f"not readable: {error}") from error
+    except MemoryError as error:
+        raise _refused(path, "more than this machine's memory holds") from error
     except (
         OSError,
         EOFError,
@@ -66,6 +76,9 @@ def load(path: str | Path, expected_fingerprint: str | None = None) -> tuple[dic
         KeyError,
         TypeError,
         AttributeError,
+        OverflowError,
+        RuntimeError,
+        struct.error,
         zipfile.BadZipFile,
         zlib.error,
     ) as error:

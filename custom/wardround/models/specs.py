@@ -6,15 +6,19 @@ a path to pretrained weights is dropped: the file brings the weights, and none o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
+from wardround.arrays import Arrays
 from wardround.errors import ConfigRefused, ModelRefused
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.vit import ViTFusion
 
 KNOWN: Mapping[str, Callable[..., UNet3d | SegResNet3d]] = {"UNet3d": UNet3d, "SegResNet3d": SegResNet3d}
+LARGEST, LOOPS = 2**14, 64
+COUNTED = ("residual_units", "adapter_rank", "depth", "fusion_depth", "modalities")
 Spec = TypeVar("Spec")
 
 
@@ -36,12 +40,43 @@ def rebuild_classifier(description: object, where: str) -> ViTFusion:
     return replace(_rebuilt(description, where, {"ViTFusion": ViTFusion}), weights=None)
 
 
+def require_size(spec: Any, arrays: Arrays, where: str) -> None:
+    """Raise ModelRefused unless a network's blocks are those of a file; none is made in memory to find that out.
+
+    A description of a few bytes could ask for a network of any size: building it would be the harm.
+    """
+    import torch
+
+    with torch.device("meta"):
+        wanted = {name: tuple(block.shape) for name, block in spec.build(0).named_parameters()}
+    if wanted != {name: block.shape for name, block in arrays.items()}:
+        raise ModelRefused(
+            f"weights of another architecture: {where}",
+            found=f"a network of {sum(math.prod(shape) for shape in wanted.values())} parameters, and weights for "
+            f"{sum(block.size for block in arrays.values())}, or of other shapes",
+            expected="the network that the weights were trained in",
+            fix="use a file that this version of wardround wrote",
+        )
+
+
+def _sound(value: object, most: int = LARGEST) -> bool:
+    """Return whether settings from a file are numbers and words of a size that some network has."""
+    if isinstance(value, Mapping):
+        return all(_sound(one, LOOPS if key in COUNTED else LARGEST) for key, one in value.items())
+    if isinstance(value, list):
+        return len(value) <= LOOPS and all(_sound(one, most) for one in value)
+    return not isinstance(value, int | float) or abs(value) <= most
+
+
 def _rebuilt(description: object, where: str, known: Mapping[str, Callable[..., Spec]]) -> Spec:
     try:
-        if isinstance(description, Mapping):
+        if isinstance(description, Mapping) and not _sound(description["args"]):
+            found = "settings that no network has"
+        elif isinstance(description, Mapping):
             spec: Spec = known[description["path"]](**description["args"])
             return spec
-        found = f"a {type(description).__name__}"
+        else:
+            found = f"a {type(description).__name__}"
     except (KeyError, TypeError, ConfigRefused) as error:
         found = f"settings that cannot be built ({type(error).__name__})"
     raise ModelRefused(

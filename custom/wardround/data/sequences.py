@@ -1,0 +1,47 @@
+"""Floor 2: the words by which files and tables call a sequence or a tumour mask.
+
+The words are those of the public sets and of scanners: t1n (BraTS 2023), T1w (Decathlon, BIDS), T1GD (UPENN-GBM), T1c
+(UCSF-PDGM), ce-gadolinium_T1w (BIDS), t2f, fl, ... Upper and lower case and the separators - _ . and blank do not matter.
+A word that is not here means nothing: the file is passed over, and listed as such.
+"""
+
+from __future__ import annotations
+
+import re
+
+MODALITIES = ("t1", "t1ce", "t2", "flair")
+SEG = "seg"
+
+_AGENT = r"(?:ce|c|gd|gad|gado|gadolinium|post|postgd|postcontrast|contrast|contrastenhanced|enhanced|km)"
+# Matched after the separators are taken out. In front of T1 only what can mean nothing but contrast agent: `post_T1` may be
+# the T1 after an operation.
+_WORDS = {
+    "t1ce": rf"t1(?:w|wi|weighted)?{_AGENT}|(?:ce|gd|gad|cegd|cegad|cegadolinium|gadolinium)t1(?:w|wi|weighted)?",
+    "t1": r"t1(?:w|wi|weighted)?(?:n|native|pre|precontrast|noncontrast|plain)?",
+    "t2": r"t2(?:w|wi|weighted)?",
+    "flair": r"(?:t2w?)?(?:flair|flr)|fl|t2f|flairw?",
+    SEG: r"(?:tumou?r|lesion)?(?:seg|segm|segmentation)|(?:tumou?r|lesion|seg)(?:mask|label|labels)"
+    r"|label|labels|gt|groundtruth",
+}
+_ROLES = {role: re.compile(pattern) for role, pattern in _WORDS.items()}
+_SEPARATORS = re.compile(r"[-_. ]+")
+
+
+def role_of(word: str) -> str | None:
+    """Return the sequence (one of MODALITIES) or `seg` that a word means, None for any other word."""
+    plain = _SEPARATORS.sub("", word.casefold())
+    return next((role for role, pattern in _ROLES.items() if pattern.fullmatch(plain)), None)
+
+
+def split_name(stem: str) -> tuple[str, str] | None:
+    """Return (case, role) of a file's name without its ending: `P1_T1-ce` is ("P1", "t1ce"), `flair` is ("", "flair").
+
+    The longest ending that is a word counts: `P_t2_flair` is FLAIR of P, not FLAIR of P_t2. No word: None
+    """
+    if role := role_of(stem):
+        return "", role
+    for gap in _SEPARATORS.finditer(stem):
+        role = role_of(stem[gap.end() :]) if gap.start() else None
+        if role:
+            return stem[: gap.start()], role
+    return None
