@@ -57,6 +57,14 @@ def _named(job: str, value: Any) -> Iterator[Named]:
             yield from _named(job, part)
 
 
+@pytest.fixture(autouse=True)
+def _usual_umask() -> Iterator[None]:
+    """A run makes its process write for its owner only; the next test begins as a login shell does."""
+    os.umask(0o022)
+    yield
+    os.umask(0o022)
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY

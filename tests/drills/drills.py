@@ -173,8 +173,8 @@ def network_cut(made: Consortium, line: Line) -> None:
 def full_disk(made: Consortium) -> None:
     """A site's disk is full: it fails with a code, the others go on, and it takes part again once there is room."""
     made.kill("site-4")
-    kept = made.kits / "site-4" / "kept"
-    kept.mkdir(exist_ok=True)
+    kept = made.kits / "site-4.private" / "kept"
+    kept.mkdir(parents=True, exist_ok=True)
     mount = f'mount -t tmpfs -o size=2M tmpfs "{kept}" && exec "$@"'
     made.start("site-4", ["unshare", "-rm", "bash", "-c", mount, "-"])
     made.wait_until_registered("site-4")
@@ -193,7 +193,7 @@ def full_disk(made: Consortium) -> None:
     say("there is room again")
     report = made.result(job)
     tell(made, job, report)
-    reason = (made.site("site-4", job) / "refusals.txt").read_text()
+    reason = (made.private("site-4", job) / "refusals.txt").read_text()
     assert "No space left on device" in reason
     say(f"site-4's refusals.txt: {lines(reason, 'OSError')[-1]}")
     assert "No space" not in json.dumps(report)

@@ -152,6 +152,10 @@ class Consortium:
         """Return what a site has written in a job."""
         return self.kits / name / job_id / "wardround"
 
+    def private(self, name: str, job_id: str) -> Path:
+        """Return where a party keeps the secrets, the state and the refusals of a job: outside its workspace."""
+        return self.kits / f"{name}.private" / job_id
+
     def server_log(self, job_id: str) -> str:
         """Return what the server's job process has said, "" before it began; of a job that was downloaded: from there."""
         running = self.kits / SERVER / job_id / "log.txt"

@@ -159,7 +159,7 @@ def test_a_site_without_wardround_trains_with_the_code_of_the_job(consortium, wi
 
 def test_a_site_with_another_wardround_refuses_and_says_what_to_install(consortium, with_code):
     assert [words for words in with_code.report["problems"] if "site-4 was lost in round 1: refused: version" in words]
-    reason = (consortium.kits / "site-4" / with_code.id / "wardround" / "refusals.txt").read_text()
+    reason = (consortium.private("site-4", with_code.id) / "refusals.txt").read_text()
     assert f"wardround {OTHER} runs here" in reason
     assert f"pip install wardround=={__version__}" in reason
     assert not with_code.completed

@@ -156,9 +156,9 @@ def test_keys_of_the_simulator_lie_beside_the_parties(runs):
     """One key for the sites; at the server its id alone, and the key in nothing that anybody wrote."""
     for name in ("he", "perfedavg_ring"):
         run = runs[name]
-        files = [run.workspace / site / "startup" / "wardround_sum_key.json" for site in SITES]
+        files = [run.workspace / site / "startup" / "wardround_sum_key.key" for site in SITES]
         assert len({path.read_bytes() for path in files}) == 1
-        assert not list((run.workspace / "server").rglob("wardround_sum_key.json"))
+        assert not list((run.workspace / "server").rglob("wardround_sum_key.key"))
         assert not list((run.workspace / "server").rglob("*.key"))
         seed = json.loads(files[0].read_text())["seed"]
         assert seed not in run.said

@@ -93,7 +93,7 @@ def test_a_job_is_submitted_watched_downloaded_and_reported(poc):
     assert "PROBLEM: site-3 was lost in round 1" in done.stdout
     report = json.loads(next((made.root / "results").rglob("report.json")).read_text())
     assert [one["aggregated"] for one in report["rounds"]] == [["site-1", "site-2"]] * 2
-    reasons = "".join(path.read_text() for path in (made.kits / "site-3").glob("*/wardround/refusals.txt"))
+    reasons = "".join(path.read_text() for path in (made.kits / "site-3.private").glob("*/refusals.txt"))
     assert "REFUSED by the policy of site-3" in reasons
 
 

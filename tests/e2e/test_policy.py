@@ -55,7 +55,7 @@ class Seen:
         return [line for line in lines if line["task"] == task]
 
     def reasons(self, site: str) -> str:
-        file = self.run(site) / "refusals.txt"
+        file = self.consortium.private(site, self.job_id) / "refusals.txt"
         return file.read_text() if file.exists() else ""
 
     def account(self, site: str) -> Any:

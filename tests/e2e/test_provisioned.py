@@ -33,8 +33,8 @@ def reports(consortium: Consortium) -> dict[str, dict[str, Any]]:
 def test_the_kits_hold_what_each_party_may_have(consortium):
     names = {path.name for path in (consortium.kits / SERVER / "startup").iterdir()}
     assert "wardround_sum_public.json" in names
-    assert "wardround_sum_key.json" not in names
-    keys = {(consortium.kits / site / "startup" / "wardround_sum_key.json").read_bytes() for site in SITES}
+    assert "wardround_sum_key.key" not in names
+    keys = {(consortium.kits / site / "startup" / "wardround_sum_key.key").read_bytes() for site in SITES}
     assert len(keys) == 1
     assert (
         json.loads(keys.pop())["seed"]
@@ -72,7 +72,7 @@ def test_the_job_in_the_clear_is_downloaded_with_its_model(consortium, reports):
 
 def test_the_server_holds_no_model_and_no_key(consortium, reports):
     held = {path.name for path in (consortium.kits / SERVER).rglob("*") if path.is_file()}
-    assert not {"final_model.npz", "best_model.npz", "wardround_sum_key.json", "secrets.json"} & held
+    assert not {"final_model.npz", "best_model.npz", "wardround_sum_key.key", "secrets.json"} & held
     assert list((consortium.kits / "site-1").rglob("final_model.npz"))
 
 

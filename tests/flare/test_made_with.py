@@ -14,7 +14,7 @@ from wardround import __version__
 from wardround.errors import VersionRefused
 from wardround.flare import made_with, wire
 from wardround.flare.made_with import ID, INSTALLED, MadeWith, package_digest, package_files, require_made_with
-from wardround.flare.places import run_folder
+from wardround.flare.places import private_folder
 from wardround.flare.site_parts import REASONS, guarded
 
 
@@ -51,7 +51,7 @@ def test_a_site_refuses_before_it_works_and_the_server_reads_why(context):
     fl_ctx = context(job="a1b2c3", **{ID: MadeWith("9.9.9", INSTALLED)})
     reply = guarded(FLComponent(), fl_ctx, lambda: done.append(1) or Shareable())
     assert (done, wire.refusal_code(reply)) == ([], "version")
-    assert "pip install wardround==9.9.9" in (run_folder(fl_ctx) / REASONS).read_text()
+    assert "pip install wardround==9.9.9" in (private_folder(fl_ctx) / REASONS).read_text()
 
 
 @pytest.mark.parametrize(("version", "stopped"), [(__version__, False), ("9.9.9", True)])

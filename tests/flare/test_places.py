@@ -1,3 +1,4 @@
+import os
 import stat
 
 import pytest
@@ -19,6 +20,57 @@ def test_a_run_has_a_folder_in_its_own_workspace(context, workspace, tmp_path):
     assert places.workspace_root(context()) == tmp_path / "party"
 
 
+def test_secrets_and_state_of_a_real_party_lie_outside_the_workspace_that_nvflare_serves(
+    context, tmp_path, monkeypatch
+):
+    fl_ctx = context(job="a1b2c3")
+    for folder in (places.private_folder(fl_ctx), places.state_folder(fl_ctx)):
+        assert folder == tmp_path / "party.private" / "a1b2c3"
+        assert not folder.is_relative_to(places.workspace_root(fl_ctx))
+    assert places.private_folder(context()) == places.run_folder(context())
+    monkeypatch.setenv("WARDROUND_PRIVATE", str(tmp_path / "elsewhere"))
+    assert places.private_folder(fl_ctx) == tmp_path / "elsewhere" / "a1b2c3"
+
+
+@pytest.mark.parametrize("inside", ["party", "party/private", "party/../party/x"])
+def test_a_private_folder_inside_the_workspace_is_refused(context, tmp_path, monkeypatch, inside):
+    monkeypatch.setenv("WARDROUND_PRIVATE", str(tmp_path / inside))
+    with pytest.raises(ConfigRefused, match="outside the workspace"):
+        places.private_folder(context(job="a1b2c3"))
+
+
+def test_a_private_folder_that_cannot_be_made_is_refused_and_nothing_falls_back(context, tmp_path, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "mkdir", denied)
+    with pytest.raises(ConfigRefused, match="WARDROUND_PRIVATE"):
+        places.private_folder(context(job="a1b2c3"))
+
+
+@pytest.fixture(params=[0o022, 0o000])
+def loose(request):
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("loose")
+@pytest.mark.parametrize("job", [places.SIMULATOR_JOB, "a1b2c3"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_whatever_the_umask_all_that_a_run_writes_is_for_its_owner_only(context, tmp_path, monkeypatch, job, kept):
+    if kept:
+        monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "state"))
+    (tmp_path / "party" / "a1b2c3" / "wardround").mkdir(parents=True)
+    for folder in (places.run_folder, places.private_folder, places.state_folder):
+        place = folder(context(job=job))
+        (place / "overlays").mkdir(exist_ok=True)
+        for path in (place / "site_report.html", place / "overlays" / "one.png"):
+            path.write_text("a patient")
+        for path in (place, *place.rglob("*")):
+            assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
 def test_state_lies_in_the_run_folder_or_where_the_variable_says(context, tmp_path, monkeypatch):
     assert places.state_folder(context()) == places.run_folder(context())
     monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "state"))
@@ -38,13 +90,24 @@ def test_at_a_real_site_every_job_has_a_state_of_its_own(context, tmp_path, monk
     local = tmp_path / "party" / "local" / "wardround_state.json"
     assert not places.keeps_state(named(context, "one"))
     local.write_text('{"folder": "kept"}')
-    assert places.state_folder(named(context, "one")) == tmp_path / "party" / "kept" / "one"
-    assert places.state_folder(named(context, "../two")) == tmp_path / "party" / "kept" / "_two"
+    assert places.state_folder(named(context, "one")) == tmp_path / "party.private" / "kept" / "one"
+    assert places.state_folder(named(context, "../two")) == tmp_path / "party.private" / "kept" / "_two"
     monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "state"))
     assert places.state_folder(named(context, "one")) == tmp_path / "state" / "site-1" / "one"
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"folder": ""}', '{"folder": 1}', '{"folder": "a", "more": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"folder": "../party/kept"}',
+        '{"folder": "../party"}',
+        "",
+        "[]",
+        '{"folder": ""}',
+        '{"folder": 1}',
+        '{"folder": "a", "more": 1}',
+    ],
+)
 def test_a_state_file_that_says_something_else_is_refused(context, tmp_path, text):
     (tmp_path / "party" / "local" / "wardround_state.json").write_text(text)
     with pytest.raises(ConfigRefused, match="wardround_state"):

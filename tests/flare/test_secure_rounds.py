@@ -25,7 +25,7 @@ from nvflare.fuel.utils import fobs
 
 from wardround.arrays import digest
 from wardround.errors import ConfigRefused
-from wardround.flare import sealed, wire
+from wardround.flare import places, sealed, wire
 from wardround.flare.secure_rounds import SecureRounds
 from wardround.models import checkpoint
 from wardround.privacy import statements, sum_key
@@ -492,7 +492,7 @@ def test_a_key_file_that_is_missing_at_a_site(federation, caplog, file):
     (played.sites["site-2"].startup / file).unlink()
     played.run()
     assert played.problems == ["site-2 was lost in the join: refused: config (see that site's own log)"]
-    reason = (played.sites["site-2"].folder / "refusals.txt").read_text()
+    reason = (places.private_folder(played.sites["site-2"].context()) / "refusals.txt").read_text()
     assert reason.startswith(
         f"REFUSED by site-2 (config): the {'key file' if file == sum_key.SITE_FILE else 'startup kit:'}"
     )

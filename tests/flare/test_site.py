@@ -129,7 +129,7 @@ def test_a_provisioned_site_without_data_refuses_and_keeps_the_reason_out_of_the
     assert wire.refusal_code(reply) == "config"
     assert "wardround.json" not in caplog.text
     assert REASONS in caplog.text
-    assert "wardround.json" in (places.run_folder(fl_ctx) / REASONS).read_text()
+    assert "wardround.json" in (places.private_folder(fl_ctx) / REASONS).read_text()
 
 
 def test_the_simulator_shows_the_reason(context, caplog):

@@ -5,7 +5,7 @@ from nvflare.apis.shareable import Shareable
 
 from wardround.errors import ConfigRefused, DataRefused, ModelRefused, ReleaseRefused, RoundRefused
 from wardround.flare import site_parts, wire
-from wardround.flare.places import SIMULATOR_JOB, run_folder
+from wardround.flare.places import SIMULATOR_JOB, private_folder
 from wardround.flare.site_parts import guarded, require_given, stream
 
 SAYS = "/data/phantom-north-001_t1.nii.gz"
@@ -53,7 +53,7 @@ def test_the_reason_stays_in_the_run_folder(context, caplog, failure, job, logge
     """NVFlare streams a site's error log to the server, so outside the simulator the log says only where to look."""
     fl_ctx = context(job=job)
     guarded(FLComponent(), fl_ctx, fails(failure))
-    assert SAYS in (run_folder(fl_ctx) / site_parts.REASONS).read_text()
+    assert SAYS in (private_folder(fl_ctx) / site_parts.REASONS).read_text()
     assert (SAYS in caplog.text) == logged
     assert logged or site_parts.REASONS in caplog.text
 
@@ -62,7 +62,7 @@ def test_every_reason_is_kept(context):
     fl_ctx = context()
     for kind in (DataRefused, RoundRefused):
         guarded(FLComponent(), fl_ctx, fails(refusal(kind)))
-    text = (run_folder(fl_ctx) / site_parts.REASONS).read_text()
+    text = (private_folder(fl_ctx) / site_parts.REASONS).read_text()
     assert [code for code in ("(data)", "(round)") if code in text] == ["(data)", "(round)"]
 
 

@@ -24,7 +24,7 @@ from wardround.flare.curves import Curves
 from wardround.flare.hidden_release import HiddenRelease
 from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.ledger_door import KEY, POLICY, PatientRelease
-from wardround.flare.places import SIMULATOR_JOB, run_folder
+from wardround.flare.places import SIMULATOR_JOB, private_folder, run_folder
 from wardround.flare.release import InTheClear, NoNoise, Release
 from wardround.flare.secagg_policy import SecAggPolicy
 from wardround.flare.secure_sum import ID, SecureSum
@@ -116,7 +116,7 @@ class Rig:
 
     @property
     def reasons(self):
-        path = run_folder(self.at("train")) / REASONS
+        path = private_folder(self.at("train")) / REASONS
         return path.read_text() if path.exists() else ""
 
     @property
@@ -760,7 +760,7 @@ def test_a_file_with_one_scope_has_no_way_around_it(repository, workspace):
 def test_no_reason_is_a_refusal_that_is_lost(rig, message):
     """Where the reason cannot be written, nothing leaves either."""
     made = rig(PatientPolicy())
-    (run_folder(made.at("train")) / REASONS).mkdir()
+    (private_folder(made.at("train")) / REASONS).mkdir()
     with pytest.raises((OSError, Refusal)):
         made.leave(message())
 

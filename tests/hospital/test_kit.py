@@ -2,9 +2,11 @@ import json
 import shutil
 
 import pytest
+from nvflare.fuel.hci.cmd_arg_utils import validate_text_file_name
 
 from wardround.errors import ConfigRefused
 from wardround.hospital.kit import open_kit, read_object, readable_by_others, write_changed
+from wardround.privacy import sum_key
 
 
 def test_a_sites_kit_and_a_servers(provisioned):
@@ -16,7 +18,7 @@ def test_a_sites_kit_and_a_servers(provisioned):
         == ("localhost",) * 2 + (8002,)
     )
     assert (site.admin_port, server.admin_port) == (None, 8003)
-    assert [path.name for path in site.secrets()] == ["client.key", "wardround_sum_key.json", "client_context.tenseal"]
+    assert [path.name for path in site.secrets()] == ["client.key", "wardround_sum_key.key", "client_context.tenseal"]
     assert [path.name for path in server.secrets()] == ["server.key"]
     assert site.certificate.is_file()
     assert server.key.is_file()
@@ -64,3 +66,23 @@ def test_modes(tmp_path, mode, open_):
     file.touch()
     file.chmod(mode)
     assert readable_by_others(file) is open_
+
+
+def test_no_secret_of_a_kit_has_a_name_that_nvflares_console_shows(provisioned):
+    """`cat`, `head`, `tail` and `grep` of the console take certain endings only."""
+    secrets = open_kit(provisioned / "site-1").secrets()
+    assert len(secrets) == 3
+    assert [path.name for path in secrets if not validate_text_file_name(str(path.name))] == []
+
+
+def test_the_folder_with_the_roots_private_key_is_closed_to_others(provisioned):
+    state = provisioned.parent / "state"
+    assert (state / "cert.json").is_file()
+    assert not readable_by_others(state)
+
+
+def test_a_key_under_the_first_releases_name_is_refused_with_what_to_do(provisioned, tmp_path):
+    kit = open_kit(shutil.copytree(provisioned / "site-1", tmp_path / "site-1"))
+    (kit.startup / sum_key.SITE_FILE).rename(kit.startup / "wardround_sum_key.json")
+    with pytest.raises(ConfigRefused, match="provision again"):
+        sum_key.read_site(kit.startup)

@@ -98,11 +98,12 @@ def test_another_projects_root_and_another_key(kit, provisioned):
 
 def test_secret_files_of_a_site(kit):
     site = kit("site-1")
+    (site.startup / "client_context.tenseal").chmod(0o644)
     (loose,) = preflight_kit.keys(site)
     assert (loose.status, "client_context.tenseal can be read by others (mode 644)" in loose.found) == (FAIL, True)
     (site.startup / "client_context.tenseal").chmod(0o600)
     assert statuses(preflight_kit.keys(site)) == [PASS]
-    for name in ("client.key", "wardround_sum_key.json"):
+    for name in ("client.key", "wardround_sum_key.key"):
         (site.startup / name).chmod(0o640)
         (found,) = preflight_kit.keys(site)
         assert (found.status, name in found.found, "chmod 600" in found.fix) == (FAIL, True, True)
@@ -127,7 +128,7 @@ def test_a_context_without_its_secret_key_is_no_sites(kit, provisioned):
 @pytest.mark.parametrize(
     ("theirs", "mine", "says"),
     [
-        ("wardround_sum_key.json", "wardround_sum_key.json", "holds the secret key|which holds the secret"),
+        ("wardround_sum_key.key", "wardround_sum_key.key", "holds the secret key|which holds the secret"),
         ("client_context.tenseal", "client_context.tenseal", "lies at the server"),
         ("client_context.tenseal", "server_context.tenseal", "holds the secret key"),
     ],

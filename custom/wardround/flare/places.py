@@ -18,7 +18,8 @@ from wardround.errors import ConfigRefused
 from wardround.privacy import durable
 
 SIMULATOR_JOB = "simulate_job"
-STATE_VARIABLE = "WARDROUND_STATE"
+STATE_VARIABLE, PRIVATE_VARIABLE = "WARDROUND_STATE", "WARDROUND_PRIVATE"
+PRIVATE_SUFFIX = ".private"
 STATE_FILE = "wardround_state.json"
 FINISHED, BEGAN_AS, GOES_ON_AS = "finished", "began_as", "goes_on_as"
 
@@ -46,11 +47,54 @@ def job_name(fl_ctx: FLContext) -> str:
 
 
 def run_folder(fl_ctx: FLContext) -> Path:
-    """Return the folder of this run, `<workspace>/<job id>/wardround`, made if absent."""
+    """Return the folder of this run, `<workspace>/<job id>/wardround`, made if absent.
+
+    It holds what the party may show to its own people: receipts, reports, models. All of it is for their owner alone: from
+    this call on, this process writes nothing that others may read.
+    """
+    durable.owner_only()
     workspace = fl_ctx.get_engine().get_workspace()
-    folder = Path(workspace.get_run_dir(fl_ctx.get_job_id())) / "wardround"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return durable.folder(Path(workspace.get_run_dir(fl_ctx.get_job_id())) / "wardround")
+
+
+def private_root(workspace: Path) -> Path:
+    """Return the folder of a party's secrets and state, outside the workspace that NVFlare serves; it is not made here.
+
+    $WARDROUND_PRIVATE, else the workspace's sibling `<workspace>.private` | one inside the workspace: ConfigRefused
+    """
+    root = workspace.resolve()
+    named = os.environ.get(PRIVATE_VARIABLE)
+    found = Path(named).expanduser().resolve() if named else root.with_name(f"{root.name}{PRIVATE_SUFFIX}")
+    if found == root or root in found.parents:
+        raise _refused_private(f"${PRIVATE_VARIABLE} names {found}, inside the workspace")
+    return found
+
+
+def private_folder(fl_ctx: FLContext) -> Path:
+    """Return where this run's secrets, state and reasons of refusals lie, made if absent, for their owner only.
+
+    real parties: `<private root>/<job id>` | simulator: the run folder; its workspace is served to nobody
+    a place that cannot be made or written: ConfigRefused; nothing falls back into the workspace
+    """
+    if in_simulator(fl_ctx):
+        return run_folder(fl_ctx)
+    durable.owner_only()
+    root = private_root(workspace_root(fl_ctx))
+    try:
+        durable.folder(root)
+        return durable.folder(root / str(fl_ctx.get_job_id()))
+    except PermissionError as error:
+        raise _refused_private(f"{root}: {error.strerror}") from error
+
+
+def _refused_private(found: str) -> ConfigRefused:
+    return ConfigRefused(
+        "this party's private folder, for secrets and state",
+        found=found,
+        expected=f"a folder of this user outside the workspace: <workspace>{PRIVATE_SUFFIX}, or ${PRIVATE_VARIABLE}",
+        fix=f"make <workspace>{PRIVATE_SUFFIX} with mode 700 for the user that runs the party, "
+        f"or set {PRIVATE_VARIABLE} where it is started",
+    )
 
 
 def threads_for_this_process(fl_ctx: FLContext) -> int:
@@ -77,14 +121,14 @@ def keeps_state(fl_ctx: FLContext) -> bool:
 
 
 def state_folder(fl_ctx: FLContext) -> Path:
-    """Return where this party keeps what a resumed run needs; no place named: the run folder.
+    """Return where this party keeps what a resumed run needs; no place named: `private_folder`, which no other run finds.
 
     $WARDROUND_STATE: `<that>/<party>` in the simulator, `<that>/<party>/<job name>` at real sites | local/wardround_state.json,
-    {"folder": PATH}, a relative one below the workspace: `<that>/<job name>`
+    {"folder": PATH}, a relative one below the private root: `<that>/<job name>`; one inside the workspace: ConfigRefused
     """
-    folder = _state_root(fl_ctx) or run_folder(fl_ctx)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
+    durable.owner_only()
+    root = _state_root(fl_ctx)
+    return private_folder(fl_ctx) if root is None else durable.folder(root)
 
 
 def begin_anew(fl_ctx: FLContext) -> None:
@@ -128,11 +172,20 @@ def _said(path: Path) -> str:
 
 
 def _state_root(fl_ctx: FLContext) -> Path | None:
-    named, party, file = os.environ.get(STATE_VARIABLE), str(fl_ctx.get_identity_name()), STATE_FILE
+    named, party = os.environ.get(STATE_VARIABLE), str(fl_ctx.get_identity_name())
     job = re.sub(r"[^A-Za-z0-9_.-]", "_", job_name(fl_ctx)).lstrip(".") or "job"
     if named:
         return Path(named) / party if in_simulator(fl_ctx) else Path(named) / party / job
-    path = workspace_root(fl_ctx) / "local" / file
+    kept = kept_root(workspace_root(fl_ctx))
+    return None if kept is None else kept / job
+
+
+def kept_root(workspace: Path) -> Path | None:
+    """Return the folder that local/wardround_state.json names; no such file: None.
+
+    something else in it, a folder inside the workspace: ConfigRefused
+    """
+    path = workspace / "local" / STATE_FILE
     if not path.is_file():
         return None
     try:
@@ -141,12 +194,20 @@ def _state_root(fl_ctx: FLContext) -> Path | None:
         said = None
     if not (isinstance(said, dict) and set(said) == {"folder"} and isinstance(said["folder"], str) and said["folder"]):
         raise ConfigRefused(
-            f"local/{file}",
+            f"local/{STATE_FILE}",
             found="something else than one folder",
             expected='{"folder": "PATH"}',
             fix="correct it, or delete it: then a run that breaks off cannot be continued",
         )
-    return workspace_root(fl_ctx) / str(said["folder"]) / job
+    found = (private_root(workspace) / str(said["folder"])).resolve()
+    if found == workspace.resolve() or workspace.resolve() in found.parents:
+        raise ConfigRefused(
+            f"local/{STATE_FILE}",
+            found="a folder inside the workspace, which NVFlare serves",
+            expected=f"a relative folder (it lies in <workspace>{PRIVATE_SUFFIX}), or one elsewhere",
+            fix='write {"folder": "kept"}, and move the old folder into the private one if a job is to go on',
+        )
+    return found
 
 
 def simulated_kits_folder(fl_ctx: FLContext) -> Path:

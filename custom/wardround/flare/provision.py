@@ -14,20 +14,22 @@ from pathlib import Path
 from nvflare.lighter.entity import Project
 from nvflare.lighter.spec import Builder, ProvisionContext
 
-from wardround.privacy import sum_key
+from wardround.privacy import durable, sum_key
 
 STATE = "wardround_sum_key"
 
 
 class SumKeyBuilder(Builder):  # type: ignore[misc]
-    """Writes startup/wardround_sum_key.json for every site and startup/wardround_sum_public.json for the server.
+    """Writes startup/wardround_sum_key.key for every site and startup/wardround_sum_public.json for the server.
 
-    provisioned again (a site added later): the key of the project's state folder is kept, so that old kits stay valid
+    Provisioned again (a site added later), the key of the project's state folder is kept, so that old kits stay valid.
+    That folder also holds the root's private key, in a file that NVFlare writes for everybody to read (state/cert.json): the
+    folder itself is closed to others here.
     """
 
     def build(self, project: Project, ctx: ProvisionContext) -> None:
         """Write the files of all parties."""
-        kept = Path(ctx.get_state_dir()) / STATE
+        kept = durable.folder(Path(ctx.get_state_dir())) / STATE
         seed = sum_key.read_site(kept) if (kept / sum_key.SITE_FILE).is_file() else sum_key.new_seed()
         sum_key.write_site(kept, seed)
         server = project.get_server()

@@ -34,7 +34,7 @@ SETTINGS = "the settings of training"
 def guarded(component: FLComponent, fl_ctx: FLContext, work: Callable[[], Shareable]) -> Shareable:
     """Return work(), done by the wardround that the job was made with; a refusal or failure: a reply with its code only.
 
-    The reason, which can name a patient's folder, goes to `refusals.txt` in the site's own run folder. It is not logged:
+    The reason, which can name a patient's folder, goes to `refusals.txt` in the site's private folder. It is not logged:
     by default NVFlare streams a site's error log to the server. The simulator, where all is one machine, logs it too.
     """
     try:
@@ -59,10 +59,10 @@ def guarded(component: FLComponent, fl_ctx: FLContext, work: Callable[[], Sharea
 
 
 def _tell(component: FLComponent, fl_ctx: FLContext, words: str, reason: str) -> None:
-    file = places.run_folder(fl_ctx) / REASONS
+    file = places.private_folder(fl_ctx) / REASONS
     with file.open("a", encoding="utf-8") as out:
         out.write(f"{words}: {reason}\n")
-    shown = reason if places.in_simulator(fl_ctx) else f"the reason is in {file.name} in this site's run folder"
+    shown = reason if places.in_simulator(fl_ctx) else f"the reason is in {file.name} in this site's private folder"
     component.log_error(fl_ctx, f"{words}: {shown}")
 
 

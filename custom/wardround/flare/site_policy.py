@@ -8,7 +8,7 @@
 NVFlare runs a site's filters before the job's own, for every task: BEFORE training on what the server sends (a job that
 would be refused later is refused here), and BEFORE the exit on what the executor hands over. A job may be stricter than its
 site: then its own exit adds the noise, and this policy checks that it will. It can not be looser. The reason of a refusal
-goes to `refusals.txt` in the site's run folder, the server gets an error code. The simulator never runs these filters.
+goes to `refusals.txt` in the site's private folder, the server gets an error code. The simulator never runs these filters.
 Not covered: code that a job brings along (BYOC) runs in the same process and can pass by any filter; a site that does not
 read such code denies it. Analytics events: curves.py. NVFlare's log streaming: off, or nothing runs under `patient`
 and `hospital`.
@@ -289,11 +289,11 @@ def refused(found: str, expected: str) -> ReleaseRefused:
 
 def _kept(refusal: Refusal, fl_ctx: FLContext) -> ReleaseRefused:
     """Write the reason down and return a refusal that tells nothing: NVFlare may stream what it logs to the server."""
-    with (places.run_folder(fl_ctx) / REASONS).open("a", encoding="utf-8") as out:
+    with (places.private_folder(fl_ctx) / REASONS).open("a", encoding="utf-8") as out:
         out.write(f"REFUSED by the policy of {fl_ctx.get_identity_name()} ({refusal.code}): {refusal}\n")
     return ReleaseRefused(
         "this hospital's own policy",
         found=f"a refusal ({refusal.code})",
         expected="a job that fits the policy",
-        fix=f"see {REASONS} in this site's run folder",
+        fix=f"see {REASONS} in this site's private folder",
     )

@@ -217,8 +217,8 @@ class Participant:
 
     def _save(self, kept: Mapping[str, Any]) -> None:
         """Write the secrets so that a crash leaves the old file or the new one; only the owner may read them."""
-        self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        durable.write(self._file, json.dumps(kept).encode(), 0o600)
+        durable.folder(self._file.parent)
+        durable.write(self._file, json.dumps(kept).encode())
 
 
 def joined(run: str) -> Moment:

@@ -1,6 +1,6 @@
 """Floor 3: the key of the encrypted sum: one file per role, made at provisioning.
 
-    site     startup/wardround_sum_key.json      the 64-byte seed of the BFV key, and its id
+    site     startup/wardround_sum_key.key       the 64-byte seed of the BFV key, and its id
     server   startup/wardround_sum_public.json   the id alone: the server adds and never reads
 
 All sites share one key: whoever has it AND the ciphertexts (a site that helps the server) reads single updates. Masks
@@ -18,7 +18,9 @@ from wardround.errors import ConfigRefused
 from wardround.privacy.bfv import SEED_BYTES
 from wardround.rng import secret
 
-SITE_FILE, SERVER_FILE = "wardround_sum_key.json", "wardround_sum_public.json"
+# NVFlare's console shows files that end in .json, .txt, .log, .csv, .sh, .config or .py; a key has none of these endings.
+SITE_FILE, SERVER_FILE = "wardround_sum_key.key", "wardround_sum_public.json"
+FIRST_FILE = "wardround_sum_key.json"  # the name in kits of the first release, which the console could show
 FORMAT = "wardround sum key 1"
 
 
@@ -45,6 +47,13 @@ def write_server(folder: Path, seed: bytes) -> Path:
 def read_site(folder: Path) -> bytes:
     """Return the seed in a site's file; missing, damaged, or not a site's: ConfigRefused with the file's name."""
     path = folder / SITE_FILE
+    if not path.exists() and (folder / FIRST_FILE).exists():
+        raise ConfigRefused(
+            f"the key file {folder.name}/{FIRST_FILE}",
+            found="the first release's name, under which NVFlare's console could show the key to whoever administers",
+            expected=f"{SITE_FILE}",
+            fix="provision again, which makes a new key, install the new kits at every site, and delete the old file",
+        )
     content = _read(path, "site")
     try:
         seed = bytes.fromhex(content.get("seed", ""))
@@ -67,13 +76,14 @@ def read_server(folder: Path) -> str:
 def require_no_key(folders: Iterable[Path]) -> None:
     """Raise ConfigRefused when a server's folder holds a site's key file: such a server could read every update."""
     for folder in folders:
-        if (folder / SITE_FILE).exists():
-            raise ConfigRefused(
-                f"the server's folder {folder.name}",
-                found=f"{SITE_FILE}, which holds the secret key",
-                expected=f"{SERVER_FILE} alone: the server must not be able to read updates",
-                fix=f"remove {SITE_FILE} there, provision a new key, and ask how the old one got there",
-            )
+        for name in (SITE_FILE, FIRST_FILE):
+            if (folder / name).exists():
+                raise ConfigRefused(
+                    f"the server's folder {folder.name}",
+                    found=f"{name}, which holds the secret key",
+                    expected=f"{SERVER_FILE} alone: the server must not be able to read updates",
+                    fix=f"remove {name} there, provision a new key, and ask how the old one got there",
+                )
 
 
 def _write(path: Path, content: dict[str, str]) -> Path:
