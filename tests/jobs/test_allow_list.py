@@ -169,5 +169,6 @@ def test_resources_keep_what_the_party_had():
         "class_allow_list": ["a.B"],
         "allow_log_streaming": False,
         "class_list_enforcement_mode": "enforce",
+        "app_validator": {"path": "wardround.flare.plain_jobs.PlainJobs", "args": {}},
     }
     assert allow_list.resources(found, "server", ["a.B"])["allow_log_streaming"] is True
