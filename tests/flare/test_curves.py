@@ -115,3 +115,13 @@ def test_a_local_event_is_not_touched(rig):
     fl_ctx.set_prop(FLContextKey.EVENT_DATA, event := curve().to_shareable(), private=True, sticky=False)
     Curves().handle_event("local", fl_ctx)
     assert event.get_header("_direction") is None
+
+
+def test_the_sender_of_curves_takes_no_settings_and_sends_one_name(rig):
+    with pytest.raises(TypeError):
+        CurveSender("hospital-secret")
+    fl_ctx, sender = rig({PROPERTY: "shown"}, listed=False)
+    for event_type in ("before_train", "hospital-secret", ANALYTIC_EVENT_TYPE):
+        fl_ctx.set_prop(FLContextKey.EVENT_DATA, Shareable())
+        FLComponent().fire_event(event_type, fl_ctx)
+    assert sender.sent == []

@@ -62,17 +62,17 @@ def apply(made: Job, setting: str) -> Job:
         )
     if key in CLASSES:
         return _of_class(made, key, text)
-    prefix, _, last = key.rpartition(".")
-    place = places(made).get(prefix)
-    known = key == "rival" or (place is not None and last in place and _leaf(place[last]))
-    if not known and not _takes_any(made, prefix):
-        raise _no_such(made, setting, key)
     value = _value(setting, text)
-    if known:
-        require_type(setting, value, made.rival if place is None or key == "rival" else place[last])
     if key == "rival":
+        require_type(setting, value, made.rival)
         return replace(made, rival=value)
-    (place or {})[last] = value
+    prefix, _, last = key.rpartition(".")
+    place = places(made).get(prefix, {})
+    if last in place and _leaf(place[last]):
+        require_type(setting, value, place[last])
+    elif last in place or not _takes_any(made, prefix):
+        raise _no_such(made, setting, key)
+    place[last] = value
     return made
 
 
