@@ -229,7 +229,7 @@ def test_counting_where_it_cannot_be_honoured_is_refused_before_a_folder_is_writ
     ],
 )
 def test_a_job_that_treats_stragglers_in_a_way_that_it_cannot_is_refused(name, setting):
-    with pytest.raises(ConfigRefused, match="treats stragglers|a whole number"):
+    with pytest.raises(ConfigRefused, match=r"treats stragglers|a whole number"):
         recipes.job(name, [setting])
 
 

@@ -58,7 +58,7 @@ def apply(made: Job, setting: str) -> Job:
             f"setting {setting!r}",
             found="a name without a value",
             expected="NAME=VALUE",
-            fix=f"for example `--set {key}={_shown(listed(made).get(key, 'VALUE'))}`",
+            fix=f"for example `--set {key}={shown(listed(made).get(key, 'VALUE'))}`",
         )
     if key in CLASSES:
         return _of_class(made, key, text)
@@ -78,7 +78,7 @@ def apply(made: Job, setting: str) -> Job:
 
 def require_type(setting: str, value: object, before: object) -> None:
     """Raise ConfigRefused unless a value is of the type that the setting has in the recipe; null there: any type."""
-    found, expected = _kind(value), _kind(before)
+    found, expected = kind(value), kind(before)
     same = found == expected or (found, expected) == ("a whole number", "a number")
     lists = isinstance(value, list) and isinstance(before, list)
     if before is None or same or (lists and (not value or not before)):
@@ -86,8 +86,8 @@ def require_type(setting: str, value: object, before: object) -> None:
     raise ConfigRefused(
         f"setting {setting!r}",
         found=found,
-        expected=f"{expected}, as in the recipe: {_shown(before)}",
-        fix=f"for example `--set {setting.partition('=')[0]}={_shown(before)}`",
+        expected=f"{expected}, as in the recipe: {shown(before)}",
+        fix=f"for example `--set {setting.partition('=')[0]}={shown(before)}`",
     )
 
 
@@ -143,7 +143,7 @@ def _value(setting: str, text: str) -> Any:
     return value
 
 
-def _kind(value: object) -> str:
+def kind(value: object) -> str:
     """Return the type of a value in words; a list: with the type of what is in it."""
     if isinstance(value, bool):
         return "true or false"
@@ -154,12 +154,12 @@ def _kind(value: object) -> str:
     if isinstance(value, str):
         return "a word"
     if isinstance(value, list):
-        inside = {_kind(one).replace("whole ", "") for one in value}
+        inside = {kind(one).replace("whole ", "") for one in value}
         return f"a list of {inside.pop().removeprefix('a ')}s" if len(inside) == 1 else "a list"
     return "null" if value is None else "a mapping"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Return a value as it is typed behind `--set NAME=`."""
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
     return text
