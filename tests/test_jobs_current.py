@@ -41,7 +41,7 @@ HOSPITAL = {
     "wardround.privacy.scaling.Scaling",
 }
 OPEN = {
-    "nvflare.app_common.widgets.convert_to_fed_event.ConvertToFedEvent",
+    "wardround.flare.curves.CurveSender",
     "nvflare.app_opt.tracking.tb.tb_receiver.TBAnalyticsReceiver",
     "wardround.algorithms.ditto.Ditto",
     "wardround.algorithms.fedavg.FedAvg",

@@ -1,4 +1,4 @@
-"""Which of a site's federation events NVFlare's sender still takes, seen with NVFlare's own sender and converter."""
+"""Which of a site's federation events NVFlare's sender still takes, seen with NVFlare's own sender."""
 
 import pytest
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsDataType
@@ -7,11 +7,10 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
-from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from nvflare.private.event import fire_event
 from nvflare.widgets.fed_event import FedEventRunner
 
-from wardround.flare.curves import PROPERTY, Curves
+from wardround.flare.curves import PROPERTY, Curves, CurveSender
 from wardround.flare.site_parts import stream
 
 
@@ -28,12 +27,12 @@ class Sender(FedEventRunner):
 
 @pytest.fixture
 def rig(context):
-    """rig(properties) -> (context, sender): a job's converter, the site's Curves, NVFlare's sender, in NVFlare's order"""
+    """rig(properties) -> (context, sender): a job's sender of curves, the site's Curves, NVFlare's sender, in NVFlare's order"""
 
     def make(properties, listed=True):
         fl_ctx, sender = context("train", job="a1b2c3"), Sender()
         fl_ctx.set_prop(FLContextKey.SCOPE_PROPERTIES, properties)
-        handlers = [ConvertToFedEvent([ANALYTIC_EVENT_TYPE]), *([Curves()] if listed else []), sender]
+        handlers = [CurveSender(), *([Curves()] if listed else []), sender]
         fl_ctx.get_engine().fire_event = lambda event, ctx: fire_event(event, handlers, ctx)
         return fl_ctx, sender
 
@@ -116,3 +115,13 @@ def test_a_local_event_is_not_touched(rig):
     fl_ctx.set_prop(FLContextKey.EVENT_DATA, event := curve().to_shareable(), private=True, sticky=False)
     Curves().handle_event("local", fl_ctx)
     assert event.get_header("_direction") is None
+
+
+def test_the_sender_of_curves_takes_no_settings_and_sends_one_name(rig):
+    with pytest.raises(TypeError):
+        CurveSender("hospital-secret")
+    fl_ctx, sender = rig({PROPERTY: "shown"}, listed=False)
+    for event_type in ("before_train", "hospital-secret", ANALYTIC_EVENT_TYPE):
+        fl_ctx.set_prop(FLContextKey.EVENT_DATA, Shareable())
+        FLComponent().fire_event(event_type, fl_ctx)
+    assert sender.sent == []

@@ -169,5 +169,19 @@ def test_resources_keep_what_the_party_had():
         "class_allow_list": ["a.B"],
         "allow_log_streaming": False,
         "class_list_enforcement_mode": "enforce",
+        "app_validator": {"path": "wardround.flare.plain_jobs.PlainJobs", "args": {}},
     }
     assert allow_list.resources(found, "server", ["a.B"])["allow_log_streaming"] is True
+
+
+def test_no_listed_class_lets_a_job_choose_the_name_of_an_event(tmp_path):
+    """An event passes no filter, so a free name for it is a way out for what a site knows."""
+    resources = tmp_path / "resources.json"
+    resources.write_text(json.dumps(allow_list.resources({}, "site", LISTED["site"])))
+    policy = ComponentPathAuthorizer()
+    policy._get_resources_file_path = lambda fl_ctx=None, workspace=None: str(resources)
+    words = "nvflare.app_common.widgets.convert_to_fed_event.ConvertToFedEvent"
+    with pytest.raises(UnsafeComponentError, match="ConvertToFedEvent"):
+        policy.authorize_component_config(
+            {"path": words, "args": {"events_to_convert": ["x"], "fed_event_prefix": "y"}}
+        )

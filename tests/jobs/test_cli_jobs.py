@@ -62,9 +62,9 @@ def test_settings_and_sites_reach_the_folder(tmp_path: Path) -> None:
     [
         (("brats_nothing",), "no such job"),
         (("brats_ditto", "--set", "colour=red"), "no such setting"),
-        (("brats_ditto", "--set", "work"), "no such setting"),
+        (("brats_ditto", "--set", "work"), "a name without a value"),
         (("brats_ditto", "--set", "work=["), "not YAML"),
-        (("brats_ditto", "--set", "work=many"), "schedule"),
+        (("brats_ditto", "--set", "work=many"), "a whole number, as in the recipe: 40"),
         (("brats_ditto", "--set", "work=0"), "local steps"),
         (("brats_ditto", "--set", "task.model=5"), "no such setting"),
         (("brats_ditto", "--set", "model.path=os.nothing"), "os.nothing"),

@@ -96,6 +96,10 @@ def no_list(site):
     )
 
 
+def any_format(site):
+    edit(site, "resources.json", lambda found: {key: value for key, value in found.items() if key != "app_validator"})
+
+
 def no_scope_class(site):
     file = site / "local" / "privacy.json"
     file.write_text(file.read_text().replace("PatientPolicy", "NoPolicy"))
@@ -117,6 +121,7 @@ def cuda(site):
         (streamed, "scope", "stream"),
         (shorter_list, "code", "are not listed"),
         (no_list, "code", "are not listed"),
+        (any_format, "code", "HOCON or YAML"),
         (no_scope_class, "scope", "privacy.json"),
         (hospital_scope_without_its_limit, "scope", "limits per patient only"),
         (cuda, "gpu", "usable GPUs"),

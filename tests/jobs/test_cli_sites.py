@@ -23,6 +23,7 @@ def test_a_hardened_kit_has_its_own_list_denies_code_and_is_still_as_signed(
     assert {key for key in resources if resources[key] != default.get(key)} <= {
         "class_allow_list",
         "allow_log_streaming",
+        "app_validator",
     }
     permissions = read_object(kit.local / "authorization.json")["permissions"]
     assert {rights["byoc"] for rights in permissions.values()} == {"none"}

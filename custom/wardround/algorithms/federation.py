@@ -7,9 +7,10 @@ are weighted by p_i as the model is, so that they correct the drift from the wei
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 import numpy as np
 import torch
@@ -150,6 +151,32 @@ def run(
         result.history.append(losses)
         on_round(round_, result)
     return result
+
+
+class _Begun(Exception):
+    """Ends a try-out: the first gradient was asked for."""
+
+
+class _Line:
+    """An oracle over nothing, for a try-out: it draws empty batches, and ends at the first gradient."""
+
+    def draw(self, count: int) -> tuple[None, ...]:
+        return (None,) * count
+
+    def gradient(self, w: Tensor, batch: Any) -> tuple[float, Tensor]:
+        raise _Begun
+
+
+def begin(algorithm: Algorithm, steps: Steps) -> None:
+    """Let an algorithm start one round on two numbers, and stop it at its first gradient.
+
+    Whatever an algorithm refuses because of the amount of work or its banks, it refuses here, without any data.
+    """
+    layout = Layout(("body.weight", "head.weight"), ((1,), (1,)))
+    received = {bank: torch.zeros(layout.total) for bank in algorithm.banks}
+    start = start_of(algorithm, received, {}, layout, {"body.weight": "body", "head.weight": "head"})
+    with contextlib.suppress(_Begun):
+        algorithm.train(start, _Line(), steps)
 
 
 def local_only(oracle: Oracle, schedule: Schedule, w: Tensor) -> Tensor:

@@ -31,6 +31,20 @@ _CURVE = {
 _HEADERS = {ReservedHeaderKey.CONTENT_TYPE, FedEventHeader.TARGETS, FedEventHeader.DIRECTION}
 
 
+class CurveSender(FLComponent):  # type: ignore[misc]
+    """Turns the numbers that our executors stream (site_parts.stream) into the one federation event that carries curves.
+
+    It takes no settings: where a job chooses the name of an event, the name itself can carry what a site knows.
+    """
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Send a number on; anything else that is streamed under this name stays here."""
+        event = fl_ctx.get_prop(FLContextKey.EVENT_DATA)
+        local = fl_ctx.get_prop(FLContextKey.EVENT_SCOPE) != EventScope.FEDERATION
+        if event_type == ANALYTIC_EVENT_TYPE and local and isinstance(event, Shareable) and _is_curve(event):
+            self.fire_fed_event(FED_EVENT_PREFIX + ANALYTIC_EVENT_TYPE, event, fl_ctx)
+
+
 class Curves(FLComponent):  # type: ignore[misc]
     """Withholds a site's federation events.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -17,6 +18,8 @@ from nvflare.private.fed.app.fl_conf import create_privacy_manager
 from nvflare.security.security import COMMAND_CATEGORIES
 
 from wardround.errors import ConfigRefused
+from wardround.flare import plain_jobs
+from wardround.flare.class_paths import require_known_filters
 
 BYOC, CLASSES, ENFORCEMENT = "byoc", "class_allow_list", "class_list_enforcement_mode"
 
@@ -47,11 +50,18 @@ def listed_classes(resources: dict[str, Any]) -> list[str] | None:
     return [str(line) for line in lines]
 
 
+def takes_plain_jobs_only(resources: dict[str, Any]) -> bool:
+    """Tell whether NVFlare builds PlainJobs here, which takes a job without code only as two JSON files and a card."""
+    found = resources.get("app_validator")
+    return isinstance(found, dict) and found.get("path") == plain_jobs.ENTRY["path"] and not found.get("disabled")
+
+
 def scopes(workspace: Path, site: str) -> tuple[str | None, list[str]]:
     """Return (default scope, names of scopes) of a site's privacy.json, each filter built as NVFlare builds it; none: (None, []).
 
     what NVFlare cannot read or build: ConfigRefused
     """
+    _require_known_filters(workspace)
     try:
         with _quiet():
             manager = create_privacy_manager(Workspace(str(workspace), site), names_only=False)
@@ -65,6 +75,15 @@ def scopes(workspace: Path, site: str) -> tuple[str | None, list[str]]:
     names = sorted(manager.name_to_scopes or {})
     default = manager.default_scope
     return (default.name if default else None), names
+
+
+def _require_known_filters(workspace: Path) -> None:
+    """Raise ConfigRefused where the privacy.json names what must not be built only to look at the kit."""
+    local = workspace / "local"
+    file, own = local / "privacy.json", local / "resources.json"
+    if file.is_file():
+        resources = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
+        require_known_filters(file, resources.get(CLASSES) or ())
 
 
 @contextmanager

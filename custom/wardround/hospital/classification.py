@@ -105,10 +105,8 @@ class CaseSampling:
         """Open this site's folder of labelled images; one that describes something else: ConfigRefused."""
         return open_labelled(config, cache, say, self.spec)
 
-    def open(
-        self, name: str, cohort: LabelledCohort, split: Split, spec: Network, seed: int, device: str
-    ) -> ClassificationSite:
-        """Return the hospital's side of classification; a network for other patients or classes: ConfigRefused."""
+    def require_network(self, spec: Network) -> None:
+        """Raise ConfigRefused unless the network takes these patients' vectors and tells these classes apart."""
         found = (getattr(spec, "case", None), getattr(spec, "classes", None))
         if found != (self.vector, len(self.classes)):
             raise ConfigRefused(
@@ -117,6 +115,12 @@ class CaseSampling:
                 expected=f"{self.vector}, {len(self.classes)} classes, as its sampling says",
                 fix="give model and sampling the same modalities, size, columns and classes",
             )
+
+    def open(
+        self, name: str, cohort: LabelledCohort, split: Split, spec: Network, seed: int, device: str
+    ) -> ClassificationSite:
+        """Return the hospital's side of classification; a network for other patients or classes: ConfigRefused."""
+        self.require_network(spec)
         return ClassificationSite(name, cohort, split, spec, self, seed, device)
 
 

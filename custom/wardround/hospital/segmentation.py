@@ -76,8 +76,16 @@ class Sampling:
         cohort = open_cohort(config, cache, say)
         return replace(cohort, record=for_patients(rows, self.table, cohort.patients, say))
 
-    def open(self, name: str, cohort: Cohort, split: Split, spec: Network, seed: int, device: str) -> SegmentationSite:
-        """Return the hospital's side of segmentation; a network for another record: ConfigRefused."""
+    def require_network(self, spec: Network) -> None:
+        """Raise ConfigRefused unless the network takes patches of this size, and the record that comes beside them."""
+        divisor = int(getattr(spec, "divisor", 1))
+        if wrong := [n for n in self.size if n % divisor]:
+            raise ConfigRefused(
+                "the job's network and its patches",
+                found=f"sampling.patch {list(self.size)}, of which {wrong[0]} is no multiple of {divisor}",
+                expected=f"multiples of {divisor}: the network halves every side {divisor.bit_length() - 1} times",
+                fix=f"for example `--set sampling.patch={[max(divisor, n - n % divisor) for n in self.size]}`",
+            )
         found, wanted = int(getattr(spec, "ehr_columns", 0)), len(self.table.features)
         if found != wanted:
             raise ConfigRefused(
@@ -86,6 +94,10 @@ class Sampling:
                 expected=f"{wanted}, which the {len(self.columns)} columns of `sampling` become",
                 fix="set `model.ehr_columns` to that number; a category is a number of its own",
             )
+
+    def open(self, name: str, cohort: Cohort, split: Split, spec: Network, seed: int, device: str) -> SegmentationSite:
+        """Return the hospital's side of segmentation; a network for other patches or another record: ConfigRefused."""
+        self.require_network(spec)
         return SegmentationSite(name, cohort, split, spec, self, seed, device)
 
 

@@ -6,12 +6,14 @@ A party builds only its own config: sites never the server's classes, the server
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wardround.errors import ConfigRefused
+from wardround.flare import plain_jobs
 from wardround.jobs import folder, recipes
+from wardround.jobs.named import classes
 from wardround.jobs.recipes import Job, Json
 
 SITE, SERVER = "site", "server"
@@ -28,18 +30,6 @@ RIGHTS = (
     "server-predeployed-flwr",
 )
 FORBIDDEN = ("byoc", "server-predeployed-flwr")
-
-
-def classes(config: Any) -> Iterator[str]:
-    """Yield every class path that NVFlare would build from a config, nested ones too, as often as it is named."""
-    if isinstance(config, list):
-        for part in config:
-            yield from classes(part)
-    elif isinstance(config, dict):
-        if "path" in config and config.get("config_type") != "dict":
-            yield str(config["path"])
-        for part in config.values():
-            yield from classes(part)
 
 
 def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
@@ -63,9 +53,16 @@ def read(path: Path) -> AllowList:
 
 
 def resources(found: Json, role: str, allowed: Sequence[str]) -> Json:
-    """Return a party's resources.json: what was found, with this allow-list, enforced; a site streams no log to the server."""
+    """Return a party's resources.json: what was found, with this allow-list, enforced, and with PlainJobs, which takes a job
+    without code only as two JSON files and a card. A site streams no log to the server.
+    """
     silent = {"allow_log_streaming": False} if role == SITE else {}
-    return found | {"class_list_enforcement_mode": "enforce", "class_allow_list": list(allowed)} | silent
+    return found | {
+        "class_list_enforcement_mode": "enforce",
+        "class_allow_list": list(allowed),
+        "app_validator": dict(plain_jobs.ENTRY),
+        **silent,
+    }
 
 
 def authorization(found: Json) -> Json:

@@ -1,45 +1,68 @@
-"""The objects that NVFlare builds from a job's {"path", "args"} values, built here: to use them, or to try them."""
+"""The objects that NVFlare builds from a job's {"path", "args"} values, built here: to use them, or to try them.
+
+Only classes are built that wardround ships, that a kit lists, or that the person at this keyboard typed (named.py): a job's
+folder is somebody else's text, and building what it names would run that person's choice of code before anybody has read it.
+"""
 
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from wardround.arrays import Layout
 from wardround.errors import ConfigRefused
-from wardround.jobs.recipes import Job, Json
+from wardround.jobs.job import Job, Json
+from wardround.jobs.named import classes, shipped
 
 PARTS = ("model", "sampling", "judging", "phantoms")
+LIST = "`wardround sites allow-list`"
 
 
-def build(part: Json, what: str) -> Any:
+def build(part: Json, what: str, also: Collection[str] = ()) -> Any:
     """Return the object of one {"path": class, "args": settings}; `what` names it in a refusal.
 
-    no such class, settings that it does not take or refuses: ConfigRefused
+    also: classes that may be built beside the shipped ones, a kit's own list
+    a class on neither list, here or anywhere inside, no such class, settings that it does not take: ConfigRefused
     """
-    module, _, name = str(part["path"]).rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)(**part["args"])
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    args = part.get("args") if isinstance(part, dict) else None
+    if not isinstance(args, dict) or not isinstance(part.get("path"), str):
         raise ConfigRefused(
-            f"the job's {what}, {part['path']}",
-            found=f"{', '.join(f'{key}={value!r}' for key, value in part['args'].items()) or 'no settings'} ({error})",
-            expected="a class with these settings, of the types that the recipe has",
-            fix="correct --set",
-        ) from error
+            f"the job's {what}",
+            found=f"a {type(part).__name__} without a class and its settings",
+            expected='{"path": class, "args": {settings}}',
+            fix="print the job again with `wardround jobs write`",
+        )
+    require_listed(part, f"the job's {what}", also)
+    return _made(_class_at(part["path"], what), part["path"], args, what)
+
+
+def require_listed(config: Any, what: str, also: Collection[str] = ()) -> None:
+    """Raise ConfigRefused where a config names a class, at any depth, that is neither shipped nor in `also`."""
+    if strangers := sorted({path for path in classes(config) if path not in shipped() and path not in also}):
+        raise ConfigRefused(
+            what,
+            found=f"it names {', '.join(strangers)}, which was not built",
+            expected=f"only classes that wardround ships ({LIST}), or that this kit lists",
+            fix="do not run this job; ask who wrote it. A class of your own: add its full name to class_allow_list in "
+            "local/resources.json of the kit, or type it (`wardround jobs write NAME --set model.path=...`)",
+        )
 
 
 def require_buildable(job: Job) -> None:
-    """Raise ConfigRefused unless every object of the job can be built: better here than at four sites at once."""
-    for name in PARTS:
-        build(job.task[name], name)
-    build(job.federation["schedule"], "schedule")
-    _require_sum_fits(job, build(job.algorithm["site"], "algorithm"))
+    """Raise ConfigRefused unless every object of the job can be built and they fit: better here than at four sites at once."""
+    parts = {name: build(job.task[name], name) for name in PARTS}
+    schedule = build(job.federation["schedule"], "schedule")
+    algorithm = build(job.algorithm["site"], "algorithm")
+    _require_sum_fits(job, algorithm)
     build(job.rule, "server rule")
     if job.protection is not None:
         protection = build(job.privacy["protection"], "protection")
         if job.hospital_noise is not None:
             _require_noise_fits(job, protection)
+    _guarded("network and sampling", lambda: parts["sampling"].require_network(parts["model"]))
+    _guarded("algorithm and schedule", lambda: _require_work_fits(algorithm, schedule))
 
 
 def shared_layout(job: Job) -> Layout:
@@ -56,6 +79,67 @@ def shared_layout(job: Job) -> Layout:
             fix="share another part, or set model.adapter_rank",
         )
     return layout
+
+
+def _class_at(path: str, what: str) -> type:
+    """Return the class at a full name; a function, a module's own import of another module, nothing there: ConfigRefused."""
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigRefused(
+            f"the job's {what}, {path}",
+            found=f"no such class here ({error})",
+            expected="the full name of a class that this Python can import",
+            fix="correct the name, or install the package that holds it",
+        ) from error
+    if not inspect.isclass(found):
+        raise ConfigRefused(
+            f"the job's {what}, {path}",
+            found=f"a {type(found).__name__}",
+            expected="a class: nothing else is built from a job",
+            fix="name a class",
+        )
+    return found
+
+
+def _made(kind: type, path: str, args: Mapping[str, Any], what: str) -> Any:
+    """Return kind(**args); names that it does not take, or lacks: said with those that it has."""
+    known = inspect.signature(kind).parameters
+    free = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
+    unknown = [name for name in args if name not in known and not free]
+    missing = [name for name, one in known.items() if one.default is one.empty and name not in args and not free]
+    if unknown or missing:
+        said = [f"unknown: {', '.join(unknown)}"] if unknown else []
+        said += [f"missing: {', '.join(missing)}"] if missing else []
+        raise ConfigRefused(
+            f"the job's {what}, {path}",
+            found="; ".join(said),
+            expected=f"its settings: {', '.join(known) or 'none'}",
+            fix="correct the names behind --set",
+        )
+    given = f"{', '.join(f'{key}={value!r}' for key, value in args.items()) or 'no settings'}"
+    return _guarded(f"{what}, {path}, with {given}", lambda: kind(**args))
+
+
+def _guarded(what: str, work: Callable[[], Any]) -> Any:
+    """Return work(); an error of Python: ConfigRefused, because a value has a type that nobody expected."""
+    try:
+        return work()
+    except (TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise ConfigRefused(
+            f"the job's {what}",
+            found=f"values that it cannot work with ({type(error).__name__})",
+            expected="settings of the types that the recipe has",
+            fix="compare with `wardround jobs settings JOB`, and correct --set",
+        ) from error
+
+
+def _require_work_fits(algorithm: Any, schedule: Any) -> None:
+    """Let the algorithm begin its work on a line of two numbers: it refuses work that it cannot spend, before any site does."""
+    from wardround.algorithms.federation import begin
+
+    begin(algorithm, schedule.steps(0))
 
 
 def _require_sum_fits(job: Job, algorithm: Any) -> None:

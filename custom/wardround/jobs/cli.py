@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     cmd_data.add(commands)
     cmd_phantoms.add(commands)
     cmd_partition.add(commands)
-    jobs = group(commands, "jobs", "list, write, check or run jobs", JOBS)
+    jobs = group(commands, "jobs", "list, explain, write, check or run jobs", JOBS)
     cmd_jobs.add(jobs)
     cmd_run.add(jobs)
     cmd_submit.add(jobs)

@@ -1,4 +1,4 @@
-"""`wardround jobs list|write|check`: the job folders, printed from the recipes."""
+"""`wardround jobs list|settings|write|check`: the job folders, printed from the recipes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ List every job: its name, algorithm, and what it does in one sentence.
 
   wardround jobs list
 """
+SETTINGS = """
+Print what `--set` can change in a job: each setting with its value, the type of the value, and what it means.
+
+  wardround jobs settings brats_perfedavg
+  wardround jobs settings brats_fedavg --set privacy=he
+"""
 WRITE = """
 Write job folders for NVIDIA FLARE: meta.json, two configs, CARD.md. Give names for some, none for all of them.
 
@@ -24,7 +30,7 @@ Write job folders for NVIDIA FLARE: meta.json, two configs, CARD.md. Give names 
   wardround jobs write brats_scaffold --out mine --set privacy=ring --set protection.bits=16
 
 Settings: rounds, work, lr, ...; model.channels, sampling.patch, judging.steps, federation.min_sites, algorithm.*,
-rule.*; privacy (in_the_clear, fixed_point, masked, he, ring) and protection.*; a wrong name lists them all.
+rule.*; privacy (in_the_clear, fixed_point, masked, he, ring) and protection.*; `wardround jobs settings NAME` lists them all.
 nvflare simulator FOLDER runs the result; an admin submits it to real hospitals.
 """
 CHECK = """
@@ -35,8 +41,11 @@ Compare job folders with the recipes of this version, byte for byte. Exit code 0
 
 
 def add(commands: Any) -> None:
-    """Declare the three commands."""
+    """Declare the four commands."""
     command(commands, "list", "list the jobs", LIST, list_jobs)
+    shown = command(commands, "settings", "list what --set can change in a job", SETTINGS, list_settings)
+    shown.add_argument("name", metavar="JOB", help="name of a job")
+    shown.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; may be repeated")
     write = command(commands, "write", "write job folders", WRITE, write_jobs)
     _names(write)
     write.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; may be repeated")
@@ -54,6 +63,28 @@ def list_jobs(_: argparse.Namespace) -> int:
         job = recipes.job(name)
         print(f"{name:<21} {job.title}, {job.algorithm['source']}; {job.privacy['title']}")
         print(textwrap.fill(job.algorithm["words"], 110, initial_indent=" " * 22, subsequent_indent=" " * 22))
+    return DONE
+
+
+def list_settings(args: argparse.Namespace) -> int:
+    """Print every setting of one job."""
+    from wardround.jobs import recipes, settings
+    from wardround.jobs.setting_words import DERIVED, WORDS
+
+    made = recipes.job(args.name, args.set)
+    print(f"privacy: {made.privacy['title']}")
+    print(f"    {WORDS['privacy']}")
+    found = {name: value for name, value in settings.listed(made).items() if name not in DERIVED}
+    for name, value in found.items():
+        print(f"{name} = {settings.shown(value)}  ({settings.kind(value)})")
+        print(
+            textwrap.fill(
+                WORDS.get(name, "A setting of the class above it."),
+                110,
+                initial_indent="    ",
+                subsequent_indent="    ",
+            )
+        )
     return DONE
 
 

@@ -148,11 +148,7 @@ def _client_config(job: Job) -> Json:
         "task_result_filters": [{"tasks": tasks, "filters": [release]}],
         "components": [
             *shared,
-            {
-                "id": "analytics",
-                "path": "nvflare.app_common.widgets.convert_to_fed_event.ConvertToFedEvent",
-                "args": {"events_to_convert": ["analytix_log_stats"], "fed_event_prefix": "fed."},
-            },
+            {"id": "analytics", "path": "wardround.flare.curves.CurveSender", "args": {}},
         ],
     }
 

@@ -18,13 +18,14 @@ from wardround.data.site_config import SiteConfig, read_site_config
 from wardround.errors import ConfigRefused, Refusal
 from wardround.flare import posture
 from wardround.hospital import preflight_data, preflight_kit, preflight_machine
-from wardround.hospital.findings import Finding, failed, passed, refused, warned
+from wardround.hospital.findings import FAIL, Finding, failed, passed, refused, warned
 from wardround.hospital.kit import ROOT, SERVER, SITE, Kit, read_object
 from wardround.hospital.opening import SITE_FILE, pick_device
 from wardround.hospital.preflight_data import Looked, Rehearsed
-from wardround.jobs import folder, recipes
-from wardround.jobs.allow_list import classes, is_class
+from wardround.jobs import folder, preflight_job, recipes
+from wardround.jobs.allow_list import is_class
 from wardround.jobs.building import build
+from wardround.jobs.named import classes
 from wardround.jobs.terminal import counter
 from wardround.privacy.budget import FILE as BUDGET
 from wardround.privacy.budget import read_budget
@@ -53,13 +54,27 @@ class Party:
     def looked(self) -> Looked:
         return preflight_data.data(self.config, counter("read cases"))
 
+    @property
+    def folder(self) -> Path | None:
+        """Return the job's folder where `job` names one."""
+        place = Path(self.job or "").expanduser()
+        return place if self.job is not None and (place / "meta.json").is_file() else None
+
+    @property
+    def listed(self) -> list[str]:
+        """Return the classes that this kit lists by their full names, beside those that wardround ships."""
+        return [one for one in posture.listed_classes(self.resources) or () if is_class(one)]
+
+    @cached_property
+    def resources(self) -> dict[str, Any]:
+        return read_object(self.kit.own("resources.json"))
+
     @cached_property
     def job_config(self) -> tuple[str, Mapping[str, Any]]:
         """Return (name, this side's config) of the job."""
         side = "server" if self.kit.role == SERVER else "client"
-        place = Path(self.job or "").expanduser()
-        if self.job is not None and (place / "meta.json").is_file():
-            return place.resolve().name, read_object(place / "app" / "config" / f"config_fed_{side}.json")
+        if self.folder is not None:
+            return self.folder.resolve().name, read_object(self.folder / "app" / "config" / f"config_fed_{side}.json")
         fits = self.kit.role == SITE and is_labelled(self.config.data)
         job = recipes.job(self.job or ("tumour_type_fedavg" if fits else "brats_fedavg"))
         return job.name, (folder.server_config if side == "server" else folder.client_config)(job)
@@ -135,7 +150,7 @@ def _scope(party: Party) -> list[Finding]:
         return [
             warned("scope", "no local/privacy.json: jobs alone decide", "read each job, or poc_workspace/README.md")
         ]
-    streamed = read_object(party.kit.own("resources.json")).get("allow_log_streaming") is not False
+    streamed = party.resources.get("allow_log_streaming") is not False
     if streamed and set(names) - {"open"}:
         words = (
             f"scopes {', '.join(names)}, and NVFlare may stream this site's log: nothing runs under patient, hospital"
@@ -152,18 +167,21 @@ def _scope(party: Party) -> list[Finding]:
 
 
 def _code(party: Party) -> list[Finding]:
-    """Who may bring code, and whether the job's own classes are listed here."""
-    kit, (name, config) = party.kit, party.job_config
-    resources = read_object(kit.own("resources.json"))
-    roles, listed = (
-        posture.may_bring_code(read_object(kit.own("authorization.json"))),
-        posture.listed_classes(resources),
-    )
-    found = []
+    """Who may bring code, what else than two JSON configs a job may bring, and whether its classes are listed here."""
+    kit = party.kit
+    roles = posture.may_bring_code(read_object(kit.own("authorization.json")))
+    listed = posture.listed_classes(party.resources)
+    found = preflight_job.folder(party.folder, hardened=not roles) if party.folder else []
+    if any(one.status == FAIL for one in found):
+        return found
+    name, config = party.job_config
     if roles:
-        found.append(
-            warned("code", f"jobs may bring code here ({', '.join(roles)})", f"read it, or `{HARDEN} {kit.root}`")
-        )
+        words = f"jobs may bring code here ({', '.join(roles)})"
+        found.append(warned("code", words, f"read it, or `{HARDEN} {kit.root}`"))
+    elif not posture.takes_plain_jobs_only(party.resources):
+        words = "a job without code may be HOCON or YAML here, which read files, addresses and the environment"
+        found.append(failed("code", words, f"`{HARDEN} {kit.root}`, and start it anew"))
+    found += preflight_job.strangers(name, config, kit.role, party.listed)
     if listed is None:
         found.append(warned("code", "any class may be named by a job without code", f"`{HARDEN} {kit.root}`"))
         return found
@@ -183,16 +201,24 @@ def _listed(path: str, listed: list[str]) -> bool:
 
 
 def _round(party: Party) -> list[Finding]:
+    """Train a few steps as the job would, of which nothing is built before every class that it names is on a list."""
+    if party.folder and (wrong := preflight_job.folder(party.folder, hardened=False)):
+        return [failed("round", f"not tried: {one.found}", one.fix) for one in wrong]
     name, config = party.job_config
+    if wrong := preflight_job.strangers(name, config, party.kit.role, party.listed):
+        return [failed("round", f"not tried: {one.found}", one.fix) for one in wrong]
     try:
         args = config["executors"][0]["executor"]["args"]
-        parts = {part: build(args[part], part) for part in ("algorithm", "model", "sampling", "schedule")}
+        parts = {part: build(args[part], part, party.listed) for part in ("algorithm", "model", "sampling", "schedule")}
         job = Rehearsed(
             name, parts["algorithm"], parts["model"], parts["sampling"], parts["schedule"].steps(0), args["seed"]
         )
-    except (KeyError, IndexError, TypeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ConfigRefused(
-            f"the job {name}", found=f"a client without {error}", expected="a job of wardround", fix="print it anew"
+            f"the job {name}",
+            found=f"a client's config of another structure ({type(error).__name__})",
+            expected="a job of wardround",
+            fix="print it anew with `wardround jobs write`",
         ) from error
     return [preflight_data.dummy_round(job, party.config, party.looked.some, peak_memory)]
 

@@ -1,0 +1,45 @@
+"""The pages of app_configs/: the table of all jobs, and the fragments that a job is put together from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from wardround.errors import ConfigRefused
+from wardround.jobs.job import Json
+
+
+def table() -> Json:
+    """Return jobs.yaml: defaults, jobs, algorithms, server rules."""
+    found: Json = _read(_root() / "jobs.yaml")
+    return found
+
+
+def fragment(kind: str, name: str) -> Json:
+    """Return one file of task/, federation/ or privacy/; no such file: ConfigRefused."""
+    known = sorted(path.stem for path in (_root() / kind).glob("*.yaml"))
+    if name not in known:
+        raise ConfigRefused(
+            f"the {kind} fragment {name!r}",
+            found="no such file in app_configs",
+            expected=", ".join(known),
+            fix=f"name one of these, or add app_configs/{kind}/{name or 'NAME'}.yaml",
+        )
+    return _read(_root() / kind / f"{name}.yaml")
+
+
+def pages() -> list[Json]:
+    """Return every page, as read."""
+    return [_read(path) for path in sorted(_root().rglob("*.yaml"))]
+
+
+def _read(path: Path) -> Json:
+    found: Json = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _root() -> Path:
+    package = Path(__file__).resolve().parents[1]
+    installed, checkout = package / "app_configs", package.parents[1] / "app_configs"
+    return installed if installed.is_dir() else checkout

@@ -1,0 +1,169 @@
+"""The settings of a job that `--set` changes: where each one stands, and of which type its value is."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import yaml
+
+from wardround.errors import ConfigRefused
+from wardround.jobs.job import Job, Json, Typed
+
+# Settings that stand for a class; each takes the settings of that class, whatever they are called.
+CLASSES = ("model.path", "algorithm.path", "rule.path")
+
+
+def places(made: Job) -> dict[str, Json]:
+    """Return the settings that can be changed: prefix -> the dictionary that holds them ('' for the short names)."""
+    return {
+        "": made.schedule,
+        "federation": made.federation,
+        "algorithm": made.algorithm["site"]["args"],
+        "rule": made.rule["args"],
+        "model": made.task["model"]["args"],
+        "sampling": made.task["sampling"]["args"],
+        "judging": made.task["judging"]["args"],
+        "phantoms": made.task["phantoms"]["args"],
+        "task": made.task,
+        **({"protection": made.protection} if made.protection is not None else {}),
+        **({"scaling": made.privacy["scaling"]["args"]} if "scaling" in made.privacy else {}),
+        **({"dp": made.dp, "mechanism": made.privacy["mechanism"]["args"]} if made.dp is not None else {}),
+    }
+
+
+def listed(made: Job) -> dict[str, Any]:
+    """Return every setting of a job with its value, under the name that `--set` takes."""
+    found = {
+        f"{prefix}.{key}".lstrip("."): value
+        for prefix, place in places(made).items()
+        for key, value in place.items()
+        if _leaf(value)
+    }
+    paths = (made.task["model"]["path"], made.algorithm["site"]["path"], made.rule["path"])
+    return {"rival": made.rival, **dict(zip(CLASSES, paths, strict=True)), **found}
+
+
+def apply(made: Job, setting: str) -> Job:
+    """Return the job with one "NAME=VALUE" applied.
+
+    no value, a name that the job does not have, a value that is not YAML or of another type: ConfigRefused
+    """
+    key, equals, text = setting.partition("=")
+    if not equals:
+        raise ConfigRefused(
+            f"setting {setting!r}",
+            found="a name without a value",
+            expected="NAME=VALUE",
+            fix=f"for example `--set {key}={shown(listed(made).get(key, 'VALUE'))}`",
+        )
+    if key in CLASSES:
+        return _of_class(made, key, text)
+    value = _value(setting, text)
+    if key == "rival":
+        require_type(setting, value, made.rival)
+        return replace(made, rival=value)
+    prefix, _, last = key.rpartition(".")
+    place = places(made).get(prefix, {})
+    if last in place and _leaf(place[last]):
+        require_type(setting, value, place[last])
+    elif last in place or not _takes_any(made, prefix):
+        raise _no_such(made, setting, key)
+    place[last] = value
+    return made
+
+
+def require_type(setting: str, value: object, before: object) -> None:
+    """Raise ConfigRefused unless a value is of the type that the setting has in the recipe; null there: any type."""
+    found, expected = kind(value), kind(before)
+    same = found == expected or (found, expected) == ("a whole number", "a number")
+    lists = isinstance(value, list) and isinstance(before, list)
+    if before is None or same or (lists and (not value or not before)):
+        return
+    raise ConfigRefused(
+        f"setting {setting!r}",
+        found=found,
+        expected=f"{expected}, as in the recipe: {shown(before)}",
+        fix=f"for example `--set {setting.partition('=')[0]}={shown(before)}`",
+    )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "did you mean a, b? " for the known words that are nearest to this one, or end in it; none: ""."""
+    options = list(known)
+    ends = [one for one in options if word and one.rpartition(".")[2] == word.rpartition(".")[2]]
+    near = list(dict.fromkeys([*ends, *difflib.get_close_matches(word, options, 3, 0.6)]))[:3]
+    return f"did you mean {', '.join(near)}? " if near else ""
+
+
+def _of_class(made: Job, key: str, text: str) -> Job:
+    """Return the job with another class in one place, without settings yet, marked as typed by a person."""
+    chosen = Typed(path=text, args={})
+    if key == "rule.path":
+        return replace(made, rule=chosen)
+    if key == "algorithm.path":
+        return replace(made, algorithm=made.algorithm | {"site": chosen})
+    return replace(made, task=made.task | {"model": chosen})
+
+
+def _takes_any(made: Job, prefix: str) -> bool:
+    """Tell whether settings of this prefix may have any name: those of a network, and of a class that was typed."""
+    typed = {"algorithm": made.algorithm["site"], "rule": made.rule}
+    return prefix == "model" or isinstance(typed.get(prefix), Typed)
+
+
+def _no_such(made: Job, setting: str, key: str) -> ConfigRefused:
+    options = sorted([*listed(made), "privacy"])
+    return ConfigRefused(
+        f"setting {setting!r}",
+        found="no such setting",
+        expected=f"NAME=VALUE with one of {', '.join(options)}",
+        fix=f"{did_you_mean(key, options)}`wardround jobs settings {made.name}` says what each one means",
+    )
+
+
+def _value(setting: str, text: str) -> Any:
+    """Return a YAML value; 1e-3, which YAML 1.1 takes for a text, is a number here."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigRefused(
+            f"setting {setting!r}",
+            found="a value that is not YAML",
+            expected="a number, a word, true or false, or a list such as [16, 32]",
+            fix="put the setting into quotes",
+        ) from error
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(value)
+            return int(number) if number.is_integer() else number
+    return value
+
+
+def kind(value: object) -> str:
+    """Return the type of a value in words; a list: with the type of what is in it."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int):
+        return "a whole number"
+    if isinstance(value, float):
+        return "a number"
+    if isinstance(value, str):
+        return "a word"
+    if isinstance(value, list):
+        inside = {kind(one).replace("whole ", "") for one in value}
+        return f"a list of {inside.pop().removeprefix('a ')}s" if len(inside) == 1 else "a list"
+    return "null" if value is None else "a mapping"
+
+
+def shown(value: object) -> str:
+    """Return a value as it is typed behind `--set NAME=`."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+    return text
+
+
+def _leaf(value: object) -> bool:
+    return not (isinstance(value, Mapping) and "path" in value)
