@@ -19,6 +19,7 @@ FLOORS = {
     "hospital": 4,
     **dict.fromkeys(("flare", "serving"), 5),
     "jobs": 6,
+    "__main__": 7,
 }
 HOMES = {
     "nvflare": {"flare", "jobs"},
