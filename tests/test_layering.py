@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "custom" / "wardround"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0,
-    **dict.fromkeys(("arrays", "rng"), 1),
+    **dict.fromkeys(("arrays", "rng", "paths"), 1),
     **dict.fromkeys(("data", "models", "tasks"), 2),
     **dict.fromkeys(("algorithms", "privacy", "reports"), 3),
     "hospital": 4,

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from wardround.errors import ConfigRefused
+from wardround.flare import quiet
 from wardround.jobs import cmd_run, simulation
 from wardround.jobs.cli import main, parser
 from wardround.reports.page import write_report
@@ -85,7 +86,7 @@ def test_the_command_is_nvflares_simulator_in_this_python(tmp_path: Path) -> Non
 
 
 def test_our_lines_and_all_warnings_are_shown() -> None:
-    config = json.loads(simulation.log_config())
+    config = json.loads(quiet.log_config())
     settings = dict(config["filters"]["OursFilter"])
     module, _, name = settings.pop("()").rpartition(".")
     shown = getattr(sys.modules[module], name)(**settings)

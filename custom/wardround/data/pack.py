@@ -27,6 +27,7 @@ from wardround.data.entries import discard, sweep
 from wardround.data.pictures import Grid, read_picture
 from wardround.data.refusals import refuse_together
 from wardround.errors import ConfigRefused, DataRefused
+from wardround.paths import disk_refused, no_room, reserve
 
 PREPROCESSING = 1
 _TEMPORARY = ".new-"
@@ -119,6 +120,7 @@ def _make(
     temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder.parent))
     try:
         images = np.lib.format.open_memmap(temporary / "images.npy", "w+", "<f2", shape)
+        reserve(temporary / "images.npy")
         fresh = [i for i, version in enumerate(versions) if version not in before]
         for i, version in enumerate(versions):
             if version in before:
@@ -177,6 +179,8 @@ def _writing(cache_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if no_room(error):
+            raise disk_refused(cache_dir, "the decoded images") from error
         raise ConfigRefused(
             f"the cache folder {cache_dir}",
             found=f"cannot be written: {error.strerror or error}",

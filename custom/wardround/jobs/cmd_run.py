@@ -21,12 +21,12 @@ from wardround.jobs.terminal import (
     counted,
     existing,
     folder,
-    is_plain,
     positive,
     require_plain,
     require_writable,
     say,
 )
+from wardround.paths import is_plain
 
 TEXT = """
 Run a job in NVFlare's simulator: every site is a process on this machine. JOB is a name, or a folder that `wardround
@@ -78,6 +78,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, run, judge."""
+    from wardround.flare import quiet
     from wardround.jobs import packaging
 
     planned = plan(args, os.environ)
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         log = "full"
         if not args.verbose:
             file = Path(place) / "log_config.json"
-            file.write_text(simulation.log_config(), encoding="utf-8")
+            file.write_text(quiet.log_config(), encoding="utf-8")
             log = str(file)
         words = simulation.simulator_command(job, planned.workspace, planned.sites, planned.threads, log)
         say(f"{planned.job.title} at {', '.join(planned.sites)}; workspace {planned.workspace}")

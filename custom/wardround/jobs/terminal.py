@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wardround.errors import ConfigRefused
+from wardround.paths import is_plain
 
 Run = Callable[[argparse.Namespace], int]
 DONE, INCOMPLETE, REFUSED = 0, 1, 2
@@ -124,15 +124,6 @@ def require_plain(place: Path | str, what: str, example: str) -> None:
             "would start",
             fix=f"name another one, for example {what} {example}",
         )
-
-
-def is_plain(place: Path | str) -> bool:
-    """Return whether a path stays whole in a command line that is split as a shell does it."""
-    text = str(place)
-    try:
-        return shlex.split(text, comments=True) == [text] and text.isprintable()
-    except ValueError:
-        return False
 
 
 def positive(text: str) -> int:
