@@ -13,12 +13,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "custom" / "wardround"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0,
-    **dict.fromkeys(("arrays", "bounded", "rng", "tables"), 1),
+    **dict.fromkeys(("arrays", "bounded", "paths", "rng", "tables"), 1),
     **dict.fromkeys(("data", "models", "tasks"), 2),
     **dict.fromkeys(("algorithms", "privacy", "reports"), 3),
     "hospital": 4,
     **dict.fromkeys(("flare", "serving"), 5),
     "jobs": 6,
+    "__main__": 7,
 }
 HOMES = {
     "nvflare": {"flare", "jobs"},

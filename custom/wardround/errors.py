@@ -47,6 +47,12 @@ class RoundRefused(Refusal):
     code = "round"
 
 
+class DiskRefused(Refusal):
+    """A write that found no room on the disk. The code is that of a failure that passes: the site is asked again."""
+
+    code = "failure"
+
+
 class VersionRefused(Refusal):
     """A job that was made with another wardround than the one that runs here."""
 

@@ -21,7 +21,7 @@ from wardround.data.cases import find_cases
 from wardround.data.entries import tumour_voxels
 from wardround.data.site_config import SiteConfig
 from wardround.data.volumes import read_case
-from wardround.errors import ConfigRefused, DataRefused
+from wardround.errors import ConfigRefused, DataRefused, DiskRefused
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 SHAPE = (9, 10, 11)
@@ -221,7 +221,7 @@ def test_a_cache_that_cannot_be_written_is_refused(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(entries.os, "fsync", full)
-    with pytest.raises(ConfigRefused, match="No space left"):
+    with pytest.raises(DiskRefused, match="No space left"):
         open_cohort(site, tmp_path / "cache")
     assert folders(tmp_path / "cache") == {}
 

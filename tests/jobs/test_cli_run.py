@@ -1,5 +1,6 @@
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import psutil
 import pytest
 
 from wardround.errors import ConfigRefused
+from wardround.flare import quiet
 from wardround.jobs import cmd_run, simulation
 from wardround.jobs.cli import main, parser
 from wardround.reports.page import write_report
@@ -84,7 +86,7 @@ def test_the_command_is_nvflares_simulator_in_this_python(tmp_path: Path) -> Non
 
 
 def test_our_lines_and_all_warnings_are_shown() -> None:
-    config = json.loads(simulation.log_config())
+    config = json.loads(quiet.log_config())
     settings = dict(config["filters"]["OursFilter"])
     module, _, name = settings.pop("()").rpartition(".")
     shown = getattr(sys.modules[module], name)(**settings)
@@ -172,3 +174,91 @@ def test_settings_that_cannot_work_start_no_process(
     assert main(["jobs", "run", "brats_dance", "-w", str(tmp_path / "w")]) == 2
     assert main(["jobs", "run", "brats_perfedavg", "-t", "9", "-w", str(tmp_path / "w")]) == 2
     assert "1 to 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["my runs", "tab\there", "it's", "a#b", "back\\slash"])
+def test_a_path_that_nvflare_would_cut_in_pieces_is_refused_at_once(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the folder that is named and by the current one; an umlaut does no harm."""
+    monkeypatch.setattr(simulation, "stream", lambda *_: pytest.fail("started"))
+    assert main(["jobs", "run", "brats_perfedavg", "-w", str(tmp_path / name)]) == 2
+    assert "-w /tmp/wardround_runs/brats_perfedavg" in capsys.readouterr().err
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    assert main(["jobs", "run", "brats_perfedavg"]) == 2
+    assert "blanks, quotes" in capsys.readouterr().err
+    assert list((tmp_path / name).iterdir()) == []
+    assert plan("-w", str(tmp_path / "Übung")).workspace == tmp_path / "Übung"
+
+
+def test_a_workspace_that_cannot_be_made_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(simulation, "stream", lambda *_: pytest.fail("started"))
+    (tmp_path / "file").touch()
+    assert main(["jobs", "run", "brats_perfedavg", "-w", "/proc/runs"]) == 2
+    assert "a folder in which this user may write" in capsys.readouterr().err
+    assert main(["jobs", "run", "brats_perfedavg", "-w", str(tmp_path / "w"), "--state", str(tmp_path / "file/s")]) == 2
+    assert "--state" in capsys.readouterr().err
+
+
+def test_too_few_sites_are_refused_in_words_that_can_be_typed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for words in (["-n", "1"], ["-n", "2", "--set", "federation.min_sites=9"], ["-c", "a"]):
+        assert main(["jobs", "run", "brats_perfedavg", *words, "-w", str(tmp_path / "w")]) == 2
+        said.append(capsys.readouterr().err)
+    assert "1 site, the job needs 2" in said[0]
+    assert "-n 2, or --set federation.min_sites=1" in said[0]
+    assert "-n 9, or --set federation.min_sites=2" in said[1]
+    assert "name 2 sites with -c" in said[2]
+    assert main(["jobs", "run", "brats_fedavg_masked", "-n", "2", "-w", str(tmp_path / "w")]) == 2
+    assert "min_sites=2" not in capsys.readouterr().err, "a sum of two under masks hides nothing"
+
+
+def test_a_folder_that_was_written_and_edited_runs_as_it_is(
+    run: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With or without its list of requirements, without which NVFlare asks for an allow-list that a simulator lacks."""
+    seen: list[str] = []
+
+    def simulate(words: Sequence[str], environment: Mapping[str, str], show: Callable[[str], None]) -> int:
+        job = Path(words[4])
+        seen.extend([job.name, words[words.index("-c") + 1], (job / "app/config/config_fed_client.json").read_text()])
+        assert (job / "app" / "custom" / "requirements.txt").is_file()
+        write_report(run, tmp_path / "w" / "server" / "simulate_job" / "wardround")
+        return 0
+
+    monkeypatch.setattr(simulation, "stream", simulate)
+    monkeypatch.chdir(tmp_path)
+    assert main(["package", "brats_ditto", "--config-only", "--out", "mine", "--sites", "a,b"]) == 0
+    file = tmp_path / "mine" / "brats_ditto" / "app" / "config" / "config_fed_client.json"
+    content = json.loads(file.read_text())
+    content["executors"][0]["executor"]["args"]["schedule"]["args"]["work"] = 3
+    file.write_text(json.dumps(content))
+    assert main(["jobs", "run", "mine/brats_ditto", "-w", "w"]) == 0
+    assert seen == ["brats_ditto", "a,b", file.read_text()]
+    assert main(["jobs", "run", "mine/brats_ditto", "-w", "w", "--set", "rounds=2"]) == 2
+    assert main(["jobs", "run", "mine/brats_ditto", "-w", "w", "-n", "1"]) == 2
+
+
+def test_a_folder_that_names_another_class_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(simulation, "stream", lambda *_: pytest.fail("started"))
+    monkeypatch.chdir(tmp_path)
+    main(["jobs", "write", "brats_ditto", "--out", "mine"])
+    file = tmp_path / "mine" / "brats_ditto" / "app" / "config" / "config_fed_client.json"
+    content = json.loads(file.read_text())
+    content["components"].append({"id": "x", "path": "subprocess.Popen", "args": {"args": ["touch", "pwned"]}})
+    file.write_text(json.dumps(content))
+    assert main(["jobs", "run", "mine/brats_ditto", "-w", "w"]) == 2
+    assert "subprocess.Popen" in capsys.readouterr().err
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_the_package_can_be_run_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "wardround", "--version"], capture_output=True, text=True)
+    assert done.stdout.startswith("wardround ")

@@ -1,8 +1,11 @@
 """What a POC is made of: the project file, the kits, what each hospital is given. Real processes: tests/e2e/test_poc.py."""
 
 import json
+import shutil
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -86,6 +89,121 @@ def test_paths_of_a_sites_file_become_absolute(tmp_path):
     }
 
 
+def test_all_paths_of_a_sites_file_reach_the_kits_absolute(tmp_path, monkeypatch):
+    """data, cache and record; `~` is the home folder; what a hospital reads lies in another folder than the file."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for place in ("R/data", "home/R/data"):
+        (tmp_path / place).mkdir(parents=True)
+    for place in ("R/r.csv", "home/r.csv"):
+        (tmp_path / place).touch()
+    here = {"data": "R/data", "record": "R/r.csv", "cache": "C", "name": "R/data", "units": {"crp": "mg/dl"}}
+    home = {"data": "~/R/data", "record": "~/r.csv", "cache": "~/C"}
+    (tmp_path / "sites.json").write_text(json.dumps({"site-1": here, "site-2": home}))
+    found = poc.site_files(tmp_path / "sites.json")
+    whole = {"data": f"{tmp_path}/R/data", "record": f"{tmp_path}/R/r.csv", "cache": f"{tmp_path}/C"}
+    assert found["site-1"] == here | whole
+    whole = {"data": f"{tmp_path}/home/R/data", "record": f"{tmp_path}/home/r.csv", "cache": f"{tmp_path}/home/C"}
+    assert found["site-2"] == whole
+
+
+@pytest.fixture
+def project(tmp_path, repository):
+    """A project file whose two ports are free, and the ports."""
+    content = yaml.safe_load((repository / "poc_workspace" / "project.yml").read_text())
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.1", 0))
+        ports = one.getsockname()[1], two.getsockname()[1]
+    content["participants"][0] |= dict(zip(("fed_learn_port", "admin_port"), ports, strict=True))
+    (tmp_path / "project.yml").write_text(yaml.safe_dump(content))
+    return tmp_path / "project.yml", ports
+
+
+def test_ports_in_use_are_named_with_who_holds_them_before_anything_is_made(project, tmp_path, monkeypatch, capsys):
+    file, ports = project
+    monkeypatch.chdir(tmp_path)
+    listen = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); print(1, flush=1)"
+    listen += "; time.sleep(60)"
+    for number, port in enumerate(ports, 1):
+        holder = subprocess.Popen([sys.executable, "-c", listen, str(port)], stdout=subprocess.PIPE)
+        try:
+            holder.stdout.readline()
+            assert cli.main(["poc", "up", "--project", str(file), "--workspace", f"p{number}"]) == 2
+            err = capsys.readouterr().err
+            assert f"port {port} is in use by" in err
+            assert f"process {holder.pid}" in err
+            assert str(ports[2 - number]) not in err
+            assert not (tmp_path / f"p{number}").exists()
+        finally:
+            holder.kill()
+            holder.communicate()
+
+
+def test_a_poc_needs_no_clone_of_the_repository(tmp_path, monkeypatch, capsys):
+    """The project file is the package's own: only NVFlare, which is not started here, is missed."""
+    started = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(poc, "require_free_ports", lambda project: None)
+    monkeypatch.setattr("wardround.jobs.console.Console.ask", lambda self, *words, **_: started.append(words) or {})
+    assert cli.main(["poc", "up"]) == 2
+    assert started[0][:3] == ("poc", "prepare", "-i")
+    assert len(poc.parties(Path(started[0][3]))["client"]) == 4
+    assert "nvflare poc prepare ..." in capsys.readouterr().err
+
+
+@pytest.fixture
+def stopped(kits, tmp_path, project, monkeypatch):
+    """A POC that was stopped, with a result in it; NVFlare's command line is not there, what is asked of it is noted."""
+    shutil.copy(project[0], tmp_path / "poc" / "project.yml")
+    (kits / "localhost" / "result").write_text("kept")
+    asked = []
+
+    def ask(self, *words, **_):
+        asked.append(words[:2])
+        return {"clients": [{"client_name": f"site-{n}"} for n in (1, 2, 3, 4)]}
+
+    monkeypatch.setattr("wardround.jobs.console.Console.ask", ask)
+    monkeypatch.chdir(tmp_path)
+    return asked
+
+
+def test_up_starts_a_stopped_poc_again_and_deletes_nothing(stopped, kits, capsys):
+    assert cli.main(["poc", "up", "--workspace", "poc"]) == 0
+    assert stopped == [("poc", "start"), ("system", "status")]
+    assert (kits / "localhost" / "result").read_text() == "kept"
+    assert "started again as it is" in capsys.readouterr().err
+    for option in (["--patients", "4"], ["--project", "project.yml"], ["--shape", "9", "9", "9"]):
+        assert cli.main(["poc", "up", "--workspace", "poc", *option]) == 2
+        assert option[0] in capsys.readouterr().err
+    assert len(stopped) == 2
+
+
+def test_a_running_poc_is_left_alone(stopped, kits, capsys):
+    words = [sys.executable, "-c", "import time; time.sleep(60)", "nvflare.private.x", "-m", str(kits / "site-1")]
+    party = subprocess.Popen(words)
+    try:
+        assert cli.main(["poc", "up", "--workspace", "poc"]) == 0
+        assert stopped == [("system", "status")]
+        assert cli.main(["poc", "run", "brats_fedavg", "--workspace", "poc"]) == 2
+        assert "it is running" in capsys.readouterr().err
+        assert party.poll() is None
+    finally:
+        party.kill()
+        party.wait()
+    assert cli.main(["poc", "down", "--workspace", "poc"]) == 0
+    assert "is not running" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["my poc", "it's", "a#b", "/proc/poc"])
+def test_a_place_where_no_poc_can_live_is_refused_at_once(place, project, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["poc", "up", "--project", str(project[0]), "--workspace", place]) == 2
+    err = capsys.readouterr().err
+    assert "--workspace" in err
+    assert "bug" not in err
+    assert not (tmp_path / place).exists()
+
+
 def test_the_server_keeps_its_jobs_in_this_poc(kits, tmp_path):
     text = json.dumps({"a": {"root_dir": f"{poc.STORE}/jobs-storage"}})
     (kits / "localhost/local/resources.json.default").write_text(text)
@@ -164,9 +282,9 @@ def test_the_clock_adds_up():
     ("words", "said"),
     [
         (["poc", "down", "--workspace", "nowhere"], "no such folder"),
-        (["poc", "up", "--project", "PROJECT", "--workspace", "full"], "files of an earlier POC"),
+        (["poc", "up", "--project", "PROJECT", "--workspace", "full"], "no POC among them"),
         (["jobs", "submit", "brats_nothing"], "no such job"),
-        (["jobs", "submit", "brats_fedavg", "--startup-kit", "."], "nvflare job submit"),
+        (["jobs", "submit", "brats_fedavg", "--startup-kit", "."], "no admin's startup kit"),
     ],
 )
 def test_wrong_use_is_refused_with_the_reason(words, said, tmp_path, monkeypatch, capsys, repository):

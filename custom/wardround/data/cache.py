@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from wardround.data.site_config import SiteConfig
 from wardround.data.volumes import Volume
 from wardround.errors import ConfigRefused, DataRefused
 
+TELL_S = 30
 READERS = min(4, os.cpu_count() or 1)
 
 
@@ -136,22 +138,27 @@ def _entries(files: tuple[CaseFiles, ...], root: Path, progress: Callable[[str],
 def _decode(
     waiting: list[tuple[CaseFiles, str]], root: Path, progress: Callable[[str], None]
 ) -> list[Entry | DataRefused]:
-    """Decode in a few threads (decompression and arithmetic run side by side); return entries or refusals in order."""
+    """Decode in a few threads (decompression and arithmetic run side by side); return entries or refusals in order.
+
+    progress: one line at the end, and one every TELL_S seconds until then
+    """
     done, lock = 0, threading.Lock()
+    begun = told = time.monotonic()
 
     def decode(job: tuple[CaseFiles, str]) -> Entry | DataRefused:
-        nonlocal done
+        nonlocal done, told
         try:
             result: Entry | DataRefused = write_entry(job[0], root, job[1])
         except DataRefused as problem:
             result = problem
         with lock:
             done += 1
-            if done == len(waiting) or done % max(1, len(waiting) // 10) == 0:
-                progress(f"decoded {done} of {len(waiting)} cases (only this once)")
+            now = time.monotonic()
+            if done == len(waiting) or now - told >= TELL_S:
+                told = now
+                progress(f"decoded {done} of {len(waiting)} cases into {root} (only this once), {now - begun:.0f} s")
         return result
 
-    progress(f"decoding {len(waiting)} cases into {root}")
     with ThreadPoolExecutor(READERS) as readers:
         return list(readers.map(decode, waiting))
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from wardround.data.layouts import MODALITIES, CaseFiles
 from wardround.data.volumes import Volume, read_any_kind
 from wardround.errors import ConfigRefused, DataRefused
+from wardround.paths import disk_refused, no_room
 from wardround.rng import stream
 
 PREPROCESSING = 1
@@ -107,6 +108,8 @@ def write_entry(files: CaseFiles, root: Path, name: str) -> Entry:
             if older.name != name:
                 discard(older)
     except OSError as error:
+        if no_room(error):
+            raise disk_refused(root, "the decoded cases") from error
         raise _unwritable(root, error.strerror or type(error).__name__) from error
     return entry
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +27,7 @@ from wardround.data.entries import discard, sweep
 from wardround.data.pictures import Grid, read_picture
 from wardround.data.refusals import refuse_together
 from wardround.errors import ConfigRefused, DataRefused
+from wardround.paths import disk_refused, no_room, reserve
 
 PREPROCESSING = 1
 _TEMPORARY = ".new-"
@@ -120,7 +119,8 @@ def _make(
     before = _older(folder, shape)
     temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder.parent))
     try:
-        images = _with_room(temporary / "images.npy", shape)
+        images = np.lib.format.open_memmap(temporary / "images.npy", "w+", "<f2", shape)
+        reserve(temporary / "images.npy")
         fresh = [i for i, version in enumerate(versions) if version not in before]
         for i, version in enumerate(versions):
             if version in before:
@@ -152,14 +152,6 @@ def _make(
     raise OSError("the decoded images could not be read back")
 
 
-def _with_room(file: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float16]]:
-    """Return a writable map of a new file that has its room on the disk: a full disk ends writes to a map with SIGBUS."""
-    images: np.memmap[Any, np.dtype[np.float16]] = np.lib.format.open_memmap(file, "w+", "<f2", shape)
-    with file.open("r+b") as stream:
-        os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
-    return images
-
-
 def _older(folder: Path, shape: tuple[int, ...]) -> Mapping[str, NDArray[np.float16]]:
     """Return version -> images of the packs of the same cases that are there."""
     found: dict[str, NDArray[np.float16]] = {}
@@ -187,6 +179,8 @@ def _writing(cache_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if no_room(error):
+            raise disk_refused(cache_dir, "the decoded images") from error
         raise ConfigRefused(
             f"the cache folder {cache_dir}",
             found=f"cannot be written: {error.strerror or error}",

@@ -24,6 +24,7 @@ from nvflare.apis.signal import Signal
 
 from wardround.errors import ConfigRefused, Refusal
 from wardround.flare import places, wire
+from wardround.flare.progress import Now
 from wardround.flare.record import RunRecord
 
 Take = Callable[[str, Shareable], None]
@@ -56,6 +57,13 @@ class Asking:
         self._standing: _Question | None = None
         self._waiting: list[tuple[_Question, str, Shareable]] = []
         self._tokens: dict[str, str] = {}
+        self._at, self._since = -1, time.monotonic()
+
+    def now(self) -> Now:
+        """Return how far the run is; from any thread."""
+        with self._lock:
+            asked = (self._open.accepted, self._open.silent) if self._open else ([], [])
+            return Now(self._at, self._rounds, len(asked[0]), sum(map(len, asked)), tuple(self.missing), self._since)
 
     def begin(self, fl_ctx: FLContext) -> None:
         """Note who is configured: the sites that the job names and those that are connected."""
@@ -72,6 +80,7 @@ class Asking:
         round_ after the last: the judgement, where nothing late counts any more and everybody is asked
         """
         self.missing, self.late, before = dict(self.out), {}, self._standing
+        self._at, self._since = round_, time.monotonic()
         if before is not None and round_ < self._rounds:
             with self._lock:
                 busy = [*before.silent, *(site for _, site, _ in self._waiting)]

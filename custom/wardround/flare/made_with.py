@@ -18,6 +18,7 @@ from nvflare.apis.server_engine_spec import ServerEngineSpec
 
 from wardround import __version__
 from wardround.errors import VersionRefused
+from wardround.flare import places, quiet
 
 ID, INSTALLED = "made_with", "installed"
 
@@ -39,6 +40,8 @@ class MadeWith(FLComponent):  # type: ignore[misc]
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Stop a server's run; a site refuses task by task, so that the other hospitals go on."""
         if event_type == EventType.START_RUN and isinstance(fl_ctx.get_engine(), ServerEngineSpec):
+            if places.in_simulator(fl_ctx):
+                quiet.console(places.workspace_root(fl_ctx).parent)
             try:
                 self.require()
             except VersionRefused as refusal:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,15 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import ALL_SITES, JobMetaKey
 
 from wardround.errors import ConfigRefused
+from wardround.paths import is_plain
 from wardround.privacy import durable
 
 SIMULATOR_JOB = "simulate_job"
 STATE_VARIABLE, PRIVATE_VARIABLE = "WARDROUND_STATE", "WARDROUND_PRIVATE"
 PRIVATE_SUFFIX = ".private"
 STATE_FILE = "wardround_state.json"
+PATIENCE_S = 30  # a job that was aborted or killed takes some seconds to end; the one that goes on waits for it
+_HELD: dict[Path, int] = {}  # kept state -> the file whose lock this process holds, open until it ends
 FINISHED, BEGAN_AS, GOES_ON_AS = "finished", "began_as", "goes_on_as"
 
 
@@ -32,6 +37,21 @@ def in_simulator(fl_ctx: FLContext) -> bool:
 def workspace_root(fl_ctx: FLContext) -> Path:
     """Return this party's workspace (`startup/` and `local/` lie in it)."""
     return Path(fl_ctx.get_engine().get_workspace().get_root_dir())
+
+
+def require_startable(fl_ctx: FLContext) -> None:
+    """Raise ConfigRefused in a simulator whose sites cannot start: NVFlare cuts their command lines at blanks.
+
+    Without this the server waits a minute for each site, and then says that it could not connect to it.
+    """
+    workspace = workspace_root(fl_ctx).parent
+    if in_simulator(fl_ctx) and not is_plain(workspace):
+        raise ConfigRefused(
+            f"the simulator's workspace {str(workspace)!r}",
+            found="a blank, a quote, a backslash or # in its path",
+            expected="a path without them: NVFlare splits its command lines there, and no site starts",
+            fix="name another workspace with -w, for example -w /tmp/run",
+        )
 
 
 def sites_of_job(meta: Mapping[str, Any]) -> list[str]:
@@ -131,6 +151,50 @@ def state_folder(fl_ctx: FLContext) -> Path:
     return private_folder(fl_ctx) if root is None else durable.folder(root)
 
 
+def keep_to_this_job(folder: Path, job: str) -> None:
+    """Hold the kept state of a job for this process until it ends; a second job of one name must not write into it.
+
+    The lock is the operating system's, beside the folder: it ends with the process, however that ends, so none is ever stale.
+    held by another process for PATIENCE_S: ConfigRefused | no locks on that file system: ConfigRefused
+    """
+    if folder in _HELD:
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = folder.with_name(f".{folder.name}.lock")  # no name of a job begins with a dot
+    opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise _in_use(folder, file, opened) from None
+            time.sleep(0.2)
+        except OSError as error:
+            os.close(opened)
+            raise ConfigRefused(
+                f"the kept state {folder}",
+                found=f"a file system without locks ({error.strerror})",
+                expected="one that can lock a file, so that two jobs of one name do not write into it at once",
+                fix=f"keep the state on a disk of this machine ({STATE_FILE}, or the variable {STATE_VARIABLE})",
+            ) from error
+    os.ftruncate(opened, 0)
+    os.pwrite(opened, f"{os.getpid()} {job}".encode(), 0)
+    _HELD[folder] = opened
+
+
+def _in_use(folder: Path, file: Path, opened: int) -> ConfigRefused:
+    os.close(opened)
+    pid, _, other = _said(file).partition(" ")
+    return ConfigRefused(
+        f"the kept state {folder}",
+        found=f"another job of this name, {other or 'unknown'}, is running here (process {pid or 'unknown'})",
+        expected="one job of a name at a time: both would go on from the same state",
+        fix=f"wait for its end, or abort it (`nvflare job abort {other or 'ID'}`); or give this job another name",
+    )
+
+
 def begin_anew(fl_ctx: FLContext) -> None:
     """Clear the kept state of a run that is over, when a job begins with its first round.
 
@@ -141,6 +205,7 @@ def begin_anew(fl_ctx: FLContext) -> None:
     if not keeps_state(fl_ctx):
         return
     folder, job = state_folder(fl_ctx), str(fl_ctx.get_job_id())
+    keep_to_this_job(folder, job)
     if not in_simulator(fl_ctx) and _said(folder / GOES_ON_AS) == job:
         return
     other = _said(folder / BEGAN_AS) not in ("", job)
@@ -160,6 +225,7 @@ def run_id(fl_ctx: FLContext) -> str:
     if not keeps_state(fl_ctx):
         return str(fl_ctx.get_job_id())
     folder, job = state_folder(fl_ctx), str(fl_ctx.get_job_id())
+    keep_to_this_job(folder, job)
     if not _said(folder / BEGAN_AS):
         durable.write(folder / BEGAN_AS, job.encode())
     if _said(folder / GOES_ON_AS) != job:

@@ -21,7 +21,7 @@ from nvflare.apis.signal import Signal
 from wardround.algorithms.rules import Rule
 from wardround.arrays import size_bytes
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
-from wardround.flare import places, wire
+from wardround.flare import places, progress, wire
 from wardround.flare.asking import DROP, Asking, drop_late, require_patience
 from wardround.flare.combine import Combine, require_enough
 from wardround.flare.record import RunRecord, absent, flat
@@ -88,6 +88,7 @@ class Rounds(Controller):  # type: ignore[misc]
             return
         try:
             require_enough(self.combine.absent, self.min_sites)
+            places.require_startable(fl_ctx)
             places.begin_anew(fl_ctx)
             folder = places.state_folder(fl_ctx)
             self.server = GlobalModel.open(
@@ -103,6 +104,12 @@ class Rounds(Controller):  # type: ignore[misc]
         if self.server.round:
             self.log_info(fl_ctx, f"RESUMED from round {self.server.round} of {self.rounds}")
 
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Say how far the run is when an admin asks."""
+        super().handle_event(event_type, fl_ctx)
+        if event_type == progress.ASKED and hasattr(self, "sites"):
+            progress.tell(fl_ctx, self.sites.now(), self.record.run["rounds"])
+
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Nothing is held open between rounds."""
 
@@ -116,6 +123,7 @@ class Rounds(Controller):  # type: ignore[misc]
         """Run all rounds that are left, then the judgement; write run.json and the report whatever happens."""
         self.sites.begin(fl_ctx)
         try:
+            require_sites(len(self.sites.configured), self.min_sites, places.in_simulator(fl_ctx))
             for round_ in range(self.server.round, self.rounds):
                 self._round(round_, abort_signal, fl_ctx)
                 if abort_signal.triggered:
@@ -207,6 +215,14 @@ class Rounds(Controller):  # type: ignore[misc]
         self.server.finish(self.record.final_val_score(), places.run_folder(fl_ctx))
         if judged == asked and not abort_signal.triggered:
             places.finish(fl_ctx)
+
+
+def require_sites(sites: int, min_sites: int, simulator: bool) -> None:
+    """Raise RoundRefused before the first round of a run that can never have enough sites."""
+    if sites < min_sites:
+        words = f"{sites} site{'s' if sites != 1 else ''}, the job needs {min_sites} (min_sites)"
+        advice = f"-n {min_sites}, or name so many sites with -c" if simulator else "start the sites that are missing"
+        raise RoundRefused(words, found=f"{sites} in this run", expected=f"{min_sites} or more", fix=advice)
 
 
 def last_counted(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:

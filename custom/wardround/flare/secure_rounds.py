@@ -21,7 +21,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
-from wardround.flare import places, sealed, wire
+from wardround.flare import places, progress, sealed, wire
 from wardround.flare.asking import DROP, Asking, drop_late, require_patience
 from wardround.flare.record import RunRecord, absent, flat
 from wardround.flare.secure_attempt import Attempt
@@ -85,6 +85,7 @@ class SecureRounds(Controller):  # type: ignore[misc]
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Check the keys, build or resume the server's state."""
         try:
+            places.require_startable(fl_ctx)
             places.begin_anew(fl_ctx)
             self.collector = Collector(self.protection, self._authority(fl_ctx))
             self.state = SecureState.open(places.state_folder(fl_ctx), self.about)
@@ -100,6 +101,12 @@ class SecureRounds(Controller):  # type: ignore[misc]
         self._begun, self._reached = self.state.round, reached(self.state.history)
         if self.state.round:
             self.log_info(fl_ctx, f"RESUMED from round {self.state.round} of {self.rounds}")
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Say how far the run is when an admin asks."""
+        super().handle_event(event_type, fl_ctx)
+        if event_type == progress.ASKED and hasattr(self, "sites"):
+            progress.tell(fl_ctx, self.sites.now(), self.record.run["rounds"])
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Nothing is held open between rounds."""

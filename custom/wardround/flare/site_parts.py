@@ -25,6 +25,7 @@ from wardround.hospital.dp_site import private_plan
 from wardround.hospital.rounds import Hospital, Settings
 from wardround.models.nets import Network
 from wardround.models.roles import shared_layout
+from wardround.paths import disk_refused, no_room
 from wardround.privacy.dp_sgd import PatientDP
 
 REASONS = "refusals.txt"
@@ -43,6 +44,11 @@ def guarded(component: FLComponent, fl_ctx: FLContext, work: Callable[[], Sharea
     except Refusal as refusal:
         _tell(component, fl_ctx, f"REFUSED by {fl_ctx.get_identity_name()} ({refusal.code})", str(refusal))
         return wire.refusal_message(refusal.code)
+    except OSError as error:
+        words = f"FAILED at {fl_ctx.get_identity_name()}: {type(error).__name__}"
+        full = str(disk_refused(places.run_folder(fl_ctx), "what this site writes")) if no_room(error) else ""
+        _tell(component, fl_ctx, words, full or traceback.format_exc())
+        return wire.refusal_message(wire.FAILURE)
     except MemoryError:
         component.log_error(
             fl_ctx, "REFUSED (memory): this site ran out of memory; lower `patch` or `batch` in the job"
@@ -60,9 +66,13 @@ def guarded(component: FLComponent, fl_ctx: FLContext, work: Callable[[], Sharea
 
 def _tell(component: FLComponent, fl_ctx: FLContext, words: str, reason: str) -> None:
     file = places.private_folder(fl_ctx) / REASONS
-    with file.open("a", encoding="utf-8") as out:
-        out.write(f"{words}: {reason}\n")
-    shown = reason if places.in_simulator(fl_ctx) else f"the reason is in {file.name} in this site's private folder"
+    try:
+        with file.open("a", encoding="utf-8") as out:
+            out.write(f"{words}: {reason}\n")
+        where = f"the reason is in {file.name} in this site's private folder"
+    except OSError as error:
+        where = f"the reason could not be written to {file.name} ({error.strerror or type(error).__name__})"
+    shown = reason if places.in_simulator(fl_ctx) else where
     component.log_error(fl_ctx, f"{words}: {shown}")
 
 

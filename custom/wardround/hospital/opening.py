@@ -91,9 +91,10 @@ def open_site(
     if config is None:
         profile = hospital(site_index(site))
         root = workspace / "phantoms"
-        say(
-            f"NO DATA CONFIGURED: {site} invents SYNTHETIC patients ('{profile.name}'); no result is about real patients"
-        )
+        if not root.is_dir():  # a simulator with fewer threads than sites opens a site anew for every task
+            say(
+                f"NO DATA CONFIGURED: {site} invents SYNTHETIC patients ('{profile.name}'); no result is about real patients"
+            )
         phantoms.write(root, profile, seed)
         record = root / RECORD if (root / RECORD).is_file() else None
         config, label = SiteConfig(data=root, record=record), profile.name

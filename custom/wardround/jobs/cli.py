@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from wardround import __version__
 from wardround.errors import Refusal
@@ -31,6 +32,7 @@ from wardround.jobs import (
     cmd_sweep,
 )
 from wardround.jobs.terminal import DONE, REFUSED, group, say
+from wardround.paths import disk_refused, no_room
 
 OVERVIEW = """
 wardround trains one model at several hospitals (segmentation of brain tumours, classification of patients), and tells each
@@ -119,7 +121,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        say(f"wardround: {error.filename or 'a file'}: {error.strerror or type(error).__name__}")
+        place = error.filename or "a file"
+        said = (
+            disk_refused(Path.cwd(), place) if no_room(error) else f"{place}: {error.strerror or type(error).__name__}"
+        )
+        say(f"wardround: {said}")
         return REFUSED
     except MemoryError:
         say("wardround: this needs more memory than the machine has; a smaller image, window or batch needs less")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from wardround.errors import ConfigRefused
 from wardround.jobs.terminal import DONE, command, folder
 
 PACKAGE = """
@@ -43,31 +41,13 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write one form of one job."""
     from wardround.jobs import packaging
+    from wardround.jobs.cmd_jobs import site_names
+    from wardround.jobs.forms import chosen
 
-    name, files = _job(args)
+    name, files = chosen(args.job, args.set, site_names(args.sites) if args.sites else [])
     made = packaging.config_only(files) if args.config_only else packaging.with_code(files)
     out = packaging.write(made, args.out / name)
     what = "no code" if args.config_only else "the code of wardround"
     print(f"written: {out} ({len(made)} files, {sum(map(len, made.values())) / 1000:.0f} kB, {what})")
     print(f"sha256:  {packaging.digest(made)}")
     return DONE
-
-
-def _job(args: argparse.Namespace) -> tuple[str, dict[str, bytes]]:
-    from wardround.jobs import packaging, recipes
-    from wardround.jobs.building import require_buildable
-    from wardround.jobs.cmd_jobs import site_names
-
-    place = Path(args.job).expanduser()
-    if not (place / "meta.json").is_file():
-        job = recipes.job(args.job, args.set, site_names(args.sites) if args.sites else [])
-        require_buildable(job)
-        return job.name, packaging.printed_job(job)
-    if args.set or args.sites:
-        raise ConfigRefused(
-            f"the job folder {place}",
-            found="--set or --sites beside a folder",
-            expected="settings with a job's name only: a folder goes as it was reviewed",
-            fix="name the job, or print the folder anew with `wardround jobs write`",
-        )
-    return place.resolve().name, packaging.read_job(place)

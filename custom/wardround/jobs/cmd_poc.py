@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,21 +16,33 @@ from wardround.errors import ConfigRefused
 from wardround.jobs import poc
 from wardround.jobs.cmd_submit import Submission, submit
 from wardround.jobs.console import Console
-from wardround.jobs.terminal import DONE, command, existing, folder, group, positive, say, table
+from wardround.jobs.terminal import (
+    DONE,
+    command,
+    existing,
+    folder,
+    group,
+    positive,
+    require_plain,
+    require_writable,
+    say,
+    table,
+)
 
-PROJECT = "poc_workspace/project.yml"
 VARIABLE = "NVFLARE_POC_WORKSPACE"
+NEW_ONLY = ("project", "sites_file", "patients", "shape", "local")  # options that only a new POC reads
 TEXT = """
 A federation of real processes on this machine, with startup kits, TLS on loopback and an admin: everything that the
 simulator leaves out. The project file says who takes part; without --sites-file every hospital gets synthetic patients.
 
   wardround poc up                                   prepare, equip, start
   wardround jobs submit brats_perfedavg              submit, watch, download, report
-  wardround poc down                                 stop everything
+  wardround poc down                                 stop everything; `up` starts it again
   wardround poc run brats_perfedavg                  all of it, with the seconds of each step
 """
 UP = """
 Prepare and start: a startup kit per party (never commit one), what each hospital writes itself, all processes.
+Where a POC was stopped, `up` starts it again as it is, with its kits and its results; --force makes a new one instead.
 --local DIR: DIR/SITE/* is copied into that site's local/, for example a privacy.json or wardround_budget.json.
 NVFlare's own commands work afterwards without further options: `nvflare system status`, `nvflare job submit -j JOB`.
 
@@ -58,11 +71,7 @@ def add(commands: Any) -> None:
         one.add_argument("--workspace", type=folder, metavar="DIR", help=f"default: ${VARIABLE}, else ./wardround_poc")
     for one in (up, run):
         one.add_argument(
-            "--project",
-            type=existing,
-            default=Path(PROJECT),
-            metavar="YML",
-            help=f"default {PROJECT}",
+            "--project", type=existing, metavar="YML", help="who takes part; default: four hospitals on this machine"
         )
         one.add_argument("--sites-file", type=existing, metavar="JSON", help="where each site's cases are")
         one.add_argument("--patients", type=positive, metavar="N", help="synthetic patients per hospital")
@@ -70,9 +79,8 @@ def add(commands: Any) -> None:
             "--shape",
             type=positive,
             nargs=3,
-            default=[40, 40, 40],
             metavar=("X", "Y", "Z"),
-            help="of synthetic patients, voxels",
+            help="of synthetic patients, voxels; default 40 40 40",
         )
         one.add_argument("--local", type=existing, metavar="DIR", help="files for the parties' own local/ folders")
         one.add_argument(
@@ -92,7 +100,8 @@ class Clock:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Measure one step."""
+        """Say and measure one step."""
+        say(f"{name} ...")
         begun = time.monotonic()
         yield
         self.steps.append((name, time.monotonic() - begun))
@@ -108,20 +117,30 @@ def _up(args: argparse.Namespace) -> int:
     kit = _start(args, clock)
     print(clock.text())
     print(f"startup kits: {kit.parent}")
-    print(f"submit a job: wardround jobs submit brats_perfedavg --startup-kit {kit}")
-    print(f"or:           nvflare job submit -j jobs/brats_perfedavg --startup-kit {kit}")
-    print(f"admin console: {kit / 'startup' / 'fl_admin.sh'}")
+    print(f"submit a job: wardround jobs submit brats_perfedavg --all-sites --startup-kit {shlex.quote(str(kit))}")
+    print(f"or:           nvflare job submit -j FOLDER --startup-kit {shlex.quote(str(kit))}")
+    print(
+        f"admin console: {shlex.quote(str(kit / 'startup' / 'fl_admin.sh'))}, in it: submit_job /ABSOLUTE/PATH/OF/FOLDER"
+    )
     return DONE
 
 
 def _run(args: argparse.Namespace) -> int:
+    if poc.running(_workspace(args)):
+        raise ConfigRefused(
+            f"the POC in {_workspace(args)}",
+            found="it is running",
+            expected="one that this command may stop at the end",
+            fix=f"`wardround jobs submit {args.job}`, or first `wardround poc down`",
+        )
     clock = Clock()
+    require_writable(args.out, "--out")
     kit = _start(args, clock)
-    console, server = Console(_environment(args), kit), poc.parties(args.project)["server"][0]
-    wanted = Submission(args.job, tuple(args.set), args.out, args.timeout, kit.parent / server)
+    sites = () if (Path(args.job) / "meta.json").is_file() else tuple(_parties(args)["client"])
+    wanted = Submission(args.job, tuple(args.set), sites, args.out, args.timeout)
     try:
         with clock.step("job: submit, train, judge, download"):
-            code = submit(console, wanted)
+            code = submit(Console(_environment(args), kit), wanted)
     finally:
         with clock.step("stop"):
             _down(args)
@@ -130,56 +149,104 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _down(args: argparse.Namespace) -> int:
-    if not _workspace(args).is_dir():
+    workspace = _workspace(args)
+    if not workspace.is_dir():
         raise ConfigRefused(
-            f"the POC workspace {_workspace(args)}", found="no such folder", expected="one", fix="name --workspace"
+            f"the POC workspace {workspace}",
+            found="no such folder",
+            expected="the folder of a POC that `wardround poc up` made",
+            fix="name it with --workspace, or go to the folder in which `wardround poc up` ran",
         )
+    poc.kits(workspace)
+    if not poc.running(workspace):
+        say(f"the POC in {workspace} is not running")
+        return DONE
     Console(_environment(args)).ask("poc", "stop", patience_s=180)
-    killed = poc.end_processes(_workspace(args), 15)
+    killed = poc.end_processes(workspace, 15)
     say(f"stopped ({killed} processes did not end by themselves and were killed)" if killed else "stopped")
+    say(f"kits and results stay in {workspace}: `wardround poc up` starts it again")
     return DONE
 
 
 def _start(args: argparse.Namespace, clock: Clock) -> Path:
-    """Prepare, equip and start; return the admin's kit."""
-    workspace, project = _workspace(args), Path(args.project)
-    who = poc.parties(project)
-    sites, console = who["client"], Console(_environment(args))
-    _make_room(args, workspace)
-    with clock.step("nvflare poc prepare"):
-        console.ask("poc", "prepare", "-i", str(project.resolve()), *(["--force"] if args.force else []))
-    kit_folder = poc.kits(workspace)
-    workspace.chmod(0o700)  # private keys, and what jobs write about patients
-    with clock.step("what hospitals write themselves"):
-        x, y, z = args.shape
-        file = args.sites_file or poc.phantoms(workspace / "phantoms", sites, args.patients, (x, y, z), say)
-        poc.equip(kit_folder, sites, poc.site_files(file), args.local)
-        poc.keep_store_here(kit_folder / who["server"][0], workspace.resolve() / "store")
-    kit = kit_folder / who["admin"][0]
+    """Prepare and equip, or take the POC that is there, and start it; return the admin's kit."""
+    workspace = _workspace(args)
+    require_plain(workspace, "--workspace", "/tmp/wardround_poc")  # noqa: S108 - words of a refusal
+    require_writable(workspace, "--workspace")
+    earlier = _earlier(args, workspace)
+    if not earlier:
+        poc.parties(args.project or poc.default_project())
+        poc.require_free_ports(args.project or poc.default_project())
+        _prepare(args, workspace, clock)
+    who = _parties(args)
+    kit = poc.kits(workspace) / who["admin"][0]
+    console = Console(_environment(args), kit)
+    if earlier and poc.running(workspace):
+        say("it is running already")
+        poc.wait_until_connected(console, who["client"], 120)
+        return kit.resolve()
+    if earlier:
+        say(f"the POC in {workspace} is started again as it is")
+        poc.require_free_ports(workspace / "project.yml")
     with clock.step("nvflare poc start"):
-        console.ask("poc", "start", "--no-wait")
-        poc.wait_until_connected(Console(_environment(args), kit), sites, 120)
-    say(f"up: {who['server'][0]} and {', '.join(sites)}")
+        Console(_environment(args)).ask("poc", "start", "--no-wait")
+        poc.wait_until_connected(console, who["client"], 120)
+    say(f"up: {who['server'][0]} and {', '.join(who['client'])}")
     return kit.resolve()
 
 
-def _make_room(args: argparse.Namespace, workspace: Path) -> None:
-    """Leave no empty folder, which NVFlare refuses, and let --force delete an earlier POC only."""
+def _prepare(args: argparse.Namespace, workspace: Path, clock: Clock) -> None:
+    project = args.project or poc.default_project()
+    who = poc.parties(project)
+    with clock.step("nvflare poc prepare"):
+        force = ["--force"] if args.force else []
+        Console(_environment(args)).ask("poc", "prepare", "-i", str(project.resolve()), *force)
+    kit_folder = poc.kits(workspace)
+    workspace.chmod(0o700)  # private keys, and what jobs write about patients
+    with clock.step("what hospitals write themselves"):
+        x, y, z = args.shape or (40, 40, 40)
+        file = args.sites_file or poc.phantoms(workspace / "phantoms", who["client"], args.patients, (x, y, z), say)
+        poc.equip(kit_folder, who["client"], poc.site_files(file), args.local)
+        poc.keep_store_here(kit_folder / who["server"][0], workspace.resolve() / "store")
+
+
+def _earlier(args: argparse.Namespace, workspace: Path) -> bool:
+    """Return whether a POC is there to be started again; leave no empty folder, which NVFlare refuses.
+
+    --force: no, and NVFlare may delete it | files of others, options that belong to a new POC: ConfigRefused
+    """
     if not workspace.exists():
-        return
+        return False
     if not any(workspace.iterdir()):
         workspace.rmdir()
-    elif args.force:
+        return False
+    if args.force:
         named = [one for one in (args.project, args.sites_file, args.local) if one is not None]
         data = poc.site_files(args.sites_file).values() if args.sites_file else []
         poc.require_replaceable(workspace, [*named, *(Path(str(one["data"])) for one in data)])
-    else:
+        return False
+    if not list(workspace.glob("*/prod_00")):
         raise ConfigRefused(
             f"the POC workspace {workspace}",
-            found="files of an earlier POC, or others",
-            expected="an empty or new folder",
-            fix="`wardround poc down`, then --force to replace an earlier POC",
+            found="files, and no POC among them",
+            expected="an empty or new folder, or an earlier POC to start again",
+            fix="name a new folder with --workspace",
         )
+    given = [f"--{name.replace('_', '-')}" for name in NEW_ONLY if getattr(args, name) is not None]
+    if given:
+        raise ConfigRefused(
+            f"the POC in {workspace}",
+            found=f"an earlier POC, and {', '.join(given)}, which a new one reads",
+            expected="no such option to start a POC again as it is",
+            fix="leave it out; or name a new folder with --workspace; or --force, which deletes the earlier POC",
+        )
+    poc.kits(workspace)
+    return True
+
+
+def _parties(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Return the parties of the POC that is there, from the project file that NVFlare keeps in its workspace."""
+    return poc.parties(_workspace(args) / "project.yml")
 
 
 def _workspace(args: argparse.Namespace) -> Path:

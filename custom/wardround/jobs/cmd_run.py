@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -15,11 +16,21 @@ from typing import Any
 from wardround.errors import ConfigRefused
 from wardround.jobs import records, simulation
 from wardround.jobs.cmd_jobs import site_names
-from wardround.jobs.recipes import Job
-from wardround.jobs.terminal import command, existing, folder, positive, say
+from wardround.jobs.terminal import (
+    command,
+    counted,
+    existing,
+    folder,
+    positive,
+    require_plain,
+    require_writable,
+    say,
+)
+from wardround.paths import is_plain
 
 TEXT = """
-Run a job in NVFlare's simulator: every site is a process on this machine. Without data the sites invent synthetic
+Run a job in NVFlare's simulator: every site is a process on this machine. JOB is a name, or a folder that `wardround
+jobs write` printed, edited or not; a folder may name wardround's own classes only. Without data the sites invent synthetic
 patients and say so. Ends with the verdict for every hospital and the place of the report. The workspace (-w) is
 DELETED first, so it must be new, empty or an earlier one.
 Exit code 0: complete; 1: incomplete (a site was lost, or the run ended early), with the reasons; 2: refused or crashed.
@@ -27,14 +38,15 @@ Exit code 0: complete; 1: incomplete (a site was lost, or the run ended early), 
   wardround jobs run brats_perfedavg
   wardround jobs run brats_perfedavg --sites-file sites/sites.json --set rounds=10 --set work=60
   wardround jobs run brats_fedavg -n 2 --state state/          run it again with the same --state to resume it
+  wardround jobs run my_jobs/brats_fedavg                      a folder as it is
 """
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run before anything is started: job, sites, workspace, how many sites at a time, environment."""
+    """A run before anything is started: job (forms.Runnable), sites, workspace, how many sites at a time, environment."""
 
-    job: Job
+    job: Any
     sites: tuple[str, ...]
     workspace: Path
     threads: int
@@ -44,7 +56,7 @@ class Plan:
 def add(commands: Any) -> None:
     """Declare the command."""
     parser = command(commands, "run", "run a job in the simulator", TEXT, run)
-    parser.add_argument("name", metavar="NAME", help="name of the job (`wardround jobs list`)")
+    parser.add_argument("name", metavar="JOB", help="name of the job (`wardround jobs list`), or its folder")
     parser.add_argument("-w", "--workspace", type=folder, metavar="WS", help="default ./wardround_runs/NAME")
     parser.add_argument(
         "-t", "--threads", type=positive, metavar="N", help="sites that run at the same time; default: all of them"
@@ -66,27 +78,26 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, run, judge."""
-    from wardround.jobs.building import require_buildable
-    from wardround.jobs.folder import write
+    from wardround.flare import quiet
+    from wardround.jobs import packaging
 
     planned = plan(args, os.environ)
-    require_buildable(planned.job)
     forget(planned.workspace)
-    with tempfile.TemporaryDirectory(prefix="wardround_job_") as place:
-        job = write(planned.job, Path(place) / planned.job.name)
+    with tempfile.TemporaryDirectory(prefix="wardround_job_", dir=plain_temporary()) as place:
+        job = packaging.write(planned.job.files, Path(place) / planned.job.name)
         log = "full"
         if not args.verbose:
             file = Path(place) / "log_config.json"
-            file.write_text(simulation.log_config(), encoding="utf-8")
+            file.write_text(quiet.log_config(), encoding="utf-8")
             log = str(file)
         words = simulation.simulator_command(job, planned.workspace, planned.sites, planned.threads, log)
-        say(f"{planned.job.name}: {planned.job.title} at {', '.join(planned.sites)}; workspace {planned.workspace}")
+        say(f"{planned.job.title} at {', '.join(planned.sites)}; workspace {planned.workspace}")
         begun = time.monotonic()
         code = simulation.stream(
             words, planned.environment, lambda line: say(line) if args.verbose or simulation.matters(line) else None
         )
     say(f"the simulator ended after {time.monotonic() - begun:.0f} s (exit code {code})")
-    if planned.job.privacy["kind"] == "stock_ckks":
+    if planned.job.stock:
         return records.conclude_stock(planned.workspace, planned.sites)
     return judge(planned.workspace)
 
@@ -98,6 +109,7 @@ def plan(args: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
     ConfigRefused
     """
     from wardround.data.site_config import VARIABLE, read_sites
+    from wardround.jobs.forms import runnable
 
     environment, kept = dict(environ), {}
     sites_file = args.sites_file or (Path(environ[VARIABLE]).expanduser() if environ.get(VARIABLE) else None)
@@ -109,8 +121,8 @@ def plan(args: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
     if args.state is not None:
         environment["WARDROUND_STATE"] = str(args.state.resolve())
         kept["--state"] = args.state
-    job = _job(args, configured)
-    sites = tuple(job.federation["sites"])
+    job = runnable(args.name, args.set, _named(args) or configured or [])
+    sites = tuple(_named(args) or configured or job.sites)
     unknown = [site for site in sites if configured is not None and site not in configured]
     if unknown:
         raise ConfigRefused(
@@ -119,15 +131,15 @@ def plan(args: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
             expected="one entry for every site of the run",
             fix="add the entries, or name the sites with -c",
         )
-    if len(sites) < job.federation["min_sites"]:
-        raise ConfigRefused(
-            f"{len(sites)} sites",
-            found=f"fewer than min_sites, {job.federation['min_sites']}",
-            expected="enough sites for a federation",
-            fix="add sites, or --set federation.min_sites=1",
-        )
-    workspace = args.workspace or Path("wardround_runs") / args.name
+    if len(sites) < job.min_sites:
+        raise _too_few(args, job, len(sites))
+    workspace = args.workspace or Path("wardround_runs") / job.name
+    require_plain(workspace.resolve(), "-w", f"/tmp/wardround_runs/{job.name}")  # noqa: S108 - words of a refusal
+    require_plain(sys.executable, "the Python", "of an environment in another folder")
     simulation.require_disposable(workspace, kept)
+    require_writable(workspace, "-w")
+    if args.state is not None:
+        require_writable(args.state, "--state")
     threads = args.threads or len(sites)
     return Plan(job, sites, workspace.resolve(), threads, environment)
 
@@ -146,11 +158,25 @@ def forget(workspace: Path) -> None:
         (workspace / records.SIMULATED / name).unlink(missing_ok=True)
 
 
-def _job(args: argparse.Namespace, configured: list[str] | None) -> Job:
-    from wardround.jobs import recipes
+def plain_temporary() -> Path | None:
+    """Return a folder for temporary files whose path NVFlare takes whole; None: the system's, which is such a one."""
+    system = Path(tempfile.gettempdir())
+    return None if is_plain(system) else Path("/tmp")  # noqa: S108 - a folder of our own is made in it
 
+
+def _named(args: argparse.Namespace) -> list[str]:
+    """Return the sites that -c or -n name, [] for neither."""
     if args.clients:
-        return recipes.job(args.name, args.set, site_names(args.clients))
-    if args.n_clients:
-        return recipes.job(args.name, args.set, [f"site-{i + 1}" for i in range(args.n_clients)])
-    return recipes.job(args.name, args.set, configured or ())
+        return site_names(args.clients)
+    return [f"site-{i + 1}" for i in range(args.n_clients)] if args.n_clients else []
+
+
+def _too_few(args: argparse.Namespace, job: Any, sites: int) -> ConfigRefused:
+    wish = f"-n {job.min_sites}" if args.n_clients else f"name {counted(job.min_sites, 'site')} with -c"
+    lower = f", or --set federation.min_sites={sites}" if sites >= job.least_sites else ""
+    return ConfigRefused(
+        f"{counted(sites, 'site')}, the job needs {job.min_sites} (min_sites)",
+        found=counted(sites, "site"),
+        expected=f"{job.min_sites} or more: a round is added up once so many have answered",
+        fix=wish + lower,
+    )

@@ -4,41 +4,42 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wardround.jobs import records
+from wardround.errors import ConfigRefused
+from wardround.jobs import console, records
 from wardround.jobs.console import Console
-from wardround.jobs.terminal import command, existing, folder, positive, say
+from wardround.jobs.terminal import INCOMPLETE, command, existing, folder, positive, require_writable, say
 
 TEXT = """
-Submit a job to a running server, wait for its end, download the result, print the verdict for every hospital.
-What `nvflare job submit`, `nvflare job wait`, `nvflare job download` and `wardround report` do, in one command.
-Exit code 0: complete; 1: incomplete (a site was lost, or the run ended early), with the reasons; 2: refused.
+Submit a job to a running server, watch its rounds, download the result, print the verdict for every hospital.
+What `nvflare job submit`, `nvflare job monitor`, `nvflare job download` and `wardround report` do, in one command.
+The job goes without code, as hardened sites demand it; --with-code sends the package along, for sites without it.
+JOB is a name (`wardround jobs list`) or a folder; a folder that holds code of its own is submitted as it is.
+Exit code 0: complete; 1: incomplete (a site was lost, or the run ended early), with the reasons; 2: refused, by this
+command or by the server or a site, with NVFlare's own reason.
 
-  wardround jobs submit brats_perfedavg                          the job by its name, NVFlare's active startup kit
+  wardround jobs submit brats_perfedavg --all-sites              whoever is connected, NVFlare's active startup kit
+  wardround jobs submit brats_perfedavg --sites mercy,st-john    these two
   wardround jobs submit mine/brats_ditto --startup-kit KIT       a folder, another admin's kit
   wardround jobs submit brats_fedavg_he --set rounds=10
 """
 
 
-# A line of the server's log that one of our components wrote: its time of day and what it says.
-OURS = re.compile(r"\S+ (\S+?),\d+ - (?:Rounds|SecureRounds|Combine) - \w+ - \[[^\]]*\] - (.*)")
-
-
 @dataclass(frozen=True)
 class Submission:
-    """job: name or folder | out: where results go | server: the server's kit, where it is on this machine (POC)."""
+    """job: name or folder | sites: names, ("@ALL",) for whoever is connected, () for the job's own | out: for results."""
 
     job: str
     settings: tuple[str, ...]
+    sites: tuple[str, ...]
     out: Path
     timeout_s: int
-    server: Path | None = None
+    with_code: bool = False
 
 
 def add(commands: Any) -> None:
@@ -46,6 +47,10 @@ def add(commands: Any) -> None:
     parser = command(commands, "submit", "run a job at real sites or in a POC", TEXT, run)
     parser.add_argument("job", metavar="JOB", help="name or folder of a job")
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; may be repeated")
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument("--sites", metavar="A,B", help="names of the sites; default: those of the job")
+    who.add_argument("--all-sites", action="store_true", help="every site that is connected when the job starts")
+    parser.add_argument("--with-code", action="store_true", help="send the package along, for sites without wardround")
     parser.add_argument(
         "--startup-kit", type=existing, metavar="KIT", help="the admin's; default: NVFlare's active one"
     )
@@ -55,53 +60,97 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Submit and conclude."""
-    wanted = Submission(args.job, tuple(args.set), args.out, args.timeout)
+    from wardround.jobs.cmd_jobs import site_names
+
+    sites = ["@ALL"] if args.all_sites else site_names(args.sites) if args.sites else []
+    wanted = Submission(args.job, tuple(args.set), tuple(sites), args.out, args.timeout, args.with_code)
     return submit(Console(os.environ, args.startup_kit), wanted)
 
 
-def submit(console: Console, wanted: Submission) -> int:
+def submit(admin: Console, wanted: Submission) -> int:
     """Submit, watch, download, report; return 0 only for a report that says complete."""
+    from wardround.jobs import packaging
+    from wardround.jobs.forms import form
     from wardround.reports.page import write_report
 
+    job = form(wanted.job, wanted.settings, wanted.sites, with_code=wanted.with_code)
+    require_writable(wanted.out, "--out")
+    require_connected(job.sites, job.min_sites, connected(admin))
+    if job.brings_code:
+        say(f"{job.name} brings code (app/custom): a hardened site refuses it")
     with tempfile.TemporaryDirectory(prefix="wardround_job_") as place:
-        job = _folder(wanted, Path(place))
-        job_id = str(console.ask("job", "submit", "-j", str(job))["job_id"])
-    say(f"submitted: {job_id}")
-    completed = console.monitor(job_id, wanted.timeout_s, _told(wanted.server, job_id))
-    say(f"NVFlare says {'COMPLETED' if completed else 'not completed'}")
+        written = packaging.write(job.files, Path(place) / job.name)
+        job_id = str(admin.ask("job", "submit", "-j", str(written))["job_id"])
+    say(f"submitted: {job_id}, at {', '.join(job.sites) or 'every site that is connected'}")
+    code = admin.monitor(job_id, wanted.timeout_s, progress())
+    if code == console.TIMED_OUT:
+        say(f"not at its end after {wanted.timeout_s} s; it goes on. Later: `nvflare job monitor {job_id}`, and then")
+        say(f"`nvflare job download {job_id} -o {wanted.out}` and `wardround report {wanted.out}`")
+        return INCOMPLETE
+    meta = admin.ask("job", "meta", job_id)
+    say(f"NVFlare says {meta.get('status', 'nothing')}")
     wanted.out.mkdir(parents=True, exist_ok=True)
-    console.ask("job", "download", job_id, "-o", str(wanted.out.resolve()), patience_s=600)
-    file = records.find(wanted.out / job_id)
+    got = admin.ask("job", "download", job_id, "-o", str(wanted.out.resolve()), patience_s=600)
+    place_of = Path(str(got.get("path") or wanted.out / job_id))
+    file = records.record_in(place_of)
+    if file is None:
+        raise not_run(job_id, meta, place_of)
     page = write_report(records.read(file), file.parent, [])
     return records.conclude(records.report_at(page), page.resolve())
 
 
-def _folder(wanted: Submission, place: Path) -> Path:
-    """Return the job's folder: the one that is named, or printed from its recipe."""
-    from wardround.jobs import recipes
-    from wardround.jobs.building import require_buildable
-    from wardround.jobs.folder import write
-
-    if (Path(wanted.job) / "meta.json").is_file() and not wanted.settings:
-        return Path(wanted.job).resolve()
-    made = recipes.job(wanted.job, wanted.settings)
-    require_buildable(made)
-    return write(made, place / made.name)
+def connected(admin: Console) -> list[str]:
+    """Return the names of the sites that the server sees now."""
+    clients = admin.ask("system", "status", patience_s=60).get("clients", [])
+    return sorted(str(one.get("client_name")) for one in clients)
 
 
-def _told(server: Path | None, job_id: str) -> Callable[[], None]:
-    """Return a function that shows what the server's log has gained; the log of a far server cannot be read here."""
-    seen = 0
+def require_connected(sites: Sequence[str], min_sites: int, there: Sequence[str]) -> None:
+    """Raise ConfigRefused when a job names sites that the server does not see, or needs more than it sees.
 
-    def tell() -> None:
-        nonlocal seen
-        file = server / job_id / "log.txt" if server else None
-        if file is None or not file.is_file():
-            return
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        for line in lines[seen:]:
-            if found := OURS.match(line):
-                say(f"{found[1]} {found[2]}")
-        seen = max(seen, len(lines))
+    sites: none for whoever is connected. NVFlare would keep such a job waiting, or run it without these hospitals.
+    """
+    missing = [site for site in sites if site not in there]
+    if not missing and len(there) >= min_sites:
+        return
+    listed = ", ".join(there) or "none"
+    advice = f"name those that are there: `--sites {','.join(there)}`, or `--all-sites`; "
+    raise ConfigRefused(
+        "the sites of this job",
+        found=f"connected: {listed}; not connected: {', '.join(missing)}" if missing else f"connected: {listed}",
+        expected=f"every site that the job names, and {min_sites} or more (min_sites)",
+        fix=(advice if len(there) >= min_sites else "") + "start the sites that are missing, and submit again",
+    )
+
+
+def progress() -> Callable[[Mapping[str, Any]], None]:
+    """Return a function that says what an event of `nvflare job monitor` tells, once for as long as it stays the same."""
+    last = ""
+
+    def tell(event: Mapping[str, Any]) -> None:
+        nonlocal last
+        told = (event.get("metrics") or {}).get("progress")
+        words = str(told or str(event.get("status", "")).lower())
+        if words and words != last and not event.get("terminal"):
+            say(words)
+            last = words
 
     return tell
+
+
+def not_run(job_id: str, meta: Mapping[str, Any], place: Path) -> ConfigRefused:
+    """Return the refusal for a job that left no run.json, in the words of the server and the sites that refused it."""
+    detail = [str(line) for line in meta.get("job_deploy_detail") or ()]
+    reasons = [line for line in detail if not line.endswith(": OK")]
+    byoc = any("BYOC" in line for line in reasons)
+    advice = (
+        "submit it without code (no --with-code, no folder with code), or let these sites take code. " if byoc else ""
+    )
+    logs = [path for path in sorted(place.rglob("error_log.txt")) if path.stat().st_size]
+    read = f"read {logs[0]}" if logs else f"read ID/log.txt at the server, ID being {job_id}"
+    return ConfigRefused(
+        f"job {job_id}: {meta.get('status', 'it did not run')}",
+        found="; ".join(reasons) or "no site refused it, and the server wrote no record of a run",
+        expected="a job that the server and enough sites take",
+        fix=f"{advice}{read}; all that NVFlare knows: `nvflare job meta {job_id}`",
+    )

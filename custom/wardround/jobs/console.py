@@ -13,6 +13,8 @@ from typing import Any
 from wardround.errors import ConfigRefused
 
 Json = dict[str, Any]
+NO_KIT = "STARTUP_KIT_MISSING"
+TIMED_OUT = 3
 
 
 @dataclass(frozen=True)
@@ -37,30 +39,31 @@ class Console:
         except subprocess.TimeoutExpired as error:
             raise _refused(words, f"no answer in {patience_s:.0f} s", "see that the server runs") from error
         answer = answer_of(done.stdout)
+        if answer.get("error_code") == NO_KIT:
+            raise _no_kit(words, self.kit)
         if done.returncode or answer.get("status") != "ok":
             raise _refused(words, _reason(answer, done), str(answer.get("hint") or "read the answer"))
         data: Json = answer["data"]
         return data
 
-    def monitor(self, job_id: str, timeout_s: int, tick: Callable[[], None]) -> bool:
-        """Wait for the end of a job, calling `tick` about once a second; return whether NVFlare says COMPLETED."""
-        words = self._with_kit(("job", "wait", job_id, "--timeout", str(timeout_s), "--interval", "1"))
+    def monitor(self, job_id: str, timeout_s: int, tell: Callable[[Json], None]) -> int:
+        """Wait for the end of a job and return the exit code of NVFlare: 0 COMPLETED, TIMED_OUT, or another end.
+
+        tell: called with every event that `nvflare job monitor` prints, every few seconds: {"status": ..., "metrics": {...}}
+        """
+        words = ("job", "monitor", job_id, "--timeout", str(timeout_s), "--interval", "1", "--metric", "progress")
         with subprocess.Popen(
-            [sys.executable, "-m", "nvflare.cli", "--format", "json", *words],
+            [sys.executable, "-m", "nvflare.cli", "--format", "jsonl", *self._with_kit(words)],
             env=dict(self.environment),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            text=True,
         ) as child:
             try:
-                while True:
-                    try:
-                        code = child.wait(1)
-                    except subprocess.TimeoutExpired:
-                        tick()
-                        continue
-                    tick()
-                    return code == 0
+                for line in child.stdout or ():
+                    tell(answer_of(line))
+                return child.wait()
             finally:
                 child.kill()
 
@@ -87,3 +90,12 @@ def _reason(answer: Json, done: subprocess.CompletedProcess[str]) -> str:
 
 def _refused(words: Sequence[str], found: str, fix: str) -> ConfigRefused:
     return ConfigRefused(f"`nvflare {' '.join(words[:2])}`", found=found, expected="an answer that is ok", fix=fix)
+
+
+def _no_kit(words: Sequence[str], kit: Path | None) -> ConfigRefused:
+    return ConfigRefused(
+        f"`nvflare {' '.join(words[:2])}`: whose startup kit?",
+        found="no --startup-kit and no active kit" if kit is None else f"{kit}, which is no admin's startup kit",
+        expected="the folder of a lead or an admin that provisioning made, for example .../prod_00/lead@consortium.org",
+        fix="name it with `--startup-kit KIT`; on this machine alone, `wardround poc up` makes one and activates it",
+    )

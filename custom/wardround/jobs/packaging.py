@@ -28,16 +28,13 @@ def read_job(folder: Path) -> Files:
 
     links, which NVFlare refuses or loses; code of its own; no configs; another version than this one: ConfigRefused
     """
-    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
-    links = [name for name, path in found.items() if path.is_symlink()]
-    code = [name for name, path in found.items() if "custom" in name.split("/") and path.is_file() and name != PINNED]
-    missing = [name for name in ("meta.json", *SIDES) if name not in found]
-    if links or code or missing:
-        parts = [f"the links {', '.join(links)}"] if links else []
-        parts += [f"code of its own: {', '.join(code[:5])}"] if code else []
+    files = all_files(folder)
+    code = [name for name in files if "custom" in name.split("/") and name != PINNED]
+    missing = [name for name in ("meta.json", *SIDES) if name not in files]
+    if code or missing:
+        parts = [f"code of its own: {', '.join(code[:5])}"] if code else []
         parts += [f"no {', '.join(missing)}"] if missing else []
         raise _refused(folder, "; ".join(parts), "a job folder as `wardround jobs write` prints it")
-    files = {name: path.read_bytes() for name, path in found.items() if path.is_file()}
     for name in SIDES:
         promises = [part for part in json.loads(files[name])["components"] if part.get("id") == MADE_WITH["id"]]
         if [part.get("args") for part in promises] != [INSTALLED]:
@@ -46,9 +43,26 @@ def read_job(folder: Path) -> Files:
     return files
 
 
+def all_files(folder: Path) -> Files:
+    """Return every file below a folder, relative path -> bytes; a link, which NVFlare refuses or loses: ConfigRefused."""
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    links = [name for name, path in found.items() if path.is_symlink()]
+    if links:
+        raise _refused(folder, f"the links {', '.join(links)}", "files and folders")
+    return {name: path.read_bytes() for name, path in found.items() if path.is_file()}
+
+
 def printed_job(job: Job) -> Files:
     """Return the files that a recipe prints."""
     return {name: text.encode() for name, text in job_files(job).items()}
+
+
+def pinned() -> Files:
+    """Return the text file that makes NVFlare take a job for one with code: it then asks for no class allow-list.
+
+    For the simulator, which has none of ours; its caller has compared the classes (forms.py).
+    """
+    return {PINNED: f"wardround=={__version__}\n".encode()}
 
 
 def config_only(files: Files) -> Files:

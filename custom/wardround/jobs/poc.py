@@ -1,6 +1,6 @@
 """NVFlare's proof of concept (POC) on this machine: real startup kits, real processes, TLS on loopback.
 
-prepare   nvflare poc prepare -i poc_workspace/project.yml
+prepare   nvflare poc prepare -i project.yml, the one that the package brings or the user's own
 equip     what each hospital would write itself: local/wardround.json, and its own files from `--local`
 start     nvflare poc start, until every site is connected
 """
@@ -11,9 +11,11 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,11 +23,21 @@ from wardround.errors import ConfigRefused
 from wardround.jobs.console import Console
 
 SITE_FILE = "wardround.json"
+PROJECT = "poc_workspace/project.yml"
+PORTS = {"fed_learn_port": 8002, "admin_port": 8003}  # NVFlare's defaults
 STORE = "/tmp/nvflare"  # noqa: S108 - NVFlare's default, one folder for all servers of a machine
 PARTY_MODULES = "nvflare.private."
 STARTERS = ("/startup/start.sh", "/startup/sub_start.sh")
+PATHS = ("data", "cache", "record")
 MADE = ("project.yml", "data", "phantoms", "store")  # beside the project's own folder; `data` is NVFlare's, and empty
 Say = Callable[[str], None]
+
+
+def default_project() -> Path:
+    """Return the project file of four hospitals that the package brings, wherever the command runs."""
+    package = Path(__file__).resolve().parents[1]
+    installed, checkout = package / PROJECT, package.parents[1] / PROJECT
+    return installed if installed.is_file() else checkout
 
 
 def parties(project: Path) -> dict[str, list[str]]:
@@ -50,8 +62,8 @@ def kits(workspace: Path) -> Path:
         raise ConfigRefused(
             f"the POC in {workspace}",
             found=f"{len(found)} prepared projects",
-            expected="one",
-            fix="`wardround poc up`, or name another --workspace",
+            expected="one prepared project: a folder that `wardround poc up` made",
+            fix="`wardround poc up`, or name the folder of an earlier one with --workspace",
         )
     return found[0]
 
@@ -109,12 +121,13 @@ def site_files(file: Path) -> dict[str, dict[str, object]]:
     """Return site -> content of its wardround.json from a file as `wardround partition` writes it, paths made absolute."""
     from wardround.data.site_config import read_sites
 
-    content = json.loads(file.read_text(encoding="utf-8")) if read_sites(file) else {}
+    content = json.loads(file.read_text(encoding="utf-8-sig")) if read_sites(file) else {}
     base = file.resolve().parent
-    return {
-        site: {key: str(base / value) if key in ("data", "cache") else value for key, value in entry.items()}
-        for site, entry in content.items()
-    }
+
+    def absolute(key: str, value: object) -> object:
+        return str((base / Path(value).expanduser()).resolve()) if key in PATHS and isinstance(value, str) else value
+
+    return {site: {key: absolute(key, value) for key, value in entry.items()} for site, entry in content.items()}
 
 
 def wait_until_connected(console: Console, sites: Sequence[str], patience_s: float) -> None:
@@ -139,20 +152,64 @@ def wait_until_connected(console: Console, sites: Sequence[str], patience_s: flo
     )
 
 
-def end_processes(workspace: Path, patience_s: float) -> int:
-    """Wait until no NVFlare process of this workspace's kits is left; kill and count those that do not end.
+def require_free_ports(project: Path) -> None:
+    """Raise ConfigRefused that names both ports, and who holds them, unless a server can listen on each."""
+    content = yaml.safe_load(project.read_text(encoding="utf-8"))
+    server = next(one for one in content["participants"] if one.get("type") == "server")
+    taken = [port for port in (server.get(key, default) for key, default in PORTS.items()) if not _is_free(port)]
+    if taken:
+        raise ConfigRefused(
+            f"the ports of the server in {project}",
+            found="; ".join(f"port {port} is in use by {_holder(port)}" for port in taken),
+            expected="ports that nobody listens on",
+            fix="end that process (`wardround poc down --workspace DIR` if it is another POC), or copy the project file, "
+            f"write other numbers as {' and '.join(PORTS)}, and name it with --project",
+        )
 
-    Others that only name the workspace (an editor, a shell, this command itself) are nobody's to end.
+
+def _is_free(port: int) -> bool:
+    """Tell whether a server could listen. SO_REUSEADDR: a connection that has just ended does not count."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))  # noqa: S104 - as NVFlare's server does; closed at once
+        except OSError:
+            return False
+    return True
+
+
+def _holder(port: int) -> str:
+    """Return who listens on a port, in words; a process of another user has no name here."""
+    import psutil
+
+    for one in psutil.net_connections("tcp"):
+        if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port and one.pid:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                words = psutil.Process(one.pid).cmdline()
+                kits_of = [word.partition("/prod_00/")[0] for word in words if "/prod_00/" in word]
+                which = f", of the POC in {Path(kits_of[0]).parent}" if kits_of else ""
+                return f"{psutil.Process(one.pid).name()} (process {one.pid}{which})"
+    return "a process of another user"
+
+
+def running(workspace: Path) -> list[Any]:
+    """Return the NVFlare processes (psutil) of this user that run parties of this workspace's kits.
+
+    Others that only name the workspace (an editor, a shell, this command itself) are none of them.
     """
     import psutil
 
-    def mine() -> list[psutil.Process]:
-        every = psutil.process_iter(["cmdline", "uids"])
-        own = [one for one in every if one.info["uids"] and one.info["uids"].real == os.getuid()]
-        return [one for one in own if belongs_to(workspace, one.info["cmdline"] or [])]
+    every = psutil.process_iter(["cmdline", "uids"])
+    own = [one for one in every if one.info["uids"] and one.info["uids"].real == os.getuid()]
+    return [one for one in own if belongs_to(workspace, one.info["cmdline"] or [])]
+
+
+def end_processes(workspace: Path, patience_s: float) -> int:
+    """Wait until no NVFlare process of this workspace's kits is left; kill and count those that do not end."""
+    import psutil
 
     end = time.monotonic() + patience_s
-    while (left := mine()) and time.monotonic() < end:
+    while (left := running(workspace)) and time.monotonic() < end:
         time.sleep(0.5)
     for one in left:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -191,5 +248,5 @@ def _bad_project(project: Path, found: str) -> ConfigRefused:
         f"the project file {project}",
         found=found,
         expected="one server, at least one client and one admin under `participants`",
-        fix="start from poc_workspace/project.yml",
+        fix=f"start from a copy of {default_project()}",
     )

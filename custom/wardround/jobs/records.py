@@ -20,17 +20,11 @@ def find(place: Path) -> Path:
 
     a simulator workspace without one: ConfigRefused that says what to look at | several runs, or none: ConfigRefused
     """
-    if place.is_file():
-        return place
-    for folder in (place / SIMULATED, place):
-        for name in NAMES:
-            if (folder / name).is_file():
-                return folder / name
+    if (one := record_in(place)) is not None:
+        return one
     if (place / "server" / "simulate_job").is_dir():
         raise crashed(place)
     found = _deeper(place)
-    if len(found) == 1:
-        return found[0]
     listed = "".join(f"\n    {path.parent}" for path in found[:10])
     raise ConfigRefused(
         f"a run in {place}",
@@ -38,6 +32,18 @@ def find(place: Path) -> Path:
         expected="one run: a simulator workspace, a downloaded job result, a run folder, or its run.json",
         fix="name one of these folders" if found else "name the folder that `-w` of the simulator named",
     )
+
+
+def record_in(place: Path) -> Path | None:
+    """Return the one record of a file, run folder, simulator workspace or downloaded job result; none, or several: None."""
+    if place.is_file():
+        return place
+    for folder in (place / SIMULATED, place):
+        for name in NAMES:
+            if (folder / name).is_file():
+                return folder / name
+    found = _deeper(place)
+    return found[0] if len(found) == 1 else None
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -58,18 +56,6 @@ def simulator_command(job: Path, workspace: Path, sites: Sequence[str], threads:
         )
     words = [str(job), "-w", str(workspace), "-c", ",".join(sites), "-t", str(threads), "-l", log]
     return [sys.executable, "-m", "nvflare.cli", "simulator", *words]
-
-
-def log_config() -> str:
-    """Return the text of a log configuration that shows our lines and everybody's warnings, and keeps all log files."""
-    from nvflare.fuel.utils.log_utils import default_log_dict
-
-    config = copy.deepcopy(default_log_dict)
-    name_filter = "nvflare.fuel.utils.log_utils.LoggerNameFilter"
-    config["filters"]["OursFilter"] = {"()": name_filter, "logger_names": ["wardround"]}
-    config["handlers"]["consoleHandler"]["filters"] = ["OursFilter"]
-    config["formatters"]["consoleFormatter"] |= {"fmt": "%(asctime)s %(levelname)s %(message)s", "datefmt": "%H:%M:%S"}
-    return json.dumps(config)
 
 
 def matters(line: str) -> bool:

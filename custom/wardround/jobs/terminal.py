@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from wardround.errors import ConfigRefused
+from wardround.paths import is_plain
 
 Run = Callable[[argparse.Namespace], int]
 DONE, INCOMPLETE, REFUSED = 0, 1, 2
@@ -68,6 +72,11 @@ def interval(value: Mapping[str, Any] | None, digits: int = 3) -> str:
     return f"{value['value']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return "1 site", "3 sites"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def existing(text: str) -> Path:
     """Argument type: a path that exists."""
     path = Path(text).expanduser()
@@ -79,6 +88,42 @@ def existing(text: str) -> Path:
 def folder(text: str) -> Path:
     """Argument type: a path whose ~ is the home folder."""
     return Path(text).expanduser()
+
+
+def require_writable(place: Path, what: str) -> None:
+    """Raise ConfigRefused unless this user may make files in a folder, or in the nearest one above it that exists.
+
+    Tried, because mode bits do not tell it: of the administrator, of a file system that is mounted read-only, of a full one.
+    """
+    nearest = next(one for one in (place, *place.resolve().parents) if one.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            return
+    except OSError as error:
+        raise ConfigRefused(
+            f"{what} {place}",
+            found=f"{nearest}: {error.strerror or type(error).__name__}",
+            expected="a folder in which this user may write",
+            fix=f"name another folder as {what}, or work in one of your own",
+        ) from error
+
+
+def require_plain(place: Path | str, what: str, example: str) -> None:
+    """Raise ConfigRefused for a path that NVFlare would cut in pieces.
+
+    NVFlare writes command lines as one text and splits them as a shell does: at blanks, quotes, backslashes and `#`.
+    example: what could be given instead
+    """
+    text = str(place)
+    if not is_plain(text):
+        strange = "".join(dict.fromkeys(one for one in text if one in " '\"\\#" or not one.isprintable()))
+        raise ConfigRefused(
+            f"{what} {text!r}",
+            found=f"{strange!r} in its path" + (" (a blank)" if " " in strange else ""),
+            expected="a path without blanks, quotes, backslashes and #: NVFlare splits its command lines there, and no site "
+            "would start",
+            fix=f"name another one, for example {what} {example}",
+        )
 
 
 def positive(text: str) -> int:

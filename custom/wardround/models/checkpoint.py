@@ -22,6 +22,7 @@ from wardround.bounded import MOST_JSON, MOST_WEIGHTS, TooMuch, parse_json, stor
 from wardround.errors import ModelRefused
 from wardround.models.fingerprint import require_fingerprint
 from wardround.models.stored_arrays import npy
+from wardround.paths import room
 
 FORMAT = "wardround weights 1"
 
@@ -29,12 +30,17 @@ FORMAT = "wardround weights 1"
 def save(path: str | Path, arrays: Arrays, fingerprint: str, meta: Mapping[str, Any]) -> None:
     """Write the arrays so that a reader sees the old file or the new one, never a part.
 
-    meta: what JSON can hold (otherwise TypeError, nothing written) | folder missing: made
+    meta: what JSON can hold (otherwise TypeError, nothing written) | folder missing: made | no room: DiskRefused
     """
     path = Path(path)
     header = {"format": FORMAT, "fingerprint": fingerprint, "digest": digest(arrays), "meta": dict(meta)}
     entries: dict[str, Any] = {f"block.{name}": np.asarray(block, np.float32) for name, block in arrays.items()}
     entries["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    with room(path.parent, f"the weights {path.name}"):
+        _write(path, entries)
+
+
+def _write(path: Path, entries: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

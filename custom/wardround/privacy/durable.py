@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from wardround.paths import room
+
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
 _OTHERS = 0o077
 
@@ -23,9 +25,15 @@ def folder(path: Path) -> Path:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write the content, on the disk when this returns, for its owner only."""
+    """Write the content, on the disk when this returns, for its owner only.
+
+    no room: DiskRefused, and the old file stays
+    """
     new = path.with_suffix(".new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE), "wb") as file:
+    with (
+        room(path.parent, path.name),
+        os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE), "wb") as file,
+    ):
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

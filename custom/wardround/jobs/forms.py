@@ -1,0 +1,145 @@
+"""From a job's name or folder to the files that are submitted or run: who takes part, and whether code travels along."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wardround.errors import ConfigRefused
+from wardround.flare.places import sites_of_job
+from wardround.jobs import allow_list, packaging, recipes
+from wardround.jobs.building import require_buildable
+from wardround.jobs.packaging import Files
+from wardround.jobs.terminal import counted
+from wardround.privacy.protection import LEAST_SITES
+
+
+@dataclass(frozen=True)
+class Form:
+    """A job as it travels. sites: that its meta.json names, none for whoever is connected | min_sites: that it needs."""
+
+    name: str
+    files: Files
+    sites: tuple[str, ...]
+    min_sites: int
+
+    @property
+    def brings_code(self) -> bool:
+        """Tell whether NVFlare takes the job for one with code, whatever lies in that folder."""
+        return any(name.startswith(packaging.CUSTOM) for name in self.files)
+
+
+def chosen(named: str, settings: Sequence[str], sites: Sequence[str]) -> tuple[str, Files]:
+    """Return (name, files) of a job by its name, or by the folder that `wardround jobs write` printed.
+
+    settings or sites beside a folder: ConfigRefused | a name: what recipes.job and require_buildable refuse
+    """
+    place = Path(named).expanduser()
+    if not (place / "meta.json").is_file():
+        job = recipes.job(named, settings, sites)
+        require_buildable(job)
+        return job.name, packaging.printed_job(job)
+    if settings or sites:
+        raise _beside(place, "--set or --sites")
+    return place.resolve().name, packaging.read_job(place)
+
+
+def form(named: str, settings: Sequence[str] = (), sites: Sequence[str] = (), *, with_code: bool = False) -> Form:
+    """Return a job without code, or with all of it. A folder that brings code of its own goes as it is.
+
+    fewer sites than the job needs in a round: ConfigRefused
+    """
+    place = Path(named).expanduser()
+    if (place / "meta.json").is_file() and _own_code(place) and not (settings or sites):
+        name, files = place.resolve().name, packaging.all_files(place)
+    else:
+        name, printed = chosen(named, settings, sites)
+        files = packaging.with_code(printed) if with_code else packaging.config_only(printed)
+    meta = json.loads(files["meta.json"])
+    listed = tuple(sites_of_job(meta))
+    made = Form(name, files, listed, int(meta.get("min_clients", 1)))
+    if listed:
+        require_enough(len(listed), made.min_sites)
+    return made
+
+
+@dataclass(frozen=True)
+class Runnable:
+    """A job for the simulator. title: in words | stock: NVFlare's own workflow, whose server writes no report of ours
+
+    sites: that its meta.json names | min_sites: that it needs | least_sites: to which that number may be lowered
+    """
+
+    name: str
+    title: str
+    files: Files
+    sites: tuple[str, ...]
+    min_sites: int
+    least_sites: int
+    stock: bool
+
+
+def runnable(named: str, settings: Sequence[str], sites: Sequence[str]) -> Runnable:
+    """Return a job by its name, or a folder as it is.
+
+    sites: whom a job that is printed now names | settings beside a folder, a class in it that no job of this version
+    names: ConfigRefused | a name: what recipes.job and require_buildable refuse
+    """
+    place = Path(named).expanduser()
+    if (place / "meta.json").is_file():
+        return _folder(place, settings)
+    job = recipes.job(named, settings, sites)
+    require_buildable(job)
+    least, stock = LEAST_SITES if job.protection is not None else 1, job.privacy["kind"] == "stock_ckks"
+    title, files = f"{job.name}: {job.title}", packaging.printed_job(job)
+    return Runnable(job.name, title, files, tuple(job.federation["sites"]), job.federation["min_sites"], least, stock)
+
+
+def _folder(place: Path, settings: Sequence[str]) -> Runnable:
+    """NVFlare builds whatever class a folder names, so only the classes of this version's own jobs are taken."""
+    if settings:
+        raise _beside(place, "--set")
+    files, listed = packaging.read_job(place), allow_list.allow_list()
+    for side, file in zip((allow_list.SERVER, allow_list.SITE), packaging.SIDES, strict=True):
+        strange = sorted(set(allow_list.classes(json.loads(files[file]))) - set(listed[side]))
+        if strange:
+            raise ConfigRefused(
+                str(place / file),
+                found=f"the class {', '.join(strange)}",
+                expected="classes that the jobs of this version name (`wardround sites allow-list`)",
+                fix=f"where you wrote that class yourself: `nvflare simulator {shlex.quote(str(place))} -w NEW_FOLDER`",
+            )
+    meta, name = json.loads(files["meta.json"]), place.resolve().name
+    least, sites = int(meta.get("min_clients", 1)), tuple(sites_of_job(meta))
+    workflows = [one["path"] for one in json.loads(files[packaging.SIDES[0]])["workflows"]]
+    stock = not any(path.startswith("wardround.") for path in workflows)
+    return Runnable(name, f"{name}: the folder {place}", files | packaging.pinned(), sites, least, least, stock)
+
+
+def _beside(place: Path, options: str) -> ConfigRefused:
+    return ConfigRefused(
+        f"the job folder {place}",
+        found=f"{options} beside a folder",
+        expected="settings with a job's name only: a folder goes as it was reviewed",
+        fix="name the job, or print the folder anew with `wardround jobs write`",
+    )
+
+
+def require_enough(sites: int, min_sites: int) -> None:
+    """Raise ConfigRefused when a job would wait for more sites than it names."""
+    if sites < min_sites:
+        raise ConfigRefused(
+            f"{counted(sites, 'site')} for a job that needs {min_sites} (min_sites)",
+            found=counted(sites, "site"),
+            expected=f"{min_sites} or more: a round is added up once so many have answered",
+            fix=f"name {min_sites} sites or more, or lower min_sites"
+            + (f" with `--set federation.min_sites={sites}`" if sites > 1 else ""),
+        )
+
+
+def _own_code(place: Path) -> bool:
+    pinned = place / packaging.PINNED
+    return any(path.is_file() and path != pinned for path in (place / packaging.CUSTOM).rglob("*"))
