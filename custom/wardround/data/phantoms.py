@@ -15,7 +15,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from wardround.data.record import PATIENT
 from wardround.errors import ConfigRefused, DataRefused
 from wardround.rng import stream
 
-__all__ = ["HOSPITALS", "MARKER", "RECORD", "Hospital", "hospital", "write_cohort"]
+__all__ = ["HOSPITALS", "MARKER", "RECORD", "Hospital", "are_phantoms", "hospital", "write_cohort"]
 
 MARKER = "phantoms.json"
 RECORD = "record.csv"
@@ -53,6 +53,11 @@ SMALLEST = 12
 PATIENT_JITTER = 0.03
 TEXTURE = 0.04
 Shape = tuple[int, int, int]
+
+
+def are_phantoms(root: Path, cases: Iterable[str]) -> bool:
+    """Return whether a folder says that its patients are synthetic, and holds no case with another kind of name."""
+    return (root / MARKER).is_file() and all(case.startswith("phantom-") for case in cases)
 
 
 def write_cohort(
