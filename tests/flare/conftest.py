@@ -18,14 +18,15 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.workspace import Workspace
 
 from wardround import __version__
-from wardround.flare import made_with, wire
+from wardround.flare import few_patients, made_with, places, wire
 from wardround.flare.places import SIMULATOR_JOB
 from wardround.privacy import identity, simulated_kits
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hidden_federation import SITES, Federation, make_kits
 
-DICE = {"value": 0.7, "low": 0.6, "high": 0.8, "cases": 3}
+DICE = {"value": 0.7, "low": 0.6, "high": 0.8, "cases": 12}
+MANY = few_patients.Patients(train=30, val=12, test=12)
 
 
 class Engine:
@@ -67,14 +68,21 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def context(workspace: Workspace) -> Callable[..., FLContext]:
-    """context(task=None, job="simulate_job", party="site-1", **components) -> FLContext"""
+    """context(task=None, job="simulate_job", party="site-1", **components) -> FLContext
 
-    def make(task: str | None = None, job: str = SIMULATOR_JOB, party: str = "site-1", **components: Any) -> FLContext:
+    The site has MANY patients, unless it has said so already; few: nobody has counted them.
+    """
+
+    def make(
+        task: str | None = None, job: str = SIMULATOR_JOB, party: str = "site-1", few=False, **components: Any
+    ) -> FLContext:
         fl_ctx = FLContext()
         fl_ctx.set_prop(ReservedKey.ENGINE, Engine(workspace, **components), private=True, sticky=False)
         fl_ctx.set_prop(ReservedKey.RUN_NUM, job, private=False, sticky=False)
         fl_ctx.set_prop(ReservedKey.IDENTITY_NAME, party, private=False, sticky=False)
         fl_ctx.set_prop(FLContextKey.TASK_NAME, task, private=True, sticky=False)
+        if not few and not (places.run_folder(fl_ctx) / few_patients.FILE).is_file():
+            few_patients.keep(fl_ctx, MANY)
         return fl_ctx
 
     return make
@@ -85,7 +93,7 @@ def facts() -> dict[str, Any]:
     """What a site says about itself, complete."""
     return {
         "label": "north",
-        "cases": {"train": 3, "val": 1, "test": 2},
+        "cases": {"train": 30, "val": 12, "test": 12},
         "modalities": {"t1": 6, "t1ce": 6, "t2": 0, "flair": 6},
         "label_kind": "brats",
         "device": "cpu",

@@ -35,7 +35,7 @@ from wardround.algorithms.schedule import Schedule
 from wardround.arrays import digest, in_bank
 from wardround.data.cases import MODALITIES
 from wardround.errors import Refusal
-from wardround.flare import made_with, places, sealed
+from wardround.flare import few_patients, made_with, places, sealed
 from wardround.flare.hidden_release import HiddenRelease
 from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.release import NoNoise
@@ -203,6 +203,8 @@ class Private:
 class Site(Party):
     """A site of the job: executor, exit, and the component that both share."""
 
+    synthetic = True
+
     def __init__(
         self, root: Path, name: str, job: str, promise: Protection, played: bool, private: Private | None = None
     ) -> None:
@@ -223,6 +225,8 @@ class Site(Party):
     def answer(self, task: str, message: Shareable) -> Shareable:
         """Do a task and pass the exit, as NVFlare's client runner does."""
         fl_ctx = self.context(task)
+        if self.hospital is not None:
+            few_patients.keep(fl_ctx, few_patients.Patients(patients(self.name), 1, 2, synthetic=self.synthetic))
         reply = self.executor.execute(task, message, fl_ctx, Signal())
         try:
             return self.exit.process(reply, fl_ctx)

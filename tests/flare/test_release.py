@@ -160,8 +160,8 @@ def test_a_sequence_that_the_job_does_not_list_keeps_the_update_at_the_site(word
 
 def test_classes_and_personal_blocks_leave_only_by_the_names_of_the_job(update, scores, context):
     exit_ = Release(InTheClear(), [*MODALITIES, "glioma", "head"])
-    made = exit_.process(wire.update_message(update(classes={"glioma": 3})), context("train"))
-    assert wire.read_update(made).facts["classes"] == {"glioma": 3}
+    made = exit_.process(wire.update_message(update(classes={"glioma": 30})), context("train"))
+    assert wire.read_update(made).facts["classes"] == {"glioma": 30}
     assert wire.read_scores(exit_.process(wire.scores_message(scores | {"personal": {"head": 1}}), context("finish")))
     with pytest.raises(ReleaseRefused, match="classes"):
         exit_.process(wire.update_message(update(classes={"J. Smith": 3})), context("train"))

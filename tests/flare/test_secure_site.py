@@ -10,7 +10,7 @@ from nvflare.apis.signal import Signal
 from wardround.algorithms.rules import FedAdam
 from wardround.arrays import digest
 from wardround.errors import ConfigRefused, DataRefused
-from wardround.flare import sealed, wire
+from wardround.flare import few_patients, sealed, wire
 from wardround.flare.sealed import Call, Revealed
 from wardround.hospital.rounds import Hospital
 from wardround.models import checkpoint
@@ -171,6 +171,7 @@ def test_curves_hold_only_the_numbers_of_the_update(he):
     site = he.sites["site-1"]
     seen = []
     site.engine.fire_event = lambda event, ctx: seen.append(ctx.get_prop("__event_data__"))
+    few_patients.keep(site.context("train"), few_patients.Patients(train=30, val=12, test=12))
     update = wire.read_update(execute(site, "train", Call(Moment(RUN, 0, 0), 2)))
     curves = [event["DXO"]["data"] for event in seen if isinstance(event, Shareable)]
     assert {curve["track_key"]: curve["track_value"] for curve in curves} == update.numbers

@@ -72,7 +72,7 @@ def test_curves_hold_only_the_numbers_of_the_update(context):
     curves = [event["DXO"]["data"] for event in seen if isinstance(event, Shareable)]
     assert {curve["track_key"]: curve["track_value"] for curve in curves} == update.numbers
     known = {"track_key", "track_value", "global_step", "analytics_kwargs"}
-    assert all(set(curve) == known and curve["analytics_kwargs"] == {"global_step": 0} for curve in curves)
+    assert all(set(curve) == known and curve["analytics_kwargs"] == {"global_step": 1} for curve in curves)
 
 
 @pytest.mark.parametrize(

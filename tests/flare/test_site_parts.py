@@ -83,6 +83,6 @@ def test_numbers_are_streamed_one_by_one(context):
     stream(FLComponent(), {"loss": 1.5, "val_score": 0.25}, 3, fl_ctx)
     curves = [event["DXO"]["data"] for event in seen if isinstance(event, Shareable)]
     assert [(curve["track_key"], curve["track_value"], curve["global_step"]) for curve in curves] == [
-        ("loss", 1.5, 3),
-        ("val_score", 0.25, 3),
+        ("loss", 1.5, 4),
+        ("val_score", 0.25, 4),
     ]

@@ -400,7 +400,7 @@ def test_hospital_reserves_for_the_run_that_begins_not_for_the_one_that_ended(
     monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "kept"))
     monkeypatch.setattr(places, "job_name", lambda fl_ctx: "one")
     made = hospital(rig, Release(InTheClear(), MODALITIES))
-    old = context("train", job="an older job")
+    old = context("train", job="an-older-job")
     places.run_id(old)
     places.finish(old)
     made.before(order())

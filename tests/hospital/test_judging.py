@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from wardround.algorithms.federation import local_only
 from wardround.algorithms.finetune import fine_tune
 from wardround.algorithms.schedule import Schedule
 from wardround.errors import ConfigRefused
-from wardround.hospital.judging import Judging, judge
+from wardround.hospital.judging import Judging, judge, shared_only
 from wardround.hospital.segmentation import by_patient
 from wardround.reports.verdict import choose
 
@@ -106,3 +107,13 @@ def test_the_scans_of_a_patient_count_once():
 def test_senseless_choices_are_refused(steps, lr):
     with pytest.raises(ConfigRefused, match="fine-tuning"):
         Judging(steps, lr)
+
+
+@pytest.mark.parametrize(("least", "usable"), [(0.0, True), (0.99, False)])
+def test_the_site_says_whether_its_choice_is_usable_and_the_floor_does_not_choose(judged, least, usable):
+    one, initial, arms, before = judged
+    after = judge(one, arms, initial, SCHEDULE, replace(JUDGING, least_dice=least))
+    reached = min(row["dice_mean"] for row in after.rows[after.numbers["deploy"]]) > 0
+    assert after.numbers["usable"] == (usable and reached)
+    assert after.numbers["deploy"] == before.numbers["deploy"]
+    assert "usable" not in shared_only(after.numbers)

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,11 +82,29 @@ def test_configured_data_is_never_replaced_by_phantoms(simulator, cohorts, tmp_p
     write(tmp_path / "local" / "wardround.json", {"data": str(cohorts[0]), "name": "St. Elsewhere", "device": "cpu"})
     said = []
     site = opened(tmp_path, said, simulator=simulator)
-    assert not site.phantoms
     assert (site.label, site.device) == ("St. Elsewhere", "cpu")
     assert len(site.cohort.cases) == 8
     assert not (tmp_path / "phantoms").exists()
-    assert not any("SYNTHETIC" in text for text in said)
+    assert not any("invents" in text for text in said)
+
+
+@pytest.mark.parametrize(("marker", "stranger"), [(True, False), (False, False), (True, True)])
+def test_a_folder_of_phantoms_says_so_at_a_real_site_too(marker, stranger, cohorts, tmp_path):
+    """The banner, and the exemption of people who do not exist, need the folder's word AND no other case in it."""
+    data, said = tmp_path / "data", []
+    shutil.copytree(cohorts[0], data)
+    if not marker:
+        (data / "phantoms.json").unlink()
+    if stranger:
+        first = next(path for path in sorted(data.iterdir()) if path.is_dir())
+        shutil.copytree(first, data / "TCGA_01")
+        for path in (data / "TCGA_01").iterdir():
+            path.rename(path.with_name(path.name.replace(first.name, "TCGA_01")))
+    write(tmp_path / "local" / "wardround.json", {"data": str(data), "device": "cpu"})
+    site = opened(tmp_path, said, simulator=False)
+    assert len(site.cohort.cases) == 8 + stranger
+    assert site.phantoms == (marker and not stranger)
+    assert any("SYNTHETIC" in text for text in said) == site.phantoms
 
 
 def test_the_cache_lies_where_the_site_says(cohorts, tmp_path):

@@ -98,3 +98,31 @@ def test_overview_marks_the_deployed_mix(run: dict[str, Any]) -> None:
     assert "1 of 2" in found
     run["final"] = {}
     assert "No test result came back" in overview_table(build(run))
+
+
+def test_scores_over_few_patients_are_said_not_to_be_told(run: dict[str, Any]) -> None:
+    run["sites"]["site-1"]["cases"] = {"train": 9, "val": None, "test": None}
+    run["final"]["site-1"] = {"candidates": {"local": {}, "fedavg": {}}, "deploy": "fedavg", "usable": True}
+    found = hospital_cards(build(run))
+    assert "n &lt; 5: not told" in found
+    assert "9 training, few validation, few test" in found
+    assert "Deploy the shared FedAvg model" in found
+
+
+def test_a_model_below_the_floor_is_not_marked_for_deployment(run: dict[str, Any]) -> None:
+    for candidate in run["final"]["site-2"]["candidates"].values():
+        candidate["test"]["dice_mean"] = {"value": 0.021, "low": 0.01, "high": 0.03, "cases": 4}
+    report = build(run)
+    assert report["verdicts"]["site-2"]["kind"] == "unusable"
+    assert report["verdicts"]["site-2"]["deploy"] is None
+    second = hospital_cards(report).split("<article")[2]
+    assert "not usable yet" in second
+    assert "✓ deploy" not in second
+    assert "not usable yet: 1" in outcome(report)
+
+
+def test_hospitals_come_by_name(run: dict[str, Any]) -> None:
+    run["sites"] = {name: run["sites"]["site-1"] | {"label": None} for name in ("site-10", "site-2", "site-1")}
+    run["rounds"], run["final"] = [], dict.fromkeys(run["sites"])
+    found = hospital_cards(run)
+    assert found.index("site-1<") < found.index("site-2<") < found.index("site-10<")

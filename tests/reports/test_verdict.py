@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from wardround.errors import ConfigRefused
-from wardround.reports.verdict import NOT_HELPED, choose, judge, margin, sentence
+from wardround.reports.verdict import NOT_HELPED, choose, floors, judge, margin, sentence
 
 ALL = {"local": 0.6, "fedavg": 0.6, "fedavg_finetuned": 0.6, "personalised": 0.6}
 
@@ -82,7 +82,7 @@ def test_a_loss_on_test_did_not_help(low: float, high: float, chance: bool) -> N
 def test_no_gain_at_all_did_not_help() -> None:
     advice = judge(with_gain(0.0, 0.0, 0.0), "personalised").advice
     assert "joining did not help you" in advice
-    assert "the interval includes 0" in advice
+    assert "this could be chance" in advice
 
 
 def test_an_interval_that_touches_zero_is_no_proof() -> None:
@@ -117,3 +117,44 @@ def test_nothing_to_compare_with(local: dict[str, Any] | None) -> None:
 def test_nothing_to_recommend(candidates: dict[str, Any], chosen: str | None) -> None:
     assert judge(candidates, chosen).deploy is None
     assert "No model can be recommended" in sentence("north", candidates, chosen)
+
+
+def scored(key: str, value: float, low: float | None, high: float | None = 0.99, cases: int = 6) -> dict[str, Any]:
+    return {"k": 0, "val": 0.9, "test": {key: {"value": value, "low": low, "high": high, "cases": cases}}, "gain": None}
+
+
+@pytest.mark.parametrize(
+    ("candidate", "least", "usable"),
+    [
+        (scored("dice_mean", 0.021, 0.01, 0.03), floors(), False),
+        (scored("dice_mean", 0.45, 0.29, 0.6), floors(), False),  # good on the mean, not beyond doubt
+        (scored("dice_mean", 0.45, 0.31, 0.6), floors(), True),
+        (scored("dice_mean", 0.45, 0.31, 0.6), floors(least_dice=0.4), False),
+        (scored("dice_mean", 0.29, None, None, 1), floors(), False),
+        (scored("balanced_accuracy", 1 / 3, 1 / 3, 1 / 3), floors(3), False),  # [.333, .333] is chance, not certainty
+        (scored("balanced_accuracy", 0.6, 0.4, 0.8), floors(3), True),
+        (scored("balanced_accuracy", 0.6, 0.4, 0.8), floors(2), False),
+        (scored("auroc", 0.167, 0.1, 0.3), floors(3), False),
+    ],
+)
+@pytest.mark.parametrize("chosen", ["local", "fedavg"])
+def test_below_the_floor_nothing_is_recommended(candidate: Any, least: Any, usable: bool, chosen: str) -> None:
+    verdict = judge({"local": candidate, "fedavg": candidate}, chosen, least=least)
+    assert (verdict.kind == "unusable") == (not usable)
+    assert (verdict.deploy is None) == (not usable)
+    assert ("No model here is usable yet: train longer" in verdict.advice) == (not usable)
+    assert ("deploy" in verdict.advice.lower()) == usable
+
+
+def test_the_word_of_the_site_counts_where_its_numbers_are_not_told() -> None:
+    """Over few patients a candidate is {}: whether it is usable is one word, and the number behind it stays."""
+    candidates: dict[str, Any] = {"local": {}, "fedavg": {}}
+    verdict = judge(candidates, "local", usable=False)
+    assert (verdict.deploy, verdict.kind) == (None, "unusable")
+    assert "not told" in verdict.advice
+    good = judge(candidates, "local", usable=True)
+    assert (good.deploy, good.kind) == ("local", "not_helped")
+    assert "no shared model was better" in good.advice
+    shared = judge(candidates, "fedavg", usable=True)
+    assert (shared.deploy, shared.kind) == ("fedavg", "unknown")
+    assert "n < 5" in shared.advice

@@ -13,7 +13,7 @@ import gzip
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from wardround.errors import ConfigRefused, DataRefused
 from wardround.rng import stream
 from wardround.tables import csv_text
 
-__all__ = ["HOSPITALS", "MARKER", "RECORD", "Hospital", "hospital", "write_cohort"]
+__all__ = ["HOSPITALS", "MARKER", "RECORD", "Hospital", "are_phantoms", "hospital", "write_cohort"]
 
 MARKER = "phantoms.json"
 RECORD = "record.csv"
@@ -52,6 +52,11 @@ SMALLEST = 12
 PATIENT_JITTER = 0.03
 TEXTURE = 0.04
 Shape = tuple[int, int, int]
+
+
+def are_phantoms(root: Path, cases: Iterable[str]) -> bool:
+    """Return whether a folder says that its patients are synthetic, and holds no case with another kind of name."""
+    return (root / MARKER).is_file() and all(case.startswith("phantom-") for case in cases)
 
 
 def write_cohort(

@@ -19,6 +19,8 @@ from wardround.data.conventions import AUTO, NAMES, from_map
 from wardround.errors import ConfigRefused, DataRefused
 
 VARIABLE = "WARDROUND_SITES"
+# The mean and the two ends of an interval are three equations: from five patients on they leave two numbers free.
+LEAST_PATIENTS = 5
 EXAMPLE = '{"data": "/data/brats"}, or with every key: ' + json.dumps(
     {
         "data": "/data/brats",
@@ -30,11 +32,12 @@ EXAMPLE = '{"data": "/data/brats"}, or with every key: ' + json.dumps(
         "patient_pattern": "^(BraTS-GLI-[0-9]{5})",
         "record": "/data/record.csv",
         "units": {"crp": "mg/dl"},
+        "fewest_patients": LEAST_PATIENTS,
     }
 )
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _TEXT_KEYS = ("name", "cache", "device", "patient_pattern", "record")
-_KEYS = ("data", "cases", "labels", "units", *_TEXT_KEYS)
+_KEYS = ("data", "cases", "labels", "units", "fewest_patients", *_TEXT_KEYS)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class SiteConfig:
     patient_pattern  regular expression whose group 1 is the patient of a case id; None: the rule of cases.py
     record           table of the patients' record (record.py), for jobs that use one; None: there is none
     units            units of its numeric columns whose header has none
+    fewest_patients  no score over fewer patients leaves the site; less than 5 is for data that everybody may see
     """
 
     data: Path
@@ -62,6 +66,7 @@ class SiteConfig:
     patient_pattern: str | None = None
     record: Path | None = None
     units: Mapping[str, str] = field(default_factory=dict)
+    fewest_patients: int = LEAST_PATIENTS
 
 
 def read_site_config(path: Path) -> SiteConfig:
@@ -172,6 +177,7 @@ def _config(content: object, file: Path, where: str) -> SiteConfig:
         patient_pattern=texts.get("patient_pattern"),
         record=record,
         units=_units(content.get("units"), record, where),
+        fewest_patients=_fewest(content.get("fewest_patients"), where),
     )
 
 
@@ -215,6 +221,14 @@ def _units(value: object, record: Path | None, where: str) -> dict[str, str]:
         raise _refused(where, "'units' is no object of texts", "'units': column -> unit")
     if record is None:
         raise _refused(where, "'units' without 'record'", "units of the columns of a record")
+    return value
+
+
+def _fewest(value: object, where: str) -> int:
+    if value is None:
+        return LEAST_PATIENTS
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
+        raise _refused(where, "'fewest_patients' is no whole number of patients", "'fewest_patients': 5 or more")
     return value
 
 

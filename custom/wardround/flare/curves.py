@@ -17,7 +17,7 @@ from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX
 
 from wardround.errors import Refusal
-from wardround.flare import wire
+from wardround.flare import few_patients, wire
 from wardround.reports.checks import COUNT, NUMBER, OneOf
 
 ID, PROPERTY, SHOWN = "wardround_curves", "curves", "shown"
@@ -48,7 +48,8 @@ class CurveSender(FLComponent):  # type: ignore[misc]
 class Curves(FLComponent):  # type: ignore[misc]
     """Withholds a site's federation events.
 
-    scope with "curves": "shown": the numbers of wire.NUMBERS pass, one by one, as our executors stream them; nothing else
+    scope with "curves": "shown": the numbers of wire.NUMBERS pass, one by one, as our executors stream them: none over few
+    patients (few_patients.py), and nothing else
     "withheld", another word, no word, no scope: nothing passes
     """
 
@@ -62,18 +63,24 @@ class Curves(FLComponent):  # type: ignore[misc]
         event.set_header(FedEventHeader.DIRECTION, _WITHHELD)
         properties = fl_ctx.get_prop(FLContextKey.SCOPE_PROPERTIES)
         shown = isinstance(properties, dict) and properties.get(PROPERTY) == SHOWN
-        if shown and event_type == FED_EVENT_PREFIX + ANALYTIC_EVENT_TYPE and _is_curve(event):
+        if (
+            shown
+            and event_type == FED_EVENT_PREFIX + ANALYTIC_EVENT_TYPE
+            and _is_curve(event, few_patients.known(fl_ctx))
+        ):
             event.set_header(FedEventHeader.DIRECTION, _OUT)
 
 
-def _is_curve(event: Shareable) -> bool:
-    """Tell whether an event is what `site_parts.stream` makes of one number, and nothing besides."""
+def _is_curve(event: Shareable, patients: few_patients.Patients) -> bool:
+    """Tell whether an event is what `site_parts.stream` makes of one number that may leave, and nothing besides."""
     try:
         data = wire.data_of(event, DataKind.ANALYTIC)
         wire.require_shape(data, _CURVE, "a curve")
     except Refusal:
         return False
     tag, value, step = data["track_key"], data["track_value"], data["global_step"]
+    if few_patients.numbers({tag: value}, patients) != {tag: value}:
+        return False
     same = create_analytic_dxo(tag, value, AnalyticsDataType.SCALAR, global_step=step).to_shareable()
     headers = set(event[ReservedHeaderKey.HEADERS])
     return headers <= _HEADERS and _content(event) == _content(same)

@@ -19,7 +19,7 @@ from nvflare.apis.shareable import Shareable
 
 from wardround.arrays import digest
 from wardround.errors import ReleaseRefused
-from wardround.flare import kept_settings, sealed, wire
+from wardround.flare import few_patients, kept_settings, sealed, wire
 from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.ledger_door import spend
 from wardround.flare.release import Mechanism, write_receipt
@@ -73,6 +73,7 @@ class HiddenRelease(Filter):  # type: ignore[misc]
             reply = sealed.read_reply(shareable, task)
             if task == wire.FINISH:
                 told = {key: value for key, value in reply.meta["scores"].items() if key != "personal"}
+                told = few_patients.scores(told, few_patients.known(fl_ctx))
                 reply = replace(reply, meta={"scores": told if secure.noise is None else wire.SILENT})
             wire.require_named(reply.meta.get("scores", {}), self.words)
         receipt |= {"kind": statements.peek(reply.statement)["kind"], "bytes": len(reply.payload)}
@@ -113,10 +114,13 @@ class HiddenRelease(Filter):  # type: ignore[misc]
         receipt |= spend(self.mechanism, update.numbers, fl_ctx)
         hidden = secure.protection.weights == "patients_hidden"
         facts = wire.without_counts(update.facts) if hidden else dict(update.facts)
-        numbers = dict(update.numbers)
+        # After `spend`, which looks for a training loss: one that is not told must not pass for one that is not there.
+        patients = few_patients.known(fl_ctx, update.facts)
+        numbers = few_patients.numbers(update.numbers, patients)
         if secure.noise is not None:
             numbers, facts = dict.fromkeys(numbers), wire.silent_facts(facts)
         wire.require_named(facts, self.words)
+        facts = few_patients.facts(facts, patients)
         said = {"numbers": numbers, "facts": facts, "model": secure.model, "settings": secure.settings}
         said |= {"run": secure.call.moment.run, "exit": made}
         held = secure.open(fl_ctx).hold(secure.call.moment.round, delta, int(update.weight), secure.initial, said)

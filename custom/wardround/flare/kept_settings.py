@@ -38,4 +38,4 @@ def require_same(folder: Path, digest: str, what: str) -> None:
             fix="resume with the same job; or give this one a name of its own; or, to give up the old run, delete the folder",
         )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    durable.write(path, digest.encode(), 0o600)
+    durable.write(path, digest.encode())

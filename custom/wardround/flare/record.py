@@ -136,7 +136,9 @@ class RunRecord:
     def scores(self, site: str, scores: Mapping[str, Any]) -> None:
         """Note one site's judgement."""
         self._final_val[site] = scores["val_score"]
-        self.run["final"][site] = {key: scores[key] for key in ("candidates", "deploy", "personal") if key in scores}
+        self.run["final"][site] = {
+            key: scores[key] for key in ("candidates", "deploy", "usable", "personal") if key in scores
+        }
 
     def final_val_score(self) -> float | None:
         """Return the mean validation score of the final model over the sites that judged it."""

@@ -19,7 +19,7 @@ from nvflare.apis.shareable import Shareable
 
 from wardround.arrays import Arrays, digest, size_bytes
 from wardround.errors import ReleaseRefused
-from wardround.flare import outbox, wire
+from wardround.flare import few_patients, outbox, wire
 from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.ledger_door import Charged, spend
 from wardround.flare.places import job_name, run_folder, state_folder
@@ -54,6 +54,7 @@ class Release(Filter):  # type: ignore[misc]
     words: the names of sequences, classes and blocks that may leave; none: no such name
     update, scores: released | under differential privacy, what was released before, bit for bit: sent again, not charged again
     (outbox.py) | a refusal: its code only | anything else: ReleaseRefused, nothing leaves
+    numbers over few patients stay at the hospital, all others are rounded (few_patients.py)
     """
 
     def __init__(self, mechanism: Mechanism, words: Sequence[str] = ()) -> None:
@@ -77,8 +78,9 @@ class Release(Filter):  # type: ignore[misc]
             wire.require_named(update.facts, self.words)
             return wire.update_message(self._train(update, fl_ctx))
         if task == wire.FINISH:
-            scores = wire.read_scores(shareable)
-            wire.require_named(scores, self.words)
+            read = wire.read_scores(shareable)
+            wire.require_named(read, self.words)
+            scores = few_patients.scores(read, few_patients.known(fl_ctx))
             write_receipt(fl_ctx, task, {"mechanism": "means, intervals and counts over this site's patients"})
             return wire.scores_message(scores)
         raise ReleaseRefused(
@@ -97,6 +99,8 @@ class Release(Filter):  # type: ignore[misc]
             delta, said = self.mechanism.release(update.delta)
             leaving, receipt = replace(update, delta=delta), dict(said)
             receipt |= spend(self.mechanism, update.numbers, fl_ctx)
+            # After `spend`, which looks for a training loss: one that is not told must not pass for one that is not there.
+            leaving = few_patients.update(leaving, few_patients.known(fl_ctx, update.facts))
             if charged:
                 outbox.keep(state_folder(fl_ctx), leaving)
         size: dict[str, Any] = {"blocks": len(leaving.delta), "left_out": leaving.left_out}

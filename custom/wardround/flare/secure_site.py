@@ -31,11 +31,11 @@ from wardround.flare.secure_sum import SecureSum, secure_sum_of
 from wardround.flare.site_parts import (
     SETTINGS,
     guarded,
-    loss_words,
     open_hospital,
     private_promise,
     require_given,
-    stream,
+    shown,
+    tell,
 )
 from wardround.hospital.classification import CaseSampling
 from wardround.hospital.global_model import GlobalModel
@@ -151,15 +151,15 @@ class SecureSite(Executor):  # type: ignore[misc]
         val_score = hospital.validate(held.wire(), since)
         delta, loss = hospital.train(held.wire(), round_, since)
         numbers = {"loss": loss, "val_score": val_score, "seconds": time.monotonic() - begun}
+        told = tell(self, numbers, round_, fl_ctx, silent=secure.noise is not None)
         self.log_info(
             fl_ctx,
-            f"round {round_ + 1}/{call.rounds} {hospital.title}: loss {loss_words(loss)}, "
-            f"validation score of the incoming model {val_score:.3f}, {numbers['seconds']:.1f} s",
+            f"round {round_ + 1}/{call.rounds} {hospital.title}: loss {shown(told['loss'])}, "
+            f"validation score of the incoming model {shown(told['val_score'])}, {numbers['seconds']:.1f} s",
         )
         if secure.noise is not None:
             numbers = dict.fromkeys(numbers)
             delta = unscaled(self._scales(held, delta), delta)
-        stream(self, numbers, round_, fl_ctx)
         facts = hospital.facts | {"version": __version__}
         facts = facts if self.dp is None else wire.without_counts(facts)
         return wire.update_message(wire.Update(delta, hospital.weight, numbers, facts))
@@ -175,7 +175,7 @@ class SecureSite(Executor):  # type: ignore[misc]
         held.finish(None, places.run_folder(fl_ctx))
         scores: Any = judgement.numbers | {"val_score": val_score, "seconds": time.monotonic() - begun}
         self.log_info(fl_ctx, f"{hospital.title}: deploy {scores['deploy']}, {scores['seconds']:.1f} s")
-        stream(self, {"val_score": val_score if secure.noise is None else None}, call.moment.round, fl_ctx)
+        tell(self, {"val_score": val_score}, call.moment.round, fl_ctx, silent=secure.noise is not None)
         scores = scores if self.dp is None else shared_only(scores)
         if self.dp is not None or secure.protection.weights == "patients_hidden":
             scores = wire.scores_without_counts(scores)

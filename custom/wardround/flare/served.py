@@ -39,7 +39,7 @@ def require_same_sites(folder: Path, run: str, settings: str, round_: int, **see
                     raise _refused(round_, name, other[name], seen[name])
         if mine["run"] == run:
             mine |= {name: value if isinstance(value, str) else sorted(value) for name, value in seen.items()}
-        durable.write(folder / FILE, json.dumps({"format": FORMAT, "settings": kept}).encode(), 0o600)
+        durable.write(folder / FILE, json.dumps({"format": FORMAT, "settings": kept}).encode())
 
 
 @contextmanager

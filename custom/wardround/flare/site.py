@@ -23,18 +23,17 @@ from wardround.flare.ledger_door import Charged
 from wardround.flare.site_parts import (
     SETTINGS,
     guarded,
-    loss_words,
     open_hospital,
     private_promise,
     require_given,
-    stream,
+    shown,
+    tell,
 )
 from wardround.hospital.judging import Judging, shared_only
 from wardround.hospital.opening import Phantoms
 from wardround.hospital.rounds import Hospital
 from wardround.hospital.segmentation import Sampling
 from wardround.models.nets import Network
-from wardround.reports.summary import main_metric
 
 
 class SiteTrainer(Executor):  # type: ignore[misc]
@@ -108,12 +107,12 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         val_score = hospital.validate(order.weights, since)
         delta, loss = hospital.train(order.weights, order.round, since)
         numbers = {"loss": loss, "val_score": val_score, "seconds": time.monotonic() - begun}
+        told = tell(self, numbers, order.round, fl_ctx)
         self.log_info(
             fl_ctx,
-            f"round {order.round + 1}/{order.rounds} {hospital.title}: loss {loss_words(loss)}, "
-            f"validation score of the incoming model {val_score:.3f}, {numbers['seconds']:.1f} s",
+            f"round {order.round + 1}/{order.rounds} {hospital.title}: loss {shown(told['loss'])}, "
+            f"validation score of the incoming model {shown(told['val_score'])}, {numbers['seconds']:.1f} s",
         )
-        stream(self, numbers, order.round, fl_ctx)
         facts = hospital.facts | {"version": __version__}
         facts = facts if self.dp is None else wire.without_counts(facts)
         return wire.update_message(wire.Update(delta, hospital.weight, numbers, facts, hospital.left_out(delta)))
@@ -128,11 +127,8 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         judgement = hospital.judge(order.weights, since)
         hospital.keep(judgement, places.run_folder(fl_ctx), places.job_name(fl_ctx))
         deploy, seconds = judgement.numbers["deploy"], time.monotonic() - begun
-        test = main_metric(judgement.numbers["candidates"][deploy]) or {}
-        self.log_info(
-            fl_ctx, f"{hospital.title}: deploy {deploy}, test score {test.get('value', 0):.3f}, {seconds:.1f} s"
-        )
-        stream(self, {"val_score": val_score}, order.round, fl_ctx)
+        self.log_info(fl_ctx, f"{hospital.title}: deploy {deploy}, {seconds:.1f} s")
+        tell(self, {"val_score": val_score}, order.round, fl_ctx)
         places.finish(fl_ctx)
         scores = judgement.numbers | {"val_score": val_score, "seconds": seconds}
         return wire.scores_message(scores if self.dp is None else wire.scores_without_counts(shared_only(scores)))

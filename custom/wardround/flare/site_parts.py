@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +19,7 @@ from wardround.algorithms.base import Algorithm
 from wardround.algorithms.klmask import require_zeros
 from wardround.algorithms.schedule import Schedule
 from wardround.errors import ConfigRefused, Refusal
-from wardround.flare import places, wire
+from wardround.flare import few_patients, places, wire
 from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.ledger_door import Charged, PatientRelease
 from wardround.flare.made_with import require_made_with
@@ -30,6 +32,8 @@ from wardround.privacy.dp_sgd import PatientDP
 
 REASONS = "refusals.txt"
 SETTINGS = "the settings of training"
+OWN_ROUNDS = "own_rounds.jsonl"
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
 def guarded(component: FLComponent, fl_ctx: FLContext, work: Callable[[], Shareable]) -> Shareable:
@@ -91,7 +95,7 @@ def require_given(**settings: Any) -> None:
 def open_hospital(component: FLComponent, settings: Settings, fl_ctx: FLContext) -> Hospital:
     """Open this site's data (decoded at most once) and build the job's network."""
     torch.set_num_threads(places.threads_for_this_process(fl_ctx))
-    return Hospital.open(
+    hospital = Hospital.open(
         fl_ctx.get_identity_name(),
         places.workspace_root(fl_ctx),
         places.state_folder(fl_ctx),
@@ -99,6 +103,9 @@ def open_hospital(component: FLComponent, settings: Settings, fl_ctx: FLContext)
         settings=settings,
         say=lambda text: component.log_info(fl_ctx, text),
     )
+    least, counts = hospital.opened.fewest_patients, hospital.facts["cases"]
+    few_patients.keep(fl_ctx, few_patients.Patients(**counts, least=least, synthetic=hospital.opened.phantoms))
+    return hospital
 
 
 def private_promise(
@@ -130,15 +137,30 @@ def private_promise(
     return dp.promise
 
 
-def loss_words(loss: float | None) -> str:
-    """Return a loss for a line of the log."""
-    return "not told" if loss is None else f"{loss:.3f}"
+def shown(number: float | None) -> str:
+    """Return a loss or a score for a line of the log, which NVFlare can be told to send to the server."""
+    return "not told" if number is None else f"{number:.3g}"
+
+
+def tell(
+    component: FLComponent, numbers: Mapping[str, float | None], round_: int, fl_ctx: FLContext, *, silent: bool = False
+) -> dict[str, float | None]:
+    """Keep the exact numbers of a round at home, stream those that may leave, and return these.
+
+    home: one line of `own_rounds.jsonl` in the site's own run folder, whatever leaves | silent: nothing may leave
+    """
+    line = json.dumps({"round": round_ + 1, **numbers}) + "\n"
+    with os.fdopen(os.open(places.run_folder(fl_ctx) / OWN_ROUNDS, _APPEND, 0o600), "a", encoding="utf-8") as file:
+        file.write(line)
+    told = few_patients.numbers(numbers, few_patients.known(fl_ctx)) if not silent else dict.fromkeys(numbers)
+    stream(component, told, round_, fl_ctx)
+    return told
 
 
 def stream(component: FLComponent, numbers: Mapping[str, float | None], round_: int, fl_ctx: FLContext) -> None:
-    """Send the numbers that the update carries anyway to NVFlare's analytics receiver (TensorBoard)."""
+    """Send numbers that may leave to NVFlare's analytics receiver (TensorBoard), where rounds count from 1 as in reports."""
     for tag, value in numbers.items():
         if value is None:
             continue
-        dxo = create_analytic_dxo(tag, float(value), AnalyticsDataType.SCALAR, global_step=round_)
+        dxo = create_analytic_dxo(tag, float(value), AnalyticsDataType.SCALAR, global_step=round_ + 1)
         send_analytic_dxo(component, dxo, fl_ctx)

@@ -1,6 +1,7 @@
 """What a hospital enforces itself, whatever a job says: filters for its own `local/privacy.json`, outside every job.
 
-    open       only what wire.py and sealed.py describe leaves, built anew, even if the job names no exit
+    open       only what wire.py and sealed.py describe leaves, built anew, even if the job names no exit; in every scope
+               no number over few patients (few_patients.py)
     patient    an update leaves only if this job promised, reserved and will be charged for patient-level privacy
     hospital   an update leaves only after ONE clip and the whole noise of the hospital's own promise, charged to the
                hospital's own ledger; no number, no count, no score beside it
@@ -30,7 +31,7 @@ from nvflare.app_common.logging.constants import ALLOW_LOG_STREAMING_VAR, is_log
 from wardround.arrays import digest, size_bytes
 from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
-from wardround.flare import curves, ledger_door, places, sealed, wire
+from wardround.flare import curves, few_patients, ledger_door, places, sealed, wire
 from wardround.flare.hidden_release import TREATED, HiddenRelease
 from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.job_exit import charged_exit, executor_of, exit_of, hidden_noise
@@ -77,14 +78,15 @@ class OpenPolicy(Filter):  # type: ignore[misc]
         if task == wire.TRAIN:
             update = self.update(wire.read_update(shareable), fl_ctx)
             wire.require_named(update.facts, _words(fl_ctx, task))
-            return wire.update_message(update)
+            return wire.update_message(_told(update, fl_ctx))
         if task == wire.FINISH and kind == DataKind.METRICS:
-            scores = self.scores(wire.read_scores(shareable), fl_ctx)
+            scores = few_patients.scores(self.scores(wire.read_scores(shareable), fl_ctx), few_patients.known(fl_ctx))
             wire.require_named(scores, _words(fl_ctx, task))
             return wire.scores_message(scores)
         reply = sealed.read_reply(shareable, task)
         if task == wire.FINISH:
-            reply = replace(reply, meta={"scores": self.scores(reply.meta["scores"], fl_ctx)})
+            scores = few_patients.scores(self.scores(reply.meta["scores"], fl_ctx), few_patients.known(fl_ctx))
+            reply = replace(reply, meta={"scores": scores})
         return sealed.reply_message(reply)
 
     def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
@@ -230,6 +232,17 @@ class HospitalPolicy(OpenPolicy):
         if noise is None or noise.noise_multiplier < mine.noise_multiplier:
             return False
         return not noise.hidden or (noise.colluders >= mine.colluders and noise.min_sites >= mine.min_sites)
+
+
+def _told(update: wire.Update, fl_ctx: FLContext) -> wire.Update:
+    """Return an update without the numbers of few patients.
+
+    An exit of ours comes after this policy and looks at the training loss itself, so the loss is left to it.
+    """
+    told = few_patients.update(update, few_patients.known(fl_ctx, update.facts))
+    if exit_of(fl_ctx, wire.TRAIN) is None:
+        return told
+    return replace(told, numbers={**told.numbers, "loss": update.numbers["loss"]})
 
 
 def _require_silence(fl_ctx: FLContext) -> None:

@@ -3,8 +3,9 @@
     train    server -> site   weights of every bank (`bank:block`), round; which sites' last updates did not count, and since when
     update   site -> server   differences of the blocks that travel, weight, NUMBERS, SITE_FACTS, how many blocks were left out
     finish   server -> site   the final weights
-    scores   site -> server   SCORES: per model validation mean, test means with intervals and counts, steps; the choice; where
-             the algorithm masks, the names of the blocks that are personal and since which round
+    scores   site -> server   SCORES: per model validation mean, test means with intervals and counts, steps (over few patients:
+             {}, few_patients.py); the choice, and whether it is above the floor; where the algorithm masks, the names of the
+             blocks that are personal and since which round
 
 A refused task carries its refusal code (`errors.Refusal.code`) and nothing else.
 """
@@ -34,7 +35,7 @@ CLASSES = "classes"
 NUMBERS = {"loss": Maybe(NUMBER), "val_score": Maybe(NUMBER), "seconds": Maybe(NUMBER)}
 SITE_FACTS = {
     "label": TEXT,
-    "cases": Maybe({"train": COUNT, "val": COUNT, "test": COUNT}),
+    "cases": Maybe({"train": Maybe(COUNT), "val": Maybe(COUNT), "test": Maybe(COUNT)}),
     "classes?": Maybe(Each(COUNT)),
     "modalities": Each(COUNT),
     "label_kind": OneOf((*LABEL_KINDS, CLASSES)),
@@ -46,6 +47,7 @@ SITE_FACTS = {
 SCORES = {
     "candidates": Each(CANDIDATE, CANDIDATES),
     "deploy": Maybe(OneOf(CANDIDATES)),
+    "usable?": Maybe(FLAG),
     "personal?": Maybe(Each(COUNT)),
     "val_score": Maybe(NUMBER),
     "seconds": Maybe(NUMBER),

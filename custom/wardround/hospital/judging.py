@@ -18,22 +18,27 @@ from wardround.algorithms.finetune import fine_tune
 from wardround.algorithms.schedule import Schedule
 from wardround.errors import ConfigRefused
 from wardround.hospital.task import Rows, TaskSite
-from wardround.reports.verdict import choose, score_of
+from wardround.reports.verdict import LEAST_DICE, choose, floors, is_usable, score_of
 
 
 @dataclass(frozen=True)
 class Judging:
-    """Fine-tuning offered to every model alike: `steps` SGD steps (one is chosen on validation) at learning rate `lr`."""
+    """Fine-tuning offered to every model alike: `steps` SGD steps (one is chosen on validation) at learning rate `lr`.
+
+    least_dice: below it, with the lower end of the interval on test, no model is called usable; classes have chance instead
+    """
 
     steps: Sequence[int]
     lr: float
+    least_dice: float = LEAST_DICE
 
     def __post_init__(self) -> None:
-        if 0 not in self.steps or len(self.steps) < 2 or min(self.steps) < 0 or not 0 < self.lr < 10:
+        steps_fit = 0 in self.steps and len(self.steps) >= 2 and min(self.steps) >= 0
+        if not (steps_fit and 0 < self.lr < 10 and 0 <= self.least_dice < 1):
             raise ConfigRefused(
                 "the fine-tuning choices",
-                found=f"steps {list(self.steps)}, lr {self.lr}",
-                expected="0 and at least one positive number of steps, 0 < lr < 10",
+                found=f"steps {list(self.steps)}, lr {self.lr}, least_dice {self.least_dice}",
+                expected="0 and at least one positive number of steps, 0 < lr < 10, least_dice from 0 to below 1",
                 fix="correct `judging` in the job, for example steps [0, 1, 5, 20]",
             )
 
@@ -78,9 +83,19 @@ def judge(
     }
     patients = len({site.cohort.patients[case] for case in validate})
     deploy = choose({name: val for name, (_, val, _) in picked.items()}, patients, score_of(candidates))
+    # The test patients say whether the choice is good enough for anybody. They do not change the choice.
+    least = floors(_classes(rows[deploy]), judging.least_dice)
+    usable = is_usable(site.summary(rows[deploy]), least) is not False
     return Judgement(
-        {"candidates": candidates, "deploy": deploy}, rows, {name: w for name, (_, _, w) in picked.items()}
+        {"candidates": candidates, "deploy": deploy, "usable": usable},
+        rows,
+        {name: w for name, (_, _, w) in picked.items()},
     )
+
+
+def _classes(rows: Rows) -> int | None:
+    """Return how many classes the test patients have; None where there are none (segmentation)."""
+    return len({row["class"] for row in rows}) if "class" in rows[0] else None
 
 
 def shared_only(numbers: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +105,7 @@ def shared_only(numbers: Mapping[str, Any]) -> dict[str, Any]:
     what the site chooses. All of that stays in the site's own report.
     """
     shared = {name: {**one, "gain": None} for name, one in numbers["candidates"].items() if name == "fedavg"}
-    told = {key: value for key, value in numbers.items() if key != "personal"}
+    told = {key: value for key, value in numbers.items() if key not in ("personal", "usable")}
     return {**told, "candidates": shared, "deploy": None}
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from wardround.data.hospitals import Hospital as Profile
 from wardround.data.hospitals import hospital
 from wardround.data.phantom_types import write_types
-from wardround.data.phantoms import RECORD, write_cohort
-from wardround.data.site_config import SiteConfig, from_environment, read_site_config
+from wardround.data.phantoms import RECORD, are_phantoms, write_cohort
+from wardround.data.site_config import LEAST_PATIENTS, SiteConfig, from_environment, read_site_config
 from wardround.errors import ConfigRefused
 from wardround.hospital.task import TaskPhantoms, TaskSampling
 
@@ -21,12 +21,16 @@ SITE_FILE = "local/wardround.json"
 
 @dataclass(frozen=True)
 class Opened:
-    """A hospital's data: cohort, where it came from, its display name and device."""
+    """A hospital's data: cohort, where it came from, its display name and device.
+
+    phantoms: the patients are synthetic: invented here, or in a folder of phantoms | fewest_patients: as SiteConfig's
+    """
 
     cohort: Any
     phantoms: bool
     label: str
     device: str
+    fewest_patients: int = LEAST_PATIENTS
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,13 @@ def open_site(
         record = root / RECORD if (root / RECORD).is_file() else None
         config, label = SiteConfig(data=root, record=record), profile.name
     cache = config.cache or workspace / "wardround_cache"
-    return Opened(
-        sampling.cohort(config, cache, say), config.data == workspace / "phantoms", label, pick_device(config.device)
-    )
+    cohort = sampling.cohort(config, cache, say)
+    synthetic = are_phantoms(config.data, cohort.cases)
+    if synthetic and config.data != workspace / "phantoms":
+        say(
+            f"SYNTHETIC PATIENTS: the folder of {site} says that a program generated them; no result is about real patients"
+        )
+    return Opened(cohort, synthetic, label, pick_device(config.device), config.fewest_patients)
 
 
 def pick_device(wish: str) -> str:

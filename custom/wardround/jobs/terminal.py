@@ -64,10 +64,10 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def interval(value: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """Return "0.612 [0.550, 0.671]", without bounds where there are none; None: a dash."""
+    """Return "0.612 [0.550, 0.671]", without bounds where there are none, or none apart from each other; None: a dash."""
     if value is None or value.get("value") is None:
         return "-"
-    if value.get("low") is None or value.get("high") is None:
+    if value.get("low") is None or value.get("high") in (None, value.get("low")):
         return f"{value['value']:.{digits}f}"
     return f"{value['value']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 

@@ -11,6 +11,7 @@ from wardround.reports.intervals import count_of_cases
 from wardround.reports.markup import DASH, Markup, bullets, duration, interval, join, number, say, table, tag, text
 from wardround.reports.summary import (
     CLASSIFICATION,
+    by_name,
     candidates_of,
     deployed,
     main_metric,
@@ -18,13 +19,15 @@ from wardround.reports.summary import (
     privacy_claim,
     score_name,
     site_name,
+    verdict_of,
 )
-from wardround.reports.verdict import CANDIDATES, NAMES, STAYS, judge
+from wardround.reports.verdict import CANDIDATES, FEW, NAMES, Verdict
 
 KINDS = {
     "helped": "joining helped",
     "chance": "could be chance",
     "not_helped": "joining did not help",
+    "unusable": "not usable yet",
     "unknown": "no comparison",
 }
 REGIONS = ("mean", "ET", "TC", "WT")
@@ -82,8 +85,8 @@ def outcome(report: Json) -> Markup:
 
 
 def hospital_cards(run: Json) -> Markup:
-    """Return one card per hospital, in the order of the run."""
-    return join(_card(run, site) for site in run["sites"] | run["final"])
+    """Return one card per hospital, by name."""
+    return join(_card(run, site) for site in by_name(run["sites"] | run["final"]))
 
 
 def overview_table(report: Json) -> Markup:
@@ -116,8 +119,14 @@ def overview_table(report: Json) -> Markup:
     )
 
 
-def candidate_table(candidates: Mapping[str, Any], chosen: str | None, caption: str) -> Markup:
-    """Return the candidates of one hospital, the deployed row marked; columns that nobody knows are left out."""
+def candidate_table(candidates: Mapping[str, Any], chosen: str | None, caption: str, mark: str = "✓ deploy") -> Markup:
+    """Return the candidates of one hospital, the chosen row marked; columns that nobody knows are left out.
+
+    only candidates over few patients: their names, and that nothing else is told
+    """
+    if not any(candidates.values()):
+        listed = ", ".join(NAMES[name] + (f" ({mark})" if name == chosen else "") for name in candidates)
+        return say("p", f"{caption}: {listed}. n < 5: not told. {FEW}.", class_="soft")
     dice = [region for region in REGIONS if any(metric(c, f"dice_{region}") for c in candidates.values())]
     hd95 = [region for region in REGIONS if any(metric(c, f"hd95_mm_{region}") for c in candidates.values())]
     kinds = [key for key in CLASSIFICATION if any(metric(c, key) for c in candidates.values())]
@@ -126,7 +135,7 @@ def candidate_table(candidates: Mapping[str, Any], chosen: str | None, caption: 
     heads += [f"HD95 {region}, mm" for region in hd95] + ["Steps k", "Test cases"]
     rows = []
     for name, candidate in candidates.items():
-        cells = [join([text(NAMES[name]), say("span", " ✓ deploy", class_="chosen") if name == chosen else Markup("")])]
+        cells = [join([text(NAMES[name]), say("span", f" {mark}", class_="chosen") if name == chosen else Markup("")])]
         for region in dice:
             found = metric(candidate, f"dice_{region}")
             cells.append(interval(found) if region == "mean" else number(found["value"] if found else None))
@@ -142,8 +151,7 @@ def candidate_table(candidates: Mapping[str, Any], chosen: str | None, caption: 
 
 def _card(run: Json, site: str) -> Markup:
     candidates, chosen = candidates_of(run, site), deployed(run, site)
-    claim = privacy_claim(run)
-    verdict = STAYS if claim else judge(candidates, chosen)
+    claim, verdict = privacy_claim(run), verdict_of(run, site)
     head = tag("header", say("h3", site_name(run, site)), say("span", KINDS[verdict.kind], class_="badge"))
     parts = [
         head,
@@ -155,7 +163,7 @@ def _card(run: Json, site: str) -> Markup:
         parts.append(say("p", f"This hospital's own, not shared: {since}.", class_="facts"))
     if candidates:
         caption = f"Candidates at {site_name(run, site)}, on its test patients{f'; {claim}' if claim else ''}"
-        parts.append(candidate_table(candidates, chosen, caption))
+        parts.append(candidate_table(candidates, chosen, caption, mark_of(verdict)))
         tested = [found.get("cases") for c in candidates.values() if (found := main_metric(c))]
         cases = max((n for n in tested if n is not None), default=None)
         if cases is not None and cases < FEW_CASES:
@@ -164,10 +172,18 @@ def _card(run: Json, site: str) -> Markup:
     return tag("article", *parts, class_=f"card {verdict.kind}")
 
 
+def mark_of(verdict: Verdict) -> str:
+    """Return what stands beside the chosen model."""
+    return "best on validation, not usable" if verdict.kind == "unusable" else "✓ deploy"
+
+
 def facts(site: Json) -> str:
     """Return what a site told about itself, in one line."""
     cases = site.get("cases") or {}
-    split = ", ".join(f"{cases[part]} {word}" for part, word in _PARTS.items() if cases.get(part) is not None)
+    told = any(cases.get(part) is not None for part in _PARTS)
+    few = {part: "few" if part in cases and told else None for part in _PARTS}
+    counts = {part: few[part] if cases.get(part) is None else cases[part] for part in _PARTS}
+    split = ", ".join(f"{counts[part]} {word}" for part, word in _PARTS.items() if counts[part] is not None)
     found = site.get("modalities") or {}
     scans = "scans by sequence: " + ", ".join(f"{name} {count or 'none'}" for name, count in found.items())
     if not split and found:  # a job that hides the numbers of patients tells 1 for every sequence that exists

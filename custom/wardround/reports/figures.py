@@ -8,7 +8,7 @@ from statistics import fmean
 
 from wardround.reports.checks import Json
 from wardround.reports.markup import Markup, join, say, tag, text
-from wardround.reports.summary import candidates_of, deployed, main_metric, score_name, site_name
+from wardround.reports.summary import by_name, candidates_of, main_metric, score_name, site_name, verdict_of
 from wardround.reports.svg import Axis, Point, dots, drawing, figure, label, line, path
 from wardround.reports.verdict import NAMES
 
@@ -18,7 +18,7 @@ Curve = Mapping[int, float]
 
 def curves(run: Json, key: str) -> dict[str, dict[int, float]]:
     """Return site -> round, from 1 -> value of `val_score` or `loss`; rounds without a value are left out."""
-    found: dict[str, dict[int, float]] = {site: {} for site in run["sites"]}
+    found: dict[str, dict[int, float]] = {site: {} for site in by_name(run["sites"])}
     for r in run["rounds"]:
         for site, numbers in (r.get("sites") or {}).items():
             if numbers and numbers.get(key) is not None:
@@ -56,7 +56,7 @@ def candidate_panels(run: Json) -> Markup:
 
     All panels share one range: the tenths of Dice around everything drawn.
     """
-    found = {site: _dice_of(run, site) for site in run["sites"] | run["final"]}
+    found = {site: _dice_of(run, site) for site in by_name(run["sites"] | run["final"])}
     drawn = [
         float(at[key])
         for dice in found.values()
@@ -68,7 +68,10 @@ def candidate_panels(run: Json) -> Markup:
         return say("p", "No test result came back.", class_="soft")
     x = Axis(floor(10 * min(drawn)) / 10, ceil(10 * max(drawn)) / 10, 14, WIDTH - 14)
     panels = [
-        figure(_candidates(site_name(run, site), dice, deployed(run, site), x, score_name(run)), site_name(run, site))
+        figure(
+            _candidates(site_name(run, site), dice, verdict_of(run, site).deploy, x, score_name(run)),
+            site_name(run, site),
+        )
         for site, dice in found.items()
         if dice
     ]
@@ -140,7 +143,7 @@ def _candidates(site: str, found: Mapping[str, Json], chosen: str | None, x: Axi
         parts.append(label(x.start, y - 10, NAMES[name] + (" (deploy)" if mark else ""), "start", f"label{mark}"))
         parts.append(label(WIDTH - 12, y - 10, f"{at['value']:.3f}", "end", f"label{mark}"))
         words = f"{NAMES[name]} {at['value']:.3f}"
-        if at.get("low") is not None and at.get("high") is not None:
+        if at.get("low") is not None and at.get("high") is not None and at["low"] != at["high"]:
             parts.append(line(x.at(at["low"]), y, x.at(at["high"]), y, f"span{mark}"))
             words += f" [{at['low']:.3f}, {at['high']:.3f}]"
         parts.append(dots([(x.at(at["value"]), y)], f"open{mark}", 3.6))

@@ -68,12 +68,16 @@ def number(value: Any, digits: int = 3) -> Markup:
 
 
 def interval(found: Json | None, digits: int = 3) -> Markup:
-    """Return "value [low, high]"; without interval the value says so, an unknown value is a dash."""
+    """Return "value [low, high]"; without interval, or with one that has no width, the value says so; unknown: a dash.
+
+    Equal ends come from few patients who are alike: they look exact and are not.
+    """
     if not found or found.get("value") is None:
         return Markup(DASH)
-    if found.get("low") is None or found.get("high") is None:
+    low, high = found.get("low"), found.get("high")
+    if low is None or high is None or low == high:
         return join([number(found["value"], digits), say("span", " no interval", class_="ci")])
-    inner = f" [{number(found['low'], digits)}, {number(found['high'], digits)}]"
+    inner = f" [{number(low, digits)}, {number(high, digits)}]"
     return join([number(found["value"], digits), tag("span", Markup(inner), class_="ci")])
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from wardround.reports.checks import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Json, Maybe, OneOf, check, finite
-from wardround.reports.summary import CLASSIFICATION, all_problems, deployed, overview, privacy_claim, site_name
-from wardround.reports.verdict import CANDIDATES, STAYS, judge, sentence
+from wardround.reports.summary import CLASSIFICATION, all_problems, by_name, overview, site_name, verdict_of
+from wardround.reports.verdict import CANDIDATES
 
 VERSION = 1
 SEGMENTATION = tuple(f"{measure}_{region}" for measure in ("dice", "hd95_mm") for region in ("mean", "ET", "TC", "WT"))
@@ -48,6 +48,7 @@ ROUND = {
 FINAL = {
     "candidates": Maybe(Each(Maybe(CANDIDATE), CANDIDATES)),
     "deploy?": Maybe(OneOf(CANDIDATES)),
+    "usable?": Maybe(FLAG),
     "personal?": Maybe(Each(COUNT)),
 }
 RUN = {
@@ -75,7 +76,7 @@ DERIVED = {
     "verdicts": Each(
         {
             "deploy": Maybe(OneOf(CANDIDATES)),
-            "kind": OneOf(("helped", "chance", "not_helped", "unknown")),
+            "kind": OneOf(("helped", "chance", "not_helped", "unusable", "unknown")),
             "sentence": TEXT,
         }
     ),
@@ -98,12 +99,10 @@ def build(run: Json) -> dict[str, Any]:
     problems = all_problems(clean)
     outcome = "incomplete" if problems else clean["outcome"]
     verdicts = {}
-    for site in clean["sites"] | clean["final"]:
-        candidates = (clean["final"].get(site) or {}).get("candidates") or {}
-        verdict = STAYS if privacy_claim(clean) else judge(candidates, deployed(clean, site))
-        name = site_name(clean, site)
-        text = f"{name}: {STAYS.advice}" if privacy_claim(clean) else sentence(name, candidates, deployed(clean, site))
-        verdicts[site] = {"deploy": verdict.deploy, "kind": verdict.kind, "sentence": text}
+    for site in by_name(clean["sites"] | clean["final"]):
+        verdict = verdict_of(clean, site)
+        said = f"{site_name(clean, site)}: {verdict.advice}"
+        verdicts[site] = {"deploy": verdict.deploy, "kind": verdict.kind, "sentence": said}
     derived = {"schema": VERSION, "verdicts": verdicts, "overview": overview(clean)}
     report = {**clean, "outcome": outcome, "problems": problems, **derived}
     validate(report)

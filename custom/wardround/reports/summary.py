@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from wardround.reports.checks import Json
-from wardround.reports.verdict import CANDIDATES, DICE, choose, score_of
+from wardround.reports.verdict import (
+    CANDIDATES,
+    DICE,
+    LEAST_DICE,
+    STAYS,
+    Verdict,
+    choose,
+    floors,
+    judge,
+    score_of,
+)
 
 CLASSIFICATION = ("balanced_accuracy", "accuracy", "auroc", "calibration_error", "log_loss")
 
@@ -78,6 +89,29 @@ def deployed(run: Json, site: str) -> str | None:
         return None
     cases = ((run["sites"].get(site) or {}).get("cases") or {}).get("val") or 0
     return choose(scores, cases, score_of(candidates))
+
+
+def floors_of(run: Json, site: str) -> dict[str, float]:
+    """Return what the test numbers of a hospital must be above, from the job's settings and the hospital's classes."""
+    settings = run.get("settings") or {}
+    least = settings.get("judging.least_dice")
+    classes = len(
+        (run["sites"].get(site) or {}).get("classes") or str(settings.get("sampling.classes") or "").split(", ")
+    )
+    return floors(classes if classes > 1 else None, LEAST_DICE if least is None else float(least))
+
+
+def verdict_of(run: Json, site: str) -> Verdict:
+    """Return the verdict of one hospital; under differential privacy it stays there."""
+    if privacy_claim(run):
+        return STAYS
+    said = (run["final"].get(site) or {}).get("usable")
+    return judge(candidates_of(run, site), deployed(run, site), said, floors_of(run, site))
+
+
+def by_name(sites: Iterable[str]) -> list[str]:
+    """Return sites by name, site-2 before site-10."""
+    return sorted(sites, key=lambda site: [(not part.isdigit(), part.zfill(12)) for part in re.split(r"(\d+)", site)])
 
 
 def all_problems(run: Json) -> list[str]:

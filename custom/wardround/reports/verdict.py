@@ -2,6 +2,9 @@
 
 Chosen on VALIDATION; test numbers only report. The rule is the one-standard-error rule (Breiman et al. 1984,
 Classification and Regression Trees, section 3.4.3): the simplest model within one standard error of the best.
+Nothing is recommended below a floor: the lower end of the interval of the chosen model on test must be above chance (balanced
+accuracy 1 / classes, AUROC 0.5), or above the least Dice that the job calls usable. The floor chooses nothing: it only
+withholds, and the site itself says one word of it, so that nothing about few test patients leaves with it.
 Deviation: sites send means, so the standard error takes an assumed spread between two models on a patient: 0.05 Dice; 0.35
 for balanced accuracy (one patient in eight judged differently).
 """
@@ -33,12 +36,15 @@ DICE, BALANCED = "Dice", "balanced accuracy"
 SPREAD = {DICE: 0.05, BALANCED: 0.35}
 MAIN = {DICE: "dice_mean", BALANCED: "balanced_accuracy"}
 LEAST_MARGIN = 0.005
+LEAST_DICE = 0.3
+CHANCE_AUROC = 0.5
+FEW = "The scores are over few patients (n < 5, or the hospital's own number): not told"
 NOT_HELPED = "joining did not help you"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """kind: `helped` (interval above 0), `chance` (gain above 0, interval not), `not_helped` or `unknown`."""
+    """kind: `helped` (interval above 0), `chance` (gain above 0, interval not), `not_helped`, `unusable` or `unknown`."""
 
     deploy: str | None
     kind: str
@@ -81,14 +87,36 @@ STAYS = Verdict(
 )
 
 
+def floors(classes: int | None = None, least_dice: float = LEAST_DICE) -> dict[str, float]:
+    """Return test metric -> what the lower end of its interval must be above; classes: how many there are, None: not known."""
+    return {MAIN[DICE]: least_dice, "auroc": CHANCE_AUROC} | ({MAIN[BALANCED]: 1 / classes} if classes else {})
+
+
+def is_usable(test: Mapping[str, Any], least: Mapping[str, float]) -> bool | None:
+    """Return whether every metric that has a floor is above it; no such metric is known: None.
+
+    An interval without width is none: the metric's value counts instead.
+    """
+    found = {name: test.get(name) or {} for name in least}
+    known = {name: at for name, at in found.items() if at.get("value") is not None}
+    return all(_lower(at) > least[name] for name, at in known.items()) if known else None
+
+
 def sentence(site: str, candidates: Mapping[str, Any], chosen: str | None) -> str:
     """Return the verdict of one hospital in plain words; `candidates` as in report.json, final -> site."""
     return f"{site}: {judge(candidates, chosen).advice}"
 
 
-def judge(candidates: Mapping[str, Any], chosen: str | None) -> Verdict:
+def judge(
+    candidates: Mapping[str, Any],
+    chosen: str | None,
+    usable: bool | None = None,
+    least: Mapping[str, float] | None = None,
+) -> Verdict:
     """Return the verdict for the chosen model.
 
+    usable: what the site said of the floor; None: what its test numbers say | least: the floors, as `floors` gives them
+    not usable: nothing is recommended
     chosen None or not among the candidates: unknown, nothing is recommended | local: not_helped
     gain over local on test (or, where it is missing, the difference of the two test means, without interval):
     unknown: said so | <= 0: not_helped | > 0 and interval above 0: helped | > 0 otherwise: chance
@@ -96,9 +124,22 @@ def judge(candidates: Mapping[str, Any], chosen: str | None) -> Verdict:
     candidate = candidates.get(chosen) if chosen is not None else None
     if chosen is None or candidate is None:
         return Verdict(None, "unknown", "No model can be recommended: no evaluated model came back from this hospital.")
+    least = floors() if least is None else least
+    if usable is None:
+        usable = is_usable(candidate.get("test") or {}, least)
+    if usable is False:
+        return Verdict(None, "unusable", _why_unusable(candidates, chosen, least))
+    few = "" if candidate else f" {FEW}."
     if chosen == "local":
-        return Verdict(chosen, "not_helped", f"Deploy {_SPOKEN[chosen]}: {_why_local(candidates)}, so {NOT_HELPED}.")
+        return Verdict(
+            chosen, "not_helped", f"Deploy {_SPOKEN[chosen]}: {_why_local(candidates)}, so {NOT_HELPED}.{few}"
+        )
     score, model = score_of(candidates), _SPOKEN[chosen] + _steps(chosen, candidate.get("k"))
+    if few:
+        advice = (
+            f"Deploy {model}: the validation cases of this hospital chose it.{few} Its own report says what it gains."
+        )
+        return Verdict(chosen, "unknown", advice)
     gain = candidate.get("gain") or _difference_of_means(candidates, chosen)
     if gain is None or gain.get("value") is None:
         advice = (
@@ -118,8 +159,40 @@ def judge(candidates: Mapping[str, Any], chosen: str | None) -> Verdict:
     return Verdict(chosen, "not_helped", advice)
 
 
+def _lower(at: Mapping[str, Any]) -> float:
+    """Return the lower end of an interval; the value where there is no interval, or one without width."""
+    low, high = at.get("low"), at.get("high")
+    return float(at["value"] if low is None or high is None or low == high else low)
+
+
+def _why_unusable(candidates: Mapping[str, Any], chosen: str, least: Mapping[str, float]) -> str:
+    test = (candidates[chosen] or {}).get("test") or {}
+    first = "No model here is usable yet: train longer, or with more patients."
+    below = [name for name, floor in least.items() if (test.get(name) or {}).get("value") is not None]
+    below = [name for name in below if _lower(test[name]) <= least[name]]
+    few = "" if candidates[chosen] else f" {FEW}."
+    if not below:
+        return f"{first} The best of them on validation, {_SPOKEN[chosen]}, is not above the floor on test.{few}"
+    words = " and ".join(
+        f"{_METRIC[name]} {test[name]['value']:.3f} ({_floor_words(test[name], least[name])})" for name in below
+    )
+    cases = test[below[0]].get("cases")
+    where = f"On {count_of_cases(cases)} of the test split" if cases else "On the test split"
+    return f"{first} {where} the best of them on validation, {_SPOKEN[chosen]}, has {words}."
+
+
+_METRIC = {MAIN[DICE]: "Dice", MAIN[BALANCED]: "balanced accuracy", "auroc": "AUROC"}
+
+
+def _floor_words(at: Mapping[str, Any], floor: float) -> str:
+    lower = _lower(at)
+    what = "that" if lower == at["value"] else f"the lower end of its interval, {lower:.3f},"
+    return f"{what} must be above {floor:.3f}"
+
+
 def _why_local(candidates: Mapping[str, Any]) -> str:
-    if any((candidates.get(name) or {}).get("val") is not None for name in CANDIDATES[1:]):
+    others = [candidates.get(name) for name in CANDIDATES[1:]]
+    if any(one == {} or (one and (one.get("val") is not None or one.get("test"))) for one in others):
         return "no shared model was better by a clear margin on your validation cases"
     return "no shared model was evaluated here"
 
@@ -133,7 +206,7 @@ def _steps(chosen: str, steps: int | None) -> str:
 def _bounds(gain: Mapping[str, Any]) -> str:
     """Return the interval in words, with the doubt that it leaves."""
     low, high, cases = gain.get("low"), gain.get("high"), gain.get("cases")
-    if low is None or high is None:
+    if low is None or high is None or low == high:
         return (
             f"{count_of_cases(cases)}: no interval; this could be chance"
             if cases

@@ -1,0 +1,145 @@
+"""Few patients: a statistic of few patients is their record, so it does not leave. One rule for everything that leaves a site.
+
+| number                                    | over fewer than `least` patients        | over `least` or more              |
+|-------------------------------------------|-----------------------------------------|-----------------------------------|
+| validation score, training loss           | null                                    | two digits                        |
+| a candidate's scores, intervals and gain  | {}: that it was scored, nothing else    | two digits                        |
+| the word of the model to deploy, the floor| as it is                                | as it is                          |
+| patients of a part (train, val, test)     | null                                    | as it is                          |
+| patients by class                         | left out when ANY class has few         | as they are                       |
+| scans by sequence                         | 1 where there is a scan, 0 where none   | as they are                       |
+
+Why 5: the mean and the two ends of a bootstrap interval are three equations. With two patients the ends ARE the two scores, with
+three the third follows, and with four one number is free. From five on two are, and rounding widens that further.
+Synthetic patients are exempt, because there is nobody: the site itself says so, from its own folder, never the job.
+`least` is the hospital's own ("fewest_patients" in its local/wardround.json). Numbers that nobody counted are over no patient.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from nvflare.apis.fl_context import FLContext
+
+from wardround.data.site_config import LEAST_PATIENTS
+from wardround.flare import places, wire
+from wardround.privacy import durable
+
+FILE = "patients.json"
+PARTS = ("train", "val", "test")
+OVER = {"loss": "train", "val_score": "val"}
+
+
+@dataclass(frozen=True)
+class Patients:
+    """What a site knows of its own data: patients by part, from how many on it tells, whether they are synthetic.
+
+    counted: false where the site wrote nothing down, and an interval's own count is all that there is
+    """
+
+    train: int = 0
+    val: int = 0
+    test: int = 0
+    least: int = LEAST_PATIENTS
+    synthetic: bool = False
+    counted: bool = True
+
+    def tells(self, count: int) -> bool:
+        """Return whether a statistic over so many patients may leave."""
+        return self.synthetic or count >= self.least
+
+
+def keep(fl_ctx: FLContext, patients: Patients) -> None:
+    """Write down what the site knows, for its exit and its policy, which see messages only."""
+    durable.write(places.state_folder(fl_ctx) / FILE, json.dumps(asdict(patients)).encode(), 0o600)
+
+
+def known(fl_ctx: FLContext, facts: Mapping[str, Any] | None = None) -> Patients:
+    """Return what `keep` wrote; nothing written: what the facts of the message say; neither: no patient at all."""
+    path = places.state_folder(fl_ctx) / FILE
+    if path.is_file():
+        return Patients(**json.loads(path.read_text(encoding="utf-8")))
+    said = (facts or {}).get("cases") or {}
+    counts = {part: said.get(part) or 0 for part in PARTS}
+    return Patients(**counts, synthetic=bool((facts or {}).get("phantoms")), counted=False)
+
+
+def two_digits(value: float) -> float:
+    """Return the value with two digits: 0.8371 is 0.84, 12.37 is 12, 128.4 is 130; below 1 two digits after the point."""
+    places_ = 2 if abs(value) < 1 else 1 - math.floor(math.log10(abs(value)))
+    return round(float(value), min(2, places_)) + 0.0
+
+
+def update(given: wire.Update, patients: Patients) -> wire.Update:
+    """Return the update with the numbers and facts that may leave."""
+    return replace(given, numbers=numbers(given.numbers, patients), facts=facts(given.facts, patients))
+
+
+def numbers(given: Mapping[str, float | None], patients: Patients) -> dict[str, float | None]:
+    """Return the numbers of a round that may leave."""
+    told = dict(given)
+    for name, part in OVER.items():
+        if told.get(name) is not None:
+            told[name] = _value(told[name], getattr(patients, part), patients)
+    return told
+
+
+def facts(given: Mapping[str, Any], patients: Patients) -> dict[str, Any]:
+    """Return the facts that may leave: small counts of patients are left out."""
+    if patients.synthetic:
+        return dict(given)
+    told = dict(given)
+    if told.get("cases") is not None:
+        told["cases"] = {
+            part: n if n is not None and n >= patients.least else None for part, n in told["cases"].items()
+        }
+    if any(0 < n < patients.least for n in (told.get("classes") or {}).values()):
+        told.pop("classes")
+    if not patients.tells(patients.train + patients.val + patients.test):
+        told["modalities"] = {name: min(1, n) for name, n in told["modalities"].items()}
+    return told
+
+
+def scores(given: Mapping[str, Any], patients: Patients) -> dict[str, Any]:
+    """Return the scores that may leave."""
+    told = {**given, "candidates": {name: _candidate(one, patients) for name, one in given["candidates"].items()}}
+    if told.get("val_score") is not None:
+        told["val_score"] = _value(told["val_score"], patients.val, patients)
+    return told
+
+
+def _candidate(given: Mapping[str, Any] | None, patients: Patients) -> dict[str, Any]:
+    if patients.synthetic:
+        return dict(given or {})
+    told = {"k": (given or {}).get("k"), "val": _value((given or {}).get("val"), patients.val, patients)}
+    test = {key: _interval(one, patients) for key, one in ((given or {}).get("test") or {}).items()}
+    told |= {
+        "test": {key: one for key, one in test.items() if one},
+        "gain": _interval((given or {}).get("gain"), patients),
+    }
+    tells = told["val"] is not None or told["test"] or told["gain"]
+    return told if tells else {}
+
+
+def _interval(given: Mapping[str, Any] | None, patients: Patients) -> dict[str, Any] | None:
+    """Return an interval over enough patients, rounded; the message's own count can only make it fewer."""
+    if not given:
+        return None
+    said = given.get("cases")
+    count = min(n for n in (said, patients.test if patients.counted or said is None else said) if n is not None)
+    if not patients.tells(count):
+        return None
+    ends = {key: given.get(key) for key in ("value", "low", "high")}
+    told: dict[str, Any] = {key: None if end is None else two_digits(end) for key, end in ends.items()}
+    return told | ({"cases": said} if "cases" in given else {})
+
+
+def _value(given: float | None, count: int, patients: Patients) -> float | None:
+    """Return a number over enough patients, rounded (that of synthetic patients as it is); else None."""
+    if given is None or not patients.tells(count):
+        return None
+    return float(given) if patients.synthetic else two_digits(given)
