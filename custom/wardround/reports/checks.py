@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,17 +19,19 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Leaf:
-    """A value of one of these Python types; bool is no number; numbers are finite and not below `least`."""
+    """A value of one of these Python types; bool is no number; numbers are finite and from `least` to `most`."""
 
     name: str
     types: tuple[type, ...]
-    least: float = -math.inf
+    least: float = -sys.float_info.max
+    most: float = sys.float_info.max
 
     def holds(self, value: object) -> bool:
         if isinstance(value, bool):
             return bool in self.types
         if isinstance(value, (int, float)):
-            return isinstance(value, self.types) and math.isfinite(value) and value >= self.least
+            # NaN fits between no two numbers, and an integer that no float can hold is above the largest one.
+            return isinstance(value, self.types) and self.least <= value <= self.most
         return isinstance(value, self.types)
 
 
