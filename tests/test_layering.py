@@ -33,7 +33,7 @@ HOMES = {
     "aiohttp": {"serving"},
 }
 HEAVY = ("torch", "monai", "timm", "torchvision", "nibabel", "matplotlib", "scipy", "nvflare", "aiohttp", "yaml")
-LAST_RESORT = {"flare/site_parts.py": 1}
+LAST_RESORT = {"flare/site_parts.py": 1, "flare/last_resort.py": 1}
 
 
 def name_of(file: Path) -> str:
@@ -119,7 +119,7 @@ def broad(handler: ast.ExceptHandler) -> bool:
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_no_broad_except(file):
-    """One is allowed: the site's last resort, without which one hospital's bug ends the job of all."""
+    """Two are allowed: the last resorts of a site and of the server, without which one hospital's bug ends the job of all."""
     handlers = [node for node in ast.walk(tree_of(file)) if isinstance(node, ast.ExceptHandler)]
     assert sum(broad(handler) for handler in handlers) == LAST_RESORT.get(name_of(file), 0)
 

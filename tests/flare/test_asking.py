@@ -276,12 +276,26 @@ def test_what_is_refused_on_reading_loses_the_site(asking, caplog):
     assert "another shape" not in made.problems[0]
 
 
-def test_a_fault_of_ours_is_not_hidden(asking):
-    def take(site, result):
-        raise KeyError(site)
+@pytest.mark.parametrize("fault", [KeyError("x"), MemoryError(), RecursionError(), OverflowError("1e308")], ids=repr)
+def test_a_fault_over_one_answer_loses_that_site_alone_and_is_logged(asking, caplog, fault):
+    """NVFlare ends the task of all sites when the server's callback raises."""
 
-    with pytest.raises(KeyError):
-        ask(asking(), take=take)
+    def take(site, result):
+        if site == "site-2":
+            raise fault
+
+    made = asking()
+    assert ask(made, take=take) == ["site-1", "site-3"]
+    assert made.out == {"site-2": "rejected: failure"}
+    assert type(fault).__name__ in caplog.text
+
+
+def test_an_answer_whose_headers_are_none_loses_its_site_alone(asking):
+    broken = Shareable()
+    broken["__headers__"] = "no dictionary"
+    made = asking({"site-1": broken})
+    assert ask(made) == ["site-2", "site-3"]
+    assert made.out == {"site-1": "rejected: failure"}
 
 
 def test_a_subset_can_be_asked(asking):

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask, TaskCompletionStatus
-from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import make_reply
 from nvflare.apis.signal import Signal
 
 from wardround.algorithms.rules import Mean
-from wardround.arrays import from_bank
+from wardround.arrays import RunningMean, from_bank
 from wardround.errors import ConfigRefused
 from wardround.flare import places, wire
 from wardround.flare.combine import Combine
@@ -440,3 +440,82 @@ def test_the_final_model_is_the_bank_model(play, honest):
     played = play({"site-1": honest(1.0), "site-2": honest(1.0)}, banks=["model", "fedavg"])
     final, _ = checkpoint.load(played.folder / "final_model.npz")
     assert final.keys() == from_bank("model", played.controller.server.wire()).keys()
+
+
+# --- one hospital that sends numbers that no hospital has
+
+
+def _put(dxo, path, value):
+    place = {"meta": dxo.meta, "data": dxo.data}[path[0]]
+    for key in path[1:-1]:
+        place = place[key]
+    place[path[-1]] = value
+
+
+HUGE = {
+    "loss": (wire.TRAIN, "meta.numbers.loss", 1e308),
+    "score": (wire.TRAIN, "meta.numbers.val_score", 1e308),
+    "seconds": (wire.TRAIN, "meta.numbers.seconds", 1e308),
+    "weight": (wire.TRAIN, "meta.weight", 1e308),
+    "patients": (wire.TRAIN, "meta.facts.cases.train", 2**52),
+    "final score": (wire.FINISH, "data.val_score", 1e308),
+    "test score": (wire.FINISH, "data.candidates.local.test.dice_mean.value", 1e308),
+    "final seconds": (wire.FINISH, "data.seconds", 1e308),
+}
+
+
+@pytest.mark.parametrize("liars", [1, 2])
+@pytest.mark.parametrize("which", HUGE)
+def test_huge_numbers_of_a_hospital_spoil_neither_report_nor_choice_of_the_best(play, honest, which, liars):
+    task, path, value = HUGE[which]
+
+    def liar(asked, order):
+        dxo = from_shareable(copy.deepcopy(honest(0.1)(asked, order)))
+        if asked == task:
+            _put(dxo, path.split("."), value)
+        return dxo.to_shareable()
+
+    names = [f"site-{number}" for number in range(1, 5 + liars)]
+    answers = {name: liar if name in names[4:] else honest(0.1) for name in names}
+    played = play(answers)
+    run = report(played)
+    assert run["outcome"] == "incomplete"
+    assert [problem.split()[0] for problem in run["problems"]] == names[4:]
+    assert all(entry["aggregated"] == names[: 4 if task == wire.TRAIN else None] for entry in run["rounds"])
+    assert run["best"]["val_score"] <= 1
+    assert (played.folder / "report.html").stat().st_size > 5000
+    assert all(np.isfinite(block).all() for block in played.controller.server.wire().values())
+
+
+def test_a_mean_that_is_not_finite_ends_the_run_with_the_model_before(play, honest, monkeypatch):
+    monkeypatch.setattr(RunningMean, "mean", lambda self: {name: block * np.inf for name, block in self._sum.items()})
+    played = play({f"site-{n}": honest(0.1) for n in (1, 2, 3)})
+    assert any("NaN or inf" in problem for problem in report(played)["problems"])
+    assert all(np.isfinite(block).all() for block in played.controller.server.wire().values())
+    assert "NaN or inf" in (played.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_fault_in_a_round_ends_the_run_as_incomplete_with_a_report(play, honest, monkeypatch, caplog):
+    def broken(self, fl_ctx):
+        raise OverflowError("a fault of ours, site said <secret>")
+
+    monkeypatch.setattr(Combine, "aggregate", broken)
+    played = play({f"site-{n}": honest(0.1) for n in (1, 2)})
+    run = report(played)
+    assert run["outcome"] == "incomplete"
+    assert any("OverflowError" in problem and "secret" not in problem for problem in run["problems"])
+    assert "OverflowError" in (played.folder / "report.html").read_text(encoding="utf-8")
+    assert "a fault of ours" in caplog.text
+
+
+def test_a_report_that_cannot_be_drawn_is_written_plainly(play, honest, monkeypatch):
+    def broken(*arguments):
+        raise OverflowError
+
+    monkeypatch.setattr("wardround.reports.page.render", broken)
+    played = play({f"site-{n}": honest(0.1) for n in (1, 2)})
+    page = (played.folder / "report.html").read_text(encoding="utf-8")
+    assert "could not be drawn" in page
+    assert "site-1, site-2" in page
+    assert json.loads((played.folder / "run.json").read_text())["outcome"] == "incomplete"
+    assert "could not be drawn" in panics(played.fl_ctx)[0]

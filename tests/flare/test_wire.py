@@ -107,6 +107,18 @@ def test_every_part_of_an_update_must_be_there(part, update):
         (("numbers", "loss"), "0.1"),
         (("numbers", "loss"), 10**400),
         (("numbers", "loss"), np.ones(1000, np.float32)),
+        (("numbers", "loss"), 1e308),
+        (("numbers", "loss"), -1e-9),
+        (("numbers", "val_score"), 1.0000001),
+        (("numbers", "val_score"), -1e308),
+        (("numbers", "seconds"), 1e8),
+        (("numbers", "seconds"), -1.0),
+        (("facts", "cases", "train"), 10**7),
+        (("facts", "modalities", "t1"), 2**52),
+        (("weight",), 1e308),
+        (("weight",), 1_000_001),
+        (("weight",), 2.5),
+        (("left_out",), 2**52),
         (("weight",), 0.0),
         (("weight",), -3.0),
         (("weight",), float("nan")),
@@ -164,6 +176,17 @@ def test_what_a_block_of_weights_must_not_be(blocks, update):
         (("candidates", "local", "test", "dice_of_patient_3"), {"value": 0.5}),
         (("candidates", "local", "val"), float("nan")),
         (("candidates", "local", "k"), 1.5),
+        (("candidates", "local", "val"), 1e308),
+        (("candidates", "local", "val"), -0.1),
+        (("candidates", "local", "k"), 10**10),
+        (("candidates", "local", "test", "dice_mean", "value"), 1.01),
+        (("candidates", "local", "test", "dice_mean", "low"), -1e300),
+        (("candidates", "local", "test", "dice_mean", "cases"), 10**12),
+        (("candidates", "local", "test", "hd95_mm_ET"), {"value": 1e5}),
+        (("candidates", "local", "test", "log_loss"), {"value": 1e4}),
+        (("candidates", "fedavg", "gain", "value"), 1.5),
+        (("val_score",), 1e308),
+        (("seconds",), 1e300),
         (("deploy",), "the best"),
         (("val_score",), "high"),
     ],
@@ -176,6 +199,14 @@ def test_what_scores_must_not_carry(path, value, scores):
     place[path[-1]] = value
     with pytest.raises(ReleaseRefused):
         wire.read_scores(wire.scores_message(scores))
+
+
+@pytest.mark.parametrize("value", [1.1e6, -1e30, 3e38])
+def test_a_change_of_a_weight_that_no_training_makes_is_refused(value, update):
+    """One such value would be in the mean, and so in the model that all hospitals are handed."""
+    blocks = {"model:a": np.array([0.5, value], np.float32)}
+    with pytest.raises(ReleaseRefused, match="no training makes"):
+        wire.read_update(message(DataKind.WEIGHT_DIFF, blocks, meta_of(update())))
 
 
 def test_scores_have_no_meta(scores):

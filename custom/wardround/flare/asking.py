@@ -22,8 +22,9 @@ from nvflare.apis.job_def import JobMetaKey
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
-from wardround.errors import ConfigRefused, Refusal
+from wardround.errors import ConfigRefused
 from wardround.flare import places, wire
+from wardround.flare.last_resort import tried
 from wardround.flare.progress import Now
 from wardround.flare.record import RunRecord
 
@@ -130,7 +131,7 @@ class Asking:
     ) -> list[str]:
         """Send one task to `sites` (default: all present) and return those whose answer `take` accepted, late ones too.
 
-        take: called with every good answer as it arrives, nothing is kept; a Refusal that it raises loses the site
+        take: called with every good answer as it arrives, nothing is kept; whatever it raises loses that site alone
         enough: how many accepted answers start the grace (None: all are waited for, until the deadline)
         """
         self._sync(fl_ctx)
@@ -229,17 +230,22 @@ class Asking:
             del self.late[site]
 
     def _accept(self, question: _Question, site: str, result: Shareable) -> None:
-        if result.get_return_code() != ReturnCode.OK:
-            code = wire.refusal_code(result)
-            (self.miss if code in PASSING else self.lose)(site, question.round, f"refused: {code}")
-            return
-        try:
-            question.take(site, result)
-        except Refusal as refusal:
-            self._controller.logger.error(f"REJECTED the answer of {site} to task {question.name}: {refusal}")
-            self.lose(site, question.round, f"rejected: {refusal.code}")
-            return
-        question.accepted.append(site)
+        refused: list[str] = []
+
+        def read() -> None:
+            if result.get_return_code() != ReturnCode.OK:
+                refused.append(wire.refusal_code(result))
+            else:
+                question.take(site, result)
+
+        failure = tried(read)
+        if failure is not None:
+            self._controller.logger.error(f"REJECTED the answer of {site} to task {question.name}: {failure.details}")
+            self.lose(site, question.round, f"rejected: {failure.code}")
+        elif refused:
+            (self.miss if refused[0] in PASSING else self.lose)(site, question.round, f"refused: {refused[0]}")
+        else:
+            question.accepted.append(site)
 
     def _say_dropped(self, site: str, question: _Question) -> None:
         self._controller.logger.warning(

@@ -41,7 +41,8 @@ class CurveSender(FLComponent):  # type: ignore[misc]
         """Send a number on; anything else that is streamed under this name stays here."""
         event = fl_ctx.get_prop(FLContextKey.EVENT_DATA)
         local = fl_ctx.get_prop(FLContextKey.EVENT_SCOPE) != EventScope.FEDERATION
-        if event_type == ANALYTIC_EVENT_TYPE and local and isinstance(event, Shareable) and _is_curve(event):
+        ours = event_type == ANALYTIC_EVENT_TYPE and local and isinstance(event, Shareable)
+        if ours and _is_curve(event, few_patients.known(fl_ctx)):
             self.fire_fed_event(FED_EVENT_PREFIX + ANALYTIC_EVENT_TYPE, event, fl_ctx)
 
 

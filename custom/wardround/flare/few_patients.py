@@ -55,7 +55,7 @@ class Patients:
 
 def keep(fl_ctx: FLContext, patients: Patients) -> None:
     """Write down what the site knows, for its exit and its policy, which see messages only."""
-    durable.write(places.state_folder(fl_ctx) / FILE, json.dumps(asdict(patients)).encode(), 0o600)
+    durable.write(places.state_folder(fl_ctx) / FILE, json.dumps(asdict(patients)).encode())
 
 
 def known(fl_ctx: FLContext, facts: Mapping[str, Any] | None = None) -> Patients:

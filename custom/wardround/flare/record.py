@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from logging import Logger
 from pathlib import Path
 from typing import Any
 
 from wardround import __version__
-from wardround.reports.page import write_report
+from wardround.flare.last_resort import Failure, tried
+from wardround.reports.page import REPORT, write_plain_report, write_report
 from wardround.reports.summary import names
 
 SHOWN_FACTS = ("label", "cases", "classes", "modalities", "label_kind", "device")
@@ -70,6 +72,12 @@ class RunRecord:
     def problem(self, text: str) -> None:
         """Note something that makes the run incomplete."""
         self.run["problems"].append(text)
+
+    def note(self, failure: Failure | None, logger: Logger) -> None:
+        """Note what stopped the run, None for nothing; the details go to the server's own log."""
+        if failure is not None:
+            self.problem(failure.words)
+            logger.error(f"the run stops: {failure.details}")
 
     def begin_round(self, round_: int, bytes_down_each: int) -> None:
         """Open a round."""
@@ -152,7 +160,7 @@ class RunRecord:
         return max(rated, key=lambda one: float(one["val_score"])) if rated else None
 
     def close(self, folder: Path, best: Mapping[str, Any] | None) -> Path:
-        """Write run.json and the report; return the page."""
+        """Write run.json and the report; return the page. A report that cannot be drawn is written as a plain page."""
         for site in self._never():
             self.problem(f"{site} is in no round")
         self.run |= {
@@ -161,9 +169,18 @@ class RunRecord:
             "best": best,
             "outcome": "incomplete" if self.run["problems"] else "complete",
         }
-        (folder / "run.json").write_text(json.dumps(self.run, indent=1), encoding="utf-8")
+        self._write(folder)
         pictures = sorted(folder.parent.parent.parent.glob("*/*/wardround/overlays/*.png")) if self.simulator else []
-        return write_report(self.run, folder, pictures)
+        failure = tried(lambda: write_report(self.run, folder, pictures))
+        if failure is not None:
+            self.problem(f"the report could not be drawn: {failure.words}")
+            self.run["outcome"] = "incomplete"
+            self._write(folder)
+            write_plain_report(self.run, folder)
+        return folder / REPORT
+
+    def _write(self, folder: Path) -> None:
+        (folder / "run.json").write_text(json.dumps(self.run, indent=1), encoding="utf-8")
 
     def _never(self) -> list[str]:
         """Return the sites that were configured and whose updates never counted, unless a problem names them."""

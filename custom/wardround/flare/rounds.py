@@ -24,6 +24,7 @@ from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.flare import places, progress, wire
 from wardround.flare.asking import DROP, Asking, drop_late, require_patience
 from wardround.flare.combine import Combine, require_enough
+from wardround.flare.last_resort import tried
 from wardround.flare.record import RunRecord, absent, flat
 from wardround.hospital.global_model import GlobalModel
 
@@ -122,22 +123,23 @@ class Rounds(Controller):  # type: ignore[misc]
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Run all rounds that are left, then the judgement; write run.json and the report whatever happens."""
         self.sites.begin(fl_ctx)
-        try:
-            require_sites(len(self.sites.configured), self.min_sites, places.in_simulator(fl_ctx))
-            for round_ in range(self.server.round, self.rounds):
-                self._round(round_, abort_signal, fl_ctx)
-                if abort_signal.triggered:
-                    self.record.problem(f"the run was aborted in round {round_ + 1}")
-                    break
-            else:
-                self._finish(abort_signal, fl_ctx)
-        except Refusal as refusal:
-            self.record.problem(str(refusal).splitlines()[0] + f" ({refusal.found})")
-            self.log_error(fl_ctx, f"the run stops: {refusal}")
-        page = self.record.close(places.run_folder(fl_ctx), self.server.best)
-        self.log_info(fl_ctx, f"report: {page}")
+        self.record.note(tried(lambda: self._run(abort_signal, fl_ctx)), self.logger)
+        self.record.note(tried(lambda: self._report(fl_ctx)), self.logger)
         if self.record.problems:
             self.system_panic("INCOMPLETE: " + "; ".join(self.record.problems), fl_ctx)
+
+    def _run(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        require_sites(len(self.sites.configured), self.min_sites, places.in_simulator(fl_ctx))
+        for round_ in range(self.server.round, self.rounds):
+            self._round(round_, abort_signal, fl_ctx)
+            if abort_signal.triggered:
+                self.record.problem(f"the run was aborted in round {round_ + 1}")
+                return
+        self._finish(abort_signal, fl_ctx)
+
+    def _report(self, fl_ctx: FLContext) -> None:
+        page = self.record.close(places.run_folder(fl_ctx), self.server.best)
+        self.log_info(fl_ctx, f"report: {page}")
 
     def _order(self, round_: int) -> Shareable:
         counted = last_counted(self.server.history)

@@ -23,6 +23,7 @@ from nvflare.apis.signal import Signal
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.flare import places, progress, sealed, wire
 from wardround.flare.asking import DROP, Asking, drop_late, require_patience
+from wardround.flare.last_resort import tried
 from wardround.flare.record import RunRecord, absent, flat
 from wardround.flare.secure_attempt import Attempt
 from wardround.flare.secure_state import SecureState
@@ -121,19 +122,22 @@ class SecureRounds(Controller):  # type: ignore[misc]
         """Join, run all rounds that are left, ask for the judgement; write run.json and the report whatever happens."""
         self.sites.begin(fl_ctx)
         self._abort, self._context = abort_signal, fl_ctx
-        try:
-            self.protection.require_enough(len(self.sites.configured), "the sites of this run")
-            self._join(self.sites.left())
-            for round_ in range(self.state.round, self.rounds):
-                self._round(round_)
-            self._finish()
-        except Refusal as refusal:
-            self.record.problem(str(refusal).splitlines()[0] + f" ({refusal.found})")
-            self.log_error(fl_ctx, f"the run stops: {refusal}")
-        page = self.record.close(places.run_folder(fl_ctx), self.record.best(self.state.history, self.rounds))
-        self.log_info(fl_ctx, f"report: {page}")
+        self.record.note(tried(self._run_all), self.logger)
+        self.record.note(tried(self._report), self.logger)
         if self.record.problems:
             self.system_panic("INCOMPLETE: " + "; ".join(self.record.problems), fl_ctx)
+
+    def _run_all(self) -> None:
+        self.protection.require_enough(len(self.sites.configured), "the sites of this run")
+        self._join(self.sites.left())
+        for round_ in range(self.state.round, self.rounds):
+            self._round(round_)
+        self._finish()
+
+    def _report(self) -> None:
+        best = self.record.best(self.state.history, self.rounds)
+        page = self.record.close(places.run_folder(self._context), best)
+        self.log_info(self._context, f"report: {page}")
 
     def _authority(self, fl_ctx: FLContext) -> Authority:
         startup = startup_folder(fl_ctx)

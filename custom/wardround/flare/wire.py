@@ -26,18 +26,18 @@ from wardround import __version__
 from wardround.arrays import Arrays
 from wardround.data.labels import LABEL_KINDS
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
-from wardround.reports.checks import COUNT, FLAG, NUMBER, TEXT, Each, Like, Maybe, OneOf, check
-from wardround.reports.schema import CANDIDATE
+from wardround.flare.ranges import CANDIDATE, COUNTS, LARGEST_CHANGE, LOSS, PATIENTS, SCORE, SECONDS, STEPS, WEIGHT
+from wardround.reports.checks import FLAG, TEXT, Each, Like, Maybe, OneOf, check
 from wardround.reports.verdict import CANDIDATES
 
 TRAIN, FINISH = "train", "finish"
 CLASSES = "classes"
-NUMBERS = {"loss": Maybe(NUMBER), "val_score": Maybe(NUMBER), "seconds": Maybe(NUMBER)}
+NUMBERS = {"loss": Maybe(LOSS), "val_score": Maybe(SCORE), "seconds": Maybe(SECONDS)}
 SITE_FACTS = {
     "label": TEXT,
-    "cases": Maybe({"train": Maybe(COUNT), "val": Maybe(COUNT), "test": Maybe(COUNT)}),
-    "classes?": Maybe(Each(COUNT)),
-    "modalities": Each(COUNT),
+    "cases": Maybe({"train": Maybe(PATIENTS), "val": Maybe(PATIENTS), "test": Maybe(PATIENTS)}),
+    "classes?": Maybe(COUNTS),
+    "modalities": COUNTS,
     "label_kind": OneOf((*LABEL_KINDS, CLASSES)),
     "device": Like("cpu, cuda:N or mps", r"cpu|mps|cuda(:\d{1,3})?"),
     "phantoms": FLAG,
@@ -48,9 +48,9 @@ SCORES = {
     "candidates": Each(CANDIDATE, CANDIDATES),
     "deploy": Maybe(OneOf(CANDIDATES)),
     "usable?": Maybe(FLAG),
-    "personal?": Maybe(Each(COUNT)),
-    "val_score": Maybe(NUMBER),
-    "seconds": Maybe(NUMBER),
+    "personal?": Maybe(COUNTS),
+    "val_score": Maybe(SCORE),
+    "seconds": Maybe(SECONDS),
 }
 NAMED = ("modalities", "classes", "personal")
 SILENT: dict[str, Any] = {"candidates": {}, "deploy": None, "val_score": None, "seconds": None}
@@ -58,8 +58,8 @@ REFUSAL = "wardround_refusal"
 MEMORY, FAILURE, UNKNOWN = "memory", "failure", "error"
 _CODES = frozenset({Refusal.code, *(kind.code for kind in Refusal.__subclasses__()), MEMORY, FAILURE, UNKNOWN})
 _RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper())
-_ORDER_META = {"round": COUNT, "rounds": COUNT, "missed": Each(COUNT)}
-_UPDATE_META = {"weight": NUMBER, "numbers": NUMBERS, "facts": SITE_FACTS, "left_out": COUNT}
+_ORDER_META = {"round": STEPS, "rounds": STEPS, "missed": Each(STEPS)}
+_UPDATE_META = {"weight": WEIGHT, "numbers": NUMBERS, "facts": SITE_FACTS, "left_out": STEPS}
 _WORD_LENGTH, _NAME_LENGTH, _DEPTH, _ENTRIES, _LARGEST = 64, 256, 6, 64, 2**53
 
 
@@ -117,13 +117,16 @@ def update_message(update: Update) -> Shareable:
 
 
 def read_update(message: Shareable) -> Update:
-    """Read the result of a train task; ReleaseRefused on any key too many or too few, other kind, type or NaN."""
+    """Read the result of a train task; ReleaseRefused on any key too many or too few, other kind, type, range or NaN."""
     dxo = _dxo(message, DataKind.WEIGHT_DIFF)
     require_shape(dxo.meta, _UPDATE_META, "an update's meta")
-    weight = float(dxo.meta["weight"])
-    if weight <= 0:
-        raise unknown("an update's weight", "a number that is not positive", "a count of patients")
-    return Update(_arrays(dxo.data), weight, dxo.meta["numbers"], dxo.meta["facts"], dxo.meta["left_out"])
+    weight, delta = float(dxo.meta["weight"]), _arrays(dxo.data)
+    if not weight.is_integer():
+        raise unknown("an update's weight", "a fraction", "a whole number of patients")
+    for name, block in delta.items():
+        if block.size and max(block.max(), -block.min()) > LARGEST_CHANGE:
+            raise unknown(f"block {name!r}", "a change that no training makes", f"values within {LARGEST_CHANGE:g}")
+    return Update(delta, weight, dxo.meta["numbers"], dxo.meta["facts"], dxo.meta["left_out"])
 
 
 def scores_message(scores: Mapping[str, Any]) -> Shareable:

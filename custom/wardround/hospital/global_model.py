@@ -131,9 +131,12 @@ class GlobalModel:
             )
 
     def step(self, mean: Mapping[str, Array], participation: float, entry: dict[str, Any]) -> None:
-        """Apply the rule to one round's mean update and write everything down."""
+        """Apply the rule to one round's mean update and write everything down; NaN or inf: RoundRefused, the model stays."""
+        _require_finite(mean, "the mean update")
+        weights, rule_state = self.rule.apply(self._weights, mean, self._rule_state, participation)
+        _require_finite(weights, "the model")
         self._consider(entry["val_score"])
-        self._weights, self._rule_state = self.rule.apply(self._weights, mean, self._rule_state, participation)
+        self._weights, self._rule_state = weights, rule_state
         self.round += 1
         self.history.append(entry)
         arrays = self._weights | {_STATE + name: block for name, block in self._rule_state.items()}
@@ -165,6 +168,18 @@ class GlobalModel:
             **({} if self.inputs is None else {"inputs": dict(self.inputs)}),
         }
         checkpoint.save(path, from_bank("model", self._weights), self.facts["fingerprint"], meta)
+
+
+def _require_finite(arrays: Mapping[str, Array], what: str) -> None:
+    for name, block in arrays.items():
+        if not np.isfinite(block).all():
+            raise RoundRefused(
+                f"{what} of this round",
+                found=f"NaN or inf in block {name!r}",
+                expected="finite numbers: every hospital would refuse this model",
+                fix="the model of the round before is kept; lower the learning rate, or leave out the hospital that "
+                "sends huge updates, and start the job again",
+            )
 
 
 def patch_of(promise: Mapping[str, Any]) -> list[int] | None:

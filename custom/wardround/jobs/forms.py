@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wardround.errors import ConfigRefused
 from wardround.flare.places import sites_of_job
-from wardround.jobs import allow_list, packaging, recipes
+from wardround.jobs import allow_list, named, packaging, recipes
 from wardround.jobs.building import require_buildable
 from wardround.jobs.packaging import Files
 from wardround.jobs.terminal import counted
@@ -104,7 +104,7 @@ def _folder(place: Path, settings: Sequence[str]) -> Runnable:
         raise _beside(place, "--set")
     files, listed = packaging.read_job(place), allow_list.allow_list()
     for side, file in zip((allow_list.SERVER, allow_list.SITE), packaging.SIDES, strict=True):
-        strange = sorted(set(allow_list.classes(json.loads(files[file]))) - set(listed[side]))
+        strange = sorted(set(named.classes(json.loads(files[file]))) - set(listed[side]))
         if strange:
             raise ConfigRefused(
                 str(place / file),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,18 +19,24 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Leaf:
-    """A value of one of these Python types; bool is no number; numbers are finite and not below `least`."""
+    """A value of one of these Python types; bool is no number; numbers are finite and from `least` to `most`."""
 
     name: str
     types: tuple[type, ...]
-    least: float = -math.inf
+    least: float = -sys.float_info.max
+    most: float = sys.float_info.max
 
     def holds(self, value: object) -> bool:
         if isinstance(value, bool):
             return bool in self.types
         if isinstance(value, (int, float)):
-            return isinstance(value, self.types) and math.isfinite(value) and value >= self.least
+            # NaN fits between no two numbers, and an integer that no float can hold is above the largest one.
+            return isinstance(value, self.types) and self.least <= value <= self.most
         return isinstance(value, self.types)
+
+    def beyond(self, value: object) -> bool:
+        """Tell whether the value is of the right type and only too small or too large."""
+        return isinstance(value, self.types) and not isinstance(value, bool) and not self.holds(value)
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,8 @@ def check(value: Any, shape: Any, path: str = "report") -> None:
     if isinstance(shape, Maybe):
         if value is not None:
             check(value, shape.shape, path)
+    elif isinstance(shape, Leaf) and shape.beyond(value):
+        _require(False, value, shape.name, path, " out of range")
     elif isinstance(shape, (Leaf, Like)):
         _require(shape.holds(value), value, shape.name, path)
     elif isinstance(shape, OneOf):
@@ -130,11 +139,10 @@ def _check_mapping(value: Json, shape: Any, path: str) -> None:
         )
 
 
-def _require(holds: bool, value: Any, expected: str, path: str) -> None:
+def _require(holds: bool, value: Any, expected: str, path: str, why: str = "") -> None:
     if not holds:
-        found = f"a {type(value).__name__}" + (
-            f" that is {value}" if isinstance(value, float) and not math.isfinite(value) else ""
-        )
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        found = f"a {type(value).__name__}{f' that is {value}' if infinite else why}"
         raise ConfigRefused(
             f"{path} is not what a report holds", found=found, expected=expected, fix="see wardround.reports.schema.RUN"
         )

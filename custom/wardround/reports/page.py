@@ -8,11 +8,12 @@ from pathlib import Path
 
 from wardround.reports import background, cards, figures
 from wardround.reports.checks import Json
-from wardround.reports.markup import Markup, join, page, save, say, tag
+from wardround.reports.markup import Markup, bullets, join, page, save, say, tag
 from wardround.reports.pictures import gallery
 from wardround.reports.schema import build
 from wardround.reports.summary import score_name, silent
 
+REPORT = "report.html"
 _STAY = "These pictures stay on this machine: they show patients and must not be passed on."
 _STAY_PHANTOMS = "These pictures stay on this machine. They show phantoms; pictures of patients never leave a hospital."
 
@@ -30,8 +31,18 @@ def write_report(run: Json, out_dir: Path, overlays: Sequence[Path] = ()) -> Pat
     ConfigRefused
     """
     report = build(run)
+    drawn = render(report, overlays)
     save(Path(out_dir) / "report.json", json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    return save(Path(out_dir) / "report.html", render(report, overlays))
+    return save(Path(out_dir) / REPORT, drawn)
+
+
+def write_plain_report(run: Json, out_dir: Path) -> Path:
+    """Write a page without figures for a run whose report cannot be drawn: job, outcome, problems, who was in which round."""
+    rounds = [f"round {one['round'] + 1}: {', '.join(one['aggregated'])}" for one in run["rounds"]]
+    outcome = say("p", f"Outcome: {run['outcome']}. The numbers of this run are in run.json beside this page.")
+    body = [say("h1", run["job"]), outcome, say("h2", "Problems"), bullets(run["problems"])]
+    body += [say("h2", "Hospitals in each round"), bullets(rounds)]
+    return save(Path(out_dir) / REPORT, page(f"{run['job']}: report", *body))
 
 
 def render(report: Json, overlays: Sequence[Path] = ()) -> str:

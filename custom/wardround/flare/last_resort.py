@@ -1,0 +1,36 @@
+"""The server's last resort: what one answer, one round or one drawing breaks must not take the run of all with it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wardround.errors import Refusal
+from wardround.flare.wire import FAILURE
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong. code: for the run's problems | words: one line for the report | details: for the server's own log."""
+
+    code: str
+    words: str
+    details: str
+
+
+def tried(work: Callable[[], object]) -> Failure | None:
+    """Do the work; return what went wrong, None when nothing did.
+
+    A Refusal says what it says. Any other exception is a fault of ours: the report names its type alone, because its text
+    may repeat what a site sent.
+    """
+    try:
+        work()
+    except Refusal as refusal:
+        first = str(refusal).splitlines()[0]
+        return Failure(refusal.code, f"{first} ({refusal.found})", str(refusal))
+    except Exception as error:  # noqa: BLE001 - NVFlare would end the task, or the run, of every hospital
+        words = f"a fault of wardround at the server ({type(error).__name__}); please report it with the server's log"
+        return Failure(FAILURE, words, traceback.format_exc())
+    return None
