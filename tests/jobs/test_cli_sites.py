@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -23,9 +24,15 @@ def test_a_hardened_kit_has_its_own_list_denies_code_and_is_still_as_signed(
     assert {key for key in resources if resources[key] != default.get(key)} <= {
         "class_allow_list",
         "allow_log_streaming",
+        "components",
+        "snapshot_persistor",
     }
+    others = [one["id"] for one in resources["components"] if not one["path"].startswith("wardround.")]
+    assert others == [one["id"] for one in default["components"]]
     permissions = read_object(kit.local / "authorization.json")["permissions"]
-    assert {rights["byoc"] for rights in permissions.values()} == {"none"}
+    for right in ("byoc", "shell_commands", *(["operate", "configure_job_log"] if party == "site-1" else [])):
+        assert {rights[right] for rights in permissions.values()} == {"none"}
+    assert permissions["lead"]["manage_job"] == "o:submitter" or "none" not in permissions["lead"]["manage_job"]
     assert {path.name: path.read_bytes() for path in kit.startup.iterdir()} == before
     assert changed_since_signed(kit.local, kit.startup / "rootCA.pem") == []
     assert {path.stat().st_mode & 0o777 for path in kit.secrets()} == {0o600}
@@ -51,3 +58,36 @@ def test_what_is_no_kit_or_no_list_is_refused(provisioned, tmp_path):
     (tmp_path / "mine.json").write_text('{"site": ["*"], "server": []}')
     assert main(["sites", "harden", str(kit), "--allow", str(tmp_path / "mine.json")]) == 2
     assert not (kit / "local" / "resources.json").exists()
+
+
+def test_a_hardened_server_keeps_its_jobs_in_its_own_workspace_for_its_owner_only(provisioned, tmp_path):
+    kit = open_kit(shutil.copytree(provisioned / "localhost", tmp_path / "server"))
+    for _ in range(2):
+        assert main(["sites", "harden", str(kit.root)]) == 0
+    text = (kit.local / "resources.json").read_text()
+    assert "/tmp/nvflare" not in text  # noqa: S108 - NVFlare's default
+    places = [kit.root / "storage" / name for name in ("jobs-storage", "snapshot-storage")]
+    assert all(json.dumps(str(place)) in text for place in places)
+    assert (kit.root / "storage").stat().st_mode & 0o777 == 0o700
+    assert "wardround.flare.rejoin.Rejoin" in text
+    assert main(["sites", "harden", str(kit.root), "--storage", str(tmp_path / "disk")]) == 0
+    assert str(tmp_path / "disk" / "jobs-storage") in (kit.local / "resources.json").read_text()
+
+
+def test_a_party_that_chose_its_storage_keeps_it(provisioned, tmp_path):
+    kit = open_kit(shutil.copytree(provisioned / "localhost", tmp_path / "server"))
+    text = (kit.local / "resources.json.default").read_text()
+    (kit.local / "resources.json").write_text(text.replace("/tmp/nvflare", "/srv/fl"))  # noqa: S108
+    assert main(["sites", "harden", str(kit.root)]) == 0
+    assert '"/srv/fl/jobs-storage"' in (kit.local / "resources.json").read_text()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o000])
+def test_hardening_makes_the_private_folder_beside_the_workspace(provisioned, tmp_path, umask):
+    kit = shutil.copytree(provisioned / "site-1", tmp_path / "site-1")
+    os.umask(umask)
+    assert main(["sites", "harden", str(kit)]) == 0
+    assert (tmp_path / "site-1.private").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "site-1.private").chmod(0o755)
+    assert main(["sites", "harden", str(kit)]) == 0
+    assert (tmp_path / "site-1.private").stat().st_mode & 0o777 == 0o700

@@ -43,6 +43,9 @@ def add(commands: Any) -> None:
     listed.add_argument("--out", type=folder, metavar="FILE", help="write it there; default: print it")
     hard = command(inner, "harden", "deny code and list classes at one party", HARDEN, harden)
     hard.add_argument("kit", type=existing, metavar="KIT", help="the party's workspace: startup/ and local/ lie in it")
+    hard.add_argument(
+        "--storage", type=folder, metavar="DIR", help="a server's: where it will keep jobs; default: KIT/storage"
+    )
     hard.add_argument("--allow", type=existing, metavar="FILE", help="an edited list; default: the classes of all jobs")
 
 
@@ -63,16 +66,24 @@ def allow_list(args: argparse.Namespace) -> int:
 
 def harden(args: argparse.Namespace) -> int:
     """Harden one party."""
-    from wardround.hospital.kit import open_kit, readable_by_others, write_changed
-    from wardround.jobs import allow_list
+    from wardround.flare import places
+    from wardround.hospital.kit import SERVER, open_kit, readable_by_others, write_changed
+    from wardround.jobs import allow_list, hardening
+    from wardround.privacy import durable
 
     kit = open_kit(args.kit)
     lists = allow_list.read(args.allow) if args.allow else allow_list.allow_list()
+    storage = (args.storage or kit.root / hardening.STORAGE).absolute()
+
+    def resources(found: dict[str, Any]) -> dict[str, Any]:
+        listed = hardening.with_components(allow_list.resources(found, kit.role, lists[kit.role]), kit.role)
+        return hardening.with_storage(listed, storage, every=args.storage is not None) if kit.role == SERVER else listed
+
     done = {
-        "resources.json": write_changed(
-            kit.local / "resources.json", lambda found: allow_list.resources(found, kit.role, lists[kit.role])
+        "resources.json": write_changed(kit.local / "resources.json", resources),
+        "authorization.json": write_changed(
+            kit.local / "authorization.json", lambda found: allow_list.authorization(found, kit.role)
         ),
-        "authorization.json": write_changed(kit.local / "authorization.json", allow_list.authorization),
     }
     for name, changed in done.items():
         print(f"{'written' if changed else 'as it was'}: {_shown(kit.local / name)}")
@@ -80,6 +91,11 @@ def harden(args: argparse.Namespace) -> int:
         if readable_by_others(path):
             path.chmod(0o600)
             print(f"now readable by its owner only: {_shown(path)}")
+    made = [places.make_private(kit.root)]
+    if kit.role == SERVER and args.storage is None:
+        made.append(durable.folder(storage))
+    for path in made:
+        print(f"for its owner only: {path}")
     print(f"this {kit.role} builds {len(lists[kit.role])} classes and takes no code; start it (anew) to apply this")
     return DONE
 
