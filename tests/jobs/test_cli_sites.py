@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+from wardround.data.hospitals import hospital
+from wardround.data.phantoms import write_cohort
 from wardround.hospital.kit import open_kit, read_object
 from wardround.jobs.cli import main
 from wardround.privacy.kit_keys import changed_since_signed
@@ -91,3 +93,50 @@ def test_hardening_makes_the_private_folder_beside_the_workspace(provisioned, tm
     (tmp_path / "site-1.private").chmod(0o755)
     assert main(["sites", "harden", str(kit)]) == 0
     assert (tmp_path / "site-1.private").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.fixture
+def fresh(provisioned, tmp_path):
+    """A kit as it was delivered, and a folder of cases."""
+    write_cohort(tmp_path / "data", hospital(0), seed=0, shape=(24, 24, 24), patients=6)
+    return shutil.copytree(provisioned / "site-1", tmp_path / "site-1"), tmp_path / "data"
+
+
+def test_one_command_sets_a_site_up_and_checks_it(fresh, capsys):
+    site, data = fresh
+    words = ["sites", "init", str(site), "--data", str(data), "--name", "North", "--budget", "patient=8,1e-5"]
+    assert main([*words, "--skip", "round,clock,versions,memory"]) == 0
+    page = capsys.readouterr().out
+    assert "0 FAIL" in page
+    assert "PASS  remote" in page
+    assert read_object(site / "local" / "wardround.json") == {"data": str(data), "name": "North"}
+    assert read_object(site / "local" / "wardround_state.json") == {"folder": "kept"}
+    assert read_object(site / "local" / "wardround_budget.json") == {"patient": {"epsilon": 8, "delta": 1e-5}}
+    assert [path.name for path in (site / "local").glob("wardround*") if path.stat().st_mode & 0o077] == []
+    assert main([*words, "--skip", "round,clock,versions,memory"]) == 0, "done twice it changes nothing"
+    assert "written" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "no --data"),
+        (["--data", "DATA", "--budget", "patient"], "patient=8,1e-5"),
+        (["--data", "DATA", "--budget", "ward=8,1e-5"], "ward"),
+        (["--data", "DATA", "--name", "Other"], "another content"),
+    ],
+)
+def test_what_a_set_up_lacks_is_refused_before_anything_is_written(fresh, capsys, words, says):
+    site, data = fresh
+    if "Other" in words:
+        (site / "local" / "wardround.json").write_text(json.dumps({"data": str(data)}))
+    assert main(["sites", "init", str(site), *[str(data) if one == "DATA" else one for one in words]]) == 2
+    assert says in capsys.readouterr().err
+    assert not (site / "local" / "resources.json").exists()
+
+
+def test_a_server_is_set_up_without_data(provisioned, tmp_path, capsys):
+    server = shutil.copytree(provisioned / "localhost", tmp_path / "server")
+    assert main(["sites", "init", str(server), "--data", str(tmp_path)]) == 2
+    assert main(["sites", "init", str(server), "--skip", "clock,versions,memory"]) == 0
+    assert "PASS  storage" in capsys.readouterr().out
