@@ -84,7 +84,8 @@ def test_a_party_writes_to_volumes_only(compose, name):
     volumes = {one["target"]: one["source"] for one in service["volumes"] if one["type"] == "volume"}
     assert set(volumes.values()) <= set(compose["volumes"])
     assert volumes["/workspace"] != volumes["/workspace/local"]
-    assert "/cache" in volumes or name == "server"
+    assert volumes["/private"] not in (volumes["/workspace"], volumes["/workspace/local"])
+    assert {"server": "/workspace/storage", "site": "/cache"}[name] in volumes
 
 
 def test_no_two_parties_share_a_volume(compose):

@@ -42,6 +42,7 @@ ELSEWHERE = {
     r"wardround report results/JOB_ID": ("tests/jobs/test_cli_report.py", '"report"'),
     r"pip install \.": (".ci/run", "pip install"),
     r"wardround preflight .*": ("tests/e2e/test_hardened.py", '"preflight"'),
+    r"wardround sites init .*": ("tests/jobs/test_cli_sites.py", '"sites", "init"'),
     r"docker (build|compose) .*": ("tests/test_container.py", "Dockerfile"),
     r"python -m monai.bundle run .*": ("tests/hospital/test_bundle.py", "monai.bundle.run("),
     r"wardround export .*": ("tests/jobs/test_cli_export.py", '"export"'),

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from consortium import SERVER, TINY, Consortium, started
+from consortium import ADMIN, SERVER, TINY, Consortium, started
 
 from wardround import __version__
 
 OTHER = "0.0.9"
 QUICK = ("rounds=1", "work=2", "federation.min_sites=1")
 CLIENT = "app/config/config_fed_client.json"
+REFUSALS = ("not authorized", "NOT_AUTHORIZED", "invalid_request", "not allowed", "cannot be applied", "yntax error")
 UNLISTED = "nvflare.app_common.widgets.event_recorder.ClientEventRecorder"
 
 
@@ -163,6 +164,69 @@ def test_a_site_with_another_wardround_refuses_and_says_what_to_install(consorti
     assert f"wardround {OTHER} runs here" in reason
     assert f"pip install wardround=={__version__}" in reason
     assert not with_code.completed
+
+
+@pytest.fixture(scope="module")
+def console(consortium: Consortium, config_only: Seen, with_code: Seen, unlisted: Seen) -> dict[str, str]:
+    """What the consortium's project admin is shown at NVFlare's console, command by command, when all jobs are over."""
+    commands = [
+        *(f"cat {site} local/wardround.json" for site in ("site-1", "site-2", "site-3")),
+        "cat site-1 startup/wardround_sum_key.key",
+        "cat site-3 startup/wardround_sum_key.key",
+        "cat site-1 startup/client.key",
+        "head site-1 audit.log",
+        f"cat site-1 {config_only.id}/log.txt",
+        f"cat site-4 {with_code.id}/wardround/refusals.txt",
+        f"cat site-4 ../site-4.private/{with_code.id}/refusals.txt",
+        "ls site-1",
+        "configure_site_log site-1 DEBUG",
+        "report_env client site-1",
+        "sys_info client site-1",
+        "restart client site-1",
+        "shutdown client site-1",
+        f"show_errors {config_only.id} client site-1",
+    ]
+    script = (
+        "import json, sys\n"
+        "from nvflare.fuel.flare_api.flare_api import new_secure_session\n"
+        "session = new_secure_session(sys.argv[1], sys.argv[2])\n"
+        "said = {one: json.dumps(session.api.do_command(one), default=str) for one in sys.argv[3:]}\n"
+        "session.close()\n"
+        "print('ANSWERS' + json.dumps(said))\n"
+    )
+    words = [sys.executable, "-c", script, ADMIN, str(consortium.kits / ADMIN), *commands]
+    done = subprocess.run(
+        words, env=consortium.environment, cwd=consortium.root, capture_output=True, text=True, timeout=240
+    )
+    assert "ANSWERS" in done.stdout, done.stdout[-2000:] + done.stderr[-3000:]
+    return json.loads(done.stdout.rpartition("ANSWERS")[2])
+
+
+def test_the_console_reads_a_site_as_provisioned_but_neither_its_key_nor_its_refusals(consortium, console, with_code):
+    """So the control works: what is refused below is refused by the hardened site, and not by a wrong command."""
+    assert "data" in console["cat site-3 local/wardround.json"]
+    assert str(consortium.root / "data" / "site-3") in console["cat site-3 local/wardround.json"]
+    seed = json.loads((consortium.kits / "site-3" / "startup" / "wardround_sum_key.key").read_text())["seed"]
+    assert seed not in json.dumps(console)
+    assert f"wardround {OTHER} runs here" in (consortium.private("site-4", with_code.id) / "refusals.txt").read_text()
+    assert f"wardround {OTHER} runs here" not in json.dumps(console)
+
+
+def test_the_console_reads_and_changes_nothing_at_a_hardened_site(consortium, console):
+    for site in ("site-1", "site-2"):
+        assert str(consortium.root / "data" / site) not in json.dumps(console)
+    asked = {one: said for one, said in console.items() if "site-1" in one or "site-2" in one}
+    shown = {one: said for one, said in asked.items() if not any(word in said for word in REFUSALS)}
+    assert shown == {}
+    status = json.dumps(consortium.ask("system", "status"))
+    assert "site-1" in status, "neither restart nor shutdown from afar"
+
+
+def test_all_that_a_hardened_site_wrote_is_for_its_owner_only(consortium, config_only):
+    folders = [consortium.kits / "site-1" / config_only.id, consortium.kits / "site-1.private"]
+    written = [path for folder in folders for path in (folder, *folder.rglob("*"))]
+    assert {"log.txt", "releases.jsonl", "site_report.html"} <= {path.name for path in written}
+    assert [str(path) for path in written if path.stat().st_mode & 0o077] == []
 
 
 def test_an_unlisted_class_ends_the_job_and_the_site_knows_why(consortium, unlisted):

@@ -103,6 +103,15 @@ def test_pictures_of_patients_and_rows_stay_at_the_site(flagless):
     assert "phantom-" not in json.dumps(run)
 
 
+def test_all_that_a_run_wrote_is_for_its_owner_only(flagless):
+    """Reports, pictures and models of single hospitals, whatever the umask of who started it."""
+    written = [
+        path for party in (flagless.server, *map(flagless.site, SITES)) for path in (party / "wardround").rglob("*")
+    ]
+    assert {"site_report.html", "deploy_model.npz", "report.html", "overlays"} <= {path.name for path in written}
+    assert [str(path) for path in written if path.stat().st_mode & 0o077] == []
+
+
 def test_phantoms_are_said_loudly(flagless):
     assert flagless.said.count("NO DATA CONFIGURED") >= len(SITES)
     assert flagless.report["phantoms"] is True

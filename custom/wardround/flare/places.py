@@ -21,6 +21,7 @@ from wardround.paths import is_plain
 from wardround.privacy import durable
 
 SIMULATOR_JOB = "simulate_job"
+RUN_FOLDER = "wardround"
 STATE_VARIABLE, PRIVATE_VARIABLE = "WARDROUND_STATE", "WARDROUND_PRIVATE"
 PRIVATE_SUFFIX = ".private"
 STATE_FILE = "wardround_state.json"
@@ -74,7 +75,7 @@ def run_folder(fl_ctx: FLContext) -> Path:
     """
     durable.owner_only()
     workspace = fl_ctx.get_engine().get_workspace()
-    return durable.folder(Path(workspace.get_run_dir(fl_ctx.get_job_id())) / "wardround")
+    return durable.folder(Path(workspace.get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER)
 
 
 def private_root(workspace: Path) -> Path:
@@ -98,11 +99,19 @@ def private_folder(fl_ctx: FLContext) -> Path:
     """
     if in_simulator(fl_ctx):
         return run_folder(fl_ctx)
+    return make_private(workspace_root(fl_ctx), str(fl_ctx.get_job_id()))
+
+
+def make_private(workspace: Path, job: str = "") -> Path:
+    """Return a party's private root, or the folder of one job in it, made for the owner of the workspace and nobody else."""
     durable.owner_only()
-    root = private_root(workspace_root(fl_ctx))
+    root = private_root(workspace)
     try:
+        new = not root.exists()
         durable.folder(root)
-        return durable.folder(root / str(fl_ctx.get_job_id()))
+        if new and os.geteuid() == 0:  # made by an administrator, for the user that the party runs as
+            os.chown(root, workspace.stat().st_uid, workspace.stat().st_gid)
+        return durable.folder(root / job) if job else root
     except PermissionError as error:
         raise _refused_private(f"{root}: {error.strerror}") from error
 

@@ -1,11 +1,11 @@
-"""What NVFlare itself would read in a kit: the right to bring code, and privacy scopes. Nothing is run."""
+"""What NVFlare itself would read in a kit: who may do what from afar, and privacy scopes. Nothing is run."""
 
 from __future__ import annotations
 
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 from nvflare.fuel.common.excepts import ConfigError
-from nvflare.fuel.sec.authz import AuthzContext, Person, parse_policy_config
+from nvflare.fuel.sec.authz import parse_policy_config
 from nvflare.private.fed.app.fl_conf import create_privacy_manager
 from nvflare.security.security import COMMAND_CATEGORIES
 
@@ -24,8 +24,31 @@ from wardround.flare.class_paths import require_known_filters
 BYOC, CLASSES, ENFORCEMENT = "byoc", "class_allow_list", "class_list_enforcement_mode"
 
 
+def commands_in(categories: Iterable[str]) -> set[str]:
+    """Return the commands of NVFlare that belong to these categories of rights."""
+    wanted = set(categories)
+    return {str(command) for command, category in COMMAND_CATEGORIES.items() if category in wanted}
+
+
+def spelled(right: str) -> str:
+    """Return the name of a right as NVFlare compares it."""
+    return " ".join(right.lower().split())
+
+
 def may_bring_code(authorization: dict[str, Any]) -> list[str]:
-    """Return the roles that may submit jobs with code here, to some site at least; a policy that NVFlare refuses: ConfigRefused."""
+    """Return the roles of which anybody may submit jobs with code here; a policy that NVFlare refuses: ConfigRefused."""
+    return sorted({role for role, _ in who_may(authorization, (BYOC,))})
+
+
+def who_may(
+    authorization: dict[str, Any], rights: Iterable[str], *, but_own_organisation: bool = False
+) -> list[tuple[str, str]]:
+    """Return (role, command) wherever somebody of that role may do it: every command of a category, or the right itself.
+
+    Only a plain "none" counts as closed: a condition ("n:lead@hospital", "o:submitter") lets somebody in.
+    but_own_organisation: what is limited to the party's own organisation ("o:site") is closed too
+    a policy that NVFlare refuses: ConfigRefused
+    """
     policy, problem = parse_policy_config(authorization, COMMAND_CATEGORIES)
     if policy is None:
         raise ConfigRefused(
@@ -34,11 +57,15 @@ def may_bring_code(authorization: dict[str, Any]) -> list[str]:
             expected="a policy that NVFlare can read",
             fix="remove it, and run `wardround sites harden` again",
         )
+    closed = {"none", "no", *(("o:site", "org:site") if but_own_organisation else ())}
     found = []
     for role in policy.get_roles():
-        person = Person("somebody", "here", role)
-        if policy.evaluate("here", AuthzContext(right=BYOC, user=person, submitter=person))[0]:
-            found.append(str(role))
+        for right in rights:
+            for command in sorted(commands_in([right])) or [right]:
+                given = policy.role_right_map.get(f"{role}:*") or policy.role_right_map.get(f"{role}:{command}")
+                said = [] if given is None else given.exp if isinstance(given.exp, list) else [given.exp]
+                if not {spelled(one) for one in said} <= closed:
+                    found.append((str(role), command))
     return found
 
 

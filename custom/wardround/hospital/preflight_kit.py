@@ -99,6 +99,7 @@ def server(kit: Kit, *, started: bool) -> Finding:
     """Check that the server answers at its address, with mutual TLS and this kit's certificates.
 
     a server's own kit: its ports are free (not started), or it answers itself | started True: it must answer
+    A site may be set up before the server runs: that nothing listens is a warning there.
     """
     where = f"{kit.host}:{kit.port}"
     try:
@@ -106,9 +107,10 @@ def server(kit: Kit, *, started: bool) -> Finding:
     except ConnectionRefusedError:
         if kit.role == SERVER and not started:
             return passed("server", f"not started; port {kit.port} is free")
-        return failed(
-            "server", f"{where} refuses: nothing listens there", "start the server, or correct firewall and port"
-        )
+        if started or kit.role == SERVER:
+            return failed("server", f"{where} refuses: nothing listens there", "start the server; read its log.txt")
+        mend = "ask the lead whether the server runs; if it does, the firewall or the port in the kit is wrong"
+        return warned("server", f"{where} refuses: nothing listens there (yet)", mend)
     except socket.gaierror:
         return failed("server", f"the name {kit.host} is not known here", f"add {kit.host} to DNS or /etc/hosts")
     except TimeoutError:

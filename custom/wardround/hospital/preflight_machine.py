@@ -19,10 +19,13 @@ _UNSYNCHRONISED, _TIMEX_BYTES = 5, 512
 _MINUTES = timedelta(minutes=5)
 
 
-def disk(where: str, free: int, voxels: int) -> Finding:
-    """Check the space for decoded cases (four channels of float16 and a mask: 9 bytes per voxel) and 2 GB to work with."""
+def disk(where: str, free: int, voxels: int, unknown: str = "") -> Finding:
+    """Check the space for decoded cases (four channels of float16 and a mask: 9 bytes per voxel) and 2 GB to work with.
+
+    unknown: what could not be counted and why, "" for nothing
+    """
     need = voxels * CACHE_BYTES_PER_VOXEL + SPARE_BYTES
-    words = f"{free / 1e9:.1f} GB free at {where}, {need / 1e9:.1f} GB needed"
+    words = f"{free / 1e9:.1f} GB free at {where}, {need / 1e9:.1f} GB needed" + (f" ({unknown})" if unknown else "")
     if free < need:
         return failed("disk", words, 'make room, or put "cache" in local/wardround.json on a larger disk')
     return passed("disk", words)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wardround.errors import ConfigRefused
-from wardround.flare import plain_jobs
+from wardround.flare import plain_jobs, posture
 from wardround.jobs import folder, recipes
 from wardround.jobs.named import classes
 from wardround.jobs.recipes import Job, Json
@@ -29,7 +29,18 @@ RIGHTS = (
     "byoc",
     "server-predeployed-flwr",
 )
-FORBIDDEN = ("byoc", "server-predeployed-flwr")
+SERVER_FORBIDDEN = ("byoc", "server-predeployed-flwr", "shell_commands")
+# A hospital operates its site on its own machine: nobody restarts it, reads from it, sets its log or deletes there from afar.
+FORBIDDEN = (
+    *SERVER_FORBIDDEN,
+    "operate",
+    "configure_job_log",
+    "delete_workspace",
+    "delete_job",
+    "reset_errors",
+    "show_errors",
+    "show_stats",
+)
 
 
 def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
@@ -65,10 +76,12 @@ def resources(found: Json, role: str, allowed: Sequence[str]) -> Json:
     }
 
 
-def authorization(found: Json) -> Json:
-    """Return a party's authorization.json: what was found, without any role's right to bring code.
+def authorization(found: Json, role: str = SITE) -> Json:
+    """Return a party's authorization.json: what was found, without any role's right to bring code or use a shell.
 
-    a role with one word for all rights ("any"): written out, with that word for each right but the forbidden ones
+    At a site nobody operates either: see FORBIDDEN. A role with one word for all rights ("any") is written out, with that
+    word for each right but the forbidden ones. A right for a single command ("cat": "any"), which NVFlare puts before that
+    of its category, goes with the category; rights are compared as NVFlare does, without case.
     """
     permissions: Mapping[str, Any] = found.get("permissions") or {}
     if not isinstance(permissions, dict) or not permissions:
@@ -78,12 +91,17 @@ def authorization(found: Json) -> Json:
             expected="a policy as provisioning writes it",
             fix="remove local/authorization.json, so that the default counts, and harden again",
         )
-    denied = dict.fromkeys(FORBIDDEN, "none")
+    denied = dict.fromkeys(FORBIDDEN if role == SITE else SERVER_FORBIDDEN, "none")
+    closed = {*denied, *posture.commands_in(denied)}
     whole = {
-        role: dict.fromkeys(RIGHTS, rights) if not isinstance(rights, dict) else rights
-        for role, rights in permissions.items()
+        name: dict.fromkeys(RIGHTS, rights) if not isinstance(rights, dict) else rights
+        for name, rights in permissions.items()
     }
-    return found | {"permissions": {role: rights | denied for role, rights in whole.items()}}
+    kept = {
+        name: {right: who for right, who in rights.items() if posture.spelled(right) not in closed}
+        for name, rights in whole.items()
+    }
+    return found | {"permissions": {name: rights | denied for name, rights in kept.items()}}
 
 
 def is_class(name: str) -> bool:

@@ -26,9 +26,11 @@ line is PASS, WARN or FAIL; what is not PASS says what to do. Nothing leaves, an
   clock         against dates that must be past; kept in step?     gpu       what the site's file asks for
   server        name, port, mutual TLS with this kit               budget    what is left of it, the ledger is whole
   versions      packages against wardround's ranges                scope     local/privacy.json can be built
+  remote        what can be done here from afar                    private   secrets lie outside the workspace, owner only
   code          who may bring code, which classes are listed       round     a few real steps of a job on real cases
+  storage       a server's: jobs on a lasting disk, owner only
 
-For a server: kit, certificates, keys, clock, server, versions, disk, memory, code. Exit code 0: no FAIL; 1: FAIL; 2: not a kit.
+For a server all but data, gpu, budget, scope and round. Exit code 0: no FAIL; 1: FAIL; 2: not a kit.
 
   wardround preflight /opt/nvflare/site-1
   wardround preflight /opt/nvflare/site-1 --job brats_perfedavg

@@ -9,8 +9,10 @@ from typing import Any
 from wardround.jobs.terminal import DONE, command, existing, folder, group
 
 SITES = """
-Set a site, or the server, to run reviewed code only: its own installed wardround, and of it only listed classes.
+Set up a site, or the server: it runs reviewed code only (its own installed wardround, and of it only listed classes), obeys
+what a job takes and nothing else, and keeps its secrets where NVFlare does not look. This is how a real site is run.
 
+  wardround sites init /opt/nvflare/site-1 --data /data/brats --name "North Hospital"
   wardround sites allow-list
   wardround sites harden /opt/nvflare/site-1
 """
@@ -22,10 +24,16 @@ poc_workspace/local/class_allow_list.json is this list. A hospital that wants fe
   wardround sites allow-list brats_perfedavg brats_fedavg_he
 """
 HARDEN = """
-Write two files into local/ of a startup kit, before the party is started: resources.json (what was there, with the class
-allow-list, enforced, and without log streaming) and authorization.json (what was there, with no role that may bring code).
-Secret files become readable by their owner only. startup/ is signed and stays as it is. Do it at the server's kit too: it
-builds its own half of a job. Other settings in these files are kept; done twice it changes nothing.
+Write two files into local/ of a startup kit, before the party is started:
+
+  resources.json      what was there, with the class allow-list, enforced. A site: no log streaming, and the component that
+                      takes the shell, log configuration, deletion, restart and shutdown out of what its NVFlare obeys,
+                      whoever asks. A server: jobs and results in KIT/storage instead of a temporary folder, and Rejoin
+  authorization.json  what was there, with no role that may bring code, use a shell or, at a site, operate it from afar
+
+Secret files become readable by their owner only, and the private folder beside the kit (KIT.private) is made: secrets, state
+and reasons of refusals go there. startup/ is signed and stays as it is. Do it at the server's kit too: it builds its own half
+of a job. Other settings in these files are kept; done twice it changes nothing.
 
 A job whose meta.json asks for a container image of its own counts as code for NVFlare too. What a lead then sees:
 poc_workspace/README.md.
@@ -33,16 +41,38 @@ poc_workspace/README.md.
   wardround sites harden /opt/nvflare/site-1
   wardround sites harden /opt/nvflare/site-1 --allow my_list.json
 """
+INIT = """
+Set up a hospital's site from its startup kit in one command: `sites harden`, where the data is, a folder for state that
+outlives a job, a budget, a privacy policy; then `preflight`, whose exit code this returns. At a server's kit: the same without
+data. A file of local/ that is there already and says something else is never overwritten: it is named, and nothing is done.
+
+  wardround sites init /opt/nvflare/site-1 --data /data/brats --name "North Hospital"
+  wardround sites init /opt/nvflare/site-1 --data /data/brats --budget patient=8,1e-5 --privacy poc_workspace/privacy.json
+  wardround sites init /opt/nvflare/server
+"""
 
 
 def add(commands: Any) -> None:
     """Declare the commands."""
-    inner = group(commands, "sites", "set a site to run reviewed code only", SITES)
+    inner = group(commands, "sites", "set up a site, or the server, for real work", SITES)
+    begin = command(inner, "init", "harden, say where the data is, check: all in one", INIT, init)
+    begin.add_argument("kit", type=existing, metavar="KIT", help="the party's workspace: startup/ and local/ lie in it")
+    begin.add_argument("--data", type=existing, metavar="DIR", help="a site's: the folder of its cases")
+    begin.add_argument("--name", metavar="NAME", help="how reports call the site; default: its name in the project")
+    begin.add_argument(
+        "--budget", metavar="UNIT=E,D", help="the most that may ever be spent, for example patient=8,1e-5"
+    )
+    begin.add_argument("--privacy", type=existing, metavar="FILE", help="the site's own privacy.json")
+    begin.add_argument("--job", metavar="JOB", help="the job that preflight tries; default: one that fits the data")
+    begin.add_argument("--skip", metavar="A,B", help="checks of preflight to leave out, for example round")
     listed = command(inner, "allow-list", "print the classes that jobs name", ALLOW, allow_list)
     listed.add_argument("names", nargs="*", metavar="JOB", help="names of jobs; default: all")
     listed.add_argument("--out", type=folder, metavar="FILE", help="write it there; default: print it")
     hard = command(inner, "harden", "deny code and list classes at one party", HARDEN, harden)
     hard.add_argument("kit", type=existing, metavar="KIT", help="the party's workspace: startup/ and local/ lie in it")
+    hard.add_argument(
+        "--storage", type=folder, metavar="DIR", help="a server's: where it will keep jobs; default: KIT/storage"
+    )
     hard.add_argument("--allow", type=existing, metavar="FILE", help="an edited list; default: the classes of all jobs")
 
 
@@ -63,16 +93,24 @@ def allow_list(args: argparse.Namespace) -> int:
 
 def harden(args: argparse.Namespace) -> int:
     """Harden one party."""
-    from wardround.hospital.kit import open_kit, readable_by_others, write_changed
-    from wardround.jobs import allow_list
+    from wardround.flare import places
+    from wardround.hospital.kit import SERVER, open_kit, readable_by_others, write_changed
+    from wardround.jobs import allow_list, hardening
+    from wardround.privacy import durable
 
     kit = open_kit(args.kit)
     lists = allow_list.read(args.allow) if args.allow else allow_list.allow_list()
+    storage = (args.storage or kit.root / hardening.STORAGE).absolute()
+
+    def resources(found: dict[str, Any]) -> dict[str, Any]:
+        listed = hardening.with_components(allow_list.resources(found, kit.role, lists[kit.role]), kit.role)
+        return hardening.with_storage(listed, storage, every=args.storage is not None) if kit.role == SERVER else listed
+
     done = {
-        "resources.json": write_changed(
-            kit.local / "resources.json", lambda found: allow_list.resources(found, kit.role, lists[kit.role])
+        "resources.json": write_changed(kit.local / "resources.json", resources),
+        "authorization.json": write_changed(
+            kit.local / "authorization.json", lambda found: allow_list.authorization(found, kit.role)
         ),
-        "authorization.json": write_changed(kit.local / "authorization.json", allow_list.authorization),
     }
     for name, changed in done.items():
         print(f"{'written' if changed else 'as it was'}: {_shown(kit.local / name)}")
@@ -80,8 +118,29 @@ def harden(args: argparse.Namespace) -> int:
         if readable_by_others(path):
             path.chmod(0o600)
             print(f"now readable by its owner only: {_shown(path)}")
+    made = [places.make_private(kit.root)]
+    if kit.role == SERVER and args.storage is None:
+        made.append(durable.folder(storage))
+    for path in made:
+        print(f"for its owner only: {path}")
     print(f"this {kit.role} builds {len(lists[kit.role])} classes and takes no code; start it (anew) to apply this")
     return DONE
+
+
+def init(args: argparse.Namespace) -> int:
+    """Set up one party."""
+    from wardround.hospital.kit import open_kit
+    from wardround.jobs import cmd_preflight, site_init
+
+    kit = open_kit(args.kit)
+    files = site_init.files(kit, args.data, args.name, args.budget, args.privacy)
+    site_init.require_same(files)
+    harden(argparse.Namespace(kit=args.kit, allow=None, storage=None))
+    for path in site_init.write(files):
+        print(f"written: {_shown(path)}")
+    asked = {"kit": args.kit, "job": args.job, "skip": args.skip, "only": None, "started": False, "json": False}
+    print()
+    return cmd_preflight.run(argparse.Namespace(**asked))
 
 
 def _shown(path: Path) -> str:

@@ -22,7 +22,7 @@ from wardround.hospital.findings import FAIL, Finding, failed, passed, refused, 
 from wardround.hospital.kit import ROOT, SERVER, SITE, Kit, read_object
 from wardround.hospital.opening import SITE_FILE, pick_device
 from wardround.hospital.preflight_data import Looked, Rehearsed
-from wardround.jobs import folder, preflight_job, recipes
+from wardround.jobs import folder, preflight_job, preflight_posture, recipes
 from wardround.jobs.allow_list import is_class
 from wardround.jobs.building import build
 from wardround.jobs.named import classes
@@ -70,13 +70,20 @@ class Party:
         return read_object(self.kit.own("resources.json"))
 
     @cached_property
+    def labelled(self) -> bool:
+        """Return whether the data is one with labels; not known yet: False."""
+        try:
+            return self.kit.role == SITE and is_labelled(self.config.data)
+        except Refusal:
+            return False
+
+    @cached_property
     def job_config(self) -> tuple[str, Mapping[str, Any]]:
         """Return (name, this side's config) of the job."""
         side = "server" if self.kit.role == SERVER else "client"
         if self.folder is not None:
             return self.folder.resolve().name, read_object(self.folder / "app" / "config" / f"config_fed_{side}.json")
-        fits = self.kit.role == SITE and is_labelled(self.config.data)
-        job = recipes.job(self.job or ("tumour_type_fedavg" if fits else "brats_fedavg"))
+        job = recipes.job(self.job or ("tumour_type_fedavg" if self.labelled else "brats_fedavg"))
         return job.name, (folder.server_config if side == "server" else folder.client_config)(job)
 
 
@@ -84,7 +91,7 @@ def run(party: Party, wanted: Callable[[str], bool]) -> list[Finding]:
     """Do the checks that apply to this party and are wanted; a check that is refused is a FAIL, and the others go on."""
     found: list[Finding] = []
     for name, check in CHECKS.items():
-        if not wanted(name) or (party.kit.role == SERVER and name in SITE_ONLY):
+        if not wanted(name) or name in (SITE_ONLY if party.kit.role == SERVER else SERVER_ONLY):
             continue
         try:
             found += check(party)
@@ -130,17 +137,25 @@ def _versions(party: Party) -> list[Finding]:
 
 
 def _disk(party: Party) -> list[Finding]:
-    place, voxels = party.kit.root, 0
+    place, voxels, unknown = party.kit.root, 0, ""
     if party.kit.role == SITE:
-        voxels, cache = party.looked.voxels, party.config.cache
-        place = next(one for one in (cache, *cache.parents) if one.exists()) if cache else place
-    return [preflight_machine.disk(str(place), shutil.disk_usage(place).free, voxels)]
+        try:
+            cache = party.config.cache
+            place = next(one for one in (cache, *cache.parents) if one.exists()) if cache else place
+            voxels = party.looked.voxels
+        except Refusal:
+            unknown = "without decoded cases: see data"
+    return [preflight_machine.disk(str(place), shutil.disk_usage(place).free, voxels, unknown)]
 
 
 def _gpu(party: Party) -> list[Finding]:
     import torch
 
-    return [preflight_machine.gpu(party.config.device, pick_device, lambda device: torch.cuda.get_device_name(device))]
+    try:
+        wish = party.config.device
+    except Refusal:
+        wish = "auto"  # what a site's file that says nothing asks for
+    return [preflight_machine.gpu(wish, pick_device, lambda device: torch.cuda.get_device_name(device))]
 
 
 def _scope(party: Party) -> list[Finding]:
@@ -241,8 +256,11 @@ CHECKS: Mapping[str, Callable[[Party], list[Finding]]] = {
     "memory": lambda party: [preflight_machine.memory(psutil.virtual_memory().available)],
     "gpu": _gpu,
     "budget": lambda party: preflight_data.budget(party.kit.local, preflight_machine.utc_now()),
+    "remote": lambda party: preflight_posture.remote(party.kit),
+    "private": lambda party: preflight_posture.private(party.kit),
+    "storage": lambda party: preflight_posture.storage(party.kit),
     "scope": _scope,
     "code": _code,
     "round": _round,
 }
-SITE_ONLY = ("data", "gpu", "budget", "scope", "round")
+SITE_ONLY, SERVER_ONLY = ("data", "gpu", "budget", "scope", "round"), ("storage",)
