@@ -41,11 +41,13 @@ def settings_of(executor: Mapping[str, Any]) -> Json:
 
 def plain(value: Any) -> Any:
     """Return a setting as a report prints it: lists and mappings in words."""
+    if isinstance(value, Mapping) and "path" in value:
+        return f"{value['path']} ({plain(value.get('args', {}))})"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {part}" for key, part in value.items())
-    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+    if isinstance(value, list) and value and all(isinstance(part, dict) and "path" not in part for part in value):
         return words_of(table_from_json(value, "the job's sampling"))
-    return " x ".join(str(part) for part in value) if isinstance(value, list) else value
+    return " x ".join(str(plain(part)) for part in value) if isinstance(value, list) else value
 
 
 def require_told(fl_ctx: FLContext) -> None:
