@@ -1,4 +1,5 @@
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from nvflare.apis.shareable import Shareable
 
 import wardround
 from wardround import __version__
-from wardround.errors import VersionRefused
+from wardround.errors import ConfigRefused, VersionRefused
 from wardround.flare import made_with, wire
 from wardround.flare.made_with import ID, INSTALLED, MadeWith, package_digest, package_files, require_made_with
 from wardround.flare.places import private_folder
@@ -99,3 +100,85 @@ def test_the_digest_is_that_of_names_and_bytes_wherever_it_lies(tmp_path):
     with (tmp_path / "wardround" / "rng.py").open("a") as out:
         out.write("\n")
     assert elsewhere() != package_digest()
+
+
+@pytest.fixture
+def deployed(workspace, repository):
+    """deployed(job, change) -> nothing; the job's two configs lie where NVFlare puts them, the client's changed in place"""
+
+    def put(job, change=lambda server, client: None):
+        folder = Path(workspace.get_app_config_dir("a1b2c3"))
+        shutil.copytree(repository / "jobs" / job / "app" / "config", folder, dirs_exist_ok=True)
+        files = [folder / f"config_fed_{side}.json" for side in ("server", "client")]
+        configs = [json.loads(file.read_text()) for file in files]
+        change(*configs)
+        for file, config in zip(files, configs, strict=True):
+            file.write_text(json.dumps(config))
+
+    return put
+
+
+def trainer(client):
+    return client["executors"][0]["executor"]["args"]
+
+
+EDITS = {
+    "another algorithm": lambda server, client: trainer(client).update(
+        algorithm={"path": "my.Own", "args": {"mu": 0.01}}
+    ),
+    "another strength": lambda server, client: trainer(client)["algorithm"]["args"].update(mu=1.0),
+    "a setting more": lambda server, client: trainer(client)["model"]["args"].update(extra=1),
+    "another network": lambda server, client: trainer(client)["model"]["args"].update(channels=[4, 8]),
+    "another schedule": lambda server, client: trainer(client)["schedule"]["args"].update(lr=0.5),
+    "another seed": lambda server, client: trainer(client).update(seed=1),
+    "nobody beside": lambda server, client: trainer(client).pop("rival"),
+    "another server rule": lambda server, client: server["workflows"][0]["args"]["rule"]["args"].update(server_lr=0.5),
+    "other words": lambda server, client: server["workflows"][0]["args"]["about"]["algorithm_settings"].update(mu=9.0),
+    "no executor": lambda server, client: client.update(executors=[]),
+    "no structure": lambda server, client: client.update(executors=7),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=list(EDITS))
+def test_a_report_names_what_ran_or_nothing_runs(context, monkeypatch, deployed, edit):
+    """The report's settings are written when a job is printed; an edited config is refused at the server and at every site."""
+    deployed("brats_fedprox", EDITS[edit])
+    fl_ctx, done = context(job="a1b2c3"), []
+    assert wire.refusal_code(guarded(FLComponent(), fl_ctx, lambda: done.append(1) or Shareable())) == "config"
+    assert done == []
+    fl_ctx = context(job="a1b2c3")
+    monkeypatch.setattr(made_with, "ServerEngineSpec", type(fl_ctx.get_engine()))
+    MadeWith(__version__, INSTALLED).handle_event(EventType.START_RUN, fl_ctx)
+    ((name, words),) = fl_ctx.get_engine().events
+    assert name == EventType.FATAL_SYSTEM_ERROR
+    assert "the report would say" in words or "another structure" in words
+    assert "--set algorithm.path" in words
+
+
+def test_every_printed_job_tells_what_it_runs(context, deployed, repository):
+    """Also where a number comes back in another form, as NVFlare's command line may write it."""
+
+    def rewritten(server, client):
+        trainer(client)["schedule"]["args"]["work"] = float(trainer(client)["schedule"]["args"]["work"])
+
+    for folder in sorted((repository / "jobs").iterdir()):
+        for change in (lambda server, client: None, rewritten):
+            deployed(folder.name, change)
+            require_made_with(context(job="a1b2c3"))
+
+
+def test_hidden_jobs_are_compared_too(context, deployed):
+    def weaker(server, client):
+        (part,) = [one for one in client["components"] if "protection" in one["args"]]
+        part["args"]["protection"]["args"]["bits"] = 4
+
+    def noise(server, client):
+        trainer(client)["dp"]["args"]["promise"]["args"]["noise_multiplier"] = 0.5
+
+    for job, change, word in (
+        ("brats_fedavg_he", weaker, "protection"),
+        ("brats_dp_record", noise, "noise_multiplier"),
+    ):
+        deployed(job, change)
+        with pytest.raises(ConfigRefused, match=word):
+            require_made_with(context(job="a1b2c3"))

@@ -17,8 +17,9 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.server_engine_spec import ServerEngineSpec
 
 from wardround import __version__
-from wardround.errors import VersionRefused
+from wardround.errors import ConfigRefused, VersionRefused
 from wardround.flare import places, quiet
+from wardround.flare.ran import require_told
 
 ID, INSTALLED = "made_with", "installed"
 
@@ -44,7 +45,8 @@ class MadeWith(FLComponent):  # type: ignore[misc]
                 quiet.console(places.workspace_root(fl_ctx).parent)
             try:
                 self.require()
-            except VersionRefused as refusal:
+                require_told(fl_ctx)
+            except (VersionRefused, ConfigRefused) as refusal:
                 self.system_panic(f"the run cannot start: {refusal}", fl_ctx)
 
     def require(self) -> None:
@@ -65,11 +67,15 @@ class MadeWith(FLComponent):  # type: ignore[misc]
 
 
 def require_made_with(fl_ctx: FLContext) -> None:
-    """Raise VersionRefused unless this run's job says with what it was made, and that is what runs here."""
+    """Raise VersionRefused unless this run's job says with what it was made, and that is what runs here.
+
+    a job whose report would name other settings than this site runs: ConfigRefused
+    """
     promise = fl_ctx.get_engine().get_component(ID)
     if not isinstance(promise, MadeWith):
         raise _refused(f"a job without the component {ID!r}", "a job that wardround printed", "print the job anew")
     promise.require()
+    require_told(fl_ctx)
 
 
 def package_files() -> dict[str, Path]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from wardround.errors import ConfigRefused
 from wardround.flare import plain_jobs, posture
+from wardround.hospital.kit import read_object
 from wardround.jobs import folder, recipes
 from wardround.jobs.named import classes
 from wardround.jobs.recipes import Job, Json
@@ -48,6 +49,18 @@ def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
     chosen = jobs or [recipes.job(name) for name in recipes.names()]
     sides = {SITE: folder.client_config, SERVER: folder.server_config}
     return {side: sorted({path for job in chosen for path in classes(config(job))}) for side, config in sides.items()}
+
+
+def named_by(words: Sequence[str]) -> AllowList:
+    """Return the two lists of jobs, each given by its name or by the folder that it was written to; none: of all jobs."""
+    folders = [Path(word).expanduser() for word in words if (Path(word).expanduser() / "meta.json").is_file()]
+    names = [word for word in words if Path(word).expanduser() not in folders]
+    found = allow_list([recipes.job(name) for name in names]) if names or not words else {SITE: [], SERVER: []}
+    for place in folders:
+        for side, file in ((SITE, "config_fed_client.json"), (SERVER, "config_fed_server.json")):
+            config = read_object(place / "app" / "config" / file)
+            found[side] = sorted({*found[side], *classes(config)})
+    return found
 
 
 def read(path: Path) -> AllowList:

@@ -13,6 +13,7 @@ from typing import Any
 
 from wardround.arrays import Layout
 from wardround.errors import ConfigRefused
+from wardround.jobs import own
 from wardround.jobs.job import Job, Json
 from wardround.jobs.named import classes, shipped
 
@@ -35,7 +36,7 @@ def build(part: Json, what: str, also: Collection[str] = ()) -> Any:
             fix="print the job again with `wardround jobs write`",
         )
     require_listed(part, f"the job's {what}", also)
-    return _made(_class_at(part["path"], what), part["path"], args, what)
+    return _made(class_at(part["path"], what), part["path"], args, what)
 
 
 def require_listed(config: Any, what: str, also: Collection[str] = ()) -> None:
@@ -61,27 +62,11 @@ def require_buildable(job: Job) -> None:
         protection = build(job.privacy["protection"], "protection")
         if job.hospital_noise is not None:
             _require_noise_fits(job, protection)
-    _guarded("network and sampling", lambda: parts["sampling"].require_network(parts["model"]))
+    _guarded("network and sampling", lambda: _require_network_fits(parts["model"], parts["sampling"], job.task["seed"]))
     _guarded("algorithm and schedule", lambda: _require_work_fits(algorithm, schedule))
 
 
-def shared_layout(job: Job) -> Layout:
-    """Return the blocks that leave a hospital; none: ConfigRefused."""
-    from wardround.models import roles
-
-    module, home = build(job.task["model"], "model").build(0), build(job.algorithm["site"], "algorithm").home_roles
-    layout = roles.shared_layout(module, home)
-    if not layout.names:
-        raise ConfigRefused(
-            f"what job {job.name} shares",
-            found=f"a network without {job.algorithm['site']['args'].get('share', 'such blocks')}",
-            expected="at least one block to share",
-            fix="share another part, or set model.adapter_rank",
-        )
-    return layout
-
-
-def _class_at(path: str, what: str) -> type:
+def class_at(path: str, what: str) -> type:
     """Return the class at a full name; a function, a module's own import of another module, nothing there: ConfigRefused."""
     module, _, name = path.rpartition(".")
     try:
@@ -101,6 +86,22 @@ def _class_at(path: str, what: str) -> type:
             fix="name a class",
         )
     return found
+
+
+def shared_layout(job: Job) -> Layout:
+    """Return the blocks that leave a hospital; none: ConfigRefused."""
+    from wardround.models import roles
+
+    module, home = build(job.task["model"], "model").build(0), build(job.algorithm["site"], "algorithm").home_roles
+    layout = roles.shared_layout(module, home)
+    if not layout.names:
+        raise ConfigRefused(
+            f"what job {job.name} shares",
+            found=f"a network without {job.algorithm['site']['args'].get('share', 'such blocks')}",
+            expected="at least one block to share",
+            fix="share another part, or set model.adapter_rank",
+        )
+    return layout
 
 
 def _made(kind: type, path: str, args: Mapping[str, Any], what: str) -> Any:
@@ -133,6 +134,15 @@ def _guarded(what: str, work: Callable[[], Any]) -> Any:
             expected="settings of the types that the recipe has",
             fix="compare with `wardround jobs settings JOB`, and correct --set",
         ) from error
+
+
+def _require_network_fits(model: Any, sampling: Any, seed: int) -> None:
+    """Let a network that is not shipped look at one empty patch, as it will at every hospital."""
+    from wardround.hospital.segmentation import Sampling
+
+    sampling.require_network(model)
+    if f"{type(model).__module__}.{type(model).__qualname__}" not in shipped() and isinstance(sampling, Sampling):
+        own.require_output(model.build(seed), sampling.size)
 
 
 def _require_work_fits(algorithm: Any, schedule: Any) -> None:

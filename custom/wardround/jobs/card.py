@@ -123,6 +123,8 @@ def _value(key: str, value: Any) -> str:
     if isinstance(value, list):
         parts = [_column(one) if key == "columns" else _value("", one) for one in value]
         return f"[{('; ' if key == 'columns' else ', ').join(parts)}]"
+    if isinstance(value, Mapping) and "path" in value:
+        return f"{value['path']} ({_words(value['args'])})"
     named = {"None": "none", "True": "yes", "False": "no"}
     return named.get(str(value), str(value)).replace("|", "\\|")
 

@@ -66,7 +66,7 @@ def add(commands: Any) -> None:
     begin.add_argument("--job", metavar="JOB", help="the job that preflight tries; default: one that fits the data")
     begin.add_argument("--skip", metavar="A,B", help="checks of preflight to leave out, for example round")
     listed = command(inner, "allow-list", "print the classes that jobs name", ALLOW, allow_list)
-    listed.add_argument("names", nargs="*", metavar="JOB", help="names of jobs; default: all")
+    listed.add_argument("names", nargs="*", metavar="JOB", help="names of jobs, or their folders; default: all")
     listed.add_argument("--out", type=folder, metavar="FILE", help="write it there; default: print it")
     hard = command(inner, "harden", "deny code and list classes at one party", HARDEN, harden)
     hard.add_argument("kit", type=existing, metavar="KIT", help="the party's workspace: startup/ and local/ lie in it")
@@ -78,11 +78,10 @@ def add(commands: Any) -> None:
 
 def allow_list(args: argparse.Namespace) -> int:
     """Print or write the lists."""
-    from wardround.jobs import recipes
-    from wardround.jobs.allow_list import allow_list
+    from wardround.jobs.allow_list import named_by
     from wardround.jobs.folder import printed
 
-    text = printed(dict(allow_list([recipes.job(name) for name in args.names])))
+    text = printed(dict(named_by(args.names)))
     if args.out is None:
         print(text, end="")
         return DONE

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from wardround import __version__
-from wardround.data.ehr import table_from_json
-from wardround.data.ehr_words import words_of
 from wardround.errors import ConfigRefused
+from wardround.flare.ran import plain, settings_of
 from wardround.hospital.class_inputs import INPUTS
 from wardround.jobs import hidden, stock
 from wardround.jobs.building import build
@@ -122,18 +119,7 @@ def _client_config(job: Job) -> Json:
     """One executor, one exit."""
     if job.privacy["kind"] == "stock_ckks":
         return stock.client_config(job)
-    rival = {"path": "wardround.algorithms.fedavg.FedAvg", "args": {}}
-    args: Json = {
-        "algorithm": job.algorithm["site"],
-        **({"rival": rival} if job.rival else {}),
-        "model": job.task["model"],
-        "schedule": job.federation["schedule"],
-        "sampling": job.task["sampling"],
-        "judging": job.task["judging"],
-        "phantoms": job.task["phantoms"],
-        "seed": job.task["seed"],
-        **({"dp": job.privacy["mechanism"]} if job.dp else {}),
-    }
+    args = _trainer(job)
     tasks, shared = ["train", "finish"], []
     executor: Json = {"path": "wardround.flare.site.SiteTrainer", "args": args}
     exit_args = {"mechanism": job.privacy["mechanism"], "words": words(job)}
@@ -153,25 +139,34 @@ def _client_config(job: Job) -> Json:
     }
 
 
+def _trainer(job: Job) -> Json:
+    """Return the settings that every job's executor has."""
+    rival = {"path": "wardround.algorithms.fedavg.FedAvg", "args": {}}
+    return {
+        "algorithm": job.algorithm["site"],
+        **({"rival": rival} if job.rival else {}),
+        "model": job.task["model"],
+        "schedule": job.federation["schedule"],
+        "sampling": job.task["sampling"],
+        "judging": job.task["judging"],
+        "phantoms": job.task["phantoms"],
+        "seed": job.task["seed"],
+        **({"dp": job.privacy["mechanism"]} if job.dp else {}),
+    }
+
+
 def about(job: Job) -> Json:
     """Return what the report prints about the job's settings; a resumed run must have the same.
 
-    Groups are dictionaries: a key with a dot in it would not survive `nvflare job submit`, which rewrites configs.
+    What the sites run comes from their own config (ran.py), and both sides compare it before they work.
     """
-    groups: Json = {group: job.task[group]["args"] for group in ("model", "sampling", "judging")}
-    groups |= {"algorithm_settings": job.algorithm["site"]["args"], "rule": job.rule["args"]}
+    groups: Json = {"rule": job.rule["args"]}
     groups |= {"protection": job.protection} if job.protection else {}
     groups |= {"dp": job.dp | {"delta": job.privacy["mechanism"]["args"]["delta"]}} if job.dp else {}
     groups |= {"scaling": job.privacy["scaling"]["args"]} if "scaling" in job.privacy else {}
-    plain = {group: {key: _plain(value) for key, value in args.items()} for group, args in groups.items() if args}
-    whole = {key: _plain(value) for key, value in job.schedule.items()}
-    words = {
-        "score": job.task["score"],
-        "privacy": job.privacy["title"],
-        "seed": job.task["seed"],
-        "fedavg_beside": job.rival,
-    }
-    return {"job": job.name, "algorithm": job.title, **plain, **whole, **words}
+    named = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}
+    words = {"score": job.task["score"], "privacy": job.privacy["title"]}
+    return {"job": job.name, "algorithm": job.title, **settings_of(_trainer(job)), **named, **words}
 
 
 def _inputs(job: Job) -> Json:
@@ -179,14 +174,6 @@ def _inputs(job: Job) -> Json:
     args = job.task["sampling"]["args"]
     described = {key: args[key] for key in INPUTS if key in args} if "classes" in args else {}
     return {"inputs": {"config_type": "dict", **described}} if described else {}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {part}" for key, part in value.items())
-    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
-        return words_of(table_from_json(value, "the job's sampling"))
-    return " x ".join(str(part) for part in value) if isinstance(value, list) else value
 
 
 def printed(value: Json) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from wardround.errors import ConfigRefused
-from wardround.jobs import fragments
+from wardround.jobs import fragments, own
 from wardround.jobs import settings as settings_of
 from wardround.jobs.job import HOSPITAL_DP, Job, Json
 from wardround.privacy.accounting import claim, full_noise_multiplier_for, noise_multiplier_for
@@ -49,6 +49,7 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
     made = Job(name, algorithm["title"], algorithm, rule, task, federation, privacy, bool(row["rival"]))
     for setting in settings:
         made = made if setting.startswith("privacy=") else settings_of.apply(made, setting)
+    made = own.finished(made)
     if made.protection is not None:
         made.protection["min_sites"] = made.federation["min_sites"]
     if made.dp is not None:

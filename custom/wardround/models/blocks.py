@@ -7,6 +7,7 @@ ViT       stem (patches, positions, class token) | every transformer block of th
 U-Net     every convolution with the norm and activation behind it; the units of a level together where that makes more
           than 30 | ehr (film.py)
 SegResNet every residual block and every convolution that changes the resolution, the first and the last
+others    the outermost modules, of which there may be fewer than 8 or more than 30
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from __future__ import annotations
 import re
 
 from torch import nn
-
-from wardround.errors import ModelRefused
 
 MOST = 30
 _TRUNK = re.compile(r"trunk\.blocks\.(\d+)\.(?:(attn|norm1|ls1)|(?:mlp|norm2|ls2))\b")
@@ -26,10 +25,7 @@ _RESIDUAL = re.compile(r"((?:down_layers|up_layers)\.\d+\.\d+|up_samples\.\d+|co
 
 
 def blocks_of(module: nn.Module) -> dict[str, str]:
-    """Return the block of every parameter name, in the order of the parameters.
-
-    a network other than ViTFusion, UNet3d and SegResNet3d: ModelRefused
-    """
+    """Return the block of every parameter name, in the order of the parameters."""
     names = [name for name, _ in module.named_parameters()]
     kind = type(module).__name__
     if kind == "ViTFusionNet":
@@ -42,12 +38,17 @@ def blocks_of(module: nn.Module) -> dict[str, str]:
     blocks = {name: found[1] for name in names if (found := _RESIDUAL.match(name))}
     if kind == "SegResNet" and len(blocks) == len(names):
         return blocks
-    raise ModelRefused(
-        "the blocks of a network",
-        found=kind,
-        expected="ViTFusion, UNet3d or SegResNet3d",
-        fix="use one of them, or say in models/blocks.py what a block of this network is",
-    )
+    return _by_place(names)
+
+
+def _by_place(names: list[str]) -> dict[str, str]:
+    """Return the place of every parameter in the outermost modules of which there are at least two: the blocks of any network."""
+    deepest = max((name.count(".") for name in names), default=0)
+    for depth in range(1, deepest + 1):
+        found = {name: ".".join(name.split(".")[:-1][:depth]) or name for name in names}
+        if len(set(found.values())) > 1:
+            return found
+    return {name: name.rpartition(".")[0] or name for name in names}
 
 
 def _of_vit(name: str, depth: int) -> str:

@@ -19,11 +19,24 @@ def with_group_norms(network: nn.Module, norm: Norm) -> nn.Module:
     """
     for name, child in network.named_children():
         if isinstance(child, nn.InstanceNorm3d):
-            width = child.num_features
-            largest = max(groups for groups in range(1, MAX_GROUPS + 1) if width % groups == 0)
-            made = nn.GroupNorm(width if norm == "instance" else largest, width, eps=child.eps)
+            made = _group_norm(child.num_features, norm, child.eps)
             made.load_state_dict(child.state_dict())
             setattr(network, name, made)
         else:
             with_group_norms(child, norm)
     return network
+
+
+def without_batch_norms(network: nn.Module, norm: Norm) -> nn.Module:
+    """Return the network, in which every BatchNorm, of any number of dimensions, has become a fresh GroupNorm, in place."""
+    for name, child in network.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            setattr(network, name, _group_norm(child.num_features, norm, child.eps))
+        else:
+            without_batch_norms(child, norm)
+    return network
+
+
+def _group_norm(width: int, norm: Norm, eps: float) -> nn.GroupNorm:
+    largest = max(groups for groups in range(1, MAX_GROUPS + 1) if width % groups == 0)
+    return nn.GroupNorm(width if norm == "instance" else largest, width, eps=eps)

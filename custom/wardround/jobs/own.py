@@ -1,0 +1,75 @@
+"""Classes that a person typed into a job (`--set model.path=...`, `algorithm.path`, `rule.path`), made parts of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from wardround.errors import ConfigRefused
+from wardround.jobs.job import Job, Json, Typed
+
+ANY_NETWORK = "wardround.models.any_network.AnyNetwork"
+_OURS = "batch_norms"
+
+
+def finished(job: Job) -> Job:
+    """Return the job with what its typed classes say of themselves; a class that is not there: ConfigRefused."""
+    made = job
+    if isinstance(job.task["model"], Typed):
+        made = replace(made, task=job.task | {"model": _network(job.task["model"])})
+    if isinstance(job.algorithm["site"], Typed):
+        row = _algorithm(job.algorithm)
+        made = replace(made, algorithm=row, title=row["title"])
+    return made
+
+
+def require_output(module: Any, size: tuple[int, int, int]) -> None:
+    """Raise ConfigRefused unless a segmentation network makes one logit for each region and voxel of a patch."""
+    import torch
+
+    from wardround.models.nets import UNet3d
+
+    given, wanted = (1, UNet3d.in_channels, *size), (1, UNet3d.out_channels, *size)
+    try:
+        with torch.no_grad():
+            made = module.eval()(torch.zeros(given))
+        found = f"shape {tuple(made.shape)}" if isinstance(made, torch.Tensor) else f"a {type(made).__name__}"
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        found = f"an error of the network: {str(error).splitlines()[0][:200]}"
+    if found != f"shape {wanted}":
+        raise ConfigRefused(
+            "the job's network, given one patch",
+            found=found,
+            expected=f"shape {wanted} (batch, regions, patch) for an input of {given}",
+            fix=f"give it {UNet3d.in_channels} input and {UNet3d.out_channels} output channels under the names that it has "
+            "for them (`--set model.in_channels=8`), and another sampling.patch if its sides do not fit",
+        )
+
+
+def _network(part: Typed) -> Typed:
+    """Return a network's settings as they are; a plain nn.Module: as AnyNetwork, which builds it from the job's seed."""
+    from torch import nn
+
+    from wardround.jobs.building import class_at
+
+    if not issubclass(class_at(part["path"], "model"), nn.Module):
+        return part
+    args = {key: value for key, value in part["args"].items() if key != _OURS}
+    chosen = {key: value for key, value in part["args"].items() if key == _OURS}
+    return Typed(path=ANY_NETWORK, args={"network": [Typed(path=part["path"], args=args)], **chosen})
+
+
+def _algorithm(algorithm: Json) -> Json:
+    """Return an algorithm's row with the name, banks and home of the class that was typed."""
+    from wardround.jobs.building import build
+
+    part = algorithm["site"]
+    built = build(part, "algorithm")
+    home = ", ".join(built.home_roles)
+    return algorithm | {
+        "title": str(built.name),
+        "source": f"the class {part['path']}, chosen with --set algorithm.path",
+        "banks": list(built.banks),
+        "stays": f"the parts of the network with the role {home}" if home else "nothing; all of it is shared",
+        "words": f"A local algorithm of its own: {part['path']}.",
+    }

@@ -1,0 +1,96 @@
+"""docs/extending.md, followed line by line: its files are written, its commands run, and what they print is built."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from wardround.jobs import fragments, named
+from wardround.jobs.cli import main
+
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+CLIENT = "app/config/config_fed_client.json"
+
+
+def merged(before: Any, change: Any) -> Any:
+    if not isinstance(before, dict) or not isinstance(change, dict):
+        return change
+    return before | {key: merged(before.get(key), value) for key, value in change.items()}
+
+
+@pytest.fixture(scope="module")
+def followed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder in which the page was followed."""
+    place = tmp_path_factory.mktemp("followed")
+    configs = shutil.copytree(repository / "app_configs", place / "app_configs")
+    page = (repository / "docs" / "extending.md").read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.syspath_prepend(str(place))
+        patch.setattr(fragments, "_root", lambda: configs)
+        named.shipped.cache_clear()
+        for language, text in BLOCK.findall(page):
+            first = text.splitlines()[0].removeprefix("# ").partition(":")[0]
+            if language == "python":
+                (place / first).parent.mkdir(exist_ok=True)
+                (place / first).write_text(text)
+            elif first == "app_configs/jobs.yaml":
+                rows = yaml.safe_load((place / first).read_text())
+                (place / first).write_text(yaml.safe_dump(merged(rows, {"jobs": yaml.safe_load(text)})))
+            elif language == "yaml":
+                before = yaml.safe_load((configs / "task" / "tumour_type.yaml").read_text())
+                (place / first).write_text(yaml.safe_dump(merged(before, yaml.safe_load(text))))
+            else:
+                for line in text.splitlines():
+                    assert main(shlex.split(line.removeprefix("$ "))[1:]) == 0, line
+        yield place
+    named.shipped.cache_clear()
+
+
+def executor(folder: Path) -> dict[str, Any]:
+    config = json.loads((folder / CLIENT).read_text())
+    found: dict[str, Any] = config["executors"][0]["executor"]["args"]
+    return found
+
+
+def test_every_command_wrote_its_job(followed: Path) -> None:
+    written = {path.parent.parent.name for path in followed.glob("*/*/meta.json")}
+    assert written == {"my_jobs", "attention", "segresnet", "thin", "cautious", "mine_written"}
+
+
+def test_an_algorithm_of_ones_own_is_in_the_config_the_card_and_the_report(followed: Path) -> None:
+    job = followed / "my_jobs" / "brats_fedavg"
+    assert executor(job)["algorithm"] == {"path": "mine.algorithms.HalfWay", "args": {"share": 0.5}}
+    about = json.loads((job / "app/config/config_fed_server.json").read_text())["workflows"][0]["args"]["about"]
+    assert (about["algorithm"], about["algorithm_class"]) == ("Half way", "mine.algorithms.HalfWay")
+    assert about["algorithm_settings"] == {"share": 0.5}
+    assert "**Half way**" in (job / "CARD.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["attention", "thin", "my_jobs"])
+def test_a_hospital_trains_it_once_its_own_list_says_so(
+    followed: Path, provisioned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Preflight's round: the job's own network and algorithm on a hospital's images; nothing before the list names them."""
+    from wardround.data.hospitals import hospital
+    from wardround.data.phantoms import write_cohort
+
+    kit = shutil.copytree(provisioned / "site-1", tmp_path / "site-1")
+    write_cohort(tmp_path / "data", hospital(0), seed=0, shape=(32, 32, 32), patients=5)
+    (kit / "local" / "wardround.json").write_text(json.dumps({"data": str(tmp_path / "data"), "device": "cpu"}))
+    job = followed / name / "brats_fedavg"
+    shutil.rmtree(job / "app" / "custom", ignore_errors=True)
+    words = ["preflight", str(kit), "--only", "code,round", "--job", str(job)]
+    assert main(["sites", "harden", str(kit)]) == 0
+    assert main(words) == 1
+    assert main(["sites", "allow-list", str(job), "--out", str(tmp_path / "list.json")]) == 0
+    assert main(["sites", "harden", str(kit), "--allow", str(tmp_path / "list.json")]) == 0
+    capsys.readouterr()
+    assert main(words) == 0, capsys.readouterr().out
