@@ -46,10 +46,18 @@ def promise(mode: dict[str, bool], bits: int, sites: int) -> Any:
     return Protection(sites, 3, bits, "patients_hidden", 32, **mode, threshold=0)
 
 
+def fields_of_update(weights: dict[str, Any], protection: Any) -> int:
+    """Return how many integers an update of these blocks has."""
+    from wardround.arrays import Layout
+    from wardround.privacy.fixed_point import fields_of
+
+    return fields_of(Layout.of(weights), protection.bits, weighted=protection.weighted)
+
+
 class Round:
     """One round of one mode among `names`: real sites, a real server, real messages."""
 
-    def __init__(self, protection: Any, names: list[str], folder: Path) -> None:
+    def __init__(self, protection: Any, names: list[str], folder: Path, weights: dict[str, Any]) -> None:
         from wardround.privacy import simulated_kits, sum_key
         from wardround.privacy.collector import Collector
         from wardround.privacy.identity import Authority, Identity
@@ -69,9 +77,10 @@ class Round:
                 Authority.load(kit),
                 sum_key.key_id(key) if key else "",
                 folder / name,
+                "0b" * 32,
             )
             self.sites[name] = SumSite(protection, participant, key, folder / name, seed=0)
-        self.collector = Collector(protection, Authority.load(kit))
+        self.collector = Collector(protection, Authority.load(kit), fields_of_update(weights, protection))
         self.up, self.down = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
         self.seconds: dict[str, list[float]] = {"encrypt_s": [], "hold_s": [], "add_s": [], "reveal_s": []}
         self.joins: tuple[Any, ...] = ()
@@ -87,6 +96,8 @@ class Round:
                 prepares.append(site.participant.prepare(self.moment, self.joins))
                 self.up[name] += len(self._reply(prepares[-1], b"", {}))
             self.prepares = tuple(prepares)
+        else:
+            self.prepares = self.joins
         self.collector.begin(self.moment, self.prepares)
 
     def train(self, weights: dict[str, Any], updates: dict[str, Any], meta: dict[str, Any]) -> None:
@@ -137,7 +148,7 @@ class Round:
         return means[0], len(payload)
 
     def _around(self, meta: dict[str, Any]) -> None:
-        from wardround.privacy.participant import ring_order
+        from wardround.privacy.roster import ring_order
         from wardround.privacy.sum_site import Incoming
 
         self._call(self.names, joins=self.joins, prepares=self.prepares)
@@ -188,7 +199,7 @@ def play(mode: dict[str, bool], bits: int, weights: dict[str, Any], names: list[
     from wardround.arrays import digest
 
     register()
-    rng, round_ = np.random.default_rng(1), Round(promise(mode, bits, MOST_SITES), names, folder)
+    rng, round_ = np.random.default_rng(1), Round(promise(mode, bits, MOST_SITES), names, folder, weights)
     updates = {
         name: {block: rng.normal(0, 0.005, array.shape).astype(np.float32) for block, array in weights.items()}
         for name in names
@@ -219,7 +230,9 @@ def server(mode: dict[str, bool], bits: int, sites: int, model: str) -> dict[str
     with tempfile.TemporaryDirectory(prefix="secure-sum-") as place:
         folder = Path(place)
         in_own_process("secure_sum", "write_messages", mode=mode, bits=bits, sites=sites, model=model, place=place)
-        collector = Collector(promise(mode, bits, max(MOST_SITES, sites)), Authority.load(folder / "kits" / "s1"))
+        protection, weights = promise(mode, bits, max(MOST_SITES, sites)), secure_sum_rival.models()[model]
+        size = fields_of_update(weights, protection)
+        collector = Collector(protection, Authority.load(folder / "kits" / "s1"), size)
         call = sealed.read_call(fobs.loads((folder / "prepares").read_bytes()))
         before = peak_rss_mb()
         collector.begin(Moment(RUN, 0, 0), call.prepares)
@@ -239,7 +252,7 @@ def write_messages(mode: dict[str, bool], bits: int, sites: int, model: str, pla
     register()
     folder, names = Path(place), [f"s{number}" for number in range(1, sites + 1)]
     weights = secure_sum_rival.models()[model]
-    round_ = Round(promise(mode, bits, max(MOST_SITES, sites)), names, folder / "run")
+    round_ = Round(promise(mode, bits, max(MOST_SITES, sites)), names, folder / "run", weights)
     (folder / "run").mkdir(exist_ok=True)
     round_.agree()
     call = sealed.Call(round_.moment, 3, (), round_.prepares)

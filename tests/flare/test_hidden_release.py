@@ -48,7 +48,9 @@ class Rig:
     def moment(self, round_, attempt=0):
         """Begin another attempt."""
         self.at, masks = Moment(RUN, round_, attempt), self.promise.masks
-        prepares = [self.of(name).participant.prepare(self.at, self.joins) for name in self.names if masks]
+        prepares = [
+            self.of(name).participant.prepare(self.at, self.joins) for name in self.names if masks
+        ] or self.joins
         self.site.secure.begin(Call(self.at, 2, self.joins, tuple(prepares)))
         self.site.secure.model, self.site.secure.initial = "aa" * 32, BLOCKS
 
@@ -77,7 +79,7 @@ def test_an_update_leaves_as_a_statement(rig, mode):
     reply = sealed.read_reply(made.exit(update()), wire.TRAIN)
     said = statements.peek(reply.statement)
     assert said["kind"] == ("ready" if mode == "ring" else "submit")
-    assert said["model"] == "aa" * 32
+    assert (said["model"] == "aa" * 32) == (mode in ("fixed", "masked"))  # under encryption it is keyed
     assert reply.meta["numbers"] == NUMBERS
     assert bool(reply.payload) == (mode != "ring")
     assert made.held == ["held-00000.npz"]
@@ -261,9 +263,17 @@ def test_a_reply_is_built_anew(rig):
 def test_which_blocks_are_this_hospitals_own_is_not_told(rig):
     """With it, the sum of a block could be known to hold one hospital."""
     made = rig("he")
-    common = {"kind": "judged", "site": "site-1", "run": "ab", "round": 0, "attempt": 0, "model": "bb"}
+    common = {
+        "kind": "judged",
+        "site": "site-1",
+        "run": "ab",
+        "round": 0,
+        "attempt": 0,
+        "model": "bb",
+        "job": "cc" * 32,
+    }
     scores = {"candidates": {}, "deploy": None, "val_score": 0.5, "seconds": 1.0}
-    signed = Signed(json.dumps(common), b"s", b"c")
+    signed = Signed(json.dumps(common, sort_keys=True, separators=(",", ":")), b"s", b"c")
     for told in (scores, scores | {"personal": {"head": 1}}):
         out = made.exit(sealed.reply_message(Reply(signed, b"", {"scores": told})), wire.FINISH)
         assert sealed.read_reply(out, wire.FINISH).meta == {"scores": scores | {"val_score": None}}

@@ -19,14 +19,17 @@ RUN = "ab" * 16
 MOMENT = Moment(RUN, 3, 1)
 NUMBERS = {"loss": 1.5, "val_score": 0.25, "seconds": 2.0}
 MODEL = {"roster": "", "grid": "aa", "model": "bb"}
+KEY, SEALED = "0a" * 32, "0c" * 192
 FIELDS = {
-    "join": {"channel": "aa", "key_id": ""},
-    "prepare": {"peers": "aa", "mask": "bb", "own": "cc", "shares": {"site-1": "dd"}},
+    "join": {"channel": KEY, "key_id": "", "job": KEY},
+    "prepare": {"peers": KEY, "mask": KEY, "own": KEY, "shares": {"site-1": SEALED}, "digests": {"site-1": "dd" * 64}},
     "submit": MODEL | {"sha256": "cc"},
     "ready": MODEL,
+    "complain": {"roster": KEY, "against": ["site-2"]},
+    "justify": {"roster": KEY, "keys": {"site-2": KEY}},
     "hop": {"roster": "", "grid": "aa", "sha256": "cc", "done": ["site-1"]},
-    "unmask": {"roster": "", "survivors": ["site-1"], "shares": {"site-1": "dd"}},
-    "judged": {"model": "bb"},
+    "unmask": {"roster": "", "survivors": ["site-1"], "shares": {"site-1": "dd" * 66}},
+    "judged": {"model": "bb", "job": KEY},
 }
 TASK_OF = {kind: task for task, kinds in sealed.KINDS.items() for kind in kinds}
 
@@ -64,7 +67,7 @@ def reply(signed):
 
 
 def test_a_call_arrives_as_it_was_sent(signed):
-    revealed = Revealed(Moment(RUN, 2, 0), ("site-1", "site-2"), 4, 0.5, b"sum")
+    revealed = Revealed(Moment(RUN, 2, 0), ("site-1", "site-2"), 4, 0.5, b"sum", KEY)
     call = Call(
         MOMENT,
         5,
@@ -76,6 +79,8 @@ def test_a_call_arrives_as_it_was_sent(signed):
         ("site-1",),
         signed("hop"),
         b"payload",
+        2,
+        (signed("complain"),),
     )
     assert sealed.read_call(travelled(sealed.call_message(call))) == call
     bare = Call(MOMENT, 5)

@@ -8,7 +8,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from wardround.algorithms.rules import FedAdam
-from wardround.arrays import digest
+from wardround.arrays import Layout, digest
 from wardround.errors import ConfigRefused, DataRefused
 from wardround.flare import few_patients, sealed, wire
 from wardround.flare.sealed import Call, Revealed
@@ -16,8 +16,9 @@ from wardround.hospital.rounds import Hospital
 from wardround.models import checkpoint
 from wardround.privacy import statements
 from wardround.privacy.collector import Collector
+from wardround.privacy.fixed_point import fields_of
 from wardround.privacy.identity import Authority
-from wardround.privacy.participant import joined
+from wardround.privacy.roster import joined, roster_digest
 from wardround.privacy.statements import Moment
 
 RUN = "ab" * 16
@@ -35,16 +36,25 @@ def execute(site, task, call):
     return site.executor.execute(task, message, site.context(task), Signal())
 
 
+def join(federation):
+    """Return the `join` statements of all sites."""
+    replies = [execute(site, "join", Call(joined(RUN), 2, begun=1)) for site in federation.sites.values()]
+    return tuple(sealed.read_reply(reply, "join").statement for reply in replies)
+
+
 def train(federation, round_=0, attempt=0, *revealed):
     """Let every site train and pass the exit; return the sum as the server would send it."""
     moment = Moment(RUN, round_, attempt)
-    collector = Collector(federation.promise, Authority.load(federation.sites["site-1"].startup))
-    collector.begin(moment, ())
+    size = fields_of(Layout.of(first_model()), federation.promise.bits, weighted=federation.promise.weighted)
+    collector = Collector(federation.promise, Authority.load(federation.sites["site-1"].startup), size)
+    joins = join(federation)
+    collector.begin(moment, joins)
     for name, site in federation.sites.items():
-        message = site.answer("train", sealed.call_message(Call(moment, 2, revealed=revealed)))
+        message = site.answer("train", sealed.call_message(Call(moment, 2, prepares=joins, revealed=revealed)))
         reply = sealed.read_reply(message, wire.TRAIN)
         collector.submit(name, reply.statement, reply.payload)
-    return Revealed(moment, tuple(sorted(collector.added)), len(federation.sites), 0.25, collector.payload())
+    roster, added = roster_digest(joins), tuple(sorted(collector.added))
+    return Revealed(moment, added, len(federation.sites), 0.25, collector.payload(), roster)
 
 
 def test_a_join_is_the_same_when_it_is_asked_again(he):
@@ -125,8 +135,9 @@ def test_a_sum_that_is_not_the_one_that_was_made_is_refused(he, what):
     assert wire.refusal_code(execute(site, "train", call)) in ("round", "config")
     assert site.executor._held(site.context()).round == 0
     assert digest(site.executor._held(site.context()).wire()) == digest(first_model())
-    good = Call(Moment(RUN, 1, 0), 2, revealed=(revealed,))
-    assert wire.read_update(execute(site, "train", good)).weight == 3
+    stopped = what != "two sites"  # which is refused before it is opened
+    again = execute(site, "join", Call(joined(RUN), 2, begun=1))
+    assert wire.refusal_code(again) == "round" if stopped else sealed.read_reply(again, "join").payload == b""
 
 
 def test_the_judgement_carries_the_digest_of_the_final_model(he):

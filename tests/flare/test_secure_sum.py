@@ -11,7 +11,7 @@ from wardround.flare.release import NoNoise
 from wardround.flare.sealed import Call
 from wardround.flare.secure_sum import ID, SecureSum, secure_sum_of
 from wardround.privacy import sum_key
-from wardround.privacy.participant import joined
+from wardround.privacy.roster import joined
 from wardround.privacy.sum_site import SumSite
 
 RUN = "ab" * 16

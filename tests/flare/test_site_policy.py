@@ -159,9 +159,11 @@ def message(update):
 
 def statement(kind):
     """Return a statement in the form of its kind; nobody has signed it."""
-    forms = {statements.HEX: "ab", statements.NAMES: ["site-2"], statements.SHARES: {"site-2": "ab"}}
+    forms = {statements.HEX: "ab", statements.KEY: "ab" * 32, statements.NAMES: ["site-2"]}
+    forms |= {form: {"site-2": "ab" * (int(form.split()[0]) // 2)} for form in statements.BY_SITE}
     content = {"kind": kind, "site": "site-1", "run": "ab", "round": 0, "attempt": 0}
-    return Signed(json.dumps(content | {key: forms[form] for key, form in statements.SHAPES[kind].items()}), b"s", b"c")
+    content |= {key: forms[form] for key, form in statements.SHAPES[kind].items()}
+    return Signed(json.dumps(content, sort_keys=True, separators=(",", ":")), b"s", b"c")
 
 
 def order(round_=0, rounds=2):

@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wardround.arrays import Layout
 from wardround.privacy import simulated_kits, sum_key
 from wardround.privacy.collector import Collector
+from wardround.privacy.fixed_point import fields_of
 from wardround.privacy.identity import Authority, Identity
-from wardround.privacy.participant import Participant, ring_order
+from wardround.privacy.participant import Participant
 from wardround.privacy.protection import Protection
+from wardround.privacy.roster import ring_order
 from wardround.privacy.statements import Moment, Signed
 from wardround.privacy.sum_site import Incoming, SumSite
 
-RUN = "ab" * 16
+RUN, JOB = "ab" * 16, "0b" * 32
 MODES = {
     "fixed": {"masks": False, "encryption": False, "ring": False},
     "masked": {"masks": True, "encryption": False, "ring": False},
@@ -27,6 +30,12 @@ MODES = {
     "he with masks": {"masks": True, "encryption": True, "ring": False},
     "ring": {"masks": True, "encryption": True, "ring": True},
 }
+
+
+def fields(promise: Protection) -> int:
+    """Return how many integers an update of `initial` has."""
+    layout = Layout(("model:conv", "model:bias"), ((40, 5, 5), (40,)))
+    return fields_of(layout, promise.bits, weighted=promise.weighted)
 
 
 def protection(mode: str, **changed: Any) -> Protection:
@@ -87,6 +96,12 @@ def promise() -> Callable[..., Protection]:
     return protection
 
 
+@pytest.fixture
+def going_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site takes no more in a run whose sum it refused; here it is handed many wrong sums, one after the other."""
+    monkeypatch.setattr(Participant, "stop", lambda self: None)
+
+
 @dataclass
 class Hall:
     """One run: sites, server, and every message that was sent, in order (kind, site, statement, payload)."""
@@ -106,8 +121,9 @@ class Hall:
         self.joins = [self.sites[name].participant.join(RUN) for name in names or sorted(self.sites)]
 
     def prepare(self, moment: Moment, names: list[str] | None = None) -> None:
-        who = (names or sorted(self.sites)) if self.promise.masks else []
-        self.prepares = [self.sites[name].participant.prepare(moment, self.joins) for name in who]
+        who = names or sorted(self.sites)
+        prepared = [self.sites[name].participant.prepare(moment, self.joins) for name in who if self.promise.masks]
+        self.prepares = prepared if self.promise.masks else list(self.joins)
         self.collector.begin(moment, self.prepares)
 
     def hold(self, round_: int, updates: dict[str, Any], initial: Any) -> None:
@@ -177,9 +193,9 @@ def hall(
             kit, folder = kits(name), tmp_path / f"{len(made)}-{mode}" / name
             seed = sum_key.read_site(kit) if promise.encryption else None
             key_id = sum_key.key_id(seed) if seed else ""
-            participant = Participant(promise, identity(name), authority, key_id, folder)
+            participant = Participant(promise, identity(name), authority, key_id, folder, JOB)
             sites[name] = SumSite(promise, participant, seed, folder, seed=0)
-        collector = Collector(promise, authority)
+        collector = Collector(promise, authority, fields(promise))
         found = Hall(promise, sites, collector, {f"s{n}": 2 * n for n in range(1, count + 1)})
         found.join()
         return found

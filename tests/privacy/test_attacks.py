@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from wardround.arrays import Layout
 from wardround.errors import RoundRefused
 from wardround.privacy import masks, shamir, statements, sum_key
 from wardround.privacy.bfv import SLOTS, Cipher
-from wardround.privacy.collector import words_of
-from wardround.privacy.fixed_point import decode
-from wardround.privacy.participant import FILE, Participant, pair_seed, ring_order, roster_digest, start_words
+from wardround.privacy.collector import Collector, words_of
+from wardround.privacy.fixed_point import decode, fields_of
+from wardround.privacy.participant import FILE, Participant
+from wardround.privacy.roster import pair_seed, ring_order, roster_digest, start_words
 from wardround.privacy.sum_site import Incoming
 from wardround.privacy.tags import DATA, Tags
 
@@ -76,7 +78,8 @@ def plain(kits):
         packed = made.promise.packing.pack(held(made, name))
         if not made.promise.encryption:
             return packed
-        return Tags(sum_key.read_site(kits("s1")), made.promise.modulus, *made.moment().words).put(packed, name)
+        bound = (*made.moment().words, roster_digest(made.prepares))
+        return Tags(sum_key.read_site(kits("s1")), made.promise.modulus, *bound).put(packed, name)
 
     return words
 
@@ -174,6 +177,8 @@ def large():
 @pytest.mark.parametrize("mode", ["masked", "he with masks", "ring"])
 def test_what_a_site_sends_is_uniform(hall, large, opened, plain, mode):
     made, rng = hall(mode), np.random.default_rng(1)
+    size = fields_of(Layout.of(large), made.promise.bits, weighted=made.promise.weighted)
+    made.collector = Collector(made.promise, made.collector.authority, size)
     given = {name: {"model:conv": rng.normal(0, 0.01, (20_000,)).astype(np.float32)} for name in ALL}
     run(made, given, large)
     modulus = made.promise.modulus

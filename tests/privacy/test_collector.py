@@ -5,11 +5,12 @@ import hashlib
 import numpy as np
 import pytest
 
-from wardround.errors import RoundRefused
-from wardround.privacy import masks, shamir, statements
+from wardround.errors import ConfigRefused, RoundRefused
+from wardround.privacy import masks, sealed_shares, shamir, statements
 from wardround.privacy.bfv import FRESH_BYTES
 from wardround.privacy.collector import Collector, words_of
 from wardround.privacy.packing import WORD
+from wardround.privacy.roster import roster_digest
 from wardround.privacy.statements import Signed
 
 STAR = ["fixed", "masked", "he", "he with masks"]
@@ -38,7 +39,8 @@ def plain(begun):
     def mean(names):
         made = begun("fixed")
         made.submit(made.moment(), names)
-        return made.sites["s1"].reveal(made.moment(), names, made.collector.payload(), 1.0)[0]
+        roster = roster_digest(made.prepares)
+        return made.sites["s1"].reveal(made.moment(), names, made.collector.payload(), 1.0, roster)[0]
 
     return mean
 
@@ -46,7 +48,8 @@ def plain(begun):
 def revealed(hall, reader="s1"):
     hall.unmask(hall.moment())
     added = hall.collector.added
-    return hall.sites[reader].reveal(hall.moment(), added, hall.collector.payload(), 1.0)[0]
+    roster = roster_digest(hall.prepares)
+    return hall.sites[reader].reveal(hall.moment(), added, hall.collector.payload(), 1.0, roster)[0]
 
 
 def same(found, expected):
@@ -174,7 +177,7 @@ def test_hops_out_of_order_are_refused(begun, identity, plain):
     hall.collector.begin(moment, hall.prepares)
     for _, earlier, statement, data in sent[:-1]:
         hall.collector.hop(earlier, statement, data)
-    for wrong in (done[:-1], done[1:], [*done, name], done[::-1], [], [name], [*done[:-2], "s3", name]):
+    for wrong in (done[:-1], done[1:], done[::-1], [], [name], [*done[:-2], "s3", name]):
         with pytest.raises(RoundRefused, match="out of order"):
             hall.collector.hop(name, resigned(identity, signed, done=wrong), payload)
     with pytest.raises(RoundRefused, match="out of order"):
@@ -242,7 +245,7 @@ def test_answers_that_are_not_to_be_trusted_open_nothing(begun, identity, impost
         "did not issue": statements.sign(
             impostor, "unmask", moment, **{key: said[key] for key in statements.SHAPES["unmask"]}
         ),
-        "shares for another sum": resigned(identity, good["s2"], name="s3"),
+        "a statement of s3": resigned(identity, good["s2"], name="s3"),
     }
     for why, lie in lies.items():
         with pytest.raises(RoundRefused, match=why):
@@ -253,7 +256,7 @@ def test_answers_that_are_not_to_be_trusted_open_nothing(begun, identity, impost
         {"roster": "ab"},
         {"shares": {}},
         {"shares": {name: share for name, share in shares.items() if name != "s4"}},
-        {"shares": shares | {"s9": "00"}},
+        {"shares": shares | {"s9": shares["s1"]}},
     ):
         with pytest.raises(RoundRefused, match="shares for another sum"):
             hall.collector.unmask(good | {"s2": resigned(identity, good["s2"], **changed)})
@@ -261,7 +264,7 @@ def test_answers_that_are_not_to_be_trusted_open_nothing(begun, identity, impost
         with pytest.raises(RoundRefused, match="shares"):
             hall.collector.unmask(good | {"s2": resigned(identity, good["s2"], shares=shares | {"s1": wrong})})
     outsider = resigned(identity, good["s2"], name="s5")
-    with pytest.raises(RoundRefused, match="shares for another sum"):
+    with pytest.raises(RoundRefused, match=r"shares for another sum"):
         hall.collector.unmask(good | {"s5": outsider})
     assert hall.collector.payload() == before
     assert hall.collector.unmask(good) == ["s4"]
@@ -270,7 +273,7 @@ def test_answers_that_are_not_to_be_trusted_open_nothing(begun, identity, impost
 
 
 def test_shares_of_a_secret_that_was_not_promised_are_refused(begun, identity):
-    """All sites together split another secret than the one whose digest s1 signed: it opens, and does not fit."""
+    """All sites together split another secret than the one whose digest s1 signed: no helper is blamed who did not."""
     hall = begun("masked")
     hall.submit(hall.moment(), ALL)
     parts = dict(zip(ALL, shamir.split(masks.new_key(), 4, 3), strict=True))
@@ -279,45 +282,144 @@ def test_shares_of_a_secret_that_was_not_promised_are_refused(begun, identity):
         name: resigned(identity, one, shares=statements.peek(one)["shares"] | {"s1": parts[name].hex()})
         for name, one in good.items()
     }
-    with pytest.raises(RoundRefused, match="a statement of s1"):
+    with pytest.raises(RoundRefused, match="a share of s1 that was not promised"):
         hall.collector.unmask(lies)
 
 
+def dealt_wrongly(hall, identity, site, own):
+    """Return the `prepare` of a site whose shares are sealed and promised well, and give another secret than it promised."""
+    moment, said = hall.moment(), statements.peek(hall.prepares[ALL.index(site)])
+    channel = {one["site"]: bytes.fromhex(one["channel"]) for one in map(statements.peek, hall.joins)}
+    of_mask = shamir.split(masks.new_key(), 4, 3)
+    of_own = shamir.split(own, 4, 3)
+    shares, digests = {}, {}
+    for name, a, b in zip(ALL, of_mask, of_own, strict=True):
+        shares[name] = sealed_shares.seal(masks.new_key(), channel[name], a, b, moment, (site, name)).hex()
+        digests[name] = sealed_shares.digests(a, b)
+    fields = {key: said[key] for key in statements.SHAPES["prepare"]} | {"shares": shares, "digests": digests}
+    return statements.sign(identity(site), "prepare", moment, **fields)
+
+
+def test_who_shares_another_secret_than_it_promised_is_the_one_that_is_blamed(begun, identity):
+    hall = begun("masked")
+    lie = dealt_wrongly(hall, identity, "s2", masks.new_key())
+    hall.prepares = [lie if statements.peek(one)["site"] == "s2" else one for one in hall.prepares]
+    hall.collector.begin(hall.moment(), hall.prepares)
+    hall.submit(hall.moment(), ALL)
+    before = hall.collector.payload()
+    with pytest.raises(RoundRefused, match="a statement of s2"):
+        hall.collector.unmask(answers_of(hall))
+    assert list(hall.collector.blamed) == ["s2"]
+    assert hall.collector.payload() == before
+
+
 @pytest.mark.parametrize("liar", ALL)
-def test_wrong_shares_among_enough_right_ones_do_no_harm(begun, plain, identity, liar):
-    """Three of four open the sum: whoever lies, the other three are found. Two liars leave too few."""
+def test_a_wrong_share_is_the_fault_of_who_hands_it_over(begun, plain, identity, liar):
+    """Its owner signed the digest of each share, so that nobody can hand over another one in its name."""
     hall = begun("masked")
     hall.submit(hall.moment(), ALL)
     answers, before = answers_of(hall), hall.collector.payload()
-
-    def lie(name):
-        shares = statements.peek(answers[name])["shares"]
-        return resigned(identity, answers[name], shares=dict.fromkeys(shares, "07" * shamir.SHARE_BYTES))
-
-    second = ALL[ALL.index(liar) - 1]
-    with pytest.raises(RoundRefused, match="do not give its secret"):
-        hall.collector.unmask(answers | {liar: lie(liar), second: lie(second)})
+    wrong = dict.fromkeys(ALL, "07" * shamir.SHARE_BYTES)
+    lie = resigned(identity, answers[liar], shares=wrong)
+    with pytest.raises(RoundRefused, match=f"a statement of {liar}"):
+        hall.collector.read_shares(liar, lie)
+    with pytest.raises(RoundRefused, match=f"a statement of {liar}"):
+        hall.collector.unmask(answers | {liar: lie})
     assert hall.collector.payload() == before
-    assert hall.collector.unmask(answers | {liar: lie(liar)}) == []
+    assert hall.collector.unmask({name: one for name, one in answers.items() if name != liar}) == []
     same(hall.sites["s1"].reveal(hall.moment(), ALL, hall.collector.payload(), 1.0)[0], plain(ALL))
+
+
+# --- who lies, where a share does not open
+
+
+def test_the_key_that_an_accused_site_shows_tells_who_lied(begun, identity):
+    """s2 sealed nonsense for s1, which complains; s4 complains about s3, whose share opens."""
+    hall = begun("masked")
+    moment = hall.moment()
+    said = statements.peek(hall.prepares[1])
+    hall.prepares[1] = resigned(identity, hall.prepares[1], shares=said["shares"] | {"s1": "00" * 192})
+    collector = hall.collector
+    collector.begin(moment, hall.prepares)
+    true, none = hall.sites["s1"].submit(moment, hall.prepares, "00")
+    assert (statements.peek(true)["kind"], none) == ("complain", b"")
+    false = statements.sign(
+        identity("s4"), "complain", moment, roster=statements.digest_of(hall.prepares), against=["s3"]
+    )
+    collector.complain("s1", true)
+    collector.complain("s4", false)
+    assert collector.accused() == {"s2": ["s1"], "s3": ["s4"]}
+    shown = hall.sites["s3"].participant.justify(moment, hall.prepares, [false])
+    own = statements.sign(
+        identity("s2"), "justify", moment, roster=statements.digest_of(hall.prepares), keys={"s1": "0a" * 32}
+    )
+    assert list(collector.judge(hall.joins, {"s2": own, "s3": shown})) == ["s2", "s4"]
+    assert list(collector.judge(hall.joins, {"s3": shown})) == ["s4"]
+    silent = resigned(identity, own, keys={})
+    assert list(collector.judge(hall.joins, {"s2": silent})) == ["s2"]
+    for site, wrong in (("s2", false), ("s4", resigned(identity, false, against=["s9"]))):
+        with pytest.raises(RoundRefused):
+            collector.complain(site, wrong)
+    with pytest.raises(RoundRefused, match="complaint about other sites"):
+        collector.complain("s4", resigned(identity, false, against=["s4"]))
+    with pytest.raises(RoundRefused, match="complaint about other sites"):
+        collector.complain("s4", resigned(identity, false, against=[]))
 
 
 # --- the rest
 
 
-def test_who_starts_from_another_model_is_named(begun):
-    hall = begun("masked")
-    assert hall.collector.disagreement() == ""
-    for name, model in zip(ALL, ("00", "11", "00", "00"), strict=True):
+@pytest.mark.parametrize("liar", [0, 1, 3])
+@pytest.mark.parametrize("mode", STAR)
+def test_what_a_round_starts_from_is_voted_on_and_the_first_one_does_not_decide(begun, plain, mode, liar):
+    """Whenever the one with another model comes, the sum is that of the others."""
+    hall = begun(mode)
+    for place, name in enumerate(ALL):
+        model = "11" if place == liar else "00"
         hall.collector.submit(name, *hall.sites[name].submit(hall.moment(), hall.prepares, model))
-    assert hall.collector.disagreement() == "s2"
+    assert list(hall.collector.settle()) == [ALL[liar]]
+    left = [name for name in ALL if name != ALL[liar]]
+    assert hall.collector.added == left
+    assert hall.unmask(hall.moment()) == ([ALL[liar]] if hall.promise.masks else [])
+    payload, roster = hall.collector.payload(), roster_digest(hall.prepares)
+    same(hall.sites[left[0]].reveal(hall.moment(), left, payload, 1.0, roster)[0], plain(left))
+
+
+@pytest.mark.parametrize("mode", ["fixed", "masked"])
+@pytest.mark.parametrize("words", [1, 2, 10_000])
+def test_the_length_of_an_update_is_known_before_the_first_one_comes(begun, plain, identity, mode, words):
+    hall = begun(mode)
+    signed, _ = hall.sites["s1"].submit(hall.moment(), hall.prepares, "00")
+    lie = bytes(8 * words)
+    with pytest.raises(RoundRefused, match="a statement of s1"):
+        hall.collector.submit("s1", resigned(identity, signed, sha256=hashlib.sha256(lie).hexdigest()), lie)
+    hall.submit(hall.moment(), ALL[1:])
+    assert hall.collector.added == ALL[1:]
+    same(revealed(hall, "s2"), plain(ALL[1:]))
+
+
+def test_an_update_of_another_number_of_ciphertexts_is_refused_even_if_it_comes_first(begun, identity):
+    hall = begun("he")
+    signed, payload = hall.sites["s1"].submit(hall.moment(), hall.prepares, "00")
+    lie = payload + payload
+    with pytest.raises(RoundRefused, match="a statement of s1"):
+        hall.collector.submit("s1", resigned(identity, signed, sha256=hashlib.sha256(lie).hexdigest()), lie)
+    hall.submit(hall.moment(), ALL[1:])
+
+
+def test_where_no_model_has_more_than_half_of_the_sites_nobody_is_blamed(begun):
+    hall = begun("masked")
+    for name, model in zip(ALL, ("00", "11", "00", "11"), strict=True):
+        hall.collector.submit(name, *hall.sites[name].submit(hall.moment(), hall.prepares, model))
+    with pytest.raises(ConfigRefused, match="none at more than half"):
+        hall.collector.settle()
 
 
 def test_a_ring_names_them_before_the_first_hop(begun):
     hall = begun("ring")
     for name, model in zip(ALL, ("00", "00", "00", "22"), strict=True):
         hall.collector.ready(name, hall.sites[name].ready(hall.moment(), hall.prepares, model))
-    assert hall.collector.disagreement() == "s4"
+    assert list(hall.collector.settle()) == ["s4"]
     with pytest.raises(RoundRefused, match="a statement of s2"):
         hall.collector.ready("s1", hall.sites["s2"].ready(hall.moment(), hall.prepares, "00"))
 
@@ -326,7 +428,7 @@ def test_a_server_under_encryption_holds_no_key(begun):
     hall = begun("he")
     hall.submit(hall.moment(), ALL)
     assert hall.collector._cipher._secret is None
-    assert Collector(hall.promise, hall.collector.authority)._cipher._secret is None
+    assert Collector(hall.promise, hall.collector.authority, 9)._cipher._secret is None
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 9, 17])

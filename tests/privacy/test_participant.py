@@ -9,22 +9,13 @@ import pytest
 from scipy.stats import chi2
 
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
-from wardround.privacy import masks, shamir, statements
+from wardround.privacy import masks, sealed_shares, shamir, statements
 from wardround.privacy.packing import WORD
-from wardround.privacy.participant import (
-    FILE,
-    Participant,
-    bound,
-    joined,
-    pair_seed,
-    peers_digest,
-    read_roster,
-    ring_order,
-    roster_digest,
-)
+from wardround.privacy.participant import FILE, Participant
+from wardround.privacy.roster import joined, pair_seed, peers_digest, read_roster, ring_order, roster_digest
 from wardround.privacy.statements import Moment, Signed
 
-RUN, OTHER_RUN = "ab" * 16, "cd" * 16
+RUN, OTHER_RUN, JOB = "ab" * 16, "cd" * 16, "0b" * 32
 ALL = ["s1", "s2", "s3", "s4"]
 WORDS = np.arange(20, dtype=np.uint64) * np.uint64(2**59)
 
@@ -91,36 +82,41 @@ def test_no_secret_stands_in_a_statement(masked):
 
 
 def test_shares_are_sealed_for_each_site_and_give_what_was_promised(masked):
-    moment, channels = masked.moment(), {one["site"]: one["channel"] for one in map(statements.peek, masked.joins)}
+    moment = masked.moment()
     said = statements.peek(masked.prepares[0])
     assert sorted(said["shares"]) == ALL
     halves = {}
     for x, name in enumerate(ALL, 1):
-        key = masks.shared(
-            bytes.fromhex(secrets(masked, name)["channel"]), bytes.fromhex(channels["s1"]), "shares", RUN
-        )
-        both = masks.unseal(key, bytes.fromhex(said["shares"][name]), bound(moment, "s1", name))
-        halves[x] = both[: shamir.SHARE_BYTES], both[shamir.SHARE_BYTES :]
+        channel = bytes.fromhex(secrets(masked, name)["channel"])
+        halves[x] = sealed_shares.open_received(channel, said, moment, name)
         for other in set(ALL) - {name}:
             with pytest.raises(RoundRefused):
-                masks.unseal(key, bytes.fromhex(said["shares"][other]), bound(moment, "s1", other))
+                sealed_shares.open_received(channel, said, moment, other)
     for three in ((1, 2, 3), (1, 3, 4), (2, 3, 4)):
         mask, own = (shamir.combine({x: halves[x][part] for x in three}) for part in (0, 1))
         assert masks.public_of(mask).hex() == said["mask"]
         assert hashlib.sha256(own).hexdigest() == said["own"]
-        assert secrets(masked)["prepared"] == {
-            "moment": [RUN, 0, 0],
-            "mask": mask.hex(),
-            "own": own.hex(),
-            "used": "",
-        }
+        kept = secrets(masked)["prepared"]
+        assert (kept["moment"], kept["mask"], kept["own"], kept["used"]) == ([RUN, 0, 0], mask.hex(), own.hex(), "")
     with pytest.raises(RoundRefused):
         shamir.combine({x: halves[x][0] for x in (1, 2)})
 
 
 def test_every_attempt_has_fresh_keys(masked):
-    said = [statements.peek(at(masked).prepare(Moment(RUN, 0, n), masked.joins)) for n in (0, 0, 1)]
+    said = [statements.peek(at(masked).prepare(Moment(RUN, 0, n), masked.joins)) for n in (0, 1, 2)]
     assert len({one["mask"] for one in said}) == len({one["own"] for one in said}) == 3
+
+
+def test_one_moment_has_one_key_however_often_a_server_asks(masked, authority):
+    """Else it could ask until the order of a ring, which follows from the keys, is the one that it wishes."""
+    said = {at(masked).prepare(masked.moment(), masked.joins).text for _ in range(5)}
+    again = Participant(masked.promise, at(masked).identity, authority, "", masked.sites["s1"].folder, JOB)
+    assert said == {masked.prepares[0].text, again.prepare(masked.moment(), masked.joins[::-1]).text}
+    with pytest.raises(RoundRefused, match="two sets of sites"):
+        at(masked).prepare(masked.moment(), masked.joins[:3])
+    at(masked).prepare(masked.moment(attempt=1), masked.joins)
+    with pytest.raises(RoundRefused, match="round 1 again"):
+        at(masked).prepare(masked.moment(), masked.joins)
 
 
 def test_a_run_that_was_not_joined_is_refused(masked):
@@ -147,12 +143,14 @@ def bad_joins(hall, identity, impostor):
         "a signature that does not fit",
         instead(hall.joins, "s2", Signed(s2.text.replace(channel, key), s2.signature, s2.certificate)),
     )
-    forged = statements.sign(impostor, "join", moment, channel=key, key_id="")
+    forged = statements.sign(impostor, "join", moment, channel=key, key_id="", job=JOB)
     yield "did not issue", instead(hall.joins, "s2", forged)
-    lying = statements.sign(identity("s3"), "join", moment, channel=key, key_id="")
+    lying = statements.sign(identity("s3"), "join", moment, channel=key, key_id="", job=JOB)
     yield "does not fit", instead(hall.joins, "s2", Signed(s2.text, lying.signature, s2.certificate))
     yield "another run", instead(hall.joins, "s2", says(hall, identity, "s2", "join", joined(OTHER_RUN)))
     yield "another sum key", instead(hall.joins, "s2", says(hall, identity, "s2", "join", moment, key_id="ff" * 16))
+    yield "another job", instead(hall.joins, "s2", says(hall, identity, "s2", "join", moment, job="cc" * 32))
+    yield "two `join` statements", [*hall.joins, says(hall, identity, "s3", "join", moment)]
     yield "kind 'prepare'", instead(hall.joins, "s2", hall.prepares[1])
 
 
@@ -170,7 +168,7 @@ def test_joins_that_are_not_to_be_trusted_are_refused(masked, identity, impostor
 def test_a_degenerate_channel_key_is_refused(masked, identity):
     zero = says(masked, identity, "s2", "join", joined(RUN), channel="00" * 32)
     with pytest.raises(RoundRefused, match="X25519"):
-        at(masked).prepare(masked.moment(), instead(masked.joins, "s2", zero))
+        at(masked).prepare(masked.moment(attempt=1), instead(masked.joins, "s2", zero))
 
 
 # --- mask
@@ -178,8 +176,10 @@ def test_a_degenerate_channel_key_is_refused(masked, identity):
 
 def test_without_masks_words_stay_as_they_are(hall):
     made = hall("he")
-    assert at(made).roster(made.moment(), []) == {}
-    assert at(made).mask(made.moment(), [], WORDS) is WORDS
+    assert list(at(made).roster(made.moment(), made.joins)) == ALL
+    assert at(made).mask(made.moment(), made.joins, WORDS) is WORDS
+    with pytest.raises(ConfigRefused, match="0 sites"):
+        at(made).mask(made.moment(), [], WORDS)
 
 
 def test_masked_words_are_the_formula_and_cancel(masked):
@@ -222,7 +222,7 @@ def test_one_mask_serves_one_set_of_sites(masked):
 def test_a_mask_outlives_the_process(masked, authority):
     first = at(masked).mask(masked.moment(), masked.prepares, WORDS)
     folder = masked.sites["s1"].folder
-    again = Participant(masked.promise, at(masked).identity, authority, "", folder)
+    again = Participant(masked.promise, at(masked).identity, authority, "", folder, JOB)
     np.testing.assert_array_equal(again.mask(masked.moment(), masked.prepares, WORDS), first)
     with pytest.raises(RoundRefused, match="used for another update"):
         again.mask(masked.moment(), masked.prepares, WORDS + np.uint64(1))
@@ -250,7 +250,7 @@ def bad_prepares(hall, identity, impostor):
         yield why, instead(good, "s2", says(hall, identity, "s2", "prepare", old))
     yield "different sets", [*good, good[1]]
     yield "different sets", [*good, says(hall, identity, "s2", "prepare", moment, mask=key)]
-    yield "different sets", instead(good, "s2", says(hall, identity, "s2", "prepare", moment, peers="00"))
+    yield "different sets", instead(good, "s2", says(hall, identity, "s2", "prepare", moment, peers="00" * 32))
     less = {name: share for name, share in s2["shares"].items() if name != "s1"}
     yield "different sets", instead(good, "s2", says(hall, identity, "s2", "prepare", moment, shares=less))
     yield "kind 'join'", instead(good, "s2", hall.joins[1])
@@ -286,7 +286,11 @@ def test_an_attempt_that_was_not_prepared_is_refused(masked):
 
 
 def test_its_own_older_key_is_refused(masked):
-    at(masked).prepare(masked.moment(), masked.joins)
+    folder = masked.sites["s1"].folder
+    (folder / FILE).unlink()
+    at(masked).join(RUN)
+    joins = [at(masked, name).join(RUN) for name in ALL]
+    at(masked).prepare(masked.moment(), joins)
     with pytest.raises(RoundRefused, match="another mask key than this site made"):
         at(masked).mask(masked.moment(), masked.prepares, WORDS)
 
@@ -341,8 +345,8 @@ def test_a_site_that_masked_nothing_opens_nothing(masked):
 
 def test_without_masks_nothing_is_opened(hall):
     made = hall("he")
-    with pytest.raises(RoundRefused, match="a sum over 4 sites"):
-        at(made).unmask(made.moment(), made.joins, [], ALL)
+    with pytest.raises(RoundRefused, match="nothing is masked"):
+        at(made).unmask(made.moment(), made.joins, made.joins, ALL)
 
 
 def test_a_round_is_opened_for_one_set_of_sites(masked, authority):
@@ -354,7 +358,7 @@ def test_a_round_is_opened_for_one_set_of_sites(masked, authority):
     for names in (other, ALL):
         with pytest.raises(RoundRefused, match="a second opening of round 1"):
             at(masked).unmask(moment, masked.joins, masked.prepares, names)
-    again = Participant(masked.promise, at(masked).identity, authority, "", masked.sites["s1"].folder)
+    again = Participant(masked.promise, at(masked).identity, authority, "", masked.sites["s1"].folder, JOB)
     with pytest.raises(RoundRefused, match="a second opening"):
         again.unmask(moment, masked.joins, masked.prepares, other)
 
@@ -430,14 +434,65 @@ def test_a_site_that_prepared_without_joining_is_refused(masked, identity, kits)
         at(masked).mask(masked.moment(), [*masked.prepares, stranger], WORDS)
 
 
-def test_a_share_that_does_not_open_is_refused(masked, identity):
-    """s2 sealed nonsense for s1."""
+def nonsense(masked, identity, victim="s1", **changed):
+    """Return the prepares of which that of s2 holds, for the victim, a share that was sealed for s3."""
     shares = statements.peek(masked.prepares[1])["shares"]
-    lies = says(masked, identity, "s2", "prepare", masked.moment(), shares=shares | {"s1": shares["s3"]})
-    prepares = instead(masked.prepares, "s2", lies)
+    lies = says(masked, identity, "s2", "prepare", masked.moment(), shares=shares | {victim: shares["s3"]}, **changed)
+    return instead(masked.prepares, "s2", lies)
+
+
+def test_a_share_that_does_not_open_is_complained_of_and_opened_by_nobody(masked, identity):
+    prepares = nonsense(masked, identity)
+    complaint = at(masked).complaint(masked.moment(), prepares)
+    said = statements.peek(complaint)
+    assert (said["kind"], said["against"], said["roster"]) == ("complain", ["s2"], roster_digest(prepares))
+    assert at(masked, "s4").complaint(masked.moment(), prepares) is None
+    assert at(masked).complaint(masked.moment(), masked.prepares) is None
     at(masked).mask(masked.moment(), prepares, WORDS)
     with pytest.raises(RoundRefused, match="does not open"):
         at(masked).unmask(masked.moment(), masked.joins, prepares, ALL)
+
+
+def test_a_share_that_opens_and_is_another_than_was_promised_is_complained_of(masked, identity):
+    digests = statements.peek(masked.prepares[1])["digests"]
+    wrong = {"digests": digests | {"s1": "ab" * 64}}
+    lies = says(masked, identity, "s2", "prepare", masked.moment(), **wrong)
+    complaint = at(masked).complaint(masked.moment(), instead(masked.prepares, "s2", lies))
+    assert statements.peek(complaint)["against"] == ["s2"]
+
+
+def test_an_accused_site_shows_one_key_for_its_accuser_alone(masked, identity):
+    """What is shown opens the one share that the accuser was sent, and no other."""
+    moment, names = masked.moment(), roster_digest(masked.prepares)
+    complaint = statements.sign(identity("s4"), "complain", moment, roster=names, against=["s2"])
+    said = statements.peek(at(masked, "s2").justify(moment, masked.prepares, [complaint]))
+    assert list(said["keys"]) == ["s4"]
+    shown, promised = bytes.fromhex(said["keys"]["s4"]), statements.peek(masked.prepares[1])
+    channel = {one["site"]: bytes.fromhex(one["channel"]) for one in map(statements.peek, masked.joins)}
+    assert sealed_shares.is_justified(shown, channel["s4"], promised, moment, "s4")
+    for other in ("s1", "s2", "s3"):
+        assert not sealed_shares.is_justified(shown, channel[other], promised, moment, other)
+    for name, against, roster in (("s4", ["s3"], names), ("s4", ["s2"], "00")):
+        other = statements.sign(identity(name), "complain", moment, roster=roster, against=against)
+        with pytest.raises(RoundRefused, match="complaint about other sites"):
+            at(masked, "s2").justify(moment, masked.prepares, [other])
+    forged = Signed(complaint.text, masked.prepares[0].signature, complaint.certificate)
+    with pytest.raises(RoundRefused, match="does not fit"):
+        at(masked, "s2").justify(moment, masked.prepares, [forged])
+
+
+def test_a_run_that_was_stopped_is_stopped_for_good(masked, authority):
+    """After a sum that was refused; another run is joined."""
+    at(masked).stop()
+    again = Participant(masked.promise, at(masked).identity, authority, "", masked.sites["s1"].folder, JOB)
+    for ask in (
+        lambda: again.join(RUN),
+        lambda: again.prepare(masked.moment(1), masked.joins),
+        lambda: again.mask(masked.moment(), masked.prepares, WORDS),
+    ):
+        with pytest.raises(RoundRefused, match="whose sum this site refused"):
+            ask()
+    again.join(OTHER_RUN)
 
 
 # --- the file of secrets

@@ -10,9 +10,12 @@ import pytest
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused, RoundRefused
 from wardround.privacy import statements, sum_key
 from wardround.privacy.fixed_point import decode, first_grid, next_grid
-from wardround.privacy.participant import Participant, ring_order
+from wardround.privacy.participant import Participant
+from wardround.privacy.roster import ring_order, roster_digest
 from wardround.privacy.statements import Moment
 from wardround.privacy.sum_site import Incoming, SumSite
+
+JOB = "0b" * 32
 
 MODES = ["fixed", "masked", "he", "he with masks", "ring"]
 ENCRYPTED = ["he", "he with masks", "ring"]
@@ -27,7 +30,7 @@ def train(hall, updates, initial, silent=()):
         means.append(hall.whole(round_, updates(4, seed=round_), initial, quiet))
         for name in quiet:  # they are told the sum like everybody
             site, payload = hall.sites[name], hall.collector.payload()
-            site.reveal(hall.moment(round_), hall.collector.added, payload, 1.0)
+            site.reveal(hall.moment(round_), hall.collector.added, payload, 1.0, roster_digest(hall.prepares))
         grids.append({name: site.grid(round_ + 1).digest for name, site in hall.sites.items()})
     return means, grids
 
@@ -228,7 +231,7 @@ def test_a_crash_while_writing_leaves_no_update(hall, initial, updates, monkeypa
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_sum_of_two_is_refused(begun, mode):
+def test_a_sum_of_two_is_refused(begun, mode, going_on):
     hall = begun(mode)
     payload = send(hall, mode)
     for sites in ([], ["s1"], ["s1", "s2"], ["s1", "s2", "s2"], ["s1"] * 4):
@@ -238,19 +241,19 @@ def test_a_sum_of_two_is_refused(begun, mode):
         hall.sites["s1"].grid(1)
 
 
-def test_one_update_three_times_is_refused(begun):
+def test_one_update_three_times_is_refused(begun, going_on):
     """A server that adds s1's ciphertext to itself and calls that a sum of three."""
     hall = begun("he")
-    _, payload = hall.sites["s1"].submit(hall.moment(), [], "00")
+    _, payload = hall.sites["s1"].submit(hall.moment(), hall.prepares, "00")
     cipher = hall.collector._cipher
     total = cipher.add(cipher.add(cipher.add(None, payload), payload), payload)
     for sites in (["s1"] * 3, ["s1", "s2", "s3"], ["s1", "s1", "s1", "s2", "s3"]):
-        with pytest.raises(Refusal, match=r"a tag that does not fit|3 to 8 sites"):
+        with pytest.raises(Refusal, match=r"a tag that does not fit|3 to 8 sites|did not hide"):
             hall.sites["s2"].reveal(hall.moment(), sites, cipher.dump(total), 1.0)
 
 
 @pytest.mark.parametrize("mode", ENCRYPTED)
-def test_a_sum_that_is_not_what_its_caption_says_is_refused(begun, mode):
+def test_a_sum_that_is_not_what_its_caption_says_is_refused(begun, mode, going_on):
     hall = begun(mode)
     payload, moment = send(hall, mode), hall.moment()
     site = hall.sites["s2"]
@@ -258,8 +261,9 @@ def test_a_sum_that_is_not_what_its_caption_says_is_refused(begun, mode):
         with pytest.raises(RoundRefused, match="a tag that does not fit"):
             site.reveal(moment, sites, payload, 1.0)
     for other in (replace(moment, attempt=1), replace(moment, run="cd" * 16)):
-        with pytest.raises(RoundRefused, match="a tag that does not fit"):
+        with pytest.raises(RoundRefused, match="did not hide an update for"):
             site.reveal(other, ALL, payload, 1.0)
+        site.reveal(moment, ALL, payload, 1.0)
     mean, _ = site.reveal(moment, ALL, payload, 1.0)
     for spoilt in (b"", payload[:100], payload[:-1], payload + payload):
         with pytest.raises(RoundRefused):
@@ -267,8 +271,30 @@ def test_a_sum_that_is_not_what_its_caption_says_is_refused(begun, mode):
     np.testing.assert_array_equal(site.reveal(moment, ALL, payload, 1.0)[0]["model:conv"], mean["model:conv"])
 
 
+def test_after_a_refused_sum_a_site_takes_no_more_in_that_run(begun):
+    """A server that tries one sum after the other could learn from what is refused and what is not."""
+    hall = begun("he")
+    payload, site = send(hall, "he"), hall.sites["s2"]
+    with pytest.raises(RoundRefused, match="a tag that does not fit"):
+        site.reveal(hall.moment(), ALL[:3], payload, 1.0)
+    for ask in (
+        lambda: site.submit(hall.moment(), hall.prepares, "00"),
+        lambda: site.participant.join(hall.moment().run),
+    ):
+        with pytest.raises(RoundRefused, match="whose sum this site refused"):
+            ask()
+
+
+def test_tags_of_another_roster_do_not_fit(begun):
+    """A server gives two jobs one run: the sites know better, by the fresh keys and the digest of the job in the joins."""
+    hall = begun("he")
+    payload, site = send(hall, "he", ALL[1:]), hall.sites["s1"]
+    with pytest.raises(RoundRefused, match="a tag that does not fit"):
+        site.reveal(hall.moment(), ALL[1:], payload, 1.0, "ab" * 32)
+
+
 @pytest.mark.parametrize("flip", [1, 128])
-def test_a_flipped_byte_of_a_sum_is_refused_or_changes_nothing(begun, flip):
+def test_a_flipped_byte_of_a_sum_is_refused_or_changes_nothing(begun, flip, going_on):
     """The lowest bits of a ciphertext are noise that decryption rounds away: then the sum is the true one."""
     hall = begun("he")
     payload, site, refused = send(hall, "he"), hall.sites["s2"], 0
@@ -295,7 +321,7 @@ def test_a_sum_whose_masks_were_not_opened_is_refused(begun, mode):
 
 
 @pytest.mark.parametrize("mode", ["fixed", "masked"])
-def test_words_that_no_such_sum_gives_are_refused(begun, mode):
+def test_words_that_no_such_sum_gives_are_refused(begun, mode, going_on):
     hall = begun(mode)
     payload, site = send(hall, mode), hall.sites["s1"]
     for spoilt in (b"", payload[:-1], payload[:-8], payload + bytes(8), b"\xff" * len(payload)):
@@ -316,23 +342,20 @@ def test_fewer_patients_than_sites_are_refused(hall, initial, updates):
 
 
 @pytest.mark.parametrize("mode", ENCRYPTED)
-def test_a_wrong_sum_key_is_refused(begun, mode, authority):
-    """At the reader: it opens noise. At a writer: everybody else sees that the sum is none of theirs."""
+def test_a_wrong_sum_key_is_refused(begun, mode, authority, going_on):
+    """At the reader: it opens noise. At a writer: its words for the grid are others, so that it is in no sum of theirs."""
     hall = begun(mode)
     site, wrong = hall.sites["s2"], sum_key.new_seed()
     reader = SumSite(hall.promise, site.participant, wrong, site.folder, 0)
-    if mode != "ring":
-        hall.sites["s2"] = reader
-        other = send(hall, mode)
-        with pytest.raises(RoundRefused, match="a tag that does not fit"):
-            hall.sites["s1"].reveal(hall.moment(), ALL, other, 1.0)
-        hall.sites["s2"] = site
-        hall.prepare(hall.moment())
+    said = statements.peek(reader.ready(hall.moment(), hall.prepares, "00"))
+    assert said["grid"] != statements.peek(site.ready(hall.moment(), hall.prepares, "00"))["grid"]
     payload = send(hall, mode)
     with pytest.raises(RoundRefused, match="a tag that does not fit"):
         reader.reveal(hall.moment(), ALL, payload, 1.0)
     site.reveal(hall.moment(), ALL, payload, 1.0)
-    stranger = Participant(hall.promise, site.participant.identity, authority, sum_key.key_id(wrong), site.folder / "x")
+    stranger = Participant(
+        hall.promise, site.participant.identity, authority, sum_key.key_id(wrong), site.folder / "x", JOB
+    )
     joins = [*(one for one in hall.joins if statements.peek(one)["site"] != "s2"), stranger.join(hall.moment().run)]
     for who, mine in ((stranger, joins), (hall.sites["s1"].participant, joins)):
         with pytest.raises(RoundRefused, match="another sum key"):
@@ -343,7 +366,7 @@ def test_a_damaged_grid_folder_is_refused(begun):
     hall = begun("fixed")
     (hall.sites["s1"].folder / "grid-00000.json").unlink()
     with pytest.raises(RoundRefused, match=r"no grid-00000\.json"):
-        hall.sites["s1"].submit(hall.moment(), [], "00")
+        hall.sites["s1"].submit(hall.moment(), hall.prepares, "00")
 
 
 def test_a_grid_comes_back_from_its_file(begun, initial):

@@ -1,7 +1,7 @@
 """The messages of a hidden sum, and their strict reading: a call down, a signed statement with its payload up.
 
-    join, prepare, unmask   a statement of privacy/statements.py, nothing else
-    train                   its payload (star) or that it is ready (ring), with NUMBERS and SITE_FACTS of wire.py
+    join, prepare, unmask   a statement of privacy/statements.py, nothing else; `unmask` with complaints: a justification
+    train                   its payload (star), that it is ready (ring), or a complaint, with NUMBERS and SITE_FACTS of wire.py
     hop                     its payload
     finish                  the digest of the final model, with SCORES
 
@@ -10,40 +10,50 @@ Where the job hides the numbers of patients (`patients_hidden`), SITE_FACTS and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 
 from wardround.flare import wire
+from wardround.flare.ranges import SCORE, STEPS
 from wardround.privacy import statements
 from wardround.privacy.statements import Moment, Signed
+from wardround.reports.checks import Maybe
 
 JOIN, PREPARE, HOP, UNMASK = "join", "prepare", "hop", "unmask"
 TASKS = (JOIN, PREPARE, wire.TRAIN, HOP, UNMASK, wire.FINISH)
 KINDS = {
     JOIN: ("join",),
     PREPARE: ("prepare",),
-    wire.TRAIN: ("submit", "ready"),
+    wire.TRAIN: ("submit", "ready", "complain"),
     HOP: ("hop",),
-    UNMASK: ("unmask",),
+    UNMASK: ("unmask", "justify"),
     wire.FINISH: ("judged",),
 }
 META = {wire.TRAIN: {"numbers": wire.NUMBERS, "facts": wire.SITE_FACTS}, wire.FINISH: {"scores": wire.SCORES}}
 _SIGNED = ("text", "signature", "certificate")
+_COUNTS = {"rounds": STEPS, "begun": STEPS}
+_RUN, _ROSTER = re.compile(r"[0-9a-f]{1,64}"), re.compile(r"(?:[0-9a-f]{64})?")
+MOST_SITES, MOST_SUMS = 256, 10_000
 
 
 @dataclass(frozen=True)
 class Revealed:
-    """The sum of the round before: whose it is, the mean validation score of the model that they started from."""
+    """The sum of a round: whose it is, the mean validation score of the model that they started from.
+
+    roster: the digest of the statements of who took part (privacy/roster.py), for sites that did not
+    """
 
     moment: Moment
     sites: tuple[str, ...]
     configured: int
     val_score: float | None
     payload: bytes
+    roster: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,8 @@ class Call:
 
     revealed: the sums since the round of the site that is furthest behind; others pass over what they have | begun: how many
     rounds were done when the server began | ready, done, hop, payload: the ring's state (payload: of the last hop) |
-    survivors: whose masks to open
+    survivors: whose masks to open | complaints: about shares that the receiver of this call has sent
+    prepares: without masks, the `join` statements of those that are in the round
     """
 
     moment: Moment
@@ -66,6 +77,7 @@ class Call:
     hop: Signed | None = None
     payload: bytes = b""
     begun: int = 0
+    complaints: tuple[Signed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,32 +103,31 @@ def call_message(call: Call) -> Shareable:
         "payload": call.payload,
         "revealed": [vars(one) | {"moment": list(one.moment.words), "sites": list(one.sites)} for one in call.revealed],
         "begun": call.begun,
+        "complaints": [_pack(one) for one in call.complaints],
     }
     return DXO(DataKind.APP_DEFINED, data=data).to_shareable()
 
 
 def read_call(message: Shareable) -> Call:
-    """Read task data; ReleaseRefused when it is not a Call."""
+    """Read task data; ReleaseRefused on a key, type or number too many or too few."""
     data = wire.data_of(message, DataKind.APP_DEFINED)
-    try:
-        return Call(
-            _moment(data["moment"]),
-            int(data["rounds"]),
-            tuple(_unpack(one) for one in data["joins"]),
-            tuple(_unpack(one) for one in data["prepares"]),
-            tuple(
-                Revealed(**one | {"moment": _moment(one["moment"]), "sites": _names(one["sites"])})
-                for one in data["revealed"]
-            ),
-            _names(data["survivors"]),
-            _names(data["ready"]),
-            _names(data["done"]),
-            _unpack(data["hop"]) if data["hop"] is not None else None,
-            bytes(data["payload"]),
-            int(data["begun"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise wire.unknown("a call", f"no call ({type(error).__name__})", "one of this version") from error
+    _require_keys(data, [one.name for one in fields(Call)], "a call")
+    wire.require_shape(dict(wire.meta_of(message)), {}, "a call's meta")
+    wire.require_shape({key: data[key] for key in _COUNTS}, _COUNTS, "a call")
+    return Call(
+        moment=_moment(data["moment"]),
+        rounds=data["rounds"],
+        joins=_statements(data["joins"]),
+        prepares=_statements(data["prepares"]),
+        revealed=tuple(_revealed(one) for one in _list(data["revealed"], MOST_SUMS)),
+        survivors=_names(data["survivors"]),
+        ready=_names(data["ready"]),
+        done=_names(data["done"]),
+        hop=None if data["hop"] is None else _unpack(data["hop"]),
+        payload=_bytes(data["payload"]),
+        begun=data["begun"],
+        complaints=_statements(data["complaints"]),
+    )
 
 
 def reply_message(reply: Reply) -> Shareable:
@@ -149,7 +160,8 @@ def read_again(message: Shareable) -> int | None:
     """Return the round of an `again` message, None for any other."""
     dxo_kind = wire.kind_of(message)
     data = wire.data_of(message, DataKind.APP_DEFINED) if dxo_kind == DataKind.APP_DEFINED else {}
-    return int(data["again"]) if set(data) == {"again"} else None
+    round_ = data["again"] if set(data) == {"again"} else None
+    return round_ if type(round_) is int and 0 <= round_ <= statements.MOST_ROUNDS else None
 
 
 def _pack(signed: Signed) -> dict[str, Any]:
@@ -166,17 +178,53 @@ def _unpack(data: Any) -> Signed:
     )
     if not fits or len(data["signature"]) > 1024 or len(data["certificate"]) > 16384:
         raise wire.unknown("a statement", "another form", "text, signature and certificate")
+    if len(data["text"]) > statements.LONGEST or not data["text"].isascii():
+        raise wire.unknown("a statement", "a text that no site writes", f"at most {statements.LONGEST} plain letters")
     return Signed(data["text"], data["signature"], data["certificate"])
 
 
-def _moment(words: Sequence[Any]) -> Moment:
-    run, round_, attempt = words
-    if not (isinstance(run, str) and type(round_) is int and type(attempt) is int):
-        raise TypeError("a moment")
-    return Moment(run, round_, attempt)
+def _revealed(data: Any) -> Revealed:
+    _require_keys(data, [one.name for one in fields(Revealed)], "a sum")
+    told = {"configured": data["configured"], "val_score": data["val_score"]}
+    wire.require_shape(told, {"configured": STEPS, "val_score": Maybe(SCORE)}, "a sum")
+    if not (isinstance(data["roster"], str) and _ROSTER.fullmatch(data["roster"])):
+        raise wire.unknown("a sum's roster", "another form", "64 hexadecimal digits")
+    payload, sites = _bytes(data["payload"]), _names(data["sites"])
+    return Revealed(_moment(data["moment"]), sites, data["configured"], data["val_score"], payload, data["roster"])
+
+
+def _statements(data: Any) -> tuple[Signed, ...]:
+    return tuple(_unpack(one) for one in _list(data, MOST_SITES))
+
+
+def _moment(words: Any) -> Moment:
+    whole = isinstance(words, (list, tuple)) and len(words) == 3 and all(type(n) is int for n in words[1:])
+    run = words[0] if whole else None
+    named = isinstance(run, str) and _RUN.fullmatch(run)
+    if not (named and -1 <= words[1] <= statements.MOST_ROUNDS and 0 <= words[2] <= statements.MOST_ROUNDS):
+        raise wire.unknown("a moment", "another form", "a run, a round and an attempt")
+    return Moment(words[0], words[1], words[2])
 
 
 def _names(names: Any) -> tuple[str, ...]:
-    if not (isinstance(names, (list, tuple)) and all(isinstance(name, str) and len(name) <= 64 for name in names)):
-        raise TypeError("site names")
-    return tuple(names)
+    found = _list(names, MOST_SITES)
+    if not all(isinstance(name, str) and 0 < len(name) <= 64 and name.isprintable() for name in found):
+        raise wire.unknown("names of sites", "another form", f"at most {MOST_SITES} names of at most 64 letters")
+    return tuple(found)
+
+
+def _list(data: Any, most: int) -> list[Any]:
+    if not isinstance(data, (list, tuple)) or len(data) > most:
+        raise wire.unknown("a list in a call", f"a {type(data).__name__} that is none, or too long", f"at most {most}")
+    return list(data)
+
+
+def _bytes(data: Any) -> bytes:
+    if not isinstance(data, bytes):
+        raise wire.unknown("a payload", f"a {type(data).__name__}", "bytes")
+    return data
+
+
+def _require_keys(data: Any, keys: Sequence[str], what: str) -> None:
+    if not isinstance(data, dict) or set(data) != set(keys):
+        raise wire.unknown(what, f"no {what[2:]}: other entries", "those of this version")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -14,8 +14,8 @@ from wardround.flare.asking import Take
 from wardround.flare.record import RunRecord, absent
 from wardround.privacy import statements
 from wardround.privacy.collector import Collector
-from wardround.privacy.participant import ring_order
 from wardround.privacy.protection import Protection
+from wardround.privacy.roster import require_prepare, ring_order
 from wardround.privacy.statements import Moment, Signed
 
 
@@ -40,6 +40,7 @@ class Attempt:
     """moment: which one | rounds: of the whole run | fingerprint: of the network that every site must train
 
     joins: of the sites that are there | sums: those that one of them may lack | missing: why, by site, as it changes
+    lose: take a site that lied out of the run, with the reason
     """
 
     moment: Moment
@@ -52,6 +53,7 @@ class Attempt:
     sums: tuple[sealed.Revealed, ...]
     missing: Mapping[str, str]
     ask: Ask
+    lose: Callable[[str, str], None]
 
     @property
     def least(self) -> int:
@@ -61,12 +63,16 @@ class Attempt:
 
     def run(self, round_timeout_s: int) -> list[str]:
         """Run the attempt until its sum is open in the collector; return the sites whose masks were removed."""
-        prepares = self._prepare() if self.protection.masks else ()
+        prepares = self._prepare() if self.protection.masks else self.joins
         self.collector.begin(self.moment, prepares)
         call = sealed.Call(self.moment, self.rounds, self.joins, prepares, self.sums)
         trained = self.ask(wire.TRAIN, call, self._take_update, round_timeout_s, enough=self.least)
         self.record.traffic(down=len(trained) * sum(len(one.payload) for one in self.sums))
-        self.collector.require_agreement()
+        if self.collector.complaints:
+            self._resolve(call)
+        for site, reason in self.collector.settle().items():
+            self.lose(site, reason)
+        trained = [site for site in trained if site not in self.missing]
         if self.protection.ring:
             self._around(call, trained)
         added = len(self.collector.added)
@@ -85,16 +91,43 @@ class Attempt:
         def take(site: str, result: Shareable) -> None:
             signed = sealed.read_reply(result, sealed.PREPARE).statement
             said = statements.read_own(site, signed, "prepare", self.moment, self.collector.authority)
-            peers = {statements.peek(one)["site"] for one in self.joins}
-            if set(said["shares"]) != peers:
-                raise statements.refused(site, f"shares for {len(said['shares'])} sites", "for those that joined")
+            require_prepare(said, self.joins)
             found[site] = signed
 
         self.ask(sealed.PREPARE, sealed.Call(self.moment, self.rounds, self.joins), take, enough=self.least)
         return tuple(found[site] for site in sorted(found))
 
+    def _resolve(self, call: sealed.Call) -> None:
+        """Find out who lied where a share did not open, take that site out, and have the round run again without it.
+
+        Nothing was opened yet, and an attempt that is run again has fresh keys: what is shown here tells nothing more.
+        """
+        answers: dict[str, Signed] = {}
+
+        def take(site: str, result: Shareable) -> None:
+            signed = sealed.read_reply(result, sealed.UNMASK).statement
+            statements.read_own(site, signed, "justify", call.moment, self.collector.authority)
+            answers[site] = signed
+
+        for accused, accusers in self.collector.accused().items():
+            complaints = tuple(self.collector.complaints[accuser] for accuser in accusers)
+            asked = sealed.Call(call.moment, self.rounds, prepares=call.prepares, complaints=complaints)
+            self.ask(sealed.UNMASK, asked, take, sites=[accused])
+        liars = self.collector.judge(call.joins, answers)
+        for site, reason in liars.items():
+            self.lose(site, reason)
+        raise RoundRefused(
+            f"the shares of round {call.moment.round + 1}",
+            found=f"shares that do not open; {absent(self.missing)}",
+            expected="a share from every site that opens at every other",
+            fix="the round is run again without the sites that lied; ask them what they run",
+        )
+
     def _take_update(self, site: str, result: Shareable) -> None:
         reply = sealed.read_reply(result, wire.TRAIN)
+        if statements.peek(reply.statement)["kind"] == "complain":
+            self.collector.complain(site, reply.statement)
+            return
         facts = reply.meta["facts"]
         wire.require_version(site, facts)
         if facts["fingerprint"] != self.fingerprint:
@@ -129,9 +162,7 @@ class Attempt:
 
         def take(site: str, result: Shareable) -> None:
             signed = sealed.read_reply(result, sealed.UNMASK).statement
-            said = statements.read_own(site, signed, "unmask", call.moment, self.collector.authority)
-            if set(said["shares"]) != set(self.collector.roster):
-                raise statements.refused(site, f"shares of {len(said['shares'])} sites", "of those that prepared")
+            self.collector.read_shares(site, signed)
             answers[site] = signed
 
         asked = sealed.Call(
@@ -142,6 +173,8 @@ class Attempt:
         try:
             return self.collector.unmask(answers)
         except RoundRefused as refusal:  # who answered has given its shares for THIS sum and refuses any other
+            for site, reason in self.collector.blamed.items():
+                self.lose(site, reason)
             raise ConfigRefused(
                 f"round {call.moment.round + 1} cannot be opened, nor run again: {refusal.what}",
                 found=refusal.found,

@@ -29,11 +29,13 @@ from wardround.flare.secure_attempt import Attempt
 from wardround.flare.secure_state import SecureState
 from wardround.flare.secure_sum import startup_folder
 from wardround.models.fingerprint import fingerprint
+from wardround.models.roles import update_layout
 from wardround.privacy import simulated_kits, statements, sum_key
 from wardround.privacy.collector import Collector
+from wardround.privacy.fixed_point import fields_of
 from wardround.privacy.identity import Authority
-from wardround.privacy.participant import joined
 from wardround.privacy.protection import Protection
+from wardround.privacy.roster import JOINED, joined, require_join, roster_digest
 from wardround.privacy.statements import Moment, Signed
 from wardround.rng import secret
 
@@ -45,6 +47,7 @@ class SecureRounds(Controller):  # type: ignore[misc]
 
     protection: the job's promise, the same as at the sites | round_timeout_s: for training; step_timeout_s: for all else;
     grace_s: how long the others may take once enough for a sum have answered | late: `drop` alone, anything else: ConfigRefused
+    banks, home_roles: every bank that travels, and the roles of the blocks that do not: how long an update is follows from them
     a secret key in the server's folders, a missing or foreign key file: the run does not start
     """
 
@@ -57,14 +60,17 @@ class SecureRounds(Controller):  # type: ignore[misc]
         step_timeout_s: int,
         grace_s: int,
         late: str,
+        banks: list[str],
+        home_roles: list[str],
         about: dict[str, Any],
     ) -> None:
         super().__init__(task_check_period=0.05)
-        if not (protection and model and rounds and rounds >= 1 and step_timeout_s):
+        given = protection and model and banks and home_roles is not None
+        if not (given and rounds and rounds >= 1 and step_timeout_s):
             raise ConfigRefused(
                 "the job's server settings",
-                found=f"rounds {rounds}, step_timeout_s {step_timeout_s}",
-                expected="rounds >= 1, step_timeout_s >= 1, a protection and a model",
+                found=f"rounds {rounds}, step_timeout_s {step_timeout_s}, banks {banks}",
+                expected="rounds >= 1, step_timeout_s >= 1, a protection, a model, its banks and home_roles ([] for none)",
                 fix="print the job anew with `wardround jobs write`",
             )
         require_patience(grace_s, late)
@@ -78,6 +84,7 @@ class SecureRounds(Controller):  # type: ignore[misc]
         self.protection, self.model, self.rounds = protection, model, rounds
         self.round_timeout_s, self.step_timeout_s = round_timeout_s, step_timeout_s
         self.grace_s, self.late = grace_s, late
+        self.banks, self.home_roles = banks, home_roles
         self.about = flat(about)
         self._joins: dict[str, Signed] = {}
         self._run = secret(16).hex()
@@ -88,9 +95,11 @@ class SecureRounds(Controller):  # type: ignore[misc]
         try:
             places.require_startable(fl_ctx)
             places.begin_anew(fl_ctx)
-            self.collector = Collector(self.protection, self._authority(fl_ctx))
-            self.state = SecureState.open(places.state_folder(fl_ctx), self.about)
             module = self.model.build(0)
+            layout = update_layout(module, self.banks, self.home_roles)
+            fields = fields_of(layout, self.protection.bits, weighted=self.protection.weighted)
+            self.collector = Collector(self.protection, self._authority(fl_ctx), fields)
+            self.state = SecureState.open(places.state_folder(fl_ctx), self.about)
         except Refusal as refusal:
             self.system_panic(f"the run cannot start: {refusal}", fl_ctx)
             return
@@ -160,10 +169,31 @@ class SecureRounds(Controller):  # type: ignore[misc]
                     expected=f"key {self._key_id or 'none'}, as in the server's startup/{sum_key.SERVER_FILE}",
                     fix=f"install at {site} the startup kit of this project",
                 )
+            require_join(said)
             self._joins[site] = signed
 
         call = sealed.Call(moment, self.rounds, begun=self._begun)
         self._ask(sealed.JOIN, call, take, sites=sites, enough=self.protection.min_sites)
+        self._require_one_job()
+
+    def _majority(self, told: Mapping[str, str], what: str, expected: str) -> str:
+        """Return what more than half of the sites told, "" of none; no such thing: ConfigRefused, nobody is blamed."""
+        values = list(told.values())
+        most = max(values, key=values.count, default="")
+        if values and 2 * values.count(most) <= len(values):
+            groups = f"{len(set(values))} different ones, none at more than half of {len(values)} sites"
+            fix = "deploy one job folder to all sites, and start the job anew"
+            raise ConfigRefused(what, found=groups, expected=expected, fix=fix)
+        return most
+
+    def _require_one_job(self) -> None:
+        """Lose the sites that serve another job, or other settings of it, than most; no majority: ConfigRefused."""
+        jobs = {site: statements.peek(signed)["job"] for site, signed in self._joins.items()}
+        most = self._majority(jobs, "the job that the hospitals serve, by its id and settings", "one job everywhere")
+        self._job = most
+        for site in [site for site, job in jobs.items() if job != most]:
+            del self._joins[site]
+            self.sites.lose(site, JOINED, "it serves another job, or other settings of it, than most hospitals")
 
     def _round(self, round_: int) -> None:
         begun = time.monotonic()
@@ -194,7 +224,9 @@ class SecureRounds(Controller):  # type: ignore[misc]
         joins = tuple(self._joins[site] for site in there if site in self._joins)
         sums, missing = self._sums(there), self.sites.missing
         made = (moment, self.rounds, self.protection, self.collector, self.record, self.fingerprint)
-        return Attempt(*made, joins, sums, missing, self._ask)
+        return Attempt(
+            *made, joins, sums, missing, self._ask, lambda site, why: self.sites.lose(site, moment.round, why)
+        )
 
     def _sums(self, sites: Sequence[str]) -> tuple[sealed.Revealed, ...]:
         return self.state.since(min((self._reached.get(site, 0) for site in sites), default=self.state.round))
@@ -208,7 +240,8 @@ class SecureRounds(Controller):  # type: ignore[misc]
         payload, configured = self.collector.payload(), len(self.sites.configured)
         moment = Moment(self._run, round_, attempt)
         oldest = min((self._reached.get(site, 0) for site in self.sites.left()), default=round_)
-        revealed = sealed.Revealed(moment, tuple(added), configured, entry["val_score"], payload)
+        roster = roster_digest(self.collector.prepares)
+        revealed = sealed.Revealed(moment, tuple(added), configured, entry["val_score"], payload, roster)
         self.state.done(revealed, entry, oldest)
         self.log_info(self._context, self.record.line(self.rounds))
 
@@ -220,22 +253,17 @@ class SecureRounds(Controller):  # type: ignore[misc]
         def take(site: str, result: Shareable) -> None:
             reply = sealed.read_reply(result, wire.FINISH)
             said = statements.read_own(site, reply.statement, "judged", moment, self.collector.authority)
+            if said["job"] != self._job:
+                raise statements.refused(site, "the end of another job", "the job that it joined")
             self._models[site] = said["model"]
             self.record.scores(site, reply.meta["scores"])
 
         asked = self.sites.present()
         call = sealed.Call(moment, self.rounds, revealed=self._sums(asked))
         judged = self._ask(wire.FINISH, call, take, self.round_timeout_s)
-        models = list(self._models.values())
-        most = max(models, key=models.count, default=None)
-        strangers = sorted(site for site, model in self._models.items() if model != most)
-        if strangers:
-            raise RoundRefused(
-                "two sites hold different final models",
-                found=f"others at {', '.join(strangers)}",
-                expected="one model at every site",
-                fix="start the job anew",
-            )
+        most = self._majority(self._models, "the final model", "one model at every site")
+        for site in sorted(site for site, model in self._models.items() if model != most):
+            self.sites.lose(site, self.rounds, "it holds another final model than most hospitals")
         self.record.run["model"]["sha256"] = most
         if judged == asked:
             places.finish(self._context)

@@ -99,6 +99,7 @@ class SecureSite(Executor):  # type: ignore[misc]
             if task_name == sealed.JOIN and call.begun == 0:
                 places.begin_anew(fl_ctx)
             kept_settings.require_same(places.state_folder(fl_ctx), self._bound(secure), SETTINGS)
+            secure.settings = self.settings
             secure.begin(call)
             return self._tasks[task_name](call, secure, fl_ctx)
 
@@ -129,13 +130,15 @@ class SecureSite(Executor):  # type: ignore[misc]
 
     def _unmask(self, call: sealed.Call, secure: SecureSum, fl_ctx: FLContext) -> Shareable:
         participant = secure.open(fl_ctx).participant
+        if call.complaints:
+            return _statement(participant.justify(call.moment, call.prepares, call.complaints))
         return _statement(participant.unmask(call.moment, call.joins, call.prepares, call.survivors))
 
     def _train(self, call: sealed.Call, secure: SecureSum, fl_ctx: FLContext) -> Shareable:
         begun, round_ = time.monotonic(), call.moment.round
         held = self._held(fl_ctx)
         self._apply(call, secure, held, fl_ctx)
-        secure.model, secure.initial, secure.settings = digest(held.wire()), held.wire(), self.settings
+        secure.model, secure.initial = digest(held.wire()), held.wire()
         site = secure.open(fl_ctx)
         if secure.noise is not None and site.holds(round_) and site.said(round_)["run"] != call.moment.run:
             site.forget(round_)
@@ -180,8 +183,9 @@ class SecureSite(Executor):  # type: ignore[misc]
         if self.dp is not None or secure.protection.weights == "patients_hidden":
             scores = wire.scores_without_counts(scores)
         places.finish(fl_ctx)
-        identity = secure.open(fl_ctx).participant.identity
-        statement = statements.sign(identity, "judged", call.moment, model=digest(held.wire()))
+        participant = secure.open(fl_ctx).participant
+        said = {"model": digest(held.wire()), "job": participant.job}
+        statement = statements.sign(participant.identity, "judged", call.moment, **said)
         return sealed.reply_message(sealed.Reply(statement, b"", {"scores": scores}))
 
     def _apply(self, call: sealed.Call, secure: SecureSum, held: GlobalModel, fl_ctx: FLContext) -> None:
@@ -195,7 +199,8 @@ class SecureSite(Executor):  # type: ignore[misc]
                 continue
             if held.round == 0:
                 site.begin(self._leaving(held))
-            mean, known = site.reveal(revealed.moment, revealed.sites, revealed.payload, self._ratio(held.round))
+            payload, ratio = revealed.payload, self._ratio(held.round)
+            mean, known = site.reveal(revealed.moment, revealed.sites, payload, ratio, revealed.roster)
             participation = min(1.0, len(revealed.sites) / max(1, revealed.configured))
             mine = site.participant.name in revealed.sites
             entry: dict[str, Any] = {"val_score": revealed.val_score, "sum": known, "mine": mine}

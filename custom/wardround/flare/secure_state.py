@@ -38,7 +38,8 @@ class SecureState:
             state.round, state.history = said["round"], said["history"]
             for one in said["revealed"]:
                 moment, payload = Moment(*one["moment"]), (folder / _payload(one["moment"][1])).read_bytes()
-                last = Revealed(moment, tuple(one["sites"]), one["configured"], one["val_score"], payload)
+                sites, roster = tuple(one["sites"]), one["roster"]
+                last = Revealed(moment, sites, one["configured"], one["val_score"], payload, roster)
                 state.revealed.append(last)
             same = said["promise"] == state.promise
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -64,6 +65,7 @@ class SecureState:
                 "sites": list(one.sites),
                 "configured": one.configured,
                 "val_score": one.val_score,
+                "roster": one.roster,
             }
             for one in self.revealed
         ]

@@ -17,6 +17,7 @@ from wardround.privacy.hospital_dp import HospitalDP
 from wardround.privacy.identity import Authority, Identity
 from wardround.privacy.participant import Participant
 from wardround.privacy.protection import Protection
+from wardround.privacy.roster import job_digest
 from wardround.privacy.sum_site import SumSite
 
 FOLDER, ID = "secure", "secure_sum"
@@ -74,7 +75,8 @@ class SecureSum(FLComponent):  # type: ignore[misc]
             promise = kept_settings.digest_of(self.protection, self.noise)
             kept_settings.require_same(folder, promise, "the protection that its secrets were prepared under")
             identity, authority = Identity.load(startup, name), Authority.load(startup)
-            participant = Participant(self.protection, identity, authority, key_id, folder)
+            job = job_digest(fl_ctx.get_job_id(), self.protection, self.seed, self.noise, self.settings)
+            participant = Participant(self.protection, identity, authority, key_id, folder, job)
             self._site = SumSite(self.protection, participant, key, folder, self.seed, self.noise)
         return self._site
 

@@ -18,11 +18,10 @@ from wardround.hospital import state
 from wardround.models import checkpoint
 from wardround.models.blocks import blocks_of
 from wardround.models.fingerprint import fingerprint
-from wardround.models.roles import block_roles
+from wardround.models.roles import OWN_BANKS, block_roles
 from wardround.models.specs import describe
 
 _STATE = "rule."
-_OWN = ("model", "control")
 
 
 class GlobalModel:
@@ -100,7 +99,7 @@ class GlobalModel:
         roles = block_roles(self._spec.build(0))
         names = [name.partition(":") for name in self._weights]
         return frozenset(
-            f"{bank}:{block}" for bank, _, block in names if bank not in _OWN or roles[block] not in home_roles
+            f"{bank}:{block}" for bank, _, block in names if bank not in OWN_BANKS or roles[block] not in home_roles
         )
 
     def blocks(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wardround.jobs.building import build
 from wardround.jobs.recipes import Job, Json
 from wardround.jobs.words import words
 
@@ -18,6 +19,8 @@ def server_workflow(job: Job, about: Json) -> Json:
         "step_timeout_s": job.federation["step_timeout_s"],
         "grace_s": job.federation["grace_s"],
         "late": job.federation["late"],
+        "banks": job.banks,
+        "home_roles": list(build(job.algorithm["site"], "algorithm").home_roles),
         "about": {"config_type": "dict", **about},
     }
     return {"id": "rounds", "path": "wardround.flare.secure_rounds.SecureRounds", "args": args}

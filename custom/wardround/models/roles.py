@@ -19,6 +19,7 @@ from wardround.arrays import Layout
 from wardround.errors import ModelRefused
 from wardround.models.adapters import Adapted
 
+OWN_BANKS = ("model", "control")
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm, nn.LocalResponseNorm)
 
 
@@ -44,6 +45,17 @@ def shared_layout(module: nn.Module, home_roles: Sequence[str]) -> Layout:
     """Return names and shapes of the blocks whose role does not stay home, in the order of the parameters; none: empty."""
     roles = block_roles(module)
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters() if roles[name] not in home_roles}
+    return Layout(tuple(shapes), tuple(shapes.values()))
+
+
+def update_layout(module: nn.Module, banks: Sequence[str], home_roles: Sequence[str]) -> Layout:
+    """Return names (`bank:block`) and shapes of the blocks that an update holds: of the algorithm's own banks those that do
+    not stay home, of a rival's bank all.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for bank in banks:
+        shared = shared_layout(module, home_roles if bank in OWN_BANKS else ())
+        shapes |= {f"{bank}:{name}": shape for name, shape in zip(shared.names, shared.shapes, strict=True)}
     return Layout(tuple(shapes), tuple(shapes.values()))
 
 

@@ -96,6 +96,11 @@ class Coded:
     clipped: int
 
 
+def fields_of(layout: Layout, bits: int, *, weighted: bool) -> int:
+    """Return how many integers an update of these blocks has: it depends on their sizes alone, so the server knows it."""
+    return Grid(layout, bits, (), weighted).fields
+
+
 def first_grid(weights: Arrays, bits: int, *, weighted: bool) -> Grid:
     """Return the grid of round 0 for updates of these blocks: four times the spread of the initial weights fits.
 

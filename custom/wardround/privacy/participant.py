@@ -1,7 +1,8 @@
-"""Floor 3: one site's part in agreeing on masks and opening them: join, prepare, mask, unmask. Secrets stay in one file.
+"""Floor 3: one site's part in agreeing on masks and opening them: join, prepare, mask, unmask; complain, justify.
 
-What a site refuses, whatever the server says: a set of fewer than min_sites; a message of another run, round or attempt; a
-key that its owner did not sign; to use one mask for two updates or two sets of sites; to open a round for two different
+Secrets stay in one file. What a site refuses, whatever the server says: a set of fewer than min_sites; a message of another
+run, round or attempt, or of another job; a key that its owner did not sign; a second set of sites for one moment; more of a
+run whose sum it refused; to use one mask for two updates or two sets of sites; to open a round for two different
 sets of sites, or for another set than it masked for (the difference of two such sums is one hospital's update); to prepare
 a round again with a site that was not asked before, or after a later one, or in a run that it has left: else two groups of
 sites open one update in two sums.
@@ -21,25 +22,28 @@ from pathlib import Path
 from typing import Any, final
 
 from wardround.errors import RoundRefused
-from wardround.privacy import durable, masks, shamir, statements
+from wardround.privacy import durable, masks, sealed_shares, shamir, statements
 from wardround.privacy.identity import Authority, Identity
 from wardround.privacy.packing import Words
 from wardround.privacy.protection import Protection
+from wardround.privacy.roster import JOINED, joined, pair_seed, peers_digest, read_roster, roster_digest
 from wardround.privacy.statements import Moment, Signed
 
-JOINED = -1
 FILE = "secrets.json"
 
 
 @final
 class Participant:
-    """A site in one job. folder: its own, on disk between processes | key_id: of its sum key ("" without encryption)."""
+    """A site in one job. folder: its own, on disk between processes | key_id: of its sum key ("" without encryption)
+
+    job: a digest of the job as the site itself knows it (job_digest); sites that know another one are refused
+    """
 
     def __init__(
-        self, protection: Protection, identity: Identity, authority: Authority, key_id: str, folder: Path
+        self, protection: Protection, identity: Identity, authority: Authority, key_id: str, folder: Path, job: str
     ) -> None:
         self.protection, self.identity, self.authority, self.key_id = protection, identity, authority, key_id
-        self._file = folder / FILE
+        self.job, self._file = job, folder / FILE
 
     @property
     def name(self) -> str:
@@ -56,49 +60,70 @@ class Participant:
         if kept.get("run") != run:
             kept = {"run": run, "channel": masks.new_key().hex(), "opened": kept.get("opened"), "left": left}
             self._save(kept)
-        channel = masks.public_of(bytes.fromhex(kept["channel"])).hex()
-        return statements.sign(self.identity, "join", joined(run), channel=channel, key_id=self.key_id)
+        channel = masks.public_of(bytes.fromhex(self._kept(run)["channel"])).hex()
+        return statements.sign(self.identity, "join", joined(run), channel=channel, key_id=self.key_id, job=self.job)
 
     def prepare(self, moment: Moment, joins: Sequence[Signed]) -> Signed:
-        """Return a fresh mask key and sealed shares for every site that joined.
+        """Return a fresh mask key and sealed shares for every site that joined; asked again for a moment: the same ones.
 
-        a site more than when this round was prepared before, a round before the last that was prepared: RoundRefused
+        Fresh keys for one moment, as often as a server asks, would let it choose the order of a ring.
+        other sites than before for one moment, a site more than when this round was prepared before, a round before the last
+        that was prepared: RoundRefused
         """
         kept, peers = self._kept(moment.run), self._peers(moment.run, joins)
-        mask, own, names = masks.new_key(), masks.new_key(), sorted(peers)
-        last = kept.get("asked") or {"round": JOINED, "names": []}
-        if moment.round < last["round"] or (moment.round == last["round"] and not set(names) <= set(last["names"])):
+        names, digest = sorted(peers), peers_digest(joins)
+        before = kept.get("prepared") or {}
+        if before.get("moment") == list(moment.words):
+            if before["said"]["peers"] != digest:
+                raise statements.refused(
+                    "the server", "one attempt for two sets of sites", "a new attempt for those that are left"
+                )
+            return statements.sign(self.identity, "prepare", moment, **before["said"])
+        last = kept.get("asked") or {"round": JOINED, "attempt": 0, "names": []}
+        again = moment.round == last["round"]
+        if (
+            moment.round < last["round"]
+            or (again and moment.attempt < last["attempt"])
+            or (again and not set(names) <= set(last["names"]))
+        ):
             raise statements.refused(
                 "the server",
                 f"round {moment.round + 1} again, for sites that were not in it",
                 "a round that is repeated is repeated with those that are left",
             )
-        kept["asked"] = {"round": moment.round, "names": names}
-        threshold = self.protection.threshold_of(len(names))
-        shares = {}
-        parts = zip(
-            names, shamir.split(mask, len(names), threshold), shamir.split(own, len(names), threshold), strict=True
-        )
-        for name, of_mask, of_own in parts:
-            key = self._channel_key(kept, peers[name], moment.run)
-            shares[name] = masks.seal(key, of_mask + of_own, bound(moment, self.name, name)).hex()
-        digest = peers_digest(joins)
-        kept["prepared"] = {"moment": list(moment.words), "mask": mask.hex(), "own": own.hex(), "used": ""}
+        kept["asked"] = {"round": moment.round, "attempt": moment.attempt, "names": names}
+        mask, own, seal = masks.new_key(), masks.new_key(), masks.new_key()
+        said: dict[str, Any] = {
+            "peers": digest,
+            "mask": masks.public_of(mask).hex(),
+            "own": hashlib.sha256(own).hexdigest(),
+        }
+        said |= self._shares(mask, own, seal, peers, moment)
+        kept["prepared"] = {"moment": list(moment.words), "mask": mask.hex(), "own": own.hex(), "seal": seal.hex()}
+        kept["prepared"] |= {"used": "", "said": said}
         self._save(kept)
-        return statements.sign(
-            self.identity,
-            "prepare",
-            moment,
-            peers=digest,
-            mask=masks.public_of(mask).hex(),
-            own=hashlib.sha256(own).hexdigest(),
-            shares=shares,
-        )
+        return statements.sign(self.identity, "prepare", moment, **said)
+
+    def _shares(
+        self, mask: bytes, own: bytes, seal: bytes, peers: Mapping[str, bytes], moment: Moment
+    ) -> dict[str, dict[str, str]]:
+        """Return the sealed shares of both secrets for every site, and their digests."""
+        names, threshold = sorted(peers), self.protection.threshold_of(len(peers))
+        of_mask, of_own = (shamir.split(one, len(names), threshold) for one in (mask, own))
+        sealed, digests = {}, {}
+        for name, a, b in zip(names, of_mask, of_own, strict=True):
+            private = _seal_key(seal, name)
+            sealed[name] = sealed_shares.seal(private, peers[name], a, b, moment, (self.name, name)).hex()
+            digests[name] = sealed_shares.digests(a, b)
+        return {"shares": sealed, "digests": digests}
 
     def roster(self, moment: Moment, prepares: Sequence[Signed]) -> dict[str, dict[str, Any]]:
-        """Return who takes part in a masked sum, by name, after checking every signature; {} without masks."""
+        """Return who takes part, by name, after checking every signature.
+
+        prepares: the `prepare` statements of a masked sum, the `join` statements of any other
+        """
         if not self.protection.masks:
-            return {}
+            return {site: {} for site in self._peers(moment.run, prepares)}
         found = read_roster(moment, prepares, self.authority)
         self.protection.require_enough(len(found), f"the sites of round {moment.round + 1}")
         prepared = self._prepared(moment)
@@ -107,6 +132,41 @@ class Participant:
             raise statements.refused(self.name, "another mask key than this site made", "its own statement, unchanged")
         return found
 
+    def complaint(self, moment: Moment, prepares: Sequence[Signed]) -> Signed | None:
+        """Return a signed complaint about the sites whose share for this one does not open; None when all open.
+
+        It is made before anything is masked, so that the round can be run again without whoever lied.
+        """
+        if not self.protection.masks:
+            return None
+        against = []
+        for name, said in self.roster(moment, prepares).items():
+            try:
+                self._received(moment, said)
+            except RoundRefused:
+                against.append(name)
+        if not against:
+            return None
+        names = roster_digest(prepares)
+        return statements.sign(self.identity, "complain", moment, roster=names, against=sorted(against))
+
+    def justify(self, moment: Moment, prepares: Sequence[Signed], complaints: Sequence[Signed]) -> Signed:
+        """Return, for every site that signed a complaint about this one, the key that opens the share made for it."""
+        self.roster(moment, prepares)
+        seal, names = bytes.fromhex(self._prepared(moment)["seal"]), roster_digest(prepares)
+        keys = {}
+        for one in complaints:
+            said = statements.read(one, ["complain"], moment, self.authority)
+            if said["roster"] != names or self.name not in said["against"]:
+                raise statements.refused("the server", "a complaint about other sites", "one about this site's shares")
+            keys[said["site"]] = _seal_key(seal, said["site"]).hex()
+        return statements.sign(self.identity, "justify", moment, roster=names, keys=keys)
+
+    def _received(self, moment: Moment, said: Mapping[str, Any]) -> tuple[bytes, bytes]:
+        """Return both shares that a site sent to this one; they do not open, or are not those promised: RoundRefused."""
+        channel = bytes.fromhex(self._kept(moment.run)["channel"])
+        return sealed_shares.open_received(channel, said, moment, self.name)
+
     def mask(self, moment: Moment, prepares: Sequence[Signed], words: Words, start: str = "") -> Words:
         """Return words under this site's masks (as they are without masks).
 
@@ -114,7 +174,7 @@ class Participant:
         another text, or another set of sites, for a moment that has one: RoundRefused
         """
         roster = self.roster(moment, prepares)
-        if not roster:
+        if not self.protection.masks:
             return words
         kept, names = self._kept(moment.run), roster_digest(prepares)
         prepared, used = self._prepared(moment), f"{names} {hashlib.sha256(words.tobytes()).hexdigest()}"
@@ -137,6 +197,8 @@ class Participant:
         self, moment: Moment, joins: Sequence[Signed], prepares: Sequence[Signed], survivors: Sequence[str]
     ) -> Signed:
         """Return shares of the own masks of the survivors and of the mask keys of the others; written down before."""
+        if not self.protection.masks:
+            raise statements.refused("the server", "an opening where nothing is masked", "a job with masks")
         kept, roster, peers = self._kept(moment.run), self.roster(moment, prepares), self._peers(moment.run, joins)
         inside = sorted(set(survivors))
         self.protection.require_enough(len(inside), f"the sum of round {moment.round + 1}")
@@ -163,12 +225,15 @@ class Participant:
         self._save(kept)
         shares = {}
         for name, said in roster.items():
-            key = self._channel_key(kept, peers[name], moment.run)
-            sealed = bytes.fromhex(said["shares"].get(self.name, ""))
-            both = masks.unseal(key, sealed, bound(moment, name, self.name))
-            half = both[shamir.SHARE_BYTES :] if name in inside else both[: shamir.SHARE_BYTES]
-            shares[name] = half.hex()
+            of_mask, of_own = self._received(moment, said)
+            shares[name] = (of_own if name in inside else of_mask).hex()
         return statements.sign(self.identity, "unmask", moment, roster=names, survivors=inside, shares=shares)
+
+    def stop(self) -> None:
+        """Take no more in the run that this site is in: a sum was refused, and a server could learn from a second try."""
+        kept = self._load()
+        if kept:
+            self._save({**kept, "stopped": kept.get("run")})
 
     def _peers(self, run: str, joins: Sequence[Signed]) -> dict[str, bytes]:
         """Return the channel key of every site that joined, after checking signatures and that all hold one sum key."""
@@ -185,15 +250,21 @@ class Participant:
         strangers = sorted(site for site, content in said.items() if content["key_id"] != self.key_id)
         if strangers:
             raise statements.refused(strangers[0], "another sum key than this site's", "one project, one key")
+        others = sorted(site for site, content in said.items() if content["job"] != self.job)
+        if others:
+            raise statements.refused(others[0], "another job, or other settings of it, than this site's", "one job")
+        if len(said) != len(joins):
+            raise statements.refused("the server", "two `join` statements of one site", "one channel key for each site")
         return {site: bytes.fromhex(content["channel"]) for site, content in said.items()}
-
-    def _channel_key(self, kept: Mapping[str, Any], public: bytes, run: str) -> bytes:
-        return masks.shared(bytes.fromhex(kept["channel"]), public, "shares", run)
 
     def _kept(self, run: str) -> dict[str, Any]:
         kept = self._load()
         if kept.get("run") != run:
             raise statements.refused("the server", "a run that this site did not join", "join first")
+        if kept.get("stopped") == run:
+            raise statements.refused(
+                "the server", "more of a run whose sum this site refused", "a new run: start the job again"
+            )
         return kept
 
     def _prepared(self, moment: Moment) -> dict[str, Any]:
@@ -221,47 +292,6 @@ class Participant:
         durable.write(self._file, json.dumps(kept).encode())
 
 
-def joined(run: str) -> Moment:
-    """Return the moment of all join statements of a run."""
-    return Moment(run, JOINED, 0)
-
-
-def bound(moment: Moment, sender: str, receiver: str) -> str:
-    """Return the words that a sealed share is bound to."""
-    return " ".join(str(word) for word in (*moment.words, sender, receiver))
-
-
-def pair_seed(private: bytes, public: bytes, site: str, other: str, moment: Moment, roster: str, start: str) -> bytes:
-    """Return the seed of the mask that two sites share for one moment, one roster and one start of the round."""
-    return masks.shared(private, public, "mask", *sorted((site, other)), *moment.words, roster, start)
-
-
-def start_words(model: str, grid: str) -> str:
-    """Return what a round starts from as masks are bound to it: the digests of the global model and of the grid."""
-    return f"{model} {grid}"
-
-
-def roster_digest(prepares: Sequence[Signed]) -> str:
-    """Return a digest of who takes part with which keys; "" without masks."""
-    return statements.digest_of(prepares) if prepares else ""
-
-
-def peers_digest(joins: Sequence[Signed]) -> str:
-    """Return a digest of who joined with which channel keys."""
-    return statements.digest_of(joins)
-
-
-def read_roster(moment: Moment, prepares: Sequence[Signed], authority: Authority) -> dict[str, dict[str, Any]]:
-    """Return the prepare statements by site, sorted; forged, doubled, or made for other sets of sites: RoundRefused."""
-    said = [statements.read(one, ["prepare"], moment, authority) for one in prepares]
-    found = {content["site"]: content for content in sorted(said, key=lambda content: str(content["site"]))}
-    sets = {(content["peers"], *sorted(content["shares"])) for content in said}
-    if len(found) != len(said) or len(sets) > 1 or any(found.keys() - content["shares"].keys() for content in said):
-        raise statements.refused("the server", "mask keys made for different sets of sites", "one set for all")
-    return found
-
-
-def ring_order(names: Sequence[str], prepares: Sequence[Signed]) -> list[str]:
-    """Return the order of a ring: fresh with the mask keys of every attempt, the same for all, chosen by nobody."""
-    digest = roster_digest(prepares)
-    return sorted(names, key=lambda name: hashlib.sha256(f"{digest} {name}".encode()).hexdigest())
+def _seal_key(seal: bytes, receiver: str) -> bytes:
+    """Return the private key under which one receiver's share is sealed: it can be shown without telling any other."""
+    return masks.derive(seal, "seal", receiver)

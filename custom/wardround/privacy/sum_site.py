@@ -28,8 +28,10 @@ from wardround.privacy.bfv import Cipher
 from wardround.privacy.collector import words_of
 from wardround.privacy.fixed_point import Grid, decode, encode, first_grid, mean_of, next_grid
 from wardround.privacy.hospital_dp import HospitalDP
-from wardround.privacy.participant import Participant, ring_order, roster_digest, start_words
+from wardround.privacy.masks import derive
+from wardround.privacy.participant import Participant
 from wardround.privacy.protection import Protection
+from wardround.privacy.roster import ring_order, roster_digest, start_words
 from wardround.privacy.statements import Moment, Signed
 from wardround.privacy.tags import Tags
 from wardround.rng import stream
@@ -80,7 +82,6 @@ class SumSite:
         """Code an update and write it down; return what the receipt says.
 
         initial: the job's first weights, for round 0 | said: JSON that goes with the update in every attempt
-
         NaN, inf, other blocks than in round 0: ReleaseRefused | coded already: the old integers stay
         """
         if not self.holds(round_):
@@ -100,7 +101,8 @@ class SumSite:
                 said=json.dumps(said),
             )
             durable.write(self._held(round_), file.getvalue())
-            self._held(round_ - 2).unlink(missing_ok=True)
+            for old in (self._held(round_ - 2), self._part(round_ - 2)):
+                old.unlink(missing_ok=True)
         clipped, values = int(self._read(round_, "clipped")), self.grid(round_).fields
         return {"values": values, "clipped": clipped, "bits": self.protection.bits}
 
@@ -117,14 +119,23 @@ class SumSite:
         return dict(json.loads(str(self._read(round_, "said"))))
 
     def submit(self, moment: Moment, prepares: Sequence[Signed], model: str) -> tuple[Signed, bytes]:
-        """Return the signed statement and payload of the update that is held for this round."""
-        payload = self._hidden(moment, prepares, start_words(model, self.grid(moment.round).digest))
-        return self._signed("submit", moment, prepares, payload, model=model), payload
+        """Return the signed statement and payload of the update that is held for this round.
+
+        shares for this site that do not open: a complaint about their senders, and no payload
+        """
+        if (complaint := self.participant.complaint(moment, prepares)) is not None:
+            return complaint, b""
+        start = self._word("model", moment, model), self._grid_word(moment)
+        payload = self._hidden(moment, prepares, start_words(*start))
+        return self._signed("submit", moment, prepares, payload, model=start[0]), payload
 
     def ready(self, moment: Moment, prepares: Sequence[Signed], model: str) -> Signed:
-        """Return the statement that this site has trained and waits for its hop."""
-        grid, roster = self.grid(moment.round).digest, roster_digest(prepares)
-        return statements.sign(self.participant.identity, "ready", moment, roster=roster, grid=grid, model=model)
+        """Return the statement that this site has trained and waits for its hop, or a complaint as `submit` does."""
+        if (complaint := self.participant.complaint(moment, prepares)) is not None:
+            return complaint
+        words = {"grid": self._grid_word(moment), "model": self._word("model", moment, model)}
+        said = {**words, "roster": roster_digest(prepares)}
+        return statements.sign(self.participant.identity, "ready", moment, **said)
 
     def hop(self, moment: Moment, prepares: Sequence[Signed], incoming: Incoming) -> tuple[Signed, bytes]:
         """Return this site's hop: what it was handed plus its own hidden update.
@@ -143,19 +154,37 @@ class SumSite:
         return self._signed("hop", moment, prepares, payload, done=[*incoming.done, name]), payload
 
     def reveal(
-        self, moment: Moment, sites: Sequence[str], payload: bytes, ratio: float
+        self, moment: Moment, sites: Sequence[str], payload: bytes, ratio: float, roster: str = ""
     ) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return (mean update by block, what is known of it) of a round's sum; writes the grid of the next round.
 
         ratio: learning rate of the next round over this one's | fewer than min_sites: ConfigRefused
-        a sum that is not that of these sites, a wrong key: RoundRefused | this site is not in it: its integers are dropped
-        with what rounding left of them, as if it had not trained
+        roster: the digest of the statements of who took part, as the server tells it; a site that took part knows it itself
+        not the sum of these sites, a wrong key: RoundRefused, and this site takes no more in this run (a server could learn
+        from a second try) | this site is not in it: its integers, with what rounding left, are dropped as if it had not trained
         """
         self.protection.require_enough(len(set(sites)), f"the sum of round {moment.round + 1}")
         grid = self.grid(moment.round)
+        try:
+            totals, patients = self._open(moment, sites, payload, roster, grid)
+        except RoundRefused:
+            self.participant.stop()
+            raise
+        following = grid if self.noise is not None else next_grid(grid, totals, len(sites), ratio)
+        self._save_grid(moment.round + 1, following)
+        if self.participant.name not in sites:
+            self.forget(moment.round)
+        mean = mean_of(grid, totals, self.protection.denominator(len(sites), patients))
+        return mean, {"sites": len(sites), "patients": patients if self.protection.weighted else None}
+
+    def _open(
+        self, moment: Moment, sites: Sequence[str], payload: bytes, roster: str, grid: Grid
+    ) -> tuple[NDArray[np.int64], int]:
+        """Return (sums of the integers, patients) of a round's sum; anything but the sum of these sites: RoundRefused."""
         count = self.protection.packing.words(grid.fields)
         if self.protection.encryption:
-            words = self._tags(moment).check(self._cipher.decrypt(payload), count, sites)
+            tags = self._tags(moment, self._roster(moment, sites, roster))
+            words = tags.check(self._cipher.decrypt(payload), count, sites)
         else:
             words = words_of(payload)
         totals, patients = decode(grid, self.protection.packing.unpack(words, grid.fields, len(sites)))
@@ -166,12 +195,17 @@ class SumSite:
                 expected="at least one for each",
                 fix="a message was altered, or the sites run different versions",
             )
-        following = grid if self.noise is not None else next_grid(grid, totals, len(sites), ratio)
-        self._save_grid(moment.round + 1, following)
+        return totals, patients
+
+    def _roster(self, moment: Moment, sites: Sequence[str], told: str) -> str:
+        """Return the digest of who took part in a sum: what this site hid its own update for, else what it is told."""
         if self.participant.name not in sites:
-            self.forget(moment.round)
-        mean = mean_of(grid, totals, self.protection.denominator(len(sites), patients))
-        return mean, {"sites": len(sites), "patients": patients if self.protection.weighted else None}
+            return told
+        path = self._part(moment.round)
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if kept.get("moment") != list(moment.words):
+            raise statements.refused("the server", "a sum with this site that it did not hide an update for", "its own")
+        return str(kept["roster"])
 
     def forget(self, round_: int) -> None:
         """Drop the integers of a round: noised integers may enter sums of ONE run only, another one takes fresh noise."""
@@ -199,7 +233,10 @@ class SumSite:
     def _hidden(self, moment: Moment, prepares: Sequence[Signed], start: str = "") -> bytes:
         words = self.protection.packing.pack(self.fields(moment.round))
         if self.protection.encryption:
-            words = self._tags(moment).put(words, self.participant.name)
+            roster = roster_digest(prepares)
+            said = json.dumps({"moment": list(moment.words), "roster": roster}).encode()
+            durable.write(self._part(moment.round), said)
+            words = self._tags(moment, roster).put(words, self.participant.name)
         words = self.participant.mask(moment, prepares, words, start)
         return self._cipher.encrypt(words) if self.protection.encryption else bytes(words.astype("<u8").tobytes())
 
@@ -208,16 +245,10 @@ class SumSite:
         if incoming.statement is None:
             raise statements.refused(sender, "a hop without its statement", "the statement that it signed")
         said = statements.read(incoming.statement, ["hop"], moment, self.participant.authority)
-        fits = said["sha256"] == hashlib.sha256(incoming.payload).hexdigest()
-        roster, grid = roster_digest(prepares), self.grid(moment.round).digest
-        if (
-            said["site"] != sender
-            or said["done"] != list(incoming.done)
-            or said["roster"] != roster
-            or said["grid"] != grid
-        ):
+        expected = (sender, list(incoming.done), roster_digest(prepares), self._grid_word(moment))
+        if (said["site"], said["done"], said["roster"], said["grid"]) != expected:
             raise statements.refused(sender, "a hop of another order or grid", "this round's")
-        if not fits:
+        if said["sha256"] != hashlib.sha256(incoming.payload).hexdigest():
             raise statements.refused(sender, "a hop that was altered on its way", "the payload as it was signed")
         return self._cipher.load(incoming.payload)
 
@@ -227,13 +258,20 @@ class SumSite:
             kind,
             moment,
             roster=roster_digest(prepares),
-            grid=self.grid(moment.round).digest,
+            grid=self._grid_word(moment),
             sha256=hashlib.sha256(payload).hexdigest(),
             **more,
         )
 
-    def _tags(self, moment: Moment) -> Tags:
-        return Tags(self._key or b"", self.protection.modulus, *moment.words)
+    def _word(self, kind: str, moment: Moment, digest: str) -> str:
+        """Return a digest as it is told: under encryption keyed, for of few blocks all possible grids could be tried."""
+        return digest if self._key is None else derive(self._key, kind, *moment.words, digest).hex()
+
+    def _grid_word(self, moment: Moment) -> str:
+        return self._word("grid", moment, self.grid(moment.round).digest)
+
+    def _tags(self, moment: Moment, roster: str) -> Tags:
+        return Tags(self._key or b"", self.protection.modulus, *moment.words, roster)
 
     def _read(self, round_: int, key: str) -> Any:
         """Return one part of what was written when an update was coded; RoundRefused when it cannot be read."""
@@ -252,8 +290,11 @@ class SumSite:
     def _held(self, round_: int) -> Path:
         return self.folder / f"held-{round_:05d}.npz"
 
+    def _part(self, round_: int) -> Path:
+        return self.folder / f"roster-{round_:05d}.json"
+
     def _save_grid(self, round_: int, grid: Grid) -> None:
         layout = grid.layout
         said = {"names": layout.names, "shapes": layout.shapes, "bits": grid.bits, "exponents": grid.exponents}
-        path, content = self.folder / f"grid-{round_:05d}.json", json.dumps({**said, "weighted": grid.weighted})
-        durable.write(path, content.encode())
+        content = json.dumps({**said, "weighted": grid.weighted})
+        durable.write(self.folder / f"grid-{round_:05d}.json", content.encode())

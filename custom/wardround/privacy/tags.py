@@ -29,7 +29,11 @@ _HALF = np.uint64(2**25 - 1)
 
 @final
 class Tags:
-    """Tags of one round and attempt. key: what only the sites have; words below `modulus` (at most 50 bits)."""
+    """Tags of one round, attempt and roster. key: what only the sites have; words below `modulus` (at most 50 bits).
+
+    bound: run, round, attempt, and the digest of the signed statements of who takes part. A server may give two jobs one
+    name; the statements hold fresh keys and the digest of the job as the sites know it, so their tags never fit each other.
+    """
 
     def __init__(self, key: bytes, modulus: int, *bound: str | int) -> None:
         self._key, self._modulus = derive(key, "tags", *bound), modulus
