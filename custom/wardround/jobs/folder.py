@@ -20,6 +20,7 @@ from wardround.jobs.tracking import receivers
 from wardround.jobs.words import words
 
 INSTALLED = {"version": __version__, "code": "installed"}
+_EXTENTS = ("patch", "size", "shape", "tubelet")  # lists that are sizes along axes; all others are lists
 MADE_WITH = {"id": "made_with", "path": "wardround.flare.made_with.MadeWith"}
 
 
@@ -167,8 +168,8 @@ def about(job: Job) -> Json:
     groups |= {"protection": job.protection} if job.protection else {}
     groups |= {"dp": job.dp | {"delta": job.privacy["mechanism"]["args"]["delta"]}} if job.dp else {}
     groups |= {"scaling": job.privacy["scaling"]["args"]} if "scaling" in job.privacy else {}
-    plain = {group: {key: _plain(value) for key, value in args.items()} for group, args in groups.items() if args}
-    whole = {key: _plain(value) for key, value in job.schedule.items()}
+    plain = {group: {key: _plain(key, value) for key, value in args.items()} for group, args in groups.items() if args}
+    whole = {key: _plain(key, value) for key, value in job.schedule.items()}
     words = {
         "score": job.task["score"],
         "privacy": job.privacy["title"],
@@ -185,12 +186,14 @@ def _inputs(job: Job) -> Json:
     return {"inputs": {"config_type": "dict", **described}} if described else {}
 
 
-def _plain(value: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {part}" for key, part in value.items())
     if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
         return words_of(table_from_json(value, "the job's sampling"))
-    return " x ".join(str(part) for part in value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return (" x " if name in _EXTENTS else ", ").join(str(part) for part in value)
+    return value
 
 
 def printed(value: Json) -> str:
