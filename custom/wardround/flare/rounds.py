@@ -24,7 +24,7 @@ from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.flare import places, wire
 from wardround.flare.asking import DROP, Asking, drop_late, require_patience
 from wardround.flare.combine import Combine, require_enough
-from wardround.flare.record import RunRecord, absent, flat
+from wardround.flare.record import RunRecord, absent, conclusion, flat
 from wardround.hospital.global_model import GlobalModel
 
 
@@ -127,7 +127,8 @@ class Rounds(Controller):  # type: ignore[misc]
             self.record.problem(str(refusal).splitlines()[0] + f" ({refusal.found})")
             self.log_error(fl_ctx, f"the run stops: {refusal}")
         page = self.record.close(places.run_folder(fl_ctx), self.server.best)
-        self.log_info(fl_ctx, f"report: {page}")
+        for line in conclusion(page):
+            self.log_info(fl_ctx, line)
         if self.record.problems:
             self.system_panic("INCOMPLETE: " + "; ".join(self.record.problems), fl_ctx)
 

@@ -23,7 +23,7 @@ from nvflare.apis.signal import Signal
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.flare import places, sealed, wire
 from wardround.flare.asking import DROP, Asking, drop_late, require_patience
-from wardround.flare.record import RunRecord, absent, flat
+from wardround.flare.record import RunRecord, absent, conclusion, flat
 from wardround.flare.secure_attempt import Attempt
 from wardround.flare.secure_state import SecureState
 from wardround.flare.secure_sum import startup_folder
@@ -124,7 +124,8 @@ class SecureRounds(Controller):  # type: ignore[misc]
             self.record.problem(str(refusal).splitlines()[0] + f" ({refusal.found})")
             self.log_error(fl_ctx, f"the run stops: {refusal}")
         page = self.record.close(places.run_folder(fl_ctx), self.record.best(self.state.history, self.rounds))
-        self.log_info(fl_ctx, f"report: {page}")
+        for line in conclusion(page):
+            self.log_info(fl_ctx, line)
         if self.record.problems:
             self.system_panic("INCOMPLETE: " + "; ".join(self.record.problems), fl_ctx)
 

@@ -137,7 +137,8 @@ def what_left(run: Json) -> Markup:
     caution = (
         "Images, masks, patient names, file names and tables of single patients stayed at the hospital. "
         "A change of weights is computed from patient data and can reveal something about it unless a privacy "
-        "mechanism hides it. With one or two test cases a mean and its interval give away the scores of those patients."
+        "mechanism hides it. Scores, losses and counts over few patients (n < 5, or the hospital's own number) were not told; "
+        "those over more were rounded to two digits. Synthetic patients are exempt."
     )
     return join([tag("ul", *(say("li", item) for item in sent)), say("p", who_reads(said)), say("p", caution)])
 
