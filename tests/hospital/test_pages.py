@@ -12,8 +12,11 @@ from wardround.data.cache import open_cohort
 from wardround.data.site_config import SiteConfig
 from wardround.data.splits import split_patients
 from wardround.hospital import overlays
+from wardround.hospital.judging import Judgement
+from wardround.hospital.pages import write_page
 from wardround.hospital.segmentation import SegmentationSite
 from wardround.models.nets import UNet3d
+from wardround.reports.verdict import floors
 
 
 @pytest.mark.parametrize(("binary", "shown"), [(True, {"WT"}), (False, {"ET", "TC", "WT"})])
@@ -35,3 +38,23 @@ def test_overlays_leave_out_regions_that_were_never_trained(cohorts, site, tmp_p
     overlays._overlay(one, one.model.vector, "local", split.test[0], tmp_path)
     regions = ("ET", "TC", "WT")
     assert {name for name, region in zip(regions, drawn[0], strict=True) if region.any()} == shown
+
+
+def test_the_worst_patients_come_first_with_volumes_and_pictures(site, tmp_path):
+    one = site()
+    patients = list(dict.fromkeys(one.cohort.patients[case] for case in one.split.test))
+    weights = one.model.vector.clone()
+    good = one.rows(weights, one.split.test)
+    rows = [row | {"dice_mean": 0.9 - 0.1 * place} for place, row in enumerate(good)]
+    candidate = {"k": 0, "val": 0.9, "test": one.summary(rows), "gain": None}
+    numbers = {"candidates": {"local": candidate}, "deploy": "local", "usable": True}
+    made = Judgement(numbers, {"local": rows}, {"local": weights}, floors())
+    facts = {"label": "north", "phantoms": True}
+    page = write_page(made, one, "a job", facts, tmp_path / "out").read_text()
+    assert len(patients) >= 2
+    worst_first = [page.index(f'<th scope="row">{patient}</th>') for patient in reversed(patients)]
+    assert worst_first == sorted(worst_first)
+    assert "ml: predicted / expert" in page
+    assert str(tmp_path / "out" / "deploy_model.npz") in page
+    assert f"{patients[-1]} at site-1, FLAIR: local model, Dice" in page
+    assert "site-1-0" not in page

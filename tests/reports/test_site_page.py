@@ -50,3 +50,16 @@ def test_names_are_escaped(run: dict[str, Any], tmp_path: Path) -> None:
 def test_unknown_keys_are_refused(run: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigRefused, match="patients"):
         write_site_report({**site_run(run), "patients": []}, [], [], tmp_path)
+
+
+def test_the_page_says_which_file_to_use_how_and_what_the_words_mean(run: dict[str, Any], tmp_path: Path) -> None:
+    given = site_run(run) | {"model_file": "/a b/deploy_model.npz", "summary": "On 4 cases ..."}
+    found = write_site_report(given, [], [], tmp_path).read_text(encoding="utf-8")
+    assert "wardround predict CASE_FOLDER --model &#x27;/a b/deploy_model.npz&#x27; --out mask.nii.gz" in found
+    assert "On 4 cases ..." in found
+    assert "<dt>HD95</dt>" in found
+    given["final"]["usable"] = False
+    low = write_site_report(given, [], [], tmp_path).read_text(encoding="utf-8")
+    assert "No model here is usable yet" in low
+    assert "wardround predict" not in low
+    assert "It is not for use" in low

@@ -19,6 +19,7 @@ from wardround.data.ehr_words import words_of
 from wardround.errors import ConfigRefused
 
 CLASS = "algorithm_class"
+_EXTENTS = ("patch", "size", "shape", "tubelet")  # lists that are sizes along axes; all others are lists
 _PARTS = {"model": "model", "sampling": "sampling", "judging": "judging", "algorithm": "algorithm_settings"}
 # Parts that may stand in either config, more than once.
 _ELSEWHERE = ("rule", "protection", "scaling")
@@ -33,21 +34,23 @@ def settings_of(executor: Mapping[str, Any]) -> Json:
     Groups are dictionaries: a key with a dot in it would not survive `nvflare job submit`, which rewrites configs.
     """
     groups = {group: executor[part]["args"] for part, group in _PARTS.items()}
-    found = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}
-    schedule = {key: plain(value) for key, value in executor["schedule"]["args"].items()}
+    found = {group: {key: plain(value, key) for key, value in args.items()} for group, args in groups.items() if args}
+    schedule = {key: plain(value, key) for key, value in executor["schedule"]["args"].items()}
     beside = {"fedavg_beside": bool(executor.get("rival")), "seed": executor["seed"]}
     return {CLASS: executor["algorithm"]["path"], **found, **schedule, **beside}
 
 
-def plain(value: Any) -> Any:
-    """Return a setting as a report prints it: lists and mappings in words."""
+def plain(value: Any, name: str = "") -> Any:
+    """Return a setting as a report prints it: lists and mappings in words, sizes along axes as 32 x 32 x 32."""
     if isinstance(value, Mapping) and "path" in value:
         return f"{value['path']} ({plain(value.get('args', {}))})"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {part}" for key, part in value.items())
     if isinstance(value, list) and value and all(isinstance(part, dict) and "path" not in part for part in value):
         return words_of(table_from_json(value, "the job's sampling"))
-    return " x ".join(str(plain(part)) for part in value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return (" x " if name in _EXTENTS else ", ").join(str(plain(part)) for part in value)
+    return value
 
 
 def require_told(fl_ctx: FLContext) -> None:
@@ -82,7 +85,9 @@ def _runs(server: Json, client: Json) -> list[tuple[str, Any]]:
     found = [pair for executor in executors for pair in settings_of(executor).items()]
     for key in _ELSEWHERE:
         parts = [part for config in (server, client) for part in _under(config, key) if "path" in part]
-        found += [(key, {name: plain(value) for name, value in part["args"].items()}) for part in parts if part["args"]]
+        found += [
+            (key, {name: plain(value, name) for name, value in part["args"].items()}) for part in parts if part["args"]
+        ]
     if not executors:
         raise KeyError("an executor with an algorithm")
     return found

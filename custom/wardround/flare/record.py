@@ -12,7 +12,7 @@ from typing import Any
 from wardround import __version__
 from wardround.flare.last_resort import Failure, tried
 from wardround.reports.page import REPORT, write_plain_report, write_report
-from wardround.reports.summary import names
+from wardround.reports.summary import ending, names
 
 SHOWN_FACTS = ("label", "cases", "classes", "modalities", "label_kind", "device")
 
@@ -209,6 +209,14 @@ def remarks(rounds: Sequence[Mapping[str, Any]], problems: str) -> list[str]:
     for (site, reason), missed in why.items():
         found.append(f"{site} is not in round{'s' if len(missed) > 1 else ''} {', '.join(missed)}: {reason}")
     return [words for words in sorted(found) if not names(problems, words.split()[0].rstrip(":"))]
+
+
+def conclusion(page: Path) -> list[str]:
+    """Return the last lines of a run's log, from the report.json beside its page; a page without one: its path."""
+    file = page.with_name("report.json")
+    if not file.is_file():
+        return [f"open this: {page}"]
+    return ending(json.loads(file.read_text(encoding="utf-8")), page)
 
 
 def absent(missing: Mapping[str, str]) -> str:

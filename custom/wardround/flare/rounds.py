@@ -25,7 +25,7 @@ from wardround.flare import places, progress, wire
 from wardround.flare.asking import DROP, Asking, drop_late, require_patience
 from wardround.flare.combine import Combine, require_enough
 from wardround.flare.last_resort import tried
-from wardround.flare.record import RunRecord, absent, flat
+from wardround.flare.record import RunRecord, absent, conclusion, flat
 from wardround.hospital.global_model import GlobalModel
 
 
@@ -139,7 +139,8 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _report(self, fl_ctx: FLContext) -> None:
         page = self.record.close(places.run_folder(fl_ctx), self.server.best)
-        self.log_info(fl_ctx, f"report: {page}")
+        for line in conclusion(page):
+            self.log_info(fl_ctx, line)
 
     def _order(self, round_: int) -> Shareable:
         counted = last_counted(self.server.history)

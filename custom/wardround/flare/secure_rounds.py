@@ -24,7 +24,7 @@ from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.flare import places, progress, sealed, wire
 from wardround.flare.asking import DROP, Asking, drop_late, require_patience
 from wardround.flare.last_resort import tried
-from wardround.flare.record import RunRecord, absent, flat
+from wardround.flare.record import RunRecord, absent, conclusion, flat
 from wardround.flare.secure_attempt import Attempt
 from wardround.flare.secure_state import SecureState
 from wardround.flare.secure_sum import startup_folder
@@ -146,7 +146,8 @@ class SecureRounds(Controller):  # type: ignore[misc]
     def _report(self) -> None:
         best = self.record.best(self.state.history, self.rounds)
         page = self.record.close(places.run_folder(self._context), best)
-        self.log_info(self._context, f"report: {page}")
+        for line in conclusion(page):
+            self.log_info(self._context, line)
 
     def _authority(self, fl_ctx: FLContext) -> Authority:
         startup = startup_folder(fl_ctx)

@@ -217,7 +217,7 @@ class ClassificationSite:
         """Return what the classes and inputs are (hospital/class_prediction.py reads it)."""
         return {"label_kind": self.cohort.label_kind, "inputs": self.sampling.described}
 
-    def pictures(self, w: Tensor, words: str, out: Path) -> list[Path]:
+    def pictures(self, w: Tensor, words: str, out: Path, patients: Sequence[str] = ()) -> list[Path]:
         """Nothing is drawn for classes."""
         return []
 

@@ -7,7 +7,7 @@ scored once, at the end. Only means, intervals and counts are meant to leave (`J
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -45,11 +45,15 @@ class Judging:
 
 @dataclass(frozen=True)
 class Judgement:
-    """numbers: may leave the site | rows: per patient, stay | weights: the models that were judged, stay."""
+    """numbers: may leave the site | rows: per patient, stay | weights: the models that were judged, stay.
+
+    floors: test metric -> what the lower end of its interval must be above
+    """
 
     numbers: dict[str, Any]
     rows: Mapping[str, Rows]
     weights: Mapping[str, Tensor]
+    floors: Mapping[str, float] = field(default_factory=dict)
 
 
 def judge(
@@ -86,11 +90,8 @@ def judge(
     # The test patients say whether the choice is good enough for anybody. They do not change the choice.
     least = floors(_classes(rows[deploy]), judging.least_dice)
     usable = is_usable(site.summary(rows[deploy]), least) is not False
-    return Judgement(
-        {"candidates": candidates, "deploy": deploy, "usable": usable},
-        rows,
-        {name: w for name, (_, _, w) in picked.items()},
-    )
+    numbers = {"candidates": candidates, "deploy": deploy, "usable": usable}
+    return Judgement(numbers, rows, {name: w for name, (_, _, w) in picked.items()}, least)
 
 
 def _classes(rows: Rows) -> int | None:

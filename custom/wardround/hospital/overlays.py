@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,18 +11,21 @@ from torch import Tensor
 
 from wardround.data.layouts import MODALITIES
 from wardround.reports.overlay import draw_overlay
+from wardround.tasks.metrics import case_scores
 from wardround.tasks.regions import known_regions, regions_from_labels
 
 if TYPE_CHECKING:
     from wardround.hospital.segmentation import SegmentationSite
 
 OVERLAYS = 2
+SEQUENCES = {"flair": "FLAIR", "t1ce": "T1 with contrast", "t2": "T2", "t1": "T1"}
 _SHOWN_ON = ("flair", "t1ce", "t2", "t1")
 
 
-def overlays(site: SegmentationSite, w: Tensor, words: str, folder: Path) -> list[Path]:
-    """Draw the first test cases and return the files. words: the model's name."""
-    return [_overlay(site, w, words, case, folder) for case in site.split.test[:OVERLAYS]]
+def overlays(site: SegmentationSite, w: Tensor, words: str, folder: Path, patients: Sequence[str] = ()) -> list[Path]:
+    """Draw a test case of each of the first patients and return the files. words: the model's name."""
+    cases = [next(case for case in site.split.test if site.cohort.patients[case] == one) for one in patients]
+    return [_overlay(site, w, words, case, folder) for case in (cases or site.split.test)[:OVERLAYS]]
 
 
 def _overlay(site: SegmentationSite, w: Tensor, words: str, case: str, folder: Path) -> Path:
@@ -32,4 +36,6 @@ def _overlay(site: SegmentationSite, w: Tensor, words: str, case: str, folder: P
     prediction = site.predict(w, case) & known  # what was never trained is not shown
     image = np.asarray(volume.image[MODALITIES.index(shown)], np.float32)
     path = folder / f"{site.name}-{site.split.test.index(case)}.png"
-    return draw_overlay(image, truth, prediction, f"{site.name}: {case}, {shown}, {words}", path, volume.spacing_mm)
+    score = case_scores(prediction, truth, known.ravel(), volume.spacing_mm, with_hd95=False)["dice_mean"]
+    title = f"{case} at {site.name}, {SEQUENCES[shown]}: {words} model, Dice {score:.2f}"
+    return draw_overlay(image, truth, prediction, title, path, volume.spacing_mm)

@@ -9,7 +9,11 @@ from typing import Any
 from wardround.hospital.judging import Judgement
 from wardround.hospital.task import TaskSite
 from wardround.models import checkpoint
+from wardround.reports.patients import in_words, merit, summary
 from wardround.reports.site_page import write_site_report
+from wardround.reports.verdict import NAMES
+
+MODEL_FILE = "deploy_model.npz"
 
 
 def keep_models(judgement: Judgement, site: TaskSite, identity: str, model: Mapping[str, Any], out: Path) -> Path:
@@ -23,7 +27,7 @@ def keep_models(judgement: Judgement, site: TaskSite, identity: str, model: Mapp
         "val_score": candidate["val"],
         **site.about_model(),
     }
-    path = out / "deploy_model.npz"
+    path = out / MODEL_FILE
     arrays = site.layout.unflatten(judgement.weights[name].detach().cpu().numpy())
     checkpoint.save(path, arrays, identity, meta)
     return path
@@ -37,21 +41,30 @@ def write_page(
     out: Path,
     masks: Mapping[int, Any] | None = None,
 ) -> Path:
-    """Write site_report.html with one row per test patient and model, and overlays of the first test patients.
+    """Write site_report.html with one row per test patient and model, worst patients first, and overlays of the worst.
 
     masks: what hospital/mask_history.py kept
     """
     deploy = judgement.numbers["deploy"]
+    patients = _patients(site)
+    of = {name: dict(zip(patients, rows, strict=True)) for name, rows in judgement.rows.items()}
+    worst = sorted(patients, key=lambda patient: merit(of[deploy][patient]))
     rows = [
-        {"patient": patient, "model": name, **{key: round(value, 4) for key, value in row.items()}}
-        for name, per_patient in judgement.rows.items()
-        for patient, row in zip(_patients(site), per_patient, strict=True)
+        {
+            "Patient": patient,
+            "Model": NAMES[name] + (" (chosen)" if name == deploy else ""),
+            **in_words(of[name][patient]),
+        }
+        for patient in worst
+        for name in (deploy, *(name for name in of if name != deploy))
     ]
-    pictures = site.pictures(judgement.weights[deploy], deploy, out / "overlays")
+    pictures = site.pictures(judgement.weights[deploy], NAMES[deploy], out / "overlays", worst)
     about = {
         key: facts[key] for key in ("label", "cases", "classes", "modalities", "label_kind", "device") if key in facts
     }
     run = {"job": job, "site": site.name, "phantoms": facts["phantoms"], "about": about, "final": judgement.numbers}
+    run["model_file"], run["summary"] = str(out / MODEL_FILE), summary(list(of[deploy].values()))
+    run["floors"] = dict(judgement.floors)
     run["masks"] = {str(round_): row for round_, row in (masks or {}).items()}
     return write_site_report(run, rows, pictures, out)
 

@@ -26,12 +26,14 @@ from wardround.hospital.overlays import overlays
 from wardround.hospital.patch_oracle import Batch, Patches, labels_of
 from wardround.hospital.site_oracle import SiteOracle, network_on, patient_count
 from wardround.models.nets import Network
+from wardround.reports.distances import apart
 from wardround.reports.intervals import bootstrap_mean, paired_gain
+from wardround.reports.schema import SEGMENTATION
 from wardround.tasks.augment import Augment
 from wardround.tasks.inference import predict_regions
 from wardround.tasks.inputs import network_input
 from wardround.tasks.loss import dice_bce_by_patient
-from wardround.tasks.metrics import case_scores
+from wardround.tasks.metrics import case_scores, case_volumes
 from wardround.tasks.regions import known_regions, regions_from_labels
 
 
@@ -177,9 +179,9 @@ class SegmentationSite:
         record = {"columns": words_of(self.sampling.table)} if self.sampling.columns else {}
         return {"patch": list(self.sampling.size), "label_kind": self.cohort.label_kind, **record}
 
-    def pictures(self, w: Tensor, words: str, out: Path) -> list[Path]:
-        """Draw overlays of the first test cases."""
-        return overlays(self, w, words, out)
+    def pictures(self, w: Tensor, words: str, out: Path, patients: Sequence[str] = ()) -> list[Path]:
+        """Draw overlays of a test case of each of the first `patients`; none named: of the first test cases."""
+        return overlays(self, w, words, out, patients)
 
     def predict(self, w: Tensor, case: str) -> NDArray[np.bool_]:
         """Return bool [3,H,W,D] in REGIONS order for one case at weights w."""
@@ -201,7 +203,9 @@ class SegmentationSite:
         for case in cases:
             volume = self.volume(case)
             truth = regions_from_labels(labels_of(volume), self.cohort.label_kind).astype(bool)
-            rows.append(case_scores(self.predict(w, case), truth, known, volume.spacing_mm, with_hd95=with_hd95))
+            predicted = self.predict(w, case)
+            row = case_scores(predicted, truth, known, volume.spacing_mm, with_hd95=with_hd95)
+            rows.append(row | (case_volumes(predicted, truth, known, volume.spacing_mm) if with_hd95 else {}))
         return rows
 
     def rows(self, w: Tensor, cases: Sequence[str]) -> list[dict[str, float]]:
@@ -209,8 +213,9 @@ class SegmentationSite:
         return by_patient(self, cases, self.scores(w, cases, with_hd95=True))
 
     def summary(self, rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-        """Return metric -> mean with its interval over patients, one row per patient."""
-        return {key: asdict(bootstrap_mean([row[key] for row in rows], self.seed)) for key in rows[0]}
+        """Return metric -> mean with its interval over patients, one row per patient, and the distances apart from misses."""
+        keys = [key for key in rows[0] if key in SEGMENTATION]
+        return {key: asdict(bootstrap_mean([row[key] for row in rows], self.seed)) for key in keys} | apart(rows)
 
     def gain(self, rows: Sequence[Mapping[str, float]], reference: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         """Return how much better the mean Dice is than the reference's, with its interval over patients."""

@@ -103,8 +103,8 @@ class TaskSite(Protocol):
     def about_model(self) -> dict[str, Any]:
         """Return what a weights file must say beside the network, so that `wardround predict` can use it."""
 
-    def pictures(self, w: Tensor, words: str, out: Path) -> list[Path]:
-        """Draw what people look at, for the first test patients; nothing to draw: []."""
+    def pictures(self, w: Tensor, words: str, out: Path, patients: Sequence[str] = ()) -> list[Path]:
+        """Draw what people look at, for the first of `patients` (none named: of the test patients); nothing to draw: []."""
 
 
 class TaskSampling(Protocol):

@@ -9,8 +9,17 @@ from typing import Any
 from wardround.jobs.building import build, shared_layout
 from wardround.jobs.recipes import Job
 
-VERDICT = "The report names the model to deploy for each hospital, or says that joining did not help."
-NEVER = "file names, patient identifiers, scores of single patients (a mean over ONE patient is that patient's score)"
+VERDICT = (
+    "The report names the model to deploy for each hospital, or says that joining did not help, or that no model here is usable "
+    "yet: then none is clearly better than chance (classes), or than the least Dice (`judging.least_dice`)."
+)
+NEVER = "file names, patient identifiers, scores of single patients"
+FEW = (
+    "a statistic of few patients is their record: over fewer than 5 patients (n < 5; a hospital may ask for more in its own "
+    "local/wardround.json) no score, interval or loss is told, nor their count in a part or class, only that a candidate was "
+    "scored, which one was chosen and whether it is usable; from 5 on scores have two digits. Synthetic patients are exempt: "
+    "there is nobody"
+)
 
 
 def card(job: Job) -> str:
@@ -49,6 +58,7 @@ def card(job: Job) -> str:
 - each round: {_wrapped(job.privacy["leaves"])}
 - at the end: {_wrapped(job.privacy.get("at_the_end") or job.task["at_the_end"])}
 - never: {_wrapped(f"images, masks, {'records, ' if _reads_record(job) else ''}{NEVER}")}
+- few patients: {_wrapped(FEW)}
 - of the model stays at the hospital: {job.algorithm["stays"].strip()}{_beside(job)}
 
 Privacy guarantee: **{_wrapped(job.privacy["guarantee"], "")}**.

@@ -12,6 +12,7 @@ from wardround import __version__
 from wardround.errors import Refusal
 from wardround.jobs import (
     cmd_baseline,
+    cmd_compare,
     cmd_data,
     cmd_export,
     cmd_he,
@@ -44,6 +45,7 @@ first steps
   wardround partition pattern /data/lgg sites --pattern '^TCGA_(\\w\\w)_'
   wardround jobs run brats_perfedavg --sites-file sites/sites.json
   wardround report wardround_runs/brats_perfedavg
+  wardround compare RUN RUN                 what differs between runs, paired by hospital
   wardround predict CASE --model deploy_model.npz
   wardround export wardround_runs/brats_perfedavg --out bundles
   wardround serve bundles/site-1 --token-file token
@@ -98,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     cmd_preflight.add(commands)
     cmd_scales.add(commands)
     cmd_report.add(commands)
+    cmd_compare.add(commands)
     cmd_predict.add(commands)
     cmd_export.add(commands)
     cmd_serve.add(commands)

@@ -73,16 +73,18 @@ def report_at(page: Path) -> dict[str, Any]:
 
 
 def conclude(report: Mapping[str, Any], page: Path) -> int:
-    """Print the verdicts, the remarks, the problems and where the page is; return 0 when the run is complete, else 1."""
+    """Print the remarks, the problems, a verdict per hospital and, last, the page to open; return 0 when complete, else 1."""
+    from wardround.reports.summary import ending
+
     if report["phantoms"]:
         print("SYNTHETIC PATIENTS: the software works; nothing here is about real patients.")
-    for site in sorted(report["verdicts"]):
-        print(report["verdicts"][site]["sentence"])
     for remark in report.get("remarks") or ():
         print(f"REMARK: {remark}")
     for problem in report["problems"]:
         print(f"PROBLEM: {problem}")
-    print(f"{report['job']}: {report['outcome'].upper()}, {len(report['rounds'])} rounds. Report: {page}")
+    print(f"{report['job']}: {report['outcome'].upper()}, {len(report['rounds'])} rounds.")
+    for line in ending(report, page):
+        print(line)
     return DONE if report["outcome"] == "complete" else INCOMPLETE
 
 

@@ -14,7 +14,10 @@ GLOSSARY = {
     "AUROC": "How often a patient of a class gets a higher probability of it than one of another class: 0.5 is chance.",
     "Calibration error": "How far stated probabilities are from what happens, on average: 0 is honest.",
     "Dice": "Overlap of the drawn tumour with the expert's: 0 is none, 1 is identical. Both empty counts as 1.",
-    "HD95": "95 % of the two surfaces lie this close, in mm; smaller is better. One side empty counts as 374 mm.",
+    "HD95": "95 % of the two surfaces lie this close, in mm; smaller is better. Where a side is empty there is no distance: "
+    "missed (the expert drew one) or invented (the expert did not). The BraTS mean hd95_mm of report.json counts 374 mm for it.",
+    "Not usable yet": "No model here is clearly better than chance (classes), or than the least Dice that the job calls usable.",
+    "n < 5: not told": "A score over few patients is about single ones. It stays in the hospital's own report.",
     "ET, TC, WT": "Enhancing tumour; tumour core (enhancing and necrotic); whole tumour (core and oedema).",
     "Local": "Trained on this hospital's patients alone, with the same model and the same work.",
     "FedAvg": "One shared model: every hospital trains it on its own patients, a server averages the weights.",
@@ -134,7 +137,8 @@ def what_left(run: Json) -> Markup:
     caution = (
         "Images, masks, patient names, file names and tables of single patients stayed at the hospital. "
         "A change of weights is computed from patient data and can reveal something about it unless a privacy "
-        "mechanism hides it. With one or two test cases a mean and its interval give away the scores of those patients."
+        "mechanism hides it. Scores, losses and counts over few patients (n < 5, or the hospital's own number) were not told; "
+        "those over more were rounded to two digits. Synthetic patients are exempt."
     )
     return join([tag("ul", *(say("li", item) for item in sent)), say("p", who_reads(said)), say("p", caution)])
 
@@ -189,7 +193,13 @@ def settings(run: Json) -> Markup:
         dice = (
             f", mean validation {score_name(run)} {best['val_score']:.3f}" if best.get("val_score") is not None else ""
         )
-        pairs.append(("best global model", f"as evaluated in round {best['round'] + 1}{dice}"))
+        done = len(run["rounds"])
+        which = (
+            f"the final one, after round {done}"
+            if best["round"] >= done
+            else f"as evaluated in round {best['round'] + 1}"
+        )
+        pairs.append(("best global model", f"{which}{dice}"))
     if model.get("sha256"):
         pairs.append(("final global model, SHA-256", f"{model['sha256']} (equal at every site)"))
     pairs += [("started", run.get("started")), ("finished", run.get("finished"))]

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from wardround.reports.checks import Json
+from wardround.reports.distances import in_words
 from wardround.reports.intervals import count_of_cases
 from wardround.reports.markup import DASH, Markup, bullets, duration, interval, join, number, say, table, tag, text
 from wardround.reports.summary import (
@@ -128,11 +129,14 @@ def candidate_table(candidates: Mapping[str, Any], chosen: str | None, caption: 
         listed = ", ".join(NAMES[name] + (f" ({mark})" if name == chosen else "") for name in candidates)
         return say("p", f"{caption}: {listed}. n < 5: not told. {FEW}.", class_="soft")
     dice = [region for region in REGIONS if any(metric(c, f"dice_{region}") for c in candidates.values())]
-    hd95 = [region for region in REGIONS if any(metric(c, f"hd95_mm_{region}") for c in candidates.values())]
+    said = {name: {r: in_words(c.get("test") or {}, r) for r in REGIONS} for name, c in candidates.items()}
+    apart = [region for region in REGIONS if any(words[region] for words in said.values())]
+    hd95 = [r for r in REGIONS if r not in apart and any(metric(c, f"hd95_mm_{r}") for c in candidates.values())]
     kinds = [key for key in CLASSIFICATION if any(metric(c, key) for c in candidates.values())]
     heads = ["Model", *("Dice [95 % CI]" if region == "mean" else f"Dice {region}" for region in dice)]
     heads += [f"{key.replace('_', ' ').replace('auroc', 'AUROC')} [95 % CI]" for key in kinds]
-    heads += [f"HD95 {region}, mm" for region in hd95] + ["Steps k", "Test cases"]
+    heads += [f"HD95 {region}, mm" for region in hd95] + [f"Outline of {region} within (HD95)" for region in apart]
+    heads += ["Steps k", "Test cases"]
     rows = []
     for name, candidate in candidates.items():
         cells = [join([text(NAMES[name]), say("span", f" {mark}", class_="chosen") if name == chosen else Markup("")])]
@@ -143,6 +147,7 @@ def candidate_table(candidates: Mapping[str, Any], chosen: str | None, caption: 
         cells += [
             number(found["value"] if (found := metric(candidate, f"hd95_mm_{region}")) else None, 1) for region in hd95
         ]
+        cells += [tag("span", text(said[name][region] or DASH), class_="words") for region in apart]
         cells += [_steps(name, candidate), _cases(candidate)]
         rows.append(cells)
     marked = next((i for i, name in enumerate(candidates) if name == chosen), None)

@@ -89,7 +89,7 @@ def _curve(site: str, what: str, curve: Curve, mean: Curve, x: Axis, y: Axis, be
         ", ".join(f"round {r} {v:.2f}" for r, v in curve.items()) or "no value"
     )
     parts = [_grid(x, y)]
-    if best is not None:
+    if best is not None and best + 1 <= x.high:
         parts.append(line(x.at(best + 1), y.start, x.at(best + 1), y.end, "best"))
     parts.append(path(_runs(mean, x, y), "mean"))
     runs = _runs(curve, x, y)

@@ -13,8 +13,10 @@ from wardround.errors import DataRefused
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 REGIONS = ("ET", "TC", "WT")
-_WIDTHS = {"ET": 1.0, "TC": 3.0, "WT": 1.6}
-_COLOURS = {"ET": "#e8601c", "TC": "#f6e05a", "WT": "#56b4e9"}
+_WIDTHS = {"ET": 1.4, "TC": 3.0, "WT": 1.6}
+# Told apart by lightness too (about 45, 95 and 70 of 100), and ET is dashed: one colour is not seen by everybody.
+_COLOURS = {"ET": "#d11f68", "TC": "#fff3a0", "WT": "#56b4e9"}
+_LINES = {"ET": "dashed", "TC": "solid", "WT": "solid"}
 
 
 def draw_overlay(
@@ -58,16 +60,15 @@ def draw_overlay(
         for i, region in reversed(list(enumerate(REGIONS))):
             mask = _as_seen(masks[i, :, :, z]).astype(np.float64)
             if mask.any():
-                axes.contour(
-                    np.pad(mask, 1), [0.5], colors=[_COLOURS[region]], linewidths=_WIDTHS[region], extent=_padded(mask)
-                )
+                look: dict[str, Any] = {"colors": [_COLOURS[region]], "linewidths": _WIDTHS[region]}
+                axes.contour(np.pad(mask, 1), [0.5], linestyles=_LINES[region], extent=_padded(mask), **look)
         axes.set_title(name, color="#e4eaf0", fontsize=9)
         axes.text(0.02, 0.5, "R", color="#9eabb7", fontsize=8, transform=axes.transAxes, va="center")
         axes.set_axis_off()
     for i, region in enumerate(REGIONS):
         canvas.text(0.40 + 0.09 * i, 0.015, region, color=_COLOURS[region], fontsize=9, weight="bold")
     path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.savefig(path, format="png", facecolor=canvas.get_facecolor(), metadata={"Software": None})
+    canvas.savefig(path, format="png", facecolor=canvas.get_facecolor(), metadata={"Software": None, "Title": title})
     return path
 
 

@@ -11,7 +11,7 @@ from wardround.reports.checks import Json
 from wardround.reports.markup import Markup, bullets, join, page, save, say, tag
 from wardround.reports.pictures import gallery
 from wardround.reports.schema import build
-from wardround.reports.summary import score_name, silent
+from wardround.reports.summary import score_name, short_run, silent
 
 REPORT = "report.html"
 _STAY = "These pictures stay on this machine: they show patients and must not be passed on."
@@ -48,7 +48,8 @@ def write_plain_report(run: Json, out_dir: Path) -> Path:
 def render(report: Json, overlays: Sequence[Path] = ()) -> str:
     """Return the page of a validated report."""
     sections = [cards.title(report), cards.outcome(report)]
-    sections.append(_section("Hospitals", cards.hospital_cards(report)))
+    short = [say("p", why, class_="soft")] if (why := short_run(report)) else []
+    sections.append(_section("Hospitals", *short, cards.hospital_cards(report)))
     if silent(report):
         sections.append(_section("Results", say("p", _SILENT)))
     else:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from wardround.reports import cards
+from wardround.reports.background import glossary
 from wardround.reports.checks import COUNT, FLAG, NUMBER, TEXT, Each, Json, Maybe, check, finite
-from wardround.reports.markup import DASH, Markup, number, page, save, say, table, tag, text
+from wardround.reports.markup import DASH, Markup, join, number, page, save, say, table, tag, text
 from wardround.reports.pictures import gallery
 from wardround.reports.schema import FINAL, SITE
-from wardround.reports.verdict import CANDIDATES, judge
+from wardround.reports.verdict import BALANCED, CANDIDATES, Verdict, judge, score_of
 
+_CAPTION = "Candidates, on the test patients of this site"
 SITE_RUN = {
     "job": TEXT,
     "site": TEXT,
@@ -20,6 +23,9 @@ SITE_RUN = {
     "round?": Maybe(COUNT),
     "about?": Maybe(SITE),
     "final?": Maybe(FINAL),
+    "model_file?": Maybe(TEXT),
+    "summary?": Maybe(TEXT),
+    "floors?": Maybe(Each(NUMBER)),
     "masks?": Maybe(Each({"personal": [TEXT], "attention": Each(NUMBER)})),
 }
 
@@ -38,23 +44,41 @@ def write_site_report(site_run: Json, per_patient: Sequence[Json], overlays: Seq
     found = final.get("candidates") or {}
     candidates = {name: found[name] for name in CANDIDATES if found.get(name) is not None}
     chosen = final.get("deploy")
-    verdict = judge(candidates, chosen)
+    verdict = judge(candidates, chosen, final.get("usable"), run.get("floors"))
     words = [run["job"], run.get("finished"), "phantoms" if run["phantoms"] else "patient data"]
     label = (run.get("about") or {}).get("label")
     name = f"{label} ({run['site']})" if label and label != run["site"] else run["site"]
     head = [say("h1", name), say("p", " · ".join(str(word) for word in words if word), class_="soft"), _stays()]
     if run["phantoms"]:
         head.append(cards.synthetic_banner())
-    body = [say("p", verdict.advice, class_="verdict"), say("p", cards.facts(run.get("about") or {}), class_="facts")]
+    plain = [say("p", run["summary"])] if run.get("summary") else []
+    body = [
+        say("p", verdict.advice, class_="verdict"),
+        *plain,
+        say("p", cards.facts(run.get("about") or {}), class_="facts"),
+    ]
     if candidates:
-        body.append(cards.candidate_table(candidates, chosen, "Candidates, on the test patients of this site"))
+        body.append(cards.candidate_table(candidates, chosen, _CAPTION, cards.mark_of(verdict)))
+    if run.get("model_file"):
+        body.append(_next(run["model_file"], verdict, classes=score_of(candidates) == BALANCED))
     sections = [tag("header", *head), tag("article", *body, class_=f"card {verdict.kind}")]
     sections.append(tag("section", say("h2", "Patients"), _patients([finite(row) for row in per_patient])))
     if run.get("masks"):
         sections.append(tag("section", say("h2", "Personal blocks"), _masks(run["masks"])))
     if overlays:
         sections.append(tag("section", say("h2", "Overlays"), gallery(overlays)))
+    sections.append(tag("section", say("h2", "Words"), glossary()))
     return save(Path(out_dir) / "site_report.html", page(f"{name}: site report", *sections))
+
+
+def _next(file: str, verdict: Verdict, *, classes: bool) -> Markup:
+    """Return where the chosen model lies and the command that uses it."""
+    if verdict.kind == "unusable":
+        return say("p", f"The best of them lies in {file}, for a look at what it does. It is not for use.")
+    what, out = ("FOLDER", "classes.csv") if classes else ("CASE_FOLDER", "mask.nii.gz")
+    command = f"wardround predict {what} --model {shlex.quote(file)} --out {out}"
+    words = f"The model to use: {file}. The next command, for cases that nobody has looked at:"
+    return join([say("p", words), tag("p", say("code", command))])
 
 
 def _stays() -> Markup:
@@ -87,7 +111,9 @@ def _patients(rows: Sequence[Json]) -> Markup:
         return say("p", "No patient was scored.", class_="soft")
     heads = [column.replace("_", " ") for column in columns]
     return table(
-        f"{len(rows)} rows, as scored.", heads, [[_cell(row.get(column)) for column in columns] for row in rows]
+        f"{len(rows)} rows, the worst patients first.",
+        heads,
+        [[_cell(row.get(column)) for column in columns] for row in rows],
     )
 
 

@@ -14,7 +14,7 @@ CSS = (
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",Arial,sans-serif}
-main{max-width:1080px;margin:0 auto;padding:32px 24px 64px}
+main{max-width:1160px;margin:0 auto;padding:32px 24px 64px}
 h1{font-size:1.75rem;line-height:1.2;margin:0 0 4px;overflow-wrap:anywhere}
 h2{font-size:1.2rem;margin:44px 0 10px;padding-bottom:6px;border-bottom:1px solid var(--line)}
 h3{font-size:1.05rem;margin:0;overflow-wrap:anywhere}
@@ -33,6 +33,7 @@ padding:12px 16px;margin:14px 0}
 .card{border:1px solid var(--line);border-left:6px solid var(--soft);border-radius:4px;padding:16px 18px;
 margin:16px 0;break-inside:avoid}
 .card header{display:flex;flex-wrap:wrap;gap:4px 12px;align-items:baseline;justify-content:space-between}
+.card.unusable{border-left-color:var(--bad)}.unusable .badge{color:var(--bad)}
 .badge{font-size:.75rem;font-weight:600;border:1px solid currentColor;border-radius:3px;padding:1px 7px;
 white-space:nowrap;color:var(--soft)}
 .helped .badge{color:var(--good)}.chance .badge{color:var(--warn)}.not_helped .badge{color:var(--bad)}
@@ -40,12 +41,14 @@ white-space:nowrap;color:var(--soft)}
 .scroll{overflow-x:auto;margin:10px 0}
 table{border-collapse:collapse;width:100%;font-size:.875rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--soft);padding:0 0 6px;font-size:.875rem}
-th,td{padding:6px 10px;border-bottom:1px solid var(--line);text-align:right;vertical-align:baseline;white-space:nowrap}
+th,td{padding:6px 8px;border-bottom:1px solid var(--line);text-align:right;vertical-align:baseline;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}
 tbody th{font-weight:500;white-space:normal;min-width:11.5em;overflow-wrap:anywhere}
 thead th{white-space:normal;color:var(--soft);font-weight:600;border-bottom:1px solid var(--soft)}
 tr.deployed{background:var(--mark)}tr.deployed th,tr.deployed td{font-weight:600}
-.ci{color:var(--soft);font-weight:400;font-size:.92em}
+.ci{color:var(--soft);font-weight:400;font-size:.92em;display:block}
+.words{white-space:normal;display:inline-block;min-width:7em}
+code{font-size:.92em;overflow-wrap:anywhere}
 .chosen{white-space:nowrap;color:var(--accent)}
 .panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(236px,1fr));gap:12px}
 figure{margin:0;break-inside:avoid}

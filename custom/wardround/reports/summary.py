@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from wardround.reports.checks import Json
@@ -107,6 +108,26 @@ def verdict_of(run: Json, site: str) -> Verdict:
         return STAYS
     said = (run["final"].get(site) or {}).get("usable")
     return judge(candidates_of(run, site), deployed(run, site), said, floors_of(run, site))
+
+
+def short_run(report: Json) -> str:
+    """Return why joining may not help in a demonstration where it helped nobody; any other report: an empty text."""
+    kinds = {verdict["kind"] for verdict in report["verdicts"].values()}
+    if not report["phantoms"] or "helped" in kinds or not kinds & {"not_helped", "unusable", "chance"}:
+        return ""
+    said, done = report.get("settings") or {}, len(report["rounds"])
+    work = f" of {said['work']} gradient evaluations" if said.get("work") else ""
+    return (
+        f"This demonstration is short ({done} round{'s' if done != 1 else ''}{work}): a model that a hospital trains alone for as "
+        "long is hard to beat so early. More rounds, or fewer patients at each hospital, show what joining can do: --set rounds=20."
+    )
+
+
+def ending(report: Json, page: Path) -> list[str]:
+    """Return the last lines that a run says: the verdict of every hospital, why it may be so, and which page to open."""
+    verdicts = [report["verdicts"][site]["sentence"] for site in by_name(report["verdicts"])]
+    short = short_run(report)
+    return [*verdicts, *([short] if short else []), f"open this: {page}"]
 
 
 def by_name(sites: Iterable[str]) -> list[str]:

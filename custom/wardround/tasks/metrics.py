@@ -71,6 +71,22 @@ def case_scores(
     return scores
 
 
+def case_volumes(pred: Mask, truth: Mask, known: Mask, spacing_mm: Sequence[float]) -> dict[str, float]:
+    """Return, of the known regions, the volumes in ml and whether a region is there on one side alone (arguments as above).
+
+    keys: ml_ET and ml_expert_ET, ... | missed_ET (1: the expert's is not empty, the prediction's is), invented_ET (the reverse)
+    """
+    millilitres = float(np.prod(np.asarray(spacing_mm, np.float64))) / 1000
+    found: dict[str, float] = {}
+    for name, mine, expert in [(REGIONS[i], int(pred[i].sum()), int(truth[i].sum())) for i in np.flatnonzero(known)]:
+        found |= {f"ml_{name}": mine * millilitres, f"ml_expert_{name}": expert * millilitres}
+        found |= {
+            f"missed_{name}": float(expert > 0 and mine == 0),
+            f"invented_{name}": float(mine > 0 and expert == 0),
+        }
+    return found
+
+
 def _masks(pred: Mask, truth: Mask) -> tuple[Mask, Mask]:
     if pred.shape != truth.shape:
         raise DataRefused(

@@ -1,0 +1,126 @@
+"""Two or more runs side by side: which settings differ, and by how much each hospital's score differs, paired by hospital."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from wardround.errors import ConfigRefused
+from wardround.reports import cards
+from wardround.reports.checks import Json
+from wardround.reports.intervals import Interval, bootstrap_mean
+from wardround.reports.markup import Markup, interval, number, page, save, say, table, tag, text
+from wardround.reports.summary import by_name, candidates_of, deployed, main_metric, score_name, site_name
+from wardround.reports.svg import Axis, dots, drawing, label, line
+
+SAME = ("algorithm", "version")
+_WIDTH, _ROW = 640, 26
+_CAUTION = (
+    "Differences are of the model that each hospital chose, on its test patients, and paired by hospital. The interval is over "
+    "hospitals, whose number is small: it says nothing about other hospitals. Runs with other patients cannot be compared."
+)
+
+
+def require_comparable(runs: Mapping[str, Json]) -> None:
+    """Raise ConfigRefused unless there are two runs or more, of one score, with a hospital in common."""
+    scores = {score_name(run) for run in runs.values()}
+    common = set.intersection(*(set(run["final"]) for run in runs.values())) if runs else set()
+    kinds = {bool(run["phantoms"]) for run in runs.values()}
+    if len(runs) < 2 or len(scores) > 1 or not common or len(kinds) > 1:
+        raise ConfigRefused(
+            "runs to compare",
+            found=f"{len(runs)} runs, scores {', '.join(sorted(scores)) or 'none'}, {len(common)} hospitals in all of them"
+            + (", some on synthetic and some on other patients" if len(kinds) > 1 else ""),
+            expected="two runs or more of one task, of the same hospitals, all on synthetic patients or none",
+            fix="name two workspaces that judged their models: wardround compare RUN RUN",
+        )
+
+
+def differing(runs: Mapping[str, Json]) -> list[tuple[str, list[Any]]]:
+    """Return (setting, its value in each run; None where a run has none) for the settings that are not the same in all."""
+    said = [{key: run.get(key) for key in SAME} | dict(run.get("settings") or {}) for run in runs.values()]
+    names = list(dict.fromkeys(name for one in said for name in one))
+    found = [(name, [one.get(name) for one in said]) for name in names]
+    return [(name, values) for name, values in found if any(value != values[0] for value in values)]
+
+
+def scores(run: Json) -> dict[str, float]:
+    """Return hospital -> test score of the model that it chose; hospitals that tell none are left out."""
+    found = {}
+    for site in by_name(run["final"]):
+        chosen = deployed(run, site)
+        at = main_metric(candidates_of(run, site)[chosen]) if chosen else None
+        if at:
+            found[site] = float(at["value"])
+    return found
+
+
+def difference(a: Mapping[str, float], b: Mapping[str, float]) -> Interval | None:
+    """Return the mean over common hospitals of b - a with its bootstrap interval over hospitals; none in common: None."""
+    both = [b[site] - a[site] for site in a if site in b]
+    return bootstrap_mean(both, 0) if both else None
+
+
+def rows(runs: Mapping[str, Json]) -> list[dict[str, Any]]:
+    """Return one row per run: name, mean score over its hospitals, and the paired difference from the first run."""
+    first = next(iter(runs.values()))
+    made = []
+    for name, run in runs.items():
+        told = scores(run)
+        minus = difference(scores(first), told) if run is not first else None
+        mean = fmean(told.values()) if told else None
+        made.append(
+            {"run": name, "mean": mean, "sites": len(told), "minus_first": None if minus is None else vars(minus)}
+        )
+    return made
+
+
+def write_comparison(runs: Mapping[str, Json], out: Path) -> Path:
+    """Write one page, with a table of settings, a table of scores and one picture, and return its path."""
+    require_comparable(runs)
+    names, score = list(runs), score_name(next(iter(runs.values())))
+    settings = [
+        [text(key), *(text("not set" if one is None else one) for one in values)] for key, values in differing(runs)
+    ]
+    found = [
+        [text(row["run"]), number(row["mean"]), interval(row["minus_first"]), text(row["sites"])] for row in rows(runs)
+    ]
+    banner = [cards.synthetic_banner()] if any(run["phantoms"] for run in runs.values()) else []
+    heads = ("Run", f"Mean test {score}", "Minus the first run [95 % over hospitals]", "Hospitals that tell")
+    parts = [
+        tag("header", say("h1", f"{len(runs)} runs compared"), *banner),
+        say("h2", "Settings that differ"),
+        table("All other settings are the same.", ("Setting", *names), settings) if settings else say("p", "None."),
+        say("h2", f"Test {score}"),
+        table(_CAUTION, heads, found),
+        tag("figure", picture(runs)),
+    ]
+    return save(out, page("Runs compared", *parts))
+
+
+def picture(runs: Mapping[str, Json]) -> Markup:
+    """Return a drawing with one line per hospital and one dot per run: the first run's hollow, the last one's filled."""
+    told = {name: scores(run) for name, run in runs.items()}
+    sites = by_name({site for one in told.values() for site in one})
+    run = next(iter(runs.values()))
+    x = Axis(0.0, 1.0, 170, _WIDTH - 20)
+    bottom = 20.0 + _ROW * len(sites)
+    parts = [line(x.at(tick), 10, x.at(tick), bottom, "grid") for tick in x.ticks(5)]
+    parts += [label(x.at(tick), bottom + 14, f"{tick:g}", "middle") for tick in x.ticks(5)]
+    spoken = []
+    for place, site in enumerate(sites):
+        y = 26.0 + _ROW * place
+        values = [(name, one[site]) for name, one in told.items() if site in one]
+        parts.append(label(160, y + 4, site_name(run, site)[:28], "end", "ink"))
+        parts.append(line(x.at(values[0][1]), y, x.at(values[-1][1]), y, "span"))
+        for number_, (_, value) in enumerate(values):
+            parts.append(dots([(x.at(value), y)], "dot" if number_ == len(values) - 1 else "open", 4.0))
+        spoken.append(f"{site}: " + ", ".join(f"{name} {value:.3f}" for name, value in values))
+    return drawing(_WIDTH, int(bottom + 24), "Test scores by hospital. " + "; ".join(spoken), *parts)
+
+
+def lines(runs: Mapping[str, Json]) -> Sequence[Sequence[str]]:
+    """Return the settings that differ as rows of text, for a terminal."""
+    return [[key, *("not set" if one is None else str(one) for one in values)] for key, values in differing(runs)]

@@ -1,0 +1,73 @@
+"""HD95 apart from its penalty: how near the outlines are where both exist, and how often one of them does not.
+
+The mean HD95 of BraTS counts 374 mm for a tumour that was missed or invented, so that 128 mm can mean "3 mm, and one of three
+missed". Beside it stand here: the mean over the patients where expert and prediction both have the region, and the two shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wardround.reports.intervals import count_of_cases
+
+REGIONS = ("ET", "TC", "WT")
+APART = ("surface_mm", "missed", "invented")
+
+
+def apart(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    """Return surface_mm_R, missed_R and invented_R, without intervals, of every region that the rows know.
+
+    rows: of tasks/metrics.py, one per patient; of rows without volumes, nothing
+    surface_mm: over the patients where both sides have the region; none: it is left out
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for region in [one for one in REGIONS if rows and f"ml_{one}" in rows[0]]:
+        missed = [row[f"missed_{region}"] for row in rows]
+        invented = [row[f"invented_{region}"] for row in rows]
+        near = [row[f"hd95_mm_{region}"] for row in rows if both(row, region)]
+        found |= {f"missed_{region}": _mean(missed), f"invented_{region}": _mean(invented)}
+        found |= {f"surface_mm_{region}": _mean(near)} if near else {}
+    return found
+
+
+def both(row: Mapping[str, float], region: str) -> bool:
+    """Return whether expert and prediction both have the region in every scan of the patient."""
+    empty = row[f"missed_{region}"] + row[f"invented_{region}"]
+    return empty == 0 and row[f"ml_{region}"] > 0 and row[f"ml_expert_{region}"] > 0
+
+
+def in_words(test: Mapping[str, Any], region: str) -> str | None:
+    """Return "7.5 mm in 2 of 3; missed in 1 of 3", None where the test numbers do not tell it apart."""
+    missed, invented, near = (test.get(f"{key}_{region}") or {} for key in ("missed", "invented", "surface_mm"))
+    if missed.get("value") is None or invented.get("value") is None:
+        return None
+    cases = missed.get("cases")
+    parts = [f"{near['value']:.1f} mm{_of(near.get('cases'), cases)}"] if near.get("value") is not None else []
+    for word, at in (("missed", missed), ("invented", invented)):
+        if at["value"]:
+            parts.append(f"{word} in {_share(at['value'], cases)}")
+    return "; ".join(parts) or "empty on both sides"
+
+
+def one_in_words(row: Mapping[str, float], region: str) -> str:
+    """Return the same of one patient: "7.5 mm", "missed", "invented", or "empty on both sides"."""
+    for word in ("missed", "invented"):
+        if row[f"{word}_{region}"]:
+            return word
+    return f"{row[f'hd95_mm_{region}']:.1f} mm" if both(row, region) else "empty on both sides"
+
+
+def _of(part: int | None, whole: int | None) -> str:
+    return f" in {part} of {whole}" if part is not None and whole is not None and part != whole else ""
+
+
+def _share(value: float, cases: int | None) -> str:
+    if cases is None:
+        return f"{value:.0%}"
+    count = value * cases
+    return f"{count:.0f} of {count_of_cases(cases)}" if abs(count - round(count)) < 0.2 else f"{value:.0%} of {cases}"
+
+
+def _mean(values: Sequence[float]) -> dict[str, Any]:
+    return {"value": sum(values) / len(values), "low": None, "high": None, "cases": len(values)}
