@@ -87,9 +87,9 @@ def bundle(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def masks(model: Path, cases: Path, out: Path) -> dict[str, bytes]:
     weights, found = prediction.read_weights(model), {}
     for folder in sorted(path for path in cases.iterdir() if path.is_dir()):
-        files = prediction.one_case(folder, None)
+        (files,) = prediction.cases_in(folder, None)
         path = out / f"{folder.name}_mask.nii.gz"
-        prediction.predict_case(files, weights, "brats", "cpu", path, 4)
+        prediction.Segmenter(weights, "brats", 4, prediction.ready(weights, "cpu")).predict(files, path)
         found[path.name] = path.read_bytes()
     return found
 
