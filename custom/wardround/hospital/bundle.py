@@ -100,6 +100,7 @@ def _inference(spec: Spec, network: Mapping[str, Any], meta: Mapping[str, Any]) 
             "_target_": f"{parts}.WriteMask",
             "folder": "@output_dir",
             "label_kind": "@label_kind",
+            "known": meta["label_kind"],
             "enhancing": "@enhancing",
         },
         "evaluator": {

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from wardround.data.cases import find_cases
 from wardround.data.layouts import MODALITIES, CaseFiles, unused_files
 from wardround.data.volumes import read_images, write_mask
+from wardround.errors import ConfigRefused
 from wardround.models.norms import with_group_norms
 from wardround.tasks.inference import predict_logits
 from wardround.tasks.inputs import network_input
@@ -69,11 +70,24 @@ class CaseInferer:
 
 @dataclass(frozen=True)
 class WriteMask:
-    """Write <case>_mask.nii.gz with the axes, shape and affine of the case's first image, and return its path."""
+    """Write <case>_mask.nii.gz with the axes, shape and affine of the case's first image, and return its path.
+
+    known: the kind of labels that the model was trained on; a label_kind with more regions: ConfigRefused
+    """
 
     folder: str
     label_kind: str
     enhancing: int
+    known: str = "brats"
+
+    def __post_init__(self) -> None:
+        if self.known == "whole_tumour" and self.label_kind != self.known:
+            raise ConfigRefused(
+                f"--label_kind {self.label_kind}",
+                found="a model of the whole tumour: nobody trained the other regions",
+                expected=self.known,
+                fix="leave it out",
+            )
 
     def __call__(self, item: Mapping[str, Any]) -> Path:
         files: CaseFiles = item["case"]
