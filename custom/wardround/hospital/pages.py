@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wardround.hospital import origin
 from wardround.hospital.judging import Judgement
 from wardround.hospital.task import TaskSite
 from wardround.models import checkpoint
@@ -16,8 +17,13 @@ from wardround.reports.verdict import NAMES
 MODEL_FILE = "deploy_model.npz"
 
 
-def keep_models(judgement: Judgement, site: TaskSite, identity: str, model: Mapping[str, Any], out: Path) -> Path:
-    """Write the model to deploy as `deploy_model.npz`, with what `wardround predict` needs, and return its path."""
+def keep_models(
+    judgement: Judgement, site: TaskSite, identity: str, model: Mapping[str, Any], facts: Mapping[str, Any], out: Path
+) -> Path:
+    """Write the model to deploy as `deploy_model.npz`, with what `wardround predict` needs, and return its path.
+
+    facts: what this hospital says about its data
+    """
     name = judgement.numbers["deploy"]
     candidate = judgement.numbers["candidates"][name]
     meta = {
@@ -26,6 +32,8 @@ def keep_models(judgement: Judgement, site: TaskSite, identity: str, model: Mapp
         "k": candidate["k"],
         "val_score": candidate["val"],
         **site.about_model(),
+        "trained_on": origin.of_sites([facts["phantoms"]], others=name != "local"),
+        "card": origin.card_of_facts([facts]),
     }
     path = out / MODEL_FILE
     arrays = site.layout.unflatten(judgement.weights[name].detach().cpu().numpy())
