@@ -134,13 +134,14 @@ def _like(name: str) -> str:
 def _role(case: str, stem: str) -> tuple[str, str] | None:
     """Return (case, role) that a file's name says in the folder `case`; "" as case where it says the role alone.
 
+    A file of this case with another word is none: `P_brain_segmentation` in P is no mask of a case P_brain.
+
     Names are compared in one spelling of their accents: file systems differ in it.
     """
     own, name = (unicodedata.normalize("NFC", text) for text in (case, stem))
     if name.startswith(own) and re.match(r"[-_. ]", name[len(own) :]):
         role = role_of(name[len(own) :])
-        if role:
-            return case, role
+        return (case, role) if role else None
     return split_name(stem)
 
 
@@ -153,10 +154,10 @@ def case_of(folder: Path) -> str:
     """Return the case in a folder: its name, or what its files agree on where that is the name but for a word behind it
     (UCSF-PDGM-0004_nifti), or where the folder is the `anat` of BIDS.
     """
-    cases = {case for case, _ in _said(folder, folder.name).values()}
-    if len(cases) != 1 or "" in cases:
+    cases = sorted({case for case, _ in _said(folder, folder.name).values()}, key=len)
+    if not cases or not cases[0] or not all(re.match(rf"{re.escape(cases[0])}[-_. ]", case) for case in cases[1:]):
         return folder.name
-    only = cases.pop()
+    only = cases[0]
     return only if folder.name == "anat" or re.match(rf"{re.escape(only)}[-_. ]", folder.name) else folder.name
 
 
@@ -263,17 +264,30 @@ def passed_over(root: Path) -> tuple[str, ...]:
     root = root.resolve()
     kept = {one.folder for one in case_places(root) if isinstance(one, Place)}
     left: list[str] = []
+    above: set[Path] = set()
     for place in (one for one in _walk(root, DEPTH) if isinstance(one, Place)):
         where = place.folder.relative_to(root)
         if place.layout == "empty" and place.folder not in kept:
             left.append(f"{shown(where)}/ ({place.why})")
         elif place.layout != "empty":
             inside = place.folder / TASK if place.layout == "task" else place.folder
-            left += [str(where / name) for name in unused_files(inside)]
-        for above in place.folder.parents if place.folder != root else ():
-            if above == root or above.is_relative_to(root):
-                left += [shown(p.relative_to(root)) for p in visible(above) if is_image(p) and not p.is_dir()]
+            left += [str(inside.relative_to(root) / name) for name in unused_files(inside)]
+            left += _beside_task(place.folder, where) if place.layout == "task" else []
+        above |= (
+            {folder for folder in place.folder.parents if folder.is_relative_to(root)}
+            if place.folder != root
+            else set()
+        )
+    for folder in sorted(above):
+        left += [shown(path.relative_to(root)) for path in visible(folder) if is_image(path) and not path.is_dir()]
     return tuple(dict.fromkeys(left))
+
+
+def _beside_task(folder: Path, where: Path) -> list[str]:
+    """Return the folders with images beside imagesTr and labelsTr (imagesTs, ...), and how many."""
+    others = [path for path in visible(folder) if path.is_dir() and path.name not in (TASK, "labelsTr")]
+    counts = {path.name: len(_images_below(path, DEPTH)) for path in others}
+    return [f"{where / name}/ ({count} images)" for name, count in counts.items() if count]
 
 
 def named(file: str) -> tuple[str, str] | None:

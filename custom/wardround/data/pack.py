@@ -30,7 +30,7 @@ from wardround.data.pictures import Grid, read_picture
 from wardround.data.refusals import refuse_together
 from wardround.errors import ConfigRefused, DataRefused
 
-PREPROCESSING = 1
+PREPROCESSING = 2
 _TEMPORARY = ".new-"
 
 
