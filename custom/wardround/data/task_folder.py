@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from wardround.bounded import read_json
-from wardround.data.layouts import MODALITIES, TASK, CaseFiles, no_seg
+from wardround.data.case_names import TASK
+from wardround.data.layouts import MODALITIES, CaseFiles, no_seg
 from wardround.data.listing import held, nifti_stem, other_image, visible
 from wardround.data.sequences import SEG, role_of
 from wardround.errors import DataRefused
