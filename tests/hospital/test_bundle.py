@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,9 +88,9 @@ def bundle(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def masks(model: Path, cases: Path, out: Path) -> dict[str, bytes]:
     weights, found = prediction.read_weights(model), {}
     for folder in sorted(path for path in cases.iterdir() if path.is_dir()):
-        files = prediction.one_case(folder, None)
+        (files,) = prediction.cases_in(folder, None)
         path = out / f"{folder.name}_mask.nii.gz"
-        prediction.predict_case(files, weights, "brats", "cpu", path, 4)
+        prediction.Segmenter(weights, "brats", 4, prediction.ready(weights, "cpu")).predict(files, path)
         found[path.name] = path.read_bytes()
     return found
 
@@ -109,6 +110,66 @@ def test_monai_alone_writes_the_same_files(model: Path, bundle: Path, cases: Pat
     assert found == masks(model, cases, tmp_path / "npz")
     values = [np.unique(np.asarray(nibabel.load(path).dataobj)) for path in (tmp_path / "monai").iterdir()]
     assert all(len(one) > 1 and set(one) <= {0, 1, 2, 4} for one in values), "masks that are not trivial"
+
+
+def test_the_command_of_its_readme_runs_as_printed_and_says_what_it_is(cases: Path, tmp_path: Path) -> None:
+    """A whole-tumour model of phantoms: MONAI's command line writes 0 and 1, and shouts before it does."""
+    path, origin = tmp_path / "m.npz", {"data": "phantoms", "sites": {"phantoms": 3}}
+    arrays = {name: p.detach().numpy() for name, p in UNet3d((4, 8)).build(3).named_parameters()}
+    meta = META | {"label_kind": "whole_tumour", "trained_on": origin, "model": describe(UNet3d((4, 8)))}
+    checkpoint.save(path, arrays, fingerprint(UNet3d((4, 8))), meta)
+    out = write_bundle(tmp_path / "whole", prediction.read_weights(path), TITLE)
+    text = (out / "docs" / "README.md").read_text()
+    assert "Values: 0 background, 1 whole tumour" in text
+    assert "enhancing" not in text.partition("## What it is")[0]
+    (line,) = re.findall(r"^    python (-m monai\.bundle run .*)$", text, re.MULTILINE)
+    words = line.replace("CASES", str(cases)).split()
+    done = subprocess.run([sys.executable, *words], cwd=out, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "INVENTED PATIENTS" in done.stdout
+    assert "used t1" in done.stdout
+    masks_ = sorted((out / "masks").glob("*.nii.gz"))
+    assert len(masks_) == 2
+    assert all(set(np.unique(np.asarray(nibabel.load(path).dataobj))) <= {0, 1} for path in masks_)
+    more = subprocess.run(
+        [sys.executable, *words, "--label_kind", "brats"],
+        cwd=out,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert more.returncode != 0
+    assert "nobody trained" in more.stderr
+
+
+def test_the_model_card(tmp_path: Path) -> None:
+    """It says what is known; numbers over fewer than five patients are not in what is made to be given away."""
+    arrays = {name: p.detach().numpy() for name, p in UNet3d((4, 8)).build(3).named_parameters()}
+    known = {"hospitals": 3, "sequences": {"t1": 3, "flair": 2}, "label_kinds": {"brats": 3}, "rounds": 7}
+    real = {"data": "patients", "sites": {"patients": 3}}
+    for number, (val, shown) in enumerate(((6, "0.65 (n = 6)"), (4, "not told"))):
+        patients = {"train": 40, "val": val, "test": 9}
+        meta = META | {"val_score": 0.654321, "card": known | {"patients": patients}, "trained_on": real}
+        meta |= {"model": describe(UNet3d((4, 8))), "settings": {"job": "x", "dp.noise": 1.1}}
+        checkpoint.save(tmp_path / "m.npz", arrays, fingerprint(UNet3d((4, 8))), meta)
+        out = write_bundle(tmp_path / str(number), prediction.read_weights(tmp_path / "m.npz"), TITLE)
+        text = (out / "docs" / "README.md").read_text()
+        assert f"| mean Dice on validation patients, which the choice was made by | {shown} |" in text
+        for words in (
+            "| hospitals | 3 |",
+            "flair (2)",
+            "train 40",
+            "dp.noise 1.1",
+            "trained on patients of 3 hospitals",
+        ):
+            assert words in text
+        assert "Known limits" in text
+        about = (out / "configs" / "metadata.json").read_text()
+        assert "0.654" not in about
+        assert ('"val": 6' in about) == (val == 6)
+        assert '"val": 4' not in about
+        assert ("0.65" in about) == (val == 6)
 
 
 def test_wardround_reads_its_bundle_and_runs_none_of_its_code(

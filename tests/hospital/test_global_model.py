@@ -190,3 +190,63 @@ def test_what_stays_home_by_its_role_does_not_travel(tmp_path):
     assert lacking == {f"{bank}:{name}" for bank in ("model", "control") for name in norms}
     with pytest.raises(RoundRefused):
         server.require_fits("site-1", fingerprint(SPEC), dict(server.wire()), server.travelling(["norm"]), 0)
+
+
+def said(kind, phantoms):
+    return {
+        "label_kind": kind,
+        "phantoms": phantoms,
+        "modalities": {"t1": 3, "flair": 0},
+        "cases": {"train": 6, "val": 2, "test": 2},
+    }
+
+
+def trained(folder, rounds):
+    """Return what final_model.npz says after rounds of {site: facts}; a site in `left` did not get into the sum."""
+    server = opened(folder / "state")
+    for number, (facts, left) in enumerate(rounds):
+        told = {"facts": facts, "aggregated": sorted(set(facts) - set(left))}
+        server.step(mean_of(server, 0.0), 1.0, entry(number, 0.1 + number) | told)
+    server.finish(9.0, folder / "out")
+    return [checkpoint.load(folder / "out" / name)[1] for name in ("final_model.npz", "best_model.npz")]
+
+
+@pytest.mark.parametrize(
+    ("facts", "kind", "data", "sites"),
+    [
+        (
+            {"a": said("whole_tumour", False), "b": said("whole_tumour", False)},
+            "whole_tumour",
+            "patients",
+            {"patients": 2},
+        ),
+        ({"a": said("whole_tumour", True), "b": said("brats", True)}, "brats", "phantoms", {"phantoms": 2}),
+        ({"a": said("brats", True), "b": said("brats", False)}, "brats", "mixed", {"phantoms": 1, "patients": 1}),
+        ({"a": {}, "b": said("whole_tumour", False)}, "whole_tumour", "unknown", {"patients": 1, "unknown": 1}),
+    ],
+)
+def test_shared_models_say_what_they_were_trained_on_and_which_regions(tmp_path, facts, kind, data, sites):
+    for meta in trained(tmp_path, [(facts, ())]):
+        assert meta["label_kind"] == kind
+        assert meta["trained_on"] == {"data": data, "sites": sites}
+        assert meta["card"]["hospitals"] == 2
+
+
+def test_only_hospitals_whose_updates_count_have_a_say(tmp_path):
+    facts = {"a": said("whole_tumour", False), "b": said("brats", True)}
+    for meta in trained(tmp_path, [(facts, ["b"]), (facts, ["b"])]):
+        assert meta["label_kind"] == "whole_tumour"
+        assert meta["trained_on"] == {"data": "patients", "sites": {"patients": 1}}
+        assert meta["card"]["patients"] == {"train": 6, "val": 2, "test": 2}
+        assert meta["card"]["sequences"] == {"t1": 1}
+    silent = {"a": said("brats", False) | {"cases": None}}
+    assert trained(tmp_path / "dp", [(silent, ())])[0]["card"]["patients"] is None
+
+
+def test_first_weights_were_trained_on_nothing(tmp_path):
+    server = opened(tmp_path / "state")
+    server.step(mean_of(server, 1.0), 1.0, entry(0, 0.9) | {"facts": {"a": said("brats", True)}, "aggregated": ["a"]})
+    server.finish(0.1, tmp_path / "out")
+    best = checkpoint.load(tmp_path / "out" / "best_model.npz")[1]
+    assert best["trained_on"] == {"data": "nothing", "sites": {}}
+    assert best["label_kind"] == "brats"

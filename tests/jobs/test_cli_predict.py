@@ -1,9 +1,12 @@
+import csv
+import json
 import shutil
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from wardround.jobs.cli import main
 from wardround.models import checkpoint
@@ -70,10 +73,122 @@ def test_defaults_volumes_and_kinds(
     voxel_ml = abs(np.linalg.det(mask.affine[:3, :3])) / 1000
     assert out.startswith(f"WT {np.count_nonzero(values) * voxel_ml:.1f} ml\n")
     assert "personalised, 5 fine-tuning steps" in err
-    three = ["--labels", "brats", "--enhancing", "3", "--out", "three.nii"]
-    assert main(["predict", str(case), "--model", str(model), *three]) == 0
+    assert str(tmp_path) not in out
+    picture = Image.open(tmp_path / f"{case.name}_mask.png")
+    assert picture.size[0] > 600
+    assert (tmp_path / f"{case.name}_mask.png").stat().st_mode & 0o077 == 0
+    three = ["--enhancing", "3", "--out", "three.nii"]
+    assert main(["predict", str(case), "--model", str(weights(tmp_path / "b.npz")), *three]) == 0
     assert set(np.unique(np.asarray(nibabel.load("three.nii").dataobj))) <= {0, 1, 2, 3}
     assert "ET " in capsys.readouterr().out
+
+
+def test_regions_that_nobody_trained_are_not_predicted(
+    hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case, out = str(a_case(hospitals)), ["--out", str(tmp_path / "x.nii.gz")]
+    whole = weights(tmp_path / "whole.npz", label_kind="whole_tumour")
+    assert main(["predict", case, "--model", str(whole), "--labels", "brats", *out]) == 2
+    assert "nobody trained ET and TC" in capsys.readouterr().err
+    silent = weights(tmp_path / "silent.npz", label_kind=None)
+    assert main(["predict", case, "--model", str(silent), *out]) == 2
+    assert "--labels" in capsys.readouterr().err
+    assert main(["predict", case, "--model", str(silent), "--labels", "whole_tumour", *out]) == 0
+    assert capsys.readouterr().out.startswith("WT ")
+    assert main(["serve", str(silent), "--port", "0", "--token-file", str(token(tmp_path))]) == 2
+    assert main(["export", str(silent), "--out", str(tmp_path / "bundle")]) == 2
+
+
+def token(folder: Path) -> Path:
+    path = folder / "token"
+    path.touch(mode=0o600)
+    path.write_text("t" * 32)
+    return path
+
+
+def a_patient(hospitals: Path, folder: Path, name: str = "TCGA-06-0133") -> Path:
+    """A case whose name is not that of a phantom."""
+    source = a_case(hospitals)
+    (folder / name).mkdir(parents=True)
+    for path in source.glob("*.nii.gz"):
+        shutil.copy(path, folder / name / path.name.replace(source.name, name))
+    return folder / name
+
+
+@pytest.mark.parametrize("data", ["phantoms", "mixed"])
+def test_a_model_of_invented_patients_is_refused_for_others(
+    data: str, hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sites = {"phantoms": 2} if data == "phantoms" else {"phantoms": 1, "patients": 1}
+    model = str(weights(tmp_path / "m.npz", trained_on={"data": data, "sites": sites}))
+    case, out = a_patient(hospitals, tmp_path), tmp_path / "x.nii.gz"
+    assert main(["predict", str(case), "--model", model, "--out", str(out)]) == 2
+    assert "INVENTED PATIENTS" in (said := capsys.readouterr().err)
+    assert "--synthetic-model-ok" in said
+    assert not out.exists()
+    assert main(["predict", str(case), "--model", model, "--out", str(out), "--synthetic-model-ok"]) == 0
+    assert "INVENTED PATIENTS" in capsys.readouterr().err
+    assert main(["predict", str(a_case(hospitals)), "--model", model, "--out", str(out)]) == 0, "phantoms for a phantom"
+    assert "INVENTED PATIENTS" in capsys.readouterr().err
+    assert main(["serve", model, "--port", "0", "--token-file", str(token(tmp_path))]) == 2
+    assert "--synthetic-model-ok" in capsys.readouterr().err
+    assert main(["export", model, "--out", str(tmp_path / "bundle")]) == 0
+    bundle = tmp_path / "bundle"
+    about = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert "INVENTED PATIENTS" in about["description"]
+    assert about["trained_on"]["data"] == data
+    assert "INVENTED PATIENTS" in (bundle / "docs" / "README.md").read_text()
+    assert main(["predict", str(case), "--model", str(bundle), "--out", str(out)]) == 2
+
+
+def test_a_file_that_does_not_say_what_it_was_trained_on(
+    hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wrong in (
+        {},
+        {"trained_on": 5},
+        {"trained_on": {"data": "gold"}},
+        {"trained_on": {"sites": {"patients": "x"}}},
+    ):
+        model = weights(tmp_path / "m.npz", **wrong)
+        out = str(tmp_path / "x.nii.gz")
+        assert main(["predict", str(a_case(hospitals)), "--model", str(model), "--out", out]) == 0
+        assert "not known" in capsys.readouterr().err
+
+
+def test_a_folder_of_cases(hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = tmp_path / "cases"
+    first, second = a_patient(hospitals, cases, "p1"), a_patient(hospitals, cases, "p2")
+    (second / "p2_t1ce.nii.gz").rename(second / "p2_dwi.nii.gz")
+    (second / "p2_seg.nii.gz").unlink()
+    model, out = weights(tmp_path / "m.npz"), tmp_path / "masks"
+    words = ["predict", str(cases), "--model", str(model), "--out", str(out)]
+    assert main(words) == 0
+    shown, said = capsys.readouterr()
+    assert sorted(path.name for path in out.iterdir()) == [
+        *(f"p1_mask.{end}" for end in ("nii.gz", "png")),
+        *(f"p2_mask.{end}" for end in ("nii.gz", "png")),
+        "volumes.csv",
+    ]
+    assert "case 2 of 2" in said
+    assert "not a medical device" in said.lower()
+    assert "WARNING: without t1ce" in said
+    assert "not used: p2_dwi.nii.gz" in said
+    assert "p1: ET " in shown
+    rows = list(csv.DictReader((out / "volumes.csv").read_text().splitlines()))
+    assert [row["case"] for row in rows] == ["p1", "p2"]
+    assert float(rows[0]["WT [ml]"]) >= float(rows[0]["TC [ml]"])
+    (first / "p1_flair.nii.gz").write_bytes(b"broken")
+    assert main([*words[:-1], str(tmp_path / "again")]) == 2
+    assert "p1_flair" in capsys.readouterr().err
+    assert (tmp_path / "again" / "p2_mask.nii.gz").is_file(), "one damaged case does not stop the others"
+
+
+def test_dicom_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "IM0001").write_bytes(bytes(128) + b"DICM" + bytes(64))
+    assert main(["predict", str(tmp_path / "series"), "--model", str(weights(tmp_path / "m.npz"))]) == 2
+    assert "dcm2niix" in capsys.readouterr().err
 
 
 def test_a_second_network_and_a_missing_modality(hospitals: Path, tmp_path: Path) -> None:

@@ -52,3 +52,10 @@ def test_a_file_that_is_not_there_is_refused_with_what_to_do(tmp_path: Path, pat
 def test_anything_but_a_path_and_a_digest_is_refused(given: object) -> None:
     with pytest.raises(ConfigRefused, match="sha256sum"):
         WeightsFile.of(given)
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/stdin"])
+def test_a_device_is_not_read(path: str) -> None:
+    """A job names the path: one that never ends would hold, or fill, a hospital's machine."""
+    with pytest.raises(ModelRefused, match="cannot be read"):
+        WeightsFile.of({"file": path, "sha256": EMPTY}).read()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +37,8 @@ def post(server: Server, body: bytes, kind: str = "application/zip", **headers: 
 def mask(model: Path, case: Path, out: Path) -> bytes:
     """Return the file that `wardround predict` writes."""
     (files,) = find_cases(case)
-    prediction.predict_case(files, prediction.read_weights(model), "brats", "cpu", out, 4)
+    weights = prediction.read_weights(model)
+    prediction.Segmenter(weights, "brats", 4, prediction.ready(weights, "cpu")).predict(files, out)
     return out.read_bytes()
 
 
@@ -72,6 +76,55 @@ def test_the_mask_is_that_of_predict(
 def test_a_missing_sequence(server: Server, model: Path, case: Path, images: dict[str, bytes], tmp_path) -> None:
     expected = mask(model, without(case, "t2", tmp_path), tmp_path / "m.nii.gz")
     assert send(server, {name: images[name] for name in ("t1", "t1ce", "flair")}).content == expected
+
+
+def test_what_was_used_and_what_was_not_is_in_the_headers(server: Server, images: dict[str, bytes]) -> None:
+    some = {f"{PATIENT}_{name}.nii.gz": images[name] for name in ("t1", "flair")}
+    others = {
+        f"{PATIENT}_dwi.nii.gz": b"x",
+        f"{PATIENT}_seg.nii.gz": b"x",
+        "scan.dcm": b"x",
+        "__MACOSX/._x_t1.nii": b"x",
+    }
+    response = post(server, zipped(some | others | {"strange\n\u00e9.nii": b"x"}))
+    assert response.status_code == 200, response.text
+    assert response.headers["X-Wardround-Sequences"] == "t1,flair"
+    assert response.headers["X-Wardround-Missing"] == "t1ce,t2"
+    unused = json.loads(response.headers["X-Wardround-Not-Used"])
+    assert unused == [f"{PATIENT}_dwi.nii.gz", "scan.dcm", "strange\n\u00e9.nii"]
+    assert "Not a medical device" in response.headers["X-Wardround-Notice"]
+    assert response.headers["X-Wardround-Trained-On"] == "unknown"
+    whole = send(server, images)
+    assert whole.headers["X-Wardround-Sequences"] == "t1,t1ce,t2,flair"
+    assert whole.headers["X-Wardround-Missing"] == ""
+    assert json.loads(whole.headers["X-Wardround-Not-Used"]) == []
+    many = {f"{number}.nii": b"" for number in range(200)}
+    listed = json.loads(post(server, zipped(some | many)).headers["X-Wardround-Not-Used"])
+    assert (len(listed), listed[-1]) == (21, "and 180 more")
+
+
+def test_the_page_loads_nothing_and_tells_nothing(server: Server) -> None:
+    response = requests.get(f"{server.url}/", timeout=60)
+    assert response.status_code == 200
+    assert "Not a medical device" in response.text
+    policy = dict(part.strip().split(" ", 1) for part in response.headers["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == policy["form-action"] == policy["frame-ancestors"] == "'none'"
+    for name in ("script", "style"):
+        (inside,) = re.findall(rf"<{name}>(.*?)</{name}>", response.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert policy[f"{name}-src"] == f"'sha256-{digest}'"
+    assert not re.search(r"(src|href|action)=|https?://|\son\w+=", response.text)
+    assert set(re.findall(r'type="file" name="(\w+)"', response.text)) == {"t1", "t1ce", "t2", "flair"}
+    about = requests.get(f"{server.url}/version", headers=server.headers, timeout=60).json()
+    assert about["fingerprint"] not in response.text
+    assert about["trained_on"] == "unknown"
+    assert "not known" in about["trained_on_words"]
+
+
+def test_the_start_is_not_silent(server: Server) -> None:
+    said = server.said()
+    assert said.index("reading") < said.index("serving") < said.index("listening on")
+    assert "not a medical device" in said.lower()
 
 
 @pytest.mark.parametrize("value", ["", "Bearer wrong", "Basic Zm9vOmJhcg=="])
@@ -115,7 +168,12 @@ def test_bad_uploads_are_told_what_to_do(server: Server, images: dict[str, bytes
         assert words in response.json()["to_do"]
         assert CANARY not in response.text
     other = requests.get(f"{server.url}/{CANARY}", timeout=60)
-    assert (other.status_code, other.json()) == (404, {"error": "http", "what": "Not Found"})
+    assert (other.status_code, other.json()) == (404, other.json() | {"error": "http", "what": "Not Found"})
+    assert "POST /predict" in other.json()["to_do"]
+    assert CANARY not in other.text
+    wrong = requests.get(f"{server.url}/predict", headers=server.headers, timeout=60)
+    assert (wrong.status_code, wrong.headers["Allow"]) == (405, "POST")
+    assert "POST /predict" in wrong.json()["to_do"]
 
 
 def test_two_at_once_are_served_and_a_third_is_told_to_wait(server: Server, images: dict[str, bytes]) -> None:

@@ -190,6 +190,8 @@ class SecureSite(Executor):  # type: ignore[misc]
             participation = min(1.0, len(revealed.sites) / max(1, revealed.configured))
             mine = site.participant.name in revealed.sites
             entry: dict[str, Any] = {"val_score": revealed.val_score, "sum": known, "mine": mine}
+            # A hospital does not learn what the others' data are: their part of the model stays of unknown origin.
+            entry |= {"aggregated": sorted(revealed.sites), "facts": {site.participant.name: self._open(fl_ctx).facts}}
             if secure.noise is not None:
                 s = self._scales(held, mean)
                 deviation = secure.noise.deviation / math.sqrt(len(revealed.sites))

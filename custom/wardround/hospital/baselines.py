@@ -17,6 +17,7 @@ from wardround.algorithms.base import Oracle
 from wardround.algorithms.federation import local_only
 from wardround.algorithms.schedule import Schedule
 from wardround.data.site_config import SiteConfig
+from wardround.hospital import origin
 from wardround.hospital.opening import pick_device
 from wardround.hospital.pooled import PooledOracle
 from wardround.hospital.splitting import split_of
@@ -76,7 +77,8 @@ def keep(path: Path, w: Tensor, spec: Network, sites: Sequence[TaskSite], about:
     about_model = sites[0].about_model()
     if "brats" in {site.cohort.label_kind for site in sites}:
         about_model["label_kind"] = "brats"
-    meta = {"model": describe(spec), **about_model, "settings": dict(about)}
+    trained_on = origin.of_sites(origin.invented(site.cohort.patients) for site in sites)
+    meta = {"model": describe(spec), **about_model, "settings": dict(about), "trained_on": trained_on}
     checkpoint.save(path, sites[0].layout.unflatten(w.detach().cpu().numpy()), fingerprint(sites[0].model.module), meta)
     return path
 

@@ -16,9 +16,11 @@ from typing import Any
 
 from wardround import __version__
 from wardround.data.layouts import MODALITIES
+from wardround.hospital import origin
 from wardround.hospital.bundle_folder import Content, write_folder
-from wardround.hospital.bundle_words import Title, readme, words
-from wardround.hospital.prediction import Weights
+from wardround.hospital.bundle_words import NOT_A_DEVICE, Title, readme, words
+from wardround.hospital.model_card import for_others
+from wardround.hospital.prediction import Weights, kind_of
 from wardround.models import bundle_files
 from wardround.models.fingerprint import fingerprint
 from wardround.models.plain import Spec, monai_config, without_adapters
@@ -34,7 +36,7 @@ def write_bundle(out: Path, weights: Weights, title: Title) -> Path:
     """Write the bundle `out` and return it; refused like `write_folder`. A U-Net that reads a record: ModelRefused."""
     spec, arrays = without_adapters(weights.spec, weights.arrays)
     network = monai_config(spec, CODE)
-    meta = {**weights.meta, "model": describe(spec)}
+    meta = for_others({**weights.meta, "label_kind": kind_of(weights, None), "model": describe(spec)})
     entry = bundle_files.about(arrays, fingerprint(spec), __version__, meta)
     more = {
         **words(title, meta),
@@ -76,8 +78,9 @@ def _inference(spec: Spec, network: Mapping[str, Any], meta: Mapping[str, Any]) 
         "dataset_dir": "./cases",
         "output_dir": "./masks",
         "device": "$'cuda' if torch.cuda.is_available() else 'cpu'",
-        "label_kind": meta.get("label_kind", "brats"),
+        "label_kind": meta["label_kind"],
         "enhancing": 4,
+        "remark": f"{origin.words(meta)}. {NOT_A_DEVICE}",
         "network_def": dict(network),
         "network": {
             "_target_": f"{parts}.ready",
@@ -97,6 +100,7 @@ def _inference(spec: Spec, network: Mapping[str, Any], meta: Mapping[str, Any]) 
             "_target_": f"{parts}.WriteMask",
             "folder": "@output_dir",
             "label_kind": "@label_kind",
+            "known": meta["label_kind"],
             "enhancing": "@enhancing",
         },
         "evaluator": {
@@ -105,6 +109,7 @@ def _inference(spec: Spec, network: Mapping[str, Any], meta: Mapping[str, Any]) 
             "network": "@network",
             "inferer": "@inferer",
             "postprocessing": "@postprocessing",
+            "remark": "@remark",
         },
         "run": ["$@evaluator.run()"],
     }

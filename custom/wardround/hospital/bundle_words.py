@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from wardround.data.layouts import MODALITIES, UNDERSTOOD
+from wardround.hospital import origin
+from wardround.hospital.model_card import card, told
 
 NOT_A_DEVICE = "Research only. Not a medical device: no output may guide the care of a patient."
 WEIGHTS_REVEAL = """Weights can reveal images that they were trained on. A hospital's own model (not `shared` above) saw its
@@ -25,20 +27,24 @@ class Title:
     copyright: str
 
 
+def values_of(meta: Mapping[str, Any]) -> str:
+    """Return in words what the values of a mask mean: only regions that somebody trained."""
+    return WHOLE if meta.get("label_kind") == "whole_tumour" else BRATS
+
+
 def words(title: Title, meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of metadata.json that are text, and the score that the model was chosen by."""
-    score = meta.get("val_score")
     return {
         "name": title.name,
         "task": "Segmentation of brain tumours in MR images (T1, T1ce, T2, FLAIR; any may be missing)",
-        "description": f"{title.choice}. Trained with wardround. {NOT_A_DEVICE}",
+        "description": f"{title.choice}; {origin.words(meta)}. Trained with wardround. {NOT_A_DEVICE}",
         "authors": title.authors,
         "copyright": title.copyright,
         "intended_use": NOT_A_DEVICE,
         "data_type": "nibabel",
         "image_classes": "four sequences, foreground z-scores within +-5, then four channels of 1 or 0: which exist",
-        "pred_classes": WHOLE if meta.get("label_kind") == "whole_tumour" else BRATS,
-        "eval_metrics": {} if score is None else {"mean_dice_on_validation": score},
+        "pred_classes": values_of(meta),
+        **told("mean_dice_on_validation", meta),
         "references": ["Cicek et al. 2016, arXiv:1606.06650", "Myronenko 2018, arXiv:1810.11654"],
     }
 
@@ -47,10 +53,11 @@ def readme(title: Title, entry: Mapping[str, Any], code: str) -> str:
     """Return docs/README.md; entry: what bundle_files.about wrote, code: the package inside the bundle."""
     meta, model = entry["meta"], entry["meta"]["model"]
     settings = ", ".join(f"{key} {value}" for key, value in model["args"].items())
-    score = meta.get("val_score")
     return f"""# {title.name}
 
 {title.choice}. {NOT_A_DEVICE}
+
+**{origin.words(meta)}**
 
 ## Run it
 
@@ -59,9 +66,10 @@ named {UNDERSTOOD}:
 
     python -m monai.bundle run --config_file configs/inference.json --dataset_dir CASES --output_dir masks
 
-Masks are written as <case>_mask.nii.gz in the geometry of each case's own images. Values: {words(title, meta)["pred_classes"]}.
-Sequences: {", ".join(MODALITIES)}; a missing one is normal. With wardround, the same mask: `wardround predict CASE --model .`,
-or `wardround serve .` (neither runs any code of this folder; MONAI does, so run it only if you trust where it came from).
+Masks are written as <case>_mask.nii.gz in the geometry of each case's own images. Values: {values_of(meta)}.
+Sequences: {", ".join(MODALITIES)}; a missing one is normal, and what was used or passed over is printed. With wardround, the
+same mask: `wardround predict CASE --model .`, or `wardround serve .` (neither runs any code of this folder; MONAI does, so run
+it only if you trust where it came from).
 
 ## What it is
 
@@ -71,8 +79,9 @@ or `wardround serve .` (neither runs any code of this folder; MONAI does, so run
 | fingerprint of the architecture | {entry["fingerprint"]} |
 | digest of the weights | {entry["digest"]} |
 | written by | wardround {entry["wardround_version"]} |
-| mean Dice on validation patients, which the choice was made by | {"not known" if score is None else f"{score:.3f}"} |
 | window | {meta.get("patch") or "one around the head"} |
+
+{card("mean Dice", meta)}
 
 `{code}/` holds modules of wardround (Apache-2.0, see LICENSE): reading, normalising, windows, regions.
 Authors of the weights: {title.authors}. Their copyright: {title.copyright}.
@@ -83,9 +92,12 @@ Authors of the weights: {title.authors}. Their copyright: {title.copyright}.
 
 def class_readme(title: Title, entry: Mapping[str, Any]) -> str:
     """Return docs/README.md of a classifier."""
+    meta = entry["meta"]
     return f"""# {title.name}
 
 {title.choice}. {NOT_A_DEVICE}
+
+**{origin.words(meta)}**
 
 ## Run it
 
@@ -105,6 +117,7 @@ Both write the same classes, sequences and columns for every case. wardround run
 | digest of the weights | {entry["digest"]} |
 | written by | wardround {entry["wardround_version"]} |
 
+{card("balanced accuracy", meta)}
 Authors of the weights: {title.authors}. Their copyright: {title.copyright}.
 
 {WEIGHTS_REVEAL}

@@ -13,11 +13,12 @@ from typing import Any
 from torch import nn
 
 from wardround import __version__
-from wardround.hospital import class_prediction
+from wardround.hospital import class_prediction, origin
 from wardround.hospital.bundle_folder import Content, write_folder
 from wardround.hospital.bundle_words import NOT_A_DEVICE, Title, class_readme
 from wardround.hospital.class_inputs import read_cases
 from wardround.hospital.class_prediction import Classifier
+from wardround.hospital.model_card import for_others, told
 from wardround.models import bundle_files
 from wardround.models.specs import describe, rebuild_classifier
 
@@ -28,7 +29,7 @@ def write_class_bundle(out: Path, model: Classifier, title: Title) -> Path:
     """Write the bundle `out` and return it; refused like `write_folder`. Where pretrained weights came from is left out."""
     about, settings = describe(model.spec), dict(model.meta.get("settings") or {})
     kept = {key: value for key, value in settings.items() if not key.startswith("model.weights")}
-    meta = {**model.meta, "model": about, **({"settings": kept} if settings else {})}
+    meta = for_others({**model.meta, "model": about, **({"settings": kept} if settings else {})})
     entry = bundle_files.about(model.arrays, model.identity, __version__, meta)
     return write_folder(
         out, Content(model.arrays, entry, _more(model, title), _inference(about), class_readme(title, entry))
@@ -78,7 +79,6 @@ def _inference(about: Mapping[str, Any]) -> dict[str, Any]:
 
 def _more(model: Classifier, title: Title) -> dict[str, Any]:
     spec, vector = model.sampling.spec, model.sampling.vector
-    score = model.meta.get("val_score")
     parts = (
         ("images", f"{', '.join(spec.modalities)}, each {' x '.join(map(str, spec.grid.shape))}"),
         ("which of them exist", "1 or 0 each"),
@@ -89,13 +89,13 @@ def _more(model: Classifier, title: Title) -> dict[str, Any]:
     return {
         "name": title.name,
         "task": f"Classification of patients: {', '.join(spec.classes)}",
-        "description": f"{title.choice}. Trained with wardround. {NOT_A_DEVICE}",
+        "description": f"{title.choice}; {origin.words(model.meta)}. Trained with wardround. {NOT_A_DEVICE}",
         "authors": title.authors,
         "copyright": title.copyright,
         "intended_use": NOT_A_DEVICE,
         "required_packages_version": {"wardround": __version__, "timm": metadata.version("timm")},
         "pred_classes": ", ".join(spec.classes),
-        "eval_metrics": {} if score is None else {"balanced_accuracy_on_validation": score},
+        **told("balanced_accuracy_on_validation", model.meta),
         "network_data_format": {
             "inputs": {
                 "patient": {

@@ -14,7 +14,7 @@ import numpy as np
 from wardround.algorithms.rules import Rule
 from wardround.arrays import Array, Arrays, from_bank, in_bank, require_same_blocks
 from wardround.errors import ModelRefused, RoundRefused
-from wardround.hospital import state
+from wardround.hospital import origin, state
 from wardround.models import checkpoint
 from wardround.models.blocks import blocks_of
 from wardround.models.fingerprint import fingerprint
@@ -132,7 +132,7 @@ class GlobalModel:
 
     def step(self, mean: Mapping[str, Array], participation: float, entry: dict[str, Any]) -> None:
         """Apply the rule to one round's mean update and write everything down."""
-        self._consider(entry["val_score"])
+        self._consider(entry["val_score"], entry)
         self._weights, self._rule_state = self.rule.apply(self._weights, mean, self._rule_state, participation)
         self.round += 1
         self.history.append(entry)
@@ -142,23 +142,30 @@ class GlobalModel:
 
     def finish(self, val_score: float | None, out: Path) -> None:
         """Write the final and the best model of the `model` bank for `wardround predict`."""
-        self._consider(val_score)
-        self._write(out / "final_model.npz", val_score)
+        self._consider(val_score, {})
+        self._write(out / "final_model.npz", val_score, {})
         best = self.folder / "best_model.npz"
         if best.is_file() and best.parent != out:
             (out / best.name).write_bytes(best.read_bytes())
 
-    def _consider(self, val_score: float | None) -> None:
+    def _consider(self, val_score: float | None, entry: Mapping[str, Any]) -> None:
         if val_score is not None and (self.best is None or val_score > self.best["val_score"]):
             self.best = {"round": self.round, "val_score": val_score}
-            self._write(self.folder / "best_model.npz", val_score)
+            self._write(self.folder / "best_model.npz", val_score, entry)
 
-    def _write(self, path: Path, val_score: float | None) -> None:
+    def _write(self, path: Path, val_score: float | None, entry: Mapping[str, Any]) -> None:
+        """Write the `model` bank; entry: the round that begins with it, whose hospitals have not changed it yet.
+
+        The regions are those that the hospitals of its rounds taught; of the first weights, those that the hospitals know.
+        """
+        kind = origin.kind_of_rounds(self.history) or origin.kind_of_rounds([entry])
         meta = {
             "model": describe(self._spec),
             "patch": patch_of(self._promise),
             "columns": self._promise.get("sampling.columns", ""),
-            "label_kind": "classes" if hasattr(self._spec, "classes") else "brats",
+            "label_kind": "classes" if hasattr(self._spec, "classes") else kind,
+            "trained_on": origin.of_rounds(self.history),
+            "card": origin.card_of_rounds(self.history),
             "round": self.round,
             "val_score": val_score,
             "settings": dict(self._promise),

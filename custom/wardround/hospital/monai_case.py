@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wardround.data.cases import find_cases
-from wardround.data.layouts import MODALITIES, CaseFiles
+from wardround.data.layouts import MODALITIES, CaseFiles, unused_files
 from wardround.data.volumes import read_images, write_mask
+from wardround.errors import ConfigRefused
 from wardround.models.norms import with_group_norms
 from wardround.tasks.inference import predict_logits
 from wardround.tasks.inputs import network_input
@@ -69,11 +70,24 @@ class CaseInferer:
 
 @dataclass(frozen=True)
 class WriteMask:
-    """Write <case>_mask.nii.gz with the axes, shape and affine of the case's first image, and return its path."""
+    """Write <case>_mask.nii.gz with the axes, shape and affine of the case's first image, and return its path.
+
+    known: the kind of labels that the model was trained on; a label_kind with more regions: ConfigRefused
+    """
 
     folder: str
     label_kind: str
     enhancing: int
+    known: str = "brats"
+
+    def __post_init__(self) -> None:
+        if self.known == "whole_tumour" and self.label_kind != self.known:
+            raise ConfigRefused(
+                f"--label_kind {self.label_kind}",
+                found="a model of the whole tumour: nobody trained the other regions",
+                expected=self.known,
+                fix="leave it out",
+            )
 
     def __call__(self, item: Mapping[str, Any]) -> Path:
         files: CaseFiles = item["case"]
@@ -83,19 +97,33 @@ class WriteMask:
         return path
 
 
+def say_used(files: CaseFiles) -> None:
+    """Print which sequences of a case are used, which are not there, and which of its images are passed over."""
+    missing = ", ".join(name for name in MODALITIES if name not in files.images) or "none"
+    print(f"{files.case}: used {', '.join(files.images)}; missing: {missing}", flush=True)
+    if unused := unused_files(next(iter(files.images.values())).parent):
+        print(f"{files.case}: WARNING: images that are not used: {', '.join(unused)}", flush=True)
+
+
 @dataclass(frozen=True)
 class Evaluator:
-    """`run()` sends every case of a data set through network and postprocessing, and returns what the latter returns."""
+    """`run()` sends every case of a data set through network and postprocessing, and returns what the latter returns.
+
+    remark: what whoever runs it must know about the model, said first
+    """
 
     dataset: Dataset
     network: nn.Module
     inferer: Callable[[Tensor, nn.Module], Tensor]
     postprocessing: Callable[[Mapping[str, Any]], Path]
+    remark: str = ""
 
     def run(self) -> list[Path]:
         done = []
+        print(self.remark, flush=True)
         for number in range(len(self.dataset)):
             item = self.dataset[number]
+            say_used(item["case"])
             pred = self.inferer(item["image"][None], self.network)
             done.append(self.postprocessing({**item, "pred": pred}))
             print(f"written: {done[-1]}", flush=True)

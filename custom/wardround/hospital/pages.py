@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wardround.hospital import origin
 from wardround.hospital.judging import Judgement
 from wardround.hospital.task import TaskSite
 from wardround.models import checkpoint
 from wardround.reports.site_page import write_site_report
 
 
-def keep_models(judgement: Judgement, site: TaskSite, identity: str, model: Mapping[str, Any], out: Path) -> Path:
-    """Write the model to deploy as `deploy_model.npz`, with what `wardround predict` needs, and return its path."""
+def keep_models(
+    judgement: Judgement, site: TaskSite, identity: str, model: Mapping[str, Any], facts: Mapping[str, Any], out: Path
+) -> Path:
+    """Write the model to deploy as `deploy_model.npz`, with what `wardround predict` needs, and return its path.
+
+    facts: what this hospital says about its data
+    """
     name = judgement.numbers["deploy"]
     candidate = judgement.numbers["candidates"][name]
     meta = {
@@ -22,6 +28,8 @@ def keep_models(judgement: Judgement, site: TaskSite, identity: str, model: Mapp
         "k": candidate["k"],
         "val_score": candidate["val"],
         **site.about_model(),
+        "trained_on": origin.of_sites([facts["phantoms"]], others=name != "local"),
+        "card": origin.card_of_facts([facts]),
     }
     path = out / "deploy_model.npz"
     arrays = site.layout.unflatten(judgement.weights[name].detach().cpu().numpy())

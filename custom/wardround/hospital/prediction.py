@@ -1,8 +1,9 @@
-"""One case, one file of weights, one mask in the geometry of the case's own images."""
+"""Cases, one file of weights, one mask for each case in the geometry of its own images, and a picture beside it."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from wardround.data.cases import find_cases
 from wardround.data.ehr import Table
 from wardround.data.ehr_words import table_from
-from wardround.data.layouts import CaseFiles
+from wardround.data.layouts import MODALITIES, CaseFiles, unused_files
 from wardround.data.record import PATIENT, Vector, read_record, unknown
 from wardround.data.volumes import Volume, read_images, write_mask
 from wardround.errors import ConfigRefused, DataRefused, ModelRefused
@@ -25,10 +26,13 @@ from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import FlatModel
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.specs import rebuild, require_size
+from wardround.reports.prediction_picture import draw_prediction
 from wardround.tasks.inference import predict_regions
 from wardround.tasks.regions import KINDS, REGIONS, known_regions, labels_from_regions
 
 MOST_IN_WINDOW = 2**25
+WHOLE = "whole_tumour"
+SHOWN_ON = ("flair", "t1ce", "t2", "t1")
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,15 @@ class Weights:
 
 @dataclass(frozen=True)
 class Prediction:
-    """volumes_ml: region -> millilitres, of the regions that the model knows."""
+    """present: sequences that were used | unused: image files of the case that were not
+    volumes_ml: region -> millilitres, of the regions that the model knows
+    """
 
     mask: Path
+    picture: Path
     case: str
     present: tuple[str, ...]
+    unused: tuple[str, ...]
     volumes_ml: Mapping[str, float]
 
 
@@ -59,7 +67,7 @@ def read_weights(file: Path) -> Weights:
     a patch or kind of labels that does not exist: ModelRefused
     """
     arrays, meta = bundle_files.load_any(file)
-    if meta.get("label_kind", KINDS[0]) not in KINDS:
+    if meta.get("label_kind") not in (None, *KINDS):
         raise ModelRefused(
             f"the kind of labels in {file}",
             found=f"another {type(meta['label_kind']).__name__}",
@@ -81,6 +89,25 @@ def read_weights(file: Path) -> Weights:
                 fix="use a file that this version of wardround wrote",
             )
     return Weights(spec, arrays, meta, file, table)
+
+
+def kind_of(weights: Weights, asked: str | None) -> str:
+    """Return the kind of masks that a model can write: what its file says, or the part of it that is asked for.
+
+    the file does not say it and nothing is asked, or regions are asked for that nobody trained: ModelRefused
+    """
+    known = weights.meta.get("label_kind")
+    wanted = asked or known
+    if wanted is None or (known == WHOLE and wanted != WHOLE):
+        raise ModelRefused(
+            f"the regions that {weights.file} knows",
+            found="not told in the file" if known is None else "the whole tumour (WT) only: nobody trained ET and TC",
+            expected=f"a model whose file says {' or '.join(KINDS)}" if wanted is None else "only what was trained",
+            fix="name them with --labels, if you know what it was trained on"
+            if wanted is None
+            else f"--labels {WHOLE}",
+        )
+    return str(wanted)
 
 
 def _table(spec: UNet3d | SegResNet3d, meta: Mapping[str, Any], file: Path) -> Table:
@@ -128,34 +155,45 @@ def record_of(files: CaseFiles, weights: Weights, file: Path | None) -> Vector |
     )
 
 
-def one_case(folder: Path, wanted: str | None) -> CaseFiles:
-    """Return the case in a folder, `wanted` where it holds several; a mask is not needed. Several: ConfigRefused."""
-    found = find_cases(folder, None if wanted is None else [wanted], require_seg=False)
-    if len(found) > 1:
-        raise ConfigRefused(
-            f"one case in {folder}",
-            found=f"{len(found)} cases, first {found[0].case!r}",
-            expected="the folder of one case",
-            fix="name that folder, or choose one with --case",
-        )
-    return found[0]
+def cases_in(folder: Path, wanted: str | None) -> tuple[CaseFiles, ...]:
+    """Return the cases in a folder (which may itself be one), only `wanted` where it is given; a mask is not needed."""
+    return find_cases(folder, None if wanted is None else [wanted], require_seg=False)
 
 
-def predict_case(
-    files: CaseFiles, weights: Weights, kind: str, device: str, out: Path, enhancing: int, record: Vector | None = None
-) -> Prediction:
-    """Segment a case and write the mask with the axes, shape and affine of its first image.
+@dataclass(frozen=True)
+class Segmenter:
+    """A model on a device.
 
-    kind: brats, or whole_tumour (the mask then holds 0 and 1 only) | enhancing: the value of enhancing tumour, 3 or 4
-    record: what `record_of` found
-    damaged images: DataRefused | a GPU that is not there, out not .nii or .nii.gz or not writable: ConfigRefused
+    kind: brats, or whole_tumour (masks then hold 0 and 1 only) | enhancing: the value of enhancing tumour, 3 or 4
     """
-    model = ready(weights, device)
-    volume = read_images(files)
-    regions = regions_of(volume, weights, model, record)
-    reference = next(iter(files.images.values()))
-    write_mask(out, labels_from_regions(regions, kind), reference, enhancing)
-    return Prediction(out, files.case, tuple(files.images), volumes_ml(regions, kind, volume))
+
+    weights: Weights
+    kind: str
+    enhancing: int
+    model: FlatModel
+
+    def predict(self, files: CaseFiles, out: Path, record: Vector | None = None) -> Prediction:
+        """Write the mask of a case with the axes, shape and affine of its first image, and a picture beside it.
+
+        record: what `record_of` found | both files are this user's alone
+        damaged images: DataRefused | out not .nii or .nii.gz or not writable: ConfigRefused
+        """
+        volume = read_images(files)
+        regions = regions_of(volume, self.weights, self.model, record) & known_regions(self.kind)[:, None, None, None]
+        reference = next(iter(files.images.values()))
+        write_mask(out, labels_from_regions(regions, self.kind), reference, self.enhancing)
+        picture = picture_of(out)
+        shown = next(name for name in SHOWN_ON if name in files.images)
+        image = np.asarray(volume.image[MODALITIES.index(shown)], np.float32)
+        title = f"{files.case}, {shown}: predicted, not a diagnosis"
+        draw_prediction(image, regions, known_regions(self.kind), title, picture, volume.spacing_mm)
+        unused = unused_files(reference.parent)
+        return Prediction(out, picture, files.case, tuple(files.images), unused, volumes_ml(regions, self.kind, volume))
+
+
+def picture_of(mask: Path) -> Path:
+    """Return the path of the picture beside a mask."""
+    return mask.with_name(re.sub(r"\.nii(\.gz)?$", "", mask.name, flags=re.IGNORECASE) + ".png")
 
 
 def ready(weights: Weights, device: str) -> FlatModel:

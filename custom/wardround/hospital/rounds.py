@@ -15,7 +15,7 @@ from wardround.algorithms.base import Algorithm, LocalStart, Oracle
 from wardround.algorithms.federation import local_round, start_of
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Array, Arrays, from_bank, in_bank
-from wardround.hospital import mask_history, pages, state
+from wardround.hospital import mask_history, origin, pages, state
 from wardround.hospital.dp_site import DPSite
 from wardround.hospital.judging import Judgement, Judging, judge
 from wardround.hospital.opening import Opened, open_site
@@ -97,7 +97,7 @@ class Hospital:
             "modalities": dict(cohort.modalities),
             "label_kind": cohort.label_kind,
             "device": str(self.site.device),
-            "phantoms": self.opened.phantoms,
+            "phantoms": self.opened.phantoms or origin.invented(cohort.patients),
             "fingerprint": self.fingerprint,
         }
 
@@ -155,7 +155,7 @@ class Hospital:
 
     def keep(self, judgement: Judgement, out: Path, job: str) -> None:
         """Write what the site keeps for itself: the model to deploy, the per-patient page, overlays."""
-        pages.keep_models(judgement, self.site, self.fingerprint, describe(self.settings.model), out)
+        pages.keep_models(judgement, self.site, self.fingerprint, describe(self.settings.model), self.facts, out)
         pages.write_page(judgement, self.site, job, self.facts, out, mask_history.history_of(self.states))
 
     def _oracle(self, round_: int) -> Oracle:

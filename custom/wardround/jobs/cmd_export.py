@@ -21,9 +21,10 @@ wardround: MONAI has no such network.)
   cd bundles/site-1
   python -m monai.bundle run --config_file configs/inference.json --dataset_dir CASES --output_dir masks
 
-Of a run the shared model (final_model.npz) and every hospital's own choice (deploy_model.npz) are written; at a
-hospital, where a run folder holds its own models only, those. A shared model of which some blocks never left the hospitals
-is left out, and said so. `wardround predict` and `wardround serve` take a bundle as well as a .npz.
+A bundle says what the model was trained on, which regions it knows, and has a model card. Of a run the shared model
+(final_model.npz) and every hospital's own choice (deploy_model.npz) are written; at a hospital, where a run folder holds its own
+models only, those. A shared model of which some blocks never left the hospitals is left out, and said so. `wardround predict`
+and `wardround serve` take a bundle as well as a .npz.
 """
 FINAL, DEPLOY = "final_model.npz", "deploy_model.npz"
 DEPTH = 6
@@ -100,7 +101,7 @@ def _export_if_whole(file: Path, out: Path, args: argparse.Namespace) -> bool:
 
 
 def _export(file: Path, out: Path, args: argparse.Namespace) -> None:
-    from wardround.hospital import class_bundle, class_prediction
+    from wardround.hospital import class_bundle, class_prediction, origin
     from wardround.hospital.bundle import write_bundle
     from wardround.hospital.bundle_words import Title
     from wardround.hospital.prediction import read_weights
@@ -115,4 +116,4 @@ def _export(file: Path, out: Path, args: argparse.Namespace) -> None:
         class_bundle.write_class_bundle(out, class_prediction.read_classifier(file), title)
     else:
         write_bundle(out, read_weights(file), title)
-    print(f"{out}: {choice}")
+    print(f"{out}: {choice}; {origin.words(meta)}")

@@ -1,23 +1,28 @@
-"""`wardround predict`: a mask for one case, in the geometry of its own images; or classes for the cases of a folder."""
+"""`wardround predict`: a mask for each case, in the geometry of its own images; or classes for the cases of a folder."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wardround.errors import ConfigRefused, ModelRefused
+from wardround.data.layouts import MODALITIES
+from wardround.data.refusals import refuse_together
+from wardround.errors import ConfigRefused, DataRefused, ModelRefused
+from wardround.hospital.bundle_words import NOT_A_DEVICE
 from wardround.jobs.terminal import DONE, command, counter, existing, folder, say, table
+from wardround.tables import csv_text
 
 TEXT = """
 Use a model that wardround wrote; the file says whether it segments or tells classes.
 
-A segmentation model writes a mask as NIfTI: shape, axes and affine of the case's own images. The case is a folder in BraTS
-layout; a mask is not needed, missing modalities are normal. Values: 1 necrotic core, 2 oedema, 4 enhancing (a model trained
-on whole-tumour masks: 0 and 1).
+A segmentation model writes a mask as NIfTI: shape, axes and affine of the case's own images; beside it a picture (PNG), and
+for a folder of cases volumes.csv with all volumes in ml. A mask is not needed, missing sequences are normal and are named.
+Values: 1 necrotic core, 2 oedema, 4 enhancing; of a model that was trained on whole-tumour masks 0 and 1.
 
   wardround predict /data/brats/BraTS-GLI-00005-100 --model deploy_model.npz
+  wardround predict /data/brats --model deploy_model.npz --out masks          every case of a folder
   wardround predict CASE --model best_model.npz --labels whole_tumour --out mask.nii.gz
   wardround predict CASE --model deploy_model.npz --record record.csv
 
@@ -30,14 +35,17 @@ not read; a sequence, a value or the whole record may be missing.
 
 --model: a hospital's deploy_model.npz (the model that its verdict recommends), the server's final_model.npz or
 best_model.npz (the shared model), the weights of `wardround baseline`, or the folder of a bundle that `wardround export`
-wrote. For research: no medical device.
+wrote. A model of invented patients is refused for others, unless --synthetic-model-ok is there.
+For research: no medical device.
 """
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = command(commands, "predict", "segment one case, or tell the classes of a folder's cases", TEXT, run)
-    parser.add_argument("case", type=existing, metavar="CASE_FOLDER", help="folder of the case, or of labelled images")
+    parser = command(commands, "predict", "segment cases, or tell the classes of a folder's cases", TEXT, run)
+    parser.add_argument(
+        "case", type=existing, metavar="CASE_FOLDER", help="folder of a case, of cases, or of labelled images"
+    )
     parser.add_argument(
         "--model", type=existing, required=True, metavar="MODEL", help="weights (.npz) or bundle of wardround"
     )
@@ -45,7 +53,8 @@ def add(commands: Any) -> None:
         "--out",
         type=folder,
         metavar="FILE",
-        help="mask: .nii or .nii.gz, default ./<case>_mask.nii.gz; classes: .json or .csv, default ./classes.json",
+        help="one mask: .nii or .nii.gz, default ./<case>_mask.nii.gz; several: a folder, default ./masks; classes: .json or "
+        ".csv, default ./classes.json",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or cuda:N; default auto (a GPU if there is one)"
@@ -64,6 +73,11 @@ def add(commands: Any) -> None:
         help="table with the patient's row (`patient`, and the columns of the job), for a model that reads a record; without "
         "it every value is flagged as missing",
     )
+    parser.add_argument(
+        "--synthetic-model-ok",
+        action="store_true",
+        help="use a model that was trained on invented patients, to try out the program",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,28 +87,93 @@ def run(args: argparse.Namespace) -> int:
 
     if class_prediction.is_classifier(bundle_files.load_any(args.model)[1]):
         return classes(args)
-    if args.out is not None and not args.out.name.lower().endswith((".nii", ".nii.gz")):
-        raise ConfigRefused(
-            f"--out {args.out}", found="another ending", expected=".nii or .nii.gz", fix="correct the name"
-        )
     weights = prediction.read_weights(args.model)
     require_whole(weights.meta, args.model)
-    files = prediction.one_case(args.case, args.wanted)
-    kind = args.labels or str(weights.meta.get("label_kind", "brats"))
-    record = prediction.record_of(files, weights, args.record)
-    say(f"{files.case} ({', '.join(files.images)}) with {describe(weights.meta)}")
-    if record is not None:
-        names = weights.table.features
-        known = [name for name, flag in zip(names, record[len(names) :], strict=True) if flag]
-        without = "" if args.record else "no --record: "
-        say(
-            f"{without}{len(known)} of {len(names)} values of the record are known ({', '.join(known) or 'all missing'})"
-        )
-    out = args.out or Path(f"{files.case}_mask.nii.gz")
-    done = prediction.predict_case(files, weights, kind, args.device, out, args.enhancing or 4, record)
-    print(", ".join(f"{region} {volume:.1f} ml" for region, volume in done.volumes_ml.items()))
-    print(f"written: {done.mask}")
+    found = prediction.cases_in(args.case, args.wanted)
+    require_real(weights.meta, args.model, [one.case for one in found], args.synthetic_model_ok)
+    kind = prediction.kind_of(weights, args.labels)
+    outs = masks_of([one.case for one in found], args.out)
+    records = [prediction.record_of(files, weights, args.record) for files in found]
+    say(f"with {describe(weights.meta)}")
+    model = prediction.ready(weights, args.device)
+    segmenter = prediction.Segmenter(weights, kind, args.enhancing or 4, model)
+    done: list[prediction.Prediction] = []
+    problems: list[DataRefused] = []
+    for number, (files, out, record) in enumerate(zip(found, outs, records, strict=True), start=1):
+        say(f"case {number} of {len(found)}: {files.case}")
+        try:
+            done.append(segmenter.predict(files, out, record))
+        except DataRefused as refusal:
+            problems.append(refusal)
+            continue
+        tell(done[-1], list(MODALITIES), f"{files.case}: " if len(found) > 1 else "")
+        if record is not None:
+            tell_record(weights.table.features, record, args.record)
+    if len(found) > 1 and done:
+        print(f"written: {write_volumes(outs[0].parent / 'volumes.csv', done)}")
+    say(NOT_A_DEVICE)
+    refuse_together(problems, str(args.case))
     return DONE
+
+
+def masks_of(cases: Sequence[str], out: Path | None) -> list[Path]:
+    """Return where the mask of every case goes; a name that is no mask's, or a file for several cases: ConfigRefused."""
+    is_file = out is not None and out.name.lower().endswith((".nii", ".nii.gz"))
+    if len(cases) == 1 and (out is None or is_file):
+        return [out or Path(f"{cases[0]}_mask.nii.gz")]
+    if is_file or (out is not None and (out.suffix or out.is_file())):
+        what = f"{len(cases)} cases" if is_file else "another ending, or a file"
+        raise ConfigRefused(
+            f"--out {out}",
+            found=what,
+            expected="a folder for the masks of several cases; .nii or .nii.gz for the mask of one",
+            fix="correct the name, or choose one case with --case",
+        )
+    return [(out or Path("masks")) / f"{case}_mask.nii.gz" for case in cases]
+
+
+def tell(done: Any, sequences: Sequence[str], name: str) -> None:
+    """Print the volumes and files of one case, and what of it was not used; name: before the volumes."""
+    missing = [name for name in sequences if name not in done.present]
+    say(f"  used: {', '.join(done.present)}")
+    if missing:
+        say(f"  WARNING: without {', '.join(missing)}: the mask is less sure than with all {len(sequences)} sequences")
+    if done.unused:
+        say(f"  WARNING: images of this case that were not used: {', '.join(done.unused)}")
+    volumes = ", ".join(f"{region} {volume:.1f} ml" for region, volume in done.volumes_ml.items())
+    print(f"{name}{volumes}")
+    print(f"written: {done.mask}, {done.picture.name}")
+
+
+def tell_record(features: Sequence[str], record: Any, file: Path | None) -> None:
+    """Say which values of the record were known."""
+    known = [name for name, flag in zip(features, record[len(features) :], strict=True) if flag]
+    without = "" if file else "no --record: "
+    say(
+        f"  {without}{len(known)} of {len(features)} values of the record are known ({', '.join(known) or 'all missing'})"
+    )
+
+
+def write_volumes(path: Path, done: Sequence[Any]) -> Path:
+    """Write the volumes of all cases as a table, for this user only: they are about patients."""
+    regions = list(done[0].volumes_ml)
+    rows = [
+        [one.case, *(round(one.volumes_ml[region], 3) for region in regions), " ".join(one.present), *one.unused]
+        for one in done
+    ]
+    header = ["case", *(f"{region} [ml]" for region in regions), "sequences used", "images not used"]
+    path.touch(mode=0o600)
+    path.write_text(csv_text([header, *rows]), encoding="utf-8")
+    return path
+
+
+def require_real(meta: Mapping[str, Any], file: Path, cases: Sequence[str], allowed: bool) -> None:
+    """Say what a model was trained on; one of invented patients is refused for others, unless that is `allowed`."""
+    from wardround.hospital import origin
+
+    if not all(origin.invented([case]) for case in cases):
+        origin.require_real(meta, file, allowed, "these cases")
+    say(origin.words(meta))
 
 
 def classes(args: argparse.Namespace) -> int:
@@ -114,6 +193,7 @@ def classes(args: argparse.Namespace) -> int:
     model = class_prediction.read_classifier(args.model)
     require_whole(model.meta, args.model)
     cases = class_inputs.read_cases(args.case, args.wanted, model.sampling.spec, model.sampling.record)
+    require_real(model.meta, args.model, cases.names, args.synthetic_model_ok)
     say(f"{len(cases.names)} cases with {describe(model.meta)}, architecture {model.identity}, weights {model.digest}")
     rows = class_prediction.predict_classes(cases, model, args.device, counter("cases"))
     class_prediction.write_rows(rows, model, out)
@@ -121,6 +201,7 @@ def classes(args: argparse.Namespace) -> int:
               " ".join(row["sequences"]) or "none", " ".join(row["record"]) or "none"] for row in rows[:10]]  # fmt: skip
     print(table(("case", "class", *(f"p {name}" for name in model.sampling.classes), "sequences", "record"), shown))
     print(f"written: {out}" + (f" (all {len(rows)} cases)" if len(rows) > 10 else ""))
+    say(NOT_A_DEVICE)
     return DONE
 
 

@@ -22,10 +22,12 @@ Serve one model over HTTP, for programs on this machine. Whoever uses it shows a
   zip -r case.zip CASE
   curl -H @header -H 'Content-Type: application/zip' --data-binary @case.zip localhost:8765/predict -o mask.nii.gz
 
+GET /         without a token: a page with a form for one case
 GET /health   without a token: {"status": "ok"}
-GET /version  fingerprint, version, sequences, labels
+GET /version  fingerprint, version, sequences, labels, what the model was trained on
 POST /predict one case, as a zip or as a form with one file for each sequence (t1, t1ce, t2, flair; any may be missing);
-              the mask comes back as .nii.gz in the geometry of the case's first image
+              the mask comes back as .nii.gz in the geometry of the case's first image; headers say which sequences were used
+              (X-Wardround-Sequences: t1,flair), which are missing, and which files of a zip were not used
 
 Cases are held in memory, never on disk, and nothing about them is logged. One case is computed at a time, --waiting more
 may wait, and others are answered with 503. A refusal is JSON that says what to do. For research: no medical device.
@@ -46,6 +48,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--port", type=port, default=8765, help="default 8765; 0: a free one, which is printed")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default auto")
     parser.add_argument("--enhancing", type=int, choices=(3, 4), default=4, help="value of enhancing tumour; default 4")
+    parser.add_argument(
+        "--synthetic-model-ok",
+        action="store_true",
+        help="serve a model that was trained on invented patients, to try out the program",
+    )
     parser.add_argument("--waiting", type=int, default=2, metavar="N", help="requests that may wait; default 2")
     parser.add_argument("--upload-mib", type=positive, default=256, metavar="N", help="a request, as sent; default 256")
     parser.add_argument("--unpacked-mib", type=positive, default=512, metavar="N", help="decompressed; default 512")
@@ -57,8 +64,10 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     require_address(args.host, args.open_to_network)
-    from wardround.hospital import class_prediction
-    from wardround.hospital.prediction import read_weights
+    say(f"reading {args.model} (the first start takes half a minute)")
+    from wardround.hospital import class_prediction, origin
+    from wardround.hospital.bundle_words import NOT_A_DEVICE
+    from wardround.hospital.prediction import kind_of, read_weights
     from wardround.models import bundle_files
     from wardround.serving.app import Service
     from wardround.serving.inference import Model, Queue
@@ -91,9 +100,10 @@ def run(args: argparse.Namespace) -> int:
             expected="one that reads images alone: an uploaded case has no record",
             fix="use `wardround predict --record` for it",
         )
-    kind = str(weights.meta.get("label_kind", "brats"))
-    model = Model(weights, kind, args.device, args.enhancing)
-    say(f"serving {describe(weights.meta)}; research only, no medical device")
+    origin.require_real(weights.meta, args.model, args.synthetic_model_ok, "a service")
+    model = Model(weights, kind_of(weights, None), args.device, args.enhancing)
+    say(f"serving {describe(weights.meta)}: {origin.words(weights.meta)}")
+    say(NOT_A_DEVICE)
     serve(Service(model, Queue(limits.waiting), token, limits), args.host, args.port, say)
     return DONE
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from wardround.bounded import MOST_WEIGHTS, TooMuch, read_bytes
 from wardround.errors import ConfigRefused, ModelRefused
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -42,14 +43,15 @@ class WeightsFile:
     def read(self) -> bytes:
         """Return the content.
 
-        missing or not readable: ModelRefused, with what to do | another content than the job promises: ModelRefused
+            missing, not readable, too large, or no regular file (a job could name a device): ModelRefused, with what to do
+        another content than the job promises: ModelRefused
         """
         try:
-            content = self.file.expanduser().read_bytes()
-        except (OSError, RuntimeError) as error:
+            content = read_bytes(self.file.expanduser(), MOST_WEIGHTS)
+        except (OSError, RuntimeError, TooMuch) as error:
             raise ModelRefused(
                 f"weights of a ViT: {self.file}",
-                found=f"cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})",
+                found=f"cannot be read ({getattr(error, 'strerror', None) or error})",
                 expected=f"the file with SHA-256 {self.sha256}, at every site and at the server; nothing is downloaded",
                 fix="copy it there, or set `model.weights` to null: weights are then drawn from the job's seed",
             ) from error

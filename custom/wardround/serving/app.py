@@ -1,14 +1,15 @@
-"""The HTTP side: GET /health, GET /version, POST /predict. Nothing about a request is logged, and nothing of it is kept.
+"""The HTTP side: GET / (a page), GET /health, GET /version, POST /predict. Nothing of a request is logged or kept.
 
 POST /predict takes one case: a zip (Content-Type: application/zip), or multipart/form-data with one file for each sequence
-(t1, t1ce, t2, flair; .nii or .nii.gz). The mask comes back as .nii.gz in the geometry of the case's first image.
+(t1, t1ce, t2, flair; .nii or .nii.gz). The mask comes back as .nii.gz in the geometry of the case's first image, with what was
+used and what was not in its headers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiohttp import BodyPartReader, hdrs, web
@@ -16,13 +17,16 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from wardround.data.layouts import MODALITIES
 from wardround.errors import DataRefused, Refusal
+from wardround.hospital.bundle_words import NOT_A_DEVICE
 from wardround.serving.inference import MASK, Answer, Model, Place, Queue
 from wardround.serving.limits import Limits, Token, UploadRefused
-from wardround.serving.unpack import UploadedCase, case_of, images_in_zip
+from wardround.serving.page import PAGE, POLICY
+from wardround.serving.unpack import UploadedCase, case_of, images_in_zip, unused_in_zip
 
 ZIPS, FORM = ("application/zip", "application/x-zip-compressed"), "multipart/form-data"
 CHUNK = 2**16
 SLACK = 2**16
+MOST_NAMED, MOST_LETTERS = 20, 80
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -38,10 +42,15 @@ class Service:
     def application(self) -> web.Application:
         """Return the routes, behind one middleware that turns refusals into JSON."""
         app = web.Application(middlewares=[self._speak])
+        app.router.add_get("/", self.page)
         app.router.add_get("/health", self.health)
         app.router.add_get("/version", self.version)
         app.router.add_post("/predict", self.predict)
         return app
+
+    async def page(self, _: web.Request) -> web.Response:
+        """Without a token: a form for one case, which asks for the token; it says nothing about the model."""
+        return web.Response(text=PAGE, content_type="text/html", headers={"Content-Security-Policy": POLICY})
 
     async def health(self, _: web.Request) -> web.Response:
         """Without a token: whether the service runs."""
@@ -62,6 +71,11 @@ class Service:
             "Content-Disposition": f'attachment; filename="{MASK}"',
             "X-Wardround-Fingerprint": str(self.model.about["fingerprint"]),
             "X-Wardround-Volumes-Ml": json.dumps({name: round(ml, 3) for name, ml in answer.volumes_ml.items()}),
+            "X-Wardround-Sequences": ",".join(answer.sequences),
+            "X-Wardround-Missing": ",".join(name for name in MODALITIES if name not in answer.sequences),
+            "X-Wardround-Not-Used": _listed(answer.unused),
+            "X-Wardround-Trained-On": str(self.model.about["trained_on"]),
+            "X-Wardround-Notice": NOT_A_DEVICE,
         }
         return web.Response(body=answer.mask, content_type="application/gzip", headers=headers)
 
@@ -84,7 +98,7 @@ class Service:
             images = await _parts(request, limits.upload)
             return lambda: case_of(images, limits)
         body = await _collected(request.content.iter_chunked(CHUNK), limits.upload, 0)
-        return lambda: case_of(images_in_zip(body, limits), limits)
+        return lambda: case_of(images_in_zip(body, limits), limits, unused_in_zip(body))
 
     def _require_token(self, request: web.Request) -> None:
         if not self.token.opens(request.headers.get(hdrs.AUTHORIZATION, "")):
@@ -125,7 +139,10 @@ class Service:
         except DataRefused as refusal:
             response = _refusal(422, refusal)
         except web.HTTPException as error:
-            response = _json(error.status, {"error": "http", "what": error.reason})
+            to_do = "ask for GET /, GET /health, GET /version or POST /predict; `wardround serve --help` shows how"
+            response = _json(error.status, {"error": "http", "what": error.reason, "to_do": to_do})
+            if allowed := error.headers.get(hdrs.ALLOW):
+                response.headers[hdrs.ALLOW] = allowed
         response.headers[hdrs.CACHE_CONTROL] = "no-store"
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers[hdrs.SERVER] = "wardround"
@@ -171,6 +188,12 @@ async def _collected(chunks: AsyncIterator[bytes], limit: int, size: int) -> byt
             raise _too_large(limit)
         found.append(chunk)
     return b"".join(found)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as a JSON list that a header can hold: ASCII, the first MOST_NAMED, cut where they are long."""
+    shown = [name[:MOST_LETTERS] for name in names[:MOST_NAMED]]
+    return json.dumps([*shown, *([f"and {len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else [])])
 
 
 def _refusal(status: int, refusal: Refusal) -> web.Response:

@@ -14,11 +14,12 @@ from typing import Any
 from wardround import __version__
 from wardround.data.layouts import MODALITIES
 from wardround.data.volumes import encode_mask, read_images
+from wardround.hospital import origin
 from wardround.hospital.prediction import Weights, ready, regions_of, volumes_ml
 from wardround.models.fingerprint import fingerprint
 from wardround.serving.limits import UploadRefused
 from wardround.serving.unpack import UploadedCase
-from wardround.tasks.regions import labels_from_regions
+from wardround.tasks.regions import known_regions, labels_from_regions
 
 MASK = "mask.nii.gz"
 FIRST_GUESS_S = 30.0
@@ -26,10 +27,12 @@ FIRST_GUESS_S = 30.0
 
 @dataclass(frozen=True)
 class Answer:
-    """mask: a NIfTI file | volumes_ml: region -> millilitres."""
+    """mask: a NIfTI file | volumes_ml: region -> millilitres | sequences: what was used | unused: what was sent beside it"""
 
     mask: bytes
     volumes_ml: dict[str, float]
+    sequences: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 class Model:
@@ -49,16 +52,18 @@ class Model:
             "labels": values,
             "candidate": weights.meta.get("candidate"),
             "round": weights.meta.get("round"),
+            "trained_on": origin.data_of(weights.meta),
+            "trained_on_words": origin.words(weights.meta),
             "not_a_medical_device": True,
         }
 
     def predict(self, case: UploadedCase) -> Answer:
         """Return the mask of a case in the geometry of its first image; damaged images: DataRefused."""
         volume = read_images(case.files, case.read)
-        regions = regions_of(volume, self.weights, self._model)
+        regions = regions_of(volume, self.weights, self._model) & known_regions(self.kind)[:, None, None, None]
         reference = next(iter(case.files.images.values()))
         mask = encode_mask(MASK, labels_from_regions(regions, self.kind), reference, self.enhancing, case.read)
-        return Answer(mask, volumes_ml(regions, self.kind, volume))
+        return Answer(mask, volumes_ml(regions, self.kind, volume), tuple(case.files.images), case.unused)
 
 
 class Queue:

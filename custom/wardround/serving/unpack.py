@@ -17,7 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from wardround.data.layouts import MODALITIES, UNDERSTOOD, CaseFiles, named
+from wardround.data.listing import nifti_stem
 from wardround.data.nifti import parse
+from wardround.data.sequences import SEG, split_name
 from wardround.serving.limits import Limits, UploadRefused
 
 CASE = "case"
@@ -35,17 +37,18 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class UploadedCase:
-    """`files` names files that exist in `content` only."""
+    """`files` names files that exist in `content` only; `unused`: what was sent beside them and is not used."""
 
     files: CaseFiles
     content: Mapping[Path, bytes]
+    unused: tuple[str, ...] = ()
 
     def read(self, path: Path) -> bytes:
         return self.content[path]
 
 
-def case_of(images: Mapping[str, bytes], limits: Limits) -> UploadedCase:
-    """Return the case of NIfTI files by sequence (.nii or .nii.gz: the content tells).
+def case_of(images: Mapping[str, bytes], limits: Limits, unused: tuple[str, ...] = ()) -> UploadedCase:
+    """Return the case of NIfTI files by sequence (.nii or .nii.gz: the content tells). unused: what was sent beside them
 
     no image, another sequence: 422 | larger decompressed than the limits say: 413 | damaged gzip: 422
     damaged otherwise, or geometry that makes no sense: DataRefused (here or when it is read)
@@ -72,7 +75,7 @@ def case_of(images: Mapping[str, bytes], limits: Limits) -> UploadedCase:
         if voxels > limits.voxels:
             raise _too_large(f"{modality}: {voxels} voxels", f"{limits.voxels} voxels at most")
     files = {path.stem.removeprefix(f"{CASE}_"): path for path in content}
-    return UploadedCase(CaseFiles(CASE, CASE, files, dict.fromkeys(files), None), content)
+    return UploadedCase(CaseFiles(CASE, CASE, files, dict.fromkeys(files), None), content, unused)
 
 
 def images_in_zip(body: bytes, limits: Limits) -> dict[str, bytes]:
@@ -92,6 +95,22 @@ def images_in_zip(body: bytes, limits: Limits) -> dict[str, bytes]:
             return _images(archive, entries, limits)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         raise _bad_zip(f"one that cannot be read ({type(error).__name__})") from error
+
+
+def unused_in_zip(body: bytes) -> tuple[str, ...]:
+    """Return the names of the files in a zip that `images_in_zip` took, which are no image that it uses.
+
+    A mask is not counted, nor what operating systems add to a zip.
+    """
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        names = [PurePosixPath(entry.filename) for entry in archive.infolist() if not entry.is_dir()]
+    return tuple(
+        name.name
+        for name in names
+        if named(name.name) is None
+        and not any(part.startswith((".", "__")) for part in name.parts)
+        and (split_name(nifti_stem(Path(name.name)) or "") or ("", ""))[1] != SEG
+    )
 
 
 def _images(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], limits: Limits) -> dict[str, bytes]:
@@ -117,7 +136,7 @@ def _images(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], limits: Li
             "the zip",
             found="no image of a case",
             expected=f"the folder of one case, zipped: {UNDERSTOOD.rpartition(', or')[0]}",
-            fix="name the files so",
+            fix="convert DICOM to NIfTI first, with dcm2niix for example; then name the files so",
         )
     return found
 

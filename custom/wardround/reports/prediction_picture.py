@@ -1,0 +1,73 @@
+"""One picture of a predicted mask: three planes through the tumour, for the person who asked. It stays beside the mask."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+REGIONS = ("ET", "TC", "WT")
+_COLOURS = {"ET": "#e8601c", "TC": "#f6e05a", "WT": "#56b4e9"}
+_WIDTHS = {"ET": 1.0, "TC": 2.4, "WT": 1.4}
+_PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
+_GROUND, _INK = "#101418", "#e4eaf0"
+
+
+def draw_prediction(
+    image: NDArray[np.float32],
+    regions: NDArray[np.bool_],
+    known: NDArray[np.bool_],
+    title: str,
+    path: Path,
+    spacing_mm: tuple[float, float, float],
+) -> Path:
+    """Write a PNG, for this user only, of the planes with the largest predicted tumour; return its path.
+
+    image [H, W, D] in RAS; regions [3, H, W, D] in the order of REGIONS; known [3]: which of them the model knows
+    Shown as radiologists look: the patient's right on the left; front, or top, on top.
+    no voxel of any region: the middle planes, and the picture says so
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    tumour = np.asarray(regions[known].any(axis=0), bool)
+    low, high = np.percentile(image, (1, 99.5))
+    figure: Any = Figure(figsize=(10.2, 4.2), dpi=100, facecolor=_GROUND, layout="constrained")
+    figure.get_layout_engine().set(rect=(0.0, 0.07, 1.0, 0.93))
+    FigureCanvasAgg(figure)
+    figure.suptitle(title if tumour.any() else f"{title} (no tumour found)", color=_INK, fontsize=10, parse_math=False)
+    for place, (name, axis) in enumerate(_PLANES):
+        index = _busiest(tumour, axis)
+        across, up = (spacing_mm[i] for i in range(3) if i != axis)
+        axes: Any = figure.add_subplot(1, 3, place + 1)
+        axes.imshow(_seen(image, axis, index), cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=up / across)
+        for i, region in reversed(list(enumerate(REGIONS))):
+            mask = _seen(regions[i], axis, index).astype(np.float64)
+            if known[i] and mask.any():
+                rows, columns = mask.shape
+                edges = (-1.0, float(columns), -1.0, float(rows))
+                drawn = {"colors": [_COLOURS[region]], "linewidths": _WIDTHS[region], "extent": edges}
+                axes.contour(np.pad(mask, 1), [0.5], **drawn)
+        axes.set_title(f"{name} {index}", color=_INK, fontsize=9)
+        axes.set_axis_off()
+    for i, region in enumerate(name for name, has in zip(REGIONS, known, strict=True) if has):
+        figure.text(0.40 + 0.06 * i, 0.015, region, color=_COLOURS[region], fontsize=9, weight="bold")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", facecolor=_GROUND, metadata={"Software": None})
+    path.touch(mode=0o600)
+    path.write_bytes(content.getvalue())
+    return path
+
+
+def _busiest(tumour: NDArray[np.bool_], axis: int) -> int:
+    """Return the index along an axis with the most voxels; none: the middle."""
+    counts = tumour.sum(axis=tuple(other for other in range(3) if other != axis))
+    return int(counts.argmax()) if counts.any() else tumour.shape[axis] // 2
+
+
+def _seen(volume: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
+    """Return a plane as rows from front (or top) down, columns from the patient's right (or front) on."""
+    return np.asarray(np.take(volume, index, axis)[::-1, ::-1].T)
