@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wardround.jobs import like, records
+from wardround.jobs import records
 from wardround.jobs.console import Console
 from wardround.jobs.terminal import command, existing, folder, positive, say
 
@@ -46,7 +46,6 @@ def add(commands: Any) -> None:
     parser = command(commands, "submit", "run a job at real sites or in a POC", TEXT, run)
     parser.add_argument("job", metavar="JOB", help="name or folder of a job")
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; may be repeated")
-    like.add(parser)
     parser.add_argument(
         "--startup-kit", type=existing, metavar="KIT", help="the admin's; default: NVFlare's active one"
     )
