@@ -12,6 +12,7 @@ import pytest
 
 from wardround.data.cache import open_cohort
 from wardround.data.cases import find_cases
+from wardround.data.layouts import passed_over, unused_files
 from wardround.data.site_config import SiteConfig
 from wardround.errors import DataRefused
 from wardround.jobs.cli import main
@@ -95,6 +96,8 @@ def test_folders_whose_files_have_the_shorter_name(tmp_path: Path) -> None:
     ):
         for word, data in (("T1w", IMAGE), ("FLAIR", IMAGE), ("seg", MASK)):
             save(tmp_path / folder / f"{name}_{word}.nii", data)
+        save(tmp_path / folder / f"{name}_brain_segmentation.nii", MASK)
+        save(tmp_path / folder / f"{name}_T1_unstripped.nii", IMAGE)
     found = find_cases(tmp_path)
     assert [(one.case, one.patient, sorted(one.images)) for one in found] == [
         ("UCSF-PDGM-0004", "UCSF-PDGM-0004", ["flair", "t1"]),
@@ -110,6 +113,17 @@ def test_all_patients_in_one_folder_are_named_as_such(tmp_path: Path) -> None:
         save(tmp_path / "all" / f"{name}_seg.nii", MASK)
     with pytest.raises(DataRefused, match="files of 3 cases in one folder"):
         find_cases(tmp_path)
+
+
+def test_derived_images_of_a_case_are_not_another_case(tmp_path: Path) -> None:
+    for name in ("UPENN-GBM-00001_11", "P1"):
+        case(tmp_path, name)
+        for word, data in (("automated_approx_segm", MASK), ("brain_T1", IMAGE), ("T1_unstripped", IMAGE)):
+            save(tmp_path / name / f"{name}_{word}.nii", data)
+        (found,) = find_cases(tmp_path / name)
+        assert found.seg is not None
+        assert (list(found.images), found.seg.name) == (["t1"], f"{name}_seg.nii")
+        assert len(unused_files(tmp_path / name)) == 3
 
 
 def nnunet(root: Path, case_names: tuple[str, ...], described: dict[str, Any] | None, channels: int = 4) -> None:
@@ -144,8 +158,18 @@ def test_nnunet_raw_is_read(tmp_path: Path, described: dict[str, Any], capsys: p
     labels = cohort.load(names[0]).labels
     assert labels is not None
     assert [int(labels[i, 4, 4]) for i in (2, 3, 4)] == [2, 1, 3]
+    file(tmp_path / "data", "imagesTs/x_0000.nii")
+    file(tmp_path / "data", "imagesTr/y.mha")
     assert main(["data", "check", str(tmp_path / "data")]) == 0
     assert "ready to train" in capsys.readouterr().out
+    assert passed_over(tmp_path / "data") == ("imagesTr/y.mha", "imagesTs/ (1 images)")
+
+
+def test_a_task_of_another_format_says_so(tmp_path: Path) -> None:
+    file(tmp_path, "imagesTr/a_0000.mha")
+    file(tmp_path, "labelsTr/a.mha")
+    with pytest.raises(DataRefused, match="convert it to NIfTI"):
+        find_cases(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,7 @@ def test_a_folder_of_labelled_images(tmp_path: Path, capsys: pytest.CaptureFixtu
     fields = lines[1].split(",")
     lines[1] = ",".join([*fields[:2], "", *fields[3:]])
     (root / "cases.csv").write_text("\n".join(lines) + "\n")
+    (root / "images" / "left.png").write_bytes(b"of nobody")
     before = sorted(path.name for path in root.rglob("*"))
     assert main(["data", "check", str(root)]) == 0
     text = capsys.readouterr().out
@@ -128,6 +129,7 @@ def test_a_folder_of_labelled_images(tmp_path: Path, capsys: pytest.CaptureFixtu
     for words in ("no test patient with", "crp", "ready to train"):
         assert words in text
     assert sorted(path.name for path in root.rglob("*")) == before
+    assert "1 images that no row names, first images/left.png" in text
     assert main(["data", "check", str(root), "--patient-pattern", "(.)"]) == 2
     assert "WRONG" in capsys.readouterr().out
     next(root.glob("images/*p003_t1.png")).write_bytes(b"no picture")

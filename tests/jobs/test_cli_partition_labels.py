@@ -192,3 +192,31 @@ def test_the_published_sets(name: str, tmp_path: Path, capsys: pytest.CaptureFix
     options = [option for option in use[use.index("--set") :] if option != "--set"]
     assert main(["jobs", "write", use[5], "--out", str(tmp_path / "j"), *(f"--set={one}" for one in options)]) == 0
     assert not capsys.readouterr().err
+
+
+def test_a_job_takes_what_a_folder_describes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_types(tmp_path / "our types", hospital(0), 0, 12, (20, 20, 16), (1, 1, 0))
+    out = tmp_path / "o o"
+    assert main(["partition", "labels", str(folder), str(out), "--sites", "2", "--alpha", "inf", "--size", "32"]) == 0
+    text = capsys.readouterr().out
+    shorter = shlex.split(next(line for line in text.splitlines() if line.startswith("shorter: wardround ")))[2:]
+    assert shorter[3:6:2] == ["--sites-file", "--like"]
+    job, like = shorter[2], shorter[shorter.index("--like") :]
+    assert main(["jobs", "write", job, "--out", str(tmp_path / "j"), *like]) == 0
+    text = (tmp_path / "j" / job / "app" / "config" / "config_fed_client.json").read_text()
+    described = json.loads((folder / "dataset.json").read_text())
+    assert all(f'"{name}"' in text for name in (*described["classes"], *(c["name"] for c in described["columns"])))
+    assert main(["jobs", "write", job, "--out", str(tmp_path / "k"), "--set", "sampling.span=0.25", *like]) == 0
+    assert '"span": 0.25' in (tmp_path / "k" / job / "app" / "config" / "config_fed_client.json").read_text()
+    with pytest.raises(SystemExit):
+        main(["jobs", "write", job, "--out", str(tmp_path / "l"), "--like", str(tmp_path)])
+    assert "dataset.json" in capsys.readouterr().err
+
+
+def test_a_site_of_two_patients_is_not_advertised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_types(tmp_path / "t", hospital(0), 0, 6, (20, 20, 16), (1, 1, 0))
+    few = ["--sites", "3", "--alpha", "inf", "--min-patients", "2"]
+    assert main(["partition", "labels", str(folder), str(tmp_path / "o"), *few]) == 0
+    text = capsys.readouterr().out
+    assert "fewer than 3 patients" in text
+    assert "use it" not in text

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from wardround.data.case_names import case_of
 from wardround.data.conventions import AUTO, Convention, convention_of, stated
 from wardround.data.ids import almost
-from wardround.data.layouts import MODALITIES, UNDERSTOOD, CaseFiles, Place, case_of, case_places, patient_folder
+from wardround.data.layouts import MODALITIES, UNDERSTOOD, CaseFiles, Place, case_places, patient_folder
 from wardround.data.listing import require_utf8
 from wardround.data.patients import compile_patient_pattern, patient_of
 from wardround.data.refusals import refuse_together

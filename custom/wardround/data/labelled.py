@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from wardround.data.cache import silent
 from wardround.data.description import FIXED, Description, Spec, file_of, read_description, read_rows
 from wardround.data.ehr import Known, Values
+from wardround.data.listing import shown
 from wardround.data.pack import Pictures, load, open_pack
+from wardround.data.pictures import SUFFIXES
 from wardround.data.refusals import refuse_together
 from wardround.data.site_config import SiteConfig
 from wardround.errors import ConfigRefused, DataRefused
@@ -133,6 +135,21 @@ def open_labelled(
         unlabelled=unlabelled,
         pack=open_pack(pictures, description.spec.grid, cache_dir, which, progress),
     )
+
+
+def unnamed_images(folder: Path) -> tuple[str, ...]:
+    """Return the images below the folder of a description that no row of its table names, relative to the folder, sorted.
+
+    images that lie outside of the folder: not looked at, they may be those of several sites | refused as open_labelled
+    """
+    description = read_description(folder)
+    if not description.images.is_relative_to(folder.resolve()):
+        return ()
+    _, rows = read_rows(description.table, description.spec.modalities)
+    cells = [row.get(modality, "") for row in rows for modality in description.spec.modalities]
+    named = {description.images / file for file in map(file_of, filter(None, cells)) if file is not None}
+    images = (path for path in description.images.rglob("*") if path.name.lower().endswith(SUFFIXES))
+    return tuple(sorted(shown(path.relative_to(folder.resolve())) for path in images if path not in named))
 
 
 def _checked(

@@ -11,14 +11,14 @@ sequence is passed over, and `unused_files` and `passed_over` name it.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from wardround.data.case_names import DEPTH, TASK, case_of, images_below, role_in, said_in, unused_files
 from wardround.data.conventions import Convention
 from wardround.data.listing import held, is_image, nifti_stem, other_image, shown, visible
-from wardround.data.sequences import MODALITIES, SEG, role_of, split_name
+from wardround.data.sequences import MODALITIES, SEG, split_name
 from wardround.errors import DataRefused
 
 __all__ = [
@@ -36,8 +36,6 @@ UNDERSTOOD = (
     "<case>/<case>_{t1,t1ce,t2,flair,seg}.nii.gz, <case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz, "
     "or imagesTr/<case>.nii.gz with labelsTr/<case>.nii.gz"
 )
-DEPTH = 3
-TASK = "imagesTr"
 # Folders that people keep beside cases; without an image in them they are no case that got lost.
 _NO_CASE = re.compile(r"(docs?|read_?me|code|scripts?|logs?|info|meta(data)?|tables?|lists?|splits?|results?|tmp|temp)")
 
@@ -99,7 +97,7 @@ def _walk(folder: Path, depth: int) -> Iterator[Place | DataRefused]:
         return
     scans = [path for path in inside if nifti_stem(path) is not None]
     inner = [path for path in inside if nifti_stem(path) is None and path.is_dir()]
-    roles = [_role(folder.name, nifti_stem(path) or "") for path in scans]
+    roles = [role_in(folder.name, nifti_stem(path) or "") for path in scans]
     if any(case for case, _ in filter(None, roles)) or (scans and not inner):
         yield Place(folder, "patient")
     elif not inner:
@@ -131,35 +129,6 @@ def _like(name: str) -> str:
     return re.sub(r"[^\W\d_]", "a", re.sub(r"\d+", "0", name))
 
 
-def _role(case: str, stem: str) -> tuple[str, str] | None:
-    """Return (case, role) that a file's name says in the folder `case`; "" as case where it says the role alone.
-
-    Names are compared in one spelling of their accents: file systems differ in it.
-    """
-    own, name = (unicodedata.normalize("NFC", text) for text in (case, stem))
-    if name.startswith(own) and re.match(r"[-_. ]", name[len(own) :]):
-        role = role_of(name[len(own) :])
-        if role:
-            return case, role
-    return split_name(stem)
-
-
-def _said(folder: Path, case: str) -> dict[Path, tuple[str, str]]:
-    roles = {path: _role(case, nifti_stem(path) or "") for path in visible(folder)}
-    return {path: role for path, role in roles.items() if role is not None}
-
-
-def case_of(folder: Path) -> str:
-    """Return the case in a folder: its name, or what its files agree on where that is the name but for a word behind it
-    (UCSF-PDGM-0004_nifti), or where the folder is the `anat` of BIDS.
-    """
-    cases = {case for case, _ in _said(folder, folder.name).values()}
-    if len(cases) != 1 or "" in cases:
-        return folder.name
-    only = cases.pop()
-    return only if folder.name == "anat" or re.match(rf"{re.escape(only)}[-_. ]", folder.name) else folder.name
-
-
 def patient_folder(folder: Path, require_seg: bool) -> CaseFiles:
     """Return the case in a folder of the first two layouts; `patient` is the case id still.
 
@@ -167,7 +136,7 @@ def patient_folder(folder: Path, require_seg: bool) -> CaseFiles:
     """
     case = case_of(folder)
     found: dict[str, Path] = {}
-    others = sorted({said[0] for said in _said(folder, case).values() if said[0] not in ("", case)})
+    others = sorted({said[0] for said in said_in(folder, case).values() if said[0] not in ("", case)})
     if len(others) > 1:
         raise DataRefused(
             f"the folder {folder}",
@@ -175,7 +144,7 @@ def patient_folder(folder: Path, require_seg: bool) -> CaseFiles:
             expected=f"a folder for each case: {UNDERSTOOD}",
             fix="make a folder of its name for each case, and put its files there",
         )
-    for path, (other, role) in _said(folder, case).items():
+    for path, (other, role) in said_in(folder, case).items():
         if other not in ("", case):
             raise DataRefused(
                 f"case {case!r}, file {path.name}",
@@ -228,52 +197,35 @@ def _how_to_name(case: str, folder: Path, role: str) -> str:
     return f"if {unused[0]} is the {what}, name it {named_so}" if unused else f"add the {what} as {named_so}"
 
 
-def unused_files(folder: Path) -> tuple[str, ...]:
-    """Return the names (relative to the folder) of the images in a case's folder that wardround does not use, sorted.
-
-    Used is what a name says to be a sequence or a mask (whether or not the caller needs masks). Images are NIfTI files, and
-    files that would have to be converted (DICOM, .mha, .nrrd, ...). Folders in it are looked into.
-    folder of imagesTr: what is no NIfTI file
-    a folder that cannot be listed: DataRefused
-    """
-    unused: list[str] = []
-    case = case_of(folder)
-    for path in visible(folder):
-        if path.is_dir() and nifti_stem(path) is None:
-            unused += [f"{path.name}/{name}" for name in _images_below(path, DEPTH)]
-        elif is_image(path):
-            stem = nifti_stem(path)
-            used = stem is not None and (folder.name == TASK or _role(case, stem) is not None)
-            unused += [] if used else [path.name]
-    return tuple(unused)
-
-
-def _images_below(folder: Path, depth: int) -> list[str]:
-    names: list[str] = []
-    for path in visible(folder) if depth else ():
-        if path.is_dir():
-            names += [f"{path.name}/{name}" for name in _images_below(path, depth - 1)]
-        elif is_image(path):
-            names.append(path.name)
-    return names
-
-
 def passed_over(root: Path) -> tuple[str, ...]:
     """Return what `case_places` and the cases below root do not use: images, and folders without any; relative to root."""
     root = root.resolve()
     kept = {one.folder for one in case_places(root) if isinstance(one, Place)}
     left: list[str] = []
+    above: set[Path] = set()
     for place in (one for one in _walk(root, DEPTH) if isinstance(one, Place)):
         where = place.folder.relative_to(root)
         if place.layout == "empty" and place.folder not in kept:
             left.append(f"{shown(where)}/ ({place.why})")
         elif place.layout != "empty":
             inside = place.folder / TASK if place.layout == "task" else place.folder
-            left += [str(where / name) for name in unused_files(inside)]
-        for above in place.folder.parents if place.folder != root else ():
-            if above == root or above.is_relative_to(root):
-                left += [shown(p.relative_to(root)) for p in visible(above) if is_image(p) and not p.is_dir()]
+            left += [str(inside.relative_to(root) / name) for name in unused_files(inside)]
+            left += _beside_task(place.folder, where) if place.layout == "task" else []
+        above |= (
+            {folder for folder in place.folder.parents if folder.is_relative_to(root)}
+            if place.folder != root
+            else set()
+        )
+    for folder in sorted(above):
+        left += [shown(path.relative_to(root)) for path in visible(folder) if is_image(path) and not path.is_dir()]
     return tuple(dict.fromkeys(left))
+
+
+def _beside_task(folder: Path, where: Path) -> list[str]:
+    """Return the folders with images beside imagesTr and labelsTr (imagesTs, ...), and how many."""
+    others = [path for path in visible(folder) if path.is_dir() and path.name not in (TASK, "labelsTr")]
+    counts = {path.name: len(images_below(path, DEPTH)) for path in others}
+    return [f"{where / name}/ ({count} images)" for name, count in counts.items() if count]
 
 
 def named(file: str) -> tuple[str, str] | None:

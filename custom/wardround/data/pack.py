@@ -29,7 +29,7 @@ from wardround.data.refusals import refuse_together
 from wardround.errors import ConfigRefused, DataRefused
 from wardround.paths import disk_refused, no_room, reserve
 
-PREPROCESSING = 1
+PREPROCESSING = 2
 _TEMPORARY = ".new-"
 
 

@@ -7,6 +7,7 @@ So styles that are known count as one patient, and ids that look like scans of o
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 
 from wardround.errors import ConfigRefused, DataRefused
@@ -15,7 +16,7 @@ _GAP = r"[-_. ]"
 _WORD = r"(?:pre|post)(?:[-_]?(?:op|rt|treatment|surgery))?|baseline|bl|follow[-_]?up|fu|recurrence|initial|first|last"
 _NUMBERED = (
     r"(?:pre|post|follow[-_]?up|fu|scan|time[-_]?point|time|tp|visit|week|wk|month|mo|day|ses(?:sion)?|exam|study|date|run)"
-    r"[-_]?\d+\w{0,3}|[tvwmd]\d{1,3}"
+    r"[-_]?\d+\w{0,3}|[tvwmd]\d{1,2}"
 )
 _DATE = (
     r"(?:19|20)\d{2}(?:[-_.]?(?:0[1-9]|1[0-2])(?:[-_.]?(?:0[1-9]|[12]\d|3[01]))?)?|\d{2}[-_.]\d{2}[-_.](?:19|20)\d{2}"
@@ -93,9 +94,8 @@ def about_patients(patients: Mapping[str, str], told: bool) -> tuple[str, ...]:
             f"{count} patients, but {sum(map(len, several.values()))} ids differ only in a last part: are {ends} scans of one "
             "person? Then set patient_pattern in the site's file, or one person is in training and test"
         )
-    joined = next(
-        ((case, who) for case, who in sorted(patients.items()) if list(patients.values()).count(who) > 1), None
-    )
+    scans = Counter(patients.values())
+    joined = next(((case, who) for case, who in sorted(patients.items()) if scans[who] > 1), None)
     if joined:
         lines.append(
             f"{joined[0]} is read as a scan of {joined[1]}; if it is not, set patient_pattern in the site's file"

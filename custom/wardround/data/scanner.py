@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from wardround.data.anatomy import Field, smooth_drift
+from wardround.data.conventions import DEFAULT
 from wardround.data.layouts import CaseFiles
 from wardround.data.nifti import read_scan
 from wardround.errors import DataRefused
@@ -100,11 +101,13 @@ def copy_case(files: CaseFiles, data: Path, out: Path, device: Scanner, seed: in
 
 
 def tumour_volume_mm3(files: CaseFiles) -> float:
-    """Return the volume of all labels of the case's mask together; a case without a mask: 0."""
+    """Return the volume of all tumour labels of the case's mask together; a case without a mask: 0."""
     if files.seg is None:
         return 0.0
     scan = read_scan(files.case, files.seg, None, np.float32)
-    return float(np.count_nonzero(scan.data)) * abs(float(np.linalg.det(scan.affine[:3, :3])))
+    meaning = (files.convention or DEFAULT).meaning
+    tumour = np.isin(scan.data, [value for value, meant in meaning.items() if meant])
+    return float(np.count_nonzero(tumour)) * abs(float(np.linalg.det(scan.affine[:3, :3])))
 
 
 def _make_room(path: Path) -> Path:

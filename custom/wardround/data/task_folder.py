@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from wardround.bounded import read_json
-from wardround.data.layouts import MODALITIES, TASK, CaseFiles, no_seg
-from wardround.data.listing import nifti_stem, visible
+from wardround.data.case_names import TASK
+from wardround.data.layouts import MODALITIES, CaseFiles, no_seg
+from wardround.data.listing import held, nifti_stem, other_image, visible
 from wardround.data.sequences import SEG, role_of
 from wardround.errors import DataRefused
 
@@ -35,6 +36,13 @@ def task_cases(folder: Path, only: frozenset[str] | None, require_seg: bool) -> 
     file = folder / DESCRIPTION
     described = _read(file)
     files, masks = _by_stem(folder / TASK), _by_stem(folder / "labelsTr")
+    if others := [] if files else [path for path in visible(folder / TASK) if other_image(path)]:
+        raise DataRefused(
+            f"the folder {folder / TASK}",
+            found=f"no NIfTI file; it holds {held(visible(folder / TASK))}",
+            expected="images as .nii or .nii.gz",
+            fix=f"{others[0].name}: {other_image(others[0])}",
+        )
     nnunet = _is_nnunet(files, masks, described)
     order = _order(file, described, nnunet)
     images = (

@@ -12,6 +12,7 @@ from typing import Any
 
 from wardround import __version__
 from wardround.errors import ConfigRefused
+from wardround.jobs import like
 from wardround.jobs.terminal import DONE, command, existing, folder, group, interval, positive, say, table
 
 TEXT = """
@@ -48,6 +49,7 @@ def add(commands: Any) -> None:
             "--sites", type=existing, metavar="JSON", help="sites.json; default: what WARDROUND_SITES names"
         )
         parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting of the job")
+        like.add(parser)
         parser.add_argument(
             "--work-factor", type=positive, default=1, metavar="N", help="times the work of one site; default 1"
         )

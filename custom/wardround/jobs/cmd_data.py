@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
     """Return the facts about labelled images as indented lines, and what is wrong: the first thing, or damaged images."""
-    from wardround.data.labelled import open_labelled
+    from wardround.data.labelled import open_labelled, unnamed_images
     from wardround.data.patients import about_patients
     from wardround.data.splits import PARTS
     from wardround.hospital.splitting import split_of
@@ -119,6 +119,8 @@ def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
         rows += [("beware", f"no test patient with {', '.join(absent)}: nothing is known about them")] if absent else []
         told = any(case != patient for case, patient in found.patients.items())
         rows += [("beware", words) for words in about_patients(found.patients, told)]
+        unnamed = unnamed_images(config.data)
+        rows += [("not used", f"{len(unnamed)} images that no row names, first {unnamed[0]}")] if unnamed else []
     except Refusal as problem:
         return _lines(rows) or "  -", [problem]
     return _lines(rows), []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wardround.errors import ConfigRefused
+from wardround.jobs import like
 from wardround.jobs.terminal import DONE, INCOMPLETE, command, folder
 
 LIST = """
@@ -49,6 +50,7 @@ def add(commands: Any) -> None:
     write = command(commands, "write", "write job folders", WRITE, write_jobs)
     _names(write)
     write.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; may be repeated")
+    like.add(write)
     who = write.add_mutually_exclusive_group()
     who.add_argument("--sites", metavar="A,B", help="names of the sites; default: those of the recipe")
     who.add_argument("--all-sites", action="store_true", help="every site that is connected when the job starts")

@@ -31,8 +31,9 @@ were moved so that each site has --min-patients, and how many cases were lost.
 OUT then holds sites.json, <site>/wardround.json, <site>/data (dataset.json and cases.csv) and partition.csv. Images stay
 where they are, except with --scanner: altered COPIES in <site>/scanned, patient images like the originals.
 
-Use it: wardround jobs run tumour_type_klmask --sites-file OUT/sites.json (or WARDROUND_SITES=$PWD/OUT/sites.json). The
-job's `sampling` and `model` must have the set's classes, modalities, columns and size: the --set options are printed.
+Use it: wardround jobs run tumour_type_fedavg --sites-file OUT/sites.json --like OUT/site-1/data (with a record:
+ehr_fusion_fedavg). The job's `sampling` and `model` must have the set's classes, modalities, columns and size: --like takes them
+from the folder, and the same as --set options is printed.
 """
 
 
@@ -77,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     from wardround.data.partition_files import require_new
     from wardround.data.scanner import scanner
     from wardround.data.skew import Skew, class_table, deal, rescan, write_labelled_sites
+    from wardround.data.splits import PARTS
 
     preset = opened(args.data, args.folder, args.size)
     require_outside(args.out, preset.data)
@@ -99,7 +101,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"left out: {count} {reason}")
     print(f"written: {file}")
     words = ["--sites-file", quote(str(file)), *(f"--set {quote(one)}" for one in settings_for(preset.data))]
-    print(f"use it: wardround jobs run tumour_type_klmask {' '.join(words)}")
+    few = [keys[name] for name in sites if len(kept[name]) < len(PARTS)]
+    if few:
+        print(
+            f"{', '.join(few)}: fewer than {len(PARTS)} patients, every job refuses such a site; write it again with fewer sites"
+        )
+        return DONE
+    job = "ehr_fusion_fedavg" if preset.data.description.spec.table.columns else "tumour_type_fedavg"
+    print(f"use it: wardround jobs run {job} {' '.join(words)}")
+    first = file.parent / keys[next(iter(sites))] / "data"
+    print(f"shorter: wardround jobs run {job} --sites-file {quote(str(file))} --like {quote(str(first))}")
     return DONE
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from wardround.errors import ConfigRefused
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     entries = {site: {"data": site, "name": name, "record": f"{site}/{RECORD}"} for site, name in sites.items()}
     (args.out / "sites.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     print(f"{args.out / 'sites.json'}: {', '.join(f'{site} ({name})' for site, name in sites.items())}")
-    print(f"use them: wardround jobs run brats_perfedavg --sites-file {args.out / 'sites.json'}")
+    print(f"use them: wardround jobs run brats_perfedavg --sites-file {quote(str(args.out / 'sites.json'))}")
     return DONE
 
 

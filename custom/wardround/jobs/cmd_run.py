@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wardround.errors import ConfigRefused
-from wardround.jobs import records, simulation
+from wardround.jobs import like, records, simulation
 from wardround.jobs.cmd_jobs import site_names
 from wardround.jobs.terminal import (
     command,
@@ -70,6 +70,7 @@ def add(commands: Any) -> None:
         "--sites-file", type=existing, metavar="JSON", help="where each site's cases are; default: WARDROUND_SITES"
     )
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; may be repeated")
+    like.add(parser)
     parser.add_argument(
         "--state", type=folder, metavar="DIR", help="keep the state of every round here, to resume; default: not kept"
     )
