@@ -12,8 +12,10 @@ from nvflare.apis.controller_spec import ClientTask, TaskCompletionStatus
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import make_reply
 from nvflare.apis.signal import Signal
+from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
 from wardround.algorithms.rules import Mean
 from wardround.arrays import from_bank
@@ -440,3 +442,41 @@ def test_the_final_model_is_the_bank_model(play, honest):
     played = play({"site-1": honest(1.0), "site-2": honest(1.0)}, banks=["model", "fedavg"])
     final, _ = checkpoint.load(played.folder / "final_model.npz")
     assert final.keys() == from_bank("model", played.controller.server.wire()).keys()
+
+
+def test_a_run_that_can_never_have_enough_sites_trains_nobody(play, honest):
+    played = play({"site-1": honest(1.0)})
+    assert played.asked == []
+    (problem,) = report(played)["problems"]
+    assert "1 site, the job needs 2" in problem
+    assert any("the job needs 2" in words for words in panics(played.fl_ctx))
+
+
+def test_an_admin_who_asks_is_told_how_far_the_run_is(play, honest):
+    """By the event with which NVFlare's server collects what `nvflare job stats` and `nvflare job monitor` show."""
+    told = []
+
+    def asked(inner):
+        def answer(task, order):
+            fl_ctx.set_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR, collector := GroupInfoCollector(), private=True)
+            running[0].handle_event(InfoCollector.EVENT_TYPE_GET_STATS, fl_ctx)
+            told.append(collector.info["wardround"])
+            return inner(task, order)
+
+        return answer
+
+    fl_ctx, running = FLContext(), []
+    started = Rounds.start_controller
+
+    def start(self, fl_ctx):
+        running.append(self)
+        started(self, fl_ctx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rounds, "start_controller", start)
+        play({"site-1": honest(1.0), "site-2": asked(honest(2.0))}, min_sites=1)
+    assert [one["round"] for one in told] == [1, 2, 2]
+    assert told[0]["progress"] == "round 1/2: 1 of 2 sites"
+    assert told[1]["progress"].startswith("round 2/2: 1 of 2 sites, mean score 0.")
+    assert told[1]["progress"].endswith("s left")
+    assert told[2]["progress"].startswith("judgement: 1 of 2 sites")
