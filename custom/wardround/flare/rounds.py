@@ -121,6 +121,8 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Run all rounds that are left, then the judgement; write run.json and the report whatever happens."""
+        if not hasattr(self, "sites"):
+            return  # the start was refused, with the reason: there is nothing to add
         self.sites.begin(fl_ctx)
         try:
             require_sites(len(self.sites.configured), self.min_sites, places.in_simulator(fl_ctx))
