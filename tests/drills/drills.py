@@ -195,7 +195,7 @@ def full_disk(made: Consortium) -> None:
     tell(made, job, report)
     reason = (made.private("site-4", job) / "refusals.txt").read_text()
     assert "No space left on device" in reason
-    say(f"site-4's refusals.txt: {lines(reason, 'OSError')[-1]}")
+    say(f"site-4's refusals.txt: {lines(reason, 'No space left')[-1]}")
     assert "No space" not in json.dumps(report)
     assert set(missed(report, "site-4").values()) == {"refused: failure"}
     assert aggregated(report)[-1] == ALL

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -68,6 +69,12 @@ def poc(tmp_path_factory, repository):
         words = ("--project", "project.yml", "--local", "policies", "--patients", "6", "--shape", "24", "24", "24")
         done = made.wardround("poc", "up", *words)
         assert done.returncode == 0, done.stderr[-3000:]
+        kept = made.kits / "site-1" / "result"
+        kept.write_text("of an earlier job")
+        assert made.wardround("poc", "down").returncode == 0
+        again = made.wardround("poc", "up")
+        assert again.returncode == 0, again.stderr[-3000:]
+        assert kept.is_file()
         yield made, done
     finally:
         down = made.wardround("poc", "down")
@@ -86,15 +93,32 @@ def test_one_command_brings_everybody_up(poc):
 def test_a_job_is_submitted_watched_downloaded_and_reported(poc):
     """site-3 lets nothing out but patient-level privacy: it takes no part in a job in the clear, and the report says so."""
     made, _ = poc
-    sites = ("--set", "federation.sites=[site-1,site-2,site-3]")
-    done = made.wardround("jobs", "submit", "brats_perfedavg", *SETTINGS, *sites, "--out", "results")
+    four = made.wardround("jobs", "submit", "brats_perfedavg", *SETTINGS)
+    assert four.returncode == 2
+    assert "not connected: site-4" in four.stderr
+    done = made.wardround("jobs", "submit", "brats_perfedavg", *SETTINGS, "--all-sites", "--out", "results")
     assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "round 2/2 done: 2/3 sites" not in done.stderr, "the log of a far server is not read"
+    assert re.search(r"(round \d/2|judgement): \d of \d sites", done.stderr), (
+        "how far it is, though no log of a server is read"
+    )
     assert "PROBLEM: site-3 was lost in round 1" in done.stdout
     report = json.loads(next((made.root / "results").rglob("report.json")).read_text())
     assert [one["aggregated"] for one in report["rounds"]] == [["site-1", "site-2"]] * 2
     reasons = "".join(path.read_text() for path in (made.kits / "site-3.private").glob("*/refusals.txt"))
     assert "REFUSED by the policy of site-3" in reasons
+
+
+def test_a_job_that_is_not_taken_ends_with_nvflares_reason(poc):
+    """site-3 has a policy of its own, and the job names a scope that it does not know; without site-3 it may not run."""
+    made, _ = poc
+    written = made.wardround("jobs", "write", "brats_fedavg", *SETTINGS, "--out", "scoped", "--all-sites")
+    assert written.returncode == 0, written.stderr
+    meta = made.root / "scoped" / "brats_fedavg" / "meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"scope": "unheard_of", "mandatory_clients": ["site-3"]}))
+    done = made.wardround("jobs", "submit", "scoped/brats_fedavg", "--out", "refused")
+    assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "site-3: " in done.stderr
+    assert "unheard_of" in done.stderr
 
 
 def test_the_admin_console_submits_the_same_folder(poc):

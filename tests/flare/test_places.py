@@ -1,8 +1,11 @@
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.workspace import Workspace
 
 from wardround.errors import ConfigRefused
 from wardround.flare import places
@@ -200,3 +203,53 @@ def test_otherwise_the_cores_are_shared(context, monkeypatch, wish):
 class Process:
     def __init__(self, line):
         self.info = {"cmdline": line}
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from wardround.flare import places
+places.keep_to_this_job(Path(sys.argv[1]), "id-1")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def first_job(context, tmp_path):
+    """Another process, in which a job of the same name runs at this site."""
+    (tmp_path / "party" / "local" / "wardround_state.json").write_text('{"folder": "kept"}')
+    folder = places.state_folder(named(context, "one", "id-2"))
+    words = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("task", [places.begin_anew, places.run_id])
+def test_a_second_job_of_one_name_is_refused_while_the_first_one_runs(context, first_job, monkeypatch, task):
+    """A double click: both would go on from the same state, and each would overwrite what the other one remembers."""
+    monkeypatch.setattr(places, "PATIENCE_S", 0)
+    with pytest.raises(ConfigRefused, match="another job of this name, id-1, is running") as refused:
+        task(named(context, "one", "id-2"))
+    assert str(first_job.pid) in refused.value.found
+    assert not (places.state_folder(named(context, "one", "id-2")) / "began_as").exists()
+    assert places.run_id(named(context, "two", "id-2")) == "id-2", "a job of another name is free to run"
+
+
+def test_the_lock_of_a_job_that_was_killed_is_not_waited_for(context, first_job, monkeypatch):
+    monkeypatch.setattr(places, "PATIENCE_S", 5)
+    first_job.kill()
+    assert places.run_id(named(context, "one", "id-2")) == "id-2"
+    places.begin_anew(named(context, "one", "id-2"))
+
+
+def test_a_simulator_whose_sites_cannot_start_says_so(context, tmp_path):
+    places.require_startable(context())
+    for folder in ("startup", "local"):
+        (tmp_path / "my runs" / "server" / folder).mkdir(parents=True)
+    moved = context()
+    moved.get_engine().workspace = Workspace(str(tmp_path / "my runs" / "server"), "server")
+    with pytest.raises(ConfigRefused, match="-w /tmp/run"):
+        places.require_startable(moved)

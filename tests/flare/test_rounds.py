@@ -12,8 +12,10 @@ from nvflare.apis.controller_spec import ClientTask, TaskCompletionStatus
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import make_reply
 from nvflare.apis.signal import Signal
+from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
 from wardround.algorithms.rules import Mean
 from wardround.arrays import RunningMean, from_bank
@@ -241,7 +243,9 @@ def test_a_site_that_leaves_blocks_out_is_refused_where_all_are_expected(play, h
 
 def test_counting_with_two_sites_is_refused_before_it_begins(context):
     fl_ctx = context(party="server", combine=Combine("counted"))
-    controller(min_sites=2).initialize(fl_ctx)
+    made = controller(min_sites=2)
+    made.initialize(fl_ctx)
+    made.control_flow(Signal(), fl_ctx)  # NVFlare goes on to this even so; a traceback would hide the reason
     (words,) = panics(fl_ctx)
     assert "min_sites 3 or more" in words
 
@@ -519,3 +523,41 @@ def test_a_report_that_cannot_be_drawn_is_written_plainly(play, honest, monkeypa
     assert "site-1, site-2" in page
     assert json.loads((played.folder / "run.json").read_text())["outcome"] == "incomplete"
     assert "could not be drawn" in panics(played.fl_ctx)[0]
+
+
+def test_a_run_that_can_never_have_enough_sites_trains_nobody(play, honest):
+    played = play({"site-1": honest(1.0)})
+    assert played.asked == []
+    (problem,) = report(played)["problems"]
+    assert "1 site, the job needs 2" in problem
+    assert any("the job needs 2" in words for words in panics(played.fl_ctx))
+
+
+def test_an_admin_who_asks_is_told_how_far_the_run_is(play, honest):
+    """By the event with which NVFlare's server collects what `nvflare job stats` and `nvflare job monitor` show."""
+    told = []
+
+    def asked(inner):
+        def answer(task, order):
+            fl_ctx.set_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR, collector := GroupInfoCollector(), private=True)
+            running[0].handle_event(InfoCollector.EVENT_TYPE_GET_STATS, fl_ctx)
+            told.append(collector.info["wardround"])
+            return inner(task, order)
+
+        return answer
+
+    fl_ctx, running = FLContext(), []
+    started = Rounds.start_controller
+
+    def start(self, fl_ctx):
+        running.append(self)
+        started(self, fl_ctx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rounds, "start_controller", start)
+        play({"site-1": honest(1.0), "site-2": asked(honest(2.0))}, min_sites=1)
+    assert [one["round"] for one in told] == [1, 2, 2]
+    assert told[0]["progress"] == "round 1/2: 1 of 2 sites"
+    assert told[1]["progress"].startswith("round 2/2: 1 of 2 sites, mean score 0.")
+    assert told[1]["progress"].endswith("s left")
+    assert told[2]["progress"].startswith("judgement: 1 of 2 sites")

@@ -262,3 +262,34 @@ def test_a_folder_that_names_another_class_is_not_run(
 def test_the_package_can_be_run_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "wardround", "--version"], capture_output=True, text=True)
     assert done.stdout.startswith("wardround ")
+
+
+def test_a_name_for_reports_is_not_the_name_of_a_site(
+    hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"site-1": "DU", "site-2": "HT"}
+    entries = {site: {"data": str(hospitals / site), "name": name} for site, name in names.items()}
+    (tmp_path / "sites.json").write_text(json.dumps(entries))
+    words = ["--sites-file", str(tmp_path / "sites.json"), "-w", str(tmp_path / "w")]
+    assert main(["jobs", "run", "brats_perfedavg", *words, "-c", "DU,HT"]) == 2
+    err = capsys.readouterr().err
+    assert "site-1 (DU), site-2 (HT)" in err
+    assert "-c site-1,site-2" in err
+
+
+def test_a_plan_for_a_folder_that_is_not_there_is_no_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "--unit",
+        "patient",
+        "--delta",
+        "1e-5",
+        "--noise-multiplier",
+        "1",
+        "--sampling-rate",
+        "0.05",
+        "--steps",
+        "9",
+    ]
+    assert main(["ledger", "simulate", str(tmp_path / "nowhere"), *words]) == 2
+    assert "no folder" in capsys.readouterr().err
+    assert main(["ledger", "simulate", str(tmp_path), *words]) == 0

@@ -21,7 +21,7 @@ with (home / "calls.txt").open("a") as calls:
     calls.write(" ".join(words) + "\\n")
 answers = json.loads((home / "answers.json").read_text())
 if words[:2] == ["job", "submit"]:
-    shutil.copytree(words[3], home / "sent" / Path(words[3]).name)
+    shutil.copytree(words[3], home / "sent" / Path(words[3]).name, dirs_exist_ok=True)
 if words[:2] == ["job", "monitor"]:
     for event in answers["monitor"]:
         print(json.dumps(event), flush=True)
@@ -174,3 +174,11 @@ def test_results_that_could_not_be_written_are_not_trained_for(server, capsys):
     assert server.submit("brats_perfedavg", "--all-sites", "--out", "file/x") == 2
     assert server.calls == ""
     assert "--out" in capsys.readouterr().err
+
+
+def test_a_job_of_nvflares_own_workflow_has_no_common_report_and_is_no_failure(server, capsys):
+    shutil.rmtree(server.root / "result" / "workspace")
+    assert server.submit("brats_fedavg_ckks", "--all-sites") == 0
+    assert "each site has its own" in capsys.readouterr().err
+    server.answers["code"] = 1
+    assert server.submit("brats_fedavg_ckks", "--all-sites", "--set", "task.seed=1", "--out", "second") == 2

@@ -42,12 +42,14 @@ class MadeWith(FLComponent):  # type: ignore[misc]
         """Stop a server's run; a site refuses task by task, so that the other hospitals go on."""
         if event_type == EventType.START_RUN and isinstance(fl_ctx.get_engine(), ServerEngineSpec):
             if places.in_simulator(fl_ctx):
-                quiet.console(places.workspace_root(fl_ctx).parent)
+                quiet.console()
             try:
                 self.require()
                 require_told(fl_ctx)
             except (VersionRefused, ConfigRefused) as refusal:
                 self.system_panic(f"the run cannot start: {refusal}", fl_ctx)
+        elif event_type == EventType.START_RUN:
+            quiet.site_console()
 
     def require(self) -> None:
         """Raise VersionRefused unless the package that runs here is the one that the job was made with."""

@@ -188,8 +188,12 @@ def keep_to_this_job(folder: Path, job: str) -> None:
                 expected="one that can lock a file, so that two jobs of one name do not write into it at once",
                 fix=f"keep the state on a disk of this machine ({STATE_FILE}, or the variable {STATE_VARIABLE})",
             ) from error
-    os.ftruncate(opened, 0)
-    os.pwrite(opened, f"{os.getpid()} {job}".encode(), 0)
+    try:
+        os.ftruncate(opened, 0)
+        os.pwrite(opened, f"{os.getpid()} {job}".encode(), 0)
+    except OSError:
+        os.close(opened)  # or this process would wait for its own lock when it is asked again
+        raise
     _HELD[folder] = opened
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import sys
-from pathlib import Path
 
 from nvflare.fuel.utils.log_utils import LoggerNameFilter, default_log_dict
 
 OURS = ["wardround"]
 OPTIONS = ("-l", "--log_config")
+VARIABLE = "WARDROUND_QUIET"
 
 
 def log_config() -> str:
@@ -27,18 +28,16 @@ def log_config() -> str:
     return json.dumps(config)
 
 
-def console(workspace: Path) -> None:
-    """Quieten this process, the simulator's own, and the processes of sites that it starts from now on.
+def console() -> None:
+    """Quieten the simulator's own process, and by a variable the processes of sites that it starts from now on."""
+    if not any(word.startswith(OPTIONS) for word in sys.argv[1:]):
+        os.environ[VARIABLE] = "1"
+        site_console()
 
-    workspace: the simulator's; a site's process reads local/log_config.json in it
-    """
-    if any(word.startswith(OPTIONS) for word in sys.argv[1:]):
-        return
+
+def site_console() -> None:
+    """Quieten this process where the simulator that started it is quiet."""
     terminal = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
-    for handler in logging.getLogger().handlers:
+    for handler in logging.getLogger().handlers if VARIABLE in os.environ else ():
         if isinstance(handler, logging.StreamHandler) and handler.stream in terminal:
             handler.addFilter(LoggerNameFilter(OURS))
-    file = workspace / "local" / "log_config.json"
-    if not file.exists():
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(log_config(), encoding="utf-8")

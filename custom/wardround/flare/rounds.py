@@ -122,6 +122,8 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Run all rounds that are left, then the judgement; write run.json and the report whatever happens."""
+        if not hasattr(self, "sites"):
+            return  # the start was refused, with the reason: there is nothing to add
         self.sites.begin(fl_ctx)
         self.record.note(tried(lambda: self._run(abort_signal, fl_ctx)), self.logger)
         self.record.note(tried(lambda: self._report(fl_ctx)), self.logger)

@@ -129,6 +129,8 @@ class SecureRounds(Controller):  # type: ignore[misc]
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Join, run all rounds that are left, ask for the judgement; write run.json and the report whatever happens."""
+        if not hasattr(self, "sites"):
+            return  # the start was refused, with the reason: there is nothing to add
         self.sites.begin(fl_ctx)
         self._abort, self._context = abort_signal, fl_ctx
         self.record.note(tried(self._run_all), self.logger)

@@ -171,6 +171,12 @@ def _ledger(args: argparse.Namespace, *, needed: bool = True) -> Ledger:
     from wardround.privacy import ledger_file
     from wardround.privacy.ledger import Ledger
 
+    if not args.folder.is_dir():
+        raise _refused(
+            f"no folder {args.folder}",
+            "the folder that holds, or will hold, a hospital's ledger",
+            "name the site's local/",
+        )
     if needed and not any((args.folder / name).exists() for name in (ledger_file.FILE, ledger_file.HEAD)):
         raise _refused(
             f"no {ledger_file.FILE}", "a ledger; the first private job makes one", "look for the site's local/"

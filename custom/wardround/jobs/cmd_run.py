@@ -114,9 +114,10 @@ def plan(args: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
 
     environment, kept = dict(environ), {}
     sites_file = args.sites_file or (Path(environ[VARIABLE]).expanduser() if environ.get(VARIABLE) else None)
-    configured = None
+    configured, described = None, {}
     if sites_file is not None:
-        configured = list(read_sites(sites_file))
+        described = read_sites(sites_file)
+        configured = list(described)
         environment[VARIABLE] = str(sites_file.resolve())
         kept["--sites-file"] = sites_file
     if args.state is not None:
@@ -128,9 +129,9 @@ def plan(args: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
     if unknown:
         raise ConfigRefused(
             f"the sites' file {sites_file}",
-            found=f"no entry for {', '.join(unknown)}; it has {', '.join(configured or ())}",
-            expected="one entry for every site of the run",
-            fix="add the entries, or name the sites with -c",
+            found=f"no entry for {', '.join(unknown)}; it has {', '.join(_with_names(described))}",
+            expected="one entry for every site of the run; -c names the entries, not what reports call them",
+            fix=f"-c {','.join(configured or ())}, or some of them; or add the entries",
         )
     if len(sites) < job.min_sites:
         raise _too_few(args, job, len(sites))
@@ -163,6 +164,11 @@ def plain_temporary() -> Path | None:
     """Return a folder for temporary files whose path NVFlare takes whole; None: the system's, which is such a one."""
     system = Path(tempfile.gettempdir())
     return None if is_plain(system) else Path("/tmp")  # noqa: S108 - a folder of our own is made in it
+
+
+def _with_names(described: Mapping[str, Any]) -> list[str]:
+    """Return "site-1 (North Hospital)" for every entry of a sites' file that has a name for reports."""
+    return [f"{site} ({config.name})" if config.name else site for site, config in described.items()]
 
 
 def _named(args: argparse.Namespace) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from wardround.errors import ConfigRefused
 from wardround.jobs import console, records
 from wardround.jobs.console import Console
-from wardround.jobs.terminal import INCOMPLETE, command, existing, folder, positive, require_writable, say
+from wardround.jobs.terminal import DONE, INCOMPLETE, command, existing, folder, positive, require_writable, say
 
 TEXT = """
 Submit a job to a running server, watch its rounds, download the result, print the verdict for every hospital.
@@ -93,6 +93,9 @@ def submit(admin: Console, wanted: Submission) -> int:
     got = admin.ask("job", "download", job_id, "-o", str(wanted.out.resolve()), patience_s=600)
     place_of = Path(str(got.get("path") or wanted.out / job_id))
     file = records.record_in(place_of)
+    if file is None and job.stock and code == DONE:
+        say(f"NVFlare's own workflow writes no common report: each site has its own. The result lies in {place_of}")
+        return DONE
     if file is None:
         raise not_run(job_id, meta, place_of)
     page = write_report(records.read(file), file.parent, [])

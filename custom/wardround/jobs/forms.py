@@ -27,6 +27,11 @@ class Form:
     min_sites: int
 
     @property
+    def stock(self) -> bool:
+        """Tell whether the workflow is NVFlare's own, whose server writes no report of ours."""
+        return is_stock(self.files)
+
+    @property
     def brings_code(self) -> bool:
         """Tell whether NVFlare takes the job for one with code, whatever lies in that folder."""
         return any(name.startswith(packaging.CUSTOM) for name in self.files)
@@ -114,9 +119,14 @@ def _folder(place: Path, settings: Sequence[str]) -> Runnable:
             )
     meta, name = json.loads(files["meta.json"]), place.resolve().name
     least, sites = int(meta.get("min_clients", 1)), tuple(sites_of_job(meta))
-    workflows = [one["path"] for one in json.loads(files[packaging.SIDES[0]])["workflows"]]
-    stock = not any(path.startswith("wardround.") for path in workflows)
+    stock = is_stock(files)
     return Runnable(name, f"{name}: the folder {place}", files | packaging.pinned(), sites, least, least, stock)
+
+
+def is_stock(files: Files) -> bool:
+    """Return whether no workflow of a job's server is ours."""
+    workflows = json.loads(files.get(packaging.SIDES[0], b"{}")).get("workflows", [])
+    return not any(str(one.get("path", "")).startswith("wardround.") for one in workflows)
 
 
 def _beside(place: Path, options: str) -> ConfigRefused:

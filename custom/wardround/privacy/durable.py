@@ -30,11 +30,13 @@ def write(path: Path, content: bytes) -> None:
     no room: DiskRefused, and the old file stays
     """
     new = path.with_suffix(".new")
-    with (
-        room(path.parent, path.name),
-        os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE), "wb") as file,
-    ):
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    with room(path.parent, path.name):
+        try:
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
