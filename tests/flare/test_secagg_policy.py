@@ -109,7 +109,7 @@ def consortium(provisioned, tmp_path, federation):
 
 
 def reasons(site):
-    path = site.folder / REASONS
+    path = places.private_folder(site.context()) / REASONS
     return path.read_text() if path.exists() else ""
 
 

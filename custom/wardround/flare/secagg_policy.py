@@ -25,8 +25,8 @@ from wardround.flare.site_policy import OpenPolicy, refused
 from wardround.hospital.kit import CONFIGS, SITE, open_kit
 from wardround.privacy import statements
 from wardround.privacy.identity import role_in
-from wardround.privacy.participant import joined
 from wardround.privacy.protection import Protection
+from wardround.privacy.roster import joined
 
 LEADS = ("lead", "project_admin")
 
