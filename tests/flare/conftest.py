@@ -81,7 +81,7 @@ def context(workspace: Workspace) -> Callable[..., FLContext]:
         fl_ctx.set_prop(ReservedKey.RUN_NUM, job, private=False, sticky=False)
         fl_ctx.set_prop(ReservedKey.IDENTITY_NAME, party, private=False, sticky=False)
         fl_ctx.set_prop(FLContextKey.TASK_NAME, task, private=True, sticky=False)
-        if not few and not (places.run_folder(fl_ctx) / few_patients.FILE).is_file():
+        if not few and not (places.state_folder(fl_ctx) / few_patients.FILE).is_file():
             few_patients.keep(fl_ctx, MANY)
         return fl_ctx
 

@@ -46,9 +46,10 @@ def test_a_private_folder_that_cannot_be_made_is_refused_and_nothing_falls_back(
     def denied(*_, **__):
         raise PermissionError(13, "Permission denied")
 
+    fl_ctx = context(job="a1b2c3", few=True)
     monkeypatch.setattr(type(tmp_path), "mkdir", denied)
     with pytest.raises(ConfigRefused, match="WARDROUND_PRIVATE"):
-        places.private_folder(context(job="a1b2c3"))
+        places.private_folder(fl_ctx)
 
 
 @pytest.fixture(params=[0o022, 0o000])

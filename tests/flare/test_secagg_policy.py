@@ -49,7 +49,8 @@ def deploy(kits, site, name, edit=None):
     """Put a signed app where NVFlare deploys it for this site's job."""
     app = site.root / site.job / f"app_{site.name}"
     (app / "config").mkdir(parents=True)
-    (app / "config" / "config_fed_client.json").write_text("{}")
+    for side in ("client", "server"):
+        (app / "config" / f"config_fed_{side}.json").write_text("{}")
     if name:
         key, certificate = signer(kits, name)
         sign_folders(str(app), load_private_key_file(str(key)), str(certificate))
@@ -311,8 +312,9 @@ def test_the_server_and_administrators_are_no_hospitals(consortium, provisioned,
     stranger.identity = Identity(name, certificate.read_bytes(), load_private_key_file(str(key)))
     call_ = sealed.Call(Moment(RUN, -1, 0), 2)
     joins = [made.sites[one].answer("join", sealed.call_message(call_)) for one in SITES[:2]]
-    said = [sealed.read_reply(one, "join").statement for one in joins] + [stranger.join(RUN)]
     victim = made.sites["site-1"]
+    stranger.job = victim.secure.open(victim.context()).participant.job
+    said = [sealed.read_reply(one, "join").statement for one in joins] + [stranger.join(RUN)]
     victim.answer("prepare", sealed.call_message(sealed.Call(Moment(RUN, 0, 0), 2, tuple(said))))
     assert "the server or an administrator among its sites" in reasons(victim)
     assert "prepare" not in [row["task"] for row in victim.receipts]
