@@ -183,10 +183,9 @@ def console(consortium: Consortium, config_only: Seen, with_code: Seen, unlisted
         f"cat site-4 ../site-4.private/{with_code.id}/refusals.txt",
         "ls site-1",
         "configure_site_log client site-1 DEBUG",
-        "report_env client site-1",
+        "report_env site-1",
         "sys_info client site-1",
         *STOPS,
-        f"show_errors {config_only.id} client site-1",
     ]
     script = (
         "import json, sys\n"
