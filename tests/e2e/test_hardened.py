@@ -13,10 +13,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from consortium import ADMIN, SERVER, TINY, Consortium, started
 
@@ -26,6 +28,7 @@ OTHER = "0.0.9"
 QUICK = ("rounds=1", "work=2", "federation.min_sites=1")
 CLIENT = "app/config/config_fed_client.json"
 REFUSALS = ("not authorized", "NOT_AUTHORIZED", "invalid_request", "not allowed", "cannot be applied", "yntax error")
+STOPS = ("restart client site-1", "shutdown client site-1")
 UNLISTED = "nvflare.app_common.widgets.event_recorder.ClientEventRecorder"
 
 
@@ -179,12 +182,10 @@ def console(consortium: Consortium, config_only: Seen, with_code: Seen, unlisted
         f"cat site-4 {with_code.id}/wardround/refusals.txt",
         f"cat site-4 ../site-4.private/{with_code.id}/refusals.txt",
         "ls site-1",
-        "configure_site_log site-1 DEBUG",
-        "report_env client site-1",
+        "configure_site_log client site-1 DEBUG",
+        "report_env site-1",
         "sys_info client site-1",
-        "restart client site-1",
-        "shutdown client site-1",
-        f"show_errors {config_only.id} client site-1",
+        *STOPS,
     ]
     script = (
         "import json, sys\n"
@@ -216,10 +217,26 @@ def test_the_console_reads_and_changes_nothing_at_a_hardened_site(consortium, co
     for site in ("site-1", "site-2"):
         assert str(consortium.root / "data" / site) not in json.dumps(console)
     asked = {one: said for one, said in console.items() if "site-1" in one or "site-2" in one}
-    shown = {one: said for one, said in asked.items() if not any(word in said for word in REFUSALS)}
-    assert shown == {}
-    status = json.dumps(consortium.ask("system", "status"))
-    assert "site-1" in status, "neither restart nor shutdown from afar"
+    shown = [
+        f"{one}: {said}"
+        for one, said in asked.items()
+        if one not in STOPS and not any(word in said for word in REFUSALS)
+    ]
+    assert shown == []
+
+
+def test_nobody_stops_or_restarts_a_hardened_site_from_afar(consortium, console, config_only):
+    assert set(STOPS) < set(console)
+    time.sleep(3)
+    parents = [one for one in psutil.process_iter(["cmdline", "create_time"]) if is_parent(one, consortium, "site-1")]
+    first_job = (consortium.kits / "site-1" / config_only.id / "fl_app.txt").stat().st_mtime
+    assert [one.info["create_time"] < first_job for one in parents] == [True]
+    assert "site-1" in json.dumps(consortium.ask("system", "status"))
+
+
+def is_parent(process: psutil.Process, consortium: Consortium, site: str) -> bool:
+    words = process.info["cmdline"] or []
+    return str(consortium.kits / site) in words and "nvflare.private.fed.app.client.client_train" in words
 
 
 def test_all_that_a_hardened_site_wrote_is_for_its_owner_only(consortium, config_only):

@@ -147,6 +147,7 @@ def kit(provisioned, tmp_path, monkeypatch):
 @pytest.fixture
 def hardened(kit):
     assert main(["sites", "harden", str(kit)]) == 0
+    kit.with_name("site-1.private").mkdir(exist_ok=True)
     (kit.with_name("site-1.private") / "secret.txt").write_text("SECRET")
     return Site(kit)
 

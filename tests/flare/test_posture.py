@@ -18,6 +18,7 @@ def policy(**roles):
         ({"lead": {"byoc": "none"}, "admin": "any"}, ["admin"]),
         ({"lead": {"byoc": "o:site"}}, ["lead"]),
         ({"lead": {"byoc": "n:submitter"}}, ["lead"]),
+        ({"lead": {"byoc": ["none", "n:lead@consortium.org"]}, "member": {"Byoc": "o:hospital"}}, ["lead", "member"]),
         ({"lead": {"byoc": "none"}, "admin": {"submit_job": "any"}}, []),
     ],
 )
