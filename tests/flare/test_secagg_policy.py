@@ -1,5 +1,7 @@
 """A hospital that insists on secure aggregation: real kits, signatures as NVFlare makes them, and whole hidden sums."""
 
+import argparse
+import copy
 import dataclasses
 import json
 import shutil
@@ -9,7 +11,9 @@ import numpy as np
 import pytest
 from hidden_federation import HIDDEN, SITES, protection, secure_site
 from nvflare.apis.fl_constant import FilterKey, FLContextKey
+from nvflare.apis.workspace import Workspace
 from nvflare.lighter.utils import load_private_key_file, sign_folders
+from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
 from nvflare.private.fed.client.client_runner import TaskRouter
 
 from wardround.data.cases import MODALITIES
@@ -20,6 +24,7 @@ from wardround.flare.hidden_release import HiddenRelease
 from wardround.flare.release import InTheClear, NoNoise, Release
 from wardround.flare.secagg_policy import SecAggPolicy
 from wardround.flare.secure_sum import ID, SecureSum
+from wardround.flare.signer import is_built_from
 from wardround.flare.site import SiteTrainer
 from wardround.flare.site_policy import HospitalPolicy, PatientPolicy
 from wardround.privacy.budget import FILE
@@ -365,3 +370,70 @@ def test_two_policies_in_one_scope_have_both_their_say(consortium):
     assert noised.panics == []
     assert len(Ledger(site.root / "local").state().accounts["job-1"].spent["policy"]) == 2
     assert (site.root / "local" / "wardround_served.json").is_file()
+
+
+def loaded(folder, job, repository):
+    """Return (what NVFlare's own loader has made of a printed job, its signed text)."""
+    app = folder / "job-1" / "app_site-1"
+    shutil.copytree(repository / "jobs" / job / "app", app)
+    for name in ("startup", "local"):
+        (folder / name).mkdir()
+    words = argparse.Namespace(
+        set=[], sp_scheme="tcp", sp_target="x:1", client_name="site-1", job_id="job-1", workspace=str(folder)
+    )
+    file = app / "config" / "config_fed_client.json"
+    made = ClientJsonConfigurator(Workspace(str(folder), "site-1"), str(file), words, str(app), ["secure_train=True"])
+    made.configure()
+    return made, json.loads(file.read_text())
+
+
+JOBS = (
+    "brats_fedavg_masked",
+    "brats_fedavg_he",
+    "brats_perfedavg_ring",
+    "brats_perfedavg_he",
+    "brats_dp_adaptive",
+    "tumour_type_mmpfl_adp",
+)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_what_is_signed_is_what_nvflare_has_loaded(repository, tmp_path, job):
+    """And any single value that differs is seen, wherever it stands."""
+    made, signed = loaded(tmp_path, job, repository)
+    assert is_built_from(made.config_data, signed)
+    for change in changes(signed):
+        other = copy.deepcopy(signed)
+        change(other)
+        assert not is_built_from(made.config_data, other)
+
+
+def changes(content, at=()):
+    """Yield a function for every value in a JSON that changes just this one."""
+    pairs = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in pairs:
+        if isinstance(value, (dict, list)):
+            yield from changes(value, (*at, key))
+        else:
+            yield lambda root, at=(*at, key): put(root, at)
+
+
+def put(root, at):
+    for key in at[:-1]:
+        root = root[key]
+    value = root[at[-1]]
+    root[at[-1]] = (
+        not value if isinstance(value, bool) else value + 1 if isinstance(value, (int, float)) else f"{value}x"
+    )
+
+
+def test_an_app_that_was_deployed_after_another_one_was_loaded(consortium, repository, tmp_path):
+    """A server has its own run, and lays a lead's over it before anybody looks."""
+    made = consortium(insisting=False)
+    site = made.sites["site-1"]
+    running, _ = loaded(tmp_path / "other", "brats_fedavg_masked", repository)
+    policy = insist(site, SecAggPolicy(**LEAST))
+    site.engine.conf = running
+    with pytest.raises(ReleaseRefused):
+        policy("train", call(), FilterKey.IN)
+    assert "not the one that runs" in reasons(site)

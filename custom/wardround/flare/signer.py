@@ -3,23 +3,26 @@
 NVFlare's own check asks only that SOME certificate of the project signed a deployed app; the server's and every hospital's do.
 So a server could write a job, sign it and have it run everywhere. Here the role in the signer's certificate decides: only an
 administrator has one, and only the roles that the hospital names count. The folder is the one that NVFlare deployed for this
-job. That its files are the ones that were loaded cannot be seen from here: who deploys the same job id twice, first his own
-and then a lead's, passes this check with settings of his own; what they promise is checked in the running objects, elsewhere.
+job. It could be deployed twice, first the server's own, which is loaded, and then a lead's, which is what lies there when the
+signature is looked at; so what the process has loaded is compared with what is signed, value by value.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nvflare.apis.fl_context import FLContext
 from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE
 from nvflare.lighter.utils import verify_folder_signature_and_get_signers
+from nvflare.private.fed.client.client_run_manager import ClientRunManager
 
 from wardround.errors import ReleaseRefused
 from wardround.flare import places
 
-ROOT = "rootCA.pem"
+ROOT, CONFIG = "rootCA.pem", "config_fed_client.json"
 
 
 def require_lead(fl_ctx: FLContext, roles: Sequence[str]) -> None:
@@ -38,6 +41,30 @@ def require_lead(fl_ctx: FLContext, roles: Sequence[str]) -> None:
     ]
     if others:
         raise _refused(f"one signed by {', '.join(others)}", wanted)
+    engine = fl_ctx.get_engine()
+    loaded = getattr(engine, "conf", None)
+    if loaded is None and not isinstance(engine, ClientRunManager):
+        return  # no process of NVFlare's: nothing was loaded from a folder
+    if not is_built_from(
+        getattr(loaded, "config_data", None), json.loads((app / "config" / CONFIG).read_text(encoding="utf-8"))
+    ):
+        raise _refused("a signed configuration that is not the one that runs", "one deployment, without variables")
+
+
+def is_built_from(running: Any, signed: Any) -> bool:
+    """Tell whether what NVFlare has loaded says what a signed JSON says; it puts built values where classes were named."""
+    if isinstance(signed, dict) and isinstance(running, dict):
+        return signed.keys() == running.keys() and all(is_built_from(running[key], signed[key]) for key in signed)
+    if isinstance(signed, list):
+        fits = isinstance(running, (list, tuple)) and len(running) == len(signed)
+        return fits and all(is_built_from(one, other) for one, other in zip(running, signed, strict=True))
+    if isinstance(signed, dict):
+        named = f"{type(running).__module__}.{type(running).__name__}" == signed.get("path")
+        arguments = signed.get("args") or {}
+        return named and all(
+            hasattr(running, name) and is_built_from(getattr(running, name), value) for name, value in arguments.items()
+        )
+    return type(running) is type(signed) and bool(running == signed)
 
 
 def _refused(found: str, expected: str) -> ReleaseRefused:
