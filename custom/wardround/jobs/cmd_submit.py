@@ -78,11 +78,13 @@ def submit(console: Console, wanted: Submission) -> int:
 
 def _folder(wanted: Submission, place: Path) -> Path:
     """Return the job's folder: the one that is named, or printed from its recipe."""
+    from wardround.flare.plain_jobs import require_plain_folder
     from wardround.jobs import recipes
     from wardround.jobs.building import require_buildable
     from wardround.jobs.folder import write
 
     if (Path(wanted.job) / "meta.json").is_file() and not wanted.settings:
+        require_plain_folder(Path(wanted.job).resolve())
         return Path(wanted.job).resolve()
     made = recipes.job(wanted.job, wanted.settings)
     require_buildable(made)
