@@ -39,7 +39,7 @@ class AnyNetwork:
         # Exactly these two keys: with a third, `config_type`, NVFlare would not check the class against a hospital's list.
         sound = (
             isinstance(part, Mapping)
-            and part.keys() == {"path", "args"}
+            and set(part) == {"path", "args"}
             and isinstance(part["path"], str)
             and isinstance(part["args"], Mapping)
         )
