@@ -24,7 +24,7 @@ from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE, NVFLARE_SUBMITTER_CRT_
 from wardround.errors import ConfigRefused
 
 CLIENT, SERVER = "config/config_fed_client.json", "config/config_fed_server.json"
-CARD, _META = "CARD.md", "meta.json"
+CARD, CODE, _META = "CARD.md", "custom", "meta.json"
 ENTRY = {"path": "wardround.flare.plain_jobs.PlainJobs", "args": {}}
 MOST_BYTES = 1_000_000
 _SIGNED = (NVFLARE_SIG_FILE, NVFLARE_SUBMITTER_CRT_FILE)
@@ -60,9 +60,13 @@ class PlainJobs(AppValidator):  # type: ignore[misc]
         close_other_loaders()
 
     def validate(self, app_folder: str) -> tuple[str, dict[str, Any]]:
-        """Return ("", {}), or what is wrong with a deployed app. The words name only what the job itself brought."""
+        """Return ("", {}), or what is wrong with a deployed app. The words name only what the job itself brought.
+
+        An app that brings `custom` is a job with code: whether it may is NVFlare's own question (the right `byoc`, which a
+        hardened party denies); its configs must be plain all the same.
+        """
         try:
-            require_plain(Path(app_folder))
+            require_plain(Path(app_folder), CODE)
         except ConfigRefused as refusal:
             return str(refusal), {}
         return "", {}
@@ -117,7 +121,7 @@ def require_plain_folder(folder: Path) -> None:
     if problem := _problem_of_texts(_META, meta):
         raise _refused(f"{_META}: {problem}", "values are written out: no variables, no environment, no addresses")
     for app in apps:
-        require_plain(app, "custom")
+        require_plain(app, CODE)
 
 
 def _walk(folder: Path, before: str) -> Iterator[tuple[str, str]]:
