@@ -202,3 +202,38 @@ def test_a_part_of_another_structure_is_refused(part):
 def test_what_a_person_types_is_a_class_or_refused(path):
     with pytest.raises(ConfigRefused, match=path):
         require_buildable(recipes.job("brats_fedavg", [f"model.path={path}"]))
+
+
+def an_include(folder):
+    text = (folder / CLIENT).read_text()
+    (folder / CLIENT).write_text(f'include file("/etc/hostname")\n{text}')
+
+
+def environment(folder):
+    (folder / CLIENT).write_text((folder / CLIENT).read_text().replace('"seed": 0', '"seed": "${HOME}"'))
+
+
+def environment_in_meta(folder):
+    (folder / "meta.json").write_text((folder / "meta.json").read_text().replace("brats_fedavg", "${HOME}"))
+
+
+def another_config(folder):
+    (folder / "meta.conf").write_text("name = x")
+
+
+@pytest.mark.parametrize("spoil", [an_include, environment, environment_in_meta, another_config])
+@pytest.mark.parametrize(
+    "command", [("package", "--config-only", "--out", "out"), ("jobs", "submit", "--startup-kit", ".")]
+)
+def test_a_folder_is_not_handed_to_nvflare_before_it_is_seen_to_be_plain(
+    job, tmp_path, monkeypatch, capsys, spoil, command
+):
+    """NVFlare's command line reads what is submitted as HOCON: the person's own environment would go into the job."""
+    monkeypatch.chdir(tmp_path)
+    folder = job()
+    spoil(folder)
+    words, more = [word for word in command if word in ("package", "jobs", "submit")], command[len(command) - 2 :]
+    rest = [word for word in command if word not in (*words, *more)]
+    assert main([*words, str(folder), *rest, *more]) == 2
+    assert "a job without code" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

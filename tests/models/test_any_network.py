@@ -44,6 +44,8 @@ def test_statistics_of_a_batch_are_refused_or_replaced() -> None:
         "monai.networks.nets.AttentionUnet",
         [{"path": "monai.networks.nets.AttentionUnet"}],
         [{"path": 7, "args": {}}],
+        [ATTENTION | {"config_type": "dict"}],
+        [{"class_path": ATTENTION["path"], "args": UNET}],
         [{"path": "os.system", "args": {"command": "touch /tmp/wardround-pwned"}}],
         [{"path": "subprocess.Popen", "args": {"args": ["true"]}}],
         [{"path": "no_such_module.Net", "args": {}}],

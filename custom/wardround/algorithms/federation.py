@@ -168,13 +168,14 @@ class _Line:
 
 
 def begin(algorithm: Algorithm, steps: Steps) -> None:
-    """Let an algorithm start one round on two numbers, and stop it at its first gradient.
+    """Let an algorithm start one round on a model of one number for each role, and stop it at its first gradient.
 
     Whatever an algorithm refuses because of the amount of work or its banks, it refuses here, without any data.
     """
-    layout = Layout(("body.weight", "head.weight"), ((1,), (1,)))
+    roles = {f"{role}.weight": role for role in ("body", "norm", "adapter", "head")}
+    layout = Layout(tuple(roles), ((1,),) * len(roles))
     received = {bank: torch.zeros(layout.total) for bank in algorithm.banks}
-    start = start_of(algorithm, received, {}, layout, {"body.weight": "body", "head.weight": "head"})
+    start = start_of(algorithm, received, {}, layout, roles)
     with contextlib.suppress(_Begun):
         algorithm.train(start, _Line(), steps)
 

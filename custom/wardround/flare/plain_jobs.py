@@ -24,7 +24,7 @@ from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE, NVFLARE_SUBMITTER_CRT_
 from wardround.errors import ConfigRefused
 
 CLIENT, SERVER = "config/config_fed_client.json", "config/config_fed_server.json"
-CARD = "CARD.md"
+CARD, CODE, _META = "CARD.md", "custom", "meta.json"
 ENTRY = {"path": "wardround.flare.plain_jobs.PlainJobs", "args": {}}
 MOST_BYTES = 1_000_000
 _SIGNED = (NVFLARE_SIG_FILE, NVFLARE_SUBMITTER_CRT_FILE)
@@ -60,9 +60,13 @@ class PlainJobs(AppValidator):  # type: ignore[misc]
         close_other_loaders()
 
     def validate(self, app_folder: str) -> tuple[str, dict[str, Any]]:
-        """Return ("", {}), or what is wrong with a deployed app. The words name only what the job itself brought."""
+        """Return ("", {}), or what is wrong with a deployed app. The words name only what the job itself brought.
+
+        An app that brings `custom` is a job with code: whether it may is NVFlare's own question (the right `byoc`, which a
+        hardened party denies); its configs must be plain all the same.
+        """
         try:
-            require_plain(Path(app_folder))
+            require_plain(Path(app_folder), CODE)
         except ConfigRefused as refusal:
             return str(refusal), {}
         return "", {}
@@ -101,6 +105,25 @@ def require_plain(app: Path, without: str = "") -> None:
         _require_plain_config(name, app / name)
 
 
+def require_plain_folder(folder: Path) -> None:
+    """Raise ConfigRefused unless a job's folder is meta.json, a card, and apps as above; code in an app's `custom` passes.
+
+    NVFlare's command line reads a folder that is submitted as HOCON: what it includes, and the environment of the person
+    who submits it, would become part of the job.
+    """
+    apps = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.is_symlink()]
+    others = [path.name for path in sorted(folder.iterdir()) if path not in apps and path.name not in (_META, CARD)]
+    if others or (folder / _META).is_symlink():
+        raise _refused(
+            f"{', '.join(others[:5]) or f'the link {_META}'} in {folder.name}", "a folder has meta.json besides"
+        )
+    meta = _strict(_META, folder / _META)
+    if problem := _problem_of_texts(_META, meta):
+        raise _refused(f"{_META}: {problem}", "values are written out: no variables, no environment, no addresses")
+    for app in apps:
+        require_plain(app, CODE)
+
+
 def _walk(folder: Path, before: str) -> Iterator[tuple[str, str]]:
     """Yield (name below the app, kind) of everything; links are not followed."""
     for entry in sorted(os.scandir(folder), key=lambda one: one.name):
@@ -119,22 +142,28 @@ def _belongs(name: str, kind: str) -> bool:
 
 
 def _require_plain_config(name: str, path: Path) -> None:
-    if path.stat().st_size > MOST_BYTES:
-        raise _refused(f"{name} of more than {MOST_BYTES:,} bytes", "a config is short")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
-        problem = _problem(name, config)
-    except (ValueError, RecursionError) as error:
-        raise _refused(f"{name}: no strict JSON ({type(error).__name__})", "one JSON object, each key once") from error
-    if problem:
+    config = _strict(name, path)
+    if unknown := sorted(config.keys() - _KEYS[name]):
+        words = f"the top-level keys {', '.join(map(repr, unknown[:5]))}"
+        raise _refused(f"{name}: {words}", "NVFlare takes other keys for settings of its own")
+    if problem := _problem_of_texts(name, config):
         raise _refused(f"{name}: {problem}", "values are written out: no variables, no environment, no addresses")
 
 
-def _problem(name: str, config: Any) -> str:
-    if not isinstance(config, dict):
-        return "no JSON object"
-    if unknown := sorted(config.keys() - _KEYS[name]):
-        return f"the top-level keys {', '.join(map(repr, unknown[:5]))}, which NVFlare takes for settings of its own"
+def _strict(name: str, path: Path) -> dict[str, Any]:
+    """Return the object in a short file of strict JSON; anything else: ConfigRefused."""
+    if path.stat().st_size > MOST_BYTES:
+        raise _refused(f"{name} of more than {MOST_BYTES:,} bytes", "a config is short")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise _refused(f"{name}: no strict JSON ({type(error).__name__})", "one JSON object, each key once") from error
+    if not isinstance(found, dict):
+        raise _refused(f"{name}: a JSON {type(found).__name__}", "one JSON object, each key once")
+    return found
+
+
+def _problem_of_texts(name: str, config: dict[str, Any]) -> str:
     for key, text in _texts(config, ""):
         if any(sign in text for sign in "{}$"):
             return f"a reference to a variable under {key!r}"

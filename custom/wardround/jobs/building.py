@@ -120,17 +120,21 @@ def _made(kind: type, path: str, args: Mapping[str, Any], what: str) -> Any:
             fix="correct the names behind --set",
         )
     given = f"{', '.join(f'{key}={value!r}' for key, value in args.items()) or 'no settings'}"
-    return _guarded(f"{what}, {path}, with {given}", lambda: kind(**args))
+    return _guarded(f"{what}, {path}, with {given}", lambda: kind(**args), own_words=path not in shipped())
 
 
-def _guarded(what: str, work: Callable[[], Any]) -> Any:
-    """Return work(); an error of Python: ConfigRefused, because a value has a type that nobody expected."""
+def _guarded(what: str, work: Callable[[], Any], *, own_words: bool = False) -> Any:
+    """Return work(); an error of Python: ConfigRefused, because a value has a type that nobody expected.
+
+    own_words: the class is not ours, so that its author needs to read what it said
+    """
     try:
         return work()
-    except (TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, LookupError, OSError) as error:
+        said = f"{type(error).__name__}: {error}" if own_words else type(error).__name__
         raise ConfigRefused(
             f"the job's {what}",
-            found=f"values that it cannot work with ({type(error).__name__})",
+            found=f"values that it cannot work with ({said})",
             expected="settings of the types that the recipe has",
             fix="compare with `wardround jobs settings JOB`, and correct --set",
         ) from error

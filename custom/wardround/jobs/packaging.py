@@ -14,6 +14,7 @@ from pathlib import Path
 from wardround import __version__
 from wardround.errors import ConfigRefused
 from wardround.flare.made_with import digest_of, package_digest, package_files
+from wardround.flare.plain_jobs import require_plain_folder
 from wardround.jobs.folder import INSTALLED, MADE_WITH, job_files, made_with, printed
 from wardround.jobs.recipes import Job
 
@@ -35,6 +36,7 @@ def read_job(folder: Path) -> Files:
         parts = [f"code of its own: {', '.join(code[:5])}"] if code else []
         parts += [f"no {', '.join(missing)}"] if missing else []
         raise _refused(folder, "; ".join(parts), "a job folder as `wardround jobs write` prints it")
+    require_plain_folder(folder)
     for name in SIDES:
         promises = [part for part in json.loads(files[name])["components"] if part.get("id") == MADE_WITH["id"]]
         if [part.get("args") for part in promises] != [INSTALLED]:

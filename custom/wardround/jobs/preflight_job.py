@@ -9,11 +9,10 @@ from typing import Any
 
 from wardround.errors import ConfigRefused
 from wardround.flare import plain_jobs
+from wardround.flare.plain_jobs import CODE
 from wardround.hospital.findings import Finding, failed
 from wardround.jobs.allow_list import allow_list
 from wardround.jobs.named import classes
-
-CODE = "custom"
 
 
 def folder(place: Path, *, hardened: bool) -> list[Finding]:
