@@ -66,6 +66,7 @@ def load(path: str | Path, expected_fingerprint: str | None = None) -> tuple[dic
         KeyError,
         TypeError,
         AttributeError,
+        RuntimeError,
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
