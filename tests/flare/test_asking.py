@@ -295,7 +295,7 @@ def test_an_answer_whose_headers_are_none_loses_its_site_alone(asking):
     broken["__headers__"] = "no dictionary"
     made = asking({"site-1": broken})
     assert ask(made) == ["site-2", "site-3"]
-    assert made.out == {"site-1": "rejected: failure"}
+    assert made.out == {"site-1": "refused: error"}
 
 
 def test_a_subset_can_be_asked(asking):

@@ -132,8 +132,15 @@ def read_description(folder: Path) -> Description:
         table=table_from_json(content.get("columns", []), str(file)),
         grid=Grid(content.get("size", 128), content.get("depth", 1), float(content.get("span", 0.5))),
     )
-    images = (file.parent / Path(content.get("images", ".")).expanduser()).resolve()
-    table = (file.parent / Path(content.get("table", "cases.csv")).expanduser()).resolve()
+    try:
+        images = (file.parent / Path(content.get("images", ".")).expanduser()).resolve()
+        table = (file.parent / Path(content.get("table", "cases.csv")).expanduser()).resolve()
+        for path in (images, table):
+            path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _refused(
+            file, f"a path that cannot be looked up ({type(error).__name__})", "paths of this machine"
+        ) from error
     if not images.is_dir() or not table.is_file():
         gone = f"'images': no folder {images}" if not images.is_dir() else f"'table': no file {table}"
         raise _refused(file, gone, "an existing folder and table; relative paths count from this file")

@@ -159,12 +159,12 @@ def _config(content: object, file: Path, where: str) -> SiteConfig:
         raise _refused(where, f"'device': {device!r}", "auto, cpu, cuda or cuda:N")
     if "patient_pattern" in texts:
         compile_patient_pattern(texts["patient_pattern"], where)
-    data = _absolute(texts["data"], file)
+    data = _absolute(texts["data"], file, where)
     if not data.is_dir():
         raise _refused(
             where, f"'data': there is no folder {data}", "an existing folder; relative paths count from this file"
         )
-    record = _absolute(texts["record"], file) if "record" in texts else None
+    record = _absolute(texts["record"], file, where) if "record" in texts else None
     if record is not None and not record.is_file():
         raise _refused(where, f"'record': there is no file {record}", "an existing CSV table")
     return SiteConfig(
@@ -172,7 +172,7 @@ def _config(content: object, file: Path, where: str) -> SiteConfig:
         name=texts.get("name"),
         cases=_cases(content.get("cases"), where),
         labels=_labels(content.get("labels"), where),
-        cache=_absolute(texts["cache"], file) if "cache" in texts else None,
+        cache=_absolute(texts["cache"], file, where) if "cache" in texts else None,
         device=device,
         patient_pattern=texts.get("patient_pattern"),
         record=record,
@@ -232,5 +232,13 @@ def _fewest(value: object, where: str) -> int:
     return value
 
 
-def _absolute(text: str, file: Path) -> Path:
-    return (file.absolute().parent / Path(text).expanduser()).resolve()
+def _absolute(text: str, file: Path, where: str) -> Path:
+    """Return the path as an absolute one; a name that no file can have, `~` of nobody: ConfigRefused."""
+    try:
+        path = (file.absolute().parent / Path(text).expanduser()).resolve()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _refused(
+            where, f"a path that cannot be looked up ({type(error).__name__})", "a path of this machine"
+        ) from error
+    return path

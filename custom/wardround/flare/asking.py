@@ -233,7 +233,7 @@ class Asking:
         refused: list[str] = []
 
         def read() -> None:
-            if result.get_return_code() != ReturnCode.OK:
+            if not wire.is_reply(result):
                 refused.append(wire.refusal_code(result))
             else:
                 question.take(site, result)

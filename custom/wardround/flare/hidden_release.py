@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from nvflare.apis.filter import Filter
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
@@ -48,7 +48,7 @@ class HiddenRelease(Filter):  # type: ignore[misc]
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return a new message that holds only what was read."""
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
-        if shareable.get_return_code() != ReturnCode.OK:
+        if not wire.is_reply(shareable):
             return wire.refusal_message(wire.refusal_code(shareable))
         if task not in sealed.TASKS:
             raise ReleaseRefused(

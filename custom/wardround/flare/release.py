@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from nvflare.apis.filter import Filter
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
@@ -64,7 +64,7 @@ class Release(Filter):  # type: ignore[misc]
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return a new message that holds only what was read."""
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
-        if shareable.get_return_code() != ReturnCode.OK:
+        if not wire.is_reply(shareable):
             return wire.refusal_message(wire.refusal_code(shareable))
         if isinstance(self.mechanism, HospitalRelease) and self.mechanism.promise.hidden:
             raise ReleaseRefused(

@@ -23,7 +23,7 @@ from typing import Any
 
 from nvflare.apis.dxo import DataKind
 from nvflare.apis.filter import Filter
-from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
+from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.logging.constants import ALLOW_LOG_STREAMING_VAR, is_log_streaming_allowed
@@ -66,7 +66,7 @@ class OpenPolicy(Filter):  # type: ignore[misc]
             raise _kept(refusal, fl_ctx) from None
 
     def _leave(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> Shareable:
-        if shareable.get_return_code() != ReturnCode.OK:
+        if not wire.is_reply(shareable):
             return wire.refusal_message(wire.refusal_code(shareable))
         kind, hidden = wire.kind_of(shareable), isinstance(exit_of(fl_ctx, task), HiddenRelease)
         if task == wire.TRAIN and hidden and kind == DataKind.APP_DEFINED:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.filter import Filter
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey, make_model_learnable
@@ -103,7 +103,7 @@ class ToStock(Filter):  # type: ignore[misc]
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return a new message; the encryptor's log, which shows the range of the plain values, is closed before."""
         get_obj_logger(HEModelEncryptor).setLevel(logging.WARNING)
-        if shareable.get_return_code() != ReturnCode.OK:
+        if not wire.is_reply(shareable):
             return shareable
         update = wire.read_update(shareable)
         meta = {MetaKey.NUM_STEPS_CURRENT_ROUND: update.weight}
@@ -115,7 +115,7 @@ class OnlyCiphertexts(Filter):  # type: ignore[misc]
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return the message as it is."""
-        if shareable.get_return_code() != ReturnCode.OK:
+        if not wire.is_reply(shareable):
             return shareable
         dxo = from_shareable(shareable)
         blocks = dxo.data if isinstance(dxo.data, dict) else {}

@@ -191,8 +191,20 @@ def refusal_message(code: str) -> Shareable:
 
 def refusal_code(message: Shareable) -> str:
     """Return the code of an error reply, or NVFlare's return code; any word that is not one of these is UNKNOWN."""
-    code = message.get(REFUSAL, message.get_return_code())
+    code = message.get(REFUSAL, _return_code(message))
     return code if isinstance(code, str) and code in _CODES | _RETURN_CODES else UNKNOWN
+
+
+def is_reply(message: Shareable) -> bool:
+    """Tell whether a message says of itself that all went well; one whose headers are none: False."""
+    return bool(_return_code(message) == ReturnCode.OK)
+
+
+def _return_code(message: Shareable) -> Any:
+    try:
+        return message.get_return_code()
+    except (ValueError, TypeError, AttributeError):
+        return UNKNOWN
 
 
 def data_of(message: Shareable, kind: str) -> dict[str, Any]:
@@ -237,8 +249,7 @@ def _require_small(value: Any, what: str, depth: int) -> None:
 
 
 def _dxo(message: Shareable, kind: str) -> DXO:
-    code = message.get_return_code()
-    if code != ReturnCode.OK:
+    if not is_reply(message):
         raise unknown("a message", "an error reply", f"return code OK and data kind {kind}")
     try:
         dxo = from_shareable(message)
