@@ -88,6 +88,15 @@ def test_configured_data_is_never_replaced_by_phantoms(simulator, cohorts, tmp_p
     assert not any("invents" in text for text in said)
 
 
+@pytest.mark.parametrize(("fewest", "warned"), [(1, True), (5, False), (20, False)])
+def test_a_hospital_that_tells_of_few_patients_is_told_so(fewest, warned, cohorts, tmp_path):
+    own = {"data": str(cohorts[0]), "device": "cpu", "fewest_patients": fewest}
+    write(tmp_path / "local" / "wardround.json", own)
+    said = []
+    assert opened(tmp_path, said).fewest_patients == fewest
+    assert any("everybody may see" in text for text in said) == warned
+
+
 @pytest.mark.parametrize(("marker", "stranger"), [(True, False), (False, False), (True, True)])
 def test_a_folder_of_phantoms_says_so_at_a_real_site_too(marker, stranger, cohorts, tmp_path):
     """The banner, and the exemption of people who do not exist, need the folder's word AND no other case in it."""

@@ -109,3 +109,21 @@ def test_files_that_are_no_runs_are_refused(content: str, tmp_path: Path, capsys
     assert main(["report", str(tmp_path)]) == 2
     assert "to do:" in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(("phantoms", "helped"), [(True, False), (True, True), (False, False)])
+def test_the_last_lines_are_the_verdicts_and_the_page_to_open(
+    run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], phantoms: bool, helped: bool
+) -> None:
+    """A short demonstration that helped nobody says why; one that helped, and real patients, get no such sentence."""
+    run["phantoms"] = phantoms
+    if not helped:
+        run["final"]["site-1"]["deploy"] = "local"
+    folder = workspace(tmp_path, run)
+    assert main(["report", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"open this: {(folder / 'report.html').resolve()}"
+    said = [place for place, line in enumerate(lines) if "Deploy" in line]
+    assert said[-1] - said[0] == 1
+    assert said[-1] >= len(lines) - 3
+    assert any("demonstration is short" in line for line in lines) == (phantoms and not helped)

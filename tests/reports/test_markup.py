@@ -56,3 +56,10 @@ def test_saving_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> Non
     assert save(target, "två") == target
     assert target.read_text(encoding="utf-8") == "två"
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_an_interval_that_looks_exact_is_not_shown() -> None:
+    for low, high in ((1 / 3, 1 / 3), (0.33341, 0.33349), (None, 0.5)):
+        found = interval({"value": 1 / 3, "low": low, "high": high, "cases": 4})
+        assert "no interval" in found
+        assert "[" not in found

@@ -102,6 +102,8 @@ def open_site(
         phantoms.write(root, profile, seed)
         record = root / RECORD if (root / RECORD).is_file() else None
         config, label = SiteConfig(data=root, record=record), profile.name
+    if config.fewest_patients < LEAST_PATIENTS:
+        say(f"{site} tells scores over {config.fewest_patients} patients or more: only for data that everybody may see")
     cache = config.cache or workspace / "wardround_cache"
     cohort = sampling.cohort(config, cache, say)
     synthetic = are_phantoms(config.data, cohort.cases)

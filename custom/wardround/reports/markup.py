@@ -75,7 +75,7 @@ def interval(found: Json | None, digits: int = 3) -> Markup:
     if not found or found.get("value") is None:
         return Markup(DASH)
     low, high = found.get("low"), found.get("high")
-    if low is None or high is None or low == high:
+    if low is None or high is None or number(low, digits) == number(high, digits):
         return join([number(found["value"], digits), say("span", " no interval", class_="ci")])
     inner = f" [{number(low, digits)}, {number(high, digits)}]"
     return join([number(found["value"], digits), tag("span", Markup(inner), class_="ci")])

@@ -109,7 +109,9 @@ def _patients(rows: Sequence[Json]) -> Markup:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     if not columns:
         return say("p", "No patient was scored.", class_="soft")
-    heads = [column.replace("_", " ") for column in columns]
+    heads = [
+        column if " " in column else column.replace("_", " ") for column in columns
+    ]  # names of classes as they are
     return table(
         f"{len(rows)} rows, the worst patients first.",
         heads,
