@@ -49,6 +49,7 @@ ELSEWHERE = {
     r"docker (build|compose) .*": ("tests/test_container.py", "Dockerfile"),
     r"python -m monai.bundle run .*": ("tests/hospital/test_bundle.py", "monai.bundle.run("),
     r"wardround export .*": ("tests/jobs/test_cli_export.py", '"export"'),
+    r"wardround predict CASES? .*": ("tests/jobs/test_cli_predict.py", '"predict"'),
     r"wardround serve .*": ("tests/serving/service_process.py", "serve"),
     r"curl .*/predict .*": ("tests/serving/test_service.py", "/predict"),
     r"wardround data check local/wardround.json --job .*": ("tests/jobs/test_cli_data.py", '"--job"'),

@@ -136,6 +136,8 @@ def test_two_rounds_in_closed_form(play, honest):
     for name, block in initial_arrays(SPEC, 0).items():
         np.testing.assert_allclose(final[name], block + 10, rtol=1e-6)
     assert meta["round"] == 2
+    assert meta["trained_on"] == {"data": "phantoms", "sites": {"phantoms": 2}}
+    assert (meta["label_kind"], meta["card"]["hospitals"]) == ("brats", 2)
     both = ("site-1", "site-2")
     assert played.asked == [("train", both), ("train", both), ("finish", both)]
     assert report(played)["outcome"] == "complete"

@@ -149,6 +149,8 @@ def test_the_judgement_carries_the_digest_of_the_final_model(he):
     assert "cases" not in str(reply.meta["scores"])
     kept, meta = checkpoint.load(site.folder / "final_model.npz")
     assert meta["round"] == 2
+    assert meta["trained_on"] == {"data": "mixed", "sites": {"phantoms": 1, "unknown": 2}}, "it knows its own data only"
+    assert meta["label_kind"] == "brats"
     assert all(np.array_equal(kept[name], model[f"model:{name}"]) for name in kept)
 
 

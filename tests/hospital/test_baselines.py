@@ -63,6 +63,7 @@ def test_central_descends_on_the_pooled_patients(sites: dict[str, SegmentationSi
     assert kept.spec == SPEC
     np.testing.assert_array_equal(sites["a"].layout.flatten(kept.arrays), found.numpy())
     assert kept.meta["label_kind"] == "brats"
+    assert kept.meta["trained_on"] == {"data": "phantoms", "sites": {"phantoms": 2}}
 
 
 def test_a_score_is_a_mean_over_test_patients(sites: dict[str, SegmentationSite]) -> None:

@@ -169,6 +169,8 @@ def test_what_a_site_keeps_for_itself(opened, tmp_path):
     deploy = judgement.numbers["deploy"]
     arrays, meta = checkpoint.load(tmp_path / "out" / "deploy_model.npz", hospital.fingerprint)
     assert meta["candidate"] == deploy
+    assert meta["trained_on"]["data"] == "phantoms"
+    assert meta["trained_on"].get("others", False) == (deploy != "local")
     np.testing.assert_array_equal(hospital.site.layout.flatten(arrays), judgement.weights[deploy].numpy())
     page = (tmp_path / "out" / "site_report.html").read_text()
     assert "STAYS AT THIS SITE" in page

@@ -7,10 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wardround.data.layouts import MODALITIES
-from wardround.data.refusals import refuse_together
 from wardround.errors import ConfigRefused, DataRefused, ModelRefused
-from wardround.hospital.bundle_words import NOT_A_DEVICE
 from wardround.jobs.terminal import DONE, command, counter, existing, folder, say, table
 from wardround.tables import csv_text
 
@@ -82,7 +79,10 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict, and print volumes or classes."""
+    from wardround.data.layouts import MODALITIES
+    from wardround.data.refusals import refuse_together
     from wardround.hospital import class_prediction, prediction
+    from wardround.hospital.bundle_words import NOT_A_DEVICE
     from wardround.models import bundle_files
 
     if class_prediction.is_classifier(bundle_files.load_any(args.model)[1]):
@@ -179,6 +179,7 @@ def require_real(meta: Mapping[str, Any], file: Path, cases: Sequence[str], allo
 def classes(args: argparse.Namespace) -> int:
     """Tell the classes of the cases of a folder, and print one line each (ten at most)."""
     from wardround.hospital import class_inputs, class_prediction
+    from wardround.hospital.bundle_words import NOT_A_DEVICE
 
     out = args.out or Path("classes.json")
     of_masks = {"--labels": args.labels, "--enhancing": args.enhancing, "--record": args.record}

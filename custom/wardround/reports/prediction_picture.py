@@ -34,6 +34,7 @@ def draw_prediction(
     from matplotlib.figure import Figure
 
     tumour = np.asarray(regions[known].any(axis=0), bool)
+    image = np.where(image == 0, image.min(), image)  # normalised images are 0 outside the head: shown black
     low, high = np.percentile(image, (1, 99.5))
     figure: Any = Figure(figsize=(10.2, 4.2), dpi=100, facecolor=_GROUND, layout="constrained")
     figure.get_layout_engine().set(rect=(0.0, 0.07, 1.0, 0.93))
