@@ -170,6 +170,8 @@ def test_a_set_that_mixes_conventions_is_refused(tmp_path: Path, capsys: pytest.
             None,
         ),
         ({"1": "Oedema", "2": "cystic component (CC)", "3": "ET"}, None),
+        ({"1": "Vasogenic edema", "2": "non-contrast-enhancing tumor", "3": "CE tumor"}, None),
+        ({"Whole Tumor (WT)": [1, 2, 3], "Tumor core (TC)": [2, 3], "ET": 3}, None),
     ],
 )
 def test_the_labels_of_a_description_are_read(tmp_path: Path, labels: Any, expected: dict[int, str] | None) -> None:
@@ -184,6 +186,8 @@ def test_the_labels_of_a_description_are_read(tmp_path: Path, labels: Any, expec
         {"1": "anterior", "2": "posterior"},
         {"1": "edema", "2": "something else"},
         {"1": "edema and necrosis"},
+        {"1": "edema", "2": "tumor without enhancement"},
+        {"1": "solid"},
         {"1": "edema", "2": "tumor"},
         {"0": "edema", "1": "necrosis"},
         {"edema": 1, "necrosis": 1},

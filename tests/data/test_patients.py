@@ -93,6 +93,9 @@ def test_check_counts_persons_and_warns_where_ids_differ_only_in_a_last_part(
     text = capsys.readouterr().out
     assert "patients    3" in text
     assert "set patient_pattern" not in text
+    cohort(tmp_path / "twice", "P1", "p1", "P-1", "P2", "P3")
+    assert main(["data", "check", str(tmp_path / "twice")]) == 0
+    assert "3 patients' ids differ only in case of letters" in capsys.readouterr().out
     cohort(tmp_path / "plain", "DU_001", "DU_002", "HT_001", "HT_002")
     assert main(["data", "check", str(tmp_path / "plain")]) == 0
     assert "patient_pattern" not in capsys.readouterr().out

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Collection
 
 _SEPARATORS = re.compile(r"[-_. /\\]+")
@@ -44,6 +45,12 @@ _REASONS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("a decimal .0, as spreadsheets write it", _without_decimals),
     ("separators like - _ . or blank", _without_separators),
 )
+
+
+def alike(ids: Collection[str]) -> int:
+    """Return how many ids differ from another one only in case of letters, blanks, leading zeros or separators."""
+    plain = Counter(_without_separators(one) for one in set(ids))
+    return sum(count for count in plain.values() if count > 1)
 
 
 def almost(wanted: Collection[str], given: Collection[str]) -> str | None:

@@ -18,23 +18,40 @@ _EXACT: dict[str, str | int] = {
     **dict.fromkeys(
         ("wt", "whole", "tumor", "tumour", "tumors", "tumours", "lesion", "lesions", "glioma", "gtv"), WHOLE
     ),
-    **dict.fromkeys(("whole tumor", "whole tumour", "complete tumor", "complete tumour", "foreground"), WHOLE),
-    **dict.fromkeys(("entire tumor", "entire tumour", "gross tumor volume", "gross tumour volume"), WHOLE),
-    **dict.fromkeys(("tc", "core", "tumor core", "tumour core"), TUMOUR_CORE),
+    **dict.fromkeys(
+        (
+            "whole tumor",
+            "whole tumour",
+            "complete tumor",
+            "complete tumour",
+            "foreground",
+            "whole tumor wt",
+            "whole tumour wt",
+        ),
+        WHOLE,
+    ),
+    **dict.fromkeys(
+        ("entire tumor", "entire tumour", "brain tumor", "brain tumour", "gross tumor volume", "gross tumour volume"),
+        WHOLE,
+    ),
+    **dict.fromkeys(("tc", "core", "tumor core", "tumour core", "tumor core tc", "tumour core tc"), TUMOUR_CORE),
     "ignore": IGNORED,
 }
 # Taken out of the text one after the other: what is left of `non-enhancing` must not be read as `enhancing`.
 _PARTS: tuple[tuple[str, str], ...] = (
-    ("oedema", r"(surrounding )?non[ -]?enhancing flair hyper\s?intensity|snfh|flair hyper\s?intensity"),
+    ("oedema", r"(surrounding )?non[ -]?enhancing flair hyper\s?intensity|snfh|(t2 )?flair hyper\s?intensity"),
     ("oedema", r"\b(o?edema(tous)?|ed|ptoe?|invaded tissue|invasion)\b"),
     ("cavity", r"\b(resection cavity|surgical cavity|cavity|rc)\b"),
-    ("core", r"\b(non[ -]?enhanc(ing|ed|ement)|non[ -]?enh|necro(tic|sis)|nec|ncr|netc?|cyst(s|ic)?|cc)\b"),
-    ("enhancing", r"\b((gd[ -]?|gadolinium[ -]?|contrast[ -]?)?enhanc(ing|ed|ement)|enh|et|active tumou?r|aet)\b"),
+    (
+        "core",
+        r"\b(non[ -]?(contrast[ -]?)?enhanc(ing|ed|ement)|non[ -]?enh|necro(tic|sis)|nec|ncr|netc?|cyst(s|ic)?|cc)\b",
+    ),
+    ("enhancing", r"\b((gd[ -]?|gadolinium[ -]?|contrast[ -]?)?enhanc(ing|ed|ement)|enh|et|ce|active tumou?r|aet)\b"),
 )
 # Words that say nothing by themselves beside those above.
 _FILLING = re.compile(
     r"\b(the|and|or|of|with|tumou?r(al|s)?|core|tissue|component|region|part|area|peri[ -]?tumou?ral|perilesional|glioma|"
-    r"lesions?|label|class|gd|surrounding)\b"
+    r"lesions?|label|class|gd|surrounding|vasogenic|infiltrati(ve|ng)|nodules?|solid|metastas[ei]s)\b"
 )
 
 

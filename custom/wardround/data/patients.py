@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
+from wardround.data.ids import alike
 from wardround.errors import ConfigRefused, DataRefused
 
 _GAP = r"[-_. ]"
@@ -76,10 +77,16 @@ def about_patients(patients: Mapping[str, str], told: bool) -> tuple[str, ...]:
     """Return what a person should hear about case -> patient. told: whether the site said it (a pattern, a column).
 
     ids that differ only in a last part but are patients of their own: a warning that names patient_pattern
-    known styles that made several cases one patient: one line with an example
+    known styles that made several cases one patient: one line with an example | ids of two patients that are nearly the same
     """
-    if told:
-        return ()
+    same = alike(patients.values())
+    words = (
+        f"{same} patients' ids differ only in case of letters, leading zeros or separators: is this one person twice?"
+    )
+    return ((words,) if same else ()) + (() if told else _about_scans(patients))
+
+
+def _about_scans(patients: Mapping[str, str]) -> tuple[str, ...]:
     stems: dict[str, list[str]] = {}
     for case, patient in patients.items():
         match = _LAST.fullmatch(case)
