@@ -217,8 +217,8 @@ def _prepare(args: argparse.Namespace, workspace: Path, clock: Clock) -> None:
     with clock.step("what hospitals write themselves"):
         x, y, z = args.shape or (40, 40, 40)
         file = args.sites_file or poc.phantoms(workspace / "phantoms", who["client"], args.patients, (x, y, z), say)
-        poc.equip(kit_folder, who["client"], poc.site_files(file), args.local)
         poc.list_classes(kit_folder, who["server"][0], who["client"], workspace.resolve() / "store")
+        poc.equip(kit_folder, who["client"], poc.site_files(file), args.local)
 
 
 def _earlier(args: argparse.Namespace, workspace: Path) -> bool:
