@@ -69,6 +69,14 @@ def test_the_page_names_every_fix(ready, capsys):
     assert max(map(len, page.splitlines())) <= 120
 
 
+def test_a_kit_whose_path_nvflares_scripts_cut_in_pieces_is_a_fail(site, ask, tmp_path):
+    moved = site.rename(tmp_path / "my site")
+    code, by, found = ask(moved, "--only", "kit")
+    assert (code, by) == (1, {"kit": ["FAIL"]})
+    assert "a blank" in found[0]["found"]
+    assert "move the kit" in found[0]["fix"]
+
+
 def edit(site, name, change):
     file = site / "local" / name
     file.write_text(json.dumps(change(json.loads(file.read_text()))))

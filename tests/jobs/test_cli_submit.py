@@ -182,3 +182,15 @@ def test_a_job_of_nvflares_own_workflow_has_no_common_report_and_is_no_failure(s
     assert "each site has its own" in capsys.readouterr().err
     server.answers["code"] = 1
     assert server.submit("brats_fedavg_ckks", "--all-sites", "--set", "task.seed=1", "--out", "second") == 2
+
+
+def test_a_party_without_our_classes_on_its_list_is_told_what_to_do(server, capsys):
+    """Only the log that comes with the result says it, and what a site's process says stays at the site."""
+    server.answers |= {"code": 1, "job meta": {"status": "FINISHED:ABNORMAL", "job_deploy_detail": ["server: OK"]}}
+    shutil.rmtree(server.root / "result" / "workspace" / "wardround")
+    line = "2026-11-30 12:00:00 - x - ERROR - Component 'wardround.x' at config path 'y' is not in allow_list"
+    (server.root / "result" / "workspace" / "error_log.txt").write_text(line)
+    assert server.submit("brats_perfedavg", "--all-sites") == 2
+    err = capsys.readouterr().err
+    assert "is not in allow_list" in err
+    assert "wardround sites harden" in err

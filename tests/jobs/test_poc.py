@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -204,12 +205,38 @@ def test_a_place_where_no_poc_can_live_is_refused_at_once(place, project, tmp_pa
     assert not (tmp_path / place).exists()
 
 
+def test_down_ends_a_poc_that_nvflare_cannot_stop(stopped, kits, monkeypatch, capsys):
+    """As NVFlare does that lists a job as running since before the last stop."""
+    words = [sys.executable, "-c", "import time; time.sleep(60)", "nvflare.private.x", "-m", str(kits / "site-1")]
+    party = subprocess.Popen(words)
+
+    def ask(self, *words, **_):
+        raise ConfigRefused(
+            "`nvflare poc stop`", found="Job 1 is not running", expected="ok", fix="This is likely a bug."
+        )
+
+    monkeypatch.setattr("wardround.jobs.console.Console.ask", ask)
+    try:
+        assert cli.main(["poc", "down", "--workspace", "poc"]) == 0
+        assert party.wait(10) == -signal.SIGTERM
+        said = capsys.readouterr().err
+        assert "Job 1 is not running" in said
+        assert "stopped" in said
+        assert "likely a bug" not in said
+    finally:
+        party.kill()
+        party.wait()
+
+
 def test_the_server_keeps_its_jobs_in_this_poc(kits, tmp_path):
     text = json.dumps({"a": {"root_dir": f"{poc.STORE}/jobs-storage"}})
-    (kits / "localhost/local/resources.json.default").write_text(text)
-    poc.keep_store_here(kits / "localhost", tmp_path / "store")
-    kept = json.loads((kits / "localhost/local/resources.json").read_text())
-    assert kept["a"]["root_dir"] == str(tmp_path / "store" / "jobs-storage")
+    for party in ("localhost", *SITES):
+        (kits / party / "local/resources.json.default").write_text(text)
+    poc.list_classes(kits, "localhost", SITES, tmp_path / "store")
+    kept = {party: json.loads((kits / party / "local/resources.json").read_text()) for party in ("localhost", *SITES)}
+    assert kept["localhost"]["a"]["root_dir"] == str(tmp_path / "store" / "jobs-storage")
+    assert "wardround.flare.rounds.Rounds" in kept["localhost"]["class_allow_list"]
+    assert all("wardround.flare.site.SiteTrainer" in kept[site]["class_allow_list"] for site in SITES)
 
 
 def test_only_a_partys_own_processes_are_ended(kits, tmp_path):

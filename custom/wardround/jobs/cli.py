@@ -51,7 +51,7 @@ first steps
   wardround serve bundles/site-1 --token-file token
   wardround preflight /opt/nvflare/site-1   is this hospital's site ready
   wardround poc run brats_perfedavg         one job with real processes and startup kits, on this machine
-  wardround jobs submit brats_perfedavg     at real sites, from the lead's machine
+  wardround jobs submit brats_perfedavg --all-sites      at real sites, from the lead's machine
 
 `wardround COMMAND --help` explains a command. Exit codes: 0 done, 1 incomplete or different, 2 refused.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import time
@@ -161,7 +162,17 @@ def _down(args: argparse.Namespace) -> int:
     if not poc.running(workspace):
         say(f"the POC in {workspace} is not running")
         return DONE
-    Console(_environment(args)).ask("poc", "stop", patience_s=180)
+    import psutil
+
+    try:
+        Console(_environment(args)).ask("poc", "stop", patience_s=180)
+    except (
+        ConfigRefused
+    ) as refusal:  # NVFlare 2.9: it cannot abort a job that it lists as running since before a restart
+        say(f"NVFlare did not stop it in order: {refusal.found}")
+        for process in poc.running(workspace):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
     killed = poc.end_processes(workspace, 15)
     say(f"stopped ({killed} processes did not end by themselves and were killed)" if killed else "stopped")
     say(f"kits and results stay in {workspace}: `wardround poc up` starts it again")
@@ -206,8 +217,8 @@ def _prepare(args: argparse.Namespace, workspace: Path, clock: Clock) -> None:
     with clock.step("what hospitals write themselves"):
         x, y, z = args.shape or (40, 40, 40)
         file = args.sites_file or poc.phantoms(workspace / "phantoms", who["client"], args.patients, (x, y, z), say)
+        poc.list_classes(kit_folder, who["server"][0], who["client"], workspace.resolve() / "store")
         poc.equip(kit_folder, who["client"], poc.site_files(file), args.local)
-        poc.keep_store_here(kit_folder / who["server"][0], workspace.resolve() / "store")
 
 
 def _earlier(args: argparse.Namespace, workspace: Path) -> bool:

@@ -30,6 +30,10 @@ command or by the server or a site, with NVFlare's own reason.
 """
 
 
+UNLISTED = "is not in allow_list"  # NVFlare: "Component '...' at config path '...' is not in allow_list"
+ABNORMAL = "FINISHED:ABNORMAL"
+
+
 @dataclass(frozen=True)
 class Submission:
     """job: name or folder | sites: names, ("@ALL",) for whoever is connected, () for the job's own | out: for results."""
@@ -145,11 +149,20 @@ def not_run(job_id: str, meta: Mapping[str, Any], place: Path) -> ConfigRefused:
     """Return the refusal for a job that left no run.json, in the words of the server and the sites that refused it."""
     detail = [str(line) for line in meta.get("job_deploy_detail") or ()]
     reasons = [line for line in detail if not line.endswith(": OK")]
-    byoc = any("BYOC" in line for line in reasons)
-    advice = (
-        "submit it without code (no --with-code, no folder with code), or let these sites take code. " if byoc else ""
-    )
     logs = [path for path in sorted(place.rglob("error_log.txt")) if path.stat().st_size]
+    errors = [line for log in logs for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    unlisted = [line for line in errors if UNLISTED in line]
+    reasons += [
+        f"the server's log: {line[:300]}" for line in (unlisted or [one for one in errors if " - ERROR - " in one])[:1]
+    ]
+    advice = ""
+    if any("BYOC" in line for line in reasons):
+        advice = "submit it without code (no --with-code, no folder with code), or let these sites take code. "
+    elif unlisted or str(meta.get("status")) == ABNORMAL:
+        advice = (
+            "a party takes a job without code only when its allow-list has wardround's classes: run `wardround sites harden "
+            "KIT` there and start it again, or submit with --with-code. "
+        )
     read = f"read {logs[0]}" if logs else f"read ID/log.txt at the server, ID being {job_id}"
     return ConfigRefused(
         f"job {job_id}: {meta.get('status', 'it did not run')}",

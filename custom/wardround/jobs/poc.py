@@ -96,10 +96,19 @@ def equip(
             shutil.copyfile(file, kit_folder / folder.name / "local" / file.name)
 
 
-def keep_store_here(server_kit: Path, store: Path) -> None:
-    """Let the server keep jobs and snapshots in this POC's own folder and not where every NVFlare server keeps them."""
-    text = (server_kit / "local" / "resources.json.default").read_text(encoding="utf-8")
-    (server_kit / "local" / "resources.json").write_text(text.replace(STORE, str(store)), encoding="utf-8")
+def list_classes(kit_folder: Path, server: str, sites: Sequence[str], store: Path) -> None:
+    """Write every party's resources.json: our classes on its allow-list, without which a job without code does not start.
+
+    store: where the server keeps jobs and snapshots, in this POC's own folder and not where every NVFlare server keeps them
+    """
+    from wardround.jobs import allow_list
+
+    listed = allow_list.allow_list()
+    for party, role in ((server, allow_list.SERVER), *((site, allow_list.SITE) for site in sites)):
+        local = kit_folder / party / "local"
+        text = (local / "resources.json.default").read_text(encoding="utf-8").replace(STORE, str(store))
+        made = allow_list.resources(json.loads(text), role, listed[role])
+        (local / "resources.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
 
 
 def phantoms(out: Path, sites: Sequence[str], patients: int | None, shape: tuple[int, int, int], say: Say) -> Path:

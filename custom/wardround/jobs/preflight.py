@@ -27,6 +27,7 @@ from wardround.jobs.allow_list import is_class
 from wardround.jobs.building import build
 from wardround.jobs.named import classes
 from wardround.jobs.terminal import counter
+from wardround.paths import is_plain
 from wardround.privacy.budget import FILE as BUDGET
 from wardround.privacy.budget import read_budget
 from wardround.privacy.kit_keys import Certificate, changed_since_signed
@@ -110,6 +111,11 @@ def _once(new: Finding, before: list[Finding]) -> Finding:
 
 def _kit(party: Party) -> list[Finding]:
     kit, wrong = party.kit, []
+    if not is_plain(kit.root.resolve()):
+        words = f"the path {str(kit.root.resolve())!r} holds a blank, a quote, a backslash or #"
+        return [
+            failed("kit", words, "move the kit to a path without them: NVFlare's scripts split command lines there")
+        ]
     for place in (kit.startup, kit.local):
         changed = changed_since_signed(place, kit.startup / ROOT)
         wrong += [f"{place.name}/{name}" for name in changed]
