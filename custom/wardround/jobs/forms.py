@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wardround.errors import ConfigRefused
+from wardround.flare import plain_jobs
 from wardround.flare.places import sites_of_job
 from wardround.jobs import allow_list, named, packaging, recipes
 from wardround.jobs.building import require_buildable
@@ -59,6 +60,7 @@ def form(named: str, settings: Sequence[str] = (), sites: Sequence[str] = (), *,
     """
     place = Path(named).expanduser()
     if (place / "meta.json").is_file() and _own_code(place) and not (settings or sites):
+        plain_jobs.require_plain_folder(place)
         name, files = place.resolve().name, packaging.all_files(place)
     else:
         name, printed = chosen(named, settings, sites)
