@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from wardround.reports.checks import Each, Leaf, Maybe
-from wardround.reports.schema import METRICS, SEGMENTATION
+from wardround.reports.schema import METRICS
 
 MOST_PATIENTS, LARGEST_CHANGE = 1_000_000, 1e6
 LOSS = Leaf("a loss from 0 to 1e6", (int, float), least=0, most=1e6)
@@ -22,7 +22,7 @@ WEIGHT = Leaf("a number of patients from 1 to 1,000,000", (int, float), least=1,
 STEPS = Leaf("a whole number from 0 to 1e9", (int,), least=0, most=1e9)
 
 _LOG_LOSS = Leaf("a logarithmic loss from 0 to 1000", (int, float), least=0, most=1000)
-_OTHERS = {"log_loss": _LOG_LOSS, **{name: DISTANCE for name in SEGMENTATION if name.startswith("hd95_mm")}}
+_OTHERS = {"log_loss": _LOG_LOSS, **{name: DISTANCE for name in METRICS if "_mm_" in name}}
 
 
 def _interval(leaf: Leaf) -> dict[str, Any]:
