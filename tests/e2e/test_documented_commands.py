@@ -54,6 +54,7 @@ ELSEWHERE = {
     r"curl .*/predict .*": ("tests/serving/test_service.py", "/predict"),
     r"wardround data check local/wardround.json --job .*": ("tests/jobs/test_cli_data.py", '"--job"'),
     r"wardround sweep .*": ("tests/jobs/test_cli_sweep.py", '"sweep"'),
+    r"wardround compare .*": ("tests/jobs/test_cli_compare.py", '"compare"'),
 }
 # what stands in the documents -> what stands for it here
 PLACES = {
