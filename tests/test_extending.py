@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ def followed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
                     assert main(shlex.split(line.removeprefix("$ "))[1:]) == 0, line
         yield place
     named.shipped.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]
 
 
 def executor(folder: Path) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def test_an_honest_folder_is_still_tried(job, ask):
 
 
 def test_a_class_of_ones_own_counts_where_the_kit_lists_it_by_its_full_name(job, ask, kit, tmp_path, monkeypatch):
-    package = tmp_path / "mine"
+    package = tmp_path / "sites_own"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "nets.py").write_text(
@@ -126,14 +126,14 @@ def test_a_class_of_ones_own_counts_where_the_kit_lists_it_by_its_full_name(job,
         "    def build(self, seed):\n        return UNet3d((self.width, 2 * self.width)).build(seed)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    folder = job(lambda config, args: args.update(model={"path": "mine.nets.Small", "args": {"width": 4}}))
-    assert "mine.nets.Small" in ask(folder)[1][0]["found"]
+    folder = job(lambda config, args: args.update(model={"path": "sites_own.nets.Small", "args": {"width": 4}}))
+    assert "sites_own.nets.Small" in ask(folder)[1][0]["found"]
     other = shutil.copytree(kit, tmp_path / "site-1")
     file = other / "local" / "resources.json"
     lists = json.loads(file.read_text())
     for lines, code in (
-        ([*lists["class_allow_list"], "mine.nets"], 1),
-        ([*lists["class_allow_list"], "mine.nets.Small"], 0),
+        ([*lists["class_allow_list"], "sites_own.nets"], 1),
+        ([*lists["class_allow_list"], "sites_own.nets.Small"], 0),
     ):
         file.write_text(json.dumps(lists | {"class_allow_list": lines}))
         assert ask(folder, other)[0] == code
