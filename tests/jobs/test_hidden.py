@@ -43,10 +43,12 @@ def test_settings_arrive(job):
 
 
 def test_the_sites_do_what_a_server_does_in_the_clear(job):
-    """The rule and the banks stand at the sites, and the server has neither."""
+    """The rule and the seed stand at the sites; of the banks the server knows the names, for the length of an update."""
     executor, _, _ = hidden.site_parts(job, {"seed": 0})
     assert executor["args"] == {"seed": 0, "rule": job.rule, "banks": ["model", "fedavg"]}
-    assert not {"rule", "banks", "seed"} & set(hidden.server_workflow(job, {})["args"])
+    server = hidden.server_workflow(job, {})["args"]
+    assert not {"rule", "seed", "algorithm"} & set(server)
+    assert (server["banks"], server["home_roles"]) == (["model", "fedavg"], [])
 
 
 def test_no_aggregator_at_the_server(job):
