@@ -53,7 +53,7 @@ def words(now: Now, history: Sequence[Mapping[str, Any]]) -> str:
         if now.round >= now.rounds
         else f"round {now.round + 1}/{now.rounds}"
     )
-    parts = [f"{which}: {now.answered} of {now.asked} sites"]
+    parts = [f"{which}: {now.answered} of {now.asked} sites" if now.asked else which]
     if now.missing:
         parts.append(f"missing {', '.join(sorted(now.missing))}")
     scores = [
