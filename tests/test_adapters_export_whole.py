@@ -15,7 +15,7 @@ from wardround.jobs import hidden
 # comes with its loss, as one without `dp` does); `noise` must be what the exit promises, or nothing leaves; scales change what is
 # learnt, never what is promised; ids are names inside one config; the network's settings are covered
 # by the architecture's fingerprint, which both sides compare; `words` of an exit: without them no name leaves; a record is read,
-# and what a classifier is given stands beside its weights, only where there is one.
+# and what a classifier is given stands beside its weights, only where there is one; the least Dice is for jobs that segment.
 RIVALS = {
     "SiteTrainer.rival",
     "SecureSite.rival",
@@ -30,7 +30,7 @@ NETWORK = {
 }
 NETWORK |= {f"ViTFusion.{name}" for name in ("depth", "fusion_depth", "weights", "patch", "tubelet")}
 WORDS = {"Release.words", "HiddenRelease.words"}
-WHERE_THERE_IS_ONE = {"Sampling.columns", "Rounds.inputs"}
+WHERE_THERE_IS_ONE = {"Sampling.columns", "Rounds.inputs", "Judging.least_dice"}
 MAY_HAVE_DEFAULTS = RIVALS | IDS | NETWORK | WORDS | WHERE_THERE_IS_ONE
 
 
@@ -89,7 +89,7 @@ def without_defaults(value):
     args = {
         key: flat(part) if key == "about" else without_defaults(part)
         for key, part in value["args"].items()
-        if (name != "UNet3d" or part != DEFAULTS[key]) and (key, part) != ("words", [])
+        if (name != "UNet3d" or part != DEFAULTS[key]) and (key, part) not in (("words", []), ("least_dice", 0.3))
     }
     return {"path": value["path"], "args": args}
 

@@ -14,7 +14,7 @@ from wardround import __version__
 from wardround.arrays import digest
 from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused, RoundRefused
-from wardround.flare import sealed, wire
+from wardround.flare import few_patients, sealed, wire
 from wardround.flare.hidden_release import HiddenRelease
 from wardround.flare.release import NoNoise
 from wardround.flare.sealed import Call, Reply
@@ -76,6 +76,7 @@ def update(blocks=None, weight=3.0, **changed):
 @pytest.mark.parametrize("mode", MODES)
 def test_an_update_leaves_as_a_statement(rig, mode):
     made = rig(mode)
+    few_patients.keep(made.site.context("train"), few_patients.Patients(30, 12, 12))
     reply = sealed.read_reply(made.exit(update()), wire.TRAIN)
     said = statements.peek(reply.statement)
     assert said["kind"] == ("ready" if mode == "ring" else "submit")

@@ -25,7 +25,7 @@ from wardround.arrays import in_bank
 from wardround.data.cases import MODALITIES
 from wardround.data.hospitals import hospital
 from wardround.errors import Refusal
-from wardround.flare import curves, sealed, site_policy, wire
+from wardround.flare import curves, policy_checks, sealed, site_policy, wire
 from wardround.flare.curves import Curves
 from wardround.flare.ledger_door import PatientRelease
 from wardround.flare.release import Release
@@ -136,7 +136,7 @@ def call(round_):
 
 @pytest.fixture
 def site(context, workspace, project, tmp_path, monkeypatch):
-    monkeypatch.setattr(site_policy, "is_log_streaming_allowed", lambda fl_ctx: False)
+    monkeypatch.setattr(policy_checks, "is_log_streaming_allowed", lambda fl_ctx: False)
     return Site(context, workspace, project, tmp_path)
 
 

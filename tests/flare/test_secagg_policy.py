@@ -18,7 +18,7 @@ from nvflare.private.fed.client.client_runner import TaskRouter
 
 from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, ReleaseRefused
-from wardround.flare import curves, places, sealed, site_policy, wire
+from wardround.flare import curves, places, policy_checks, sealed, wire
 from wardround.flare.curves import Curves
 from wardround.flare.hidden_release import HiddenRelease
 from wardround.flare.release import InTheClear, NoNoise, Release
@@ -41,7 +41,7 @@ REASONS, RUN = "refusals.txt", "ab" * 16
 
 @pytest.fixture(autouse=True)
 def _no_log_streaming(monkeypatch):
-    monkeypatch.setattr(site_policy, "is_log_streaming_allowed", lambda fl_ctx: False)
+    monkeypatch.setattr(policy_checks, "is_log_streaming_allowed", lambda fl_ctx: False)
 
 
 def signer(kits, name):

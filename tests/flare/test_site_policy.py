@@ -19,7 +19,7 @@ from wardround.algorithms.schedule import Schedule
 from wardround.arrays import digest
 from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
-from wardround.flare import curves, ledger_door, places, sealed, site_policy, wire
+from wardround.flare import curves, ledger_door, places, policy_checks, sealed, wire
 from wardround.flare.curves import Curves
 from wardround.flare.hidden_release import HiddenRelease
 from wardround.flare.hospital_release import HospitalRelease
@@ -137,7 +137,7 @@ class Rig:
 
 @pytest.fixture(autouse=True)
 def _no_log_streaming(monkeypatch):
-    monkeypatch.setattr(site_policy, "is_log_streaming_allowed", lambda fl_ctx: False)
+    monkeypatch.setattr(policy_checks, "is_log_streaming_allowed", lambda fl_ctx: False)
 
 
 @pytest.fixture
@@ -546,7 +546,7 @@ def test_nothing_runs_while_events_or_logs_could_tell(rig, policy, task, monkeyp
     made.refuses(lambda: made.before(order(), task), curves.ID)
     made = rig(policy, exit_).budget(hospital=20)
     assert made.before(order(), task) is not None
-    monkeypatch.setattr(site_policy, "is_log_streaming_allowed", lambda fl_ctx: True)
+    monkeypatch.setattr(policy_checks, "is_log_streaming_allowed", lambda fl_ctx: True)
     made.refuses(lambda: made.before(order(), task), "allow_log_streaming")
 
 

@@ -206,7 +206,7 @@ def leaving(party, filter_, task):
 )
 @pytest.mark.parametrize(("task", "message"), [("train", UPDATE), ("finish", wire.scores_message(SCORES))])
 def test_exits_let_out_what_is_described_and_nothing_else(party, monkeypatch, filter_, task, message):
-    monkeypatch.setattr("wardround.flare.site_policy.is_log_streaming_allowed", lambda fl_ctx: False)
+    monkeypatch.setattr("wardround.flare.policy_checks.is_log_streaming_allowed", lambda fl_ctx: False)
     process, fl_ctx = leaving(party, filter_, task)
     read = wire.read_update if task == "train" else wire.read_scores
 

@@ -59,13 +59,16 @@ def keep(fl_ctx: FLContext, patients: Patients) -> None:
 
 
 def known(fl_ctx: FLContext, facts: Mapping[str, Any] | None = None) -> Patients:
-    """Return what `keep` wrote; nothing written: what the facts of the message say; neither: no patient at all."""
+    """Return what `keep` wrote; nothing written: the counts that the message says; neither: no patient at all.
+
+    A message alone does not make patients synthetic: only what the site itself wrote down does.
+    """
     path = places.state_folder(fl_ctx) / FILE
     if path.is_file():
         return Patients(**json.loads(path.read_text(encoding="utf-8")))
     said = (facts or {}).get("cases") or {}
-    counts = {part: said.get(part) or 0 for part in PARTS}
-    return Patients(**counts, synthetic=bool((facts or {}).get("phantoms")), counted=False)
+    train, val, test = (int(said.get(part) or 0) for part in PARTS)
+    return Patients(train, val, test, counted=False)
 
 
 def two_digits(value: float) -> float:

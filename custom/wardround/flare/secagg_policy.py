@@ -18,10 +18,11 @@ from wardround.errors import ConfigRefused
 from wardround.flare import places, sealed, served, wire
 from wardround.flare.hidden_release import HiddenRelease
 from wardround.flare.job_exit import executor_of, exit_of
+from wardround.flare.policy_checks import refused
 from wardround.flare.secure_site import SecureSite
 from wardround.flare.secure_sum import SecureSum, secure_sum_of, startup_folder
 from wardround.flare.signer import require_lead
-from wardround.flare.site_policy import OpenPolicy, refused
+from wardround.flare.site_policy import OpenPolicy
 from wardround.hospital.kit import CONFIGS, SITE, open_kit
 from wardround.privacy import statements
 from wardround.privacy.identity import role_in

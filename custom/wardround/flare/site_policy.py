@@ -26,16 +26,16 @@ from nvflare.apis.filter import Filter
 from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
-from nvflare.app_common.logging.constants import ALLOW_LOG_STREAMING_VAR, is_log_streaming_allowed
 
 from wardround.arrays import digest, size_bytes
 from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
-from wardround.flare import curves, few_patients, ledger_door, places, sealed, wire
+from wardround.flare import few_patients, ledger_door, places, sealed, wire
 from wardround.flare.hidden_release import TREATED, HiddenRelease
 from wardround.flare.hospital_release import HospitalRelease
-from wardround.flare.job_exit import charged_exit, executor_of, exit_of, hidden_noise
-from wardround.flare.ledger_door import KEY, POLICY, Charged, PatientRelease
+from wardround.flare.job_exit import charged_exit, exit_of, hidden_noise
+from wardround.flare.ledger_door import POLICY, Charged
+from wardround.flare.policy_checks import refused, require_promised, require_reserved, require_silence
 from wardround.flare.release import write_receipt
 from wardround.flare.site_parts import REASONS
 from wardround.hospital.judging import shared_only
@@ -122,8 +122,8 @@ class PatientPolicy(OpenPolicy):
     """
 
     def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
-        _require_silence(fl_ctx)
-        _require_promised(fl_ctx, self._mechanism(fl_ctx))
+        require_silence(fl_ctx)
+        require_promised(fl_ctx, self._mechanism(fl_ctx))
 
     def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
         self.again(fl_ctx)
@@ -133,8 +133,8 @@ class PatientPolicy(OpenPolicy):
 
     def again(self, fl_ctx: FLContext) -> None:
         mechanism = self._mechanism(fl_ctx)
-        _require_promised(fl_ctx, mechanism)
-        _require_reserved(fl_ctx, mechanism)
+        require_promised(fl_ctx, mechanism)
+        require_reserved(fl_ctx, mechanism)
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
         self.again(fl_ctx)
@@ -174,10 +174,10 @@ class HospitalPolicy(OpenPolicy):
         self.promise, self.delta = promise, delta
 
     def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
-        _require_silence(fl_ctx)
+        require_silence(fl_ctx)
         mechanism = charged_exit(fl_ctx, wire.TRAIN)
         if mechanism is not None and self._as_strict(fl_ctx):
-            _require_promised(fl_ctx, mechanism)
+            require_promised(fl_ctx, mechanism)
         elif task == wire.TRAIN:
             if mechanism is not None and not covers(mechanism.plan(), "hospital"):
                 raise refused(f"a job that is charged per {mechanism.unit}", "one that a limit per hospital can hold")
@@ -210,8 +210,8 @@ class HospitalPolicy(OpenPolicy):
     def again(self, fl_ctx: FLContext) -> None:
         mechanism = charged_exit(fl_ctx, wire.TRAIN)
         if mechanism is not None and self._as_strict(fl_ctx):
-            _require_promised(fl_ctx, mechanism)
-            _require_reserved(fl_ctx, mechanism)
+            require_promised(fl_ctx, mechanism)
+            require_reserved(fl_ctx, mechanism)
             return
         account = ledger_door.account(fl_ctx)
         if account is None or not (*account.spent.get(POLICY, ()), *account.before.get(POLICY, ())):
@@ -245,14 +245,6 @@ def _told(update: wire.Update, fl_ctx: FLContext) -> wire.Update:
     return replace(told, numbers={**told.numbers, "loss": update.numbers["loss"]})
 
 
-def _require_silence(fl_ctx: FLContext) -> None:
-    """Raise ReleaseRefused while numbers could leave beside the filters, as analytics events or in a streamed log."""
-    if not isinstance(fl_ctx.get_engine().get_component(curves.ID), curves.Curves):
-        raise refused(f"no component {curves.ID!r}: numbers would leave as events", "it, in local/privacy.json")
-    if is_log_streaming_allowed(fl_ctx):
-        raise refused("a log that NVFlare streams", f'"{ALLOW_LOG_STREAMING_VAR}": false in local/resources.json')
-
-
 def _asked(shareable: Shareable) -> tuple[int, int]:
     """Return (round, rounds) as the server says; a task that is neither an order nor a call: ReleaseRefused."""
     if wire.kind_of(shareable) == DataKind.APP_DEFINED:
@@ -260,29 +252,6 @@ def _asked(shareable: Shareable) -> tuple[int, int]:
         return call.moment.round, call.rounds
     order = wire.read_order(shareable)
     return order.round, order.rounds
-
-
-def _require_promised(fl_ctx: FLContext, mechanism: Charged) -> None:
-    """Raise ReleaseRefused unless the one executor that NVFlare runs trains under the very promise that its exit charges."""
-    executor = executor_of(fl_ctx)
-    if executor is None:
-        raise refused("two executors, or one that is not ours", "one SiteTrainer or SecureSite for every task")
-    private = mechanism.promise if isinstance(mechanism, PatientRelease) else None
-    if executor.dp != mechanism or executor.private != private:
-        raise refused(
-            "an executor that does not train under what its exit promises", "one with the exit's mechanism as `dp`"
-        )
-
-
-def _require_reserved(fl_ctx: FLContext, mechanism: Charged) -> None:
-    """Raise ReleaseRefused unless this job, as NVFlare knows it, has reserved the plan for the settings that it runs with."""
-    account, executor = ledger_door.account(fl_ctx), executor_of(fl_ctx)
-    if account is None or account.reserved.get(KEY) != mechanism.plan():
-        raise refused(
-            "a job that did not reserve what its exit promises", "an executor with the exit's mechanism as `dp`"
-        )
-    if executor is None or account.settings.get(KEY) != executor.settings:
-        raise refused("a reservation for other settings of training", "one that this job's own executor has made")
 
 
 def _words(fl_ctx: FLContext, task: str) -> tuple[str, ...]:
@@ -293,11 +262,6 @@ def _words(fl_ctx: FLContext, task: str) -> tuple[str, ...]:
 
 def _measured(update: wire.Update) -> dict[str, Any]:
     return {"bytes": size_bytes(update.delta), "sha256": digest(update.delta)}
-
-
-def refused(found: str, expected: str) -> ReleaseRefused:
-    fix = "run another job, or let the hospital decide on its local/privacy.json anew"
-    return ReleaseRefused("a job under this hospital's own policy", found=found, expected=expected, fix=fix)
 
 
 def _kept(refusal: Refusal, fl_ctx: FLContext) -> ReleaseRefused:

@@ -170,8 +170,7 @@ def _data(args: argparse.Namespace) -> tuple[LabelledSet | None, list[str]]:
     grid = Grid(sampling["size"], sampling["depth"], float(sampling["span"]))
     spec = replace(whole.description.spec, grid=grid)
     whole = replace(whole, description=replace(whole.description, spec=spec))
-    columns = len(spec.table.features) if sampling["record"] else 0
-    return whole, [*settings_for(whole), f"model.columns={columns}"]
+    return whole, settings_for(whole)
 
 
 def _source(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+from wardround.data.ehr import table_from_json
 from wardround.errors import ConfigRefused
 from wardround.jobs import fragments, own
 from wardround.jobs import settings as settings_of
@@ -49,6 +50,7 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
     made = Job(name, algorithm["title"], algorithm, rule, task, federation, privacy, bool(row["rival"]))
     for setting in settings:
         made = made if setting.startswith("privacy=") else settings_of.apply(made, setting)
+    _count_columns(made, settings)
     made = own.finished(made)
     if made.protection is not None:
         made.protection["min_sites"] = made.federation["min_sites"]
@@ -57,6 +59,15 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
     _require_patience(made)
     hessian = made.algorithm["site"]["args"].get("hessian")
     return replace(made, title=f"{made.title} ({hessian})") if hessian else made
+
+
+def _count_columns(made: Job, settings: Sequence[str]) -> None:
+    """Let a ViT read as many numbers of a record as the job's columns make, where columns are given and no number is."""
+    sampling, model = made.task["sampling"]["args"], made.task["model"]["args"]
+    named = {setting.partition("=")[0] for setting in settings}
+    if "sampling.columns" in named and "columns" in model and "model.columns" not in named:
+        table = table_from_json(sampling["columns"], "the job's sampling")
+        model["columns"] = len(table.features) if sampling["record"] else 0
 
 
 def _require_patience(made: Job) -> None:

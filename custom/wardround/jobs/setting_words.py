@@ -48,6 +48,7 @@ WORDS: Mapping[str, str] = {
     "algorithm.leave": "KL masks: it becomes shared again below so many times the median.",
     "algorithm.most": "KL masks: at most this share of the parameters is personal.",
     "algorithm.batches": "KL masks: batches of the calibration part and of the held-out part.",
+    "judging.least_dice": "Below this Dice (lower end of its interval on test) no model is called usable.",
     "model.channels": "U-Net: channels of each level.",
     "model.residual_units": "U-Net: residual units in each level.",
     "model.filters": "SegResNet: channels of the first level.",

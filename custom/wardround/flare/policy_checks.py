@@ -1,0 +1,47 @@
+"""What a site's policies ask of a job before they let it train or answer: silence, one promise, a reservation of its own."""
+
+from __future__ import annotations
+
+from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.logging.constants import ALLOW_LOG_STREAMING_VAR, is_log_streaming_allowed
+
+from wardround.errors import ReleaseRefused
+from wardround.flare import curves, ledger_door
+from wardround.flare.job_exit import executor_of
+from wardround.flare.ledger_door import KEY, Charged, PatientRelease
+
+
+def require_silence(fl_ctx: FLContext) -> None:
+    """Raise ReleaseRefused while numbers could leave beside the filters, as analytics events or in a streamed log."""
+    if not isinstance(fl_ctx.get_engine().get_component(curves.ID), curves.Curves):
+        raise refused(f"no component {curves.ID!r}: numbers would leave as events", "it, in local/privacy.json")
+    if is_log_streaming_allowed(fl_ctx):
+        raise refused("a log that NVFlare streams", f'"{ALLOW_LOG_STREAMING_VAR}": false in local/resources.json')
+
+
+def require_promised(fl_ctx: FLContext, mechanism: Charged) -> None:
+    """Raise ReleaseRefused unless the one executor that NVFlare runs trains under the very promise that its exit charges."""
+    executor = executor_of(fl_ctx)
+    if executor is None:
+        raise refused("two executors, or one that is not ours", "one SiteTrainer or SecureSite for every task")
+    private = mechanism.promise if isinstance(mechanism, PatientRelease) else None
+    if executor.dp != mechanism or executor.private != private:
+        raise refused(
+            "an executor that does not train under what its exit promises", "one with the exit's mechanism as `dp`"
+        )
+
+
+def require_reserved(fl_ctx: FLContext, mechanism: Charged) -> None:
+    """Raise ReleaseRefused unless this job, as NVFlare knows it, has reserved the plan for the settings that it runs with."""
+    account, executor = ledger_door.account(fl_ctx), executor_of(fl_ctx)
+    if account is None or account.reserved.get(KEY) != mechanism.plan():
+        raise refused(
+            "a job that did not reserve what its exit promises", "an executor with the exit's mechanism as `dp`"
+        )
+    if executor is None or account.settings.get(KEY) != executor.settings:
+        raise refused("a reservation for other settings of training", "one that this job's own executor has made")
+
+
+def refused(found: str, expected: str) -> ReleaseRefused:
+    fix = "run another job, or let the hospital decide on its local/privacy.json anew"
+    return ReleaseRefused("a job under this hospital's own policy", found=found, expected=expected, fix=fix)
