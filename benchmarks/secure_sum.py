@@ -229,10 +229,11 @@ def server(mode: dict[str, bool], bits: int, sites: int, model: str) -> dict[str
     register()
     with tempfile.TemporaryDirectory(prefix="secure-sum-") as place:
         folder = Path(place)
-        in_own_process("secure_sum", "write_messages", mode=mode, bits=bits, sites=sites, model=model, place=place)
-        protection, weights = promise(mode, bits, max(MOST_SITES, sites)), secure_sum_rival.models()[model]
-        size = fields_of_update(weights, protection)
-        collector = Collector(protection, Authority.load(folder / "kits" / "s1"), size)
+        written = in_own_process(
+            "secure_sum", "write_messages", mode=mode, bits=bits, sites=sites, model=model, place=place
+        )
+        protection = promise(mode, bits, max(MOST_SITES, sites))
+        collector = Collector(protection, Authority.load(folder / "kits" / "s1"), int(written["fields"]))
         call = sealed.read_call(fobs.loads((folder / "prepares").read_bytes()))
         before = peak_rss_mb()
         collector.begin(Moment(RUN, 0, 0), call.prepares)
@@ -262,7 +263,7 @@ def write_messages(mode: dict[str, bool], bits: int, sites: int, model: str, pla
         statement, payload = site.submit(round_.moment, round_.prepares, "00" * 32)
         message = sealed.reply_message(sealed.Reply(statement, payload, meta_of_a_site()))
         (folder / f"update-{name[1:]}").write_bytes(bytes(fobs.dumps(message)))
-    return {"sites": sites}
+    return {"fields": fields_of_update(weights, round_.protection)}
 
 
 def register() -> None:
