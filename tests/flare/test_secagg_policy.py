@@ -321,7 +321,7 @@ def test_the_server_and_administrators_are_no_hospitals(consortium, provisioned,
     stranger.job = victim.secure.open(victim.context()).participant.job
     said = [sealed.read_reply(one, "join").statement for one in joins] + [stranger.join(RUN)]
     victim.answer("prepare", sealed.call_message(sealed.Call(Moment(RUN, 0, 0), 2, tuple(said))))
-    assert "the server or an administrator among its sites" in reasons(victim)
+    assert "the server or an administrator, which is no hospital" in reasons(victim)
     assert "prepare" not in [row["task"] for row in victim.receipts]
 
 

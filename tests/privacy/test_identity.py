@@ -159,3 +159,25 @@ def test_another_sites_file_is_refused(kit, kits, name):
 def test_another_sites_kit_is_refused(kits):
     with pytest.raises(ConfigRefused, match="the name 's1'"):
         Identity.load(kits("s1"), "s2")
+
+
+def test_the_server_and_administrators_are_no_hospitals_in_any_job(kit, s1, issue):
+    """Either would count as one of the hospitals that a sum needs; the server's name stands in every site's kit."""
+    public = s1.key.public_key()
+    signature = s1.sign(TEXT)
+    (kit / "fed_client.json").write_text('{"servers": [{"name": "project", "identity": "server.hospital.org"}]}')
+    authority = Authority.load(kit)
+    subject = x509.Name([*named("lead"), x509.NameAttribute(NameOID.UNSTRUCTURED_NAME, "lead")])
+    for site, certificate in (
+        ("server.hospital.org", issue(named("server.hospital.org"), public)),
+        ("lead", issue(subject, public)),
+    ):
+        refused(authority, site, certificate, TEXT, signature, "no hospital")
+    authority.require("s2", issue(named("s2"), public), TEXT, signature)
+
+
+@pytest.mark.parametrize("spoilt", ["", "{}", '{"servers": []}', '{"servers": [{"name": "project"}]}'])
+def test_a_kit_that_does_not_name_its_server_is_refused(kit, spoilt):
+    (kit / "fed_client.json").write_text(spoilt)
+    with pytest.raises(ConfigRefused, match="server's identity"):
+        Authority.load(kit)

@@ -20,12 +20,10 @@ from wardround.flare.hidden_release import HiddenRelease
 from wardround.flare.job_exit import executor_of, exit_of
 from wardround.flare.policy_checks import refused
 from wardround.flare.secure_site import SecureSite
-from wardround.flare.secure_sum import SecureSum, secure_sum_of, startup_folder
+from wardround.flare.secure_sum import SecureSum, secure_sum_of
 from wardround.flare.signer import require_lead
 from wardround.flare.site_policy import OpenPolicy
-from wardround.hospital.kit import CONFIGS, SITE, open_kit
 from wardround.privacy import statements
-from wardround.privacy.identity import role_in
 from wardround.privacy.protection import Protection
 from wardround.privacy.roster import joined
 
@@ -107,19 +105,11 @@ def _looser(found: Protection, least: Protection) -> list[str]:
     return wrong
 
 
-def _server_name(fl_ctx: FLContext) -> str:
-    """Return the server's name in this site's kit; its certificate is of the same kind as a hospital's."""
-    startup = startup_folder(fl_ctx)
-    return open_kit(startup).identity if (startup / CONFIGS[SITE]).is_file() else ""
-
-
 def _remember(fl_ctx: FLContext, secure: SecureSum, update: str) -> None:
     """Write down whom the call that is being answered sums this site's update with; another set than before: RoundRefused."""
     call, participant, executor = secure.call, secure.open(fl_ctx).participant, executor_of(fl_ctx)
     said = [statements.read(one, ["join"], joined(call.moment.run), participant.authority) for one in call.joins]
-    roster, server = sorted(content["site"] for content in said), _server_name(fl_ctx)
-    if server in roster or any(role_in(one.certificate) for one in call.joins):
-        raise refused("a sum with the server or an administrator among its sites", "hospitals alone")
+    roster = sorted(content["site"] for content in said)
     secure.protection.require_enough(len(set(roster)), "the sites that joined")
     if participant.name not in roster or executor is None:
         raise refused("a sum without this site among those that joined", "the signed names of all that take part")

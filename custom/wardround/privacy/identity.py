@@ -7,6 +7,7 @@ Source: RFC 8017 (RSASSA-PSS with SHA-256). Deviations: none.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,7 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from wardround.errors import ConfigRefused, RoundRefused
 
-CERTIFICATE, KEY, ROOT = "client.crt", "client.key", "rootCA.pem"
+CERTIFICATE, KEY, ROOT, SITE_CONFIG = "client.crt", "client.key", "rootCA.pem", "fed_client.json"
 _HASH = hashes.SHA256()
 _PADDING = padding.PSS(padding.MGF1(_HASH), padding.PSS.DIGEST_LENGTH)
 
@@ -58,14 +59,15 @@ class Identity:
 @final
 @dataclass(frozen=True)
 class Authority:
-    """The project's root certificate."""
+    """The project's root certificate, and the server's name, which is no hospital's ("" where the kit names none)."""
 
     root: x509.Certificate
+    server: str = ""
 
     @staticmethod
     def load(startup: Path) -> Authority:
-        """Read rootCA.pem of a startup kit; missing or unreadable: ConfigRefused."""
-        return Authority(_parse(_read(startup / ROOT), startup / ROOT))
+        """Read rootCA.pem of a startup kit, and the server's name in a site's; missing or unreadable: ConfigRefused."""
+        return Authority(_parse(_read(startup / ROOT), startup / ROOT), _server_name(startup / SITE_CONFIG))
 
     def require(self, site: str, certificate: bytes, text: str, signature: bytes) -> None:
         """Raise RoundRefused unless `site` signed the text with the key of a valid certificate of this project."""
@@ -79,6 +81,9 @@ class Authority:
             raise _untrusted(site, "a certificate outside its dates (check the clock)")
         if name_in(found) != site:
             raise _untrusted(site, f"the certificate of {name_in(found)!r}")
+        if site == self.server or role_in(certificate):
+            # It would count as one of the hospitals that a sum needs, and hide nobody.
+            raise _untrusted(site, "the certificate of the server or an administrator, which is no hospital")
         key = found.public_key()
         try:
             if not isinstance(key, RSAPublicKey):
@@ -99,6 +104,16 @@ def role_in(certificate: bytes) -> str:
     parsed = x509.load_pem_x509_certificate(certificate)
     roles = parsed.subject.get_attributes_for_oid(NameOID.UNSTRUCTURED_NAME)
     return str(roles[0].value) if roles else ""
+
+
+def _server_name(path: Path) -> str:
+    """Return the server's name as a site's kit has it; no such file (a server's kit, a simulated one): ""."""
+    if not path.is_file():
+        return ""
+    try:
+        return str(json.loads(_read(path))["servers"][0]["identity"])
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise _bad_file(path, "no server's identity in it") from error
 
 
 def _read(path: Path) -> bytes:
