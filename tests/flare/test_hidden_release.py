@@ -15,11 +15,12 @@ from wardround.arrays import digest
 from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused, RoundRefused
 from wardround.flare import few_patients, sealed, wire
-from wardround.flare.hidden_release import HiddenRelease
+from wardround.flare.hidden_release import TREATED, HiddenRelease
 from wardround.flare.release import NoNoise
 from wardround.flare.sealed import Call, Reply
 from wardround.privacy import statements
 from wardround.privacy.statements import Moment, Signed
+from wardround.privacy.sum_site import Incoming
 
 RUN = "ab" * 16
 NUMBERS = {"loss": 1.5, "val_score": 0.25, "seconds": 2.0}
@@ -125,6 +126,20 @@ def test_another_attempt_hides_the_same_integers_anew(rig, mode):
     assert second.meta == first.meta
     assert mode == "ring" or second.payload != first.payload
     assert [line["attempt"] for line in made.site.receipts] == [0, 1]
+
+
+def test_a_hop_adds_only_integers_that_this_exit_and_this_policy_made(rig):
+    """A server that skips `train` would have kept integers added, of a job that ran before the site's policy was stricter."""
+    made = rig("ring")
+    made.exit(update())
+    site, call = made.of("site-1"), made.site.secure.call
+    signed, payload = site.hop(made.at, call.prepares, Incoming(made.names, (), None, b""))
+    hop = sealed.reply_message(Reply(signed, payload, {}))
+    assert sealed.read_reply(made.exit(hop, sealed.HOP), sealed.HOP).payload == payload
+    treated = made.site.context(sealed.HOP)
+    treated.set_prop(TREATED, "noise of the site's own policy", private=True, sticky=False)
+    with pytest.raises(ReleaseRefused, match="another exit, sum or policy"):
+        HiddenRelease(NoNoise(), MODALITIES).process(hop, treated)
 
 
 def test_an_update_for_a_round_that_is_coded_does_not_replace_it(rig):

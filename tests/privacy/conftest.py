@@ -98,7 +98,7 @@ def promise() -> Callable[..., Protection]:
 
 @pytest.fixture
 def going_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A site takes no more in a run whose sum it refused; here it is handed many wrong sums, one after the other."""
+    """A site takes no more in a job whose sum it refused; here it is handed many wrong sums, one after the other."""
     monkeypatch.setattr(Participant, "stop", lambda self: None)
 
 

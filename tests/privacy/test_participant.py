@@ -481,18 +481,20 @@ def test_an_accused_site_shows_one_key_for_its_accuser_alone(masked, identity):
         at(masked, "s2").justify(moment, masked.prepares, [forged])
 
 
-def test_a_run_that_was_stopped_is_stopped_for_good(masked, authority):
-    """After a sum that was refused; another run is joined."""
+def test_a_job_that_was_stopped_is_stopped_for_good(masked, authority):
+    """After a sum that was refused. A run is any word that a server says, so no other run of the job is joined either."""
     at(masked).stop()
-    again = Participant(masked.promise, at(masked).identity, authority, "", masked.sites["s1"].folder, JOB)
+    folder = masked.sites["s1"].folder
+    again = Participant(masked.promise, at(masked).identity, authority, "", folder, JOB)
     for ask in (
         lambda: again.join(RUN),
+        lambda: again.join(OTHER_RUN),
         lambda: again.prepare(masked.moment(1), masked.joins),
         lambda: again.mask(masked.moment(), masked.prepares, WORDS),
     ):
         with pytest.raises(RoundRefused, match="whose sum this site refused"):
             ask()
-    again.join(OTHER_RUN)
+    Participant(masked.promise, at(masked).identity, authority, "", folder, "ef" * 32).join(OTHER_RUN)
 
 
 # --- the file of secrets

@@ -271,7 +271,7 @@ def test_a_sum_that_is_not_what_its_caption_says_is_refused(begun, mode, going_o
     np.testing.assert_array_equal(site.reveal(moment, ALL, payload, 1.0)[0]["model:conv"], mean["model:conv"])
 
 
-def test_after_a_refused_sum_a_site_takes_no_more_in_that_run(begun):
+def test_after_a_refused_sum_a_site_takes_no_more_in_that_job(begun):
     """A server that tries one sum after the other could learn from what is refused and what is not."""
     hall = begun("he")
     payload, site = send(hall, "he"), hall.sites["s2"]
@@ -280,6 +280,8 @@ def test_after_a_refused_sum_a_site_takes_no_more_in_that_run(begun):
     for ask in (
         lambda: site.submit(hall.moment(), hall.prepares, "00"),
         lambda: site.participant.join(hall.moment().run),
+        lambda: site.participant.join("cd" * 16),
+        lambda: site.reveal(hall.moment(), ALL, payload, 1.0),
     ):
         with pytest.raises(RoundRefused, match="whose sum this site refused"):
             ask()

@@ -71,6 +71,8 @@ class HiddenRelease(Filter):  # type: ignore[misc]
             receipt |= more
         else:
             reply = sealed.read_reply(shareable, task)
+            if task == sealed.HOP:
+                self._require_made_here(secure, self._made_by(secure, fl_ctx), fl_ctx)
             if task == wire.FINISH:
                 told = {key: value for key, value in reply.meta["scores"].items() if key != "personal"}
                 told = few_patients.scores(told, few_patients.known(fl_ctx))
@@ -89,14 +91,7 @@ class HiddenRelease(Filter):  # type: ignore[misc]
         made = self._made_by(secure, fl_ctx)
         if sealed.read_again(shareable) is None:
             receipt |= self._keep(wire.read_update(shareable), made, secure, fl_ctx)
-        said = site.said(moment.round)
-        if said.get("exit") != made:
-            raise ReleaseRefused(
-                f"the integers of round {moment.round + 1} that this site keeps",
-                found="those of another exit, sum or policy of this site",
-                expected="an update that was hidden, and noised, as it would be now",
-                fix="start the job anew under a name of its own, or delete what this site keeps of it",
-            )
+        said = self._require_made_here(secure, made, fl_ctx)
         meta = {"numbers": said["numbers"], "facts": said["facts"]}
         if secure.protection.ring:
             statement, payload = site.ready(moment, secure.call.prepares, said["model"]), b""
@@ -104,6 +99,19 @@ class HiddenRelease(Filter):  # type: ignore[misc]
             statement, payload = site.submit(moment, secure.call.prepares, said["model"])
         message = sealed.reply_message(sealed.Reply(statement, payload, meta))
         return sealed.read_reply(message, wire.TRAIN), receipt
+
+    def _require_made_here(self, secure: SecureSum, made: str, fl_ctx: FLContext) -> dict[str, Any]:
+        """Return what was said when this round's integers were coded; by another exit, sum or policy: ReleaseRefused."""
+        round_ = secure.call.moment.round
+        said = secure.open(fl_ctx).said(round_)
+        if said.get("exit") != made:
+            raise ReleaseRefused(
+                f"the integers of round {round_ + 1} that this site keeps",
+                found="those of another exit, sum or policy of this site",
+                expected="an update that was hidden, and noised, as it would be now",
+                fix="start the job anew under a name of its own, or delete what this site keeps of it",
+            )
+        return said
 
     def _made_by(self, secure: SecureSum, fl_ctx: FLContext) -> str:
         """Return what integers are bound to: this exit, the sum, and what the site's own policy did to the update before."""

@@ -66,6 +66,10 @@ class SecAggPolicy(OpenPolicy):
     def again(self, fl_ctx: FLContext) -> None:
         _remember(fl_ctx, self._require_hidden(fl_ctx), "")
 
+    def hop(self, fl_ctx: FLContext) -> None:
+        """Let a hop go on inside the sum whose sites were written down when this site prepared and trained."""
+        self._require_hidden(fl_ctx)
+
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
         self._require_hidden(fl_ctx)
         return scores

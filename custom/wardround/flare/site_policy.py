@@ -84,6 +84,8 @@ class OpenPolicy(Filter):  # type: ignore[misc]
             wire.require_named(scores, _words(fl_ctx, task))
             return wire.scores_message(scores)
         reply = sealed.read_reply(shareable, task)
+        if task == sealed.HOP:
+            self.hop(fl_ctx)
         if task == wire.FINISH:
             scores = few_patients.scores(self.scores(reply.meta["scores"], fl_ctx), few_patients.known(fl_ctx))
             reply = replace(reply, meta={"scores": scores})
@@ -104,6 +106,10 @@ class OpenPolicy(Filter):  # type: ignore[misc]
 
     def again(self, fl_ctx: FLContext) -> None:
         """Refuse to hide once more what was coded before, or let it go on."""
+
+    def hop(self, fl_ctx: FLContext) -> None:
+        """Refuse to add to a ring's sum what this site holds, perhaps since before this policy, or let it go on."""
+        self.again(fl_ctx)
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
         """Return the scores that go on to the job's exit."""

@@ -2,7 +2,7 @@
 
 Secrets stay in one file. What a site refuses, whatever the server says: a set of fewer than min_sites; a message of another
 run, round or attempt, or of another job; a key that its owner did not sign; a second set of sites for one moment; more of a
-run whose sum it refused; to use one mask for two updates or two sets of sites; to open a round for two different
+job whose sum it refused; to use one mask for two updates or two sets of sites; to open a round for two different
 sets of sites, or for another set than it masked for (the difference of two such sums is one hospital's update); to prepare
 a round again with a site that was not asked before, or after a later one, or in a run that it has left: else two groups of
 sites open one update in two sums.
@@ -52,6 +52,7 @@ class Participant:
     def join(self, run: str) -> Signed:
         """Return this site's channel key for a run, the same when it is asked again; a run that it has left: RoundRefused."""
         kept = self._load()
+        self.require_going_on(kept)
         left = [*kept.get("left", []), *([kept["run"]] if kept.get("run") not in (None, run) else [])]
         if run in left:
             raise statements.refused(
@@ -230,10 +231,8 @@ class Participant:
         return statements.sign(self.identity, "unmask", moment, roster=names, survivors=inside, shares=shares)
 
     def stop(self) -> None:
-        """Take no more in the run that this site is in: a sum was refused, and a server could learn from a second try."""
-        kept = self._load()
-        if kept:
-            self._save({**kept, "stopped": kept.get("run")})
+        """Take no more in this job: a sum was refused, and a server could learn from a second try, in another run too."""
+        self._save({**self._load(), "stopped": self.job})
 
     def _peers(self, run: str, joins: Sequence[Signed]) -> dict[str, bytes]:
         """Return the channel key of every site that joined, after checking signatures and that all hold one sum key."""
@@ -261,11 +260,15 @@ class Participant:
         kept = self._load()
         if kept.get("run") != run:
             raise statements.refused("the server", "a run that this site did not join", "join first")
-        if kept.get("stopped") == run:
-            raise statements.refused(
-                "the server", "more of a run whose sum this site refused", "a new run: start the job again"
-            )
+        self.require_going_on(kept)
         return kept
+
+    def require_going_on(self, kept: Mapping[str, Any] | None = None) -> None:
+        """Raise RoundRefused after a sum that was refused in this job. Not in this run: a run is any word that a server says."""
+        if (self._load() if kept is None else kept).get("stopped") == self.job:
+            raise statements.refused(
+                "the server", "more of a job whose sum this site refused", "a new job: submit it again"
+            )
 
     def _prepared(self, moment: Moment) -> dict[str, Any]:
         prepared: dict[str, Any] = self._kept(moment.run).get("prepared") or {}

@@ -160,10 +160,11 @@ class SumSite:
 
         ratio: learning rate of the next round over this one's | fewer than min_sites: ConfigRefused
         roster: the digest of the statements of who took part, as the server tells it; a site that took part knows it itself
-        not the sum of these sites, a wrong key: RoundRefused, and this site takes no more in this run (a server could learn
+        not the sum of these sites, a wrong key: RoundRefused, and this site takes no more in this job (a server could learn
         from a second try) | this site is not in it: its integers, with what rounding left, are dropped as if it had not trained
         """
         self.protection.require_enough(len(set(sites)), f"the sum of round {moment.round + 1}")
+        self.participant.require_going_on()
         grid = self.grid(moment.round)
         try:
             totals, patients = self._open(moment, sites, payload, roster, grid)
