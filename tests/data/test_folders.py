@@ -237,3 +237,29 @@ def test_a_header_that_contradicts_itself_is_refused(tmp_path: Path, change: Any
     with pytest.raises(DataRefused) as refusal:
         open_cohort(SiteConfig(tmp_path / "bad"), tmp_path / "cache")
     assert words in refusal.value.found
+
+
+def test_a_link_to_nothing_is_a_case_that_got_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("P1", "P2", "P3"):
+        case(tmp_path, name)
+    (tmp_path / "P4").symlink_to(tmp_path / "unmounted")
+    assert main(["data", "check", str(tmp_path)]) == 2
+    text = capsys.readouterr().out
+    assert "P4" in text
+    assert "is its disk mounted?" in text
+    assert {one.case for one in find_cases(tmp_path, ["P1", "P2"])} == {"P1", "P2"}
+    (tmp_path / "P4").rename(tmp_path / "backup")
+    assert main(["data", "check", str(tmp_path)]) == 0
+    assert "backup/ (a link to nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["P\n4", "P\x1b[31m4", "P4\x7f"])
+def test_control_characters_in_names_are_refused_with_escapes(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for one in ("P1", "P2", "P3", name):
+        case(tmp_path, one)
+    assert main(["data", "check", str(tmp_path)]) == 2
+    text = capsys.readouterr().out
+    assert "rename it" in text
+    assert name not in text

@@ -96,6 +96,8 @@ def _walk(folder: Path, depth: int) -> Iterator[Place | DataRefused]:
         yield Place(folder, "task")
         return
     scans = [path for path in inside if nifti_stem(path) is not None]
+    lost = [path for path in inside if path.is_symlink() and not path.exists() and path not in scans]
+    yield from (Place(path, "empty", "a link to nothing: is its disk mounted?") for path in lost)
     inner = [path for path in inside if nifti_stem(path) is None and path.is_dir()]
     roles = [role_in(folder.name, nifti_stem(path) or "") for path in scans]
     if any(case for case, _ in filter(None, roles)) or (scans and not inner):
@@ -119,7 +121,8 @@ def _why_empty(inside: list[Path]) -> str:
 
 def _beside(place: Place, names: set[str]) -> bool:
     """Return whether an empty folder is no case that got lost."""
-    if place.layout != "empty" or any(other_image(path) for path in visible(place.folder)):
+    inside = visible(place.folder) if place.folder.exists() else []
+    if place.layout != "empty" or any(other_image(path) for path in inside):
         return False
     return bool(_NO_CASE.fullmatch(place.folder.name.casefold())) or _like(place.folder.name) not in names
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,18 @@ def task_cases(folder: Path, only: frozenset[str] | None, require_seg: bool) -> 
         paths, mask = found
         channel = {role: None if nnunet else index for role, index in order.items() if role in paths}
         yield CaseFiles(case, case, paths, channel, mask, labels, file)
+
+
+def with_labels(files: CaseFiles, folder: Path, root: Path) -> CaseFiles:
+    """Return a case of another layout with the "labels" of the nearest dataset.json: in its folder, or above it up to root.
+
+    no such file, or none with "labels": the case as it is | unreadable dataset.json: DataRefused
+    """
+    for place in (folder, *folder.parents):
+        described = _read(place / DESCRIPTION) if place.is_relative_to(root) else None
+        if described is not None and "labels" in described:
+            return replace(files, labels=described["labels"], described=place / DESCRIPTION)
+    return files
 
 
 def _case(
@@ -135,6 +148,8 @@ def _order(file: Path, described: Mapping[str, Any] | None, nnunet: bool) -> dic
         return {modality: _DECATHLON_ORDER.index(modality) for modality in MODALITIES}
     key = "channel_names" if "channel_names" in described else "modality"
     named = described.get(key)
+    if key == "channel_names" and "modality" in described and _words(described["modality"]) != _words(named):
+        raise _bad(file, '"modality" and "channel_names" that do not say the same', key)
     if not isinstance(named, Mapping) or not named or not all(isinstance(word, str) for word in named.values()):
         raise _bad(file, f'no readable "{key}" map', key)
     unknown = [word for word in named.values() if role_of(word) in (None, SEG)]
@@ -145,6 +160,10 @@ def _order(file: Path, described: Mapping[str, Any] | None, nnunet: bool) -> dic
     if len(order) < len(named) or sorted(channels) != list(range(len(named))):
         raise _bad(file, f"channels {', '.join(sorted(map(str, named)))}, with gaps or repeated sequences", key)
     return {modality: order[modality] for modality in MODALITIES if modality in order}
+
+
+def _words(named: object) -> object:
+    return {str(index): role_of(str(word)) for index, word in named.items()} if isinstance(named, Mapping) else named
 
 
 def _read(file: Path) -> dict[str, Any] | None:
