@@ -167,7 +167,7 @@ def describe(found: Inspection) -> str:
         ("cases", str(found.cases)),
         ("patients", str(found.patients)),
         ("modalities", ", ".join(f"{name} {count}" for name, count in found.modalities.items())),
-        ("labels", _KINDS[found.label_kind]),
+        ("labels", _KINDS[found.label_kind] if found.cases else "-"),
         *(("  read as", f"{words} ({count} cases)") for words, count in found.conventions.items()),
         ("no tumour", f"{found.empty} cases"),
         ("shapes", _counts(found.shapes)),
