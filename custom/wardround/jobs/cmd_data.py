@@ -96,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
 
 def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
     """Return the facts about labelled images as indented lines, and what is wrong: the first thing, or damaged images."""
-    from wardround.data.labelled import open_labelled, unnamed_images
-    from wardround.data.patients import about_patients
+    from wardround.data.labelled import open_labelled, shared_images, unnamed_images
+    from wardround.data.patients import about_named_patients
     from wardround.data.splits import PARTS
     from wardround.hospital.splitting import split_of
 
@@ -117,8 +117,9 @@ def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
         rows += [("split", "; ".join(f"{part} {_listed(counts)}" for part, counts in parts.items()) + " (patients)")]
         absent = [name for name, count in parts["test"].items() if not count]
         rows += [("beware", f"no test patient with {', '.join(absent)}: nothing is known about them")] if absent else []
-        told = any(case != patient for case, patient in found.patients.items())
-        rows += [("beware", words) for words in about_patients(found.patients, told)]
+        rows += [("beware", words) for words in about_named_patients(set(found.patients.values()))]
+        shared = shared_images(config.data)
+        rows += [("beware", f"{shared} images are named for several patients: is the table right?")] if shared else []
         unnamed = unnamed_images(config.data)
         rows += [("not used", f"{len(unnamed)} images that no row names, first {unnamed[0]}")] if unnamed else []
     except Refusal as problem:
