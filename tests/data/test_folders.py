@@ -263,3 +263,26 @@ def test_control_characters_in_names_are_refused_with_escapes(
     text = capsys.readouterr().out
     assert "rename it" in text
     assert name not in text
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            ("P1/P1_t1", "P1/P1_seg", "P2/P2_t1", "P2/P2_seg", "atlas_t1"),
+            ("atlas_t1.nii beside the folders", "move it"),
+        ),
+        (("segm/P1_seg", "segm/P2_seg", "img/P1/P1_t1"), ("masks of 2 cases and no image", "copy every mask")),
+        (("images/P1", "images/P2", "labels/P1", "labels/P2"), ("names say no sequence", "imagesTr")),
+        (("imagestr/P1", "imagestr/P2"), ("names say no sequence", "imagesTr")),
+    ],
+)
+def test_what_is_no_case_is_called_what_it_is(
+    tmp_path: Path, names: tuple[str, ...], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in names:
+        save(tmp_path / f"{name}.nii", MASK if "seg" in name or "label" in name else IMAGE)
+    assert main(["data", "check", str(tmp_path)]) == 2
+    text = capsys.readouterr().out
+    assert all(word in text for word in words)
+    assert "whole_tumour" not in text
