@@ -144,7 +144,21 @@ def describe_record(config: SiteConfig, columns: Table) -> tuple[str, list[Refus
     listed = f"{_listed(known)} known" if known else "--job says which columns to check"
     strangers = len(set(rows) - set(vectors))
     listed += f"; {strangers} rows are of nobody here" if strangers else ""
-    return _lines([("record", f"{sum(who in rows for who in vectors)} of {count} patients have a row; {listed}")]), []
+    told = [("record", f"{sum(who in rows for who in vectors)} of {count} patients have a row; {listed}")]
+    return _lines([*told, *(("beware", words) for words in _far(vectors, columns))]), []
+
+
+def _far(vectors: Mapping[str, Any], columns: Table) -> list[str]:
+    """Return a line for every column with values so far from its public range that they are cut: perhaps another unit."""
+    from wardround.data.ehr import LIMIT
+
+    ranges = {c.name: f"{c.low:g} .. {c.high:g} {c.unit}" for c in columns.columns if c.kind == "numeric"}
+    cut = [sum(abs(float(one[i])) >= LIMIT for one in vectors.values()) for i in range(len(columns.features))]
+    return [
+        f"{name}: {count} values are more than one range beyond {ranges[name]} and are cut there: is the unit right?"
+        for name, count in zip(columns.features, cut, strict=True)
+        if count and name in ranges
+    ]
 
 
 def _columns(name: str) -> Table:
