@@ -286,3 +286,24 @@ def test_what_is_no_case_is_called_what_it_is(
     text = capsys.readouterr().out
     assert all(word in text for word in words)
     assert "whole_tumour" not in text
+
+
+def test_what_is_wrong_in_an_nnunet_set_is_called_by_its_name(tmp_path: Path) -> None:
+    words = {"0": "T1-weighted", "1": "post-contrast T1-weighted", "2": "T2-weighted", "3": "T2-weighted FLAIR"}
+    for name in ("a", "b", "c"):
+        for channel in range(4):
+            save(tmp_path / f"imagesTr/{name}_{channel:04d}.nii", IMAGE)
+        save(tmp_path / f"labelsTr/{name}.nii", MASK)
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": words, "labels": BRATS}))
+    assert len(find_cases(tmp_path)) == 3
+    save(tmp_path / "imagesTr/a_0001_old.nii", IMAGE)
+    with pytest.raises(DataRefused, match=r"a_0001_old\.nii beside files of one channel"):
+        find_cases(tmp_path)
+    (tmp_path / "imagesTr/a_0001_old.nii").unlink()
+    (tmp_path / "labelsTr/b.nii").unlink()
+    with pytest.raises(DataRefused, match=r"add labelsTr/b\.nii\.gz"):
+        find_cases(tmp_path)
+    save(tmp_path / "labelsTr/b.nii", MASK)
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": words, "labels": {"edema": 1, "enhancing": 3}}))
+    with pytest.raises(DataRefused, match="name every value in that map"):
+        open_cohort(SiteConfig(data=tmp_path), tmp_path / "cache")

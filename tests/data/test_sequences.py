@@ -143,8 +143,11 @@ def test_names_in_another_encoding_are_refused_with_escapes(tmp_path: Path, caps
 
 def test_a_name_that_says_two_sequences_says_none(tmp_path: Path) -> None:
     """T1 FLAIR is a T1 with inversion, no FLAIR; a mask of `t2` may be any mask."""
-    for name in ("P_T1_FLAIR.nii.gz", "P_t2_seg.nii", "sub-01_acq-T1c_T1w.nii"):
+    for name in ("P_T1_FLAIR.nii.gz", "P_t2_seg.nii", "sub-01_acq-T1c_T1w.nii", "P_post_T1.nii", "x-contrast_T1w.nii"):
         assert named(name) is None
+    for name in ("P_post-contrast_T1.nii", "P_contrast-enhanced_T1-weighted.nii"):
+        assert named(name) == ("P", "t1ce")
+    assert named("P_pre-contrast_T1.nii") == ("P", "t1")
     assert named("P_t2_flair.nii.gz") == ("P", "flair")
     put(tmp_path, "x/P_T1_FLAIR.nii", "x/P_T2.nii", "x/P_T1.nii", "x/P_seg.nii")
     with pytest.raises(DataRefused, match="'P' in the folder"):

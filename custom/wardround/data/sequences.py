@@ -16,15 +16,18 @@ _AGENT = r"(?:ce|c|gd|gad|gado|gadolinium|post|postgd|postcontrast|contrast|cont
 # Matched after the separators are taken out. In front of T1 only what can mean nothing but contrast agent: `post_T1` may be
 # the T1 after an operation.
 _WORDS = {
-    "t1ce": rf"t1(?:w|wi|weighted)?{_AGENT}|(?:ce|gd|gad|cegd|cegad|cegadolinium|gadolinium)t1(?:w|wi|weighted)?",
-    "t1": r"t1(?:w|wi|weighted)?(?:n|nativ|native|pre|precontrast|noncontrast|plain)?",
+    "t1ce": rf"t1(?:w|wi|weighted)?{_AGENT}"
+    r"|(?:ce|gd|gad|cegd|cegad|cegadolinium|gadolinium|postcontrast|postgd|contrastenhanced)t1(?:w|wi|weighted)?",
+    "t1": r"(?:precontrast|noncontrast|native)t1(?:w|wi|weighted)?"
+    r"|t1(?:w|wi|weighted)?(?:n|nativ|native|pre|precontrast|noncontrast|plain)?",
     "t2": r"t2(?:w|wi|weighted)?",
-    "flair": r"(?:t2w?)?(?:flair|flr)|fl|t2f|flairw?",
+    "flair": r"(?:t2(?:w|wi|weighted)?)?(?:flair|flr)|fl|t2f|flairw?",
     SEG: r"(?:brats)?(?:tumou?r|lesion)?(?:seg|segm|segmentation)|(?:tumou?r|lesion|seg|segmentation)(?:mask|label|labels)"
     r"|glistrboostmanuallycorrected"  # TCGA-GBM and TCGA-LGG; GlistrBoost alone is a machine's
     r"|label|labels|gt|groundtruth",
 }
 _ROLES = {role: re.compile(pattern) for role, pattern in _WORDS.items()}
+_PERHAPS_AGENT = re.compile(rf".*[-_. ]{_AGENT}|{_AGENT}", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[-_. ]+")
 
 
@@ -46,5 +49,8 @@ def split_name(stem: str) -> tuple[str, str] | None:
         role = role_of(stem[gap.end() :]) if gap.start() else None
         if role:
             case = stem[: gap.start()]
-            return None if split_name(case) else (case, role)
+            unsure = role == "t1" and _PERHAPS_AGENT.fullmatch(
+                case
+            )  # `P_post_T1`: after contrast, or after an operation?
+            return None if unsure or split_name(case) else (case, role)
     return None

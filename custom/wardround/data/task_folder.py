@@ -17,7 +17,7 @@ from typing import Any
 
 from wardround.bounded import read_json
 from wardround.data.case_names import TASK
-from wardround.data.layouts import MODALITIES, CaseFiles, no_seg
+from wardround.data.layouts import MODALITIES, CaseFiles
 from wardround.data.listing import held, nifti_stem, other_image, visible
 from wardround.data.sequences import SEG, role_of
 from wardround.errors import DataRefused
@@ -44,6 +44,7 @@ def task_cases(folder: Path, only: frozenset[str] | None, require_seg: bool) -> 
             expected="images as .nii or .nii.gz",
             fix=f"{others[0].name}: {other_image(others[0])}",
         )
+    _require_numbered(folder / TASK, files, masks)
     nnunet = _is_nnunet(files, masks, described)
     order = _order(file, described, nnunet)
     images = (
@@ -105,9 +106,27 @@ def _case(
             fix=f"name the channel in {DESCRIPTION}, or correct the file's name",
         )
     if not mask and require_seg:
-        raise no_seg(case, folder / TASK, "an image in imagesTr without a mask in labelsTr")
+        raise DataRefused(
+            f"case {case!r}, folder {folder / TASK}",
+            found="an image in imagesTr without a mask in labelsTr: seg is missing",
+            expected="a mask for every image",
+            fix=f'add labelsTr/{case}.nii.gz; or list only cases with a mask under "cases" in the site\'s file',
+        )
     paths = {role: parts[order[role]][0] for role in MODALITIES if role in order and order[role] in parts}
     return paths, mask[0] if mask else None
+
+
+def _require_numbered(folder: Path, files: Mapping[str, list[Path]], masks: Mapping[str, Any]) -> None:
+    """Raise DataRefused for a file without a channel in a set with one file per channel: nobody could say what it is."""
+    cases = {match["case"] for stem in files if (match := _CHANNEL.fullmatch(stem))}
+    strays = [stem for stem in files if not _CHANNEL.fullmatch(stem) and stem not in masks]
+    if strays and cases & masks.keys() and not files.keys() & masks.keys():
+        raise DataRefused(
+            f"the folder {folder}",
+            found=f"{files[strays[0]][0].name} beside files of one channel each (nnU-Net)",
+            expected="names that end with the channel, as CASE_0000.nii.gz",
+            fix="name the file so, or move it out of the data folder",
+        )
 
 
 def _is_nnunet(files: Mapping[str, Any], masks: Mapping[str, Any], described: Mapping[str, Any] | None) -> bool:
