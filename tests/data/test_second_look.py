@@ -55,3 +55,23 @@ def test_masks_that_may_mean_something_else_are_told(tmp_path: Path, capsys: pyt
     assert "beware" not in text
     assert "presumed" not in text
     assert "beware" not in checked(tmp_path / "own", capsys)
+
+
+def test_scans_in_the_folder_of_a_person_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(6):
+        case(tmp_path / "x" / f"P{seed // 2}", f"scan{'AB'[seed % 2]}{seed}", (1, 2, 4), seed)
+        case(tmp_path / "y" / f"P{seed // 2}", f"P{seed // 2}_2020010{seed + 1}", (1, 2, 4), seed)
+        case(tmp_path / "z" / ("HGG" if seed else "LGG"), f"Q{seed}", (1, 2, 4), seed)
+    text = checked(tmp_path / "x", capsys)
+    assert "3 folders hold up to 4 cases that count as patients of their own (P0: scanA0, scanB1)" in text
+    for sound in ("y", "z"):
+        assert "folders hold" not in checked(tmp_path / sound, capsys)
+
+
+def test_two_people_whose_folders_of_scans_have_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("P0", "P1"):
+        case(tmp_path / name, "MR1", (1, 2, 4), 0)
+        for file in (tmp_path / name / "MR1").iterdir():
+            file.rename(file.with_name(file.name.removeprefix("MR1_")))
+    assert main(["data", "check", str(tmp_path)]) == 2
+    assert "call the folders P0_MR1 and P1_MR1" in capsys.readouterr().out

@@ -132,10 +132,14 @@ def _all_ids(root: Path) -> set[str]:
 
 
 def _twice(first: CaseFiles, second: CaseFiles) -> DataRefused:
-    folders = " and ".join(str(next(iter(files.images.values())).parent) for files in (first, second))
+    one, two = (next(iter(files.images.values())).parent for files in (first, second))
+    apart = one.name == two.name and one.parent != two.parent
+    named = (
+        f"; if they are of two people, call the folders {one.parent.name}_{one.name} and {two.parent.name}_{two.name}"
+    )
     return DataRefused(
         f"case {first.case!r}",
-        found=f"the same case in {folders}",
+        found=f"the same case in {one} and {two}",
         expected="every case once",
-        fix="move the one that is not meant to a folder outside the data",
+        fix=f"move the one that is not meant to a folder outside the data{named if apart else ''}",
     )

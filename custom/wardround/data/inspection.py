@@ -14,7 +14,7 @@ from wardround.data.conventions import DEFAULT, Convention, kind_of_site
 from wardround.data.labels import LABEL_KINDS, check_label_kind
 from wardround.data.layouts import MODALITIES, CaseFiles, passed_over
 from wardround.data.patients import about_patients
-from wardround.data.second_look import Read, about_copies, about_masks
+from wardround.data.second_look import Read, about_copies, about_folders, about_masks
 from wardround.data.site_config import SiteConfig
 from wardround.data.splits import PARTS, split_patients
 from wardround.data.volumes import read_any_kind
@@ -66,7 +66,10 @@ class _Facts:
 
     @property
     def read(self) -> Read:
-        return Read(self.files.case, self.files.patient, self.convention, self.values, self.stored, self.digests)
+        folder = next(iter(self.files.images.values())).parent.parent
+        return Read(
+            self.files.case, self.files.patient, self.convention, self.values, self.stored, self.digests, folder
+        )
 
     @property
     def words(self) -> str:
@@ -144,7 +147,7 @@ def _read(files: CaseFiles) -> _Facts | DataRefused:
 def _warnings(config: SiteConfig, facts: list[_Facts], kind: str) -> tuple[str, ...]:
     patients = about_patients({one.files.case: one.files.patient for one in facts}, config.patient_pattern is not None)
     cases = [one.read for one in facts]
-    return (*patients, *(about_masks(cases) if kind == "brats" else ()), *about_copies(cases))
+    return (*patients, *(about_masks(cases) if kind == "brats" else ()), *about_copies(cases), *about_folders(cases))
 
 
 def _split(patients: Mapping[str, str]) -> dict[str, int]:

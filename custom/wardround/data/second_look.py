@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from wardround.data.conventions import CORE, DEFAULT, Convention
 from wardround.data.label_words import MEANS
 
+SCANS_OF_ONE = 4
 _WRITES_FOUR = re.compile(r"brats(20)?(1[7-9]|2[01])_.*", re.IGNORECASE)
 
 
@@ -18,6 +20,7 @@ class Read:
 
     values   of its unified labels; stored: of the mask's file
     digests  modality -> a digest of its normalised image
+    folder   that holds the folder of the case
     """
 
     case: str
@@ -26,6 +29,7 @@ class Read:
     values: frozenset[int]
     stored: frozenset[int]
     digests: Mapping[str, str]
+    folder: Path
 
 
 def about_masks(cases: Sequence[Read]) -> tuple[str, ...]:
@@ -77,3 +81,24 @@ def about_copies(cases: Sequence[Read]) -> tuple[str, ...]:
     if sequences:
         lines.append(f"{len(sequences)} cases have one image as two sequences, first {sequences[0]}: is one a copy?")
     return tuple(lines)
+
+
+def about_folders(cases: Sequence[Read]) -> tuple[str, ...]:
+    """Return a warning where cases lie by twos to fours in folders, as PERSON/SCAN, and count as patients of their own.
+
+    one folder for all, or larger ones (HGG, LGG): none
+    """
+    inside: dict[Path, dict[str, str]] = {}
+    for one in cases:
+        inside.setdefault(one.folder, {}).setdefault(one.patient, one.case)
+    several = {folder: list(who.values()) for folder, who in sorted(inside.items()) if len(who) > 1}
+    if len(inside) < 2 or not several or max(map(len, several.values())) > SCANS_OF_ONE:
+        return ()
+    folder, names = next(iter(several.items()))
+    told = all(name.startswith(folder.name) for name in names)
+    rename = "" if told else f"call the folders of the scans {folder.name}_{min(names)}, ... and "
+    return (
+        f"{len(several)} folders hold up to {SCANS_OF_ONE} cases that count as patients of their own ({folder.name}: "
+        f"{', '.join(sorted(names))}): is each one person? Then {rename}set "
+        "patient_pattern in the site's file, or one person is in training and test",
+    )
