@@ -242,3 +242,28 @@ def test_one_value_other_than_1_is_no_whole_tumour_mask(tmp_path: Path) -> None:
     config = cases(tmp_path, {"P1": (mask(1) * 255).astype(np.uint8)})
     with pytest.raises(DataRefused, match="write its tumour value as 1"):
         opened(config, tmp_path)
+
+
+def test_a_description_beside_folders_of_cases_is_read(tmp_path: Path) -> None:
+    said = {"labels": {"0": "background", "1": "edema", "2": "necrosis", "4": "enhancing tumor"}}
+    for where in ("", "HGG", "HGG/P1"):
+        root = tmp_path / f"x{where.replace('/', '_')}"
+        cases(root / "HGG", {"P1": mask(1, 2, 4)})
+        (root / where / "dataset.json").write_text(json.dumps(said))
+        cohort = opened(SiteConfig(data=root), tmp_path / f"cache{where.replace('/', '_')}")
+        assert meanings(cohort, "P1", 4) == {1: "WT", 2: "TC WT", 3: "", 4: "ET TC WT"}
+    (root / "HGG/P1/dataset.json").write_text(json.dumps({"labels": {"1": "left", "2": "right"}}))
+    with pytest.raises(DataRefused, match="not understood"):
+        opened(SiteConfig(data=root), tmp_path)
+    (root / "HGG/P1/dataset.json").write_text("{")
+    with pytest.raises(DataRefused, match="not readable"):
+        opened(SiteConfig(data=root), tmp_path)
+
+
+def test_two_orders_of_channels_are_refused(tmp_path: Path) -> None:
+    order = {"0": "T1w", "1": "FLAIR", "2": "t1gd", "3": "T2w"}
+    config = task(tmp_path, {"BRATS_001": mask(1, 2, 3)}, channel_names=order)
+    with pytest.raises(DataRefused, match="do not say the same"):
+        opened(config, tmp_path)
+    same = {"0": "flair", "1": "T1", "2": "T1c", "3": "T2"}
+    opened(task(tmp_path, {"BRATS_001": mask(1, 2, 3)}, channel_names=same), tmp_path)

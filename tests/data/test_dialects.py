@@ -20,6 +20,7 @@ from wardround.data.pictures import Grid, read_picture
 from wardround.data.record import read_record
 from wardround.data.site_config import SiteConfig
 from wardround.errors import DataRefused
+from wardround.jobs.cli import main
 
 AGE = Column("age", "numeric", "years", 18, 90)
 LDH = Column("ldh", "numeric", "U/l", 100, 1000)
@@ -225,3 +226,68 @@ def test_a_disk_without_room_is_a_refusal_and_leaves_nothing_half_written(tmp_pa
     assert "cannot be written: File too large" in done.stdout
     assert "make room" in done.stdout
     assert [path for path in cache.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b",patient,age [years]\n0,001,40\n1,002,50\n",
+        b'"","patient","age [years]"\n"1","001",40\n"2","002",50\n',
+        b"patient,age (years)\n001,40\n002,50\n",
+        b"patient,age (months),note\n001,480,x\n002,600,\n",
+    ],
+)
+def test_tables_of_r_and_pandas_and_units_in_round_brackets_are_read(tmp_path: Path, content: bytes) -> None:
+    found = record(tmp_path, content)
+    assert {who: round(float(vector[0]), 3) for who, vector in found.items()} == {"001": -0.389, "002": -0.111}
+
+
+def test_a_first_column_without_a_name_that_does_not_count_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataRefused, match="empty or repeated name"):
+        record(tmp_path, b",patient,age\n7,001,40\n9,002,50\n")
+
+
+def test_nobody_is_130_years_old(tmp_path: Path) -> None:
+    for age in (150, 300, 400):
+        with pytest.raises(DataRefused, match="1 of 2 values above 130 years"):
+            record(tmp_path, f"patient,age [years]\n001,{age}\n002,50\n".encode())
+    with pytest.raises(DataRefused, match="unit"):
+        record(tmp_path, b"patient,age (mg/l)\n001,40\n")
+    record(tmp_path, b"patient,age\n001,103\n002,#N/A\n")
+
+
+def labelled(folder: Path, rows: list[str], frames: int = 1) -> list[str]:
+    folder.mkdir()
+    first, *others = (
+        Image.fromarray(np.random.default_rng(n).integers(0, 255, (16, 16)).astype(np.uint8)) for n in range(frames)
+    )
+    for name in {row.rpartition(",")[2] for row in rows}:
+        first.save(folder / name, save_all=frames > 1, append_images=others) if frames > 1 else first.save(
+            folder / name
+        )
+    (folder / "dataset.json").write_text(
+        '{"kind": "classification", "classes": ["a", "b"], "modalities": ["t1"], "size": 16}'
+    )
+    (folder / "cases.csv").write_text("\n".join(["case,patient,label,t1", *rows]) + "\n")
+    return [str(folder)]
+
+
+def test_one_picture_of_two_patients_is_told_and_two_pictures_in_one_file_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"c{n},{n},{'ab'[n % 2]},{n}.png" for n in range(12)]
+    assert main(["data", "check", *labelled(tmp_path / "sound", rows)]) == 0
+    assert "beware" not in capsys.readouterr().out
+    rows[3] = rows[3].replace("3.png", "4.png")
+    assert main(["data", "check", *labelled(tmp_path / "twice", rows)]) == 0
+    assert "1 images are named for several patients" in capsys.readouterr().out
+    assert main(["data", "check", *labelled(tmp_path / "frames", rows[:2], frames=2)]) == 2
+    assert "2 pictures in one file" in capsys.readouterr().out
+
+
+def test_patients_of_a_table_that_look_like_scans_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"c{n},p{n // 2}_{n % 2 + 1},{'ab'[n // 2 % 2]},{n}.png" for n in range(12)]
+    assert main(["data", "check", *labelled(tmp_path / "scans", rows)]) == 0
+    text = capsys.readouterr().out
+    assert "12 ids differ only in a last part: are '1' and '2' scans of one person?" in text
+    assert "one id per person in the column `patient`" in text

@@ -237,3 +237,73 @@ def test_a_header_that_contradicts_itself_is_refused(tmp_path: Path, change: Any
     with pytest.raises(DataRefused) as refusal:
         open_cohort(SiteConfig(tmp_path / "bad"), tmp_path / "cache")
     assert words in refusal.value.found
+
+
+def test_a_link_to_nothing_is_a_case_that_got_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("P1", "P2", "P3"):
+        case(tmp_path, name)
+    (tmp_path / "P4").symlink_to(tmp_path / "unmounted")
+    assert main(["data", "check", str(tmp_path)]) == 2
+    text = capsys.readouterr().out
+    assert "P4" in text
+    assert "is its disk mounted?" in text
+    assert {one.case for one in find_cases(tmp_path, ["P1", "P2"])} == {"P1", "P2"}
+    (tmp_path / "P4").rename(tmp_path / "backup")
+    assert main(["data", "check", str(tmp_path)]) == 0
+    assert "backup/ (a link to nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["P\n4", "P\x1b[31m4", "P4\x7f"])
+def test_control_characters_in_names_are_refused_with_escapes(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for one in ("P1", "P2", "P3", name):
+        case(tmp_path, one)
+    assert main(["data", "check", str(tmp_path)]) == 2
+    text = capsys.readouterr().out
+    assert "rename it" in text
+    assert name not in text
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            ("P1/P1_t1", "P1/P1_seg", "P2/P2_t1", "P2/P2_seg", "atlas_t1"),
+            ("atlas_t1.nii beside the folders", "move it"),
+        ),
+        (("segm/P1_seg", "segm/P2_seg", "img/P1/P1_t1"), ("masks of 2 cases and no image", "copy every mask")),
+        (("images/P1", "images/P2", "labels/P1", "labels/P2"), ("names say no sequence", "imagesTr")),
+        (("imagestr/P1", "imagestr/P2"), ("names say no sequence", "imagesTr")),
+    ],
+)
+def test_what_is_no_case_is_called_what_it_is(
+    tmp_path: Path, names: tuple[str, ...], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in names:
+        save(tmp_path / f"{name}.nii", MASK if "seg" in name or "label" in name else IMAGE)
+    assert main(["data", "check", str(tmp_path)]) == 2
+    text = capsys.readouterr().out
+    assert all(word in text for word in words)
+    assert "whole_tumour" not in text
+
+
+def test_what_is_wrong_in_an_nnunet_set_is_called_by_its_name(tmp_path: Path) -> None:
+    words = {"0": "T1-weighted", "1": "post-contrast T1-weighted", "2": "T2-weighted", "3": "T2-weighted FLAIR"}
+    for name in ("a", "b", "c"):
+        for channel in range(4):
+            save(tmp_path / f"imagesTr/{name}_{channel:04d}.nii", IMAGE)
+        save(tmp_path / f"labelsTr/{name}.nii", MASK)
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": words, "labels": BRATS}))
+    assert len(find_cases(tmp_path)) == 3
+    save(tmp_path / "imagesTr/a_0001_old.nii", IMAGE)
+    with pytest.raises(DataRefused, match=r"a_0001_old\.nii beside files of one channel"):
+        find_cases(tmp_path)
+    (tmp_path / "imagesTr/a_0001_old.nii").unlink()
+    (tmp_path / "labelsTr/b.nii").unlink()
+    with pytest.raises(DataRefused, match=r"add labelsTr/b\.nii\.gz"):
+        find_cases(tmp_path)
+    save(tmp_path / "labelsTr/b.nii", MASK)
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": words, "labels": {"edema": 1, "enhancing": 3}}))
+    with pytest.raises(DataRefused, match="name every value in that map"):
+        open_cohort(SiteConfig(data=tmp_path), tmp_path / "cache")

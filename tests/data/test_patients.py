@@ -51,6 +51,9 @@ def cohort(root: Path, *cases: str) -> None:
         ("P7_t0", "P7_t1"),
         ("P7_scan01", "P7_scan02"),
         ("UCSF-PDGM-0004", "UCSF-PDGM-0004_FU001d"),
+        ("UCSD-PTGBM-0002_01", "UCSD-PTGBM-0002_02"),
+        ("RHUH-0001_0", "RHUH-0001_1"),
+        ("Patient-001_week-000-1", "Patient-001_week-044"),
     ],
 )
 def test_scans_of_one_person(scans: tuple[str, str]) -> None:

@@ -139,3 +139,33 @@ def test_names_in_another_encoding_are_refused_with_escapes(tmp_path: Path, caps
     assert main(["data", "check", str(tmp_path / latin)]) == 2
     out, err = capsys.readouterr()
     assert "M\\xfcller" in out + err
+
+
+def test_a_name_that_says_two_sequences_says_none(tmp_path: Path) -> None:
+    """T1 FLAIR is a T1 with inversion, no FLAIR; a mask of `t2` may be any mask."""
+    for name in ("P_T1_FLAIR.nii.gz", "P_t2_seg.nii", "sub-01_acq-T1c_T1w.nii", "P_post_T1.nii", "x-contrast_T1w.nii"):
+        assert named(name) is None
+    for name in ("P_post-contrast_T1.nii", "P_contrast-enhanced_T1-weighted.nii"):
+        assert named(name) == ("P", "t1ce")
+    assert named("P_pre-contrast_T1.nii") == ("P", "t1")
+    assert named("P_t2_flair.nii.gz") == ("P", "flair")
+    put(tmp_path, "x/P_T1_FLAIR.nii", "x/P_T2.nii", "x/P_T1.nii", "x/P_seg.nii")
+    with pytest.raises(DataRefused, match="'P' in the folder"):
+        find_cases(tmp_path)
+    (tmp_path / "x").rename(tmp_path / "P")
+    (found,) = find_cases(tmp_path)
+    assert set(found.images) == {"t1", "t2"}
+    assert unused_files(tmp_path / "P") == ("P_T1_FLAIR.nii",)
+
+
+def test_masks_of_the_public_sets(tmp_path: Path) -> None:
+    for case, word in (
+        ("TCGA-02-0006_1996.08.23", "GlistrBoost_ManuallyCorrected"),
+        ("UCSD-PTGBM-0002_01", "BraTS_tumor_seg"),
+        ("P1", "Segmentation_Label"),
+    ):
+        put(tmp_path, f"{case}/{case}_T1.nii", f"{case}/{case}_seg_x.nii")
+        (tmp_path / case / f"{case}_seg_x.nii").rename(tmp_path / case / f"{case}_{word}.nii")
+    put(tmp_path, "TCGA-02-0006_1996.08.23/TCGA-02-0006_1996.08.23_GlistrBoost.nii")
+    assert len(find_cases(tmp_path)) == 3
+    assert unused_files(tmp_path / "TCGA-02-0006_1996.08.23") == ("TCGA-02-0006_1996.08.23_GlistrBoost.nii",)

@@ -151,6 +151,12 @@ def test_the_record_is_checked_as_a_job_reads_it(
         (lines[0], lines[1:], 0, "5 of 5 patients have a row; age 100 %, sex=f 100 %"),
         (lines[0], lines[1:3], 0, "2 of 5 patients have a row; age 40 %"),
         (lines[0], [], 0, "0 of 5 patients have a row; age 0 %"),
+        (
+            lines[0],
+            [f"{lines[1].split(',')[0]},50,f,250,200"],
+            0,
+            "crp: 1 values are more than one range beyond 0 .. 100 mg/l",
+        ),
         (lines[0].replace("mg/l", "mmol/l"), lines[1:], 2, "'mmol/l'"),
         (lines[0].replace("ldh", "other"), lines[1:], 2, "no such column"),
         (lines[0], ["somebody,50,f,1,200"], 2, "none for any of the 5 patients"),

@@ -160,6 +160,7 @@ def test_a_folder_of_cases(hospitals: Path, tmp_path: Path, capsys: pytest.Captu
     cases = tmp_path / "cases"
     first, second = a_patient(hospitals, cases, "p1"), a_patient(hospitals, cases, "p2")
     (second / "p2_t1ce.nii.gz").rename(second / "p2_dwi.nii.gz")
+    shutil.copy(second / "p2_t1.nii.gz", second / "p2_adc.nii.gz")
     (second / "p2_seg.nii.gz").unlink()
     model, out = weights(tmp_path / "m.npz"), tmp_path / "masks"
     words = ["predict", str(cases), "--model", str(model), "--out", str(out)]
@@ -173,10 +174,11 @@ def test_a_folder_of_cases(hospitals: Path, tmp_path: Path, capsys: pytest.Captu
     assert "case 2 of 2" in said
     assert "not a medical device" in said.lower()
     assert "WARNING: without t1ce" in said
-    assert "not used: p2_dwi.nii.gz" in said
+    assert "not used: p2_adc.nii.gz, p2_dwi.nii.gz" in said
     assert "p1: ET " in shown
     rows = list(csv.DictReader((out / "volumes.csv").read_text().splitlines()))
     assert [row["case"] for row in rows] == ["p1", "p2"]
+    assert [row["images not used"] for row in rows] == ["", "p2_adc.nii.gz; p2_dwi.nii.gz"]
     assert float(rows[0]["WT [ml]"]) >= float(rows[0]["TC [ml]"])
     (first / "p1_flair.nii.gz").write_bytes(b"broken")
     assert main([*words[:-1], str(tmp_path / "again")]) == 2
@@ -282,6 +284,7 @@ def test_the_record_of_a_case(hospitals: Path, tmp_path: Path, capsys: pytest.Ca
     code, said, seen = masks("--record", str(table))
     assert code == 0
     assert "4 of 5 values of the record are known (age, sex=f, sex=m, ldh)" in said
+    assert "states no unit is read as in age [years], crp [mg/l], ldh [U/l]" in said
     assert seen != blind
     table.write_text(f"patient,age [years],sex,crp [mg/l],ldh [U/l]\n{case.name},,,NA,\n")
     assert masks("--record", str(table))[2] == blind

@@ -17,7 +17,7 @@ from wardround.data.layouts import MODALITIES, UNDERSTOOD, CaseFiles, Place, cas
 from wardround.data.listing import require_utf8
 from wardround.data.patients import compile_patient_pattern, patient_of
 from wardround.data.refusals import refuse_together
-from wardround.data.task_folder import task_cases
+from wardround.data.task_folder import task_cases, with_labels
 from wardround.errors import DataRefused
 
 Labels = str | Mapping[str, object]
@@ -84,6 +84,8 @@ def survey(
             if found.case in cases:
                 raise _twice(cases[found.case], found)
             one = replace(found, patient=patient_of(found.case, pattern))
+            if require_seg and one.described is None:
+                one = with_labels(one, next(iter(one.images.values())).parent, root)
             cases[found.case] = decided(one, said) if require_seg else one
         except DataRefused as problem:
             problems.append(problem)
@@ -105,7 +107,7 @@ def _search(root: Path, only: frozenset[str] | None, require_seg: bool) -> Itera
                 yield place
             elif place.layout == "task":
                 yield from task_cases(place.folder, only, require_seg)
-            elif only is None or case_of(place.folder) in only:
+            elif only is None or (place.folder.name if place.layout == "empty" else case_of(place.folder)) in only:
                 yield _patient(place, require_seg)
         except DataRefused as problem:
             yield problem
@@ -130,10 +132,14 @@ def _all_ids(root: Path) -> set[str]:
 
 
 def _twice(first: CaseFiles, second: CaseFiles) -> DataRefused:
-    folders = " and ".join(str(next(iter(files.images.values())).parent) for files in (first, second))
+    one, two = (next(iter(files.images.values())).parent for files in (first, second))
+    apart = one.name == two.name and one.parent != two.parent
+    named = (
+        f"; if they are of two people, call the folders {one.parent.name}_{one.name} and {two.parent.name}_{two.name}"
+    )
     return DataRefused(
         f"case {first.case!r}",
-        found=f"the same case in {folders}",
+        found=f"the same case in {one} and {two}",
         expected="every case once",
-        fix="move the one that is not meant to a folder outside the data",
+        fix=f"move the one that is not meant to a folder outside the data{named if apart else ''}",
     )

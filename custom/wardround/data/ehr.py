@@ -26,6 +26,9 @@ _COMMA = re.compile(r"[+-]?\d*,\d+")
 # What statistics programs write for missing: 9, 99, 999, ..., with and without decimals.
 _NINES = (9.0, 99.0, 999.0, 9999.0, 99999.0, 999999.0, 9999999.0, 999.9, 999.99, 9999.9, 9999.99)
 _HEADER = re.compile(r"(?P<name>[^\[\]]*[^\[\]\s])\s*\[(?P<unit>[^\[\]]*)\]")
+_ROUND = re.compile(r"(?P<name>[^()]*[^()\s])\s*\((?P<unit>[^()]*)\)")
+# What nobody reaches, in the units of an age or a duration; every other range differs from column to column.
+_MOST = {"years": 130.0, "months": 1560.0}
 
 Values = NDArray[np.float32]
 Known = NDArray[np.bool_]
@@ -107,6 +110,8 @@ def _find(column: Column, header: Sequence[str], unit: str | None, where: str) -
     found = []
     for title in header:
         match = _HEADER.fullmatch(title.strip())
+        if match is None and title.strip().casefold() not in wanted:
+            match = _ROUND.fullmatch(title.strip())
         plain, stated = (match["name"], match["unit"].strip()) if match else (title.strip(), None)
         if plain.casefold() in wanted:
             found.append((title, stated))
@@ -168,6 +173,10 @@ def _scaled(column: Column, cells: Sequence[str], factor: float, where: str) -> 
     if far:
         found = f"{far} of {int(known.sum())} values more than ten times the public range away: probably another unit"
         raise _refused(where, column.name, found, f"{column.low:g} .. {column.high:g} {column.unit}, roughly")
+    most = _MOST.get(same_unit(column.unit), np.inf)
+    if old := int(np.count_nonzero(raw[np.isfinite(raw)] > most)):
+        found = f"{old} of {int(known.sum())} values above {most:g} {column.unit}: probably another unit, or a slip"
+        raise _refused(where, column.name, found, f"{column.low:g} .. {column.high:g} {column.unit}, roughly")
     values = np.where(known, np.clip(scaled, -LIMIT, LIMIT), 0).astype(np.float32)
     return values[:, None], known[:, None]
 
@@ -198,7 +207,7 @@ def _require_possible(column: Column, raw: NDArray[np.float64], factor: float, w
             f"the column {column.name!r} of {where}",
             found=found,
             expected=f"{column.low:g} .. {column.high:g} {column.unit}, roughly; an empty cell where nothing is known",
-            fix="empty the cells whose value is not known",
+            fix="correct the cells or their unit, and empty those whose value is not known",
         )
 
 

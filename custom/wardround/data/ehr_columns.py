@@ -15,7 +15,7 @@ from typing import Any
 from wardround.errors import ConfigRefused
 
 KINDS = ("numeric", "categorical")
-MISSING = frozenset({"", "na", "n/a", "nan", "null"})
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "#n/a", "<na>"})
 
 # unit: (what it measures, factor to the first of its kind). Substance-dependent conversions (mmol/l to mg/dl) are not
 # here on purpose: they need a molar mass.

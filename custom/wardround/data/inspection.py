@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,10 @@ from dataclasses import dataclass
 from wardround.data.cache import READERS
 from wardround.data.cases import find_cases, survey
 from wardround.data.conventions import DEFAULT, Convention, kind_of_site
-from wardround.data.label_words import MEANS
 from wardround.data.labels import LABEL_KINDS, check_label_kind
 from wardround.data.layouts import MODALITIES, CaseFiles, passed_over
 from wardround.data.patients import about_patients
+from wardround.data.second_look import Read, about_copies, about_folders, about_masks
 from wardround.data.site_config import SiteConfig
 from wardround.data.splits import PARTS, split_patients
 from wardround.data.volumes import read_any_kind
@@ -57,10 +58,24 @@ class _Facts:
     spacing_mm: Spacing
     values: frozenset[int]
     stored: frozenset[int]
+    digests: Mapping[str, str]
 
     @property
     def convention(self) -> Convention:
         return self.files.convention or DEFAULT
+
+    @property
+    def read(self) -> Read:
+        folder = next(iter(self.files.images.values())).parent.parent
+        return Read(
+            self.files.case, self.files.patient, self.convention, self.values, self.stored, self.digests, folder
+        )
+
+    @property
+    def words(self) -> str:
+        """How its mask is read; said if it is the usual way alone that says so."""
+        presumed = "; presumed, as in BraTS 2017 to 2021: else state `labels`" if self.convention is DEFAULT else ""
+        return self.convention.words() + presumed
 
 
 def inspect(config: SiteConfig, progress: Callable[[int, int], None]) -> Inspection:
@@ -105,7 +120,7 @@ def inspect(config: SiteConfig, progress: Callable[[int, int], None]) -> Inspect
         spacings=Counter(one.spacing_mm for one in facts),
         empty=sum(one.values == {0} for one in facts),
         split=split,
-        conventions=Counter(one.convention.words() for one in facts) if kind == "brats" else {},
+        conventions=Counter(one.words for one in facts) if kind == "brats" else {},
         unused=passed_over(config.data),
         warnings=_warnings(config, facts, kind),
         problems=tuple(problems),
@@ -124,15 +139,15 @@ def _read(files: CaseFiles) -> _Facts | DataRefused:
         return problem
     h, w, d = volume.image.shape[1:]
     x, y, z = (round(float(step), 2) for step in volume.spacing_mm)
-    return _Facts(files, (h, w, d), (x, y, z), values, stored)
+    image = {name: volume.image[MODALITIES.index(name)] for name in files.images}
+    digests = {name: hashlib.blake2b(scan.tobytes(), digest_size=16).hexdigest() for name, scan in image.items()}
+    return _Facts(files, (h, w, d), (x, y, z), values, stored, digests)
 
 
 def _warnings(config: SiteConfig, facts: list[_Facts], kind: str) -> tuple[str, ...]:
     patients = about_patients({one.files.case: one.files.patient for one in facts}, config.patient_pattern is not None)
-    seen = frozenset().union(*(one.values for one in facts))
-    absent = [MEANS[value] for value in (1, 2, 3) if value not in seen] if kind == "brats" and seen - {0} else []
-    labels = f"no case has {' or '.join(absent)}: is this how the site's masks are written? Else state `labels`"
-    return (*patients, *([labels] if absent else []))
+    cases = [one.read for one in facts]
+    return (*patients, *(about_masks(cases) if kind == "brats" else ()), *about_copies(cases), *about_folders(cases))
 
 
 def _split(patients: Mapping[str, str]) -> dict[str, int]:

@@ -7,6 +7,7 @@ must look there and leave the number out; a site of one class can train, its los
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -150,6 +151,14 @@ def unnamed_images(folder: Path) -> tuple[str, ...]:
     named = {description.images / file for file in map(file_of, filter(None, cells)) if file is not None}
     images = (path for path in description.images.rglob("*") if path.name.lower().endswith(SUFFIXES))
     return tuple(sorted(shown(path.relative_to(folder.resolve())) for path in images if path not in named))
+
+
+def shared_images(folder: Path) -> int:
+    """Return how many images the table of a folder gives to several patients; refused as open_labelled."""
+    description = read_description(folder)
+    _, rows = read_rows(description.table, description.spec.modalities)
+    pairs = {(row[name], row["patient"]) for row in rows for name in description.spec.modalities if row.get(name)}
+    return sum(count > 1 for count in Counter(image for image, _ in pairs).values())
 
 
 def _checked(

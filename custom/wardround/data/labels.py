@@ -44,7 +44,8 @@ def unify(case: str, file: str, raw: NDArray[Any], convention: Convention = DEFA
     values = np.flatnonzero(np.bincount(raw.astype(np.uint8).ravel())) if inside else np.unique(raw)
     stored = frozenset(int(value) for value in values)
     if stored - {0, *convention.meaning}:
-        raise _bad_mask(case, file, f"label values {_few(stored)}", convention, _advice(stored))
+        advice = _advice(stored) if convention.name != "map" else "name every value in that map, background too"
+        raise _bad_mask(case, file, f"label values {_few(stored)}", convention, advice)
     if {3, 4} <= stored and convention.meaning[3] == convention.meaning[4]:
         found = f"label values {_few(stored)}: both 3 and 4"
         raise _bad_mask(case, file, found, convention, f"{_THREE_AND_FOUR}. {how_to_say()}")
@@ -81,7 +82,8 @@ def _few(values: Collection[int]) -> str:
 
 
 def _bad_mask(case: str, file: str, found: str, convention: Convention, fix: str) -> DataRefused:
-    expected = f"whole numbers, as {convention.name} reads them: 0 background, {convention.words()}"
+    reader = "the map of labels" if convention.name == "map" else convention.name
+    expected = f"whole numbers, as {reader} reads them: 0 background, {convention.words()}"
     if convention.kind == "whole_tumour":
         expected = "0 and 1, as the site's data is of kind whole_tumour"
     return DataRefused(f"case {case!r}, file {file}", found=found, expected=expected, fix=fix)

@@ -11,7 +11,7 @@ sequence is passed over, and `unused_files` and `passed_over` name it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +96,8 @@ def _walk(folder: Path, depth: int) -> Iterator[Place | DataRefused]:
         yield Place(folder, "task")
         return
     scans = [path for path in inside if nifti_stem(path) is not None]
+    lost = [path for path in inside if path.is_symlink() and not path.exists() and path not in scans]
+    yield from (Place(path, "empty", "a link to nothing: is its disk mounted?") for path in lost)
     inner = [path for path in inside if nifti_stem(path) is None and path.is_dir()]
     roles = [role_in(folder.name, nifti_stem(path) or "") for path in scans]
     if any(case for case, _ in filter(None, roles)) or (scans and not inner):
@@ -119,7 +121,8 @@ def _why_empty(inside: list[Path]) -> str:
 
 def _beside(place: Place, names: set[str]) -> bool:
     """Return whether an empty folder is no case that got lost."""
-    if place.layout != "empty" or any(other_image(path) for path in visible(place.folder)):
+    inside = visible(place.folder) if place.folder.exists() else []
+    if place.layout != "empty" or any(other_image(path) for path in inside):
         return False
     return bool(_NO_CASE.fullmatch(place.folder.name.casefold())) or _like(place.folder.name) not in names
 
@@ -137,6 +140,7 @@ def patient_folder(folder: Path, require_seg: bool) -> CaseFiles:
     case = case_of(folder)
     found: dict[str, Path] = {}
     others = sorted({said[0] for said in said_in(folder, case).values() if said[0] not in ("", case)})
+    _require_one_case(folder, case, others)
     if len(others) > 1:
         raise DataRefused(
             f"the folder {folder}",
@@ -173,6 +177,26 @@ def patient_folder(folder: Path, require_seg: bool) -> CaseFiles:
         raise no_seg(case, folder, f"no mask beside {', '.join(path.name for path in found.values())}")
     images = {modality: found[modality] for modality in MODALITIES if modality in found}
     return CaseFiles(case, case, images, dict.fromkeys(images), seg)
+
+
+def _require_one_case(folder: Path, case: str, others: Sequence[str]) -> None:
+    """Raise DataRefused for what looks like a case and is another thing: stray files, masks alone, all images of a set."""
+    said = said_in(folder, case)
+    inner = [path for path in visible(folder) if path.is_dir() and images_below(path, DEPTH)]
+    stray = [path.name for path, (other, _) in said.items() if other in others]
+    images = [path.name for path in visible(folder) if nifti_stem(path) is not None]
+    found = None
+    if others and inner:
+        found = f"{stray[0]} beside the folders of cases ({inner[0].name}, ...)"
+        fix = "move it into the folder of its case, or out of the data folder"
+    elif len(others) > 1 and all(role == SEG for _, role in said.values()):
+        found = f"masks of {len(others)} cases and no image"
+        fix = "copy every mask into the folder with the images of its case"
+    elif not said and len(images) > 1:
+        found = f"{len(images)} NIfTI files whose names say no sequence, first {images[0]}"
+        fix = "name the sequence of each; or, where each is a case of its own: put them into imagesTr and their masks into labelsTr"
+    if found:
+        raise DataRefused(f"the folder {folder}", found=found, expected=f"cases, named {UNDERSTOOD}", fix=fix)
 
 
 def no_seg(case: str, folder: Path, found: str) -> DataRefused:

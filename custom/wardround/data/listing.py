@@ -16,6 +16,7 @@ _JUNK = re.compile(
     r"lost\+found|thumbs\.db|desktop\.ini|icon\r?|.*@syno.*",
     re.IGNORECASE,
 )
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NIFTI = re.compile(r"(.+?)\.nii(\.gz)?", re.IGNORECASE)
 # ending: what to do with an image that is no NIfTI file
 _OTHER = {
@@ -50,8 +51,19 @@ def visible(folder: Path) -> list[Path]:
 
 
 def require_utf8(folder: Path, names: Iterable[str]) -> None:
-    """Raise DataRefused if a name, or the folder's path, is not UTF-8: such a name cannot be written to any result."""
-    wrong = [name for name in (str(folder), *names) if not _is_utf8(name)]
+    """Raise DataRefused if a name, or the folder's path, cannot be written to any result: it is not UTF-8, or has control
+    characters (an end of line, an escape sequence).
+    """
+    every = (str(folder), *names)
+    wrong = [name for name in every if not _is_utf8(name)]
+    controlled = [name for name in every if _CONTROL.search(name)]
+    if controlled and not wrong:
+        raise DataRefused(
+            f"the folder {shown(folder)}",
+            found=f"the name {shown(controlled[0])} with control characters, as \\x..",
+            expected="names of letters, digits and plain signs",
+            fix="rename it",
+        )
     if wrong:
         first = "the folder" if wrong[0] == str(folder) else f"{len(wrong)} names, first"
         raise DataRefused(
@@ -63,8 +75,9 @@ def require_utf8(folder: Path, names: Iterable[str]) -> None:
 
 
 def shown(path: Path | str) -> str:
-    """Return a path that can be printed: bytes that are not UTF-8 as \\x.. escapes."""
-    return os.fsencode(str(path)).decode("utf-8", "backslashreplace")
+    """Return a path that can be printed: bytes that are not UTF-8, and control characters, as \\x.. escapes."""
+    text = os.fsencode(str(path)).decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def nifti_stem(path: Path) -> str | None:

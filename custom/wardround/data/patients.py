@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from wardround.data.ids import alike
 from wardround.errors import ConfigRefused, DataRefused
@@ -31,6 +31,8 @@ _STYLES = tuple(
         r"(TCGA([-_.])\w{2}\2\w{4})(?:[-_.].+)?",  # TCGA_DU_5849_19950405
         r"(UPENN-GBM-\d+)_\d+",  # UPENN-GBM-00001_11
         r"(UCSF-PDGM-\d+)_\w+",
+        r"(UCSD-PTGBM-\d+|(?:RHUH-GBM[-_])?RHUH-\d+)_\d+",
+        r"(Patient-\d{3})_week-\d{3}-\d",  # LUMIERE: the second scan of a week
         r"(sub-[A-Za-z0-9]+)[-_].+",  # BIDS
         rf"(.+?){_GAP}(?:{_WORD})",  # P1_pre, smith-post-op
         # Patient-001_week-012, PatientID_0003_Timepoint_1, P1_2019, 17-20190401: numbers only behind a number, else all of
@@ -38,6 +40,7 @@ _STYLES = tuple(
         rf"(.*\d.*?){_GAP}(?:{_NUMBERED}|{_DATE})",
     )
 )
+_BY_PATTERN = "Then set patient_pattern in the site's file"
 _LAST = re.compile(rf"(?P<stem>.+){_GAP}(?P<last>[^-_. ]+)|(?P<stem2>.*\d)(?P<last2>[A-Za-z])")
 
 
@@ -83,10 +86,16 @@ def about_patients(patients: Mapping[str, str], told: bool) -> tuple[str, ...]:
     words = (
         f"{same} patients' ids differ only in case of letters, leading zeros or separators: is this one person twice?"
     )
-    return ((words,) if same else ()) + (() if told else _about_scans(patients))
+    return ((words,) if same else ()) + (() if told else _about_scans(patients, _BY_PATTERN))
 
 
-def _about_scans(patients: Mapping[str, str]) -> tuple[str, ...]:
+def about_named_patients(patients: Collection[str]) -> tuple[str, ...]:
+    """Return what a person should hear about the column `patient` of a table: ids that look like scans, or nearly the same."""
+    who = {patient: patient for patient in patients}
+    return about_patients(who, told=True) + _about_scans(who, "Then write one id per person in the column `patient`")
+
+
+def _about_scans(patients: Mapping[str, str], advice: str) -> tuple[str, ...]:
     stems: dict[str, list[str]] = {}
     for case, patient in patients.items():
         match = _LAST.fullmatch(case)
@@ -99,7 +108,7 @@ def _about_scans(patients: Mapping[str, str]) -> tuple[str, ...]:
         ends = " and ".join(repr(end) for end in shown)
         lines.append(
             f"{count} patients, but {sum(map(len, several.values()))} ids differ only in a last part: are {ends} scans of one "
-            "person? Then set patient_pattern in the site's file, or one person is in training and test"
+            f"person? {advice}, or one person is in training and test"
         )
     scans = Counter(patients.values())
     joined = next(((case, who) for case, who in sorted(patients.items()) if scans[who] > 1), None)

@@ -133,6 +133,9 @@ def decode(case: str, path: Path) -> Field:
             if not all(FEWEST_PIXELS <= n <= MOST_PIXELS for n in picture.size):
                 found = f"{picture.size[0]} x {picture.size[1]} pixels"
                 raise _refused(case, path, found, f"{FEWEST_PIXELS} to {MOST_PIXELS} pixels per side")
+            frames = int(getattr(picture, "n_frames", 1))
+            if frames > 1:
+                raise _refused(case, path, f"{frames} pictures in one file", "one picture")
             if picture.mode not in _GREY + _COLOUR:
                 raise _refused(case, path, f"a picture of mode {picture.mode}", "grey or RGB")
             upright = ImageOps.exif_transpose(picture)

@@ -29,13 +29,14 @@ def read_rows(table: Path, names: Sequence[str] = ()) -> tuple[tuple[str, ...], 
     """Return (header, rows) of a CSV file in UTF-8, cells without surrounding blanks; empty lines are skipped.
 
     A column that is called like one of IDS or `names`, but for upper and lower case, is called so. Columns at the end without a
-    name and without any cell, as spreadsheets leave them, are not there.
+    name and without any cell, as spreadsheets leave them, are not there, nor is a first one without a name that counts the rows,
+    as R and pandas write it.
     not readable, another separator or encoding, no header, a header twice or empty, a row with more or fewer cells than the
     header: DataRefused
     """
     lines = _lines(table)
     width = max((place + 1 for line in lines for place, cell in enumerate(line) if cell), default=0)
-    lines = [line[:width] for line in lines]
+    lines = [line[1 if _counts_rows(lines) else 0 : width] for line in lines]
     called = {name.casefold(): name for name in (*IDS, *names)}
     header = tuple(called.get(name.casefold(), name) for name in lines[0]) if lines else ()
     if not header or "" in header or len({name.casefold() for name in header}) < len(header):
@@ -62,6 +63,11 @@ def column(rows: Sequence[dict[str, str]] | Sequence[object], name: str) -> str:
     titles = [str(title) for title in rows[0]] if rows and isinstance(rows[0], dict) else []
     alike = [title for title in titles if title.casefold() == name.casefold()]
     return name if name in titles or len(alike) != 1 else alike[0]
+
+
+def _counts_rows(lines: Sequence[Sequence[str]]) -> bool:
+    first = [line[0] for line in lines]
+    return first[:1] == [""] and first[1:] in ([str(n + start) for n in range(len(lines) - 1)] for start in (0, 1))
 
 
 def _lines(table: Path) -> list[list[str]]:

@@ -16,14 +16,18 @@ _AGENT = r"(?:ce|c|gd|gad|gado|gadolinium|post|postgd|postcontrast|contrast|cont
 # Matched after the separators are taken out. In front of T1 only what can mean nothing but contrast agent: `post_T1` may be
 # the T1 after an operation.
 _WORDS = {
-    "t1ce": rf"t1(?:w|wi|weighted)?{_AGENT}|(?:ce|gd|gad|cegd|cegad|cegadolinium|gadolinium)t1(?:w|wi|weighted)?",
-    "t1": r"t1(?:w|wi|weighted)?(?:n|native|pre|precontrast|noncontrast|plain)?",
+    "t1ce": rf"t1(?:w|wi|weighted)?{_AGENT}"
+    r"|(?:ce|gd|gad|cegd|cegad|cegadolinium|gadolinium|postcontrast|postgd|contrastenhanced)t1(?:w|wi|weighted)?",
+    "t1": r"(?:precontrast|noncontrast|native)t1(?:w|wi|weighted)?"
+    r"|t1(?:w|wi|weighted)?(?:n|nativ|native|pre|precontrast|noncontrast|plain)?",
     "t2": r"t2(?:w|wi|weighted)?",
-    "flair": r"(?:t2w?)?(?:flair|flr)|fl|t2f|flairw?",
-    SEG: r"(?:tumou?r|lesion)?(?:seg|segm|segmentation)|(?:tumou?r|lesion|seg)(?:mask|label|labels)"
+    "flair": r"(?:t2(?:w|wi|weighted)?)?(?:flair|flr)|fl|t2f|flairw?",
+    SEG: r"(?:brats)?(?:tumou?r|lesion)?(?:seg|segm|segmentation)|(?:tumou?r|lesion|seg|segmentation)(?:mask|label|labels)"
+    r"|glistrboostmanuallycorrected"  # TCGA-GBM and TCGA-LGG; GlistrBoost alone is a machine's
     r"|label|labels|gt|groundtruth",
 }
 _ROLES = {role: re.compile(pattern) for role, pattern in _WORDS.items()}
+_PERHAPS_AGENT = re.compile(rf".*[-_. ]{_AGENT}|{_AGENT}", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[-_. ]+")
 
 
@@ -36,12 +40,17 @@ def role_of(word: str) -> str | None:
 def split_name(stem: str) -> tuple[str, str] | None:
     """Return (case, role) of a file's name without its ending: `P1_T1-ce` is ("P1", "t1ce"), `flair` is ("", "flair").
 
-    The longest ending that is a word counts: `P_t2_flair` is FLAIR of P, not FLAIR of P_t2. No word: None
+    The longest ending that is a word counts: `P_t2_flair` is FLAIR of P, not FLAIR of P_t2. No word, or two of them: None, as
+    `P_T1_FLAIR` (a T1 with inversion) is no FLAIR and `P_t2_seg` perhaps no mask of the tumour.
     """
     if role := role_of(stem):
         return "", role
     for gap in _SEPARATORS.finditer(stem):
         role = role_of(stem[gap.end() :]) if gap.start() else None
         if role:
-            return stem[: gap.start()], role
+            case = stem[: gap.start()]
+            unsure = role == "t1" and _PERHAPS_AGENT.fullmatch(
+                case
+            )  # `P_post_T1`: after contrast, or after an operation?
+            return None if unsure or split_name(case) else (case, role)
     return None

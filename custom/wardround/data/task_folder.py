@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wardround.bounded import read_json
 from wardround.data.case_names import TASK
-from wardround.data.layouts import MODALITIES, CaseFiles, no_seg
+from wardround.data.layouts import MODALITIES, CaseFiles
 from wardround.data.listing import held, nifti_stem, other_image, visible
 from wardround.data.sequences import SEG, role_of
 from wardround.errors import DataRefused
@@ -43,6 +44,7 @@ def task_cases(folder: Path, only: frozenset[str] | None, require_seg: bool) -> 
             expected="images as .nii or .nii.gz",
             fix=f"{others[0].name}: {other_image(others[0])}",
         )
+    _require_numbered(folder / TASK, files, masks)
     nnunet = _is_nnunet(files, masks, described)
     order = _order(file, described, nnunet)
     images = (
@@ -58,6 +60,18 @@ def task_cases(folder: Path, only: frozenset[str] | None, require_seg: bool) -> 
         paths, mask = found
         channel = {role: None if nnunet else index for role, index in order.items() if role in paths}
         yield CaseFiles(case, case, paths, channel, mask, labels, file)
+
+
+def with_labels(files: CaseFiles, folder: Path, root: Path) -> CaseFiles:
+    """Return a case of another layout with the "labels" of the nearest dataset.json: in its folder, or above it up to root.
+
+    no such file, or none with "labels": the case as it is | unreadable dataset.json: DataRefused
+    """
+    for place in (folder, *folder.parents):
+        described = _read(place / DESCRIPTION) if place.is_relative_to(root) else None
+        if described is not None and "labels" in described:
+            return replace(files, labels=described["labels"], described=place / DESCRIPTION)
+    return files
 
 
 def _case(
@@ -92,9 +106,27 @@ def _case(
             fix=f"name the channel in {DESCRIPTION}, or correct the file's name",
         )
     if not mask and require_seg:
-        raise no_seg(case, folder / TASK, "an image in imagesTr without a mask in labelsTr")
+        raise DataRefused(
+            f"case {case!r}, folder {folder / TASK}",
+            found="an image in imagesTr without a mask in labelsTr: seg is missing",
+            expected="a mask for every image",
+            fix=f'add labelsTr/{case}.nii.gz; or list only cases with a mask under "cases" in the site\'s file',
+        )
     paths = {role: parts[order[role]][0] for role in MODALITIES if role in order and order[role] in parts}
     return paths, mask[0] if mask else None
+
+
+def _require_numbered(folder: Path, files: Mapping[str, list[Path]], masks: Mapping[str, Any]) -> None:
+    """Raise DataRefused for a file without a channel in a set with one file per channel: nobody could say what it is."""
+    cases = {match["case"] for stem in files if (match := _CHANNEL.fullmatch(stem))}
+    strays = [stem for stem in files if not _CHANNEL.fullmatch(stem) and stem not in masks]
+    if strays and cases & masks.keys() and not files.keys() & masks.keys():
+        raise DataRefused(
+            f"the folder {folder}",
+            found=f"{files[strays[0]][0].name} beside files of one channel each (nnU-Net)",
+            expected="names that end with the channel, as CASE_0000.nii.gz",
+            fix="name the file so, or move it out of the data folder",
+        )
 
 
 def _is_nnunet(files: Mapping[str, Any], masks: Mapping[str, Any], described: Mapping[str, Any] | None) -> bool:
@@ -135,6 +167,8 @@ def _order(file: Path, described: Mapping[str, Any] | None, nnunet: bool) -> dic
         return {modality: _DECATHLON_ORDER.index(modality) for modality in MODALITIES}
     key = "channel_names" if "channel_names" in described else "modality"
     named = described.get(key)
+    if key == "channel_names" and "modality" in described and _words(described["modality"]) != _words(named):
+        raise _bad(file, '"modality" and "channel_names" that do not say the same', key)
     if not isinstance(named, Mapping) or not named or not all(isinstance(word, str) for word in named.values()):
         raise _bad(file, f'no readable "{key}" map', key)
     unknown = [word for word in named.values() if role_of(word) in (None, SEG)]
@@ -145,6 +179,10 @@ def _order(file: Path, described: Mapping[str, Any] | None, nnunet: bool) -> dic
     if len(order) < len(named) or sorted(channels) != list(range(len(named))):
         raise _bad(file, f"channels {', '.join(sorted(map(str, named)))}, with gaps or repeated sequences", key)
     return {modality: order[modality] for modality in MODALITIES if modality in order}
+
+
+def _words(named: object) -> object:
+    return {str(index): role_of(str(word)) for index, word in named.items()} if isinstance(named, Mapping) else named
 
 
 def _read(file: Path) -> dict[str, Any] | None:

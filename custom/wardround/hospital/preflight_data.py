@@ -17,6 +17,7 @@ from wardround.data.description import is_labelled
 from wardround.data.inspection import Inspection, inspect
 from wardround.data.labelled import open_labelled
 from wardround.data.layouts import MODALITIES
+from wardround.data.patients import about_named_patients
 from wardround.data.site_config import SiteConfig
 from wardround.data.splits import split_patients
 from wardround.errors import Refusal
@@ -94,7 +95,9 @@ def _labelled(config: SiteConfig) -> Looked:
     odd = [
         warned("data", f"no test patient with {', '.join(untested)}", "nothing will be known about them; add patients")
     ]
-    return Looked([passed("data", words), *(odd if untested else [])], 0, ())
+    told = about_named_patients(set(found.patients.values()))
+    doubts = [warned("data", doubt, "look at it before the first job") for doubt in told]
+    return Looked([passed("data", words), *(odd if untested else []), *doubts], 0, ())
 
 
 def budget(local: Path, now: datetime) -> list[Finding]:

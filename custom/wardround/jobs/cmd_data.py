@@ -96,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
 
 def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
     """Return the facts about labelled images as indented lines, and what is wrong: the first thing, or damaged images."""
-    from wardround.data.labelled import open_labelled, unnamed_images
-    from wardround.data.patients import about_patients
+    from wardround.data.labelled import open_labelled, shared_images, unnamed_images
+    from wardround.data.patients import about_named_patients
     from wardround.data.splits import PARTS
     from wardround.hospital.splitting import split_of
 
@@ -117,8 +117,9 @@ def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
         rows += [("split", "; ".join(f"{part} {_listed(counts)}" for part, counts in parts.items()) + " (patients)")]
         absent = [name for name, count in parts["test"].items() if not count]
         rows += [("beware", f"no test patient with {', '.join(absent)}: nothing is known about them")] if absent else []
-        told = any(case != patient for case, patient in found.patients.items())
-        rows += [("beware", words) for words in about_patients(found.patients, told)]
+        rows += [("beware", words) for words in about_named_patients(set(found.patients.values()))]
+        shared = shared_images(config.data)
+        rows += [("beware", f"{shared} images are named for several patients: is the table right?")] if shared else []
         unnamed = unnamed_images(config.data)
         rows += [("not used", f"{len(unnamed)} images that no row names, first {unnamed[0]}")] if unnamed else []
     except Refusal as problem:
@@ -143,7 +144,21 @@ def describe_record(config: SiteConfig, columns: Table) -> tuple[str, list[Refus
     listed = f"{_listed(known)} known" if known else "--job says which columns to check"
     strangers = len(set(rows) - set(vectors))
     listed += f"; {strangers} rows are of nobody here" if strangers else ""
-    return _lines([("record", f"{sum(who in rows for who in vectors)} of {count} patients have a row; {listed}")]), []
+    told = [("record", f"{sum(who in rows for who in vectors)} of {count} patients have a row; {listed}")]
+    return _lines([*told, *(("beware", words) for words in _far(vectors, columns))]), []
+
+
+def _far(vectors: Mapping[str, Any], columns: Table) -> list[str]:
+    """Return a line for every column with values so far from its public range that they are cut: perhaps another unit."""
+    from wardround.data.ehr import LIMIT
+
+    ranges = {c.name: f"{c.low:g} .. {c.high:g} {c.unit}" for c in columns.columns if c.kind == "numeric"}
+    cut = [sum(abs(float(one[i])) >= LIMIT for one in vectors.values()) for i in range(len(columns.features))]
+    return [
+        f"{name}: {count} values are more than one range beyond {ranges[name]} and are cut there: is the unit right?"
+        for name, count in zip(columns.features, cut, strict=True)
+        if count and name in ranges
+    ]
 
 
 def _columns(name: str) -> Table:
@@ -167,7 +182,7 @@ def describe(found: Inspection) -> str:
         ("cases", str(found.cases)),
         ("patients", str(found.patients)),
         ("modalities", ", ".join(f"{name} {count}" for name, count in found.modalities.items())),
-        ("labels", _KINDS[found.label_kind]),
+        ("labels", _KINDS[found.label_kind] if found.cases else "-"),
         *(("  read as", f"{words} ({count} cases)") for words, count in found.conventions.items()),
         ("no tumour", f"{found.empty} cases"),
         ("shapes", _counts(found.shapes)),

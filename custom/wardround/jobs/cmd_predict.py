@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
             continue
         tell(done[-1], list(MODALITIES), f"{files.case}: " if len(found) > 1 else "")
         if record is not None:
-            tell_record(weights.table.features, record, args.record)
+            tell_record(weights.table, record, args.record)
     if len(found) > 1 and done:
         print(f"written: {write_volumes(outs[0].parent / 'volumes.csv', done)}")
     say(NOT_A_DEVICE)
@@ -145,9 +145,15 @@ def tell(done: Any, sequences: Sequence[str], name: str) -> None:
     print(f"written: {done.mask}, {done.picture.name}")
 
 
-def tell_record(features: Sequence[str], record: Any, file: Path | None) -> None:
-    """Say which values of the record were known."""
+def tell_record(table: Any, record: Any, file: Path | None) -> None:
+    """Say which values of the record were known, and in which units they were taken to be."""
+    features = table.features
     known = [name for name, flag in zip(features, record[len(features) :], strict=True) if flag]
+    numbers = ", ".join(column.header for column in table.columns if column.kind == "numeric")
+    if file and numbers:
+        say(
+            f"  a column whose header states no unit is read as in {numbers} (`units` of a site's file do not count here)"
+        )
     without = "" if file else "no --record: "
     say(
         f"  {without}{len(known)} of {len(features)} values of the record are known ({', '.join(known) or 'all missing'})"
@@ -158,7 +164,12 @@ def write_volumes(path: Path, done: Sequence[Any]) -> Path:
     """Write the volumes of all cases as a table, for this user only: they are about patients."""
     regions = list(done[0].volumes_ml)
     rows = [
-        [one.case, *(round(one.volumes_ml[region], 3) for region in regions), " ".join(one.present), *one.unused]
+        [
+            one.case,
+            *(round(one.volumes_ml[region], 3) for region in regions),
+            " ".join(one.present),
+            "; ".join(one.unused),
+        ]
         for one in done
     ]
     header = ["case", *(f"{region} [ml]" for region in regions), "sequences used", "images not used"]

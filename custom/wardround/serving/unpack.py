@@ -124,8 +124,9 @@ def _images(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], limits: Li
         case, modality = name
         cases.add((path.parent, case))
         if modality in found or len(cases) > 1:
+            what = "files of two cases" if len(cases) > 1 else f"two files for {modality}"
             raise UploadRefused(
-                422, "the zip", found="files of two cases", expected="one case", fix="send one case per request"
+                422, "the zip", found=what, expected="one case, a file per sequence", fix="send one case per request"
             )
         with archive.open(entry) as stream:
             found[modality] = _limited(stream, left, limits)
