@@ -250,3 +250,11 @@ def test_first_weights_were_trained_on_nothing(tmp_path):
     best = checkpoint.load(tmp_path / "out" / "best_model.npz")[1]
     assert best["trained_on"] == {"data": "nothing", "sites": {}}
     assert best["label_kind"] == "brats"
+
+
+def test_hospitals_that_do_not_tell_small_numbers_end_with_a_model_too(tmp_path):
+    """Under five patients a number stays at the hospital: a sum without it would be false, so the card holds none."""
+    small = said("brats", False) | {"cases": {"train": 9, "val": None, "test": None}}
+    for meta in trained(tmp_path, [({"a": said("brats", False), "b": small}, ())]):
+        assert meta["card"]["patients"] == {"train": 15, "val": None, "test": None}
+        assert meta["card"]["hospitals"] == 2

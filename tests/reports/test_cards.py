@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from wardround.reports.cards import candidate_table, facts, hospital_cards, outcome, overview_table, title
+from wardround.reports.figures import candidate_panels, curve_panels
 from wardround.reports.schema import build
 
 
@@ -87,8 +88,7 @@ def test_facts_name_a_missing_sequence(run: dict[str, Any]) -> None:
 def test_facts_of_a_site_that_hides_its_numbers_claim_none(run: dict[str, Any]) -> None:
     site = run["sites"]["site-1"] | {"cases": None, "modalities": {"t1": 1, "t1ce": 1, "t2": 0, "flair": 1}}
     assert facts(site) == (
-        "Number of patients: not told in this job; sequences: t1, t1ce, flair; "
-        "labels: tumour regions ET, TC, WT; computed on cpu"
+        "Number of patients: not told; sequences: t1, t1ce, flair; labels: tumour regions ET, TC, WT; computed on cpu"
     )
 
 
@@ -107,6 +107,24 @@ def test_scores_over_few_patients_are_said_not_to_be_told(run: dict[str, Any]) -
     assert "n &lt; 5: not told" in found
     assert "9 training, few validation, few test" in found
     assert "Deploy the shared FedAvg model" in found
+
+
+def test_where_only_few_patients_were_tested_the_page_says_that_nothing_was_lost(run: dict[str, Any]) -> None:
+    for site in run["sites"].values():
+        site["cases"] = {"train": 9, "val": None, "test": None}
+    for final in run["final"].values():
+        final["candidates"] = {"local": {}, "fedavg": {}}
+    for r in run["rounds"]:
+        r["sites"] = {site: {"loss": None, "val_score": None} for site in run["sites"]}
+    pages = (
+        overview_table(build(run)),
+        candidate_panels(run),
+        curve_panels(run, "val_score", "validation Dice"),
+        curve_panels(run, "loss", "training loss"),
+    )
+    for found in pages:
+        assert "was told: over few patients" in found
+        assert "came back" not in found
 
 
 def test_a_model_below_the_floor_is_not_marked_for_deployment(run: dict[str, Any]) -> None:

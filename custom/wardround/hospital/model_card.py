@@ -14,6 +14,7 @@ from wardround.hospital import origin
 
 FEWEST = 5
 NOT_TOLD = "not told"
+FEW = f"not told (fewer than {FEWEST}, or so at a hospital)"
 LIMITS = (
     "adults' brain MR as the hospitals above acquire it; other scanners, ages, treatments and diseases were not tried",
     "the score is of the patients that the model was chosen with: expect less for others",
@@ -45,9 +46,7 @@ def card(metric: str, meta: Mapping[str, Any]) -> str:
     """Return the model card as Markdown."""
     found, score, patients = _card(meta), _score(meta), _patients(meta)
     who = "phantoms (invented)" if origin.is_synthetic(meta) else "patients"
-    counts = ", ".join(
-        f"{name} {n if n is not None else f'fewer than {FEWEST}'}" for name, n in (patients or {}).items()
-    )
+    counts = ", ".join(f"{name} {FEW if n is None else n}" for name, n in (patients or {}).items())
     n = (patients or {}).get("val")
     shown = NOT_TOLD if score is None else f"{score:.2f}" + (f" (n = {n})" if n is not None else "")
     rows = (

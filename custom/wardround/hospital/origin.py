@@ -78,18 +78,27 @@ def card_of_rounds(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def card_of_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what hospitals said about their data, added up: it holds nothing that did not leave them.
 
-    patients: per split, None where a hospital did not tell (under differential privacy none does) | sequences, label_kinds:
-    how many hospitals have them
+    patients: per split, None where a hospital did not tell its number, because it is small; None for all where a hospital
+    told none (under differential privacy none does) | sequences, label_kinds: how many hospitals have them
     """
     cases = [one.get("cases") for one in facts]
     told = [one for one in cases if isinstance(one, Mapping)]
-    splits = {part: sum(int(one[part]) for one in told) for part in ("train", "val", "test")}
     return {
         "hospitals": len(facts),
-        "patients": splits if told and len(told) == len(facts) else None,
+        "patients": _added_up(told) if told and len(told) == len(facts) else None,
         "sequences": dict(Counter(name for one in facts for name, n in one.get("modalities", {}).items() if n)),
         "label_kinds": dict(Counter(str(one["label_kind"]) for one in facts if "label_kind" in one)),
     }
+
+
+def _added_up(cases: Sequence[Mapping[str, int | None]]) -> dict[str, int | None]:
+    """Return the patients of all hospitals per split; a sum without one that is not told would be false, so it is None."""
+    splits: dict[str, int | None] = {}
+    for part in ("train", "val", "test"):
+        numbers = [one.get(part) for one in cases]
+        known = [n for n in numbers if n is not None]
+        splits[part] = sum(known) if len(known) == len(numbers) else None
+    return splits
 
 
 def data_of(meta: Mapping[str, Any]) -> str:

@@ -17,12 +17,13 @@ from wardround.reports.summary import (
     deployed,
     main_metric,
     metric,
+    nothing_told,
     privacy_claim,
     score_name,
     site_name,
     verdict_of,
 )
-from wardround.reports.verdict import CANDIDATES, FEW, NAMES, Verdict
+from wardround.reports.verdict import CANDIDATES, NAMES, Verdict
 
 KINDS = {
     "helped": "joining helped",
@@ -109,7 +110,7 @@ def overview_table(report: Json) -> Markup:
                 ]
             )
     if not rows:
-        return say("p", "No test result came back.", class_="soft")
+        return say("p", nothing_told(report, "test result"), class_="soft")
     heads = ("Model", "Mean over hospitals", "Worst hospital", "Gap, best minus worst", "Hospitals")
     marked = len(rows) - 1 if "deployed" in report["overview"] else None
     return table(
@@ -127,7 +128,7 @@ def candidate_table(candidates: Mapping[str, Any], chosen: str | None, caption: 
     """
     if not any(candidates.values()):
         listed = ", ".join(NAMES[name] + (f" ({mark})" if name == chosen else "") for name in candidates)
-        return say("p", f"{caption}: {listed}. n < 5: not told. {FEW}.", class_="soft")
+        return say("p", f"{caption}: {listed}. n < 5: not told.", class_="soft")
     dice = [region for region in REGIONS if any(metric(c, f"dice_{region}") for c in candidates.values())]
     said = {name: {r: in_words(c.get("test") or {}, r) for r in REGIONS} for name, c in candidates.items()}
     apart = [region for region in REGIONS if any(words[region] for words in said.values())]
@@ -193,7 +194,7 @@ def facts(site: Json) -> str:
     scans = "scans by sequence: " + ", ".join(f"{name} {count or 'none'}" for name, count in found.items())
     if not split and found:  # a job that hides the numbers of patients tells 1 for every sequence that exists
         there = ", ".join(name for name, count in found.items() if count)
-        scans = f"Number of patients: not told in this job; sequences: {there}"
+        scans = f"Number of patients: not told; sequences: {there}"
     support = ", ".join(f"{name} {count}" for name, count in (site.get("classes") or {}).items())
     labels = _LABELS.get(str(site.get("label_kind")), site.get("label_kind"))
     words = [f"Patients: {split}" if split else None, scans if found else None]

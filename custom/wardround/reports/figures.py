@@ -8,7 +8,15 @@ from statistics import fmean
 
 from wardround.reports.checks import Json
 from wardround.reports.markup import Markup, join, say, tag, text
-from wardround.reports.summary import by_name, candidates_of, main_metric, score_name, site_name, verdict_of
+from wardround.reports.summary import (
+    by_name,
+    candidates_of,
+    main_metric,
+    nothing_told,
+    score_name,
+    site_name,
+    verdict_of,
+)
 from wardround.reports.svg import Axis, Point, dots, drawing, figure, label, line, path
 from wardround.reports.verdict import NAMES
 
@@ -34,7 +42,7 @@ def curve_panels(run: Json, key: str, what: str) -> Markup:
     found = curves(run, key)
     values = [value for curve in found.values() for value in curve.values()]
     if not values:
-        return say("p", f"No {what} came back.", class_="soft")
+        return say("p", nothing_told(run, what), class_="soft")
     y = Axis(0.0, 1.0, HEIGHT - 22, 10) if key == "val_score" else Axis(min(0.0, *values), max(values), HEIGHT - 22, 10)
     rounds = [r["round"] + 1 for r in run["rounds"]]
     x = Axis(min(rounds), max(rounds), 34, WIDTH - 10)
@@ -65,7 +73,7 @@ def candidate_panels(run: Json) -> Markup:
         if at.get(key) is not None
     ]
     if not drawn:
-        return say("p", "No test result came back.", class_="soft")
+        return say("p", nothing_told(run, "test result"), class_="soft")
     x = Axis(floor(10 * min(drawn)) / 10, ceil(10 * max(drawn)) / 10, 14, WIDTH - 14)
     panels = [
         figure(

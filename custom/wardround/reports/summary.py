@@ -46,6 +46,16 @@ def metric(candidate: Json, name: str) -> Json | None:
     return found if found and found.get("value") is not None else None
 
 
+def nothing_told(run: Json, what: str) -> str:
+    """Return why a run has no such number: hospitals with few patients keep theirs, or none came back."""
+    kept = any(None in ((site or {}).get("cases") or {}).values() for site in run["sites"].values())
+    if kept or any({} in ((final or {}).get("candidates") or {}).values() for final in run["final"].values()):
+        return (
+            f"No {what} was told: over few patients (n < 5, or the hospital's own number) it stays in each own report."
+        )
+    return f"No {what} came back."
+
+
 def score_name(run: Json) -> str:
     """Return what scores of this run are: Dice, or balanced accuracy."""
     return str((run.get("settings") or {}).get("score") or DICE)
