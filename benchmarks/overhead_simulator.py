@@ -52,7 +52,7 @@ while flare.is_running():
 '''
 BEGINS = {"ours": re.compile(r"round \d+/\d+ begins"), "stock": re.compile(r"Round \d+ started")}
 ENDS = {"ours": re.compile(r"every site now judges"), "stock": re.compile(r"Finished FedAvg")}
-LAST = {"ours": re.compile(r"INFO - report: "), "stock": re.compile(r"Finished FedAvg")}
+LAST = {"ours": re.compile(r"INFO - open this: "), "stock": re.compile(r"Finished FedAvg")}
 STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}")
 
 

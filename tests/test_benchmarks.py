@@ -33,7 +33,7 @@ OUR_LOG = """\
 2026-01-01 10:00:05,000 - INFO - round 2/3 begins with 2 sites
 2026-01-01 10:00:05,500 - INFO - round 3/3 begins with 2 sites
 2026-01-01 10:00:06,200 - INFO - every site now judges the models on its own patients
-2026-01-01 10:00:08,000 - INFO - report: /tmp/report.html
+2026-01-01 10:00:08,000 - INFO - open this: /tmp/report.html
 """
 STOCK_LOG = """\
 2026-01-01 10:00:01,000 - INFO -

@@ -57,7 +57,8 @@ def test_every_site_took_part_in_every_round_and_got_a_verdict(flagless):
         assert entry["configured"] == entry["trained"] == entry["aggregated"] == list(SITES)
     assert set(report["verdicts"]) == set(SITES)
     for site in SITES:
-        assert report["verdicts"][site]["deploy"] in CANDIDATES
+        verdict = report["verdicts"][site]
+        assert verdict["deploy"] in CANDIDATES or (verdict["deploy"], verdict["kind"]) == (None, "unusable")
         assert set(report["final"][site]["candidates"]) == CANDIDATES
 
 
@@ -79,8 +80,8 @@ def test_the_page_is_whole_and_needs_nothing_else(flagless):
 def test_curves_arrive_per_site(flagless):
     for site in SITES:
         found = scalars(flagless.server / "tb_events" / site)
-        assert sorted(found["loss"]) == [0, 1]
-        assert sorted(found["val_score"]) == [0, 1, 2]
+        assert sorted(found["loss"]) == [1, 2]
+        assert sorted(found["val_score"]) == [1, 2, 3]
 
 
 def test_a_receipt_for_every_release(flagless):

@@ -101,9 +101,9 @@ def test_what_a_site_says_beyond_the_report_is_not_shown(record):
     assert set(record.run["sites"]["site-1"]) == {"label", "cases", "modalities", "label_kind", "device"}
 
 
-@pytest.mark.parametrize("simulator", [True, False])
-def test_pictures_only_in_the_simulator(simulator, facts, tmp_path):
-    """On a real server there is no other party's folder; the record does not even look."""
+@pytest.mark.parametrize(("simulator", "phantoms"), [(True, True), (True, False), (False, True)])
+def test_pictures_of_invented_patients_only_in_the_simulator(simulator, phantoms, facts, tmp_path):
+    """On a real server there is no other party's folder; a real patient's picture holds the id and stays at the site."""
     import numpy as np
 
     from wardround.reports.overlay import draw_overlay
@@ -115,5 +115,8 @@ def test_pictures_only_in_the_simulator(simulator, facts, tmp_path):
     picture = tmp_path / "site-1" / "job" / "wardround" / "overlays" / "site-1-0.png"
     draw_overlay(np.ones((8, 8, 8), np.float32), mask, mask, "title", picture, (1.0, 1.0, 1.0))
     record = RunRecord.begin(ABOUT, MODEL, simulator, [])
+    record.begin_round(0, bytes_down_each=1)
+    record.update("site-1", {"loss": 1.0, "val_score": 0.5, "seconds": 1.0}, facts | {"phantoms": phantoms}, size=1)
+    record.end_round(["site-1"], ["site-1"], 1.0)
     page = record.close(folder, None)
-    assert ("<img" in page.read_text()) == simulator
+    assert ("<img" in page.read_text()) == (simulator and phantoms)

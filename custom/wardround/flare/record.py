@@ -39,6 +39,7 @@ class RunRecord:
         self.run, self.simulator = run, simulator
         self._round: dict[str, Any] = {}
         self._final_val: dict[str, float | None] = {}
+        self._real: set[str] = set()  # sites whose patients are not invented
 
     @staticmethod
     def begin(
@@ -170,14 +171,19 @@ class RunRecord:
             "outcome": "incomplete" if self.run["problems"] else "complete",
         }
         self._write(folder)
-        pictures = sorted(folder.parent.parent.parent.glob("*/*/wardround/overlays/*.png")) if self.simulator else []
-        failure = tried(lambda: write_report(self.run, folder, pictures))
+        failure = tried(lambda: write_report(self.run, folder, self._pictures(folder)))
         if failure is not None:
             self.problem(f"the report could not be drawn: {failure.words}")
             self.run["outcome"] = "incomplete"
             self._write(folder)
             write_plain_report(self.run, folder)
         return folder / REPORT
+
+    def _pictures(self, folder: Path) -> list[Path]:
+        """Return the simulated sites' pictures of invented patients; those of real ones, and their ids, stay at the site."""
+        root = folder.parent.parent.parent
+        found = sorted(root.glob("*/*/wardround/overlays/*.png")) if self.simulator else []
+        return [path for path in found if path.relative_to(root).parts[0] not in self._real]
 
     def _write(self, folder: Path) -> None:
         (folder / "run.json").write_text(json.dumps(self.run, indent=1), encoding="utf-8")
@@ -193,6 +199,7 @@ class RunRecord:
         for site, facts in entry["facts"].items():
             self.run["sites"][site] = {key: facts[key] for key in SHOWN_FACTS if key in facts}
             self.run["phantoms"] = self.run["phantoms"] or facts["phantoms"]
+            self._real |= set() if facts["phantoms"] else {site}
         self.run["rounds"].append({key: value for key, value in entry.items() if key not in ("facts", "val_score")})
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from wardround.data.ehr import table_from_json
 from wardround.errors import ConfigRefused
 from wardround.jobs import fragments, own
 from wardround.jobs import settings as settings_of
@@ -66,6 +65,8 @@ def _count_columns(made: Job, settings: Sequence[str]) -> None:
     sampling, model = made.task["sampling"]["args"], made.task["model"]["args"]
     named = {setting.partition("=")[0] for setting in settings}
     if "sampling.columns" in named and "columns" in model and "model.columns" not in named:
+        from wardround.data.ehr import table_from_json
+
         table = table_from_json(sampling["columns"], "the job's sampling")
         model["columns"] = len(table.features) if sampling["record"] else 0
 
