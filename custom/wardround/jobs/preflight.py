@@ -209,7 +209,7 @@ def _code(party: Party) -> list[Finding]:
     if wide := [one for one in listed if not is_class(one)]:
         words = f"lines that allow more than one class: {', '.join(wide[:3])}"
         found.append(warned("code", words, f"name whole classes in {posture.CLASSES} in local/resources.json"))
-    if others := strangers({kit.role: party.listed if posture.CLASSES in party.resources else []}):
+    if others := strangers({kit.role: [one for one in posture.own_classes(party.resources) if is_class(one)]}):
         words = f"jobs may have these built here, with any arguments, and wardround does not ship them: {', '.join(others[:5])}"
         found.append(
             warned("code", words, f"read their code, or delete them from {posture.CLASSES} in local/resources.json")
