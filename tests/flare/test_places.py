@@ -118,6 +118,16 @@ def test_a_state_file_that_says_something_else_is_refused(context, tmp_path, tex
         places.state_folder(named(context, "one"))
 
 
+@pytest.mark.parametrize("inside", ["party", "party/kept", "party/../party/x"])
+def test_state_that_the_variable_puts_into_the_workspace_is_refused(context, tmp_path, monkeypatch, inside):
+    """Secrets are part of it; in the simulator, whose workspace is served to nobody, it may lie there."""
+    fl_ctx = named(context, "one")
+    monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / inside))
+    with pytest.raises(ConfigRefused, match=r"WARDROUND_STATE[\s\S]*inside the workspace"):
+        places.state_folder(fl_ctx)
+    assert places.state_folder(context(few=True)).is_relative_to(tmp_path / inside)
+
+
 def test_a_job_goes_on_under_the_id_that_it_began_with_until_it_has_ended(context, tmp_path):
     """So a ledger charges the job once, however often it is submitted again after a crash."""
     (tmp_path / "party" / "local" / "wardround_state.json").write_text('{"folder": "kept"}')

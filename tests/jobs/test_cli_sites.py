@@ -55,6 +55,40 @@ def test_an_edited_list_is_what_is_installed(provisioned, tmp_path):
     assert read_object(kit.local / "resources.json")["class_allow_list"] == ["a.B"]
 
 
+def job_folder(place, path):
+    """A job's folder from somebody else, whose client's config names `path`."""
+    (place / "app" / "config").mkdir(parents=True)
+    executor = {"tasks": ["train"], "executor": {"path": path, "args": {"args": ["id"]}}}
+    files = {"meta.json": {}, "app/config/config_fed_client.json": {"executors": [executor]}}
+    for name, content in (files | {"app/config/config_fed_server.json": {"workflows": []}}).items():
+        (place / name).write_text(json.dumps(content))
+    return place
+
+
+def test_a_class_of_a_leads_job_does_not_come_onto_a_list_without_a_word(provisioned, tmp_path, capsys):
+    """What is listed is built, with the arguments that a job gives: here it would be a shell."""
+    job, listed = job_folder(tmp_path / "job", "subprocess.Popen"), str(tmp_path / "mine.json")
+    assert main(["sites", "allow-list", str(job), "--out", listed]) == 0
+    assert "NOT OF WARDROUND" in (said := capsys.readouterr().err)
+    assert "subprocess.Popen" in said
+    kit = open_kit(shutil.copytree(provisioned / "site-1", tmp_path / "site-1"))
+    assert main(["sites", "harden", str(kit.root), "--allow", listed]) == 0
+    assert "NOT OF WARDROUND" in capsys.readouterr().err
+    main(["preflight", str(kit.root), "--only", "code"])
+    assert "wardround does not ship them: subprocess.Popen" in " ".join(capsys.readouterr().out.split())
+    assert main(["sites", "harden", str(kit.root)]) == 0
+    main(["sites", "allow-list"])
+    assert "NOT OF WARDROUND" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["os.", "subprocess", "nvflare.app_common", "a.B.*"])
+def test_a_job_that_names_a_module_is_not_listed(tmp_path, path, capsys):
+    assert main(["sites", "allow-list", str(job_folder(tmp_path / "job", path))]) == 2
+    said = capsys.readouterr()
+    assert "in the place of a class" in said.err
+    assert said.out == ""
+
+
 def test_what_is_no_kit_or_no_list_is_refused(provisioned, tmp_path):
     assert main(["sites", "harden", str(tmp_path)]) == 2
     kit = shutil.copytree(provisioned / "site-1", tmp_path / "site-1")

@@ -153,7 +153,7 @@ def state_folder(fl_ctx: FLContext) -> Path:
     """Return where this party keeps what a resumed run needs; no place named: `private_folder`, which no other run finds.
 
     $WARDROUND_STATE: `<that>/<party>` in the simulator, `<that>/<party>/<job name>` at real sites | local/wardround_state.json,
-    {"folder": PATH}, a relative one below the private root: `<that>/<job name>`; one inside the workspace: ConfigRefused
+    {"folder": PATH}, a relative one below the private root: `<that>/<job name>`; either inside the workspace: ConfigRefused
     """
     durable.owner_only()
     root = _state_root(fl_ctx)
@@ -239,10 +239,9 @@ def run_id(fl_ctx: FLContext) -> str:
         return str(fl_ctx.get_job_id())
     folder, job = state_folder(fl_ctx), str(fl_ctx.get_job_id())
     keep_to_this_job(folder, job)
-    if not _said(folder / BEGAN_AS):
-        durable.write(folder / BEGAN_AS, job.encode())
-    if _said(folder / GOES_ON_AS) != job:
-        durable.write(folder / GOES_ON_AS, job.encode())
+    for name, written in ((BEGAN_AS, _said(folder / BEGAN_AS)), (GOES_ON_AS, _said(folder / GOES_ON_AS) == job)):
+        if not written:
+            durable.write(folder / name, job.encode())
     return _said(folder / BEGAN_AS)
 
 
@@ -253,9 +252,10 @@ def _said(path: Path) -> str:
 def _state_root(fl_ctx: FLContext) -> Path | None:
     named, party = os.environ.get(STATE_VARIABLE), str(fl_ctx.get_identity_name())
     job = re.sub(r"[^A-Za-z0-9_.-]", "_", job_name(fl_ctx)).lstrip(".") or "job"
-    if named:
-        return Path(named) / party if in_simulator(fl_ctx) else Path(named) / party / job
-    kept = kept_root(workspace_root(fl_ctx))
+    if named and in_simulator(fl_ctx):
+        return Path(named) / party
+    workspace = workspace_root(fl_ctx)
+    kept = _outside(Path(named), workspace, f"${STATE_VARIABLE}") / party if named else kept_root(workspace)
     return None if kept is None else kept / job
 
 
@@ -278,13 +278,18 @@ def kept_root(workspace: Path) -> Path | None:
             expected='{"folder": "PATH"}',
             fix="correct it, or delete it: then a run that breaks off cannot be continued",
         )
-    found = (private_root(workspace) / str(said["folder"])).resolve()
+    return _outside(private_root(workspace) / str(said["folder"]), workspace, f"local/{STATE_FILE}")
+
+
+def _outside(folder: Path, workspace: Path, says: str) -> Path:
+    """Return a folder of kept state, secrets among it, resolved; one inside the workspace: ConfigRefused. says: who names it"""
+    found = folder.resolve()
     if found == workspace.resolve() or workspace.resolve() in found.parents:
         raise ConfigRefused(
-            f"local/{STATE_FILE}",
+            says,
             found="a folder inside the workspace, which NVFlare serves",
-            expected=f"a relative folder (it lies in <workspace>{PRIVATE_SUFFIX}), or one elsewhere",
-            fix='write {"folder": "kept"}, and move the old folder into the private one if a job is to go on',
+            expected=f"a relative folder in local/{STATE_FILE} (it lies in <workspace>{PRIVATE_SUFFIX}), or one elsewhere",
+            fix='write {"folder": "kept"} there, and move the old folder into the private one if a job is to go on',
         )
     return found
 

@@ -77,6 +77,12 @@ def listed_classes(resources: dict[str, Any]) -> list[str] | None:
     return [str(line) for line in lines]
 
 
+def own_classes(resources: dict[str, Any]) -> list[str]:
+    """Return the lines of a party's list that are not in the one that NVFlare delivers; no list: []."""
+    lines = (listed_classes(resources) or []) if CLASSES in resources else []
+    return [line for line in lines if line not in DEFAULT_CLASS_ALLOW_LIST]
+
+
 def takes_plain_jobs_only(resources: dict[str, Any]) -> bool:
     """Tell whether NVFlare builds PlainJobs here, which takes a job without code only as two JSON files and a card."""
     found = resources.get("app_validator")

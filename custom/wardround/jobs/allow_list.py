@@ -14,7 +14,7 @@ from wardround.errors import ConfigRefused
 from wardround.flare import plain_jobs, posture
 from wardround.hospital.kit import read_object
 from wardround.jobs import folder, recipes
-from wardround.jobs.named import classes
+from wardround.jobs.named import classes, shipped
 from wardround.jobs.recipes import Job, Json
 
 SITE, SERVER = "site", "server"
@@ -52,7 +52,10 @@ def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
 
 
 def named_by(words: Sequence[str]) -> AllowList:
-    """Return the two lists of jobs, each given by its name or by the folder that it was written to; none: of all jobs."""
+    """Return the two lists of jobs, each given by its name or by the folder that it was written to; none: of all jobs.
+
+    a folder that names something that is no class: ConfigRefused
+    """
     folders = [Path(word).expanduser() for word in words if (Path(word).expanduser() / "meta.json").is_file()]
     names = [word for word in words if Path(word).expanduser() not in folders]
     found = allow_list([recipes.job(name) for name in names]) if names or not words else {SITE: [], SERVER: []}
@@ -60,7 +63,23 @@ def named_by(words: Sequence[str]) -> AllowList:
         for side, file in ((SITE, "config_fed_client.json"), (SERVER, "config_fed_server.json")):
             config = read_object(place / "app" / "config" / file)
             found[side] = sorted({*found[side], *classes(config)})
+        if wide := [name for side in found.values() for name in side if not is_class(name)]:
+            raise ConfigRefused(
+                f"the job {place.name}",
+                found=f"{', '.join(map(repr, wide[:3]))} in the place of a class",
+                expected="the full name of one class: on a list, the name of a module allows everything below it",
+                fix="do not run this job; ask who wrote it",
+            )
     return found
+
+
+def strangers(found: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the classes of these lists, by side, that wardround does not ship for that side, sorted.
+
+    A listed class is built with the arguments that a job gives it: `subprocess.Popen` in a list is a shell for every lead.
+    """
+    ours = allow_list()
+    return sorted({path for side, listed in found.items() for path in listed if path not in {*ours[side], *shipped()}})
 
 
 def read(path: Path) -> AllowList:

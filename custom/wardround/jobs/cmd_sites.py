@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,9 @@ def allow_list(args: argparse.Namespace) -> int:
     from wardround.jobs.allow_list import named_by
     from wardround.jobs.folder import printed
 
-    text = printed(dict(named_by(args.names)))
+    lists = named_by(args.names)
+    _tell_strangers(lists)
+    text = printed(dict(lists))
     if args.out is None:
         print(text, end="")
         return DONE
@@ -99,6 +102,7 @@ def harden(args: argparse.Namespace) -> int:
 
     kit = open_kit(args.kit)
     lists = allow_list.read(args.allow) if args.allow else allow_list.allow_list()
+    _tell_strangers(lists)
     storage = (args.storage or kit.root / hardening.STORAGE).absolute()
 
     def resources(found: dict[str, Any]) -> dict[str, Any]:
@@ -140,6 +144,18 @@ def init(args: argparse.Namespace) -> int:
     asked = {"kit": args.kit, "job": args.job, "skip": args.skip, "only": None, "started": False, "json": False}
     print()
     return cmd_preflight.run(argparse.Namespace(**asked))
+
+
+def _tell_strangers(lists: dict[str, list[str]]) -> None:
+    """Name on stderr what a list lets jobs build beside wardround's own classes; it is the hospital's to decide."""
+    from wardround.jobs.allow_list import strangers
+
+    if found := strangers(lists):
+        print(
+            f"NOT OF WARDROUND, any lead may have it built here, with any arguments: {', '.join(found)}",
+            file=sys.stderr,
+        )
+        print("read the code of each before you list it; delete what you do not know", file=sys.stderr)
 
 
 def _shown(path: Path) -> str:

@@ -23,7 +23,7 @@ from wardround.hospital.kit import ROOT, SERVER, SITE, Kit, read_object
 from wardround.hospital.opening import SITE_FILE, pick_device
 from wardround.hospital.preflight_data import Looked, Rehearsed
 from wardround.jobs import folder, preflight_job, preflight_posture, recipes
-from wardround.jobs.allow_list import is_class
+from wardround.jobs.allow_list import is_class, strangers
 from wardround.jobs.building import build
 from wardround.jobs.named import classes
 from wardround.jobs.terminal import counter
@@ -209,6 +209,11 @@ def _code(party: Party) -> list[Finding]:
     if wide := [one for one in listed if not is_class(one)]:
         words = f"lines that allow more than one class: {', '.join(wide[:3])}"
         found.append(warned("code", words, f"name whole classes in {posture.CLASSES} in local/resources.json"))
+    if others := strangers({kit.role: [one for one in posture.own_classes(party.resources) if is_class(one)]}):
+        words = f"jobs may have these built here, with any arguments, and wardround does not ship them: {', '.join(others[:5])}"
+        found.append(
+            warned("code", words, f"read their code, or delete them from {posture.CLASSES} in local/resources.json")
+        )
     missing = sorted({path for path in classes(config) if not _listed(path, listed)})
     if missing:
         words = f"{name} without code is refused here, {len(missing)} of its classes are not listed: {', '.join(missing[:3])}"

@@ -175,8 +175,8 @@ class SumSite:
         self._save_grid(moment.round + 1, following)
         if self.participant.name not in sites:
             self.forget(moment.round)
-        mean = mean_of(grid, totals, self.protection.denominator(len(sites), patients))
-        return mean, {"sites": len(sites), "patients": patients if self.protection.weighted else None}
+        known = {"sites": len(sites), "patients": patients if self.protection.weighted else None}
+        return mean_of(grid, totals, self.protection.denominator(len(sites), patients)), known
 
     def _open(
         self, moment: Moment, sites: Sequence[str], payload: bytes, roster: str, grid: Grid
@@ -202,8 +202,7 @@ class SumSite:
         """Return the digest of who took part in a sum: what this site hid its own update for, else what it is told."""
         if self.participant.name not in sites:
             return told
-        path = self._part(moment.round)
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        kept = json.loads(path.read_text(encoding="utf-8")) if (path := self._part(moment.round)).is_file() else {}
         if kept.get("moment") != list(moment.words):
             raise statements.refused("the server", "a sum with this site that it did not hide an update for", "its own")
         return str(kept["roster"])
