@@ -99,6 +99,41 @@ def test_regions_that_nobody_trained_are_not_predicted(
     assert main(["export", str(silent), "--out", str(tmp_path / "bundle")]) == 2
 
 
+def test_a_mask_never_takes_the_place_of_what_lies_beside_the_images(
+    hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An expert's mask or a sequence under the name of --out, through a link too, is refused before anything is computed."""
+    case, model = (
+        Path(shutil.copytree(a_case(hospitals), tmp_path / a_case(hospitals).name)),
+        weights(tmp_path / "m.npz"),
+    )
+    brain = case / f"{case.name}_mask.nii.gz"
+    shutil.copy(case / f"{case.name}_seg.nii.gz", brain)
+    (tmp_path / "link").symlink_to(case)
+    before = {file.name: file.read_bytes() for file in case.iterdir()}
+    for out in (case / f"{case.name}_seg.nii.gz", tmp_path / "link" / f"{case.name}_t1.nii.gz", brain):
+        assert main(["predict", str(case), "--model", str(model), "--out", str(out), "--device", "cpu"]) == 2
+        assert "never overwritten" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in case.iterdir()} == before
+    again = ["predict", str(case), "--model", str(model), "--device", "cpu", "--out", str(tmp_path / "x.nii.gz")]
+    assert main(again) == main(again) == 0
+
+
+def test_a_model_below_the_floor_says_so_wherever_it_is_used(
+    hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = weights(tmp_path / "m.npz", candidate="local", k=0, usable=False)
+    out = ["--out", str(tmp_path / "x.nii.gz"), "--device", "cpu"]
+    assert main(["export", str(model), "--out", str(tmp_path / "bundle")]) == 0
+    assert "NOT USABLE YET" in capsys.readouterr().out
+    assert "| verdict | NOT USABLE YET" in (tmp_path / "bundle" / "docs" / "README.md").read_text()
+    for file in (model, tmp_path / "bundle"):
+        assert main(["predict", str(a_case(hospitals)), "--model", str(file), *out]) == 0
+        err = capsys.readouterr().err
+        assert "NOT USABLE YET" in err
+        assert "model to deploy" not in err
+
+
 def token(folder: Path) -> Path:
     path = folder / "token"
     path.touch(mode=0o600)

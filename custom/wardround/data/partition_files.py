@@ -59,7 +59,7 @@ def require_split(sites: Mapping[str, Sequence[str]], patients: Mapping[str, str
                 f"the site {site!r}",
                 found=f"{count} patients",
                 expected=f"at least {min_patients}, for training, validation and test",
-                fix="use fewer sites or another method; or lower min_patients, if you know why",
+                fix="use fewer sites or another method; --min-patients writes it all the same, and every job refuses such a site",
             )
 
 

@@ -39,7 +39,7 @@ from wardround.flare.site_parts import (
 )
 from wardround.hospital.classification import CaseSampling
 from wardround.hospital.global_model import GlobalModel
-from wardround.hospital.judging import Judging, shared_only
+from wardround.hospital.judging import Judging, shared_only, spoken
 from wardround.hospital.opening import Phantoms
 from wardround.hospital.rounds import RIVAL, Hospital
 from wardround.hospital.segmentation import Sampling
@@ -177,7 +177,7 @@ class SecureSite(Executor):  # type: ignore[misc]
         hospital.keep(judgement, places.run_folder(fl_ctx), places.job_name(fl_ctx))
         held.finish(None, places.run_folder(fl_ctx))
         scores: Any = judgement.numbers | {"val_score": val_score, "seconds": time.monotonic() - begun}
-        self.log_info(fl_ctx, f"{hospital.title}: deploy {scores['deploy']}, {scores['seconds']:.1f} s")
+        self.log_info(fl_ctx, f"{hospital.title}: {spoken(scores)}, {scores['seconds']:.1f} s")
         tell(self, {"val_score": val_score}, call.moment.round, fl_ctx, silent=secure.noise is not None)
         scores = scores if self.dp is None else shared_only(scores)
         if self.dp is not None or secure.protection.weights == "patients_hidden":

@@ -29,7 +29,7 @@ from wardround.flare.site_parts import (
     shown,
     tell,
 )
-from wardround.hospital.judging import Judging, shared_only
+from wardround.hospital.judging import Judging, shared_only, spoken
 from wardround.hospital.opening import Phantoms
 from wardround.hospital.rounds import Hospital
 from wardround.hospital.segmentation import Sampling
@@ -126,8 +126,8 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         self.log_info(fl_ctx, f"{hospital.title}: trains its local baseline, fine-tunes and judges the models")
         judgement = hospital.judge(order.weights, since)
         hospital.keep(judgement, places.run_folder(fl_ctx), places.job_name(fl_ctx))
-        deploy, seconds = judgement.numbers["deploy"], time.monotonic() - begun
-        self.log_info(fl_ctx, f"{hospital.title}: deploy {deploy}, {seconds:.1f} s")
+        seconds = time.monotonic() - begun
+        self.log_info(fl_ctx, f"{hospital.title}: {spoken(judgement.numbers)}, {seconds:.1f} s")
         tell(self, {"val_score": val_score}, order.round, fl_ctx)
         places.finish(fl_ctx)
         scores = judgement.numbers | {"val_score": val_score, "seconds": seconds}

@@ -94,6 +94,11 @@ def judge(
     return Judgement(numbers, rows, {name: w for name, (_, _, w) in picked.items()}, least)
 
 
+def spoken(numbers: Mapping[str, Any]) -> str:
+    """Return a judgement in a few words, for the site's log."""
+    return f"{'deploy' if numbers['usable'] else 'no model is usable yet, the best is'} {numbers['deploy']}"
+
+
 def _classes(rows: Rows) -> int | None:
     """Return how many classes the test patients have; None where there are none (segmentation)."""
     return len({row["class"] for row in rows}) if "class" in rows[0] else None

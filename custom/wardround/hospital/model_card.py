@@ -15,6 +15,7 @@ from wardround.hospital import origin
 FEWEST = 5
 NOT_TOLD = "not told"
 FEW = f"not told (fewer than {FEWEST}, or so at a hospital)"
+NOT_USABLE = "NOT USABLE YET: below the floor on its hospital's own test patients"
 LIMITS = (
     "adults' brain MR as the hospitals above acquire it; other scanners, ages, treatments and diseases were not tried",
     "the score is of the patients that the model was chosen with: expect less for others",
@@ -58,6 +59,7 @@ def card(metric: str, meta: Mapping[str, Any]) -> str:
         (f"{metric} on validation {who}, which the choice was made by", shown),
         ("rounds", found.get("rounds", meta.get("round", NOT_TOLD))),
         ("privacy of the training", _privacy(meta)),
+        *((("verdict", NOT_USABLE),) if meta.get("usable") is False else ()),
     )
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     limits = "\n".join(f"- {one}" for one in LIMITS)

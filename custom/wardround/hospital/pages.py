@@ -31,6 +31,7 @@ def keep_models(
         "candidate": name,
         "k": candidate["k"],
         "val_score": candidate["val"],
+        "usable": judgement.numbers["usable"],
         **site.about_model(),
         "trained_on": origin.of_sites([facts["phantoms"]], others=name != "local"),
         "card": origin.card_of_facts([facts]),

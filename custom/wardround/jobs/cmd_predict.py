@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     require_real(weights.meta, args.model, [one.case for one in found], args.synthetic_model_ok)
     kind = prediction.kind_of(weights, args.labels)
     outs = masks_of([one.case for one in found], args.out)
+    require_new(outs, [file for one in found for file in (*one.images.values(), one.seg) if file is not None])
     records = [prediction.record_of(files, weights, args.record) for files in found]
     say(f"with {describe(weights.meta)}")
     model = prediction.ready(weights, args.device)
@@ -130,6 +131,23 @@ def masks_of(cases: Sequence[str], out: Path | None) -> list[Path]:
             fix="correct the name, or choose one case with --case",
         )
     return [(out or Path("masks")) / f"{case}_mask.nii.gz" for case in cases]
+
+
+def require_new(outs: Sequence[Path], read: Sequence[Path]) -> None:
+    """Raise ConfigRefused for a result that would take the place of a file beside what is read: an image, an expert's mask."""
+    folders = {file.resolve().parent for file in read}
+    taken = [out for out in outs if out.exists() and out.resolve().parent in folders]
+    if taken:
+        raise ConfigRefused(
+            f"--out {taken[0]}",
+            found=f"a file that is there already, in the folder of the case{_and_more(taken)}",
+            expected="a new file: what lies beside the images is never overwritten",
+            fix="name another file or folder with --out",
+        )
+
+
+def _and_more(taken: Sequence[Path]) -> str:
+    return f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
 
 
 def tell(done: Any, sequences: Sequence[str], name: str) -> None:
@@ -204,6 +222,8 @@ def classes(args: argparse.Namespace) -> int:
         )
     model = class_prediction.read_classifier(args.model)
     require_whole(model.meta, args.model)
+    if args.out is not None:
+        require_new([out], [file for file in args.case.rglob("*") if file.is_file()])
     cases = class_inputs.read_cases(args.case, args.wanted, model.sampling.spec, model.sampling.record)
     require_real(model.meta, args.model, cases.names, args.synthetic_model_ok)
     say(f"{len(cases.names)} cases with {describe(model.meta)}, architecture {model.identity}, weights {model.digest}")
@@ -218,10 +238,14 @@ def classes(args: argparse.Namespace) -> int:
 
 
 def describe(meta: Mapping[str, Any]) -> str:
-    """Return in words which model a file holds."""
+    """Return in words which model a file holds, and whether its hospital's verdict was that it is not usable."""
+    from wardround.hospital.model_card import NOT_USABLE
+
     job = (meta.get("settings") or {}).get("job")
     if "candidate" in meta:
         steps = f", {meta['k']} fine-tuning steps" if meta.get("k") else ""
+        if meta.get("usable") is False:
+            return f"the best model of this hospital, {NOT_USABLE}: {meta['candidate']}{steps}"
         return f"this hospital's model to deploy: {meta['candidate']}{steps}"
     if "round" in meta:
         return f"the shared model of {job} after {meta['round']} rounds"

@@ -52,6 +52,7 @@ class Model:
             "labels": values,
             "candidate": weights.meta.get("candidate"),
             "round": weights.meta.get("round"),
+            "usable": weights.meta.get("usable"),
             "trained_on": origin.data_of(weights.meta),
             "trained_on_words": origin.words(weights.meta),
             "not_a_medical_device": True,
