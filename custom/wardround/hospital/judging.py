@@ -96,7 +96,9 @@ def judge(
 
 def spoken(numbers: Mapping[str, Any]) -> str:
     """Return a judgement in a few words, for the site's log."""
-    return f"{'deploy' if numbers['usable'] else 'no model is usable yet, the best is'} {numbers['deploy']}"
+    return (
+        f"{'no model is usable yet, the best is' if numbers.get('usable') is False else 'deploy'} {numbers['deploy']}"
+    )
 
 
 def _classes(rows: Rows) -> int | None:

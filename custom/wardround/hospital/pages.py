@@ -31,7 +31,7 @@ def keep_models(
         "candidate": name,
         "k": candidate["k"],
         "val_score": candidate["val"],
-        "usable": judgement.numbers["usable"],
+        "usable": judgement.numbers.get("usable"),
         **site.about_model(),
         "trained_on": origin.of_sites([facts["phantoms"]], others=name != "local"),
         "card": origin.card_of_facts([facts]),
