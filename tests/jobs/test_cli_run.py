@@ -176,6 +176,25 @@ def test_settings_that_cannot_work_start_no_process(
     assert "1 to 4" in capsys.readouterr().err
 
 
+def test_a_second_run_in_one_workspace_is_refused_before_it_deletes_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from wardround.jobs.one_run import alone
+
+    workspace = tmp_path / "ws"
+    record = workspace / "server" / "simulate_job" / "wardround" / "run.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    with alone(workspace):
+        assert main(["jobs", "run", "brats_fedavg", "-w", str(workspace)]) == 2
+    said = capsys.readouterr().err
+    assert "another run that works in it" in said
+    assert "-w " in said
+    assert record.read_text() == "{}"
+    with alone(workspace):
+        pass
+
+
 @pytest.mark.parametrize("name", ["my runs", "tab\there", "it's", "a#b", "back\\slash"])
 def test_a_path_that_nvflare_would_cut_in_pieces_is_refused_at_once(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -16,6 +16,7 @@ from typing import Any
 from wardround.errors import ConfigRefused
 from wardround.jobs import like, records, simulation
 from wardround.jobs.cmd_jobs import site_names
+from wardround.jobs.one_run import alone
 from wardround.jobs.terminal import (
     command,
     counted,
@@ -79,10 +80,15 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, run, judge."""
+    planned = plan(args, os.environ)
+    with alone(planned.workspace):
+        return _run(args, planned)
+
+
+def _run(args: argparse.Namespace, planned: Plan) -> int:
     from wardround.flare import quiet
     from wardround.jobs import packaging
 
-    planned = plan(args, os.environ)
     forget(planned.workspace)
     with tempfile.TemporaryDirectory(prefix="wardround_job_", dir=plain_temporary()) as place:
         job = packaging.write(planned.job.files, Path(place) / planned.job.name)
