@@ -96,7 +96,8 @@ def test_a_job_is_submitted_watched_downloaded_and_reported(poc):
     four = made.wardround("jobs", "submit", "brats_perfedavg", *SETTINGS)
     assert four.returncode == 2
     assert "not connected: site-4" in four.stderr
-    done = made.wardround("jobs", "submit", "brats_perfedavg", *SETTINGS, "--all-sites", "--out", "results")
+    longer = ("--set", "work=160")  # so that the job still runs when it is asked how far it is, on an idle machine too
+    done = made.wardround("jobs", "submit", "brats_perfedavg", *SETTINGS, *longer, "--all-sites", "--out", "results")
     assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
     assert re.search(r"(round \d/2|judgement): \d of \d sites", done.stderr), (
         "how far it is, though no log of a server is read"
