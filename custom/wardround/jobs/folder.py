@@ -119,7 +119,7 @@ def _client_config(job: Job) -> Json:
     """One executor, one exit."""
     if job.privacy["kind"] == "stock_ckks":
         return stock.client_config(job)
-    args = _trainer(job)
+    args = job.trainer
     tasks, shared = ["train", "finish"], []
     executor: Json = {"path": "wardround.flare.site.SiteTrainer", "args": args}
     exit_args = {"mechanism": job.privacy["mechanism"], "words": words(job)}
@@ -139,22 +139,6 @@ def _client_config(job: Job) -> Json:
     }
 
 
-def _trainer(job: Job) -> Json:
-    """Return the settings that every job's executor has."""
-    rival = {"path": "wardround.algorithms.fedavg.FedAvg", "args": {}}
-    return {
-        "algorithm": job.algorithm["site"],
-        **({"rival": rival} if job.rival else {}),
-        "model": job.task["model"],
-        "schedule": job.federation["schedule"],
-        "sampling": job.task["sampling"],
-        "judging": job.task["judging"],
-        "phantoms": job.task["phantoms"],
-        "seed": job.task["seed"],
-        **({"dp": job.privacy["mechanism"]} if job.dp else {}),
-    }
-
-
 def about(job: Job) -> Json:
     """Return what the report prints about the job's settings; a resumed run must have the same.
 
@@ -166,7 +150,7 @@ def about(job: Job) -> Json:
     groups |= {"scaling": job.privacy["scaling"]["args"]} if "scaling" in job.privacy else {}
     named = {group: {key: plain(value, key) for key, value in args.items()} for group, args in groups.items() if args}
     words = {"score": job.task["score"], "privacy": job.privacy["title"]}
-    return {"job": job.name, "algorithm": job.title, **settings_of(_trainer(job)), **named, **words}
+    return {"job": job.name, "algorithm": job.title, **settings_of(job.trainer), **named, **words}
 
 
 def _inputs(job: Job) -> Json:

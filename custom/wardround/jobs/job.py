@@ -51,6 +51,22 @@ class Job:
         return str(self.algorithm["site"]["args"].get("absent", "zeros"))
 
     @property
+    def trainer(self) -> Json:
+        """The settings that the executor of every job has; NVFlare's own components take neither a rival nor noise."""
+        rival = {"path": "wardround.algorithms.fedavg.FedAvg", "args": {}}
+        return {
+            "algorithm": self.algorithm["site"],
+            **({"rival": rival} if self.rival else {}),
+            "model": self.task["model"],
+            "schedule": self.federation["schedule"],
+            "sampling": self.task["sampling"],
+            "judging": self.task["judging"],
+            "phantoms": self.task["phantoms"],
+            "seed": self.task["seed"],
+            **({"dp": self.privacy["mechanism"]} if self.dp else {}),
+        }
+
+    @property
     def schedule(self) -> Json:
         args: Json = self.federation["schedule"]["args"]
         return args

@@ -112,15 +112,6 @@ def client_config(job: Job) -> Json:
     """Return config_fed_client.json: the trainer of every job, our exit, then NVFlare's encryptor and the seal."""
     require_possible(job)
     tasks, here = ["train", "finish"], {"tenseal_context_file": SITE_FILE}
-    trainer = {
-        "algorithm": job.algorithm["site"],
-        "model": job.task["model"],
-        "schedule": job.federation["schedule"],
-        "sampling": job.task["sampling"],
-        "judging": job.task["judging"],
-        "phantoms": job.task["phantoms"],
-        "seed": job.task["seed"],
-    }
     incoming = [
         {
             "path": f"{HE}.model_decryptor.HEModelDecryptor",
@@ -144,7 +135,7 @@ def client_config(job: Job) -> Json:
     ]
     return {
         "format_version": 2,
-        "executors": [{"tasks": tasks, "executor": {"path": "wardround.flare.site.SiteTrainer", "args": trainer}}],
+        "executors": [{"tasks": tasks, "executor": {"path": "wardround.flare.site.SiteTrainer", "args": job.trainer}}],
         "task_data_filters": [{"tasks": tasks, "filters": incoming}],
         "task_result_filters": [
             {"tasks": ["train"], "filters": [release, *sealing]},
