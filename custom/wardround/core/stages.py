@@ -1,0 +1,162 @@
+"""A round as a chain of stages at every site and one aggregation at the server; what fits together is computed from traits.
+
+An update leaves a site through `Stage`s (clip, noise, sparsify, quantise, mask, encrypt), in the
+order of the job's JSON. The server runs one `Aggregation`, whose round is a generator: it yields
+`Ask`s and is sent `Replies`. Neither knows NVFlare, files or clocks, so that a silent site at any
+step is one line of a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from wardround.arrays import Arrays
+from wardround.errors import ConfigRefused
+
+READABLE = "readable"
+"""The server can read the update of a single site."""
+ADDITIVE = "additive"
+"""The sum of what the sites send, read back, is the sum of their updates."""
+BOUNDED = "bounded"
+"""The norm of every update is at most a public number."""
+INTEGER = "integer"
+"""Every value is an integer of a range that the job states, so that sums are exact."""
+FIXED_LAYOUT = "fixed_layout"
+"""Every site sends the same entries, known before the round begins."""
+PLAIN = frozenset({READABLE, ADDITIVE, FIXED_LAYOUT})
+"""What an update is before any stage has touched it."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a part of the chain needs of an update, and what it makes of it.
+
+    needs: properties that must hold before it
+    gives: properties that hold after it
+    breaks: properties that hold no longer
+    """
+
+    needs: frozenset[str] = frozenset()
+    gives: frozenset[str] = frozenset()
+    breaks: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one site has to say about a round. `weight` is the number of its training patients.
+
+    params: differences, by name
+    metrics: numbers that the message's schema lists, and nothing else
+    """
+
+    params: Arrays
+    weight: float
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """What a round made of the updates: a mean of differences, who is in it, and who was set apart by the rule and why."""
+
+    params: Arrays
+    sites: tuple[str, ...]
+    flagged: Mapping[str, str] = field(default_factory=dict)
+
+
+Receipt = dict[str, Any]
+
+
+class Stage(Protocol):
+    """One thing that happens to an update on its way out of a site.
+
+    A stage is a frozen value. What it has to remember lies in `memory`, which the site keeps.
+    """
+
+    @property
+    def name(self) -> str:
+        """Return the name under which the job, the receipt and the compatibility table list it."""
+        ...
+
+    @property
+    def traits(self) -> Traits:
+        """Return what it needs and what it makes of an update."""
+        ...
+
+    def outbound(self, update: Update, round_: int, memory: dict[str, Any]) -> tuple[Update, Receipt]:
+        """Return the update as it goes on, and the receipt of what was done to it.
+
+        memory: may be written; it holds named arrays and numbers
+        """
+        ...
+
+    def inbound(self, aggregate: Aggregate, round_: int, memory: dict[str, Any]) -> Aggregate:
+        """Return the aggregate in the form in which this stage was given updates.
+
+        A quantiser dequantises, a scaling is undone; most stages return it as it is.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question of the server to some sites.
+
+    take: reads one answer and folds it in as it arrives, so that memory is flat in the number of
+    sites; what it raises loses that site
+    to: None for every site that is present
+    need: how many accepted answers start the wait for the others; None: all are waited for
+    """
+
+    task: str
+    message: Any
+    take: Callable[[str, Any], None]
+    to: tuple[str, ...] | None = None
+    need: int | None = None
+
+
+@dataclass(frozen=True)
+class Replies:
+    """Who answered an Ask with something that `take` accepted, and who did not and why."""
+
+    answered: tuple[str, ...]
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+Rounds = Generator[Ask, Replies, Aggregate]
+
+
+class Aggregation(Protocol):
+    """How one update is made out of those of the sites."""
+
+    @property
+    def name(self) -> str:
+        """Return the name under which the job and the compatibility table list it."""
+        ...
+
+    @property
+    def traits(self) -> Traits:
+        """Return what it needs of updates."""
+        ...
+
+    def round(self, context: Any) -> Rounds:
+        """Run one round: yield Asks, return the Aggregate."""
+        ...
+
+
+def require_fit(stages: Iterable[Stage], aggregation: Aggregation) -> None:
+    """Raise ConfigRefused unless every stage, and last the aggregation, finds the properties that it needs."""
+    properties, broken_by = set(PLAIN), dict[str, str]()
+    for part in (*stages, aggregation):
+        for lacking in sorted(part.traits.needs - properties):
+            culprit = broken_by.get(lacking)
+            raise ConfigRefused(
+                f"{part.name} in this chain",
+                found=f"an update that is not {lacking}" + (f" since {culprit}" if culprit else ""),
+                expected=f"updates that are {', '.join(sorted(part.traits.needs))}",
+                fix=f"leave out {culprit or part.name}; `wardround jobs compat` prints what goes together",
+            )
+        for gone in part.traits.breaks:
+            broken_by[gone] = part.name
+        properties = (properties - part.traits.breaks) | part.traits.gives
