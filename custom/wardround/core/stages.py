@@ -148,7 +148,8 @@ class Aggregation(Protocol):
 def require_fit(stages: Iterable[Stage], aggregation: Aggregation) -> None:
     """Raise ConfigRefused unless every stage, and last the aggregation, finds the properties that it needs."""
     properties, broken_by = set(PLAIN), dict[str, str]()
-    for part in (*stages, aggregation):
+    chain: list[Stage | Aggregation] = [*stages, aggregation]
+    for part in chain:
         for lacking in sorted(part.traits.needs - properties):
             culprit = broken_by.get(lacking)
             raise ConfigRefused(
