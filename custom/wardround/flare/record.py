@@ -95,10 +95,6 @@ class RunRecord:
         self._round["bytes_up"] += up
         self._round["more_down"] = self._round.get("more_down", 0) + down
 
-    def contributors(self, counts: Mapping[str, int]) -> None:
-        """Note how many sites' changes of each block are in this round's sum, where not every site sends every block."""
-        self._round["contributors"] = dict(counts)
-
     def end_round(
         self,
         configured: list[str],

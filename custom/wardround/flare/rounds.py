@@ -23,7 +23,7 @@ from wardround.arrays import size_bytes
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.flare import places, progress, wire
 from wardround.flare.asking import DROP, Asking, drop_late, require_patience
-from wardround.flare.combine import Combine, require_enough
+from wardround.flare.combine import Combine
 from wardround.flare.last_resort import tried
 from wardround.flare.record import RunRecord, absent, conclusion, flat
 from wardround.hospital.global_model import GlobalModel
@@ -33,7 +33,7 @@ class Rounds(Controller):  # type: ignore[misc]
     """Broadcast, combine, apply the rule, `rounds` times; then ask every site for its judgement.
 
     banks: every bank that travels | home_roles: blocks of these roles stay at the sites, so that no update holds them
-    min_sites: fewer updates than this end the run; where blocks are counted, 3 or more | round_timeout_s: the deadline of a
+    min_sites: fewer updates than this end the run | round_timeout_s: the deadline of a
     round and of the judgement (0: wait for ever) | grace_s, late: how long the others may take once min_sites have answered,
     and what becomes of an update that comes later (asking.py) | a state folder with an unfinished run: resumed
     inputs: of a classifier, for its files of weights
@@ -88,7 +88,6 @@ class Rounds(Controller):  # type: ignore[misc]
             self.system_panic(f"no Combine with id {self.aggregator_id!r} in config_fed_server.json", fl_ctx)
             return
         try:
-            require_enough(self.combine.absent, self.min_sites)
             places.require_startable(fl_ctx)
             places.begin_anew(fl_ctx)
             folder = places.state_folder(fl_ctx)
@@ -99,7 +98,6 @@ class Rounds(Controller):  # type: ignore[misc]
             self.system_panic(f"the run cannot start: {refusal}", fl_ctx)
             return
         self._travelling = self.server.travelling(self.home_roles)
-        self._blocks = self.server.blocks() if self.combine.counted else {}
         self.record = RunRecord.begin(self.about, self.server.facts, places.in_simulator(fl_ctx), self.server.history)
         self.sites = Asking(self, self.record, self.rounds, self.round_timeout_s, self.grace_s, self.late)
         if self.server.round:
@@ -151,9 +149,8 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _take_update(self, site: str, result: Shareable, fl_ctx: FLContext) -> None:
         update = wire.read_update(result)
-        left_out = update.left_out if self.combine.counted else 0
         wire.require_version(site, update.facts)
-        self.server.require_fits(site, update.facts["fingerprint"], update.delta, self._travelling, left_out)
+        self.server.require_fits(site, update.facts["fingerprint"], update.delta, self._travelling)
         if not self.combine.accept(result, fl_ctx):
             raise RoundRefused(
                 f"the update of {site}",
@@ -186,21 +183,10 @@ class Rounds(Controller):  # type: ignore[misc]
                 fix="mend the sites named in this log and run the job again",
             )
         mean = from_shareable(self.combine.aggregate(fl_ctx)).data
-        if self.combine.contributors is not None:
-            self.record.contributors(self._fewest(self.combine.contributors))
         seconds, missing, late = time.monotonic() - begun, self.sites.missing, self.sites.late
         entry = self.record.end_round(configured, done, seconds, missing=missing, late=late)
         self.server.step(mean, self._participation(done, configured), entry)
         self.log_info(fl_ctx, self.record.line(self.rounds))
-
-    def _fewest(self, contributors: Mapping[str, int]) -> dict[str, int]:
-        """Return named block -> how many updates held it, of its parameters the one that fewest held."""
-        found: dict[str, int] = {}
-        for name, block in self._blocks.items():
-            if f"model:{name}" in self._travelling:
-                count = contributors.get(f"model:{name}", 0)
-                found[block] = min(found.get(block, count), count)
-        return found
 
     def _participation(self, done: list[str], configured: list[str]) -> float:
         """Return the share of all patients that took part; a site that never answered counts as an average one."""

@@ -101,7 +101,7 @@ def _server_config(job: Job) -> Json:
         **_inputs(job),
     }
     workflow: Json = {"id": "rounds", "path": "wardround.flare.rounds.Rounds", "args": rounds}
-    aggregator = {"id": "combine", "path": "wardround.flare.combine.Combine", "args": {"absent": job.absent}}
+    aggregator = {"id": "combine", "path": "wardround.flare.combine.Combine", "args": {}}
     return {
         "format_version": 2,
         "server": {"heart_beat_timeout": 600, "task_request_interval": job.federation["task_request_interval_s"]},

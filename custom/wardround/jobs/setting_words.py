@@ -40,7 +40,6 @@ WORDS: Mapping[str, str] = {
     "algorithm.delta": "Per-FedAvg HF: step of the finite difference.",
     "algorithm.share": "Which part of the network is shared: all, head, norms or adapters.",
     "algorithm.choose": "KL masks: how blocks are chosen: kl, or a control: random, norms, head, none.",
-    "algorithm.absent": "KL masks: what an update holds in place of blocks that stay: zeros, or nothing (counted).",
     "algorithm.every": "KL masks: the mask is chosen every so many rounds.",
     "algorithm.warm_up": "KL masks: rounds before the first mask.",
     "algorithm.rho": "KL masks: how much of the earlier attention is kept.",

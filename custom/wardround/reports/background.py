@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from wardround.arrays import LEAST_CONTRIBUTORS
 from wardround.reports.checks import Json
 from wardround.reports.markup import DASH, Markup, duration, join, number, say, size, table, tag, text
 from wardround.reports.summary import privacy_claim, score_name, silent, site_name
@@ -70,30 +69,6 @@ def costs(run: Json) -> Markup:
         rows,
         len(rows) - 1,
     )
-
-
-def contributors(run: Json) -> Markup:
-    """Return a table of how many hospitals' changes of each block were summed; nothing where all sent every block.
-
-    Blocks that every hospital sent in every round are left out of the table and counted below it.
-    """
-    rounds = [r for r in run["rounds"] if r.get("contributors")]
-    if not rounds:
-        return Markup("")
-    blocks = list(dict.fromkeys(block for r in rounds for block in r["contributors"]))
-    whole = [len(r.get("aggregated") or ()) for r in rounds]
-    found = {block: [r["contributors"].get(block) for r in rounds] for block in blocks}
-    rows = [
-        [text(block), *(text(DASH if n is None else n) for n in counts)]
-        for block, counts in found.items()
-        if counts != whole
-    ]
-    words = (
-        "Hospitals whose change of a block was in the sum (of its parameters, the one that fewest sent). The others keep the "
-        f"block as their own. A block that fewer than {LEAST_CONTRIBUTORS} sent did not move. {len(blocks) - len(rows)} of "
-        f"{len(blocks)} blocks were sent by all in every round."
-    )
-    return table(words, ("Block", *(f"Round {r['round'] + 1}" for r in rounds)), rows)
 
 
 def attendance(run: Json) -> Markup:

@@ -60,7 +60,7 @@ def render(report: Json, overlays: Sequence[Path] = ()) -> str:
     sections += [
         *([_section("Who was missing", missing)] if (missing := background.attendance(report)) else []),
         _section("Costs", background.costs(report), background.slowest(report)),
-        _section("What left each hospital", background.what_left(report), background.contributors(report)),
+        _section("What left each hospital", background.what_left(report)),
         _section("Settings", background.settings(report)),
         _section("Words", background.glossary()),
     ]

@@ -39,7 +39,6 @@ ROUND = {
     "aggregated?": Maybe([TEXT]),
     "attempts?": Maybe(COUNT),
     "recovered?": Maybe([TEXT]),
-    "contributors?": Maybe(Each(COUNT)),
     "missing?": Maybe(Each(TEXT)),
     "late?": Maybe(Each(COUNT)),
     "bytes_down?": Maybe(COUNT),
