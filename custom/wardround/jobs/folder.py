@@ -95,7 +95,6 @@ def _server_config(job: Job) -> Json:
         "min_sites": job.federation["min_sites"],
         "round_timeout_s": job.federation["round_timeout_s"],
         "grace_s": job.federation["grace_s"],
-        "late": job.federation["late"],
         "seed": job.task["seed"],
         "about": {"config_type": "dict", **about(job)},
         **_inputs(job),
