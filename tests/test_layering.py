@@ -23,6 +23,7 @@ FLOORS = {
     "__main__": 7,
 }
 HOMES = {
+    "dp_accounting": {"privacy"},
     "nvflare": {"flare", "jobs"},
     "nibabel": {"data"},
     "monai": {"models", "tasks"},
@@ -33,7 +34,19 @@ HOMES = {
     "cryptography": {"privacy"},
     "aiohttp": {"serving"},
 }
-HEAVY = ("torch", "monai", "timm", "torchvision", "nibabel", "matplotlib", "scipy", "nvflare", "aiohttp", "yaml")
+HEAVY = (
+    "torch",
+    "monai",
+    "timm",
+    "torchvision",
+    "nibabel",
+    "matplotlib",
+    "scipy",
+    "nvflare",
+    "aiohttp",
+    "yaml",
+    "dp_accounting",
+)
 LAST_RESORT = {"flare/site_parts.py": 1, "flare/last_resort.py": 1}
 
 
