@@ -26,8 +26,8 @@ from typing import Any
 from nvflare.apis.fl_context import FLContext
 
 from wardround.core import files
-from wardround.data.site_config import LEAST_PATIENTS
 from wardround.flare import places, wire
+from wardround.messages.names import LEAST_PATIENTS
 
 FILE = "patients.json"
 PARTS = ("train", "val", "test")

@@ -111,7 +111,8 @@ def run(args: argparse.Namespace) -> int:
 
 def show(result: dict[str, Any]) -> str:
     """Return the table and the mean over sites."""
-    from wardround.reports.summary import CLASSIFICATION, main_metric
+    from wardround.messages.names import CLASSIFICATION
+    from wardround.reports.summary import main_metric
 
     rows = []
     first = next(iter(result["sites"].values()))["test"]

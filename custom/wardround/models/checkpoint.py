@@ -19,7 +19,6 @@ from wardround.arrays import Array, Arrays, digest
 from wardround.bounded import MOST_JSON, MOST_WEIGHTS, TooMuch, parse_json, stored_zip
 from wardround.core import files
 from wardround.errors import ModelRefused
-from wardround.models.fingerprint import require_fingerprint
 from wardround.models.stored_arrays import npy
 from wardround.paths import room
 
@@ -81,6 +80,17 @@ def load(path: str | Path, expected_fingerprint: str | None = None) -> tuple[dic
     if expected_fingerprint is not None:
         require_fingerprint(found, expected_fingerprint, path)
     return arrays, meta
+
+
+def require_fingerprint(found: str, expected: str, file: str | Path) -> None:
+    """Raise ModelRefused unless the weights in `file` belong to the expected architecture."""
+    if found != expected:
+        raise ModelRefused(
+            f"weights of another architecture: {file}",
+            found=f"fingerprint {found}",
+            expected=f"fingerprint {expected}",
+            fix="load them with the model settings of the job that wrote them",
+        )
 
 
 def _refused(path: Path, found: str) -> ModelRefused:

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any, final
 
 from wardround.core import files
+from wardround.core.words import Words
 from wardround.errors import RoundRefused
 from wardround.privacy import masks, sealed_shares, shamir, statements
 from wardround.privacy.identity import Authority, Identity
-from wardround.privacy.packing import Words
 from wardround.privacy.protection import Protection
 from wardround.privacy.roster import JOINED, joined, pair_seed, peers_digest, read_roster, roster_digest
 from wardround.privacy.statements import Moment, Signed

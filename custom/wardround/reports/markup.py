@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NewType
 
 from wardround.core import files
-from wardround.reports.checks import Json
+from wardround.core.validate import Json
 from wardround.reports.style import CSS
 
 Markup = NewType("Markup", str)
