@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from wardround.reports.checks import Json
+from wardround.core.validate import Json
 from wardround.reports.markup import DASH, Markup, duration, join, number, say, size, table, tag, text
 from wardround.reports.summary import privacy_claim, score_name, silent, site_name
 

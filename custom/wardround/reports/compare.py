@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from wardround.core.validate import Json
 from wardround.errors import ConfigRefused
 from wardround.reports import cards
-from wardround.reports.checks import Json
 from wardround.reports.intervals import Interval, bootstrap_mean
 from wardround.reports.markup import Markup, interval, number, page, save, say, table, tag, text
 from wardround.reports.summary import by_name, candidates_of, deployed, main_metric, score_name, site_name

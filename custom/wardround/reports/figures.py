@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import ceil, floor
 from statistics import fmean
 
-from wardround.reports.checks import Json
+from wardround.core.validate import Json
 from wardround.reports.markup import Markup, join, say, tag, text
 from wardround.reports.summary import (
     by_name,

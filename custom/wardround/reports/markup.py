@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NewType
 
-from wardround.reports.checks import Json
+from wardround.core import files
+from wardround.core.validate import Json
 from wardround.reports.style import CSS
 
 Markup = NewType("Markup", str)
@@ -118,7 +119,4 @@ def page(title: str, *body: Markup) -> Markup:
 
 def save(path: Path, document: str) -> Path:
     """Write the text in one step (an interrupted writer leaves no half page) and return the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(document, encoding="utf-8")
-    return partial.replace(path)
+    return files.write(path, document)

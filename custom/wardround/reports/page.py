@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from wardround.core.validate import Json
 from wardround.reports import background, cards, figures
-from wardround.reports.checks import Json
 from wardround.reports.markup import Markup, bullets, join, page, save, say, tag
 from wardround.reports.pictures import gallery
 from wardround.reports.schema import build

@@ -6,13 +6,14 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from wardround.core.validate import COUNT, FLAG, NUMBER, TEXT, Each, Json, Maybe, check, finite
+from wardround.messages.names import CANDIDATES
 from wardround.reports import cards
 from wardround.reports.background import glossary
-from wardround.reports.checks import COUNT, FLAG, NUMBER, TEXT, Each, Json, Maybe, check, finite
 from wardround.reports.markup import DASH, Markup, join, number, page, save, say, table, tag, text
 from wardround.reports.pictures import gallery
 from wardround.reports.schema import FINAL, SITE
-from wardround.reports.verdict import BALANCED, CANDIDATES, Verdict, judge, score_of
+from wardround.reports.verdict import BALANCED, Verdict, judge, score_of
 
 _CAPTION = "Candidates, on the test patients of this site"
 SITE_RUN = {

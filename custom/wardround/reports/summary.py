@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from wardround.reports.checks import Json
+from wardround.core.validate import Json
+from wardround.messages.names import CANDIDATES, CLASSIFICATION
 from wardround.reports.verdict import (
-    CANDIDATES,
     DICE,
     LEAST_DICE,
     STAYS,
@@ -19,8 +19,6 @@ from wardround.reports.verdict import (
     judge,
     score_of,
 )
-
-CLASSIFICATION = ("balanced_accuracy", "accuracy", "auroc", "calibration_error", "log_loss")
 
 
 def names(text: str, site: str) -> bool:

@@ -117,6 +117,14 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these pairs, for a reader of JSON; a repeated key, of which a reader would take the last: ValueError"""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("the same key twice in one object")
+    return content
+
+
 def _check_mapping(value: Json, shape: Any, path: str) -> None:
     if isinstance(shape, Each):
         allowed, missing = set(shape.keys) or set(value), set()
@@ -126,10 +134,10 @@ def _check_mapping(value: Json, shape: Any, path: str) -> None:
     unknown = set(value) - allowed
     if unknown or missing:
         raise ConfigRefused(
-            f"{path} does not have the keys of a report",
+            f"the keys of {path}",
             found=f"unknown {sorted(unknown)}, missing {sorted(missing)}",
             expected=f"keys {sorted(allowed)}" if allowed else "no key",
-            fix="write and read a report with the same wardround version",
+            fix="write and read it with the same wardround version",
         )
     for key, item in value.items():
         check(
@@ -144,5 +152,8 @@ def _require(holds: bool, value: Any, expected: str, path: str, why: str = "") -
         infinite = isinstance(value, float) and not math.isfinite(value)
         found = f"a {type(value).__name__}{f' that is {value}' if infinite else why}"
         raise ConfigRefused(
-            f"{path} is not what a report holds", found=found, expected=expected, fix="see wardround.reports.schema.RUN"
+            f"the value of {path}",
+            found=found,
+            expected=expected,
+            fix="write and read it with the same wardround version",
         )
