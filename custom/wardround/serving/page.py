@@ -25,7 +25,7 @@ form.addEventListener("submit", async (event) => {
     const headers = { Authorization: "Bearer " + document.getElementById("token").value.trim() };
     const answer = await fetch("predict", { method: "POST", headers, body });
     if (!answer.ok) { said.textContent = JSON.stringify(await answer.json(), null, 1); return; }
-    const names = ["Volumes-Ml", "Sequences", "Missing", "Not-Used", "Trained-On", "Notice"];
+    const names = ["Volumes-Ml", "Sequences", "Missing", "Trained-On", "Notice"];
     said.textContent = names.map((name) => name + ": " + (answer.headers.get("X-Wardround-" + name) || "none")).join("\\n");
     const link = document.createElement("a");
     link.href = URL.createObjectURL(await answer.blob());
