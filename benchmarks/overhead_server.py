@@ -38,7 +38,7 @@ def measure(sites: int, rounds: int, channels: Sequence[int] = CHANNELS) -> dict
     flare_decomposers.register()
     common_decomposers.register()
     spec = UNet3d(channels=tuple(channels), residual_units=2)
-    context, combine, seconds = FLContext(), Combine("zeros"), []
+    context, combine, seconds = FLContext(), Combine(), []
     with tempfile.TemporaryDirectory() as folder:
         server = GlobalModel.open(Path(folder), spec, Mean(server_lr=1.0), ["model"], 0, {"job": "overhead"})
         travelling = server.travelling([])
@@ -52,9 +52,7 @@ def measure(sites: int, rounds: int, channels: Sequence[int] = CHANNELS) -> dict
                 result = fobs.loads(arrived)
                 result.set_peer_props({ReservedKey.IDENTITY_NAME: f"site-{site + 1}"})
                 update = wire.read_update(result)
-                server.require_fits(
-                    f"site-{site + 1}", update.facts["fingerprint"], update.delta, travelling, update.left_out
-                )
+                server.require_fits(f"site-{site + 1}", update.facts["fingerprint"], update.delta, travelling)
                 if not combine.accept(result, context):
                     raise RuntimeError(f"the update of site-{site + 1} was rejected")
                 spent += time.perf_counter() - begun

@@ -59,15 +59,14 @@ from wardround.privacy.scales import by_block, groups_of
 
 MAIN, ALPHAS, REACH = 0.5, (0.05, 0.1, 0.5, math.inf), 0.95
 SWEEP, NOISED = ("local", "fedavg"), ("dp_iso", "mmpfl_adp")
-ZEROS = MASKS | {"absent": "zeros"}
 METHODS: dict[str, Algorithm] = {
     "fedavg": FedAvg(),
-    "masks_kl": KLMask(choose="kl", **ZEROS),
+    "masks_kl": KLMask(choose="kl", **MASKS),
     "dp_iso": FedSim("norms"),
-    "mmpfl_adp": KLMask(choose="kl", **ZEROS | {"share": "norms"}),
-    "masks_random": KLMask(choose="random", **ZEROS),
-    "masks_norms": KLMask(choose="norms", **ZEROS),
-    "masks_head": KLMask(choose="head", **ZEROS),
+    "mmpfl_adp": KLMask(choose="kl", **MASKS | {"share": "norms"}),
+    "masks_random": KLMask(choose="random", **MASKS),
+    "masks_norms": KLMask(choose="norms", **MASKS),
+    "masks_head": KLMask(choose="head", **MASKS),
     "norms": FedSim("norms"),
 }
 NAMES = ("local", *METHODS)

@@ -39,7 +39,7 @@ from overhead_data import median
 from wardround.algorithms.base import LocalEnd, LocalStart, Steps, descend
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.schedule import Schedule
-from wardround.hospital.consortium import Consortium, sum_of
+from wardround.hospital.consortium import Consortium
 from wardround.jobs.recipes import job
 from wardround.models.flat import FlatModel
 from wardround.models.torchvision_door import open_torchvision
@@ -180,7 +180,7 @@ def measure_mask(name: str, changed: Mapping[str, int]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         sites = job_sites(made, 0, Path(folder))
         together = Consortium(sites, algorithm, MEAN, schedule)
-        together.run(next(iter(sites.values())).model.vector.clone(), new_sum=sum_of(algorithm.algorithm))
+        together.run(next(iter(sites.values())).model.vector.clone())
     result: dict[str, float] = {"masks": sum(len(algorithm.found[r]) for r in algorithm.due(1))}
     for clock, word in enumerate(("", "cpu_")):
         due = [pair for r in algorithm.due(1) for pair in algorithm.found[r]]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wardround import arrays
-from wardround.arrays import CountedMean, Layout, RunningMean
+from wardround.arrays import Layout, RunningMean
 from wardround.errors import RoundRefused
 
 
@@ -194,65 +194,3 @@ class TestRunningMean:
     def test_no_update_no_mean(self):
         with pytest.raises(RoundRefused, match="no updates"):
             RunningMean().mean()
-
-
-def counted_by_hand(updates, least):
-    """The slow oracle: one number at a time, in double precision."""
-    found = {}
-    for name in {name for update, _ in updates for name in update}:
-        holds = [(update[name], weight) for update, weight in updates if name in update]
-        if len(holds) >= least:
-            size = len(holds[0][0])
-            found[name] = [sum(float(b[i]) * p for b, p in holds) / sum(p for _, p in holds) for i in range(size)]
-    return found
-
-
-class TestCountedMean:
-    @pytest.mark.parametrize("seed", range(5))
-    def test_each_block_over_those_who_sent_it(self, seed):
-        random = np.random.default_rng(seed)
-        updates = [
-            ({name: random.normal(size=3).astype(np.float32) for name in "abcdef" if random.random() < 0.6}, weight)
-            for weight in (1, 2.5, 7, 19, 3)
-        ]
-        mean = CountedMean(3)
-        for update, weight in updates:
-            mean.add(update, weight)
-        by_hand, found = counted_by_hand(updates, 3), mean.mean()
-        assert found.keys() == by_hand.keys() != set("abcdef")
-        for name, values in by_hand.items():
-            np.testing.assert_array_equal(found[name], np.array(values).astype(np.float32))
-        assert mean.contributors == {
-            n: sum(n in u for u, _ in updates) for n in "abcdef" if any(n in u for u, _ in updates)
-        }
-
-    def test_of_whole_updates_it_is_the_running_mean(self):
-        random, counted, whole = np.random.default_rng(3), CountedMean(3), RunningMean()
-        for weight in (3, 17, 5):
-            update = {"w": random.normal(size=50).astype(np.float32)}
-            counted.add(update, weight)
-            whole.add(update, weight)
-        np.testing.assert_array_equal(counted.mean()["w"], whole.mean()["w"])
-
-    def test_what_two_sent_is_nobodys_business(self):
-        mean = CountedMean(3)
-        for value in (1, 2, 3):
-            mean.add({"w": block(value)} | ({"b": block(100)} if value < 3 else {}), 1)
-        assert {name: list(values) for name, values in mean.mean().items()} == {"w": [2]}
-        assert mean.contributors == {"w": 3, "b": 2}
-
-    def test_a_refused_update_adds_nothing(self):
-        mean = CountedMean(1)
-        mean.add({"w": block(1)}, 1)
-        for update, weight in [
-            ({"w": block(1, 2)}, 1),
-            ({"v": block(1), "w": block(math.nan)}, 1),
-            ({"w": block(9)}, 0),
-        ]:
-            with pytest.raises(RoundRefused):
-                mean.add(update, weight)
-        assert (mean.count, mean.contributors, list(mean.mean()["w"])) == (1, {"w": 1}, [1])
-
-    def test_no_update_no_mean(self):
-        with pytest.raises(RoundRefused, match="no updates"):
-            CountedMean(3).mean()

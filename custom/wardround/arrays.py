@@ -124,9 +124,6 @@ class Layout:
         return np.repeat(np.array([name in wanted for name in self.names], bool), self.sizes)
 
 
-LEAST_CONTRIBUTORS = 3
-
-
 class RunningMean:
     """Weighted mean of updates added as they arrive: memory does not grow with the number of sites.
 
@@ -153,42 +150,6 @@ class RunningMean:
         """Return the weighted mean as float32; RoundRefused before the first update."""
         _require_some(self.count)
         return {name: (total / self._weight).astype(np.float32) for name, total in self._sum.items()}
-
-
-class CountedMean:
-    """Weighted mean of every block over the updates that hold it: in a block sent by the sites S,
-
-        mean = sum over S of p_i d_i / sum over S of p_i
-
-    least: a block that fewer updates hold is not in the mean, so that the model keeps its value there: the mean of one is
-    that hospital's raw update, and the two of a mean of two know each other's | a block that no update held: the same
-    a shape other than the first of that name, and what RunningMean refuses: RoundRefused, nothing added
-    """
-
-    def __init__(self, least: int) -> None:
-        self._sum: dict[str, NDArray[np.float64]] = {}
-        self._weights: dict[str, float] = {}
-        self._least = least
-        self.contributors: dict[str, int] = {}
-        self.count = 0
-
-    def add(self, update: Arrays, weight: float) -> None:
-        """Add one update with its weight (for example the number of training patients)."""
-        _require_sound(update, weight)
-        known = {name: self._sum[name] for name in update if name in self._sum}
-        require_same_blocks({name: update[name] for name in known}, known, "an update")  # type: ignore[arg-type]
-        for name, block in update.items():
-            part = np.multiply(block, weight, dtype=np.float64)
-            self._sum[name] = self._sum[name] + part if name in self._sum else part
-            self._weights[name] = self._weights.get(name, 0.0) + float(weight)
-            self.contributors[name] = self.contributors.get(name, 0) + 1
-        self.count += 1
-
-    def mean(self) -> dict[str, Array]:
-        """Return the mean of the blocks with enough contributors as float32; RoundRefused before the first update."""
-        _require_some(self.count)
-        enough = [name for name, count in self.contributors.items() if count >= self._least]
-        return {name: (self._sum[name] / self._weights[name]).astype(np.float32) for name in enough}
 
 
 def _require_sound(update: Arrays, weight: float) -> None:

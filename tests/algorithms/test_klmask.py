@@ -10,14 +10,13 @@ import torch
 from wardround.algorithms.base import Steps
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import SiteSide, first_banks, local_round, run, start_of
-from wardround.algorithms.klmask import KLMask, block_sizes, by_value, read, require_alone, require_zeros
+from wardround.algorithms.klmask import KLMask, block_sizes, by_value, read, require_alone
 from wardround.algorithms.rules import Mean
 from wardround.algorithms.schedule import Schedule
-from wardround.arrays import CountedMean
-from wardround.errors import ConfigRefused, RoundRefused
+from wardround.errors import ConfigRefused
 
 BLOCKS = {"conv.weight": "conv", "conv.norm": "norm", "out.weight": "head"}
-KL = KLMask("kl", "all", "zeros", every=1, warm_up=0, rho=0.0, enter=1.5, leave=0.75, most=0.6, batches=2)
+KL = KLMask("kl", "all", every=1, warm_up=0, rho=0.0, enter=1.5, leave=0.75, most=0.6, batches=2)
 STEPS = Steps(4, 0.1)
 
 
@@ -198,100 +197,6 @@ def test_shared_blocks_move_by_the_sum_over_all_hospitals(problem, layout, roles
     torch.testing.assert_close(torch.from_numpy(moved), torch.from_numpy(alone["model:out.weight"]) / 3)
 
 
-def test_counted_updates_lack_what_is_kept_and_nothing_else(problem, layout, roles, probe):
-    """The same training and the same mask as with zeros; only what leaves differs."""
-    received, found = problem(1, torch.float32).point(), {}
-    for absent in ("zeros", "counted"):
-        algorithm, memory = replace(KL, absent=absent, most=0.45), {}
-        for number, which in enumerate(("head", "norm")):
-            update, memory, _ = round_(algorithm, received, memory, layout, roles, probe(**{which: 1.0}), number)
-            found[absent, number] = update, memory
-    for number, kept in enumerate(({"out.weight"}, {"out.weight", "conv.norm"})):
-        (whole, a), (part, b) = found["zeros", number], found["counted", number]
-        assert whole.keys() - part.keys() == {f"model:{name}" for name in kept}
-        assert not any(whole[name].any() for name in whole.keys() - part.keys())
-        assert all((part[name] == whole[name]).all() for name in part)
-        assert a.keys() == b.keys()
-        assert all(torch.equal(a[key], b[key]) for key in a)
-
-
-def by_hand(updates, weights, least):
-    """The slow oracle: coordinate by coordinate over those who sent the block."""
-    moved = {}
-    for name in {name for update in updates.values() for name in update}:
-        who = [site for site in updates if name in updates[site]]
-        if len(who) >= least:
-            flat = [updates[site][name].ravel() for site in who]
-            over = sum(weights[site] for site in who)
-            moved[name] = [
-                sum(weights[s] * float(v[i]) for s, v in zip(who, flat, strict=True)) / over
-                for i in range(flat[0].size)
-            ]
-    return moved
-
-
-def test_counted_blocks_move_by_the_mean_over_those_who_share_them(problem, layout, roles, probe):
-    """Five hospitals of unequal weight: two keep their head (three send it), three their norm (two send it: it stays)."""
-    keeps = {"a": "head", "b": "norm", "c": "norm", "d": "head", "e": "norm"}
-    weights = {"a": 1.0, "b": 7.0, "c": 2.0, "d": 30.0, "e": 4.0}
-    algorithm = replace(KL, absent="counted", most=0.45)
-    model = layout.unflatten(problem(1, torch.float32).point().numpy())
-    received, before = torch.from_numpy(layout.flatten(model)), first_banks(algorithm, model)
-
-    def oracles():
-        return {site: probe(3 + n, **{which: 1.0}) for n, (site, which) in enumerate(keeps.items())}
-
-    alone = {s: round_(algorithm, received, {}, layout, roles, one)[0] for s, one in oracles().items()}
-    held = {name: sum(name in update for update in alone.values()) for name in before}
-    assert held == {"model:conv.weight": 5, "model:conv.norm": 2, "model:out.weight": 3}
-    sides = {s: SiteSide(lambda r, o=o: o, weights[s], layout, roles) for s, o in oracles().items()}
-    schedule = Schedule(1, 4, 0.1, 0.0, False, 0.0, 0.0, "constant")
-    result = run(sides, algorithm, Mean(1.0), schedule, model, new_sum=lambda r: CountedMean(3))
-    moved = by_hand(alone, weights, 3)
-    assert (result.banks["model:conv.norm"] == before["model:conv.norm"]).all()
-    assert moved.keys() == {"model:conv.weight", "model:out.weight"}
-    for name, step in moved.items():
-        expected = before[name] + torch.tensor(step).reshape(before[name].shape).numpy()
-        torch.testing.assert_close(torch.from_numpy(result.banks[name]), torch.from_numpy(expected))
-
-
-def test_a_block_that_too_few_share_keeps_its_value(problem, layout, roles, probe):
-    """Three hospitals, one keeps its head: the head does not move at all, the rest does."""
-    algorithm = replace(KL, absent="counted", most=0.45)
-    oracles = {"a": probe(3, head=1.0), "b": probe(4), "c": probe(5)}
-    oracles["b"].better = oracles["c"].better = False
-    sides = {s: SiteSide(lambda r, o=o: o, 1.0, layout, roles) for s, o in oracles.items()}
-    model = layout.unflatten(problem(1, torch.float32).point().numpy())
-    schedule = Schedule(1, 4, 0.1, 0.0, False, 0.0, 0.0, "constant")
-    result = run(sides, algorithm, Mean(1.0), schedule, model, new_sum=lambda r: CountedMean(3))
-    still = {name for name, block in first_banks(algorithm, model).items() if (result.banks[name] == block).all()}
-    assert still == {"model:out.weight"}
-
-
-def test_an_update_with_blocks_left_out_does_not_pass_for_a_whole_one(problem, layout, roles, probe):
-    sides = {
-        name: SiteSide(lambda r, o=o: o, 1.0, layout, roles)
-        for name, o in {"a": probe(3, head=1.0), "b": probe(4, better=False, head=1.0)}.items()
-    }
-    model = layout.unflatten(problem(1, torch.float32).point().numpy())
-    with pytest.raises(RoundRefused, match="blocks differ"):
-        run(
-            sides,
-            replace(KL, absent="counted", most=0.45),
-            Mean(1.0),
-            Schedule(1, 4, 0.1, 0.0, False, 0.0, 0.0, "constant"),
-            model,
-        )
-
-
-@pytest.mark.parametrize("where", ["a hidden sum", "differential privacy"])
-def test_where_every_update_must_be_whole_counting_is_refused(where):
-    with pytest.raises(ConfigRefused, match=where):
-        require_zeros(replace(KL, absent="counted", most=0.45), where)
-    require_zeros(KL, where)
-    require_zeros(FedAvg(), where)
-
-
 def test_where_single_updates_are_hidden_fedavg_is_refused_beside_masks_that_sites_choose():
     for choose in ("kl", "random"):
         with pytest.raises(ConfigRefused, match="FedAvg beside it"):
@@ -318,9 +223,6 @@ def test_with_fedavg_beside_it_two_sums_would_tell_what_one_hospital_kept(proble
     "changed",
     [
         {"choose": "best"},
-        {"absent": "skip"},
-        {"absent": "counted", "most": 0.5},
-        {"absent": "counted", "most": 0.3, "choose": "norms", "share": "norms"},
         {"every": 0},
         {"every": 1.5},
         {"warm_up": -1},

@@ -31,9 +31,7 @@ def job(simulator, name, *settings):
 @pytest.fixture(scope="session")
 def masked(simulator):
     return simulator.run(
-        job(
-            simulator, "tumour_type_klmask", "privacy=masked", "algorithm.absent=zeros", "algorithm.choose=head", *MASKS
-        ),
+        job(simulator, "tumour_type_klmask", "privacy=masked", "algorithm.choose=head", *MASKS),
         "tumour_type_klmask",
         3,
     )

@@ -4,14 +4,14 @@ from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import make_reply
 
-from wardround.errors import ConfigRefused, RoundRefused
+from wardround.errors import RoundRefused
 from wardround.flare import wire
-from wardround.flare.combine import Combine, require_enough
+from wardround.flare.combine import Combine
 
 
 @pytest.fixture
 def combine(context):
-    made = Combine("zeros")
+    made = Combine()
     made.reset(context())
     return made
 
@@ -84,38 +84,3 @@ def test_a_round_forgets_the_one_before(combine, accept, context):
     combine.reset(context())
     assert accept("site-1", 9)
     assert mean(combine, context)[0] == 9
-
-
-def test_counted_blocks_are_means_over_those_who_sent_them(context, update, sent):
-    """w of four: (1 * 2 + 3 * 6 + 4 * 11 + 2 * 1) / 10 = 6.6; v of three: (2 + 18 + 44) / 8 = 8; u of two: not at all."""
-    combine = Combine("counted")
-    combine.reset(context())
-    for number, (value, weight) in enumerate(((2, 1), (6, 3), (11, 4), (1, 2))):
-        names = [name for name, last in (("w", 3), ("v", 2), ("u", 1)) if number <= last]
-        delta = {f"model:{name}": np.full(2, value, np.float32) for name in names}
-        assert combine.accept(sent(wire.update_message(update(delta, weight)), f"site-{number}"), context())
-    found = from_shareable(combine.aggregate(context())).data
-    assert {name: float(block[0]) for name, block in found.items()} == {
-        "model:w": pytest.approx(6.6),
-        "model:v": pytest.approx(8),
-    }
-    assert combine.contributors == {"model:w": 4, "model:v": 3, "model:u": 2}
-    combine.reset(context())
-    assert combine.contributors == {}
-
-
-def test_whole_updates_are_not_counted(combine):
-    assert combine.contributors is None
-
-
-def test_a_promise_that_is_missing_is_refused():
-    with pytest.raises(ConfigRefused, match="the server's sum"):
-        Combine(None)
-
-
-@pytest.mark.parametrize("value", [0, 1, 2])
-def test_counting_needs_three_sites(value):
-    with pytest.raises(ConfigRefused, match="counted"):
-        require_enough("counted", value)
-    require_enough("counted", 3)
-    require_enough("zeros", value)

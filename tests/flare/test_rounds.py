@@ -2,7 +2,6 @@
 
 import copy
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -42,7 +41,6 @@ def controller(**changed):
         "min_sites": 2,
         "round_timeout_s": 60,
         "grace_s": 60,
-        "late": "drop",
         "seed": 0,
         "about": ABOUT,
     }
@@ -53,14 +51,8 @@ class Sites:
     """Plays the communicator: every targeted site answers in order, None is a site that never answers."""
 
     def __init__(self, controller, answers, sent):
-        self.controller, self.answers, self.sent, self.asked, self.late_of, self.slow = (
-            controller,
-            answers,
-            sent,
-            [],
-            [],
-            [],
-        )
+        self.controller, self.answers, self.sent = controller, answers, sent
+        self.asked = []
 
     def cancel_task(self, task, completion_status, fl_ctx):
         task.completion_status = completion_status
@@ -68,15 +60,11 @@ class Sites:
     def broadcast(self, task, fl_ctx, targets, min_responses, wait):
         self.asked.append((task.name, tuple(targets)))
         assert min_responses == len(targets) > 0
-        while self.late_of and self.slow:
-            self.deliver(*self.slow.pop(), self.late_of.pop())
         for site in targets:
             message = self.answers[site](task.name, wire.read_order(task.data))
             if message is not None:
                 self.deliver(task, site, message)
-            elif self.late_of:
-                self.slow.append((task, site))
-        task.completion_status = None if self.slow else TaskCompletionStatus.TIMEOUT
+        task.completion_status = TaskCompletionStatus.TIMEOUT
 
     def deliver(self, task, site, message):
         client_task = ClientTask(Client(site, "token"), task)
@@ -88,15 +76,14 @@ class Sites:
 def play(context, update, scores, sent):
     """play(answers, **promises) -> controller, what was asked, folder of the run, context"""
 
-    def run(answers, abort=None, clients=None, late_of=None, absent="zeros", **changed):
-        fl_ctx = context(party="server", combine=Combine(absent))
+    def run(answers, abort=None, clients=None, **changed):
+        fl_ctx = context(party="server", combine=Combine())
         connected = fl_ctx.get_engine().clients
         connected += [SimpleNamespace(name=site) for site in answers]
         if clients is not None:
             clients.append(connected)
         made = controller(**changed)
         made.communicator = sites = Sites(made, answers, sent)
-        sites.late_of = [] if late_of is None else late_of
         made.initialize(fl_ctx)
         made.control_flow(abort or Signal(), fl_ctx)
         return SimpleNamespace(controller=made, asked=sites.asked, folder=places.run_folder(fl_ctx), fl_ctx=fl_ctx)
@@ -196,62 +183,6 @@ def test_a_part_of_an_update_is_refused_even_from_the_first_site(play, honest, u
     assert all(entry["aggregated"] == ["site-1", "site-2"] for entry in report(played)["rounds"])
 
 
-@pytest.fixture
-def keeps(update, scores):
-    """keeps(step, weight, *prefixes) -> a site that keeps the blocks with these prefixes and moves all others by `step`"""
-
-    def site(step, weight, *prefixes):
-        def answer(task, order):
-            if task == wire.FINISH:
-                return wire.scores_message(scores)
-            names = [name for name in order.weights if not name.startswith(tuple(f"model:{p}" for p in prefixes))]
-            delta = {name: np.full_like(order.weights[name], step) for name in names}
-            sent_ = update(delta, weight, fingerprint=fingerprint(SPEC))
-            return wire.update_message(replace(sent_, left_out=len(order.weights) - len(names)))
-
-        return answer
-
-    return site
-
-
-def test_counted_blocks_move_by_the_mean_of_those_who_sent_them(play, keeps):
-    """First block: sent by 3 of 4, (1 * 2 + 3 * 6 + 4 * 11) / 8 = 8 per round; last: by 2, it stays; others by all: 6.6."""
-    first, last = "model.0.", "model.2."
-    sites = {
-        "site-1": keeps(2.0, 1.0),
-        "site-2": keeps(6.0, 3.0),
-        "site-3": keeps(11.0, 4.0, last),
-        "site-4": keeps(1.0, 2.0, first, last),
-    }
-    played = play(sites, absent="counted", min_sites=3)
-    final, _ = checkpoint.load(played.folder / "final_model.npz")
-    for name, block in initial_arrays(SPEC, 0).items():
-        step = 8 if name.startswith(first) else 0 if name.startswith(last) else 6.6
-        np.testing.assert_allclose(final[name], block + np.float32(2 * step), rtol=1e-5)
-    found = report(played)
-    assert (found["outcome"], found["problems"]) == ("complete", [])
-    counts = found["rounds"][1]["contributors"]
-    assert {name: n for name, n in counts.items() if n < 4} == {
-        name: 3 if name.startswith(first) else 2 for name in counts if name.startswith((first, last))
-    }
-    assert "A block that fewer than 3 sent did not move" in (played.folder / "report.html").read_text()
-
-
-def test_a_site_that_leaves_blocks_out_is_refused_where_all_are_expected(play, honest, keeps):
-    played = play({"site-1": honest(1.0), "site-2": honest(1.0), "site-3": keeps(1.0, 1.0, "model.0.")})
-    assert {problem.split()[0] for problem in report(played)["problems"]} == {"site-3"}
-    assert "contributors" not in report(played)["rounds"][0]
-
-
-def test_counting_with_two_sites_is_refused_before_it_begins(context):
-    fl_ctx = context(party="server", combine=Combine("counted"))
-    made = controller(min_sites=2)
-    made.initialize(fl_ctx)
-    made.control_flow(Signal(), fl_ctx)  # NVFlare goes on to this even so; a traceback would hide the reason
-    (words,) = panics(fl_ctx)
-    assert "min_sites 3 or more" in words
-
-
 def test_too_few_sites_end_the_run_and_the_report_says_so(play, honest):
     played = play({"site-1": honest(1.0), "site-2": lambda task, order: wire.refusal_message("data")})
     assert played.asked == [("train", ("site-1", "site-2"))]
@@ -329,7 +260,7 @@ def test_a_resumed_run_does_the_rounds_that_are_left(play, honest, monkeypatch, 
 def test_the_state_of_another_job_ends_the_run_before_it_begins(play, honest, context, monkeypatch, tmp_path):
     monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "state"))
     play({"site-1": honest(1.0), "site-2": lambda task, order: None if order.round else honest(1.0)(task, order)})
-    fl_ctx = context(party="server", combine=Combine("zeros"))
+    fl_ctx = context(party="server", combine=Combine())
     controller(about=ABOUT | {"lr": 1.0}).initialize(fl_ctx)
     (words,) = panics(fl_ctx)
     assert "another job" in words
@@ -395,27 +326,6 @@ def test_a_resumed_run_knows_who_missed_what(play, honest, monkeypatch, tmp_path
     assert told[("finish", 3)] == 3
 
 
-def test_a_late_update_is_added_with_its_whole_weight(play, honest, monkeypatch):
-    """Round 1: (1 * 2) / 1 = 2. Round 2: (1 * 2 + 3 * 6) / 4 = 5, the 6 from a site that trained round 1."""
-    held = []
-
-    def slow(task, order):
-        message = honest(6.0, weight=3.0)(task, order)
-        return message if task == wire.FINISH else held.append(message)
-
-    played = play(
-        {"site-1": honest(2.0, weight=1.0), "site-2": slow}, min_sites=1, grace_s=0, late="next", late_of=held
-    )
-    final, _ = checkpoint.load(played.folder / "final_model.npz", fingerprint(SPEC))
-    for name, block in initial_arrays(SPEC, 0).items():
-        np.testing.assert_allclose(final[name], block + 7, rtol=1e-6)
-    first, second = report(played)["rounds"]
-    assert (first["aggregated"], first["missing"]) == (["site-1"], {"site-2": "no answer in time"})
-    assert (second["aggregated"], second["late"]) == (["site-1", "site-2"], {"site-2": 0})
-    assert report(played)["outcome"] == "complete"
-    assert "site-2: its update of round 1 came late and counts in round 2" in report(played)["remarks"]
-
-
 def test_another_version_of_the_package_is_rejected(play, honest, caplog):
     played = play({"site-1": honest(1.0), "site-2": honest(1.0), "site-3": honest(1.0, version="0.0.1")})
     assert report(played)["problems"] == ["site-3 was lost in round 1: rejected: config (see that site's own log)"]
@@ -426,8 +336,6 @@ def test_another_version_of_the_package_is_rejected(play, honest, caplog):
     "changed",
     [
         {"grace_s": None},
-        {"late": "keep"},
-        {"late": "next", "about": ABOUT | {"dp": {"unit": "patient"}}},
         {"rounds": None},
         {"rounds": 0},
         {"min_sites": 0},

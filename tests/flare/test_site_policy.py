@@ -450,14 +450,6 @@ def test_hospital_tells_nothing_beside_the_update(rig, message, scores):
     assert "unit: hospital" in receipt["guarantee"]
 
 
-def test_hospital_refuses_an_update_that_tells_a_mask_by_what_it_lacks(rig, message):
-    made = hospital(rig, Release(InTheClear()))
-    made.before(order())
-    told = dataclasses.replace(wire.read_update(message()), left_out=1)
-    with pytest.raises(ReleaseRefused):
-        made.leave(wire.update_message(told))
-
-
 def test_hospital_silences_the_scores_of_a_hidden_sum(rig, scores):
     made = hospital(rig, HiddenRelease(NoNoise(), MODALITIES))
     signed = statement("judged")

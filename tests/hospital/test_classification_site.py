@@ -197,7 +197,7 @@ def test_patient_level_privacy_covers_it(site):
 
 
 @pytest.mark.parametrize(
-    "algorithm", [FedAvg(), KLMask("kl", "all", "zeros", 1, 0, 0.5, 1.0, 0.5, 0.6, 1)], ids=lambda a: a.name
+    "algorithm", [FedAvg(), KLMask("kl", "all", 1, 0, 0.5, 1.0, 0.5, 0.6, 1)], ids=lambda a: a.name
 )
 def test_a_hospital_through_two_rounds(tmp_path, algorithm):
     settings = SimpleNamespace(

@@ -142,13 +142,13 @@ def test_only_this_architecture_and_these_blocks_fit(tmp_path):
     server = opened(tmp_path)
     name, block = next(iter(server.wire().items()))
     good, only = fingerprint(SPEC), {name}
-    server.require_fits("site-1", good, {name: block}, only, 0)
+    server.require_fits("site-1", good, {name: block}, only)
     with pytest.raises(ModelRefused, match="site-1"):
-        server.require_fits("site-1", "0" * 16, {name: block}, only, 0)
+        server.require_fits("site-1", "0" * 16, {name: block}, only)
     with pytest.raises(RoundRefused, match="site-1"):
-        server.require_fits("site-1", good, {name: block, "model:other": block}, only, 0)
+        server.require_fits("site-1", good, {name: block, "model:other": block}, only)
     with pytest.raises(RoundRefused, match="shape"):
-        server.require_fits("site-1", good, {name: block[..., None]}, only, 0)
+        server.require_fits("site-1", good, {name: block[..., None]}, only)
 
 
 def test_the_columns_of_the_record_go_with_the_weights(tmp_path):
@@ -163,21 +163,16 @@ def test_the_columns_of_the_record_go_with_the_weights(tmp_path):
         assert read_weights(tmp_path / name).table == COLUMNS
 
 
-def test_an_update_holds_what_travels_but_for_what_it_says_it_keeps(tmp_path):
+def test_an_update_holds_what_travels(tmp_path):
     server, good = opened(tmp_path, banks=BANKS), fingerprint(SPEC)
     whole = dict(server.wire())
     travels = server.travelling([])
     assert travels == whole.keys()
-    server.require_fits("site-1", good, whole, travels, 0)
-    name = next(name for name in whole if name.startswith("model:"))
-    part = {key: block for key, block in whole.items() if key != name}
-    server.require_fits("site-1", good, part, travels, 1)
-    for update, left_out in ((part, 0), (part, 2), (whole, 1)):
+    server.require_fits("site-1", good, whole, travels)
+    for left_out in whole:
+        part = {key: block for key, block in whole.items() if key != left_out}
         with pytest.raises(RoundRefused, match="lacks blocks"):
-            server.require_fits("site-1", good, update, travels, left_out)
-    other = {key: block for key, block in whole.items() if key != name.replace("model:", "fedavg:")}
-    with pytest.raises(RoundRefused, match="lacks blocks"):
-        server.require_fits("site-1", good, other, travels, 1)
+            server.require_fits("site-1", good, part, travels)
 
 
 def test_what_stays_home_by_its_role_does_not_travel(tmp_path):
@@ -189,7 +184,7 @@ def test_what_stays_home_by_its_role_does_not_travel(tmp_path):
     lacking = server.wire().keys() - server.travelling(["norm"])
     assert lacking == {f"{bank}:{name}" for bank in ("model", "control") for name in norms}
     with pytest.raises(RoundRefused):
-        server.require_fits("site-1", fingerprint(SPEC), dict(server.wire()), server.travelling(["norm"]), 0)
+        server.require_fits("site-1", fingerprint(SPEC), dict(server.wire()), server.travelling(["norm"]))
 
 
 def said(kind, phantoms):

@@ -38,7 +38,7 @@ def two_rounds(open_again, hospital):
     return deltas, weights
 
 
-MASKS = KLMask("kl", "all", "zeros", every=1, warm_up=0, rho=0.5, enter=1.0, leave=0.5, most=0.6, batches=1)
+MASKS = KLMask("kl", "all", every=1, warm_up=0, rho=0.5, enter=1.0, leave=0.5, most=0.6, batches=1)
 ALGORITHMS = [FedAvg(), FedBN(), FedRep(0.5), Scaffold(), Ditto(0.1), MASKS]
 SCHEDULE = Schedule(3, 4, 0.05, 0.9, True, 0.0, 10.0, "cosine")
 

@@ -11,7 +11,7 @@ from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Layout
 from wardround.hospital.mask_history import history_of, note, since
 
-MASKS = KLMask("kl", "all", "zeros", every=1, warm_up=0, rho=0.5, enter=1.0, leave=0.5, most=0.6, batches=1)
+MASKS = KLMask("kl", "all", every=1, warm_up=0, rho=0.5, enter=1.0, leave=0.5, most=0.6, batches=1)
 SCHEDULE = Schedule(3, 4, 0.05, 0.9, True, 0.0, 10.0, "cosine")
 LAYOUT = Layout(("a.w", "a.b", "c.w"), ((2, 2), (2,), (3,)))
 BLOCKS = {"a.w": "a", "a.b": "a", "c.w": "c"}

@@ -151,7 +151,7 @@ def test_senseless_columns_are_refused(column: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "algorithm", [FedAvg(), KLMask("kl", "all", "zeros", 1, 0, 0.5, 1.0, 0.5, 0.6, 1)], ids=lambda a: a.name
+    "algorithm", [FedAvg(), KLMask("kl", "all", 1, 0, 0.5, 1.0, 0.5, 0.6, 1)], ids=lambda a: a.name
 )
 def test_a_hospital_through_two_rounds(
     settings: Callable[..., SimpleNamespace], tmp_path: Path, algorithm: Any

@@ -168,71 +168,25 @@ def test_a_file_of_weights_is_a_promise_of_the_job_and_stands_where_people_read_
         require_buildable(recipes.job("tumour_type_fedavg", ["model.weights=/models/vit.safetensors"]))
 
 
-def test_masks_are_counted_in_the_clear_and_zeros_where_noise_is():
-    """`counted` stands on both sides, and needs three sites."""
-    for name, absent, home in (
-        ("brats_klmask", "counted", []),
-        ("tumour_type_klmask", "counted", []),
-        ("brats_fedbn", "zeros", ["norm"]),
-    ):
+def test_what_stays_home_by_its_role_stands_on_the_server_and_masks_do_not():
+    for name, home in (("brats_klmask", []), ("tumour_type_klmask", []), ("brats_fedbn", ["norm"])):
         made = recipes.job(name)
-        server, client = folder.server_config(made), folder.client_config(made)
-        (combine,) = [one for one in server["components"] if one["id"] == "combine"]
-        assert combine["args"] == {"absent": absent}
-        assert server["workflows"][0]["args"]["home_roles"] == home
-        if absent == "counted":
-            assert client["executors"][0]["executor"]["args"]["algorithm"]["args"]["absent"] == absent
-            assert folder.meta(made)["min_clients"] == 3
+        assert folder.server_config(made)["workflows"][0]["args"]["home_roles"] == home
         require_buildable(made)
-    assert recipes.job("tumour_type_mmpfl_adp").absent == "zeros"
-    assert (
-        recipes.job("brats_klmask", ["algorithm.absent=zeros", "federation.min_sites=1"]).federation["min_sites"] == 1
-    )
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "words"),
-    [
-        ("brats_klmask", ("privacy=masked",), "absent 'counted'"),
-        ("brats_klmask", ("privacy=fixed_point",), "absent 'counted'"),
-        ("brats_klmask", ("privacy=stock_ckks",), "absent 'counted'"),
-        ("brats_klmask", ("privacy=he", "algorithm.absent=zeros"), "FedAvg beside it"),
-        ("tumour_type_mmpfl_adp", ("algorithm.absent=counted",), "absent 'counted'"),
-        ("brats_klmask", ("federation.min_sites=2",), "min_sites 3 or more"),
-        ("brats_klmask", ("algorithm.absent=skip",), "absent one of zeros, counted"),
-        ("brats_klmask", ("algorithm.most=0.5",), "most below 0.5"),
-    ],
-)
-def test_counting_where_it_cannot_be_honoured_is_refused_before_a_folder_is_written(
-    name, settings, words, tmp_path, capsys
-):
+@pytest.mark.parametrize("privacy", ["masked", "he"])
+def test_masks_beside_fedavg_in_a_hidden_sum_are_refused_before_a_folder_is_written(privacy, tmp_path, capsys):
     from wardround.jobs.cli import main
 
-    arguments = [word for setting in settings for word in ("--set", setting)]
-    assert main(["jobs", "write", name, *arguments, "--out", str(tmp_path / "jobs")]) == 2
-    assert words in capsys.readouterr().err
+    arguments = ["--set", f"privacy={privacy}", "--out", str(tmp_path / "jobs")]
+    assert main(["jobs", "write", "brats_klmask", *arguments]) == 2
+    assert "FedAvg beside it" in capsys.readouterr().err
     assert not (tmp_path / "jobs").exists()
-    require_buildable(recipes.job("brats_klmask", ["privacy=masked", "algorithm.absent=zeros", "rival=false"]))
+    require_buildable(recipes.job("brats_klmask", [f"privacy={privacy}", "rival=false"]))
 
 
-@pytest.mark.parametrize(
-    ("name", "setting"),
-    [
-        ("brats_fedavg", "federation.late=keep"),
-        ("brats_fedavg", "federation.grace_s=-1"),
-        ("brats_fedavg", "federation.grace_s=1.5"),
-        ("brats_fedavg_he", "federation.late=next"),
-        ("brats_fedavg_fixed", "federation.late=next"),
-        ("brats_dp_record", "federation.late=next"),
-        ("brats_dp_adaptive", "federation.late=next"),
-        ("brats_fedavg_ckks", "federation.late=next"),
-    ],
-)
-def test_a_job_that_treats_stragglers_in_a_way_that_it_cannot_is_refused(name, setting):
+@pytest.mark.parametrize("setting", ["federation.grace_s=-1", "federation.grace_s=1.5"])
+def test_a_job_that_treats_stragglers_in_a_way_that_it_cannot_is_refused(setting):
     with pytest.raises(ConfigRefused, match=r"treats stragglers|a whole number"):
-        recipes.job(name, [setting])
-
-
-def test_in_the_clear_a_late_update_may_count_in_the_next_round():
-    made = recipes.job("brats_fedavg", ["federation.late=next", "federation.grace_s=5"])
-    assert (made.federation["late"], made.federation["grace_s"]) == ("next", 5)
+        recipes.job("brats_fedavg", [setting])

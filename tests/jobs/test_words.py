@@ -33,7 +33,7 @@ def test_a_job_with_masks_names_the_blocks_of_its_own_network():
 
 
 def test_in_a_hidden_sum_no_block_is_named():
-    assert words(recipes.job("brats_klmask", ["privacy=masked", "algorithm.absent=zeros", "rival=false"])) == BRATS
+    assert words(recipes.job("brats_klmask", ["privacy=masked", "rival=false"])) == BRATS
 
 
 def test_every_exit_in_the_folders_lists_the_words_of_its_job(repository):

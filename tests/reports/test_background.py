@@ -3,7 +3,6 @@ from typing import Any
 
 import pytest
 
-from wardround.reports import background
 from wardround.reports.html import PARTS
 
 Shown = Callable[[dict[str, Any], str], str]
@@ -84,15 +83,3 @@ def test_settings_list_everything_given(shown: Shown, run: dict[str, Any]) -> No
 def test_glossary_explains_the_words_of_the_tables() -> None:
     for word in ("Dice", "HD95", "ET, TC, WT", "Fine-tuning", "95 % interval"):
         assert f"<dt>{word}</dt>" in PARTS.glossary()
-
-
-def test_contributors_are_shown_where_blocks_were_counted(run: dict[str, Any]) -> None:
-    assert background.contributors(run) is None
-    counts = ({"stem": 2, "block0": 1, "head": 0}, {"stem": 2, "block0": 2, "head": 1})
-    for r, found in zip(run["rounds"], counts, strict=True):
-        r["contributors"] = found
-    page = str(PARTS.table(background.contributors(run)))
-    assert '<th scope="row">block0</th><td>1</td><td>2</td>' in page
-    assert '<th scope="row">head</th><td>0</td><td>1</td>' in page
-    assert "stem" not in page
-    assert "1 of 3 blocks were sent by all" in page

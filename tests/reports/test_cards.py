@@ -12,7 +12,7 @@ Shown = Callable[[dict[str, Any], str], str]
 
 
 def candidate_table(candidates: dict[str, Any], chosen: str, caption: str) -> str:
-    return str(PARTS.candidates(cards.candidate_table(candidates, chosen, caption)))
+    return str(PARTS.table(cards.candidate_table(candidates, chosen, caption)))
 
 
 def test_title_tells_when_and_whether_real(shown: Shown, run: dict[str, Any]) -> None:

@@ -82,15 +82,11 @@ class LocalStart:
 
 @dataclass(frozen=True)
 class LocalEnd:
-    """What a site ends a round with. The update that leaves is banks minus banks received, without personal blocks.
-
-    omit: blocks of memory["mask"] are left out of the update, not sent as zeros
-    """
+    """What a site ends a round with. The update that leaves is banks minus banks received, without personal blocks."""
 
     banks: Mapping[str, Tensor]
     losses: tuple[float, ...]
     memory: Mapping[str, Tensor] = field(default_factory=dict)
-    omit: bool = False
 
 
 class Algorithm(Protocol):

@@ -65,7 +65,7 @@ def local_round(
     received, memory: flat vectors by name, not changed | memory returned: complete, replaces the one given
     memory["home"]: the whole model after the round, kept where some blocks stay home
     memory["mask"]: 1 where a value is this site's own, in every round anew (algorithms/klmask.py): such values start from
-    memory["home"] and leave as zeros, or where the algorithm says `omit` not at all, before the mask is changed and after
+    memory["home"] and leave as zeros, before the mask is changed and after
     """
     start = start_of(algorithm, received, memory, layout, roles)
     end = algorithm.train(start, oracle, steps)
@@ -75,8 +75,7 @@ def local_round(
         change = (end.banks[bank] - start.banks[bank]).to(torch.float32)
         change = change.masked_fill(stays, 0) if bank == "model" else change
         blocks = layout.unflatten(change.cpu().numpy())
-        omitted = _whole(stays, layout) if end.omit and bank == "model" else frozenset[str]()
-        travels = [n for n in layout.names if roles[n] not in algorithm.home_roles and n not in omitted]
+        travels = [n for n in layout.names if roles[n] not in algorithm.home_roles]
         update |= in_bank(bank, {n: blocks[n] for n in travels})
     kept = {**memory, **end.memory}
     if algorithm.home_roles or MASK in kept:
@@ -194,19 +193,6 @@ def local_only(oracle: Oracle, schedule: Schedule, w: Tensor) -> Tensor:
 def _stays(memory: Vectors, like: Tensor) -> Tensor:
     """Return a boolean vector: where memory["mask"] says that a value is this site's own; nowhere without it."""
     return memory[MASK] > 0 if MASK in memory else torch.zeros_like(like, dtype=torch.bool)
-
-
-def _whole(stays: Tensor, layout: Layout) -> frozenset[str]:
-    """Return the blocks that stay; one that stays in part cannot be left out: RoundRefused."""
-    parts = torch.split(stays.cpu(), list(layout.sizes))
-    if torn := [n for n, part in zip(layout.names, parts, strict=True) if part.any() and not part.all()]:
-        raise RoundRefused(
-            "a mask over parts of a block",
-            found=f"{len(torn)} such blocks, first {torn[0]!r}",
-            expected="whole blocks, where masked blocks are left out of the update",
-            fix='use absent "zeros"',
-        )
-    return frozenset(n for n, part in zip(layout.names, parts, strict=True) if part.any())
 
 
 def _require_fits(

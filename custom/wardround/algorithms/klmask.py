@@ -5,16 +5,12 @@
 after local training, every `every` rounds from `warm_up` on; masks.py makes a mask of it. Personal blocks start the next round
 from their own values and never leave, in the round that they become personal either. A block that becomes shared again
 starts from the received values.
-absent: what the update holds in their place
-    zeros    zeros, and the server divides by ALL hospitals: no mask is told, and every update has the same layout. For hidden
-             sums and under differential privacy. The sum of a block is that of those who share it, who may be few, or one
-    counted  nothing: the server sees which blocks are there, divides each by the weights of the hospitals that sent it, and
-             keeps what fewer than 3 sent (arrays.CountedMean). With 3 hospitals a block that one keeps does not move at all.
-             For jobs in the clear, where the server sees the mask anyway
+In place of personal blocks the update holds zeros, and the server divides by ALL hospitals: no mask is told, and every
+update has the same layout, as hidden sums and differential privacy need. The sum of a block is the sum over those who share
+it, who may be few, or one.
 share: as in fedsim.py; what is not shared at all is this hospital's own from the start, and masks choose among the rest.
 Controls, as one argument: `choose`: kl | random | norms | head | none (FedAvg).
 Source: see masks.py.
-Deviations: 1. with `counted`, hospitals that train a block too few of them share do that work for themselves only.
 """
 
 from __future__ import annotations
@@ -22,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol, final
+from typing import Any, ClassVar, Protocol, final
 
 import torch
 from torch import Tensor
@@ -36,8 +32,6 @@ from wardround.rng import stream
 
 ATTENTION = "attention"
 Outputs = Callable[[Collection[str]], Tensor]
-Absent = Literal["zeros", "counted"]
-ABSENT: tuple[Absent, ...] = ("zeros", "counted")
 
 
 class Probe(Oracle, Protocol):
@@ -70,14 +64,13 @@ class Probe(Oracle, Protocol):
 @final
 @dataclass(frozen=True)
 class KLMask:
-    """choose, absent: see above | batches: of the calibration part and of the held-out part
+    """choose, share: see above | batches: of the calibration part and of the held-out part
 
-    a value out of range; `counted` where a mask could leave nothing of the update: ConfigRefused
+    A value that is missing or out of range: ConfigRefused.
     """
 
     choose: Choice
     share: Share
-    absent: Absent
     every: int
     warm_up: int
     rho: float
@@ -90,13 +83,11 @@ class KLMask:
     banks: ClassVar[tuple[str, ...]] = ("model",)
 
     def __post_init__(self) -> None:
-        absent = [name for name, value in vars(self).items() if value is None]
         whole = all(type(value) is int for value in (self.every, self.warm_up, self.batches))
         if (
-            absent
+            None in vars(self).values()
             or self.choose not in CHOICES
             or self.share not in SHARED
-            or self.absent not in ABSENT
             or not whole
             or self.every < 1
             or self.warm_up < 0
@@ -105,17 +96,12 @@ class KLMask:
             raise _refused(
                 f"{self}",
                 f"choose one of {', '.join(CHOICES)}, share one of {', '.join(SHARED)}, "
-                f"absent one of {', '.join(ABSENT)}, every and batches 1 or more, warm_up 0 or more",
+                "every and batches 1 or more, warm_up 0 or more",
             )
         if not (0 <= self.rho < 1 and 0 < self.leave <= self.enter and 0 < self.most < 1):
             raise _refused(
                 f"rho {self.rho}, enter {self.enter}, leave {self.leave}, most {self.most}",
                 "0 <= rho < 1, 0 < leave <= enter, 0 < most < 1",
-            )
-        if self.absent == "counted" and (self.most >= 0.5 or self.choose == self.share):
-            raise _refused(
-                f"absent counted, most {self.most}, choose {self.choose}, share {self.share}",
-                "most below 0.5 and a choice that is not all that is shared, so that something is left to send",
             )
 
     @property
@@ -128,7 +114,7 @@ class KLMask:
         due = steps.round >= self.warm_up and (steps.round - self.warm_up) % self.every == 0
         if due and self.choose != "none":
             memory |= self._masked(w, start, oracle)  # type: ignore[arg-type]
-        return LocalEnd({"model": w}, tuple(losses), memory, omit=self.absent == "counted")
+        return LocalEnd({"model": w}, tuple(losses), memory)
 
     def personal(self, start: LocalStart) -> Tensor:
         return start.banks["model"]
@@ -170,17 +156,6 @@ class KLMask:
             for b in total:
                 total[b] += probe.divergence(p, outputs(names[b]), batch) / len(batches)
         return total
-
-
-def require_zeros(algorithm: Algorithm, where: str) -> None:
-    """Raise ConfigRefused if this algorithm leaves blocks out of its updates; where: what needs all of them in each."""
-    if isinstance(algorithm, KLMask) and algorithm.absent != "zeros":
-        raise ConfigRefused(
-            f"KL masks with {where}",
-            found=f"absent {algorithm.absent!r}: an update without some blocks tells the mask, and fits no common layout",
-            expected="absent 'zeros': every update holds all blocks, whichever are a hospital's own",
-            fix="--set algorithm.absent=zeros",
-        )
 
 
 def require_alone(algorithm: Algorithm, beside: bool, where: str) -> None:

@@ -8,48 +8,27 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.aggregator import Aggregator
 
-from wardround.algorithms.klmask import ABSENT, Absent
-from wardround.arrays import LEAST_CONTRIBUTORS, CountedMean, RunningMean
-from wardround.errors import ConfigRefused, Refusal, RoundRefused
+from wardround.arrays import RunningMean
+from wardround.errors import Refusal, RoundRefused
 from wardround.flare import wire
 
 
 class Combine(Aggregator):  # type: ignore[misc]
     """Weighted mean of readable updates; the weight of a site is the number of its training patients.
 
-    absent: zeros: every update holds the same blocks | counted: each block over the sites that sent it, 3 or more, or it
-    keeps its value (arrays.CountedMean)
-    an update that does not fit, is not finite, or comes twice: refused, logged, not added
+    Every update holds the same blocks. An update that does not fit, is not finite, or comes twice is refused, logged, and
+    not added.
     """
 
-    def __init__(self, absent: Absent) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        if absent not in ABSENT:
-            raise ConfigRefused(
-                "the server's sum",
-                found=f"absent {absent!r}",
-                expected=f"one of {', '.join(ABSENT)}",
-                fix="print the job anew",
-            )
-        self.absent = absent
-        self._mean, self._seen = self._new(), set[str]()
-
-    @property
-    def counted(self) -> bool:
-        """Whether an update may leave blocks out."""
-        return self.absent == "counted"
-
-    @property
-    def contributors(self) -> dict[str, int] | None:
-        """Return wire name -> how many of this round's updates hold it; None where all hold the same."""
-        return dict(self._mean.contributors) if isinstance(self._mean, CountedMean) else None
-
-    def _new(self) -> RunningMean | CountedMean:
-        return CountedMean(LEAST_CONTRIBUTORS) if self.counted else RunningMean()
+        self._mean = RunningMean()
+        self._seen: set[str] = set()
 
     def reset(self, fl_ctx: FLContext) -> None:
         """Begin a round."""
-        self._mean, self._seen = self._new(), set()
+        self._mean = RunningMean()
+        self._seen = set()
 
     def accept(self, shareable: Shareable, fl_ctx: FLContext) -> bool:
         """Add one site's update; return whether it was added."""
@@ -68,14 +47,3 @@ class Combine(Aggregator):  # type: ignore[misc]
     def aggregate(self, fl_ctx: FLContext) -> Shareable:
         """Return the weighted mean of this round's updates as a WEIGHT_DIFF."""
         return DXO(DataKind.WEIGHT_DIFF, data=self._mean.mean()).to_shareable()
-
-
-def require_enough(absent: Absent, min_sites: int) -> None:
-    """Raise ConfigRefused where blocks are counted and a round may end with too few sites for any block to move."""
-    if absent == "counted" and min_sites < LEAST_CONTRIBUTORS:
-        raise ConfigRefused(
-            "KL masks whose blocks are counted",
-            found=f"min_sites {min_sites}",
-            expected=f"min_sites {LEAST_CONTRIBUTORS} or more: a block that fewer send does not move",
-            fix=f"--set federation.min_sites={LEAST_CONTRIBUTORS}, or --set algorithm.absent=zeros",
-        )

@@ -103,8 +103,7 @@ class Release(Filter):  # type: ignore[misc]
             leaving = few_patients.update(leaving, few_patients.known(fl_ctx, update.facts))
             if charged:
                 outbox.keep(state_folder(fl_ctx), leaving)
-        size: dict[str, Any] = {"blocks": len(leaving.delta), "left_out": leaving.left_out}
-        size |= {"bytes": size_bytes(leaving.delta), "sha256": digest(leaving.delta)}
+        size = {"blocks": len(leaving.delta), "bytes": size_bytes(leaving.delta), "sha256": digest(leaving.delta)}
         write_receipt(fl_ctx, wire.TRAIN, receipt | size)
         return leaving
 

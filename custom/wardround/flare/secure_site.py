@@ -18,7 +18,7 @@ from nvflare.apis.signal import Signal
 
 from wardround import __version__
 from wardround.algorithms.base import Algorithm
-from wardround.algorithms.klmask import require_alone, require_zeros
+from wardround.algorithms.klmask import require_alone
 from wardround.algorithms.rules import Rule
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Arrays, Layout, digest
@@ -75,7 +75,6 @@ class SecureSite(Executor):  # type: ignore[misc]
         super().__init__()
         require_given(algorithm=algorithm, model=model, schedule=schedule, sampling=sampling, judging=judging)
         require_given(phantoms=phantoms, seed=seed, rule=rule, banks=banks)
-        require_zeros(algorithm, "a hidden sum")
         require_alone(algorithm, rival is not None, "a hidden sum")
         self.algorithm, self.model, self.schedule, self.sampling = algorithm, model, schedule, sampling
         self.judging, self.phantoms, self.seed, self.rival = judging, phantoms, seed, rival

@@ -115,7 +115,7 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         )
         facts = hospital.facts | {"version": __version__}
         facts = facts if self.dp is None else wire.without_counts(facts)
-        return wire.update_message(wire.Update(delta, hospital.weight, numbers, facts, hospital.left_out(delta)))
+        return wire.update_message(wire.Update(delta, hospital.weight, numbers, facts))
 
     def _finish(self, order: wire.Order, fl_ctx: FLContext) -> Shareable:
         begun = time.monotonic()

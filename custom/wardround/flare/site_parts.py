@@ -16,7 +16,6 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
 
 from wardround.algorithms.base import Algorithm
-from wardround.algorithms.klmask import require_zeros
 from wardround.algorithms.schedule import Schedule
 from wardround.errors import ConfigRefused, Refusal
 from wardround.flare import few_patients, places, wire
@@ -119,7 +118,6 @@ def private_promise(
     """
     if dp is None:
         return None
-    require_zeros(algorithm, "differential privacy")
     fits = getattr(dp, "rounds", schedule.rounds) == schedule.rounds
     fits = fits and getattr(dp, "work", schedule.work) == schedule.work
     if rival is not None or not fits:

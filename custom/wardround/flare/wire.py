@@ -1,7 +1,7 @@
 """The four messages of a federation, and their strict reading: what is not described here does not travel.
 
     train    server -> site   weights of every bank (`bank:block`), round; which sites' last updates did not count, and since when
-    update   site -> server   differences of the blocks that travel, weight, NUMBERS, SITE_FACTS, how many blocks were left out
+    update   site -> server   differences of the blocks that travel, weight, NUMBERS, SITE_FACTS
     finish   server -> site   the final weights
     scores   site -> server   SCORES: per model validation mean, test means with intervals and counts, steps (over few patients:
              {}, few_patients.py); the choice, and whether it is above the floor; where the algorithm masks, the names of the
@@ -59,7 +59,7 @@ MEMORY, FAILURE, UNKNOWN = "memory", "failure", "error"
 _CODES = frozenset({Refusal.code, *(kind.code for kind in Refusal.__subclasses__()), MEMORY, FAILURE, UNKNOWN})
 _RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper())
 _ORDER_META = {"round": STEPS, "rounds": STEPS, "missed": Each(STEPS)}
-_UPDATE_META = {"weight": WEIGHT, "numbers": NUMBERS, "facts": SITE_FACTS, "left_out": STEPS}
+_UPDATE_META = {"weight": WEIGHT, "numbers": NUMBERS, "facts": SITE_FACTS}
 _WORD_LENGTH, _NAME_LENGTH, _DEPTH, _ENTRIES, _LARGEST = 64, 256, 6, 64, 2**53
 
 
@@ -82,16 +82,12 @@ class Order:
 
 @dataclass(frozen=True)
 class Update:
-    """Site to server: what a round of local work changed. `weight` is the number of training patients.
-
-    left_out: blocks that the site keeps as its own this round and that are not in `delta` (algorithms/klmask.py, counted)
-    """
+    """Site to server: what a round of local work changed. `weight` is the number of training patients."""
 
     delta: Arrays
     weight: float
     numbers: Mapping[str, float | None]
     facts: Mapping[str, Any] = field(default_factory=dict)
-    left_out: int = 0
 
 
 def order_message(order: Order) -> Shareable:
@@ -112,7 +108,6 @@ def read_order(message: Shareable) -> Order:
 def update_message(update: Update) -> Shareable:
     """Return the result of a train task."""
     meta = {"weight": float(update.weight), "numbers": dict(update.numbers), "facts": dict(update.facts)}
-    meta["left_out"] = update.left_out
     return DXO(DataKind.WEIGHT_DIFF, data=dict(update.delta), meta=meta).to_shareable()
 
 
@@ -126,7 +121,7 @@ def read_update(message: Shareable) -> Update:
     for name, block in delta.items():
         if block.size and max(block.max(), -block.min()) > LARGEST_CHANGE:
             raise unknown(f"block {name!r}", "a change that no training makes", f"values within {LARGEST_CHANGE:g}")
-    return Update(delta, weight, dxo.meta["numbers"], dxo.meta["facts"], dxo.meta["left_out"])
+    return Update(delta, weight, dxo.meta["numbers"], dxo.meta["facts"])
 
 
 def scores_message(scores: Mapping[str, Any]) -> Shareable:

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from wardround.algorithms.base import Algorithm
 from wardround.algorithms.federation import FederationResult, SiteSide, Sum, run
-from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.rules import Rule
 from wardround.algorithms.schedule import Schedule
-from wardround.arrays import LEAST_CONTRIBUTORS, CountedMean, RunningMean
+from wardround.arrays import RunningMean
 from wardround.hospital.task import TaskSite
 
 
@@ -47,24 +46,16 @@ class Consortium:
         self,
         initial: Tensor,
         on_round: Callable[[int, FederationResult], None] = lambda round_, result: None,
-        new_sum: Callable[[int], Sum] | None = None,
+        new_sum: Callable[[int], Sum] = lambda round_: RunningMean(),
     ) -> FederationResult:
         """Return what all rounds from `initial` (not changed) lead to; on_round sees (round, result so far).
 
-        new_sum: what a round's updates are added into; None: what the algorithm asks for
+        new_sum: what a round's updates are added into (default: the float32 mean)
         """
         layout = next(iter(self.sites.values())).layout
         model = layout.unflatten(initial.numpy().copy())
-        return run(
-            self.sides, self.algorithm, self.rule, self.schedule, model, on_round, new_sum or sum_of(self.algorithm)
-        )
+        return run(self.sides, self.algorithm, self.rule, self.schedule, model, on_round, new_sum)
 
     def models(self, result: FederationResult) -> dict[str, Tensor]:
         """Return site -> its own model before fine-tuning: the shared one with the blocks that stay home."""
         return {name: result.personal(self.algorithm, name, side) for name, side in self.sides.items()}
-
-
-def sum_of(algorithm: Algorithm) -> Callable[[int], Sum]:
-    """Return what an algorithm's updates are added into: counted where it leaves blocks out of them."""
-    counted = isinstance(algorithm, KLMask) and algorithm.absent == "counted"
-    return lambda round_: CountedMean(LEAST_CONTRIBUTORS) if counted else RunningMean()

@@ -16,7 +16,6 @@ from wardround.arrays import Array, Arrays, from_bank, in_bank, require_same_blo
 from wardround.errors import ModelRefused, RoundRefused
 from wardround.hospital import origin, state
 from wardround.models import checkpoint
-from wardround.models.blocks import blocks_of
 from wardround.models.fingerprint import fingerprint
 from wardround.models.roles import OWN_BANKS, block_roles
 from wardround.models.specs import describe
@@ -102,13 +101,9 @@ class GlobalModel:
             f"{bank}:{block}" for bank, _, block in names if bank not in OWN_BANKS or roles[block] not in home_roles
         )
 
-    def blocks(self) -> dict[str, str]:
-        """Return the named block (models/blocks.py) of every parameter."""
-        return blocks_of(self._spec.build(0))
-
-    def require_fits(self, site: str, found: str, delta: Arrays, travelling: Set[str], left_out: int) -> None:
-        """Raise ModelRefused unless the site trained this architecture; RoundRefused unless its update holds the blocks of
-        `travelling` but for `left_out` ones of the bank `model`, in the server's shapes.
+    def require_fits(self, site: str, found: str, delta: Arrays, travelling: Set[str]) -> None:
+        """Raise ModelRefused unless the site trained this architecture; RoundRefused unless its update holds exactly the
+        blocks of `travelling`, in the server's shapes.
         """
         if found != self.facts["fingerprint"]:
             raise ModelRefused(
@@ -120,12 +115,11 @@ class GlobalModel:
         require_same_blocks(
             {name: self._weights[name] for name in travelling if name in delta}, delta, f"the update of {site}"
         )
-        lacking = sorted(travelling - delta.keys())
-        if len(lacking) != left_out or any(not name.startswith("model:") for name in lacking):
+        if lacking := sorted(travelling - delta.keys()):
             raise RoundRefused(
                 f"the update of {site} lacks blocks",
-                found=f"{len(lacking)} are not there{f', first {lacking[0]!r}' if lacking else ''}; it says {left_out}",
-                expected="every block that travels in this job, but for those that the site says it keeps",
+                found=f"{len(lacking)} are not there, first {lacking[0]!r}",
+                expected="every block that travels in this job",
                 fix="run the same job and the same wardround version at every site",
             )
 

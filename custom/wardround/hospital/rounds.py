@@ -132,12 +132,6 @@ class Hospital:
         state.save(self.states, round_ + 1, arrays, self.fingerprint, {}, since)
         return delta, None if self.settings.private is not None else sum(losses) / len(losses)
 
-    def left_out(self, delta: Arrays) -> int:
-        """Return how many blocks an update lacks that travel in this job: those that a mask keeps here this round."""
-        home = self.settings.algorithm.home_roles
-        travels = [name for name in self.site.layout.names if self.site.roles[name] not in home]
-        return sum(f"model:{name}" not in delta for name in travels)
-
     def judge(self, weights: Arrays, since: int) -> Judgement:
         """Judge the models this job allows: its own, FedAvg where it ran beside or is the job, and the local one."""
         algorithm = self.settings.algorithm

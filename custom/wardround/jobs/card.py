@@ -82,8 +82,10 @@ Wrong for: {_wrapped(job.task["wrong_for"], "")}.
 
 def _beside(job: Job) -> str:
     """Return what a part that stays does not mean while FedAvg is trained beside."""
+    from wardround.algorithms.klmask import KLMask
+
     site = build(job.algorithm["site"], "algorithm")
-    keeps = bool(site.home_roles) or getattr(site, "absent", None) is not None
+    keeps = bool(site.home_roles) or isinstance(site, KLMask)
     words = "; the FedAvg model that is trained beside it leaves whole (`--set rival=false`: without it)"
     return words if job.rival and keeps else ""
 

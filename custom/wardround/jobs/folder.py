@@ -95,13 +95,12 @@ def _server_config(job: Job) -> Json:
         "min_sites": job.federation["min_sites"],
         "round_timeout_s": job.federation["round_timeout_s"],
         "grace_s": job.federation["grace_s"],
-        "late": job.federation["late"],
         "seed": job.task["seed"],
         "about": {"config_type": "dict", **about(job)},
         **_inputs(job),
     }
     workflow: Json = {"id": "rounds", "path": "wardround.flare.rounds.Rounds", "args": rounds}
-    aggregator = {"id": "combine", "path": "wardround.flare.combine.Combine", "args": {"absent": job.absent}}
+    aggregator = {"id": "combine", "path": "wardround.flare.combine.Combine", "args": {}}
     return {
         "format_version": 2,
         "server": {"heart_beat_timeout": 600, "task_request_interval": job.federation["task_request_interval_s"]},

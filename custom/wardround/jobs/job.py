@@ -46,11 +46,6 @@ class Job:
         return found if found.get("path") == HOSPITAL_DP else None
 
     @property
-    def absent(self) -> str:
-        """What an update holds in place of blocks that a mask keeps at home: zeros, or nothing (counted)."""
-        return str(self.algorithm["site"]["args"].get("absent", "zeros"))
-
-    @property
     def trainer(self) -> Json:
         """The settings that the executor of every job has; NVFlare's own components take neither a rival nor noise."""
         rival = {"path": "wardround.algorithms.fedavg.FedAvg", "args": {}}

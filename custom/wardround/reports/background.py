@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from wardround.arrays import LEAST_CONTRIBUTORS
 from wardround.reports.checks import Json
 from wardround.reports.html import DASH, Table, duration, number, size
 from wardround.reports.summary import privacy_claim, score_name, silent, site_name
 
 
-def costs(run: Json) -> Table | None:
-    """Return a table of seconds, bytes and sites per round, with the sum; no round was finished: None."""
+def costs(run: Json) -> Table | str:
+    """Return a table of seconds, bytes and sites per round, with the sum; a sentence where no round was finished."""
     if not run["rounds"]:
-        return None
+        return "No round was finished."
     heads = (
         "Round",
         "Seconds",
@@ -49,37 +48,15 @@ def costs(run: Json) -> Table | None:
     )
 
 
-def contributors(run: Json) -> Table | None:
-    """Return a table of how many hospitals' changes of each block were summed; None where all sent every block.
-
-    Blocks that every hospital sent in every round are left out of the table and counted below it.
-    """
-    rounds = [r for r in run["rounds"] if r.get("contributors")]
-    if not rounds:
-        return None
-    blocks = list(dict.fromkeys(block for r in rounds for block in r["contributors"]))
-    whole = [len(r.get("aggregated") or ()) for r in rounds]
-    found = {block: [r["contributors"].get(block) for r in rounds] for block in blocks}
-    rows = [[block, *(DASH if n is None else n for n in counts)] for block, counts in found.items() if counts != whole]
-    words = (
-        "Hospitals whose change of a block was in the sum (of its parameters, the one that fewest sent). The others keep the "
-        f"block as their own. A block that fewer than {LEAST_CONTRIBUTORS} sent did not move. {len(blocks) - len(rows)} of "
-        f"{len(blocks)} blocks were sent by all in every round."
-    )
-    return Table(words, ("Block", *(f"Round {r['round'] + 1}" for r in rounds)), rows)
-
-
 def attendance(run: Json) -> Table | None:
-    """Return who was missing in which round and why, and whose update came late; nothing of that: None."""
+    """Return who was missing in which round and why; nobody: None."""
     rows = []
     for r in run["rounds"]:
-        missing, late = r.get("missing") or {}, r.get("late") or {}
-        if missing or late:
+        if missing := r.get("missing") or {}:
             why = "; ".join(f"{site_name(run, site)}: {reason}" for site, reason in missing.items())
-            came = "; ".join(f"{site_name(run, site)}, of round {round_ + 1}" for site, round_ in late.items())
             inside = ", ".join(r.get("aggregated") or [])
-            rows.append([r["round"] + 1, inside or DASH, why or DASH, came or DASH])
-    heads = ("Round", "In the sum", "Not in the sum, and why", "Late updates that count here")
+            rows.append([r["round"] + 1, inside or DASH, why])
+    heads = ("Round", "In the sum", "Not in the sum, and why")
     words = "Rounds that did not have every hospital (the first round is 1; the reason in full is at that hospital)."
     return Table(words, heads, rows) if rows else None
 

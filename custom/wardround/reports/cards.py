@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +17,7 @@ from wardround.reports.summary import (
     deployed,
     main_metric,
     metric,
+    nothing_told,
     privacy_claim,
     score_name,
     site_name,
@@ -34,28 +34,6 @@ KINDS = {
 }
 REGIONS = ("mean", "ET", "TC", "WT")
 FEW_CASES = 20
-
-
-@dataclass(frozen=True)
-class Card:
-    """What stands on the card of one hospital. `personal`: block -> the round, from 1, since which it is not shared."""
-
-    name: str
-    kind: str
-    badge: str
-    advice: str
-    facts: str
-    personal: Mapping[str, int]
-    candidates: Candidates | None
-    rough: str
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The candidates of one hospital: a table, or a sentence where their scores are over few patients."""
-
-    table: Table | None
-    few: str = ""
 
 
 def when(run: Json) -> str:
@@ -82,13 +60,19 @@ def tally(report: Json) -> str:
     return f"{count} ({counts})." if counts else "No hospital is known to this run."
 
 
-def hospital_cards(run: Json) -> list[Card]:
-    """Return one card per hospital, by name."""
+def hospital_cards(run: Json) -> list[dict[str, Any]]:
+    """Return what stands on the card of each hospital, by name.
+
+    personal: block -> the round, from 1, since which it is not shared; candidates: a table or a sentence
+    """
     return [_card(run, site) for site in by_name(run["sites"] | run["final"])]
 
 
-def overview_table(report: Json) -> Table | None:
-    """Return test scores over hospitals for every model: unweighted mean, worst hospital, best minus worst; none: None."""
+def overview_table(report: Json) -> Table | str:
+    """Return test scores over hospitals for every model: unweighted mean, worst hospital, best minus worst.
+
+    Where no hospital told one: a sentence that says why.
+    """
     rows = []
     for name in (*CANDIDATES, "deployed"):
         if found := report["overview"].get(name):
@@ -97,7 +81,7 @@ def overview_table(report: Json) -> Table | None:
             shown = (label, number(found["mean"]), worst, number(found["gap"]))
             rows.append((*shown, f"{found['sites']} of {len(report['sites'])}"))
     if not rows:
-        return None
+        return nothing_told(report, "test result")
     return Table(
         f"Test {score_name(report)} over hospitals; every hospital counts the same, however many patients it has.",
         ("Model", "Mean over hospitals", "Worst hospital", "Gap, best minus worst", "Hospitals"),
@@ -108,14 +92,14 @@ def overview_table(report: Json) -> Table | None:
 
 def candidate_table(
     candidates: Mapping[str, Any], chosen: str | None, caption: str, mark: str = "✓ deploy"
-) -> Candidates:
+) -> Table | str:
     """Return the candidates of one hospital, the chosen row marked; columns that nobody knows are left out.
 
-    Of candidates over few patients only the names are told.
+    Of candidates over few patients only the names are told, in a sentence.
     """
     if not any(candidates.values()):
         listed = ", ".join(NAMES[name] + (f" ({mark})" if name == chosen else "") for name in candidates)
-        return Candidates(None, f"{caption}: {listed}. n < 5: not told.")
+        return f"{caption}: {listed}. n < 5: not told."
     dice = [region for region in REGIONS if any(metric(c, f"dice_{region}") for c in candidates.values())]
     said = {name: {r: in_words(c.get("test") or {}, r) for r in REGIONS} for name, c in candidates.items()}
     apart = [region for region in REGIONS if any(words[region] for words in said.values())]
@@ -136,30 +120,29 @@ def candidate_table(
         cells += [Cell("", said[name][region] or DASH, "words") for region in apart]
         rows.append([*cells, _steps(name, candidate), _cases(candidate)])
     marked = next((i for i, name in enumerate(candidates) if name == chosen), None)
-    return Candidates(Table(caption, heads, rows, marked))
+    return Table(caption, heads, rows, marked)
 
 
-def _card(run: Json, site: str) -> Card:
+def _card(run: Json, site: str) -> dict[str, Any]:
     candidates, verdict = candidates_of(run, site), verdict_of(run, site)
-    claim, shown, rough = privacy_claim(run), None, ""
+    claim, table, rough = privacy_claim(run), None, ""
     if candidates:
         caption = f"Candidates at {site_name(run, site)}, on its test patients{f'; {claim}' if claim else ''}"
-        shown = candidate_table(candidates, deployed(run, site), caption, mark_of(verdict))
+        table = candidate_table(candidates, deployed(run, site), caption, mark_of(verdict))
         tested = [found.get("cases") for c in candidates.values() if (found := main_metric(c))]
         cases = max((n for n in tested if n is not None), default=None)
         if cases is not None and cases < FEW_CASES:
             rough = f"With {count_of_cases(cases)} the numbers are rough and the true uncertainty exceeds the interval."
     since = (run["final"].get(site) or {}).get("personal") or {}
-    return Card(
-        site_name(run, site),
-        verdict.kind,
-        KINDS[verdict.kind],
-        verdict.advice,
-        facts(run["sites"].get(site) or {}),
-        {block: round_ + 1 for block, round_ in since.items()},
-        shown,
-        rough,
-    )
+    return {
+        "name": site_name(run, site),
+        "verdict": verdict,
+        "badge": KINDS[verdict.kind],
+        "facts": facts(run["sites"].get(site) or {}),
+        "personal": {block: round_ + 1 for block, round_ in since.items()},
+        "candidates": table,
+        "rough": rough,
+    }
 
 
 def mark_of(verdict: Verdict) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import ceil, floor
 from statistics import fmean
-from typing import NamedTuple
 
 from wardround.reports.checks import Json
 from wardround.reports.summary import (
@@ -22,13 +21,7 @@ from wardround.reports.verdict import NAMES
 
 WIDTH, HEIGHT = 260, 150
 Curve = Mapping[int, float]
-
-
-class Panels(NamedTuple):
-    """One drawing per hospital; `nothing` is said where there is none."""
-
-    drawings: Sequence[Drawing]
-    nothing: str
+Panels = Sequence[Drawing] | str
 
 
 def curves(run: Json, key: str) -> dict[str, dict[int, float]]:
@@ -42,14 +35,14 @@ def curves(run: Json, key: str) -> dict[str, dict[int, float]]:
 
 
 def curve_panels(run: Json, key: str, what: str) -> Panels:
-    """Return one panel per hospital with its values over rounds, the mean over hospitals dashed.
+    """Return one panel per hospital with its values over rounds, the mean over hospitals dashed; no value: a sentence.
 
     Dice runs from 0 to 1, anything else from 0 (or its lowest value below 0) to its largest value.
     """
     found = curves(run, key)
     values = [value for curve in found.values() for value in curve.values()]
     if not values:
-        return Panels((), nothing_told(run, what))
+        return nothing_told(run, what)
     y = Axis(0.0, 1.0, HEIGHT - 22, 10) if key == "val_score" else Axis(min(0.0, *values), max(values), HEIGHT - 22, 10)
     rounds = [r["round"] + 1 for r in run["rounds"]]
     x = Axis(min(rounds), max(rounds), 34, WIDTH - 10)
@@ -59,8 +52,7 @@ def curve_panels(run: Json, key: str, what: str) -> Panels:
         if any(r in c for c in found.values())
     }
     best = (run.get("best") or {}).get("round") if key == "val_score" else None
-    drawings = [_curve(site_name(run, site), what, curve, mean, x, y, best) for site, curve in found.items()]
-    return Panels(drawings, "")
+    return [_curve(site_name(run, site), what, curve, mean, x, y, best) for site, curve in found.items()]
 
 
 def candidate_panels(run: Json) -> Panels:
@@ -77,14 +69,13 @@ def candidate_panels(run: Json) -> Panels:
         if at.get(key) is not None
     ]
     if not drawn:
-        return Panels((), nothing_told(run, "test result"))
+        return nothing_told(run, "test result")
     x = Axis(floor(10 * min(drawn)) / 10, ceil(10 * max(drawn)) / 10, 14, WIDTH - 14)
-    drawings = [
+    return [
         _candidates(site_name(run, site), dice, verdict_of(run, site).deploy, x, score_name(run))
         for site, dice in found.items()
         if dice
     ]
-    return Panels(drawings, "")
 
 
 def _dice_of(run: Json, site: str) -> dict[str, Json]:

@@ -12,7 +12,7 @@ from wardround.reports.checks import Json
 from wardround.reports.html import html, save
 from wardround.reports.pictures import gallery
 from wardround.reports.schema import build
-from wardround.reports.summary import nothing_told, privacy_claim, score_name, short_run, silent
+from wardround.reports.summary import privacy_claim, score_name, short_run, silent
 
 REPORT = "report.html"
 
@@ -47,7 +47,6 @@ def values(report: Json, overlays: Sequence[Path] = ()) -> dict[str, Any]:
     return {
         "report": report,
         "when": cards.when(report),
-        "problems": report["problems"],
         "remarks": report.get("remarks"),
         "tally": cards.tally(report),
         "claim": privacy_claim(report),
@@ -56,7 +55,6 @@ def values(report: Json, overlays: Sequence[Path] = ()) -> dict[str, Any]:
         "silent": silent(report),
         "score": score,
         "overview": cards.overview_table(report),
-        "no_result": nothing_told(report, "test result"),
         "best": (report.get("best") or {}).get("round") is not None,
         "candidate_panels": figures.candidate_panels(report),
         "score_panels": figures.curve_panels(report, "val_score", f"validation {score}"),
@@ -67,6 +65,5 @@ def values(report: Json, overlays: Sequence[Path] = ()) -> dict[str, Any]:
         "slowest": background.slowest(report),
         "sent": background.what_left(report),
         "readers": background.who_reads(report.get("settings") or {}),
-        "contributors": background.contributors(report),
         "settings": background.settings(report),
     }

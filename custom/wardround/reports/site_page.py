@@ -93,11 +93,11 @@ def _masks(masks: Json) -> Table | None:
     return Table(caption, ["Block", *(f"Round {int(round_) + 1}" for round_ in rounds)], rows)
 
 
-def _patients(rows: Sequence[Json]) -> Table | None:
-    """Return the rows as they are; no patient was scored: None."""
+def _patients(rows: Sequence[Json]) -> Table | str:
+    """Return the rows as they are; a sentence where no patient was scored."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     if not columns:
-        return None
+        return "No patient was scored."
     # A column with spaces has been put in words already; names of classes stay as they are.
     heads = [column if " " in column else column.replace("_", " ") for column in columns]
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
