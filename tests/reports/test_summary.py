@@ -51,9 +51,9 @@ def test_a_silent_loss_is_told_once(run: dict[str, Any]) -> None:
         r["aggregated"] = ["site-1"]
     del run["final"]["site-2"]
     assert all_problems(run) == ["site-2 was asked to train but its update is missing in round 1, 2"]
-    run["problems"] = ["site-2 was lost in round 0: data refused"]
+    run.update(problems=["site-2 was lost in round 0: data refused"], lost=["site-2"])
     assert all_problems(run) == run["problems"]
-    run["problems"] = ["site-22 was lost in round 0"]
+    run.update(problems=["site-22 was lost in round 0"], lost=["site-22"])
     assert len(all_problems(run)) == 2
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wardround.reports.checks import Json
 from wardround.reports.html import DASH, Table, duration, number, size
-from wardround.reports.summary import privacy_claim, score_name, silent, site_name
+from wardround.reports.summary import privacy_claim, score_name, setting_words, silent, site_name
 
 
 def costs(run: Json) -> Table | str:
@@ -131,7 +131,9 @@ def settings(run: Json) -> list[tuple[str, object]]:
         ("model", model.get("name")),
         ("parameters", f"{model['parameters']:,}" if model.get("parameters") is not None else None),
     ]
-    pairs += [("fingerprint", model.get("fingerprint")), *(run.get("settings") or {}).items()]
+    pairs += [("fingerprint", model.get("fingerprint"))]
+    said = (run.get("settings") or {}).items()
+    pairs += [(name, setting_words(name, value)) for name, value in said if value is not None]
     if best.get("round") is not None:
         dice = (
             f", mean validation {score_name(run)} {best['val_score']:.3f}" if best.get("val_score") is not None else ""

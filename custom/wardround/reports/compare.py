@@ -11,7 +11,15 @@ from wardround.errors import ConfigRefused
 from wardround.reports.checks import Json
 from wardround.reports.html import Table, html, interval, number, save
 from wardround.reports.intervals import Interval, bootstrap_mean
-from wardround.reports.summary import by_name, candidates_of, deployed, main_metric, score_name, site_name
+from wardround.reports.summary import (
+    by_name,
+    candidates_of,
+    deployed,
+    main_metric,
+    score_name,
+    setting_words,
+    site_name,
+)
 from wardround.reports.svg import Axis, Drawing, dots, label, line
 
 SAME = ("algorithm", "version")
@@ -80,7 +88,7 @@ def write_comparison(runs: Mapping[str, Json], out: Path) -> Path:
     """Write one page, with a table of settings, a table of scores and one picture, and return its path."""
     require_comparable(runs)
     score = score_name(next(iter(runs.values())))
-    settings = [[key, *("not set" if one is None else str(one) for one in values)] for key, values in differing(runs)]
+    settings = lines(runs)
     found = [[row["run"], number(row["mean"]), interval(row["minus_first"]), row["sites"]] for row in rows(runs)]
     heads = ("Run", f"Mean test {score}", "Minus the first run [95 % over hospitals]", "Hospitals that tell")
     shown = {
@@ -116,5 +124,8 @@ def picture(runs: Mapping[str, Json]) -> Drawing:
 
 
 def lines(runs: Mapping[str, Json]) -> Sequence[Sequence[str]]:
-    """Return the settings that differ as rows of text, for a terminal."""
-    return [[key, *("not set" if one is None else str(one) for one in values)] for key, values in differing(runs)]
+    """Return the settings that differ as rows of text."""
+    return [
+        [key, *("not set" if one is None else setting_words(key, one) for one in values)]
+        for key, values in differing(runs)
+    ]

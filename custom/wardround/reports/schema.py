@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wardround.reports.checks import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Json, Maybe, OneOf, check, finite
+from wardround.reports.checks import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Json, Maybe, OneOf, Some, check, finite
 from wardround.reports.distances import APART, REGIONS
 from wardround.reports.summary import CLASSIFICATION, all_problems, by_name, overview, site_name, verdict_of
 from wardround.reports.verdict import CANDIDATES
@@ -58,7 +58,7 @@ RUN = {
     "finished?": Maybe(TEXT),
     "simulator": FLAG,
     "phantoms": FLAG,
-    "settings?": Maybe(Each(Maybe(SCALAR))),
+    "settings?": Maybe(Each(Maybe(Some(SCALAR)))),
     "model?": Maybe(
         {"name?": Maybe(TEXT), "parameters?": Maybe(COUNT), "fingerprint?": Maybe(TEXT), "sha256?": Maybe(TEXT)}
     ),
@@ -68,6 +68,7 @@ RUN = {
     "final": Each(Maybe(FINAL)),
     "outcome": OneOf(("complete", "incomplete")),
     "problems": [TEXT],
+    "lost?": Maybe([TEXT]),
     "remarks?": Maybe([TEXT]),
 }
 DERIVED = {
