@@ -8,7 +8,7 @@ from wardround.errors import ConfigRefused
 from wardround.jobs import folder, fragments, recipes
 from wardround.jobs.building import require_buildable
 
-PRIVACY = ("fixed_point", "he", "in_the_clear", "masked", "ring", "stock_ckks")
+PRIVACY = ("fixed_point", "he", "in_the_clear", "masked", "ring")
 HIDDEN = ("fixed_point", "he", "masked", "ring")
 
 
