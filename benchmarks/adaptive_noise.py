@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from common import arguments, command, finish, say
 from wardround.arrays import Array, Arrays, Layout
 from wardround.privacy.accounting import for_gaussians, mu_for
-from wardround.privacy.fixed_point import mean_of
+from wardround.privacy.fixed_point import fixed_grid, mean_of
 from wardround.privacy.hospital_dp import HospitalDP, privatise
 from wardround.privacy.scales import (
     by_block,
@@ -122,7 +122,7 @@ class Federation:
         for update in updates:
             released = privatise(promise, update, s).update
             total += np.rint(layout.flatten(released).astype(np.float64) / promise.step).astype(np.int64)
-        return mean_of(promise.grid(layout), total, len(updates))
+        return mean_of(fixed_grid(layout, promise.bits, promise.exponent), total, len(updates))
 
     def first_scales(self, arm: str, promise: HospitalDP) -> dict[str, float]:
         """Return the scales of round 0; `bought` pays for them here."""

@@ -28,7 +28,7 @@ from wardround.arrays import Array, Arrays, Layout
 from wardround.hospital.consortium import Consortium
 from wardround.hospital.rehearsal import rehearse
 from wardround.privacy.accounting import full_noise_multiplier_for
-from wardround.privacy.fixed_point import Ints, mean_of
+from wardround.privacy.fixed_point import Ints, fixed_grid, mean_of
 from wardround.privacy.hospital_dp import HospitalDP, privatise, signal_to_noise
 from wardround.privacy.scales import by_block, groups_of
 
@@ -54,7 +54,7 @@ class NoisedSum:
 
     def mean(self) -> dict[str, Array]:
         """Return s U / n."""
-        mean = mean_of(self.promise.grid(self.layout), self.total, self.count)
+        mean = mean_of(fixed_grid(self.layout, self.promise.bits, self.promise.exponent), self.total, self.count)
         return {name: np.float32(self.scales[name]) * block for name, block in mean.items()}
 
 

@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import arguments, command, finish
+from wardround.core.words import WORD
 from wardround.privacy.accounting import mu_of
 from wardround.privacy.hospital_dp import HospitalDP, clipped, noised
-from wardround.privacy.packing import WORD, Packing
+from wardround.privacy.packing import Packing
 from wardround.privacy.releases import GaussianRelease
 from wardround.privacy.scales import scales
 from wardround.rng import stream

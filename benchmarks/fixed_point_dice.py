@@ -29,8 +29,9 @@ from segmentation import evaluate, open_sites, settings
 from wardround.algorithms.federation import SiteSide, first_banks, run
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Array, Arrays, RunningMean, norm, subtract
+from wardround.core.words import WORD
 from wardround.privacy.fixed_point import decode, encode, first_grid, mean_of, next_grid
-from wardround.privacy.packing import WORD, Packing
+from wardround.privacy.packing import Packing
 from wardround.rng import stream
 
 MARGIN, ALPHA, REPEATS = 0.02, 0.05, 2000

@@ -35,8 +35,8 @@ checkpoint.save(Path("model.npz"), {"a": np.zeros(100_000, np.float32)}, "f", {}
 """
 STATE = """
 from pathlib import Path
-from wardround.privacy import durable
-durable.write(Path("state.json"), bytes(1_000_000))
+from wardround.core import files
+files.write(Path("state.json"), bytes(1_000_000), private=True, durable=True)
 """
 SHOW = """
 from wardround.errors import Refusal

@@ -5,11 +5,11 @@ import hashlib
 import numpy as np
 import pytest
 
+from wardround.core.words import WORD
 from wardround.errors import ConfigRefused, RoundRefused
 from wardround.privacy import masks, sealed_shares, shamir, statements
 from wardround.privacy.bfv import FRESH_BYTES
 from wardround.privacy.collector import Collector, words_of
-from wardround.privacy.packing import WORD
 from wardround.privacy.roster import roster_digest
 from wardround.privacy.statements import Signed
 

@@ -15,6 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from wardround.algorithms.base import Steps, descend, plain
+from wardround.core.words import WORD, expand
 from wardround.errors import ConfigRefused, ReleaseRefused
 from wardround.privacy import dp_sgd, gaussian_noise
 from wardround.privacy.dp_sgd import (
@@ -27,8 +28,6 @@ from wardround.privacy.dp_sgd import (
     poisson,
 )
 from wardround.privacy.gaussian_noise import normal, secret_words, whole_noise
-from wardround.privacy.masks import expand
-from wardround.privacy.packing import WORD
 
 SEED = bytes(range(32))
 

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from wardround.core.words import WORD, expand
 from wardround.errors import ConfigRefused, ReleaseRefused
 from wardround.privacy import hospital_dp
 from wardround.privacy.accounting import mu_for
-from wardround.privacy.fixed_point import Coded, decode, encode, mean_of
+from wardround.privacy.fixed_point import Coded, decode, encode, fixed_grid, mean_of
 from wardround.privacy.hospital_dp import (
     LARGEST_SCALE,
     LEAST_SCALE,
@@ -30,8 +31,7 @@ from wardround.privacy.hospital_dp import (
     privatise,
     signal_to_noise,
 )
-from wardround.privacy.masks import expand
-from wardround.privacy.packing import WORD, Packing
+from wardround.privacy.packing import Packing
 from wardround.privacy.releases import GaussianRelease
 
 SEED = bytes(range(32))
@@ -75,7 +75,7 @@ def square(x: Any, step: float) -> Fraction:
 
 def code(given_: HospitalDP, released: Released, seed: int = 0) -> tuple[Any, Coded]:
     layout = hospital_dp.Layout(tuple(released.update), tuple(block.shape for block in released.update.values()))
-    grid = given_.grid(layout)
+    grid = fixed_grid(layout, given_.bits, given_.exponent)
     return grid, encode(grid, released.update, None, 1.0, 0, np.random.default_rng(seed))
 
 

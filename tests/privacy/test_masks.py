@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
+from wardround.core.words import WORD
 from wardround.errors import RoundRefused
 from wardround.privacy import masks
-from wardround.privacy.packing import WORD
 
 PRIME = 17592186028033
 ALMOST_ONE = 1 - 1e-6  # of chi-square; seeds are fixed, so the outcome is too

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wardround.core.words import WORD
 from wardround.errors import ConfigRefused, RoundRefused
-from wardround.privacy.packing import WORD, Packing, fields_below
+from wardround.privacy.packing import Packing, fields_below
 
 PRIME = 17592186028033  # 44 bits
 quick = settings(max_examples=40, deadline=None)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from wardround.core.words import WORD
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.privacy import masks, sealed_shares, shamir, statements
-from wardround.privacy.packing import WORD
 from wardround.privacy.participant import FILE, Participant
 from wardround.privacy.roster import joined, pair_seed, peers_digest, read_roster, ring_order, roster_digest
 from wardround.privacy.statements import Moment, Signed

@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 import pytest
 
+from wardround.core.words import WORD
 from wardround.errors import ConfigRefused
-from wardround.privacy.packing import WORD
 from wardround.privacy.protection import Protection
 
 MODES = ["fixed", "masked", "he", "he with masks", "ring"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from jinja2 import UndefinedError
 
-from wardround.reports.html import PARTS, Cell, Table, duration, html, interval, number, save, size
+from wardround.reports.html import PARTS, Cell, Table, duration, html, interval, number, size
 
 ROOT = Path(__file__).resolve().parents[2]
 EVIL = "<script>alert('x')</script>\" onload=\"y"
@@ -63,14 +63,6 @@ def test_sizes(count: int | None, words: str) -> None:
 )
 def test_durations(seconds: float | None, words: str) -> None:
     assert duration(seconds) == words
-
-
-def test_saving_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
-    target = tmp_path / "new" / "a.txt"
-    save(target, "one")
-    assert save(target, "två") == target
-    assert target.read_text(encoding="utf-8") == "två"
-    assert list(target.parent.iterdir()) == [target]
 
 
 def test_an_interval_that_looks_exact_is_not_shown() -> None:

@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wardround.bounded import read_json
+from wardround.core import files
 from wardround.data.ehr import Table, table_from_json
-from wardround.data.partition_files import replace_text
 from wardround.data.pictures import Grid
 from wardround.data.reading import IDS, read_rows
 from wardround.errors import ConfigRefused
@@ -170,7 +170,7 @@ def write_folder(folder: Path, description: Description, rows: Sequence[Row]) ->
     }
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, body in {"cases.csv": csv_text(lines), FILE: json.dumps(content, indent=1) + "\n"}.items():
-        replace_text(folder / name, body)
+        files.write(folder / name, body)
         (folder / name).chmod(0o600)
     return folder
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from wardround.data.cache import READERS
 from wardround.data.cases import find_cases, survey
 from wardround.data.conventions import DEFAULT, Convention, kind_of_site
-from wardround.data.labels import LABEL_KINDS, check_label_kind
+from wardround.data.labels import check_label_kind
 from wardround.data.layouts import MODALITIES, CaseFiles, passed_over
 from wardround.data.patients import about_patients
 from wardround.data.second_look import Read, about_copies, about_folders, about_masks
@@ -19,6 +19,7 @@ from wardround.data.site_config import SiteConfig
 from wardround.data.splits import PARTS, split_patients
 from wardround.data.volumes import read_any_kind
 from wardround.errors import DataRefused, Refusal
+from wardround.messages.names import LABEL_KINDS
 
 Axes = tuple[int, int, int]
 Spacing = tuple[float, float, float]

@@ -17,7 +17,6 @@ from wardround.data.conventions import DEFAULT, Convention, how_to_say
 from wardround.errors import DataRefused
 
 Labels = NDArray[np.uint8]
-LABEL_KINDS = ("brats", "whole_tumour")
 _THREE_AND_FOUR = (
     "3 and 4: BRATS 2012 to 2015? There 3 is non-enhancing core (brats2015). After treatment, or BraTS-MET: 4 is the resection "
     "cavity (brats_post, brats_met). BraTS-PED: 1 enhancing, 3 cyst, 4 oedema (brats_ped)"

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from wardround.core.files import write as write_file
 from wardround.data.cases import find_cases
 from wardround.data.conventions import AUTO
 from wardround.data.layouts import CaseFiles
 from wardround.data.partition_drawn import by_dirichlet, by_equal_parts, by_quantity, by_tumour_size, terciles
-from wardround.data.partition_files import Sites, expand, replace_text, require_new, require_split, write_sites
+from wardround.data.partition_files import Sites, expand, require_new, require_split, write_sites
 from wardround.data.partition_natural import (
     by_column,
     by_datalist,
@@ -160,7 +161,7 @@ def _scan(files: Sequence[CaseFiles], data: Path, out: Path, sites: Sites, seed:
             "seed": seed,
             "scanner": asdict(device),
         }
-        replace_text(out / site / "simulated_scanner.json", json.dumps(note, indent=2) + "\n")
+        write_file(out / site / "simulated_scanner.json", json.dumps(note, indent=2) + "\n")
     return {site: out / site / "data" for site in sites}
 
 

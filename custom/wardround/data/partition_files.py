@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from wardround.core import files
 from wardround.data.conventions import AUTO
 from wardround.data.ids import almost
 from wardround.errors import ConfigRefused, DataRefused
@@ -89,9 +90,9 @@ def write_sites(
     }
     dealt = [(keys[name].removeprefix("site-"), case) for name in assignment for case in sorted(assignment[name])]
     for site, entry in entries.items():
-        replace_text(out / site / "wardround.json", json.dumps(entry, indent=2) + "\n")
-    replace_text(out / "partition.csv", csv_text([("Partition_ID", "Subject_ID"), *dealt]))
-    replace_text(out / "sites.json", json.dumps(entries, indent=2) + "\n")
+        files.write(out / site / "wardround.json", json.dumps(entry, indent=2) + "\n")
+    files.write(out / "partition.csv", csv_text([("Partition_ID", "Subject_ID"), *dealt]))
+    files.write(out / "sites.json", json.dumps(entries, indent=2) + "\n")
     return out / "sites.json"
 
 
@@ -114,17 +115,6 @@ def require_new(out: Path, assignment: Mapping[str, Sequence[str]]) -> dict[str,
             fix="name another folder",
         )
     return keys
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _bad(what: str, found: str, expected: str) -> DataRefused:

@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.core import files
 from wardround.data.anatomy import TISSUES, Labels, smooth_drift, smooth_noise
 from wardround.data.description import FILE, Description, Row, Spec, write_folder
 from wardround.data.hospitals import Hospital
 from wardround.data.layouts import MODALITIES
-from wardround.data.partition_files import replace_text
 from wardround.data.phantom_record import CLASSES, COLUMNS, HALO, RING, draw_record
 from wardround.data.phantoms import MARKER, PATIENT_JITTER, SMALLEST, TEXTURE, Shape, make_labels
 from wardround.data.pictures import Grid, write_picture
@@ -96,7 +96,7 @@ def write_types(
             progress(i + 1, count)
     grid = max(shape[:2])
     write_folder(root, Description(spec_of(grid), root.resolve() / "images", root / "cases.csv"), rows)
-    replace_text(root / MARKER, content)
+    files.write(root / MARKER, content)
     return root
 
 

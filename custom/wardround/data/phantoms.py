@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.core import files
 from wardround.data.anatomy import (
     CSF,
     WHITE,
@@ -36,7 +37,6 @@ from wardround.data.anatomy import (
 )
 from wardround.data.hospitals import HOSPITALS, Hospital, hospital
 from wardround.data.layouts import MODALITIES
-from wardround.data.partition_files import replace_text
 from wardround.data.phantom_record import COLUMNS, draw_record, kind_of
 from wardround.data.record import PATIENT
 from wardround.errors import ConfigRefused, DataRefused
@@ -94,9 +94,9 @@ def write_cohort(
         volumes[folder.name] = _write_case(folder, profile, seed, shape, i)
         if progress is not None:
             progress(i + 1, count)
-    replace_text(root / RECORD, _record(profile, seed, volumes))
+    files.write(root / RECORD, _record(profile, seed, volumes))
     content = {"what": "synthetic phantoms, not patients", "parameters": parameters, "volumes_mm3": volumes}
-    replace_text(root / MARKER, json.dumps(content, indent=1) + "\n")
+    files.write(root / MARKER, json.dumps(content, indent=1) + "\n")
     return folders
 
 

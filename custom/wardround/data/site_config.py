@@ -17,10 +17,10 @@ from wardround.bounded import read_json
 from wardround.data.cases import compile_patient_pattern
 from wardround.data.conventions import AUTO, NAMES, from_map
 from wardround.errors import ConfigRefused, DataRefused
+from wardround.messages.names import LEAST_PATIENTS
 
 VARIABLE = "WARDROUND_SITES"
 # The mean and the two ends of an interval are three equations: from five patients on they leave two numbers free.
-LEAST_PATIENTS = 5
 EXAMPLE = '{"data": "/data/brats"}, or with every key: ' + json.dumps(
     {
         "data": "/data/brats",

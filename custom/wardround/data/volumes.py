@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.core import files
 from wardround.data.cases import decided
 from wardround.data.conventions import DEFAULT
 from wardround.data.labels import Labels, check_label_kind, label_values, unify
@@ -196,14 +195,7 @@ def _require_same_grid(case: str, shape: tuple[int, ...], affine: NDArray[np.flo
 def _save(content: bytes, path: Path) -> None:
     """Write a file that appears whole, for this user only: it is about a patient."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        files.write(path, content, private=True)
     except OSError as error:
         raise ConfigRefused(
             f"the mask {path}",

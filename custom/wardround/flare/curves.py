@@ -16,9 +16,9 @@ from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX
 
+from wardround.core.validate import COUNT, NUMBER, OneOf
 from wardround.errors import Refusal
 from wardround.flare import few_patients, wire
-from wardround.reports.checks import COUNT, NUMBER, OneOf
 
 ID, PROPERTY, SHOWN = "wardround_curves", "curves", "shown"
 _OUT, _WITHHELD = "out", "withheld"

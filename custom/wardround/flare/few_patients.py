@@ -25,9 +25,9 @@ from typing import Any
 
 from nvflare.apis.fl_context import FLContext
 
-from wardround.data.site_config import LEAST_PATIENTS
+from wardround.core import files
 from wardround.flare import places, wire
-from wardround.privacy import durable
+from wardround.messages.names import LEAST_PATIENTS
 
 FILE = "patients.json"
 PARTS = ("train", "val", "test")
@@ -55,7 +55,7 @@ class Patients:
 
 def keep(fl_ctx: FLContext, patients: Patients) -> None:
     """Write down what the site knows, for its exit and its policy, which see messages only."""
-    durable.write(places.state_folder(fl_ctx) / FILE, json.dumps(asdict(patients)).encode())
+    files.write(places.state_folder(fl_ctx) / FILE, json.dumps(asdict(patients)), private=True, durable=True)
 
 
 def known(fl_ctx: FLContext, facts: Mapping[str, Any] | None = None) -> Patients:

@@ -28,8 +28,8 @@ from nvflare.private.fed.client.admin import RequestProcessor
 from nvflare.private.fed.client.admin_commands import AdminCommands
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 
+from wardround.core import files
 from wardround.flare import places
-from wardround.privacy import durable
 
 OBEYED = frozenset(
     {
@@ -69,7 +69,7 @@ class OwnerOnly(FLComponent):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        durable.owner_only()
+        files.owner_only()
 
 
 class SiteGuard(OwnerOnly):

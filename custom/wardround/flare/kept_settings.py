@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from wardround.core import files
 from wardround.errors import RoundRefused
-from wardround.privacy import durable
 
 FILE = "settings.sha256"
 
@@ -38,4 +38,4 @@ def require_same(folder: Path, digest: str, what: str) -> None:
             fix="resume with the same job; or give this one a name of its own; or, to give up the old run, delete the folder",
         )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    durable.write(path, digest.encode())
+    files.write(path, digest, private=True, durable=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wardround.arrays import Arrays, digest
+from wardround.core import files
 from wardround.errors import ModelRefused
 from wardround.flare.wire import Update
 from wardround.models import checkpoint
@@ -23,7 +24,7 @@ ASKED, RELEASED = "asked.json", "released.npz"
 def expect(folder: Path, round_: int, weights: Arrays) -> Update | None:
     """Note what is asked of this site; return what it released when it was asked exactly that before, else None."""
     asked = {"round": round_, "model": digest(weights)}
-    (folder / ASKED).write_text(json.dumps(asked), encoding="utf-8")
+    files.write(folder / ASKED, json.dumps(asked), private=True)
     update, before = _released(folder)
     return update if before == asked else None
 

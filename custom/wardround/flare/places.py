@@ -16,9 +16,9 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import ALL_SITES, JobMetaKey
 
+from wardround.core import files
 from wardround.errors import ConfigRefused
 from wardround.paths import is_plain
-from wardround.privacy import durable
 
 SIMULATOR_JOB = "simulate_job"
 RUN_FOLDER = "wardround"
@@ -73,9 +73,9 @@ def run_folder(fl_ctx: FLContext) -> Path:
     It holds what the party may show to its own people: receipts, reports, models. All of it is for their owner alone: from
     this call on, this process writes nothing that others may read.
     """
-    durable.owner_only()
+    files.owner_only()
     workspace = fl_ctx.get_engine().get_workspace()
-    return durable.folder(Path(workspace.get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER)
+    return files.private_folder(Path(workspace.get_run_dir(fl_ctx.get_job_id())) / RUN_FOLDER)
 
 
 def private_root(workspace: Path) -> Path:
@@ -104,14 +104,14 @@ def private_folder(fl_ctx: FLContext) -> Path:
 
 def make_private(workspace: Path, job: str = "") -> Path:
     """Return a party's private root, or the folder of one job in it, made for the owner of the workspace and nobody else."""
-    durable.owner_only()
+    files.owner_only()
     root = private_root(workspace)
     try:
         new = not root.exists()
-        durable.folder(root)
+        files.private_folder(root)
         if new and os.geteuid() == 0:  # made by an administrator, for the user that the party runs as
             os.chown(root, workspace.stat().st_uid, workspace.stat().st_gid)
-        return durable.folder(root / job) if job else root
+        return files.private_folder(root / job) if job else root
     except PermissionError as error:
         raise _refused_private(f"{root}: {error.strerror}") from error
 
@@ -155,9 +155,9 @@ def state_folder(fl_ctx: FLContext) -> Path:
     $WARDROUND_STATE: `<that>/<party>` in the simulator, `<that>/<party>/<job name>` at real sites | local/wardround_state.json,
     {"folder": PATH}, a relative one below the private root: `<that>/<job name>`; either inside the workspace: ConfigRefused
     """
-    durable.owner_only()
+    files.owner_only()
     root = _state_root(fl_ctx)
-    return private_folder(fl_ctx) if root is None else durable.folder(root)
+    return private_folder(fl_ctx) if root is None else files.private_folder(root)
 
 
 def keep_to_this_job(folder: Path, job: str) -> None:
@@ -241,7 +241,7 @@ def run_id(fl_ctx: FLContext) -> str:
     keep_to_this_job(folder, job)
     for name, written in ((BEGAN_AS, _said(folder / BEGAN_AS)), (GOES_ON_AS, _said(folder / GOES_ON_AS) == job)):
         if not written:
-            durable.write(folder / name, job.encode())
+            files.write(folder / name, job, private=True, durable=True)
     return _said(folder / BEGAN_AS)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from nvflare.lighter.entity import Project
 from nvflare.lighter.spec import Builder, ProvisionContext
 
-from wardround.privacy import durable, sum_key
+from wardround.core import files
+from wardround.privacy import sum_key
 
 STATE = "wardround_sum_key"
 
@@ -29,7 +30,7 @@ class SumKeyBuilder(Builder):  # type: ignore[misc]
 
     def build(self, project: Project, ctx: ProvisionContext) -> None:
         """Write the files of all parties."""
-        kept = durable.folder(Path(ctx.get_state_dir())) / STATE
+        kept = files.private_folder(Path(ctx.get_state_dir())) / STATE
         seed = sum_key.read_site(kept) if (kept / sum_key.SITE_FILE).is_file() else sum_key.new_seed()
         sum_key.write_site(kept, seed)
         server = project.get_server()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from wardround.reports.checks import Each, Leaf, Maybe
-from wardround.reports.schema import METRICS
+from wardround.core.validate import Each, Leaf, Maybe
+from wardround.messages.names import METRICS
 
 MOST_PATIENTS, LARGEST_CHANGE = 1_000_000, 1e6
 LOSS = Leaf("a loss from 0 to 1e6", (int, float), least=0, most=1e6)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wardround import __version__
+from wardround.core import files
 from wardround.flare.last_resort import Failure, tried
 from wardround.reports.page import REPORT, write_plain_report, write_report
 from wardround.reports.summary import ending
@@ -183,7 +184,7 @@ class RunRecord:
         return [path for path in found if path.relative_to(root).parts[0] not in self._real]
 
     def _write(self, folder: Path) -> None:
-        (folder / "run.json").write_text(json.dumps(self.run, indent=1), encoding="utf-8")
+        files.write(folder / "run.json", json.dumps(self.run, indent=1))
 
     def _never(self) -> list[str]:
         """Return the sites that were configured and whose updates never counted, unless they were lost with a reason."""

@@ -18,11 +18,11 @@ from typing import Any
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.shareable import Shareable
 
+from wardround.core.validate import Maybe
 from wardround.flare import wire
 from wardround.flare.ranges import SCORE, STEPS
 from wardround.privacy import statements
 from wardround.privacy.statements import Moment, Signed
-from wardround.reports.checks import Maybe
 
 JOIN, PREPARE, HOP, UNMASK = "join", "prepare", "hop", "unmask"
 TASKS = (JOIN, PREPARE, wire.TRAIN, HOP, UNMASK, wire.FINISH)

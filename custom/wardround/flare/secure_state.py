@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wardround.core import files
 from wardround.errors import RoundRefused
 from wardround.flare.sealed import Revealed
-from wardround.privacy import durable
 from wardround.privacy.statements import Moment
 
 FILE = "secure-round.json"
@@ -58,7 +58,7 @@ class SecureState:
         self.round += 1
         self.revealed = [*self.since(oldest), revealed]
         self.history.append(entry)
-        durable.write(self.folder / _payload(revealed.moment.round), revealed.payload)
+        files.write(self.folder / _payload(revealed.moment.round), revealed.payload, private=True, durable=True)
         kept = [
             {
                 "moment": list(one.moment.words),
@@ -70,7 +70,7 @@ class SecureState:
             for one in self.revealed
         ]
         said = {"round": self.round, "history": self.history, "revealed": kept, "promise": self.promise}
-        durable.write(self.folder / FILE, json.dumps(said).encode())
+        files.write(self.folder / FILE, json.dumps(said), private=True, durable=True)
         for one in gone:
             (self.folder / _payload(one.moment.round)).unlink(missing_ok=True)
 

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from wardround.core import files
 from wardround.errors import RoundRefused
-from wardround.privacy import durable
 
 FILE, FORMAT = "wardround_served.json", "wardround served 1"
 
@@ -39,7 +39,7 @@ def require_same_sites(folder: Path, run: str, settings: str, round_: int, **see
                     raise _refused(round_, name, other[name], seen[name])
         if mine["run"] == run:
             mine |= {name: value if isinstance(value, str) else sorted(value) for name, value in seen.items()}
-        durable.write(folder / FILE, json.dumps({"format": FORMAT, "settings": kept}).encode())
+        files.write(folder / FILE, json.dumps({"format": FORMAT, "settings": kept}), private=True, durable=True)
 
 
 @contextmanager

@@ -24,11 +24,10 @@ from nvflare.apis.shareable import Shareable, make_reply
 
 from wardround import __version__
 from wardround.arrays import Arrays
-from wardround.data.labels import LABEL_KINDS
+from wardround.core.validate import FLAG, TEXT, Each, Like, Maybe, OneOf, check
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
 from wardround.flare.ranges import CANDIDATE, COUNTS, LARGEST_CHANGE, LOSS, PATIENTS, SCORE, SECONDS, STEPS, WEIGHT
-from wardround.reports.checks import FLAG, TEXT, Each, Like, Maybe, OneOf, check
-from wardround.reports.verdict import CANDIDATES
+from wardround.messages.names import CANDIDATES, LABEL_KINDS
 
 TRAIN, FINISH = "train", "finish"
 CLASSES = "classes"
@@ -222,7 +221,7 @@ def kind_of(message: Shareable) -> str:
 
 
 def require_shape(value: Any, shape: Any, what: str) -> None:
-    """Raise ReleaseRefused unless value has the shape (reports.checks) and holds only small numbers and short words."""
+    """Raise ReleaseRefused unless value has the shape (core.validate) and holds only small numbers and short words."""
     _require_small(value, what, 0)
     try:
         check(value, shape, what)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from wardround.arrays import Arrays, digest
+from wardround.core import files
 from wardround.errors import ConfigRefused, ModelRefused
 from wardround.hospital.class_inputs import INPUTS, Cases, read_images
 from wardround.hospital.classification import SCORED_AT_ONCE, CaseSampling
@@ -106,7 +107,7 @@ def write_rows(rows: Sequence[Row], model: Classifier, out: Path) -> Path:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.touch(mode=0o600)
-        out.write_text(text, encoding="utf-8")
+        files.write(out, text)
     except OSError as error:
         raise ConfigRefused(
             f"--out {out}",

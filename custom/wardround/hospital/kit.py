@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wardround.core import files
 from wardround.errors import ConfigRefused
 from wardround.privacy import sum_key
 
@@ -94,9 +95,7 @@ def write_changed(path: Path, change: Callable[[Json], Json]) -> bool:
     text = json.dumps(change(read_object(path if path.is_file() else default)), indent=2) + "\n"
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
-    beside = path.with_name(f"{path.name}.new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    files.write(path, text)
     return True
 
 

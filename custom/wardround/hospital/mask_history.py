@@ -12,6 +12,7 @@ from torch import Tensor
 from wardround.algorithms.base import MASK
 from wardround.algorithms.klmask import ATTENTION, read
 from wardround.arrays import Layout
+from wardround.core import files
 
 FILE = "mask_history.json"
 History = dict[int, dict[str, Any]]
@@ -27,7 +28,7 @@ def note(folder: Path, round_: int, memory: Mapping[str, Tensor], layout: Layout
     history = {key: row for key, row in history_of(folder).items() if key < round_}
     history[round_] = {"personal": personal, "attention": shares}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+    files.write(folder / FILE, json.dumps(history, indent=1) + "\n")
 
 
 def history_of(folder: Path) -> History:

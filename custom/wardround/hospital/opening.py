@@ -12,9 +12,10 @@ from wardround.data.hospitals import Hospital as Profile
 from wardround.data.hospitals import hospital
 from wardround.data.phantom_types import write_types
 from wardround.data.phantoms import RECORD, are_phantoms, write_cohort
-from wardround.data.site_config import LEAST_PATIENTS, SiteConfig, from_environment, read_site_config
+from wardround.data.site_config import SiteConfig, from_environment, read_site_config
 from wardround.errors import ConfigRefused
 from wardround.hospital.task import TaskPhantoms, TaskSampling
+from wardround.messages.names import LEAST_PATIENTS
 
 SITE_FILE = "local/wardround.json"
 

@@ -25,10 +25,10 @@ from wardround.errors import ConfigRefused
 from wardround.hospital.overlays import overlays
 from wardround.hospital.patch_oracle import Batch, Patches, labels_of
 from wardround.hospital.site_oracle import SiteOracle, network_on, patient_count
+from wardround.messages.names import SEGMENTATION
 from wardround.models.nets import Network
 from wardround.reports.distances import apart
 from wardround.reports.intervals import bootstrap_mean, paired_gain
-from wardround.reports.schema import SEGMENTATION
 from wardround.tasks.augment import Augment
 from wardround.tasks.inference import predict_regions
 from wardround.tasks.inputs import network_input

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wardround import __version__
+from wardround.core import files
 from wardround.errors import ConfigRefused
 from wardround.jobs import like
 from wardround.jobs.terminal import DONE, command, existing, folder, group, interval, positive, say, table
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         "sites": {name: {"label": labels[name], **row} for name, row in scores.items()},
         "seconds": round(time.monotonic() - begun, 1),
     }
-    (out / "baseline.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    files.write(out / "baseline.json", json.dumps(result, indent=1) + "\n")
     print(show(result))
     print(f"written: {out / 'baseline.json'} and {'central.npz' if args.kind == 'central' else 'one .npz per site'}")
     return DONE
@@ -110,7 +111,8 @@ def run(args: argparse.Namespace) -> int:
 
 def show(result: dict[str, Any]) -> str:
     """Return the table and the mean over sites."""
-    from wardround.reports.summary import CLASSIFICATION, main_metric
+    from wardround.messages.names import CLASSIFICATION
+    from wardround.reports.summary import main_metric
 
     rows = []
     first = next(iter(result["sites"].values()))["test"]

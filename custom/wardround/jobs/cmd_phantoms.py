@@ -9,6 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from wardround.core import files
 from wardround.errors import ConfigRefused
 from wardround.jobs.terminal import DONE, command, counter, folder, positive, say
 
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     _require_ours(args.out)
     sites = {f"site-{n}": _cohort(args.out / f"site-{n}", n, args) for n in range(1, args.sites + 1)}
     entries = {site: {"data": site, "name": name, "record": f"{site}/{RECORD}"} for site, name in sites.items()}
-    (args.out / "sites.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    files.write(args.out / "sites.json", json.dumps(entries, indent=2) + "\n")
     print(f"{args.out / 'sites.json'}: {', '.join(f'{site} ({name})' for site, name in sites.items())}")
     print(f"use them: wardround jobs run brats_perfedavg --sites-file {quote(str(args.out / 'sites.json'))}")
     return DONE

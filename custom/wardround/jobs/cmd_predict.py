@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wardround.core.files import write as write_file
 from wardround.errors import ConfigRefused, DataRefused, ModelRefused
 from wardround.jobs.terminal import DONE, command, counter, existing, folder, say, table
 from wardround.tables import csv_text
@@ -192,7 +193,7 @@ def write_volumes(path: Path, done: Sequence[Any]) -> Path:
     ]
     header = ["case", *(f"{region} [ml]" for region in regions), "sequences used", "images not used"]
     path.touch(mode=0o600)
-    path.write_text(csv_text([header, *rows]), encoding="utf-8")
+    write_file(path, csv_text([header, *rows]))
     return path
 
 

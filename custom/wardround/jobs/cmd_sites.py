@@ -88,17 +88,19 @@ def allow_list(args: argparse.Namespace) -> int:
     if args.out is None:
         print(text, end="")
         return DONE
-    args.out.write_text(text, encoding="utf-8")
+    from wardround.core import files
+
+    files.write(args.out, text)
     print(f"written: {args.out}")
     return DONE
 
 
 def harden(args: argparse.Namespace) -> int:
     """Harden one party."""
+    from wardround.core import files
     from wardround.flare import places
     from wardround.hospital.kit import SERVER, open_kit, readable_by_others, write_changed
     from wardround.jobs import allow_list, hardening
-    from wardround.privacy import durable
 
     kit = open_kit(args.kit)
     lists = allow_list.read(args.allow) if args.allow else allow_list.allow_list()
@@ -123,7 +125,7 @@ def harden(args: argparse.Namespace) -> int:
             print(f"now readable by its owner only: {_shown(path)}")
     made = [places.make_private(kit.root)]
     if kit.role == SERVER and args.storage is None:
-        made.append(durable.folder(storage))
+        made.append(files.private_folder(storage))
     for path in made:
         print(f"for its owner only: {path}")
     print(f"this {kit.role} builds {len(lists[kit.role])} classes and takes no code; start it (anew) to apply this")

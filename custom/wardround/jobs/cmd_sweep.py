@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wardround import __version__
+from wardround.core import files
 from wardround.jobs import sweep_grid
 from wardround.jobs.sweep_grid import refused
 from wardround.jobs.terminal import DONE, command, existing, folder, positive, say
@@ -119,8 +120,8 @@ def run(args: argparse.Namespace) -> int:
     result = {"sweep": job.name, "version": __version__, "score": score, "data": data, "settings": about(job)}
     result |= {"rows": [row | {"runs": mine} for row, mine in zip(rows, runs, strict=True)]}
     text = f"{title}\n\n{sweep.table(rows, runs, score)}"
-    (out / "table.md").write_text(text, encoding="utf-8")
-    (out / "table.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    files.write(out / "table.md", text)
+    files.write(out / "table.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     sweep.draw(rows, score, title, out / "score.png")
     print(json.dumps(result, allow_nan=False) if args.json else text)
     say(f"written: {out / 'table.md'}, table.json, score.png")

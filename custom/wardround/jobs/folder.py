@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from wardround import __version__
+from wardround.core import files
 from wardround.errors import ConfigRefused
 from wardround.flare.ran import plain, settings_of
 from wardround.hospital.class_inputs import INPUTS
@@ -34,9 +35,7 @@ def job_files(job: Job) -> dict[str, str]:
 def write(job: Job, folder: Path) -> Path:
     """Write the job's folder and return it."""
     for name, text in job_files(job).items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        files.write(folder / name, text)
     return folder
 
 

@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 from wardround import __version__
+from wardround.core.files import write as write_file
 from wardround.errors import ConfigRefused
 from wardround.flare.made_with import digest_of, package_digest, package_files
 from wardround.flare.plain_jobs import require_plain_folder
@@ -90,9 +91,7 @@ def write(files: Files, folder: Path) -> Path:
             folder, "files that are there already", "a new or empty folder: what lies there would travel along"
         )
     for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        write_file(folder / name, content)
     return folder
 
 

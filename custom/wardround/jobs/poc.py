@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from wardround.core import files
 from wardround.errors import ConfigRefused
 from wardround.jobs.console import Console
 
@@ -90,7 +91,7 @@ def equip(
         )
     for site in sites:
         text = json.dumps(dict(data[site]), indent=2) + "\n"
-        (kit_folder / site / "local" / SITE_FILE).write_text(text, encoding="utf-8")
+        files.write(kit_folder / site / "local" / SITE_FILE, text)
     for folder in sorted(local.iterdir()) if local else []:
         for file in sorted(folder.iterdir()):
             shutil.copyfile(file, kit_folder / folder.name / "local" / file.name)
@@ -108,7 +109,7 @@ def list_classes(kit_folder: Path, server: str, sites: Sequence[str], store: Pat
         local = kit_folder / party / "local"
         text = (local / "resources.json.default").read_text(encoding="utf-8").replace(STORE, str(store))
         made = allow_list.resources(json.loads(text), role, listed[role])
-        (local / "resources.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+        files.write(local / "resources.json", json.dumps(made, indent=2) + "\n")
 
 
 def phantoms(out: Path, sites: Sequence[str], patients: int | None, shape: tuple[int, int, int], say: Say) -> Path:
@@ -122,7 +123,7 @@ def phantoms(out: Path, sites: Sequence[str], patients: int | None, shape: tuple
         say(f"{site}: synthetic patients ({profile.name})")
         write_cohort(out / site, profile, 0, shape, patients)
         entries[site] = {"data": str((out / site).resolve()), "name": profile.name}
-    (out / "sites.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    files.write(out / "sites.json", json.dumps(entries, indent=2) + "\n")
     return out / "sites.json"
 
 

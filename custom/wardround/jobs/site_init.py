@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wardround.core import files as core_files
 from wardround.data.site_config import EXAMPLE
 from wardround.errors import ConfigRefused
 from wardround.flare.places import STATE_FILE
 from wardround.hospital.kit import SITE, Kit, read_object
 from wardround.hospital.opening import SITE_FILE
-from wardround.privacy import budget, durable
+from wardround.privacy import budget
 
 Files = Mapping[Path, dict[str, Any]]
 STATE = {"folder": "kept"}
@@ -68,7 +69,7 @@ def write(wanted: Files) -> list[Path]:
     """Write the files that are not there, for their owner only, and return them."""
     new = [path for path in wanted if not path.is_file()]
     for path in new:
-        durable.write(path, (json.dumps(wanted[path], indent=2) + "\n").encode())
+        core_files.write(path, (json.dumps(wanted[path], indent=2) + "\n"), private=True, durable=True)
     return new
 
 

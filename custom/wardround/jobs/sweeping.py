@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, final
 
 from wardround import __version__
-from wardround.data.partition_files import replace_text
+from wardround.core import files
 from wardround.errors import ConfigRefused, DataRefused
 from wardround.hospital.sweep import Setup, one_run
 from wardround.hospital.sweep_sites import Cell, Source
@@ -75,7 +75,7 @@ class Kept:
         if not file.is_file():
             if folder.exists() and any(folder.iterdir()):
                 raise _another(folder, "files that no sweep wrote")
-            replace_text(file, json.dumps(wanted, indent=1) + "\n")
+            files.write(file, json.dumps(wanted, indent=1) + "\n")
             return Kept(folder)
         before = _read(file)
         if different := sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key)):
@@ -91,7 +91,7 @@ class Kept:
 
     def keep(self, cell: Cell, seed: int, run: Json) -> None:
         """Write a finished run, whole or not at all."""
-        replace_text(self._file(cell, seed), json.dumps(run, indent=1, allow_nan=False) + "\n")
+        files.write(self._file(cell, seed), json.dumps(run, indent=1, allow_nan=False) + "\n")
 
     def _file(self, cell: Cell, seed: int) -> Path:
         name = hashlib.sha256(json.dumps([cell.as_json(), seed], sort_keys=True).encode()).hexdigest()[:16]

@@ -20,7 +20,7 @@ from wardround.arrays import Array, digest
 from wardround.bounded import TooMuch, read_json
 from wardround.errors import ModelRefused
 from wardround.models import checkpoint
-from wardround.models.fingerprint import require_fingerprint
+from wardround.models.checkpoint import require_fingerprint
 from wardround.models.stored_arrays import state_dictionary
 
 FORMAT = "wardround MONAI bundle 1"

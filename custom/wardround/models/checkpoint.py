@@ -6,9 +6,7 @@ Content: one float32 entry `block.NAME` per block, and `header`: UTF-8 JSON with
 from __future__ import annotations
 
 import json
-import os
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -19,8 +17,8 @@ import numpy as np
 
 from wardround.arrays import Array, Arrays, digest
 from wardround.bounded import MOST_JSON, MOST_WEIGHTS, TooMuch, parse_json, stored_zip
+from wardround.core import files
 from wardround.errors import ModelRefused
-from wardround.models.fingerprint import require_fingerprint
 from wardround.models.stored_arrays import npy
 from wardround.paths import room
 
@@ -36,21 +34,9 @@ def save(path: str | Path, arrays: Arrays, fingerprint: str, meta: Mapping[str, 
     header = {"format": FORMAT, "fingerprint": fingerprint, "digest": digest(arrays), "meta": dict(meta)}
     entries: dict[str, Any] = {f"block.{name}": np.asarray(block, np.float32) for name, block in arrays.items()}
     entries["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    with room(path.parent, f"the weights {path.name}"):
-        _write(path, entries)
-
-
-def _write(path: Path, entries: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, allow_pickle=False, **entries)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    # For its owner only: weights can tell of patients.
+    with room(path.parent, f"the weights {path.name}"), files.replacing(path, private=True, durable=True) as file:
+        np.savez(file, allow_pickle=False, **entries)
 
 
 def load(path: str | Path, expected_fingerprint: str | None = None) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -94,6 +80,17 @@ def load(path: str | Path, expected_fingerprint: str | None = None) -> tuple[dic
     if expected_fingerprint is not None:
         require_fingerprint(found, expected_fingerprint, path)
     return arrays, meta
+
+
+def require_fingerprint(found: str, expected: str, file: str | Path) -> None:
+    """Raise ModelRefused unless the weights in `file` belong to the expected architecture."""
+    if found != expected:
+        raise ModelRefused(
+            f"weights of another architecture: {file}",
+            found=f"fingerprint {found}",
+            expected=f"fingerprint {expected}",
+            fix="load them with the model settings of the job that wrote them",
+        )
 
 
 def _refused(path: Path, found: str) -> ModelRefused:

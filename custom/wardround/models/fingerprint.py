@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 
 from torch import nn
 
-from wardround.errors import ModelRefused
 from wardround.models.nets import Network
 
 SETTINGS = (
@@ -44,14 +42,3 @@ def fingerprint(network: nn.Module | Network) -> str:
     whole = [module.signature] if isinstance(getattr(module, "signature", None), str) else []
     text = json.dumps([type(module).__name__, layers, blocks, *whole], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def require_fingerprint(found: str, expected: str, file: str | Path) -> None:
-    """Raise ModelRefused unless the weights in `file` belong to the expected architecture."""
-    if found != expected:
-        raise ModelRefused(
-            f"weights of another architecture: {file}",
-            found=f"fingerprint {found}",
-            expected=f"fingerprint {expected}",
-            fix="load them with the model settings of the job that wrote them",
-        )

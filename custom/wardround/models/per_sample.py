@@ -29,6 +29,7 @@ from torch.func import functional_call
 from wardround.errors import ModelRefused
 from wardround.models.flat import FlatModel
 from wardround.models.layer_gradients import formula
+from wardround.models.threads import one_thread
 
 Losses = Callable[[Tensor], Tensor]
 TOLERANCE = 1e-4
@@ -186,17 +187,6 @@ class _Pass:
         with torch.no_grad(), one_thread() if self.serial else nullcontext():
             for key, block in how(part, x, g, samples).items():
                 self.rows[:, self.at[id(getattr(part, key))]] += block.reshape(samples, -1)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Many small steps in a row: sharing each out among threads can cost more than it saves (PerSample.pick_pace)."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _Source(torch.autograd.Function):

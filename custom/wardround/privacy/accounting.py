@@ -1,17 +1,17 @@
 """Floor 3: what releases cost together: epsilon at a stated delta for ONE unit, mu, and the best attack that they allow.
 
 Full participation is exact: mu = sqrt(sum count / z^2), delta(epsilon) in closed form. Poisson sampling is an upper bound
-by the composed privacy loss (losses.py), to which full participation is one more step. Renyi is here to cross-check only.
+by the accountant of dp-accounting (losses.py), to which full participation is one more step.
 Units never add up: a release counts for its own unit, and for smaller ones at half its noise multiplier (releases.py says
 why); for a larger unit it promises nothing finite. delta is always an argument: 1e-5 is usual, 1/n never is.
 Source: Dong et al. 2022, arXiv:1905.02383, corollaries 2.13 and 3.3; Balle and Wang 2018, arXiv:1805.06530, theorem 8.
-Deviations: none.
+Deviations: 1. Below LEAST_NOISE everybody is counted as taking part, which is an upper bound and vacuous anyway.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import final
 
@@ -30,6 +30,7 @@ from wardround.privacy.releases import (
 VACUOUS = 100.0
 RESERVED = 1 / 64
 FPR = 0.01
+LEAST_NOISE = 0.1
 
 
 @final
@@ -121,42 +122,20 @@ def claim(releases: Iterable[Release], unit: Unit, delta: float) -> Claim:
     mu = mu_of([one for one in found if not isinstance(one, SampledGaussianRelease)], unit)
     if not sampled:
         return Claim(unit, delta, epsilon_of(mu, at), mu, best_attack(mu))
+    if mu > 1 / LEAST_NOISE or any(one.noise_multiplier < LEAST_NOISE for one in sampled):
+        everybody = mu_of([_without_sampling(one) for one in found], unit)
+        return Claim(unit, delta, epsilon_of(everybody, at), everybody, best_attack(everybody))
     from wardround.privacy.losses import Part, compose
 
     parts = [Part(one.noise_multiplier, one.sampling_rate, one.steps) for one in sampled]
-    both = compose([*parts, Part(1 / mu, 1.0, 1)] if mu else parts, at)
-    epsilon = max(losses.epsilon(at) for losses in both)
-    accuracy = max(0.5 + losses.delta(0.0) / 2 for losses in both)
-    attack = Attack(accuracy, max(losses.tpr(FPR) for losses in both))
-    return Claim(unit, delta, epsilon, mu_for(epsilon, at), attack)
+    bound = compose((*parts, Part(1 / mu, 1.0, 1)) if mu else tuple(parts), at, FPR)
+    attack = Attack(0.5 + bound.delta_at_zero / 2, bound.tpr)
+    return Claim(unit, delta, bound.epsilon, mu_for(bound.epsilon, at), attack)
 
 
 def epsilon(releases: Iterable[Release], unit: Unit, delta: float) -> float:
     """Return the epsilon of all the releases together for one unit; infinite as in `claim`."""
     return claim(releases, unit, delta).epsilon
-
-
-def renyi_epsilon(releases: Sequence[Release], unit: Unit, delta: float) -> float:
-    """Return a looser upper bound of the same epsilon that shares no composition with it: a cross-check, never a claim.
-
-    Source: Balle et al. 2020, arXiv:1905.09982, theorem 21
-    """
-    import numpy as np
-
-    from wardround.privacy.losses import ORDERS, Part, renyi
-
-    _require_delta(delta)
-    total = np.zeros(len(ORDERS))
-    for release in releases:
-        one = seen_by(release, unit)
-        if not covers(release, unit):
-            return math.inf
-        if isinstance(one, GaussianRelease):
-            total += renyi(Part(one.noise_multiplier, 1.0, one.count)) * one.count
-        elif isinstance(one, SampledGaussianRelease):
-            total += renyi(Part(one.noise_multiplier, one.sampling_rate, one.steps)) * one.steps
-    bounds = total - (math.log(delta) + np.log(ORDERS)) / (ORDERS - 1) + np.log1p(-1 / ORDERS)
-    return max(0.0, float(bounds.min())) if releases else 0.0
 
 
 def for_gaussians(delta: float) -> float:
@@ -213,7 +192,13 @@ def _by_hospitals(release: Release) -> bool:
 
 def _plain(release: Release) -> Release:
     """Return sampling at rate 1 as what it is: full participation."""
-    if isinstance(release, SampledGaussianRelease) and release.sampling_rate == 1:
+    at_rate_one = isinstance(release, SampledGaussianRelease) and release.sampling_rate == 1
+    return _without_sampling(release) if at_rate_one else release
+
+
+def _without_sampling(release: Release) -> Release:
+    """Return the release with every unit taking part in every step, which costs at least as much."""
+    if isinstance(release, SampledGaussianRelease):
         return GaussianRelease(release.unit, release.noise_multiplier, release.steps)
     return release
 

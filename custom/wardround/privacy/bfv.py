@@ -20,8 +20,9 @@ from typing import Any, final
 
 import numpy as np
 
+from wardround.core.words import Words
 from wardround.errors import ConfigRefused, RoundRefused
-from wardround.privacy.packing import Words, fields_below
+from wardround.privacy.packing import fields_below
 
 SLOTS = 4096
 Q_BITS = 60

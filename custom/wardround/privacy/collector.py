@@ -19,11 +19,11 @@ from typing import Any, final
 
 import numpy as np
 
+from wardround.core.words import KEY_BYTES, Words, expand
 from wardround.errors import ConfigRefused, RoundRefused
 from wardround.privacy import masks, sealed_shares, shamir, statements
 from wardround.privacy.bfv import SLOTS, Cipher
 from wardround.privacy.identity import Authority
-from wardround.privacy.packing import Words
 from wardround.privacy.protection import Protection
 from wardround.privacy.roster import pair_seed, read_joins, read_roster, roster_digest, start_words
 from wardround.privacy.statements import Moment, Signed
@@ -147,7 +147,7 @@ class Collector:
             for accuser in accusers:
                 private = bytes.fromhex(content["keys"].get(accuser, ""))
                 said, channel = self.roster[site], channels.get(accuser, b"")
-                if len(private) == masks.KEY_BYTES and sealed_shares.is_justified(
+                if len(private) == KEY_BYTES and sealed_shares.is_justified(
                     private, channel, said, self.moment, accuser
                 ):
                     liars[accuser] = f"it complains about a share of {site} that opens"
@@ -242,7 +242,7 @@ class Collector:
             raise statements.refused(site, f"{words} words", f"{self._count}, by the job's own network")
 
     def _own_mask(self, secret: bytes) -> Words:
-        return masks.expand(secret, self._count, self.protection.modulus)
+        return expand(secret, self._count, self.protection.modulus)
 
     def _pair_masks(self, dropped: str, secret: bytes, inside: Sequence[str]) -> Words:
         """Return what the survivors added for a site that is not in the sum: the negative of what it would have added."""

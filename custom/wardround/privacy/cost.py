@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 
 from wardround.arrays import Arrays
+from wardround.core.words import KEY_BYTES
 from wardround.privacy import masks
 from wardround.privacy.bfv import FRESH_BYTES, SEED_BYTES, SUM_BYTES, Cipher
 from wardround.privacy.fixed_point import encode, first_grid
@@ -59,7 +60,7 @@ def seconds(protection: Protection, weights: Arrays) -> dict[str, float]:
     plain = packing.pack(encode(grid, update, None, 1.0, 1, rng).fields)
     words = Tags(key, protection.modulus, "cost").put(plain, "a") if cipher else plain
     if protection.masks:
-        pairs = [(name, secret(masks.KEY_BYTES)) for name in ("b", "c", "d")]
+        pairs = [(name, secret(KEY_BYTES)) for name in ("b", "c", "d")]
         hidden = masks.add(words, masks.mask_of("a", None, pairs, len(words), protection.modulus), protection.modulus)
     else:
         hidden = words

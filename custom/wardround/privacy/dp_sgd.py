@@ -30,10 +30,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wardround.core.words import Words
 from wardround.errors import ConfigRefused, ReleaseRefused
-from wardround.models.per_sample import one_thread
+from wardround.models.threads import one_thread
 from wardround.privacy.gaussian_noise import secret_words, whole_noise
-from wardround.privacy.packing import Words
 
 ROUNDING = 2.0**-12
 HIDDEN_LOSS = 0.0

@@ -117,6 +117,11 @@ def first_grid(weights: Arrays, bits: int, *, weighted: bool) -> Grid:
     return Grid(layout, bits, tuple(exponents), weighted)
 
 
+def fixed_grid(layout: Layout, bits: int, exponent: int) -> Grid:
+    """Return a grid of one step, 2**exponent, for integers that were noised on it: never adapted, or a value could be cut off."""
+    return Grid(layout, bits, (exponent,) * len(layout.names), weighted=False)
+
+
 def next_grid(grid: Grid, totals: Ints, sites: int, ratio: float) -> Grid:
     """Return the grid of the next round from the revealed sum over `sites` sites.
 

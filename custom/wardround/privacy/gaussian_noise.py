@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from wardround.privacy.masks import KEY_BYTES, expand
-from wardround.privacy.packing import WORD, Words
+from wardround.core.words import KEY_BYTES, WORD, Words, expand
 from wardround.rng import secret
 
 

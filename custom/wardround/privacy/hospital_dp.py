@@ -34,7 +34,6 @@ from numpy.typing import NDArray
 
 from wardround.arrays import Array, Arrays, Layout
 from wardround.errors import ConfigRefused, ReleaseRefused
-from wardround.privacy.fixed_point import Grid
 from wardround.privacy.gaussian_noise import normal, secret_words
 from wardround.privacy.releases import GaussianRelease
 
@@ -115,10 +114,6 @@ class HospitalDP:
     def fine_step(self, size: int) -> float:
         """Return g for `size` values: a power of two, h or less; rounding to it adds at most ROUNDING x C to a norm."""
         return min(self.step, 2.0 ** math.floor(math.log2(2 * ROUNDING * self.clip / math.sqrt(size))))
-
-    def grid(self, layout: Layout) -> Grid:
-        """Return the codec's grid for updates of these blocks: never adapted, or a value could be cut off."""
-        return Grid(layout, self.bits, (self.exponent,) * len(layout.names), weighted=False)
 
 
 @final

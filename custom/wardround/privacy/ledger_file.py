@@ -31,6 +31,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, final
 
+from wardround.core import files
 from wardround.errors import ReleaseRefused
 from wardround.privacy.releases import Release, from_json, to_json
 
@@ -247,23 +248,13 @@ def _read_head(folder: Path, needed: bool) -> tuple[int, str, str]:
 
 
 def _write_head(folder: Path, lines: tuple[bytes, ...], announced: str) -> None:
-    new, content = folder / f"{HEAD}.new", {"count": len(lines), "sha256": _digest(lines), "next": announced}
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        _write(descriptor, json.dumps({"format": FORMAT, **content}).encode())
-    finally:
-        os.close(descriptor)
-    new.replace(folder / HEAD)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    content = {"format": FORMAT, "count": len(lines), "sha256": _digest(lines), "next": announced}
+    with files.replacing(folder / HEAD, private=True, durable=True) as file:
+        files.write_all(file.fileno(), json.dumps(content).encode())
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+    files.write_all(descriptor, data)
     os.fsync(descriptor)
 
 

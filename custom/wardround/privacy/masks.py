@@ -16,15 +16,13 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from wardround.core.words import KEY_BYTES, WORD, Words, expand
 from wardround.errors import RoundRefused
-from wardround.privacy.packing import WORD, Words
 from wardround.rng import secret
 
-KEY_BYTES = 32
 _NONCE_BYTES = 12
 
 
@@ -51,21 +49,6 @@ def shared(private: bytes, public: bytes, *purpose: str | int) -> bytes:
     except ValueError as error:
         raise _refused("a public key that X25519 does not accept") from error
     return derive(common, *purpose)
-
-
-def expand(seed: bytes, count: int, modulus: int) -> Words:
-    """Return `count` words, uniform in [0, modulus), the same wherever the seed is known (ChaCha20; rejection, no bias)."""
-    stream = Cipher(algorithms.ChaCha20(seed, bytes(16)), mode=None).encryptor()
-    if modulus == WORD:
-        return np.frombuffer(stream.update(bytes(8 * count)), "<u8").astype(np.uint64)
-    shift = np.uint64(64 - (modulus - 1).bit_length())
-    found: list[Words] = []
-    missing = count
-    while missing > 0:
-        drawn = np.frombuffer(stream.update(bytes(8 * (missing + 64))), "<u8").astype(np.uint64) >> shift
-        found.append(drawn[drawn < np.uint64(modulus)][:missing])
-        missing -= len(found[-1])
-    return np.concatenate(found) if found else np.zeros(0, np.uint64)
 
 
 def add(a: Words, b: Words, modulus: int) -> Words:

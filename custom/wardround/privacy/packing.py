@@ -13,10 +13,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.core.words import WORD, Words
 from wardround.errors import ConfigRefused, RoundRefused
-
-Words = NDArray[np.uint64]
-WORD = 2**64
 
 
 @final

@@ -21,10 +21,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
+from wardround.core import files
+from wardround.core.words import Words
 from wardround.errors import RoundRefused
-from wardround.privacy import durable, masks, sealed_shares, shamir, statements
+from wardround.privacy import masks, sealed_shares, shamir, statements
 from wardround.privacy.identity import Authority, Identity
-from wardround.privacy.packing import Words
 from wardround.privacy.protection import Protection
 from wardround.privacy.roster import JOINED, joined, pair_seed, peers_digest, read_roster, roster_digest
 from wardround.privacy.statements import Moment, Signed
@@ -291,8 +292,8 @@ class Participant:
 
     def _save(self, kept: Mapping[str, Any]) -> None:
         """Write the secrets so that a crash leaves the old file or the new one; only the owner may read them."""
-        durable.folder(self._file.parent)
-        durable.write(self._file, json.dumps(kept).encode())
+        files.private_folder(self._file.parent)
+        files.write(self._file, json.dumps(kept), private=True, durable=True)
 
 
 def _seal_key(seal: bytes, receiver: str) -> bytes:

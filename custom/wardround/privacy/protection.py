@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, final
 
+from wardround.core.words import WORD
 from wardround.errors import ConfigRefused
 from wardround.privacy.bfv import plain_modulus
-from wardround.privacy.packing import WORD, Packing
+from wardround.privacy.packing import Packing
 
 LEAST_SITES = 3
 

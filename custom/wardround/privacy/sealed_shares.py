@@ -16,6 +16,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from wardround.core.words import KEY_BYTES
 from wardround.errors import RoundRefused
 from wardround.privacy import masks, statements
 from wardround.privacy.shamir import SHARE_BYTES
@@ -66,11 +67,11 @@ def bound(moment: Moment, sender: str, receiver: str) -> str:
 
 
 def _public(said: Mapping[str, Any], receiver: str) -> bytes:
-    return bytes.fromhex(said["shares"].get(receiver, ""))[: masks.KEY_BYTES]
+    return bytes.fromhex(said["shares"].get(receiver, ""))[:KEY_BYTES]
 
 
 def _open(key: bytes, said: Mapping[str, Any], moment: Moment, receiver: str) -> tuple[bytes, bytes]:
-    sealed = bytes.fromhex(said["shares"].get(receiver, ""))[masks.KEY_BYTES :]
+    sealed = bytes.fromhex(said["shares"].get(receiver, ""))[KEY_BYTES:]
     both = masks.unseal(key, sealed, bound(moment, said["site"], receiver))
     of_mask, of_own = both[:SHARE_BYTES], both[SHARE_BYTES:]
     if not (fits(of_mask, said, receiver, own=False) and fits(of_own, said, receiver, own=True)):

@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from wardround.core import files
 from wardround.errors import ConfigRefused
 from wardround.privacy.bfv import SEED_BYTES
 from wardround.rng import secret
@@ -87,11 +88,7 @@ def require_no_key(folders: Iterable[Path]) -> None:
 
 
 def _write(path: Path, content: dict[str, str]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.chmod(0o600)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return path
+    return files.write(path, json.dumps(content, indent=1) + "\n", private=True)
 
 
 def _read(path: Path, role: str) -> dict[str, str]:

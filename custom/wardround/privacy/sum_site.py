@@ -16,18 +16,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wardround.arrays import Array, Arrays, Layout
+from wardround.core import files
 from wardround.errors import RoundRefused
-from wardround.privacy import durable, statements
+from wardround.privacy import statements
 from wardround.privacy.bfv import Cipher
 from wardround.privacy.collector import words_of
-from wardround.privacy.fixed_point import Grid, decode, encode, first_grid, mean_of, next_grid
-from wardround.privacy.hospital_dp import HospitalDP
+from wardround.privacy.fixed_point import Grid, decode, encode, first_grid, fixed_grid, mean_of, next_grid
 from wardround.privacy.masks import derive
 from wardround.privacy.participant import Participant
 from wardround.privacy.protection import Protection
@@ -48,6 +48,18 @@ class Incoming:
     payload: bytes
 
 
+class FixedStep(Protocol):
+    """What noises an update before it comes here: on a grid with one step, 2**exponent, that never changes."""
+
+    @property
+    def bits(self) -> int:
+        """Return how many bits an integer takes."""
+
+    @property
+    def exponent(self) -> int:
+        """Return the exponent of the step."""
+
+
 @final
 class SumSite:
     """The sum of one job at one site. key: the seed of the sum key, None without encryption | seed: the job's.
@@ -62,7 +74,7 @@ class SumSite:
         key: bytes | None,
         folder: Path,
         seed: int,
-        noise: HospitalDP | None = None,
+        noise: FixedStep | None = None,
     ) -> None:
         self.protection, self.participant, self.folder, self.seed = protection, participant, folder, seed
         self._key, self.noise = key, noise
@@ -100,7 +112,7 @@ class SumSite:
                 clipped=coded.clipped,
                 said=json.dumps(said),
             )
-            durable.write(self._held(round_), file.getvalue())
+            files.write(self._held(round_), file.getvalue(), private=True, durable=True)
             for old in (self._held(round_ - 2), self._part(round_ - 2)):
                 old.unlink(missing_ok=True)
         clipped, values = int(self._read(round_, "clipped")), self.grid(round_).fields
@@ -213,7 +225,7 @@ class SumSite:
 
     def _first_grid(self, blocks: Arrays) -> Grid:
         if self.noise is not None:
-            return self.noise.grid(Layout.of(blocks))
+            return fixed_grid(Layout.of(blocks), self.noise.bits, self.noise.exponent)
         return first_grid(blocks, self.protection.bits, weighted=self.protection.weighted)
 
     def grid(self, round_: int) -> Grid:
@@ -235,7 +247,7 @@ class SumSite:
         if self.protection.encryption:
             roster = roster_digest(prepares)
             said = json.dumps({"moment": list(moment.words), "roster": roster}).encode()
-            durable.write(self._part(moment.round), said)
+            files.write(self._part(moment.round), said, private=True, durable=True)
             words = self._tags(moment, roster).put(words, self.participant.name)
         words = self.participant.mask(moment, prepares, words, start)
         return self._cipher.encrypt(words) if self.protection.encryption else bytes(words.astype("<u8").tobytes())
@@ -297,4 +309,4 @@ class SumSite:
         layout = grid.layout
         said = {"names": layout.names, "shapes": layout.shapes, "bits": grid.bits, "exponents": grid.exponents}
         content = json.dumps({**said, "weighted": grid.weighted})
-        durable.write(self.folder / f"grid-{round_:05d}.json", content.encode())
+        files.write(self.folder / f"grid-{round_:05d}.json", content, private=True, durable=True)

@@ -18,10 +18,10 @@ from typing import Any, final
 
 import numpy as np
 
+from wardround.core.words import Words, expand
 from wardround.errors import RoundRefused
 from wardround.privacy.bfv import SLOTS
-from wardround.privacy.masks import derive, expand
-from wardround.privacy.packing import Words
+from wardround.privacy.masks import derive
 
 DATA = SLOTS - 1
 _HALF = np.uint64(2**25 - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wardround.reports.checks import Json
+from wardround.core.validate import Json
 from wardround.reports.html import DASH, Table, duration, number, size
 from wardround.reports.summary import privacy_claim, score_name, setting_words, silent, site_name
 

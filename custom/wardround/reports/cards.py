@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from wardround.reports.checks import Json
+from wardround.core.validate import Json
+from wardround.messages.names import CANDIDATES, CLASSIFICATION
 from wardround.reports.distances import in_words
 from wardround.reports.html import DASH, Cell, Table, duration, interval, number
 from wardround.reports.intervals import count_of_cases
 from wardround.reports.summary import (
-    CLASSIFICATION,
     by_name,
     candidates_of,
     deployed,
@@ -23,7 +23,7 @@ from wardround.reports.summary import (
     site_name,
     verdict_of,
 )
-from wardround.reports.verdict import CANDIDATES, NAMES, Verdict
+from wardround.reports.verdict import NAMES, Verdict
 
 KINDS = {
     "helped": "joining helped",

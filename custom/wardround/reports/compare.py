@@ -7,9 +7,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from wardround.core import files
+from wardround.core.validate import Json
 from wardround.errors import ConfigRefused
-from wardround.reports.checks import Json
-from wardround.reports.html import Table, html, interval, number, save
+from wardround.reports.html import Table, html, interval, number
 from wardround.reports.intervals import Interval, bootstrap_mean
 from wardround.reports.summary import (
     by_name,
@@ -99,7 +100,7 @@ def write_comparison(runs: Mapping[str, Json], out: Path) -> Path:
         "scores": Table(_CAUTION, heads, found),
         "picture": picture(runs),
     }
-    return save(out, html("comparison.html", shown))
+    return files.write(out, html("comparison.html", shown))
 
 
 def picture(runs: Mapping[str, Json]) -> Drawing:

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wardround.messages.names import REGIONS
 from wardround.reports.intervals import count_of_cases
-
-REGIONS = ("ET", "TC", "WT")
-APART = ("surface_mm", "missed", "invented")
 
 
 def apart(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:

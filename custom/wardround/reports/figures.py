@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil, floor
 from statistics import fmean
 
-from wardround.reports.checks import Json
+from wardround.core.validate import Json
 from wardround.reports.summary import (
     by_name,
     candidates_of,

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wardround.core import files
+from wardround.core.validate import Json
 from wardround.reports import background, cards, figures
-from wardround.reports.checks import Json
-from wardround.reports.html import html, save
+from wardround.reports.html import html
 from wardround.reports.pictures import gallery
 from wardround.reports.schema import build
 from wardround.reports.summary import privacy_claim, score_name, short_run, silent
@@ -26,14 +27,14 @@ def write_report(run: Json, out_dir: Path, overlays: Sequence[Path] = ()) -> Pat
     """
     report = build(run)
     drawn = render(report, overlays)
-    save(Path(out_dir) / "report.json", json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    return save(Path(out_dir) / REPORT, drawn)
+    files.write(Path(out_dir) / "report.json", json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    return files.write(Path(out_dir) / REPORT, drawn)
 
 
 def write_plain_report(run: Json, out_dir: Path) -> Path:
     """Write a page without figures for a run whose report cannot be drawn: job, outcome, problems, who was in which round."""
     rounds = [f"round {one['round'] + 1}: {', '.join(one['aggregated'])}" for one in run["rounds"]]
-    return save(Path(out_dir) / REPORT, html("plain_report.html", {"run": run, "rounds": rounds}))
+    return files.write(Path(out_dir) / REPORT, html("plain_report.html", {"run": run, "rounds": rounds}))
 
 
 def render(report: Json, overlays: Sequence[Path] = ()) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from wardround.reports.distances import REGIONS, one_in_words
+from wardround.messages.names import REGIONS
+from wardround.reports.distances import one_in_words
 from wardround.reports.intervals import count_of_cases
 
 Row = Mapping[str, float]

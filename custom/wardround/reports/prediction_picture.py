@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.core import files
+
 REGIONS = ("ET", "TC", "WT")
 _COLOURS = {"ET": "#e8601c", "TC": "#f6e05a", "WT": "#56b4e9"}
 _WIDTHS = {"ET": 1.0, "TC": 2.4, "WT": 1.4}
@@ -58,9 +60,7 @@ def draw_prediction(
         figure.text(0.40 + 0.06 * i, 0.015, region, color=_COLOURS[region], fontsize=9, weight="bold")
     content = io.BytesIO()
     figure.savefig(content, format="png", facecolor=_GROUND, metadata={"Software": None})
-    path.touch(mode=0o600)
-    path.write_bytes(content.getvalue())
-    return path
+    return files.write(path, content.getvalue(), private=True)
 
 
 def _busiest(tumour: NDArray[np.bool_], axis: int) -> int:

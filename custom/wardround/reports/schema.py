@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from wardround.reports.checks import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Json, Maybe, OneOf, Some, check, finite
-from wardround.reports.distances import APART, REGIONS
-from wardround.reports.summary import CLASSIFICATION, all_problems, by_name, overview, site_name, verdict_of
-from wardround.reports.verdict import CANDIDATES
+from wardround.core.validate import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Json, Maybe, OneOf, Some, check, finite
+from wardround.messages.names import CANDIDATES, METRICS
+from wardround.reports.summary import all_problems, by_name, overview, site_name, verdict_of
 
 VERSION = 1
-SEGMENTATION = tuple(f"{measure}_{region}" for measure in ("dice", "hd95_mm") for region in ("mean", *REGIONS))
-METRICS = (*SEGMENTATION, *(f"{measure}_{region}" for measure in APART for region in REGIONS), *CLASSIFICATION)
 
 INTERVAL = {"value": Maybe(NUMBER), "low?": Maybe(NUMBER), "high?": Maybe(NUMBER), "cases?": Maybe(COUNT)}
 CANDIDATE = {

@@ -6,13 +6,15 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from wardround.core import files
+from wardround.core.validate import COUNT, FLAG, NUMBER, TEXT, Each, Json, Maybe, check, finite
+from wardround.messages.names import CANDIDATES
 from wardround.reports import cards
-from wardround.reports.checks import COUNT, FLAG, NUMBER, TEXT, Each, Json, Maybe, check, finite
-from wardround.reports.html import DASH, Table, html, number, save
+from wardround.reports.html import DASH, Table, html, number
 from wardround.reports.pictures import gallery
 from wardround.reports.schema import FINAL, SITE
 from wardround.reports.summary import site_name
-from wardround.reports.verdict import BALANCED, CANDIDATES, judge, score_of
+from wardround.reports.verdict import BALANCED, judge, score_of
 
 _CAPTION = "Candidates, on the test patients of this site"
 SITE_RUN = {
@@ -63,7 +65,7 @@ def write_site_report(site_run: Json, per_patient: Sequence[Json], overlays: Seq
         "masks": _masks(run.get("masks") or {}),
         "pictures": gallery(overlays),
     }
-    return save(Path(out_dir) / "site_report.html", html("site_report.html", shown))
+    return files.write(Path(out_dir) / "site_report.html", html("site_report.html", shown))
 
 
 def _command(file: str, *, classes: bool) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from wardround.reports.checks import Json
+from wardround.core.validate import Json
+from wardround.messages.names import CANDIDATES, CLASSIFICATION
 from wardround.reports.verdict import (
-    CANDIDATES,
     DICE,
     LEAST_DICE,
     STAYS,
@@ -21,7 +21,6 @@ from wardround.reports.verdict import (
 )
 
 EXTENTS = ("patch", "size", "shape", "tubelet")  # settings that are sizes along axes
-CLASSIFICATION = ("balanced_accuracy", "accuracy", "auroc", "calibration_error", "log_loss")
 
 
 def site_name(run: Json, site: str) -> str:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from wardround.errors import ConfigRefused
+from wardround.messages.names import CANDIDATES
 from wardround.reports.intervals import count_of_cases
 
-CANDIDATES = ("local", "fedavg", "fedavg_finetuned", "personalised")
 NAMES = {
     "local": "local",
     "fedavg": "FedAvg",

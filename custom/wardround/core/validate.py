@@ -135,10 +135,10 @@ def _check_mapping(value: Json, shape: Any, path: str) -> None:
     unknown = set(value) - allowed
     if unknown or missing:
         raise ConfigRefused(
-            f"{path} does not have the keys of a report",
+            f"the keys of {path}",
             found=f"unknown {sorted(unknown)}, missing {sorted(missing)}",
             expected=f"keys {sorted(allowed)}" if allowed else "no key",
-            fix="write and read a report with the same wardround version",
+            fix="write and read it with the same wardround version",
         )
     for key, item in value.items():
         check(
@@ -153,5 +153,8 @@ def _require(holds: bool, value: Any, expected: str, path: str, why: str = "") -
         infinite = isinstance(value, float) and not math.isfinite(value)
         found = f"a {type(value).__name__}{f' that is {value}' if infinite else why}"
         raise ConfigRefused(
-            f"{path} is not what a report holds", found=found, expected=expected, fix="see wardround.reports.schema.RUN"
+            f"the value of {path}",
+            found=found,
+            expected=expected,
+            fix="write and read it with the same wardround version",
         )

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
+from wardround.core.validate import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Maybe, OneOf, check, finite
 from wardround.errors import ConfigRefused
-from wardround.reports.checks import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Maybe, OneOf, check, finite
 
 NAN = float("nan")
 
