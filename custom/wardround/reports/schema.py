@@ -93,7 +93,7 @@ def build(run: Json) -> dict[str, Any]:
     """
     clean: dict[str, Any] = finite(run)
     check(clean, RUN, "run")
-    problems = all_problems(clean)
+    problems, lost = all_problems(clean)
     outcome = "incomplete" if problems else clean["outcome"]
     verdicts = {}
     for site in by_name(clean["sites"] | clean["final"]):
@@ -101,7 +101,7 @@ def build(run: Json) -> dict[str, Any]:
         said = f"{site_name(clean, site)}: {verdict.advice}"
         verdicts[site] = {"deploy": verdict.deploy, "kind": verdict.kind, "sentence": said}
     derived = {"schema": VERSION, "verdicts": verdicts, "overview": overview(clean)}
-    report = {**clean, "outcome": outcome, "problems": problems, **derived}
+    report = {**clean, "outcome": outcome, "problems": problems, "lost": lost, **derived}
     validate(report)
     return report
 

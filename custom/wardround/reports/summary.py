@@ -145,14 +145,15 @@ def by_name(sites: Iterable[str]) -> list[str]:
     return sorted(sites, key=lambda site: [(not part.isdigit(), part.zfill(12)) for part in re.split(r"(\d+)", site)])
 
 
-def all_problems(run: Json) -> list[str]:
-    """Return the problems of the run and one for every site that was lost without a word about it.
+def all_problems(run: Json) -> tuple[list[str], list[str]]:
+    """Return the problems of the run with one for every site that was lost without a word about it, and all lost sites.
 
     No final result, or not aggregated in some round that does not say why: a problem, unless the run lists the site as
     lost, which has its problem already. A round that says why makes a remark, no problem.
     """
     problems: list[str] = list(run["problems"])
-    for site in (site for site in run["sites"] if site not in (run.get("lost") or ())):
+    lost: list[str] = list(run.get("lost") or ())
+    for site in (site for site in run["sites"] if site not in lost):
         rounds = [
             r["round"] + 1
             for r in run["rounds"]
@@ -160,14 +161,14 @@ def all_problems(run: Json) -> list[str]:
             and site not in (r.get("aggregated") or [])
             and site not in (r.get("missing") or {})
         ]
-        if rounds:
+        if rounds or run["final"].get(site) is None:
+            lost.append(site)
             missing = ", ".join(map(str, rounds))
-            problems.append(f"{site} was asked to train but its update is missing in round {missing}")
-        elif run["final"].get(site) is None:
-            problems.append(f"{site} returned no final result")
+            asked = f"{site} was asked to train but its update is missing in round {missing}"
+            problems.append(asked if rounds else f"{site} returned no final result")
     if run["outcome"] == "incomplete" and not problems:
         problems.append("the run ended early; see the server's log")
-    return problems
+    return problems, lost
 
 
 def overview(run: Json) -> dict[str, dict[str, Any]]:
