@@ -122,7 +122,7 @@ class Federation:
         for update in updates:
             released = privatise(promise, update, s).update
             total += np.rint(layout.flatten(released).astype(np.float64) / promise.step).astype(np.int64)
-        return mean_of(fixed_grid(layout, promise.bits, promise.exponent), total, len(updates))
+        return mean_of(fixed_grid(layout, promise), total, len(updates))
 
     def first_scales(self, arm: str, promise: HospitalDP) -> dict[str, float]:
         """Return the scales of round 0; `bought` pays for them here."""

@@ -54,7 +54,7 @@ class NoisedSum:
 
     def mean(self) -> dict[str, Array]:
         """Return s U / n."""
-        mean = mean_of(fixed_grid(self.layout, self.promise.bits, self.promise.exponent), self.total, self.count)
+        mean = mean_of(fixed_grid(self.layout, self.promise), self.total, self.count)
         return {name: np.float32(self.scales[name]) * block for name, block in mean.items()}
 
 

@@ -1,8 +1,9 @@
+import json
 from typing import Any
 
 import pytest
 
-from wardround.core.validate import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Maybe, OneOf, check, finite
+from wardround.core.validate import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Maybe, OneOf, check, finite, once
 from wardround.errors import ConfigRefused
 
 NAN = float("nan")
@@ -71,3 +72,9 @@ def test_the_path_is_named_and_the_value_is_not_printed() -> None:
 def test_finite_replaces_what_json_cannot_say() -> None:
     value = {"a": (1.5, NAN), "b": {"c": float("-inf")}, "d": "NaN", "e": True}
     assert finite(value) == {"a": [1.5, None], "b": {"c": None}, "d": "NaN", "e": True}
+
+
+def test_a_repeated_key_of_a_file_is_refused() -> None:
+    assert json.loads('{"a": {"b": 1}, "c": 2}', object_pairs_hook=once) == {"a": {"b": 1}, "c": 2}
+    with pytest.raises(ValueError, match="same key twice"):
+        json.loads('{"a": {"b": 1, "b": 2}}', object_pairs_hook=once)

@@ -75,7 +75,7 @@ def square(x: Any, step: float) -> Fraction:
 
 def code(given_: HospitalDP, released: Released, seed: int = 0) -> tuple[Any, Coded]:
     layout = hospital_dp.Layout(tuple(released.update), tuple(block.shape for block in released.update.values()))
-    grid = fixed_grid(layout, given_.bits, given_.exponent)
+    grid = fixed_grid(layout, given_)
     return grid, encode(grid, released.update, None, 1.0, 0, np.random.default_rng(seed))
 
 

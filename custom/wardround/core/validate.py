@@ -126,6 +126,14 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these pairs, for a reader of JSON; a repeated key, of which a reader would take the last: ValueError"""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("the same key twice in one object")
+    return content
+
+
 def _check_mapping(value: Json, shape: Any, path: str) -> None:
     if isinstance(shape, Each):
         allowed, missing = set(shape.keys) or set(value), set()

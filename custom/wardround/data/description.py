@@ -16,6 +16,7 @@ from typing import Any
 
 from wardround.bounded import read_json
 from wardround.core import files
+from wardround.core.validate import once
 from wardround.data.ehr import Table, table_from_json
 from wardround.data.pictures import Grid
 from wardround.data.reading import IDS, read_rows
@@ -182,12 +183,6 @@ def file_of(cell: str) -> PurePosixPath | None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            raise ValueError("the same key twice in one object")
-        return content
-
     try:
         content = read_json(file, pairs=once)
     except OSError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wardround.bounded import read_json
+from wardround.core.validate import once
 from wardround.data.cases import compile_patient_pattern
 from wardround.data.conventions import AUTO, NAMES, from_map
 from wardround.errors import ConfigRefused, DataRefused
@@ -126,7 +127,7 @@ def _refused(where: str, found: str, expected: str) -> ConfigRefused:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        content = read_json(path, pairs=_without_repeats)
+        content = read_json(path, pairs=once)
     except OSError as error:
         raise _refused(str(path), error.strerror or type(error).__name__, "a readable JSON file") from error
     except UnicodeDecodeError as error:
@@ -135,13 +136,6 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise _refused(str(path), f"no JSON: {error}", "one JSON object") from error
     if not isinstance(content, dict):
         raise _refused(str(path), f"a JSON {type(content).__name__}", "one JSON object")
-    return content
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise ValueError("the same key twice in one object")
     return content
 
 

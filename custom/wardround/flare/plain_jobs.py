@@ -21,6 +21,7 @@ from nvflare.fuel.utils.config import Config, ConfigFormat, ConfigLoader
 from nvflare.fuel.utils.config_factory import ConfigFactory
 from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE, NVFLARE_SUBMITTER_CRT_FILE
 
+from wardround.core.validate import once
 from wardround.errors import ConfigRefused
 
 CLIENT, SERVER = "config/config_fed_client.json", "config/config_fed_server.json"
@@ -155,7 +156,7 @@ def _strict(name: str, path: Path) -> dict[str, Any]:
     if path.stat().st_size > MOST_BYTES:
         raise _refused(f"{name} of more than {MOST_BYTES:,} bytes", "a config is short")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise _refused(f"{name}: no strict JSON ({type(error).__name__})", "one JSON object, each key once") from error
     if not isinstance(found, dict):
@@ -181,13 +182,6 @@ def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
     for inner, part in value.items() if isinstance(value, dict) else ():
         yield inner, inner
         yield from _texts(part, inner)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key twice")
-    return found
 
 
 def _no_constant(word: str) -> float:

@@ -13,7 +13,6 @@ from typing import Any
 
 from wardround.arrays import Layout
 from wardround.errors import ConfigRefused
-from wardround.jobs import own
 from wardround.jobs.job import Job, Json
 from wardround.jobs.named import classes, shipped
 
@@ -146,7 +145,30 @@ def _require_network_fits(model: Any, sampling: Any, seed: int) -> None:
 
     sampling.require_network(model)
     if f"{type(model).__module__}.{type(model).__qualname__}" not in shipped() and isinstance(sampling, Sampling):
-        own.require_output(model.build(seed), sampling.size)
+        _require_output(model.build(seed), sampling.size)
+
+
+def _require_output(module: Any, size: tuple[int, int, int]) -> None:
+    """Raise ConfigRefused unless a segmentation network makes one logit for each region and voxel of a patch."""
+    import torch
+
+    from wardround.models.nets import UNet3d
+
+    given, wanted = (1, UNet3d.in_channels, *size), (1, UNet3d.out_channels, *size)
+    try:
+        with torch.no_grad():
+            made = module.eval()(torch.zeros(given))
+        found = f"shape {tuple(made.shape)}" if isinstance(made, torch.Tensor) else f"a {type(made).__name__}"
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        found = f"an error of the network: {str(error).splitlines()[0][:200]}"
+    if found != f"shape {wanted}":
+        raise ConfigRefused(
+            "the job's network, given one patch",
+            found=found,
+            expected=f"shape {wanted} (batch, regions, patch) for an input of {given}",
+            fix=f"give it {UNet3d.in_channels} input and {UNet3d.out_channels} output channels under the names that it has "
+            "for them (`--set model.in_channels=8`), and another sampling.patch if its sides do not fit",
+        )
 
 
 def _require_work_fits(algorithm: Any, schedule: Any) -> None:

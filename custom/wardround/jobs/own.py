@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-from wardround.errors import ConfigRefused
 from wardround.jobs.job import Job, Json, Typed
 
 ANY_NETWORK = "wardround.models.any_network.AnyNetwork"
@@ -21,29 +19,6 @@ def finished(job: Job) -> Job:
         row = _algorithm(job.algorithm)
         made = replace(made, algorithm=row, title=row["title"])
     return made
-
-
-def require_output(module: Any, size: tuple[int, int, int]) -> None:
-    """Raise ConfigRefused unless a segmentation network makes one logit for each region and voxel of a patch."""
-    import torch
-
-    from wardround.models.nets import UNet3d
-
-    given, wanted = (1, UNet3d.in_channels, *size), (1, UNet3d.out_channels, *size)
-    try:
-        with torch.no_grad():
-            made = module.eval()(torch.zeros(given))
-        found = f"shape {tuple(made.shape)}" if isinstance(made, torch.Tensor) else f"a {type(made).__name__}"
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        found = f"an error of the network: {str(error).splitlines()[0][:200]}"
-    if found != f"shape {wanted}":
-        raise ConfigRefused(
-            "the job's network, given one patch",
-            found=found,
-            expected=f"shape {wanted} (batch, regions, patch) for an input of {given}",
-            fix=f"give it {UNet3d.in_channels} input and {UNet3d.out_channels} output channels under the names that it has "
-            "for them (`--set model.in_channels=8`), and another sampling.patch if its sides do not fit",
-        )
 
 
 def _network(part: Typed) -> Typed:

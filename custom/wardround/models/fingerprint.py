@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from wardround.models.nets import Network
+if TYPE_CHECKING:
+    from wardround.models.nets import Network
 
 SETTINGS = (
     "kernel_size",

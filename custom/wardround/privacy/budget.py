@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from wardround.core.validate import once
 from wardround.errors import ConfigRefused, ReleaseRefused
 from wardround.privacy.accounting import Claim, claim, mu_for
 from wardround.privacy.releases import UNITS, Release, Unit, UnknownRelease, covers
@@ -81,7 +82,7 @@ def read_budget(path: Path) -> Budget:
     no such file, no UTF-8 JSON, an unknown or repeated key or unit, a value out of range: ConfigRefused
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except FileNotFoundError as error:
         raise _refused(path, "no such file", "a budget: jobs with differential privacy run only within one") from error
     except (OSError, ValueError) as error:
@@ -133,13 +134,6 @@ def _why_infinite(releases: Sequence[Release], unit: Unit) -> str:
 
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key appears twice")
-    return found
 
 
 def _refused(path: Path | str, found: str, expected: str) -> ConfigRefused:

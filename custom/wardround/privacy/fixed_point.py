@@ -18,7 +18,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,18 @@ class Grid:
         return self.steps()
 
 
+class FixedStep(Protocol):
+    """What noises an update before it comes here: on a grid with one step, 2**exponent, that never changes."""
+
+    @property
+    def bits(self) -> int:
+        """Return how many bits an integer takes."""
+
+    @property
+    def exponent(self) -> int:
+        """Return the exponent of the step."""
+
+
 @final
 @dataclass(frozen=True)
 class Coded:
@@ -117,9 +129,9 @@ def first_grid(weights: Arrays, bits: int, *, weighted: bool) -> Grid:
     return Grid(layout, bits, tuple(exponents), weighted)
 
 
-def fixed_grid(layout: Layout, bits: int, exponent: int) -> Grid:
-    """Return a grid of one step, 2**exponent, for integers that were noised on it: never adapted, or a value could be cut off."""
-    return Grid(layout, bits, (exponent,) * len(layout.names), weighted=False)
+def fixed_grid(layout: Layout, noise: FixedStep) -> Grid:
+    """Return the grid of one step on which an update was noised: never adapted, or a value could be cut off."""
+    return Grid(layout, noise.bits, (noise.exponent,) * len(layout.names), weighted=False)
 
 
 def next_grid(grid: Grid, totals: Ints, sites: int, ratio: float) -> Grid:

@@ -292,8 +292,7 @@ class Participant:
 
     def _save(self, kept: Mapping[str, Any]) -> None:
         """Write the secrets so that a crash leaves the old file or the new one; only the owner may read them."""
-        files.private_folder(self._file.parent)
-        files.write(self._file, json.dumps(kept), private=True, durable=True)
+        files.write(files.private_folder(self._file.parent) / FILE, json.dumps(kept), private=True, durable=True)
 
 
 def _seal_key(seal: bytes, receiver: str) -> bytes:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from wardround.errors import RoundRefused
 from wardround.privacy import statements
 from wardround.privacy.bfv import Cipher
 from wardround.privacy.collector import words_of
-from wardround.privacy.fixed_point import Grid, decode, encode, first_grid, fixed_grid, mean_of, next_grid
+from wardround.privacy.fixed_point import FixedStep, Grid, decode, encode, first_grid, fixed_grid, mean_of, next_grid
 from wardround.privacy.masks import derive
 from wardround.privacy.participant import Participant
 from wardround.privacy.protection import Protection
@@ -46,18 +46,6 @@ class Incoming:
     done: tuple[str, ...]
     statement: Signed | None
     payload: bytes
-
-
-class FixedStep(Protocol):
-    """What noises an update before it comes here: on a grid with one step, 2**exponent, that never changes."""
-
-    @property
-    def bits(self) -> int:
-        """Return how many bits an integer takes."""
-
-    @property
-    def exponent(self) -> int:
-        """Return the exponent of the step."""
 
 
 @final
@@ -225,7 +213,7 @@ class SumSite:
 
     def _first_grid(self, blocks: Arrays) -> Grid:
         if self.noise is not None:
-            return fixed_grid(Layout.of(blocks), self.noise.bits, self.noise.exponent)
+            return fixed_grid(Layout.of(blocks), self.noise)
         return first_grid(blocks, self.protection.bits, weighted=self.protection.weighted)
 
     def grid(self, round_: int) -> Grid:
