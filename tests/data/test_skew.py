@@ -16,7 +16,6 @@ from wardround.data.pictures import Grid, decode, write_picture
 from wardround.data.scanner import Scanner, scanner
 from wardround.data.site_config import read_sites
 from wardround.data.skew import (
-    ALPHAS,
     LabelledSet,
     class_table,
     deal,
@@ -27,6 +26,7 @@ from wardround.data.skew import (
 )
 from wardround.errors import ConfigRefused, DataRefused
 
+ALPHAS = (0.05, 0.1, 0.5, math.inf)
 LABELS = {f"p{i:03d}": "abc"[i % 3] for i in range(90)}
 
 

@@ -22,7 +22,7 @@ class Problems:
     def __init__(self):
         self.problems = []
 
-    def problem(self, text):
+    def problem(self, text, site=None):
         self.problems.append(text)
 
 

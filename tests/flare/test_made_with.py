@@ -68,9 +68,16 @@ def test_a_server_does_not_start_and_a_site_leaves_the_others_alone(context, mon
     assert [name for name, _ in fl_ctx.get_engine().events] == [EventType.FATAL_SYSTEM_ERROR] * stopped
 
 
-def test_the_package_is_its_code_alone():
+def test_the_package_is_its_code_and_templates_alone():
     root = Path(wardround.__file__).parent
-    assert set(package_files()) == {p.relative_to(root).as_posix() for p in root.rglob("*.py")} | {"py.typed"}
+    code, templates = ({p.relative_to(root).as_posix() for p in root.rglob(f"*.{kind}")} for kind in ("py", "html"))
+    assert set(package_files()) >= code | templates
+    assert {name for name in package_files() if not name.endswith((".py", ".html"))} == {
+        "py.typed",
+        "reports/templates/style.css",
+        "serving/templates/page.css",
+        "serving/templates/page.js",
+    }
 
 
 def test_the_digest_is_that_of_names_and_bytes_wherever_it_lies(tmp_path):

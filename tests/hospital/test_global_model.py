@@ -12,7 +12,7 @@ from wardround.models.roles import block_roles
 from wardround.models.specs import rebuild
 
 SPEC = UNet3d((4, 8), residual_units=1, norm="instance", dropout=0.0)
-PROMISE = {"job": "brats_fedavg", "lr": 0.05, "sampling.patch": "16 x 16 x 8"}
+PROMISE = {"job": "brats_fedavg", "lr": 0.05, "sampling.patch": [16, 16, 8]}
 BANKS = ["model", "control", "fedavg"]
 
 

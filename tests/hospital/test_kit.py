@@ -17,7 +17,6 @@ def test_a_sites_kit_and_a_servers(provisioned):
         == (server.identity, server.host, server.port)
         == ("localhost",) * 2 + (8002,)
     )
-    assert (site.admin_port, server.admin_port) == (None, 8003)
     assert [path.name for path in site.secrets()] == ["client.key", "wardround_sum_key.key"]
     assert [path.name for path in server.secrets()] == ["server.key"]
     assert site.certificate.is_file()

@@ -78,3 +78,17 @@ def test_no_run_and_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         weights(tmp_path / "site-1" / job / "wardround/deploy_model.npz")
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
     assert "one model for each hospital" in capsys.readouterr().err
+
+
+def test_a_classifier_is_refused_and_the_user_reads_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run's shared model comes first: it is refused as well, not left out as if the others could be exported."""
+    run, out = a_run(tmp_path / "run"), tmp_path / "bundles"
+    for file in run.rglob("*.npz"):
+        weights(file, model={"path": "ViTFusion", "args": {}})
+    assert main(["export", str(run), "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "one that tells classes" in said
+    assert "wardround predict FOLDER --model final_model.npz" in said
+    assert not out.exists()

@@ -209,7 +209,7 @@ def test_a_folder_gives_the_job_its_classes_and_modalities(tmp_path: Path, capsy
     given = [one for k, one in enumerate(given) if not (one == "--set" and given[k + 1 : k + 2] == ["--set"])]
     assert main(["sweep", JOB, *given, *arguments, "--out", str(tmp_path / "out")]) == 0
     result = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert result["settings"]["sampling"]["modalities"] == "t1ce, flair"
+    assert result["settings"]["sampling"]["modalities"] == ["t1ce", "flair"]
     assert result["rows"][0]["cell"]["missing"] == {"site-2": ["flair"]}
     assert "16 patients" in capsys.readouterr().out
     (tmp_path / "ours" / "cases.csv").write_text(

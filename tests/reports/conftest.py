@@ -1,7 +1,12 @@
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from wardround.reports.html import html
+from wardround.reports.page import values
+from wardround.reports.schema import build
 
 INTERVAL = {"value": 0.6, "low": 0.5, "high": 0.7, "cases": 4}
 SITES = ("site-1", "site-2")
@@ -69,3 +74,9 @@ def run() -> dict[str, Any]:
         "outcome": "complete",
         "problems": [],
     }
+
+
+@pytest.fixture
+def shown() -> Callable[[dict[str, Any], str], str]:
+    """One block of the federation's page, of a run."""
+    return lambda run, block: html("report.html", values(build(run)), block)

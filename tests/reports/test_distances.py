@@ -5,6 +5,7 @@ import pytest
 
 from wardround.reports import distances, patients
 from wardround.reports.cards import candidate_table
+from wardround.reports.html import PARTS
 from wardround.tasks.metrics import MISSED_MM, case_scores, case_volumes
 
 KNOWN, SPACING = np.array([False, False, True]), (2.0, 5.0, 10.0)
@@ -44,7 +45,7 @@ def test_a_miss_does_not_hide_in_a_mean_distance() -> None:
     )
     assert distances.in_words(distances.apart([EMPTY]), "WT") == "empty on both sides"
     assert distances.in_words({}, "WT") is None
-    table = candidate_table({"local": {"test": apart}}, "local", "c")
+    table = PARTS.table(candidate_table({"local": {"test": apart}}, "local", "c"))
     assert "0.0 mm in 2 of 3; missed in 1 of 3 cases" in table
     assert "374" not in table
 

@@ -1,7 +1,17 @@
 import re
 from typing import Any
 
-from wardround.reports.figures import candidate_panels, curve_panels, curves
+from wardround.reports import figures
+from wardround.reports.figures import curves
+from wardround.reports.html import PARTS
+
+
+def curve_panels(run: dict[str, Any], key: str, what: str) -> str:
+    return str(PARTS.panels(figures.curve_panels(run, key, what)))
+
+
+def candidate_panels(run: dict[str, Any]) -> str:
+    return str(PARTS.panels(figures.candidate_panels(run)))
 
 
 def test_curves_leave_out_what_did_not_come_back(run: dict[str, Any]) -> None:

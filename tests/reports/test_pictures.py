@@ -2,7 +2,13 @@ import base64
 import re
 from pathlib import Path
 
-from wardround.reports.pictures import gallery
+from wardround.reports import pictures
+from wardround.reports.html import PARTS
+
+
+def gallery(paths: list[Path]) -> str:
+    return str(PARTS.gallery(pictures.gallery(paths)))
+
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -27,4 +33,4 @@ def test_a_bad_picture_does_not_cost_the_others(tmp_path: Path) -> None:
     assert found.count("could not be read") == 3
     assert found.count("<img") == 1
     assert "<b>" not in found
-    assert gallery([]) == ""
+    assert pictures.gallery([]) == []

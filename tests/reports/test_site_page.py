@@ -55,7 +55,7 @@ def test_unknown_keys_are_refused(run: dict[str, Any], tmp_path: Path) -> None:
 def test_the_page_says_which_file_to_use_how_and_what_the_words_mean(run: dict[str, Any], tmp_path: Path) -> None:
     given = site_run(run) | {"model_file": "/a b/deploy_model.npz", "summary": "On 4 cases ..."}
     found = write_site_report(given, [], [], tmp_path).read_text(encoding="utf-8")
-    assert "wardround predict CASE_FOLDER --model &#x27;/a b/deploy_model.npz&#x27; --out mask.nii.gz" in found
+    assert "wardround predict CASE_FOLDER --model &#39;/a b/deploy_model.npz&#39; --out mask.nii.gz" in found
     assert "On 4 cases ..." in found
     assert "<dt>HD95</dt>" in found
     given["final"]["usable"] = False

@@ -43,23 +43,24 @@ def test_without_a_valid_word_validation_decides(run: dict[str, Any], said: str 
 
 
 def test_no_problem_in_a_whole_run(run: dict[str, Any]) -> None:
-    assert all_problems(run) == []
+    assert all_problems(run) == ([], [])
 
 
 def test_a_silent_loss_is_told_once(run: dict[str, Any]) -> None:
     for r in run["rounds"]:
         r["aggregated"] = ["site-1"]
     del run["final"]["site-2"]
-    assert all_problems(run) == ["site-2 was asked to train but its update is missing in round 1, 2"]
-    run["problems"] = ["site-2 was lost in round 0: data refused"]
-    assert all_problems(run) == run["problems"]
-    run["problems"] = ["site-22 was lost in round 0"]
-    assert len(all_problems(run)) == 2
+    told = ["site-2 was asked to train but its update is missing in round 1, 2"]
+    assert all_problems(run) == (told, ["site-2"])
+    run.update(problems=["site-2 was lost in round 0: data refused"], lost=["site-2"])
+    assert all_problems(run) == (run["problems"], ["site-2"])
+    run.update(problems=["site-22 was lost in round 0"], lost=["site-22"])
+    assert all_problems(run)[1] == ["site-22", "site-2"]
 
 
 def test_a_site_that_was_not_asked_is_not_lost(run: dict[str, Any]) -> None:
     run["rounds"][0].update(configured=["site-1"], trained=["site-1"], aggregated=["site-1"])
-    assert all_problems(run) == []
+    assert all_problems(run) == ([], [])
 
 
 def test_overview_by_hand(run: dict[str, Any]) -> None:

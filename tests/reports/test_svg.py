@@ -1,6 +1,7 @@
 import pytest
 
-from wardround.reports.svg import Axis, dots, drawing, label, line, path
+from wardround.reports.html import PARTS
+from wardround.reports.svg import Axis, Drawing, dots, label, line, path
 
 
 def test_an_axis_is_linear_and_stops_at_its_ends() -> None:
@@ -35,12 +36,15 @@ def test_ticks_are_few_and_inside(high: float) -> None:
 
 def test_a_path_keeps_its_gaps() -> None:
     runs = [[(0.0, 1.0), (2.0, 3.5)], [(4.0, 4.0)], [(5.0, 5.0), (6.0, 6.0)]]
-    assert path(runs, "line") == '<path d="M0 1L2 3.5M5 5L6 6" class="line"></path>'
-    assert path([[(4.0, 4.0)]], "line") == ""
-    assert dots(runs[1], "dot") == '<circle cx="4" cy="4" r="2.6" class="dot"></circle>'
+    (found,) = path(runs, "line")
+    assert (found.tag, found.attributes) == ("path", {"d": "M0 1L2 3.5M5 5L6 6", "class": "line"})
+    assert path([[(4.0, 4.0)]], "line") == []
+    drawn = PARTS.drawing(Drawing(10, 20, "", dots(runs[1], "dot")))
+    assert '<circle cx="4" cy="4" r="2.6" class="dot"></circle>' in drawn
 
 
 def test_a_drawing_speaks_and_escapes() -> None:
-    found = drawing(10, 20, "<b> & more", line(0, 1, 2, 3, "grid"), label(1, 2, "<b>"))
+    shapes = [line(0, 1, 2, 3, "grid"), label(1, 2, "<b>", kind='"<b>')]
+    found = PARTS.drawing(Drawing(10, 20, "<b> & more", shapes)).strip()
     assert found.startswith('<svg viewBox="0 0 10 20" role="img" aria-label="&lt;b&gt; &amp; more">')
     assert "<b>" not in found

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from wardround.errors import ConfigRefused
-from wardround.reports.verdict import NOT_HELPED, choose, floors, judge, margin, sentence
+from wardround.reports.verdict import NOT_HELPED, choose, floors, judge, margin
 
 ALL = {"local": 0.6, "fedavg": 0.6, "fedavg_finetuned": 0.6, "personalised": 0.6}
 
@@ -49,9 +49,9 @@ def test_scores_that_are_refused(val: dict[str, float | None]) -> None:
 
 
 def test_a_clear_gain() -> None:
-    said = sentence("north", with_gain(0.05, 0.01, 0.09), "personalised")
+    said = judge(with_gain(0.05, 0.01, 0.09), "personalised").advice
     assert said == (
-        "north: Deploy the personalised model (5 fine-tuning steps). On 4 cases of the test split it gains 0.050 Dice "
+        "Deploy the personalised model (5 fine-tuning steps). On 4 cases of the test split it gains 0.050 Dice "
         "over your own local model (95 % interval +0.010 to +0.090)."
     )
     assert judge(with_gain(0.05, 0.01, 0.09), "personalised").kind == "helped"
@@ -90,11 +90,11 @@ def test_an_interval_that_touches_zero_is_no_proof() -> None:
 
 
 def test_local_chosen() -> None:
-    said = sentence("north", with_gain(0.05, 0.01, 0.09), "local")
+    said = judge(with_gain(0.05, 0.01, 0.09), "local").advice
     assert "Deploy your own local model" in said
     assert "clear margin" in said
     assert "joining did not help you" in said
-    assert "no shared model was evaluated" in sentence("north", {"local": {"val": 0.5}}, "local")
+    assert "no shared model was evaluated" in judge({"local": {"val": 0.5}}, "local").advice
 
 
 def test_without_gain_the_test_means_are_compared() -> None:
@@ -116,7 +116,7 @@ def test_nothing_to_compare_with(local: dict[str, Any] | None) -> None:
 @pytest.mark.parametrize(("candidates", "chosen"), [({}, None), ({}, "local"), ({"local": None}, "local")])
 def test_nothing_to_recommend(candidates: dict[str, Any], chosen: str | None) -> None:
     assert judge(candidates, chosen).deploy is None
-    assert "No model can be recommended" in sentence("north", candidates, chosen)
+    assert "No model can be recommended" in judge(candidates, chosen).advice
 
 
 def scored(key: str, value: float, low: float | None, high: float | None = 0.99, cases: int = 6) -> dict[str, Any]:

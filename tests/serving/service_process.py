@@ -1,16 +1,15 @@
-"""The service as a process of its own, watched for files that it opens to write; zips."""
+"""The service as a process of its own, watched for files that it opens to write; forms."""
 
 from __future__ import annotations
 
 import http.client
-import io
 import os
 import re
 import secrets
 import socket
 import subprocess
 import sys
-import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +24,20 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def zipped(files: dict[str, bytes], kind: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """Return a zip of these files."""
-    body = io.BytesIO()
-    with zipfile.ZipFile(body, "w", kind) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return body.getvalue()
+FORM = "multipart/form-data; boundary=between"
+
+
+def form(images: Iterable[tuple[str, bytes]], name: str = "case", more: bytes = b"") -> bytes:
+    """Return the body of a form with one file for each (sequence, content); `more`: further headers of every part."""
+    parts = [
+        f'--between\r\nContent-Disposition: form-data; name="{part}"; filename="{name}_{part}.nii.gz"\r\n'.encode()
+        + more
+        + b"\r\n"
+        + content
+        + b"\r\n"
+        for part, content in images
+    ]
+    return b"".join(parts) + b"--between--\r\n"
 
 
 @dataclass
@@ -89,7 +95,7 @@ def stalled(port: int, token: str, body: bytes, keep: int) -> socket.socket:
     """Begin a request and keep back the last bytes."""
     begun = socket.create_connection(("127.0.0.1", port), timeout=60)
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
-    begun.sendall(f"{head}Content-Type: application/zip\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body[:-keep])
+    begun.sendall(f"{head}Content-Type: {FORM}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body[:-keep])
     return begun
 
 

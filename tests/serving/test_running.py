@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from service_process import Server, answer, stalled, zipped
+from service_process import Server, answer, form, stalled
 
 from wardround.errors import ConfigRefused
 from wardround.hospital.prediction import read_weights
@@ -33,7 +33,7 @@ def test_a_port_that_is_taken(server: Server, service: Service) -> None:
 
 def test_a_stop_ends_what_was_begun(service: Service, images: dict[str, bytes]) -> None:
     """An upload is under way when SIGTERM comes: no new connection, but this one is received, computed and answered."""
-    body = zipped({f"{name}.nii.gz": content for name, content in images.items()})
+    body = form(images.items())
 
     def client(port: int) -> int:
         with stalled(port, SHOWN, body, 5) as begun:

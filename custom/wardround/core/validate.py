@@ -1,6 +1,6 @@
 """A strict check of JSON values against a shape that people can read.
 
-A shape is a dict of shapes, a list of one shape, `Each`, `Maybe`, `OneOf`, `Like` or a `Leaf`.
+A shape is a dict of shapes, a list of one shape, `Each`, `Maybe`, `Some`, `OneOf`, `Like` or a `Leaf`.
 """
 
 from __future__ import annotations
@@ -65,6 +65,13 @@ class Maybe:
 
 
 @dataclass(frozen=True)
+class Some:
+    """The shape, or a list of it."""
+
+    shape: Any
+
+
+@dataclass(frozen=True)
 class Each:
     """A mapping from any text, or from one of `keys`, to the shape."""
 
@@ -88,6 +95,8 @@ def check(value: Any, shape: Any, path: str = "report") -> None:
     if isinstance(shape, Maybe):
         if value is not None:
             check(value, shape.shape, path)
+    elif isinstance(shape, Some):
+        check(value, [shape.shape] if isinstance(value, list) else shape.shape, path)
     elif isinstance(shape, Leaf) and shape.beyond(value):
         _require(False, value, shape.name, path, " out of range")
     elif isinstance(shape, (Leaf, Like)):

@@ -18,7 +18,7 @@ from pathlib import Path
 from wardround.data.case_names import DEPTH, TASK, case_of, images_below, role_in, said_in, unused_files
 from wardround.data.conventions import Convention
 from wardround.data.listing import held, is_image, nifti_stem, other_image, shown, visible
-from wardround.data.sequences import MODALITIES, SEG, split_name
+from wardround.data.sequences import MODALITIES, SEG
 from wardround.errors import DataRefused
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "UNDERSTOOD",
     "CaseFiles",
     "case_places",
-    "named",
     "passed_over",
     "patient_folder",
     "unused_files",
@@ -250,12 +249,3 @@ def _beside_task(folder: Path, where: Path) -> list[str]:
     others = [path for path in visible(folder) if path.is_dir() and path.name not in (TASK, "labelsTr")]
     counts = {path.name: len(images_below(path, DEPTH)) for path in others}
     return [f"{where / name}/ ({count} images)" for name, count in counts.items() if count]
-
-
-def named(file: str) -> tuple[str, str] | None:
-    """Return (case, sequence) that a file's name says in one of the first two layouts; case "" where it says `t1.nii`.
-
-    a mask, a hidden file, any other name: None
-    """
-    said = split_name(nifti_stem(Path(file)) or "")
-    return None if file.startswith(".") or said is None or said[1] == SEG else said

@@ -22,7 +22,6 @@ from wardround.data.scanner import Scanner, transform
 from wardround.errors import ConfigRefused, DataRefused
 from wardround.rng import stream
 
-ALPHAS = (0.05, 0.1, 0.5, math.inf)
 _EVEN = 1e9
 
 

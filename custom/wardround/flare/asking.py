@@ -84,7 +84,8 @@ class Asking:
         """Take a site out of the run."""
         if site not in self.out:
             self.out[site] = self.missing[site] = reason
-            self._record.problem(f"{site} was lost in {self._when(round_)}: {reason} (see that site's own log)")
+            words = f"{site} was lost in {self._when(round_)}: {reason} (see that site's own log)"
+            self._record.problem(words, site)
             self._controller.logger.error(f"LOST {site} in {self._when(round_)}: {reason}")
 
     def miss(self, site: str, round_: int, reason: str) -> None:

@@ -28,8 +28,7 @@ def tried(work: Callable[[], object]) -> Failure | None:
     try:
         work()
     except Refusal as refusal:
-        first = str(refusal).splitlines()[0]
-        return Failure(refusal.code, f"{first} ({refusal.found})", str(refusal))
+        return Failure(refusal.code, f"{refusal.what} ({refusal.found})", str(refusal))
     except Exception as error:  # noqa: BLE001 - NVFlare would end the task, or the run, of every hospital
         words = f"a fault of wardround at the server ({type(error).__name__}); please report it with the server's log"
         return Failure(FAILURE, words, traceback.format_exc())

@@ -81,9 +81,10 @@ def require_made_with(fl_ctx: FLContext) -> None:
 
 
 def package_files() -> dict[str, Path]:
-    """Return the package's own files, relative path -> file, sorted: code, type marker; no caches."""
+    """Return the package's own files, relative path -> file, sorted: code, templates, type marker; no caches."""
     root = Path(__file__).resolve().parents[1]
-    found = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
+    files = [*root.rglob("*.py"), *root.glob("*/templates/*")]
+    found = {path.relative_to(root).as_posix(): path for path in files}
     found["py.typed"] = root / "py.typed"
     return dict(sorted(found.items()))
 

@@ -19,7 +19,6 @@ from wardround.data.ehr_words import words_of
 from wardround.errors import ConfigRefused
 
 CLASS = "algorithm_class"
-_EXTENTS = ("patch", "size", "shape", "tubelet")  # lists that are sizes along axes; all others are lists
 _PARTS = {"model": "model", "sampling": "sampling", "judging": "judging", "algorithm": "algorithm_settings"}
 # Parts that may stand in either config, more than once.
 _ELSEWHERE = ("rule", "protection", "scaling")
@@ -28,28 +27,28 @@ Json = dict[str, Any]
 
 
 def settings_of(executor: Mapping[str, Any]) -> Json:
-    """Return what a report prints of the settings of a site's executor: groups of values, and the schedule's values.
+    """Return what a report says of the settings of a site's executor: groups of values, and the schedule's values.
 
     executor: its arguments as they stand in the client's config, parts as {"path", "args"}
     Groups are dictionaries: a key with a dot in it would not survive `nvflare job submit`, which rewrites configs.
     """
     groups = {group: executor[part]["args"] for part, group in _PARTS.items()}
-    found = {group: {key: plain(value, key) for key, value in args.items()} for group, args in groups.items() if args}
-    schedule = {key: plain(value, key) for key, value in executor["schedule"]["args"].items()}
+    found = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}
+    schedule = {key: plain(value) for key, value in executor["schedule"]["args"].items()}
     beside = {"fedavg_beside": bool(executor.get("rival")), "seed": executor["seed"]}
     return {CLASS: executor["algorithm"]["path"], **found, **schedule, **beside}
 
 
-def plain(value: Any, name: str = "") -> Any:
-    """Return a setting as a report prints it: lists and mappings in words, sizes along axes as 32 x 32 x 32."""
+def plain(value: Any) -> Any:
+    """Return a setting as a report keeps it: values and lists of values as they are, what is nested in words."""
     if isinstance(value, Mapping) and "path" in value:
         return f"{value['path']} ({plain(value.get('args', {}))})"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {part}" for key, part in value.items())
     if isinstance(value, list) and value and all(isinstance(part, dict) and "path" not in part for part in value):
         return words_of(table_from_json(value, "the job's sampling"))
-    if isinstance(value, list):
-        return (" x " if name in _EXTENTS else ", ").join(str(plain(part)) for part in value)
+    if isinstance(value, list) and any(isinstance(part, list | dict) for part in value):
+        return ", ".join(str(plain(part)) for part in value)
     return value
 
 
@@ -85,9 +84,7 @@ def _runs(server: Json, client: Json) -> list[tuple[str, Any]]:
     found = [pair for executor in executors for pair in settings_of(executor).items()]
     for key in _ELSEWHERE:
         parts = [part for config in (server, client) for part in _under(config, key) if "path" in part]
-        found += [
-            (key, {name: plain(value, name) for name, value in part["args"].items()}) for part in parts if part["args"]
-        ]
+        found += [(key, {name: plain(value) for name, value in part["args"].items()}) for part in parts if part["args"]]
     if not executors:
         raise KeyError("an executor with an algorithm")
     return found

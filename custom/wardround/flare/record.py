@@ -13,7 +13,7 @@ from wardround import __version__
 from wardround.core import files
 from wardround.flare.last_resort import Failure, tried
 from wardround.reports.page import REPORT, write_plain_report, write_report
-from wardround.reports.summary import ending, names
+from wardround.reports.summary import ending
 
 SHOWN_FACTS = ("label", "cases", "classes", "modalities", "label_kind", "device")
 
@@ -60,6 +60,7 @@ class RunRecord:
             "rounds": [],
             "final": {},
             "problems": [],
+            "lost": [],
             "remarks": [],
         }
         record = RunRecord(run, simulator)
@@ -71,9 +72,11 @@ class RunRecord:
     def problems(self) -> list[str]:
         return list(self.run["problems"])
 
-    def problem(self, text: str) -> None:
-        """Note something that makes the run incomplete."""
+    def problem(self, text: str, site: str | None = None) -> None:
+        """Note something that makes the run incomplete; site: the one that was lost by it."""
         self.run["problems"].append(text)
+        if site is not None:
+            self.run["lost"].append(site)
 
     def note(self, failure: Failure | None, logger: Logger) -> None:
         """Note what stopped the run, None for nothing; the details go to the server's own log."""
@@ -158,9 +161,9 @@ class RunRecord:
     def close(self, folder: Path, best: Mapping[str, Any] | None) -> Path:
         """Write run.json and the report; return the page. A report that cannot be drawn is written as a plain page."""
         for site in self._never():
-            self.problem(f"{site} is in no round")
+            self.problem(f"{site} is in no round", site)
         self.run |= {
-            "remarks": remarks(self.run["rounds"], " ".join(self.run["problems"])),
+            "remarks": remarks(self.run["rounds"], self.run["lost"]),
             "finished": now(),
             "best": best,
             "outcome": "incomplete" if self.run["problems"] else "complete",
@@ -184,11 +187,11 @@ class RunRecord:
         files.write(folder / "run.json", json.dumps(self.run, indent=1))
 
     def _never(self) -> list[str]:
-        """Return the sites that were configured and whose updates never counted, unless a problem names them."""
-        rounds, told = self.run["rounds"], " ".join(self.run["problems"])
+        """Return the sites that were configured and whose updates never counted, unless they were lost with a reason."""
+        rounds = self.run["rounds"]
         configured = {site for entry in rounds for site in entry["configured"]}
         counted = {site for entry in rounds for site in entry["aggregated"]}
-        return [site for site in sorted(configured - counted) if not names(told, site)]
+        return sorted(configured - counted - set(self.run["lost"]))
 
     def _add(self, entry: dict[str, Any]) -> None:
         for site, facts in entry["facts"].items():
@@ -198,16 +201,17 @@ class RunRecord:
         self.run["rounds"].append({key: value for key, value in entry.items() if key not in ("facts", "val_score")})
 
 
-def remarks(rounds: Sequence[Mapping[str, Any]], problems: str) -> list[str]:
-    """Return in words which sites were missing in some rounds and are named in no problem."""
+def remarks(rounds: Sequence[Mapping[str, Any]], lost: Sequence[str]) -> list[str]:
+    """Return in words which sites were missing in some rounds; a site that was lost has its problem instead."""
     found: list[str] = []
     why: dict[tuple[str, str], list[str]] = {}
     for entry in rounds:
-        for site, reason in entry.get("missing", {}).items():
+        missing = entry.get("missing", {})
+        for site, reason in ((site, reason) for site, reason in missing.items() if site not in lost):
             why.setdefault((site, reason), []).append(str(entry["round"] + 1))
     for (site, reason), missed in why.items():
         found.append(f"{site} is not in round{'s' if len(missed) > 1 else ''} {', '.join(missed)}: {reason}")
-    return [words for words in sorted(found) if not names(problems, words.split()[0])]
+    return sorted(found)
 
 
 def conclusion(page: Path) -> list[str]:

@@ -284,7 +284,7 @@ class SecureSite(Executor):  # type: ignore[misc]
 
     def _held(self, fl_ctx: FLContext) -> GlobalModel:
         if self._global is None:
-            folder, patch = places.state_folder(fl_ctx) / "global", " x ".join(str(n) for n in self.sampling.patch)
+            folder, patch = places.state_folder(fl_ctx) / "global", list(self.sampling.patch)
             promise = {"job": places.job_name(fl_ctx), "sampling.patch": patch, "settings": self.settings}
             promise |= {"sampling.columns": words_of(self.sampling.table)}
             inputs = self.sampling.described if isinstance(self.sampling, CaseSampling) else None

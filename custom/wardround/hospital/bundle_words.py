@@ -88,37 +88,3 @@ Authors of the weights: {title.authors}. Their copyright: {title.copyright}.
 
 {WEIGHTS_REVEAL}
 """
-
-
-def class_readme(title: Title, entry: Mapping[str, Any]) -> str:
-    """Return docs/README.md of a classifier."""
-    meta = entry["meta"]
-    return f"""# {title.name}
-
-{title.choice}. {NOT_A_DEVICE}
-
-**{origin.words(meta)}**
-
-## Run it
-
-It needs wardround {entry["wardround_version"]}: the network is wardround's own. CASES is a folder with dataset.json and its table:
-
-    wardround predict CASES --model . --out classes.json
-    python -m monai.bundle run --config_file configs/inference.json --dataset_dir CASES --output classes.json
-
-Both write the same classes, sequences and columns for every case. wardround runs no code of this folder.
-
-## What it is
-
-| | |
-|---|---|
-| network | {entry["meta"]["model"]["path"]} |
-| fingerprint of the architecture | {entry["fingerprint"]} |
-| digest of the weights | {entry["digest"]} |
-| written by | wardround {entry["wardround_version"]} |
-
-{card("balanced accuracy", meta)}
-Authors of the weights: {title.authors}. Their copyright: {title.copyright}.
-
-{WEIGHTS_REVEAL}
-"""

@@ -53,8 +53,7 @@ def is_classifier(meta: Mapping[str, Any]) -> bool:
 
 
 def read_classifier(file: Path) -> Classifier:
-    """Read a hospital's deploy_model.npz, the server's final_model.npz or best_model.npz, a baseline's weights, or the folder of a
-    bundle.
+    """Read a hospital's deploy_model.npz, the server's final_model.npz or best_model.npz, or a baseline's weights.
 
     damaged, another architecture than the file's own fingerprint says, no description of its inputs, or one that its
     network does not fit (number of classes, sequences, columns, size): ModelRefused

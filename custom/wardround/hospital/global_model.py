@@ -183,9 +183,9 @@ def _require_finite(arrays: Mapping[str, Array], what: str) -> None:
 
 
 def patch_of(promise: Mapping[str, Any]) -> list[int] | None:
-    """Return the patch that the job trains on ("32 x 32 x 32" in its settings), None when they do not say."""
-    text = promise.get("sampling.patch")
-    return [int(n) for n in str(text).split(" x ")] if text else None
+    """Return the patch that the job trains on, None when its settings do not say."""
+    sizes = promise.get("sampling.patch")
+    return [int(n) for n in sizes] if sizes else None
 
 
 def initial_arrays(spec: Any, seed: int) -> dict[str, Array]:

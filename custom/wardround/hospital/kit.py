@@ -33,7 +33,6 @@ class Kit:
     identity: str
     host: str
     port: int
-    admin_port: int | None
 
     @property
     def startup(self) -> Path:
@@ -74,7 +73,7 @@ def open_kit(folder: Path) -> Kit:
         server = config["servers"][0]
         host, _, port = server["service"]["target"].rpartition(":")
         identity = server["identity"] if role == SITE else server["admin_server"]
-        return Kit(root, role, str(identity), host, int(port), server.get("admin_port"))
+        return Kit(root, role, str(identity), host, int(port))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise _refused(root, f"{CONFIGS[role]} without a server's address ({type(error).__name__}: {error})") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from wardround.jobs.terminal import DONE, command, existing, folder, say
 
 TEXT = """
 Write a model as a MONAI bundle: a folder with metadata, weights, an inference config and a README. MONAI, torch and
-nibabel run it without wardround, and its masks are those of `wardround predict`, bit by bit. (A classifier's bundle needs
-wardround: MONAI has no such network.)
+nibabel run it without wardround, and its masks are those of `wardround predict`, bit by bit. A classifier is not exported,
+because MONAI has no such network: pass its file of weights on, and use `wardround predict` with it.
 
   wardround export deploy_model.npz --out tumour_bundle
   wardround export wardround_runs/brats_perfedavg --out bundles    bundles/global, bundles/site-1, ...
@@ -90,30 +91,44 @@ def models_of(place: Path) -> dict[str, Path]:
 
 
 def _export_if_whole(file: Path, out: Path, args: argparse.Namespace) -> bool:
-    try:
-        _export(file, out, args)
-    except ModelRefused as refusal:
-        if file.name != FINAL:
-            raise
-        say(f"left out: {refusal}")
-        return False
+    """Export a model and return True; a shared model that is not whole is left out with its reason."""
+    meta = _meta(file)
+    if file.name == FINAL:
+        try:
+            require_whole(meta, file)
+        except ModelRefused as refusal:
+            say(f"left out: {refusal}")
+            return False
+    _export(file, out, args)
     return True
 
 
-def _export(file: Path, out: Path, args: argparse.Namespace) -> None:
-    from wardround.hospital import class_bundle, class_prediction, origin
-    from wardround.hospital.bundle import write_bundle
-    from wardround.hospital.bundle_words import Title
-    from wardround.hospital.prediction import read_weights
+def _meta(file: Path) -> Mapping[str, Any]:
+    """Return what a file of weights says of itself; a classifier: ModelRefused."""
+    from wardround.hospital.class_prediction import is_classifier
     from wardround.models import bundle_files
 
     _, meta = bundle_files.load_any(file)
+    if is_classifier(meta):
+        raise ModelRefused(
+            f"the model {file}",
+            found="one that tells classes",
+            expected="one that segments: MONAI has no network that the weights of a classifier fit",
+            fix=f"pass the file itself on, and run `wardround predict FOLDER --model {file.name} --out classes.csv` with it",
+        )
+    return meta
+
+
+def _export(file: Path, out: Path, args: argparse.Namespace) -> None:
+    from wardround.hospital import origin
+    from wardround.hospital.bundle import write_bundle
+    from wardround.hospital.bundle_words import Title
+    from wardround.hospital.prediction import read_weights
+
+    meta = _meta(file)
     require_whole(meta, file)
     choice = describe(meta)
     name = "wardround_" + re.sub(r"\W", "_", out.name)
     title = Title(name, choice[0].upper() + choice[1:], args.authors, args.copyright)
-    if class_prediction.is_classifier(meta):
-        class_bundle.write_class_bundle(out, class_prediction.read_classifier(file), title)
-    else:
-        write_bundle(out, read_weights(file), title)
+    write_bundle(out, read_weights(file), title)
     print(f"{out}: {choice}; {origin.words(meta)}")

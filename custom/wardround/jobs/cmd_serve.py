@@ -19,15 +19,13 @@ Serve one model over HTTP, for programs on this machine. Whoever uses it shows a
   printf 'Authorization: Bearer %s' "$(cat token)" > header        a file: words of a command are seen by everybody (ps)
   curl -H @header localhost:8765/version
   curl -H @header -F t1=@x_t1.nii.gz -F flair=@x_flair.nii.gz localhost:8765/predict -o mask.nii.gz
-  zip -r case.zip CASE
-  curl -H @header -H 'Content-Type: application/zip' --data-binary @case.zip localhost:8765/predict -o mask.nii.gz
 
 GET /         without a token: a page with a form for one case
 GET /health   without a token: {"status": "ok"}
 GET /version  fingerprint, version, sequences, labels, what the model was trained on
-POST /predict one case, as a zip or as a form with one file for each sequence (t1, t1ce, t2, flair; any may be missing);
+POST /predict one case, as a form with one file for each sequence (t1, t1ce, t2, flair; any may be missing);
               the mask comes back as .nii.gz in the geometry of the case's first image; headers say which sequences were used
-              (X-Wardround-Sequences: t1,flair), which are missing, and which files of a zip were not used
+              (X-Wardround-Sequences: t1,flair) and which are missing
 
 Cases are held in memory, never on disk, and nothing about them is logged. One case is computed at a time, --waiting more
 may wait, and others are answered with 503. A refusal is JSON that says what to do. For research: no medical device.

@@ -142,7 +142,7 @@ def about(job: Job) -> Json:
     groups |= {"protection": job.protection} if job.protection else {}
     groups |= {"dp": job.dp | {"delta": job.privacy["mechanism"]["args"]["delta"]}} if job.dp else {}
     groups |= {"scaling": job.privacy["scaling"]["args"]} if "scaling" in job.privacy else {}
-    named = {group: {key: plain(value, key) for key, value in args.items()} for group, args in groups.items() if args}
+    named = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}
     words = {"score": job.task["score"], "privacy": job.privacy["title"]}
     return {"job": job.name, "algorithm": job.title, **settings_of(job.trainer), **named, **words}
 

@@ -7,13 +7,21 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from wardround.core import files
 from wardround.core.validate import Json
 from wardround.errors import ConfigRefused
-from wardround.reports import cards
+from wardround.reports.html import Table, html, interval, number
 from wardround.reports.intervals import Interval, bootstrap_mean
-from wardround.reports.markup import Markup, interval, number, page, save, say, table, tag, text
-from wardround.reports.summary import by_name, candidates_of, deployed, main_metric, score_name, site_name
-from wardround.reports.svg import Axis, dots, drawing, label, line
+from wardround.reports.summary import (
+    by_name,
+    candidates_of,
+    deployed,
+    main_metric,
+    score_name,
+    setting_words,
+    site_name,
+)
+from wardround.reports.svg import Axis, Drawing, dots, label, line
 
 SAME = ("algorithm", "version")
 _WIDTH, _ROW = 640, 26
@@ -80,47 +88,45 @@ def rows(runs: Mapping[str, Json]) -> list[dict[str, Any]]:
 def write_comparison(runs: Mapping[str, Json], out: Path) -> Path:
     """Write one page, with a table of settings, a table of scores and one picture, and return its path."""
     require_comparable(runs)
-    names, score = list(runs), score_name(next(iter(runs.values())))
-    settings = [
-        [text(key), *(text("not set" if one is None else one) for one in values)] for key, values in differing(runs)
-    ]
-    found = [
-        [text(row["run"]), number(row["mean"]), interval(row["minus_first"]), text(row["sites"])] for row in rows(runs)
-    ]
-    banner = [cards.synthetic_banner()] if any(run["phantoms"] for run in runs.values()) else []
+    score = score_name(next(iter(runs.values())))
+    settings = lines(runs)
+    found = [[row["run"], number(row["mean"]), interval(row["minus_first"]), row["sites"]] for row in rows(runs)]
     heads = ("Run", f"Mean test {score}", "Minus the first run [95 % over hospitals]", "Hospitals that tell")
-    parts = [
-        tag("header", say("h1", f"{len(runs)} runs compared"), *banner),
-        say("h2", "Settings that differ"),
-        table("All other settings are the same.", ("Setting", *names), settings) if settings else say("p", "None."),
-        say("h2", f"Test {score}"),
-        table(_CAUTION, heads, found),
-        tag("figure", picture(runs)),
-    ]
-    return save(out, page("Runs compared", *parts))
+    shown = {
+        "count": len(runs),
+        "synthetic": any(run["phantoms"] for run in runs.values()),
+        "settings": Table("All other settings are the same.", ("Setting", *runs), settings) if settings else None,
+        "score": score,
+        "scores": Table(_CAUTION, heads, found),
+        "picture": picture(runs),
+    }
+    return files.write(out, html("comparison.html", shown))
 
 
-def picture(runs: Mapping[str, Json]) -> Markup:
+def picture(runs: Mapping[str, Json]) -> Drawing:
     """Return a drawing with one line per hospital and one dot per run: the first run's hollow, the last one's filled."""
     told = {name: scores(run) for name, run in runs.items()}
     sites = by_name({site for one in told.values() for site in one})
     run = next(iter(runs.values()))
     x = Axis(0.0, 1.0, 170, _WIDTH - 20)
     bottom = 20.0 + _ROW * len(sites)
-    parts = [line(x.at(tick), 10, x.at(tick), bottom, "grid") for tick in x.ticks(5)]
-    parts += [label(x.at(tick), bottom + 14, f"{tick:g}", "middle") for tick in x.ticks(5)]
+    shapes = [line(x.at(tick), 10, x.at(tick), bottom, "grid") for tick in x.ticks(5)]
+    shapes += [label(x.at(tick), bottom + 14, f"{tick:g}", "middle") for tick in x.ticks(5)]
     spoken = []
     for place, site in enumerate(sites):
         y = 26.0 + _ROW * place
         values = [(name, one[site]) for name, one in told.items() if site in one]
-        parts.append(label(160, y + 4, site_name(run, site)[:28], "end", "ink"))
-        parts.append(line(x.at(values[0][1]), y, x.at(values[-1][1]), y, "span"))
+        shapes.append(label(160, y + 4, site_name(run, site)[:28], "end", "ink"))
+        shapes.append(line(x.at(values[0][1]), y, x.at(values[-1][1]), y, "span"))
         for number_, (_, value) in enumerate(values):
-            parts.append(dots([(x.at(value), y)], "dot" if number_ == len(values) - 1 else "open", 4.0))
+            shapes += dots([(x.at(value), y)], "dot" if number_ == len(values) - 1 else "open", 4.0)
         spoken.append(f"{site}: " + ", ".join(f"{name} {value:.3f}" for name, value in values))
-    return drawing(_WIDTH, int(bottom + 24), "Test scores by hospital. " + "; ".join(spoken), *parts)
+    return Drawing(_WIDTH, int(bottom + 24), "Test scores by hospital. " + "; ".join(spoken), shapes)
 
 
 def lines(runs: Mapping[str, Json]) -> Sequence[Sequence[str]]:
-    """Return the settings that differ as rows of text, for a terminal."""
-    return [[key, *("not set" if one is None else str(one) for one in values)] for key, values in differing(runs)]
+    """Return the settings that differ as rows of text."""
+    return [
+        [key, *("not set" if one is None else setting_words(key, one) for one in values)]
+        for key, values in differing(runs)
+    ]

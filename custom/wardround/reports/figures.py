@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil, floor
 from statistics import fmean
 
 from wardround.core.validate import Json
-from wardround.reports.markup import Markup, join, say, tag, text
 from wardround.reports.summary import (
     by_name,
     candidates_of,
@@ -17,11 +16,12 @@ from wardround.reports.summary import (
     site_name,
     verdict_of,
 )
-from wardround.reports.svg import Axis, Point, dots, drawing, figure, label, line, path
+from wardround.reports.svg import Axis, Drawing, Point, Shape, dots, label, line, path
 from wardround.reports.verdict import NAMES
 
 WIDTH, HEIGHT = 260, 150
 Curve = Mapping[int, float]
+Panels = Sequence[Drawing] | str
 
 
 def curves(run: Json, key: str) -> dict[str, dict[int, float]]:
@@ -34,15 +34,15 @@ def curves(run: Json, key: str) -> dict[str, dict[int, float]]:
     return found
 
 
-def curve_panels(run: Json, key: str, what: str) -> Markup:
-    """Return one panel per hospital with its values over rounds, the mean over hospitals dashed.
+def curve_panels(run: Json, key: str, what: str) -> Panels:
+    """Return one panel per hospital with its values over rounds, the mean over hospitals dashed; no value: a sentence.
 
     Dice runs from 0 to 1, anything else from 0 (or its lowest value below 0) to its largest value.
     """
     found = curves(run, key)
     values = [value for curve in found.values() for value in curve.values()]
     if not values:
-        return say("p", nothing_told(run, what), class_="soft")
+        return nothing_told(run, what)
     y = Axis(0.0, 1.0, HEIGHT - 22, 10) if key == "val_score" else Axis(min(0.0, *values), max(values), HEIGHT - 22, 10)
     rounds = [r["round"] + 1 for r in run["rounds"]]
     x = Axis(min(rounds), max(rounds), 34, WIDTH - 10)
@@ -52,14 +52,10 @@ def curve_panels(run: Json, key: str, what: str) -> Markup:
         if any(r in c for c in found.values())
     }
     best = (run.get("best") or {}).get("round") if key == "val_score" else None
-    panels = [
-        figure(_curve(site_name(run, site), what, curve, mean, x, y, best), site_name(run, site))
-        for site, curve in found.items()
-    ]
-    return tag("div", *panels, class_="panels")
+    return [_curve(site_name(run, site), what, curve, mean, x, y, best) for site, curve in found.items()]
 
 
-def candidate_panels(run: Json) -> Markup:
+def candidate_panels(run: Json) -> Panels:
     """Return one panel per hospital: test Dice of every candidate as a dot with its 95 % interval, the deployed filled.
 
     All panels share one range: the tenths of Dice around everything drawn.
@@ -73,17 +69,13 @@ def candidate_panels(run: Json) -> Markup:
         if at.get(key) is not None
     ]
     if not drawn:
-        return say("p", nothing_told(run, "test result"), class_="soft")
+        return nothing_told(run, "test result")
     x = Axis(floor(10 * min(drawn)) / 10, ceil(10 * max(drawn)) / 10, 14, WIDTH - 14)
-    panels = [
-        figure(
-            _candidates(site_name(run, site), dice, verdict_of(run, site).deploy, x, score_name(run)),
-            site_name(run, site),
-        )
+    return [
+        _candidates(site_name(run, site), dice, verdict_of(run, site).deploy, x, score_name(run))
         for site, dice in found.items()
         if dice
     ]
-    return tag("div", *panels, class_="panels")
 
 
 def _dice_of(run: Json, site: str) -> dict[str, Json]:
@@ -92,24 +84,24 @@ def _dice_of(run: Json, site: str) -> dict[str, Json]:
     return {name: at for name, at in dice.items() if at}
 
 
-def _curve(site: str, what: str, curve: Curve, mean: Curve, x: Axis, y: Axis, best: int | None) -> Markup:
+def _curve(site: str, what: str, curve: Curve, mean: Curve, x: Axis, y: Axis, best: int | None) -> Drawing:
     described = f"{what} of {site} over rounds: " + (
         ", ".join(f"round {r} {v:.2f}" for r, v in curve.items()) or "no value"
     )
-    parts = [_grid(x, y)]
+    shapes = _grid(x, y)
     if best is not None and best + 1 <= x.high:
-        parts.append(line(x.at(best + 1), y.start, x.at(best + 1), y.end, "best"))
-    parts.append(path(_runs(mean, x, y), "mean"))
+        shapes.append(line(x.at(best + 1), y.start, x.at(best + 1), y.end, "best"))
     runs = _runs(curve, x, y)
-    parts += [path(runs, "line"), *(dots(run, "dot") for run in runs)]
+    shapes += [*path(_runs(mean, x, y), "mean"), *path(runs, "line")]
+    shapes += [dot for run in runs for dot in dots(run, "dot")]
     if curve:
         last = max(curve)
         px, py = x.at(last), y.at(curve[last])
         above = py - 7 if py > 24 else py + 15
-        parts.append(label(min(px, WIDTH - 8), above, f"{curve[last]:.2f}", "end", "ink"))
+        shapes.append(label(min(px, WIDTH - 8), above, f"{curve[last]:.2f}", "end", "ink"))
     else:
-        parts.append(label((x.start + x.end) / 2, HEIGHT / 2, "no value came back", "middle"))
-    return drawing(WIDTH, HEIGHT, described, *parts)
+        shapes.append(label((x.start + x.end) / 2, HEIGHT / 2, "no value came back", "middle"))
+    return Drawing(WIDTH, HEIGHT, described, shapes, site)
 
 
 def _runs(curve: Curve, x: Axis, y: Axis) -> list[list[Point]]:
@@ -124,23 +116,22 @@ def _runs(curve: Curve, x: Axis, y: Axis) -> list[list[Point]]:
     return runs
 
 
-def _grid(x: Axis, y: Axis) -> Markup:
-    parts = []
+def _grid(x: Axis, y: Axis) -> list[Shape]:
+    shapes = []
     for tick in y.ticks(3):
-        parts += [
+        shapes += [
             line(x.start, y.at(tick), x.end, y.at(tick), "grid"),
             label(x.start - 5, y.at(tick) + 3.5, f"{tick:g}", "end"),
         ]
     rounds = [tick for tick in x.ticks(5) if tick == int(tick)]
-    parts += [label(x.at(tick), y.start + 14, f"{tick:g}", "middle") for tick in rounds]
-    return join(parts)
+    return shapes + [label(x.at(tick), y.start + 14, f"{tick:g}", "middle") for tick in rounds]
 
 
-def _candidates(site: str, found: Mapping[str, Json], chosen: str | None, x: Axis, score: str) -> Markup:
+def _candidates(site: str, found: Mapping[str, Json], chosen: str | None, x: Axis, score: str) -> Drawing:
     height = 30 + 30 * len(found)
-    parts = []
+    shapes = []
     for tick in x.ticks(5):
-        parts += [
+        shapes += [
             line(x.at(tick), 4, x.at(tick), height - 18, "grid"),
             label(x.at(tick), height - 5, f"{tick:g}", "middle"),
         ]
@@ -148,17 +139,12 @@ def _candidates(site: str, found: Mapping[str, Json], chosen: str | None, x: Axi
     for i, (name, at) in enumerate(found.items()):
         mark = " deployed" if name == chosen else ""
         y = 28.0 + 30 * i
-        parts.append(label(x.start, y - 10, NAMES[name] + (" (deploy)" if mark else ""), "start", f"label{mark}"))
-        parts.append(label(WIDTH - 12, y - 10, f"{at['value']:.3f}", "end", f"label{mark}"))
+        shapes.append(label(x.start, y - 10, NAMES[name] + (" (deploy)" if mark else ""), "start", f"label{mark}"))
+        shapes.append(label(WIDTH - 12, y - 10, f"{at['value']:.3f}", "end", f"label{mark}"))
         words = f"{NAMES[name]} {at['value']:.3f}"
         if at.get("low") is not None and at.get("high") is not None and at["low"] != at["high"]:
-            parts.append(line(x.at(at["low"]), y, x.at(at["high"]), y, f"span{mark}"))
+            shapes.append(line(x.at(at["low"]), y, x.at(at["high"]), y, f"span{mark}"))
             words += f" [{at['low']:.3f}, {at['high']:.3f}]"
-        parts.append(dots([(x.at(at["value"]), y)], f"open{mark}", 3.6))
+        shapes += dots([(x.at(at["value"]), y)], f"open{mark}", 3.6)
         spoken.append(words + (", to deploy" if mark else ""))
-    return drawing(WIDTH, height, f"Test {score} at {site}: " + "; ".join(spoken), *parts)
-
-
-def legend(words: str) -> Markup:
-    """Return the line that explains the marks of the panels."""
-    return tag("p", text(words), class_="soft")
+    return Drawing(WIDTH, height, f"Test {score} at {site}: " + "; ".join(spoken), shapes, site)

@@ -5,33 +5,35 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from pathlib import Path
-
-from wardround.reports.markup import Markup, say, tag, text
+from typing import NamedTuple
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def gallery(paths: Sequence[Path]) -> Markup:
-    """Return the pictures with their titles (those inside the PNG, else the file names) as captions.
+class Picture(NamedTuple):
+    """source: the picture as data; "" where the file could not be read as PNG."""
 
-    no path: empty | a file that is missing, unreadable or no PNG: a line that says so, the other pictures are kept
+    name: str
+    source: str
+
+
+def gallery(paths: Sequence[Path]) -> list[Picture]:
+    """Return the pictures with their titles: those inside the PNG, else the file names.
+
+    A file that is missing, unreadable or no PNG does not cost the others: its picture has no source.
     """
-    return tag("div", *(_picture(Path(path)) for path in paths), class_="pictures") if paths else Markup("")
+    return [_picture(Path(path)) for path in paths]
 
 
-def _picture(path: Path) -> Markup:
+def _picture(path: Path) -> Picture:
     try:
         data = path.read_bytes()
     except OSError:
         data = b""
     if not data.startswith(_PNG):
-        return say("p", f"The picture {path.name} could not be read as PNG.", class_="soft")
+        return Picture(path.name, "")
     name = _title(data) or path.stem.replace("_", " ")
-    source = "data:image/png;base64," + base64.b64encode(data).decode()
-    alt = f"Overlay {name}: contours of the expert's mask and of the prediction on one slice"
-    return tag(
-        "figure", Markup(str(tag("img", src=source, alt=alt)).removesuffix("</img>")), tag("figcaption", text(name))
-    )
+    return Picture(name, "data:image/png;base64," + base64.b64encode(data).decode())
 
 
 def _title(png: bytes) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wardround.core.validate import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Json, Maybe, OneOf, check, finite
+from wardround.core.validate import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Json, Maybe, OneOf, Some, check, finite
 from wardround.messages.names import CANDIDATES, METRICS
 from wardround.reports.summary import all_problems, by_name, overview, site_name, verdict_of
 
@@ -55,7 +55,7 @@ RUN = {
     "finished?": Maybe(TEXT),
     "simulator": FLAG,
     "phantoms": FLAG,
-    "settings?": Maybe(Each(Maybe(SCALAR))),
+    "settings?": Maybe(Each(Maybe(Some(SCALAR)))),
     "model?": Maybe(
         {"name?": Maybe(TEXT), "parameters?": Maybe(COUNT), "fingerprint?": Maybe(TEXT), "sha256?": Maybe(TEXT)}
     ),
@@ -65,6 +65,7 @@ RUN = {
     "final": Each(Maybe(FINAL)),
     "outcome": OneOf(("complete", "incomplete")),
     "problems": [TEXT],
+    "lost?": Maybe([TEXT]),
     "remarks?": Maybe([TEXT]),
 }
 DERIVED = {
@@ -92,7 +93,7 @@ def build(run: Json) -> dict[str, Any]:
     """
     clean: dict[str, Any] = finite(run)
     check(clean, RUN, "run")
-    problems = all_problems(clean)
+    problems, lost = all_problems(clean)
     outcome = "incomplete" if problems else clean["outcome"]
     verdicts = {}
     for site in by_name(clean["sites"] | clean["final"]):
@@ -100,7 +101,7 @@ def build(run: Json) -> dict[str, Any]:
         said = f"{site_name(clean, site)}: {verdict.advice}"
         verdicts[site] = {"deploy": verdict.deploy, "kind": verdict.kind, "sentence": said}
     derived = {"schema": VERSION, "verdicts": verdicts, "overview": overview(clean)}
-    report = {**clean, "outcome": outcome, "problems": problems, **derived}
+    report = {**clean, "outcome": outcome, "problems": problems, "lost": lost, **derived}
     validate(report)
     return report
 

@@ -20,10 +20,7 @@ from wardround.reports.verdict import (
     score_of,
 )
 
-
-def names(text: str, site: str) -> bool:
-    """Tell whether a text names a site ("site-1" does not name "site-11")."""
-    return re.search(rf"(?<![\w-]){re.escape(site)}(?![\w-])", text) is not None
+EXTENTS = ("patch", "size", "shape", "tubelet")  # settings that are sizes along axes
 
 
 def site_name(run: Json, site: str) -> str:
@@ -52,6 +49,13 @@ def nothing_told(run: Json, what: str) -> str:
             f"No {what} was told: over few patients (n < 5, or the hospital's own number) it stays in each own report."
         )
     return f"No {what} came back."
+
+
+def setting_words(name: str, value: Any) -> str:
+    """Return a setting in words: sizes along axes as 32 x 32 x 32, other lists with commas."""
+    if not isinstance(value, list):
+        return str(value)
+    return (" x " if name.rpartition(".")[2] in EXTENTS else ", ").join(map(str, value))
 
 
 def score_name(run: Json) -> str:
@@ -104,9 +108,7 @@ def floors_of(run: Json, site: str) -> dict[str, float]:
     """Return what the test numbers of a hospital must be above, from the job's settings and the hospital's classes."""
     settings = run.get("settings") or {}
     least = settings.get("judging.least_dice")
-    classes = len(
-        (run["sites"].get(site) or {}).get("classes") or str(settings.get("sampling.classes") or "").split(", ")
-    )
+    classes = len((run["sites"].get(site) or {}).get("classes") or settings.get("sampling.classes") or ())
     return floors(classes if classes > 1 else None, LEAST_DICE if least is None else float(least))
 
 
@@ -143,31 +145,30 @@ def by_name(sites: Iterable[str]) -> list[str]:
     return sorted(sites, key=lambda site: [(not part.isdigit(), part.zfill(12)) for part in re.split(r"(\d+)", site)])
 
 
-def all_problems(run: Json) -> list[str]:
-    """Return the problems of the run and one for every site that was lost without a word about it.
+def all_problems(run: Json) -> tuple[list[str], list[str]]:
+    """Return the problems of the run with one for every site that was lost without a word about it, and all lost sites.
 
-    Lost: no final result, or not aggregated in some round that does not say why. A site that some problem names is not
-    added again. A round that says why makes a remark, no problem.
+    No final result, or not aggregated in some round that does not say why: a problem, unless the run lists the site as
+    lost, which has its problem already. A round that says why makes a remark, no problem.
     """
     problems: list[str] = list(run["problems"])
-    told = " ".join(problems)
-    for site in run["sites"]:
-        if names(told, site):
-            continue
-        lost = [
+    lost: list[str] = list(run.get("lost") or ())
+    for site in (site for site in run["sites"] if site not in lost):
+        rounds = [
             r["round"] + 1
             for r in run["rounds"]
             if site in (r.get("configured") or [])
             and site not in (r.get("aggregated") or [])
             and site not in (r.get("missing") or {})
         ]
-        if lost:
-            problems.append(f"{site} was asked to train but its update is missing in round {', '.join(map(str, lost))}")
-        elif run["final"].get(site) is None:
-            problems.append(f"{site} returned no final result")
+        if rounds or run["final"].get(site) is None:
+            lost.append(site)
+            missing = ", ".join(map(str, rounds))
+            asked = f"{site} was asked to train but its update is missing in round {missing}"
+            problems.append(asked if rounds else f"{site} returned no final result")
     if run["outcome"] == "incomplete" and not problems:
         problems.append("the run ended early; see the server's log")
-    return problems
+    return problems, lost
 
 
 def overview(run: Json) -> dict[str, dict[str, Any]]:

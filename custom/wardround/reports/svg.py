@@ -1,12 +1,13 @@
-"""Small drawings as inline SVG: they take the page's colours, stay sharp on paper, and weigh a few hundred bytes."""
+"""Small drawings as inline SVG: they take the page's colours, stay sharp on paper, and weigh a few hundred bytes.
+
+The shapes are computed here; templates/parts.html writes and escapes them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-
-from wardround.reports.markup import Markup, join, say, tag, text
 
 Point = tuple[float, float]
 
@@ -37,32 +38,42 @@ class Axis:
         return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def drawing(width: int, height: int, described: str, *parts: Markup) -> Markup:
-    """Return an SVG picture; `described` is what a screen reader says instead of it."""
-    return tag("svg", *parts, viewBox=f"0 0 {width} {height}", role="img", aria_label=described)
+@dataclass(frozen=True)
+class Shape:
+    """One element of a drawing, with the text in it."""
+
+    tag: str
+    attributes: Mapping[str, str]
+    text: str = ""
 
 
-def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+@dataclass(frozen=True)
+class Drawing:
+    """`described` is what a screen reader says instead of the picture; `caption` stands below it."""
+
+    width: int
+    height: int
+    described: str
+    shapes: Sequence[Shape]
+    caption: str = ""
+
+
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Shape:
     """Return a straight line of a style class."""
-    return tag("line", x1=f"{x1:g}", y1=f"{y1:g}", x2=f"{x2:g}", y2=f"{y2:g}", class_=kind)
+    return Shape("line", {"x1": f"{x1:g}", "y1": f"{y1:g}", "x2": f"{x2:g}", "y2": f"{y2:g}", "class": kind})
 
 
-def path(runs: Iterable[Sequence[Point]], kind: str) -> Markup:
+def path(runs: Iterable[Sequence[Point]], kind: str) -> list[Shape]:
     """Return one path over several unconnected runs of points; runs of one point draw nothing."""
     steps = ["M" + "L".join(f"{x:g} {y:g}" for x, y in run) for run in runs if len(run) > 1]
-    return tag("path", d="".join(steps), class_=kind) if steps else Markup("")
+    return [Shape("path", {"d": "".join(steps), "class": kind})] if steps else []
 
 
-def dots(points: Iterable[Point], kind: str, radius: float = 2.6) -> Markup:
+def dots(points: Iterable[Point], kind: str, radius: float = 2.6) -> list[Shape]:
     """Return a filled circle at every point."""
-    return join(tag("circle", cx=f"{x:g}", cy=f"{y:g}", r=f"{radius:g}", class_=kind) for x, y in points)
+    return [Shape("circle", {"cx": f"{x:g}", "cy": f"{y:g}", "r": f"{radius:g}", "class": kind}) for x, y in points]
 
 
-def label(x: float, y: float, words: str, anchor: str = "start", kind: str = "label") -> Markup:
-    """Return a short text; it is escaped."""
-    return say("text", words, x=f"{x:g}", y=f"{y:g}", text_anchor=anchor, class_=kind)
-
-
-def figure(picture: Markup, caption: str) -> Markup:
-    """Return a figure with its caption."""
-    return tag("figure", picture, tag("figcaption", text(caption)))
+def label(x: float, y: float, words: str, anchor: str = "start", kind: str = "label") -> Shape:
+    """Return a short text."""
+    return Shape("text", {"x": f"{x:g}", "y": f"{y:g}", "text-anchor": anchor, "class": kind}, words)

@@ -102,11 +102,6 @@ def is_usable(test: Mapping[str, Any], least: Mapping[str, float]) -> bool | Non
     return all(_lower(at) > least[name] for name, at in known.items()) if known else None
 
 
-def sentence(site: str, candidates: Mapping[str, Any], chosen: str | None) -> str:
-    """Return the verdict of one hospital in plain words; `candidates` as in report.json, final -> site."""
-    return f"{site}: {judge(candidates, chosen).advice}"
-
-
 def judge(
     candidates: Mapping[str, Any],
     chosen: str | None,

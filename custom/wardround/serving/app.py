@@ -1,15 +1,15 @@
 """The HTTP side: GET / (a page), GET /health, GET /version, POST /predict. Nothing of a request is logged or kept.
 
-POST /predict takes one case: a zip (Content-Type: application/zip), or multipart/form-data with one file for each sequence
-(t1, t1ce, t2, flair; .nii or .nii.gz). The mask comes back as .nii.gz in the geometry of the case's first image, with what was
-used and what was not in its headers.
+POST /predict takes one case: a form (multipart/form-data) with one file for each sequence (t1, t1ce, t2, flair; .nii or
+.nii.gz). The mask comes back as .nii.gz in the geometry of the case's first image; its headers say which sequences were used
+and which were missing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import BodyPartReader, hdrs, web
@@ -21,12 +21,11 @@ from wardround.hospital.bundle_words import NOT_A_DEVICE
 from wardround.serving.inference import MASK, Answer, Model, Place, Queue
 from wardround.serving.limits import Limits, Token, UploadRefused
 from wardround.serving.page import PAGE, POLICY
-from wardround.serving.unpack import UploadedCase, case_of, images_in_zip, unused_in_zip
+from wardround.serving.upload import case_of
 
-ZIPS, FORM = ("application/zip", "application/x-zip-compressed"), "multipart/form-data"
+FORM = "multipart/form-data"
 CHUNK = 2**16
 SLACK = 2**16
-MOST_NAMED, MOST_LETTERS = 20, 80
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -73,7 +72,6 @@ class Service:
             "X-Wardround-Volumes-Ml": json.dumps({name: round(ml, 3) for name, ml in answer.volumes_ml.items()}),
             "X-Wardround-Sequences": ",".join(answer.sequences),
             "X-Wardround-Missing": ",".join(name for name in MODALITIES if name not in answer.sequences),
-            "X-Wardround-Not-Used": _listed(answer.unused),
             "X-Wardround-Trained-On": str(self.model.about["trained_on"]),
             "X-Wardround-Notice": NOT_A_DEVICE,
         }
@@ -82,23 +80,14 @@ class Service:
     async def _answer(self, request: web.Request, place: Place) -> Answer:
         limits = self.limits
         try:
-            case = await asyncio.wait_for(self._received(request), limits.upload_s)
+            images = await asyncio.wait_for(_parts(request, limits.upload), limits.upload_s)
         except asyncio.TimeoutError as error:
             raise _slow(408, "the upload", limits.upload_s) from error
-        work = place.work(lambda: self.model.predict(case()))
+        work = place.work(lambda: self.model.predict(case_of(images, limits)))
         try:
             return await asyncio.wait_for(asyncio.wrap_future(work), limits.work_s)
         except asyncio.TimeoutError as error:
             raise _slow(504, "the mask", limits.work_s) from error
-
-    async def _received(self, request: web.Request) -> Callable[[], UploadedCase]:
-        """Read the body, and return what unpacks it (in the worker's thread)."""
-        limits = self.limits
-        if request.content_type == FORM:
-            images = await _parts(request, limits.upload)
-            return lambda: case_of(images, limits)
-        body = await _collected(request.content.iter_chunked(CHUNK), limits.upload, 0)
-        return lambda: case_of(images_in_zip(body, limits), limits, unused_in_zip(body))
 
     def _require_token(self, request: web.Request) -> None:
         if not self.token.opens(request.headers.get(hdrs.AUTHORIZATION, "")):
@@ -112,16 +101,13 @@ class Service:
 
     def _require_sendable(self, request: web.Request) -> None:
         """Refuse by the headers alone what need not be read."""
-        if (
-            request.content_type not in (FORM, *ZIPS)
-            or request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity"
-        ):
+        if request.content_type != FORM or request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
             raise UploadRefused(
                 415,
                 "the body's type",
                 found="another Content-Type, or a Content-Encoding",
-                expected=f"{ZIPS[0]}, or {FORM} with one file for each sequence",
-                fix="for example `curl -F t1=@x_t1.nii.gz -F flair=@x_flair.nii.gz`, or `--data-binary @case.zip` with its type",
+                expected=f"{FORM} with one file for each sequence",
+                fix="send a form, for example with `curl -F t1=@x_t1.nii.gz -F flair=@x_flair.nii.gz`",
             )
         if (request.content_length or 0) > self.limits.upload + SLACK:
             raise _too_large(self.limits.upload)
@@ -188,12 +174,6 @@ async def _collected(chunks: AsyncIterator[bytes], limit: int, size: int) -> byt
             raise _too_large(limit)
         found.append(chunk)
     return b"".join(found)
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Return names as a JSON list that a header can hold: ASCII, the first MOST_NAMED, cut where they are long."""
-    shown = [name[:MOST_LETTERS] for name in names[:MOST_NAMED]]
-    return json.dumps([*shown, *([f"and {len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else [])])
 
 
 def _refusal(status: int, refusal: Refusal) -> web.Response:

@@ -18,7 +18,7 @@ from wardround.hospital import origin
 from wardround.hospital.prediction import Weights, ready, regions_of, volumes_ml
 from wardround.models.fingerprint import fingerprint
 from wardround.serving.limits import UploadRefused
-from wardround.serving.unpack import UploadedCase
+from wardround.serving.upload import UploadedCase
 from wardround.tasks.regions import known_regions, labels_from_regions
 
 MASK = "mask.nii.gz"
@@ -27,12 +27,11 @@ FIRST_GUESS_S = 30.0
 
 @dataclass(frozen=True)
 class Answer:
-    """mask: a NIfTI file | volumes_ml: region -> millilitres | sequences: what was used | unused: what was sent beside it"""
+    """mask: a NIfTI file | volumes_ml: region -> millilitres | sequences: what was used"""
 
     mask: bytes
     volumes_ml: dict[str, float]
     sequences: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
 
 
 class Model:
@@ -64,7 +63,7 @@ class Model:
         regions = regions_of(volume, self.weights, self._model) & known_regions(self.kind)[:, None, None, None]
         reference = next(iter(case.files.images.values()))
         mask = encode_mask(MASK, labels_from_regions(regions, self.kind), reference, self.enhancing, case.read)
-        return Answer(mask, volumes_ml(regions, self.kind, volume), tuple(case.files.images), case.unused)
+        return Answer(mask, volumes_ml(regions, self.kind, volume), tuple(case.files.images))
 
 
 class Queue:
