@@ -260,7 +260,7 @@ def require_whole(meta: Mapping[str, Any], file: Path) -> None:
     name = (meta.get("settings") or {}).get("job")
     if "round" not in meta or name not in recipes.names():
         return
-    if home := build(recipes.job(name).algorithm["site"], "algorithm").home_roles:
+    if home := build(recipes.job(name).sharing, "sharing").home_roles:
         raise ModelRefused(
             f"the shared model {file}",
             found=f"a model of {name}: its {' and '.join(home)} never left the hospitals and is untrained here",

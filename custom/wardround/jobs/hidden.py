@@ -20,7 +20,7 @@ def server_workflow(job: Job, about: Json) -> Json:
         "grace_s": job.federation["grace_s"],
         "late": job.federation["late"],
         "banks": job.banks,
-        "home_roles": list(build(job.algorithm["site"], "algorithm").home_roles),
+        "home_roles": list(build(job.sharing, "sharing").home_roles),
         "about": {"config_type": "dict", **about},
     }
     return {"id": "rounds", "path": "wardround.flare.secure_rounds.SecureRounds", "args": args}

@@ -19,7 +19,7 @@ MEAN = {"path": "wardround.algorithms.rules.Mean", "args": {"server_lr": 1.0}}
 def require_possible(job: Job) -> None:
     """Raise ConfigRefused unless the job is one that NVFlare's components can do: the plain mean of one whole model."""
     algorithm = job.algorithm["site"]["path"].removeprefix("wardround.algorithms.")
-    if algorithm not in WHOLE_MODEL or job.rule != MEAN or job.banks != ["model"]:
+    if algorithm not in WHOLE_MODEL or job.rule != MEAN or job.banks != ["model"] or job.sharing["args"]:
         raise ConfigRefused(
             f"job {job.name} under NVFlare's CKKS components",
             found=f"{algorithm} with {job.rule['path'].rpartition('.')[2]} {job.rule['args']}, banks {job.banks}",
