@@ -11,22 +11,6 @@ from wardround.errors import ConfigRefused
 from wardround.jobs import folder, recipes
 
 # What a site has to allow for these jobs to run (the source of an allow-list): nothing else is ever built from a config.
-STOCK = {
-    "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather",
-    "nvflare.app_opt.he.cross_site_model_eval.HECrossSiteModelEval",
-    "nvflare.app_opt.he.intime_accumulate_model_aggregator.HEInTimeAccumulateWeightedAggregator",
-    "nvflare.app_opt.he.model_decryptor.HEModelDecryptor",
-    "nvflare.app_opt.he.model_encryptor.HEModelEncryptor",
-    "nvflare.app_opt.he.model_serialize_filter.HEModelSerializeFilter",
-    "nvflare.app_opt.he.model_shareable_generator.HEModelShareableGenerator",
-    "wardround.flare.stock_ckks.FinalModel",
-    "wardround.flare.stock_ckks.FromStock",
-    "wardround.flare.stock_ckks.OnlyCiphertexts",
-    "wardround.flare.stock_ckks.SeededModel",
-    "wardround.flare.stock_ckks.StockCkks",
-    "wardround.flare.stock_ckks.ToStock",
-    "wardround.flare.stock_keys.StockKeys",
-}
 HIDDEN = {
     "wardround.flare.hidden_release.HiddenRelease",
     "wardround.flare.release.NoNoise",
@@ -72,7 +56,7 @@ OPEN = {
     "wardround.models.vit.ViTFusion",
 }
 PER_HOSPITAL = ("brats_dp_adaptive", "tumour_type_mmpfl_adp")
-USED = OPEN | HIDDEN | HOSPITAL | STOCK
+USED = OPEN | HIDDEN | HOSPITAL
 FILES = {
     "CARD.md",
     "meta.json",
@@ -148,7 +132,6 @@ def test_every_job_is_of_one_kind():
         "brats_perfedavg_ring": "hidden",
         "brats_dp_adaptive": "hidden",
         "tumour_type_mmpfl_adp": "hidden",
-        "brats_fedavg_ckks": "stock_ckks",
     }
 
 
@@ -156,11 +139,11 @@ def test_every_job_is_of_one_kind():
 def test_each_kind_uses_its_own_classes(name, named):
     """What a hospital has to allow for one job: none of another kind's doors."""
     found = {one.path for one in named if one.job == name}
-    own = {"hidden": HIDDEN, "stock_ckks": STOCK, "open": set()}[kind(name)]
+    own = {"hidden": HIDDEN, "open": set()}[kind(name)]
     if name in PER_HOSPITAL:
         own = HIDDEN - {"wardround.flare.release.NoNoise"} | HOSPITAL
     assert own <= found
-    assert not found & ((HIDDEN | HOSPITAL | STOCK) - own)
+    assert not found & ((HIDDEN | HOSPITAL) - own)
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -169,11 +152,6 @@ def test_both_sides_agree(name, repository):
     server, client = configs(repository, name)
     rounds, site = server["workflows"][0]["args"], client["executors"][0]["executor"]["args"]
     components = {one["id"]: one["args"] for one in (*server["components"], *client["components"])}
-    if kind(name) == "stock_ckks":
-        model = components["persistor"]
-        assert rounds["num_rounds"] == site["schedule"]["args"]["rounds"]
-        assert (model["model"], model["seed"]) == (site["model"], site["seed"])
-        return
     assert rounds["rounds"] == site["schedule"]["args"]["rounds"]
     assert rounds["model"] == site["model"]
     if kind(name) == "hidden":
@@ -236,9 +214,4 @@ def test_the_exit_is_named_for_every_task(name, repository):
     assert executor["tasks"] == tasks
     release = "hidden_release.HiddenRelease" if hidden else "release.Release"
     for exit_ in exits:
-        first, *sealing = [one["path"] for one in exit_["filters"]]
-        assert first == f"wardround.flare.{release}"
-        encrypted = kind(name) == "stock_ckks" and exit_["tasks"] == ["train"]
-        assert [path.rpartition(".")[2] for path in sealing] == (
-            ["ToStock", "HEModelEncryptor", "OnlyCiphertexts"] if encrypted else []
-        )
+        assert [one["path"] for one in exit_["filters"]] == [f"wardround.flare.{release}"]

@@ -139,23 +139,6 @@ def straggler(made: Consortium) -> None:
     back_in_time(report, "site-3")
 
 
-def late_update(made: Consortium) -> None:
-    """The same where the job says late: next: what the slow site trained is not lost, it counts one round later."""
-    job = made.job(JOB, *SETTINGS, "rounds=8", "federation.late=next")
-    made.wait_for_log(job, "round 2/8 begins")
-    freeze(made, "site-3", signal.SIGSTOP)
-    made.wait_for_log(job, "MISSING site-3")
-    freeze(made, "site-3", signal.SIGCONT)
-    report = made.result(job)
-    tell(made, job, report)
-    assert (report["outcome"], report["problems"]) == ("complete", [])
-    (late,) = (entry for entry in report["rounds"] if entry["late"])
-    round_ = late["round"]
-    assert late["late"] == {"site-3": round_ - 1}
-    assert late["aggregated"] == aggregated(report)[-1] == ALL
-    assert report["rounds"][round_ - 1]["missing"] == {"site-3": MISSED}
-
-
 def network_cut(made: Consortium, line: Line) -> None:
     """The line between a site and the server is cut in a round and comes back: nobody has to do anything."""
     job = made.job(JOB, *SETTINGS, "rounds=12")
@@ -267,7 +250,6 @@ DRILLS: dict[str, Callable[..., None]] = {
         job_process_killed,
         server_killed,
         straggler,
-        late_update,
         network_cut,
         full_disk,
         wrong_model,

@@ -307,7 +307,7 @@ class Federation:
     def begin(self, **changed: Any) -> None:
         """Make a server's process; what it knows is what its folder holds."""
         settings = {"protection": self.promise, "model": SPEC, "rounds": 2, "about": ABOUT}
-        settings |= {"round_timeout_s": 60, "step_timeout_s": 30, "grace_s": 60, "late": "drop", "banks": ["model"]}
+        settings |= {"round_timeout_s": 60, "step_timeout_s": 30, "grace_s": 60, "banks": ["model"]}
         settings |= {"home_roles": []}
         self.server = Party(self.root / "server", "server", self.job)
         self.server.engine.clients = [SimpleNamespace(name=name) for name in self.names]

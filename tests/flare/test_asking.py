@@ -74,14 +74,14 @@ class Plain(Controller):
 def asking(context, monkeypatch):
     """asking(**answers, connected=NAMES) -> Asking with a record of problems; silent sites answer None"""
 
-    def make(answers=None, connected=NAMES, named=NAMES, timeout_s=60, grace_s=60, late="drop", **more):
+    def make(answers=None, connected=NAMES, named=NAMES, timeout_s=60, grace_s=60, **more):
         fl_ctx = context(party="server", job=more.get("job", "simulate_job"))
         controller = Plain({} if answers is None else answers)
         fl_ctx.get_engine().clients = [Client(site, "token") for site in connected]
         meta = {"job_clients": [{"name": site} for site in named], "deploy_map": more.get("deploy_map")}
         fl_ctx.set_prop(FLContextKey.JOB_META, meta, True, False)
         controller.initialize(fl_ctx)
-        made = Asking(controller, Problems(), 2, timeout_s, grace_s, late)
+        made = Asking(controller, Problems(), 2, timeout_s, grace_s)
         made.begin(fl_ctx)
         made.controller, made.problems, made.fl_ctx = controller, made._record.problems, fl_ctx
         return made
@@ -191,61 +191,26 @@ def test_enough_counts_what_was_accepted_and_no_refusal(asking):
     assert time.monotonic() - begun >= 1
 
 
-@pytest.mark.parametrize("before", [True, False])
-def test_a_late_update_counts_in_the_next_round_where_the_job_says_so(asking, caplog, before):
-    """Whether it comes between the rounds or while the next one is open; meanwhile its site is asked for nothing else."""
-    made, seen = asking({"site-3": SLOW}, grace_s=0, late="next"), []
+@pytest.mark.parametrize("refused", [True, False])
+@pytest.mark.parametrize("between", [True, False])
+def test_a_late_answer_is_dropped_and_its_site_is_asked_again(asking, caplog, between, refused):
+    """Whether it comes between the rounds or while the next one is open, and whether it is an update or a refusal."""
+    made, seen = asking({"site-3": SLOW}, grace_s=0), []
+    late = wire.refusal_message("data") if refused else None
+    assert ask(made, enough=2) == ["site-1", "site-2"]
+    assert made.controller.cancelled == ["train"]
 
     def take(site, result):
         seen.append(site)
-        if site == "site-1" and not before:
-            made.controller.answer_late()
+        if site == "site-1" and not between:
+            made.controller.answer_late(late)
 
-    assert ask(made, enough=2) == ["site-1", "site-2"]
-    assert made.controller.cancelled == []
-    if before:
-        made.controller.answer_late()
-        assert seen == []
-    assert ask(made, 1, take=take, enough=2) == NAMES
-    assert made.controller.asked[1][1] == ("site-1", "site-2")
-    assert (made.late, made.missing) == ({"site-3": 0}, {})
-    assert "LATE: the update of site-3 for round 1 goes into round 2" in caplog.text
-    assert sorted(seen) == NAMES
-
-
-def test_a_late_refusal_is_no_update(asking):
-    made = asking({"site-3": SLOW}, grace_s=0, late="next")
-    ask(made, enough=2)
-    made.controller.answer_late(wire.refusal_message("data"))
-    assert ask(made, 1, enough=2) == ["site-1", "site-2"]
-    assert (made.late, made.out) == ({}, {"site-3": "refused: data"})
-
-
-def test_later_than_the_next_round_is_too_late(asking, caplog):
-    made = asking({"site-3": SLOW}, grace_s=0, late="next")
-    ask(made, enough=2)
-    assert ask(made, 1, enough=2) == ["site-1", "site-2"]
-    assert made.missing == {"site-3": "still at work on round 1"}
-    assert made.controller.cancelled == ["train"]
-    made.controller.answer_late()
+    if between:
+        made.controller.answer_late(late)
+    assert ask(made, 1, take=take, enough=2) == seen == ["site-1", "site-2"]
+    assert made.controller.asked[1][1] == tuple(NAMES)
     assert "DROPPED a late answer of site-3 to task train of round 1" in caplog.text
-
-
-def test_in_the_judgement_everybody_is_asked_and_nothing_late_counts(asking, caplog):
-    made = asking({"site-3": SLOW}, grace_s=0, late="next")
-    ask(made, 1, enough=2)
-    made.controller.answer_late()
-    made.begin_round(2)
-    assert made.present() == NAMES
-    assert "DROPPED a late answer of site-3 to task train of round 2" in caplog.text
-
-
-def test_where_late_updates_are_dropped_it_is_said(asking, caplog):
-    made, seen = asking({"site-3": SLOW}, grace_s=0), []
-    ask(made, take=lambda site, result: seen.append(site), enough=2)
-    made.controller.answer_late()
-    assert seen == ["site-1", "site-2"]
-    assert "DROPPED a late answer of site-3 to task train of round 1" in caplog.text
+    assert (made.missing, made.out) == ({"site-3": "no answer in time"}, {})
 
 
 def test_a_site_with_a_new_token_has_returned(asking, caplog):
@@ -257,10 +222,10 @@ def test_a_site_with_a_new_token_has_returned(asking, caplog):
     assert "RETURNED site-2" in caplog.text
 
 
-@pytest.mark.parametrize(("grace_s", "late"), [(None, "drop"), (-1, "drop"), (1.5, "drop"), (1, None), (1, "keep")])
-def test_a_job_that_does_not_say_how_patient_it_is_is_refused(grace_s, late):
+@pytest.mark.parametrize("grace_s", [None, -1, 1.5])
+def test_a_job_that_does_not_say_how_patient_it_is_is_refused(grace_s):
     with pytest.raises(ConfigRefused):
-        require_patience(grace_s, late)
+        require_patience(grace_s)
 
 
 def test_what_is_refused_on_reading_loses_the_site(asking, caplog):

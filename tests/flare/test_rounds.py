@@ -41,7 +41,6 @@ def controller(**changed):
         "min_sites": 2,
         "round_timeout_s": 60,
         "grace_s": 60,
-        "late": "drop",
         "seed": 0,
         "about": ABOUT,
     }
@@ -52,14 +51,8 @@ class Sites:
     """Plays the communicator: every targeted site answers in order, None is a site that never answers."""
 
     def __init__(self, controller, answers, sent):
-        self.controller, self.answers, self.sent, self.asked, self.late_of, self.slow = (
-            controller,
-            answers,
-            sent,
-            [],
-            [],
-            [],
-        )
+        self.controller, self.answers, self.sent = controller, answers, sent
+        self.asked = []
 
     def cancel_task(self, task, completion_status, fl_ctx):
         task.completion_status = completion_status
@@ -67,15 +60,11 @@ class Sites:
     def broadcast(self, task, fl_ctx, targets, min_responses, wait):
         self.asked.append((task.name, tuple(targets)))
         assert min_responses == len(targets) > 0
-        while self.late_of and self.slow:
-            self.deliver(*self.slow.pop(), self.late_of.pop())
         for site in targets:
             message = self.answers[site](task.name, wire.read_order(task.data))
             if message is not None:
                 self.deliver(task, site, message)
-            elif self.late_of:
-                self.slow.append((task, site))
-        task.completion_status = None if self.slow else TaskCompletionStatus.TIMEOUT
+        task.completion_status = TaskCompletionStatus.TIMEOUT
 
     def deliver(self, task, site, message):
         client_task = ClientTask(Client(site, "token"), task)
@@ -87,7 +76,7 @@ class Sites:
 def play(context, update, scores, sent):
     """play(answers, **promises) -> controller, what was asked, folder of the run, context"""
 
-    def run(answers, abort=None, clients=None, late_of=None, **changed):
+    def run(answers, abort=None, clients=None, **changed):
         fl_ctx = context(party="server", combine=Combine())
         connected = fl_ctx.get_engine().clients
         connected += [SimpleNamespace(name=site) for site in answers]
@@ -95,7 +84,6 @@ def play(context, update, scores, sent):
             clients.append(connected)
         made = controller(**changed)
         made.communicator = sites = Sites(made, answers, sent)
-        sites.late_of = [] if late_of is None else late_of
         made.initialize(fl_ctx)
         made.control_flow(abort or Signal(), fl_ctx)
         return SimpleNamespace(controller=made, asked=sites.asked, folder=places.run_folder(fl_ctx), fl_ctx=fl_ctx)
@@ -338,27 +326,6 @@ def test_a_resumed_run_knows_who_missed_what(play, honest, monkeypatch, tmp_path
     assert told[("finish", 3)] == 3
 
 
-def test_a_late_update_is_added_with_its_whole_weight(play, honest, monkeypatch):
-    """Round 1: (1 * 2) / 1 = 2. Round 2: (1 * 2 + 3 * 6) / 4 = 5, the 6 from a site that trained round 1."""
-    held = []
-
-    def slow(task, order):
-        message = honest(6.0, weight=3.0)(task, order)
-        return message if task == wire.FINISH else held.append(message)
-
-    played = play(
-        {"site-1": honest(2.0, weight=1.0), "site-2": slow}, min_sites=1, grace_s=0, late="next", late_of=held
-    )
-    final, _ = checkpoint.load(played.folder / "final_model.npz", fingerprint(SPEC))
-    for name, block in initial_arrays(SPEC, 0).items():
-        np.testing.assert_allclose(final[name], block + 7, rtol=1e-6)
-    first, second = report(played)["rounds"]
-    assert (first["aggregated"], first["missing"]) == (["site-1"], {"site-2": "no answer in time"})
-    assert (second["aggregated"], second["late"]) == (["site-1", "site-2"], {"site-2": 0})
-    assert report(played)["outcome"] == "complete"
-    assert "site-2: its update of round 1 came late and counts in round 2" in report(played)["remarks"]
-
-
 def test_another_version_of_the_package_is_rejected(play, honest, caplog):
     played = play({"site-1": honest(1.0), "site-2": honest(1.0), "site-3": honest(1.0, version="0.0.1")})
     assert report(played)["problems"] == ["site-3 was lost in round 1: rejected: config (see that site's own log)"]
@@ -369,8 +336,6 @@ def test_another_version_of_the_package_is_rejected(play, honest, caplog):
     "changed",
     [
         {"grace_s": None},
-        {"late": "keep"},
-        {"late": "next", "about": ABOUT | {"dp": {"unit": "patient"}}},
         {"rounds": None},
         {"rounds": 0},
         {"min_sites": 0},

@@ -202,11 +202,6 @@ def test_a_site_that_is_silent_in_the_judgement_makes_the_run_incomplete(federat
     assert set(played.record["final"]) == {"site-1", "site-3", "site-4"}
 
 
-def test_a_late_update_never_counts_in_another_round(federation):
-    with pytest.raises(ConfigRefused, match="a mask, and a charge, belong to the round"):
-        federation("masked").begin(late="next")
-
-
 @pytest.mark.parametrize(
     ("mode", "task", "trained", "aggregated", "recovered"),
     [
@@ -772,7 +767,6 @@ def test_shares_for_other_sites_are_refused(federation, caplog, mode, monkeypatc
         {"protection": None},
         {"model": None},
         {"grace_s": None},
-        {"late": "next"},
         {"banks": None},
         {"home_roles": None},
     ],
@@ -780,7 +774,7 @@ def test_shares_for_other_sites_are_refused(federation, caplog, mode, monkeypatc
 def test_a_promise_that_is_missing_is_refused(changed):
     """NVFlare turns an undefined variable of a config into None."""
     promise = {"protection": protection("he"), "model": SPEC, "rounds": 2, "about": ABOUT}
-    promise |= {"round_timeout_s": 60, "step_timeout_s": 30, "grace_s": 60, "late": "drop"}
+    promise |= {"round_timeout_s": 60, "step_timeout_s": 30, "grace_s": 60}
     promise |= {"banks": ["model"], "home_roles": []}
     with pytest.raises(ConfigRefused):
         SecureRounds(**promise | changed)

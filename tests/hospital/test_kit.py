@@ -18,7 +18,7 @@ def test_a_sites_kit_and_a_servers(provisioned):
         == ("localhost",) * 2 + (8002,)
     )
     assert (site.admin_port, server.admin_port) == (None, 8003)
-    assert [path.name for path in site.secrets()] == ["client.key", "wardround_sum_key.key", "client_context.tenseal"]
+    assert [path.name for path in site.secrets()] == ["client.key", "wardround_sum_key.key"]
     assert [path.name for path in server.secrets()] == ["server.key"]
     assert site.certificate.is_file()
     assert server.key.is_file()

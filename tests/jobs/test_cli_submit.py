@@ -176,12 +176,21 @@ def test_results_that_could_not_be_written_are_not_trained_for(server, capsys):
     assert "--out" in capsys.readouterr().err
 
 
-def test_a_job_of_nvflares_own_workflow_has_no_common_report_and_is_no_failure(server, capsys):
+def test_a_folder_with_a_workflow_of_its_own_has_no_report_of_ours_and_is_no_failure(server, capsys):
+    from wardround.jobs.cli import main
+
+    assert main(["jobs", "write", "brats_perfedavg", "--out", "mine", "--all-sites"]) == 0
+    folder = Path("mine/brats_perfedavg")
+    config = folder / "app/config/config_fed_server.json"
+    content = json.loads(config.read_text())
+    content["workflows"][0]["path"] = "ours.Controller"
+    config.write_text(json.dumps(content))
+    (folder / "app/custom/ours.py").write_text("class Controller: ...\n")
     shutil.rmtree(server.root / "result" / "workspace")
-    assert server.submit("brats_fedavg_ckks", "--all-sites") == 0
-    assert "each site has its own" in capsys.readouterr().err
+    assert server.submit(str(folder)) == 0
+    assert "no report of wardround" in capsys.readouterr().err
     server.answers["code"] = 1
-    assert server.submit("brats_fedavg_ckks", "--all-sites", "--set", "task.seed=1", "--out", "second") == 2
+    assert server.submit(str(folder), "--out", "second") == 2
 
 
 def test_a_party_without_our_classes_on_its_list_is_told_what_to_do(server, capsys):

@@ -15,8 +15,7 @@ from wardround.jobs.tracking import RECEIVERS, receivers
 def test_tensorboard_is_there_by_default_in_every_job_of_ours():
     for name in recipes.names():
         made = recipes.job(name)
-        if made.privacy["kind"] != "stock_ckks":
-            assert RECEIVERS["tensorboard"] in [one["path"] for one in server_config(made)["components"]]
+        assert RECEIVERS["tensorboard"] in [one["path"] for one in server_config(made)["components"]]
 
 
 @pytest.mark.parametrize("tracking", ["[mlflow]", "[tensorboard, mlflow]", "[]"])

@@ -16,7 +16,6 @@ TYPES = ["ring", "halo", "ring_halo"]
     [
         ("brats_fedavg", BRATS),
         ("brats_fedavg_he", BRATS),
-        ("brats_fedavg_ckks", BRATS),
         ("tumour_type_fedavg", [*BRATS, *TYPES]),
         ("brats_dp_adaptive", []),
         ("tumour_type_mmpfl_adp", []),

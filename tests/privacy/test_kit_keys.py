@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from wardround.errors import ConfigRefused
-from wardround.privacy.kit_keys import changed_since_signed, context_is_secret, read_certificate
+from wardround.privacy.kit_keys import changed_since_signed, read_certificate
 
 
 def test_a_kit_is_as_it_was_signed_until_a_byte_changes(provisioned, tmp_path):
@@ -27,13 +27,6 @@ def test_signatures_of_nobody(provisioned, tmp_path):
     (tmp_path / "signature.json").write_text("[1]")
     with pytest.raises(ConfigRefused, match="no readable signatures"):
         changed_since_signed(tmp_path, root)
-
-
-def test_contexts(provisioned, tmp_path):
-    assert context_is_secret(provisioned / "site-1" / "startup" / "client_context.tenseal")
-    assert not context_is_secret(provisioned / "localhost" / "startup" / "server_context.tenseal")
-    with pytest.raises(ConfigRefused, match="no readable context"):
-        context_is_secret(tmp_path / "absent")
 
 
 def test_a_certificate_that_is_none(provisioned, tmp_path):

@@ -29,7 +29,6 @@ from wardround.flare.progress import Now
 from wardround.flare.record import RunRecord
 
 Take = Callable[[str, Shareable], None]
-DROP, NEXT = "drop", "next"
 SILENT, NOT_CONNECTED = "no answer in time", "not connected"
 PASSING = frozenset({wire.MEMORY, wire.FAILURE, ReturnCode.COMMUNICATION_ERROR, ReturnCode.TASK_ABORTED})
 _SYNC_S, _LOOK_S = 2.0, 0.05
@@ -38,25 +37,18 @@ _SYNC_S, _LOOK_S = 2.0, 0.05
 class Asking:
     """The sites of one run. rounds: how many there are, for words | timeout_s: the deadline of an answer (0: none)
 
-    grace_s: how much longer the others may take once `enough` have answered | late, for a training result after that:
-    `drop`: dropped, and said so; `next`: added to the next round as it is, with the site's whole weight, and meanwhile the site
-    is asked for nothing else; later than that: dropped | any other word, a number missing: ConfigRefused
+    grace_s: how much longer the others may take once `enough` have answered. An answer after that is dropped, and the log says so.
     """
 
-    def __init__(
-        self, controller: Controller, record: RunRecord, rounds: int, timeout_s: int, grace_s: int, late: str = DROP
-    ) -> None:
+    def __init__(self, controller: Controller, record: RunRecord, rounds: int, timeout_s: int, grace_s: int) -> None:
         self._controller, self._record, self._rounds = controller, record, rounds
-        self._timeout_s, self._grace_s, self._policy = timeout_s, grace_s, late
+        self._timeout_s, self._grace_s = timeout_s, grace_s
         self.configured: list[str] = []
         self.out: dict[str, str] = {}
         self.missing: dict[str, str] = {}
-        self.late: dict[str, int] = {}
         self.returned: set[str] = set()
         self._lock = threading.RLock()
         self._open: _Question | None = None
-        self._standing: _Question | None = None
-        self._waiting: list[tuple[_Question, str, Shareable]] = []
         self._tokens: dict[str, str] = {}
         self._at, self._since = -1, time.monotonic()
 
@@ -76,22 +68,9 @@ class Asking:
         self.configured = sorted(set(named) | set(self._tokens))
 
     def begin_round(self, round_: int) -> None:
-        """Give everybody who is not out a new chance; only who is still at work on the round before is not asked.
-
-        round_ after the last: the judgement, where nothing late counts any more and everybody is asked
-        """
-        self.missing, self.late, before = dict(self.out), {}, self._standing
+        """Give everybody who is not out a new chance. round_ after the last: the judgement."""
+        self.missing = dict(self.out)
         self._at, self._since = round_, time.monotonic()
-        if before is not None and round_ < self._rounds:
-            with self._lock:
-                busy = [*before.silent, *(site for _, site, _ in self._waiting)]
-            self.missing |= {site: f"still at work on round {before.round + 1}" for site in busy}
-        elif before is not None:
-            self._cancel(before)
-            with self._lock:
-                self._standing, unread, self._waiting = None, self._waiting, []
-            for question, site, _ in unread:
-                self._say_dropped(site, question)
 
     def left(self) -> list[str]:
         """Return the sites that are configured and not out."""
@@ -129,7 +108,7 @@ class Asking:
         timeout_s: int | None = None,
         enough: int | None = None,
     ) -> list[str]:
-        """Send one task to `sites` (default: all present) and return those whose answer `take` accepted, late ones too.
+        """Send one task to `sites` (default: all present) and return those whose answer `take` accepted.
 
         take: called with every good answer as it arrives, nothing is kept; whatever it raises loses that site alone
         enough: how many accepted answers start the grace (None: all are waited for, until the deadline)
@@ -140,33 +119,26 @@ class Asking:
                 self.miss(site, round_, NOT_CONNECTED)
         targets = [site for site in (self.present() if sites is None else sites) if site not in self.missing]
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        keeps = self._policy == NEXT and task_name == wire.TRAIN
-        question = _Question(task_name, round_, take, targets, keeps)
-        self._begin(question)
+        question = _Question(task_name, round_, take, targets)
+        with self._lock:
+            self._open = question
         if targets:
 
             def received(client_task: ClientTask, fl_ctx: FLContext) -> None:
                 self._received(question, client_task)
 
-            seconds = timeout_s * 2 if keeps else timeout_s
-            question.task = Task(task_name, message, timeout=seconds, result_received_cb=received)
+            question.task = Task(task_name, message, timeout=timeout_s, result_received_cb=received)
             self._controller.broadcast(question.task, fl_ctx, targets=targets, min_responses=len(targets))
         self._wait(question, timeout_s, enough, abort_signal, fl_ctx)
         self._end(question, abort_signal)
         return [site for site in self.configured if site in question.accepted]
-
-    def _begin(self, question: _Question) -> None:
-        with self._lock:
-            self._open = question
-            while question.keeps and self._waiting:
-                self._late(question, *self._waiting.pop())
 
     def _wait(
         self, question: _Question, timeout_s: int, enough: int | None, abort_signal: Signal, fl_ctx: FLContext
     ) -> None:
         begun = synced = time.monotonic()
         enough_at: float | None = None
-        while self._hopes(question, enough) and not abort_signal.triggered:
+        while self._hopes(question) and not abort_signal.triggered:
             now = time.monotonic()
             if enough is not None and enough_at is None and len(question.accepted) >= enough:
                 enough_at = now
@@ -178,11 +150,9 @@ class Asking:
                 synced = now
             time.sleep(_LOOK_S)
 
-    def _hopes(self, question: _Question, enough: int | None) -> bool:
-        """Tell whether an answer may still come: to this question, or, while too few have answered, to the one before."""
-        asked = question.task is not None and question.task.completion_status is None and bool(question.silent)
-        late = self._standing is not None and question.keeps and bool(self._standing.silent)
-        return asked or (late and enough is not None and len(question.accepted) < enough)
+    def _hopes(self, question: _Question) -> bool:
+        """Tell whether an answer may still come."""
+        return question.task is not None and question.task.completion_status is None and bool(question.silent)
 
     def _end(self, question: _Question, abort_signal: Signal) -> None:
         with self._lock:
@@ -190,15 +160,6 @@ class Asking:
             silent = [] if abort_signal.triggered else list(question.silent)
         for site in silent:
             self.miss(site, question.round, SILENT)
-        before, goes_on = self._standing, bool(question.keeps and question.silent)
-        if before is not None and question.keeps:
-            self._cancel(before)
-        if question.keeps:
-            self._standing = question if goes_on else None
-        if not goes_on:
-            self._cancel(question)
-
-    def _cancel(self, question: _Question) -> None:
         if question.task is not None and question.task.completion_status is None:
             self._controller.cancel_task(question.task)
 
@@ -206,28 +167,13 @@ class Asking:
         site, result = client_task.client.name, client_task.result
         client_task.result = None
         with self._lock:
-            current = self._open
             if site in question.silent:
                 question.silent.remove(site)
-            if question is not current:
-                if not (question.keeps and question is self._standing):
-                    self._say_dropped(site, question)
-                elif current is None or not current.keeps:
-                    self._waiting.append((question, site, result))
-                else:
-                    self._late(current, question, site, result)
-                return
-            self._accept(question, site, result)
-
-    def _late(self, question: _Question, before: _Question, site: str, result: Shareable) -> None:
-        self.missing.pop(site, None)
-        self.late[site] = before.round
-        self._accept(question, site, result)
-        if site in question.accepted:
-            words = f"LATE: the update of {site} for round {before.round + 1} goes into round {question.round + 1}"
-            self._controller.logger.warning(words)
-        else:
-            del self.late[site]
+            if question is self._open:
+                self._accept(question, site, result)
+            else:
+                # The round is over. Its sum is taken, and a site that missed it starts the next one from its state before it.
+                self._say_dropped(site, question)
 
     def _accept(self, question: _Question, site: str, result: Shareable) -> None:
         refused: list[str] = []
@@ -277,20 +223,20 @@ class Asking:
 class _Question:
     """One task on its way: who has not answered at all, and whose answer was accepted."""
 
-    def __init__(self, name: str, round_: int, take: Take, targets: Sequence[str], keeps: bool) -> None:
-        self.name, self.round, self.take, self.keeps = name, round_, take, keeps
+    def __init__(self, name: str, round_: int, take: Take, targets: Sequence[str]) -> None:
+        self.name, self.round, self.take = name, round_, take
         self.silent, self.accepted = list(targets), list[str]()
         self.task: Any = None
 
 
-def require_patience(grace_s: int | None, late: str | None) -> None:
-    """Raise ConfigRefused unless a job says how long stragglers are waited for and what becomes of their updates."""
-    if not isinstance(grace_s, int) or grace_s < 0 or late not in (DROP, NEXT):
+def require_patience(grace_s: int | None) -> None:
+    """Raise ConfigRefused unless a job says how long stragglers are waited for."""
+    if not isinstance(grace_s, int) or grace_s < 0:
         raise ConfigRefused(
             "the job's patience with stragglers",
-            found=f"grace_s {grace_s}, late {late!r}",
-            expected=f"grace_s: whole seconds, 0 or more; late: {DROP} or {NEXT}",
-            fix="correct --set federation.grace_s, federation.late, or print the job anew",
+            found=f"grace_s {grace_s}",
+            expected="grace_s: whole seconds, 0 or more",
+            fix="print the job again with `wardround jobs write`, and with `--set federation.grace_s=SECONDS` for another time",
         )
 
 

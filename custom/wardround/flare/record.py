@@ -103,11 +103,10 @@ class RunRecord:
         attempts: int = 1,
         recovered: Sequence[str] = (),
         missing: Mapping[str, str] | None = None,
-        late: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
         """Close a round and return its entry; val_score is the unweighted mean over sites of the INCOMING model.
 
-        missing: why, by site that is not in the sum | late: the round that its update was trained in, by site that is
+        missing: why, by site that is not in the sum
         attempts: how often the sum was tried | recovered: sites that had agreed on masks and are not in the sum
         """
         sites = self._round["sites"]
@@ -119,7 +118,6 @@ class RunRecord:
             "attempts": attempts,
             "recovered": list(recovered),
             "missing": {site: (missing or {}).get(site, "no update") for site in configured if site not in aggregated},
-            "late": dict(late or {}),
             "bytes_down": self._round["down"] * len(sites) + self._round.get("more_down", 0),
             "val_score": _mean([numbers["val_score"] for numbers in sites.values()]),
         }
@@ -200,18 +198,15 @@ class RunRecord:
 
 
 def remarks(rounds: Sequence[Mapping[str, Any]], problems: str) -> list[str]:
-    """Return in words which sites were missing in some rounds, or late, and are named in no problem."""
+    """Return in words which sites were missing in some rounds and are named in no problem."""
     found: list[str] = []
-    for entry in rounds:
-        for site, round_ in entry.get("late", {}).items():
-            found.append(f"{site}: its update of round {round_ + 1} came late and counts in round {entry['round'] + 1}")
     why: dict[tuple[str, str], list[str]] = {}
     for entry in rounds:
         for site, reason in entry.get("missing", {}).items():
             why.setdefault((site, reason), []).append(str(entry["round"] + 1))
     for (site, reason), missed in why.items():
         found.append(f"{site} is not in round{'s' if len(missed) > 1 else ''} {', '.join(missed)}: {reason}")
-    return [words for words in sorted(found) if not names(problems, words.split()[0].rstrip(":"))]
+    return [words for words in sorted(found) if not names(problems, words.split()[0])]
 
 
 def conclusion(page: Path) -> list[str]:

@@ -22,7 +22,7 @@ from wardround.algorithms.rules import Rule
 from wardround.arrays import size_bytes
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.flare import places, progress, wire
-from wardround.flare.asking import DROP, Asking, drop_late, require_patience
+from wardround.flare.asking import Asking, drop_late, require_patience
 from wardround.flare.combine import Combine
 from wardround.flare.last_resort import tried
 from wardround.flare.record import RunRecord, absent, conclusion, flat
@@ -33,9 +33,10 @@ class Rounds(Controller):  # type: ignore[misc]
     """Broadcast, combine, apply the rule, `rounds` times; then ask every site for its judgement.
 
     banks: every bank that travels | home_roles: blocks of these roles stay at the sites, so that no update holds them
-    min_sites: fewer updates than this end the run | round_timeout_s: the deadline of a
-    round and of the judgement (0: wait for ever) | grace_s, late: how long the others may take once min_sites have answered,
-    and what becomes of an update that comes later (asking.py) | a state folder with an unfinished run: resumed
+    min_sites: fewer updates than this end the run
+    round_timeout_s: the deadline of a round and of the judgement (0: wait for ever)
+    grace_s: how long the others may take once min_sites have answered; an update after that is dropped (asking.py)
+    A state folder with an unfinished run is resumed.
     inputs: of a classifier, for its files of weights
     """
 
@@ -49,7 +50,6 @@ class Rounds(Controller):  # type: ignore[misc]
         min_sites: int,
         round_timeout_s: int,
         grace_s: int,
-        late: str,
         seed: int,
         about: dict[str, Any],
         aggregator_id: str = "combine",
@@ -64,18 +64,11 @@ class Rounds(Controller):  # type: ignore[misc]
                 expected="rounds >= 1, min_sites >= 1, a rule, a model, its banks and home_roles ([] for none)",
                 fix="print the job anew with `wardround jobs write`",
             )
-        require_patience(grace_s, late)
-        if late != DROP and any(str(key).startswith("dp") for key in flat(about)):
-            raise ConfigRefused(
-                "late updates under differential privacy",
-                found=f"late {late!r}",
-                expected=f"{DROP}: a charge belongs to the round that it was made for",
-                fix=f"--set federation.late={DROP}",
-            )
+        require_patience(grace_s)
         self.rule, self.model, self.banks, self.rounds = rule, model, banks, rounds
         self.home_roles = home_roles
         self.min_sites, self.round_timeout_s, self.seed = min_sites, round_timeout_s, seed
-        self.grace_s, self.late = grace_s, late
+        self.grace_s = grace_s
         self.about = flat(about)
         self.aggregator_id = aggregator_id
         self.inputs = None if inputs is None else {key: one for key, one in inputs.items() if key != "config_type"}
@@ -99,7 +92,7 @@ class Rounds(Controller):  # type: ignore[misc]
             return
         self._travelling = self.server.travelling(self.home_roles)
         self.record = RunRecord.begin(self.about, self.server.facts, places.in_simulator(fl_ctx), self.server.history)
-        self.sites = Asking(self, self.record, self.rounds, self.round_timeout_s, self.grace_s, self.late)
+        self.sites = Asking(self, self.record, self.rounds, self.round_timeout_s, self.grace_s)
         if self.server.round:
             self.log_info(fl_ctx, f"RESUMED from round {self.server.round} of {self.rounds}")
 
@@ -183,8 +176,8 @@ class Rounds(Controller):  # type: ignore[misc]
                 fix="mend the sites named in this log and run the job again",
             )
         mean = from_shareable(self.combine.aggregate(fl_ctx)).data
-        seconds, missing, late = time.monotonic() - begun, self.sites.missing, self.sites.late
-        entry = self.record.end_round(configured, done, seconds, missing=missing, late=late)
+        seconds = time.monotonic() - begun
+        entry = self.record.end_round(configured, done, seconds, missing=self.sites.missing)
         self.server.step(mean, self._participation(done, configured), entry)
         self.log_info(fl_ctx, self.record.line(self.rounds))
 
@@ -217,9 +210,5 @@ def require_sites(sites: int, min_sites: int, simulator: bool) -> None:
 
 
 def last_counted(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return by site how many rounds had passed when its update last counted; a late one counts for the round it is of."""
-    found: dict[str, int] = {}
-    for entry in history:
-        late = entry.get("late", {})
-        found |= {site: late.get(site, entry["round"]) + 1 for site in entry["aggregated"]}
-    return found
+    """Return by site how many rounds had passed when its update last counted."""
+    return {site: entry["round"] + 1 for entry in history for site in entry["aggregated"]}

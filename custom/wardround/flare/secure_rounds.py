@@ -22,7 +22,7 @@ from nvflare.apis.signal import Signal
 
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.flare import places, progress, sealed, wire
-from wardround.flare.asking import DROP, Asking, drop_late, require_patience
+from wardround.flare.asking import Asking, drop_late, require_patience
 from wardround.flare.last_resort import tried
 from wardround.flare.record import RunRecord, absent, conclusion, flat
 from wardround.flare.secure_attempt import Attempt
@@ -46,7 +46,8 @@ class SecureRounds(Controller):  # type: ignore[misc]
     """The rounds of a hidden sum, then the judgement.
 
     protection: the job's promise, the same as at the sites | round_timeout_s: for training; step_timeout_s: for all else;
-    grace_s: how long the others may take once enough for a sum have answered | late: `drop` alone, anything else: ConfigRefused
+    grace_s: how long the others may take once enough for a sum have answered; a later answer is dropped, because a mask,
+    and a charge, belong to the round that they were made for
     banks, home_roles: every bank that travels, and the roles of the blocks that do not: how long an update is follows from them
     a secret key in the server's folders, a missing or foreign key file: the run does not start
     """
@@ -59,7 +60,6 @@ class SecureRounds(Controller):  # type: ignore[misc]
         round_timeout_s: int,
         step_timeout_s: int,
         grace_s: int,
-        late: str,
         banks: list[str],
         home_roles: list[str],
         about: dict[str, Any],
@@ -73,17 +73,10 @@ class SecureRounds(Controller):  # type: ignore[misc]
                 expected="rounds >= 1, step_timeout_s >= 1, a protection, a model, its banks and home_roles ([] for none)",
                 fix="print the job anew with `wardround jobs write`",
             )
-        require_patience(grace_s, late)
-        if late != DROP:
-            raise ConfigRefused(
-                "late updates in a hidden sum",
-                found=f"late {late!r}",
-                expected=f"{DROP}: a mask, and a charge, belong to the round that they were made for",
-                fix=f"--set federation.late={DROP}, or a job in the clear",
-            )
+        require_patience(grace_s)
         self.protection, self.model, self.rounds = protection, model, rounds
         self.round_timeout_s, self.step_timeout_s = round_timeout_s, step_timeout_s
-        self.grace_s, self.late = grace_s, late
+        self.grace_s = grace_s
         self.banks, self.home_roles = banks, home_roles
         self.about = flat(about)
         self._joins: dict[str, Signed] = {}

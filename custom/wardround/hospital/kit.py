@@ -18,8 +18,7 @@ from wardround.privacy import sum_key
 SITE, SERVER = "site", "server"
 CONFIGS = {SITE: "fed_client.json", SERVER: "fed_server.json"}
 PAIRS = {SITE: ("client.crt", "client.key"), SERVER: ("server.crt", "server.key")}
-CKKS = {SITE: "client_context.tenseal", SERVER: "server_context.tenseal"}
-SECRETS = {SITE: (PAIRS[SITE][1], sum_key.SITE_FILE, CKKS[SITE]), SERVER: (PAIRS[SERVER][1],)}
+SECRETS = {SITE: (PAIRS[SITE][1], sum_key.SITE_FILE), SERVER: (PAIRS[SERVER][1],)}
 ROOT = "rootCA.pem"
 Json = dict[str, Any]
 

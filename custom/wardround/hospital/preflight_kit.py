@@ -10,9 +10,9 @@ from typing import Any
 
 from wardround.errors import Refusal
 from wardround.hospital.findings import Finding, failed, passed, refused, warned
-from wardround.hospital.kit import CKKS, ROOT, SERVER, SITE, Kit, readable_by_others
+from wardround.hospital.kit import ROOT, SERVER, SITE, Kit, readable_by_others
 from wardround.privacy import sum_key
-from wardround.privacy.kit_keys import Certificate, context_is_secret, read_certificate
+from wardround.privacy.kit_keys import Certificate, read_certificate
 
 SOON, PATIENCE_S = timedelta(days=30), 5.0
 AGAIN = "let the lead provision anew, and install the new startup kit"
@@ -55,11 +55,10 @@ def keys(kit: Kit) -> list[Finding]:
         for path in kit.secrets()
         if readable_by_others(path)
     ]
-    for check in (_sum_key, _ckks):
-        try:
-            wrong += check(kit)
-        except Refusal as refusal:
-            wrong.append(refused("keys", refusal))
+    try:
+        wrong += _sum_key(kit)
+    except Refusal as refusal:
+        wrong.append(refused("keys", refusal))
     return wrong or [passed("keys", ", ".join(path.name for path in kit.secrets()) + ": owner only")]
 
 
@@ -79,19 +78,6 @@ def _sum_key(kit: Kit) -> list[Finding]:
         sum_key.read_site(kit.startup)
     else:
         sum_key.read_server(kit.startup)
-    return []
-
-
-def _ckks(kit: Kit) -> list[Finding]:
-    other = kit.startup / CKKS[SITE]
-    if kit.role == SERVER and other.exists():
-        return [
-            failed("keys", f"startup/{other.name}, a site's secret key, lies at the server", f"remove {other}, {AGAIN}")
-        ]
-    path = kit.startup / CKKS[kit.role]
-    if path.is_file() and context_is_secret(path) != (kit.role == SITE):
-        held = "holds the secret key" if kit.role == SERVER else "holds no secret key"
-        return [failed("keys", f"startup/{path.name} {held}", AGAIN)]
     return []
 
 

@@ -104,8 +104,6 @@ def _run(args: argparse.Namespace, planned: Plan) -> int:
             words, planned.environment, lambda line: say(line) if args.verbose or simulation.matters(line) else None
         )
     say(f"the simulator ended after {time.monotonic() - begun:.0f} s (exit code {code})")
-    if planned.job.stock:
-        return records.conclude_stock(planned.workspace, planned.sites)
     return judge(planned.workspace)
 
 

@@ -97,8 +97,8 @@ def submit(admin: Console, wanted: Submission) -> int:
     got = admin.ask("job", "download", job_id, "-o", str(wanted.out.resolve()), patience_s=600)
     place_of = Path(str(got.get("path") or wanted.out / job_id))
     file = records.record_in(place_of)
-    if file is None and job.stock and code == DONE:
-        say(f"NVFlare's own workflow writes no common report: each site has its own. The result lies in {place_of}")
+    if file is None and job.foreign and code == DONE:
+        say(f"the job's own workflow writes no report of wardround. The result lies in {place_of}")
         return DONE
     if file is None:
         raise not_run(job_id, meta, place_of)

@@ -9,7 +9,7 @@ from wardround import __version__
 from wardround.errors import ConfigRefused
 from wardround.flare.ran import plain, settings_of
 from wardround.hospital.class_inputs import INPUTS
-from wardround.jobs import hidden, stock
+from wardround.jobs import hidden
 from wardround.jobs.building import build
 from wardround.jobs.card import card
 from wardround.jobs.recipes import Job, Json
@@ -84,8 +84,6 @@ def made_with(config: Json, promise: Json) -> Json:
 
 
 def _server_config(job: Job) -> Json:
-    if job.privacy["kind"] == "stock_ckks":
-        return stock.server_config(job)
     rounds = {
         "rule": job.rule,
         "model": job.task["model"],
@@ -95,7 +93,6 @@ def _server_config(job: Job) -> Json:
         "min_sites": job.federation["min_sites"],
         "round_timeout_s": job.federation["round_timeout_s"],
         "grace_s": job.federation["grace_s"],
-        "late": job.federation["late"],
         "seed": job.task["seed"],
         "about": {"config_type": "dict", **about(job)},
         **_inputs(job),
@@ -117,8 +114,6 @@ def _server_config(job: Job) -> Json:
 
 def _client_config(job: Job) -> Json:
     """One executor, one exit."""
-    if job.privacy["kind"] == "stock_ckks":
-        return stock.client_config(job)
     args = job.trainer
     tasks, shared = ["train", "finish"], []
     executor: Json = {"path": "wardround.flare.site.SiteTrainer", "args": args}

@@ -28,9 +28,10 @@ class Form:
     min_sites: int
 
     @property
-    def stock(self) -> bool:
-        """Tell whether the workflow is NVFlare's own, whose server writes no report of ours."""
-        return is_stock(self.files)
+    def foreign(self) -> bool:
+        """Tell whether no workflow of the job's server is ours, so that it writes no report of ours."""
+        workflows = json.loads(self.files.get(packaging.SIDES[0], b"{}")).get("workflows", [])
+        return not any(str(one.get("path", "")).startswith("wardround.") for one in workflows)
 
     @property
     def brings_code(self) -> bool:
@@ -75,7 +76,7 @@ def form(named: str, settings: Sequence[str] = (), sites: Sequence[str] = (), *,
 
 @dataclass(frozen=True)
 class Runnable:
-    """A job for the simulator. title: in words | stock: NVFlare's own workflow, whose server writes no report of ours
+    """A job for the simulator. title: in words
 
     sites: that its meta.json names | min_sites: that it needs | least_sites: to which that number may be lowered
     """
@@ -86,7 +87,6 @@ class Runnable:
     sites: tuple[str, ...]
     min_sites: int
     least_sites: int
-    stock: bool
 
 
 def runnable(named: str, settings: Sequence[str], sites: Sequence[str]) -> Runnable:
@@ -100,9 +100,9 @@ def runnable(named: str, settings: Sequence[str], sites: Sequence[str]) -> Runna
         return _folder(place, settings)
     job = recipes.job(named, settings, sites)
     require_buildable(job)
-    least, stock = LEAST_SITES if job.protection is not None else 1, job.privacy["kind"] == "stock_ckks"
+    least = LEAST_SITES if job.protection is not None else 1
     title, files = f"{job.name}: {job.title}", packaging.printed_job(job)
-    return Runnable(job.name, title, files, tuple(job.federation["sites"]), job.federation["min_sites"], least, stock)
+    return Runnable(job.name, title, files, tuple(job.federation["sites"]), job.federation["min_sites"], least)
 
 
 def _folder(place: Path, settings: Sequence[str]) -> Runnable:
@@ -121,14 +121,7 @@ def _folder(place: Path, settings: Sequence[str]) -> Runnable:
             )
     meta, name = json.loads(files["meta.json"]), place.resolve().name
     least, sites = int(meta.get("min_clients", 1)), tuple(sites_of_job(meta))
-    stock = is_stock(files)
-    return Runnable(name, f"{name}: the folder {place}", files | packaging.pinned(), sites, least, least, stock)
-
-
-def is_stock(files: Files) -> bool:
-    """Return whether no workflow of a job's server is ours."""
-    workflows = json.loads(files.get(packaging.SIDES[0], b"{}")).get("workflows", [])
-    return not any(str(one.get("path", "")).startswith("wardround.") for one in workflows)
+    return Runnable(name, f"{name}: the folder {place}", files | packaging.pinned(), sites, least, least)
 
 
 def _beside(place: Path, options: str) -> ConfigRefused:

@@ -18,7 +18,6 @@ def server_workflow(job: Job, about: Json) -> Json:
         "round_timeout_s": job.federation["round_timeout_s"],
         "step_timeout_s": job.federation["step_timeout_s"],
         "grace_s": job.federation["grace_s"],
-        "late": job.federation["late"],
         "banks": job.banks,
         "home_roles": list(build(job.sharing, "sharing").home_roles),
         "about": {"config_type": "dict", **about},

@@ -90,17 +90,14 @@ def _count_columns(made: Job, settings: Sequence[str]) -> None:
 
 
 def _require_patience(made: Job) -> None:
-    """Raise ConfigRefused unless stragglers are waited for a stated time, and late updates go where they may go."""
-    grace_s, late = made.federation["grace_s"], made.federation["late"]
-    known = type(grace_s) is int and grace_s >= 0 and late in ("drop", "next")
-    apart = made.privacy["kind"] != "open" or made.dp is not None
-    if not known or (late != "drop" and apart):
+    """Raise ConfigRefused unless the job states for how long stragglers are waited for."""
+    grace_s = made.federation["grace_s"]
+    if type(grace_s) is not int or grace_s < 0:
         raise ConfigRefused(
             f"how job {made.name} treats stragglers",
-            found=f"federation.grace_s={grace_s}, federation.late={late}",
-            expected="whole seconds, 0 or more; drop, or next in a job in the clear without differential privacy: a mask, or a "
-            "charge, belongs to the round that it was made for",
-            fix="correct --set",
+            found=f"federation.grace_s={grace_s}",
+            expected="whole seconds, 0 or more",
+            fix="--set federation.grace_s=SECONDS",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +86,6 @@ def conclude(report: Mapping[str, Any], page: Path) -> int:
     for line in ending(report, page):
         print(line)
     return DONE if report["outcome"] == "complete" else INCOMPLETE
-
-
-def conclude_stock(workspace: Path, sites: Sequence[str]) -> int:
-    """Say where the sites' own reports are: NVFlare's stock workflow writes no common one. A site without one: 1."""
-    pages = {site: workspace / site / "simulate_job" / "wardround" / "site_report.html" for site in sites}
-    missing = [site for site, page in pages.items() if not page.is_file()]
-    for site, page in pages.items():
-        print(f"{site}: no report, see {workspace / site / 'log.txt'}" if site in missing else f"{site}: {page}")
-    print(
-        f"{'INCOMPLETE' if missing else 'COMPLETE'}: {len(pages) - len(missing)} of {len(pages)} sites judged the model."
-    )
-    return INCOMPLETE if missing else DONE
 
 
 def crashed(workspace: Path) -> ConfigRefused:

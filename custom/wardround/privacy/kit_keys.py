@@ -1,4 +1,4 @@
-"""Floor 3: what a startup kit's certificate, keys and contexts say when they are read and nothing else is done.
+"""Floor 3: what a startup kit's certificate and keys say when they are read and nothing else is done.
 
 Source: RFC 5280 (certificates, validity), RFC 8017 (PSS). Deviations: the chain is one step, as NVFlare's provisioning makes it.
 """
@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import final
 
-import tenseal as ts
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -83,14 +82,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise _refused(path, f"not readable ({error.strerror})") from error
-
-
-def context_is_secret(path: Path) -> bool:
-    """Return whether a CKKS context of NVFlare's HEBuilder holds the secret key; not readable: ConfigRefused."""
-    try:
-        return bool(ts.context_from(path.read_bytes()).is_private())
-    except (ValueError, RuntimeError, OSError) as error:  # RuntimeError: the library cannot read the bytes
-        raise _refused(path, f"no readable context ({type(error).__name__})") from error
 
 
 def _key_problem(key: Path, certificate: x509.Certificate) -> str:

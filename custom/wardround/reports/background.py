@@ -72,16 +72,14 @@ def costs(run: Json) -> Markup:
 
 
 def attendance(run: Json) -> Markup:
-    """Return who was missing in which round and why, and whose update came late; nothing of that: an empty text."""
+    """Return who was missing in which round and why; nobody: an empty text."""
     rows = []
     for r in run["rounds"]:
-        missing, late = r.get("missing") or {}, r.get("late") or {}
-        if missing or late:
+        if missing := r.get("missing") or {}:
             why = "; ".join(f"{site_name(run, site)}: {reason}" for site, reason in missing.items())
-            came = "; ".join(f"{site_name(run, site)}, of round {round_ + 1}" for site, round_ in late.items())
             inside = ", ".join(r.get("aggregated") or [])
-            rows.append([text(r["round"] + 1), text(inside or DASH), text(why or DASH), text(came or DASH)])
-    heads = ("Round", "In the sum", "Not in the sum, and why", "Late updates that count here")
+            rows.append([text(r["round"] + 1), text(inside or DASH), text(why)])
+    heads = ("Round", "In the sum", "Not in the sum, and why")
     words = "Rounds that did not have every hospital (the first round is 1; the reason in full is at that hospital)."
     return table(words, heads, rows) if rows else Markup("")
 

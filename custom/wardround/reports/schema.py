@@ -40,7 +40,6 @@ ROUND = {
     "attempts?": Maybe(COUNT),
     "recovered?": Maybe([TEXT]),
     "missing?": Maybe(Each(TEXT)),
-    "late?": Maybe(Each(COUNT)),
     "bytes_down?": Maybe(COUNT),
     "bytes_up?": Maybe(COUNT),
     "sites?": Maybe(Each(Maybe({"loss?": Maybe(NUMBER), "val_score?": Maybe(NUMBER), "seconds?": Maybe(NUMBER)}))),
