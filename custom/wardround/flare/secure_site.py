@@ -75,10 +75,8 @@ class SecureSite(Executor):  # type: ignore[misc]
         scaling: Scaling | None = None,
     ) -> None:
         super().__init__()
-        require_given(
-            algorithm=algorithm, sharing=sharing, model=model, schedule=schedule, sampling=sampling, judging=judging
-        )
-        require_given(phantoms=phantoms, seed=seed, rule=rule, banks=banks)
+        require_given(algorithm=algorithm, sharing=sharing, model=model, schedule=schedule, sampling=sampling)
+        require_given(judging=judging, phantoms=phantoms, seed=seed, rule=rule, banks=banks)
         require_alone(sharing, rival is not None, "a hidden sum")
         require_started(algorithm, sharing, schedule)
         self.algorithm, self.sharing = algorithm, sharing
@@ -244,18 +242,9 @@ class SecureSite(Executor):  # type: ignore[misc]
     @cached_property
     def settings(self) -> str:
         """Return a digest of everything that shapes an update and its noise; kept state and reservations are bound to it."""
-        shape = (
-            self.algorithm,
-            self.sharing,
-            self.rival,
-            self.model,
-            self.schedule,
-            self.sampling,
-            self.judging,
-            self.phantoms,
-        )
-        shared = (self.rule, self.banks, self.scaling)
-        return kept_settings.digest_of(type(self).__name__, *shape, self.seed, self.dp, *shared)
+        shape = (self.algorithm, self.sharing, self.rival, self.model, self.schedule, self.sampling)
+        others = (self.judging, self.phantoms, self.seed, self.dp, self.rule, self.banks, self.scaling)
+        return kept_settings.digest_of(type(self).__name__, *shape, *others)
 
     def _bound(self, secure: SecureSum) -> str:
         """Return what kept state is bound to here: the settings, and the sum that its integers are made for."""
@@ -301,7 +290,8 @@ class SecureSite(Executor):  # type: ignore[misc]
         if self._global is None:
             folder, patch = places.state_folder(fl_ctx) / "global", " x ".join(str(n) for n in self.sampling.patch)
             promise = {"job": places.job_name(fl_ctx), "sampling.patch": patch, "settings": self.settings}
-            promise |= {"sampling.columns": words_of(self.sampling.table)}
+            home = ", ".join(self.sharing.home_roles)
+            promise |= {"sampling.columns": words_of(self.sampling.table), "sharing.home": home}
             inputs = self.sampling.described if isinstance(self.sampling, CaseSampling) else None
             self._global = GlobalModel.open(folder, self.model, self.rule, self.banks, self.seed, promise, inputs)
         return self._global
