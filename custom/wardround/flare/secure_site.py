@@ -54,8 +54,7 @@ from wardround.privacy.sum_site import Incoming
 class SecureSite(Executor):  # type: ignore[misc]
     """The six tasks of sealed.py. rule, banks: what a server does in the clear is done here, by every site alike.
 
-    scaling: under hospital-level DP, the public scales by which an update is divided before the exit, and the mean is
-    multiplied after; None: 1 each
+    scaling: public scales (hospital-level DP): an update is divided by them before the exit, the mean multiplied after
     """
 
     def __init__(
@@ -79,9 +78,9 @@ class SecureSite(Executor):  # type: ignore[misc]
         require_given(judging=judging, phantoms=phantoms, seed=seed, rule=rule, banks=banks)
         require_alone(sharing, rival is not None, "a hidden sum")
         require_started(algorithm, sharing, schedule)
-        self.algorithm, self.sharing = algorithm, sharing
+        self.algorithm, self.sharing, self.rival = algorithm, sharing, rival
         self.model, self.schedule, self.sampling = model, schedule, sampling
-        self.judging, self.phantoms, self.seed, self.rival = judging, phantoms, seed, rival
+        self.judging, self.phantoms, self.seed = judging, phantoms, seed
         self.rule, self.banks = rule, banks
         self.dp, self.private = dp, private_promise(dp, algorithm, sharing, schedule, rival, model)
         self.scaling = scaling
@@ -290,8 +289,8 @@ class SecureSite(Executor):  # type: ignore[misc]
         if self._global is None:
             folder, patch = places.state_folder(fl_ctx) / "global", " x ".join(str(n) for n in self.sampling.patch)
             promise = {"job": places.job_name(fl_ctx), "sampling.patch": patch, "settings": self.settings}
-            home = ", ".join(self.sharing.home_roles)
-            promise |= {"sampling.columns": words_of(self.sampling.table), "sharing.home": home}
+            promise |= {"sampling.columns": words_of(self.sampling.table)}
+            promise |= {"sharing.home": ", ".join(self.sharing.home_roles)}
             inputs = self.sampling.described if isinstance(self.sampling, CaseSampling) else None
             self._global = GlobalModel.open(folder, self.model, self.rule, self.banks, self.seed, promise, inputs)
         return self._global
