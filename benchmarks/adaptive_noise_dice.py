@@ -19,10 +19,10 @@ from typing import Any, final
 import numpy as np
 
 from common import arguments, cell, command, finish, interval, say
-from methods import MEAN
+from methods import MEAN, PARTS
 from segmentation import evaluate
+from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import local_only
-from wardround.algorithms.fedsim import FedSim
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Array, Arrays, Layout
 from wardround.hospital.consortium import Consortium
@@ -83,14 +83,14 @@ def open_all(seed: int, patients: int, folder: Path, share: str) -> dict[str, An
 def one_seed(sites: dict[str, Any], share: Any, schedule: Schedule) -> dict[str, Any]:
     """Return arm -> mean test Dice over sites, and what the noise was."""
     *names, public = sites
-    part = FedSim(share)
-    seen = rehearse(sites[public], part, sites[public].model.vector.clone(), schedule.steps(0), 16)
+    part = PARTS[share]
+    seen = rehearse(sites[public], FedAvg(), part, sites[public].model.vector.clone(), schedule.steps(0), 16)
     layout = seen.layout
     by_group = {"isotropic": (1.0,) * len(seen.v), "adaptive": seen.scales}
     s = {arm: by_block(layout, groups_of(layout), one) for arm, one in by_group.items()}
     z = full_noise_multiplier_for(EPSILON, DELTA, schedule.rounds, "hospital")
     initial = sites[names[0]].model.vector.clone()
-    together = Consortium({name: sites[name] for name in names}, part, MEAN, schedule, equal=True)
+    together = Consortium({name: sites[name] for name in names}, FedAvg(), MEAN, schedule, equal=True, sharing=part)
     found: dict[str, Any] = {"values": layout.total}
     for arm in ARMS:
         begun = time.monotonic()

@@ -26,10 +26,10 @@ from torch import Tensor
 
 from adaptive_noise_dice import NoisedSum
 from common import interval, say
-from methods import MEAN
+from methods import MEAN, PARTS
 from wardround.algorithms.base import LocalEnd, LocalStart, Steps, descend, plain
+from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import SiteSide, local_round, run
-from wardround.algorithms.fedsim import FedSim
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Array, Arrays, Layout, norm
 from wardround.privacy.accounting import full_noise_multiplier_for
@@ -112,7 +112,7 @@ class Walks:
         self.local: dict[str, list[float]] = {}
 
     def walk(self, name: str, round_: int, w: Tensor) -> Tensor:
-        """Return w after one round at one site, as FedSim.train walks it."""
+        """Return w after one round at one site, as FedAvg.train walks it."""
         if round_ == 0 and name in self.first:
             return self.first[name]
         steps = self.schedule.steps(round_)
@@ -134,28 +134,23 @@ class Walks:
 @final
 @dataclass(frozen=True)
 class Walked:
-    """FedSim on Walks: a round's oracle is (site, round)."""
+    """FedAvg on Walks: a round's oracle is (site, round)."""
 
     walks: Walks
-    home_roles: tuple[str, ...]
-    name: ClassVar[str] = "FedSim"
+    name: ClassVar[str] = "FedAvg"
     banks: ClassVar[tuple[str, ...]] = ("model",)
 
     def train(self, start: LocalStart, oracle: Any, steps: Steps) -> LocalEnd:
         """Walk from the received part and the own rest."""
         return LocalEnd({"model": self.walks.walk(*oracle, start.banks["model"])}, (0.0,))
 
-    def personal(self, start: LocalStart) -> Tensor:
-        """Return the received part with the own rest."""
-        return start.banks["model"]
-
 
 def one_share(walks: Walks, n: int, share: Any) -> dict[str, Any]:
     """Return values, clip, signal over noise, and arm -> site -> test Dice."""
-    names, sites, schedule, method = walks.names[:n], walks.sites, walks.schedule, FedSim(share)
+    names, sites, schedule, sharing = walks.names[:n], walks.sites, walks.schedule, PARTS[share]
     first, rehearsal = sites[names[0]], sites[walks.public].oracle("rehearsal")
     start = {"model": walks.initial}
-    update, _, _ = local_round(method, start, {}, first.layout, first.roles, rehearsal, schedule.steps(0))
+    update, _, _ = local_round(FedAvg(), sharing, start, {}, first.layout, first.roles, rehearsal, schedule.steps(0))
     layout = Layout(tuple(update), tuple(tuple(block.shape) for block in update.values()))
     z = full_noise_multiplier_for(EPSILON, DELTA, schedule.rounds, "hospital")
     mu, promise = math.sqrt(schedule.rounds) / z, HospitalDP(0.5 * norm(update), z, n, n, 0, hidden=True, bits=16)
@@ -163,10 +158,18 @@ def one_share(walks: Walks, n: int, share: Any) -> dict[str, Any]:
     found["snr"] = signal_to_noise(promise, n, layout.total, schedule.rounds)
     found["arms"] = {"local": {name: walks.local_dice(name) for name in names}}
     sides = {name: SiteSide(lambda r, name=name: (name, r), 1.0, first.layout, first.roles) for name in names}
-    algorithm, seen = Walked(walks, method.home_roles), {}
+    algorithm, seen = Walked(walks), {}
     sums = {"exact": {}, "private": {"new_sum": lambda r: Measured(promise, isotropic(layout), seen)}}
     for arm, how in sums.items():
-        end = run(sides, algorithm, MEAN, schedule, first.layout.unflatten(walks.initial.numpy().copy()), **how)
+        end = run(
+            sides,
+            algorithm,
+            MEAN,
+            schedule,
+            first.layout.unflatten(walks.initial.numpy().copy()),
+            sharing=sharing,
+            **how,
+        )
         models = {name: end.personal(algorithm, name, sides[name]) for name in names}
         found["arms"][arm] = {name: test_dice(sites[name], w) for name, w in models.items()}
     found["measured"] = float(np.linalg.norm(seen["signal"]) / np.linalg.norm(seen["noise"]))

@@ -187,7 +187,7 @@ def measure(args: Any) -> list[dict[str, Any]]:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    algorithm, rule = methods()["fedavg"]
+    algorithm, _, rule = methods()["fedavg"]
     options, done = settings(args.data, args.quick), []
     schedule = Schedule(**options["schedule"])
     with tempfile.TemporaryDirectory() as folder:

@@ -114,8 +114,8 @@ def one_method(
         for _ in range(3 if name == "central_3x" else 1):
             w = local_only(oracle, schedule, w)
         return {site: {"0": evaluate(one, w)} for site, one in sites.items()}
-    algorithm, rule = methods()[name]
-    together = Consortium(sites, algorithm, rule, schedule)
+    algorithm, sharing, rule = methods()[name]
+    together = Consortium(sites, algorithm, rule, schedule, sharing=sharing)
     result = together.run(initial, lambda r, res: say(f"    round {r + 1}: {res.history[-1]}"))
     table: dict[str, Any] = {}
     for site, start in together.models(result).items():

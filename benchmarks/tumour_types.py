@@ -31,7 +31,7 @@ import numpy as np
 
 from adaptive_noise_dice import DELTA, EPSILON, NoisedSum
 from common import arguments, cell, command, finish, interval, root_option, say
-from methods import MASKS, MEAN
+from methods import MASKS, MEAN, PARTS
 from tumour_types_data import (
     CLASSES,
     SITES,
@@ -44,13 +44,13 @@ from tumour_types_data import (
     validated,
     whole_set,
 )
-from wardround.algorithms.base import Algorithm, Steps
+from wardround.algorithms.base import Steps
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import local_only
-from wardround.algorithms.fedsim import SHARED, FedSim
 from wardround.algorithms.finetune import fine_tune
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING, Sharing
 from wardround.hospital.consortium import Consortium
 from wardround.hospital.rehearsal import rehearse
 from wardround.privacy.accounting import for_gaussians, mu_for
@@ -59,15 +59,15 @@ from wardround.privacy.scales import by_block, groups_of
 
 MAIN, ALPHAS, REACH = 0.5, (0.05, 0.1, 0.5, math.inf), 0.95
 SWEEP, NOISED = ("local", "fedavg"), ("dp_iso", "mmpfl_adp")
-METHODS: dict[str, Algorithm] = {
-    "fedavg": FedAvg(),
+METHODS: dict[str, Sharing] = {
+    "fedavg": EVERYTHING,
     "masks_kl": KLMask(choose="kl", **MASKS),
-    "dp_iso": FedSim("norms"),
-    "mmpfl_adp": KLMask(choose="kl", **MASKS | {"share": "norms"}),
+    "dp_iso": PARTS["norms"],
+    "mmpfl_adp": KLMask(choose="kl", **MASKS | {"home": PARTS["norms"].home_roles}),
     "masks_random": KLMask(choose="random", **MASKS),
     "masks_norms": KLMask(choose="norms", **MASKS),
     "masks_head": KLMask(choose="head", **MASKS),
-    "norms": FedSim("norms"),
+    "norms": PARTS["norms"],
 }
 NAMES = ("local", *METHODS)
 QUICK = ("local", "fedavg", "mmpfl_adp")
@@ -75,7 +75,7 @@ QUICK = ("local", "fedavg", "mmpfl_adp")
 
 def noise(name: str, public: Any, schedule: Schedule) -> tuple[Any, dict[str, float]]:
     """Return the sum of a noised method, and what it promises: clip, multiplier, signal-to-noise ratio at best."""
-    seen = rehearse(public, FedSim("norms"), public.model.vector.clone(), schedule.steps(0), 16)
+    seen = rehearse(public, FedAvg(), PARTS["norms"], public.model.vector.clone(), schedule.steps(0), 16)
     s = seen.scales if name == "mmpfl_adp" else (1.0,) * len(seen.v)
     z = math.sqrt(schedule.rounds) / mu_for(EPSILON, for_gaussians(DELTA))
     promise = HospitalDP(seen.clip(s), z, SITES, SITES, 0, hidden=True, bits=16)
@@ -94,9 +94,9 @@ def one_method(name: str, sites: Mapping[str, Any], public: Any, schedule: Sched
             w = local_only(one.oracle("train", 0), schedule, initial)
             table[site] = {"0": {"val": validated(one, w), **tested(one, w), "everywhere": everywhere(sites, w)}}
         return {"sites": table}
-    algorithm, layout = METHODS[name], next(iter(sites.values())).layout
-    equal = getattr(algorithm, "share", "all") == "norms"
-    together = Consortium(sites, algorithm, MEAN, schedule, equal)
+    sharing, layout = METHODS[name], next(iter(sites.values())).layout
+    equal = bool(sharing.home_roles)
+    together = Consortium(sites, FedAvg(), MEAN, schedule, equal, sharing)
     new_sum, told = noise(name, public, schedule) if name in NOISED else (None, {})
     curve: list[float] = []
 
@@ -116,8 +116,9 @@ def one_method(name: str, sites: Mapping[str, Any], public: Any, schedule: Sched
         for k, row in rows.items():
             row |= {"everywhere": everywhere(sites, tuned[k])} if name in SWEEP else {}
         table[site] = {"0": rows[0], "best": rows[best], "k": best}
-    roles, shared = next(iter(sites.values())).roles, SHARED["norms" if equal else "all"]
-    values = sum(size for block, size in zip(layout.names, layout.sizes, strict=True) if roles[block] in shared)
+    roles = next(iter(sites.values())).roles
+    blocks = zip(layout.names, layout.sizes, strict=True)
+    values = sum(size for block, size in blocks if roles[block] not in sharing.home_roles)
     masked = {site: float(memory["mask"].sum()) for site, memory in result.memories.items() if "mask" in memory}
     return {"sites": table, "curve": curve, "values": values, "noise": told, "personal_values": masked}
 

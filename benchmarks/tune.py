@@ -21,21 +21,24 @@ SEED = 100
 RATES = (0.01,)
 
 
-def grid() -> dict[str, tuple[Any, Any, float]]:
-    """Return label -> (algorithm, rule, learning rate)."""
+def grid() -> dict[str, tuple[Any, Any, Any, float]]:
+    """Return label -> (algorithm, sharing, rule, learning rate)."""
+    from wardround.algorithms.alternating import Alternating
     from wardround.algorithms.ditto import Ditto
     from wardround.algorithms.fedavg import FedAvg
     from wardround.algorithms.fedprox import FedProx
-    from wardround.algorithms.fedrep import FedRep
     from wardround.algorithms.per_fedavg import PerFedAvg
     from wardround.algorithms.rules import FedAdam
+    from wardround.algorithms.sharing import EVERYTHING, Roles
 
-    rows: dict[str, tuple[Any, Any, float]] = {f"fedavg lr={lr}": (FedAvg(), MEAN, lr) for lr in (0.02, 0.05, 0.1)}
-    rows |= {f"fedprox mu={mu}": (FedProx(mu), MEAN, 0.05) for mu in (0.001, 0.01, 0.1)}
-    rows |= {f"ditto lam={lam}": (Ditto(lam), MEAN, 0.05) for lam in (0.01, 0.1, 1.0)}
-    rows |= {f"fedrep share={s}": (FedRep(s), MEAN, 0.05) for s in (0.1, 0.25, 0.5)}
-    rows |= {f"perfedavg alpha={a}": (PerFedAvg(a, "FO", 0.001), MEAN, 0.05) for a in (0.003, 0.01, 0.03)}
-    rows |= {f"fedopt lr={s}": (FedAvg(), FedAdam(s, 0.9, 0.99, 0.001), 0.05) for s in (0.003, 0.01, 0.03)}
+    rows: dict[str, tuple[Any, Any, Any, float]] = {
+        f"fedavg lr={lr}": (FedAvg(), EVERYTHING, MEAN, lr) for lr in (0.02, 0.05, 0.1)
+    }
+    rows |= {f"fedprox mu={mu}": (FedProx(mu), EVERYTHING, MEAN, 0.05) for mu in (0.001, 0.01, 0.1)}
+    rows |= {f"ditto lam={lam}": (Ditto(lam), EVERYTHING, MEAN, 0.05) for lam in (0.01, 0.1, 1.0)}
+    rows |= {f"fedrep share={s}": (Alternating(s), Roles(("head",)), MEAN, 0.05) for s in (0.1, 0.25, 0.5)}
+    rows |= {f"perfedavg alpha={a}": (PerFedAvg(a, "FO", 0.001), EVERYTHING, MEAN, 0.05) for a in (0.003, 0.01, 0.03)}
+    rows |= {f"fedopt lr={s}": (FedAvg(), EVERYTHING, FedAdam(s, 0.9, 0.99, 0.001), 0.05) for s in (0.003, 0.01, 0.03)}
     return rows
 
 
@@ -67,10 +70,12 @@ def main() -> None:
         first = next(iter(sites.values()))
         initial = first.model.vector.clone()
         rows = list(grid().items())
-        for label, (algorithm, rule, lr) in rows[:2] if args.quick else rows:
+        for label, (algorithm, sharing, rule, lr) in rows[:2] if args.quick else rows:
             if args.only and not label.startswith(tuple(args.only)):
                 continue
-            together = Consortium(sites, algorithm, rule, Schedule(**(options["schedule"] | {"lr": lr})))
+            together = Consortium(
+                sites, algorithm, rule, Schedule(**(options["schedule"] | {"lr": lr})), sharing=sharing
+            )
             models = together.models(together.run(initial))
             plain, tuned = [], {rate: [] for rate in RATES}
             for name, start in models.items():

@@ -14,7 +14,7 @@ What ours does once a round (a copy of the weights, a check that all is finite) 
 Masks: the jobs tumour_type_klmask (ViT) and brats_klmask (U-Net), read off app_configs, on 4 phantom hospitals in this process.
 `due` is the median over hospitals and rounds with a mask of (end of local training - end of its last gradient) / (all of
 local training); `job` is the same of the sums over all rounds of the job, with a mask or without, and `job_2` that of a job
-that makes masks in every second round only (`--set algorithm.every=2`). Serialising, sending and waiting, which make a
+that makes masks in every second round only (`--set sharing.every=2`). Serialising, sending and waiting, which make a
 round longer, are not in it.
 
     OMP_NUM_THREADS=1 python benchmarks/vit_step.py --json
@@ -37,6 +37,7 @@ from job_sites import job_sites
 from methods import MEAN
 from overhead_data import median
 from wardround.algorithms.base import LocalEnd, LocalStart, Steps, descend
+from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.schedule import Schedule
 from wardround.hospital.consortium import Consortium
@@ -151,45 +152,57 @@ class Clocked:
 
 
 class Timed:
-    """KL masks that write down (of the mask, of local training) on both clocks, for every round, with a mask or without."""
+    """FedAvg with KL masks that write down (of the mask, of local training) on both clocks, for every round."""
 
-    def __init__(self, algorithm: KLMask) -> None:
-        self.algorithm = algorithm
-        self.name, self.banks, self.home_roles = algorithm.name, algorithm.banks, algorithm.home_roles
+    def __init__(self, masks: KLMask) -> None:
+        self.masks = masks
+        self.home_roles, self.changes, self.differs = masks.home_roles, masks.changes, masks.differs
+        self.title, self.stays = masks.title, masks.stays
         self.found: dict[int, list[tuple[Times, Times]]] = {}
 
     def train(self, start: LocalStart, oracle: Any, steps: Steps) -> LocalEnd:
-        begun, clocked = clocks(), Clocked(oracle)
-        end = self.algorithm.train(start, clocked, steps)
-        self.found.setdefault(steps.round, []).append((since(clocked.done), since(begun)))
-        return end
+        """Train as FedAvg does, and remember when this began and when its last gradient was there."""
+        self._begun, self._clocked = clocks(), Clocked(oracle)
+        return FedAvg().train(start, self._clocked, steps)
 
-    def personal(self, start: LocalStart) -> Tensor:
-        return self.algorithm.personal(start)
+    def chosen(self, w: Tensor, start: LocalStart, oracle: Any, steps: Steps) -> Mapping[str, Tensor]:
+        """Choose as the masks do, and write down the times of this round."""
+        found = self.masks.chosen(w, start, oracle, steps)
+        self.found.setdefault(steps.round, []).append((since(self._clocked.done), since(self._begun)))
+        return found
 
     def due(self, every: int) -> list[int]:
         """Return the rounds with a mask, if one is made in every `every`-th from the warm-up on."""
-        return [r for r in self.found if r >= self.algorithm.warm_up and (r - self.algorithm.warm_up) % every == 0]
+        return [r for r in self.found if r >= self.masks.warm_up and (r - self.masks.warm_up) % every == 0]
+
+
+class Trained:
+    """The algorithm's half of Timed: a job takes its algorithm and its sharing from two values."""
+
+    name, banks = FedAvg.name, FedAvg.banks
+
+    def __init__(self, timed: Timed) -> None:
+        self.train = timed.train
 
 
 def measure_mask(name: str, changed: Mapping[str, int]) -> dict[str, float]:
     """Run a job, some settings changed, over its phantom hospitals; return the masks' part of local training."""
     made = job(name)
-    algorithm = Timed(KLMask(**made.algorithm["site"]["args"]))
+    timed = Timed(KLMask(**made.sharing["args"]))
     schedule = Schedule(**made.schedule | changed)
     with tempfile.TemporaryDirectory() as folder:
         sites = job_sites(made, 0, Path(folder))
-        together = Consortium(sites, algorithm, MEAN, schedule)
+        together = Consortium(sites, Trained(timed), MEAN, schedule, sharing=timed)
         together.run(next(iter(sites.values())).model.vector.clone())
-    result: dict[str, float] = {"masks": sum(len(algorithm.found[r]) for r in algorithm.due(1))}
+    result: dict[str, float] = {"masks": sum(len(timed.found[r]) for r in timed.due(1))}
     for clock, word in enumerate(("", "cpu_")):
-        due = [pair for r in algorithm.due(1) for pair in algorithm.found[r]]
+        due = [pair for r in timed.due(1) for pair in timed.found[r]]
         result[f"{word}due"] = median([mask[clock] / whole[clock] for mask, whole in due])
         result[f"{word}mask_s"] = median([mask[clock] for mask, _ in due])
         result[f"{word}round_s"] = median([whole[clock] for _, whole in due])
-        training = sum(whole[clock] - mask[clock] for pairs in algorithm.found.values() for mask, whole in pairs)
+        training = sum(whole[clock] - mask[clock] for pairs in timed.found.values() for mask, whole in pairs)
         for every, key in ((1, "job"), (2, "job_2")):
-            masks = sum(mask[clock] for r in algorithm.due(every) for mask, _ in algorithm.found[r])
+            masks = sum(mask[clock] for r in timed.due(every) for mask, _ in timed.found[r])
             result[word + key] = masks / (masks + training)
     return result
 

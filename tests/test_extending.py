@@ -11,13 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from wardround.algorithms.base import Steps
+from wardround.algorithms.fedavg import FedAvg
+from wardround.algorithms.federation import local_round
+from wardround.arrays import Layout
 from wardround.jobs import fragments, named
 from wardround.jobs.cli import main
 
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 CLIENT = "app/config/config_fed_client.json"
+
+
+class Slope:
+    """An oracle whose gradient is 1 everywhere."""
+
+    def draw(self, count: int) -> tuple[int, ...]:
+        return tuple(range(count))
+
+    def gradient(self, w: torch.Tensor, batch: Any) -> tuple[float, torch.Tensor]:
+        return 0.0, torch.ones_like(w)
 
 
 def merged(before: Any, change: Any) -> Any:
@@ -65,7 +80,7 @@ def executor(folder: Path) -> dict[str, Any]:
 
 def test_every_command_wrote_its_job(followed: Path) -> None:
     written = {path.parent.parent.name for path in followed.glob("*/*/meta.json")}
-    assert written == {"my_jobs", "attention", "segresnet", "thin", "cautious", "mine_written"}
+    assert written == {"my_jobs", "attention", "segresnet", "thin", "cautious", "mine_written", "personal", "later"}
 
 
 def test_an_algorithm_of_ones_own_is_in_the_config_the_card_and_the_report(followed: Path) -> None:
@@ -75,6 +90,24 @@ def test_an_algorithm_of_ones_own_is_in_the_config_the_card_and_the_report(follo
     assert (about["algorithm"], about["algorithm_class"]) == ("Half way", "mine.algorithms.HalfWay")
     assert about["algorithm_settings"] == {"share": 0.5}
     assert "**Half way**" in (job / "CARD.md").read_text()
+
+
+def test_a_sharing_of_ones_own_is_in_the_config_and_trains_two_rounds(followed: Path) -> None:
+    """Two rounds in process: the head leaves in the first round and stays in the second, at every site alike."""
+    import importlib
+
+    job = followed / "later" / "brats_fedprox"
+    assert executor(job)["sharing"] == {"path": "mine.sharing.HeadFromRound", "args": {"first": 1}}
+    assert "FedProx, head at home later" in (job / "CARD.md").read_text()
+    kind = importlib.import_module("mine.sharing").HeadFromRound
+    layout, roles = Layout(("body", "head"), ((2,), (2,))), {"body": "body", "head": "head"}
+    memory: dict[str, Any] = {}
+    for round_, stays in ((0, False), (1, True)):
+        received = {"model": torch.ones(4)}
+        steps = Steps(1, 0.1, round=round_)
+        update, memory, _ = local_round(FedAvg(), kind(1), received, memory, layout, roles, Slope(), steps)
+        assert update["model:body"].all()
+        assert update["model:head"].any() != stays
 
 
 @pytest.mark.parametrize("name", ["attention", "thin", "my_jobs"])

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
 
+from wardround.algorithms.alternating import Alternating
 from wardround.algorithms.base import Steps
 from wardround.algorithms.ditto import Ditto
 from wardround.algorithms.fedavg import FedAvg
-from wardround.algorithms.fedbn import FedBN
 from wardround.algorithms.federation import local_round
 from wardround.algorithms.fedprox import FedProx
-from wardround.algorithms.fedrep import FedRep
-from wardround.algorithms.fedsim import FedSim
 from wardround.algorithms.per_fedavg import PerFedAvg
 from wardround.algorithms.scaffold import Scaffold
+from wardround.algorithms.sharing import Everything, Roles
 
 ALL = [
     FedAvg(),
     FedProx(0.1),
     Scaffold(),
-    FedBN(),
-    FedRep(0.3),
-    FedSim("norms"),
+    Alternating(0.3),
     Ditto(0.5),
     PerFedAvg(0.1, "FO", 1e-3),
     PerFedAvg(0.1, "HF", 1e-3),
 ]
+HEAD = Roles(("head",))
+
+
+def sharing_of(algorithm):
+    return HEAD if isinstance(algorithm, Alternating) else Everything()
+
+
 each = pytest.mark.parametrize("algorithm", ALL, ids=str)
 
 
@@ -36,7 +41,11 @@ each = pytest.mark.parametrize("algorithm", ALL, ids=str)
 @pytest.mark.parametrize("work", [4, 8, 12])
 def test_exactly_the_work_is_spent(problem, start, algorithm, work):
     oracle, w = problem(1).noisy(), problem(2).point()
-    end = algorithm.train(start(w, control=torch.zeros_like(w)), oracle, Steps(work, 0.05))
+    end = algorithm.train(
+        replace(start(w, control=torch.zeros_like(w)), home_roles=sharing_of(algorithm).home_roles),
+        oracle,
+        Steps(work, 0.05),
+    )
     assert len(oracle.calls) == work
     assert end.losses
 
@@ -48,6 +57,7 @@ def test_nothing_given_is_changed_and_the_precision_stays(problem, start, algori
     given = [w, c, own]
     before = [vector.clone() for vector in given]
     begun = start(w, {"control": own, "personal": own, "home": own}, control=c)
+    begun = replace(begun, home_roles=sharing_of(algorithm).home_roles)
     end = algorithm.train(begun, problem(4, dtype).noisy(), Steps(8, 0.05, momentum=0.9, clip_norm=1.0))
     assert all(torch.equal(now, then) for now, then in zip(given, before, strict=True))
     assert set(end.banks) == set(algorithm.banks)
@@ -62,7 +72,9 @@ def test_a_round_repeated_from_the_same_state_is_the_same(problem, layout, roles
     memory, ends = {}, []
     for attempt in range(3):
         oracle = problem(9, torch.float32).noisy()
-        update, kept, losses = local_round(algorithm, banks, memory, layout, roles, oracle, Steps(8, 0.05))
+        update, kept, losses = local_round(
+            algorithm, sharing_of(algorithm), banks, memory, layout, roles, oracle, Steps(8, 0.05)
+        )
         ends.append((update, kept, losses))
         if attempt == 0:
             memory = kept
@@ -71,15 +83,6 @@ def test_a_round_repeated_from_the_same_state_is_the_same(problem, layout, roles
     assert all((update[name] == again[name]).all() for name in update)
     assert kept.keys() == kept_again.keys()
     assert all(torch.equal(kept[name], kept_again[name]) for name in kept)
-
-
-@each
-def test_what_leaves_is_the_travelling_blocks_of_the_banks_and_no_more(problem, layout, roles, algorithm):
-    banks = {bank: problem(seed, torch.float64).point() for seed, bank in enumerate(algorithm.banks)}
-    update, _, _ = local_round(algorithm, banks, {}, layout, roles, problem(9).noisy(), Steps(8, 0.05))
-    travelling = [name for name in layout.names if roles[name] not in algorithm.home_roles]
-    assert set(update) == {f"{bank}:{name}" for bank in algorithm.banks for name in travelling}
-    assert {str(block.dtype) for block in update.values()} == {"float32"}
 
 
 @each

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from wardround.algorithms.base import Steps, descend, plain
+from wardround.algorithms.base import Steps, descend, personal, plain
 from wardround.algorithms.ditto import Ditto
 from wardround.algorithms.fedavg import FedAvg
 from wardround.errors import ConfigRefused
@@ -29,7 +29,7 @@ def test_without_pull_the_personal_part_is_local_training(problem, start):
         v, _ = descend(v, plain(alone), 4, Steps(4, 0.1))
         w = problem(seed).point()
     assert torch.equal(memory["personal"], v)
-    assert torch.equal(Ditto(0.0).personal(start(w, memory)), v)
+    assert torch.equal(personal(start(w, memory)), v)
 
 
 @pytest.mark.parametrize("lam", [0.5, 5.0])
@@ -53,7 +53,7 @@ def test_a_large_pull_brings_the_personal_model_to_the_shared_one(problem, start
 
 def test_the_personal_model_starts_as_the_shared_one(problem, start):
     w = problem(1).point()
-    assert torch.equal(Ditto(1.0).personal(start(w)), w)
+    assert torch.equal(personal(start(w)), w)
 
 
 @pytest.mark.parametrize("lam", [-1.0, math.nan, math.inf, None])

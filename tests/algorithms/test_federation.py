@@ -3,19 +3,20 @@ from __future__ import annotations
 import pytest
 import torch
 
+from wardround.algorithms.alternating import Alternating
 from wardround.algorithms.base import Steps
 from wardround.algorithms.ditto import Ditto
 from wardround.algorithms.fedavg import FedAvg
-from wardround.algorithms.fedbn import FedBN
 from wardround.algorithms.federation import SiteSide, first_banks, local_only, local_round, run, vectors
-from wardround.algorithms.fedrep import FedRep
 from wardround.algorithms.rules import FedAdam, Mean
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import Roles
 from wardround.arrays import Layout, from_bank
 from wardround.errors import RoundRefused
 
 COSINE = Schedule(6, 8, 0.1, 0.9, True, 1e-3, 5.0, "cosine")
+NORMS = Roles(("norm",))
 ONE_STEP = Schedule(30, 1, 0.1, 0.0, False, 0.0, 0.0, "constant")
 
 
@@ -98,11 +99,15 @@ def test_each_round_gets_its_oracle_and_its_rate_and_is_reported(problem, layout
         w = after
 
 
-@pytest.mark.parametrize(("algorithm", "home"), [(FedBN(), "conv.norm"), (FedRep(0.5), "out.weight")], ids=str)
-def test_blocks_at_home_stay_as_they_were_on_the_server(problem, layout, side, model, algorithm, home):
+@pytest.mark.parametrize(
+    ("algorithm", "sharing", "home"),
+    [(FedAvg(), NORMS, "conv.norm"), (Alternating(0.5), Roles(("head",)), "out.weight")],
+    ids=str,
+)
+def test_blocks_at_home_stay_as_they_were_on_the_server(problem, layout, side, model, algorithm, sharing, home):
     for rule in (Mean(1.0), FedAdam(0.1, 0.9, 0.99, 1e-3)):
         sides = {str(n): side(problem(n, torch.float32).exact()) for n in range(2)}
-        result = run(sides, algorithm, rule, COSINE, model)
+        result = run(sides, algorithm, rule, COSINE, model, sharing=sharing)
         assert (result.banks[f"model:{home}"] == model[home]).all()
         assert all((result.banks[f"model:{name}"] != model[name]).all() for name in layout.names if name != home)
         mask = torch.from_numpy(layout.mask([home]))
@@ -117,7 +122,7 @@ def test_blocks_at_home_stay_as_they_were_on_the_server(problem, layout, side, m
 def test_memory_that_a_round_does_not_touch_is_kept(problem, layout, roles):
     w, kept = problem(1, torch.float32).point(), {"control": problem(2, torch.float32).point()}
     oracle = problem(3, torch.float32).exact()
-    _, memory, _ = local_round(FedBN(), {"model": w}, kept, layout, roles, oracle, Steps(2, 0.1))
+    _, memory, _ = local_round(FedAvg(), NORMS, {"model": w}, kept, layout, roles, oracle, Steps(2, 0.1))
     assert set(memory) == {"control", "home"}
     assert torch.equal(memory["control"], kept["control"])
     assert set(kept) == {"control"}
@@ -153,7 +158,7 @@ def test_a_round_that_does_not_fit_the_model_is_refused_before_any_work(problem,
     oracle = problem(1, torch.float32).exact()
     given = {"received": {"model": torch.zeros(8)}, "memory": {}, "roles": roles} | change
     with pytest.raises(RoundRefused, match=found):
-        local_round(FedBN(), **given, layout=layout, oracle=oracle, steps=Steps(2, 0.1))
+        local_round(FedAvg(), NORMS, **given, layout=layout, oracle=oracle, steps=Steps(2, 0.1))
     assert oracle.calls == []
 
 

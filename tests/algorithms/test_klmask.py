@@ -7,16 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from wardround.algorithms.base import Steps
+from wardround.algorithms.base import Steps, personal
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import SiteSide, first_banks, local_round, run, start_of
-from wardround.algorithms.klmask import KLMask, block_sizes, by_value, read, require_alone
+from wardround.algorithms.klmask import KLMask, block_sizes, by_value, read
 from wardround.algorithms.rules import Mean
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import Everything
 from wardround.errors import ConfigRefused
 
 BLOCKS = {"conv.weight": "conv", "conv.norm": "norm", "out.weight": "head"}
-KL = KLMask("kl", "all", every=1, warm_up=0, rho=0.0, enter=1.5, leave=0.75, most=0.6, batches=2)
+KL = KLMask("kl", (), every=1, warm_up=0, rho=0.0, enter=1.5, leave=0.75, most=0.6, batches=2)
 STEPS = Steps(4, 0.1)
 
 
@@ -67,8 +68,9 @@ def mask_of(memory, layout):
     return {b for b, value in read(layout, BLOCKS, memory["mask"]).items() if value}
 
 
-def round_(algorithm, received, memory, layout, roles, oracle, number=0):
-    return local_round(algorithm, {"model": received}, memory, layout, roles, oracle, replace(STEPS, round=number))
+def round_(sharing, received, memory, layout, roles, oracle, number=0):
+    steps = replace(STEPS, round=number)
+    return local_round(FedAvg(), sharing, {"model": received}, memory, layout, roles, oracle, steps)
 
 
 def test_vectors_and_blocks(layout):
@@ -91,7 +93,7 @@ def test_the_block_that_matters_becomes_personal_and_never_leaves(problem, layou
     assert torch.equal(begun[head], memory["home"][head])
     assert torch.equal(begun[~head], other[~head])
     assert not update["model:out.weight"].any()
-    own = KL.personal(start_of(KL, {"model": received}, after, layout, roles))
+    own = personal(start_of(FedAvg(), KL, {"model": received}, after, layout, roles))
     assert torch.equal(own[head], after["home"][head])
     assert torch.equal(own[~head], received[~head])
 
@@ -168,7 +170,7 @@ def test_the_random_control_is_the_same_in_every_round_and_another_at_another_si
 def test_without_masks_it_is_fedavg(problem, layout, roles, probe):
     received = problem(1, torch.float32).point()
     one, memory, _ = round_(replace(KL, choose="none"), received, {}, layout, roles, probe(head=1.0))
-    other, _, _ = round_(FedAvg(), received, {}, layout, roles, probe(head=1.0))
+    other, _, _ = round_(Everything(), received, {}, layout, roles, probe(head=1.0))
     assert "mask" not in memory
     assert "home" not in memory
     assert all((one[name] == other[name]).all() for name in other)
@@ -185,25 +187,16 @@ def test_shared_blocks_move_by_the_sum_over_all_hospitals(problem, layout, roles
         seen.append({name: block.copy() for name, block in result.banks.items()})
 
     schedule = Schedule(2, 4, 0.1, 0.0, False, 0.0, 0.0, "constant")
-    result = run(sides, KL, Mean(1.0), schedule, model, after)
+    result = run(sides, FedAvg(), Mean(1.0), schedule, model, after, sharing=KL)
     assert {name: mask_of(memory, layout) for name, memory in result.memories.items()} == {
         "a": {"head"},
         "b": {"head"},
         "c": {"conv"},
     }
     received = torch.from_numpy(layout.flatten(model))
-    alone, _, _ = round_(FedAvg(), received, {}, layout, roles, probe(5))
-    moved = seen[0]["model:out.weight"] - first_banks(KL, model)["model:out.weight"]
+    alone, _, _ = round_(Everything(), received, {}, layout, roles, probe(5))
+    moved = seen[0]["model:out.weight"] - first_banks(FedAvg(), model)["model:out.weight"]
     torch.testing.assert_close(torch.from_numpy(moved), torch.from_numpy(alone["model:out.weight"]) / 3)
-
-
-def test_where_single_updates_are_hidden_fedavg_is_refused_beside_masks_that_sites_choose():
-    for choose in ("kl", "random"):
-        with pytest.raises(ConfigRefused, match="FedAvg beside it"):
-            require_alone(replace(KL, choose=choose), True, "a hidden sum")
-        require_alone(replace(KL, choose=choose), False, "a hidden sum")
-    for algorithm in (replace(KL, choose="head"), replace(KL, choose="norms"), FedAvg()):  # one mask for all
-        require_alone(algorithm, True, "a hidden sum")
 
 
 def test_with_fedavg_beside_it_two_sums_would_tell_what_one_hospital_kept(problem, layout, roles, probe):
@@ -211,7 +204,7 @@ def test_with_fedavg_beside_it_two_sums_would_tell_what_one_hospital_kept(proble
     received, sums, alone = problem(1, torch.float32).point(), [0.0, 0.0], None
     for seed, kept in ((3, 0.0), (4, 0.0), (5, 0.0), (6, 1.0)):
         masked, _, _ = round_(KL, received, {}, layout, roles, probe(seed, head=kept))
-        plain, _, _ = round_(FedAvg(), received, {}, layout, roles, probe(seed))
+        plain, _, _ = round_(Everything(), received, {}, layout, roles, probe(seed))
         sums = [total + update["model:out.weight"] for total, update in zip(sums, (plain, masked), strict=True)]
         alone = plain["model:out.weight"]
         assert masked["model:out.weight"].any() == (kept == 0)
@@ -223,6 +216,7 @@ def test_with_fedavg_beside_it_two_sums_would_tell_what_one_hospital_kept(proble
     "changed",
     [
         {"choose": "best"},
+        {"choose": "norms", "home": ("head", "body", "adapter")},
         {"every": 0},
         {"every": 1.5},
         {"warm_up": -1},
@@ -241,13 +235,12 @@ def test_senseless_settings_are_refused(changed):
 
 
 def test_masks_choose_among_what_is_shared_at_all(problem, layout, roles, probe):
-    """share norms: conv and head are home from the start, and no mask of theirs is needed."""
-    algorithm = replace(KL, share="norms", most=0.99)
+    """Only norms are shared: conv and head are home from the start, and no mask of theirs is needed."""
+    algorithm = replace(KL, home=("head", "body", "adapter"), most=0.99)
     update, memory, _ = round_(
         algorithm, problem(1, torch.float32).point(), {}, layout, roles, probe(head=9.0, norm=1.0)
     )
     assert set(update) == {"model:conv.norm"}
     assert mask_of(memory, layout) == set(), "the only shared block cannot be more than 99 % of what is shared"
-    algorithm = replace(KL, share="all")
-    update, _, _ = round_(algorithm, problem(1, torch.float32).point(), {}, layout, roles, probe(head=9.0, norm=1.0))
+    update, _, _ = round_(KL, problem(1, torch.float32).point(), {}, layout, roles, probe(head=9.0, norm=1.0))
     assert len(update) == 3

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from wardround.algorithms.base import Steps
+from wardround.algorithms.base import Steps, personal
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.per_fedavg import COST, PerFedAvg, meta_gradient
 from wardround.errors import ConfigRefused
@@ -124,7 +124,7 @@ def test_it_ends_where_one_step_of_adaptation_is_best(problem, start):
 
 def test_the_sites_own_model_is_the_shared_one_before_fine_tuning(problem, start):
     w = problem(2).point()
-    assert torch.equal(PerFedAvg(ALPHA, "FO", DELTA).personal(start(w)), w)
+    assert torch.equal(personal(start(w)), w)
 
 
 @pytest.mark.parametrize(

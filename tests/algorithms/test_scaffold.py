@@ -9,6 +9,7 @@ from wardround.algorithms.federation import SiteSide, first_banks, local_round, 
 from wardround.algorithms.rules import Mean
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING
 from wardround.arrays import RunningMean, from_bank
 
 WEIGHTS = {"north": 1.0, "south": 3.0, "west": 2.0}
@@ -105,7 +106,7 @@ def test_the_servers_control_stays_so_when_sites_are_absent(sites, layout, roles
         for name in present:
             received, oracle = vectors(Scaffold(), banks, layout), sites[name].oracle(0)
             update, memories[name], _ = local_round(
-                Scaffold(), received, memories[name], layout, roles, oracle, Steps(5, 0.1)
+                Scaffold(), EVERYTHING, received, memories[name], layout, roles, oracle, Steps(5, 0.1)
             )
             mean.add(update, WEIGHTS[name])
         banks, _ = rule.apply(banks, mean.mean(), {}, sum(WEIGHTS[name] for name in present) / total)

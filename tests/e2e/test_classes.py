@@ -18,7 +18,7 @@ SMALL = (
     "model.depth=1",
     "judging.steps=[0,1]",
 )
-MASKS = ("algorithm.warm_up=0", "algorithm.enter=1.0", "algorithm.leave=0.5")
+MASKS = ("sharing.warm_up=0", "sharing.enter=1.0", "sharing.leave=0.5")
 
 
 def job(simulator, name, *settings):
@@ -31,7 +31,7 @@ def job(simulator, name, *settings):
 @pytest.fixture(scope="session")
 def masked(simulator):
     return simulator.run(
-        job(simulator, "tumour_type_klmask", "privacy=masked", "algorithm.choose=head", *MASKS),
+        job(simulator, "tumour_type_klmask", "privacy=masked", "sharing.choose=head", *MASKS),
         "tumour_type_klmask",
         3,
     )

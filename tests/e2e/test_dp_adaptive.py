@@ -13,7 +13,7 @@ from wardround.privacy.releases import GaussianRelease
 
 SITES = ("site-1", "site-2", "site-3")
 SMALL = ("work=2", "rounds=2", "phantoms.patients=5")
-ADAPTERS = ("algorithm.share=adapters", "model.adapter_rank=1", "scaling.start=[]", "scaling.follow=true")
+ADAPTERS = ("sharing=adapters_alone", "model.adapter_rank=1", "scaling.start=[]", "scaling.follow=true")
 TINY = UNet3d((4, 8), residual_units=1, norm="instance", dropout=0.0, adapter_rank=1)
 
 

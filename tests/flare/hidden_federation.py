@@ -32,6 +32,7 @@ from wardround import __version__
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.rules import Mean
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING
 from wardround.arrays import digest, in_bank
 from wardround.data.cases import MODALITIES
 from wardround.errors import Refusal
@@ -246,6 +247,7 @@ class Site(Party):
 def secure_site(**changed: Any) -> SecureSite:
     promise = {
         "algorithm": FedAvg(),
+        "sharing": EVERYTHING,
         "model": SPEC,
         "schedule": Schedule(2, 2, 0.05, 0.9, True, 0.0, 10.0, "cosine"),
         "sampling": Sampling((16, 16, 16), 2, 0.5, False),

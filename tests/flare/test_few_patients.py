@@ -17,6 +17,7 @@ from nvflare.apis.signal import Signal
 
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING
 from wardround.arrays import in_bank
 from wardround.data.cases import MODALITIES
 from wardround.data.hospitals import hospital
@@ -204,7 +205,12 @@ def test_a_hidden_sum_of_few_patients_goes_on_without_scores(federation, mode):
 
 
 def trainer():
-    promise = {"algorithm": FedAvg(), "model": SPEC, "schedule": Schedule(1, 2, 0.05, 0.9, True, 0.0, 10.0, "cosine")}
+    promise = {
+        "algorithm": FedAvg(),
+        "sharing": EVERYTHING,
+        "model": SPEC,
+        "schedule": Schedule(1, 2, 0.05, 0.9, True, 0.0, 10.0, "cosine"),
+    }
     promise |= {"sampling": Sampling((8, 8, 8), 2, 0.5, False), "judging": Judging([0, 1], 0.01), "seed": 0}
     return SiteTrainer(**promise, phantoms=Phantoms([16, 16, 16], 5))
 

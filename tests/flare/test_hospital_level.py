@@ -8,6 +8,7 @@ import pytest
 from hidden_federation import FINGERPRINT, SITES, Private, first_model
 from nvflare.apis.shareable import Shareable
 
+from wardround.algorithms.sharing import EVERYTHING
 from wardround.arrays import Layout, digest, norm
 from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, ReleaseRefused
@@ -274,11 +275,12 @@ def test_rounding_that_costs_too_much_is_refused_at_load():
 
     schedule = Schedule(2, 2, 0.05, 0.9, True, 0.0, 10.0, "cosine")
     good = private("masked").mechanism
-    assert private_promise(good, FedAvg(), schedule, None, SPEC) is None
+    assert private_promise(good, FedAvg(), EVERYTHING, schedule, None, SPEC) is None
     with pytest.raises(ConfigRefused, match="rounding that costs less"):
         private_promise(
             replace(good, delta=1e-9, promise=promise(True, noise_multiplier=0.05, bits=9)),
             FedAvg(),
+            EVERYTHING,
             schedule,
             None,
             SPEC,

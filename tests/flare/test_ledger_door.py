@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from wardround.algorithms.fedavg import FedAvg
+from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.per_fedavg import PerFedAvg
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING
 from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, ReleaseRefused
 from wardround.flare import ledger_door, wire
@@ -205,8 +207,8 @@ def test_a_mechanism_without_cost_writes_no_ledger(context, update):
 
 
 def test_the_executor_trains_under_the_exits_promise():
-    assert private_promise(mechanism(), FedAvg(), SCHEDULE, None, UNet3d()) == PROMISE
-    assert private_promise(None, FedAvg(), SCHEDULE, FedAvg(), UNet3d()) is None
+    assert private_promise(mechanism(), FedAvg(), EVERYTHING, SCHEDULE, None, UNet3d()) == PROMISE
+    assert private_promise(None, FedAvg(), EVERYTHING, SCHEDULE, FedAvg(), UNet3d()) is None
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_the_executor_trains_under_the_exits_promise():
 )
 def test_a_job_whose_noise_does_not_fit_is_refused(made, algorithm, rival, words):
     with pytest.raises(ConfigRefused, match=words):
-        private_promise(made, algorithm, SCHEDULE, rival, UNet3d())
+        private_promise(made, algorithm, EVERYTHING, SCHEDULE, rival, UNet3d())
 
 
 @pytest.mark.parametrize("name", ["promise", "work", "rounds", "delta", "accept_vacuous"])
@@ -306,3 +308,9 @@ def test_an_exit_that_charges_nothing_does_not_take_a_lost_ledger_for_none(conte
         file.mkdir()
     with pytest.raises(ReleaseRefused, match="the ledger"):
         Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx)
+
+
+def test_masks_that_a_site_chooses_by_its_patients_are_refused_under_patient_level_noise():
+    masks = KLMask("kl", (), 1, 1, 0.5, 1.0, 0.5, 0.3, 1)
+    with pytest.raises(ConfigRefused, match="without noise"):
+        private_promise(mechanism(), FedAvg(), masks, SCHEDULE, None, UNet3d())

@@ -21,6 +21,7 @@ from nvflare.private.fed.client.client_runner import TaskRouter
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.rules import Mean
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING
 from wardround.arrays import in_bank
 from wardround.data.cases import MODALITIES
 from wardround.data.hospitals import hospital
@@ -53,6 +54,7 @@ RUN = "ab" * 16
 def settings(**changed):
     promise = {
         "algorithm": FedAvg(),
+        "sharing": EVERYTHING,
         "model": SPEC,
         "schedule": Schedule(3, 2, 0.05, 0.0, False, 0.0, 0.0, "constant"),
         "sampling": Sampling((8, 8, 8), 2, 0.5, False),

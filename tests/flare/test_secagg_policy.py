@@ -236,7 +236,7 @@ def test_an_update_leaves_by_no_other_door(asked, provisioned):
 
 
 def vars_of(executor):
-    names = ("algorithm", "model", "schedule", "sampling", "judging", "phantoms", "seed", "rule", "banks")
+    names = ("algorithm", "sharing", "model", "schedule", "sampling", "judging", "phantoms", "seed", "rule", "banks")
     return {name: getattr(executor, name) for name in names}
 
 

@@ -247,7 +247,7 @@ def test_the_state_of_another_job_is_refused(he, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["algorithm", "model", "schedule", "sampling", "judging", "phantoms", "seed", "rule", "banks"]
+    "name", ["algorithm", "sharing", "model", "schedule", "sampling", "judging", "phantoms", "seed", "rule", "banks"]
 )
 def test_a_promise_that_is_missing_is_refused(name):
     """NVFlare turns an undefined variable of a config into None."""

@@ -6,8 +6,13 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
+from wardround.algorithms.alternating import Alternating
 from wardround.algorithms.fedavg import FedAvg
+from wardround.algorithms.klmask import KLMask
+from wardround.algorithms.per_fedavg import PerFedAvg
+from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING
 from wardround.arrays import in_bank
 from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, DataRefused
@@ -23,12 +28,14 @@ from wardround.hospital.segmentation import Sampling
 from wardround.models.nets import UNet3d
 
 SPEC = UNet3d((4, 8), residual_units=1, norm="instance", dropout=0.0)
+MASKS = KLMask("kl", (), 1, 1, 0.5, 1.0, 0.5, 0.3, 1)
 SAYS = "/data/phantom-north-001_t1.nii.gz"
 
 
 def trainer(**changed):
     promise = {
         "algorithm": FedAvg(),
+        "sharing": EVERYTHING,
         "model": SPEC,
         "schedule": Schedule(2, 2, 0.05, 0.9, True, 0.0, 10.0, "cosine"),
         "sampling": Sampling((8, 8, 8), 2, 0.5, False),
@@ -137,8 +144,23 @@ def test_the_simulator_shows_the_reason(context, caplog):
     assert "expected: train or finish" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["algorithm", "model", "schedule", "sampling", "judging", "phantoms", "seed"])
+@pytest.mark.parametrize(
+    "name", ["algorithm", "sharing", "model", "schedule", "sampling", "judging", "phantoms", "seed"]
+)
 def test_a_promise_that_is_missing_is_refused(name):
     """NVFlare turns an undefined variable of a config into None."""
     with pytest.raises(ConfigRefused, match=r"(?s)the job's site settings.*" + name):
         trainer(**{name: None})
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"algorithm": Scaffold(), "sharing": MASKS}, "has taken home"),
+        ({"algorithm": Alternating(0.5)}, "keeps nothing at home"),
+        ({"algorithm": PerFedAvg(0.01, "HF", 0.001)}, "a multiple of 4"),
+    ],
+)
+def test_what_is_not_sound_is_refused_when_the_job_is_loaded(changed, words):
+    with pytest.raises(ConfigRefused, match=words):
+        trainer(**changed)

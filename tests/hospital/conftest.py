@@ -11,6 +11,7 @@ import pytest
 
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING
 from wardround.data.cache import open_cohort
 from wardround.data.hospitals import hospital
 from wardround.data.phantoms import write_cohort
@@ -61,6 +62,7 @@ def settings() -> Callable[..., SimpleNamespace]:
     def make(**changed: Any) -> SimpleNamespace:
         given = {
             "algorithm": FedAvg(),
+            "sharing": EVERYTHING,
             "rival": None,
             "private": None,
             "model": SPEC,

@@ -15,6 +15,7 @@ from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import first_banks
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING
 from wardround.data.description import Description, Row, Spec, write_folder
 from wardround.data.ehr import Table
 from wardround.data.hospitals import hospital as profile
@@ -197,11 +198,12 @@ def test_patient_level_privacy_covers_it(site):
 
 
 @pytest.mark.parametrize(
-    "algorithm", [FedAvg(), KLMask("kl", "all", 1, 0, 0.5, 1.0, 0.5, 0.6, 1)], ids=lambda a: a.name
+    "sharing", [EVERYTHING, KLMask("kl", (), 1, 0, 0.5, 1.0, 0.5, 0.6, 1)], ids=lambda one: type(one).__name__
 )
-def test_a_hospital_through_two_rounds(tmp_path, algorithm):
+def test_a_hospital_through_two_rounds(tmp_path, sharing):
     settings = SimpleNamespace(
-        algorithm=algorithm,
+        algorithm=FedAvg(),
+        sharing=sharing,
         rival=None,
         private=None,
         model=SPEC,
@@ -218,7 +220,7 @@ def test_a_hospital_through_two_rounds(tmp_path, algorithm):
     assert any("SYNTHETIC" in words for words in said)
     assert hospital.facts["modalities"]["t2"] == 0, "west has no T2"
     assert sum(hospital.facts["classes"].values()) == 18
-    weights = first_banks(algorithm, hospital.site.layout.unflatten(hospital.initial.numpy().copy()))
+    weights = first_banks(FedAvg(), hospital.site.layout.unflatten(hospital.initial.numpy().copy()))
     for round_ in range(2):
         delta, loss = hospital.train(weights, round_)
         weights = {name: block + delta[name] for name, block in weights.items()}

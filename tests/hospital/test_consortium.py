@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from wardround.algorithms.fedavg import FedAvg
-from wardround.algorithms.fedbn import FedBN
 from wardround.algorithms.federation import local_only
 from wardround.algorithms.rules import Mean
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import Roles
 from wardround.hospital.consortium import Consortium
 
 ONE = Schedule(1, 3, 0.05, 0.9, True, 0.0, 10.0, "constant")
@@ -38,7 +38,7 @@ def test_one_round_is_the_weighted_mean_of_the_sites_models(sites, equal, share)
 
 
 def test_what_stays_home_differs_between_the_models(sites):
-    together = Consortium(sites, FedBN(), Mean(1.0), replace(ONE, rounds=2))
+    together = Consortium(sites, FedAvg(), Mean(1.0), replace(ONE, rounds=2), sharing=Roles(("norm",)))
     models = together.models(together.run(sites["a"].model.vector.clone()))
     layout, roles = sites["a"].layout, sites["a"].roles
     blocks = [layout.unflatten(models[name].numpy()) for name in ("a", "b")]

@@ -11,12 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from wardround.algorithms.alternating import Alternating
 from wardround.algorithms.base import Algorithm, LocalStart, Steps
 from wardround.algorithms.ditto import Ditto
 from wardround.algorithms.fedavg import FedAvg
-from wardround.algorithms.fedbn import FedBN
 from wardround.algorithms.fedprox import FedProx
-from wardround.algorithms.fedrep import FedRep
 from wardround.algorithms.finetune import fine_tune
 from wardround.algorithms.per_fedavg import PerFedAvg
 from wardround.algorithms.scaffold import Scaffold
@@ -33,7 +32,7 @@ from wardround.tasks.loss import dice_bce
 
 Site = Callable[..., SegmentationSite]
 PROMISE = PatientDP(clip=0.5, noise_multiplier=1.0, sampling_rate=0.5, reference_patients=6)
-KNOWN = [FedAvg(), FedProx(0.1), FedBN(), FedRep(0.5), Scaffold(), Ditto(0.1), PerFedAvg(0.01, "FO", 0.1)]
+KNOWN = [FedAvg(), FedProx(0.1), Alternating(0.5), Scaffold(), Ditto(0.1), PerFedAvg(0.01, "FO", 0.1)]
 
 
 @pytest.fixture
@@ -132,7 +131,7 @@ def test_only_train_patients_are_drawn(home: DPSite) -> None:
 
 def start(site: SegmentationSite) -> LocalStart:
     w = weights(site)
-    return LocalStart({"model": w, "control": torch.zeros_like(w)}, {}, site.layout, site.roles)
+    return LocalStart({"model": w, "control": torch.zeros_like(w)}, {}, site.layout, site.roles, home_roles=("head",))
 
 
 @pytest.mark.parametrize("algorithm", KNOWN, ids=lambda a: a.name)

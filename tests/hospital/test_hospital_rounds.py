@@ -3,15 +3,16 @@ import json
 import numpy as np
 import pytest
 
+from wardround.algorithms.alternating import Alternating
+from wardround.algorithms.base import personal
 from wardround.algorithms.ditto import Ditto
 from wardround.algorithms.fedavg import FedAvg
-from wardround.algorithms.fedbn import FedBN
 from wardround.algorithms.federation import SiteSide, first_banks, run
-from wardround.algorithms.fedrep import FedRep
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.rules import Mean
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING, Roles
 from wardround.arrays import in_bank
 from wardround.errors import RoundRefused
 from wardround.models import checkpoint
@@ -38,14 +39,23 @@ def two_rounds(open_again, hospital):
     return deltas, weights
 
 
-MASKS = KLMask("kl", "all", every=1, warm_up=0, rho=0.5, enter=1.0, leave=0.5, most=0.6, batches=1)
-ALGORITHMS = [FedAvg(), FedBN(), FedRep(0.5), Scaffold(), Ditto(0.1), MASKS]
+MASKS = KLMask("kl", (), every=1, warm_up=0, rho=0.5, enter=1.0, leave=0.5, most=0.6, batches=1)
+NORMS = Roles(("norm",))
+METHODS = {
+    "FedAvg": (FedAvg(), EVERYTHING),
+    "FedBN": (FedAvg(), NORMS),
+    "FedRep": (Alternating(0.5), Roles(("head",))),
+    "SCAFFOLD": (Scaffold(), EVERYTHING),
+    "SCAFFOLD, norms at home": (Scaffold(), NORMS),
+    "Ditto": (Ditto(0.1), EVERYTHING),
+    "KL masks": (FedAvg(), MASKS),
+}
 SCHEDULE = Schedule(3, 4, 0.05, 0.9, True, 0.0, 10.0, "cosine")
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.name)
-def test_a_restarted_process_goes_on_bit_by_bit(algorithm, opened):
-    changed = {"algorithm": algorithm, "schedule": SCHEDULE}
+@pytest.mark.parametrize(("algorithm", "sharing"), METHODS.values(), ids=METHODS)
+def test_a_restarted_process_goes_on_bit_by_bit(algorithm, sharing, opened):
+    changed = {"algorithm": algorithm, "sharing": sharing, "schedule": SCHEDULE}
     alive = opened("alive", **changed)
     lived, weights = two_rounds(lambda: alive, alive)
     restarted, _ = two_rounds(lambda: opened("restarted", **changed), alive)
@@ -54,19 +64,27 @@ def test_a_restarted_process_goes_on_bit_by_bit(algorithm, opened):
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
     again = opened("restarted", **changed)
-    personal = [algorithm.personal(one._start(weights, 2)).numpy() for one in (alive, again)]
-    np.testing.assert_array_equal(*personal)
+    models = [personal(one._start(weights, 2)).numpy() for one in (alive, again)]
+    np.testing.assert_array_equal(*models)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.name)
-def test_rounds_through_the_disk_are_those_of_the_federation_in_memory(algorithm, opened):
+@pytest.mark.parametrize(("algorithm", "sharing"), METHODS.values(), ids=METHODS)
+def test_rounds_through_the_disk_are_those_of_the_federation_in_memory(algorithm, sharing, opened):
     """The oracle: the in-process federation, which keeps every memory in a dictionary."""
-    hospital = opened(algorithm=algorithm, schedule=SCHEDULE)
+    hospital = opened(algorithm=algorithm, sharing=sharing, schedule=SCHEDULE)
     site, after = hospital.site, {}
     side = SiteSide(lambda round_: site.oracle("train", round_), hospital.weight, site.layout, site.roles)
     model = site.layout.unflatten(hospital.initial.numpy().copy())
-    run({"a": side}, algorithm, Mean(1.0), SCHEDULE, model, lambda r, result: after.update({r: dict(result.banks)}))
-    _, weights = two_rounds(lambda: opened(algorithm=algorithm, schedule=SCHEDULE), hospital)
+    run(
+        {"a": side},
+        algorithm,
+        Mean(1.0),
+        SCHEDULE,
+        model,
+        lambda r, result: after.update({r: dict(result.banks)}),
+        sharing=sharing,
+    )
+    _, weights = two_rounds(lambda: opened(algorithm=algorithm, sharing=sharing, schedule=SCHEDULE), hospital)
     assert weights.keys() == after[1].keys()
     for name in weights:
         np.testing.assert_array_equal(weights[name], after[1][name])
@@ -74,7 +92,7 @@ def test_rounds_through_the_disk_are_those_of_the_federation_in_memory(algorithm
 
 def test_norms_stay_home(opened):
     """FedBN: no norm in the update; what the server sends in their place is not used after the first round."""
-    first = opened(algorithm=FedBN())
+    first = opened(sharing=NORMS)
     roles = first.site.roles
     norms = {name for name in roles if roles[name] == "norm"}
     weights = weights_of(first)
@@ -84,11 +102,11 @@ def test_norms_stay_home(opened):
     assert any(not np.array_equal(own[name], weights[f"model:{name}"]) for name in norms)
 
     noise = {name: block + 7 if name.removeprefix("model:") in norms else block for name, block in weights.items()}
-    again = opened(algorithm=FedBN())
+    again = opened(sharing=NORMS)
     start = again.site.layout.unflatten(again._start(noise, 1).banks["model"].numpy())
     for name in roles:
         np.testing.assert_array_equal(start[name], own[name] if name in norms else weights[f"model:{name}"])
-    assert again.validate(noise, 1) == opened(algorithm=FedBN()).validate(weights, 1)
+    assert again.validate(noise, 1) == opened(sharing=NORMS).validate(weights, 1)
 
 
 def test_a_repeated_round_starts_from_the_state_before_it(opened):
@@ -105,7 +123,7 @@ def test_a_repeated_round_starts_from_the_state_before_it(opened):
 
 def test_a_site_that_lost_its_memory_refuses(opened):
     """FedBN without its norms would silently be another method."""
-    hospital = opened(algorithm=FedBN())
+    hospital = opened(sharing=NORMS)
     with pytest.raises(RoundRefused, match="before round 2"):
         hospital.train(weights_of(hospital), 2)
 
@@ -149,8 +167,8 @@ def test_facts_are_counts_and_words(opened):
     ("changed", "candidates"),
     [
         ({}, {"local", "fedavg", "fedavg_finetuned"}),
-        ({"algorithm": FedBN()}, {"local", "personalised"}),
-        ({"algorithm": FedBN(), "rival": FedAvg()}, {"local", "personalised", "fedavg", "fedavg_finetuned"}),
+        ({"sharing": NORMS}, {"local", "personalised"}),
+        ({"sharing": NORMS, "rival": FedAvg()}, {"local", "personalised", "fedavg", "fedavg_finetuned"}),
     ],
 )
 def test_the_judgement_compares_what_the_job_allows(changed, candidates, opened):
@@ -201,12 +219,12 @@ def test_under_patient_level_dp_no_loss_and_no_count_is_told(opened):
     assert shared_only(numbers) == {"candidates": {"fedavg": {"k": 0, "gain": None}}, "deploy": None, "val_score": 0.5}
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.name)
-def test_a_round_that_did_not_count_leaves_no_trace(algorithm, opened):
+@pytest.mark.parametrize(("algorithm", "sharing"), METHODS.values(), ids=METHODS)
+def test_a_round_that_did_not_count_leaves_no_trace(algorithm, sharing, opened):
     """Round 1 is trained and does not count. Round 2 then starts from the state after round 0 and the model that is received:
     the same, bit for bit, as at a hospital that was not asked in round 1 at all. So SCAFFOLD's control variate stays the one
     that the server counts with, and personal blocks are those of the last round that counted."""
-    changed = {"algorithm": algorithm, "schedule": SCHEDULE}
+    changed = {"algorithm": algorithm, "sharing": sharing, "schedule": SCHEDULE}
     dropped, away = opened("dropped", **changed), opened("away", **changed)
     weights = weights_of(dropped)
     for hospital in (dropped, away):
@@ -218,8 +236,8 @@ def test_a_round_that_did_not_count_leaves_no_trace(algorithm, opened):
     for name in one:
         np.testing.assert_array_equal(one[name], other[name])
     weights = moved(weights, one)
-    personal = [algorithm.personal(hospital._start(weights, 3)).numpy() for hospital in (dropped, away)]
-    np.testing.assert_array_equal(*personal)
+    models = [personal(hospital._start(weights, 3)).numpy() for hospital in (dropped, away)]
+    np.testing.assert_array_equal(*models)
 
 
 def test_two_rounds_that_did_not_count_are_survived(opened):

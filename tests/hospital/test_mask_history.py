@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import first_banks
 from wardround.algorithms.klmask import KLMask, by_value
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Layout
 from wardround.hospital.mask_history import history_of, note, since
 
-MASKS = KLMask("kl", "all", every=1, warm_up=0, rho=0.5, enter=1.0, leave=0.5, most=0.6, batches=1)
+MASKS = KLMask("kl", (), every=1, warm_up=0, rho=0.5, enter=1.0, leave=0.5, most=0.6, batches=1)
 SCHEDULE = Schedule(3, 4, 0.05, 0.9, True, 0.0, 10.0, "cosine")
 LAYOUT = Layout(("a.w", "a.b", "c.w"), ((2, 2), (2,), (3,)))
 BLOCKS = {"a.w": "a", "a.b": "a", "c.w": "c"}
@@ -45,9 +46,9 @@ def test_a_repeated_round_replaces_its_line_and_what_came_after(tmp_path):
 
 
 def test_a_hospital_keeps_shows_and_tells_it(opened, tmp_path):
-    changed = {"algorithm": MASKS, "schedule": SCHEDULE}
+    changed = {"sharing": MASKS, "schedule": SCHEDULE}
     hospital = opened(**changed)
-    weights = first_banks(MASKS, hospital.site.layout.unflatten(hospital.initial.numpy().copy()))
+    weights = first_banks(FedAvg(), hospital.site.layout.unflatten(hospital.initial.numpy().copy()))
     deltas = []
     for round_ in range(2):
         delta, _ = opened(**changed).train(weights, round_)

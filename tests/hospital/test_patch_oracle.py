@@ -15,6 +15,7 @@ import torch
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import first_banks
 from wardround.algorithms.klmask import KLMask
+from wardround.algorithms.sharing import EVERYTHING
 from wardround.data.phantom_record import COLUMNS
 from wardround.data.phantoms import RECORD
 from wardround.data.site_config import SiteConfig
@@ -151,16 +152,14 @@ def test_senseless_columns_are_refused(column: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "algorithm", [FedAvg(), KLMask("kl", "all", 1, 0, 0.5, 1.0, 0.5, 0.6, 1)], ids=lambda a: a.name
+    "sharing", [EVERYTHING, KLMask("kl", (), 1, 0, 0.5, 1.0, 0.5, 0.6, 1)], ids=lambda one: type(one).__name__
 )
-def test_a_hospital_through_two_rounds(
-    settings: Callable[..., SimpleNamespace], tmp_path: Path, algorithm: Any
-) -> None:
-    promises = settings(algorithm=algorithm, model=SPEC, sampling=SAMPLING)
+def test_a_hospital_through_two_rounds(settings: Callable[..., SimpleNamespace], tmp_path: Path, sharing: Any) -> None:
+    promises = settings(sharing=sharing, model=SPEC, sampling=SAMPLING)
     hospital = Hospital.open(
         "site-4", tmp_path, tmp_path / "states", simulator=True, settings=promises, say=lambda words: None
     )
-    weights = first_banks(algorithm, hospital.site.layout.unflatten(hospital.initial.numpy().copy()))
+    weights = first_banks(FedAvg(), hospital.site.layout.unflatten(hospital.initial.numpy().copy()))
     for round_ in range(2):
         delta, loss = hospital.train(weights, round_)
         assert loss is not None

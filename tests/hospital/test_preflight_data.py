@@ -43,6 +43,7 @@ def parts(name, *settings):
     return Rehearsed(
         name,
         build(job.algorithm["site"], "algorithm"),
+        build(job.sharing, "sharing"),
         build(job.task["model"], "model"),
         build(job.task["sampling"], "sampling"),
         build(job.federation["schedule"], "schedule").steps(0),

@@ -10,6 +10,7 @@ import pytest
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.rules import Mean
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING
 from wardround.data.site_config import SiteConfig
 from wardround.data.splits import PARTS
 from wardround.hospital import baselines
@@ -23,7 +24,13 @@ from wardround.models.nets import UNet3d
 
 SPEC, SAMPLING = UNet3d(channels=(4, 8)), Sampling((8, 8, 8), 2, 0.5, True)
 SETUP = Setup(
-    FedAvg(), Mean(1.0), Schedule(2, 2, 0.05, 0.9, True, 0.0, 10.0, "cosine"), SPEC, SAMPLING, Judging((0, 2), 0.01)
+    FedAvg(),
+    EVERYTHING,
+    Mean(1.0),
+    Schedule(2, 2, 0.05, 0.9, True, 0.0, 10.0, "cosine"),
+    SPEC,
+    SAMPLING,
+    Judging((0, 2), 0.01),
 )
 SOURCE, CELL = MaskedPhantoms(Phantoms([14, 14, 14], 0), 5, 0), Cell(2, None, (), False)
 

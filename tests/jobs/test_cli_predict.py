@@ -274,6 +274,10 @@ def test_a_shared_model_without_its_head_is_refused(
     part = weights(tmp_path / "part.npz", round=3, settings={"job": "brats_fedrep"})
     assert main(["predict", case, "--model", str(part), *out]) == 2
     assert "deploy_model.npz" in capsys.readouterr().err
+    said = {"job": "brats_fedavg", "sharing_class": "wardround.algorithms.sharing.Roles", "sharing.home": "head, norm"}
+    part = weights(tmp_path / "part.npz", round=3, settings=said)
+    assert main(["predict", case, "--model", str(part), *out]) == 2
+    assert "its head and norm never left" in capsys.readouterr().err
     whole = weights(tmp_path / "whole.npz", round=3, settings={"job": "brats_fedavg"})
     assert main(["predict", case, "--model", str(whole), *out]) == 0
     assert "shared model of brats_fedavg after 3 rounds" in capsys.readouterr().err

@@ -43,7 +43,7 @@ def test_the_card_says_what_is_promised_and_what_it_costs():
     assert "epsilon 8 at delta 1e-05 per hospital" in " ".join(text.split())
     assert "294 numbers are shared by 4 hospitals" in " ".join(text.split())
     assert "no scores" in text
-    more = folder.job_files(recipes.job(NAME, ["algorithm.share=all"]))["CARD.md"]
+    more = folder.job_files(recipes.job(NAME, ["sharing=everything"]))["CARD.md"]
     assert "143,685 numbers" in " ".join(more.split())
 
 
@@ -111,9 +111,9 @@ def test_words_for_numbers_are_refused(name, setting):
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("algorithm.share=adapters", "model.adapter_rank"),
-        ("algorithm.share=head", "wardround scales"),
-        ("algorithm.share=body", "head, norms, adapters, all"),
+        ("sharing=adapters_alone", "model.adapter_rank"),
+        ("sharing=head_alone", "wardround scales"),
+        ("sharing.home=[brain]", "head, norm, body, adapter"),
         ("scaling.start=[1,2]", "none or 12"),
         ("scaling.start=[0]", "numbers above 0"),
         ("protection.weights=patients_open", "weights must be public"),
@@ -129,6 +129,6 @@ def test_what_does_not_fit_is_refused_before_it_is_written(setting, words, tmp_p
 
 
 def test_adapters_can_be_shared(tmp_path, capsys):
-    settings = ["--set", "algorithm.share=adapters", "--set", "model.adapter_rank=1", "--set", "scaling.start=[]"]
+    settings = ["--set", "sharing=adapters_alone", "--set", "model.adapter_rank=1", "--set", "scaling.start=[]"]
     assert main(["jobs", "write", NAME, "--out", str(tmp_path), *settings]) == 0
     assert "262 numbers" in " ".join((tmp_path / NAME / "CARD.md").read_text().split())

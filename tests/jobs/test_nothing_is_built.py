@@ -66,6 +66,7 @@ def command(path, file):
 
 ATTACKS = {
     "algorithm": (POPEN, lambda config, args, file: args.update(algorithm=touch(file))),
+    "sharing": (POPEN, lambda config, args, file: args.update(sharing=touch(file))),
     "model": (POPEN, lambda config, args, file: args.update(model=touch(file))),
     "sampling": (POPEN, lambda config, args, file: args.update(sampling=touch(file))),
     "schedule": (POPEN, lambda config, args, file: args.update(schedule=touch(file))),

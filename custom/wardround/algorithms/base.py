@@ -18,6 +18,7 @@ from wardround.arrays import Layout
 from wardround.errors import ConfigRefused, RoundRefused
 
 MASK = "mask"
+PERSONAL = "personal"
 Direction = Callable[[Tensor], tuple[float, Tensor]]
 
 
@@ -66,6 +67,7 @@ class LocalStart:
     """What a site starts a round from: banks as received (personal blocks filled in), and what it kept itself.
 
     received: the model as it came, before personal blocks were filled in; None: nothing was filled in
+    home_roles: the roles of the blocks that never leave (sharing.py)
     """
 
     banks: Mapping[str, Tensor]
@@ -73,6 +75,17 @@ class LocalStart:
     layout: Layout
     roles: Mapping[str, str]
     received: Tensor | None = None
+    home_roles: tuple[str, ...] = ()
+
+    @property
+    def home(self) -> Tensor:
+        """Return a boolean vector, true where a value stays at this site in this round: by its role, or by memory["mask"]."""
+        return self.mask(*self.home_roles) | self.masked
+
+    @property
+    def masked(self) -> Tensor:
+        """Return a boolean vector, true where memory["mask"] says that a value is this site's own; nowhere without it."""
+        return masked(self.memory, self.banks["model"])
 
     def mask(self, *roles: str) -> Tensor:
         """Return a boolean vector, true where the block has one of the roles (`head`, `norm`, `body`)."""
@@ -82,7 +95,10 @@ class LocalStart:
 
 @dataclass(frozen=True)
 class LocalEnd:
-    """What a site ends a round with. The update that leaves is banks minus banks received, without personal blocks."""
+    """What a site ends a round with. The update that leaves is banks minus banks received, without personal blocks.
+
+    memory["personal"] is the site's own model before fine-tuning, where that is not the model that it trains with others.
+    """
 
     banks: Mapping[str, Tensor]
     losses: tuple[float, ...]
@@ -90,7 +106,7 @@ class LocalEnd:
 
 
 class Algorithm(Protocol):
-    """A local algorithm: a frozen value with one pure function."""
+    """A local algorithm: a frozen value with one pure function. What leaves the site is not its affair (sharing.py)."""
 
     @property
     def name(self) -> str:
@@ -100,15 +116,18 @@ class Algorithm(Protocol):
     def banks(self) -> tuple[str, ...]:
         """The banks that travel, `model` first."""
 
-    @property
-    def home_roles(self) -> tuple[str, ...]:
-        """The roles of the blocks that never leave the site."""
-
     def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
         """Spend steps.work gradient evaluations."""
 
-    def personal(self, start: LocalStart) -> Tensor:
-        """Return this site's own model before fine-tuning, from the final banks and memory."""
+
+def personal(start: LocalStart) -> Tensor:
+    """Return this site's own model before fine-tuning, from the final banks and memory."""
+    return start.memory.get(PERSONAL, start.banks["model"])
+
+
+def masked(memory: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    """Return a boolean vector as long as `like`: where memory["mask"] keeps a value at the site; nowhere without it."""
+    return memory[MASK] > 0 if MASK in memory else torch.zeros_like(like, dtype=torch.bool)
 
 
 def descend(

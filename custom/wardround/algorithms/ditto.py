@@ -11,9 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from torch import Tensor
-
-from wardround.algorithms.base import LocalEnd, LocalStart, Oracle, Steps, descend, plain, whole_steps
+from wardround.algorithms.base import (
+    PERSONAL,
+    LocalEnd,
+    LocalStart,
+    Oracle,
+    Steps,
+    descend,
+    personal,
+    plain,
+    whole_steps,
+)
 from wardround.algorithms.fedprox import proximal
 from wardround.errors import ConfigRefused
 
@@ -30,7 +38,6 @@ class Ditto:
 
     name: ClassVar[str] = "Ditto"
     banks: ClassVar[tuple[str, ...]] = ("model",)
-    home_roles: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if self.lam is None or not 0 <= self.lam < 1e6:
@@ -42,8 +49,5 @@ class Ditto:
         half = whole_steps(steps.work, 2, self.name)
         received = start.banks["model"]
         w, losses = descend(received, plain(oracle), half, steps)
-        v, _ = descend(self.personal(start), proximal(plain(oracle), received, self.lam), half, steps)
-        return LocalEnd({"model": w}, tuple(losses), {"personal": v})
-
-    def personal(self, start: LocalStart) -> Tensor:
-        return start.memory.get("personal", start.banks["model"])
+        v, _ = descend(personal(start), proximal(plain(oracle), received, self.lam), half, steps)
+        return LocalEnd({"model": w}, tuple(losses), {PERSONAL: v})

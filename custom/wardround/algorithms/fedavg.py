@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from torch import Tensor
-
 from wardround.algorithms.base import LocalEnd, LocalStart, Oracle, Steps, descend, plain
 
 
@@ -22,11 +20,7 @@ class FedAvg:
 
     name: ClassVar[str] = "FedAvg"
     banks: ClassVar[tuple[str, ...]] = ("model",)
-    home_roles: ClassVar[tuple[str, ...]] = ()
 
     def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
         w, losses = descend(start.banks["model"], plain(oracle), steps.work, steps)
         return LocalEnd({"model": w}, tuple(losses))
-
-    def personal(self, start: LocalStart) -> Tensor:
-        return start.banks["model"]

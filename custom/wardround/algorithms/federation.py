@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wardround.algorithms.base import MASK, Algorithm, LocalStart, Oracle, Steps, descend, plain
+from wardround.algorithms.base import MASK, Algorithm, LocalStart, Oracle, Steps, descend, masked, personal, plain
 from wardround.algorithms.rules import Rule
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING, Sharing, require_shared, require_together
 from wardround.arrays import Array, Arrays, Layout, RunningMean, from_bank, in_bank
 from wardround.errors import RoundRefused
 
@@ -36,23 +37,28 @@ class Sum(Protocol):
 
 
 def start_of(
-    algorithm: Algorithm, received: Vectors, memory: Vectors, layout: Layout, roles: Mapping[str, str]
+    algorithm: Algorithm,
+    sharing: Sharing,
+    received: Vectors,
+    memory: Vectors,
+    layout: Layout,
+    roles: Mapping[str, str],
 ) -> LocalStart:
     """Return a round's start: the banks as received, with the site's own blocks where some stay home.
 
     no memory["home"] yet: the received values | banks, lengths or roles that do not fit the model: RoundRefused
     """
     _require_fits(algorithm, received, memory, layout, roles)
-    start = LocalStart(received, memory, layout, roles)
-    if "home" in memory and (algorithm.home_roles or MASK in memory):
-        home = start.mask(*algorithm.home_roles) | _stays(memory, received["model"])
-        own = torch.where(home, memory["home"], received["model"])
-        return LocalStart({**received, "model": own}, memory, layout, roles, received["model"])
+    start = LocalStart(received, memory, layout, roles, None, sharing.home_roles)
+    if "home" in memory and (sharing.home_roles or MASK in memory):
+        own = torch.where(start.home, memory["home"], received["model"])
+        return replace(start, banks={**received, "model": own}, received=received["model"])
     return start
 
 
 def local_round(
     algorithm: Algorithm,
+    sharing: Sharing,
     received: Vectors,
     memory: Vectors,
     layout: Layout,
@@ -64,21 +70,22 @@ def local_round(
 
     received, memory: flat vectors by name, not changed | memory returned: complete, replaces the one given
     memory["home"]: the whole model after the round, kept where some blocks stay home
-    memory["mask"]: 1 where a value is this site's own, in every round anew (algorithms/klmask.py): such values start from
-    memory["home"] and leave as zeros, before the mask is changed and after
+    memory["mask"]: 1 where a value is this site's own, as the sharing has chosen: such values start from memory["home"] and
+    leave as zeros, by the mask of before the round and by the one chosen after it
+    no block of the network is shared: ConfigRefused
     """
-    start = start_of(algorithm, received, memory, layout, roles)
+    start = start_of(algorithm, sharing, received, memory, layout, roles)
+    require_shared(start, sharing)
     end = algorithm.train(start, oracle, steps)
+    kept = {**memory, **end.memory, **sharing.chosen(end.banks["model"], start, oracle, steps)}
+    own = start.masked | masked(kept, start.banks["model"])
+    travels = [name for name in layout.names if roles[name] not in sharing.home_roles]
     update: dict[str, Array] = {}
-    stays = _stays(memory, start.banks["model"]) | _stays(end.memory, start.banks["model"])
     for bank in algorithm.banks:
-        change = (end.banks[bank] - start.banks[bank]).to(torch.float32)
-        change = change.masked_fill(stays, 0) if bank == "model" else change
+        change = (end.banks[bank] - start.banks[bank]).to(torch.float32).masked_fill(own, 0)
         blocks = layout.unflatten(change.cpu().numpy())
-        travels = [n for n in layout.names if roles[n] not in algorithm.home_roles]
-        update |= in_bank(bank, {n: blocks[n] for n in travels})
-    kept = {**memory, **end.memory}
-    if algorithm.home_roles or MASK in kept:
+        update |= in_bank(bank, {name: blocks[name] for name in travels})
+    if sharing.home_roles or MASK in kept:
         kept["home"] = end.banks["model"]
     return update, kept, end.losses
 
@@ -102,11 +109,13 @@ class FederationResult:
     banks: dict[str, Array]
     memories: dict[str, dict[str, Tensor]]
     history: list[dict[str, float]] = field(default_factory=list)
+    sharing: Sharing = EVERYTHING
 
     def personal(self, algorithm: Algorithm, site: str, side: SiteSide) -> Tensor:
         """Return the site's own model before fine-tuning."""
         received = vectors(algorithm, self.banks, side.layout)
-        return algorithm.personal(start_of(algorithm, received, self.memories[site], side.layout, side.roles))
+        memory = self.memories[site]
+        return personal(start_of(algorithm, self.sharing, received, memory, side.layout, side.roles))
 
 
 def vectors(algorithm: Algorithm, banks: Mapping[str, Array], layout: Layout) -> dict[str, Tensor]:
@@ -130,19 +139,29 @@ def run(
     model: Mapping[str, Array],
     on_round: Callable[[int, FederationResult], None] = lambda round_, result: None,
     new_sum: Callable[[int], Sum] = lambda round_: RunningMean(),
+    sharing: Sharing = EVERYTHING,
 ) -> FederationResult:
     """Run all rounds with every site taking part; on_round sees (round, result so far) after each.
 
     new_sum(round): what the round's updates are added into, in the order of `sites` (default: the float32 mean)
+    sharing: which blocks stay at the sites; an algorithm that is not sound with it: ConfigRefused
     """
-    result = FederationResult(first_banks(algorithm, model), {site: {} for site in sites})
+    require_together(algorithm, sharing)
+    result = FederationResult(first_banks(algorithm, model), {site: {} for site in sites}, sharing=sharing)
     state = rule.start(result.banks)
     for round_ in range(schedule.rounds):
         mean, losses = new_sum(round_), {}
         for site, side in sites.items():
             received, memory = vectors(algorithm, result.banks, side.layout), result.memories[site]
             update, result.memories[site], walked = local_round(
-                algorithm, received, memory, side.layout, side.roles, side.oracle(round_), schedule.steps(round_)
+                algorithm,
+                sharing,
+                received,
+                memory,
+                side.layout,
+                side.roles,
+                side.oracle(round_),
+                schedule.steps(round_),
             )
             mean.add(update, side.weight)
             losses[site] = sum(walked) / len(walked)
@@ -166,15 +185,17 @@ class _Line:
         raise _Begun
 
 
-def begin(algorithm: Algorithm, steps: Steps) -> None:
+def begin(algorithm: Algorithm, sharing: Sharing, steps: Steps) -> None:
     """Let an algorithm start one round on a model of one number for each role, and stop it at its first gradient.
 
-    Whatever an algorithm refuses because of the amount of work or its banks, it refuses here, without any data.
+    Whatever an algorithm refuses because of the amount of work, its banks or what stays at home, it refuses here, without
+    any data: when a job is printed, and again when a site loads it.
     """
+    require_together(algorithm, sharing)
     roles = {f"{role}.weight": role for role in ("body", "norm", "adapter", "head")}
     layout = Layout(tuple(roles), ((1,),) * len(roles))
     received = {bank: torch.zeros(layout.total) for bank in algorithm.banks}
-    start = start_of(algorithm, received, {}, layout, roles)
+    start = start_of(algorithm, sharing, received, {}, layout, roles)
     with contextlib.suppress(_Begun):
         algorithm.train(start, _Line(), steps)
 
@@ -188,11 +209,6 @@ def local_only(oracle: Oracle, schedule: Schedule, w: Tensor) -> Tensor:
         steps = schedule.steps(round_)
         w, _ = descend(w, plain(oracle), steps.work, steps)
     return w
-
-
-def _stays(memory: Vectors, like: Tensor) -> Tensor:
-    """Return a boolean vector: where memory["mask"] says that a value is this site's own; nowhere without it."""
-    return memory[MASK] > 0 if MASK in memory else torch.zeros_like(like, dtype=torch.bool)
 
 
 def _require_fits(

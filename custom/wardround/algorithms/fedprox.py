@@ -36,7 +36,6 @@ class FedProx:
 
     name: ClassVar[str] = "FedProx"
     banks: ClassVar[tuple[str, ...]] = ("model",)
-    home_roles: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if self.mu is None or not 0 <= self.mu < 1e6:
@@ -48,6 +47,3 @@ class FedProx:
         received = start.banks["model"]
         w, losses = descend(received, proximal(plain(oracle), received, self.mu), steps.work, steps)
         return LocalEnd({"model": w}, tuple(losses))
-
-    def personal(self, start: LocalStart) -> Tensor:
-        return start.banks["model"]

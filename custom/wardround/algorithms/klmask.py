@@ -4,12 +4,11 @@
 
 after local training, every `every` rounds from `warm_up` on; masks.py makes a mask of it. Personal blocks start the next round
 from their own values and never leave, in the round that they become personal either. A block that becomes shared again
-starts from the received values.
-In place of personal blocks the update holds zeros, and the server divides by ALL hospitals: no mask is told, and every
-update has the same layout, as hidden sums and differential privacy need. The sum of a block is the sum over those who share
-it, who may be few, or one.
-share: as in fedsim.py; what is not shared at all is this hospital's own from the start, and masks choose among the rest.
-Controls, as one argument: `choose`: kl | random | norms | head | none (FedAvg).
+starts from the received values. In their place an update holds zeros, and the server divides by ALL hospitals: no mask leaves
+the site, and every update has the same layout, so that secure sums and differential privacy work as they are. The sum of a
+block is that of the hospitals who share it, who may be few, or one.
+home: roles that stay at home from the start (sharing.py); masks choose among the other blocks.
+Controls, as one argument: `choose`: kl | random | norms | head | none (nothing but `home`).
 Source: see masks.py.
 """
 
@@ -18,19 +17,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
 
-from wardround.algorithms.base import MASK, Algorithm, LocalEnd, LocalStart, Oracle, Steps, descend, plain
-from wardround.algorithms.fedsim import SHARED, FedSim, Share
+from wardround.algorithms.base import MASK, LocalStart, Oracle, Steps
 from wardround.algorithms.masks import CHOICES, Choice, attention, chosen, drawn
+from wardround.algorithms.sharing import ROLES, at_home
 from wardround.arrays import Layout
 from wardround.errors import ConfigRefused
 from wardround.rng import stream
 
 ATTENTION = "attention"
+# The controls that keep all blocks of one role, at every hospital alike.
+FIXED: Mapping[str, str] = {"norms": "norm", "head": "head"}
 Outputs = Callable[[Collection[str]], Tensor]
 
 
@@ -64,13 +65,10 @@ class Probe(Oracle, Protocol):
 @final
 @dataclass(frozen=True)
 class KLMask:
-    """choose, share: see above | batches: of the calibration part and of the held-out part
-
-    A value that is missing or out of range: ConfigRefused.
-    """
+    """choose: see above | batches: of the calibration part and of the held-out part | a value out of range: ConfigRefused"""
 
     choose: Choice
-    share: Share
+    home: tuple[str, ...]
     every: int
     warm_up: int
     rho: float
@@ -79,24 +77,14 @@ class KLMask:
     most: float
     batches: int
 
-    name: ClassVar[str] = "KL masks"
-    banks: ClassVar[tuple[str, ...]] = ("model",)
-
     def __post_init__(self) -> None:
+        object.__setattr__(self, "home", at_home(self.home))
+        absent = [name for name, value in vars(self).items() if value is None]
         whole = all(type(value) is int for value in (self.every, self.warm_up, self.batches))
-        if (
-            None in vars(self).values()
-            or self.choose not in CHOICES
-            or self.share not in SHARED
-            or not whole
-            or self.every < 1
-            or self.warm_up < 0
-            or self.batches < 1
-        ):
+        counts = whole and self.every >= 1 and self.warm_up >= 0 and self.batches >= 1
+        if absent or self.choose not in CHOICES or not counts:
             raise _refused(
-                f"{self}",
-                f"choose one of {', '.join(CHOICES)}, share one of {', '.join(SHARED)}, "
-                "every and batches 1 or more, warm_up 0 or more",
+                f"{self}", f"choose one of {', '.join(CHOICES)}, every and batches 1 or more, warm_up 0 or more"
             )
         if not (0 <= self.rho < 1 and 0 < self.leave <= self.enter and 0 < self.most < 1):
             raise _refused(
@@ -104,27 +92,43 @@ class KLMask:
                 "0 <= rho < 1, 0 < leave <= enter, 0 < most < 1",
             )
 
+        if self.choose in FIXED and set(ROLES) - set(self.home) == {FIXED[self.choose]}:
+            raise _refused(f"choose {self.choose}, home {list(self.home)}", "a choice that is not all that is shared")
+
     @property
     def home_roles(self) -> tuple[str, ...]:
-        return FedSim(self.share).home_roles
+        return self.home
 
-    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
-        w, losses = descend(start.banks["model"], plain(oracle), steps.work, steps)
-        memory = {key: start.memory[key] for key in (ATTENTION, MASK) if key in start.memory}
+    @property
+    def changes(self) -> bool:
+        return self.choose != "none"
+
+    @property
+    def differs(self) -> bool:
+        return self.choose in ("kl", "random")
+
+    @property
+    def title(self) -> str:
+        rest = f", {' and '.join(self.home)} at home" if self.home else ""
+        return f"KL masks{'' if self.choose == 'kl' else f' ({self.choose})'}{rest}"
+
+    @property
+    def stays(self) -> str:
+        always = [ROLES[role] for role in self.home]
+        own = f"the blocks that became this hospital's own, at most {self.most:.0%} of the parameters"
+        return ", ".join([*always, *([own] if self.changes else [])])
+
+    def chosen(self, w: Tensor, start: LocalStart, oracle: Oracle, steps: Steps) -> Mapping[str, Tensor]:
+        """Return the mask and, for `kl`, the attention after local training to w; {} in rounds in which none is due."""
         due = steps.round >= self.warm_up and (steps.round - self.warm_up) % self.every == 0
-        if due and self.choose != "none":
-            memory |= self._masked(w, start, oracle)  # type: ignore[arg-type]
-        return LocalEnd({"model": w}, tuple(losses), memory)
-
-    def personal(self, start: LocalStart) -> Tensor:
-        return start.banks["model"]
+        if not due or self.choose == "none":
+            return {}
+        return self._masked(w, start, oracle)  # type: ignore[arg-type]
 
     def _masked(self, w: Tensor, start: LocalStart, probe: Probe) -> dict[str, Tensor]:
-        shared = start.mask(*SHARED[self.share])
-        if self.choose in ("norms", "head"):
-            role = "norm" if self.choose == "norms" else "head"
-            return {MASK: (start.mask(role) & shared).to(w.dtype)}
-        travels = {name for name in start.layout.names if start.roles[name] in SHARED[self.share]}
+        if self.choose in FIXED:
+            return {MASK: (start.mask(FIXED[self.choose]) & ~start.mask(*self.home)).to(w.dtype)}
+        travels = {name for name in start.layout.names if start.roles[name] not in self.home}
         layout, blocks = start.layout, {name: b if name in travels else "" for name, b in probe.blocks.items()}
         sizes = {b: size for b, size in block_sizes(layout, blocks).items() if b}
         if self.choose == "random":
@@ -156,21 +160,6 @@ class KLMask:
             for b in total:
                 total[b] += probe.divergence(p, outputs(names[b]), batch) / len(batches)
         return total
-
-
-def require_alone(algorithm: Algorithm, beside: bool, where: str) -> None:
-    """Raise ConfigRefused if each site chooses its mask and FedAvg trains beside it where single updates are hidden.
-
-    In the first round with masks both models still start and train alike: the sum of the one less that of the other is, block
-    by block, what those who keep the block have left out; where that is one hospital, its update.
-    """
-    if isinstance(algorithm, KLMask) and algorithm.choose in ("kl", "random") and beside:
-        raise ConfigRefused(
-            f"KL masks with {where}",
-            found="FedAvg beside it: the difference of the two sums is the update of those that keep a block",
-            expected="one model",
-            fix="--set rival=false",
-        )
 
 
 class HeldOut:
@@ -220,4 +209,5 @@ def _without_rest(values: dict[str, float] | None) -> dict[str, float] | None:
 
 
 def _refused(found: str, expected: str) -> ConfigRefused:
-    return ConfigRefused("KL masks", found=found, expected=expected, fix="correct `algorithm` in the job")
+    fix = "--set sharing.NAME=VALUE: `wardround jobs settings JOB` says what each setting may be"
+    return ConfigRefused("KL masks", found=found, expected=expected, fix=fix)

@@ -50,7 +50,7 @@ def meta_gradient(oracle: Oracle, alpha: float, hessian: str, delta: float) -> D
 class PerFedAvg:
     """alpha >= 0: inner step | hessian: FO (2 gradient evaluations per step) or HF (4) | delta: length of d v above.
 
-    The site's own model is the shared one after k fine-tuning steps (finetune.py): `personal` gives it before them.
+    The site's own model is the shared one after k fine-tuning steps (finetune.py).
     """
 
     alpha: float
@@ -59,7 +59,6 @@ class PerFedAvg:
 
     name: ClassVar[str] = "Per-FedAvg"
     banks: ClassVar[tuple[str, ...]] = ("model",)
-    home_roles: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         given = self.alpha is not None and self.delta is not None
@@ -76,6 +75,3 @@ class PerFedAvg:
         direction = meta_gradient(oracle, self.alpha, self.hessian, self.delta)
         w, losses = descend(start.banks["model"], direction, count, steps)
         return LocalEnd({"model": w}, tuple(losses))
-
-    def personal(self, start: LocalStart) -> Tensor:
-        return start.banks["model"]

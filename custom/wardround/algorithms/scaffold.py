@@ -5,7 +5,8 @@
 Source: Karimireddy et al. 2020, arXiv:1910.06378, Algorithm 1, option II: c_i+ = c_i - c + (x - y_i) / (K lr). With
 plain SGD that IS the mean of the raw gradients (insert y_i = x - lr sum(g_k - c_i + c)).
 Deviations: 1. the mean of the raw gradients is used directly, which stays valid with momentum, clipping, weight decay;
-2. sites are weighted by their patients (p_i) in both sums, so that c = sum p_i c_i fits the weighted objective.
+2. sites are weighted by their patients (p_i) in both sums, so that c = sum p_i c_i fits the weighted objective; 3. blocks
+that stay at home are trained without correction.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ class Scaffold:
 
     name: ClassVar[str] = "SCAFFOLD"
     banks: ClassVar[tuple[str, ...]] = ("model", "control")
-    home_roles: ClassVar[tuple[str, ...]] = ()
 
     def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
-        shared = start.banks["control"]
-        own = start.memory.get("control", torch.zeros_like(shared))
+        # A block that stays at home is trained by this site alone: it has no drift to correct, and no variate.
+        home = start.home
+        shared = start.banks["control"].masked_fill(home, 0)
+        own = start.memory.get("control", torch.zeros_like(shared)).masked_fill(home, 0)
         total = torch.zeros_like(shared)
         raw = plain(oracle)
 
@@ -40,8 +42,5 @@ class Scaffold:
             return loss, g - own + shared
 
         w, losses = descend(start.banks["model"], corrected, steps.work, steps)
-        new = total / steps.work
+        new = (total / steps.work).masked_fill(home, 0)
         return LocalEnd({"model": w, "control": shared + (new - own)}, tuple(losses), {"control": new})
-
-    def personal(self, start: LocalStart) -> Tensor:
-        return start.banks["model"]

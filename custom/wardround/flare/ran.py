@@ -19,7 +19,14 @@ from wardround.data.ehr_words import words_of
 from wardround.errors import ConfigRefused
 
 CLASS = "algorithm_class"
-_PARTS = {"model": "model", "sampling": "sampling", "judging": "judging", "algorithm": "algorithm_settings"}
+SHARING = "sharing_class"
+_PARTS = {
+    "model": "model",
+    "sampling": "sampling",
+    "judging": "judging",
+    "algorithm": "algorithm_settings",
+    "sharing": "sharing_settings",
+}
 # Parts that may stand in either config, more than once.
 _ELSEWHERE = ("rule", "protection", "scaling")
 _CONFIGS = ("config_fed_server.json", "config_fed_client.json")
@@ -36,7 +43,8 @@ def settings_of(executor: Mapping[str, Any]) -> Json:
     found = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}
     schedule = {key: plain(value) for key, value in executor["schedule"]["args"].items()}
     beside = {"fedavg_beside": bool(executor.get("rival")), "seed": executor["seed"]}
-    return {CLASS: executor["algorithm"]["path"], **found, **schedule, **beside}
+    classes = {CLASS: executor["algorithm"]["path"], SHARING: executor["sharing"]["path"]}
+    return {**classes, **found, **schedule, **beside}
 
 
 def plain(value: Any) -> Any:

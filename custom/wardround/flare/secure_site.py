@@ -18,9 +18,9 @@ from nvflare.apis.signal import Signal
 
 from wardround import __version__
 from wardround.algorithms.base import Algorithm
-from wardround.algorithms.klmask import require_alone
 from wardround.algorithms.rules import Rule
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import Sharing, require_alone
 from wardround.arrays import Arrays, Layout, digest
 from wardround.data.ehr_words import words_of
 from wardround.errors import ConfigRefused, RoundRefused
@@ -34,6 +34,7 @@ from wardround.flare.site_parts import (
     open_hospital,
     private_promise,
     require_given,
+    require_started,
     shown,
     tell,
 )
@@ -53,13 +54,13 @@ from wardround.privacy.sum_site import Incoming
 class SecureSite(Executor):  # type: ignore[misc]
     """The six tasks of sealed.py. rule, banks: what a server does in the clear is done here, by every site alike.
 
-    scaling: under hospital-level DP, the public scales by which an update is divided before the exit, and the mean is
-    multiplied after; None: 1 each
+    scaling: public scales (hospital-level DP): an update is divided by them before the exit, the mean multiplied after
     """
 
     def __init__(
         self,
         algorithm: Algorithm,
+        sharing: Sharing,
         model: Network,
         schedule: Schedule,
         sampling: Sampling,
@@ -73,13 +74,15 @@ class SecureSite(Executor):  # type: ignore[misc]
         scaling: Scaling | None = None,
     ) -> None:
         super().__init__()
-        require_given(algorithm=algorithm, model=model, schedule=schedule, sampling=sampling, judging=judging)
-        require_given(phantoms=phantoms, seed=seed, rule=rule, banks=banks)
-        require_alone(algorithm, rival is not None, "a hidden sum")
-        self.algorithm, self.model, self.schedule, self.sampling = algorithm, model, schedule, sampling
-        self.judging, self.phantoms, self.seed, self.rival = judging, phantoms, seed, rival
+        require_given(algorithm=algorithm, sharing=sharing, model=model, schedule=schedule, sampling=sampling)
+        require_given(judging=judging, phantoms=phantoms, seed=seed, rule=rule, banks=banks)
+        require_alone(sharing, rival is not None, "a hidden sum")
+        require_started(algorithm, sharing, schedule)
+        self.algorithm, self.sharing, self.rival = algorithm, sharing, rival
+        self.model, self.schedule, self.sampling = model, schedule, sampling
+        self.judging, self.phantoms, self.seed = judging, phantoms, seed
         self.rule, self.banks = rule, banks
-        self.dp, self.private = dp, private_promise(dp, algorithm, schedule, rival, model)
+        self.dp, self.private = dp, private_promise(dp, algorithm, sharing, schedule, rival, model)
         self.scaling = scaling
         self._hospital: Hospital | None = None
         self._global: GlobalModel | None = None
@@ -233,14 +236,14 @@ class SecureSite(Executor):  # type: ignore[misc]
 
     @cached_property
     def _shared(self) -> tuple[str, ...]:
-        return tuple(shared_layout(self.model.build(0), self.algorithm.home_roles).names)
+        return tuple(shared_layout(self.model.build(0), self.sharing.home_roles).names)
 
     @cached_property
     def settings(self) -> str:
         """Return a digest of everything that shapes an update and its noise; kept state and reservations are bound to it."""
-        shape = (self.algorithm, self.rival, self.model, self.schedule, self.sampling, self.judging, self.phantoms)
-        shared = (self.rule, self.banks, self.scaling)
-        return kept_settings.digest_of(type(self).__name__, *shape, self.seed, self.dp, *shared)
+        shape = (self.algorithm, self.sharing, self.rival, self.model, self.schedule, self.sampling)
+        others = (self.judging, self.phantoms, self.seed, self.dp, self.rule, self.banks, self.scaling)
+        return kept_settings.digest_of(type(self).__name__, *shape, *others)
 
     def _bound(self, secure: SecureSum) -> str:
         """Return what kept state is bound to here: the settings, and the sum that its integers are made for."""
@@ -287,6 +290,7 @@ class SecureSite(Executor):  # type: ignore[misc]
             folder, patch = places.state_folder(fl_ctx) / "global", list(self.sampling.patch)
             promise = {"job": places.job_name(fl_ctx), "sampling.patch": patch, "settings": self.settings}
             promise |= {"sampling.columns": words_of(self.sampling.table)}
+            promise |= {"sharing.home": ", ".join(self.sharing.home_roles)}
             inputs = self.sampling.described if isinstance(self.sampling, CaseSampling) else None
             self._global = GlobalModel.open(folder, self.model, self.rule, self.banks, self.seed, promise, inputs)
         return self._global

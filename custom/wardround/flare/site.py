@@ -17,6 +17,7 @@ from nvflare.apis.signal import Signal
 from wardround import __version__
 from wardround.algorithms.base import Algorithm
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import Sharing
 from wardround.errors import ConfigRefused
 from wardround.flare import kept_settings, ledger_door, outbox, places, wire
 from wardround.flare.ledger_door import Charged
@@ -26,6 +27,7 @@ from wardround.flare.site_parts import (
     open_hospital,
     private_promise,
     require_given,
+    require_started,
     shown,
     tell,
 )
@@ -39,13 +41,15 @@ from wardround.models.nets import Network
 class SiteTrainer(Executor):  # type: ignore[misc]
     """Tasks `train` and `finish` of one job at one site.
 
-    algorithm: what the job trains | rival: FedAvg beside it (bank `fedavg`), or None | everything else: the job's promises
+    algorithm: what the job trains | sharing: which blocks of it leave the site | rival: FedAvg beside it (bank `fedavg`), or
+    None | everything else: the job's promises
     dp: the exit's mechanism when it costs privacy budget: reserved before anything is trained
     """
 
     def __init__(
         self,
         algorithm: Algorithm,
+        sharing: Sharing,
         model: Network,
         schedule: Schedule,
         sampling: Sampling,
@@ -56,17 +60,30 @@ class SiteTrainer(Executor):  # type: ignore[misc]
         dp: Charged | None = None,
     ) -> None:
         super().__init__()
-        require_given(algorithm=algorithm, model=model, schedule=schedule, sampling=sampling, judging=judging)
+        require_given(
+            algorithm=algorithm, sharing=sharing, model=model, schedule=schedule, sampling=sampling, judging=judging
+        )
         require_given(phantoms=phantoms, seed=seed)
-        self.algorithm, self.model, self.schedule, self.sampling = algorithm, model, schedule, sampling
+        require_started(algorithm, sharing, schedule)
+        self.algorithm, self.sharing = algorithm, sharing
+        self.model, self.schedule, self.sampling = model, schedule, sampling
         self.judging, self.phantoms, self.seed, self.rival = judging, phantoms, seed, rival
-        self.dp, self.private = dp, private_promise(dp, algorithm, schedule, rival, model)
+        self.dp, self.private = dp, private_promise(dp, algorithm, sharing, schedule, rival, model)
         self._hospital: Hospital | None = None
 
     @cached_property
     def settings(self) -> str:
         """Return a digest of everything that shapes an update and its noise; kept state and reservations are bound to it."""
-        shape = (self.algorithm, self.rival, self.model, self.schedule, self.sampling, self.judging, self.phantoms)
+        shape = (
+            self.algorithm,
+            self.sharing,
+            self.rival,
+            self.model,
+            self.schedule,
+            self.sampling,
+            self.judging,
+            self.phantoms,
+        )
         return kept_settings.digest_of(type(self).__name__, *shape, self.seed, self.dp)
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:

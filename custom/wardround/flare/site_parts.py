@@ -16,13 +16,15 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
 
 from wardround.algorithms.base import Algorithm
+from wardround.algorithms.federation import begin
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import Sharing
 from wardround.errors import ConfigRefused, Refusal
 from wardround.flare import few_patients, places, wire
 from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.ledger_door import Charged, PatientRelease
 from wardround.flare.made_with import require_made_with
-from wardround.hospital.dp_site import private_plan
+from wardround.hospital.dp_site import private_plan, require_private_choice
 from wardround.hospital.rounds import Hospital, Settings
 from wardround.models.nets import Network
 from wardround.models.roles import shared_layout
@@ -107,8 +109,18 @@ def open_hospital(component: FLComponent, settings: Settings, fl_ctx: FLContext)
     return hospital
 
 
+def require_started(algorithm: Algorithm, sharing: Sharing, schedule: Schedule) -> None:
+    """Raise ConfigRefused where the algorithm cannot spend the schedule's work, or is not sound with what stays at home."""
+    begin(algorithm, sharing, schedule.steps(0))
+
+
 def private_promise(
-    dp: Charged | None, algorithm: Algorithm, schedule: Schedule, rival: Algorithm | None, model: Network
+    dp: Charged | None,
+    algorithm: Algorithm,
+    sharing: Sharing,
+    schedule: Schedule,
+    rival: Algorithm | None,
+    model: Network,
 ) -> PatientDP | None:
     """Return the promise under which a site trains; None: without noise in the training.
 
@@ -128,9 +140,11 @@ def private_promise(
             fix="print the job anew, with `--set rival=false`",
         )
     if isinstance(dp, HospitalRelease):
-        dp.require_exact(shared_layout(model.build(0), algorithm.home_roles).total * len(algorithm.banks))
+        shared = shared_layout(model.build(0), sharing.home_roles)
+        dp.require_exact(shared.total * len(algorithm.banks))
     if not isinstance(dp, PatientRelease):
         return None
+    require_private_choice(sharing)
     private_plan(algorithm, None, schedule, None)
     return dp.promise
 

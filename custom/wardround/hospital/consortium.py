@@ -15,6 +15,7 @@ from wardround.algorithms.base import Algorithm
 from wardround.algorithms.federation import FederationResult, SiteSide, Sum, run
 from wardround.algorithms.rules import Rule
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING, Sharing
 from wardround.arrays import RunningMean
 from wardround.hospital.task import TaskSite
 
@@ -29,6 +30,7 @@ class Consortium:
     rule: Rule
     schedule: Schedule
     equal: bool = False
+    sharing: Sharing = EVERYTHING
 
     @property
     def sides(self) -> dict[str, SiteSide]:
@@ -54,7 +56,7 @@ class Consortium:
         """
         layout = next(iter(self.sites.values())).layout
         model = layout.unflatten(initial.numpy().copy())
-        return run(self.sides, self.algorithm, self.rule, self.schedule, model, on_round, new_sum)
+        return run(self.sides, self.algorithm, self.rule, self.schedule, model, on_round, new_sum, self.sharing)
 
     def models(self, result: FederationResult) -> dict[str, Tensor]:
         """Return site -> its own model before fine-tuning: the shared one with the blocks that stay home."""

@@ -21,22 +21,22 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from wardround.algorithms.alternating import Alternating
 from wardround.algorithms.base import Algorithm
 from wardround.algorithms.ditto import Ditto
 from wardround.algorithms.fedavg import FedAvg
-from wardround.algorithms.fedbn import FedBN
 from wardround.algorithms.fedprox import FedProx
-from wardround.algorithms.fedrep import FedRep
 from wardround.algorithms.per_fedavg import PerFedAvg
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import Sharing
 from wardround.errors import ConfigRefused
 from wardround.hospital.judging import Judging
 from wardround.hospital.task import TaskSite
 from wardround.models.per_sample import TOLERANCE, PerSample
 from wardround.privacy.dp_sgd import PatientDP, PrivateOracle
 
-_RELEASES: dict[type, int] = {FedAvg: 1, FedProx: 1, FedBN: 1, FedRep: 1, Scaffold: 1, Ditto: 2}
+_RELEASES: dict[type, int] = {FedAvg: 1, FedProx: 1, Alternating: 1, Scaffold: 1, Ditto: 2}
 
 
 def releases_per_step(algorithm: Algorithm) -> int:
@@ -77,6 +77,17 @@ class PrivatePlan:
     @property
     def total(self) -> int:
         return self.federation + self.rival + self.local + self.fine_tuning
+
+
+def require_private_choice(sharing: Sharing) -> None:
+    """Raise ConfigRefused where a site chooses what stays at home: KL masks read training patients without noise."""
+    if sharing.differs:
+        raise ConfigRefused(
+            f"{sharing.title} under patient-level DP",
+            found="blocks that a hospital chooses by its training patients, without noise",
+            expected="the same blocks at every hospital",
+            fix="--set sharing=everything, or --set sharing=norms_at_home",
+        )
 
 
 def private_plan(

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from wardround.algorithms.base import Algorithm, Steps
 from wardround.algorithms.federation import local_round
+from wardround.algorithms.sharing import Sharing
 from wardround.data.cases import survey
 from wardround.data.description import is_labelled
 from wardround.data.inspection import Inspection, inspect
@@ -139,6 +140,7 @@ class Rehearsed:
 
     name: str
     algorithm: Algorithm
+    sharing: Sharing
     model: Network
     sampling: TaskSampling
     steps: Steps
@@ -161,7 +163,7 @@ def dummy_round(job: Rehearsed, config: SiteConfig, some: tuple[str, ...], memor
             steps = replace(job.steps, work=max(DUMMY_STEPS, 2 * len(job.algorithm.banks)))
             before = time.monotonic()
             _, _, losses = local_round(
-                job.algorithm, start, {}, site.layout, site.roles, site.oracle("train", 0), steps
+                job.algorithm, job.sharing, start, {}, site.layout, site.roles, site.oracle("train", 0), steps
             )
     except Refusal as refusal:
         return refused("round", refusal)

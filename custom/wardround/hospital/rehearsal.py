@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wardround.algorithms.base import Algorithm, Steps
 from wardround.algorithms.federation import local_round
+from wardround.algorithms.sharing import Sharing
 from wardround.arrays import Array, Layout, norm
 from wardround.hospital.task import TaskSite
 from wardround.privacy.scales import groups_of, scales, sizes_of, squares
@@ -54,10 +55,12 @@ class Rehearsal:
         return CLIP_SHARE * norm(unscaled(s, self.update))
 
 
-def rehearse(site: TaskSite, algorithm: Algorithm, w: Tensor, steps: Steps, batches: int) -> Rehearsal:
+def rehearse(
+    site: TaskSite, algorithm: Algorithm, sharing: Sharing, w: Tensor, steps: Steps, batches: int
+) -> Rehearsal:
     """Train one round from w (not changed) and measure gradients there on `batches` mini-batches."""
     oracle = site.oracle("rehearsal")
-    update, _, _ = local_round(algorithm, {"model": w.clone()}, {}, site.layout, site.roles, oracle, steps)
+    update, _, _ = local_round(algorithm, sharing, {"model": w.clone()}, {}, site.layout, site.roles, oracle, steps)
     total = torch.zeros_like(w)
     for batch in oracle.draw(batches):
         total += oracle.gradient(w, batch)[1].square()

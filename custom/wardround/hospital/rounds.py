@@ -11,9 +11,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from wardround.algorithms.base import Algorithm, LocalStart, Oracle
+from wardround.algorithms.base import Algorithm, LocalStart, Oracle, personal
+from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import local_round, start_of
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING, Sharing
 from wardround.arrays import Array, Arrays, from_bank, in_bank
 from wardround.hospital import mask_history, origin, pages, state
 from wardround.hospital.dp_site import DPSite
@@ -35,6 +37,7 @@ class Settings(Protocol):
     """The job's promises, as flare.site.SiteTrainer holds them."""
 
     algorithm: Algorithm
+    sharing: Sharing
     rival: Algorithm | None
     model: Network
     schedule: Schedule
@@ -121,11 +124,15 @@ class Hospital:
         since = round_ if since is None else since
         received, memory = self._vectors(algorithm, weights), self._memory(since)
         oracle = self._oracle(round_)
-        delta, kept, losses = local_round(algorithm, received, memory, site.layout, site.roles, oracle, steps)
+        delta, kept, losses = local_round(
+            algorithm, self.settings.sharing, received, memory, site.layout, site.roles, oracle, steps
+        )
         noise_proof.note(delta, oracle)
         if rival is not None:
             received = {"model": self._vector(from_bank(RIVAL, weights))}
-            other, _, _ = local_round(rival, received, {}, site.layout, site.roles, site.oracle("train", round_), steps)
+            other, _, _ = local_round(
+                rival, EVERYTHING, received, {}, site.layout, site.roles, site.oracle("train", round_), steps
+            )
             delta |= in_bank(RIVAL, from_bank("model", other))
         arrays = {name: vector.cpu().numpy() for name, vector in kept.items()}
         mask_history.note(self.states, round_, kept, site.layout, site.blocks)
@@ -134,9 +141,9 @@ class Hospital:
 
     def judge(self, weights: Arrays, since: int) -> Judgement:
         """Judge the models this job allows: its own, FedAvg where it ran beside or is the job, and the local one."""
-        algorithm = self.settings.algorithm
-        own = algorithm.personal(self._start(weights, since))
-        shared = algorithm.name == "FedAvg" or self.settings.private is not None
+        own = personal(self._start(weights, since))
+        plain = (self.settings.algorithm, self.settings.sharing) == (FedAvg(), EVERYTHING)
+        shared = plain or self.settings.private is not None
         arms = {RIVAL if shared and self.settings.rival is None else "personalised": own}
         if self.settings.rival is not None:
             arms[RIVAL] = self._vector(from_bank(RIVAL, weights))
@@ -165,7 +172,8 @@ class Hospital:
 
     def _start(self, weights: Arrays, since: int) -> LocalStart:
         received = self._vectors(self.settings.algorithm, weights)
-        return start_of(self.settings.algorithm, received, self._memory(since), self.site.layout, self.site.roles)
+        algorithm, sharing = self.settings.algorithm, self.settings.sharing
+        return start_of(algorithm, sharing, received, self._memory(since), self.site.layout, self.site.roles)
 
     def _memory(self, round_: int) -> dict[str, Tensor]:
         arrays, _ = state.load(self.states, round_, self.fingerprint)

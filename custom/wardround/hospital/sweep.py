@@ -19,6 +19,7 @@ from wardround.algorithms.base import Algorithm
 from wardround.algorithms.federation import FederationResult, local_only
 from wardround.algorithms.rules import Rule
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import Sharing
 from wardround.data.splits import PARTS
 from wardround.hospital.consortium import Consortium
 from wardround.hospital.judging import Judging, fine_tuned
@@ -39,6 +40,7 @@ class Setup:
     """What a job trains, built from its recipe."""
 
     algorithm: Algorithm
+    sharing: Sharing
     rule: Rule
     schedule: Schedule
     model: Network
@@ -61,7 +63,7 @@ def one_run(setup: Setup, source: Source, cell: Cell, seed: int, place: Path, sa
     for name, site in sites.items():
         local[name] = local_only(site.oracle("local"), setup.schedule, initial)
         say(f"  {name}: local model trained on {site.train_patients} patients")
-    consortium = Consortium(sites, setup.algorithm, setup.rule, setup.schedule)
+    consortium = Consortium(sites, setup.algorithm, setup.rule, setup.schedule, sharing=setup.sharing)
 
     def told(round_: int, result: FederationResult) -> None:
         losses = ", ".join(f"{name} {loss:.3f}" for name, loss in result.history[-1].items())

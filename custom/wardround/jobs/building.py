@@ -52,17 +52,21 @@ def require_listed(config: Any, what: str, also: Collection[str] = ()) -> None:
 
 def require_buildable(job: Job) -> None:
     """Raise ConfigRefused unless every object of the job can be built and they fit: better here than at four sites at once."""
+    from wardround.algorithms.federation import begin
+
     parts = {name: build(job.task[name], name) for name in PARTS}
     schedule = build(job.federation["schedule"], "schedule")
-    algorithm = build(job.algorithm["site"], "algorithm")
-    _require_sum_fits(job, algorithm)
+    algorithm, sharing = build(job.algorithm["site"], "algorithm"), build(job.sharing, "sharing")
+    _require_privacy_fits(job, algorithm, sharing, schedule)
     build(job.rule, "server rule")
     if job.protection is not None:
         protection = build(job.privacy["protection"], "protection")
         if job.hospital_noise is not None:
             _require_noise_fits(job, protection)
     _guarded("network and sampling", lambda: _require_network_fits(parts["model"], parts["sampling"], job.task["seed"]))
-    _guarded("algorithm and schedule", lambda: _require_work_fits(algorithm, schedule))
+    _guarded("algorithm and schedule", lambda: begin(algorithm, sharing, schedule.steps(0)))
+    if sharing.home_roles:
+        shared_layout(job)
 
 
 def class_at(path: str, what: str) -> type:
@@ -91,14 +95,14 @@ def shared_layout(job: Job) -> Layout:
     """Return the blocks that leave a hospital; none: ConfigRefused."""
     from wardround.models import roles
 
-    module, home = build(job.task["model"], "model").build(0), build(job.algorithm["site"], "algorithm").home_roles
+    module, home = build(job.task["model"], "model").build(0), build(job.sharing, "sharing").home_roles
     layout = roles.shared_layout(module, home)
     if not layout.names:
         raise ConfigRefused(
             f"what job {job.name} shares",
-            found=f"a network without {job.algorithm['site']['args'].get('share', 'such blocks')}",
+            found=f"a network whose every block stays at home ({', '.join(home)})",
             expected="at least one block to share",
-            fix="share another part, or set model.adapter_rank",
+            fix="name other roles with --set sharing.home=[...], or, for adapters, --set model.adapter_rank=4",
         )
     return layout
 
@@ -171,18 +175,16 @@ def _require_output(module: Any, size: tuple[int, int, int]) -> None:
         )
 
 
-def _require_work_fits(algorithm: Any, schedule: Any) -> None:
-    """Let the algorithm begin its work on a line of two numbers: it refuses work that it cannot spend, before any site does."""
-    from wardround.algorithms.federation import begin
-
-    begin(algorithm, schedule.steps(0))
-
-
-def _require_sum_fits(job: Job, algorithm: Any) -> None:
-    from wardround.algorithms.klmask import require_alone
+def _require_privacy_fits(job: Job, algorithm: Any, sharing: Any, schedule: Any) -> None:
+    """Raise ConfigRefused where noise or a hidden sum does not protect what this algorithm and this sharing let out."""
+    from wardround.algorithms.sharing import require_alone
+    from wardround.hospital.dp_site import private_plan, require_private_choice
 
     if job.dp is not None or job.privacy["kind"] != "open":
-        require_alone(algorithm, job.rival, job.privacy["title"])
+        require_alone(sharing, job.rival, job.privacy["title"])
+    if job.dp is not None and job.dp["unit"] == "patient":
+        require_private_choice(sharing)
+        private_plan(algorithm, None, schedule, None)
 
 
 def _require_noise_fits(job: Job, protection: Any) -> None:

@@ -30,7 +30,12 @@ def card(job: Job) -> str:
         if job.rival
         else ""
     )
-    settings = {"algorithm": args, "server": job.rule["args"], "model": job.task["model"]["args"]}
+    settings = {
+        "algorithm": args,
+        "sharing": job.sharing["args"] or {"everything": ""},
+        "server": job.rule["args"],
+        "model": job.task["model"]["args"],
+    }
     settings |= {"sampling": job.task["sampling"]["args"], "judging": job.task["judging"]["args"], "schedule": schedule}
     settings |= {"privacy": {k: v for k, v in job.dp.items() if k != "unit"}} if job.dp else {}
     rows = "\n".join(f"| {group} | {_words(values)} |" for group, values in settings.items())
@@ -47,7 +52,7 @@ def card(job: Job) -> str:
 **{job.title}** ({job.algorithm["source"]})
 {_wrapped(job.task["purpose"], "")}
 
-{job.algorithm["words"]}
+{_wrapped(job.algorithm["words"], "")}
 {beside}
 ## What happens
 
@@ -59,7 +64,7 @@ def card(job: Job) -> str:
 - at the end: {_wrapped(job.privacy.get("at_the_end") or job.task["at_the_end"])}
 - never: {_wrapped(f"images, masks, {'records, ' if _reads_record(job) else ''}{NEVER}")}
 - few patients: {_wrapped(FEW)}
-- of the model stays at the hospital: {job.algorithm["stays"].strip()}{_beside(job)}
+- {_wrapped(f"of the model stays at the hospital: {_stays(job)}")}
 
 Privacy guarantee: **{_wrapped(job.privacy["guarantee"], "")}**.
 {law}Mechanism at the exit: `{job.privacy["mechanism"]["path"]}`.
@@ -80,14 +85,14 @@ Wrong for: {_wrapped(job.task["wrong_for"], "")}.
 """
 
 
-def _beside(job: Job) -> str:
-    """Return what a part that stays does not mean while FedAvg is trained beside."""
-    from wardround.algorithms.klmask import KLMask
-
-    site = build(job.algorithm["site"], "algorithm")
-    keeps = bool(site.home_roles) or isinstance(site, KLMask)
-    words = "; the FedAvg model that is trained beside it leaves whole (`--set rival=false`: without it)"
-    return words if job.rival and keeps else ""
+def _stays(job: Job) -> str:
+    """Return what of the model stays at the hospital, and what that does not mean while FedAvg is trained beside."""
+    sharing = build(job.sharing, "sharing")
+    told = "the report names them and since when" if job.protection is None else "only its own report names them"
+    kept = [f"{sharing.stays} ({told})" if sharing.changes else sharing.stays] if sharing.stays else []
+    kept += [job.algorithm["keeps"]] if "keeps" in job.algorithm else []
+    beside = "the FedAvg model that is trained beside it leaves whole (`--set rival=false`: without it)"
+    return "; ".join([*(kept or ["nothing, all of it is shared"]), *([beside] if job.rival and sharing.stays else [])])
 
 
 def _course(job: Job) -> str:

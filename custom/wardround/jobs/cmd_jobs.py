@@ -31,7 +31,8 @@ Write job folders for NVIDIA FLARE: meta.json, two configs, CARD.md. Give names 
   wardround jobs write brats_scaffold --out mine --set privacy=ring --set protection.bits=16
 
 Settings: rounds, work, lr, ...; model.channels, sampling.patch, judging.steps, federation.min_sites, algorithm.*,
-rule.*; privacy (in_the_clear, fixed_point, masked, he, ring) and protection.*; `wardround jobs settings NAME` lists them all.
+rule.*; sharing (everything, norms_at_home, head_at_home, norms_alone, klmask, klmask_norms) and sharing.*; privacy
+(in_the_clear, fixed_point, masked, he, ring) and protection.*; `wardround jobs settings NAME` lists them all.
 nvflare simulator FOLDER runs the result; an admin submits it to real hospitals.
 """
 CHECK = """
@@ -76,6 +77,8 @@ def list_settings(args: argparse.Namespace) -> int:
     made = recipes.job(args.name, args.set)
     print(f"privacy: {made.privacy['title']}")
     print(f"    {WORDS['privacy']}")
+    print(f"sharing: {made.title}")
+    print(textwrap.fill(WORDS["sharing"], 110, initial_indent="    ", subsequent_indent="    "))
     found = {name: value for name, value in settings.listed(made).items() if name not in DERIVED}
     for name, value in found.items():
         print(f"{name} = {settings.shown(value)}  ({settings.kind(value)})")

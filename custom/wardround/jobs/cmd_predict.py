@@ -255,16 +255,24 @@ def describe(meta: Mapping[str, Any]) -> str:
 
 def require_whole(meta: Mapping[str, Any], file: Path) -> None:
     """Raise ModelRefused for the shared model of a job in which some blocks never leave the hospitals."""
-    from wardround.jobs import recipes
-    from wardround.jobs.building import build
-
-    name = (meta.get("settings") or {}).get("job")
-    if "round" not in meta or name not in recipes.names():
-        return
-    if home := build(recipes.job(name).algorithm["site"], "algorithm").home_roles:
+    settings = meta.get("settings") or {}
+    if "round" in meta and (home := _at_home(settings)):
         raise ModelRefused(
             f"the shared model {file}",
-            found=f"a model of {name}: its {' and '.join(home)} never left the hospitals and is untrained here",
+            found=f"a model of {settings.get('job')}: its {home} never left the hospitals and is untrained here",
             expected="a whole model",
             fix="use the deploy_model.npz that each hospital keeps in its own run folder",
         )
+
+
+def _at_home(settings: Mapping[str, Any]) -> str:
+    """Return the roles whose blocks never left a hospital, from what the weights say of their job or, where they say nothing
+    of it, from the recipe of that name; "" for none.
+    """
+    from wardround.jobs import recipes
+    from wardround.jobs.building import build
+
+    if "sharing.home" in settings or "sharing_class" in settings:
+        return str(settings.get("sharing.home", "")).replace(", ", " and ")
+    name = settings.get("job")
+    return " and ".join(build(recipes.job(name).sharing, "sharing").home_roles) if name in recipes.names() else ""

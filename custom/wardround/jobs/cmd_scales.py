@@ -16,7 +16,7 @@ Find the clip and the scales of a job with hospital-level privacy without asking
 trained at a synthetic hospital that takes no part. Prints the settings to give to `wardround jobs write` or `jobs run`.
 
   wardround scales brats_dp_adaptive
-  wardround scales brats_dp_adaptive --set algorithm.share=head
+  wardround scales brats_dp_adaptive --set sharing=head_alone
 
 The scale of a group of blocks is (v / h)^(1/4): v its mean squared update, h its mean squared gradient. Noise is wide
 where the loss is flat and updates are large. For isotropic noise take the second pair of settings.
@@ -78,7 +78,8 @@ def _rehearse(job: Job, patients: int, place: Path) -> Any:
     cohort = sampling.cohort(SiteConfig(data=place / "cases"), place / "cache", say)
     site = sampling.open(profile.name, cohort, split_of(cohort), spec, seed, "cpu")
     algorithm, schedule = build(job.algorithm["site"], "algorithm"), build(job.federation["schedule"], "schedule")
-    return rehearse(site, algorithm, first_weights(spec, seed), schedule.steps(0), BATCHES)
+    sharing = build(job.sharing, "sharing")
+    return rehearse(site, algorithm, sharing, first_weights(spec, seed), schedule.steps(0), BATCHES)
 
 
 def _short(value: float) -> str:

@@ -87,7 +87,7 @@ def _server_config(job: Job) -> Json:
         "rule": job.rule,
         "model": job.task["model"],
         "banks": job.banks,
-        "home_roles": list(build(job.algorithm["site"], "algorithm").home_roles),
+        "home_roles": list(build(job.sharing, "sharing").home_roles),
         "rounds": job.schedule["rounds"],
         "min_sites": job.federation["min_sites"],
         "round_timeout_s": job.federation["round_timeout_s"],

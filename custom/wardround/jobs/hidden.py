@@ -19,7 +19,7 @@ def server_workflow(job: Job, about: Json) -> Json:
         "step_timeout_s": job.federation["step_timeout_s"],
         "grace_s": job.federation["grace_s"],
         "banks": job.banks,
-        "home_roles": list(build(job.algorithm["site"], "algorithm").home_roles),
+        "home_roles": list(build(job.sharing, "sharing").home_roles),
         "about": {"config_type": "dict", **about},
     }
     return {"id": "rounds", "path": "wardround.flare.secure_rounds.SecureRounds", "args": args}

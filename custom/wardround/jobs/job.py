@@ -16,6 +16,7 @@ class Job:
     name: str
     title: str
     algorithm: Json
+    sharing: Json
     rule: Json
     task: Json
     federation: Json
@@ -51,6 +52,7 @@ class Job:
         rival = {"path": "wardround.algorithms.fedavg.FedAvg", "args": {}}
         return {
             "algorithm": self.algorithm["site"],
+            "sharing": self.sharing,
             **({"rival": rival} if self.rival else {}),
             "model": self.task["model"],
             "schedule": self.federation["schedule"],

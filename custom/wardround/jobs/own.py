@@ -1,4 +1,6 @@
-"""Classes that a person typed into a job (`--set model.path=...`, `algorithm.path`, `rule.path`), made parts of it."""
+"""Classes that a person typed into a job (`--set model.path=...`, `algorithm.path`, `sharing.path`), made parts of it, and
+the words about an algorithm and what it shares, from the very values that the job holds.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,38 @@ ANY_NETWORK = "wardround.models.any_network.AnyNetwork"
 _OURS = "batch_norms"
 
 
-def finished(job: Job) -> Job:
-    """Return the job with what its typed classes say of themselves; a class that is not there: ConfigRefused."""
+def finished(job: Job, sharing: Json, named: str | None) -> Job:
+    """Return the job with what its typed classes say of themselves, and a title; a class that is not there: ConfigRefused.
+
+    sharing: the recipe's row | named: the name of this algorithm with this sharing, None where the two have none. Both count
+    only as long as no setting has made the job another one.
+    """
     made = job
     if isinstance(job.task["model"], Typed):
         made = replace(made, task=job.task | {"model": _network(job.task["model"])})
-    if isinstance(job.algorithm["site"], Typed):
-        row = _algorithm(job.algorithm)
-        made = replace(made, algorithm=row, title=row["title"])
-    return made
+    typed = isinstance(job.algorithm["site"], Typed)
+    row = _algorithm(job.algorithm) if typed else job.algorithm
+    return _described(replace(made, algorithm=row), sharing, None if typed else named)
+
+
+def _described(job: Job, sharing: Json, named: str | None) -> Job:
+    """Return the job with the title, source and words of its algorithm and its sharing together."""
+    from wardround.jobs.building import build
+
+    row, chosen = job.algorithm, build(job.sharing, "sharing")
+    hessian = row["site"]["args"].get("hessian")
+    title = f"{row['title']} ({hessian})" if hessian else row["title"]
+    same = (job.sharing["path"], chosen.title) == (sharing["part"]["path"], build(sharing["part"], "sharing").title)
+    sources, words = [row["source"]], [row["words"]]
+    if same:
+        sources += [sharing["source"]] if "source" in sharing else []
+        words += [sharing["words"]] if "words" in sharing else []
+    else:
+        sources.append(f"{job.sharing['path']}, chosen with --set")
+        words += [f"What stays at the hospital: {chosen.stays}."] if chosen.stays else []
+    if chosen.title:
+        title = named if same and named else f"{title}, {chosen.title}"
+    return replace(job, title=title, algorithm=row | {"source": "; ".join(sources), "words": " ".join(words)})
 
 
 def _network(part: Typed) -> Typed:
@@ -35,16 +60,15 @@ def _network(part: Typed) -> Typed:
 
 
 def _algorithm(algorithm: Json) -> Json:
-    """Return an algorithm's row with the name, banks and home of the class that was typed."""
+    """Return an algorithm's row with the name and banks of the class that was typed."""
     from wardround.jobs.building import build
 
     part = algorithm["site"]
     built = build(part, "algorithm")
-    home = ", ".join(built.home_roles)
-    return algorithm | {
+    others = {key: value for key, value in algorithm.items() if key != "keeps"}
+    return others | {
         "title": str(built.name),
         "source": f"the class {part['path']}, chosen with --set algorithm.path",
         "banks": list(built.banks),
-        "stays": f"the parts of the network with the role {home}" if home else "nothing; all of it is shared",
         "words": f"A local algorithm of its own: {part['path']}.",
     }

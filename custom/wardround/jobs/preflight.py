@@ -235,9 +235,18 @@ def _round(party: Party) -> list[Finding]:
         return [failed("round", f"not tried: {one.found}", one.fix) for one in wrong]
     try:
         args = config["executors"][0]["executor"]["args"]
-        parts = {part: build(args[part], part, party.listed) for part in ("algorithm", "model", "sampling", "schedule")}
+        parts = {
+            part: build(args[part], part, party.listed)
+            for part in ("algorithm", "sharing", "model", "sampling", "schedule")
+        }
         job = Rehearsed(
-            name, parts["algorithm"], parts["model"], parts["sampling"], parts["schedule"].steps(0), args["seed"]
+            name,
+            parts["algorithm"],
+            parts["sharing"],
+            parts["model"],
+            parts["sampling"],
+            parts["schedule"].steps(0),
+            args["seed"],
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ConfigRefused(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 from wardround.errors import ConfigRefused
@@ -14,6 +13,9 @@ from wardround.jobs import settings as settings_of
 from wardround.jobs.job import HOSPITAL_DP, Job, Json
 from wardround.privacy.accounting import claim, full_noise_multiplier_for, noise_multiplier_for
 from wardround.privacy.releases import GaussianRelease, SampledGaussianRelease
+
+# Settings that name a row or a fragment of app_configs/, and are applied before all others.
+BY_NAME = ("privacy=", "sharing=")
 
 __all__ = ["HOSPITAL_DP", "Job", "Json", "job", "names"]
 
@@ -40,24 +42,40 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
     row = page["defaults"] | page["jobs"][name]
     algorithm = copy.deepcopy(page["algorithms"][row["algorithm"]])
     rule = copy.deepcopy(page["rules"][algorithm["rule"]])
-    chosen = [setting.partition("=")[2] for setting in settings if setting.startswith("privacy=")]
-    row |= {"privacy": chosen[-1]} if chosen else {}
+    row |= dict(one.split("=", 1) for one in settings if one.startswith(BY_NAME))
+    sharing = copy.deepcopy(_sharing(page, row["sharing"]))
     task, federation, privacy = (fragments.fragment(kind, row[kind]) for kind in ("task", "federation", "privacy"))
     federation |= algorithm.pop("federation", {}) | privacy.pop("federation", {})
     if sites:
         federation["sites"] = list(sites)
-    made = Job(name, algorithm["title"], algorithm, rule, task, federation, privacy, bool(row["rival"]))
+    made = Job(
+        name, algorithm["title"], algorithm, sharing["part"], rule, task, federation, privacy, bool(row["rival"])
+    )
     for setting in settings:
-        made = made if setting.startswith("privacy=") else settings_of.apply(made, setting)
+        made = made if setting.startswith(BY_NAME) else settings_of.apply(made, setting)
     _count_columns(made, settings)
-    made = own.finished(made)
+    named = row.get("title") if row["sharing"] == page["jobs"][name].get("sharing") else None
+    made = own.finished(made, _sharing(page, row["sharing"]), named)
     if made.protection is not None:
         made.protection["min_sites"] = made.federation["min_sites"]
     if made.dp is not None:
         _promise(made)
     _require_patience(made)
-    hessian = made.algorithm["site"]["args"].get("hessian")
-    return replace(made, title=f"{made.title} ({hessian})") if hessian else made
+    return made
+
+
+def _sharing(page: Json, name: str) -> Json:
+    """Return a row of `sharings`; no such row: ConfigRefused."""
+    if name not in page["sharings"]:
+        near = settings_of.did_you_mean(name, page["sharings"])
+        raise ConfigRefused(
+            f"setting 'sharing={name}'",
+            found="no such way to share",
+            expected=f"one of {', '.join(page['sharings'])}",
+            fix=f"{near}--set sharing=NAME, or a class of your own with --set sharing.path=",
+        )
+    found: Json = page["sharings"][name]
+    return found
 
 
 def _count_columns(made: Job, settings: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from wardround.errors import ConfigRefused
 from wardround.jobs.job import Job, Json, Typed
 
 # Settings that stand for a class; each takes the settings of that class, whatever they are called.
-CLASSES = ("model.path", "algorithm.path", "rule.path")
+CLASSES = ("model.path", "algorithm.path", "sharing.path", "rule.path")
 
 
 def places(made: Job) -> dict[str, Json]:
@@ -23,6 +23,7 @@ def places(made: Job) -> dict[str, Json]:
         "": made.schedule,
         "federation": made.federation,
         "algorithm": made.algorithm["site"]["args"],
+        "sharing": made.sharing["args"],
         "rule": made.rule["args"],
         "model": made.task["model"]["args"],
         "sampling": made.task["sampling"]["args"],
@@ -43,7 +44,7 @@ def listed(made: Job) -> dict[str, Any]:
         for key, value in place.items()
         if _leaf(value)
     }
-    paths = (made.task["model"]["path"], made.algorithm["site"]["path"], made.rule["path"])
+    paths = (made.task["model"]["path"], made.algorithm["site"]["path"], made.sharing["path"], made.rule["path"])
     return {"rival": made.rival, **dict(zip(CLASSES, paths, strict=True)), **found}
 
 
@@ -104,6 +105,8 @@ def _of_class(made: Job, key: str, text: str) -> Job:
     chosen = Typed(path=text, args={})
     if key == "rule.path":
         return replace(made, rule=chosen)
+    if key == "sharing.path":
+        return replace(made, sharing=chosen)
     if key == "algorithm.path":
         return replace(made, algorithm=made.algorithm | {"site": chosen})
     return replace(made, task=made.task | {"model": chosen})
@@ -111,12 +114,12 @@ def _of_class(made: Job, key: str, text: str) -> Job:
 
 def _takes_any(made: Job, prefix: str) -> bool:
     """Tell whether settings of this prefix may have any name: those of a network, and of a class that was typed."""
-    typed = {"algorithm": made.algorithm["site"], "rule": made.rule}
+    typed = {"algorithm": made.algorithm["site"], "sharing": made.sharing, "rule": made.rule}
     return prefix == "model" or isinstance(typed.get(prefix), Typed)
 
 
 def _no_such(made: Job, setting: str, key: str) -> ConfigRefused:
-    options = sorted([*listed(made), "privacy"])
+    options = sorted([*listed(made), "privacy", "sharing"])
     return ConfigRefused(
         f"setting {setting!r}",
         found="no such setting",

@@ -50,12 +50,18 @@ def setup_of(job: Job) -> Setup:
     parts = {name: building.build(job.task[name], name) for name in ("model", "sampling", "judging")}
     schedule = building.build(job.federation["schedule"], "schedule")
     algorithm, rule = building.build(job.algorithm["site"], "algorithm"), building.build(job.rule, "server rule")
-    return Setup(algorithm, rule, schedule, parts["model"], parts["sampling"], parts["judging"])
+    sharing = building.build(job.sharing, "sharing")
+    return Setup(algorithm, sharing, rule, schedule, parts["model"], parts["sampling"], parts["judging"])
 
 
 def identity(job: Job, data: Json) -> Json:
     """Return everything but the grid that the numbers depend on: a folder holds runs of one identity."""
-    parts = {"algorithm": job.algorithm["site"], "rule": job.rule, "schedule": job.federation["schedule"]}
+    parts = {
+        "algorithm": job.algorithm["site"],
+        "sharing": job.sharing,
+        "rule": job.rule,
+        "schedule": job.federation["schedule"],
+    }
     parts |= {name: job.task[name] for name in ("model", "sampling", "judging")}
     found: Json = json.loads(json.dumps({"job": job.name, "version": __version__, **parts, "data": data}))
     return found

@@ -6,8 +6,6 @@ from wardround.data.cases import MODALITIES
 from wardround.jobs.building import build
 from wardround.jobs.recipes import Job
 
-MASKING = "wardround.algorithms.klmask.KLMask"
-
 
 def words(job: Job) -> list[str]:
     """Return what the exit in the job's folder lists; a hospital reads there which words can leave.
@@ -16,7 +14,7 @@ def words(job: Job) -> list[str]:
     """
     if job.hospital_noise is not None:
         return []
-    masked = job.algorithm["site"]["path"] == MASKING and job.protection is None
+    masked = job.protection is None and build(job.sharing, "sharing").changes
     sampling = job.task["sampling"]["args"]
     named = [*sampling.get("modalities", MODALITIES), *sampling.get("classes", ())]
     return [*named, *(_blocks(job) if masked else ())]

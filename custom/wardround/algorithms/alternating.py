@@ -1,0 +1,56 @@
+"""Alternating: in each round a hospital first fits the blocks that stay at home, then those that it shares.
+
+With the head at home this is FedRep. It needs a sharing that keeps blocks at home by role (`sharing.Roles`): masks keep
+nothing in the first round, so that the first phase would have nothing to train.
+Source: Collins et al. 2021, arXiv:2102.07078, Algorithm 1 (FedRep); Pillutla et al. 2022, arXiv:2204.03809, Algorithm 3
+(FedAlt), for any part.
+Deviations: 1. both parts share one budget of `work` steps (`home_share` of them for what stays at home), so that every
+method does equal work; FedRep takes one step on what is shared. 2. The head is what models/roles.py calls head: the norms
+of the last block have the role `norm`, travel, and are trained with the body.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from wardround.algorithms.base import LocalEnd, LocalStart, Oracle, Steps, descend, plain
+from wardround.errors import ConfigRefused
+
+
+@final
+@dataclass(frozen=True)
+class Alternating:
+    """0 < home_share < 1: that share of the steps, rounded, fits what stays at home; both phases get at least one step."""
+
+    home_share: float
+
+    name: ClassVar[str] = "Alternating"
+    banks: ClassVar[tuple[str, ...]] = ("model",)
+
+    def __post_init__(self) -> None:
+        if self.home_share is None or not 0 < self.home_share < 1:
+            raise ConfigRefused(
+                "Alternating",
+                found=f"home_share {self.home_share}",
+                expected="0 < home_share < 1",
+                fix="--set algorithm.home_share=0.5",
+            )
+
+    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
+        if steps.work < 2:
+            raise ConfigRefused(
+                "Alternating", found=f"work {steps.work}", expected="at least 2", fix="--set work=2, or more"
+            )
+        home = start.home
+        if not home.any():
+            raise ConfigRefused(
+                "Alternating",
+                found="a sharing that keeps nothing at home: the first phase would train nothing",
+                expected="a role that stays at home",
+                fix="--set sharing=head_at_home, or another algorithm",
+            )
+        home_steps = min(max(1, round(self.home_share * steps.work)), steps.work - 1)
+        w, first = descend(start.banks["model"], plain(oracle), home_steps, steps, home)
+        w, second = descend(w, plain(oracle), steps.work - home_steps, steps, ~home)
+        return LocalEnd({"model": w}, tuple(first + second))

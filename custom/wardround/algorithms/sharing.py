@@ -1,0 +1,181 @@
+"""What leaves a hospital and what stays: a value beside the algorithm, so that every algorithm meets every way to share.
+
+An algorithm says how a hospital trains. A sharing says which blocks of the model travel: all of them (`Everything`), all
+but those of some roles (`Roles`), or all but those that the hospital chooses in each round (`klmask.KLMask`). Two places
+act on it: `federation.start_of` puts the hospital's own values in the place of the blocks that stay at home before a round,
+and `federation.local_round` takes them out of the update after it.
+
+FedBN is FedAvg with `Roles(("norm",))`, Li et al. 2021, arXiv:2102.07623. FedSim is FedAvg with most roles at home,
+Pillutla et al. 2022, arXiv:2204.03809, Algorithm 2.
+Deviations: 1. (FedBN) the layers are instance or group norms, since batch norm is refused here; 2. (FedSim) the parts are
+the roles of models/roles.py, with one learning rate for both parts, and every site takes part in every round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, final
+
+from torch import Tensor
+
+from wardround.algorithms.base import Algorithm, LocalStart, Oracle, Steps
+from wardround.errors import ConfigRefused
+
+# The roles that models/roles.py gives to the blocks of any network, with the words that cards and refusals use.
+ROLES: Mapping[str, str] = {
+    "head": "the last block of the network (the head)",
+    "norm": "the normalisation layers",
+    "body": "the body of the network",
+    "adapter": "the low-rank adapters",
+}
+
+
+class Sharing(Protocol):
+    """Which blocks of a model stay at the hospital: a frozen value.
+
+    `home_roles` never leave. `chosen` may keep more blocks at home, anew in each round: it returns a boolean mask as
+    `memory["mask"]`, and blocks that a mask keeps leave as zeros, so that every update has the same layout.
+    """
+
+    @property
+    def home_roles(self) -> tuple[str, ...]:
+        """The roles of the blocks that never leave the hospital."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether `chosen` may keep other blocks in one round than in another."""
+
+    @property
+    def differs(self) -> bool:
+        """Whether one hospital may keep other blocks than another."""
+
+    @property
+    def title(self) -> str:
+        """The words that follow the algorithm's name in a title; an empty text where everything is shared."""
+
+    @property
+    def stays(self) -> str:
+        """What stays at the hospital, as the card of a job prints it; an empty text for nothing."""
+
+    def chosen(self, w: Tensor, start: LocalStart, oracle: Oracle, steps: Steps) -> Mapping[str, Tensor]:
+        """Return what the site's memory must hold of a choice made after local training to w; usually nothing."""
+
+
+@final
+@dataclass(frozen=True)
+class Everything:
+    """All blocks leave the hospital in every update."""
+
+    home_roles: ClassVar[tuple[str, ...]] = ()
+    changes: ClassVar[bool] = False
+    differs: ClassVar[bool] = False
+    title: ClassVar[str] = ""
+    stays: ClassVar[str] = ""
+
+    def chosen(self, w: Tensor, start: LocalStart, oracle: Oracle, steps: Steps) -> Mapping[str, Tensor]:
+        return {}
+
+
+EVERYTHING = Everything()
+
+
+@final
+@dataclass(frozen=True)
+class Roles:
+    """All blocks leave but those of the roles in `home`, one or more of the four in ROLES, but not all of them."""
+
+    home: tuple[str, ...]
+
+    changes: ClassVar[bool] = False
+    differs: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        # A job's JSON holds a list; a frozen value must be hashable and print alike wherever it was made.
+        object.__setattr__(self, "home", at_home(self.home))
+        if not self.home:
+            raise ConfigRefused(
+                "sharing by roles",
+                found="no role that stays at home",
+                expected=f"one or more of {', '.join(ROLES)}",
+                fix="--set sharing=everything, or --set sharing.home=[norm]",
+            )
+
+    @property
+    def home_roles(self) -> tuple[str, ...]:
+        return self.home
+
+    @property
+    def title(self) -> str:
+        return f"{' and '.join(self.home)} at home"
+
+    @property
+    def stays(self) -> str:
+        return ", ".join(ROLES[role] for role in self.home)
+
+    def chosen(self, w: Tensor, start: LocalStart, oracle: Oracle, steps: Steps) -> Mapping[str, Tensor]:
+        return {}
+
+
+def at_home(home: object) -> tuple[str, ...]:
+    """Return the roles of a job's `home` in the order of ROLES; an unknown role, or all of them: ConfigRefused."""
+    given = home if isinstance(home, (list, tuple)) else (home,)
+    unknown = [role for role in given if role not in ROLES]
+    if unknown or len(set(given)) == len(ROLES):
+        raise ConfigRefused(
+            "the roles that stay at home",
+            found=f"unknown: {', '.join(map(str, unknown))}" if unknown else "every role, so that nothing is shared",
+            expected=f"a list of roles ({', '.join(ROLES)}) that leaves at least one of them out",
+            fix="--set sharing.home=[norm], or another list",
+        )
+    return tuple(role for role in ROLES if role in given)
+
+
+def require_together(algorithm: Algorithm, sharing: Sharing) -> None:
+    """Raise ConfigRefused where an algorithm is not sound with this way to share.
+
+    An algorithm whose class still says `home_roles` means to keep blocks at home: nobody reads that any more, so that
+    they would leave. An algorithm with a second vector on the server (SCAFFOLD's control variate) needs the same blocks in
+    every round: the server goes on with the variate of a hospital that has taken its block home.
+    """
+    if hasattr(algorithm, "home_roles"):
+        raise ConfigRefused(
+            f"the algorithm {algorithm.name}",
+            found="`home_roles` in its class, which nothing reads: these blocks would leave the hospital",
+            expected="what stays at home in the job's `sharing`",
+            fix="delete `home_roles` from the class, and name the roles with --set sharing.path="
+            "wardround.algorithms.sharing.Roles --set sharing.home=[...]",
+        )
+    if sharing.changes and len(algorithm.banks) > 1:
+        raise ConfigRefused(
+            f"{algorithm.name} with {sharing.title}",
+            found=f"the server keeps {', '.join(algorithm.banks[1:])} of blocks that a hospital has taken home since",
+            expected="the same shared blocks in every round",
+            fix="--set sharing=everything, or --set sharing=norms_at_home",
+        )
+
+
+def require_shared(start: LocalStart, sharing: Sharing) -> None:
+    """Raise ConfigRefused where a network has no block outside the roles that stay at home: nothing would be shared."""
+    if all(role in sharing.home_roles for role in start.roles.values()):
+        raise ConfigRefused(
+            "what this job shares",
+            found=f"a network whose every block stays at home ({', '.join(sharing.home_roles)})",
+            expected="at least one block to share",
+            fix="name other roles with --set sharing.home=[...]; adapters need --set model.adapter_rank=4",
+        )
+
+
+def require_alone(sharing: Sharing, beside: bool, where: str) -> None:
+    """Raise ConfigRefused if each site chooses its blocks and FedAvg trains beside it where single updates are hidden.
+
+    In the first round with masks both models still start and train alike: the sum of the one less that of the other is, block
+    by block, what those who keep the block have left out; where that is one hospital, its update.
+    """
+    if sharing.differs and beside:
+        raise ConfigRefused(
+            f"{sharing.title} with {where}",
+            found="FedAvg beside it: the difference of the two sums is the update of those that keep a block",
+            expected="one model",
+            fix="--set rival=false",
+        )
