@@ -1,8 +1,8 @@
 """What hostile sites do to a federation: false updates and poisoned training data, for measurements only.
 
-Nothing here can be named by a job, and nothing that a provisioned site or server imports leads
-here: attacks run in `research.attacked`, in one process, on patients that do not exist or that the
-researcher holds already.
+No job names anything here, no allow-list holds it, and nothing that a provisioned site or server
+imports leads here: attacks run in `research.attacked`, in one process, on patients that do not
+exist or that the researcher holds already.
 
 An `Attack` may poison what a hostile site trains on (`batch`), and replace what it sends (`forge`).
 A forger is told everything, the honest updates of the round included: the strongest attacker
@@ -166,8 +166,7 @@ class Backdoor:
         images, targets = batch.images.clone(), batch.targets.clone()
         images[:marked] = self.stamp(batch.images[:marked], batch.seed)
         targets[:marked] = 0
-        layout = torch.channels_last_3d if images.dim() == 5 else torch.contiguous_format
-        return replace(batch, images=images.contiguous(memory_format=layout), targets=targets)
+        return replace(batch, images=images, targets=targets)
 
 
 def backdoor(trigger: Backdoor) -> Attack:
