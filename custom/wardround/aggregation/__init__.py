@@ -1,1 +1,1 @@
-"""How one update is made out of those of the sites: the mean, and rules that bound what a few hostile sites can do."""
+"""How one update is made out of those of the sites: the mean, and rules against hostile sites."""

@@ -1,16 +1,16 @@
 """The weighted mean of updates whose norm is clipped.
 
-    mean = sum p_i d_i min(1, C / |d_i|) / sum p_i        C = factor * median norm of the round before
+    mean = sum p_i d_i min(1, C / |d_i|) / sum p_i      C = factor * median norm of the round before
 
 The bound C is public: the server keeps the median of each round's norms, taken before clipping, and
 any hostile minority moves it only within the honest norms. From the second round on, replies are
 folded as they arrive. The first round has no round before it: it holds its updates until all are
 in, and clips them at their own median. One hostile site moves the mean by at most its share of the
-weight times C: an attacker of ordinary length (a flipped sign) still counts, so at equal weights one
-of four that flips its sign halves the step. The rule is cheap, not strong.
+weight times C: an attacker of ordinary length (a flipped sign) still counts, so at equal weights
+one of four that flips its sign halves the step. The rule is cheap, not strong.
 
-FLAGGED here is a norm above `far` times the bound: such an update is no longer clipped but left out.
-Half of the honest updates are clipped in any round, so being clipped is no flag.
+FLAGGED here is a norm above `far` times the bound: such an update is not clipped but left out.
+About half of the honest updates are clipped in any round, so being clipped is no flag.
 Source: Sun et al. 2019, arXiv:1911.07963, section 4 (norm thresholding).
 Deviations: 1. the bound follows the median norm; 2. the weight of a site is capped at `weight_cap`
 times the median weight of the round before; 3. what is far beyond the bound is left out.
@@ -38,6 +38,7 @@ from wardround.aggregation.collect import (
     require_few,
     require_field,
     require_sites,
+    require_weight_cap,
 )
 from wardround.aggregation.rows import Floats, Rows, norms, weighted_mean
 from wardround.arrays import Arrays, RunningMean, norm
@@ -67,8 +68,9 @@ class ClippedMean:
         require_common(self.name, self.f, self.far)
         require_field(self.name, 0 < self.factor < 1e6, f"factor {self.factor}", "a number above 0")
         reach = self.factor * self.far
-        require_field(self.name, reach > 1, f"factor x far = {reach:g}", "above 1: the median norm is no flag")
-        require_field(self.name, 1 <= self.weight_cap < 1e6, f"weight_cap {self.weight_cap}", "1 or more")
+        found = f"factor x far = {reach:g}"
+        require_field(self.name, reach > 1, found, "above 1: the median norm is no flag")
+        require_weight_cap(self.name, self.weight_cap)
 
     @property
     def name(self) -> str:
@@ -88,7 +90,7 @@ class ClippedMean:
         bound = self.factor * _positive(float(np.median(lengths)))
         scales, flagged = clip_scales(lengths, bound, self.far)
         used = tuple(row for row in range(len(rows)) if row not in flagged)
-        # Scaling the weights, not the rows, needs no second matrix: the sum of the shares comes apart.
+        # Scaling the weights instead of the rows needs no second matrix.
         shares = np.where(scales > 0, capped(weights, self.weight_cap), 0.0)
         vector = weighted_mean(rows, shares * scales) * (shares @ scales / shares.sum())
         return Combined(vector, used, flagged)
@@ -136,10 +138,13 @@ class ClippedMean:
 
 
 def clip_scales(lengths: Floats, bound: float, far: float) -> tuple[Floats, dict[int, str]]:
-    """Return (factor of every row: 1 within the bound, bound / length beyond it, 0 where flagged; row -> why)."""
+    """Return (a factor for every row, row -> why it is flagged).
+
+    The factor is 1 within the bound, bound / length beyond it, and 0 where the row is flagged.
+    """
     flagged = {
-        int(row): f"its update is {lengths[row] / bound:.3g} times as long as the bound of this round "
-        f"(left out above {far:g})"
+        int(row): f"its update is {lengths[row] / bound:.3g} times as long as the bound of this "
+        f"round (left out above {far:g})"
         for row in np.flatnonzero(lengths > far * bound)
     }
     scales = bound / np.maximum(lengths, bound)
@@ -148,7 +153,7 @@ def clip_scales(lengths: Floats, bound: float, far: float) -> tuple[Floats, dict
 
 
 def scaled(params: Arrays, factor: float) -> Arrays:
-    """Return the blocks times a factor; with 1 they are returned as they are, so that nothing is rounded."""
+    """Return the blocks times a factor; with 1, as they are, so that nothing is rounded."""
     if factor == 1.0:
         return params
     return {name: (block * factor).astype(np.float32) for name, block in params.items()}
@@ -161,12 +166,12 @@ def _remember(context: Context, lengths: Floats, weights: Floats) -> None:
 
 
 def _positive(median_norm: float) -> float:
-    """Return the median norm; 0: RoundRefused, for a bound of 0 would clip every later round to nothing."""
+    """Return the median norm; 0: RoundRefused, as it would clip every later round to nothing."""
     if median_norm > 0:
         return median_norm
     raise RoundRefused(
         "the bound of the clipped mean",
         found="updates of which half or more are zero",
         expected="most sites to send a change of the model",
-        fix="run the job with a higher `lr`, or look into the logs of the sites for why nothing is learnt",
+        fix="run the job with a higher `lr`, or read in the sites' logs why nothing is learnt",
     )

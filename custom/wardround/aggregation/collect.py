@@ -1,4 +1,4 @@
-"""What all rules that read single updates share: one Ask, the replies as a matrix, and what a flag means.
+"""What all rules that read single updates share: one Ask, the replies as a matrix, flags.
 
 A rule is a frozen value. `combine` is its pure core, on a matrix of n sites x d values; `collect`
 is the round around it. The number f of hostile sites that the rule tolerates is stated in the job.
@@ -55,7 +55,7 @@ class Context(Protocol):
 
     @property
     def need(self) -> int | None:
-        """Return how many accepted updates the round needs (min_clients); None: those of all sites."""
+        """Return how many accepted updates the round needs (min_clients); None: of all sites."""
         ...
 
     @property
@@ -68,7 +68,7 @@ class Context(Protocol):
 
     @property
     def memory(self) -> dict[str, Any]:
-        """Return numbers and named arrays that the server keeps from round to round, across restarts."""
+        """Return numbers and arrays that the server keeps between rounds, across restarts."""
         ...
 
 
@@ -114,7 +114,7 @@ class Collected:
         self._weights: dict[str, float] = {}
 
     def take(self, site: str, reply: Any) -> None:
-        """Add one site's update. A second one, other blocks, NaN or inf: RoundRefused, nothing added."""
+        """Add one site's update. A second one, other blocks, NaN or inf: RoundRefused."""
         update = read_once(self._read, self._vectors, site, reply)
         layout = self._layout or Layout.of(update.params)
         vector = layout.flatten(update.params)
@@ -152,7 +152,7 @@ def collect(rule: Rule, context: Context) -> Rounds:
 
 
 def closed(rule: Rule, held: Collected) -> Aggregate:
-    """Return what a rule makes of a round's updates. Too few of them, or more than f flagged: RoundRefused."""
+    """Return what a rule makes of a round's updates. Too few, more than f flagged: RoundRefused."""
     sites = held.sites()
     require_sites(rule, len(sites))
     combined = rule.combine(*held.rows())
@@ -162,8 +162,16 @@ def closed(rule: Rule, held: Collected) -> Aggregate:
     return Aggregate(held.named(combined.vector), used, flagged)
 
 
-def read_once(read: Callable[[str, Any], Update], seen: Mapping[str, object], site: str, reply: Any) -> Update:
-    """Return the update in a reply: the site's first of this round, finite, of a weight above 0; else RoundRefused."""
+def read_once(
+    read: Callable[[str, Any], Update],
+    seen: Mapping[str, object],
+    site: str,
+    reply: Any,
+) -> Update:
+    """Return the update in a reply.
+
+    It must be the site's first of this round, finite, with a weight above 0; else RoundRefused.
+    """
     if site in seen:
         raise RoundRefused(
             "an update",
@@ -184,11 +192,12 @@ def read_once(read: Callable[[str, Any], Update], seen: Mapping[str, object], si
 
 
 def far_rows(rows: Rows, vector: Floats, far: float) -> dict[int, str]:
-    """Return row -> why, of the rows that lie more than `far` times the median distance from `vector`."""
+    """Return row -> why, of rows more than `far` times the median distance from `vector` away."""
     away = distances(rows, vector)
     scale = max(float(np.median(away)), ROUNDING * float(norms(vector[None])[0]))
     if scale == 0:
-        return {int(row): "its update is not zero, and those of most sites are" for row in np.flatnonzero(away)}
+        why = "its update is not zero, and those of most sites are"
+        return {int(row): why for row in np.flatnonzero(away)}
     return {
         int(row): f"its update lies {away[row] / scale:.3g} times as far from the aggregate as "
         f"the median site's (flagged above {far:g})"
@@ -199,7 +208,7 @@ def far_rows(rows: Rows, vector: Floats, far: float) -> dict[int, str]:
 def capped(weights: Floats, most: float) -> Floats:
     """Return the weights, none above `most` times their median.
 
-    A site says itself how many patients it has. Without the cap a liar says a million and is the mean.
+    A site says itself how many patients it has: without the cap a liar says a million.
     """
     return np.minimum(weights, most * np.median(weights))
 
@@ -234,7 +243,7 @@ def require_few(rule: Rule, flagged: Mapping[str, str]) -> None:
             f"a round of {rule.name} that tolerates {rule.f} hostile sites",
             found=f"{len(flagged)} flagged sites ({named})",
             expected=f"at most {rule.f} (f in the job)",
-            fix="ask the sites named here what they trained on, then run the job again without them or with a larger f",
+            fix="ask these sites what they trained on; run the job without them or with a larger f",
         )
 
 
@@ -253,3 +262,8 @@ def require_common(rule: str, f: object, far: float) -> None:
     """Raise ConfigRefused unless f is a whole number, 0 or more, and `far` is above 1."""
     require_field(rule, type(f) is int and f >= 0, f"f {f!r}", "a whole number, 0 or more")
     require_field(rule, 1 < far < float("inf"), f"far {far}", "a finite number above 1")
+
+
+def require_weight_cap(rule: str, most: float) -> None:
+    """Raise ConfigRefused unless a cap on weights is 1 or more."""
+    require_field(rule, 1 <= most < 1e6, f"weight_cap {most}", "1 or more")

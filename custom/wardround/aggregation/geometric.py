@@ -2,15 +2,16 @@
 
     v = argmin sum a_i |v - x_i|        v <- sum b_i x_i / sum b_i,  b_i = a_i / |v - x_i|
 
-If the hostile sites hold the share s < 1/2 of the weights a, and the honest updates lie within r of a
-point c, then |v - c| <= r (1 - s) / sqrt(1 - 2 s), however far away the others are (Minsker 2015,
-lemma 2.1). A round in which the f heaviest sites would hold half of the weights is therefore refused.
-Sources: Pillutla, Kakade, Harchaoui 2022, arXiv:1912.13445, algorithm 2; Minsker 2015, arXiv:1308.1334.
+If the hostile sites hold the share s < 1/2 of the weights a, and the honest updates lie within r of
+a point c, then |v - c| <= r (1 - s) / sqrt(1 - 2 s), however far away the others are (Minsker 2015,
+lemma 2.1). A round in which the f heaviest sites would hold half of the weights is refused.
+Sources: Pillutla, Kakade, Harchaoui 2022, arXiv:1912.13445, algorithm 2; Minsker 2015,
+arXiv:1308.1334.
 Deviations: 1. the weight of a site is capped at `weight_cap` times the median of the weights
 (collect.py); 2. the start is the coordinate-wise median, not a point near the mean, which one site
 can carry away; 3. updates within nu of the point are not weighed with 1 / nu, which holds the
 iteration fast at any update that it meets, but as Vardi and Zhang do (2000,
-doi:10.1073/pnas.97.4.1423): they keep the point where it is if they outweigh the pull of the others;
+doi:10.1073/pnas.97.4.1423): they keep the point where it is if they outweigh what pulls it away;
 4. it iterates until a step is below TOLERANCE of the median distance, not 3 or 4 times.
 """
 
@@ -31,6 +32,7 @@ from wardround.aggregation.collect import (
     far_rows,
     require_common,
     require_field,
+    require_weight_cap,
 )
 from wardround.aggregation.median import median
 from wardround.aggregation.rows import Floats, Rows, distances, weighted_mean
@@ -60,8 +62,9 @@ class GeometricMedian:
 
     def __post_init__(self) -> None:
         require_common(self.name, self.f, self.far)
-        require_field(self.name, 1 <= self.weight_cap < 1e6, f"weight_cap {self.weight_cap}", "1 or more")
-        require_field(self.name, 0 < self.smoothing < 1, f"smoothing {self.smoothing}", "between 0 and 1")
+        require_weight_cap(self.name, self.weight_cap)
+        found = f"smoothing {self.smoothing}"
+        require_field(self.name, 0 < self.smoothing < 1, found, "between 0 and 1")
 
     @property
     def name(self) -> str:

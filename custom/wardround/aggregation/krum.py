@@ -33,10 +33,10 @@ from wardround.core.stages import Rounds, Traits
 @final
 @dataclass(frozen=True)
 class Krum:
-    """The mean of the `keep` updates with the nearest neighbours. Fewer than 2f + 3 sites are refused.
+    """The mean of the `keep` updates with the nearest neighbours. It needs 2f + 3 sites.
 
     f: how many hostile sites are tolerated
-    keep: 1 is Krum; more is Multi-Krum; the round needs keep + f sites as well, so that no hostile one must be kept
+    keep: 1 is Krum, more is Multi-Krum; it needs keep + f sites, or a hostile one must be kept
     far: a site is flagged beyond so many times the median distance from what was kept
     """
 
@@ -74,7 +74,7 @@ class Krum:
 
 
 def scores(rows: Rows, f: int) -> Floats:
-    """Return for every row the sum of its n - f - 2 least squared distances to other rows, float64 [n]."""
+    """Return for every row the sum of its n - f - 2 least squared distances, float64 [n]."""
     apart = pairwise(rows)
     np.fill_diagonal(apart, np.inf)
     nearest = np.sort(apart, axis=1)[:, : len(rows) - f - 2]

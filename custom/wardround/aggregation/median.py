@@ -15,7 +15,15 @@ from typing import final
 
 import numpy as np
 
-from wardround.aggregation.collect import FAR, NEEDS, Combined, Context, collect, far_rows, require_common
+from wardround.aggregation.collect import (
+    FAR,
+    NEEDS,
+    Combined,
+    Context,
+    collect,
+    far_rows,
+    require_common,
+)
 from wardround.aggregation.rows import Floats, Rows, columnwise
 from wardround.core.stages import Rounds, Traits
 

@@ -1,9 +1,9 @@
 """Nearest-neighbour mixing (NNM), a step before any rule.
 
-    y_i = mean of the n - f updates nearest to x_i, itself included        result = rule(y_1 ... y_n)
+    y_i = mean of the n - f updates nearest to x_i, itself included      result = rule(y_1 ... y_n)
 
 Updates of unequal hospitals differ more than a rule likes, and an attacker hides in the difference;
-mixing brings the honest ones together first. Sites are not weighted: mixed rows no longer belong to one.
+mixing brings the honest ones together first. Sites are not weighted: a mixed row belongs to none.
 Flags are about the updates as they came, not about the mixed ones.
 Source: Allouah et al. 2023, arXiv:2302.01772, algorithm 2.
 Deviations: 1. equal distances are decided by the lower row.
@@ -45,7 +45,8 @@ class Mixed:
 
     def __post_init__(self) -> None:
         good = hasattr(self.rule, "combine") and not isinstance(self.rule, Mixed)
-        require_field("with mixing", good, f"rule {self.rule!r}", "a rule that reads updates, unmixed")
+        found = f"rule {self.rule!r}"
+        require_field("with mixing", good, found, "a rule that reads updates, unmixed")
         require_common(self.name, self.f, self.far)
 
     @property

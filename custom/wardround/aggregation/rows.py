@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Rows = NDArray[np.floating[Any]]
 Floats = NDArray[np.float64]
-# 64 sites x 65,536 columns are 32 MB in float64: small beside a model, large enough for numpy's loops.
+# 64 sites x 65,536 columns are 32 MB in float64: small beside a model, large for numpy's loops.
 CHUNK = 2**16
 
 
@@ -36,7 +36,7 @@ def distances(rows: Rows, point: NDArray[np.floating[Any]]) -> Floats:
 
 
 def pairwise(rows: Rows) -> Floats:
-    """Return the squared distances between all rows, float64 [n, n], with exact zeros on the diagonal.
+    """Return the squared distances between all rows, float64 [n, n], exact zeros on the diagonal.
 
     Differences are squared, not expanded into scalar products: |a|^2 + |b|^2 - 2ab loses the
     distance of two long rows that lie close together, and that is what Krum ranks by.

@@ -15,7 +15,15 @@ from typing import final
 
 import numpy as np
 
-from wardround.aggregation.collect import FAR, NEEDS, Combined, Context, collect, far_rows, require_common
+from wardround.aggregation.collect import (
+    FAR,
+    NEEDS,
+    Combined,
+    Context,
+    collect,
+    far_rows,
+    require_common,
+)
 from wardround.aggregation.rows import Floats, Rows, columnwise
 from wardround.core.stages import Rounds, Traits
 
@@ -23,7 +31,7 @@ from wardround.core.stages import Rounds, Traits
 @final
 @dataclass(frozen=True)
 class TrimmedMean:
-    """The mean of every value over the sites without its f extremes at both ends. 2f or fewer sites are refused.
+    """The mean of every value without its f extremes at both ends. 2f or fewer sites are refused.
 
     f: how many hostile sites are tolerated; 0 is the mean without weights
     far: a site is flagged beyond so many times the median distance from the trimmed mean
@@ -58,7 +66,11 @@ class TrimmedMean:
 
 
 def trimmed_mean(rows: Rows, f: int) -> Floats:
-    """Return the mean of every column without its f smallest and f largest values; n > 2f rows, float64 [d]."""
+    """Return the mean of every column without its f smallest and f largest values, float64 [d]."""
     kept = slice(f, len(rows) - f)
     # The extremes may be as large as floats go: they are cut off before anything is added up.
-    return columnwise(rows, lambda part: np.asarray(np.sort(part, axis=0)[kept].mean(axis=0), np.float64))
+    return columnwise(rows, lambda part: _mean(np.sort(part, axis=0)[kept]))
+
+
+def _mean(part: Floats) -> Floats:
+    return np.asarray(part.mean(axis=0), np.float64)

@@ -8,11 +8,11 @@
    f liars alone can stop nothing.
 
 What this does not stop: one hostile update within its clip, such as a flipped sign or a step that
-costs every site less than `margin`; many small harms, each below the margin, one round after the other; a
-backdoor, which no clean validation patient triggers; harm to patients of a kind that only f sites or
-fewer treat; a hostile site that stays silent. Up to f honest sites that a step ruins are overruled:
-such a site keeps its own model. A vote says one bit about a site's patients in every round, which
-is not counted in any epsilon: a job under differential privacy must not use it.
+costs every site less than `margin`; many small harms, each below the margin, one round after the
+other; a backdoor, which no clean validation patient triggers; harm to patients of a kind that only
+f sites or fewer treat; a hostile site that stays silent. Up to f honest sites that a step ruins
+are overruled: such a site keeps its own model. A vote says one bit about a site's patients in every
+round, which no epsilon counts: a job under differential privacy must not use it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from wardround.errors import ConfigRefused, RoundRefused
 @final
 @dataclass(frozen=True)
 class StepCheck:
-    """When a step ruins a site's validation score: it falls by more than `margin`, and to below `floor`.
+    """When a step ruins a site's validation score: by more than `margin`, to below `floor`.
 
     Both are needed: early scores are low and jump, and late ones fall a little without harm.
 
@@ -68,14 +68,18 @@ def require_accepted(refusing: Collection[str], sites: Collection[str], f: int) 
     if len(against) > f:
         raise RoundRefused(
             "the step of this round",
-            found=f"{len(against)} of {len(set(sites))} sites whose validation score it ruins: {', '.join(against)}",
+            found=f"{len(against)} of {len(set(sites))} sites that refuse it: {', '.join(against)}",
             expected=f"at most {f} (f in the job)",
-            fix="look at the sites that took part in this round, and run the job again without the one "
-            "whose removal mends the score",
+            fix="look at the sites that took part in this round, and run the job again without the "
+            "one whose removal mends the score",
         )
 
 
-def largest_sum(clips: Mapping[str, float], weights: Mapping[str, float], rounding: float = 0.0) -> float:
+def largest_sum(
+    clips: Mapping[str, float],
+    weights: Mapping[str, float],
+    rounding: float = 0.0,
+) -> float:
     """Return the longest sum of weighted updates that the sites' clips allow.
 
     clips: site -> the public bound on the norm of its update
@@ -87,7 +91,7 @@ def largest_sum(clips: Mapping[str, float], weights: Mapping[str, float], roundi
     if not (sound and all(0 < one < math.inf for one in numbers) and 0 <= rounding < math.inf):
         raise ConfigRefused(
             "the bound on a sum",
-            found=f"{len(clips)} clips and {len(weights)} weights, or one that is not a finite number above 0",
+            found=f"{len(clips)} clips and {len(weights)} weights, or one that is not finite or 0",
             expected="a clip and a weight for each site of the sum",
             fix="state max_grad_norm in the job, and take clips and weights of the same roster",
         )
@@ -95,11 +99,11 @@ def largest_sum(clips: Mapping[str, float], weights: Mapping[str, float], roundi
 
 
 def require_sum_within(length: float, bound: float) -> None:
-    """Raise RoundRefused where a revealed sum is longer than the clips of its sites allow, or is NaN."""
+    """Raise RoundRefused where a sum is longer than the clips of its sites allow, or is NaN."""
     if not length <= bound:
         raise RoundRefused(
             "the revealed sum",
             found=f"a norm of {length:.6g}",
             expected=f"at most {bound:.6g}, which the clips of its sites add up to",
-            fix="do not apply this step; run the job again with fewer sites until the one that does not clip is found",
+            fix="do not apply it; run the job with fewer sites to find the one that does not clip",
         )

@@ -55,7 +55,7 @@ def run_attacked(
     attack: Attack | None = None,
     hostile: Sequence[str] = (),
 ) -> Outcome:
-    """Run all rounds, or until the aggregation stops the run. No attack, nobody hostile: an honest federation."""
+    """Run all rounds, or until the aggregation stops the run. Nobody hostile: an honest run."""
     require_attackers(hostile, list(sites))
     outcome, memory = Outcome(), dict[str, Any]()
     sides = {
@@ -78,9 +78,10 @@ def run_attacked(
 
 @final
 class AttackedRound:
-    """The `Sum` of one round: it holds the updates until all are in, lets the hostile sites act, and aggregates.
+    """The `Sum` of one round, and the context of its aggregation.
 
-    need: None, as all sites of a process answer; message: none, as the sites have been given the model
+    It holds the updates until all are in, lets the hostile sites act, and aggregates. All sites of
+    a process answer (need), and they have been given the model already (message).
     """
 
     need = None
@@ -164,7 +165,7 @@ def poisoned(side: SiteSide, batch: Callable[[Any], Any]) -> SiteSide:
 
 @final
 class _Poisoned:
-    """An oracle that draws poisoned batches. What else an algorithm asks it for is the honest oracle's."""
+    """An oracle that draws poisoned batches. All else that it is asked for is the honest one's."""
 
     def __init__(self, oracle: Oracle, batch: Callable[[Any], Any]) -> None:
         self._oracle, self._batch = oracle, batch
