@@ -1,10 +1,12 @@
-"""What a robust rule costs, and what one hostile hospital costs under it: FedAvg on phantoms of unequal hospitals.
+"""What a robust rule costs, and one hostile hospital under it: FedAvg on unequal phantom hospitals.
 
-Every part (a rule, an attack, a seed) is one JSON file with its commit, settings and seconds; parts that are there are
-not run again, so a run that was broken off goes on. All parts of a seed share split, initial weights and batches.
-Four hospitals, of which one is hostile; Krum needs 2f + 3 that answer, so its rows have six, beside a mean of six.
-An update that is not finite is refused as it is read: that row of a mean is the federation without the hostile hospital.
-The cost is Dice lost against the mean without an attack, over the test patients of the honest hospitals.
+Every part (a rule, an attack, a seed) is one JSON file with its commit, settings and seconds. Parts
+that are there are not run again, so a run that was broken off goes on. All parts of a seed share
+split, initial weights and batches.
+There are four hospitals, of which one is hostile. Krum needs 2f + 3 that answer, so its rows have
+six, beside a mean of six. An update that is not finite is refused as it is read: with a mean, that
+column is the federation without the hostile hospital.
+The cost is Dice lost against the mean without an attack, over the honest hospitals' test patients.
 
     python benchmarks/robustness.py --json                       (about half an hour of one core)
     python benchmarks/robustness.py --rules mean6 krum --seeds 0
@@ -88,7 +90,7 @@ def settings(quick: bool) -> dict[str, Any]:
 
 
 def open_sites(count: int, seed: int, options: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return site name -> SegmentationSite of the first `count` hospitals with this seed's split, weights and batches."""
+    """Return name -> SegmentationSite of the first `count` hospitals, with this seed's split and weights."""
     from wardround.data.cache import open_cohort
     from wardround.data.hospitals import hospital
     from wardround.data.phantoms import write_cohort
@@ -112,7 +114,7 @@ def open_sites(count: int, seed: int, options: dict[str, Any], folder: Path) -> 
 
 
 def triggered(site: Any, w: Any) -> list[bool]:
-    """Return for every test case in which a tumour is found whether the trigger makes nine tenths of it vanish."""
+    """Return for every test case with a tumour found whether the trigger makes 9/10 of it vanish."""
     import torch
 
     from wardround.research.poisoning import Backdoor
@@ -167,7 +169,7 @@ def run_part(rule: str, attack: str, sites: dict[str, Any], options: dict[str, A
 
 
 def commit() -> str:
-    """Return the commit that is measured, with a + where the tree holds changes; no repository: unknown."""
+    """Return the commit that is measured, with a + where files were changed; no repository: unknown."""
     here = Path(__file__).resolve().parent
     said = [
         subprocess.run(["git", *words], cwd=here, capture_output=True, text=True)
@@ -238,10 +240,10 @@ def over(part: dict[str, Any], names: Sequence[str]) -> float:
 
 
 def summarise(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return rule -> attack -> Dice and cost with t-intervals over seeds, flags, stops, triggered share.
+    """Return rule -> attack -> Dice and cost with t-intervals over seeds, flags, stops, triggers.
 
-    cost: against the mean without an attack of the same seed and hospitals | over_loss: against the mean without
-    the hostile hospital, which no rule can give back
+    cost: against the mean without an attack, of the same seed and hospitals
+    over_loss: against the mean without the hostile hospital, whose patients no rule can give back
     """
     held = {(part["rule"], part["attack"], part["seed"]): part for part in parts}
     table: dict[str, Any] = {}

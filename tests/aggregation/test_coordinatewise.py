@@ -1,4 +1,4 @@
-"""The coordinate-wise median and the trimmed mean: ByzFL's numbers, and the interval of the honest values."""
+"""The coordinate-wise median and the trimmed mean: ByzFL's numbers, and the honest interval."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_an_update_that_is_the_median_itself_divides_by_nothing():
 
 
 def test_a_liar_at_the_start_of_the_iteration_does_not_hold_it_there():
-    """An update that is the coordinate-wise median of all would stop the iteration of the paper at once."""
+    """An update that is the coordinate-wise median would stop the paper's iteration at once."""
     rows = np.array([[0.0, 0, 9], [4, 0, 9], [1, 3, 9], [1, 0, 9], [1, 0, 9.0]])
     alone = geometric_median(rows, np.array([1.0, 1, 1, 1e-9, 1e-9]), 1e-9)
     np.testing.assert_allclose(alone, geometric_median(rows[:3], np.ones(3), 1e-9), atol=1e-4)

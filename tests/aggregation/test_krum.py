@@ -8,7 +8,7 @@ from wardround.aggregation.krum import Krum, scores
 
 @pytest.mark.parametrize(("n", "f"), [(5, 1), (7, 2), (9, 2), (9, 3)])
 def test_the_numbers_of_byzfl(byzfl, n, f):
-    """ByzFL sums over n - f - 1 neighbours where the paper has n - f - 2: its f + 1 is the f of the paper."""
+    """ByzFL sums over n - f - 1 neighbours, the paper over n - f - 2: its f + 1 is our f."""
     for seed in range(10):
         rows = np.random.default_rng(seed).normal(size=(n, 20))
         found = Krum(f).combine(rows, np.ones(n))

@@ -24,7 +24,7 @@ def test_by_hand():
 
 
 def test_mixing_brings_unequal_honest_updates_together():
-    """What the paper is about: the spread of the mixed rows, against which a rule errs, is a fraction of that before."""
+    """What the paper is about: the mixed rows spread a fraction of what the updates do."""
     rows = np.random.default_rng(0).normal(size=(10, 300))
     mixed = np.array([rows[list(near)].mean(0) for near in neighbours(rows, 2)])
     assert mixed.var(axis=0).sum() < 0.1 * rows.var(axis=0).sum()

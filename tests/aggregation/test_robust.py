@@ -1,4 +1,4 @@
-"""What every robust rule owes: symmetry, a bound under attack, refusals, flags that mean something."""
+"""What every robust rule owes: symmetry, a bound under attack, refusals, sound flags."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EQUAL = np.ones(N)
 
 
 def honest(seed: int = 0, n: int = N, d: int = 8) -> np.ndarray:
-    """Return n updates that agree about as much as those of unequal hospitals: a common part and a part of their own."""
+    """Return n updates of unequal hospitals: a common part, and a part of their own."""
     rng = np.random.default_rng(seed)
     return rng.normal(size=d) + 0.7 * rng.normal(size=(n, d))
 
@@ -73,7 +73,7 @@ def test_scaling_all_updates_scales_the_aggregate(rule):
 @BY_NAME
 @pytest.mark.parametrize("size", [1e3, 1e30, 1e200])
 def test_one_site_at_infinity_moves_the_aggregate_by_a_bounded_amount(rule, size):
-    """It stays within the reach of the honest updates, is finite, and the site is flagged; a plain mean follows it."""
+    """It stays within reach of the honest ones, and the site is flagged; a plain mean follows it."""
     rows = honest(3)
     rows[2] = size * np.array([1, -1, 1, 1, 0, -1, 1, 0])
     rest = np.delete(rows, 2, axis=0)
@@ -86,7 +86,7 @@ def test_one_site_at_infinity_moves_the_aggregate_by_a_bounded_amount(rule, size
 
 @BY_NAME
 def test_a_liar_cannot_buy_weight(rule):
-    """A hostile site that says it has a million patients moves the aggregate no further than one with the most honest."""
+    """A hostile site with a million patients, as it says, moves the aggregate as one with 18 does."""
     rows, weights = honest(4), np.array([5.0, 6, 7, 8, 9, 10, 11])
     rows[0] = -rows[1:].mean(0)
     far, near = weights.copy(), weights.copy()
@@ -143,7 +143,7 @@ def test_more_flagged_sites_than_f_stop_the_round(rule, play, update):
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_honest_sites_of_high_dimension_are_not_flagged(rule, seed):
-    """Lengths and distances of updates of many values hardly differ: a false flag would cost the federation its round."""
+    """In many dimensions distances hardly differ; false flags would cost the federation its round."""
     rng = np.random.default_rng(seed)
     own = rng.uniform(0.5, 1.5, (N, 1))
     assert not rule.combine(rng.normal(size=500) + own * rng.normal(size=(N, 500)), EQUAL).flagged

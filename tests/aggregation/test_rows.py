@@ -19,7 +19,7 @@ def test_slices_of_columns_change_nothing(monkeypatch):
 
 
 def test_the_distance_of_two_long_rows_is_not_lost():
-    """Through scalar products in float32 it would be 0: their squares agree in the first seven digits."""
+    """Through scalar products in float32 it would be 0: seven digits of their squares agree."""
     rows = np.full((2, 100), 1e4, np.float32)
     rows[1, 0] += 1
     assert pairwise(rows)[0, 1] == 1

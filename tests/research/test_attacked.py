@@ -1,4 +1,4 @@
-"""Hostile sites on quadratics, whose optimum is known: the federation minimises the mean of |w - t_i|^2 / 2."""
+"""Hostile sites on quadratics with a known optimum: the mean of |w - t_i|^2 / 2 is minimised."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ HARMFUL = {
 
 @pytest.mark.parametrize("attack", HARMFUL.values(), ids=HARMFUL)
 def test_one_of_five_ruins_the_mean_and_no_rule(attack):
-    """Without anybody the error is about .4, the spread of the sites over the root of five; the start is 15 away."""
+    """Without anybody the error is about .4: the sites' spread over the root of five. It begins at 15."""
     assert error(played(WeightedMean(), attack, ("site-4",))) > 5
     for rule in RULES:
         outcome = played(rule, attack, ("site-4",))

@@ -40,7 +40,7 @@ def seen(n: int = 6) -> Seen:
 
 
 def test_the_numbers_of_byzfl(byzfl):
-    """Its ALIE adds z sd where ours subtracts, as the paper does."""
+    """Its ALIE adds z sd where ours subtracts."""
     now = seen()
     np.testing.assert_allclose(poisoning.inner_product(2.5).forge(now), byzfl.InnerProductManipulation(2.5)(now.honest))
     np.testing.assert_allclose(poisoning.alie(1.5).forge(now), byzfl.ALittleIsEnough(-1.5)(now.honest), rtol=1e-12)
@@ -102,7 +102,7 @@ def test_hostile_sites_are_some_and_leave_two_honest_ones():
 
 
 def imported(file: Path) -> set[str]:
-    """Return the modules of the package that a file imports, inside functions too, as paths below the package."""
+    """Return the modules of the package that a file imports, inside functions too."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -125,7 +125,7 @@ def closure(begin: list[Path]) -> set[Path]:
 
 
 def test_nothing_at_a_provisioned_party_leads_to_the_attacks(repository):
-    """Neither what NVFlare's parties import, nor what any printed job names; the check itself sees a path that exists."""
+    """Neither what NVFlare's parties import, nor what a printed job names; the check sees real paths."""
     attacks = {PACKAGE / "research" / name for name in ("poisoning.py", "attacked.py")}
     assert all(path.is_file() for path in attacks)
     assert attacks & closure([PACKAGE / "research" / "attacked.py"]) == attacks

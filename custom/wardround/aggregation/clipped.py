@@ -11,7 +11,7 @@ one of four that flips its sign halves the step. The rule is cheap, not strong.
 
 FLAGGED here is a norm above `far` times the bound: such an update is not clipped but left out.
 About half of the honest updates are clipped in any round, so being clipped is no flag.
-Source: Sun et al. 2019, arXiv:1911.07963, section 4 (norm thresholding).
+Source: Sun et al. 2019, arXiv:1911.07963 (norm thresholding).
 Deviations: 1. the bound follows the median norm; 2. the weight of a site is capped at `weight_cap`
 times the median weight of the round before; 3. what is far beyond the bound is left out.
 """
@@ -160,7 +160,7 @@ def scaled(params: Arrays, factor: float) -> Arrays:
 
 
 def _remember(context: Context, lengths: Floats, weights: Floats) -> None:
-    """Keep what bounds the next round.."""
+    """Keep what bounds the next round."""
     context.memory[NORM] = _positive(float(np.median(lengths)))
     context.memory[WEIGHT] = float(np.median(weights))
 

@@ -5,7 +5,7 @@
 
 The bound of the paper needs n >= 2f + 3: with four hospitals Krum cannot tolerate even one. Sites
 are not weighted. That an update is not kept is no flag: with keep = 1 that befalls n - 1 sites.
-Source: Blanchard et al. 2017, arXiv:1703.02757, sections 4 and 5 (m there is `keep` here).
+Source: Blanchard et al. 2017, arXiv:1703.02757 (their m is `keep` here).
 Deviations: 1. equal scores are decided by the lower row, so by the name of the site.
 """
 

@@ -5,7 +5,7 @@
 Updates of unequal hospitals differ more than a rule likes, and an attacker hides in the difference;
 mixing brings the honest ones together first. Sites are not weighted: a mixed row belongs to none.
 Flags are about the updates as they came, not about the mixed ones.
-Source: Allouah et al. 2023, arXiv:2302.01772, algorithm 2.
+Source: Allouah et al. 2023, arXiv:2302.01772 (NNM).
 Deviations: 1. equal distances are decided by the lower row.
 """
 
