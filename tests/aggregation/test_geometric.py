@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from wardround.aggregation.geometric import GeometricMedian, geometric_median
-from wardround.errors import RoundRefused
+from wardround.aggregation.geometric import GeometricMedian, geometric_median, safe_weights
 
 
 def test_the_numbers_of_byzfl(byzfl):
@@ -63,9 +62,9 @@ def test_sites_weigh_their_patients_up_to_the_cap():
     np.testing.assert_array_equal(GeometricMedian(1).combine(rows, weights).vector, free)
 
 
-def test_half_of_the_weight_at_f_sites_is_refused():
-    rows = np.random.default_rng(0).normal(size=(3, 6))
-    with pytest.raises(RoundRefused, match="weight_cap"):
-        GeometricMedian(1).combine(rows, np.array([20.0, 5, 5]))
-    GeometricMedian(1, weight_cap=1.0).combine(rows, np.array([20.0, 5, 5]))
-    GeometricMedian(1).combine(np.random.default_rng(0).normal(size=(4, 6)), np.array([1e6, 5, 4, 1]))
+def test_where_f_sites_would_hold_half_of_the_weight_all_weigh_the_same():
+    """Whoever holds half decides alone, and a site that stays away must not be able to end the run."""
+    np.testing.assert_array_equal(safe_weights(np.array([20.0, 5, 5]), 1, 2.0), np.ones(3))
+    np.testing.assert_array_equal(safe_weights(np.array([20.0, 6, 5, 1]), 1, 2.0), [11, 6, 5, 1])
+    np.testing.assert_array_equal(safe_weights(np.array([9.0, 5, 5]), 1, 2.0), [9, 5, 5])
+    np.testing.assert_array_equal(safe_weights(np.array([10.0, 5, 5]), 1, 2.0), np.ones(3))

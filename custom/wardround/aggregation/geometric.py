@@ -4,7 +4,8 @@
 
 If the hostile sites hold the share s < 1/2 of the weights a, and the honest updates lie within r of
 a point c, then |v - c| <= r (1 - s) / sqrt(1 - 2 s), however far away the others are (Minsker 2015,
-lemma 2.1). A round in which the f heaviest sites would hold half of the weights is refused.
+lemma 2.1). In a round in which the f heaviest sites would hold half of the weights, all weigh the
+same: to stop instead would let one hostile site end the run by staying away.
 Sources: Pillutla, Kakade, Harchaoui 2022, arXiv:1912.13445, algorithm 2; Minsker 2015,
 arXiv:1308.1334.
 Deviations: 1. the weight of a site is capped at `weight_cap` times the median of the weights
@@ -37,7 +38,6 @@ from wardround.aggregation.collect import (
 from wardround.aggregation.median import median
 from wardround.aggregation.rows import Floats, Rows, distances, weighted_mean
 from wardround.core.stages import Rounds, Traits
-from wardround.errors import RoundRefused
 
 TOLERANCE = 1e-6
 # Weiszfeld converges linearly; four updates of a U-Net need 10 to 30 steps.
@@ -80,8 +80,7 @@ class GeometricMedian:
 
     def combine(self, rows: Rows, weights: Floats) -> Combined:
         """Return the geometric median; every row enters it, far ones little."""
-        counted = capped(weights, self.weight_cap)
-        self._require_majority(counted)
+        counted = safe_weights(weights, self.f, self.weight_cap)
         vector = geometric_median(rows, counted, self.smoothing)
         return Combined(vector, tuple(range(len(rows))), far_rows(rows, vector, self.far))
 
@@ -89,15 +88,12 @@ class GeometricMedian:
         """Ask every site once, and return the geometric median of what came."""
         return collect(self, context)
 
-    def _require_majority(self, weights: Floats) -> None:
-        heaviest = np.sort(weights)[len(weights) - self.f :].sum() / weights.sum()
-        if heaviest >= 0.5:
-            raise RoundRefused(
-                f"a round of the geometric median with f {self.f}",
-                found=f"{heaviest:.3f} of the weight at the {self.f} heaviest sites",
-                expected="less than half: whoever holds half decides the median alone",
-                fix="set `weight_cap` to 1, which counts no site for more than the median one",
-            )
+
+def safe_weights(weights: Floats, f: int, most: float) -> Floats:
+    """Return the capped weights; all 1 where the f heaviest would hold half of them."""
+    counted = capped(weights, most)
+    heaviest = np.sort(counted)[len(counted) - f :].sum()
+    return counted if 2 * heaviest < counted.sum() else np.ones(len(weights))
 
 
 def geometric_median(rows: Rows, weights: Floats, smoothing: float) -> Floats:
