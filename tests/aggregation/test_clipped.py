@@ -46,12 +46,12 @@ def test_within_the_bounds_it_is_the_weighted_mean_bit_for_bit(play, update, fla
 
 def test_what_is_far_beyond_the_bound_is_left_out_and_flagged(play, update, flat, context):
     kept = context(memory={"median_norm": 1.0, "median_weight": 1.0})
-    replies = {"a": update(UNIT[0]), "b": update(UNIT[1]), "c": update(3.1 * UNIT[2])}
+    replies = {"a": update(UNIT[0]), "b": update(UNIT[1]), "c": update(4.1 * UNIT[2])}
     aggregate, _ = play(ClippedMean(1), replies, kept)
     np.testing.assert_allclose(flat(aggregate)[:3], [0.5, 0.5, 0])
     assert aggregate.sites == ("a", "b")
-    assert "3.1 times as long as the bound" in aggregate.flagged["c"]
-    replies["c"] = update(2.9 * UNIT[2])
+    assert "4.1 times as long as the bound" in aggregate.flagged["c"]
+    replies["c"] = update(3.9 * UNIT[2])
     aggregate, _ = play(ClippedMean(1), replies, kept)
     np.testing.assert_allclose(flat(aggregate)[:3], [1 / 3, 1 / 3, 1 / 3], rtol=1e-6)
     assert not aggregate.flagged
@@ -60,7 +60,7 @@ def test_what_is_far_beyond_the_bound_is_left_out_and_flagged(play, update, flat
 def test_one_site_moves_the_mean_by_its_share_of_the_bound(play, update, context):
     bounds = {"median_norm": 2.0, "median_weight": 1.0}
     quiet = {"a": update(UNIT[0]), "b": update(UNIT[1]), "c": update(np.zeros(8))}
-    loud = quiet | {"c": update(-5.9 * UNIT[3])}
+    loud = quiet | {"c": update(-7.9 * UNIT[3])}
     one, two = (play(ClippedMean(1), replies, context(memory=dict(bounds)))[0] for replies in (quiet, loud))
     moved = norm({name: two.params[name] - one.params[name] for name in one.params})
     assert moved == pytest.approx(2.0 / 3, rel=1e-6)

@@ -9,7 +9,8 @@ distance of an honest site, so liars can neither hide an outlier by moving the s
 honest site flagged unless its distance is `far` times that of another honest site. A flag is a
 remark, not a proof: an honest hospital with unusual patients can earn one, and an attacker that
 stays among the honest updates (ALIE) earns none. More than f flags contradict what the job assumes,
-so the round stops.
+so the round stops. Fewer than half of the sites can be flagged, so with 2f + 1 or 2f + 2 sites
+no round stops for that.
 
 Blocks that stay at home are absent from every update alike, and the rules run on the others. A site
 that sends other blocks than the first one is refused: a distance between updates of different
@@ -40,7 +41,8 @@ from wardround.errors import ConfigRefused, RoundRefused
 
 TRAIN = "train"
 NEEDS = Traits(needs=frozenset({READABLE, FIXED_LAYOUT}))
-FAR = 3.0
+# The honest hospital least like the others was measured at up to 3.6 median distances.
+FAR = 4.0
 # Float32 updates that are equal on paper differ by about this share of their norm.
 ROUNDING = 1e-6
 

@@ -1,19 +1,22 @@
-"""The geometric median (RFA), by the Weiszfeld iteration.
+"""The geometric median (RFA), by the smoothed Weiszfeld iteration.
 
-    v = argmin sum a_i |v - x_i|        v <- sum b_i x_i / sum b_i,  b_i = a_i / |v - x_i|
+    v <- sum b_i x_i / sum b_i,  b_i = a_i / max(nu, |v - x_i|)
 
-If the hostile sites hold the share s < 1/2 of the weights a, and the honest updates lie within r of
-a point c, then |v - c| <= r (1 - s) / sqrt(1 - 2 s), however far away the others are (Minsker 2015,
-lemma 2.1). In a round in which the f heaviest sites would hold half of the weights, all weigh the
-same: to stop instead would let one hostile site end the run by staying away.
+Its fixed point is the geometric median for nu = 0, and the weighted mean for a nu beyond all
+distances. In between, updates nearer than nu weigh as in the mean, and one farther away pulls
+no more than one at nu. If hostile sites hold the share s < 1/2 of the weights a, and the honest
+updates lie within r of a point c, then |v - c| <= max(r + nu, r (1 - s) / sqrt(1 - 2 s)), however
+far away the others are: beyond r + nu all honest pulls have length 1 and point to c within the
+angle asin(r / |v - c|), and the hostile ones add up to s at most (Minsker 2015, lemma 2.1, for nu = 0).
+In a round in which the f heaviest sites would hold half of the weights, all weigh the same: to stop
+instead would let one hostile site end the run by staying away.
 Sources: Pillutla, Kakade, Harchaoui 2022, arXiv:1912.13445, algorithm 2; Minsker 2015,
 arXiv:1308.1334.
-Deviations: 1. the weight of a site is capped at `weight_cap` times the median of the weights
-(collect.py); 2. the start is the coordinate-wise median, not a point near the mean, which one site
-can carry away; 3. updates within nu of the point are not weighed with 1 / nu, which holds the
-iteration fast at any update that it meets, but as Vardi and Zhang do (2000,
-doi:10.1073/pnas.97.4.1423): they keep the point where it is if they outweigh what pulls it away;
-4. it iterates until a step is below TOLERANCE of the median distance, not 3 or 4 times.
+Deviations: 1. the weight of a site is capped at `weight_cap` times the median weight (collect.py);
+2. the start is the coordinate-wise median, not a point near the mean, which one site can carry
+away; 3. nu is no small constant but `smoothing` times the median distance from the start: at unequal
+hospitals the pure median forgets the one that is least like the others; 4. it iterates until a
+step is below TOLERANCE of nu, not 3 or 4 times.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from wardround.aggregation.rows import Floats, Rows, distances, weighted_mean
 from wardround.core.stages import Rounds, Traits
 
 TOLERANCE = 1e-6
-# Weiszfeld converges linearly; four updates of a U-Net need 10 to 30 steps.
+# It converges linearly; four updates of a U-Net need 10 to 30 steps.
 MOST_STEPS = 200
 
 
@@ -51,20 +54,21 @@ class GeometricMedian:
 
     f: how many hostile sites are tolerated
     weight_cap: 1 or more: a site counts for at most so many median sites
-    smoothing: nu, in the units of an update's norm: what is nearer lies on the point
+    smoothing: nu, as a multiple of the median distance; 0.1 to 10
     far: a site is flagged beyond so many times the median distance from the geometric median
     """
 
     f: int
-    weight_cap: float = 2.0
-    smoothing: float = 1e-6
+    weight_cap: float = 1.0
+    smoothing: float = 1.0
     far: float = FAR
 
     def __post_init__(self) -> None:
         require_common(self.name, self.f, self.far)
         require_weight_cap(self.name, self.weight_cap)
         found = f"smoothing {self.smoothing}"
-        require_field(self.name, 0 < self.smoothing < 1, found, "between 0 and 1")
+        # A smaller nu holds the iteration fast at any update that it comes near to.
+        require_field(self.name, 0.1 <= self.smoothing <= 10, found, "0.1 to 10")
 
     @property
     def name(self) -> str:
@@ -97,25 +101,22 @@ def safe_weights(weights: Floats, f: int, most: float) -> Floats:
 
 
 def geometric_median(rows: Rows, weights: Floats, smoothing: float) -> Floats:
-    """Return the geometric median of the rows with these weights [n], float64 [d].
+    """Return the smoothed geometric median of the rows with these weights [n], float64 [d].
 
-    smoothing: rows nearer to the point than this are held to lie on it
+    smoothing: nu as a multiple of the median distance from the coordinate-wise median
     """
     point = median(rows)
+    away = distances(rows, point)
+    nu = smoothing * float(np.median(away))
+    if nu == 0:
+        # More than half of the updates are one and the same: that is the median, whatever the rest is.
+        return point
     for _ in range(MOST_STEPS):
-        away = distances(rows, point)
-        on_it = away <= smoothing
         # An infinite distance (beyond float64) has the pull 0: that row no longer counts.
-        pulls = np.where(on_it, 0.0, weights / np.maximum(away, smoothing))
-        if not pulls.any():
-            break
-        towards = weighted_mean(rows, pulls) - point
-        force = float(pulls.sum() * np.linalg.norm(towards))
-        holding = float(weights[on_it].sum())
-        if holding >= force:
-            break
-        step = (1 - holding / force) * towards
-        point = point + step
-        if np.linalg.norm(step) <= TOLERANCE * np.median(away):
+        nearer = weighted_mean(rows, weights / np.maximum(away, nu))
+        step = float(np.linalg.norm(nearer - point))
+        point = nearer
+        away = distances(rows, point)
+        if step <= TOLERANCE * nu:
             break
     return point
