@@ -8,7 +8,7 @@ six, beside a mean of six. An update that is not finite is refused as it is read
 column is the federation without the hostile hospital.
 The cost is Dice lost against the mean without an attack, over the honest hospitals' test patients.
 
-    python benchmarks/robustness.py --json                       (about half an hour of one core)
+    python benchmarks/robustness.py --json                       (about 40 minutes of one core)
     python benchmarks/robustness.py --rules mean6 krum --seeds 0
     python benchmarks/robustness.py --show                       (the tables of the parts that are there)
 """
@@ -81,7 +81,7 @@ def settings(quick: bool) -> dict[str, Any]:
         "batch": 2,
         "channels": [4, 8] if quick else [4, 8, 16],
         "patients": [6] * len(PATIENTS) if quick else list(PATIENTS),
-        "rounds": 2 if quick else 10,
+        "rounds": 2 if quick else 14,
         "work": 2 if quick else 10,
         "lr": 0.1,
         "f": F,

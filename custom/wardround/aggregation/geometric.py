@@ -14,9 +14,9 @@ Sources: Pillutla, Kakade, Harchaoui 2022, arXiv:1912.13445, algorithm 2; Minske
 arXiv:1308.1334.
 Deviations: 1. the weight of a site is capped at `weight_cap` times the median weight (collect.py);
 2. the start is the coordinate-wise median, not a point near the mean, which one site can carry
-away; 3. nu is no small constant but `smoothing` times the median distance from the start: at unequal
-hospitals the pure median forgets the one that is least like the others; 4. it iterates until a
-step is below TOLERANCE of nu, not 3 or 4 times.
+away; 3. nu is no small constant but `smoothing` times the median distance from the start: it follows
+the size of the updates, and a tiny one would hold the iteration fast at any update that it comes
+near to; 4. it iterates until a step is below TOLERANCE of nu, not 3 or 4 times.
 """
 
 from __future__ import annotations
@@ -60,14 +60,13 @@ class GeometricMedian:
 
     f: int
     weight_cap: float = 1.0
-    smoothing: float = 1.0
+    smoothing: float = 0.3
     far: float = FAR
 
     def __post_init__(self) -> None:
         require_common(self.name, self.f, self.far)
         require_weight_cap(self.name, self.weight_cap)
         found = f"smoothing {self.smoothing}"
-        # A smaller nu holds the iteration fast at any update that it comes near to.
         require_field(self.name, 0.1 <= self.smoothing <= 10, found, "0.1 to 10")
 
     @property
