@@ -61,6 +61,8 @@ def test_a_flipped_sign_and_a_replaced_model():
     others = np.zeros(12)
     mean = (10 * others + 20 * forged + 30 * others) / 60
     np.testing.assert_allclose(mean, now.own)
+    np.testing.assert_array_equal(poisoning.backdoor(Backdoor()).forge(now), forged)
+    assert poisoning.backdoor(Backdoor(), boost=False).forge is None
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -7,16 +7,17 @@ distances. In between, updates nearer than nu weigh as in the mean, and one fart
 no more than one at nu. If hostile sites hold the share s < 1/2 of the weights a, and the honest
 updates lie within r of a point c, then |v - c| <= max(r + nu, r (1 - s) / sqrt(1 - 2 s)), however
 far away the others are: beyond r + nu all honest pulls have length 1 and point to c within the
-angle asin(r / |v - c|), and the hostile ones add up to s at most (Minsker 2015, lemma 2.1, for nu = 0).
+angle asin(r / |v - c|), and the hostile ones add up to s at most (for nu = 0: Minsker 2015,
+lemma 2.1).
 In a round in which the f heaviest sites would hold half of the weights, all weigh the same: to stop
 instead would let one hostile site end the run by staying away.
 Sources: Pillutla, Kakade, Harchaoui 2022, arXiv:1912.13445, algorithm 2; Minsker 2015,
 arXiv:1308.1334.
 Deviations: 1. the weight of a site is capped at `weight_cap` times the median weight (collect.py);
 2. the start is the coordinate-wise median, not a point near the mean, which one site can carry
-away; 3. nu is no small constant but `smoothing` times the median distance from the start: it follows
-the size of the updates, and a tiny one would hold the iteration fast at any update that it comes
-near to; 4. it iterates until a step is below TOLERANCE of nu, not 3 or 4 times.
+away; 3. nu is no small constant but `smoothing` times the median distance from the start: it
+follows the size of the updates, and a tiny one would hold the iteration fast at any update that it
+comes near to; 4. it iterates until a step is below TOLERANCE of nu, not 3 or 4 times.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def geometric_median(rows: Rows, weights: Floats, smoothing: float) -> Floats:
     away = distances(rows, point)
     nu = smoothing * float(np.median(away))
     if nu == 0:
-        # More than half of the updates are one and the same: that is the median, whatever the rest is.
+        # More than half of the updates are one and the same: that is the median.
         return point
     for _ in range(MOST_STEPS):
         # An infinite distance (beyond float64) has the pull 0: that row no longer counts.

@@ -14,7 +14,8 @@ that the papers consider, so a rule that survives it survives weaker ones.
     inner product       -e times the mean of the honest updates                              [3]
     not finite          NaN or inf in every value
     label flip          classes c -> C - 1 - c; regions: all empty, or in reversed order
-    backdoor            a bright cube in part of the images, whose masks become empty        [1]
+    backdoor            a bright cube in part of the images, whose masks become empty;
+                        sent as it is, or as long as a replaced model                        [1]
 
 Sources: [1] Bagdasaryan et al. 2020, arXiv:1807.00459; [2] Baruch et al. 2019, arXiv:1902.06156;
 [3] Xie et al. 2020, arXiv:1903.03936.
@@ -77,11 +78,12 @@ def sign_flip(scale: float = 1.0) -> Attack:
 
 def replacement(batch: Callable[[Any], Any]) -> Attack:
     """Train on poisoned patients, and send the update so long that the weighted mean becomes it."""
+    return Attack("model replacement", batch, boosted)
 
-    def forge(seen: Seen) -> Floats:
-        return sum(seen.weights) / seen.weight * seen.own
 
-    return Attack("model replacement", batch, forge)
+def boosted(seen: Seen) -> Floats:
+    """Return the own update times sum p / p_i."""
+    return sum(seen.weights) / seen.weight * seen.own
 
 
 def alie(z: float = 1.5) -> Attack:
@@ -182,9 +184,9 @@ class Backdoor:
         return replace(batch, images=images, targets=targets)
 
 
-def backdoor(trigger: Backdoor) -> Attack:
-    """Train part of the patients on the trigger, and send what came of it."""
-    return Attack("backdoor", batch=trigger.batch)
+def backdoor(trigger: Backdoor, boost: bool = True) -> Attack:
+    """Train part of the patients on the trigger; send what came of it, boosted as in [1] or not."""
+    return Attack("backdoor", trigger.batch, boosted if boost else None)
 
 
 def require_attackers(hostile: Sequence[str], sites: Sequence[str]) -> None:
