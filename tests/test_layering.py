@@ -22,9 +22,9 @@ FLOORS = {
     "core": 1,
     "messages": 1.5,
     **dict.fromkeys(("data", "models", "tasks"), 2),
-    **dict.fromkeys(("algorithms", "privacy", "reports"), 3),
+    **dict.fromkeys(("aggregation", "algorithms", "privacy", "reports"), 3),
     "hospital": 4,
-    **dict.fromkeys(("flare", "serving"), 5),
+    **dict.fromkeys(("flare", "research", "serving"), 5),
     "jobs": 6,
     "__main__": 7,
 }

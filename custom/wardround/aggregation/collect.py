@@ -1,0 +1,271 @@
+"""What all rules that read single updates share: one Ask, the replies as a matrix, flags.
+
+A rule is a frozen value. `combine` is its pure core, on a matrix of n sites x d values; `collect`
+is the round around it. The number f of hostile sites that the rule tolerates is stated in the job.
+
+A site is FLAGGED when its update lies more than `far` times as far from the aggregate as the
+median site's. With n > 2f and at most f liars that median lies between the smallest and the largest
+distance of an honest site, so liars can neither hide an outlier by moving the scale up nor have an
+honest site flagged unless its distance is `far` times that of another honest site. A flag is a
+remark, not a proof: an honest hospital with unusual patients can earn one, and an attacker that
+stays among the honest updates (ALIE) earns none. More than f flags contradict what the job assumes,
+so the round stops. Fewer than half of the sites can be flagged, so with 2f + 1 or 2f + 2 sites
+no round stops for that.
+
+Blocks that stay at home are absent from every update alike, and the rules run on the others. A site
+that sends other blocks than the first one is refused: a distance between updates of different
+blocks says nothing. Personal values that are sent as zeros (KL masks) count as zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from wardround.aggregation.rows import Floats, Rows, distances, norms
+from wardround.arrays import Array, Layout
+from wardround.core.stages import (
+    FIXED_LAYOUT,
+    READABLE,
+    Aggregate,
+    Aggregation,
+    Ask,
+    Rounds,
+    Traits,
+    Update,
+)
+from wardround.errors import ConfigRefused, RoundRefused
+
+TRAIN = "train"
+NEEDS = Traits(needs=frozenset({READABLE, FIXED_LAYOUT}))
+# The honest hospital least like the others was measured at up to 3.6 median distances.
+FAR = 4.0
+# Float32 updates that are equal on paper differ by about this share of their norm.
+ROUNDING = 1e-6
+
+
+class Context(Protocol):
+    """What the controller hands to a round. A rule knows nothing else of it."""
+
+    @property
+    def message(self) -> Any:
+        """Return the order that every site is sent."""
+        ...
+
+    @property
+    def need(self) -> int | None:
+        """Return how many accepted updates the round needs (min_clients); None: of all sites."""
+        ...
+
+    @property
+    def read(self) -> Callable[[str, Any], Update]:
+        """Return the strict reader (site, reply) -> Update.
+
+        It raises a Refusal unless the update holds exactly the blocks that travel, finite.
+        """
+        ...
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """Return numbers and arrays that the server keeps between rounds, across restarts."""
+        ...
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What a rule made of a matrix.
+
+    vector: float64 [d]
+    used: the rows that entered it
+    flagged: row -> why
+    """
+
+    vector: Floats
+    used: tuple[int, ...]
+    flagged: Mapping[int, str] = field(default_factory=dict)
+
+
+class Rule(Aggregation, Protocol):
+    """An Aggregation whose core is a function on a matrix."""
+
+    @property
+    def f(self) -> int:
+        """Return how many hostile sites the rule tolerates."""
+        ...
+
+    @property
+    def least_sites(self) -> int:
+        """Return the fewest updates with which that holds."""
+        ...
+
+    def combine(self, rows: Rows, weights: Floats) -> Combined:
+        """Combine finite rows [n, d], n >= least_sites, with their patients [n]; not changed."""
+        ...
+
+
+class Collected:
+    """The updates of one round, in the order in which they came: `take` is handed to the Ask."""
+
+    def __init__(self, read: Callable[[str, Any], Update]) -> None:
+        self._read = read
+        self._layout: Layout | None = None
+        self._vectors: dict[str, Array] = {}
+        self._weights: dict[str, float] = {}
+
+    def take(self, site: str, reply: Any) -> None:
+        """Add one site's update. A second one, other blocks, NaN or inf: RoundRefused."""
+        update = read_once(self._read, self._vectors, site, reply)
+        layout = self._layout or Layout.of(update.params)
+        vector = layout.flatten(update.params)
+        self._layout = layout
+        self._vectors[site] = vector
+        self._weights[site] = float(update.weight)
+
+    def sites(self) -> tuple[str, ...]:
+        """Return the sites by name, so that the order of arrival changes nothing."""
+        return tuple(sorted(self._vectors))
+
+    def rows(self) -> tuple[Rows, Floats]:
+        """Return (float32 [n, d], weights [n]) in the order of `sites`."""
+        rows = np.stack([self._vectors[site] for site in self.sites()])
+        return rows, np.array([self._weights[site] for site in self.sites()])
+
+    def named(self, vector: Floats) -> dict[str, Array]:
+        """Return a vector [d] as named float32 arrays; not finite: RoundRefused."""
+        if self._layout is None or not np.isfinite(vector).all():
+            raise RoundRefused(
+                "the aggregate of this round",
+                found="a value that is not finite, or no update at all",
+                expected="finite numbers",
+                fix="run the job with a lower `lr`: the sites' updates are near the end of float32",
+            )
+        return self._layout.unflatten(vector.astype(np.float32))
+
+
+def collect(rule: Rule, context: Context) -> Rounds:
+    """Run one round of a rule: one Ask to all sites, then `combine` on what came."""
+    require_clients(rule, context.need)
+    held = Collected(context.read)
+    yield Ask(TRAIN, context.message, held.take, need=context.need)
+    return closed(rule, held)
+
+
+def closed(rule: Rule, held: Collected) -> Aggregate:
+    """Return what a rule makes of a round's updates. Too few, more than f flagged: RoundRefused."""
+    sites = held.sites()
+    require_sites(rule, len(sites))
+    combined = rule.combine(*held.rows())
+    flagged = {sites[row]: why for row, why in combined.flagged.items()}
+    require_few(rule, flagged)
+    used = tuple(sites[row] for row in combined.used)
+    return Aggregate(held.named(combined.vector), used, flagged)
+
+
+def read_once(
+    read: Callable[[str, Any], Update],
+    seen: Mapping[str, object],
+    site: str,
+    reply: Any,
+) -> Update:
+    """Return the update in a reply.
+
+    It must be the site's first of this round, finite, with a weight above 0; else RoundRefused.
+    """
+    if site in seen:
+        raise RoundRefused(
+            "an update",
+            found="a second one of the same site in this round",
+            expected="one for each site and round",
+            fix="look for two clients that run with the same startup kit, and stop one",
+        )
+    update = read(site, reply)
+    whole = all(np.isfinite(block).all() for block in update.params.values())
+    if not (whole and np.isfinite(update.weight) and update.weight > 0):
+        raise RoundRefused(
+            "an update",
+            found=f"NaN or inf among its values, or the weight {update.weight}",
+            expected="finite numbers and a weight above 0",
+            fix="lower `lr`, or run `wardround data check` at the site",
+        )
+    return update
+
+
+def far_rows(rows: Rows, vector: Floats, far: float) -> dict[int, str]:
+    """Return row -> why, of rows more than `far` times the median distance from `vector` away."""
+    away = distances(rows, vector)
+    scale = max(float(np.median(away)), ROUNDING * float(norms(vector[None])[0]))
+    if scale == 0:
+        why = "its update is not zero, and those of most sites are"
+        return {int(row): why for row in np.flatnonzero(away)}
+    return {
+        int(row): f"its update lies {away[row] / scale:.3g} times as far from the aggregate as "
+        f"the median site's (flagged above {far:g})"
+        for row in np.flatnonzero(away > far * scale)
+    }
+
+
+def capped(weights: Floats, most: float) -> Floats:
+    """Return the weights, none above `most` times their median.
+
+    A site says itself how many patients it has: without the cap a liar says a million.
+    """
+    return np.minimum(weights, most * np.median(weights))
+
+
+def require_clients(rule: Rule, need: int | None) -> None:
+    """Raise ConfigRefused where a round may close with too few updates for f."""
+    if need is not None and need < rule.least_sites:
+        raise ConfigRefused(
+            f"{rule.name} with f {rule.f}",
+            found=f"min_clients {need}",
+            expected=f"min_clients {rule.least_sites} or more",
+            fix=f"set min_clients to {rule.least_sites}, or tolerate fewer hostile sites (f)",
+        )
+
+
+def require_sites(rule: Rule, count: int) -> None:
+    """Raise RoundRefused where a round closed with too few updates for f."""
+    if count < rule.least_sites:
+        raise RoundRefused(
+            f"a round of {rule.name} with f {rule.f}",
+            found=f"{count} updates",
+            expected=f"{rule.least_sites} or more",
+            fix="start the sites that are missing, or run the job with a smaller f",
+        )
+
+
+def require_few(rule: Rule, flagged: Mapping[str, str]) -> None:
+    """Raise RoundRefused where more sites are flagged than the job tolerates."""
+    if len(flagged) > rule.f:
+        named = "; ".join(f"{site}: {why}" for site, why in sorted(flagged.items()))
+        raise RoundRefused(
+            f"a round of {rule.name} that tolerates {rule.f} hostile sites",
+            found=f"{len(flagged)} flagged sites ({named})",
+            expected=f"at most {rule.f} (f in the job)",
+            fix="ask these sites what they trained on; run the job without them or with a larger f",
+        )
+
+
+def require_field(rule: str, good: bool, found: str, expected: str) -> None:
+    """Raise ConfigRefused unless a field of a rule makes sense."""
+    if not good:
+        raise ConfigRefused(
+            f"the aggregation {rule}",
+            found=found,
+            expected=expected,
+            fix="set the field under `aggregation` in the job to such a number",
+        )
+
+
+def require_common(rule: str, f: object, far: float) -> None:
+    """Raise ConfigRefused unless f is a whole number, 0 or more, and `far` is above 1."""
+    require_field(rule, type(f) is int and f >= 0, f"f {f!r}", "a whole number, 0 or more")
+    require_field(rule, 1 < far < float("inf"), f"far {far}", "a finite number above 1")
+
+
+def require_weight_cap(rule: str, most: float) -> None:
+    """Raise ConfigRefused unless a cap on weights is 1 or more."""
+    require_field(rule, 1 <= most < 1e6, f"weight_cap {most}", "1 or more")

@@ -1,0 +1,70 @@
+"""The coordinate-wise median.
+
+    m_j = median over the sites of x_ij
+
+With n > 2f every coordinate lies between the smallest and the largest honest value. Sites are not
+weighted: the number of patients is what a site says of itself, and a liar would weigh most.
+Source: Yin et al. 2018, arXiv:1803.01498, definition 1.
+Deviations: none. For even n the median is the mean of the two middle values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from wardround.aggregation.collect import (
+    FAR,
+    NEEDS,
+    Combined,
+    Context,
+    collect,
+    far_rows,
+    require_common,
+)
+from wardround.aggregation.rows import Floats, Rows, columnwise
+from wardround.core.stages import Rounds, Traits
+
+
+@final
+@dataclass(frozen=True)
+class CoordinateMedian:
+    """The median of every value over the sites. A round of 2f or fewer sites is refused.
+
+    f: how many hostile sites are tolerated
+    far: a site is flagged beyond so many times the median distance from the median
+    """
+
+    f: int
+    far: float = FAR
+
+    def __post_init__(self) -> None:
+        require_common(self.name, self.f, self.far)
+
+    @property
+    def name(self) -> str:
+        return "coordinate median"
+
+    @property
+    def traits(self) -> Traits:
+        return NEEDS
+
+    @property
+    def least_sites(self) -> int:
+        return 2 * self.f + 1
+
+    def combine(self, rows: Rows, weights: Floats) -> Combined:
+        """Return the median; every row enters it."""
+        vector = median(rows)
+        return Combined(vector, tuple(range(len(rows))), far_rows(rows, vector, self.far))
+
+    def round(self, context: Context) -> Rounds:
+        """Ask every site once, and return the median of what came."""
+        return collect(self, context)
+
+
+def median(rows: Rows) -> Floats:
+    """Return the median of every column, float64 [d]."""
+    return columnwise(rows, lambda part: np.asarray(np.median(part, axis=0), np.float64))

@@ -1,0 +1,87 @@
+"""Nearest-neighbour mixing (NNM), a step before any rule.
+
+    y_i = mean of the n - f updates nearest to x_i, itself included      result = rule(y_1 ... y_n)
+
+Updates of unequal hospitals differ more than a rule likes, and an attacker hides in the difference;
+mixing brings the honest ones together first. Sites are not weighted: a mixed row belongs to none.
+Flags are about the updates as they came, not about the mixed ones.
+Source: Allouah et al. 2023, arXiv:2302.01772 (NNM).
+Deviations: 1. equal distances are decided by the lower row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from wardround.aggregation.collect import (
+    FAR,
+    NEEDS,
+    Combined,
+    Context,
+    Rule,
+    collect,
+    far_rows,
+    require_common,
+    require_field,
+)
+from wardround.aggregation.rows import Floats, Rows, pairwise
+from wardround.core.stages import Rounds, Traits
+
+
+@final
+@dataclass(frozen=True)
+class Mixed:
+    """A rule on mixed updates. It needs as many sites as the rule does.
+
+    rule: what is done with the mixed updates; it says f
+    far: a site is flagged beyond so many times the median distance from the result
+    """
+
+    rule: Rule
+    far: float = FAR
+
+    def __post_init__(self) -> None:
+        good = hasattr(self.rule, "combine") and not isinstance(self.rule, Mixed)
+        found = f"rule {self.rule!r}"
+        require_field("with mixing", good, found, "a rule that reads updates, unmixed")
+        require_common(self.name, self.f, self.far)
+
+    @property
+    def name(self) -> str:
+        return f"mixing, then {self.rule.name}"
+
+    @property
+    def f(self) -> int:
+        return self.rule.f
+
+    @property
+    def traits(self) -> Traits:
+        return NEEDS
+
+    @property
+    def least_sites(self) -> int:
+        return self.rule.least_sites
+
+    def combine(self, rows: Rows, weights: Floats) -> Combined:
+        """Return the rule's result on the mixed rows."""
+        nearest = neighbours(rows, self.f)
+        mixed = np.stack([rows[list(near)].mean(axis=0, dtype=np.float64) for near in nearest])
+        inner = self.rule.combine(mixed, np.ones(len(rows)))
+        used = tuple(sorted({row for kept in inner.used for row in nearest[kept]}))
+        return Combined(inner.vector, used, far_rows(rows, inner.vector, self.far))
+
+    def round(self, context: Context) -> Rounds:
+        """Ask every site once, mix, and return the rule's result."""
+        return collect(self, context)
+
+
+def neighbours(rows: Rows, f: int) -> list[tuple[int, ...]]:
+    """Return for every row the n - f rows nearest to it, itself first."""
+    apart = pairwise(rows)
+    # Below every other distance, so that a row is its own neighbour even among equal ones.
+    np.fill_diagonal(apart, -1.0)
+    ranked = np.argsort(apart, axis=1, kind="stable")[:, : len(rows) - f]
+    return [tuple(int(row) for row in one) for one in ranked]

@@ -1,0 +1,76 @@
+"""The trimmed mean.
+
+    t_j = mean of x_ij without the f smallest and the f largest of the column j
+
+With n > 2f what is left of every column lies between honest values. Sites are not weighted, for the
+reason that median.py gives.
+Source: Yin et al. 2018, arXiv:1803.01498, definition 2.
+Deviations: none; their share beta of n is stated here as the number f.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from wardround.aggregation.collect import (
+    FAR,
+    NEEDS,
+    Combined,
+    Context,
+    collect,
+    far_rows,
+    require_common,
+)
+from wardround.aggregation.rows import Floats, Rows, columnwise
+from wardround.core.stages import Rounds, Traits
+
+
+@final
+@dataclass(frozen=True)
+class TrimmedMean:
+    """The mean of every value without its f extremes at both ends. 2f or fewer sites are refused.
+
+    f: how many hostile sites are tolerated; 0 is the mean without weights
+    far: a site is flagged beyond so many times the median distance from the trimmed mean
+    """
+
+    f: int
+    far: float = FAR
+
+    def __post_init__(self) -> None:
+        require_common(self.name, self.f, self.far)
+
+    @property
+    def name(self) -> str:
+        return "trimmed mean"
+
+    @property
+    def traits(self) -> Traits:
+        return NEEDS
+
+    @property
+    def least_sites(self) -> int:
+        return 2 * self.f + 1
+
+    def combine(self, rows: Rows, weights: Floats) -> Combined:
+        """Return the trimmed mean; of every row something may enter it."""
+        vector = trimmed_mean(rows, self.f)
+        return Combined(vector, tuple(range(len(rows))), far_rows(rows, vector, self.far))
+
+    def round(self, context: Context) -> Rounds:
+        """Ask every site once, and return the trimmed mean of what came."""
+        return collect(self, context)
+
+
+def trimmed_mean(rows: Rows, f: int) -> Floats:
+    """Return the mean of every column without its f smallest and f largest values, float64 [d]."""
+    kept = slice(f, len(rows) - f)
+    # The extremes may be as large as floats go: they are cut off before anything is added up.
+    return columnwise(rows, lambda part: _mean(np.sort(part, axis=0)[kept]))
+
+
+def _mean(part: Floats) -> Floats:
+    return np.asarray(part.mean(axis=0), np.float64)

@@ -1,0 +1,1 @@
+"""What a hospital never runs: attacks on a federation, to measure what a rule is worth."""
