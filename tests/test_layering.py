@@ -16,7 +16,7 @@ FLOORS = {
     "core": 2,
     **dict.fromkeys(("arrays", "bounded", "paths", "rng", "tables"), 1),
     **dict.fromkeys(("data", "models", "tasks"), 2),
-    **dict.fromkeys(("algorithms", "privacy", "reports"), 3),
+    **dict.fromkeys(("algorithms", "compression", "privacy", "reports"), 3),
     "hospital": 4,
     **dict.fromkeys(("flare", "serving"), 5),
     "jobs": 6,
