@@ -179,11 +179,14 @@ def row(name: str, kind: str, parts: Sequence[Mapping[str, Any]], base: Mapping[
         "whole_ratio": float(np.mean(whole) / np.mean(floats)),
         "seconds": float(np.mean([part["seconds"] for part in parts])),
         "dice": float(np.mean([np.mean(rows) for part in parts for rows in part["numbers"]["test"].values()])),
+        "difference": float(np.mean(by_seed)),
         "low": low,
         "high": high,
         "no_loss": low > -MARGIN,
         "equivalent": low > -MARGIN and high < MARGIN,
-    } | tost(by_seed, MARGIN)
+        "by_seed": by_seed,
+        "tost_p": tost(by_seed, MARGIN)["p"],
+    }
 
 
 def table(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
