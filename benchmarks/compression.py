@@ -1,13 +1,15 @@
-"""How many bytes does a federation need? Every compression alone, in plaintext and through the secure sums.
+"""How many bytes does a federation need? Every compression alone, in plaintext and through the
+secure sums.
 
-FedAvg on four unequal phantom hospitals, in one process, both directions compressed. Bytes are payload: of every site, up
-and down, and the first weights once (float32 in every arm). The mark is 95 % of the Dice that float32 FedAvg of the same
-seed ends with, on validation patients. Rows `x2`, `x4` do twice, four times the work per round in so many fewer rounds.
-The final test Dice is paired with FedAvg's, patient by patient. "no loss": the bootstrap 90 % interval of the
-difference lies above -MARGIN; "equivalent": it lies within +-MARGIN. The encrypted rows share the Dice of the masked
-ones: their sums are the same integers.
+FedAvg on four unequal phantom hospitals, in one process, both directions compressed. Bytes are
+payload: of every site, up and down, and the first weights once (float32 in every arm). The mark
+is 95 % of the Dice that float32 FedAvg of the same seed ends with, on validation patients. Rows
+`x2`, `x4` do twice, four times the work per round in so many fewer rounds. The final test Dice
+is paired with FedAvg's, patient by patient. "no loss": the bootstrap 90 % interval of the
+difference lies above -MARGIN; "equivalent": it lies within +-MARGIN. The encrypted rows share
+the Dice of the masked ones: their sums are the same integers.
 
-    python benchmarks/compression.py --json                     (parts that are there already are not run again)
+    python benchmarks/compression.py --json                     (parts that are there are not run again)
     python benchmarks/compression.py --arms rand_k_8 --seeds 1  (one part)
 """
 
@@ -55,7 +57,9 @@ FRACTIONS = (0.5, 0.15, 0.35)
 
 
 def open_sites(seed: int, options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return site name -> SegmentationSite, of unequal numbers of patients and unequal scanners."""
+    """Return site name -> SegmentationSite, of unequal numbers of patients and unequal
+    scanners.
+    """
     from wardround.data.cache import open_cohort
     from wardround.data.hospitals import hospital
     from wardround.data.phantoms import write_cohort
@@ -76,7 +80,9 @@ def open_sites(seed: int, options: Mapping[str, Any], folder: Path) -> dict[str,
 
 
 def measure(name: str, seed: int, options: Mapping[str, Any], sites: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one arm on one seed; return its curve on validation, test Dice of every patient, and bytes."""
+    """Run one arm on one seed; return its curve on validation, test Dice of every patient, and
+    bytes.
+    """
     from wardround.hospital.consortium import Consortium
     from wardround.hospital.segmentation import by_patient
     from wardround.models.flat import first_weights
@@ -109,7 +115,12 @@ def measure(name: str, seed: int, options: Mapping[str, Any], sites: Mapping[str
     for site, one in sites.items():
         scores = one.scores(models[site], one.split.test, with_hd95=False)
         test[site] = [row["dice_mean"] for row in by_patient(one, one.split.test, scores)]
-    return {"val": curve, "test": test, "bytes": arm.sent(), "first": size_bytes(banks) * len(sites)}
+    return {
+        "val": curve,
+        "test": test,
+        "bytes": arm.sent(),
+        "first": size_bytes(banks) * len(sites),
+    }
 
 
 def commit() -> str:
@@ -119,7 +130,9 @@ def commit() -> str:
 
 
 def parts_of(args: Any, options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """Return every part asked for: read where it is there with these settings, run and written where not."""
+    """Return every part asked for: read where it is there with these settings, run and written
+    where not.
+    """
     parts = []
     for seed in args.seeds:
         sites: dict[str, Any] = {}
@@ -132,7 +145,13 @@ def parts_of(args: Any, options: Mapping[str, Any], folder: Path) -> list[dict[s
             begun = time.monotonic()
             numbers = measure(name, seed, options, sites)
             seconds = round(time.monotonic() - begun, 1)
-            part = {"arm": name, "seed": seed, "commit": commit(), "settings": dict(options), "seconds": seconds}
+            part = {
+                "arm": name,
+                "seed": seed,
+                "commit": commit(),
+                "settings": dict(options),
+                "seconds": seconds,
+            }
             parts.append(part | {"numbers": numbers})
             args.out.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(plain(parts[-1]), indent=1) + "\n")
@@ -150,35 +169,53 @@ def to_mark(part: Mapping[str, Any], kind: str, mark: float) -> tuple[int, int] 
     return reached, numbers["first"] + sum(ways["up"][:reached]) + sum(ways["down"][:reached])
 
 
-def row(name: str, kind: str, parts: Sequence[Mapping[str, Any]], base: Mapping[int, Any]) -> dict[str, Any]:
+def whole_run(part: Mapping[str, Any], kind: str) -> int:
+    """Return the bytes of all rounds and of the first weights."""
+    ways = part["numbers"]["bytes"][kind]
+    return int(part["numbers"]["first"] + sum(ways["up"]) + sum(ways["down"]))
+
+
+def differences(
+    parts: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]
+) -> dict[str, dict[int, Any]]:
+    """Return site -> seed -> test Dice of every patient less FedAvg's."""
+    found: dict[str, dict[int, Any]] = {}
+    for seed, part in parts.items():
+        for site, rows in part["numbers"]["test"].items():
+            theirs = base[seed]["numbers"]["test"][site]
+            found.setdefault(site, {})[seed] = np.subtract(rows, theirs)
+    return found
+
+
+def row(
+    name: str, kind: str, parts: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return one row: all seeds of an arm in one transport, beside FedAvg of the same seeds."""
-    marks = {seed: MARK * part["numbers"]["val"][-1] for seed, part in base.items()}
-    found = {part["seed"]: to_mark(part, kind, marks[part["seed"]]) for part in parts}
-    theirs = {seed: to_mark(part, "plain", marks[seed]) for seed, part in base.items()}
-    all_reached = all(found.values())
-    paired = {
-        site: {
-            part["seed"]: np.subtract(part["numbers"]["test"][site], base[part["seed"]]["numbers"]["test"][site])
-            for part in parts
+    mine, theirs = {}, {}
+    for seed in parts:
+        mark = MARK * base[seed]["numbers"]["val"][-1]
+        mine[seed] = to_mark(parts[seed], kind, mark)
+        theirs[seed] = to_mark(base[seed], "plain", mark)
+    found: dict[str, Any] = {"rounds": None, "bytes": None, "ratio": None}
+    if all(mine.values()):
+        found = {
+            "rounds": [one[0] for one in mine.values()],
+            "bytes": float(np.mean([one[1] for one in mine.values()])),
+            "ratio": float(np.mean([mine[seed][1] / theirs[seed][1] for seed in mine])),
         }
-        for site in parts[0]["numbers"]["test"]
-    }
-    by_seed = [float(np.mean([seeds[part["seed"]].mean() for seeds in paired.values()])) for part in parts]
+    paired = differences(parts, base)
+    by_seed = [float(np.mean([seeds[seed].mean() for seeds in paired.values()])) for seed in parts]
     low, high = bootstrap(list(paired.values()))
-    whole = [part["numbers"]["first"] + sum(map(sum, part["numbers"]["bytes"][kind].values())) for part in parts]
-    floats = [
-        one["numbers"]["first"] + sum(map(sum, one["numbers"]["bytes"]["plain"].values())) for one in base.values()
-    ]
+    tests = [np.mean(rows) for part in parts.values() for rows in part["numbers"]["test"].values()]
+    ratios = [whole_run(parts[seed], kind) / whole_run(base[seed], "plain") for seed in parts]
     return {
         "arm": name,
         "transport": kind,
         "seeds": len(parts),
-        "rounds": [found[part["seed"]][0] for part in parts] if all_reached else None,
-        "bytes": float(np.mean([one[1] for one in found.values()])) if all_reached else None,
-        "ratio": float(np.mean([found[s][1] / theirs[s][1] for s in found])) if all_reached else None,
-        "whole_ratio": float(np.mean(whole) / np.mean(floats)),
-        "seconds": float(np.mean([part["seconds"] for part in parts])),
-        "dice": float(np.mean([np.mean(rows) for part in parts for rows in part["numbers"]["test"].values()])),
+        **found,
+        "whole_ratio": float(np.mean(ratios)),
+        "seconds": float(np.mean([part["seconds"] for part in parts.values()])),
+        "dice": float(np.mean(tests)),
         "difference": float(np.mean(by_seed)),
         "low": low,
         "high": high,
@@ -201,9 +238,9 @@ def table(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         )
     rows = []
     for name in dict.fromkeys(part["arm"] for part in parts):
-        mine = [part for part in parts if part["arm"] == name]
-        base_of = {part["seed"]: base[part["seed"]] for part in mine}
-        rows += [row(name, kind, mine, base_of) for kind in mine[0]["numbers"]["bytes"]]
+        mine = {part["seed"]: part for part in parts if part["arm"] == name}
+        kinds = next(iter(mine.values()))["numbers"]["bytes"]
+        rows += [row(name, kind, mine, base) for kind in kinds]
     return rows
 
 

@@ -1,4 +1,6 @@
-"""The arms of compression.py: every compression in plaintext, and what passes through the secure sums."""
+"""The arms of compression.py: every compression in plaintext, and what passes through the
+secure sums.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from wardround.privacy.fixed_point import Grid, decode, encode, first_grid, mean
 from wardround.privacy.protection import Protection
 from wardround.rng import stream
 
-# The settings of app_configs/privacy/fixed_point.yaml: a sum has room for 16 sites, which makes every field wider.
+# The settings of app_configs/privacy/fixed_point.yaml: a sum has room for 16 sites, which makes
+# every field wider.
 REFERENCE_PATIENTS, ROOM = 32, 16
 Directions = dict[str, list[int]]
 
@@ -31,7 +34,9 @@ Directions = dict[str, list[int]]
 @final
 @dataclass(frozen=True)
 class Setting:
-    """What an arm is made for: the job's first weights by wire name, its sites, schedule and seed."""
+    """What an arm is made for: the job's first weights by wire name, its sites, schedule and
+    seed.
+    """
 
     initial: Arrays
     sites: tuple[str, ...]
@@ -45,7 +50,9 @@ class Setting:
 
 
 class Arm(Protocol):
-    """What `federation.run` adds updates into; `sent` gives the bytes of each round over all sites, way by way."""
+    """What `federation.run` adds updates into; `sent` gives the bytes of each round over all
+    sites, way by way.
+    """
 
     def __call__(self, round_: int) -> Any:
         """Begin a round."""
@@ -92,7 +99,9 @@ class Float32:
 
 @final
 class Whole:
-    """No compression: the update goes into the secure sum as it is; what fixed point leaves over is owed here."""
+    """No compression: the update goes into the secure sum as it is; what fixed point leaves
+    over is owed here.
+    """
 
     name = "whole"
 
@@ -119,10 +128,12 @@ class Whole:
 
 @final
 class Hidden:
-    """A linear compression, then the fixed-point sum of the secure jobs; masks and encryption change no integer.
+    """A linear compression, then the fixed-point sum of the secure jobs; masks and encryption
+    change no integer.
 
-    One grid for each layout of messages: low rank alternates between two. What rounding leaves over goes back to the
-    compression, which knows where it belongs. clipped: values per round at all sites.
+    One grid for each layout of messages: low rank alternates between two. What rounding leaves
+    over goes back to the compression, which knows where it belongs. clipped: values per round
+    at all sites.
     """
 
     def __init__(self, stage: Linear, setting: Setting, bits: int) -> None:
@@ -133,7 +144,9 @@ class Hidden:
         self.clipped: list[int] = []
 
     def __call__(self, round_: int) -> Hidden:
-        """Begin a round; the first one of a layout takes its grid from the compressed initial weights."""
+        """Begin a round; the first one of a layout takes its grid from the compressed initial
+        weights.
+        """
         stage, setting = self._books.stage, self._setting
         self._round, self._key = self._books(round_).round, stage.layout(round_)
         like = stage.outbound(Update(setting.initial, 1.0), round_, dict(self._books.memories[SERVER]))[0].params
@@ -213,7 +226,9 @@ def _low_rank(rank: int) -> Callable[[Setting], LowRank]:
 
 
 def arms() -> Mapping[str, tuple[int, Callable[[Setting], Arm]]]:
-    """Return name -> (work per round as a multiple, at equal total work, and how the sum is made)."""
+    """Return name -> (work per round as a multiple, at equal total work, and how the sum is
+    made).
+    """
     return {
         "fedavg": (1, Float32),
         "half": (1, _opened(lambda s, site: Half(s.blocks))),

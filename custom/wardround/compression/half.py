@@ -1,9 +1,12 @@
-"""Half precision: every block travels as float16 values times a power of two, and what rounding left over is kept.
+"""Half precision: every block travels as float16 values times a power of two, and what rounding
+left over is kept.
 
-A block is scaled so that its largest value lies just below 2**15: float16 never overflows (its largest value is 65504),
-and values down to 2**-29 of the largest keep all 11 significant bits. The rest is error feedback: it is added to the
-site's next update, so that the sum of all that was sent and the rest is the sum of all updates.
-Source: Micikevicius et al. 2018, arXiv:1710.03740 (scaling before float16); Seide et al. 2014 (error feedback).
+A block is scaled so that its largest value lies just below 2**15: float16 never overflows (its
+largest value is 65504), and values down to 2**-29 of the largest keep all 11 significant bits.
+The rest is error feedback: it is added to the site's next update, so that the sum of all that
+was sent and the rest is the sum of all updates.
+Source: Micikevicius et al. 2018, arXiv:1710.03740 (scaling before float16); Seide et al. 2014
+(error feedback).
 Deviations: 1. one power of two for each block instead of one factor for everything; it is exact.
 """
 
@@ -26,7 +29,16 @@ from wardround.compression.payload import (
     owed,
     require_entries,
 )
-from wardround.core.stages import ADDITIVE, BOUNDED, INTEGER, READABLE, Aggregate, Receipt, Traits, Update
+from wardround.core.stages import (
+    ADDITIVE,
+    BOUNDED,
+    INTEGER,
+    READABLE,
+    Aggregate,
+    Receipt,
+    Traits,
+    Update,
+)
 
 LEFT = "half.left"
 TOP = 15
@@ -47,7 +59,8 @@ class Half:
 
     def layout(self, round_: int) -> Entries:
         """Return the float16 values of all blocks, and the power of two of every block."""
-        return Entry("exponents", "int8", (len(self.blocks.names),)), Entry("values", "float16", (self.blocks.total,))
+        exponents = Entry("exponents", "int8", (len(self.blocks.names),))
+        return exponents, Entry("values", "float16", (self.blocks.total,))
 
     def outbound(self, update: Update, round_: int, memory: Memory) -> tuple[Update, Receipt]:
         """Return the scaled values; what rounding left over stays in memory as float32."""
@@ -74,9 +87,12 @@ class Half:
 
 
 def exponents_of(peaks: Floats) -> NDArray[np.int8]:
-    """Return for every largest magnitude the power of two that brings it to at most 2**TOP, int8."""
-    # frexp gives peak < 2**e. A float32 stays below 2**128, so that e - TOP fits into an int8; the lower end is clipped:
-    # what is smaller than float16 can hold there waits in the error feedback.
+    """Return for every largest magnitude the power of two that brings it to at most 2**TOP,
+    int8.
+    """
+    # frexp gives peak < 2**e. A float32 stays below 2**128, so that e - TOP fits into an int8;
+    # the lower end is clipped: what is smaller than float16 can hold there waits in the error
+    # feedback.
     found: NDArray[np.int8] = np.clip(np.frexp(peaks)[1] - TOP, -128, 127).astype(np.int8)
     return found
 

@@ -1,7 +1,9 @@
-"""Rounds with a compression in one process: what `algorithms.federation.run` adds the updates of a round into.
+"""Rounds with a compression in one process: what `algorithms.federation.run` adds the updates
+of a round into.
 
-Both directions are compressed, and every byte is counted by the arrays that would travel. The server sends no weights but
-the mean of the round; every site and the server apply the same decoded mean with the same server rule.
+Both directions are compressed, and every byte is counted by the arrays that would travel. The
+server sends no weights but the mean of the round; every site and the server apply the same
+decoded mean with the same server rule.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ SERVER = "server"
 
 @final
 class OpenedSum:
-    """The sum of messages that the server opens one by one; the mean goes back through the same compression.
+    """The sum of messages that the server opens one by one; the mean goes back through the same
+    compression.
 
     stage_at: the stage of a site by its name, `server` for the way down
     sites: in the order in which they are added
@@ -46,7 +49,9 @@ class OpenedSum:
         self._mean.add(read, weight)
 
     def mean(self) -> dict[str, Array]:
-        """Return the mean as every site reads it from the server's message; all messages of the round counted."""
+        """Return the mean as every site reads it from the server's message; all messages of the
+        round counted.
+        """
         read, size = self._through(SERVER, self._mean.mean(), 1.0)
         self.down.append(size * len(self._sites))
         for name, stage in self.stages.items():
@@ -61,7 +66,8 @@ class OpenedSum:
 
 
 class LinearSum:
-    """The sum of messages that are added as they are; the sum itself goes down, and everyone reads it alike.
+    """The sum of messages that are added as they are; the sum itself goes down, and everyone
+    reads it alike.
 
     stage: the same value at every site and at the server
     """
@@ -93,7 +99,9 @@ class LinearSum:
         return self.read(mean)
 
     def read(self, mean: Arrays) -> dict[str, Array]:
-        """Let the server and every site read the mean of the messages; return what the server makes of it."""
+        """Let the server and every site read the mean of the messages; return what the server
+        makes of it.
+        """
         heard = Aggregate(mean, self.sites)
         for site in self.sites:
             self.stage.inbound(heard, self.round, self.memories[site])

@@ -1,9 +1,11 @@
-"""What a compressed message holds: named arrays of a layout that both ends know before the message is read.
+"""What a compressed message holds: named arrays of a layout that both ends know before the
+message is read.
 
-A compression is made for given blocks (names and shapes of the update it is handed) and states the layout of its
-messages from them alone, so that a reader refuses anything else; the number of payload bytes follows from the layout.
-Blocks are always taken in the alphabetical order of their names: two ends that hold the same blocks in another order
-still speak of the same coordinates.
+A compression is made for given blocks (names and shapes of the update it is handed) and states
+the layout of its messages from them alone, so that a reader refuses anything else; the number
+of payload bytes follows from the layout.
+Blocks are always taken in the alphabetical order of their names: two ends that hold the same
+blocks in another order still speak of the same coordinates.
 """
 
 from __future__ import annotations
@@ -52,10 +54,13 @@ class Compression(Stage, Protocol):
 
 
 class Opened(Compression, Protocol):
-    """A compression whose messages are opened one by one, before anything is added: it needs a readable update."""
+    """A compression whose messages are opened one by one, before anything is added: it needs a
+    readable update.
+    """
 
     def opened(self, payload: Payload, round_: int, memory: Memory) -> dict[str, Array]:
-        """Return the update that a message stands for, float32; a message of another layout: RoundRefused.
+        """Return the update that a message stands for, float32; a message of another layout:
+        RoundRefused.
 
         memory: what the reader keeps for this one sender
         """
@@ -67,7 +72,9 @@ class Opened(Compression, Protocol):
 
 
 class Linear(Compression, Protocol):
-    """A compression that commutes with weighted means: it passes through a secure sum, and the sum is opened."""
+    """A compression that commutes with weighted means: it passes through a secure sum, and the
+    sum is opened.
+    """
 
     def put_back(self, left: Arrays, round_: int, memory: Memory) -> None:
         """Add what a later stage (fixed point) rounded off to what the site still owes.
@@ -78,7 +85,9 @@ class Linear(Compression, Protocol):
 
 
 def payload_bytes(entries: Iterable[Entry]) -> int:
-    """Return the payload bytes of a message, without the envelope (names, signatures) around it."""
+    """Return the payload bytes of a message, without the envelope (names, signatures) around
+    it.
+    """
     return sum(entry.bytes for entry in entries)
 
 
@@ -90,7 +99,9 @@ def in_order(blocks: Layout) -> Layout:
 
 
 def require_entries(payload: Payload, entries: Entries, what: str) -> None:
-    """Raise RoundRefused unless the message holds exactly these arrays, with finite floating-point values."""
+    """Raise RoundRefused unless the message holds exactly these arrays, with finite
+    floating-point values.
+    """
     expected = {entry.name: (entry.dtype, entry.shape) for entry in entries}
     found = {name: (str(array.dtype), tuple(array.shape)) for name, array in payload.items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -106,7 +117,8 @@ def require_entries(payload: Payload, entries: Entries, what: str) -> None:
 
 
 def owed(update: Arrays, blocks: Layout, memory: Memory, key: str | None) -> Floats:
-    """Return the update plus what the site still owes (float32 `memory[key]`, zeros at first) as one float64 vector.
+    """Return the update plus what the site still owes (float32 `memory[key]`, zeros at first)
+    as one float64 vector.
 
     key: None where nothing is owed
     NaN or inf: ReleaseRefused, nothing leaves
@@ -120,7 +132,7 @@ def owed(update: Arrays, blocks: Layout, memory: Memory, key: str | None) -> Flo
             "an update that cannot be compressed",
             found="NaN or inf",
             expected="finite numbers",
-            fix="lower `schedule.lr` in the job, and run `wardround preflight` on this site's images",
+            fix="lower `schedule.lr` in the job; run `wardround preflight` at this site",
         )
     return wish
 

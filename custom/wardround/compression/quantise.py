@@ -1,14 +1,18 @@
-"""Quantisation to 8 or 4 bits: whole multiples of a power-of-two step per chunk, rounded at random and without bias.
+"""Quantisation to 8 or 4 bits: whole multiples of a power-of-two step per chunk, rounded at
+random and without bias.
 
     q = floor(v / step + u)     E[q step] = v     left = v - q step, added to the site's next update
 
-The step of a chunk of values is the least power of two with which its largest value fits, so that nothing is clipped;
-one byte of every chunk says which. The rounding is that of the secure sums (core/rounding.py), whose step is public and
-the same at every site; here every site has steps of its own, so messages are opened before they are added.
-Source: Alistarh et al. 2017, arXiv:1610.02132 (QSGD: random rounding per bucket); Karimireddy et al. 2019,
-arXiv:1901.09847 (error feedback).
-Deviations: 1. the largest value of a chunk instead of its norm, and steps that are powers of two: decoding is exact.
-2. The random numbers are those of the job's seed, the site's name and the round: a run can be repeated.
+The step of a chunk of values is the least power of two with which its largest value fits, so
+that nothing is clipped; one byte of every chunk says which. The rounding is that of the secure
+sums (core/rounding.py), whose step is public and the same at every site; here every site has
+steps of its own, so messages are opened before they are added.
+Source: Alistarh et al. 2017, arXiv:1610.02132 (QSGD: random rounding per bucket); Karimireddy
+et al. 2019, arXiv:1901.09847 (error feedback).
+Deviations: 1. the largest value of a chunk instead of its norm, and steps that are powers of
+two: decoding is exact.
+2. The random numbers are those of the job's seed, the site's name and the round: a run can be
+repeated.
 """
 
 from __future__ import annotations
@@ -30,7 +34,16 @@ from wardround.compression.payload import (
     require_entries,
 )
 from wardround.core.rounding import least_exponents, round_to_steps
-from wardround.core.stages import ADDITIVE, BOUNDED, INTEGER, READABLE, Aggregate, Receipt, Traits, Update
+from wardround.core.stages import (
+    ADDITIVE,
+    BOUNDED,
+    INTEGER,
+    READABLE,
+    Aggregate,
+    Receipt,
+    Traits,
+    Update,
+)
 from wardround.errors import ConfigRefused, RoundRefused
 from wardround.rng import stream
 
@@ -84,18 +97,25 @@ class Quantise:
         draws = stream(self.seed, "quantise", self.site, round_)
         q, left, clipped = round_to_steps(wish, steps, float(self.levels), draws)
         memory[LEFT] = left.astype(np.float32)
-        # Codes travel as whole numbers of 1 to 2 levels + 1: zero is the padding of an odd number of 4-bit codes.
+        # Codes travel as whole numbers of 1 to 2 levels + 1: zero is the padding of an odd
+        # number of 4-bit codes.
         codes = (q + (self.levels + 1)).astype(np.uint8)
         payload: Payload = {
             "codes": codes if self.bits == 8 else _pairs(codes),
             "exponents": exponents.astype(np.int8),
         }
-        return Update(payload, update.weight, update.metrics), {"bits": self.bits, "clipped": clipped}
+        return Update(payload, update.weight, update.metrics), {
+            "bits": self.bits,
+            "clipped": clipped,
+        }
 
     def opened(self, payload: Payload, round_: int, memory: Memory) -> dict[str, Array]:
-        """Return the blocks as float32: whole multiples of the steps, exactly what the sender has counted as sent."""
+        """Return the blocks as float32: whole multiples of the steps, exactly what the sender
+        has counted as sent.
+        """
         require_entries(payload, self.layout(round_), "a quantised update")
-        codes = payload["codes"] if self.bits == 8 else _singles(payload["codes"])[: self.blocks.total]
+        codes = payload["codes"] if self.bits == 8 else _singles(payload["codes"])
+        codes = codes[: self.blocks.total]
         if codes.size and int(codes.min()) == 0:
             raise RoundRefused(
                 "a quantised update",
@@ -104,7 +124,8 @@ class Quantise:
                 fix="run the same job and the same wardround version at every site",
             )
         q = codes.astype(np.float64) - (self.levels + 1)
-        exponents = np.repeat(payload["exponents"].astype(np.int32), self._chunks(self.blocks.sizes))
+        chunks = self._chunks(self.blocks.sizes)
+        exponents = np.repeat(payload["exponents"].astype(np.int32), chunks)
         return self.blocks.unflatten(np.ldexp(q, exponents).astype(np.float32))
 
     def settle(self, memory: Memory, counted: bool) -> None:

@@ -1,17 +1,20 @@
-"""Rand-k: one slice of the coordinates per round, drawn from a public seed and therefore the same at every site.
+"""Rand-k: one slice of the coordinates per round, drawn from a public seed and therefore the
+same at every site.
 
-Only values travel, in a layout that everyone knows, and the mean of what is sent is what is sent of the mean: rand-k
-passes through a secure sum without telling it anything. What is not sent waits in the site's error feedback, unscaled:
+Only values travel, in a layout that everyone knows, and the mean of what is sent is what is
+sent of the mean: rand-k passes through a secure sum without telling it anything. What is not
+sent waits in the site's error feedback, unscaled:
 
     wish = update + left        sent = wish[slice]        left = wish outside of the slice
 
-Source: Stich, Cordonnier & Jaggi 2018, arXiv:1809.07599 (rand-k with memory); the public seed: Konecny et al. 2016,
-arXiv:1610.05492 (random mask).
-Deviations: 1. Error feedback instead of the unbiased factor n/k of Konecny et al.: that factor multiplies the variance
-by n/k - 1, which asks for a learning rate so much smaller. 2. The slices of `period` consecutive rounds are those of one
-random permutation, so that every coordinate is sent once in a period, and never later than 2 period - 1 rounds after it
-changed; each slice alone is a uniformly random set. 3. Blocks of one dimension (norms, biases) and blocks of fewer than
-`WHOLE` values travel whole: they are few, and they move most.
+Source: Stich, Cordonnier & Jaggi 2018, arXiv:1809.07599 (rand-k with memory); the public seed:
+Konecny et al. 2016, arXiv:1610.05492 (random mask).
+Deviations: 1. Error feedback instead of the unbiased factor n/k of Konecny et al.: that factor
+multiplies the variance by n/k - 1, which asks for a learning rate so much smaller. 2. The
+slices of `period` consecutive rounds are those of one random permutation, so that every
+coordinate is sent once in a period, and never later than 2 period - 1 rounds after it changed;
+each slice alone is a uniformly random set. 3. Blocks of one dimension (norms, biases) and
+blocks of fewer than `WHOLE` values travel whole: they are few, and they move most.
 """
 
 from __future__ import annotations
@@ -25,7 +28,16 @@ from numpy.typing import NDArray
 
 from wardround.arrays import Arrays, Layout
 from wardround.compression.payload import Entries, Entry, Memory, in_order, owed
-from wardround.core.stages import ADDITIVE, BOUNDED, FIXED_LAYOUT, INTEGER, Aggregate, Receipt, Traits, Update
+from wardround.core.stages import (
+    ADDITIVE,
+    BOUNDED,
+    FIXED_LAYOUT,
+    INTEGER,
+    Aggregate,
+    Receipt,
+    Traits,
+    Update,
+)
 from wardround.errors import ConfigRefused
 from wardround.rng import stream
 
@@ -55,14 +67,18 @@ class RandK:
             )
 
     def layout(self, round_: int) -> Entries:
-        """Return the blocks under their names; of a large block a row of ceil(size / period) values is left."""
+        """Return the blocks under their names; of a large block a row of ceil(size / period)
+        values is left.
+        """
         return tuple(
             Entry(name, "float32", shape if _travels_whole(shape) else (self._count(shape),))
             for name, shape in zip(self.blocks.names, self.blocks.shapes, strict=True)
         )
 
     def places(self, round_: int) -> NDArray[np.int64]:
-        """Return where in the flat vector the values of this round's message are, in the order of the message."""
+        """Return where in the flat vector the values of this round's message are, in the order
+        of the message.
+        """
         turn, slot = divmod(round_, self.period)
         found, start = [], 0
         for name, shape in zip(self.blocks.names, self.blocks.shapes, strict=True):
@@ -71,7 +87,8 @@ class RandK:
             if not _travels_whole(shape):
                 count = self._count(shape)
                 order = stream(self.seed, "rand-k", turn, name).permutation(size)
-                # The last slices begin again at the start of the permutation: all of them have one length.
+                # The last slices begin again at the start of the permutation: all of them have
+                # one length.
                 inside = order[(slot * count + np.arange(count)) % size]
             found.append(start + inside)
             start += size
@@ -87,7 +104,9 @@ class RandK:
         return Update(sent, update.weight, update.metrics), {"sent": len(places), "of": len(left)}
 
     def put_back(self, left: Arrays, round_: int, memory: Memory) -> None:
-        """Add what a later stage rounded off to what the site still owes; left: in this round's layout."""
+        """Add what a later stage rounded off to what the site still owes; left: in this round's
+        layout.
+        """
         memory[LEFT][self.places(round_)] += self._message(round_).flatten(left)
 
     def inbound(self, aggregate: Aggregate, round_: int, memory: Memory) -> Aggregate:

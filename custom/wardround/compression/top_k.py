@@ -1,20 +1,25 @@
-"""Top-k in the EF21 form: both ends keep what the receiver holds of a site's update, and only the correction travels.
+"""Top-k in the EF21 form: both ends keep what the receiver holds of a site's update, and only
+the correction travels.
 
-    c = top_k(update - g)        g <- g + c  at the site and at the receiver; the receiver goes on with g
+    c = top_k(update - g)        g <- g + c  at both ends; the receiver goes on with g
 
-Plain top-k with a constant step can stall or diverge when hospitals differ; EF21 converges as gradient descent does,
-because the k largest corrections shrink what g lacks by at least the factor 1 - k/n in square.
-Source: Richtarik, Sokolov & Fatkhullin 2021, arXiv:2106.05203, Algorithm 2; for both directions: Fatkhullin et al. 2021,
-arXiv:2110.03294.
-Deviations: 1. g tracks the difference of a whole local training instead of a gradient. 2. The values of c travel as
-float16 times a power of two; c is what float16 holds, so that both ends add the same. 3. g starts at zero instead of
-at a full gradient, so that the first message is small too. 4. The mean is over the sites of the round: the g of a site
-that is absent is not used.
+Plain top-k with a constant step can stall or diverge when hospitals differ; EF21 converges as
+gradient descent does, because the k largest corrections shrink what g lacks by at least the
+factor 1 - k/n in square.
+Source: Richtarik, Sokolov & Fatkhullin 2021, arXiv:2106.05203, Algorithm 2; for both
+directions: Fatkhullin et al. 2021, arXiv:2110.03294.
+Deviations: 1. g tracks the difference of a whole local training instead of a gradient. 2. The
+values of c travel as float16 times a power of two; c is what float16 holds, so that both ends
+add the same. 3. g starts at zero instead of at a full gradient, so that the first message is
+small too. 4. The mean is over the sites of the round: the g of a site that is absent is not
+used.
 
-A message that did not count (the site was late, the round failed, a rule set the site apart) must move neither end.
-Both ends therefore hold g and the next g apart until `settle` says whether the message counted. Every message names the
-g that it corrects by a checksum; the receiver refuses a correction of anything but its own g, or of zeros, which starts
-it over. A site starts over when it never heard what became of its message, and after two messages that did not count.
+A message that did not count (the site was late, the round failed, a rule set the site apart)
+must move neither end. Both ends therefore hold g and the next g apart until `settle` says
+whether the message counted. Every message names the g that it corrects by a checksum; the
+receiver refuses a correction of anything but its own g, or of zeros, which starts it over. A
+site starts over when it never heard what became of its message, and after two messages that did
+not count.
 """
 
 from __future__ import annotations
@@ -59,7 +64,8 @@ HELD, NEXT, ASKED, LOST = "top_k.held", "top_k.next", "top_k.asked", "top_k.lost
 @final
 @dataclass(frozen=True)
 class TopK:
-    """Send the `share` of all values in which the update differs most from what the receiver holds of it.
+    """Send the `share` of all values in which the update differs most from what the receiver
+    holds of it.
 
     site: the name under which an aggregate lists the sender
     """
@@ -68,7 +74,10 @@ class TopK:
     blocks: Layout
     site: str
     name = "top_k"
-    traits = Traits(needs=frozenset({READABLE}), breaks=frozenset({ADDITIVE, BOUNDED, FIXED_LAYOUT, INTEGER}))
+    traits = Traits(
+        needs=frozenset({READABLE}),
+        breaks=frozenset({ADDITIVE, BOUNDED, FIXED_LAYOUT, INTEGER}),
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", in_order(self.blocks))
@@ -81,7 +90,9 @@ class TopK:
             )
 
     def layout(self, round_: int) -> Entries:
-        """Return the values, where they are as gaps, their power of two, and the checksum of the g they correct."""
+        """Return the values, where they are as gaps, their power of two, and the checksum of
+        the g they correct.
+        """
         total = self.blocks.total
         count = self._count(total)
         return (
@@ -92,16 +103,17 @@ class TopK:
         )
 
     def outbound(self, update: Update, round_: int, memory: Memory) -> tuple[Update, Receipt]:
-        """Return the k largest corrections. The next g waits in memory until `settle` says that the message counted.
+        """Return the k largest corrections. The next g waits in memory until `settle` says that
+        the message counted.
 
         asked twice in one round: the correction is made of the same g
         """
         wish = owed(update.params, self.blocks, memory, None)
         unknown = NEXT in memory and memory[ASKED] != round_
-        held = np.zeros(self.blocks.total, np.float32) if unknown else _held(memory, self.blocks.total)
+        held = _held({} if unknown else memory, self.blocks.total)
         lacks = wish - held
         count = self._count(self.blocks.total)
-        chosen = np.sort(np.argpartition(np.abs(lacks), self.blocks.total - count)[self.blocks.total - count :])
+        chosen = np.sort(np.argpartition(np.abs(lacks), -count)[-count:])
         exponent = exponents_of(np.abs(lacks[chosen]).max(keepdims=True))
         values, _ = to_half(lacks[chosen], exponent)
         payload: Payload = {
@@ -113,24 +125,27 @@ class TopK:
         memory[HELD] = held
         memory[NEXT] = _corrected(held, chosen, values, exponent)
         memory[ASKED] = round_
-        return Update(payload, update.weight, update.metrics), {"sent": count, "of": self.blocks.total}
+        return Update(payload, update.weight, update.metrics), {
+            "sent": count,
+            "of": self.blocks.total,
+        }
 
     def opened(self, payload: Payload, round_: int, memory: Memory) -> dict[str, Array]:
-        """Return the next g of this sender, float32; it is not held before `settle` says that the message counted.
+        """Return the next g of this sender, float32; it is not held before `settle` says that
+        the message counted.
 
         a correction of a g that this end does not hold, or places beyond the blocks: RoundRefused
         """
         require_entries(payload, self.layout(round_), "a top-k update")
         fresh = np.zeros(self.blocks.total, np.float32)
-        found = next(
-            (g for g in (_held(memory, self.blocks.total), fresh) if _checksum(g) == payload["corrects"]), None
-        )
+        known = (_held(memory, self.blocks.total), fresh)
+        found = next((g for g in known if _checksum(g) == payload["corrects"]), None)
         if found is None:
             raise RoundRefused(
                 "a top-k update",
                 found="a correction of a state that the receiver does not hold",
                 expected="a correction of what it holds of this site, or of zeros",
-                fix="wait for two rounds: after two messages that did not count the site starts over from zeros",
+                fix="wait for two rounds: the site then starts over from zeros by itself",
             )
         chosen = from_gaps(payload["gaps"], self._count(self.blocks.total), self.blocks.total)
         memory[HELD] = memory.get(HELD, fresh)
@@ -138,7 +153,9 @@ class TopK:
         return self.blocks.unflatten(memory[NEXT].copy())
 
     def settle(self, memory: Memory, counted: bool) -> None:
-        """Take the next g where the message counted; where it did not, keep g, and start over at the second time."""
+        """Take the next g where the message counted; where it did not, keep g, and start over
+        at the second time.
+        """
         following = memory.pop(NEXT, None)
         if following is None:
             return
@@ -163,9 +180,14 @@ def _held(memory: Memory, total: int) -> Array:
 
 
 def _corrected(
-    held: Array, chosen: NDArray[np.int64], values: NDArray[np.float16], exponent: NDArray[np.int8]
+    held: Array,
+    chosen: NDArray[np.int64],
+    values: NDArray[np.float16],
+    exponent: NDArray[np.int8],
 ) -> Array:
-    """Return g + c: the same operation on the same numbers at both ends, so that both hold the same g."""
+    """Return g + c: the same operation on the same numbers at both ends, so that both hold the
+    same g.
+    """
     following = held.copy()
     following[chosen] += from_half(values, exponent).astype(np.float32)
     return following

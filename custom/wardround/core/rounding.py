@@ -1,8 +1,10 @@
-"""Stochastic rounding of float64 values to whole multiples of power-of-two steps, with what rounding left over.
+"""Stochastic rounding of float64 values to whole multiples of power-of-two steps, with what
+rounding left over.
 
     q = floor(v / step + u), u ~ U[0, 1)        left = v - q step        E[q step] = v
 
-A power of two divides and multiplies without error in float64, so v = q step + left holds exactly.
+A power of two divides and multiplies without error in float64, so v = q step + left holds
+exactly.
 Source: Gupta et al. 2015, arXiv:1502.02551 (stochastic rounding).
 """
 
@@ -15,13 +17,16 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 LOWEST, HIGHEST = -60, 20
-"""The exponents of a step: far outside of what weights and updates are, and both fit into an int8."""
+"""The exponents of a step: far outside of what weights and updates are, and both fit into an
+int8.
+"""
 
 
 def round_to_steps(
     values: Floats, steps: Floats | float, limits: Floats | float, rng: np.random.Generator
 ) -> tuple[Floats, Floats, int]:
-    """Return (q, left, clipped): whole numbers in [-limits, limits], `values - q * steps`, and how many were clipped.
+    """Return (q, left, clipped): whole numbers in [-limits, limits], `values - q * steps`, and
+    how many were clipped.
 
     values: float64 [n], finite; it is overwritten, and `left` is the same array
     steps, limits: one number for each value, or one for all; the steps are powers of two
@@ -38,7 +43,9 @@ def round_to_steps(
 
 
 def least_exponents(reach: Any, levels: int) -> NDArray[np.int32]:
-    """Return the least e with levels * 2**e >= reach for every reach >= 0, kept within LOWEST to HIGHEST."""
+    """Return the least e with levels * 2**e >= reach for every reach >= 0, kept within LOWEST
+    to HIGHEST.
+    """
     mantissa, exponent = np.frexp(np.asarray(reach, np.float64) / levels)
     least: NDArray[np.int32] = np.clip(exponent - (mantissa == 0.5), LOWEST, HIGHEST).astype(np.int32)
     return least
