@@ -45,18 +45,14 @@ class Entry:
 Entries = tuple[Entry, ...]
 
 
-class Compression(Stage, Protocol):
-    """A stage whose messages have another layout than the update."""
+class Opened(Stage, Protocol):
+    """A compression whose messages are opened one by one, before anything is added: it needs a
+    readable update.
+    """
 
     def layout(self, round_: int) -> Entries:
         """Return what a message of this stage's blocks holds in this round, exactly."""
         ...
-
-
-class Opened(Compression, Protocol):
-    """A compression whose messages are opened one by one, before anything is added: it needs a
-    readable update.
-    """
 
     def opened(self, payload: Payload, round_: int, memory: Memory) -> dict[str, Array]:
         """Return the update that a message stands for, float32; a message of another layout:
@@ -71,10 +67,14 @@ class Opened(Compression, Protocol):
         ...
 
 
-class Linear(Compression, Protocol):
+class Linear(Stage, Protocol):
     """A compression that commutes with weighted means: it passes through a secure sum, and the
     sum is opened.
     """
+
+    def layout(self, round_: int) -> Entries:
+        """Return what a message of this stage's blocks holds in this round, exactly."""
+        ...
 
     def put_back(self, left: Arrays, round_: int, memory: Memory) -> None:
         """Add what a later stage (fixed point) rounded off to what the site still owes.
