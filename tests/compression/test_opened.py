@@ -97,6 +97,14 @@ def test_nothing_that_is_not_finite_leaves_or_enters(stage_and_key, updates):
             stage.opened(sent, 0, {})
 
 
+def test_powers_of_two_beyond_float32_are_refused(stage_and_key, updates):
+    stage, _ = stage_and_key
+    sent = dict(stage.outbound(Update(updates[0], 1.0), 0, {})[0].params)
+    sent["exponents"] = np.full_like(sent["exponents"], 127)
+    with pytest.raises(RoundRefused, match="float32"):
+        stage.opened(sent, 0, {})
+
+
 def test_memory_of_another_model_is_refused(stage_and_key, updates):
     stage, key = stage_and_key
     with pytest.raises(RoundRefused):

@@ -25,6 +25,7 @@ from wardround.compression.payload import (
     Floats,
     Memory,
     Payload,
+    as_float32,
     in_order,
     owed,
     require_entries,
@@ -76,7 +77,8 @@ class Half:
         """Return the blocks as float32, the values that the sender has counted as sent."""
         require_entries(payload, self.layout(round_), "a half-precision update")
         exponents = np.repeat(payload["exponents"], self.blocks.sizes)
-        return self.blocks.unflatten(from_half(payload["values"], exponents).astype(np.float32))
+        values = from_half(payload["values"], exponents)
+        return self.blocks.unflatten(as_float32(values, "a half-precision update"))
 
     def settle(self, memory: Memory, counted: bool) -> None:
         """Do nothing: an update that did not count is lost as it would be without compression."""

@@ -116,6 +116,15 @@ def require_entries(payload: Payload, entries: Entries, what: str) -> None:
             raise _unread(f"{what}: the array {name!r}", "NaN or inf", "finite numbers")
 
 
+def as_float32(values: Floats, what: str) -> Array:
+    """Return what a message stands for as float32; a number beyond its range: RoundRefused."""
+    with np.errstate(over="ignore"):
+        found: Array = values.astype(np.float32)
+    if not np.isfinite(found).all():
+        raise _unread(what, "a number that float32 cannot hold", "finite numbers")
+    return found
+
+
 def owed(update: Arrays, blocks: Layout, memory: Memory, key: str | None) -> Floats:
     """Return the update plus what the site still owes (float32 `memory[key]`, zeros at first)
     as one float64 vector.

@@ -29,6 +29,7 @@ from wardround.compression.payload import (
     Entry,
     Memory,
     Payload,
+    as_float32,
     in_order,
     owed,
     require_entries,
@@ -126,7 +127,7 @@ class Quantise:
         q = codes.astype(np.float64) - (self.levels + 1)
         chunks = self._chunks(self.blocks.sizes)
         exponents = np.repeat(payload["exponents"].astype(np.int32), chunks)
-        return self.blocks.unflatten(np.ldexp(q, exponents).astype(np.float32))
+        return self.blocks.unflatten(as_float32(np.ldexp(q, exponents), "a quantised update"))
 
     def settle(self, memory: Memory, counted: bool) -> None:
         """Do nothing: an update that did not count is lost as it would be without compression."""

@@ -40,6 +40,7 @@ from wardround.compression.payload import (
     Entry,
     Memory,
     Payload,
+    as_float32,
     in_order,
     kept,
     owed,
@@ -189,7 +190,7 @@ def _corrected(
     same g.
     """
     following = held.copy()
-    following[chosen] += from_half(values, exponent).astype(np.float32)
+    following[chosen] += as_float32(from_half(values, exponent), "a top-k update")
     return following
 
 
