@@ -22,7 +22,7 @@ FLOORS = {
     "core": 1,
     "messages": 1.5,
     **dict.fromkeys(("data", "models", "tasks"), 2),
-    **dict.fromkeys(("aggregation", "algorithms", "privacy", "reports"), 3),
+    **dict.fromkeys(("aggregation", "algorithms", "compression", "privacy", "reports"), 3),
     "hospital": 4,
     **dict.fromkeys(("flare", "research", "serving"), 5),
     "jobs": 6,

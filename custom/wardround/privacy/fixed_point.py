@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.arrays import Array, Arrays, Layout
+from wardround.core.rounding import HIGHEST, LOWEST, least_exponents, round_to_steps
 from wardround.errors import ReleaseRefused, RoundRefused
 
 Ints = NDArray[np.int64]
 WIDE, WEIGHT_DIGITS, MARGIN = 512, 3, 16.0
 FIRST_RANGE, WIDE_RANGE = 1.0, 4.0
-_LOWEST, _HIGHEST = -60, 20
 
 
 @final
@@ -154,7 +154,7 @@ def next_grid(grid: Grid, totals: Ints, sites: int, ratio: float) -> Grid:
         reach = MARGIN * _spare(grid.bits) * rms * ratio + math.ldexp(1.0, exponent)
         new = _exponent(reach, size, grid.bits) if rms > 0 and ratio > 0 else exponent - 1
         new = max(new, exponent - 1) if size <= WIDE else new
-        exponents.append(min(_HIGHEST, max(_LOWEST, new)))
+        exponents.append(min(HIGHEST, max(LOWEST, new)))
     return Grid(grid.layout, grid.bits, tuple(exponents), grid.weighted)
 
 
@@ -178,14 +178,8 @@ def encode(
     if grid.weighted and not 0 < patients < (grid.levels + 1) ** WEIGHT_DIGITS:
         raise _refused("a number of patients out of range", f"1 to {(grid.levels + 1) ** WEIGHT_DIGITS - 1}")
     steps, limits, _ = _constants(grid)
-    scaled = wish / steps
-    most = np.ceil(scaled)  # beyond 2**29 the sum below can round up to the next whole number
-    scaled += rng.random(len(scaled), np.float32)
-    np.minimum(np.floor(scaled, out=scaled), most, out=scaled)
-    inside = np.clip(scaled, -limits, limits, out=most)
-    clipped = int(np.count_nonzero(inside != scaled))
-    wish -= np.multiply(inside, steps, out=scaled)
-    return Coded(_digits(grid, inside, patients), wish.astype(np.float32), clipped)
+    inside, left, clipped = round_to_steps(wish, steps, limits, rng)
+    return Coded(_digits(grid, inside, patients), left.astype(np.float32), clipped)
 
 
 def decode(grid: Grid, sums: Ints) -> tuple[Ints, int]:
@@ -251,8 +245,7 @@ def _exponent(reach: float, size: int, bits: int) -> int:
     """Return the least e with levels * 2**e >= reach (both digits counted for a wide block)."""
     levels = 2 ** (bits - 1) - 1
     whole = levels * (2 * levels + 2) if size <= WIDE else levels
-    mantissa, exponent = math.frexp(reach / whole)
-    return min(_HIGHEST, max(_LOWEST, exponent - 1 if mantissa == 0.5 else exponent))
+    return int(least_exponents(reach, whole))
 
 
 def _refused(found: str, expected: str) -> ReleaseRefused:

@@ -1,0 +1,280 @@
+"""How many bytes does a federation need? Every compression alone, in plaintext and through the
+secure sums.
+
+FedAvg on four unequal phantom hospitals, in one process, both directions compressed. Bytes are
+payload: of every site, up and down, and the first weights once (float32 in every arm). The mark
+is 95 % of the Dice that float32 FedAvg of the same seed ends with, on validation patients. Rows
+`x2`, `x4` do twice, four times the work per round in so many fewer rounds. The final test Dice
+is paired with FedAvg's, patient by patient. "no loss": the bootstrap 90 % interval of the
+difference lies above -MARGIN; "equivalent": it lies within +-MARGIN. The encrypted rows share
+the Dice of the masked ones: their sums are the same integers.
+
+    python benchmarks/compression.py --json                     (parts that are there are not run again)
+    python benchmarks/compression.py --arms rand_k_8 --seeds 1  (one part)
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import arguments, command, finish, plain, say
+from compression_arms import Setting, arms
+from fixed_point_dice import bootstrap, tost
+from wardround.algorithms.fedavg import FedAvg
+from wardround.algorithms.federation import first_banks
+from wardround.algorithms.rules import Mean
+from wardround.algorithms.schedule import Schedule
+from wardround.arrays import size_bytes
+from wardround.errors import DataRefused
+
+RESULTS = Path(__file__).resolve().parent / "results" / "compression"
+MARGIN, MARK, BASELINE = 0.01, 0.95, "fedavg"
+FULL = {
+    "rounds": 20,
+    "work": 8,
+    "patients": [40, 28, 20, 12],
+    "shape": [32, 32, 32],
+    "patch": [24, 24, 24],
+    "channels": [16, 32, 64],
+}
+QUICK = {
+    "rounds": 4,
+    "work": 2,
+    "patients": [4, 3, 3, 3],
+    "shape": [16, 16, 16],
+    "patch": [16, 16, 16],
+    "channels": [4, 8],
+}
+FRACTIONS = (0.5, 0.15, 0.35)
+
+
+def open_sites(seed: int, options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return site name -> SegmentationSite, of unequal numbers of patients and unequal
+    scanners.
+    """
+    from wardround.data.cache import open_cohort
+    from wardround.data.hospitals import hospital
+    from wardround.data.phantoms import write_cohort
+    from wardround.data.site_config import SiteConfig
+    from wardround.data.splits import split_patients
+    from wardround.hospital.segmentation import Sampling, SegmentationSite
+    from wardround.models.nets import UNet3d
+
+    sampling = Sampling(tuple(options["patch"]), batch=2, tumour_probability=0.67, augment=False)
+    network, sites = UNet3d(channels=tuple(options["channels"])), {}
+    for index, patients in enumerate(options["patients"]):
+        profile = hospital(index)
+        write_cohort(folder / profile.name, profile, 7, shape=tuple(options["shape"]), patients=patients)
+        cohort = open_cohort(SiteConfig(data=folder / profile.name), folder / "cache" / profile.name)
+        split = split_patients(cohort.patients, FRACTIONS, seed=seed)
+        sites[profile.name] = SegmentationSite(profile.name, cohort, split, network, sampling, seed, "cpu")
+    return sites
+
+
+def measure(name: str, seed: int, options: Mapping[str, Any], sites: Mapping[str, Any]) -> dict[str, Any]:
+    """Run one arm on one seed; return its curve on validation, test Dice of every patient, and
+    bytes.
+    """
+    from wardround.hospital.consortium import Consortium
+    from wardround.hospital.segmentation import by_patient
+    from wardround.models.flat import first_weights
+    from wardround.models.nets import UNet3d
+
+    factor, make = arms()[name]
+    schedule = Schedule(
+        rounds=options["rounds"] // factor,
+        work=options["work"] * factor,
+        lr=0.05,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=0.0,
+        clip_norm=10.0,
+        decay="cosine",
+    )
+    first = next(iter(sites.values()))
+    initial = first_weights(UNet3d(channels=tuple(options["channels"])), seed)
+    banks = first_banks(FedAvg(), first.layout.unflatten(initial.numpy().copy()))
+    arm = make(Setting(banks, tuple(sites), schedule, seed))
+    together = Consortium(sites, FedAvg(), Mean(server_lr=1.0), schedule)
+    curve: list[float] = []
+
+    def on_round(round_: int, result: Any) -> None:
+        models = together.models(result)
+        curve.append(float(np.mean([one.score(models[site], one.split.val) for site, one in sites.items()])))
+
+    result = together.run(initial, on_round, arm)
+    models, test = together.models(result), {}
+    for site, one in sites.items():
+        scores = one.scores(models[site], one.split.test, with_hd95=False)
+        test[site] = [row["dice_mean"] for row in by_patient(one, one.split.test, scores)]
+    return {
+        "val": curve,
+        "test": test,
+        "bytes": arm.sent(),
+        "first": size_bytes(banks) * len(sites),
+    }
+
+
+def commit() -> str:
+    """Return the commit that the numbers come from."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=RESULTS.parents[1], capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def parts_of(args: Any, options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """Return every part asked for: read where it is there with these settings, run and written
+    where not.
+    """
+    parts = []
+    for seed in args.seeds:
+        sites: dict[str, Any] = {}
+        for name in args.arms:
+            file = args.out / f"{name}-{seed}.json"
+            if file.is_file() and (part := json.loads(file.read_text()))["settings"] == dict(options):
+                parts.append(part)
+                continue
+            sites = sites or open_sites(seed, options, folder)
+            begun = time.monotonic()
+            numbers = measure(name, seed, options, sites)
+            seconds = round(time.monotonic() - begun, 1)
+            part = {
+                "arm": name,
+                "seed": seed,
+                "commit": commit(),
+                "settings": dict(options),
+                "seconds": seconds,
+            }
+            parts.append(part | {"numbers": numbers})
+            args.out.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(plain(parts[-1]), indent=1) + "\n")
+            say(f"{name}, seed {seed}: validation Dice {numbers['val'][-1]:.3f}, {seconds} s")
+    return parts
+
+
+def to_mark(part: Mapping[str, Any], kind: str, mark: float) -> tuple[int, int] | None:
+    """Return (rounds, bytes) until the validation Dice reaches the mark; never: None."""
+    numbers = part["numbers"]
+    reached = next((place for place, dice in enumerate(numbers["val"], 1) if dice >= mark), None)
+    if reached is None:
+        return None
+    ways = numbers["bytes"][kind]
+    return reached, numbers["first"] + sum(ways["up"][:reached]) + sum(ways["down"][:reached])
+
+
+def whole_run(part: Mapping[str, Any], kind: str) -> int:
+    """Return the bytes of all rounds and of the first weights."""
+    ways = part["numbers"]["bytes"][kind]
+    return int(part["numbers"]["first"] + sum(ways["up"]) + sum(ways["down"]))
+
+
+def differences(
+    parts: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]
+) -> dict[str, dict[int, Any]]:
+    """Return site -> seed -> test Dice of every patient less FedAvg's."""
+    found: dict[str, dict[int, Any]] = {}
+    for seed, part in parts.items():
+        for site, rows in part["numbers"]["test"].items():
+            theirs = base[seed]["numbers"]["test"][site]
+            found.setdefault(site, {})[seed] = np.subtract(rows, theirs)
+    return found
+
+
+def row(
+    name: str, kind: str, parts: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return one row: all seeds of an arm in one transport, beside FedAvg of the same seeds."""
+    mine, theirs = {}, {}
+    for seed in parts:
+        mark = MARK * base[seed]["numbers"]["val"][-1]
+        mine[seed] = to_mark(parts[seed], kind, mark)
+        theirs[seed] = to_mark(base[seed], "plain", mark)
+    found: dict[str, Any] = {"rounds": None, "bytes": None, "ratio": None}
+    if all(mine.values()):
+        found = {
+            "rounds": [one[0] for one in mine.values()],
+            "bytes": float(np.mean([one[1] for one in mine.values()])),
+            "ratio": float(np.mean([mine[seed][1] / theirs[seed][1] for seed in mine])),
+        }
+    paired = differences(parts, base)
+    by_seed = [float(np.mean([seeds[seed].mean() for seeds in paired.values()])) for seed in parts]
+    low, high = bootstrap(list(paired.values()))
+    tests = [np.mean(rows) for part in parts.values() for rows in part["numbers"]["test"].values()]
+    ratios = [whole_run(parts[seed], kind) / whole_run(base[seed], "plain") for seed in parts]
+    return {
+        "arm": name,
+        "transport": kind,
+        "seeds": len(parts),
+        **found,
+        "whole_ratio": float(np.mean(ratios)),
+        "seconds": float(np.mean([part["seconds"] for part in parts.values()])),
+        "dice": float(np.mean(tests)),
+        "difference": float(np.mean(by_seed)),
+        "low": low,
+        "high": high,
+        "no_loss": low > -MARGIN,
+        "equivalent": low > -MARGIN and high < MARGIN,
+        "by_seed": by_seed,
+        "tost_p": tost(by_seed, MARGIN)["p"],
+    }
+
+
+def table(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return all rows; arms without FedAvg of the same seed: DataRefused."""
+    base = {part["seed"]: part for part in parts if part["arm"] == BASELINE}
+    if missing := sorted({part["seed"] for part in parts} - set(base)):
+        raise DataRefused(
+            "the table of compressions",
+            found=f"no part of {BASELINE} for seeds {missing}",
+            expected=f"{BASELINE} beside every arm",
+            fix=f"run it first: `--arms {BASELINE} --seeds {missing[0]}`",
+        )
+    rows = []
+    for name in dict.fromkeys(part["arm"] for part in parts):
+        mine = {part["seed"]: part for part in parts if part["arm"] == name}
+        kinds = next(iter(mine.values()))["numbers"]["bytes"]
+        rows += [row(name, kind, mine, base) for kind in kinds]
+    return rows
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the table."""
+    print("| arm | transport | rounds to 95 % | MB to 95 % | of FedAvg's | whole run, of FedAvg's | s | Dice "
+          "| difference [90 %] | no loss | equivalent |")  # fmt: skip
+    print("|" + "---|" * 11)
+    for one in rows:
+        rounds = "-" if one["rounds"] is None else "/".join(map(str, one["rounds"]))
+        size = "-" if one["bytes"] is None else f"{one['bytes'] / 1e6:.2f}"
+        ratio = "-" if one["ratio"] is None else f"{one['ratio']:.3f}"
+        print(
+            f"| {one['arm']} | {one['transport']} | {rounds} | {size} | {ratio} | {one['whole_ratio']:.3f} "
+            f"| {one['seconds']:.0f} | {one['dice']:.3f} | {one['difference']:+.4f} "
+            f"[{one['low']:+.4f}, {one['high']:+.4f}] | {'yes' if one['no_loss'] else 'no'} "
+            f"| {'yes' if one['equivalent'] else 'no'} |"
+        )
+
+
+def main() -> None:
+    """Run the parts that are missing, and print the table of all that were asked for."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="splits, weights and batches")
+    parser.add_argument("--arms", nargs="+", default=list(arms()), choices=list(arms()), help="rows of the table")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the parts")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if args.quick:
+            args.seeds, args.out = args.seeds[:1], Path(folder) / "parts"
+        rows = table(parts_of(args, QUICK if args.quick else FULL, Path(folder) / "data"))
+    show(rows)
+    finish({"rows": rows}, as_json=args.json)
+
+
+if __name__ == "__main__":
+    command(main)

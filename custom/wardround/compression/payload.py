@@ -1,0 +1,168 @@
+"""What a compressed message holds: named arrays of a layout that both ends know before the
+message is read.
+
+A compression is made for given blocks (names and shapes of the update it is handed) and states
+the layout of its messages from them alone, so that a reader refuses anything else; the number
+of payload bytes follows from the layout.
+Blocks are always taken in the alphabetical order of their names: two ends that hold the same
+blocks in another order still speak of the same coordinates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wardround.arrays import Array, Arrays, Layout
+from wardround.core.stages import Stage
+from wardround.errors import ReleaseRefused, RoundRefused
+
+Floats = NDArray[np.float64]
+Payload = Mapping[str, NDArray[Any]]
+Memory = dict[str, Any]
+
+
+@final
+@dataclass(frozen=True)
+class Entry:
+    """One array of a message: its name, the name of its dtype and its shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Return the bytes of the array's values."""
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
+
+
+Entries = tuple[Entry, ...]
+
+
+class Opened(Stage, Protocol):
+    """A compression whose messages are opened one by one, before anything is added: it needs a
+    readable update.
+    """
+
+    def layout(self, round_: int) -> Entries:
+        """Return what a message of this stage's blocks holds in this round, exactly."""
+        ...
+
+    def opened(self, payload: Payload, round_: int, memory: Memory) -> dict[str, Array]:
+        """Return the update that a message stands for, float32; a message of another layout:
+        RoundRefused.
+
+        memory: what the reader keeps for this one sender
+        """
+        ...
+
+    def settle(self, memory: Memory, counted: bool) -> None:
+        """Tell either end whether the message of this round counted in the mean."""
+        ...
+
+
+class Linear(Stage, Protocol):
+    """A compression that commutes with weighted means: it passes through a secure sum, and the
+    sum is opened.
+    """
+
+    def layout(self, round_: int) -> Entries:
+        """Return what a message of this stage's blocks holds in this round, exactly."""
+        ...
+
+    def put_back(self, left: Arrays, round_: int, memory: Memory) -> None:
+        """Add what a later stage (fixed point) rounded off to what the site still owes.
+
+        left: by the names and shapes of the message of this round
+        """
+        ...
+
+
+def payload_bytes(entries: Iterable[Entry]) -> int:
+    """Return the payload bytes of a message, without the envelope (names, signatures) around
+    it.
+    """
+    return sum(entry.bytes for entry in entries)
+
+
+def in_order(blocks: Layout) -> Layout:
+    """Return the same blocks in the alphabetical order of their names."""
+    shapes = dict(zip(blocks.names, blocks.shapes, strict=True))
+    names = tuple(sorted(shapes))
+    return Layout(names, tuple(shapes[name] for name in names))
+
+
+def require_entries(payload: Payload, entries: Entries, what: str) -> None:
+    """Raise RoundRefused unless the message holds exactly these arrays, with finite
+    floating-point values.
+    """
+    expected = {entry.name: (entry.dtype, entry.shape) for entry in entries}
+    found = {name: (str(array.dtype), tuple(array.shape)) for name, array in payload.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise _unread(
+                f"{what}: the array {name!r}",
+                str(found.get(name, "no such array")),
+                str(expected.get(name, "no such array")),
+            )
+    for name, array in payload.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise _unread(f"{what}: the array {name!r}", "NaN or inf", "finite numbers")
+
+
+def as_float32(values: Floats, what: str) -> Array:
+    """Return what a message stands for as float32; a number beyond its range: RoundRefused."""
+    with np.errstate(over="ignore"):
+        found: Array = values.astype(np.float32)
+    if not np.isfinite(found).all():
+        raise _unread(what, "a number that float32 cannot hold", "finite numbers")
+    return found
+
+
+def owed(update: Arrays, blocks: Layout, memory: Memory, key: str | None) -> Floats:
+    """Return the update plus what the site still owes (float32 `memory[key]`, zeros at first)
+    as one float64 vector.
+
+    key: None where nothing is owed
+    NaN or inf: ReleaseRefused, nothing leaves
+    other blocks than the stage's: RoundRefused
+    """
+    wish = blocks.flatten(update).astype(np.float64)
+    if key is not None and key in memory:
+        wish += kept(memory, key, (blocks.total,))
+    if not np.isfinite(wish).all():
+        raise ReleaseRefused(
+            "an update that cannot be compressed",
+            found="NaN or inf",
+            expected="finite numbers",
+            fix="lower `schedule.lr` in the job; run `wardround preflight` at this site",
+        )
+    return wish
+
+
+def kept(memory: Memory, key: str, shape: tuple[int, ...]) -> Array:
+    """Return a float32 array of the memory; one of another shape: RoundRefused."""
+    array: Array = memory[key]
+    if array.shape != shape:
+        raise RoundRefused(
+            f"what this site remembers as {key!r}",
+            found=f"an array of shape {array.shape}",
+            expected=f"shape {shape}, that of this job's model",
+            fix="delete this job's state folder at this site: it belongs to another model",
+        )
+    return array
+
+
+def _unread(what: str, found: str, expected: str) -> RoundRefused:
+    return RoundRefused(
+        what,
+        found=found,
+        expected=expected,
+        fix="run the same job and the same wardround version at every site",
+    )
