@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.core import files
+from wardround.core.files import write as write_file
 from wardround.data.cases import decided
 from wardround.data.conventions import DEFAULT
 from wardround.data.labels import Labels, check_label_kind, label_values, unify
@@ -195,7 +195,7 @@ def _require_same_grid(case: str, shape: tuple[int, ...], affine: NDArray[np.flo
 def _save(content: bytes, path: Path) -> None:
     """Write a file that appears whole, for this user only: it is about a patient."""
     try:
-        files.write(path, content, private=True)
+        write_file(path, content, private=True)
     except OSError as error:
         raise ConfigRefused(
             f"the mask {path}",
