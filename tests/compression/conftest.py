@@ -1,10 +1,9 @@
-"""Blocks as a small network has them, and a few rounds through one compression."""
+"""Blocks as a small network has them."""
 
 import numpy as np
 import pytest
 
 from wardround.arrays import Layout
-from wardround.core.stages import Update
 from wardround.rng import stream
 
 SHAPES = {"model:z.weight": (24, 8, 3, 3), "model:a.bias": (24,), "model:m.weight": (40, 30)}
@@ -24,8 +23,3 @@ def updates():
         {name: (rng.normal(size=shape) * scale[name]).astype(np.float32) for name, shape in SHAPES.items()}
         for _ in range(5)
     ]
-
-
-def send(stage, update, round_, memory):
-    """Return what leaves a site for one update."""
-    return stage.outbound(Update(update, 2.0), round_, memory)[0].params
