@@ -71,7 +71,7 @@ def test_modes(tmp_path, mode, open_):
 def test_no_secret_of_a_kit_has_a_name_that_nvflares_console_shows(provisioned):
     """`cat`, `head`, `tail` and `grep` of the console take certain endings only."""
     secrets = open_kit(provisioned / "site-1").secrets()
-    assert len(secrets) == 3
+    assert len(secrets) == 2
     assert [path.name for path in secrets if not validate_text_file_name(str(path.name))] == []
 
 

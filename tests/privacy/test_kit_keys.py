@@ -8,7 +8,7 @@ from wardround.privacy.kit_keys import changed_since_signed, read_certificate
 
 
 def test_a_kit_is_as_it_was_signed_until_a_byte_changes(provisioned, tmp_path):
-    for party, folder in (("site-1", "startup"), ("site-1", "local"), ("localhost", "startup")):
+    for party, folder in (("site-1", "startup"), ("site-1", "local"), ("localhost", "startup"), ("localhost", "local")):
         copy = shutil.copytree(provisioned / party / folder, tmp_path / party / folder)
         root = provisioned / party / "startup" / "rootCA.pem"
         assert changed_since_signed(copy, root) == []

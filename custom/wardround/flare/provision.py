@@ -1,9 +1,12 @@
-"""A builder for `nvflare provision` and `nvflare poc`: one sum key for the sites, its id alone for the server.
+"""Two builders for `nvflare provision` and `nvflare poc`: one sum key for the sites, and a signature over every kit.
 
-In project.yml, before SignatureBuilder (which signs what the kits hold):
+In project.yml, the key before the certificates and the signatures last:
 
     builders:
       - path: wardround.flare.provision.SumKeyBuilder
+        args: {}
+      - path: nvflare.lighter.impl.cert.CertBuilder
+      - path: wardround.flare.provision.KitSigner
         args: {}
 """
 
@@ -11,9 +14,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nvflare.lighter.constants import CtxKey, ProvFileName
 from nvflare.lighter.entity import Project
 from nvflare.lighter.spec import Builder, ProvisionContext
+from nvflare.lighter.utils import sign_folders
 
+from wardround.errors import ConfigRefused
 from wardround.privacy import durable, sum_key
 
 STATE = "wardround_sum_key"
@@ -37,3 +43,26 @@ class SumKeyBuilder(Builder):  # type: ignore[misc]
             sum_key.write_server(Path(ctx.get_kit_dir(server)), seed)
         for client in project.get_clients():
             sum_key.write_site(Path(ctx.get_kit_dir(client)), seed)
+
+
+class KitSigner(Builder):  # type: ignore[misc]
+    """Signs startup/ and local/ of the server's and every site's kit with the project's root key.
+
+    NVFlare's own SignatureBuilder signs only kits that hold its CKKS contexts or run confidentially; `wardround preflight`
+    tells by these signatures whether a file was changed after provisioning.
+    """
+
+    def build(self, project: Project, ctx: ProvisionContext) -> None:
+        """Write signature.json into the folders; without a root key: ConfigRefused."""
+        root_key = ctx.get(CtxKey.ROOT_PRI_KEY)
+        if root_key is None:
+            raise ConfigRefused(
+                "the signatures of the startup kits",
+                found="no root key",
+                expected="the key that CertBuilder makes",
+                fix="place wardround.flare.provision.KitSigner after CertBuilder in project.yml",
+            )
+        server = project.get_server()
+        for party in [*([server] if server else []), *project.get_clients()]:
+            for folder in (ctx.get_kit_dir(party), ctx.get_local_dir(party)):
+                sign_folders(folder, root_key, signature_file=ProvFileName.SIGNATURE_JSON)
