@@ -126,7 +126,7 @@ def test_nvflare_exports_the_same_job(name, repository, ours, tmp_path):
         {"path": rounds.path, "args": rounds.args}
     )
     assert [part for part in server["components"] if part["id"] == "combine"] == [
-        {"id": "combine", "path": combine.path, "args": {"absent": "zeros"}}
+        {"id": "combine", "path": combine.path, "args": {}}
     ]
 
 

@@ -189,3 +189,14 @@ def test_hidden_jobs_are_compared_too(context, deployed):
         deployed(job, change)
         with pytest.raises(ConfigRefused, match=word):
             require_made_with(context(job="a1b2c3"))
+
+
+def test_files_that_nvflare_writes_into_a_deployed_job_are_not_part_of_the_package(monkeypatch, tmp_path):
+    """NVFlare signs every folder of a job that brings code, templates too."""
+    copy = shutil.copytree(Path(wardround.__file__).parent, tmp_path / "wardround")
+    monkeypatch.setattr(made_with, "__file__", str(copy / "flare" / "made_with.py"))
+    before = package_files().keys()
+    for folder in (copy, copy / "flare", copy / "reports" / "templates"):
+        (folder / ".__nvfl_sig.json").write_text("{}")
+    assert len(before) > 300
+    assert package_files().keys() == before

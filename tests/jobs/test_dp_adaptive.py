@@ -51,7 +51,7 @@ def test_scales_can_be_changed_and_are_printed():
     job = recipes.job(NAME, ["scaling.start=[1, 2]", "scaling.follow=true"])
     client = folder.client_config(job)["executors"][0]["executor"]["args"]
     assert client["scaling"]["args"] == {"start": [1, 2], "curvature": [], "follow": True}
-    assert folder.about(job)["scaling"]["start"] == "1, 2"
+    assert folder.about(job)["scaling"]["start"] == [1, 2]
 
 
 def test_noise_without_a_sum_is_refused():

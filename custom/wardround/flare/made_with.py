@@ -83,7 +83,9 @@ def require_made_with(fl_ctx: FLContext) -> None:
 def package_files() -> dict[str, Path]:
     """Return the package's own files, relative path -> file, sorted: code, templates, type marker; no caches."""
     root = Path(__file__).resolve().parents[1]
-    files = [*root.rglob("*.py"), *root.glob("*/templates/*")]
+    # NVFlare signs every folder of a job that it deploys, with hidden files of its own in it.
+    templates = [path for path in root.glob("*/templates/*") if not path.name.startswith(".")]
+    files = [*root.rglob("*.py"), *templates]
     found = {path.relative_to(root).as_posix(): path for path in files}
     found["py.typed"] = root / "py.typed"
     return dict(sorted(found.items()))

@@ -106,8 +106,7 @@ def write_rows(rows: Sequence[Row], model: Classifier, out: Path) -> Path:
         text = _csv(rows, model.sampling.classes, about)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.touch(mode=0o600)
-        files.write(out, text)
+        files.write(out, text, private=True)
     except OSError as error:
         raise ConfigRefused(
             f"--out {out}",
