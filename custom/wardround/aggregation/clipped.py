@@ -25,11 +25,11 @@ import numpy as np
 
 from wardround.aggregation.collect import (
     FAR,
-    NEEDS,
     TRAIN,
     Collected,
     Combined,
     Context,
+    Majority,
     capped,
     closed,
     read_once,
@@ -42,7 +42,7 @@ from wardround.aggregation.collect import (
 )
 from wardround.aggregation.rows import Floats, Rows, norms, weighted_mean
 from wardround.arrays import Arrays, RunningMean, norm
-from wardround.core.stages import Aggregate, Ask, Rounds, Traits
+from wardround.core.stages import Aggregate, Ask, Rounds
 from wardround.errors import RoundRefused
 
 NORM, WEIGHT = "median_norm", "median_weight"
@@ -50,7 +50,7 @@ NORM, WEIGHT = "median_norm", "median_weight"
 
 @final
 @dataclass(frozen=True)
-class ClippedMean:
+class ClippedMean(Majority):
     """The weighted mean of clipped updates. 2f or fewer sites are refused.
 
     f: how many hostile sites are tolerated
@@ -75,14 +75,6 @@ class ClippedMean:
     @property
     def name(self) -> str:
         return "clipped mean"
-
-    @property
-    def traits(self) -> Traits:
-        return NEEDS
-
-    @property
-    def least_sites(self) -> int:
-        return 2 * self.f + 1
 
     def combine(self, rows: Rows, weights: Floats) -> Combined:
         """Return the mean of the rows clipped at their own median norm: the first round."""

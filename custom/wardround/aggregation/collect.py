@@ -145,6 +145,25 @@ class Collected:
         return self._layout.unflatten(vector.astype(np.float32))
 
 
+class Majority:
+    """What rules share whose honest sites are the majority: one Ask, `combine` on what came, n > 2f.
+
+    A rule that needs more sites, or that folds updates as they come, says so itself.
+    """
+
+    @property
+    def traits(self) -> Traits:
+        return NEEDS
+
+    @property
+    def least_sites(self: Rule) -> int:
+        return 2 * self.f + 1
+
+    def round(self: Rule, context: Context) -> Rounds:
+        """Ask every site once, and return what the rule makes of what came."""
+        return collect(self, context)
+
+
 def collect(rule: Rule, context: Context) -> Rounds:
     """Run one round of a rule: one Ask to all sites, then `combine` on what came."""
     require_clients(rule, context.need)

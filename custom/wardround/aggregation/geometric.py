@@ -29,11 +29,9 @@ import numpy as np
 
 from wardround.aggregation.collect import (
     FAR,
-    NEEDS,
     Combined,
-    Context,
+    Majority,
     capped,
-    collect,
     far_rows,
     require_common,
     require_field,
@@ -41,7 +39,6 @@ from wardround.aggregation.collect import (
 )
 from wardround.aggregation.median import median
 from wardround.aggregation.rows import Floats, Rows, distances, weighted_mean
-from wardround.core.stages import Rounds, Traits
 
 TOLERANCE = 1e-6
 # It converges linearly; four updates of a U-Net need 10 to 30 steps.
@@ -50,7 +47,7 @@ MOST_STEPS = 200
 
 @final
 @dataclass(frozen=True)
-class GeometricMedian:
+class GeometricMedian(Majority):
     """The point with the least sum of distances to the updates. 2f or fewer sites are refused.
 
     f: how many hostile sites are tolerated
@@ -74,23 +71,11 @@ class GeometricMedian:
     def name(self) -> str:
         return "geometric median"
 
-    @property
-    def traits(self) -> Traits:
-        return NEEDS
-
-    @property
-    def least_sites(self) -> int:
-        return 2 * self.f + 1
-
     def combine(self, rows: Rows, weights: Floats) -> Combined:
         """Return the geometric median; every row enters it, far ones little."""
         counted = safe_weights(weights, self.f, self.weight_cap)
         vector = geometric_median(rows, counted, self.smoothing)
         return Combined(vector, tuple(range(len(rows))), far_rows(rows, vector, self.far))
-
-    def round(self, context: Context) -> Rounds:
-        """Ask every site once, and return the geometric median of what came."""
-        return collect(self, context)
 
 
 def safe_weights(weights: Floats, f: int, most: float) -> Floats:

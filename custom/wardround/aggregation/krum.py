@@ -18,21 +18,18 @@ import numpy as np
 
 from wardround.aggregation.collect import (
     FAR,
-    NEEDS,
     Combined,
-    Context,
-    collect,
+    Majority,
     far_rows,
     require_common,
     require_field,
 )
 from wardround.aggregation.rows import Floats, Rows, pairwise, weighted_mean
-from wardround.core.stages import Rounds, Traits
 
 
 @final
 @dataclass(frozen=True)
-class Krum:
+class Krum(Majority):
     """The mean of the `keep` updates with the nearest neighbours. It needs 2f + 3 sites.
 
     f: how many hostile sites are tolerated
@@ -54,10 +51,6 @@ class Krum:
         return "Krum" if self.keep == 1 else "Multi-Krum"
 
     @property
-    def traits(self) -> Traits:
-        return NEEDS
-
-    @property
     def least_sites(self) -> int:
         return max(2 * self.f + 3, self.keep + self.f)
 
@@ -67,10 +60,6 @@ class Krum:
         kept = tuple(sorted(int(row) for row in best))
         vector = weighted_mean(rows[list(kept)], np.ones(len(kept)))
         return Combined(vector, kept, far_rows(rows, vector, self.far))
-
-    def round(self, context: Context) -> Rounds:
-        """Ask every site once, and return the mean of what is kept."""
-        return collect(self, context)
 
 
 def scores(rows: Rows, f: int) -> Floats:

@@ -17,20 +17,17 @@ import numpy as np
 
 from wardround.aggregation.collect import (
     FAR,
-    NEEDS,
     Combined,
-    Context,
-    collect,
+    Majority,
     far_rows,
     require_common,
 )
 from wardround.aggregation.rows import Floats, Rows, columnwise
-from wardround.core.stages import Rounds, Traits
 
 
 @final
 @dataclass(frozen=True)
-class CoordinateMedian:
+class CoordinateMedian(Majority):
     """The median of every value over the sites. A round of 2f or fewer sites is refused.
 
     f: how many hostile sites are tolerated
@@ -47,22 +44,10 @@ class CoordinateMedian:
     def name(self) -> str:
         return "coordinate median"
 
-    @property
-    def traits(self) -> Traits:
-        return NEEDS
-
-    @property
-    def least_sites(self) -> int:
-        return 2 * self.f + 1
-
     def combine(self, rows: Rows, weights: Floats) -> Combined:
         """Return the median; every row enters it."""
         vector = median(rows)
         return Combined(vector, tuple(range(len(rows))), far_rows(rows, vector, self.far))
-
-    def round(self, context: Context) -> Rounds:
-        """Ask every site once, and return the median of what came."""
-        return collect(self, context)
 
 
 def median(rows: Rows) -> Floats:

@@ -18,22 +18,19 @@ import numpy as np
 
 from wardround.aggregation.collect import (
     FAR,
-    NEEDS,
     Combined,
-    Context,
+    Majority,
     Rule,
-    collect,
     far_rows,
     require_common,
     require_field,
 )
 from wardround.aggregation.rows import Floats, Rows, pairwise
-from wardround.core.stages import Rounds, Traits
 
 
 @final
 @dataclass(frozen=True)
-class Mixed:
+class Mixed(Majority):
     """A rule on mixed updates. It needs as many sites as the rule does.
 
     rule: what is done with the mixed updates; it says f
@@ -58,10 +55,6 @@ class Mixed:
         return self.rule.f
 
     @property
-    def traits(self) -> Traits:
-        return NEEDS
-
-    @property
     def least_sites(self) -> int:
         return self.rule.least_sites
 
@@ -72,10 +65,6 @@ class Mixed:
         inner = self.rule.combine(mixed, np.ones(len(rows)))
         used = tuple(sorted({row for kept in inner.used for row in nearest[kept]}))
         return Combined(inner.vector, used, far_rows(rows, inner.vector, self.far))
-
-    def round(self, context: Context) -> Rounds:
-        """Ask every site once, mix, and return the rule's result."""
-        return collect(self, context)
 
 
 def neighbours(rows: Rows, f: int) -> list[tuple[int, ...]]:

@@ -17,20 +17,17 @@ import numpy as np
 
 from wardround.aggregation.collect import (
     FAR,
-    NEEDS,
     Combined,
-    Context,
-    collect,
+    Majority,
     far_rows,
     require_common,
 )
 from wardround.aggregation.rows import Floats, Rows, columnwise
-from wardround.core.stages import Rounds, Traits
 
 
 @final
 @dataclass(frozen=True)
-class TrimmedMean:
+class TrimmedMean(Majority):
     """The mean of every value without its f extremes at both ends. 2f or fewer sites are refused.
 
     f: how many hostile sites are tolerated; 0 is the mean without weights
@@ -47,22 +44,10 @@ class TrimmedMean:
     def name(self) -> str:
         return "trimmed mean"
 
-    @property
-    def traits(self) -> Traits:
-        return NEEDS
-
-    @property
-    def least_sites(self) -> int:
-        return 2 * self.f + 1
-
     def combine(self, rows: Rows, weights: Floats) -> Combined:
         """Return the trimmed mean; of every row something may enter it."""
         vector = trimmed_mean(rows, self.f)
         return Combined(vector, tuple(range(len(rows))), far_rows(rows, vector, self.far))
-
-    def round(self, context: Context) -> Rounds:
-        """Ask every site once, and return the trimmed mean of what came."""
-        return collect(self, context)
 
 
 def trimmed_mean(rows: Rows, f: int) -> Floats:
