@@ -18,15 +18,15 @@ Cases: how far the start is from the optimum, by group, and how curvature is spr
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common import arguments, command, finish, say
+from common import Part, Table, arguments, command, finish, kept, one_settings, show, table
 from wardround.arrays import Array, Arrays, Layout
 from wardround.privacy.accounting import for_gaussians, mu_for
 from wardround.privacy.fixed_point import fixed_grid, mean_of
@@ -203,32 +203,52 @@ def bound(case: Case) -> float:
     return float(np.sum(d * np.sqrt(v * h)) ** 2 / (np.sum(d * v) * np.sum(d * h)))
 
 
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return the ratio to isotropic of every case and arm; and each arm's clip and the loss that is left."""
+    one_settings(parts)
+    found = {part.key["case"]: part.numbers for part in parts}
+    order = [name for name in cases() if name in found]
+    ratios = []
+    for name in order:
+        arms = found[name]["arms"]
+        shown = [_span(arms[arm]["against_isotropic"]) for arm in ARMS[1:]]
+        ratios.append([name, *shown, f"{found[name]['theory']:.3f}"])
+    rows = [
+        [name, arm, f"{row['clip']:g}", _span(row["left"])]
+        for name in order
+        for arm, row in found[name]["arms"].items()
+    ]
+    return {
+        "ratios": table(["case", *ARMS[1:], "theory, one round"], ratios, parts),
+        "losses": table(["case", "arm", "clip / median norm", "loss left [95 %]"], rows, parts),
+    }
+
+
+def _span(one: Mapping[str, float]) -> str:
+    """Return a ratio with its interval."""
+    return f"{one['ratio']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+
+
 def main() -> None:
-    """Run the comparison."""
+    """Run the cases that are missing, and print the tables."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--seeds", type=int, default=20, help="optima and noise")
     parser.add_argument("--sites", type=int, default=SITES, help="hospitals in every sum")
     args = parser.parse_args()
     tuning, seeds, rounds = (1, 3, 5) if args.quick else (5, args.seeds, ROUNDS)
-    result: dict[str, Any] = {"epsilon": EPSILON, "sites": args.sites, "rounds": rounds, "cases": {}}
-    print(
-        f"epsilon {EPSILON:g} per hospital at delta {DELTA:g}, {args.sites} sites, {sum(SIZES)} values, {rounds} rounds\n"
-    )
-    print("| case | arm | clip / median norm | loss left [95 %] | against isotropic [95 %] | one round, theory |")
-    print("|---|---|---|---|---|---|")
-    for name, case in cases().items():
-        begun = time.monotonic()
-        found = compare(case, tuning, seeds, rounds, args.sites)
-        result["cases"][name] = {"theory": bound(case), "arms": found}
-        for arm, row in found.items():
-            left, ratio = (
-                f"{row[key]['ratio']:.3f} [{row[key]['low']:.3f}, {row[key]['high']:.3f}]"
-                for key in ("left", "against_isotropic")
-            )
-            theory = f"{bound(case):.3f}" if arm == "oracle" else ""
-            print(f"| {name} | {arm} | {row['clip']:g} | {left} | {ratio if arm != 'isotropic' else ''} | {theory} |")
-        say(f"{name}: {time.monotonic() - begun:.0f} s")
-    finish(result, as_json=args.json)
+    options = {"epsilon": EPSILON, "delta": DELTA, "sites": args.sites, "rounds": rounds}
+    options |= {"seeds": seeds, "tuning": tuning}
+    with kept("adaptive_noise", args) as parts:
+        for name, case in () if args.show else tuple(cases().items()):
+            parts.measure({"case": name}, options, partial(one_case, case, tuning, seeds, rounds, args.sites))
+        done = parts.read()
+    show(tables(done))
+    finish({"cases": {part.key["case"]: part.numbers for part in done}}, as_json=args.json)
+
+
+def one_case(case: Case, tuning: int, seeds: int, rounds: int, sites: int) -> dict[str, Any]:
+    """Return what theory says of one round, and every arm."""
+    return {"theory": bound(case), "arms": compare(case, tuning, seeds, rounds, sites)}
 
 
 if __name__ == "__main__":

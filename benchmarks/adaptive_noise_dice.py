@@ -5,20 +5,21 @@ model of its own. Clip, v and h come from a rehearsal at a PUBLIC phantom hospit
 does it: clip is HALF its update norm, v its squared update, h its mean squared gradient at the first weights. Arms: local
 (nothing shared), exact (no noise, no clip), isotropic, adaptive. Differences are paired by seed, with a 95 % t-interval.
 
-    python benchmarks/adaptive_noise_dice.py --json
+    python benchmarks/adaptive_noise_dice.py --seeds 0 1 2 3 4 --json
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
-from common import arguments, cell, command, finish, interval, say
+from common import Part, Parts, Table, arguments, cell, command, finish, interval, kept, one_settings, say, show, table
 from methods import MEAN, PARTS
 from segmentation import evaluate
 from wardround.algorithms.fedavg import FedAvg
@@ -34,6 +35,8 @@ from wardround.privacy.scales import by_block, groups_of
 
 EPSILON, DELTA, SITES, PUBLIC = 8.0, 1e-5, 4, 8
 ARMS = ("local", "exact", "isotropic", "adaptive")
+SHARES = ("head", "norms", "adapters", "all")
+GAPS = (("adaptive", "isotropic"), ("isotropic", "exact"))
 
 
 @final
@@ -111,41 +114,64 @@ def one_seed(sites: dict[str, Any], share: Any, schedule: Schedule) -> dict[str,
     return found
 
 
+def gaps_of(parts: Sequence[Part]) -> dict[str, tuple[float, float | None, float | None]]:
+    """Return both differences, paired by seed."""
+    rows = [part.numbers for part in parts]
+    return {f"{a} - {b}": interval([row[a] - row[b] for row in rows]) for a, b in GAPS}
+
+
+def by_share(parts: Sequence[Part]) -> dict[str, list[Part]]:
+    """Return what is shared -> its parts."""
+    found = {name: [part for part in parts if part.key["share"] == name] for name in SHARES}
+    return {name: mine for name, mine in found.items() if mine}
+
+
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return the one table."""
+    one_settings(parts)
+    rows = []
+    for share, mine in by_share(parts).items():
+        found = [part.numbers for part in mine]
+        cells = [share, len(mine), found[0]["values"], f"{found[0]['snr']:.2f}"]
+        cells += [f"{np.mean([row[arm] for row in found]):.3f}" for arm in ARMS]
+        rows.append([*cells, *(cell(gap, "+") for gap in gaps_of(mine).values())])
+    heads = ["shared", "seeds", "values", "signal / noise at best", *ARMS, *(f"{a} - {b} [95 %]" for a, b in GAPS)]
+    return {"dice": table(heads, rows, parts)}
+
+
 def main() -> None:
-    """Run all arms for every seed and part."""
+    """Run all arms for every seed and part that is missing, and print the table."""
     parser = arguments(__doc__ or "")
-    parser.add_argument(
-        "--share",
-        nargs="+",
-        choices=("head", "norms", "adapters", "all"),
-        default=["head", "norms", "adapters"],
-        help="parts",
-    )
-    parser.add_argument("--seeds", type=int, default=3, help="splits, weights, batches and noise")
+    parser.add_argument("--share", nargs="+", choices=SHARES, default=list(SHARES[:3]), help="parts of the network")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="splits, weights, batches and noise")
     parser.add_argument("--patients", type=int, default=12, help="of every hospital")
     parser.add_argument("--rounds", type=int, default=4, help="sums that are released")
     parser.add_argument("--work", type=int, default=16, help="gradient steps of a site in a round")
     args = parser.parse_args()
-    rounds, work, patients = (2, 4, 5) if args.quick else (args.rounds, args.work, args.patients)
-    schedule, result = Schedule(rounds, work, 0.05, 0.9, True, 0.0, 10.0, "cosine"), {}
-    print(f"epsilon {EPSILON:g} per hospital at delta {DELTA:g}, {SITES} sites, {rounds} rounds\n")
-    print(
-        "| shared | values | SNR | " + " | ".join(ARMS) + " | adaptive - isotropic [95 %] | isotropic - exact [95 %] |"
-    )
-    print("|" + "---|" * 9)
-    with tempfile.TemporaryDirectory() as folder:
-        for share in args.share[:1] if args.quick else args.share:
-            seeds = range(1 if args.quick else args.seeds)
-            rows = [one_seed(open_all(seed, patients, Path(folder), share), share, schedule) for seed in seeds]
-            gaps = {
-                f"{a} - {b}": interval([row[a] - row[b] for row in rows])
-                for a, b in (("adaptive", "isotropic"), ("isotropic", "exact"))
-            }
-            result[share] = {"rows": rows, "gaps": gaps}
-            cells = [f"{np.mean([row[arm] for row in rows]):.3f}" for arm in ARMS]
-            cells += [cell(gap, "+") for gap in gaps.values()]
-            print(f"| {share} | {rows[0]['values']} | {rows[0]['snr']:.2f} | " + " | ".join(cells) + " |", flush=True)
+    if args.quick:
+        args.rounds, args.work, args.patients = 2, 4, 5
+        args.share, args.seeds = args.share[:1], args.seeds[:1]
+    with kept("adaptive_noise_dice", args) as parts:
+        if not args.show:
+            measure(args, parts)
+        done = parts.read()
+    show(tables(done))
+    found = by_share(done).items()
+    result = {name: {"rows": [part.numbers for part in mine], "gaps": gaps_of(mine)} for name, mine in found}
     finish(result, as_json=args.json)
+
+
+def measure(args: Any, parts: Parts) -> None:
+    """Run the seeds and shares that are not there yet."""
+    schedule = Schedule(args.rounds, args.work, 0.05, 0.9, True, 0.0, 10.0, "cosine")
+    options = {"epsilon": EPSILON, "delta": DELTA, "patients": args.patients, "rounds": args.rounds, "work": args.work}
+    with tempfile.TemporaryDirectory() as folder:
+        for share in args.share:
+            for seed in args.seeds:
+                key = {"share": share, "seed": seed}
+                if parts.missing(key, options):
+                    sites = open_all(seed, args.patients, Path(folder), share)
+                    parts.measure(key, options, partial(one_seed, sites, share, schedule))
 
 
 if __name__ == "__main__":

@@ -13,15 +13,15 @@ Sources: Dong et al. 2022, arXiv:1905.02383 (trade-off); Nasr et al. 2023, arXiv
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, final
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common import arguments, command, finish
+from common import Part, Table, arguments, command, finish, kept, one_settings, show, table
 from wardround.core.words import WORD
 from wardround.privacy.accounting import mu_of
 from wardround.privacy.hospital_dp import HospitalDP, clipped, noised
@@ -192,37 +192,49 @@ def controls() -> dict[str, tuple[Statistic, float]]:
     }
 
 
-def measure(runs: int) -> dict[str, Any]:
-    """Audit the mechanism and every control."""
-    whole = audit(World(PROMISE, PROMISE.min_sites).statistic, claimed_mu(PROMISE, ROUNDS), runs)
-    broken = {name: audit(statistic, claim, runs) for name, (statistic, claim) in controls().items()}
-    return {"honest": whole, **broken}
+def mechanisms() -> dict[str, tuple[Statistic, float]]:
+    """Return name -> (statistic, mu claimed): the mechanism as it is, and every control."""
+    honest = World(PROMISE, PROMISE.min_sites).statistic
+    return {"honest": (honest, claimed_mu(PROMISE, ROUNDS)), **controls()}
 
 
-def show(found: Mapping[str, Audit]) -> None:
-    """Print the table."""
-    print("| mechanism | mu claimed | mu at least | FPR | FNR | |")
-    print("|---|---|---|---|---|---|")
-    for name, one in found.items():
-        verdict = "refuted" if one.flagged else "stands"
-        print(f"| {name} | {one.claimed:.3f} | {one.lower:.3f} | {one.fpr:.4f} | {one.fnr:.4f} | {verdict} |")
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return the one table."""
+    one_settings(parts)
+    audits, verdict = audits_of(parts), {True: "refuted", False: "stands"}
+    rows = [
+        [name, *(f"{value:.3f}" for value in (one.claimed, one.lower, one.fpr, one.fnr)), verdict[one.flagged]]
+        for name, one in audits.items()
+    ]
+    return {"audit": table(["mechanism", "mu claimed", "mu at least", "FPR", "FNR", "claim"], rows, parts)}
+
+
+def audits_of(parts: Sequence[Part]) -> dict[str, Audit]:
+    """Return name -> Audit, the honest mechanism first."""
+    found = {part.key["mechanism"]: Audit(**part.numbers) for part in parts}
+    return {name: found[name] for name in mechanisms() if name in found}
 
 
 def main() -> None:
     """Run the audit; fail if the mechanism is refuted, if the attack is weak, or if a control gets away."""
     args = arguments(__doc__ or "").parse_args()
-    begun, runs = time.monotonic(), QUICK_RUNS if args.quick else RUNS
-    found = measure(runs)
-    show(found)
-    whole, missed = found["honest"], [name for name, one in found.items() if name != "honest" and not one.flagged]
+    runs = QUICK_RUNS if args.quick else RUNS
+    with kept("canary", args) as parts:
+        for name, (statistic, claim) in () if args.show else tuple(mechanisms().items()):
+            found = partial(audit, statistic, claim, runs)
+            parts.measure({"mechanism": name}, {"runs": runs}, lambda found=found: asdict(found()))
+        done = parts.read()
+    show(tables(done))
+    audits = audits_of(done)
+    whole, missed = audits["honest"], [name for name, one in audits.items() if name != "honest" and not one.flagged]
     share = whole.lower / whole.claimed
-    print(f"\n{runs} runs in each world, {time.monotonic() - begun:.0f} s; the attack shows {share:.0%} of the claim")
+    print(f"\n{whole.runs} runs in each world; the attack shows {share:.0%} of the claim")
     result = {
         "mu_claimed": whole.claimed,
         "mu_lower": whole.lower,
-        "runs": runs,
-        "controls": {name: one.flagged for name, one in found.items() if name != "honest"},
-        "controls_mu": {name: [one.claimed, one.lower] for name, one in found.items() if name != "honest"},
+        "runs": whole.runs,
+        "controls": {name: one.flagged for name, one in audits.items() if name != "honest"},
+        "controls_mu": {name: [one.claimed, one.lower] for name, one in audits.items() if name != "honest"},
     }
     finish(result, as_json=args.json)
     if whole.flagged or missed or (share <= 0.8 and not args.quick) or math.isnan(share):

@@ -1,28 +1,48 @@
-"""What the benchmarks share: arguments, the JSON line, sites from a folder of cases."""
+"""What the benchmarks share: arguments, parts that are kept, tables, the JSON line, real data.
+
+A benchmark is a set of parts. A part is one measurement that is kept as one JSON file in
+`benchmarks/results/NAME/`: its key, the commit, the settings, the seconds, and what was found.
+A part that is there is not run again, so a run that was broken off goes on. `tables` of the
+script makes Markdown from the parts, and `benchmarks/render.py` puts it into docs/results.md.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from wardround.errors import DataRefused, Refusal
+from wardround.errors import ConfigRefused, DataRefused, Refusal
 from wardround.reports.intervals import over_seeds
 
+RESULTS = Path(__file__).resolve().parent / "results"
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def arguments(words: str) -> argparse.ArgumentParser:
-    """Return a parser with the two flags every benchmark has."""
+    """Return a parser with the flags that every benchmark has."""
     parser = argparse.ArgumentParser(description=words, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument(
         "--quick", action="store_true", help="under a minute, to see that it works; numbers mean little"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the parts, which are not run again; None: benchmarks/results/NAME, with --quick a folder "
+        "that is deleted",
+    )
+    parser.add_argument("--show", action="store_true", help="run nothing, print the tables of the parts that are there")
     return parser
 
 
@@ -53,6 +73,144 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
+
+
+@dataclass(frozen=True)
+class Part:
+    """One measurement that is kept.
+
+    key: what tells it from the other parts of its benchmark, in the order of the file's name
+    commit: of the code that was measured, with a + where tracked files had been changed
+    settings: everything that the numbers depend on, beside the key
+    seconds: how long it took, on whatever machine
+    numbers: what was found
+    """
+
+    key: Mapping[str, Any]
+    commit: str
+    settings: Mapping[str, Any]
+    seconds: float
+    numbers: Any
+
+    @property
+    def name(self) -> str:
+        """Return the name of its file, without the ending."""
+        return part_name(self.key)
+
+
+def part_name(key: Mapping[str, Any]) -> str:
+    """Return the values of a key joined to the name of a file."""
+    words = "-".join(str(value) for value in key.values())
+    return "".join(letter if letter.isalnum() or letter in "._-+" else "_" for letter in words)
+
+
+class Parts:
+    """The folder of a benchmark's parts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self) -> list[Part]:
+        """Return the parts that are there, in the order of their files' names."""
+        files = sorted(self.folder.glob("*.json"))
+        return [Part(**json.loads(file.read_text())) for file in files]
+
+    def missing(self, key: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+        """Return whether the part is still to be measured.
+
+        It is there with other settings: ConfigRefused, since a table of both would compare
+        what cannot be compared, and a measured part is not overwritten unasked.
+        """
+        file = self.folder / f"{part_name(key)}.json"
+        if not file.is_file():
+            return True
+        if Part(**json.loads(file.read_text())).settings != _as_read(settings):
+            raise ConfigRefused(
+                f"the part {file.name} in {self.folder.name}",
+                found="numbers that were measured with other settings",
+                expected="one set of settings for all parts of a table",
+                fix="name another folder with --out DIR, or delete the old parts",
+            )
+        return False
+
+    def measure(self, key: Mapping[str, Any], settings: Mapping[str, Any], found: Callable[[], Any]) -> None:
+        """Call `found` and keep what it returns, unless the part is there already."""
+        if not self.missing(key, settings):
+            return
+        begun = time.monotonic()
+        numbers = found()
+        seconds = round(time.monotonic() - begun, 1)
+        part = Part(key, commit(), settings, seconds, numbers)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / f"{part.name}.json"
+        # A run that is killed here must leave no half part, which the next run would take for a whole one.
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(plain(asdict(part)), indent=1, allow_nan=False) + "\n")
+        partial.replace(file)
+        say(f"{part.name}: {seconds} s")
+
+
+def _as_read(settings: Mapping[str, Any]) -> Any:
+    """Return settings as they come back from a file: tuples are lists, keys are texts."""
+    return json.loads(json.dumps(plain(settings)))
+
+
+@contextmanager
+def kept(name: str, args: argparse.Namespace) -> Iterator[Parts]:
+    """Give the parts of a benchmark: in --out, else in its results; with --quick in a folder that is deleted."""
+    with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
+        yield Parts(args.out or (Path(folder) if args.quick else RESULTS / name))
+
+
+def one_settings(parts: Sequence[Part]) -> None:
+    """Raise ConfigRefused unless all these parts, which one table shows together, have the same settings."""
+    for part in parts:
+        if part.settings != parts[0].settings:
+            raise ConfigRefused(
+                f"a table of {parts[0].name} and {part.name}",
+                found="parts that were measured with other settings than one another",
+                expected="one set of settings for all parts of a table",
+                fix="delete the older part, and run the benchmark again to measure it anew",
+            )
+
+
+def commit() -> str:
+    """Return the commit that is measured, with a + where tracked files were changed; no repository: unknown."""
+    here = Path(__file__).resolve().parent
+    words = ("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--untracked-files=no")
+    said = [subprocess.run(["git", *one], cwd=here, capture_output=True, text=True) for one in words]
+    if said[0].returncode:
+        return "unknown"
+    return said[0].stdout.strip() + ("+" if said[1].stdout.strip() else "")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Markdown table, its lines below one another, and the parts that it was made from."""
+
+    lines: Sequence[str]
+    parts: Sequence[Part]
+
+    def origin(self) -> str:
+        """Return the sentence above the table: how many parts, which seeds, of which commits."""
+        seeds = sorted({part.key["seed"] for part in self.parts if "seed" in part.key})
+        commits = sorted({part.commit for part in self.parts})
+        words = f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}; " if seeds else ""
+        code = ", ".join(f"`{one}`" for one in commits)
+        count = f"{len(self.parts)} part{'s' * (len(self.parts) != 1)}"
+        return f"*From {count}: {words}commit{'s' * (len(commits) != 1)} {code}.*"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], parts: Sequence[Part]) -> Table:
+    """Return the table of these cells."""
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return Table([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)], parts)
+
+
+def show(tables: Mapping[str, Table]) -> None:
+    """Print tables under their names."""
+    for name, one in tables.items():
+        print(f"\n{name}: {one.origin()}\n", *one.lines, sep="\n")
 
 
 def finish(result: Mapping[str, Any], *, as_json: bool) -> None:

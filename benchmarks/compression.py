@@ -15,17 +15,15 @@ the Dice of the masked ones: their sums are the same integers.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common import arguments, command, finish, plain, say
+from common import Part, Parts, Table, arguments, command, finish, kept, one_settings, show, table
 from compression_arms import Setting, arms
 from fixed_point_dice import bootstrap, tost
 from wardround.algorithms.fedavg import FedAvg
@@ -35,7 +33,6 @@ from wardround.algorithms.schedule import Schedule
 from wardround.arrays import size_bytes
 from wardround.errors import DataRefused
 
-RESULTS = Path(__file__).resolve().parent / "results" / "compression"
 MARGIN, MARK, BASELINE = 0.01, 0.95, "fedavg"
 FULL = {
     "rounds": 20,
@@ -123,45 +120,20 @@ def measure(name: str, seed: int, options: Mapping[str, Any], sites: Mapping[str
     }
 
 
-def commit() -> str:
-    """Return the commit that the numbers come from."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=RESULTS.parents[1], capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+def run_parts(args: Any, options: Mapping[str, Any], parts: Parts) -> None:
+    """Measure every part that is asked for and is not there yet."""
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in args.seeds:
+            keys = [{"arm": name, "seed": seed} for name in args.arms]
+            keys = [key for key in keys if parts.missing(key, options)]
+            sites = open_sites(seed, options, Path(folder)) if keys else {}
+            for key in keys:
+                parts.measure(key, options, partial(measure, key["arm"], seed, options, sites))
 
 
-def parts_of(args: Any, options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """Return every part asked for: read where it is there with these settings, run and written
-    where not.
-    """
-    parts = []
-    for seed in args.seeds:
-        sites: dict[str, Any] = {}
-        for name in args.arms:
-            file = args.out / f"{name}-{seed}.json"
-            if file.is_file() and (part := json.loads(file.read_text()))["settings"] == dict(options):
-                parts.append(part)
-                continue
-            sites = sites or open_sites(seed, options, folder)
-            begun = time.monotonic()
-            numbers = measure(name, seed, options, sites)
-            seconds = round(time.monotonic() - begun, 1)
-            part = {
-                "arm": name,
-                "seed": seed,
-                "commit": commit(),
-                "settings": dict(options),
-                "seconds": seconds,
-            }
-            parts.append(part | {"numbers": numbers})
-            args.out.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(plain(parts[-1]), indent=1) + "\n")
-            say(f"{name}, seed {seed}: validation Dice {numbers['val'][-1]:.3f}, {seconds} s")
-    return parts
-
-
-def to_mark(part: Mapping[str, Any], kind: str, mark: float) -> tuple[int, int] | None:
+def to_mark(part: Part, kind: str, mark: float) -> tuple[int, int] | None:
     """Return (rounds, bytes) until the validation Dice reaches the mark; never: None."""
-    numbers = part["numbers"]
+    numbers = part.numbers
     reached = next((place for place, dice in enumerate(numbers["val"], 1) if dice >= mark), None)
     if reached is None:
         return None
@@ -169,31 +141,27 @@ def to_mark(part: Mapping[str, Any], kind: str, mark: float) -> tuple[int, int] 
     return reached, numbers["first"] + sum(ways["up"][:reached]) + sum(ways["down"][:reached])
 
 
-def whole_run(part: Mapping[str, Any], kind: str) -> int:
+def whole_run(part: Part, kind: str) -> int:
     """Return the bytes of all rounds and of the first weights."""
-    ways = part["numbers"]["bytes"][kind]
-    return int(part["numbers"]["first"] + sum(ways["up"]) + sum(ways["down"]))
+    ways = part.numbers["bytes"][kind]
+    return int(part.numbers["first"] + sum(ways["up"]) + sum(ways["down"]))
 
 
-def differences(
-    parts: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]
-) -> dict[str, dict[int, Any]]:
+def differences(parts: Mapping[int, Part], base: Mapping[int, Part]) -> dict[str, dict[int, Any]]:
     """Return site -> seed -> test Dice of every patient less FedAvg's."""
     found: dict[str, dict[int, Any]] = {}
     for seed, part in parts.items():
-        for site, rows in part["numbers"]["test"].items():
-            theirs = base[seed]["numbers"]["test"][site]
+        for site, rows in part.numbers["test"].items():
+            theirs = base[seed].numbers["test"][site]
             found.setdefault(site, {})[seed] = np.subtract(rows, theirs)
     return found
 
 
-def row(
-    name: str, kind: str, parts: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]
-) -> dict[str, Any]:
+def row(name: str, kind: str, parts: Mapping[int, Part], base: Mapping[int, Part]) -> dict[str, Any]:
     """Return one row: all seeds of an arm in one transport, beside FedAvg of the same seeds."""
     mine, theirs = {}, {}
     for seed in parts:
-        mark = MARK * base[seed]["numbers"]["val"][-1]
+        mark = MARK * base[seed].numbers["val"][-1]
         mine[seed] = to_mark(parts[seed], kind, mark)
         theirs[seed] = to_mark(base[seed], "plain", mark)
     found: dict[str, Any] = {"rounds": None, "bytes": None, "ratio": None}
@@ -206,7 +174,7 @@ def row(
     paired = differences(parts, base)
     by_seed = [float(np.mean([seeds[seed].mean() for seeds in paired.values()])) for seed in parts]
     low, high = bootstrap(list(paired.values()))
-    tests = [np.mean(rows) for part in parts.values() for rows in part["numbers"]["test"].values()]
+    tests = [np.mean(rows) for part in parts.values() for rows in part.numbers["test"].values()]
     ratios = [whole_run(parts[seed], kind) / whole_run(base[seed], "plain") for seed in parts]
     return {
         "arm": name,
@@ -214,7 +182,7 @@ def row(
         "seeds": len(parts),
         **found,
         "whole_ratio": float(np.mean(ratios)),
-        "seconds": float(np.mean([part["seconds"] for part in parts.values()])),
+        "seconds": float(np.mean([part.seconds for part in parts.values()])),
         "dice": float(np.mean(tests)),
         "difference": float(np.mean(by_seed)),
         "low": low,
@@ -226,10 +194,10 @@ def row(
     }
 
 
-def table(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def rows_of(parts: Sequence[Part]) -> list[dict[str, Any]]:
     """Return all rows; arms without FedAvg of the same seed: DataRefused."""
-    base = {part["seed"]: part for part in parts if part["arm"] == BASELINE}
-    if missing := sorted({part["seed"] for part in parts} - set(base)):
+    base = {part.key["seed"]: part for part in parts if part.key["arm"] == BASELINE}
+    if missing := sorted({part.key["seed"] for part in parts} - set(base)):
         raise DataRefused(
             "the table of compressions",
             found=f"no part of {BASELINE} for seeds {missing}",
@@ -237,43 +205,43 @@ def table(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             fix=f"run it first: `--arms {BASELINE} --seeds {missing[0]}`",
         )
     rows = []
-    for name in dict.fromkeys(part["arm"] for part in parts):
-        mine = {part["seed"]: part for part in parts if part["arm"] == name}
-        kinds = next(iter(mine.values()))["numbers"]["bytes"]
+    for name in arms():
+        mine = {part.key["seed"]: part for part in parts if part.key["arm"] == name}
+        kinds = next(iter(mine.values())).numbers["bytes"] if mine else ()
         rows += [row(name, kind, mine, base) for kind in kinds]
     return rows
 
 
-def show(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the table."""
-    print("| arm | transport | rounds to 95 % | MB to 95 % | of FedAvg's | whole run, of FedAvg's | s | Dice "
-          "| difference [90 %] | no loss | equivalent |")  # fmt: skip
-    print("|" + "---|" * 11)
-    for one in rows:
-        rounds = "-" if one["rounds"] is None else "/".join(map(str, one["rounds"]))
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return the one table; parts of other settings than one another: ConfigRefused."""
+    one_settings(parts)
+    cells = []
+    for one in rows_of(parts):
+        rounds = "never" if one["rounds"] is None else ", ".join(map(str, one["rounds"]))
         size = "-" if one["bytes"] is None else f"{one['bytes'] / 1e6:.2f}"
         ratio = "-" if one["ratio"] is None else f"{one['ratio']:.3f}"
-        print(
-            f"| {one['arm']} | {one['transport']} | {rounds} | {size} | {ratio} | {one['whole_ratio']:.3f} "
-            f"| {one['seconds']:.0f} | {one['dice']:.3f} | {one['difference']:+.4f} "
-            f"[{one['low']:+.4f}, {one['high']:+.4f}] | {'yes' if one['no_loss'] else 'no'} "
-            f"| {'yes' if one['equivalent'] else 'no'} |"
-        )
+        span = f"[{one['low']:+.4f}, {one['high']:+.4f}]"
+        row_ = [one["arm"], one["transport"], one["seeds"], rounds, size, ratio, f"{one['whole_ratio']:.3f}"]
+        row_ += [f"{one['seconds']:.0f}", f"{one['dice']:.3f}", f"{one['difference']:+.4f} {span}"]
+        cells.append([*row_, *("yes" if one[key] else "no" for key in ("no_loss", "equivalent"))])
+    heads = ["arm", "transport", "seeds", "rounds to 95 %, by seed", "MB to 95 %", "of FedAvg's"]
+    heads += ["whole run, of FedAvg's", "s", "test Dice", "less FedAvg's [90 %]", "no loss", "equivalent"]
+    return {"bytes": table(heads, cells, parts)}
 
 
 def main() -> None:
-    """Run the parts that are missing, and print the table of all that were asked for."""
+    """Run the parts that are missing, and print the table of all that are there."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="splits, weights and batches")
     parser.add_argument("--arms", nargs="+", default=list(arms()), choices=list(arms()), help="rows of the table")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the parts")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        if args.quick:
-            args.seeds, args.out = args.seeds[:1], Path(folder) / "parts"
-        rows = table(parts_of(args, QUICK if args.quick else FULL, Path(folder) / "data"))
-    show(rows)
-    finish({"rows": rows}, as_json=args.json)
+    args.seeds = args.seeds[:1] if args.quick else args.seeds
+    with kept("compression", args) as parts:
+        if not args.show:
+            run_parts(args, QUICK if args.quick else FULL, parts)
+        done = parts.read()
+    show(tables(done))
+    finish({"rows": rows_of(done)}, as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ import argparse
 import importlib.util
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import arguments, command, finish, say
+from common import Part, Table, arguments, command, finish, kept, one_settings, say, show, table
 from overhead_data import in_own_process, median, phantom_folder, phantom_site
 
 PATCH, QUICK_PATCH = 32, 16
@@ -72,8 +73,8 @@ def whole(folder: Path, patients: int, repeats: int, patch: int) -> dict[str, fl
     return paired(private, plain, repeats)
 
 
-def measure(batches: tuple[int, ...], repeats: int, quick: bool) -> dict[str, Any]:
-    """Return every number of the table."""
+def measure(patients: int, repeats: int, quick: bool) -> dict[str, Any]:
+    """Return every number of the table at one number of patients per step."""
     import dp_methods
 
     patch = QUICK_PATCH if quick else PATCH
@@ -82,26 +83,23 @@ def measure(batches: tuple[int, ...], repeats: int, quick: bool) -> dict[str, An
         say("opacus is not installed: its rows are left out")
         names = [name for name in names if name not in OPACUS]
     rows: dict[str, Any] = {}
-    for patients in batches:
-        for name in names:
-            say(f"{patients} patients: {name}")
-            row = rows[f"{name}, {patients}"] = compute(name, patients, repeats, patch)
-            say(line(name, row))
+    for name in names:
+        say(f"{patients} patients: {name}")
+        rows[name] = compute(name, patients, repeats, patch)
+    say(f"{patients} patients: whole step")
     with tempfile.TemporaryDirectory(prefix="dp-step-") as folder:
-        for patients in batches:
-            say(f"{patients} patients: whole step")
-            rows[f"whole step, {patients}"] = whole(Path(folder) / str(patients), patients, repeats, patch)
+        rows["whole step"] = whole(Path(folder), patients, repeats, patch)
     for name in ["plain", *names]:
-        memory = in_own_process("dp_methods", "memory", name=name, patients=batches[0], patch=patch)
-        rows.setdefault(f"{name}, {batches[0]}", {}).update(memory)
+        memory = in_own_process("dp_methods", "memory", name=name, patients=patients, patch=patch)
+        rows.setdefault(name, {}).update(memory)
     return rows
 
 
-def summary(rows: dict[str, Any], patients: int) -> dict[str, Any]:
+def summary(part: Part) -> dict[str, Any]:
     """Return the keys of the JSON line."""
 
     def of(name: str, key: str) -> float | None:
-        return rows.get(f"{name}, {patients}", {}).get(key)
+        return part.numbers.get(name, {}).get(key)
 
     return {
         "ratio": of("ours", "ratio"),
@@ -111,20 +109,29 @@ def summary(rows: dict[str, Any], patients: int) -> dict[str, Any]:
         "peak_mb": of("ours", "peak_mb"),
         "plain_peak_mb": of("plain", "peak_mb"),
         "opacus_peak_mb": of("opacus hooks", "peak_mb"),
-        "patients": patients,
-        "raw": rows,
+        "patients": part.key["patients"],
+        "raw": part.numbers,
     }
 
 
-def line(name: str, row: dict[str, float]) -> str:
-    """Return one line of the table."""
-    cells = [
+def cells(name: str, row: Mapping[str, float]) -> list[str]:
+    """Return one row of the table."""
+    return [
+        name,
         f"{row['ratio']:.2f}" if "ratio" in row else "1",
         f"{row['ms']:.0f} / {row['plain_ms']:.0f}" if "ms" in row else "",
         f"{row['difference']:.0e}" if "difference" in row else "",
         f"{row['peak_mb']:.0f} ({row['steps_mb']:+.0f})" if "peak_mb" in row else "",
     ]
-    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return one table, a row per number of patients and method."""
+    one_settings(parts)
+    ordered = sorted(parts, key=lambda part: part.key["patients"])
+    rows = [[part.key["patients"], *cells(name, row)] for part in ordered for name, row in part.numbers.items()]
+    heads = ["patients", "step", "ratio to plain", "ms / plain ms", "off from one by one", "peak MB (for the steps)"]
+    return {"step": table(heads, rows, parts)}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -133,21 +140,22 @@ def parser() -> argparse.ArgumentParser:
     found.formatter_class = argparse.RawDescriptionHelpFormatter
     found.add_argument("--repeats", type=int, default=11, help="pairs per row")
     found.add_argument(
-        "--patients", type=int, nargs="+", default=[4, 8], help="patients per step; the first is reported"
+        "--patients", type=int, nargs="+", default=[4, 8], help="patients per step; the JSON line has the fewest"
     )
     return found
 
 
 def main() -> None:
-    """Measure, print the table, and the JSON line if asked for."""
+    """Measure what is missing, print the table, and the JSON line if asked for."""
     args = parser().parse_args()
-    batches = tuple(args.patients[:1] if args.quick else args.patients)
-    rows = measure(batches, 1 if args.quick else args.repeats, args.quick)
-    print("| method, patients | ratio to plain | ms / plain ms | off from one by one | peak MB (for the steps) |")
-    print("|---|---|---|---|---|")
-    for name, row in rows.items():
-        print(line(name, row))
-    finish(summary(rows, batches[0]), as_json=args.json)
+    batches, repeats = (args.patients[:1], 1) if args.quick else (args.patients, args.repeats)
+    with kept("dp_step", args) as parts:
+        for patients in () if args.show else batches:
+            options = {"quick": args.quick, "repeats": repeats}
+            parts.measure({"patients": patients}, options, partial(measure, patients, repeats, args.quick))
+        done = parts.read()
+    show(tables(done))
+    finish(summary(min(done, key=lambda part: part.key["patients"])), as_json=args.json)
 
 
 if __name__ == "__main__":

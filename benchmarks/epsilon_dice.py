@@ -17,32 +17,45 @@ sqrt(steps) q N / (z sqrt(d n)) with N training patients at n sites and d weight
 HOSPITAL LEVEL. See epsilon_dice_hospital.py. 3 rounds of 16 gradients per site at a constant rate, 16 patients per site.
 
     python benchmarks/epsilon_dice.py --json
-    python benchmarks/epsilon_dice.py --level hospital --share head --part head.json     (parts, merged later)
-    python benchmarks/epsilon_dice.py --merge *.json --json
+    python benchmarks/epsilon_dice.py --level hospital --share head     (some parts; they may run at the same time)
+    python benchmarks/epsilon_dice.py --show                            (the tables of the parts that are there)
 """
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from dataclasses import asdict
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common import arguments, command, finish, root_option, say
+from common import (
+    Part,
+    Parts,
+    Table,
+    arguments,
+    cell,
+    command,
+    finish,
+    kept,
+    one_settings,
+    root_option,
+    say,
+    show,
+    table,
+)
 from epsilon_dice_hospital import (
     SHARES,
     mean_of_sites,
     measure_hospital,
     phantoms,
     seeded,
-    show_hospital,
     summary_hospital,
+    table_hospital,
     test_dice,
 )
 from methods import MEAN
@@ -137,26 +150,35 @@ def schedules(data: str, quick: bool, lr: float = LR) -> tuple[Any, Any]:
     return Schedule(**base), Schedule(**base | {"lr": lr})
 
 
-def measure_patient(args: Any, folder: Path, keep: Any) -> None:
-    """Run every row of every data set and seed; `keep` takes each result as it comes."""
+def measure_patient(args: Any, folder: Path, parts: Parts) -> None:
+    """Run every row of every data set and seed that is asked for and not there yet."""
     rows = ("local", "inf, clipped", "8", "first weights") if args.quick else ROWS
     for data in args.data:
         plain, own = schedules(data, args.quick)
-        opened = open_cohorts(data, args.quick, folder, args.root)
+        options = {"plain": asdict(plain), "private": asdict(own), "patch": patch_of(data, args.quick), "delta": DELTA}
+        opened = lru_cache(partial(open_cohorts, data, args.quick, folder, args.root))
         for seed in args.seeds:
-            sites = seeded(opened, seed, patch_of(data, args.quick))
+            keys = [{"level": "patient", "data": data, "row": row, "seed": seed} for row in rows]
+            keys = [key for key in keys if parts.missing(key, options)]
+            if not keys:
+                continue
+            sites = seeded(opened(), seed, patch_of(data, args.quick))
             initial = next(iter(sites.values())).model.vector.clone()
             homes = homes_of(sites)
-            for row in rows:
-                begun = time.monotonic()
-                tests = one_row(row, sites, homes, initial, plain, own)
-                train = {name: one.train_patients for name, one in sites.items()}
-                say(f"{data}, seed {seed}, {row}: {mean_of_sites(tests):.3f}, {time.monotonic() - begun:.0f} s")
-                part = {"level": "patient", "data": data, "seed": seed, "row": row, "tests": tests, "train": train}
-                if row in PRIVATE:
-                    steps = own.rounds * own.work
-                    part["noise"] = noise(float(row), steps) | {"steps": steps, "values": initial.numel()}
-                keep(part)
+            for key in keys:
+                found = partial(one_part, key["row"], sites, homes, initial, plain, own)
+                parts.measure(key, options, found)
+
+
+def one_part(row: str, sites: Any, homes: Any, initial: Any, plain: Any, own: Any) -> dict[str, Any]:
+    """Return the test Dice of one row, training patients, and for a private row what its noise was."""
+    tests = one_row(row, sites, homes, initial, plain, own)
+    say(f"{row}: {mean_of_sites(tests):.3f}")
+    found: dict[str, Any] = {"tests": tests, "train": {name: one.train_patients for name, one in sites.items()}}
+    if row in PRIVATE:
+        steps = own.rounds * own.work
+        found["noise"] = noise(float(row), steps) | {"steps": steps, "values": initial.numel()}
+    return found
 
 
 def tune(folder: Path, quick: bool) -> dict[str, Any]:
@@ -175,60 +197,72 @@ def tune(folder: Path, quick: bool) -> dict[str, Any]:
     return found
 
 
-def summary_patient(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return data -> row -> what the noise was, and Dice per site and over sites from all seeds."""
+def summary_patient(parts: Sequence[Part]) -> dict[str, Any]:
+    """Return row -> what the noise was, and Dice per site and over sites, from all seeds of one data set."""
     from wardround.reports.intervals import hierarchical_mean
 
     out: dict[str, Any] = {}
-    for data in dict.fromkeys(part["data"] for part in parts):
-        out[data] = {}
-        for row in ROWS:
-            mine = [part for part in parts if (part["data"], part["row"]) == (data, row)]
-            if not mine:
-                continue
-            sites = {site: {p["seed"]: p["tests"][site] for p in mine} for site in mine[0]["tests"]}
-            dice = {site: hierarchical_mean({site: seeds}) for site, seeds in sites.items()}
-            dice["mean"] = hierarchical_mean(sites)
-            out[data][row] = {
-                "dice": {s: {"mean": i.value, "low": i.low, "high": i.high, "cases": i.cases} for s, i in dice.items()},
-                "noise": mine[0].get("noise"),
-                "snr": at_best(mine) if "noise" in mine[0] else None,
-                "seeds": [part["seed"] for part in mine],
-            }
+    for row in ROWS:
+        mine = [part for part in parts if part.key["row"] == row]
+        if not mine:
+            continue
+        first = mine[0].numbers
+        sites = {site: {p.key["seed"]: p.numbers["tests"][site] for p in mine} for site in first["tests"]}
+        dice = {site: hierarchical_mean({site: seeds}) for site, seeds in sites.items()}
+        dice["mean"] = hierarchical_mean(sites)
+        out[row] = {
+            "dice": {s: {"mean": i.value, "low": i.low, "high": i.high, "cases": i.cases} for s, i in dice.items()},
+            "noise": first.get("noise"),
+            "snr": at_best(mine) if "noise" in first else None,
+            "seeds": [part.key["seed"] for part in mine],
+        }
     return out
 
 
-def at_best(parts: Sequence[dict[str, Any]]) -> float:
+def at_best(parts: Sequence[Part]) -> float:
     """Return signal over noise of a whole run if every gradient filled its clip and all pointed the same way."""
-    train = float(np.mean([sum(part["train"].values()) for part in parts]))
-    one, sites = parts[0]["noise"], len(parts[0]["train"])
-    return math.sqrt(one["steps"]) * RATE * train / (one["z"] * math.sqrt(sites * one["values"]))
+    found = [part.numbers for part in parts]
+    train = float(np.mean([sum(one["train"].values()) for one in found]))
+    noised, sites = found[0]["noise"], len(found[0]["train"])
+    return math.sqrt(noised["steps"]) * RATE * train / (noised["z"] * math.sqrt(sites * noised["values"]))
 
 
-def show_patient(result: Mapping[str, Any]) -> None:
-    """Print one table per data set."""
-    for data, rows in result.items():
-        names = list(next(iter(rows.values()))["dice"])
-        heads = [f"{name} ({one['cases']})" for name, one in next(iter(rows.values()))["dice"].items()]
-        print(f"\n{data}, test Dice [95 % interval] (test patients)\n")
-        print("| epsilon | z | mu | best attack | signal / noise at best | " + " | ".join(heads) + " |")
-        print("|" + "---|" * (5 + len(names)))
-        for row, one in rows.items():
-            n = one["noise"]
-            cells = [""] * 4
-            if n is not None:
-                cells = [f"{n['z']:.2f}", f"{n['mu']:.2f}", f"{n['attack']:.1%}", f"{one['snr']:.2f}"]
-            cells += [shown(one["dice"][name]) for name in names]
-            print(f"| {row} | " + " | ".join(cells) + " |")
+def table_patient(parts: Sequence[Part]) -> Table:
+    """Return the table of one data set."""
+    one_settings(parts)
+    result = summary_patient(parts)
+    heads = ["epsilon", "z", "mu", "best attack", "signal / noise at best"]
+    heads += [f"{name} ({one['cases']})" for name, one in next(iter(result.values()))["dice"].items()]
+    rows = []
+    for row, one in result.items():
+        n, cells = one["noise"], [""] * 4
+        if n is not None:
+            cells = [f"{n['z']:.2f}", f"{n['mu']:.2f}", f"{n['attack']:.1%}", f"{one['snr']:.2f}"]
+        dice = [cell((d["mean"], d["low"], d["high"])) for d in one["dice"].values()]
+        rows.append([row, *cells, *dice])
+    heads[-1] += " [95 % interval]"
+    return table(heads, rows, parts)
 
 
-def shown(one: Mapping[str, Any]) -> str:
-    """Return a mean with its interval, if there is one."""
-    return f"{one['mean']:.3f}" + ("" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]")
+def by_table(parts: Sequence[Part]) -> dict[str, list[Part]]:
+    """Return name of a table -> its parts."""
+    made: dict[str, list[Part]] = {}
+    for part in parts:
+        name = f"patient-{part.key['data']}" if part.key["level"] == "patient" else "hospital"
+        made.setdefault(name, []).append(part)
+    return made
+
+
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return one table per data set of the patient level, and one of the hospital level."""
+    return {
+        name: table_hospital(mine) if name == "hospital" else table_patient(mine)
+        for name, mine in by_table(parts).items()
+    }
 
 
 def main() -> None:
-    """Run what is asked for, or merge parts of it."""
+    """Run what is asked for and missing, and print the tables."""
     parser = arguments((__doc__ or "").replace("%", "%%"))
     parser.add_argument("--level", choices=("patient", "hospital", "both"), default="both", help="whom the noise hides")
     parser.add_argument(
@@ -242,48 +276,39 @@ def main() -> None:
     )
     parser.add_argument("--tune", action="store_true", help="choose the learning rate on validation patients, and stop")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--part", type=Path, help="write raw scores here after every row, to be merged later")
-    parser.add_argument("--merge", type=Path, nargs="+", help="print the tables of these parts, run nothing")
     args = parser.parse_args()
     if args.quick:
         args.seeds, args.sites, args.share, args.data = args.seeds[:1], [3], args.share[:1], ["phantoms"]
-    if args.merge:
-        done = [one for path in args.merge for one in json.loads(path.read_text())]
-    else:
-        done = []
+    if args.tune:
         with tempfile.TemporaryDirectory() as folder:
-            result = measure(args, Path(folder), done)
-        if args.tune:
-            return finish(result, as_json=args.json)
-    found = {"patient": summary_patient([one for one in done if one["level"] == "patient"])}
-    found |= {"hospital": summary_hospital([one for one in done if one["level"] == "hospital"])}
-    show_patient(found["patient"])
-    if found["hospital"]:
-        show_hospital(found["hospital"])
-    return finish(found, as_json=args.json)
+            return finish(tune(Path(folder), args.quick), as_json=args.json)
+    with kept("epsilon_dice", args) as parts:
+        if not args.show:
+            measure(args, parts)
+        done = parts.read()
+    show(tables(done))
+    summaries = {
+        name: summary_hospital(mine) if name == "hospital" else summary_patient(mine)
+        for name, mine in by_table(done).items()
+    }
+    return finish(summaries, as_json=args.json)
 
 
-def measure(args: Any, folder: Path, done: list[dict[str, Any]]) -> dict[str, Any]:
-    """Run everything; `done` grows row by row, and is written to --part each time."""
+def measure(args: Any, parts: Parts) -> None:
+    """Run everything that is asked for and not there yet."""
     import torch
 
     from wardround.algorithms.schedule import Schedule
 
     torch.set_num_threads(args.threads)
-    if args.tune:
-        return tune(folder, args.quick)
-
-    def keep(one: dict[str, Any]) -> None:
-        done.append(one)
-        if args.part:
-            args.part.write_text(json.dumps(done))
-
-    if args.level != "hospital":
-        measure_patient(args, folder, keep)
-    if args.level != "patient":
-        rounds, work, patients = (2, 3, 5) if args.quick else (3, 16, 16)
-        measure_hospital(args, Schedule(rounds, work, 0.05, 0.9, True, 0.0, 10.0, "constant"), patients, folder, keep)
-    return {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if args.level != "hospital":
+            measure_patient(args, folder, parts)
+        if args.level != "patient":
+            rounds, work, patients = (2, 3, 5) if args.quick else (3, 16, 16)
+            schedule = Schedule(rounds, work, 0.05, 0.9, True, 0.0, 10.0, "constant")
+            measure_hospital(args, schedule, patients, folder, parts)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ each site.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -25,7 +25,7 @@ import numpy as np
 from torch import Tensor
 
 from adaptive_noise_dice import NoisedSum
-from common import interval, say
+from common import Part, Parts, Table, cell, interval, one_settings, table
 from methods import MEAN, PARTS
 from wardround.algorithms.base import LocalEnd, LocalStart, Steps, descend, plain
 from wardround.algorithms.fedavg import FedAvg
@@ -176,21 +176,26 @@ def one_share(walks: Walks, n: int, share: Any) -> dict[str, Any]:
     return found
 
 
-def measure_hospital(args: Any, schedule: Schedule, patients: int, folder: Path, keep: Any) -> None:
-    """Run every share, seed and n that is asked for; `keep` takes each result as it comes."""
+def measure_hospital(args: Any, schedule: Schedule, patients: int, folder: Path, parts: Parts) -> None:
+    """Run every share, seed and n that is asked for and not there yet."""
+    options = {"schedule": asdict(schedule), "patients": patients, "epsilon": EPSILON, "delta": DELTA, "patch": PATCH}
+    keys = [
+        {"level": "hospital", "share": share, "n": n, "seed": seed}
+        for share in args.share
+        for seed in args.seeds
+        for n in args.sites
+    ]
+    keys = [key for key in keys if parts.missing(key, options)]
+    if not keys:
+        return
     cohorts = phantoms((*range(max(args.sites)), PUBLIC), patients, folder / "hospital")
     walks: dict[tuple[int, int], Walks] = {}
-    for share in args.share:
-        rank = int(share == "adapters")
-        for seed in args.seeds:
-            if (seed, rank) not in walks:
-                walks[seed, rank] = Walks(seeded(cohorts, seed, PATCH, rank), schedule)
-            for n in args.sites:
-                begun = time.monotonic()
-                found = one_share(walks[seed, rank], n, share)
-                dice = {arm: round(mean_of_sites(tests), 3) for arm, tests in found["arms"].items()}
-                say(f"{share}, n {n}, seed {seed}: {dice}, {time.monotonic() - begun:.0f} s")
-                keep({"level": "hospital", "share": share, "n": n, "seed": seed} | found)
+    for key in keys:
+        share, seed = key["share"], key["seed"]
+        place = seed, int(share == "adapters")
+        if place not in walks:
+            walks[place] = Walks(seeded(cohorts, seed, PATCH, place[1]), schedule)
+        parts.measure(key, options, partial(one_share, walks[place], key["n"], share))
 
 
 def mean_of_sites(tests: Mapping[str, Sequence[float]]) -> float:
@@ -198,40 +203,46 @@ def mean_of_sites(tests: Mapping[str, Sequence[float]]) -> float:
     return float(np.mean([np.mean(rows) for rows in tests.values()]))
 
 
-def summary_hospital(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def summary_hospital(parts: Sequence[Part]) -> list[dict[str, Any]]:
     """Return one row per share and n, from all seeds."""
     from wardround.reports.intervals import hierarchical_mean
 
     rows = []
-    for share, n in sorted({(p["share"], p["n"]) for p in parts}, key=lambda key: (SHARES.index(key[0]), key[1])):
-        mine = [part for part in parts if (part["share"], part["n"]) == (share, n)]
-        row: dict[str, Any] = {"share": share, "n": n, "seeds": [part["seed"] for part in mine]}
+    pairs = {(part.key["share"], part.key["n"]) for part in parts}
+    for share, n in sorted(pairs, key=lambda pair: (SHARES.index(pair[0]), pair[1])):
+        mine = [part for part in parts if (part.key["share"], part.key["n"]) == (share, n)]
+        row: dict[str, Any] = {"share": share, "n": n, "seeds": [part.key["seed"] for part in mine]}
         row |= {
-            key: float(np.mean([part[key] for part in mine])) for key in ("values", "clip", "law", "snr", "measured")
+            key: float(np.mean([part.numbers[key] for part in mine]))
+            for key in ("values", "clip", "law", "snr", "measured")
         }
         for arm in ("local", "exact", "private"):
-            by_site = {site: {p["seed"]: p["arms"][arm][site] for p in mine} for site in mine[0]["arms"][arm]}
-            whole = hierarchical_mean(by_site)
+            sites = mine[0].numbers["arms"][arm]
+            whole = hierarchical_mean({s: {p.key["seed"]: p.numbers["arms"][arm][s] for p in mine} for s in sites})
             row[arm] = {"mean": whole.value, "low": whole.low, "high": whole.high, "cases": whole.cases}
         for a, b in GAPS:
-            gaps = [mean_of_sites(part["arms"][a]) - mean_of_sites(part["arms"][b]) for part in mine]
-            row[f"{a} - {b}"] = interval(gaps)
+            arms = [part.numbers["arms"] for part in mine]
+            row[f"{a} - {b}"] = interval([mean_of_sites(one[a]) - mean_of_sites(one[b]) for one in arms])
         rows.append(row)
     return rows
 
 
-def show_hospital(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the table."""
-    print(f"\nepsilon {EPSILON:g} per hospital at delta {DELTA:g}, test Dice [95 % interval]\n")
-    heads = ["shared", "n", "values d", "n mu / sqrt(d)", "less quorum and reader", "measured", "test patients"]
-    heads += ["local", "exact", "private", *(f"{a} - {b}" for a, b in GAPS)]
-    print("| " + " | ".join(heads) + " |\n" + "|" + "---|" * len(heads))
-    for row in rows:
+def table_hospital(parts: Sequence[Part]) -> Table:
+    """Return the table of the hospital level."""
+    one_settings(parts)
+    rows = []
+    for row in summary_hospital(parts):
         p = row["private"]
-        cells = [row["share"], row["n"], f"{row['values']:.0f}", *(f"{row[k]:.3g}" for k in ("law", "snr", "measured"))]
+        cells = [
+            row["share"],
+            row["n"],
+            f"{row['values']:,.0f}",
+            *(f"{row[k]:.2f}" for k in ("law", "snr", "measured")),
+        ]
         cells += [p["cases"], *(f"{row[arm]['mean']:.3f}" for arm in ("local", "exact"))]
-        cells += [f"{p['mean']:.3f} [{p['low']:.3f}, {p['high']:.3f}]"]
-        for a, b in GAPS:
-            mean, low, high = row[f"{a} - {b}"]
-            cells.append(f"{mean:+.3f}" + ("" if low is None else f" [{low:+.3f}, {high:+.3f}]"))
-        print("| " + " | ".join(str(cell) for cell in cells) + " |")
+        # One seed with one patient has no interval.
+        cells += [cell((p["mean"], p["low"], p["high"])), *(cell(row[f"{a} - {b}"], "+") for a, b in GAPS)]
+        rows.append(cells)
+    heads = ["shared", "hospitals", "numbers d", "law n mu / sqrt(d)", "with quorum and reader", "measured"]
+    heads += ["test patients", "local", "shared exactly", "private", *(f"{a} - {b} [95 %]" for a, b in GAPS)]
+    return table(heads, rows, parts)

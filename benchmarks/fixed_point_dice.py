@@ -7,23 +7,23 @@ patients, hospitals fixed. The sum is the codec of the private jobs with its pac
 Source: Schuirmann 1987, J. Pharmacokinet. Biopharm. 15, 657-680 (TOST).
 
     python benchmarks/fixed_point_dice.py --data lgg --json
-    python benchmarks/fixed_point_dice.py --data lgg --seeds 0 --part out/0.json
-    python benchmarks/fixed_point_dice.py --merge out/*.json      (parts of one data set that ran in parallel)
+    python benchmarks/fixed_point_dice.py --data lgg --seeds 0    (one part: seeds may run at the same time)
+    python benchmarks/fixed_point_dice.py --show                  (the tables of the parts that are there)
 """
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
-from common import arguments, command, finish, root_option, say
+from common import Part, Parts, Table, arguments, command, finish, kept, one_settings, root_option, say, show, table
 from methods import methods
 from segmentation import evaluate, open_sites, settings
 from wardround.algorithms.federation import SiteSide, first_banks, run
@@ -122,11 +122,11 @@ def bootstrap(sites: Sequence[Mapping[int, Sequence[float]]], repeats: int = REP
     return float(low), float(high)
 
 
-def compare(parts: Sequence[Mapping[str, Any]], bits: str) -> dict[str, Any]:
+def compare(parts: Sequence[Part], bits: str) -> dict[str, Any]:
     """Return the verdict on one payload: the unweighted mean over sites, every site, clipping and error per round."""
-    mine = [part for part in parts if bits in part["fixed"]]
+    mine = [part for part in parts if bits in part.numbers["fixed"]]
     dice = {
-        arm: {site: {p["seed"]: rows(p)[site] for p in mine} for site in mine[0]["float"]}
+        arm: {site: {p.key["seed"]: rows(p.numbers)[site] for p in mine} for site in mine[0].numbers["float"]}
         for arm, rows in (("float", lambda p: p["float"]), ("fixed", lambda p: p["fixed"][bits]["dice"]))
     }
     paired = {
@@ -141,10 +141,10 @@ def compare(parts: Sequence[Mapping[str, Any]], bits: str) -> dict[str, Any]:
             arm: float(np.mean([np.mean(rows) for site in names for rows in dice[arm][site].values()])) for arm in dice
         }
         patients = sum(len(rows) for site in chosen for rows in site.values())
-        seeds = [float(np.mean([site[p["seed"]].mean() for site in chosen])) for p in mine]
+        seeds = [float(np.mean([site[p.key["seed"]].mean() for site in chosen])) for p in mine]
         return arms | tost(seeds) | {"boot_low": low, "boot_high": high, "pairs": patients, "by_seed": seeds}
 
-    work = [part["fixed"][bits] for part in mine]
+    work = [part.numbers["fixed"][bits] for part in mine]
     return row(list(paired)) | {
         "seeds": len(mine),
         "sites": {site: row([site]) for site in paired},
@@ -155,109 +155,97 @@ def compare(parts: Sequence[Mapping[str, Any]], bits: str) -> dict[str, Any]:
     }
 
 
-def show(result: Mapping[str, Any]) -> None:
-    """Print the tables."""
-    print(
-        f"| {result['data']} | pairs | float32 | fixed point | difference [90 %] | bootstrap 90 % | p at -{MARGIN} "
-        f"| p at +{MARGIN} | larger p | equivalent |"
-    )
-    print("|" + "---|" * 10)
-    for bits, whole in result["rows"].items():
-        for site, row in ({"mean": whole} | whole["sites"]).items():
-            known = row["p"] is not None
-            span = f" [{row['low']:+.4f}, {row['high']:+.4f}]" if known else ""
-            ps = " | ".join(f"{row[key]:.2g}" if known else "-" for key in ("p_low", "p_high", "p"))
-            print(
-                f"| {bits} bits, {site} | {row['pairs']} | {row['float']:.3f} | {row['fixed']:.3f} "
-                f"| {row['difference']:+.4f}{span} | [{row['boot_low']:+.4f}, {row['boot_high']:+.4f}] | {ps} "
-                f"| {'yes' if row['equivalent'] else 'no'} |"
-            )
-    rounds = len(next(iter(result["rows"].values()))["error_by_round"])
-    print("\n| payload | clipped values | " + " | ".join(f"round {r + 1}" for r in range(rounds)) + " |")
-    print("|" + "---|" * (rounds + 2))
-    for bits, whole in result["rows"].items():
-        errors = " | ".join(f"{error:.2g}" for error in whole["error_by_round"])
-        print(f"| {bits} bits | {whole['clipped']} of {whole['coded']} | {errors} |")
-    print("\n(rounds: relative L2 error of the mean update, mean over seeds)")
+def rows_of(parts: Sequence[Part]) -> dict[str, Any]:
+    """Return payload -> verdict; one_settings: a seed of one schedule is not paired with that of another."""
+    one_settings(parts)
+    payloads = sorted({bits for part in parts for bits in part.numbers["fixed"]}, key=int, reverse=True)
+    return {bits: compare(parts, bits) for bits in payloads}
 
 
-def measure(args: Any) -> list[dict[str, Any]]:
-    """Run the float arm once and every payload for each seed."""
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return the verdicts on every data set, payload and hospital; clipping and error by round of each data set."""
+    cells, errors, made = [], [], {}
+    for data in sorted({part.key["data"] for part in parts}):
+        mine = [part for part in parts if part.key["data"] == data]
+        for bits, whole in rows_of(mine).items():
+            for site, row in ({"mean": whole} | whole["sites"]).items():
+                known = row["p"] is not None
+                span = f" [{row['low']:+.4f}, {row['high']:+.4f}]" if known else ""
+                boot = f"[{row['boot_low']:+.4f}, {row['boot_high']:+.4f}]"
+                p = f"{row['p']:.2g}" if known else "-"
+                cells.append([data, bits, site, f"{row['float']:.3f}", f"{row['fixed']:.3f}"])
+                cells[-1] += [f"{row['difference']:+.4f}{span}", boot, p, "yes" if row["equivalent"] else "**no**"]
+            by_round = ", ".join(f"{error:.2g}" for error in whole["error_by_round"])
+            errors.append([data, bits, f"{whole['clipped']} of {whole['coded']}", by_round])
+    heads = ["data", "bits", "hospital", "float32", "fixed point", "difference [90 %]", "bootstrap 90 %", "p"]
+    made["equivalence"] = table([*heads, "equivalent"], cells, parts)
+    heads = ["data", "bits", "clipped values", "relative error of the mean update, by round"]
+    return made | {"error": table(heads, errors, parts)}
+
+
+def measure(args: Any, parts: Parts) -> None:
+    """Run the float arm once, and every payload beside it, for each seed."""
     import torch
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    algorithm, _, rule = methods()["fedavg"]
-    options, done = settings(args.data, args.quick), []
-    schedule = Schedule(**options["schedule"])
+    options = settings(args.data, args.quick) | {"bits": args.bits}
     with tempfile.TemporaryDirectory() as folder:
-        for seed in args.seeds[:2] if args.quick else args.seeds:
-            sites = open_sites(args.data, seed, options, Path(folder), args.root)
-            sides = {
-                site: SiteSide(lambda r, one=one: one.oracle("train", r), one.train_patients, one.layout, one.roles)
-                for site, one in sites.items()
-            }
-            first = next(iter(sites.values()))
-            blocks = first.layout.unflatten(first.model.vector.numpy().copy())
-
-            def arm(
-                name: str, sites: Any = sites, sides: Any = sides, blocks: Any = blocks, **how: Any
-            ) -> dict[str, list[float]]:
-                begun = time.monotonic()
-                end = run(sides, algorithm, rule, schedule, blocks, **how)
-                dice = {
-                    site: evaluate(one, end.personal(algorithm, site, sides[site]))["test"]
-                    for site, one in sites.items()
-                }
-                means = {site: round(float(np.mean(rows)), 4) for site, rows in dice.items()}
-                say(f"{args.data}, {name}: test {means}, {time.monotonic() - begun:.0f} s")
-                return dice
-
-            part = {"data": args.data, "seed": seed, "float": arm(f"seed {seed}, float32"), "fixed": {}}
-            done.append(part)
-            for bits in args.bits:
-                banks = first_banks(algorithm, blocks)
-                total = FixedPointSum(banks, list(sides), bits, schedule, seed)
-                dice = arm(f"seed {seed}, {bits} bits", new_sum=total)
-                coded = schedule.rounds * len(sides) * total.grid.layout.total
-                found = {"dice": dice, "clipped": total.clipped, "error": total.error, "coded": coded}
-                part["fixed"][str(bits)] = found
-                say(f"  clipped {total.clipped}, error {[f'{error:.1e}' for error in total.error]}")
-                if args.part:
-                    args.part.write_text(json.dumps(done))
-    return done
+        for seed in args.seeds:
+            key = {"data": args.data, "seed": seed}
+            if parts.missing(key, options):
+                sites = open_sites(args.data, seed, options, Path(folder), args.root)
+                parts.measure(key, options, partial(one_seed, sites, seed, Schedule(**options["schedule"]), args.bits))
 
 
-def merge(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return the parts of one data set, one per seed; float arms of one seed that differ are not paired: refused."""
-    whole: dict[int, dict[str, Any]] = {}
-    read = [part for path in paths for part in json.loads(path.read_text())]
-    if len({part["data"] for part in read}) != 1:
-        raise SystemExit("merge the parts of one data set at a time")
-    for part in read:
-        mine = whole.setdefault(part["seed"], part | {"fixed": {}})
-        if mine["float"] != part["float"]:
-            raise SystemExit(f"seed {part['seed']}: two float32 arms that differ; run all payloads of a seed together")
-        mine["fixed"].update(part["fixed"])
-    return [whole[seed] for seed in sorted(whole)]
+def one_seed(sites: Mapping[str, Any], seed: int, schedule: Schedule, payloads: Sequence[int]) -> dict[str, Any]:
+    """Return the test Dice of float32, and of every payload with its clipped values and errors.
+
+    All arms of a seed run in this one process: two float32 runs on different machines may differ, and then nothing is
+    paired.
+    """
+    algorithm, _, rule = methods()["fedavg"]
+    sides = {
+        site: SiteSide(lambda r, one=one: one.oracle("train", r), one.train_patients, one.layout, one.roles)
+        for site, one in sites.items()
+    }
+    first = next(iter(sites.values()))
+    blocks = first.layout.unflatten(first.model.vector.numpy().copy())
+
+    def arm(name: str, **how: Any) -> dict[str, list[float]]:
+        begun = time.monotonic()
+        end = run(sides, algorithm, rule, schedule, blocks, **how)
+        dice = {site: evaluate(one, end.personal(algorithm, site, sides[site]))["test"] for site, one in sites.items()}
+        means = {site: round(float(np.mean(rows)), 4) for site, rows in dice.items()}
+        say(f"seed {seed}, {name}: test {means}, {time.monotonic() - begun:.0f} s")
+        return dice
+
+    found: dict[str, Any] = {"float": arm("float32"), "fixed": {}}
+    for bits in payloads:
+        total = FixedPointSum(first_banks(algorithm, blocks), list(sides), bits, schedule, seed)
+        dice = arm(f"{bits} bits", new_sum=total)
+        coded = schedule.rounds * len(sides) * total.grid.layout.total
+        found["fixed"][str(bits)] = {"dice": dice, "clipped": total.clipped, "error": total.error, "coded": coded}
+    return found
 
 
 def main() -> None:
-    """Run the comparison, or merge parts of it."""
+    """Run what is missing, and print the tables of the parts that are there."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--data", choices=("phantoms", "lgg"), default="phantoms", help="which hospitals")
     root_option(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="splits, weights and batches")
     parser.add_argument("--bits", type=int, nargs="+", choices=(8, 16), default=[16, 8], help="payloads")
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch decides")
-    parser.add_argument("--part", type=Path, help="write this run's raw scores here, to be merged later")
-    parser.add_argument("--merge", type=Path, nargs="+", help="print the table of these parts, run nothing")
     args = parser.parse_args()
-    done = merge(args.merge) if args.merge else measure(args)
-    payloads = sorted({bits for part in done for bits in part["fixed"]}, key=int, reverse=True)
-    result = {"data": done[0]["data"], "rows": {bits: compare(done, bits) for bits in payloads}}
-    show(result)
-    finish(result, as_json=args.json)
+    args.seeds = args.seeds[:2] if args.quick else args.seeds
+    with kept("fixed_point_dice", args) as parts:
+        if not args.show:
+            measure(args, parts)
+        done = parts.read()
+    show(tables(done))
+    mine = [part for part in done if part.key["data"] == args.data]
+    finish({"data": args.data, "rows": rows_of(mine)}, as_json=args.json)
 
 
 if __name__ == "__main__":

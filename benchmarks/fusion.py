@@ -19,11 +19,11 @@ weights, batches) with a 95 % t-interval.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -31,7 +31,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import REAL_DATA, arguments, cell, command, finish, interval, real_set, root_option, say
+from common import (
+    REAL_DATA,
+    Part,
+    Parts,
+    Table,
+    arguments,
+    cell,
+    command,
+    finish,
+    interval,
+    kept,
+    one_settings,
+    real_set,
+    root_option,
+    say,
+    show,
+    table,
+)
 from methods import MEAN
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.schedule import Schedule
@@ -200,20 +217,36 @@ def limits(name: str, modalities: Sequence[str]) -> dict[str, float] | None:
     }
 
 
-def table(result: Mapping[str, Any]) -> list[str]:
-    """Return the lines of the printed table."""
-    heads = ["set", "hospitals", "test patients a seed", *ARMS, *(f"{a} - {b} [95 %]" for a, b in PAIRS)]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for name, one in result.items():
-        counts = sorted({row["test_patients"] for row in one["rows"]})
+def gaps_of(parts: Sequence[Part]) -> dict[str, tuple[float, float | None, float | None]]:
+    """Return both differences, paired by seed."""
+    rows = [part.numbers for part in parts]
+    return {f"{a} - {b}": interval([row[a] - row[b] for row in rows]) for a, b in PAIRS}
+
+
+def by_set(parts: Sequence[Part]) -> dict[str, list[Part]]:
+    """Return set -> its parts; parts of a set with other settings than one another: ConfigRefused."""
+    found = {name: [part for part in parts if part.key["data"] == name] for name in SETS}
+    for mine in found.values():
+        one_settings(mine)
+    return {name: mine for name, mine in found.items() if mine}
+
+
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return the one table: a row per set."""
+    rows = []
+    for name, mine in by_set(parts).items():
+        found = [part.numbers for part in mine]
+        counts = sorted({one["test_patients"] for one in found})
         patients = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        cells = [name, str(one["hospitals"]), patients, *(f"{np.mean([r[a] for r in one['rows']]):.3f}" for a in ARMS)]
-        cells += [cell(gap, "+") for gap in one["gaps"].values()]
-        lines.append("| " + " | ".join(cells) + " |")
-        best = one["limits"] or dict.fromkeys(ARMS, one["chance"])
-        words = "limit" if one["limits"] else "chance"
-        lines.append(f"| {words} | | | " + " | ".join(f"{best[arm]:.3f}" for arm in ARMS) + " | | |")
-    return lines
+        best = found[0]["limits"]
+        reach = f"chance {found[0]['chance']:.2f}"
+        if best:
+            reach = "best possible " + ", ".join(f"{best[arm]:.2f}" for arm in ARMS)
+        cells = [f"{name} ({reach})", found[0]["hospitals"], patients]
+        cells += [f"{np.mean([one[arm] for one in found]):.3f}" for arm in ARMS]
+        rows.append([*cells, *(cell(gap, "+") for gap in gaps_of(mine).values())])
+    heads = ["set", "hospitals", "test patients a seed", *ARMS, *(f"{a} - {b} [95 %]" for a, b in PAIRS)]
+    return {"arms": table(heads, rows, parts)}
 
 
 def options(words: str) -> Any:
@@ -225,7 +258,6 @@ def options(words: str) -> Any:
     parser.add_argument("--work", type=int, default=30, help="gradient steps of a site in a round")
     parser.add_argument("--depth", type=int, default=1, help="blocks of the trunk")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--part", type=Path, help="write the raw scores here after every seed")
     return parser
 
 
@@ -238,42 +270,45 @@ def asked(parser: Any) -> Any:
     return args
 
 
-def over(args: Any, seed_of: Callable[[int], dict[str, Any]], told: Callable[[list[dict[str, Any]]], Any]) -> Any:
-    """Return what is told of the rows of all seeds; --part gets it after every seed."""
-    rows: list[dict[str, Any]] = []
-    for seed in args.seeds:
-        rows.append(seed_of(seed))
-        if args.part:
-            args.part.write_text(json.dumps(told(rows)))
-    return told(rows)
-
-
 def main() -> None:
-    """Run every set, arm and seed."""
+    """Run every set, arm and seed that is missing, and print the table."""
     parser = options(__doc__ or "")
     parser.add_argument("--data", nargs="+", choices=SETS, default=list(SETS), help="sets")
     root_option(parser)
     parser.add_argument("--real-rounds", type=int, default=4, help="rounds on the real sets, which are small")
     args = asked(parser)
-    result: dict[str, Any] = {"split": SPLIT}
+    args.data = args.data[:2] if args.quick else args.data
+    with kept("fusion", args) as parts:
+        if not args.show:
+            measure(args, parts)
+        done = parts.read()
+    show(tables(done))
+    found = by_set(done).items()
+    result = {name: {"rows": [part.numbers for part in mine], "gaps": gaps_of(mine)} for name, mine in found}
+    finish({"split": SPLIT, **result}, as_json=args.json)
+
+
+def measure(args: Any, parts: Parts) -> None:
+    """Run the sets and seeds that are not there yet."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in args.data[:2] if args.quick else args.data:
-            say(name)
-            data = open_data(name, Path(folder), args.patients, args.root)
+        for name in args.data:
             rounds = args.rounds if name.startswith("phantoms") or args.quick else args.real_rounds
             schedule = schedule_of(rounds, args.work)
+            about = {"split": SPLIT, "schedule": asdict(schedule), "patients": args.patients, "depth": args.depth}
+            keys = [{"data": name, "seed": seed} for seed in args.seeds]
+            keys = [key for key in keys if parts.missing(key, about)]
+            if not keys:
+                continue
+            data = open_data(name, Path(folder), args.patients, args.root)
+            for key in keys:
+                parts.measure(key, about, partial(one_part, name, data, key["seed"], schedule, args.depth))
 
-            def told(rows: list[dict[str, Any]], name: str = name, data: Data = data, before: Any = result) -> Any:
-                one = {"hospitals": len(data.cohorts), "rows": rows}
-                one["gaps"] = {f"{a} - {b}": interval([row[a] - row[b] for row in rows]) for a, b in PAIRS}
-                one |= {"limits": limits(name, data.spec.modalities), "chance": 1 / len(data.spec.classes)}
-                return {**before, name: one}
 
-            result = over(
-                args, lambda seed, data=data, schedule=schedule: one_seed(data, seed, schedule, args.depth), told
-            )
-    print("\n".join(table({name: one for name, one in result.items() if name != "split"})))
-    finish(result, as_json=args.json)
+def one_part(name: str, data: Data, seed: int, schedule: Schedule, depth: int) -> dict[str, Any]:
+    """Return the scores of one seed, and what can be reached at best or by chance."""
+    found = one_seed(data, seed, schedule, depth)
+    found |= {"hospitals": len(data.cohorts), "limits": limits(name, data.spec.modalities)}
+    return found | {"chance": 1 / len(data.spec.classes)}
 
 
 if __name__ == "__main__":

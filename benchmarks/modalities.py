@@ -15,14 +15,16 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from common import cell, command, finish, interval, say
-from fusion import SPLIT, Data, asked, open_data, open_sites, options, over, sampling_of, schedule_of, trained
+from common import Part, Parts, Table, cell, command, finish, interval, kept, one_settings, say, show, table
+from fusion import SPLIT, Data, asked, open_data, open_sites, options, sampling_of, schedule_of, trained
 from wardround.algorithms.schedule import Schedule
 from wardround.data.layouts import MODALITIES
 from wardround.data.phantom_record import bayes_limit
@@ -73,33 +75,51 @@ def mean_of(each: Mapping[str, float | None]) -> float:
     return float(np.mean([value for value in each.values() if value is not None]))
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summary(parts: Sequence[Part]) -> dict[str, Any]:
     """Return what is shown -> both arms' means over seeds, their difference, the limit."""
     found = {}
     for words, shown in SHOWN.items():
-        means = {arm: [mean_of(row[arm][words]) for row in rows] for arm in ARMS}
+        means = {arm: [mean_of(part.numbers[arm][words]) for part in parts] for arm in ARMS}
         gap = interval([a - b for a, b in zip(means["dropout"], means["plain"], strict=True)])
         limit = bayes_limit(shown, strength=0.0)
         found[words] = {arm: float(np.mean(means[arm])) for arm in ARMS} | {"gap": gap, "limit": limit}
     return found
 
 
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return the one table."""
+    one_settings(parts)
+    rows = [
+        [words, f"{one['dropout']:.3f}", f"{one['plain']:.3f}", cell(one["gap"], "+"), f"{one['limit']:.2f}"]
+        for words, one in summary(parts).items()
+    ]
+    heads = ["shown at test", f"trained with dropout {parts[0].settings['dropout']:g}", "without"]
+    return {"shown": table([*heads, "difference [95 %]", "limit"], rows, parts)}
+
+
 def main() -> None:
-    """Train both models for every seed and test them on every subset."""
+    """Train both models for every seed that is missing, and test them on every subset."""
     parser = options(__doc__ or "")
     parser.add_argument("--dropout", type=float, default=0.3, help="chance of hiding a modality of a training patient")
     args = asked(parser)
+    with kept("modalities", args) as parts:
+        if not args.show:
+            measure(args, parts)
+        done = parts.read()
+    show(tables(done))
+    finish({"split": SPLIT, "shown": summary(done)}, as_json=args.json)
+
+
+def measure(args: Any, parts: Parts) -> None:
+    """Run the seeds that are not there yet."""
     schedule = schedule_of(args.rounds, args.work)
+    about = {"split": SPLIT, "schedule": asdict(schedule), "patients": args.patients, "depth": args.depth}
+    about |= {"dropout": args.dropout}
+    seeds = [seed for seed in args.seeds if parts.missing({"seed": seed}, about)]
     with tempfile.TemporaryDirectory() as folder:
-        data = open_data("phantoms", Path(folder), args.patients)
-        rows = over(args, lambda seed: one_seed(data, seed, schedule, args.depth, args.dropout), lambda rows: rows)
-    told = summary(rows)
-    print(f"| shown at test | trained with dropout {args.dropout:g} | without | difference [95 %] | limit |")
-    print("|---|---|---|---|---|")
-    for words, one in told.items():
-        gap = cell(one["gap"], "+")
-        print(f"| {words} | {one['dropout']:.3f} | {one['plain']:.3f} | {gap} | {one['limit']:.2f} |")
-    finish({"split": SPLIT, "shown": told, "rows": rows}, as_json=args.json)
+        data = open_data("phantoms", Path(folder), args.patients) if seeds else None
+        for seed in seeds:
+            parts.measure({"seed": seed}, about, partial(one_seed, data, seed, schedule, args.depth, args.dropout))
 
 
 if __name__ == "__main__":

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import overhead_simulator
 import overhead_step
-from common import arguments, command, finish, say
+from common import Part, Parts, Table, arguments, command, finish, kept, show, table
 from overhead_data import in_own_process, phantom_folder
 
 Raw = dict[str, Any]
@@ -92,9 +93,9 @@ def summary(raw: dict[str, Raw]) -> Raw:
     return result | {"raw": raw}
 
 
-def table(result: Raw) -> list[tuple[str, str, str]]:
-    """Return rows of (what, found, goal)."""
-    raw, rows = result["raw"], []
+def rows_of(raw: Mapping[str, Raw]) -> list[tuple[str, str, str]]:
+    """Return rows of (what, found, goal) for the parts that ran."""
+    rows = []
     for row, found in raw.get("train", {}).items():
         seconds = f"{1e3 * found['ours_s']:.0f} / {1e3 * found['monai_s']:.0f} ms"
         goal = "<= 0.8" if row.startswith("matched") else ""
@@ -124,6 +125,17 @@ def table(result: Raw) -> list[tuple[str, str, str]]:
     return rows
 
 
+def raw_of(parts: Sequence[Part]) -> dict[str, Raw]:
+    """Return part -> what it found, in the order of PARTS."""
+    found = {part.key["part"]: part.numbers for part in parts}
+    return {name: found[name] for name in PARTS if name in found}
+
+
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return the one table."""
+    return {"costs": table(["what", "found", "goal"], rows_of(raw_of(parts)), parts)}
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     found = arguments(__doc__ or "")
@@ -133,18 +145,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Measure, print the table, and the JSON line if asked for."""
+    """Measure what is missing, print the table, and the JSON line if asked for."""
     args = parser().parse_args()
-    raw: dict[str, Raw] = {}
+    with kept("overhead", args) as parts:
+        if not args.show:
+            measure(args, parts)
+        done = parts.read()
+    show(tables(done))
+    finish(summary(raw_of(done)), as_json=args.json)
+
+
+def measure(args: argparse.Namespace, parts: Parts) -> None:
+    """Measure the parts that are asked for and not there yet."""
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
         for name in args.parts:
-            say(f"measuring: {name}")
-            raw[name] = PARTS[name](Path(folder), args.quick)
-    result = summary(raw)
-    print("| what | found | goal |\n|---|---|---|")
-    for row in table(result):
-        print("| " + " | ".join(row) + " |")
-    finish(result, as_json=args.json)
+            parts.measure({"part": name}, {"quick": args.quick}, partial(PARTS[name], Path(folder), args.quick))
 
 
 if __name__ == "__main__":

@@ -15,17 +15,15 @@ The cost is Dice lost against the mean without an attack, over the honest hospit
 
 from __future__ import annotations
 
-import json
-import subprocess
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common import arguments, cell, command, finish, interval, plain, say
+from common import Part, Parts, Table, arguments, cell, command, finish, interval, kept, one_settings, show, table
 from wardround.aggregation.clipped import ClippedMean
 from wardround.aggregation.geometric import GeometricMedian
 from wardround.aggregation.krum import Krum
@@ -33,9 +31,7 @@ from wardround.aggregation.mean import WeightedMean
 from wardround.aggregation.median import CoordinateMedian
 from wardround.aggregation.mixing import Mixed
 from wardround.aggregation.trimmed import TrimmedMean
-from wardround.errors import ConfigRefused
 
-RESULTS = Path(__file__).resolve().parent / "results" / "robustness"
 F = 1
 # name -> (the aggregation, how many hospitals)
 RULES: dict[str, tuple[Any, int]] = {
@@ -168,160 +164,132 @@ def run_part(rule: str, attack: str, sites: dict[str, Any], options: dict[str, A
     return found
 
 
-def commit() -> str:
-    """Return the commit that is measured, with a + where files were changed; no repository: unknown."""
-    here = Path(__file__).resolve().parent
-    said = [
-        subprocess.run(["git", *words], cwd=here, capture_output=True, text=True)
-        for words in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-    ]
-    if said[0].returncode:
-        return "unknown"
-    return said[0].stdout.strip() + ("+" if said[1].stdout.strip() else "")
-
-
-def read_parts(folder: Path) -> list[dict[str, Any]]:
-    """Return the parts that are there; parts of other settings than one another: ConfigRefused."""
-    parts = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    require_alike([part["settings"] for part in parts], folder)
-    return parts
-
-
-def require_alike(found: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Raise ConfigRefused unless all settings are the same."""
-    if any(one != found[0] for one in found):
-        raise ConfigRefused(
-            f"the parts in {folder.name}",
-            found="parts that were run with other settings",
-            expected="one table of one set of settings",
-            fix="move the old parts away, or name another folder with --results",
-        )
-
-
-def measure(args: Any, folder: Path) -> None:
-    """Run the asked parts that are not in the folder yet."""
+def measure(args: Any, parts: Parts) -> None:
+    """Run the asked parts that are not there yet."""
     import torch
 
     torch.set_num_threads(1)
     options = settings(args.quick)
-    folder.mkdir(parents=True, exist_ok=True)
-    require_alike([options, *(part["settings"] for part in read_parts(folder))], folder)
     names = [(rule, attack) for rule in args.rules for attack in args.attacks]
     with tempfile.TemporaryDirectory() as place:
         for seed in args.seeds:
             opened: dict[int, dict[str, Any]] = {}
             for rule, attack in names:
-                path = folder / f"{rule}-{attack}-{seed}.json"
-                if path.exists():
+                key = {"rule": rule, "attack": attack, "seed": seed}
+                if not parts.missing(key, options):
                     continue
                 count = RULES[rule][1]
                 if count not in opened:
                     opened[count] = open_sites(count, seed, options, Path(place))
                     # Scoring loads other weights into the site's network: keep what it began with.
                     initial = next(iter(opened[count].values())).model.vector.clone()
-                begun = time.monotonic()
-                found = run_part(rule, attack, opened[count], options, initial)
-                spent = round(time.monotonic() - begun, 1)
-                about = {"rule": rule, "attack": attack, "seed": seed, "commit": commit(), "settings": options}
-                text = json.dumps(plain(about | {"seconds": spent} | found), indent=1, allow_nan=False)
-                path.with_suffix(".partial").write_text(text + "\n")
-                path.with_suffix(".partial").replace(path)
-                say(f"{rule} {attack} {seed}: {dice_of(found):.3f}, flags {found['flags']}, {spent} s")
+                parts.measure(key, options, partial(run_part, rule, attack, opened[count], options, initial))
 
 
-def dice_of(part: dict[str, Any]) -> float:
-    """Return the mean over the honest hospitals of their mean test Dice."""
-    return over(part, [name for name in part["dice"] if name not in part["hostile"]])
+def honest_of(part: Part) -> list[str]:
+    """Return the names of the hospitals that do not attack."""
+    return [name for name in part.numbers["dice"] if name not in part.numbers["hostile"]]
 
 
-def over(part: dict[str, Any], names: Sequence[str]) -> float:
+def over(part: Part, names: Sequence[str]) -> float:
     """Return the mean over these hospitals of their mean test Dice."""
-    return float(np.mean([np.mean(part["dice"][name]) for name in names]))
+    return float(np.mean([np.mean(part.numbers["dice"][name]) for name in names]))
 
 
-def summarise(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarise(parts: Sequence[Part]) -> dict[str, Any]:
     """Return rule -> attack -> Dice and cost with t-intervals over seeds, flags, stops, triggers.
 
     cost: against the mean without an attack, of the same seed and hospitals
     over_loss: against the mean without the hostile hospital, whose patients no rule can give back
     """
-    held = {(part["rule"], part["attack"], part["seed"]): part for part in parts}
+    held = {tuple(part.key.values()): part for part in parts}
     table: dict[str, Any] = {}
     for rule, (_, count) in RULES.items():
         for attack in attacks():
-            mine = [part for part in parts if (part["rule"], part["attack"]) == (rule, attack)]
+            mine = [part for part in parts if (part.key["rule"], part.key["attack"]) == (rule, attack)]
             if not mine:
                 continue
             costs, losses = [], []
             for part in mine:
-                honest = [name for name in part["dice"] if name not in part["hostile"]]
+                honest = honest_of(part)
                 for reference, into in (("none", costs), ("not_finite", losses)):
-                    other = held.get((BASE[count], reference, part["seed"]))
+                    other = held.get((BASE[count], reference, part.key["seed"]))
                     if other and not (reference == "not_finite" and attack == "none"):
                         into.append(over(other, honest) - over(part, honest))
-            hits = [hit for part in mine for hit in part.get("triggered", [])]
-            flagged = [site for part in mine for site in part["flags"] if site not in part["hostile"]]
+            hits = [hit for part in mine for hit in part.numbers.get("triggered", [])]
+            flagged = [site for part in mine for site in part.numbers["flags"] if site in honest_of(part)]
             table.setdefault(rule, {})[attack] = {
                 "seeds": len(mine),
-                "dice": interval([dice_of(part) for part in mine]),
+                "dice": interval([over(part, honest_of(part)) for part in mine]),
                 "cost": interval(costs) if costs else None,
                 "over_loss": interval(losses) if losses else None,
-                "flag_rounds": sum(sum(part["flags"].values()) for part in mine),
+                "flag_rounds": sum(sum(part.numbers["flags"].values()) for part in mine),
                 "honest_flagged": len(flagged),
-                "stopped": sum(part["stopped"] is not None for part in mine),
+                "stopped": sum(part.numbers["stopped"] is not None for part in mine),
                 "triggered": float(np.mean(hits)) if hits else None,
-                "seconds": sum(part["seconds"] for part in mine),
+                "seconds": sum(part.seconds for part in mine),
             }
     return table
 
 
-def show(table: dict[str, Any]) -> None:
-    """Print Dice and costs of every rule and attack."""
-    columns = [attack for attack in attacks() if any(attack in row for row in table.values())]
-    for title, key, sign in (("test Dice", "dice", ""), ("cost in Dice", "cost", "+")):
-        print(f"\n{title} of the honest hospitals, one hostile:\n")
-        print("| rule | " + " | ".join(columns) + " |")
-        print("|---|" + "---|" * len(columns))
-        for rule, row in table.items():
-            cells = []
-            for attack in columns:
-                one = row.get(attack)
-                text = cell(one[key] if one else None, sign)
-                cells.append(
-                    text + (f" (stopped {one['stopped']} of {one['seeds']})" if one and one["stopped"] else "")
-                )
-            print(f"| {rule} | " + " | ".join(cells) + " |")
-    print("\n| rule | rounds with a flag, by attack | of honest hospitals | triggered: no attack | backdoor |")
-    print("|---|---|---|---|---|")
-    for rule, row in table.items():
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return Dice, costs and flags of every rule and attack; parts of other settings than one another: ConfigRefused."""
+    one_settings(parts)
+    found = summarise(parts)
+    columns = [attack for attack in attacks() if any(attack in row for row in found.values())]
+    made = {}
+    for key, sign in (("dice", ""), ("cost", "+"), ("over_loss", "+")):
+        # Without an attack there is no hostile hospital whose loss could be set apart.
+        shown = [attack for attack in columns if (key, attack) != ("over_loss", "none")]
+        rows = [
+            [rule, seeds_of(row), *(_cell(row.get(attack), key, sign) for attack in shown)]
+            for rule, row in found.items()
+        ]
+        made[key] = table(["rule", "seeds", *shown], rows, parts)
+    rows = []
+    for rule, row in found.items():
         flags = ", ".join(f"{attack} {one['flag_rounds']}" for attack, one in row.items() if one["flag_rounds"])
         wrong = sum(one["honest_flagged"] for one in row.values())
         hits = [row.get(attack, {}).get("triggered") for attack in ("none", "backdoor")]
-        shown = ["-" if hit is None else f"{hit:.2f}" for hit in hits]
-        print(f"| {rule} | {flags or '-'} | {wrong} | {shown[0]} | {shown[1]} |")
+        rows.append([rule, flags or "-", wrong, *("-" if hit is None else f"{hit:.2f}" for hit in hits)])
+    heads = [
+        "rule",
+        "rounds with a flag, by attack",
+        "honest hospitals flagged",
+        "trigger works: no attack",
+        "backdoor",
+    ]
+    return made | {"flags": table(heads, rows, parts)}
+
+
+def seeds_of(row: Mapping[str, Any]) -> str:
+    """Return how many seeds a row has: one number, or from the fewest to the most over its attacks."""
+    counts = sorted({one["seeds"] for one in row.values()})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _cell(one: Mapping[str, Any] | None, key: str, sign: str) -> str:
+    """Return one interval, and in how many seeds the run was stopped."""
+    if one is None:
+        return "-"
+    return cell(one[key], sign) + (f" (stopped {one['stopped']} of {one['seeds']})" if one["stopped"] else "")
 
 
 def main() -> None:
-    """Run what is missing, and print the tables of all parts."""
+    """Run what is missing, and print the tables of all parts that are there."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES), help="rows")
     parser.add_argument("--attacks", nargs="+", default=list(attacks()), choices=list(attacks()), help="columns")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="splits, weights and batches")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the parts are kept")
-    parser.add_argument("--show", action="store_true", help="run nothing, print what is there")
     args = parser.parse_args()
     if args.quick:
         args.rules, args.attacks, args.seeds = *QUICK, args.seeds[:1]
-        with tempfile.TemporaryDirectory() as folder:
-            measure(args, Path(folder))
-            parts = read_parts(Path(folder))
-    else:
+    with kept("robustness", args) as parts:
         if not args.show:
-            measure(args, args.results)
-        parts = read_parts(args.results)
-    table = summarise(parts)
-    show(table)
-    finish({"settings": parts[0]["settings"] if parts else None, "rules": table}, as_json=args.json)
+            measure(args, parts)
+        done = parts.read()
+    show(tables(done))
+    finish({"rules": summarise(done)}, as_json=args.json)
 
 
 if __name__ == "__main__":

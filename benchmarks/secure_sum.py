@@ -20,13 +20,15 @@ import argparse
 import hashlib
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import secure_sum_rival
-from common import arguments, command, finish, say
+from common import Part, Table, arguments, command, finish, kept, one_settings, say, show, table
 from overhead_data import in_own_process, median, peak_rss_mb
 
 MODES = {
@@ -37,6 +39,7 @@ MODES = {
 }
 READABLE = {"masks": False, "encryption": False, "ring": False}
 RUN, MOST_SITES = "ab" * 16, 16
+GOAL_MODEL = "unet-1.2m"
 
 
 def promise(mode: dict[str, bool], bits: int, sites: int) -> Any:
@@ -321,41 +324,73 @@ def one_model(name: str, weights: dict[str, Any], args: argparse.Namespace) -> d
     return rows
 
 
-def table(result: dict[str, Any]) -> list[str]:
-    """Return the lines of a markdown table."""
-    heads = (
-        "model",
-        "sum",
-        "up",
-        "down",
-        "up+down / float32",
-        "NVFlare's up / ours",
-        "encrypt",
-        "/ NVFlare's",
-        "add",
-        "reveal",
-        "exact",
-    )
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for name, rows in result["models"].items():
-        for mode, row in rows.items():
-            both = row["up_bytes_per_param"] + row["down_bytes_per_param"]
-            clear = row["plain_up_bytes_per_param"] + row["plain_down_bytes_per_param"]
-            cells = [name, mode, f"{row['up_bytes_per_param']:.2f}", f"{row['down_bytes_per_param']:.2f}"]
-            cells += [f"{both / clear:.2f}", f"{row['nvflare_up_bytes_per_param'] / row['up_bytes_per_param']:.0f}"]
-            cells += [f"{1e3 * row['encrypt_s']:.0f} ms", f"{row['encrypt_s'] / row['nvflare_encrypt_s']:.3f}"]
-            cells += [
-                f"{1e3 * row['add_s']:.0f} ms",
-                f"{1e3 * row['reveal_s']:.0f} ms",
-                "yes" if row["exact"] else "NO",
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-    for name, rows in result["models"].items():
-        for mode, row in rows.items():
-            if "server_rss_mb" in row:
-                words = ", ".join(f"{n} sites {mb:.0f} MB" for n, mb in row["server_rss_mb"].items())
-                lines.append(f"\nserver, {name}, {mode}: {words}")
-    return lines
+def cells(name: str, mode: str, row: Mapping[str, Any]) -> list[str]:
+    """Return one row of the table of bytes and seconds."""
+    both = row["up_bytes_per_param"] + row["down_bytes_per_param"]
+    clear = row["plain_up_bytes_per_param"] + row["plain_down_bytes_per_param"]
+    return [
+        name,
+        mode,
+        f"{row['up_bytes_per_param']:.2f}",
+        f"{row['down_bytes_per_param']:.2f}",
+        f"{both / clear:.2f}",
+        f"{row['nvflare_up_bytes_per_param'] / row['up_bytes_per_param']:.0f}",
+        f"{1e3 * row['encrypt_s']:.0f} ms",
+        f"{row['encrypt_s'] / row['nvflare_encrypt_s']:.3f}",
+        f"{1e3 * row['add_s']:.0f} / {1e3 * row['reveal_s']:.0f} ms",
+        "yes" if row["exact"] else "**NO**",
+    ]
+
+
+def goals(found: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[list[str]]:
+    """Return goal, found, met or missed; found: (model, bits) -> mode -> figures. A goal whose part is missing has no row."""
+    rows = []
+
+    def judged(words: str, value: float, most: float) -> None:
+        rows.append([words, f"{value:.3g}", "met" if value <= most else "**missed**"])
+
+    for bits, most in ((8, 2.8), (16, 5.1)):
+        if one := found.get((GOAL_MODEL, bits)):
+            judged(f"upload at most {most} bytes per parameter, {bits} bits", one["he"]["up_bytes_per_param"], most)
+    if one := found.get((GOAL_MODEL, 8)):
+        he, masked = one["he"], one["he with masks"]
+        plain = he["plain_up_bytes_per_param"] + he["plain_down_bytes_per_param"]
+        both = (he["up_bytes_per_param"] + he["down_bytes_per_param"]) / plain
+        judged("upload + download at most 1.1 x float32, 8 bits", both, 1.1)
+        for words, row in (("", he), (", with masks", masked)):
+            share = row["encrypt_s"] / row["nvflare_encrypt_s"]
+            judged(f"encrypt + serialise at most a tenth of NVFlare's time, 8 bits{words}", share, 0.1)
+    for bits in (8, 16):
+        mine = [rows_["he"] for (_, bits_), rows_ in found.items() if bits_ == bits]
+        if mine:
+            share = max(row["up_bytes_per_param"] / row["nvflare_up_bytes_per_param"] for row in mine)
+            judged(f"at most 1/14 = 0.0714 of NVFlare's upload on every model, {bits} bits", share, 1 / 14)
+    return rows
+
+
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return bytes and seconds for each payload, and the memory of a server."""
+    one_settings(parts)
+    ordered = sorted(parts, key=lambda part: (part.key["bits"], secure_sum_rival.MODELS.index(part.key["model"])))
+    heads = ["model", "sum", "up", "down", "up + down / float32", "NVFlare's up / ours", "encrypt + serialise"]
+    heads += ["/ NVFlare's", "add / reveal", "bit-exact"]
+    made = {}
+    for bits in sorted({part.key["bits"] for part in parts}):
+        mine = [part for part in ordered if part.key["bits"] == bits]
+        rows = [cells(part.key["model"], mode, row) for part in mine for mode, row in part.numbers.items()]
+        made[f"bits-{bits}"] = table(heads, rows, mine)
+    found = {(part.key["model"], part.key["bits"]): part.numbers for part in ordered}
+    made["goals"] = table([f"goal, `he`; the first four at {GOAL_MODEL}", "found", ""], goals(found), ordered)
+    measured = [part for part in ordered if any("server_rss_mb" in row for row in part.numbers.values())]
+    if measured:
+        modes = [(part, mode, row) for part in measured for mode, row in part.numbers.items() if "server_rss_mb" in row]
+        counts = list(modes[0][2]["server_rss_mb"])
+        rows = [
+            [part.key["model"], mode, part.key["bits"], *(f"{row['server_rss_mb'][n]:.0f} MB" for n in counts)]
+            for part, mode, row in modes
+        ]
+        made["memory"] = table(["model", "sum", "bits", *(f"{n} sites" for n in counts)], rows, measured)
+    return made
 
 
 def parser() -> argparse.ArgumentParser:
@@ -372,14 +407,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Measure, print the table, and the JSON line if asked for."""
+    """Measure what is missing, print the tables, and the JSON line if asked for."""
     args = parser().parse_args()
     chosen = args.models or (secure_sum_rival.MODELS[:1] if args.quick else secure_sum_rival.MODELS)
-    weights = secure_sum_rival.models()
-    result = {"bits": args.bits, "sites": args.sites, "room_for_sites": MOST_SITES}
-    result["models"] = {name: one_model(name, weights[name], args) for name in chosen}
-    print("\n".join(table(result)))
-    finish(result, as_json=args.json)
+    settings = {"sites": args.sites, "room_for_sites": MOST_SITES, "quick": args.quick}
+    with kept("secure_sum", args) as parts:
+        for name in () if args.show else chosen:
+            weights = secure_sum_rival.models()[name]
+            parts.measure({"model": name, "bits": args.bits}, settings, partial(one_model, name, weights, args))
+        done = parts.read()
+    show(tables(done))
+    finish({part.name: part.numbers for part in done}, as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -21,15 +21,16 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common import arguments, command, finish, say
+from common import Part, Table, arguments, command, finish, kept, one_settings, show, table
 from overhead_data import median
 
 Weights = dict[str, np.ndarray]
@@ -267,14 +268,17 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - begun, found
 
 
-def table(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
-    """Return the lines of a Markdown table, NVFlare's encryption beside plain."""
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return the one table, NVFlare's encryption beside plain."""
+    one_settings(parts)
     columns = ("up_bytes_per_param", "down_bytes_per_param", "encrypt_s", "add_s", "step_s", "decrypt_s")
-    lines = ["| model, encrypted / plain | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, found in results.items():
-        cells = [f"{found['encrypted'][key]:.3g} / {found['plain'][key]:.3g}" for key in columns]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return lines
+    found = {part.key["model"]: part.numbers for part in parts}
+    rows = [
+        [name, *(f"{found[name]['encrypted'][key]:.3g} / {found[name]['plain'][key]:.3g}" for key in columns)]
+        for name in MODELS
+        if name in found
+    ]
+    return {"stock": table(["model, encrypted / plain", *columns], rows, parts)}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -291,12 +295,17 @@ def main() -> None:
     args = parser().parse_args()
     logging.getLogger().addHandler(logging.NullHandler())  # the stock parts warn about every default
     names, sites = (args.models[:1], 2) if args.quick else (args.models, args.sites)
-    updates, results = models(), {}
-    for name in names:
-        say(f"measuring: {name}")
-        results[name] = {"encrypted": measure(updates[name], sites), "plain": plain(updates[name], sites)}
-    print("\n".join(table(results)))
-    finish({"sites": sites, "models": results}, as_json=args.json)
+    with kept("secure_sum_rival", args) as parts:
+        for name in () if args.show else names:
+            parts.measure({"model": name}, {"sites": sites}, partial(one_model, models()[name], sites))
+        done = parts.read()
+    show(tables(done))
+    finish({part.name: part.numbers for part in done}, as_json=args.json)
+
+
+def one_model(weights: Weights, sites: int) -> dict[str, dict[str, float]]:
+    """Return what a round costs with NVFlare's encryption, and in plain."""
+    return {"encrypted": measure(weights, sites), "plain": plain(weights, sites)}
 
 
 if __name__ == "__main__":

@@ -5,23 +5,56 @@ choice, and how each hospital's own model does at every other hospital. Everythi
 runs in this process through the same `local_round` as in NVFlare.
 
     python benchmarks/segmentation.py --data lgg --seeds 0 1 2 --json
-    python benchmarks/segmentation.py --merge out/*.json        (parts that ran in parallel)
+    python benchmarks/segmentation.py --show                    (the tables of the parts that are there)
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
-import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common import arguments, command, finish, real_set, root_option, say
+from common import (
+    Part,
+    Parts,
+    Table,
+    arguments,
+    command,
+    finish,
+    kept,
+    one_settings,
+    real_set,
+    root_option,
+    say,
+    show,
+    table,
+)
 from methods import methods
 
 LGG = ("DU", "HT", "FG")
+NAMES = {
+    "local": "local only",
+    "central": "centralised, same work as one site",
+    "central_3x": "centralised, work of all sites",
+    "fedavg": "FedAvg",
+    "fedprox": "FedProx",
+    "scaffold": "SCAFFOLD",
+    "fedopt": "FedOpt (Adam)",
+    "fedbn": "FedBN",
+    "fedrep": "FedRep",
+    "ditto": "Ditto",
+    "perfedavg_fo": "Per-FedAvg FO",
+    "perfedavg_hf": "Per-FedAvg HF",
+    "klmask": "KL masks (`brats_klmask`)",
+    "klmask_random": "random blocks (control)",
+    "klmask_norms": "norms stay (control)",
+    "klmask_head": "head stays (control)",
+}
+TUNED = " + fine-tuning"
 
 
 def settings(data: str, quick: bool) -> dict[str, Any]:
@@ -90,18 +123,13 @@ def evaluate(site: Any, w: Any) -> dict[str, Any]:
     return {"val": site.score(w, site.split.val), "test": [row["dice_mean"] for row in rows]}
 
 
-def one_method(
-    name: str, sites: dict[str, Any], schedule: Any, chosen: dict[str, Any], ks: tuple[int, ...]
-) -> dict[str, Any]:
+def one_method(name: str, sites: dict[str, Any], schedule: Any, initial: Any, ks: tuple[int, ...]) -> dict[str, Any]:
     """Run one method; return site -> {"0": plain model, "best": after the k chosen on validation} (local, central: plain only)."""
     from wardround.algorithms.base import Steps
     from wardround.algorithms.federation import local_only
     from wardround.algorithms.finetune import fine_tune
     from wardround.hospital.consortium import Consortium
 
-    any_site = next(iter(sites.values()))
-    initial = any_site.model.vector.clone() if "initial" not in chosen else chosen["initial"]
-    chosen["initial"] = initial
     if name == "local":
         models = {site: local_only(one.oracle("local"), schedule, initial) for site, one in sites.items()}
         matrix = {a: {b: evaluate(sites[b], models[a]) for b in sites} for a in sites}
@@ -127,17 +155,17 @@ def one_method(
     return table
 
 
-def summarise(parts: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise(parts: Sequence[Part]) -> dict[str, Any]:
     """Return method -> site -> mean, low, high, cases; and the mean over sites, from all seeds."""
     from wardround.reports.intervals import hierarchical_mean
 
     found: dict[str, dict[str, dict[int, list[float]]]] = {}
     for part in parts:
-        for method, table in part["methods"].items():
-            for site, row in table.items():
-                for key, label in (("0", method), ("best", f"{method}+tuned")):
-                    if key in row:
-                        found.setdefault(label, {}).setdefault(site, {})[part["seed"]] = row[key]["test"]
+        method = part.key["method"]
+        for site, row in part.numbers["sites"].items():
+            for key, label in (("0", method), ("best", f"{method}+tuned")):
+                if key in row:
+                    found.setdefault(label, {}).setdefault(site, {})[part.key["seed"]] = row[key]["test"]
     out: dict[str, Any] = {}
     for method, sites in found.items():
         rows = {site: hierarchical_mean({site: seeds}) for site, seeds in sites.items()} | {
@@ -147,20 +175,21 @@ def summarise(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def verdicts(parts: list[dict[str, Any]]) -> dict[str, Any]:
+def verdicts(parts: Sequence[Part]) -> dict[str, Any]:
     """Return site -> the verdict's choices over seeds and their mean test Dice beside the local model's."""
     from wardround.reports.verdict import choose
 
     out: dict[str, Any] = {}
-    for part in parts:
-        table = part["methods"]
-        for site in table.get("local", {}):
-            options = {"local": table["local"][site]["0"]}
-            if "fedavg" in table:
-                options |= {"fedavg": table["fedavg"][site]["0"], "fedavg_finetuned": table["fedavg"][site]["best"]}
-            if "perfedavg_fo" in table:
-                options["personalised"] = table["perfedavg_fo"][site]["best"]
-            name = choose({key: row["val"] for key, row in options.items()}, part["val_cases"][site])
+    for seed in sorted({part.key["seed"] for part in parts}):
+        mine = {part.key["method"]: part.numbers for part in parts if part.key["seed"] == seed}
+        for site, own in mine.get("local", {"sites": {}})["sites"].items():
+            options = {"local": own["0"]}
+            if "fedavg" in mine:
+                shared = mine["fedavg"]["sites"][site]
+                options |= {"fedavg": shared["0"], "fedavg_finetuned": shared["best"]}
+            if "perfedavg_fo" in mine:
+                options["personalised"] = mine["perfedavg_fo"]["sites"][site]["best"]
+            name = choose({key: row["val"] for key, row in options.items()}, mine["local"]["val_cases"][site])
             entry = out.setdefault(site, {"deploy": [], "test": [], "local": []})
             entry["deploy"].append(name)
             entry["test"].append(float(np.mean(options[name]["test"])))
@@ -168,37 +197,62 @@ def verdicts(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def matrix(parts: list[dict[str, Any]]) -> dict[str, Any]:
+def matrix(parts: Sequence[Part]) -> dict[str, Any]:
     """Return trained at -> tested at -> mean Dice of local models over seeds."""
     found: dict[str, dict[str, list[float]]] = {}
     for part in parts:
-        for a, row in part["methods"].get("local", {}).items():
+        for a, row in part.numbers["sites"].items() if part.key["method"] == "local" else ():
             for b, test in row["at"].items():
                 found.setdefault(a, {}).setdefault(b, []).append(float(np.mean(test)))
     return {a: {b: float(np.mean(values)) for b, values in row.items()} for a, row in found.items()}
 
 
-def show(result: dict[str, Any]) -> None:
-    """Print the tables."""
-    sites = [site for site in next(iter(result["methods"].values())) if site != "mean"]
-    print("| method | " + " | ".join(sites) + " | mean [95 % interval] |")
-    print("|---|" + "---|" * (len(sites) + 1))
-    for method, rows in sorted(result["methods"].items(), key=lambda item: -item[1]["mean"]["mean"]):
-        cells = [f"{rows[site]['mean']:.3f} ({rows[site]['cases']})" for site in sites]
-        whole = rows["mean"]
-        print(
-            f"| {method} | " + " | ".join(cells) + f" | {whole['mean']:.3f} [{whole['low']:.3f}, {whole['high']:.3f}] |"
-        )
-    print("\nverdict:")
-    for site, row in result["verdict"].items():
-        print(f"  {site}: {row['deploy']}, test {np.mean(row['test']):.3f}, local {np.mean(row['local']):.3f}")
-    print("\nlocal models elsewhere (rows: trained at, columns: tested at):")
-    for a, row in result["matrix"].items():
-        print(f"  {a}: " + ", ".join(f"{b} {value:.3f}" for b, value in row.items()))
+def title(label: str) -> str:
+    """Return what a row is called."""
+    method, _, tuned = label.partition("+")
+    return NAMES[method] + (TUNED if tuned else "")
+
+
+def scores(parts: Sequence[Part]) -> Table:
+    """Return the test Dice of every method, the best mean first."""
+    found = summarise(parts)
+    sites = [site for site in next(iter(found.values())) if site != "mean"]
+    rows = []
+    for label, row in sorted(found.items(), key=lambda item: -item[1]["mean"]["mean"]):
+        whole = row["mean"]
+        # One seed with one patient has no interval.
+        span = "" if whole["low"] is None else f" [{whole['low']:.3f}, {whole['high']:.3f}]"
+        rows.append([title(label), *(f"{row[site]['mean']:.3f}" for site in sites), f"{whole['mean']:.3f}{span}"])
+    return table(["method", *sites, "mean [95 % interval]"], rows, parts)
+
+
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return for each data set: the methods, KL masks and their controls, the verdict, local models elsewhere."""
+    made = {}
+    for data in sorted({part.key["data"] for part in parts}):
+        mine = [part for part in parts if part.key["data"] == data]
+        one_settings(mine)
+        masks = [part for part in mine if part.key["method"].startswith("klmask")]
+        made[data] = scores([part for part in mine if part not in masks])
+        if masks:
+            made[f"{data}-masks"] = scores([*masks, *(part for part in mine if part.key["method"] == "fedavg")])
+        own = [part for part in mine if part.key["method"] == "local"]
+        if not own:
+            continue
+        rows = [
+            [site, ", ".join(row["deploy"]), f"{np.mean(row['test']):.3f}", f"{np.mean(row['local']):.3f}"]
+            for site, row in verdicts(mine).items()
+        ]
+        heads = ["hospital", "deployed, by seed", "its test Dice", "the local model's"]
+        made[f"{data}-verdict"] = table(heads, rows, mine)
+        elsewhere = matrix(mine)
+        rows = [[a, *(f"{value:.3f}" for value in row.values())] for a, row in elsewhere.items()]
+        made[f"{data}-elsewhere"] = table(["trained at", *elsewhere], rows, own)
+    return made
 
 
 def main() -> None:
-    """Run the table, or merge parts of it."""
+    """Run what is missing, and print the tables of the parts that are there."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--data", choices=("phantoms", "lgg"), default="phantoms", help="which hospitals")
     root_option(parser)
@@ -206,24 +260,20 @@ def main() -> None:
     names = ["local", "central", "central_3x", *methods()]
     parser.add_argument("--methods", nargs="+", default=names, choices=names, help="rows of the table")
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch decides")
-    parser.add_argument("--part", type=Path, help="write this run's raw scores here, to be merged later")
-    parser.add_argument("--merge", type=Path, nargs="+", help="print the table of these parts, run nothing")
     args = parser.parse_args()
-    if args.merge:
-        raw = [json.loads(path.read_text()) for path in args.merge]
-        parts: dict[tuple[str, int], dict[str, Any]] = {}
-        for part in (one for parts_ in raw for one in parts_):
-            whole = parts.setdefault((part["data"], part["seed"]), part | {"methods": {}})
-            whole["methods"].update(part["methods"])
-        done = list(parts.values())
-    else:
-        done = measure(args)
-    result = {"methods": summarise(done), "verdict": verdicts(done), "matrix": matrix(done)}
-    show(result)
-    finish(result, as_json=args.json)
+    if args.quick:
+        args.seeds = args.seeds[:1]
+        args.methods = [name for name in args.methods if name in ("local", "fedavg", "perfedavg_fo")]
+    with kept("segmentation", args) as parts:
+        if not args.show:
+            measure(args, parts)
+        done = parts.read()
+    show(tables(done))
+    mine = [part for part in done if part.key["data"] == args.data]
+    finish({"methods": summarise(mine), "verdict": verdicts(mine), "matrix": matrix(mine)}, as_json=args.json)
 
 
-def measure(args: Any) -> list[dict[str, Any]]:
+def measure(args: Any, parts: Parts) -> None:
     """Run the asked methods for the asked seeds."""
     import torch
 
@@ -231,25 +281,27 @@ def measure(args: Any) -> list[dict[str, Any]]:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    seeds = args.seeds[:1] if args.quick else args.seeds
-    names = [n for n in args.methods if n in ("local", "fedavg", "perfedavg_fo")] if args.quick else args.methods
-    options, done = settings(args.data, args.quick), []
+    options = settings(args.data, args.quick)
+    schedule = Schedule(**options["schedule"])
     with tempfile.TemporaryDirectory() as folder:
-        for seed in seeds:
+        for seed in args.seeds:
+            keys = [{"data": args.data, "method": name, "seed": seed} for name in args.methods]
+            keys = [key for key in keys if parts.missing(key, options)]
+            if not keys:
+                continue
             sites = open_sites(args.data, seed, options, Path(folder), args.root)
-            schedule, chosen = Schedule(**options["schedule"]), {}
-            val_cases = {site: len(one.split.val) for site, one in sites.items()}
-            part = {"data": args.data, "seed": seed, "val_cases": val_cases, "methods": {}}
-            done.append(part)
-            for name in names:
-                begun = time.monotonic()
-                part["methods"][name] = one_method(name, sites, schedule, chosen, options["ks"])
-                dice = {s: round(float(np.mean(r["0"]["test"])), 3) for s, r in part["methods"][name].items()}
-                val = {s: round(r["0"]["val"], 3) for s, r in part["methods"][name].items()}
-                say(f"seed {seed} {name}: val {val} test {dice}, {time.monotonic() - begun:.0f} s")
-                if args.part:
-                    args.part.write_text(json.dumps(done))
-    return done
+            initial = next(iter(sites.values())).model.vector.clone()
+            for key in keys:
+                parts.measure(key, options, partial(one_part, key["method"], sites, schedule, initial, options["ks"]))
+
+
+def one_part(name: str, sites: dict[str, Any], schedule: Any, initial: Any, ks: tuple[int, ...]) -> dict[str, Any]:
+    """Return what one method gives at every site, and how many validation patients each has."""
+    found = one_method(name, sites, schedule, initial, ks)
+    dice = {site: round(float(np.mean(row["0"]["test"])), 3) for site, row in found.items()}
+    val = {site: round(row["0"]["val"], 3) for site, row in found.items()}
+    say(f"{name}: val {val} test {dice}")
+    return {"sites": found, "val_cases": {site: len(one.split.val) for site, one in sites.items()}}
 
 
 if __name__ == "__main__":

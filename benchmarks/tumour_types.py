@@ -2,8 +2,8 @@
 
 Data: `cheng` (glioma, meningioma, pituitary; T1ce slices, pseudo-patients: blocks of neighbouring slices) dealt by Dirichlet
 label skew. A seed is a deal, a split, first weights, batches and noise. Scores are balanced accuracies over the slices of the
-classes PRESENT in a site's part (support is printed), mean over sites, 95 % t-interval over seeds; `everywhere`: over the test
-slices of all sites together. k of the fine-tuning is chosen on validation; nothing is chosen on test.
+classes PRESENT in a site's part (the parts keep every site's support), mean over sites, 95 % t-interval over seeds;
+`everywhere`: over the test slices of all sites together. k of the fine-tuning is chosen on validation, nothing on test.
 
     local        each site alone, the same number of steps        fedavg      everything is shared
     masks_*      KL masks over all blocks, and their controls     norms       FedSim: only the norms are shared, no noise
@@ -12,28 +12,41 @@ Clip, v and h of the noise come from a rehearsal at a PUBLIC phantom hospital (t
 weigh as many training patients as they have, all the same where norms are shared. Masks also look at two batches a round.
 Rounds and bytes (float32, up and down, all sites; personal blocks travel as zeros) until the mean validation score, before
 fine-tuning, is 95 % of FedAvg's last one. A site of one class: always saying that class scores 1.
-The README's tables have the split by the patient's id alone, which can leave a class of a small site out of its test part.
+The split is by the patient's id alone by default, which can leave a class of a small site out of its test part.
 
-    python benchmarks/tumour_types.py --save parts.json --json
+    python benchmarks/tumour_types.py --json
 """
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adaptive_noise_dice import DELTA, EPSILON, NoisedSum
-from common import arguments, cell, command, finish, interval, root_option, say
+from common import (
+    Part,
+    Parts,
+    Table,
+    arguments,
+    cell,
+    command,
+    finish,
+    interval,
+    kept,
+    one_settings,
+    root_option,
+    say,
+    show,
+    table,
+)
 from methods import MASKS, MEAN, PARTS
 from tumour_types_data import (
-    CLASSES,
     SITES,
     SPLITS,
     everywhere,
@@ -70,6 +83,17 @@ METHODS: dict[str, Sharing] = {
     "norms": PARTS["norms"],
 }
 NAMES = ("local", *METHODS)
+TITLES = {
+    "local": "local only",
+    "fedavg": "FedAvg",
+    "masks_kl": "KL masks",
+    "dp_iso": "norms shared, isotropic noise, epsilon 8 per hospital",
+    "mmpfl_adp": "MM-PFL-ADP: masks over the norms, adaptive noise, epsilon 8 per hospital",
+    "masks_random": "KL masks: random blocks (control)",
+    "masks_norms": "KL masks: norms stay (control)",
+    "masks_head": "KL masks: head stays (control)",
+    "norms": "norms shared, no noise",
+}
 QUICK = ("local", "fedavg", "mmpfl_adp")
 
 
@@ -123,130 +147,145 @@ def one_method(name: str, sites: Mapping[str, Any], public: Any, schedule: Sched
     return {"sites": table, "curve": curve, "values": values, "noise": told, "personal_values": masked}
 
 
-def means(part: Mapping[str, Any], method: str, key: str, what: str = "test") -> float:
+def one_part(name: str, sites: Mapping[str, Any], public: Any, schedule: Schedule, ks: tuple[int, ...]) -> Any:
+    """Return what one method gives, and how many pseudo-patients of which class every site has."""
+    found = one_method(name, sites, public, schedule, ks)
+    score, val = means(found, "0"), means(found, "0", "val")
+    say(f"{name}: test {score:.3f} val {val:.3f} {[round(value, 3) for value in found.get('curve', [])]}")
+    return found | {"support": support(sites)}
+
+
+def means(found: Mapping[str, Any], key: str, what: str = "test") -> float:
     """Return the mean over sites."""
-    return float(np.mean([row[key][what] for row in part["methods"][method]["sites"].values()]))
+    return float(np.mean([row[key][what] for row in found["sites"].values()]))
 
 
-def reached(part: Mapping[str, Any], method: str) -> int | None:
-    """Return after how many rounds the validation score is REACH of FedAvg's last one; never: None."""
-    goal = REACH * part["methods"]["fedavg"]["curve"][-1]
-    return next((r + 1 for r, value in enumerate(part["methods"][method]["curve"]) if value >= goal), None)
+def reached(curve: Sequence[float], base: Sequence[float]) -> int | None:
+    """Return after how many rounds a validation score is REACH of FedAvg's last one; never: None."""
+    return next((r + 1 for r, value in enumerate(curve) if value >= REACH * base[-1]), None)
 
 
-def summarise(parts: list[dict[str, Any]]) -> dict[str, Any]:
+def by_alpha(parts: Sequence[Part]) -> dict[str, dict[str, dict[int, Any]]]:
+    """Return alpha -> method -> seed -> what was found, of the methods that have every seed which FedAvg has.
+
+    local and FedAvg are what all rows are compared with: an alpha without both of some seed is left out.
+    """
+    found: dict[str, dict[str, dict[int, Any]]] = {}
+    for part in parts:
+        methods = found.setdefault(str(part.key["alpha"]), {})
+        methods.setdefault(part.key["method"], {})[part.key["seed"]] = part.numbers
+    made = {}
+    for alpha in sorted(found, key=float):
+        seeds = set(found[alpha].get("fedavg", {})) & set(found[alpha].get("local", {}))
+        whole = [name for name in NAMES if seeds and seeds <= set(found[alpha].get(name, {}))]
+        if whole:
+            made[alpha] = {name: {seed: found[alpha][name][seed] for seed in sorted(seeds)} for name in whole}
+    return made
+
+
+def summarise(parts: Sequence[Part]) -> dict[str, Any]:
     """Return alpha -> method -> means over seeds with intervals, differences to FedAvg + fine-tune, rounds and bytes."""
+    one_settings(parts)
     out: dict[str, Any] = {}
-    for alpha in sorted({part["alpha"] for part in parts}):
-        mine = [part for part in parts if part["alpha"] == alpha]
-        everyone = [name for name in NAMES if all(name in part["methods"] for part in mine)]
-        for name in everyone if set(SWEEP) <= set(everyone) else ():
+    for alpha, methods in by_alpha(parts).items():
+        seeds = methods["fedavg"]
+        for name, mine in methods.items():
             row: dict[str, Any] = {}
             for key, label in (("0", "plain"), ("best", "tuned")):
                 if name == "local" and key == "best":
                     continue
                 for what in ("test", "blocks", "val", *(["everywhere"] if name in SWEEP else [])):
-                    row[f"{label}_{what}"] = interval([means(part, name, key, what) for part in mine])
+                    row[f"{label}_{what}"] = interval([means(mine[seed], key, what) for seed in seeds])
                 for rival, rung in (("fedavg", "best"), ("local", "0")):
-                    gaps = [means(part, name, key) - means(part, rival, rung) for part in mine]
+                    gaps = [means(mine[seed], key) - means(methods[rival][seed], rung) for seed in seeds]
                     row[f"{label}_over_{rival}"] = interval(gaps)
             if name != "local":
-                rounds, base = [reached(p, name) for p in mine], [reached(p, "fedavg") for p in mine]
-                pairs = [a / b for a, b in zip(rounds, base, strict=True) if a is not None and b is not None]
-                per_round = 2 * 4 * SITES * mine[0]["methods"][name]["values"]
+                base = {seed: one["curve"] for seed, one in seeds.items()}
+                rounds = [reached(mine[seed]["curve"], base[seed]) for seed in seeds]
+                bases = [reached(base[seed], base[seed]) for seed in seeds]
+                pairs = [a / b for a, b in zip(rounds, bases, strict=True) if a is not None and b is not None]
+                first = next(iter(mine.values()))
+                per_round = 2 * 4 * SITES * first["values"]
                 row |= {"rounds": rounds, "ratio": interval(pairs) if pairs else None, "round_bytes": per_round}
                 row["bytes"] = [None if r is None else r * per_round for r in rounds]
-                row["noise"] = mine[0]["methods"][name]["noise"]
-            out.setdefault(str(alpha), {})[name] = row
+                row["noise"] = first["noise"]
+            out.setdefault(alpha, {})[name] = row
     return out
 
 
-def show(parts: list[dict[str, Any]], result: dict[str, Any]) -> None:
-    """Print support, the scores of every site, the main table, rounds and bytes, and the sweep."""
-    for part in parts:
-        print(f"\nalpha {part['alpha']}, seed {part['seed']}: pseudo-patients ({', '.join(CLASSES)})")
-        for site, row in part["support"].items():
-            print(f"  {site}: " + ", ".join(f"{name} {'/'.join(map(str, counts))}" for name, counts in row.items()))
-        for name, found in part["methods"].items():
-            cells = [
-                f"{r['0']['test']:.2f}" + (f" > {r['best']['test']:.2f} (k {r['k']})" if "k" in r else "")
-                for r in found["sites"].values()
-            ]
-            print(f"    {name}: " + ", ".join(cells))
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return the main table, its rounds and bytes, and the sweep over label skew."""
+    result, made = summarise(parts), {}
     rows = result.get(str(MAIN), {})
     if rows:
-        print(f"\nalpha {MAIN}\n\n| method | plain | + fine-tune | - (FedAvg + fine-tune) | - local |")
-        print("|" + "---|" * 5)
+        main_parts = [part for part in parts if str(part.key["alpha"]) == str(MAIN)]
+        cells, traffic = [], []
         for name, row in rows.items():
             tuned = "tuned" if "tuned_test" in row else "plain"
             after = cell(row["tuned_test"]) if tuned == "tuned" else "-"
-            print(
-                f"| {name} | {cell(row['plain_test'])} | {after} | {cell(row[f'{tuned}_over_fedavg'], '+')} "
-                f"| {cell(row[f'{tuned}_over_local'], '+')} |"
-            )
-        print("\n| method | rounds, by seed | / FedAvg's | MB per round | MB, by seed | SNR |\n" + "|" + "---|" * 6)
-        for name, row in rows.items():
+            over = [cell(row[f"{tuned}_over_{rival}"], "+") for rival in ("fedavg", "local")]
+            cells.append([TITLES[name], cell(row["plain_test"]), after, *over])
             if name != "local":
                 seeds = ", ".join("never" if r is None else str(r) for r in row["rounds"])
                 total = ", ".join("never" if b is None else f"{b / 1e6:.2f}" for b in row["bytes"])
                 snr = f"{row['noise']['snr']:.2f}" if row["noise"] else "-"
-                print(f"| {name} | {seeds} | {cell(row['ratio'])} | {row['round_bytes'] / 1e6:.2f} | {total} | {snr} |")
-    print("\n| alpha | local | FedAvg | FedAvg + fine-tune | local - tuned | everywhere: local | FedAvg | tuned |")
-    print("|" + "---|" * 8)
+                size = f"{row['round_bytes'] / 1e6:.2f}"
+                traffic.append([TITLES[name], seeds, cell(row["ratio"]), size, total, snr])
+        heads = ["method", "as it comes", "+ fine-tuning", "- (FedAvg + fine-tuning)", "- local"]
+        made["methods"] = table(heads, cells, main_parts)
+        heads = ["method", "rounds, by seed", "/ FedAvg's", "MB per round", "MB, by seed", "signal / noise at best"]
+        made["rounds"] = table(heads, traffic, main_parts)
+    cells = []
     for alpha, found in result.items():
-        one, two = found.get("local"), found.get("fedavg")
-        if one and two:
-            cells = [cell(one["plain_test"]), cell(two["plain_test"]), cell(two["tuned_test"])]
-            cells += [cell(one["plain_over_fedavg"], "+"), cell(one["plain_everywhere"])]
-            cells += [cell(two["plain_everywhere"]), cell(two["tuned_everywhere"])]
-            print(f"| {alpha} | " + " | ".join(cells) + " |")
+        one, two = found["local"], found["fedavg"]
+        shown = [one["plain_test"], two["plain_test"], two["tuned_test"], one["plain_everywhere"]]
+        shown += [two["plain_everywhere"], two["tuned_everywhere"]]
+        cells.append([alpha, *(cell(value) for value in shown), single(parts, alpha)])
+    heads = ["Dirichlet alpha", "local", "FedAvg", "FedAvg + fine-tuning", "on everyone's test slices: local", "FedAvg"]
+    heads += ["+ fine-tuning", f"sites with one class in test, of {SITES}, by seed"]
+    return made | {"skew": table(heads, cells, parts)}
 
 
-def measure(args: Any, parts: list[dict[str, Any]]) -> None:
-    """Run what is not in `parts` yet; alpha MAIN with all methods first."""
+def single(parts: Sequence[Part], alpha: str) -> str:
+    """Return for every seed at how many sites the test part holds one class."""
+    mine = [part for part in parts if (str(part.key["alpha"]), part.key["method"]) == (alpha, "local")]
+    return ", ".join(
+        str(sum(sum(count > 0 for count in row["test"]) == 1 for row in part.numbers["support"].values()))
+        for part in mine
+    )
+
+
+def measure(args: Any, parts: Parts) -> None:
+    """Run what is not there yet; alpha MAIN with all methods first."""
     import torch
 
     torch.set_num_threads(args.threads)
     rounds, work = (2, 2) if args.quick else (args.rounds, args.work)
     data = args.data or ("phantoms" if args.quick else "cheng")
     settings = {"data": data, "rounds": rounds, "work": work, "lr": args.lr, "split": args.split}
-    if strange := [part["settings"] for part in parts if part["settings"] != settings]:
-        raise SystemExit(f"{args.save} has runs with {strange[0]}, not {settings}: name another file")
     schedule = Schedule(rounds, work, args.lr, 0.9, True, 0.0, 1.0, "cosine")
     ks = (0, 1) if args.quick else (0, 1, 5, 20)
     seeds = args.seeds[:1] if args.quick else args.seeds
     alphas = sorted([MAIN] if args.quick else args.alphas, key=lambda a: (a != MAIN, a))
     with tempfile.TemporaryDirectory() as name_:
         folder = Path(name_)
-        whole = whole_set(data, folder, args.root, 30 if args.quick else 60)
+        whole = lru_cache(partial(whole_set, data, folder, args.root, 30 if args.quick else 60))
         for alpha, seed in [(alpha, seed) for alpha in alphas for seed in seeds]:
-            before = next((p for p in parts if (p["alpha"], p["seed"]) == (alpha, seed)), None)
             wanted = [n for n in args.methods if n in (SWEEP if alpha != MAIN else QUICK if args.quick else NAMES)]
-            if before is not None and set(wanted) <= set(before["methods"]):
+            keys = [
+                {"alpha": alpha if math.isfinite(alpha) else "inf", "method": name, "seed": seed} for name in wanted
+            ]
+            keys = [key for key in keys if parts.missing(key, settings)]
+            if not keys:
                 continue
-            sites = open_sites(whole, alpha, seed, folder, args.split)
-            public = open_public(folder, seed) if set(wanted) & set(NOISED) else None
-            part = before or {
-                "alpha": alpha,
-                "seed": seed,
-                "settings": settings,
-                "support": support(sites),
-                "methods": {},
-            }
-            parts += [] if before else [part]
-            for name in [n for n in wanted if n not in part["methods"]]:
-                begun = time.monotonic()
-                part["methods"][name] = one_method(name, sites, public, schedule, ks)
-                spent = part["methods"][name]["seconds"] = round(time.monotonic() - begun, 1)
-                curve = [round(value, 3) for value in part["methods"][name].get("curve", [])]
-                mean, val = means(part, name, "0"), means(part, name, "0", "val")
-                say(f"alpha {alpha} seed {seed} {name}: test {mean:.3f} val {val:.3f} {curve}, {spent} s")
-                if args.save:
-                    args.save.write_text(json.dumps(parts))
+            sites = open_sites(whole(), alpha, seed, folder, args.split)
+            public = open_public(folder, seed) if {key["method"] for key in keys} & set(NOISED) else None
+            for key in keys:
+                parts.measure(key, settings, partial(one_part, key["method"], sites, public, schedule, ks))
 
 
 def main() -> None:
-    """Run the main table and the sweep, or go on where `--save` stopped."""
+    """Run what is missing of the main table and the sweep, and print them."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--data", choices=("cheng", "phantoms"), help="default: cheng; with --quick: phantoms")
     root_option(parser)
@@ -258,14 +297,13 @@ def main() -> None:
     parser.add_argument("--work", type=int, default=10, help="gradient steps of a site in a round")
     parser.add_argument("--lr", type=float, default=0.02, help="of the first round")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--save", type=Path, help="keep raw scores here; what the file has already is not run again")
     args = parser.parse_args()
-    parts = json.loads(args.save.read_text()) if args.save and args.save.exists() else []
-    measure(args, parts)
-    result = summarise(parts)
-    print(f"split {args.split}")
-    show(parts, result)
-    finish({"split": args.split, "alphas": result}, as_json=args.json)
+    with kept("tumour_types", args) as parts:
+        if not args.show:
+            measure(args, parts)
+        done = parts.read()
+    show(tables(done))
+    finish({"alphas": summarise(done)}, as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ Every method gets three values of its own parameter at the shared schedule; the 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common import arguments, command, finish, root_option, say
+from common import Part, Parts, Table, arguments, command, finish, kept, one_settings, root_option, show, table
 from methods import MEAN
 from segmentation import open_sites, settings
 
@@ -42,20 +44,59 @@ def grid() -> dict[str, tuple[Any, Any, Any, float]]:
     return rows
 
 
+def one_row(label: str, sites: Mapping[str, Any], initial: Any, options: Mapping[str, Any]) -> dict[str, float]:
+    """Return the mean validation Dice over hospitals: plain, and after the k of fine-tuning that is best there."""
+    from wardround.algorithms.base import Steps
+    from wardround.algorithms.finetune import fine_tune
+    from wardround.algorithms.schedule import Schedule
+    from wardround.hospital.consortium import Consortium
+
+    algorithm, sharing, rule, lr = grid()[label]
+    ks = tuple(k for k in options["ks"] if k)
+    together = Consortium(sites, algorithm, rule, Schedule(**(options["schedule"] | {"lr": lr})), sharing=sharing)
+    models = together.models(together.run(initial))
+    plain, tuned = [], {rate: [] for rate in RATES}
+    for name, start in models.items():
+        one = sites[name]
+        plain.append(one.score(start, one.split.val))
+        for rate, best in tuned.items():
+            found = fine_tune(start, one.oracle("fine-tune"), ks, Steps(work=max(ks), lr=rate))
+            best.append(max(one.score(w, one.split.val) for w in found.values()))
+    return {"plain": float(np.mean(plain))} | {f"tuned {r}": float(np.mean(v)) for r, v in tuned.items()}
+
+
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return the rows of every data set."""
+    made = {}
+    for data in sorted({part.key["data"] for part in parts}):
+        mine = {part.key["row"]: part for part in parts if part.key["data"] == data}
+        one_settings(list(mine.values()))
+        order = [label for label in grid() if label in mine]
+        heads = ["setting", *mine[order[0]].numbers]
+        rows = [[label, *(f"{value:.3f}" for value in mine[label].numbers.values())] for label in order]
+        made[data] = table(heads, rows, list(mine.values()))
+    return made
+
+
 def main() -> None:
-    """Print the mean validation Dice over hospitals of every row: plain, and after the k of fine-tuning that is best there."""
+    """Run the rows that are missing, and print the tables of those that are there."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--data", choices=("phantoms", "lgg"), help="default: lgg; with --quick: phantoms")
     root_option(parser)
     parser.add_argument("--only", nargs="*", default=[], help="rows whose label begins with one of these")
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
-    import torch
+    with kept("tune", args) as parts:
+        if not args.show:
+            measure(args, parts)
+        done = parts.read()
+    show(tables(done))
+    finish({part.name: part.numbers for part in done}, as_json=args.json)
 
-    from wardround.algorithms.base import Steps
-    from wardround.algorithms.finetune import fine_tune
-    from wardround.algorithms.schedule import Schedule
-    from wardround.hospital.consortium import Consortium
+
+def measure(args: Any, parts: Parts) -> None:
+    """Run the rows that are asked for and not there yet."""
+    import torch
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -63,35 +104,16 @@ def main() -> None:
     options = settings(data, args.quick)
     if not args.quick:
         options["schedule"] |= {"rounds": 5}
-    ks = tuple(k for k in options["ks"] if k)
-    result: dict[str, dict[str, float]] = {}
+    labels = list(grid())[:2] if args.quick else list(grid())
+    keys = [{"data": data, "row": one} for one in labels if not args.only or one.startswith(tuple(args.only))]
+    keys = [key for key in keys if parts.missing(key, options)]
     with tempfile.TemporaryDirectory() as folder:
-        sites = open_sites(data, SEED, options, Path(folder), args.root)
-        first = next(iter(sites.values()))
-        initial = first.model.vector.clone()
-        rows = list(grid().items())
-        for label, (algorithm, sharing, rule, lr) in rows[:2] if args.quick else rows:
-            if args.only and not label.startswith(tuple(args.only)):
-                continue
-            together = Consortium(
-                sites, algorithm, rule, Schedule(**(options["schedule"] | {"lr": lr})), sharing=sharing
-            )
-            models = together.models(together.run(initial))
-            plain, tuned = [], {rate: [] for rate in RATES}
-            for name, start in models.items():
-                one = sites[name]
-                plain.append(one.score(start, one.split.val))
-                for rate, best in tuned.items():
-                    found = fine_tune(start, one.oracle("fine-tune"), ks, Steps(work=max(ks), lr=rate))
-                    best.append(max(one.score(w, one.split.val) for w in found.values()))
-            result[label] = {"plain": float(np.mean(plain))} | {
-                f"tuned {r}": float(np.mean(v)) for r, v in tuned.items()
-            }
-            say(f"{label}: {result[label]}")
-    print("| setting | " + " | ".join(next(iter(result.values()))) + " |")
-    for label, row in result.items():
-        print(f"| {label} | " + " | ".join(f"{value:.3f}" for value in row.values()) + " |")
-    finish(result, as_json=args.json)
+        sites = open_sites(data, SEED, options, Path(folder), args.root) if keys else {}
+        for key in keys:
+            if key is keys[0]:
+                # Scoring loads other weights into the site's network: keep what it began with.
+                initial = next(iter(sites.values())).model.vector.clone()
+            parts.measure(key, options, partial(one_row, key["row"], sites, initial, options))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common import arguments, command, finish, say
+from common import Part, Parts, Table, arguments, command, finish, kept, show, table
 from job_sites import job_sites
 from methods import MEAN
 from overhead_data import median
@@ -207,29 +208,56 @@ def measure_mask(name: str, changed: Mapping[str, int]) -> dict[str, float]:
     return result
 
 
+def tables(parts: Sequence[Part]) -> dict[str, Table]:
+    """Return what a step costs, and what masks cost of local training."""
+    found = {part.key["what"]: part.numbers for part in parts}
+    made = {}
+    if "step" in found:
+        step = found["step"]
+        rows = [[words, f"{step[f'{k}_ms']:.1f}", f"{step[f'cpu_{k}_ms']:.1f}", ""] for k, words in LOOPS.items()]
+        rows += [[words, f"{step[k]:.3f}", f"{step['cpu_' + k]:.3f}", "1.05"] for k, words in RATIOS.items()]
+        mine = [part for part in parts if part.key["what"] == "step"]
+        made["step"] = table(["ms of a step, and ratios", "wall", "CPU", "goal"], rows, mine)
+    jobs = [part for part in parts if part.key["what"] in JOBS]
+    if jobs:
+        rows = [
+            [
+                f"`{part.key['what']}`",
+                *(f"{part.numbers[k]:.1%} / {part.numbers['cpu_' + k]:.1%}" for k in SHARES),
+                f"{part.numbers['mask_s']:.2f} / {part.numbers['cpu_mask_s']:.2f}",
+            ]
+            for part in jobs
+        ]
+        heads = ["masks / local training, wall / CPU", *SHARES.values(), "s of a mask"]
+        made["masks"] = table(heads, rows, jobs)
+    return made
+
+
 def main() -> None:
-    """Measure both, print the table."""
+    """Measure what is missing, print the tables."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--repeats", type=int, default=20, help="steps of every loop, in turn; 0: masks only")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     args = parser.parse_args()
+    with kept("vit_step", args) as parts:
+        if not args.show:
+            measure(args, parts)
+        done = parts.read()
+    show(tables(done))
+    finish({part.name: part.numbers for part in done}, as_json=args.json)
+
+
+def measure(args: Any, parts: Parts) -> None:
+    """Measure the step, and the masks of both jobs, where they are not there yet."""
     torch.set_num_threads(args.threads)
     repeats, changed = (3, {"rounds": 2, "work": 4}) if args.quick else (args.repeats, {})
-    found: dict[str, Any] = measure_steps(2 if args.quick else 0, repeats) if repeats else {}
-    say(f"step: {found}")
-    print("| | wall | CPU | bound |")
-    print("|---|---|---|---|")
-    for name, words in LOOPS.items() if found else ():
-        print(f"| {words}, ms | {found[f'{name}_ms']:.1f} | {found[f'cpu_{name}_ms']:.1f} | |")
-    for key, words in RATIOS.items() if found else ():
-        print(f"| {words} | {found[key]:.3f} | {found['cpu_' + key]:.3f} | 1.05 |")
+    depth = 2 if args.quick else 0
+    if repeats:
+        about = {"repeats": repeats, "depth": depth, "threads": args.threads}
+        parts.measure({"what": "step"}, about, partial(measure_steps, depth, repeats))
     for name in JOBS:
-        part = found[name] = measure_mask(name, changed)
-        print(f"| {name}: mask, s | {part['mask_s']:.2f} | {part['cpu_mask_s']:.2f} | |")
-        print(f"| local training with its mask, s | {part['round_s']:.2f} | {part['cpu_round_s']:.2f} | |")
-        for key, words in SHARES.items():
-            print(f"| masks / local training, {words} | {part[key]:.1%} | {part['cpu_' + key]:.1%} | 5 % |")
-    finish(found, as_json=args.json)
+        about = {"changed": changed, "threads": args.threads}
+        parts.measure({"what": name}, about, partial(measure_mask, name, changed))
 
 
 if __name__ == "__main__":

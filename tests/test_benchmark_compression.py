@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import compression
+from common import Part
 from compression_arms import Hidden, Setting, Whole
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Layout, norm, subtract
@@ -51,27 +52,29 @@ def test_the_secure_arm_applies_what_the_plain_one_does(name: str) -> None:
     assert all(len(ways["up"]) == len(ways["down"]) == 12 for ways in arms[1].sent().values())
 
 
-def part(arm: str, val: list[float], test: list[float], size: int) -> dict[str, Any]:
+def part(arm: str, val: list[float], test: list[float], size: int) -> Part:
     ways = {"plain": {"up": [size] * 3, "down": [2 * size] * 3}}
     numbers = {"val": val, "test": {"north": test}, "bytes": ways, "first": 100}
-    return {"arm": arm, "seed": 0, "seconds": 1.0, "settings": {}, "numbers": numbers}
+    return Part({"arm": arm, "seed": 0}, "abc", {}, 1.0, numbers)
 
 
 def test_a_row_by_hand() -> None:
     """FedAvg ends at 0.8, the mark is 0.76: reached in round 2 by FedAvg, in round 3 by the other."""
     base = part("fedavg", [0.5, 0.77, 0.8], [0.8, 0.6], 1000)
     other = part("half", [0.4, 0.7, 0.79], [0.79, 0.6], 100)
-    rows = compression.table([base, other])
+    rows = compression.rows_of([base, other])
     assert [one["rounds"] for one in rows] == [[2], [3]]
     assert [one["bytes"] for one in rows] == [100 + 2 * 3000, 100 + 3 * 300]
     assert rows[1]["ratio"] == pytest.approx(1000 / 6100)
     assert rows[1]["whole_ratio"] == pytest.approx(1000 / 9100)
     assert rows[1]["difference"] == pytest.approx(-0.005)
+    lines = compression.tables([base, other])["bytes"].lines
+    assert lines[3].startswith("| half | plain | 1 | 3 | 0.00 | 0.164 | 0.110 | 1 | 0.695 | -0.0050 ")
 
 
 def test_a_mark_that_is_never_reached_is_no_number() -> None:
     base = part("fedavg", [0.5, 0.77, 0.8], [0.8, 0.6], 1000)
-    row = compression.table([base, part("top_k_5", [0.4, 0.5, 0.5], [0.5, 0.6], 100)])[1]
+    row = compression.rows_of([base, part("top_k_5", [0.4, 0.5, 0.5], [0.5, 0.6], 100)])[1]
     assert row["rounds"] is None
     assert row["bytes"] is None
     assert not row["no_loss"]
@@ -79,4 +82,4 @@ def test_a_mark_that_is_never_reached_is_no_number() -> None:
 
 def test_a_table_without_fedavg_is_refused() -> None:
     with pytest.raises(compression.DataRefused, match="--arms fedavg"):
-        compression.table([part("half", [0.5], [0.5], 10)])
+        compression.rows_of([part("half", [0.5], [0.5], 10)])

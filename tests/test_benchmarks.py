@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if '__name__ == "__main__"' in path.read_text())
+STARTED = {path.name for path in BENCHMARKS.glob("*.py") if '__name__ == "__main__"' in path.read_text()}
+SCRIPTS = sorted(STARTED - {"render.py"})
 sys.path.insert(0, str(BENCHMARKS))
 
 import common  # noqa: E402
@@ -26,6 +28,7 @@ import overhead_reading  # noqa: E402
 import overhead_server  # noqa: E402
 import overhead_simulator  # noqa: E402
 import overhead_step  # noqa: E402
+from wardround.errors import ConfigRefused  # noqa: E402
 
 SMALL = (32, 32, 32)
 OUR_LOG = """\
@@ -165,7 +168,8 @@ def test_the_json_line_has_the_promised_keys() -> None:
     assert (result["sim_start_ratio"], result["sim_round_ratio"]) == (1.0, 0.25)
     assert result["server_rss_mb"] == {"4": 2.0, "16": 2.0, "64": 2.0}
     assert result["second_epoch_decodes"] == 0
-    assert len(overhead.table(result)) == 13
+    parts = [common.Part({"part": name}, "abc", {}, 1.0, found) for name, found in raw.items()]
+    assert len(overhead.tables(parts)["costs"].lines) == 2 + 13
     assert overhead.summary({}) == {"raw": {}}
 
 
@@ -216,17 +220,19 @@ def test_the_sum_of_the_benchmark_keeps_the_published_error(bits: int) -> None:
     assert 0 < np.abs(off).max() < 2 * step / (sum(weights) / fixed_point_dice.REFERENCE_PATIENTS)
 
 
-def test_parts_of_one_seed_merge_only_when_their_float_arms_agree(tmp_path: Path) -> None:
+def test_a_payload_is_compared_with_float32_of_the_same_seed() -> None:
     one = {"dice": {"x": [0.5, 0.7]}, "clipped": [0], "error": [0.1], "coded": 9}
-    parts = [{"data": "lgg", "seed": 0, "float": {"x": [0.4, 0.7]}, "fixed": {bits: one}} for bits in ("16", "8")]
-    paths = [tmp_path / "a.json", tmp_path / "b.json"]
-    for path, part in zip(paths, parts, strict=True):
-        path.write_text(json.dumps([part]))
-    merged = fixed_point_dice.merge(paths)
-    assert fixed_point_dice.compare(merged, "8")["difference"] == pytest.approx(0.05)
-    paths[1].write_text(json.dumps([parts[1] | {"float": {"x": [0.4, 0.6]}}]))
-    with pytest.raises(SystemExit, match="float32 arms"):
-        fixed_point_dice.merge(paths)
+    part = common.Part(
+        {"data": "lgg", "seed": 0}, "abc", {}, 1.0, {"float": {"x": [0.4, 0.7]}, "fixed": {"16": one, "8": one}}
+    )
+    assert fixed_point_dice.compare([part], "8")["difference"] == pytest.approx(0.05)
+    found = fixed_point_dice.tables([part])
+    assert [line.split(" | ")[:4] for line in found["equivalence"].lines[2:]] == [
+        ["| lgg", bits, site, "0.550"] for bits in ("16", "8") for site in ("mean", "x")
+    ]
+    assert found["error"].lines[2] == "| lgg | 16 | 0 of 9 | 0.1 |"
+    with pytest.raises(ConfigRefused, match="other settings"):
+        fixed_point_dice.tables([part, dataclasses.replace(part, settings={"rounds": 9})])
 
 
 def test_every_benchmark_prints_its_json_through_the_shared_function() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,21 +14,18 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import robustness
+from common import Part, Parts
 from wardround.errors import ConfigRefused
 
 
 def part(rule, attack, seed, north, south, flags=(), stopped=None):
-    return {
-        "rule": rule,
-        "attack": attack,
-        "seed": seed,
-        "settings": {"size": 16},
-        "seconds": 1.0,
+    numbers = {
         "dice": {"north": north, "south": south},
         "hostile": [] if attack == "none" else ["south"],
         "flags": {site: 1 for site in flags},
         "stopped": stopped,
     }
+    return Part({"rule": rule, "attack": attack, "seed": seed}, "abc", {"size": 16}, 1.0, numbers)
 
 
 def test_costs_are_paired_by_seed_over_the_honest_hospitals():
@@ -51,6 +49,21 @@ def test_costs_are_paired_by_seed_over_the_honest_hospitals():
     assert table["mean"]["none"]["over_loss"] is None
 
 
+def test_the_tables_state_the_seeds_of_every_row():
+    parts = [part("mean", "none", 0, [0.8], [0.5]), part("mean", "none", 1, [0.6], [0.5])]
+    parts += [part("mean", "alie", 0, [0.6], [0.1], flags=("north",))]
+    found = robustness.tables(parts)
+    assert found["dice"].lines[2].startswith("| mean | 1 to 2 | 0.600 [")
+    assert found["cost"].lines[2].endswith("| +0.200 |")
+    assert found["flags"].lines[2] == "| mean | alie 1 | 1 | - | - |"
+
+
+def test_tables_of_other_settings_are_refused():
+    parts = [part("mean", "none", 0, [0.8], [0.5]), part("mean", "none", 1, [0.6], [0.5])]
+    with pytest.raises(ConfigRefused, match="other settings"):
+        robustness.tables([parts[0], replace(parts[1], settings={"size": 24})])
+
+
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
     """measured(seeds) -> the parts that were run, in a folder that stays"""
@@ -67,7 +80,7 @@ def measured(monkeypatch, tmp_path):
     def measure(seeds, quick=True):
         ran.clear()
         words = {"rules": ["mean", "krum"], "attacks": ["none", "alie"], "seeds": seeds, "quick": quick}
-        robustness.measure(SimpleNamespace(**words), tmp_path)
+        robustness.measure(SimpleNamespace(**words), Parts(tmp_path))
         return list(ran)
 
     measure.folder = tmp_path
@@ -86,10 +99,11 @@ def test_parts_that_are_there_are_not_run_again(measured):
         ("krum", "alie"),
     ]
     found = json.loads((measured.folder / "krum-alie-1.json").read_text())
-    assert found.keys() >= {"commit", "settings", "seconds", "rule", "attack", "seed", "dice"}
+    assert found.keys() == {"key", "commit", "settings", "seconds", "numbers"}
+    assert found["key"] == {"rule": "krum", "attack": "alie", "seed": 1}
 
 
-def test_parts_of_other_settings_are_refused(measured):
+def test_parts_of_other_settings_are_not_run_over(measured):
     measured([0])
     with pytest.raises(ConfigRefused, match="other settings"):
-        measured([1], quick=False)
+        measured([0], quick=False)
