@@ -132,5 +132,6 @@ def test_what_runs_elsewhere_stands_in_a_document_and_runs_there(known):
 
 def test_commands_are_found():
     found = commands(REPOSITORY)
-    assert "wardround jobs run brats_fedavg_he" in found["README.md"]
+    assert "wardround poc run brats_perfedavg" in found["README.md"]
+    assert "wardround jobs run brats_fedavg_he" in found["docs/threat-model.md"]
     assert json.dumps(found).count("wardround data check") >= 2

@@ -1,0 +1,64 @@
+"""A new algorithm on four synthetic hospitals in this process: the first look, before it becomes a job.
+
+What a site does is what it does in a job (`hospital.sweep.one_run`); nothing is hidden, noised or
+charged here. The patients are invented, so the scores say that a method trains, and no more.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from wardround.algorithms.base import Algorithm
+from wardround.algorithms.rules import Mean, Rule
+from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING, Sharing
+from wardround.hospital.judging import Judging
+from wardround.hospital.opening import Phantoms
+from wardround.hospital.segmentation import Sampling
+from wardround.hospital.sweep import Setup, one_run
+from wardround.hospital.sweep_sites import Cell, MaskedPhantoms
+from wardround.models.nets import UNet3d
+
+SITES = 4
+PATIENTS = 10
+SHAPE = (24, 24, 24)
+PATCH = (16, 16, 16)
+CHANNELS = (4, 8, 16)
+
+
+def four_hospitals(
+    algorithm: Algorithm,
+    rounds: int = 3,
+    work: int = 20,
+    lr: float = 0.1,
+    seed: int = 0,
+    sharing: Sharing = EVERYTHING,
+    rule: Rule | None = None,
+) -> dict[str, dict[str, float]]:
+    """Return site -> {"local", "federated", "tuned"}: its mean Dice on test patients.
+
+    local: the hospital alone, with the same amount of work as in the federation
+    federated: its model after the last round, as the federation leaves it
+    tuned: that model after a few steps on its own patients; how many is chosen on validation
+    work: gradient evaluations of a site in one round | rule: what the server does, default the mean
+    The sites have different scanners. The same arguments give the same numbers on one machine.
+    """
+    setup = Setup(
+        algorithm,
+        sharing,
+        rule or Mean(1.0),
+        Schedule(rounds, work, lr, 0.9, True, 0.0, 10.0, "cosine"),
+        UNet3d(channels=CHANNELS),
+        Sampling(PATCH, 2, tumour_probability=0.67, augment=True),
+        Judging((0, 5), lr=0.01),
+    )
+    source = MaskedPhantoms(Phantoms(SHAPE, 0), PATIENTS, seed)
+    cell = Cell(SITES, alpha=None, missing=(), scanner=True)
+    source.require(cell, seed)
+    with TemporaryDirectory() as place:
+        run = one_run(setup, source, cell, seed, Path(place), lambda text: None)
+    return {
+        site: {name: round(score["value"], 3) for name, score in found["test"].items()}
+        for site, found in run["sites"].items()
+    }

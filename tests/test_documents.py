@@ -1,0 +1,61 @@
+"""What the documents point at exists: pages, headings, tests in brackets, and files of the package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+TESTED = re.compile(r"\[((?:\w+/)?test_\w+(?:,\s+(?:\w+/)?test_\w+)*)\]")
+MODULE = re.compile(r"`((?:\w+/)+\w+\.py)`")
+
+
+@pytest.fixture
+def pages(repository: Path) -> dict[Path, str]:
+    """The documents for people: path -> text without fenced code."""
+    files = [repository / "README.md", repository / "poc_workspace" / "README.md", *(repository / "docs").glob("*.md")]
+    return {file: FENCED.sub("", file.read_text(encoding="utf-8")) for file in files}
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in HEADING.findall(text))
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+def named(pattern: re.Pattern[str], pages: dict[Path, str]) -> Iterator[tuple[str, str]]:
+    for page, text in pages.items():
+        for found in pattern.findall(text):
+            for one in re.split(r",\s+", found):
+                yield page.name, one
+
+
+def test_every_link_leads_to_a_page_and_a_heading(pages: dict[Path, str]) -> None:
+    lost = []
+    for page, text in pages.items():
+        for link in LINK.findall(text):
+            path, _, anchor = link.partition("#")
+            if "://" in path:
+                continue
+            target = (page.parent / path).resolve() if path else page
+            if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+                lost.append(f"{page.name}: {link}")
+    assert lost == []
+
+
+def test_every_test_in_brackets_exists(pages: dict[Path, str], repository: Path) -> None:
+    found = list(named(TESTED, pages))
+    assert len(found) > 50
+    assert [one for one in found if not (repository / "tests" / f"{one[1]}.py").is_file()] == []
+
+
+def test_every_file_that_a_document_names_exists(pages: dict[Path, str], repository: Path) -> None:
+    roots = (repository, repository / "custom", repository / "custom" / "wardround")
+    found = list(named(MODULE, pages))
+    assert len(found) > 20
+    assert [one for one in found if not any((root / one[1]).is_file() for root in roots)] == []
