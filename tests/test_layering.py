@@ -59,7 +59,10 @@ NEVERS = {
     "flare.hidden_release": OUTBOUND + BUILDING,
     "flare.hospital_release": OUTBOUND + BUILDING,
     "flare.wire": (*OUTBOUND, "models", "privacy"),
-    "flare.rounds": SERVER,
+    "core.stages": ("aggregation", "algorithms", "flare", "hospital", "messages", "models", "privacy", "reports"),
+    "aggregation.plaintext_run": (*SERVER, "algorithms", "hospital", "models", "privacy", "reports"),
+    "flare.controller": (*SERVER, "algorithms", "hospital", "models"),
+    "flare.plaintext_server": SERVER,
     "flare.secure_rounds": (*SERVER, "hospital", "algorithms"),
     # noise knows nothing of masks and encryption, and the other way round
     "privacy.dp_sgd": ("privacy.masks", "privacy.packing", "privacy.fixed_point", "privacy.protection", "privacy.bfv"),
