@@ -20,12 +20,13 @@ from nvflare.apis.signal import Signal
 
 from wardround.algorithms.rules import Rule
 from wardround.arrays import size_bytes
+from wardround.core.run_log import absent, flat
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.flare import places, progress, wire
 from wardround.flare.asking import Asking, drop_late, require_patience
 from wardround.flare.combine import Combine
 from wardround.flare.last_resort import tried
-from wardround.flare.record import RunRecord, absent, conclusion, flat
+from wardround.flare.record import RunRecord, conclusion
 from wardround.hospital.global_model import GlobalModel
 
 

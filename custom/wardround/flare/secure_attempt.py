@@ -8,10 +8,11 @@ from typing import Protocol, final
 
 from nvflare.apis.shareable import Shareable
 
+from wardround.core.run_log import absent
 from wardround.errors import ConfigRefused, RoundRefused
 from wardround.flare import sealed, wire
 from wardround.flare.asking import Take
-from wardround.flare.record import RunRecord, absent
+from wardround.flare.record import RunRecord
 from wardround.privacy import statements
 from wardround.privacy.collector import Collector
 from wardround.privacy.protection import Protection

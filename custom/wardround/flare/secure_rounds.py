@@ -20,11 +20,12 @@ from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
+from wardround.core.run_log import absent, flat
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.flare import places, progress, sealed, wire
 from wardround.flare.asking import Asking, drop_late, require_patience
 from wardround.flare.last_resort import tried
-from wardround.flare.record import RunRecord, absent, conclusion, flat
+from wardround.flare.record import RunRecord, conclusion
 from wardround.flare.secure_attempt import Attempt
 from wardround.flare.secure_state import SecureState
 from wardround.flare.secure_sum import startup_folder
