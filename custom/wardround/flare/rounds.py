@@ -28,6 +28,7 @@ from wardround.flare.combine import Combine
 from wardround.flare.last_resort import tried
 from wardround.flare.record import RunRecord, conclusion
 from wardround.hospital.global_model import GlobalModel
+from wardround.messages.versions import require_version
 
 
 class Rounds(Controller):  # type: ignore[misc]
@@ -143,7 +144,7 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _take_update(self, site: str, result: Shareable, fl_ctx: FLContext) -> None:
         update = wire.read_update(result)
-        wire.require_version(site, update.facts)
+        require_version(site, update.facts)
         self.server.require_fits(site, update.facts["fingerprint"], update.delta, self._travelling)
         if not self.combine.accept(result, fl_ctx):
             raise RoundRefused(
