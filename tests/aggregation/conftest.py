@@ -123,3 +123,15 @@ def federation(kits: Kits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         return Federation(tmp_path / f"run{number}", kits, mode, **changed)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def other_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Identity]:
+    """other_project(site) -> a site of this name in another project"""
+    root = tmp_path_factory.mktemp("other")
+
+    def identity(site: str) -> Identity:
+        simulated_kits.site_kit(root / "common", site, root / site)
+        return Identity.load(root / site, site)
+
+    return cache(identity)
