@@ -14,7 +14,7 @@ from wardround.jobs import folder, recipes
 HIDDEN = {
     "wardround.flare.hidden_release.HiddenRelease",
     "wardround.flare.release.NoNoise",
-    "wardround.flare.secure_rounds.SecureRounds",
+    "wardround.flare.secagg_server.SecaggServer",
     "wardround.flare.secure_site.SecureSite",
     "wardround.flare.secure_sum.SecureSum",
     "wardround.privacy.protection.Protection",
@@ -40,6 +40,7 @@ OPEN = {
     "wardround.algorithms.scaffold.Scaffold",
     "wardround.algorithms.schedule.Schedule",
     "wardround.flare.combine.Combine",
+    "wardround.flare.controller.ServerController",
     "wardround.flare.ledger_door.PatientRelease",
     "wardround.flare.made_with.MadeWith",
     "wardround.privacy.dp_sgd.PatientDP",
@@ -153,14 +154,15 @@ def test_both_sides_agree(name, repository):
     rounds, site = server["workflows"][0]["args"], client["executors"][0]["executor"]["args"]
     components = {one["id"]: one["args"] for one in (*server["components"], *client["components"])}
     assert rounds["rounds"] == site["schedule"]["args"]["rounds"]
-    assert rounds["model"] == site["model"]
+    mode = rounds["mode"]["args"] if "mode" in rounds else rounds
+    assert mode["model"] == site["model"]
     if kind(name) == "hidden":
-        assert rounds["protection"] == components["secure_sum"]["protection"]
+        assert mode["protection"] == components["secure_sum"]["protection"]
         assert components["secure_sum"]["seed"] == site["seed"]
         assert ("fedavg" in site["banks"]) == ("rival" in site)
     else:
-        assert rounds["seed"] == site["seed"]
-        assert ("fedavg" in rounds["banks"]) == ("rival" in site)
+        assert mode["seed"] == site["seed"]
+        assert ("fedavg" in mode["banks"]) == ("rival" in site)
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -184,7 +186,7 @@ def test_noise_is_promised_where_it_is_added_and_where_it_is_charged(name, repos
 @pytest.mark.parametrize("name", [name for name in recipes.names() if kind(name) == "hidden"])
 def test_a_hidden_sum_is_what_its_name_says(name, repository):
     server, _ = configs(repository, name)
-    promise = server["workflows"][0]["args"]["protection"]["args"]
+    promise = server["workflows"][0]["args"]["mode"]["args"]["protection"]["args"]
     wanted = {
         "fixed": (False, False, False),
         "masked": (True, False, False),

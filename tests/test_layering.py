@@ -61,7 +61,7 @@ NEVERS = {
     "flare.hospital_release": OUTBOUND + BUILDING,
     "flare.wire": (*OUTBOUND, "models", "privacy"),
     "flare.rounds": SERVER,
-    "flare.secure_rounds": (*SERVER, "hospital", "algorithms"),
+    "flare.secagg_server": (*SERVER, "hospital", "algorithms"),
     # the server of a secure sum has no model
     "aggregation.secagg_run": (*SERVER, "hospital", "algorithms", "models", "tasks", "reports"),
     # noise knows nothing of masks and encryption, and the other way round
