@@ -192,11 +192,24 @@ class Aggregation(Protocol):
         ...
 
 
-def require_fit(stages: Iterable[Stage], aggregation: Aggregation) -> None:
+class Part(Protocol):
+    """What matters of a stage or an aggregation when it is asked whether it fits into a chain."""
+
+    @property
+    def name(self) -> str:
+        """Return the name under which a refusal lists it."""
+        ...
+
+    @property
+    def traits(self) -> Traits:
+        """Return what it needs and what it makes of an update."""
+        ...
+
+
+def require_fit(stages: Iterable[Part], aggregation: Part) -> None:
     """Raise ConfigRefused unless every stage, and last the aggregation, finds the properties that it needs."""
     properties, broken_by = set(PLAIN), dict[str, str]()
-    chain: list[Stage | Aggregation] = [*stages, aggregation]
-    for part in chain:
+    for part in (*stages, aggregation):
         for lacking in sorted(part.traits.needs - properties):
             culprit = broken_by.get(lacking)
             raise ConfigRefused(

@@ -12,7 +12,7 @@ from wardround.aggregation.secagg_state import SecaggState
 from wardround.errors import ConfigRefused
 from wardround.flare import places, sealed
 from wardround.flare.record import RunRecord
-from wardround.flare.secure_sum import startup_folder
+from wardround.flare.secagg_session import startup_folder
 from wardround.models.fingerprint import fingerprint
 from wardround.models.roles import update_layout
 from wardround.privacy import simulated_kits, sum_key
