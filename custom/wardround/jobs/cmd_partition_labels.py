@@ -222,7 +222,7 @@ def _dealt(args: argparse.Namespace, preset: Preset) -> Skew:
                 "the sites",
                 found=f"--sites {args.sites} for a set with its own hospitals ({', '.join(preset.hospitals)})",
                 expected="no --sites, or --alpha with it",
-                fix="give --alpha to deal the patients of all hospitals anew",
+                fix="give --alpha to distribute the patients of all hospitals again",
             )
         return Skew(preset.hospitals, class_table(labels, preset.hospitals), 0)
     alpha = 0.5 if args.alpha is None else args.alpha

@@ -129,7 +129,7 @@ def harden(args: argparse.Namespace) -> int:
         made.append(files.private_folder(storage))
     for path in made:
         print(f"for its owner only: {path}")
-    print(f"this {kit.role} builds {len(lists[kit.role])} classes and takes no code; start it (anew) to apply this")
+    print(f"this {kit.role} builds {len(lists[kit.role])} classes and takes no code; restart it to apply this")
     return DONE
 
 
