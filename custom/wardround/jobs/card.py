@@ -11,14 +11,14 @@ from wardround.jobs.recipes import Job
 
 VERDICT = (
     "The report names the model to deploy for each hospital, or says that joining did not help, or that no model here is usable "
-    "yet: then none is clearly better than chance (classes), or than the least Dice (`judging.least_dice`)."
+    "yet, because none is clearly better than chance (classes) or than the least Dice (`judging.least_dice`)."
 )
 NEVER = "file names, patient identifiers, scores of single patients"
 FEW = (
-    "a statistic of few patients is their record: over fewer than 5 patients (n < 5; a hospital may ask for more in its own "
-    "local/wardround.json) no score, interval or loss is told, nor their count in a part or class, only that a candidate was "
-    "scored, which one was chosen and whether it is usable; from 5 on scores have two digits. Synthetic patients are exempt: "
-    "there is nobody"
+    "a statistic over few patients reveals their record. With fewer than 5 patients (n < 5; a hospital may ask for more in its own "
+    "local/wardround.json) no score, interval or loss leaves, and no number of patients in a part or class; what leaves is that a "
+    "candidate was scored, which one was chosen, and whether it is usable. With 5 or more, scores have two digits. Synthetic "
+    "patients are exempt"
 )
 
 
@@ -69,14 +69,14 @@ def card(job: Job) -> str:
 
 Privacy guarantee: **{_wrapped(job.privacy["guarantee"], "")}**.
 {law}All of it stands in one place of the job: the component `outbound` in config_fed_client.json.
-Every release is noted in `releases.jsonl` in the site's own run folder before it is sent.
+Every message is noted in `releases.jsonl` in the site's own run folder before it is sent.
 
 ## Run it
 
     nvflare simulator jobs/{job.name} -t {len(job.federation["sites"])} -w /tmp/{job.name}
 {report}
-{hessian}Without configured data the simulator invents synthetic patients and says so. Real data: docs/data.md.
-Wrong for: {_wrapped(job.task["wrong_for"], "")}.
+{hessian}If no data are configured, the simulator invents synthetic patients and says so. For real data read docs/data.md.
+Do not use this job for {_wrapped(job.task["wrong_for"], "")}.
 
 ## Settings
 
@@ -117,7 +117,7 @@ def _law(job: Job) -> str:
     words = (
         f"{shared:,} numbers are shared by {many} hospitals: over the whole run the signal is at best {ratio:.2f} times the noise "
         "(the law n mu / sqrt(numbers), times what the quorum costs). Below 1 the run is mostly noise: more hospitals or a "
-        "smaller part help, more training does not. Measured results, null ones too, are in the README"
+        "smaller part help, more training does not. docs/results.md has measured results, including null results"
     )
     return f"What that costs: {_wrapped(words, '')}.\n"
 

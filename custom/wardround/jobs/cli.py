@@ -36,7 +36,7 @@ from wardround.jobs.terminal import DONE, REFUSED, group, say
 from wardround.paths import disk_refused, no_room
 
 OVERVIEW = """
-wardround trains one model at several hospitals (segmentation of brain tumours, classification of patients), and tells each
+wardround trains one model at several hospitals (segmentation of brain tumours, classification of patients), and advises each
 hospital which model to deploy. Images, masks and records never leave a hospital.
 
 first steps
@@ -45,20 +45,20 @@ first steps
   wardround partition pattern /data/lgg sites --pattern '^TCGA_(\\w\\w)_'
   wardround jobs run brats_perfedavg --sites-file sites/sites.json
   wardround report wardround_runs/brats_perfedavg
-  wardround compare RUN RUN                 what differs between runs, paired by hospital
+  wardround compare RUN RUN                 show what differs between runs, paired by hospital
   wardround predict CASE --model deploy_model.npz
   wardround export wardround_runs/brats_perfedavg --out bundles
   wardround serve bundles/site-1 --token-file token
-  wardround preflight /opt/nvflare/site-1   is this hospital's site ready
-  wardround poc run brats_perfedavg         one job with real processes and startup kits, on this machine
-  wardround jobs submit brats_perfedavg --all-sites      at real sites, from the lead's machine
+  wardround preflight /opt/nvflare/site-1   check whether this hospital's site is ready
+  wardround poc run brats_perfedavg         run one job with real processes and startup kits, on this machine
+  wardround jobs submit brats_perfedavg --all-sites      run a job at real sites, from the lead's machine
 
 `wardround COMMAND --help` explains a command. Exit codes: 0 done, 1 incomplete or different, 2 refused.
 """
 
 JOBS = """
-Jobs are folders for NVIDIA FLARE, printed from recipes: list them, write them, check that they are current, run one
-in a simulator.
+Jobs are folders for NVIDIA FLARE that are printed from recipes. These commands list them, write them, check that they are
+current, and run one in a simulator.
 
   wardround jobs list
   wardround jobs run brats_fedavg --set rounds=6
@@ -66,7 +66,7 @@ in a simulator.
 
 
 HE = """
-Hidden sums: homomorphic encryption, masks, and the ring. What they cost, before anyone provisions.
+Secure aggregation (homomorphic encryption, masks, the ring): estimate what it costs before anyone provisions.
 
   wardround he cost brats_fedavg_he --sites 16
 """

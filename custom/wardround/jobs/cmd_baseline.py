@@ -17,9 +17,9 @@ from wardround.jobs import like
 from wardround.jobs.terminal import DONE, command, existing, folder, group, interval, positive, say, table
 
 TEXT = """
-Train what a federation is measured against, with the network, first weights, patients, split, patches and schedule of
-a job: every hospital alone (local), or all patients in one place (central; nothing may ever be pooled like this in a
-real consortium, so this needs all sites' data on one machine).
+Train the models that a federation is compared with. They have the network, first weights, patients, split, patches and
+schedule of a job. `local` trains every hospital alone. `central` trains on all patients in one place; a real consortium may
+never pool its data like this, so it needs the data of all sites on one machine.
 
   wardround baseline local   --job brats_perfedavg --sites sites.json
   wardround baseline central --job brats_perfedavg --sites sites.json
@@ -29,9 +29,9 @@ KINDS = {
     "central": "One model, trained on the pooled training patients of all hospitals (each patient equally likely).",
 }
 MORE = """
-Budget: each model gets rounds x work gradient evaluations, what ONE site spends in the job. --work-factor N multiplies
+Each model gets rounds x work gradient evaluations, which is what ONE site spends in the job. --work-factor N multiplies
 `work`; give the number of sites to spend what the whole federation spends.
-Prints a table on each hospital's test patients (mean [95 % interval over patients]; HD95 in mm), and writes
+The command prints a table on each hospital's test patients (mean [95 % interval over patients]; HD95 in mm), and writes
 OUT/baseline.json and OUT/*.npz (for `wardround predict`).
 
   wardround baseline {kind} --job brats_perfedavg --sites sites.json --set rounds=10

@@ -11,13 +11,13 @@ from wardround.jobs import records
 from wardround.jobs.terminal import DONE, command, existing, folder, interval, table
 
 TEXT = """
-Put two or more runs of one task side by side: the settings that differ, the mean test score, and the difference from the
-first run, paired by hospital with its interval; and one page with a picture.
+Put two or more runs of one task side by side. The command prints the settings that differ, the mean test score, and the
+difference from the first run, paired by hospital with its interval. It also writes one page with a picture.
 
   wardround compare wardround_runs/brats_fedavg wardround_runs/brats_perfedavg
   wardround compare results/A results/B --out compared.html
 
-The runs must be of the same hospitals and patients. Scores that a hospital does not tell (few patients) are left out.
+The runs must be of the same hospitals and patients. Scores that did not leave a hospital (few patients) are left out.
 """
 
 

@@ -19,16 +19,17 @@ if TYPE_CHECKING:
     from wardround.data.site_config import SiteConfig
 
 DATA = """
-Look at a hospital's images before a job does.
+Check a hospital's images before a job uses them.
 
   wardround data check /data/brats
 """
 
 CHECK = """
 Read every file of every case once, and print what was found: cases, patients, modalities, kind of labels, shapes
-(voxels, RAS), spacing (mm) and how many patients training, validation and test get. Every damaged case is named with
-what was found and what to do. Nothing is written. Exit code 0: ready to train; 2: something is wrong.
-Of a folder of labelled images (dataset.json): classes, missing modalities, how full the record is, cases without a label.
+(voxels, RAS), spacing (mm), and how many patients are in training, validation and test. For every damaged case the command
+says what it found and what to do. It writes nothing. Exit code 0: ready to train; 2: something is wrong.
+For a folder of labelled images (dataset.json) it prints the classes, missing modalities, how full the record is, and the
+cases without a label.
 
   wardround data check /data/brats                     a folder of cases (layouts: docs/data.md)
   wardround data check local/wardround.json            a hospital's own file

@@ -22,10 +22,10 @@ because MONAI has no such network: pass its file of weights on, and use `wardrou
   cd bundles/site-1
   python -m monai.bundle run --config_file configs/inference.json --dataset_dir CASES --output_dir masks
 
-A bundle says what the model was trained on, which regions it knows, and has a model card. Of a run the shared model
-(final_model.npz) and every hospital's own choice (deploy_model.npz) are written; at a hospital, where a run folder holds its own
-models only, those. A shared model of which some blocks never left the hospitals is left out, and said so. `wardround predict`
-and `wardround serve` take a bundle as well as a .npz.
+A bundle says what the model was trained on and which regions it knows, and it has a model card. For a run the command writes
+the shared model (final_model.npz) and every hospital's own choice (deploy_model.npz). At a hospital a run folder holds only
+the hospital's own models, so it writes those. It leaves out a shared model of which some blocks never left the hospitals, and
+says so. `wardround predict` and `wardround serve` take a bundle as well as a .npz.
 """
 FINAL, DEPLOY = "final_model.npz", "deploy_model.npz"
 DEPTH = 6

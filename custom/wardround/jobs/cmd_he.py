@@ -8,15 +8,16 @@ from typing import Any
 from wardround.jobs.terminal import DONE, command, positive, table
 
 TEXT = """
-What a hidden sum costs for one hospital and one round: bytes sent and received, and seconds on this machine. Nothing is
-provisioned, trained or sent. MODEL is the name of a job (its network), or a number of parameters.
+Estimate what secure aggregation costs one hospital in one round: bytes sent and received, and seconds on this machine.
+Nothing is provisioned, trained or sent. MODEL is the name of a job (its network is used) or a number of parameters.
 
   wardround he cost brats_fedavg_he --sites 16
   wardround he cost 4700000 --sites 8 --bits 16
   wardround he cost brats_fedavg --sites 4 --set model.channels=[16,32,64,128]
 
-bytes/param: float32 in the clear is 4 up and 4 down. `hide` is everything a hospital does before it sends; `add` is the
-server's work for each hospital; `reveal` is what every hospital does with the sum. In the ring a hospital passes the sum on.
+In bytes per parameter, plaintext float32 is 4 up and 4 down. `hide` is everything that a hospital does before it sends, `add`
+is the server's work for each hospital, and `reveal` is what every hospital does with the sum. In the ring a hospital passes
+the sum on.
 """
 MODES = {
     "fixed (readable)": {"masks": False, "encryption": False, "ring": False},

@@ -12,28 +12,28 @@ from wardround.jobs import like
 from wardround.jobs.terminal import DONE, INCOMPLETE, command, folder
 
 LIST = """
-List every job: its name, algorithm, and what it does in one sentence.
+List every job with its name, its algorithm, and one sentence on what it does.
 
   wardround jobs list
 """
 SETTINGS = """
-Print what `--set` can change in a job: each setting with its value, the type of the value, and what it means.
+Print everything that `--set` can change in a job: each setting with its value, the type of the value, and its meaning.
 
   wardround jobs settings brats_perfedavg
   wardround jobs settings brats_fedavg --set privacy=he
 """
 WRITE = """
-Write job folders for NVIDIA FLARE: meta.json, two configs, CARD.md. Give names for some, none for all of them.
+Write job folders for NVIDIA FLARE: meta.json, two configs, CARD.md. Name the jobs that you want, or none for all of them.
 
   wardround jobs write --out jobs
   wardround jobs write brats_ditto --out mine --set rounds=20 --set algorithm.lam=1 --sites mercy,st-john
-  wardround jobs write brats_fedavg --out mine --all-sites      for whoever is connected
+  wardround jobs write brats_fedavg --out mine --all-sites      for all sites that are connected
   wardround jobs write brats_scaffold --out mine --set privacy=ring --set protection.bits=16
 
 Settings: rounds, work, lr, ...; model.channels, sampling.patch, judging.steps, federation.min_sites, algorithm.*,
 rule.*; sharing (everything, norms_at_home, head_at_home, norms_alone, klmask, klmask_norms) and sharing.*; privacy
 (in_the_clear, fixed_point, masked, he, ring) and protection.*; `wardround jobs settings NAME` lists them all.
-nvflare simulator FOLDER runs the result; an admin submits it to real hospitals.
+`nvflare simulator FOLDER` runs a written job; an administrator can submit it to real hospitals.
 """
 CHECK = """
 Compare job folders with the recipes of this version, byte for byte. Exit code 0: same; 1: the differences are printed.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wardround.privacy.releases import Release, Unit
 
 LEDGER = """
-A hospital's privacy ledger: what jobs with differential privacy released, over all jobs there ever were. FOLDER is the
+A hospital's privacy ledger says what jobs with differential privacy released, over all jobs there ever were. FOLDER is the
 hospital's own folder (`local/` of its NVFlare site) with wardround_ledger.jsonl and wardround_budget.json.
 
   wardround ledger show local
@@ -24,35 +24,37 @@ hospital's own folder (`local/` of its NVFlare site) with wardround_ledger.jsonl
   wardround ledger simulate local --unit patient --delta 1e-5 --target-epsilon 2 --sampling-rate 0.05 --steps 200
 """
 SHOW = """
-Print every job's releases, and what all of them together mean for one patient (or image, or hospital): epsilon at a
-delta, mu, and the best that any attacker can do who must tell whether somebody took part (a coin: .5, and .01 at 1 % false
-alarms). `with reserved` also counts what open jobs may still release. delta: the budget's, or --delta.
+Print the releases of every job, and what all of them together mean for one patient (or image, or hospital): epsilon at a
+delta, mu, and the success of the best possible attacker who wants to know whether somebody took part (tossing a coin: .5, and
+.01 at 1 % false alarms). `with reserved` also counts what open jobs may still release. The delta is that of the budget, or
+--delta.
 
   wardround ledger show local
   wardround ledger show local --delta 1e-6
 """
 VERIFY = """
-Check every line, the chain of hashes and the head. Nothing is written. Exit code 0: whole; 1: whole, but the last entry
-was interrupted or the clock went back; 2: edited, shortened, replaced, or not there.
+Check every line, the chain of hashes and the head. Nothing is written. Exit code 0: the ledger is whole; 1: it is whole, but
+the last entry was interrupted or the clock went back; 2: it was edited, shortened or replaced, or it is not there.
 
-A chain of hashes cannot notice that ledger and head were both deleted, or put back to an older copy. So note the head that
-this command prints, away from this machine, and give it later: the ledger must still begin with those lines.
+A chain of hashes cannot notice that ledger and head were both deleted, or both replaced by an older copy. Therefore note the
+head that this command prints, away from this machine, and pass it to --expect later: the ledger must still begin with those
+lines.
 
   wardround ledger verify local
   wardround ledger verify local --expect 12:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
 """
 SIMULATE = """
-What a planned job would cost on top of the ledger. Nothing is reserved. Training on sampled patients (DP-SGD) has
---sampling-rate and --steps; a sum in which every unit takes part in every round has --rounds. Exit code 0: it fits the
-budget (or there is none); 1: it does not fit; 2: refused, as is an epsilon above 100 without --accept-vacuous.
+Print what a planned job would cost in addition to the ledger. Nothing is reserved. For training on sampled patients (DP-SGD)
+give --sampling-rate and --steps; for a sum in which every unit takes part in every round give --rounds. Exit code 0: the job
+fits the budget (or there is none); 1: it does not fit; 2: refused, as is an epsilon above 100 without --accept-vacuous.
 
   wardround ledger simulate local --unit patient --delta 1e-5 --noise-multiplier 1.0 --sampling-rate 0.05 --steps 200
   wardround ledger simulate local --unit patient --delta 1e-5 --target-epsilon 2 --sampling-rate 0.05 --steps 200
   wardround ledger simulate local --unit hospital --delta 1e-5 --target-epsilon 8 --rounds 10
 """
 CLOSE = """
-Free what a job reserved and did not spend. A job does it when it ends; do it for one that was killed and will not be
-started again. What it spent stays spent.
+Free what a job reserved and did not spend. A job does this itself when it ends; use the command for a job that was killed and
+will not be started again. What the job spent stays spent.
 
   wardround ledger close local 0b5c0a7e-6d0e-4b6e-9d4e-5b1d2f0a9c11
 """

@@ -8,15 +8,16 @@ from typing import Any
 from wardround.jobs.terminal import DONE, command, folder
 
 PACKAGE = """
-Write a job in the form that strict hospitals take.
+Write a job in the form that strict hospitals accept.
 
---config-only: no code. Sites have wardround installed, deny jobs that bring code (`wardround sites harden`), and build only
-the classes on their own list. --with-code: the package itself is in the job's app/custom, for sites without it that take
-code; a site that has another wardround installed notices (Python would find that one first) and refuses.
+--config-only writes no code. The sites have wardround installed, refuse jobs that bring code (`wardround sites harden`), and
+build only the classes on their own list. --with-code puts the package itself into the job's app/custom, for sites without
+wardround that accept code. A site that has another wardround installed notices this and refuses, because Python would find the
+installed one first.
 
-In both forms the configs say with which version the job was made, and a site with another one refuses before it trains.
-JOB is a name (`wardround jobs list`) or a folder that `wardround jobs write` printed. The sha256 that is printed is that
-of all files: whoever reviewed the folder compares it with what arrived.
+In both forms the configs state the version with which the job was made, and a site with another one refuses before it trains.
+JOB is a name (`wardround jobs list`) or a folder that `wardround jobs write` printed. The command prints a sha256 over all
+files, so that whoever reviewed the folder can compare it with what arrived.
 
   wardround package brats_perfedavg --config-only --out packages
   wardround package brats_fedavg --config-only --out packages --set rounds=20 --sites mercy,st-john

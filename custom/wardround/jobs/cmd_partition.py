@@ -13,16 +13,16 @@ from wardround.jobs import cmd_partition_labels
 from wardround.jobs.terminal import DONE, command, existing, folder, group, positive, say
 
 TEXT = """
-Split one dataset into sites, by patient. OUT then holds sites.json (for --sites-file, or WARDROUND_SITES),
+Split one data set into sites, by patient. OUT then holds sites.json (for --sites-file, or WARDROUND_SITES),
 <site>/wardround.json (for that hospital's local/) and partition.csv. No image is copied, except by `scanner`.
-Labelled images (one class per patient, a record) are dealt by `labels`, the other methods are for cases with masks.
+Use `labels` for labelled images (one class per patient, a record), and the other methods for cases with masks.
 
   wardround partition pattern /data/lgg OUT --pattern '^TCGA_(\\w\\w)_'
   wardround partition quantity /data/brats OUT --sites 4 --ratio 3
   wardround partition fets /data/fets OUT --table partitioning_1.csv
   wardround partition labels cheng /data/cheng OUT --sites 4 --alpha 0.5
 
-Run a job on it: wardround jobs run brats_perfedavg --sites-file OUT/sites.json
+To run a job on it: wardround jobs run brats_perfedavg --sites-file OUT/sites.json
 """
 
 # method: (one sentence, an example, its options)

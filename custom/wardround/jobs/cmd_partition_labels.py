@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 PRESETS = ("cheng", "lgg", "mhh")
 TEXT = """
-Deal a labelled data set to sites, by patient. Patients of each class are shared out by Dirichlet(alpha): alpha inf is
-even, 0.05 leaves most classes at one or two sites. Printed: patients of every class at every site, how many patients
-were moved so that each site has --min-patients, and how many cases were lost.
+Split a labelled data set into sites, by patient. The patients of each class are distributed by Dirichlet(alpha): alpha inf is
+even, and 0.05 leaves most classes at one or two sites. The command prints the patients of every class at every site, how many
+patients were moved so that each site has --min-patients, and how many cases were lost.
 
   wardround partition labels cheng /data/cheng OUT --sites 4 --alpha 0.5      three tumour types
   wardround partition labels lgg /data/lgg OUT                                its own hospitals: DU, FG, HT
   wardround partition labels /data/ours OUT --drop site-2:t1ce --scanner      a folder with dataset.json (docs/data.md)
 
-OUT then holds sites.json, <site>/wardround.json, <site>/data (dataset.json and cases.csv) and partition.csv. Images stay
-where they are, except with --scanner: altered COPIES in <site>/scanned, patient images like the originals.
+OUT then holds sites.json, <site>/wardround.json, <site>/data (dataset.json and cases.csv) and partition.csv. The images stay
+where they are, except with --scanner: it writes altered COPIES to <site>/scanned, which are patient images like the originals.
 
-Use it: wardround jobs run tumour_type_fedavg --sites-file OUT/sites.json --like OUT/site-1/data (with a record:
-ehr_fusion_fedavg). The job's `sampling` and `model` must have the set's classes, modalities, columns and size: --like takes them
-from the folder, and the same as --set options is printed.
+To use it: wardround jobs run tumour_type_fedavg --sites-file OUT/sites.json --like OUT/site-1/data (with a record:
+ehr_fusion_fedavg). The job's `sampling` and `model` must have the classes, modalities, columns and size of the set. --like
+takes them from the folder, and the command also prints them as --set options.
 """
 
 
@@ -222,7 +222,7 @@ def _dealt(args: argparse.Namespace, preset: Preset) -> Skew:
                 "the sites",
                 found=f"--sites {args.sites} for a set with its own hospitals ({', '.join(preset.hospitals)})",
                 expected="no --sites, or --alpha with it",
-                fix="give --alpha to deal the patients of all hospitals anew",
+                fix="give --alpha to distribute the patients of all hospitals again",
             )
         return Skew(preset.hospitals, class_table(labels, preset.hospitals), 0)
     alpha = 0.5 if args.alpha is None else args.alpha

@@ -14,9 +14,9 @@ from wardround.errors import ConfigRefused
 from wardround.jobs.terminal import DONE, command, counter, folder, positive, say
 
 TEXT = """
-Write synthetic patients as NIfTI files in BraTS layout: brain, oedema, enhancing rim and necrotic core of known volume
-(phantoms.json), and a record that fits the tumour in part (record.csv). No person was scanned for them. Hospitals differ
-in scanner contrast, noise, tumour size and number of patients; the fourth has no T2.
+Write synthetic patients as NIfTI files in the BraTS layout: brain, oedema, enhancing rim and necrotic core of known volume
+(phantoms.json), and a record that fits the tumour in part (record.csv). No person was scanned for them. The hospitals differ
+in scanner contrast, noise, tumour size and number of patients, and the fourth has no T2.
 
   wardround phantoms OUT                           four hospitals in OUT/site-1 .. OUT/site-4, and OUT/sites.json
   wardround phantoms OUT --hospital 2              one hospital, its cases directly in OUT

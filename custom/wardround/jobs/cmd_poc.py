@@ -33,8 +33,8 @@ from wardround.jobs.terminal import (
 VARIABLE = "NVFLARE_POC_WORKSPACE"
 NEW_ONLY = ("project", "sites_file", "patients", "shape", "local")  # options that only a new POC reads
 TEXT = """
-A federation of real processes on this machine, with startup kits, TLS on loopback and an admin: everything that the
-simulator leaves out. The project file says who takes part; without --sites-file every hospital gets synthetic patients.
+Run a federation of real processes on this machine, with startup kits, TLS on loopback and an administrator: everything that
+the simulator leaves out. The project file says who takes part; without --sites-file every hospital gets synthetic patients.
 
   wardround poc up                                   prepare, equip, start
   wardround jobs submit brats_perfedavg              submit, watch, download, report
@@ -42,21 +42,21 @@ simulator leaves out. The project file says who takes part; without --sites-file
   wardround poc run brats_perfedavg                  all of it, with the seconds of each step
 """
 UP = """
-Prepare and start: a startup kit per party (never commit one), what each hospital writes itself, all processes.
-Where a POC was stopped, `up` starts it again as it is, with its kits and its results; --force makes a new one instead.
---local DIR: DIR/SITE/* is copied into that site's local/, for example a privacy.json or wardround_budget.json.
+Prepare and start a POC: a startup kit for each party (never commit one), the files that each hospital writes itself, and all
+processes. If a POC was stopped, `up` starts it again as it is, with its kits and its results; --force makes a new one instead.
+--local DIR copies DIR/SITE/* into that site's local/, for example a privacy.json or wardround_budget.json.
 NVFlare's own commands work afterwards without further options: `nvflare system status`, `nvflare job submit -j JOB`.
 
   wardround poc up
   wardround poc up --sites-file sites/sites.json --local my_policies
 """
 DOWN = """
-Stop the server and all sites; what they wrote stays in the workspace.
+Stop the server and all sites. What they wrote stays in the workspace.
 
   wardround poc down
 """
 RUN = """
-Prepare, equip, start, run one job, stop; prints the seconds of each step. The result stays in --out.
+Prepare, equip and start a POC, run one job, and stop. The command prints the seconds of each step. The result stays in --out.
 
   wardround poc run brats_perfedavg
 """

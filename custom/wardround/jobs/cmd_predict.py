@@ -13,28 +13,28 @@ from wardround.jobs.terminal import DONE, command, counter, existing, folder, sa
 from wardround.tables import csv_text
 
 TEXT = """
-Use a model that wardround wrote; the file says whether it segments or tells classes.
+Use a model that wardround wrote. The file says whether the model segments or classifies.
 
-A segmentation model writes a mask as NIfTI: shape, axes and affine of the case's own images; beside it a picture (PNG), and
-for a folder of cases volumes.csv with all volumes in ml. A mask is not needed, missing sequences are normal and are named.
-Values: 1 necrotic core, 2 oedema, 4 enhancing; of a model that was trained on whole-tumour masks 0 and 1.
+A segmentation model writes a mask as NIfTI with the shape, axes and affine of the case's own images, and a picture (PNG) beside
+it; for a folder of cases also volumes.csv with all volumes in ml. The case needs no mask. Missing sequences are normal and are
+named. Values: 1 necrotic core, 2 oedema, 4 enhancing; 0 and 1 for a model that was trained on whole-tumour masks.
 
   wardround predict /data/brats/BraTS-GLI-00005-100 --model deploy_model.npz
   wardround predict /data/brats --model deploy_model.npz --out masks          every case of a folder
   wardround predict CASE --model best_model.npz --labels whole_tumour --out mask.nii.gz
   wardround predict CASE --model deploy_model.npz --record record.csv
 
-A classifier writes, as JSON or CSV, the probability of every class for each case (or one, --case ID) of a folder with
-dataset.json and its table (docs/data.md), which sequences and columns were there, and the model's fingerprints. Labels are
+A classifier reads a folder with dataset.json and its table (docs/data.md). It writes, as JSON or CSV, the probability of every
+class for each case (or for one, --case ID), which sequences and columns were present, and the model's fingerprints. Labels are
 not read; a sequence, a value or the whole record may be missing.
 
   wardround predict /data/types --model deploy_model.npz --out classes.csv
   wardround predict /data/types --model final_model.npz --case p017
 
---model: a hospital's deploy_model.npz (the model that its verdict recommends), the server's final_model.npz or
+--model is a hospital's deploy_model.npz (the model that its verdict recommends), the server's final_model.npz or
 best_model.npz (the shared model), the weights of `wardround baseline`, or the folder of a bundle that `wardround export`
-wrote. A model of invented patients is refused for others, unless --synthetic-model-ok is there.
-For research: no medical device.
+wrote. A model of invented patients is refused for other patients unless you give --synthetic-model-ok.
+This is research software and not a medical device.
 """
 
 

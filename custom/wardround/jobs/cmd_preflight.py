@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 PREFLIGHT = """
 Check a hospital's site (or the server) before its first job, from its startup kit, on the machine that will run it. Each
-line is PASS, WARN or FAIL; what is not PASS says what to do. Nothing leaves, and nothing is changed.
+line is PASS, WARN or FAIL, and says what to do if it is not PASS. Nothing leaves the machine, and nothing is changed.
 
   kit           signed files are as the project signed them        data      every file of every case, the split
   certificates  dates, issuer, private key                         disk      room for decoded cases
   keys          secret files: modes, none of a site's at a server  memory    free now
-  clock         against dates that must be past; kept in step?     gpu       what the site's file asks for
+  clock         against dates that must be past; synchronised?     gpu       what the site's file asks for
   server        name, port, mutual TLS with this kit               budget    what is left of it, the ledger is whole
   versions      packages against wardround's ranges                scope     local/privacy.json can be built
-  remote        what can be done here from afar                    private   secrets lie outside the workspace, owner only
+  remote        what other machines can do here                    private   secrets lie outside the workspace, owner only
   code          who may bring code, which classes are listed       round     a few real steps of a job on real cases
   storage       a server's: jobs on a lasting disk, owner only
 
-For a server all but data, gpu, budget, scope and round. Exit code 0: no FAIL; 1: FAIL; 2: not a kit.
+For a server all checks run except data, gpu, budget, scope and round. Exit code 0: no FAIL; 1: FAIL; 2: not a kit.
 
   wardround preflight /opt/nvflare/site-1
   wardround preflight /opt/nvflare/site-1 --job brats_perfedavg

@@ -11,7 +11,7 @@ from wardround.jobs.terminal import command, existing, folder
 
 TEXT = """
 Rebuild report.json and report.html of a run from what the server wrote, and print the verdict for every hospital.
-Exit code 0: complete; 1: incomplete (a site was lost, or the run ended early), with the reasons; 2: no run there.
+Exit code 0: complete; 1: incomplete (a site was lost, or the run ended early), with the reasons; 2: there is no run.
 
   wardround report wardround_runs/brats_perfedavg      a simulator workspace
   wardround report ~/downloads/7f3a.../                a downloaded job result

@@ -30,10 +30,10 @@ from wardround.jobs.terminal import (
 from wardround.paths import is_plain
 
 TEXT = """
-Run a job in NVFlare's simulator: every site is a process on this machine. JOB is a name, or a folder that `wardround
-jobs write` printed, edited or not; a folder may name wardround's own classes only. Without data the sites invent synthetic
-patients and say so. Ends with the verdict for every hospital and the place of the report. The workspace (-w) is
-DELETED first, so it must be new, empty or an earlier one.
+Run a job in NVFlare's simulator, where every site is a process on this machine. JOB is a name, or a folder that `wardround
+jobs write` printed, edited or not; a folder may name only wardround's own classes. Without data the sites invent synthetic
+patients and say so. At the end the command prints the verdict for every hospital and the place of the report. The workspace
+(-w) is DELETED first, so it must be new, empty or an earlier one.
 Exit code 0: complete; 1: incomplete (a site was lost, or the run ended early), with the reasons; 2: refused or crashed.
 
   wardround jobs run brats_perfedavg

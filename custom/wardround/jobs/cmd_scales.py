@@ -12,14 +12,14 @@ from wardround.jobs.recipes import Job
 from wardround.jobs.terminal import DONE, command, positive, say, table
 
 TEXT = """
-Find the clip and the scales of a job with hospital-level privacy without asking any hospital: one round of the job is
-trained at a synthetic hospital that takes no part. Prints the settings to give to `wardround jobs write` or `jobs run`.
+Find the clip and the scales of a job with hospital-level privacy without asking any hospital. The command trains one round of
+the job at a synthetic hospital that takes no part, and prints the settings for `wardround jobs write` or `jobs run`.
 
   wardround scales brats_dp_adaptive
   wardround scales brats_dp_adaptive --set sharing=head_alone
 
-The scale of a group of blocks is (v / h)^(1/4): v its mean squared update, h its mean squared gradient. Noise is wide
-where the loss is flat and updates are large. For isotropic noise take the second pair of settings.
+The scale of a group of blocks is (v / h)^(1/4), where v is its mean squared update and h its mean squared gradient. Noise is
+wide where the loss is flat and updates are large. For isotropic noise use the second pair of settings.
 """
 PUBLIC, BATCHES = 8, 16
 

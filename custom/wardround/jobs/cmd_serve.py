@@ -12,23 +12,24 @@ from wardround.jobs.cmd_predict import describe, require_whole
 from wardround.jobs.terminal import DONE, command, existing, folder, positive, say
 
 TEXT = """
-Serve one model over HTTP, for programs on this machine. Whoever uses it shows a token; there is no start without one.
+Serve one model over HTTP for programs on this machine. Every user must show a token; the service does not start without one.
 
   umask 077; python3 -c 'import secrets; print(secrets.token_urlsafe(32))' > token
   wardround serve bundles/site-1 --token-file token
-  printf 'Authorization: Bearer %s' "$(cat token)" > header        a file: words of a command are seen by everybody (ps)
+  printf 'Authorization: Bearer %s' "$(cat token)" > header        a file, because everybody can see the words of a command (ps)
   curl -H @header localhost:8765/version
   curl -H @header -F t1=@x_t1.nii.gz -F flair=@x_flair.nii.gz localhost:8765/predict -o mask.nii.gz
 
 GET /         without a token: a page with a form for one case
 GET /health   without a token: {"status": "ok"}
 GET /version  fingerprint, version, sequences, labels, what the model was trained on
-POST /predict one case, as a form with one file for each sequence (t1, t1ce, t2, flair; any may be missing);
-              the mask comes back as .nii.gz in the geometry of the case's first image; headers say which sequences were used
+POST /predict one case, as a form with one file for each sequence (t1, t1ce, t2, flair; any may be missing). The reply is the
+              mask as .nii.gz in the geometry of the case's first image; headers say which sequences were used
               (X-Wardround-Sequences: t1,flair) and which are missing
 
-Cases are held in memory, never on disk, and nothing about them is logged. One case is computed at a time, --waiting more
-may wait, and others are answered with 503. A refusal is JSON that says what to do. For research: no medical device.
+Cases are held in memory and never written to disk, and nothing about them is logged. The service computes one case at a time,
+--waiting more may wait, and others get the reply 503. A refusal is JSON that says what to do. This is research software and
+not a medical device.
 """
 
 

@@ -10,15 +10,15 @@ from typing import Any
 from wardround.jobs.terminal import DONE, command, existing, folder, group
 
 SITES = """
-Set up a site, or the server: it runs reviewed code only (its own installed wardround, and of it only listed classes), obeys
-what a job takes and nothing else, and keeps its secrets where NVFlare does not look. This is how a real site is run.
+Set up a site, or the server, as a real one must be run: it runs only reviewed code (its own installed wardround, and of that
+only listed classes), obeys only what a job needs, and keeps its secrets where NVFlare does not look.
 
   wardround sites init /opt/nvflare/site-1 --data /data/brats --name "North Hospital"
   wardround sites allow-list
   wardround sites harden /opt/nvflare/site-1
 """
 ALLOW = """
-Print the classes that jobs name, as {"site": [...], "server": [...]}: all jobs of this version, or the named ones.
+Print the classes that jobs name, as {"site": [...], "server": [...]}: those of all jobs of this version, or of the named ones.
 poc_workspace/local/class_allow_list.json is this list. A hospital that wants fewer deletes lines, or names jobs.
 
   wardround sites allow-list --out my_list.json
@@ -27,14 +27,14 @@ poc_workspace/local/class_allow_list.json is this list. A hospital that wants fe
 HARDEN = """
 Write two files into local/ of a startup kit, before the party is started:
 
-  resources.json      what was there, with the class allow-list, enforced. A site: no log streaming, and the component that
-                      takes the shell, log configuration, deletion, restart and shutdown out of what its NVFlare obeys,
-                      whoever asks. A server: jobs and results in KIT/storage instead of a temporary folder, and Rejoin
-  authorization.json  what was there, with no role that may bring code, use a shell or, at a site, operate it from afar
+  resources.json      what was there, with the class allow-list, enforced. At a site: no log streaming, and the component that
+                      makes its NVFlare ignore the shell, log configuration, deletion, restart and shutdown, whoever asks.
+                      At a server: jobs and results in KIT/storage instead of a temporary folder, and the component Rejoin
+  authorization.json  what was there, with no role that may bring code, use a shell or, at a site, operate it from elsewhere
 
-Secret files become readable by their owner only, and the private folder beside the kit (KIT.private) is made: secrets, state
-and reasons of refusals go there. startup/ is signed and stays as it is. Do it at the server's kit too: it builds its own half
-of a job. Other settings in these files are kept; done twice it changes nothing.
+Secret files become readable by their owner only. The private folder beside the kit (KIT.private) is made for secrets, state
+and reasons of refusals. startup/ is signed and stays as it is. Harden the server's kit too, because the server builds its own
+half of a job. Other settings in these files are kept, and running the command twice changes nothing.
 
 A job whose meta.json asks for a container image of its own counts as code for NVFlare too. What a lead then sees:
 poc_workspace/README.md.
@@ -43,9 +43,10 @@ poc_workspace/README.md.
   wardround sites harden /opt/nvflare/site-1 --allow my_list.json
 """
 INIT = """
-Set up a hospital's site from its startup kit in one command: `sites harden`, where the data is, a folder for state that
-outlives a job, a budget, a privacy policy; then `preflight`, whose exit code this returns. At a server's kit: the same without
-data. A file of local/ that is there already and says something else is never overwritten: it is named, and nothing is done.
+Set up a hospital's site from its startup kit in one command. It does what `sites harden` does, writes where the data are, makes
+a folder for state that outlives a job, sets a budget and a privacy policy, and then runs `preflight`, whose exit code it
+returns. For a server's kit it does the same without data. A file of local/ that is already there and says something else is
+never overwritten: the command names it and does nothing.
 
   wardround sites init /opt/nvflare/site-1 --data /data/brats --name "North Hospital"
   wardround sites init /opt/nvflare/site-1 --data /data/brats --budget patient=8,1e-5 --privacy poc_workspace/privacy.json
@@ -128,7 +129,7 @@ def harden(args: argparse.Namespace) -> int:
         made.append(files.private_folder(storage))
     for path in made:
         print(f"for its owner only: {path}")
-    print(f"this {kit.role} builds {len(lists[kit.role])} classes and takes no code; start it (anew) to apply this")
+    print(f"this {kit.role} builds {len(lists[kit.role])} classes and takes no code; restart it to apply this")
     return DONE
 
 

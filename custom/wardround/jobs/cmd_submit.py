@@ -16,16 +16,16 @@ from wardround.jobs.console import Console
 from wardround.jobs.terminal import DONE, INCOMPLETE, command, existing, folder, positive, require_writable, say
 
 TEXT = """
-Submit a job to a running server, watch its rounds, download the result, print the verdict for every hospital.
-What `nvflare job submit`, `nvflare job monitor`, `nvflare job download` and `wardround report` do, in one command.
-The job goes without code, as hardened sites demand it; --with-code sends the package along, for sites without it.
+Submit a job to a running server, watch its rounds, download the result, and print the verdict for every hospital. This one
+command does what `nvflare job submit`, `nvflare job monitor`, `nvflare job download` and `wardround report` do.
+The job is sent without code, as hardened sites demand; --with-code sends the package along, for sites without it.
 JOB is a name (`wardround jobs list`) or a folder; a folder that holds code of its own is submitted as it is.
 Exit code 0: complete; 1: incomplete (a site was lost, or the run ended early), with the reasons; 2: refused, by this
 command or by the server or a site, with NVFlare's own reason.
 
-  wardround jobs submit brats_perfedavg --all-sites              whoever is connected, NVFlare's active startup kit
+  wardround jobs submit brats_perfedavg --all-sites              all connected sites, NVFlare's active startup kit
   wardround jobs submit brats_perfedavg --sites mercy,st-john    these two
-  wardround jobs submit mine/brats_ditto --startup-kit KIT       a folder, another admin's kit
+  wardround jobs submit mine/brats_ditto --startup-kit KIT       a folder, another administrator's kit
   wardround jobs submit brats_fedavg_he --set rounds=10
 """
 

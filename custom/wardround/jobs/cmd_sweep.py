@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 PATIENTS, QUICK_PATIENTS = 24, 10
 QUICK = ("rounds=1", "work=4", "judging.steps=[0,1]")
 TEXT = """
-Does a job still help when the hospitals differ more and more? Its federation is run for every combination of the values
-given, with local training at equal work beside it, and one table and one picture say so.
+Find out whether a job still helps when the hospitals differ more and more. The command runs its federation for every
+combination of the given values, with local training at equal work beside it, and writes one table and one picture.
 
   wardround sweep tumour_type_fedavg --alpha .05,.1,.5,inf                    label skew, on the job's phantoms
   wardround sweep tumour_type_klmask --missing 0,1,2 --alpha inf              0, 1, 2 sites lack one modality
   wardround sweep tumour_type_fedavg --missing 0 --missing site-4:t2+flair    nobody; then site-4 lacks both
   wardround sweep brats_perfedavg --scanner 0,1 --sites 2,4                   segmentation has no classes to skew
-  wardround sweep tumour_type_fedavg --data cheng /data/cheng --seeds 0,1,2   labelled patients, dealt again
+  wardround sweep tumour_type_fedavg --data cheng /data/cheng --seeds 0,1,2   labelled patients, distributed again
   wardround sweep brats_fedprox --over lr=.01,.05 --over algorithm.mu=.01,.1  settings of the job, every combination
   wardround sweep brats_fedavg --sites-file sites/sites.json --over work=20,40   hospitals that exist already
 
-Algorithm, server rule, network, schedule, sampling and fine-tuning are exactly the job's (--set as in `wardround jobs
-write`); sites train one after the other in THIS process on the CPU, without NVFlare: fast, and the same numbers in the
-same order. So all data must be on this machine, and jobs that hide or noise updates are refused, not run in the clear.
-FedAvg beside a job is not run; sweep the FedAvg job for it.
+Algorithm, server rule, network, schedule, sampling and fine-tuning are exactly those of the job (--set as in `wardround jobs
+write`). The sites train one after the other in THIS process on the CPU, without NVFlare; this is fast and gives the same
+numbers in the same order. All data must therefore be on this machine, and jobs that hide or noise updates are refused instead
+of being run in plaintext. FedAvg beside a job is not run; sweep the FedAvg job for it.
 
-A seed is a deal, a split by patient, first weights and batches. OUT holds table.md, table.json (every site of every
-run), score.png and the finished runs: the same command again goes on where it stopped. Another grid adds runs; other
-settings or data need another folder. Nothing else stays there: copies and caches of images are deleted after each run.
+A seed stands for a distribution of patients, a split, first weights and batches. OUT holds table.md, table.json (every site of
+every run), score.png and the finished runs. The same command continues where it stopped. Another grid adds runs; other settings
+or data need another folder. Nothing else stays in OUT: copies and caches of images are deleted after each run.
 """
 
 

@@ -50,7 +50,7 @@ def check(job: Job, folder: Path) -> None:
             f"job folder {folder.name}",
             found=f"differences in {', '.join(wrong)}",
             expected="exactly what the recipe prints",
-            fix=f"`wardround jobs write {job.name}`, or change app_configs/ and print it anew",
+            fix=f"`wardround jobs write {job.name}`, or change app_configs/ and print it again",
         )
 
 

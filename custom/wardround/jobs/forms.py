@@ -129,7 +129,7 @@ def _beside(place: Path, options: str) -> ConfigRefused:
         f"the job folder {place}",
         found=f"{options} beside a folder",
         expected="settings with a job's name only: a folder goes as it was reviewed",
-        fix="name the job, or print the folder anew with `wardround jobs write`",
+        fix="name the job, or print the folder again with `wardround jobs write`",
     )
 
 

@@ -102,5 +102,8 @@ def digest(files: Files) -> str:
 
 def _refused(folder: Path, found: str, expected: str) -> ConfigRefused:
     return ConfigRefused(
-        f"the job folder {folder}", found=found, expected=expected, fix="name a job, or print the folder anew"
+        f"the job folder {folder}",
+        found=found,
+        expected=expected,
+        fix="name a job, or print the folder again with `wardround jobs write`",
     )

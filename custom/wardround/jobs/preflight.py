@@ -201,7 +201,7 @@ def _code(party: Party) -> list[Finding]:
         found.append(warned("code", words, f"read it, or `{HARDEN} {kit.root}`"))
     elif not posture.takes_plain_jobs_only(party.resources):
         words = "a job without code may be HOCON or YAML here, which read files, addresses and the environment"
-        found.append(failed("code", words, f"`{HARDEN} {kit.root}`, and start it anew"))
+        found.append(failed("code", words, f"`{HARDEN} {kit.root}`, and restart it"))
     found += preflight_job.strangers(name, config, kit.role, party.listed)
     if listed is None:
         found.append(warned("code", "any class may be named by a job without code", f"`{HARDEN} {kit.root}`"))
@@ -253,7 +253,7 @@ def _round(party: Party) -> list[Finding]:
             f"the job {name}",
             found=f"a client's config of another structure ({type(error).__name__})",
             expected="a job of wardround",
-            fix="print it anew with `wardround jobs write`",
+            fix="print it again with `wardround jobs write`",
         ) from error
     return [preflight_data.dummy_round(job, party.config, party.looked.some, peak_memory)]
 

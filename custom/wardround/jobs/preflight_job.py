@@ -53,5 +53,11 @@ def _plain(app: Path, without: str = "") -> list[Finding]:
         plain_jobs.require_plain(app, without)
     except (ConfigRefused, OSError) as refusal:
         found = refusal.found if isinstance(refusal, ConfigRefused) else type(refusal).__name__
-        return [failed("code", f"the files of the job: {found}", "do not run it; ask who wrote it, or print it anew")]
+        return [
+            failed(
+                "code",
+                f"the files of the job: {found}",
+                "do not run it; ask who wrote it, or print it again with `wardround jobs write`",
+            )
+        ]
     return []
