@@ -26,7 +26,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from common import Part, Table, arguments, command, finish, kept, one_settings, show, table
+from common import Part, Table, arguments, command, finish, kept, known, one_settings, show, table
 from wardround.arrays import Array, Arrays, Layout
 from wardround.privacy.accounting import for_gaussians, mu_for
 from wardround.privacy.fixed_point import fixed_grid, mean_of
@@ -216,6 +216,7 @@ def bound(case: Case) -> float:
 def tables(parts: Sequence[Part]) -> dict[str, Table]:
     """Return the ratio to isotropic of every case and arm; and each arm's clip and the loss that is left."""
     one_settings(parts)
+    known(parts, "case", cases())
     found = {part.key["case"]: part.numbers for part in parts}
     order = [name for name in cases() if name in found]
     ratios = []

@@ -23,7 +23,7 @@ from typing import Any
 
 import overhead_simulator
 import overhead_step
-from common import Part, Parts, Table, arguments, command, finish, kept, show, table
+from common import Part, Parts, Table, arguments, command, finish, kept, known, show, table
 from overhead_data import in_own_process, phantom_folder
 
 Raw = dict[str, Any]
@@ -124,6 +124,7 @@ def rows_of(raw: Mapping[str, Raw]) -> list[tuple[str, str, str]]:
 
 def raw_of(parts: Sequence[Part]) -> dict[str, Raw]:
     """Return part -> what it found, in the order of PARTS."""
+    known(parts, "part", PARTS)
     found = {part.key["part"]: part.numbers for part in parts}
     return {name: found[name] for name in PARTS if name in found}
 

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common import Part, Parts, Table, arguments, command, finish, kept, show, table
+from common import Part, Parts, Table, arguments, command, finish, kept, known, show, table
 from job_sites import job_sites
 from methods import MEAN
 from overhead_data import median
@@ -211,6 +211,7 @@ def measure_mask(name: str, changed: Sequence[str]) -> dict[str, float]:
 
 def tables(parts: Sequence[Part]) -> dict[str, Table]:
     """Return what a step costs, and what masks cost of local training."""
+    known(parts, "what", ("step", *JOBS))
     found = {part.key["what"]: part.numbers for part in parts}
     made = {}
     if "step" in found:
