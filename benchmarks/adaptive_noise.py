@@ -26,7 +26,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from common import Part, Table, arguments, command, finish, kept, one_settings, show, table
+from common import Part, Table, arguments, command, finish, kept, known, one_settings, show, table
 from wardround.arrays import Array, Arrays, Layout
 from wardround.privacy.accounting import for_gaussians, mu_for
 from wardround.privacy.fixed_point import fixed_grid, mean_of
@@ -46,6 +46,16 @@ from wardround.rng import stream
 
 EPSILON, DELTA, PRICE = 8.0, 1e-5, 0.1
 ARMS = ("isotropic", "oracle", "lagged", "bought")
+TITLES = {
+    "oracle": "scales nobody could publish (oracle)",
+    "lagged": "from what was released before",
+    "bought": "bought with a tenth of mu^2",
+    "equal_distance": "steep and flat groups, equal distance",
+    "equal_loss": "steep and flat groups, equal loss",
+    "one_step": "updates proportional to the gradient",
+    "same_curvature": "one curvature everywhere",
+    "few_far": "few values far from their optimum",
+}
 CLIPS = (1 / 64, 1 / 32, 1 / 16, 0.125, 0.25, 0.5, 1.0)
 SIZES = (8, 8, 16, 16, 32, 32, 8, 64, 16, 64, 8, 128)
 SITES, ROUNDS, WORK, SPREAD = 10, 20, 20, 0.3
@@ -206,20 +216,21 @@ def bound(case: Case) -> float:
 def tables(parts: Sequence[Part]) -> dict[str, Table]:
     """Return the ratio to isotropic of every case and arm; and each arm's clip and the loss that is left."""
     one_settings(parts)
+    known(parts, "case", cases())
     found = {part.key["case"]: part.numbers for part in parts}
     order = [name for name in cases() if name in found]
     ratios = []
     for name in order:
         arms = found[name]["arms"]
         shown = [_span(arms[arm]["against_isotropic"]) for arm in ARMS[1:]]
-        ratios.append([name, *shown, f"{found[name]['theory']:.3f}"])
+        ratios.append([TITLES[name], *shown, f"{found[name]['theory']:.3f}"])
     rows = [
         [name, arm, f"{row['clip']:g}", _span(row["left"])]
         for name in order
         for arm, row in found[name]["arms"].items()
     ]
     return {
-        "ratios": table(["case", *ARMS[1:], "theory, one round"], ratios, parts),
+        "ratios": table(["case", *(TITLES[arm] for arm in ARMS[1:]), "theory, one round"], ratios, parts),
         "losses": table(["case", "arm", "clip / median norm", "loss left [95 %]"], rows, parts),
     }
 

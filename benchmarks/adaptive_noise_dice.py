@@ -19,7 +19,22 @@ from typing import Any, final
 
 import numpy as np
 
-from common import Part, Parts, Table, arguments, cell, command, finish, interval, kept, one_settings, say, show, table
+from common import (
+    Part,
+    Parts,
+    Table,
+    arguments,
+    cell,
+    command,
+    finish,
+    interval,
+    kept,
+    known,
+    one_settings,
+    say,
+    show,
+    table,
+)
 from methods import MEAN, PARTS
 from segmentation import evaluate
 from wardround.algorithms.fedavg import FedAvg
@@ -122,6 +137,7 @@ def gaps_of(parts: Sequence[Part]) -> dict[str, tuple[float, float | None, float
 
 def by_share(parts: Sequence[Part]) -> dict[str, list[Part]]:
     """Return what is shared -> its parts."""
+    known(parts, "share", SHARES)
     found = {name: [part for part in parts if part.key["share"] == name] for name in SHARES}
     return {name: mine for name, mine in found.items() if mine}
 

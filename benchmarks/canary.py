@@ -21,7 +21,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from common import Part, Table, arguments, command, finish, kept, one_settings, show, table
+from common import Part, Table, arguments, command, finish, kept, known, one_settings, show, table
 from wardround.core.words import WORD
 from wardround.privacy.accounting import mu_of
 from wardround.privacy.hospital_dp import HospitalDP, clipped, noised
@@ -211,6 +211,7 @@ def tables(parts: Sequence[Part]) -> dict[str, Table]:
 
 def audits_of(parts: Sequence[Part]) -> dict[str, Audit]:
     """Return name -> Audit, the honest mechanism first."""
+    known(parts, "mechanism", mechanisms())
     found = {part.key["mechanism"]: Audit(**part.numbers) for part in parts}
     return {name: found[name] for name in mechanisms() if name in found}
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -171,6 +171,18 @@ def one_settings(parts: Sequence[Part]) -> None:
                 found="parts that were measured with other settings than one another",
                 expected="one set of settings for all parts of a table",
                 fix="delete the older part, and run the benchmark again to measure it anew",
+            )
+
+
+def known(parts: Sequence[Part], field: str, names: Collection[Any]) -> None:
+    """Raise ConfigRefused where a part has a name that the script does not know: its row would be lost without a word."""
+    for part in parts:
+        if part.key[field] not in names:
+            raise ConfigRefused(
+                f"the part {part.name}",
+                found=f"{field} {part.key[field]}, which this script does not have",
+                expected=f"one of {', '.join(map(str, names))}",
+                fix="delete the part, or give it the name that the script has today",
             )
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from common import Part, Parts, Table, arguments, command, finish, kept, one_settings, show, table
+from common import Part, Parts, Table, arguments, command, finish, kept, known, one_settings, show, table
 from compression_arms import Setting, arms
 from fixed_point_dice import bootstrap, tost
 from wardround.algorithms.fedavg import FedAvg
@@ -215,6 +215,7 @@ def rows_of(parts: Sequence[Part]) -> list[dict[str, Any]]:
 def tables(parts: Sequence[Part]) -> dict[str, Table]:
     """Return the one table; parts of other settings than one another: ConfigRefused."""
     one_settings(parts)
+    known(parts, "arm", arms())
     cells = []
     for one in rows_of(parts):
         rounds = "never" if one["rounds"] is None else ", ".join(map(str, one["rounds"]))

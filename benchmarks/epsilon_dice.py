@@ -42,6 +42,7 @@ from common import (
     command,
     finish,
     kept,
+    known,
     one_settings,
     root_option,
     say,
@@ -230,6 +231,7 @@ def at_best(parts: Sequence[Part]) -> float:
 def table_patient(parts: Sequence[Part]) -> Table:
     """Return the table of one data set."""
     one_settings(parts)
+    known(parts, "row", ROWS)
     result = summary_patient(parts)
     heads = ["epsilon", "z", "mu", "best attack", "signal / noise at best"]
     heads += [f"{name} ({one['cases']})" for name, one in next(iter(result.values()))["dice"].items()]

@@ -42,6 +42,7 @@ from common import (
     finish,
     interval,
     kept,
+    known,
     one_settings,
     real_set,
     root_option,
@@ -225,6 +226,7 @@ def gaps_of(parts: Sequence[Part]) -> dict[str, tuple[float, float | None, float
 
 def by_set(parts: Sequence[Part]) -> dict[str, list[Part]]:
     """Return set -> its parts; parts of a set with other settings than one another: ConfigRefused."""
+    known(parts, "data", SETS)
     found = {name: [part for part in parts if part.key["data"] == name] for name in SETS}
     for mine in found.values():
         one_settings(mine)

@@ -23,7 +23,21 @@ from typing import Any
 
 import numpy as np
 
-from common import Part, Parts, Table, arguments, cell, command, finish, interval, kept, one_settings, show, table
+from common import (
+    Part,
+    Parts,
+    Table,
+    arguments,
+    cell,
+    command,
+    finish,
+    interval,
+    kept,
+    known,
+    one_settings,
+    show,
+    table,
+)
 from wardround.aggregation.clipped import ClippedMean
 from wardround.aggregation.geometric import GeometricMedian
 from wardround.aggregation.krum import Krum
@@ -235,6 +249,8 @@ def summarise(parts: Sequence[Part]) -> dict[str, Any]:
 def tables(parts: Sequence[Part]) -> dict[str, Table]:
     """Return Dice, costs and flags of every rule and attack; parts of other settings than one another: ConfigRefused."""
     one_settings(parts)
+    known(parts, "rule", RULES)
+    known(parts, "attack", attacks())
     found = summarise(parts)
     columns = [attack for attack in attacks() if any(attack in row for row in found.values())]
     made = {}

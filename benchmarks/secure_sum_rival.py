@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from common import Part, Table, arguments, command, finish, kept, one_settings, show, table
+from common import Part, Table, arguments, command, finish, kept, known, one_settings, show, table
 from overhead_data import median
 
 Weights = dict[str, np.ndarray]
@@ -271,6 +271,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 def tables(parts: Sequence[Part]) -> dict[str, Table]:
     """Return the one table, NVFlare's encryption beside plain."""
     one_settings(parts)
+    known(parts, "model", MODELS)
     columns = ("up_bytes_per_param", "down_bytes_per_param", "encrypt_s", "add_s", "step_s", "decrypt_s")
     found = {part.key["model"]: part.numbers for part in parts}
     rows = [

@@ -26,6 +26,7 @@ from common import (
     command,
     finish,
     kept,
+    known,
     one_settings,
     real_set,
     root_option,
@@ -228,6 +229,7 @@ def scores(parts: Sequence[Part]) -> Table:
 
 def tables(parts: Sequence[Part]) -> dict[str, Table]:
     """Return for each data set: the methods, KL masks and their controls, the verdict, local models elsewhere."""
+    known(parts, "method", NAMES)
     made = {}
     for data in sorted({part.key["data"] for part in parts}):
         mine = [part for part in parts if part.key["data"] == data]

@@ -39,6 +39,7 @@ from common import (
     finish,
     interval,
     kept,
+    known,
     one_settings,
     root_option,
     say,
@@ -186,6 +187,7 @@ def by_alpha(parts: Sequence[Part]) -> dict[str, dict[str, dict[int, Any]]]:
 def summarise(parts: Sequence[Part]) -> dict[str, Any]:
     """Return alpha -> method -> means over seeds with intervals, differences to FedAvg + fine-tune, rounds and bytes."""
     one_settings(parts)
+    known(parts, "method", NAMES)
     out: dict[str, Any] = {}
     for alpha, methods in by_alpha(parts).items():
         seeds = methods["fedavg"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from common import Part, Parts, Table, arguments, command, finish, kept, one_settings, root_option, show, table
+from common import Part, Parts, Table, arguments, command, finish, kept, known, one_settings, root_option, show, table
 from methods import MEAN
 from segmentation import open_sites, settings
 
@@ -67,6 +67,7 @@ def one_row(label: str, sites: Mapping[str, Any], initial: Any, options: Mapping
 
 def tables(parts: Sequence[Part]) -> dict[str, Table]:
     """Return the rows of every data set."""
+    known(parts, "row", grid())
     made = {}
     for data in sorted({part.key["data"] for part in parts}):
         mine = {part.key["row"]: part for part in parts if part.key["data"] == data}

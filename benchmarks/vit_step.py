@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common import Part, Parts, Table, arguments, command, finish, kept, show, table
+from common import Part, Parts, Table, arguments, command, finish, kept, known, show, table
 from job_sites import job_sites
 from methods import MEAN
 from overhead_data import median
@@ -47,6 +47,7 @@ from wardround.models.flat import FlatModel
 from wardround.models.torchvision_door import open_torchvision
 from wardround.models.vit import ViTFusion
 
+QUICK = ("rounds=2", "work=4", "phantoms.patients=9")
 NAME, SIDE, BATCH, CLASSES = "vit_tiny_patch16_224", 128, 8, 3
 WARM = 2
 STEPS = Steps(1, 0.02, 0.9, nesterov=True, clip_norm=1.0)
@@ -186,11 +187,11 @@ class Trained:
         self.train = timed.train
 
 
-def measure_mask(name: str, changed: Mapping[str, int]) -> dict[str, float]:
+def measure_mask(name: str, changed: Sequence[str]) -> dict[str, float]:
     """Run a job, some settings changed, over its phantom hospitals; return the masks' part of local training."""
-    made = job(name)
+    made = job(name, changed)
     timed = Timed(KLMask(**made.sharing["args"]))
-    schedule = Schedule(**made.schedule | changed)
+    schedule = Schedule(**made.schedule)
     with tempfile.TemporaryDirectory() as folder:
         sites = job_sites(made, 0, Path(folder))
         together = Consortium(sites, Trained(timed), MEAN, schedule, sharing=timed)
@@ -210,6 +211,7 @@ def measure_mask(name: str, changed: Mapping[str, int]) -> dict[str, float]:
 
 def tables(parts: Sequence[Part]) -> dict[str, Table]:
     """Return what a step costs, and what masks cost of local training."""
+    known(parts, "what", ("step", *JOBS))
     found = {part.key["what"]: part.numbers for part in parts}
     made = {}
     if "step" in found:
@@ -250,7 +252,7 @@ def main() -> None:
 def measure(args: Any, parts: Parts) -> None:
     """Measure the step, and the masks of both jobs, where they are not there yet."""
     torch.set_num_threads(args.threads)
-    repeats, changed = (3, {"rounds": 2, "work": 4}) if args.quick else (args.repeats, {})
+    repeats, changed = (3, QUICK) if args.quick else (args.repeats, ())
     depth = 2 if args.quick else 0
     if repeats:
         about = {"repeats": repeats, "depth": depth, "threads": args.threads}

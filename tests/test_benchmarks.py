@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,18 +56,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def site(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return overhead_data.phantom_site(data, tmp_path_factory.mktemp("cache"), 2, augment=True)
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help(script: str) -> None:
-    done = subprocess.run([sys.executable, script, "--help"], cwd=BENCHMARKS, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--quick" in done.stdout
-    assert "--json" in done.stdout
-
-
-def test_there_are_scripts() -> None:
-    assert {"fixed_point_dice.py", "overhead.py", "segmentation.py"} <= set(SCRIPTS)
 
 
 def test_both_networks_are_the_same_function(site: Any) -> None:

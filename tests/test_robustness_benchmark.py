@@ -64,6 +64,11 @@ def test_tables_of_other_settings_are_refused():
         robustness.tables([parts[0], replace(parts[1], settings={"size": 24})])
 
 
+def test_a_part_that_no_row_shows_is_refused():
+    with pytest.raises(ConfigRefused, match="bulyan"):
+        robustness.tables([part("bulyan", "none", 0, [0.8], [0.5])])
+
+
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
     """measured(seeds) -> the parts that were run, in a folder that stays"""
