@@ -14,7 +14,12 @@ from typing import Any, final
 
 from wardround.aggregation.collect import TRAIN, Context, read_once
 from wardround.arrays import RunningMean
-from wardround.core.stages import READABLE, Aggregate, Ask, Rounds, Traits
+from wardround.core.stages import Aggregate, Ask, Rounds
+from wardround.core.traits import COUNTED, READABLE, Traits
+
+WHY = {
+    COUNTED: "a number of patients, which a plaintext update always brings along; or a hidden sum whose weights are equal"
+}
 
 
 @final
@@ -28,7 +33,7 @@ class WeightedMean:
 
     @property
     def traits(self) -> Traits:
-        return Traits(needs=frozenset({READABLE}))
+        return Traits(needs=frozenset({READABLE, COUNTED}), why=WHY)
 
     def round(self, context: Context) -> Rounds:
         """Ask every site once, and return the mean of what came."""

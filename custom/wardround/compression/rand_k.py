@@ -14,7 +14,7 @@ multiplies the variance by n/k - 1, which asks for a learning rate so much small
 slices of `period` consecutive rounds are those of one random permutation, so that every
 coordinate is sent once in a period, and never later than 2 period - 1 rounds after it changed;
 each slice alone is a uniformly random set. 3. Blocks of one dimension (norms, biases) and
-blocks of fewer than `WHOLE` values travel whole: they are few, and they move most.
+blocks of fewer than `FEW` values travel whole: they are few, and they move most.
 """
 
 from __future__ import annotations
@@ -27,22 +27,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.arrays import Arrays, Layout
-from wardround.compression.payload import Entries, Entry, Memory, in_order, owed
-from wardround.core.stages import (
-    ADDITIVE,
-    BOUNDED,
-    FIXED_LAYOUT,
-    INTEGER,
-    Aggregate,
-    Receipt,
-    Traits,
-    Update,
-)
+from wardround.compression.payload import REST, Entries, Entry, Memory, in_order, owed
+from wardround.core.stages import Aggregate, Receipt, Update
+from wardround.core.traits import ADDITIVE, BOUNDED, FIXED_LAYOUT, INTEGER, STEADY, WHOLE, Traits
 from wardround.errors import ConfigRefused
 from wardround.rng import stream
 
 LEFT = "rand_k.left"
-WHOLE = 256
+FEW = 256
 
 
 @final
@@ -54,7 +46,11 @@ class RandK:
     seed: int
     blocks: Layout
     name = "rand_k"
-    traits = Traits(needs=frozenset({ADDITIVE, FIXED_LAYOUT}), breaks=frozenset({BOUNDED, INTEGER}))
+    traits = Traits(
+        needs=frozenset({ADDITIVE, FIXED_LAYOUT, STEADY}),
+        breaks=frozenset({BOUNDED, INTEGER, WHOLE}),
+        why={STEADY: REST},
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", in_order(self.blocks))
@@ -124,4 +120,4 @@ class RandK:
 
 
 def _travels_whole(shape: tuple[int, ...]) -> bool:
-    return len(shape) < 2 or math.prod(shape) < WHOLE
+    return len(shape) < 2 or math.prod(shape) < FEW

@@ -1,5 +1,4 @@
 """The site's door to NVFlare in jobs with a hidden sum: every site holds the global model and applies the revealed sum.
-
 The update that `train` returns is readable and stays in this process: the exit (hidden_release.py) codes and hides it.
 """
 
@@ -20,8 +19,9 @@ from wardround import __version__
 from wardround.algorithms.base import Algorithm
 from wardround.algorithms.rules import Rule
 from wardround.algorithms.schedule import Schedule
-from wardround.algorithms.sharing import Sharing, require_alone
+from wardround.algorithms.sharing import Sharing, parts
 from wardround.arrays import Arrays, Layout, digest
+from wardround.core.traits import require_fit
 from wardround.data.ehr_words import words_of
 from wardround.errors import ConfigRefused, RoundRefused
 from wardround.flare import kept_settings, ledger_door, places, sealed, wire
@@ -47,6 +47,7 @@ from wardround.hospital.segmentation import Sampling
 from wardround.models.nets import Network
 from wardround.models.roles import shared_layout
 from wardround.privacy import statements
+from wardround.privacy.protection import ANY_SUM
 from wardround.privacy.scaling import ISOTROPIC, Scaling, scaled, unscaled
 from wardround.privacy.sum_site import Incoming
 
@@ -76,7 +77,7 @@ class SecureSite(Executor):  # type: ignore[misc]
         super().__init__()
         require_given(algorithm=algorithm, sharing=sharing, model=model, schedule=schedule, sampling=sampling)
         require_given(judging=judging, phantoms=phantoms, seed=seed, rule=rule, banks=banks)
-        require_alone(sharing, rival is not None, "a hidden sum")
+        require_fit(parts(algorithm, sharing, rival is not None), ANY_SUM)
         require_started(algorithm, sharing, schedule)
         self.algorithm, self.sharing, self.rival = algorithm, sharing, rival
         self.model, self.schedule, self.sampling = model, schedule, sampling
@@ -94,9 +95,8 @@ class SecureSite(Executor):  # type: ignore[misc]
         def work() -> Shareable:
             call, secure = sealed.read_call(shareable), secure_sum_of(fl_ctx)
             if task_name not in self._tasks:
-                raise ConfigRefused(
-                    "a task", found=task_name, expected=", ".join(sealed.TASKS), fix="check the job's executors"
-                )
+                known = ", ".join(sealed.TASKS)
+                raise ConfigRefused("a task", found=task_name, expected=known, fix="check the job's executors")
             self._require_one_promise(secure)
             if task_name == sealed.JOIN and call.begun == 0:
                 places.begin_anew(fl_ctx)

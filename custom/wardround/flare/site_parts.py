@@ -18,13 +18,14 @@ from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic
 from wardround.algorithms.base import Algorithm
 from wardround.algorithms.federation import begin
 from wardround.algorithms.schedule import Schedule
-from wardround.algorithms.sharing import Sharing
+from wardround.algorithms.sharing import Sharing, parts
+from wardround.core.traits import require_fit
 from wardround.errors import ConfigRefused, Refusal
 from wardround.flare import few_patients, places, wire
 from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.ledger_door import Charged, PatientRelease
 from wardround.flare.made_with import require_made_with
-from wardround.hospital.dp_site import private_plan, require_private_choice
+from wardround.hospital.dp_site import private_plan
 from wardround.hospital.rounds import Hospital, Settings
 from wardround.models.nets import Network
 from wardround.models.roles import shared_layout
@@ -131,20 +132,20 @@ def private_promise(
     if dp is None:
         return None
     fits = getattr(dp, "rounds", schedule.rounds) == schedule.rounds
-    fits = fits and getattr(dp, "work", schedule.work) == schedule.work
-    if rival is not None or not fits:
+    if not (fits and getattr(dp, "work", schedule.work) == schedule.work):
         raise ConfigRefused(
             "a job with differential privacy",
-            found="a rival model beside it" if rival is not None else "a mechanism for other rounds or work",
-            expected="one model, and the mechanism of this schedule",
-            fix="print the job anew, with `--set rival=false`",
+            found="a mechanism for other rounds or work",
+            expected="the mechanism of this schedule",
+            fix="print the job again with `wardround jobs write`",
         )
+    if isinstance(dp, (HospitalRelease, PatientRelease)):
+        require_fit(parts(algorithm, sharing, rival is not None), dp.promise)
     if isinstance(dp, HospitalRelease):
         shared = shared_layout(model.build(0), sharing.home_roles)
         dp.require_exact(shared.total * len(algorithm.banks))
     if not isinstance(dp, PatientRelease):
         return None
-    require_private_choice(sharing)
     private_plan(algorithm, None, schedule, None)
     return dp.promise
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from wardround.arrays import Layout
+from wardround.core.traits import Fitting, require_fit
 from wardround.errors import ConfigRefused
 from wardround.jobs.job import Job, Json
 from wardround.jobs.named import classes, shipped
@@ -57,7 +58,8 @@ def require_buildable(job: Job) -> None:
     parts = {name: build(job.task[name], name) for name in PARTS}
     schedule = build(job.federation["schedule"], "schedule")
     algorithm, sharing = build(job.algorithm["site"], "algorithm"), build(job.sharing, "sharing")
-    _require_privacy_fits(job, algorithm, sharing, schedule)
+    require_fit(parts_of(job))
+    _require_private_work(job, algorithm, schedule)
     build(job.rule, "server rule")
     if job.protection is not None:
         protection = build(job.privacy["protection"], "protection")
@@ -67,6 +69,24 @@ def require_buildable(job: Job) -> None:
     _guarded("algorithm and schedule", lambda: begin(algorithm, sharing, schedule.steps(0)))
     if sharing.home_roles:
         shared_layout(job)
+
+
+def parts_of(job: Job) -> list[Fitting]:
+    """Return the parts of a job whose traits must fit, in the order in which they meet an update."""
+    from wardround.aggregation.mean import WeightedMean
+    from wardround.jobs.compat import chain
+
+    protection = None if job.protection is None else build(job.privacy["protection"], "protection")
+    dp = None if job.dp is None else build(job.privacy["mechanism"]["args"]["promise"], "promise")
+    return chain(
+        build(job.algorithm["site"], "algorithm"),
+        build(job.sharing, "sharing"),
+        beside=job.rival,
+        dp=dp,
+        compression=None,
+        protection=protection,
+        aggregation=WeightedMean(),
+    )
 
 
 def class_at(path: str, what: str) -> type:
@@ -175,15 +195,11 @@ def _require_output(module: Any, size: tuple[int, int, int]) -> None:
         )
 
 
-def _require_privacy_fits(job: Job, algorithm: Any, sharing: Any, schedule: Any) -> None:
-    """Raise ConfigRefused where noise or a hidden sum does not protect what this algorithm and this sharing let out."""
-    from wardround.algorithms.sharing import require_alone
-    from wardround.hospital.dp_site import private_plan, require_private_choice
+def _require_private_work(job: Job, algorithm: Any, schedule: Any) -> None:
+    """Raise ConfigRefused where nobody has counted the private gradients of this algorithm, or they are not whole steps."""
+    from wardround.hospital.dp_site import private_plan
 
-    if job.dp is not None or job.privacy["kind"] != "open":
-        require_alone(sharing, job.rival, job.privacy["title"])
     if job.dp is not None and job.dp["unit"] == "patient":
-        require_private_choice(sharing)
         private_plan(algorithm, None, schedule, None)
 
 

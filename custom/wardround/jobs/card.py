@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from wardround.core.traits import STEADY
 from wardround.jobs.building import build, shared_layout
 from wardround.jobs.recipes import Job
 
@@ -89,7 +90,7 @@ def _stays(job: Job) -> str:
     """Return what of the model stays at the hospital, and what that does not mean while FedAvg is trained beside."""
     sharing = build(job.sharing, "sharing")
     told = "the report names them and since when" if job.protection is None else "only its own report names them"
-    kept = [f"{sharing.stays} ({told})" if sharing.changes else sharing.stays] if sharing.stays else []
+    kept = [f"{sharing.stays} ({told})" if STEADY in sharing.traits.breaks else sharing.stays] if sharing.stays else []
     kept += [job.algorithm["keeps"]] if "keeps" in job.algorithm else []
     beside = "the FedAvg model that is trained beside it leaves whole (`--set rival=false`: without it)"
     return "; ".join([*(kept or ["nothing, all of it is shared"]), *([beside] if job.rival and sharing.stays else [])])

@@ -23,13 +23,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol, final
+from typing import Any, ClassVar, Protocol, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wardround.core.traits import ALONE, SAME_BLOCKS, Traits
 from wardround.core.words import Words
 from wardround.errors import ConfigRefused, ReleaseRefused
 from wardround.models.threads import one_thread
@@ -52,6 +53,15 @@ class PatientDP:
     noise_multiplier: float
     sampling_rate: float
     reference_patients: int
+
+    name: ClassVar[str] = "patient-level differential privacy"
+    traits: ClassVar[Traits] = Traits(
+        needs=frozenset({ALONE, SAME_BLOCKS}),
+        why={
+            ALONE: "one model: the update of a second one would leave without noise, or uncounted",
+            SAME_BLOCKS: "the same blocks at every hospital: masks are chosen by training patients, without noise",
+        },
+    )
 
     def __post_init__(self) -> None:
         given = None not in (self.clip, self.noise_multiplier, self.sampling_rate, self.reference_patients)
