@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from wardround.flare.record import flat
+from wardround.core.run_log import flat
 from wardround.jobs import hidden
 
 # No promises: a rival is trained beside the job or not; `dp` repeats what the exit promises (and the exit refuses an update that

@@ -20,13 +20,15 @@ from nvflare.apis.signal import Signal
 
 from wardround.algorithms.rules import Rule
 from wardround.arrays import size_bytes
+from wardround.core.run_log import absent, flat
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.flare import places, progress, wire
 from wardround.flare.asking import Asking, drop_late, require_patience
 from wardround.flare.combine import Combine
 from wardround.flare.last_resort import tried
-from wardround.flare.record import RunRecord, absent, conclusion, flat
+from wardround.flare.record import RunRecord, conclusion
 from wardround.hospital.global_model import GlobalModel
+from wardround.messages.versions import require_version
 
 
 class Rounds(Controller):  # type: ignore[misc]
@@ -142,7 +144,7 @@ class Rounds(Controller):  # type: ignore[misc]
 
     def _take_update(self, site: str, result: Shareable, fl_ctx: FLContext) -> None:
         update = wire.read_update(result)
-        wire.require_version(site, update.facts)
+        require_version(site, update.facts)
         self.server.require_fits(site, update.facts["fingerprint"], update.delta, self._travelling)
         if not self.combine.accept(result, fl_ctx):
             raise RoundRefused(

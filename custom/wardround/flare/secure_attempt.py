@@ -8,10 +8,12 @@ from typing import Protocol, final
 
 from nvflare.apis.shareable import Shareable
 
+from wardround.core.run_log import absent
 from wardround.errors import ConfigRefused, RoundRefused
 from wardround.flare import sealed, wire
 from wardround.flare.asking import Take
-from wardround.flare.record import RunRecord, absent
+from wardround.flare.record import RunRecord
+from wardround.messages.versions import require_version
 from wardround.privacy import statements
 from wardround.privacy.collector import Collector
 from wardround.privacy.protection import Protection
@@ -129,7 +131,7 @@ class Attempt:
             self.collector.complain(site, reply.statement)
             return
         facts = reply.meta["facts"]
-        wire.require_version(site, facts)
+        require_version(site, facts)
         if facts["fingerprint"] != self.fingerprint:
             raise statements.refused(site, f"fingerprint {facts['fingerprint']}", self.fingerprint)
         if self.protection.ring:

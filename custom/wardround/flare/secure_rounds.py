@@ -20,13 +20,14 @@ from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
+from wardround.aggregation.secagg_state import SecaggState
+from wardround.core.run_log import absent, flat
 from wardround.errors import ConfigRefused, Refusal, RoundRefused
 from wardround.flare import places, progress, sealed, wire
 from wardround.flare.asking import Asking, drop_late, require_patience
 from wardround.flare.last_resort import tried
-from wardround.flare.record import RunRecord, absent, conclusion, flat
+from wardround.flare.record import RunRecord, conclusion
 from wardround.flare.secure_attempt import Attempt
-from wardround.flare.secure_state import SecureState
 from wardround.flare.secure_sum import startup_folder
 from wardround.models.fingerprint import fingerprint
 from wardround.models.roles import update_layout
@@ -92,7 +93,7 @@ class SecureRounds(Controller):  # type: ignore[misc]
             layout = update_layout(module, self.banks, self.home_roles)
             fields = fields_of(layout, self.protection.bits, weighted=self.protection.weighted)
             self.collector = Collector(self.protection, self._authority(fl_ctx), fields)
-            self.state = SecureState.open(places.state_folder(fl_ctx), self.about)
+            self.state = SecaggState.open(places.state_folder(fl_ctx), self.about)
         except Refusal as refusal:
             self.system_panic(f"the run cannot start: {refusal}", fl_ctx)
             return
@@ -238,7 +239,7 @@ class SecureRounds(Controller):  # type: ignore[misc]
         oldest = min((self._reached.get(site, 0) for site in self.sites.left()), default=round_)
         roster = roster_digest(self.collector.prepares)
         revealed = sealed.Revealed(moment, tuple(added), configured, entry["val_score"], payload, roster)
-        self.state.done(revealed, entry, oldest)
+        self.state.add(revealed, entry, oldest)
         self.log_info(self._context, self.record.line(self.rounds))
 
     def _finish(self) -> None:

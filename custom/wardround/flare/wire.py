@@ -22,7 +22,6 @@ from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 
-from wardround import __version__
 from wardround.arrays import Arrays
 from wardround.core.validate import FLAG, TEXT, Each, Like, Maybe, OneOf, check
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
@@ -134,17 +133,6 @@ def read_scores(message: Shareable) -> dict[str, Any]:
     require_shape(dxo.meta, {}, "the scores' meta")
     require_shape(dxo.data, SCORES, "the scores")
     return dict(dxo.data)
-
-
-def require_version(site: str, facts: Mapping[str, Any]) -> None:
-    """Raise ConfigRefused unless a site runs this version: other code may train, round or count another way."""
-    if facts["version"] != __version__:
-        raise ConfigRefused(
-            f"the wardround package of {site}",
-            found=f"version {facts['version']}",
-            expected=f"version {__version__}, as at the server",
-            fix=f"install at {site} the version in the job's app/custom/requirements.txt, and start its site anew",
-        )
 
 
 def without_counts(facts: Mapping[str, Any]) -> dict[str, Any]:
