@@ -24,14 +24,13 @@ RIVALS = {
     "SecureSite.scaling",
     "SecureSum.noise",
 }
-IDS = {"Rounds.aggregator_id"}
 NETWORK = {
     f"UNet3d.{name}" for name in ("channels", "residual_units", "norm", "dropout", "adapter_rank", "ehr_columns")
 }
 NETWORK |= {f"ViTFusion.{name}" for name in ("depth", "fusion_depth", "weights", "patch", "tubelet")}
 WORDS = {"Release.words", "HiddenRelease.words"}
-WHERE_THERE_IS_ONE = {"Sampling.columns", "Rounds.inputs", "Judging.least_dice"}
-MAY_HAVE_DEFAULTS = RIVALS | IDS | NETWORK | WORDS | WHERE_THERE_IS_ONE
+WHERE_THERE_IS_ONE = {"Sampling.columns", "PlaintextServer.inputs", "Judging.least_dice"}
+MAY_HAVE_DEFAULTS = RIVALS | NETWORK | WORDS | WHERE_THERE_IS_ONE
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +72,10 @@ def test_a_promise_has_no_default(ours):
 
 
 def test_jobs_say_everything_but_names(ours):
-    """Even an argument that may be left out is printed, except the rival or the record where there is none, and ids."""
+    """Even an argument that may be left out is printed, except the rival or the record where there is none."""
     for one in ours:
         missing = {f"{one.cls.__name__}.{p.name}" for p in parameters(one.cls) if p.name not in one.args}
-        assert missing <= RIVALS | IDS | WHERE_THERE_IS_ONE, str(one)
+        assert missing <= RIVALS | WHERE_THERE_IS_ONE, str(one)
 
 
 def without_defaults(value):
@@ -109,12 +108,9 @@ def test_nvflare_exports_the_same_job(name, repository, ours, tmp_path):
     from nvflare.job_config.api import FedJob
 
     mine = {one.path: one for one in ours if one.job == name}
-    site, rounds, combine = (
-        mine[f"wardround.flare.{path}"] for path in ("site.SiteTrainer", "rounds.Rounds", "combine.Combine")
-    )
+    site, rounds = (mine[f"wardround.flare.{path}"] for path in ("site.SiteTrainer", "controller.ServerController"))
     job = FedJob(name, min_clients=2)
     job.to_server(rounds.build(), id="rounds")
-    job.to_server(combine.build(), id="combine")
     job.to_clients(site.build(), tasks=["train", "finish"])
     job.export_job(str(tmp_path))
     config = tmp_path / name / "app" / "config"
@@ -125,9 +121,6 @@ def test_nvflare_exports_the_same_job(name, repository, ours, tmp_path):
     assert {"path": workflow["path"], "args": workflow["args"]} == without_defaults(
         {"path": rounds.path, "args": rounds.args}
     )
-    assert [part for part in server["components"] if part["id"] == "combine"] == [
-        {"id": "combine", "path": combine.path, "args": {}}
-    ]
 
 
 @pytest.mark.parametrize("name", ["brats_fedavg_fixed", "brats_perfedavg_ring", "brats_dp_adaptive"])

@@ -60,7 +60,10 @@ NEVERS = {
     "flare.hidden_release": OUTBOUND + BUILDING,
     "flare.hospital_release": OUTBOUND + BUILDING,
     "flare.wire": (*OUTBOUND, "models", "privacy"),
-    "flare.rounds": SERVER,
+    "core.stages": ("aggregation", "algorithms", "flare", "hospital", "messages", "models", "privacy", "reports"),
+    "aggregation.plaintext_run": (*SERVER, "algorithms", "hospital", "models", "privacy", "reports"),
+    "flare.controller": (*SERVER, "algorithms", "hospital", "models"),
+    "flare.plaintext_server": SERVER,
     "flare.secure_rounds": (*SERVER, "hospital", "algorithms"),
     # the server of a secure sum has no model
     "aggregation.secagg_run": (*SERVER, "hospital", "algorithms", "models", "tasks", "reports"),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wardround.aggregation.collect import require_finite
 from wardround.core.stages import Aggregate, Replies, Update
 from wardround.errors import Refusal
 from wardround.privacy import simulated_kits, sum_key
@@ -33,7 +34,7 @@ class Context:
 
     @staticmethod
     def read(site: str, reply: Any) -> Update:
-        return reply
+        return require_finite(reply)
 
 
 def _update(row: Iterable[float], weight: float = 1.0) -> Update:

@@ -98,7 +98,8 @@ def job_of(cell: compat.Cell) -> recipes.Job:
     """Return a job with the parts of a cell; a promise of privacy and a sum are put together by hand where no fragment does."""
     name = "brats_scaffold" if cell["algorithm"] == "scaffold" else "brats_fedavg"
     masked = {"plaintext": "in_the_clear", "fixed": "fixed_point", "he": "he", "ring": "ring"}
-    made = printed(name, f"privacy={masked.get(cell['secagg'], 'masked')}", *SHARINGS[cell["sharing"]])
+    privacy = f"privacy={masked.get(cell['secagg'], 'masked')}"
+    made = printed(name, privacy, f"aggregation={cell['aggregation']}", *SHARINGS[cell["sharing"]])
     privacy = dict(made.privacy)
     if made.protection is not None:
         args = made.protection | {"weights": "equal"}

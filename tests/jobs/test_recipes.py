@@ -171,7 +171,7 @@ def test_a_file_of_weights_is_a_promise_of_the_job_and_stands_where_people_read_
 def test_what_stays_home_by_its_role_stands_on_the_server_and_masks_do_not():
     for name, home in (("brats_klmask", []), ("tumour_type_klmask", []), ("brats_fedbn", ["norm"])):
         made = recipes.job(name)
-        assert folder.server_config(made)["workflows"][0]["args"]["home_roles"] == home
+        assert folder.server_config(made)["workflows"][0]["args"]["mode"]["args"]["home_roles"] == home
         require_buildable(made)
 
 

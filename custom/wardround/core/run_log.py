@@ -113,10 +113,12 @@ class RunLog:
         attempts: int = 1,
         recovered: Sequence[str] = (),
         missing: Mapping[str, str] | None = None,
+        flagged: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Close a round and return its entry; val_score is the unweighted mean over sites of the INCOMING model.
 
         missing: why, by site that is not in the sum
+        flagged: why, by site whose update the aggregation set apart; an entry has this key only where there is one
         attempts: how often the sum was tried | recovered: sites that had agreed on masks and are not in the sum
         """
         sites = self._round["sites"]
@@ -130,6 +132,7 @@ class RunLog:
             "missing": {site: (missing or {}).get(site, "no update") for site in configured if site not in aggregated},
             "bytes_down": self._round["down"] * len(sites) + self._round.get("more_down", 0),
             "val_score": _mean([numbers["val_score"] for numbers in sites.values()]),
+            **({"flagged": dict(flagged)} if flagged else {}),
         }
         entry = {key: value for key, value in entry.items() if key not in ("down", "more_down")}
         self._add(entry)
@@ -180,7 +183,10 @@ class RunLog:
 
 
 def remarks(rounds: Sequence[Mapping[str, Any]], lost: Sequence[str]) -> list[str]:
-    """Return in words which sites were missing in some rounds; a site that was lost has its problem instead."""
+    """Return in words which sites were missing in some rounds, or flagged by the aggregation.
+
+    A site that was lost has its problem instead of a remark on rounds that it missed.
+    """
     found: list[str] = []
     why: dict[tuple[str, str], list[str]] = {}
     for entry in rounds:
@@ -189,6 +195,12 @@ def remarks(rounds: Sequence[Mapping[str, Any]], lost: Sequence[str]) -> list[st
             why.setdefault((site, reason), []).append(str(entry["round"] + 1))
     for (site, reason), missed in why.items():
         found.append(f"{site} is not in round{'s' if len(missed) > 1 else ''} {', '.join(missed)}: {reason}")
+    flagged: dict[str, list[str]] = {}
+    for entry in rounds:
+        for site in entry.get("flagged", {}):
+            flagged.setdefault(site, []).append(str(entry["round"] + 1))
+    for site, when in flagged.items():
+        found.append(f"{site} was flagged by the aggregation in round{'s' if len(when) > 1 else ''} {', '.join(when)}")
     return sorted(found)
 
 

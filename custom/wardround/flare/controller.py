@@ -8,6 +8,7 @@ part again and makes a remark.
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any, Protocol
 
 from nvflare.apis.client import Client
@@ -63,25 +64,27 @@ class ServerController(Controller):  # type: ignore[misc]
         rounds: int,
         about: dict[str, Any],
         round_timeout_s: int,
+        step_timeout_s: int,
         grace_s: int,
-        step_timeout_s: int = 0,
     ) -> None:
         super().__init__(task_check_period=0.05)
         # NVFlare turns an undefined variable of a config into None.
-        waits = (round_timeout_s, grace_s, step_timeout_s)
-        patient = all(type(one) is int and one >= 0 for one in waits)
-        if not (mode and about and type(rounds) is int and rounds >= 1 and patient):
+        waits = {"round_timeout_s": round_timeout_s, "step_timeout_s": step_timeout_s, "grace_s": grace_s}
+        impatient = [name for name, wait in waits.items() if type(wait) is not int or wait < 0]
+        if impatient or not (mode and about and type(rounds) is int and rounds >= 1):
             raise ConfigRefused(
                 "the job's server settings",
-                found=f"rounds {rounds}, round_timeout_s {round_timeout_s}, grace_s {grace_s}",
-                expected="rounds >= 1, a mode, its settings (about), and deadlines in whole seconds, 0 or more",
+                found=f"rounds {rounds}, {', '.join(f'{name} {wait}' for name, wait in waits.items())}",
+                expected="rounds >= 1, a mode, its settings (about), and whole seconds, 0 or more, to wait",
                 fix="print the job again with `wardround jobs write`, and with `--set federation.grace_s=SECONDS` "
                 "for another time",
             )
         self.mode = mode
         self.rounds = rounds
         self.about = flat(about)
-        self._patience = Patience({TRAINING: round_timeout_s, STEP: step_timeout_s}, grace_s)
+        self.round_timeout_s = round_timeout_s
+        self.step_timeout_s = step_timeout_s
+        self.grace_s = grace_s
         self._run: RecordedRun | None = None
         self._dispatch: Dispatch | None = None
 
@@ -103,7 +106,8 @@ class ServerController(Controller):  # type: ignore[misc]
             return  # the start was refused, with the reason: there is nothing to add
         run, record = self._run, self._run.record
         there = Attendance(configured(self._engine, fl_ctx), self.rounds, record)
-        self._dispatch = dispatch = Dispatch(self, there, self.mode, self._patience)
+        patience = Patience({TRAINING: self.round_timeout_s, STEP: self.step_timeout_s}, self.grace_s)
+        self._dispatch = dispatch = Dispatch(self, there, self.mode, patience)
         record.note(tried(lambda: self._drive(run, there, dispatch, abort_signal, fl_ctx)), self.logger)
         record.note(tried(lambda: self._report(run, fl_ctx)), self.logger)
         if record.problems:
@@ -133,21 +137,21 @@ class ServerController(Controller):  # type: ignore[misc]
         fl_ctx: FLContext,
     ) -> None:
         """Ask what the run asks until it is over; a run that every site judged is not to be resumed."""
-        steps = run.run(there)
-        replies: Replies | None = None
-        while True:
-            try:
-                # The first send of a generator must be None: it runs up to the first Ask.
-                ask = steps.send(replies)  # type: ignore[arg-type]
-            except StopIteration as end:
-                if end.value:
-                    places.finish(fl_ctx)
-                return
-            replies = dispatch.ask(ask, abort_signal, fl_ctx)
-            if abort_signal.triggered:
-                steps.close()
-                run.record.problem(f"the run was aborted in {there.when()}")
-                return
+        # Closed on every way out, so that what the run does at its end is done: also in an abort, and in a fault.
+        with closing(run.run(there)) as steps:
+            replies: Replies | None = None
+            while True:
+                try:
+                    # The first send of a generator must be None: it runs up to the first Ask.
+                    ask = steps.send(replies)  # type: ignore[arg-type]
+                except StopIteration as end:
+                    if end.value:
+                        places.finish(fl_ctx)
+                    return
+                replies = dispatch.ask(ask, abort_signal, fl_ctx)
+                if abort_signal.triggered:
+                    run.record.problem(f"the run was aborted in {there.when()}")
+                    return
 
     def _report(self, run: RecordedRun, fl_ctx: FLContext) -> None:
         page = run.record.close(places.run_folder(fl_ctx), run.best())

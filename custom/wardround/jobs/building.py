@@ -36,7 +36,13 @@ def build(part: Json, what: str, also: Collection[str] = ()) -> Any:
             fix="print the job again with `wardround jobs write`",
         )
     require_listed(part, f"the job's {what}", also)
-    return _made(class_at(part["path"], what), part["path"], args, what)
+    # What stands inside is built first, as NVFlare does it.
+    inside = {key: build(value, f"{what} ({key})", also) for key, value in args.items() if _is_part(value)}
+    return _made(class_at(part["path"], what), part["path"], args | inside, what)
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"path", "args"}
 
 
 def require_listed(config: Any, what: str, also: Collection[str] = ()) -> None:
@@ -53,6 +59,7 @@ def require_listed(config: Any, what: str, also: Collection[str] = ()) -> None:
 
 def require_buildable(job: Job) -> None:
     """Raise ConfigRefused unless every object of the job can be built and they fit: better here than at four sites at once."""
+    from wardround.aggregation.collect import require_tolerates
     from wardround.algorithms.federation import begin
 
     parts = {name: build(job.task[name], name) for name in PARTS}
@@ -61,7 +68,9 @@ def require_buildable(job: Job) -> None:
     require_fit(parts_of(job))
     _require_private_work(job, algorithm, schedule)
     build(job.rule, "server rule")
-    if job.protection is not None:
+    if job.protection is None:
+        require_tolerates(build(job.aggregation, "aggregation"), job.federation["min_sites"])
+    else:
         protection = build(job.privacy["protection"], "protection")
         if job.hospital_noise is not None:
             _require_noise_fits(job, protection)
@@ -73,19 +82,16 @@ def require_buildable(job: Job) -> None:
 
 def parts_of(job: Job) -> list[Fitting]:
     """Return the parts of a job whose traits must fit, in the order in which they meet an update."""
-    from wardround.aggregation.mean import WeightedMean
     from wardround.jobs.compat import chain
 
-    protection = None if job.protection is None else build(job.privacy["protection"], "protection")
-    dp = None if job.dp is None else build(job.privacy["mechanism"]["args"]["promise"], "promise")
     return chain(
         build(job.algorithm["site"], "algorithm"),
         build(job.sharing, "sharing"),
         beside=job.rival,
-        dp=dp,
+        dp=None if job.dp is None else build(job.privacy["mechanism"]["args"]["promise"], "promise"),
         compression=None,
-        protection=protection,
-        aggregation=WeightedMean(),
+        protection=None if job.protection is None else build(job.privacy["protection"], "protection"),
+        aggregation=build(job.aggregation, "aggregation"),
     )
 
 

@@ -116,7 +116,7 @@ def options() -> Mapping[str, Mapping[str, Any]]:
             "krum": Krum(1),
             "multi_krum": Krum(1, keep=3),
             "rfa": GeometricMedian(1),
-            "mixing": Mixed(TrimmedMean(1)),
+            "mixed_trimmed_mean": Mixed(TrimmedMean(1)),
         },
     }
 
