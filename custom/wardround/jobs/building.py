@@ -89,7 +89,7 @@ def parts_of(job: Job) -> list[Fitting]:
         build(job.sharing, "sharing"),
         beside=job.rival,
         dp=None if job.dp is None else build(job.privacy["mechanism"]["args"]["promise"], "promise"),
-        compression=None,
+        compression=None if job.compression is None else build(job.compression, "compression"),
         protection=None if job.protection is None else build(job.privacy["protection"], "protection"),
         aggregation=build(job.aggregation, "aggregation"),
     )

@@ -35,6 +35,7 @@ def card(job: Job) -> str:
         "algorithm": args,
         "sharing": job.sharing["args"] or {"everything": ""},
         **({"aggregation": job.aggregation["args"]} if job.aggregation["args"] else {}),
+        **({"compression": job.compression["args"] or {job.compression["path"]: ""}} if job.compression else {}),
         "server": job.rule["args"],
         "model": job.task["model"]["args"],
     }
@@ -62,7 +63,7 @@ def card(job: Job) -> str:
 
 ## What leaves a hospital
 
-- each round: {_wrapped(job.privacy["leaves"])}
+- each round: {_wrapped(_leaves(job))}
 - at the end: {_wrapped(job.privacy.get("at_the_end") or job.task["at_the_end"])}
 - never: {_wrapped(f"images, masks, {'records, ' if _reads_record(job) else ''}{NEVER}")}
 - few patients: {_wrapped(FEW)}
@@ -85,6 +86,14 @@ Wrong for: {_wrapped(job.task["wrong_for"], "")}.
 |---|---|
 {rows}
 """
+
+
+def _leaves(job: Job) -> str:
+    """Return what leaves in each round, and in what form where updates are compressed."""
+    leaves: str = job.privacy["leaves"]
+    if job.compression is None:
+        return leaves
+    return f"{leaves}. The change of the weights leaves compressed, {build(job.compression, 'compression').leaves}"
 
 
 def _stays(job: Job) -> str:
