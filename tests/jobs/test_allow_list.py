@@ -121,7 +121,7 @@ def test_a_list_is_read_as_it_was_printed(tmp_path, capsys):
     assert allow_list.read(tmp_path / "list.json") == LISTED
     capsys.readouterr()
     assert main(["sites", "allow-list", "brats_fedavg_he"]) == 0
-    assert "wardround.flare.secure_site.SecureSite" in json.loads(capsys.readouterr().out)["site"]
+    assert "wardround.flare.executor.SiteExecutor" in json.loads(capsys.readouterr().out)["site"]
 
 
 DEFAULT = {

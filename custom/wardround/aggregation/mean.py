@@ -15,11 +15,7 @@ from typing import Any, final
 from wardround.aggregation.collect import TRAIN, Context, read_once
 from wardround.arrays import RunningMean
 from wardround.core.stages import Aggregate, Ask, Rounds
-from wardround.core.traits import COUNTED, READABLE, Traits
-
-WHY = {
-    COUNTED: "a number of patients, which a plaintext update always brings along; or a hidden sum whose weights are equal"
-}
+from wardround.core.traits import READABLE, Traits
 
 
 @final
@@ -33,7 +29,7 @@ class WeightedMean:
 
     @property
     def traits(self) -> Traits:
-        return Traits(needs=frozenset({READABLE, COUNTED}), why=WHY)
+        return Traits(needs=frozenset({READABLE}))
 
     def round(self, context: Context) -> Rounds:
         """Ask every site once, and return the mean of what came."""

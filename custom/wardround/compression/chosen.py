@@ -7,7 +7,7 @@ Both ends of a job hold the same value: the site's chain sends with its stage, a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, final
+from typing import ClassVar, Literal, Protocol, final, runtime_checkable
 
 from wardround.arrays import Layout
 from wardround.compression.half import Half
@@ -21,6 +21,7 @@ from wardround.core.traits import Traits
 _NO_BLOCKS = Layout((), ())
 
 
+@runtime_checkable
 class Compression(Protocol):
     """How updates of a job get smaller."""
 

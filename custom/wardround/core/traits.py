@@ -96,6 +96,33 @@ class Part:
     without: str = ""
 
 
+PLAINTEXT = Part(
+    "a server that reads every update",
+    Traits(
+        needs=frozenset({READABLE, COUNTED}),
+        why={COUNTED: "a number of patients, which a plaintext update always brings along; or a hidden sum"},
+    ),
+    "hide the sum (--set privacy=dp_adaptive)",
+)
+"""What every job without a hidden sum has in its place."""
+
+
+def leaving(dp: Fitting | None, compression: Fitting | None, protection: Fitting | None) -> list[Part]:
+    """Return the parts between training and aggregation in the order in which they meet an update; None: there is none.
+
+    dp: differential privacy
+    protection: the hidden sum
+    """
+    found = []
+    if dp is not None:
+        found.append(Part(dp.name, dp.traits, "choose a job without differential privacy"))
+    if compression is not None:
+        found.append(Part(compression.name, compression.traits, "--set compression=none"))
+    if protection is None:
+        return [*found, PLAINTEXT]
+    return [*found, Part(protection.name, protection.traits, "--set privacy=in_the_clear")]
+
+
 @dataclass(frozen=True)
 class Misfit:
     """A part that does not find what it needs.

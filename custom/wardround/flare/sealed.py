@@ -124,7 +124,7 @@ def read_reply(message: Shareable, task: str) -> Reply:
 
 
 def again_message(round_: int) -> Shareable:
-    """Return what the executor hands to the exit when the update of a round is coded already. It never leaves."""
+    """Return what the executor hands to the outbound filter when the update of a round is coded already. It never leaves."""
     return DXO(DataKind.APP_DEFINED, data={"again": round_}).to_shareable()
 
 

@@ -27,8 +27,8 @@ from wardround.flare import places, progress, sealed, wire
 from wardround.flare.asking import Asking, drop_late, require_patience
 from wardround.flare.last_resort import tried
 from wardround.flare.record import RunRecord, conclusion
+from wardround.flare.secagg_session import startup_folder
 from wardround.flare.secure_attempt import Attempt
-from wardround.flare.secure_sum import startup_folder
 from wardround.models.fingerprint import fingerprint
 from wardround.models.roles import update_layout
 from wardround.privacy import simulated_kits, statements, sum_key

@@ -130,12 +130,17 @@ def scores_without_counts(scores: Any) -> Any:
 def require_named(told: Mapping[str, Any], words: Collection[str]) -> None:
     """Raise ReleaseRefused unless facts or scores name only `words`: sequences, classes and blocks that the job lists.
 
-    Which words a site's data bring along is for the job to say, and for its exit to hold; the word found is not repeated.
+    Which words a site's data bring along is for the job to say (`allowed_names` of its component `outbound`); the word found
+    is not repeated.
     """
     for key in NAMED:
         strange = len(set(told.get(key) or {}) - set(words))
         if strange:
-            raise unknown(f"the {key} that leave", f"{strange} names that the job does not list", "the exit's `words`")
+            raise unknown(
+                f"the {key} that leave",
+                f"{strange} names that the job does not list",
+                "the `allowed_names` of its component `outbound`",
+            )
 
 
 def refusal_message(code: str) -> Shareable:

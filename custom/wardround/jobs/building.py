@@ -210,7 +210,7 @@ def _require_private_work(job: Job, algorithm: Any, schedule: Any) -> None:
 
 
 def _require_noise_fits(job: Job, protection: Any) -> None:
-    from wardround.flare.secure_sum import require_one_sum
+    from wardround.flare.secagg_session import require_one_sum
 
     require_one_sum(build(job.hospital_noise or {}, "noise"), protection)
     build(job.privacy["scaling"], "scaling").first(shared_layout(job))

@@ -70,7 +70,7 @@ def card(job: Job) -> str:
 - {_wrapped(f"of the model stays at the hospital: {_stays(job)}")}
 
 Privacy guarantee: **{_wrapped(job.privacy["guarantee"], "")}**.
-{law}Mechanism at the exit: `{job.privacy["mechanism"]["path"]}`.
+{law}All of it stands in one place of the job: the component `outbound` in config_fed_client.json.
 Every release is noted in `releases.jsonl` in the site's own run folder before it is sent.
 
 ## Run it

@@ -29,11 +29,11 @@ from wardround.compression.half import Half
 from wardround.compression.quantise import Quantise
 from wardround.compression.rand_k import RandK
 from wardround.compression.top_k import TopK
-from wardround.core.traits import Fitting, Misfit, Part, misfit
+from wardround.core.traits import Fitting, Misfit, Part, leaving, misfit
 from wardround.errors import ConfigRefused
 from wardround.jobs.settings import did_you_mean
-from wardround.privacy.dp_sgd import PatientDP
 from wardround.privacy.hospital_dp import HospitalDP
+from wardround.privacy.patient_dp import PatientDP
 from wardround.privacy.protection import Protection
 
 # In the order in which the parts meet an update. The first option of an axis is what a job has that asks for nothing.
@@ -61,18 +61,10 @@ def chain(
     aggregation: Fitting,
 ) -> list[Fitting]:
     """Return the parts of one job in the order in which they meet an update."""
-    found: list[Fitting] = [*parts(algorithm, sharing, beside)]
-    if dp is not None:
-        found.append(Part(dp.name, dp.traits, "choose a job without differential privacy"))
-    if compression is not None:
-        found.append(Part(compression.name, compression.traits, "--set compression=none"))
-    if protection is not None:
-        found.append(Part(protection.name, protection.traits, "--set privacy=in_the_clear"))
+    found: list[Fitting] = [*parts(algorithm, sharing, beside), *leaving(dp, compression, protection)]
     # The sum of a hidden job is its mean: there a weighted mean reads nothing beside it.
     if protection is None or not isinstance(aggregation, WeightedMean):
-        mean = isinstance(aggregation, WeightedMean)
-        way = "hide the sum (--set privacy=dp_adaptive)" if mean else "--set aggregation=mean"
-        found.append(Part(aggregation.name, aggregation.traits, way))
+        found.append(Part(aggregation.name, aggregation.traits, "--set aggregation=mean"))
     return found
 
 

@@ -116,24 +116,30 @@ def _server_config(job: Job) -> Json:
 
 
 def _client_config(job: Job) -> Json:
-    """One executor, one exit."""
-    args = job.trainer
-    tasks, shared = ["train", "finish"], []
-    executor: Json = {"path": "wardround.flare.site.SiteTrainer", "args": args}
-    exit_args = {"mechanism": job.privacy["mechanism"], "words": words(job)}
-    release: Json = {"path": "wardround.flare.release.Release", "args": exit_args}
-    if job.protection:
-        executor, release, component = hidden.site_parts(job, args)
-        tasks, shared = hidden.TASKS, [component]
+    """One executor, one outbound filter, and one component that says what leaves, which both read."""
+    tasks = hidden.TASKS if job.protection else ["train", "finish"]
+    args = job.trainer | (hidden.site_settings(job) if job.protection else {})
+    executor = {"path": "wardround.flare.executor.SiteExecutor", "args": args}
+    outbound_filter: Json = {"path": "wardround.flare.outbound_filter.OutboundFilter", "args": {}}
     return {
         "format_version": 2,
         "executors": [{"tasks": tasks, "executor": executor}],
         "task_data_filters": [],
-        "task_result_filters": [{"tasks": tasks, "filters": [release]}],
+        "task_result_filters": [{"tasks": tasks, "filters": [outbound_filter]}],
         "components": [
-            *shared,
+            {"id": "outbound", "path": "wardround.flare.outbound.Outbound", "args": outbound(job)},
             {"id": "analytics", "path": "wardround.flare.curves.CurveSender", "args": {}},
         ],
+    }
+
+
+def outbound(job: Job) -> Json:
+    """Return all that the job promises about what leaves a site."""
+    return {
+        "privacy": job.privacy["mechanism"],
+        "compression": job.compression or NONE,
+        "protection": job.privacy.get("protection", NONE),
+        "allowed_names": words(job),
     }
 
 

@@ -15,7 +15,7 @@ from wardround.jobs import fragments
 from wardround.jobs.job import HOSPITAL_DP, Typed
 
 # Shipped classes that a setting or a recipe names, and no file in app_configs/.
-ALSO_SHIPPED = (HOSPITAL_DP, "wardround.privacy.dp_sgd.PatientDP", "wardround.models.nets.SegResNet3d")
+ALSO_SHIPPED = (HOSPITAL_DP, "wardround.privacy.patient_dp.PatientDP", "wardround.models.nets.SegResNet3d")
 
 
 def classes(config: Any) -> Iterator[str]:

@@ -171,7 +171,7 @@ def _patient_noise(made: Job, delta: float, given: float) -> SampledGaussianRele
     noise = given or _noise(float(dp["target_epsilon"]), delta, float(dp["sampling_rate"]), steps)
     promise = {"clip": dp["clip"], "noise_multiplier": noise}
     promise |= {key: dp[key] for key in ("sampling_rate", "reference_patients")}
-    args |= {"promise": {"path": "wardround.privacy.dp_sgd.PatientDP", "args": promise}}
+    args |= {"promise": {"path": "wardround.privacy.patient_dp.PatientDP", "args": promise}}
     args |= {"work": schedule["work"], "rounds": schedule["rounds"]}
     return SampledGaussianRelease("patient", noise, float(dp["sampling_rate"]), steps)
 

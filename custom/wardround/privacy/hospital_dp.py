@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.arrays import Array, Arrays, Layout
-from wardround.core.traits import ALONE, BOUNDED, COUNTED, INTEGER, Traits
+from wardround.core.traits import ADDITIVE, ALONE, BOUNDED, COUNTED, FIXED_LAYOUT, INTEGER, WHOLE, Traits
 from wardround.errors import ConfigRefused, ReleaseRefused
 from wardround.privacy.gaussian_noise import normal, secret_words
 from wardround.privacy.releases import GaussianRelease
@@ -65,7 +65,7 @@ class HospitalDP:
 
     name: ClassVar[str] = "hospital-level differential privacy"
     traits: ClassVar[Traits] = Traits(
-        needs=frozenset({ALONE}),
+        needs=frozenset({ALONE, ADDITIVE, FIXED_LAYOUT, WHOLE}),
         gives=frozenset({BOUNDED, INTEGER}),
         # A number of patients is a number about the hospital's data, and no noise hides it.
         breaks=frozenset({COUNTED}),

@@ -1,29 +1,56 @@
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
+from outbounds import leaving, outbound
 
 from wardround.arrays import digest
+from wardround.core.traits import Traits
 from wardround.data.cases import MODALITIES
-from wardround.errors import ReleaseRefused
-from wardround.flare import wire
+from wardround.errors import ConfigRefused, ReleaseRefused
+from wardround.flare import wire, wire_compressed
+from wardround.flare.outbound import ID, Asked, Outbound
+from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.places import run_folder
-from wardround.flare.release import InTheClear, Release
 
 
 class Halved:
-    """A mechanism whose effect is easy to see."""
+    """A stage whose effect is easy to see."""
 
-    def release(self, delta):
-        return {name: block / 2 for name, block in delta.items()}, {"mechanism": "halved", "guarantee": "a test"}
+    name, traits, leaves = "halved", Traits(), "as halves"
+
+    def stage(self, blocks, site):
+        return self
+
+    def outbound(self, update, round_, memory):
+        halved = {name: block / 2 for name, block in update.params.items()}
+        return replace(update, params=halved), {"of": len(halved)}
 
 
-class Broken:
-    def release(self, delta):
+class Remembers(Halved):
+    """Counts its messages and adds up what it was handed; notes what it found."""
+
+    def __init__(self, seen):
+        self._seen = seen
+
+    def outbound(self, update, round_, memory):
+        left = memory.get("left", np.zeros(1, np.float32))
+        self._seen.append((round_, memory.get("count", 0), float(left.sum())))
+        memory["count"] = memory.get("count", 0) + 1
+        memory["left"] = left + sum(block.sum() for block in update.params.values())
+        return update, {}
+
+    def settle(self, memory, counted):
+        self._seen.append("counted" if counted else "lost")
+
+
+class Broken(Halved):
+    def outbound(self, update, round_, memory):
         raise ReleaseRefused("an update", found="NaN", expected="numbers", fix="none")
 
 
@@ -34,7 +61,7 @@ def receipts(fl_ctx):
 
 def test_in_the_clear_changes_nothing_and_says_so(update, context):
     given, fl_ctx = update(), context("train")
-    out = wire.read_update(Release(InTheClear(), MODALITIES).process(wire.update_message(given), fl_ctx))
+    out = wire.read_update(leaving(wire.update_message(given), fl_ctx))
     assert np.array_equal(out.delta["model:w"], given.delta["model:w"])
     assert (out.weight, out.numbers, out.facts) == (given.weight, given.numbers, given.facts)
     (receipt,) = receipts(fl_ctx)
@@ -44,10 +71,12 @@ def test_in_the_clear_changes_nothing_and_says_so(update, context):
 
 def test_what_leaves_is_what_the_mechanism_returned(update, context):
     fl_ctx = context("train")
-    out = wire.read_update(Release(Halved(), MODALITIES).process(wire.update_message(update()), fl_ctx))
+    made = outbound(compression=Halved())
+    out = wire_compressed.read_update(leaving(wire.update_message(update()), fl_ctx, made), "halved")
     assert np.array_equal(out.delta["model:w"], np.full((2, 3), 0.5, np.float32))
     (receipt,) = receipts(fl_ctx)
     assert receipt["bytes"] == 24
+    assert receipt["compression"] == {"method": "halved", "of": 1}
     assert receipt["sha256"] == digest(out.delta)
     assert receipt["task"] == "train"
 
@@ -62,7 +91,7 @@ def test_the_receipt_is_written_before_the_message_exists(update, context, monke
     real = wire.update_message
     monkeypatch.setattr(wire, "update_message", lambda made: (seen.append(receipts(fl_ctx)), real(made))[1])
     message = real(update())
-    Release(InTheClear(), MODALITIES).process(message, fl_ctx)
+    leaving(message, fl_ctx)
     assert [len(lines) for lines in seen] == [1]
 
 
@@ -70,14 +99,14 @@ def test_no_receipt_no_release(update, context, workspace):
     fl_ctx = context("train")
     (run_folder(fl_ctx) / "releases.jsonl").mkdir()
     with pytest.raises(OSError, match="releases"):
-        Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx)
+        leaving(wire.update_message(update()), fl_ctx)
 
 
 def test_nothing_rides_along(update, scores, context):
     for task, made in (("train", wire.update_message(update())), ("finish", wire.scores_message(scores))):
         made["patients"] = ["phantom-north-001"]
         made.set_header("note", "phantom-north-001")
-        out = Release(InTheClear(), MODALITIES).process(made, context(task))
+        out = leaving(made, context(task))
         assert "patients" not in out
         assert out.get_header("note") is None
         assert "phantom" not in str({key: value for key, value in out.items() if key != "DXO"})
@@ -85,7 +114,7 @@ def test_nothing_rides_along(update, scores, context):
 
 def test_scores_pass_with_a_receipt(scores, context):
     fl_ctx = context("finish")
-    assert wire.read_scores(Release(InTheClear(), MODALITIES).process(wire.scores_message(scores), fl_ctx)) == scores
+    assert wire.read_scores(leaving(wire.scores_message(scores), fl_ctx)) == scores
     assert [line["task"] for line in receipts(fl_ctx)] == ["finish"]
 
 
@@ -93,7 +122,7 @@ def test_scores_pass_with_a_receipt(scores, context):
 def test_an_unknown_task_is_refused(task, update, context):
     fl_ctx = context(task)
     with pytest.raises(ReleaseRefused, match="task"):
-        Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx)
+        leaving(wire.update_message(update()), fl_ctx)
     assert receipts(fl_ctx) == []
 
 
@@ -112,21 +141,21 @@ def others():
 def test_any_other_payload_is_refused(kind, made, task, context):
     fl_ctx = context(task)
     with pytest.raises(ReleaseRefused):
-        Release(InTheClear(), MODALITIES).process(made, fl_ctx)
+        leaving(made, fl_ctx)
     assert receipts(fl_ctx) == []
 
 
 def test_an_update_is_no_score_and_a_score_no_update(update, scores, context):
     with pytest.raises(ReleaseRefused):
-        Release(InTheClear(), MODALITIES).process(wire.update_message(update()), context("finish"))
+        leaving(wire.update_message(update()), context("finish"))
     with pytest.raises(ReleaseRefused):
-        Release(InTheClear(), MODALITIES).process(wire.scores_message(scores), context("train"))
+        leaving(wire.scores_message(scores), context("train"))
 
 
 def test_a_mechanism_that_refuses_stops_the_release(update, context):
     fl_ctx = context("train")
     with pytest.raises(ReleaseRefused):
-        Release(Broken(), MODALITIES).process(wire.update_message(update()), fl_ctx)
+        leaving(wire.update_message(update()), fl_ctx, outbound(compression=Broken()))
     assert receipts(fl_ctx) == []
 
 
@@ -135,7 +164,7 @@ def test_an_error_reply_is_reduced_to_its_code(task, context):
     reply = wire.refusal_message("data")
     reply["why"] = "/data/phantom-north-001_t1.nii.gz is truncated"
     reply.set_header("trace", "phantom-north-001")
-    out = Release(InTheClear(), MODALITIES).process(reply, context(task))
+    out = leaving(reply, context(task))
     assert "phantom" not in str(out)
     assert wire.refusal_code(out) == "data"
     assert out.get_return_code() != ReturnCode.OK
@@ -144,33 +173,73 @@ def test_an_error_reply_is_reduced_to_its_code(task, context):
 def test_an_error_reply_cannot_smuggle_a_sentence(context):
     reply = wire.refusal_message("phantom north has a tumour")
     reply["DXO"] = {"weights": np.ones(3)}
-    out = Release(InTheClear(), MODALITIES).process(reply, context("train"))
+    out = leaving(reply, context("train"))
     assert wire.refusal_code(out) == "error"
     assert "DXO" not in out
 
 
-@pytest.mark.parametrize("words", [(), None, MODALITIES[:3]])
+@pytest.mark.parametrize("words", [(), MODALITIES[:3]])
 def test_a_sequence_that_the_job_does_not_list_keeps_the_update_at_the_site(words, update, context):
     fl_ctx = context("train")
     with pytest.raises(ReleaseRefused, match="modalities"):
-        Release(InTheClear(), words).process(wire.update_message(update()), fl_ctx)
+        leaving(wire.update_message(update()), fl_ctx, outbound(names=words))
     assert receipts(fl_ctx) == []
 
 
 def test_classes_and_personal_blocks_leave_only_by_the_names_of_the_job(update, scores, context):
-    exit_ = Release(InTheClear(), [*MODALITIES, "glioma", "head"])
-    made = exit_.process(wire.update_message(update(classes={"glioma": 30})), context("train"))
+    promised = outbound(names=[*MODALITIES, "glioma", "head"])
+    made = leaving(wire.update_message(update(classes={"glioma": 30})), context("train"), promised)
     assert wire.read_update(made).facts["classes"] == {"glioma": 30}
-    assert wire.read_scores(exit_.process(wire.scores_message(scores | {"personal": {"head": 1}}), context("finish")))
+    personal = wire.scores_message(scores | {"personal": {"head": 1}})
+    assert wire.read_scores(leaving(personal, context("finish"), promised))
     with pytest.raises(ReleaseRefused, match="classes"):
-        exit_.process(wire.update_message(update(classes={"J. Smith": 3})), context("train"))
+        leaving(wire.update_message(update(classes={"J. Smith": 3})), context("train"), promised)
     with pytest.raises(ReleaseRefused, match="personal"):
-        exit_.process(wire.scores_message(scores | {"personal": {"J. Smith": 1}}), context("finish"))
+        leaving(wire.scores_message(scores | {"personal": {"J. Smith": 1}}), context("finish"), promised)
 
 
 def test_the_receipt_says_how_many_blocks_left(update, context):
     fl_ctx = context("train")
-    out = wire.read_update(Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx))
+    out = wire.read_update(leaving(wire.update_message(update()), fl_ctx))
     assert set(out.delta) == {"model:w"}
     (receipt,) = receipts(fl_ctx)
     assert receipt["blocks"] == 1
+
+
+@pytest.mark.parametrize("found", [None, object(), OutboundFilter()])
+@pytest.mark.parametrize("task", ["train", "finish"])
+def test_without_the_component_nothing_leaves(found, task, update, scores, context):
+    """No promise is not the promise of nothing."""
+    fl_ctx = context(task, **({} if found is None else {ID: found}))
+    message = wire.update_message(update()) if task == "train" else wire.scores_message(scores)
+    with pytest.raises(ConfigRefused, match="component 'outbound'"):
+        OutboundFilter().process(message, fl_ctx)
+    assert receipts(fl_ctx) == []
+
+
+def test_stages_run_only_for_an_order_that_the_executor_is_answering(update, context):
+    made = Outbound("none", Halved(), "none", list(MODALITIES))
+    with pytest.raises(ConfigRefused, match="no order to answer"):
+        leaving(wire.update_message(update()), context("train"), made)
+
+
+def test_what_a_stage_remembers_is_there_in_the_next_round_and_after_a_restart(update, context):
+    """A round that is asked twice begins from the same, and is not settled twice; the filter is new in every round."""
+    fl_ctx, seen = context("train"), []
+    asked = [Asked(0, "a", 0), Asked(1, "b", 0), Asked(1, "b", 0), Asked(2, "c", 2)]
+    # The update of round 3 is the last one that counted when round 5 is asked: this site missed round 4.
+    for one in [*asked, Asked(3, "d", 3), Asked(5, "f", 4)]:
+        made = outbound(compression=Remembers(seen))
+        made.begin(one)
+        leaving(wire.update_message(update()), fl_ctx, made)
+    first = [(0, 0, 0.0), "lost", (1, 1, 6.0), (1, 1, 6.0), "counted", (2, 2, 12.0)]
+    assert seen == [*first, "counted", (3, 3, 18.0), "counted", (5, 4, 24.0)]
+
+
+def test_a_new_run_remembers_nothing(update, context):
+    fl_ctx, seen = context("train"), []
+    for round_ in (0, 1, 0):
+        made = outbound(compression=Remembers(seen))
+        made.begin(Asked(round_, "a", round_))
+        leaving(wire.update_message(update()), fl_ctx, made)
+    assert seen == [(0, 0, 0.0), "counted", (1, 1, 6.0), (0, 0, 0.0)]

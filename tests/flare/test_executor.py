@@ -5,6 +5,7 @@ import pytest
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from outbounds import leaving, outbound
 
 from wardround.algorithms.alternating import Alternating
 from wardround.algorithms.fedavg import FedAvg
@@ -14,11 +15,10 @@ from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.sharing import EVERYTHING
 from wardround.arrays import in_bank
-from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, DataRefused
 from wardround.flare import places, wire
-from wardround.flare.release import InTheClear, Release
-from wardround.flare.site import SiteTrainer
+from wardround.flare.executor import SiteExecutor
+from wardround.flare.outbound import ID
 from wardround.flare.site_parts import REASONS
 from wardround.hospital.global_model import initial_arrays
 from wardround.hospital.judging import Judging
@@ -43,7 +43,7 @@ def trainer(**changed):
         "phantoms": Phantoms([16, 16, 16], 5),
         "seed": 0,
     }
-    return SiteTrainer(**promise | changed)
+    return SiteExecutor(**promise | changed)
 
 
 def order(round_=0):
@@ -51,13 +51,14 @@ def order(round_=0):
 
 
 def execute(task, message, fl_ctx, **changed):
+    fl_ctx.get_engine().components.setdefault(ID, outbound())
     return trainer(**changed).execute(task, message, fl_ctx, Signal())
 
 
 def test_a_round_and_the_judgement_pass_the_exit(context):
     """What the executor builds is exactly what the exit knows: nothing of it is refused there."""
     fl_ctx = context("train")
-    out = Release(InTheClear(), MODALITIES).process(execute("train", order(), fl_ctx), fl_ctx)
+    out = leaving(execute("train", order(), fl_ctx), fl_ctx)
     update = wire.read_update(out)
     assert update.weight == update.facts["cases"]["train"]
     assert update.facts["label"] == "north"
@@ -67,7 +68,7 @@ def test_a_round_and_the_judgement_pass_the_exit(context):
     }
     execute("train", order(1), fl_ctx)
     done = context("finish")
-    scores = wire.read_scores(Release(InTheClear(), MODALITIES).process(execute("finish", order(2), done), done))
+    scores = wire.read_scores(leaving(execute("finish", order(2), done), done))
     assert set(scores["candidates"]) == {"local", "fedavg", "fedavg_finetuned"}
 
 
@@ -141,7 +142,7 @@ def test_a_provisioned_site_without_data_refuses_and_keeps_the_reason_out_of_the
 
 def test_the_simulator_shows_the_reason(context, caplog):
     execute("no-task", order(), context("no-task"))
-    assert "expected: train or finish" in caplog.text
+    assert "expected: train, finish" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -164,3 +165,11 @@ def test_a_promise_that_is_missing_is_refused(name):
 def test_what_is_not_sound_is_refused_when_the_job_is_loaded(changed, words):
     with pytest.raises(ConfigRefused, match=words):
         trainer(**changed)
+
+
+@pytest.mark.parametrize("task", ["train", "finish"])
+def test_without_a_promise_about_what_leaves_nothing_is_done(task, context, monkeypatch):
+    """Not even the data are opened."""
+    monkeypatch.setattr(Hospital, "open", None)
+    reply = trainer().execute(task, order(), context(task), Signal())
+    assert wire.refusal_code(reply) == "config"

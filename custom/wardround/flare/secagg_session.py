@@ -1,11 +1,12 @@
-"""The component that a site's executor and its exit share in jobs with a hidden sum: keys, secrets, the current call."""
+"""One site's half of a secure sum in this process: keys, secrets, the call that is being answered.
+
+The executor and the outbound filter share it through the component `outbound`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 
 from wardround.arrays import Array
@@ -20,51 +21,47 @@ from wardround.privacy.protection import Protection
 from wardround.privacy.roster import job_digest
 from wardround.privacy.sum_site import SumSite
 
-FOLDER, ID = "secure", "secure_sum"
+FOLDER = "secure"
 
 
-class SecureSum(FLComponent):  # type: ignore[misc]
-    """One site's half of the sum. protection: the job's promise | seed: the job's, for stochastic rounding.
+class SecAggSession:
+    """What lives as long as the process; all that must outlive it is in the state folder.
 
-    noise: the promise of hospital-level DP, None without; one that is not made for this sum: ConfigRefused
-
-    model, initial, settings: digest and weights of the global model that this round starts from, and a digest of what
-    shapes an update, as the executor says
-
-    no key file under encryption, no certificate of this project: ConfigRefused with the file's name, nothing is sent
+    noise: the job's promise of hospital-level DP, None without; one that is not made for this sum: ConfigRefused
+    settings, seed: a digest of what shapes an update, and the job's seed for stochastic rounding, as the executor says
+    model, initial: digest and weights of the global model that this round starts from
     """
 
-    def __init__(self, protection: Protection, seed: int, noise: HospitalDP | None = None) -> None:
-        super().__init__()
-        if protection is None or seed is None:
-            raise ConfigRefused(
-                "the job's secure_sum", found="no protection or no seed", expected="both", fix="print the job anew"
-            )
+    def __init__(self, protection: Protection, noise: HospitalDP | None) -> None:
         if noise is not None:
             require_one_sum(noise, protection)
-        self.protection, self.seed, self.noise = protection, seed, noise
+        self.protection, self.noise = protection, noise
+        self.settings, self.seed = "", 0
+        self.model, self.initial = "", dict[str, Array]()
         self._site: SumSite | None = None
         self._call: Call | None = None
-        self.model, self.initial, self.settings = "", dict[str, Array](), ""
 
     @property
     def call(self) -> Call:
         """Return the call that the executor is answering; none: ConfigRefused."""
         if self._call is None:
             raise ConfigRefused(
-                "the exit of a hidden sum",
+                "the outbound filter of a secure sum",
                 found="no call to answer",
-                expected="the executor SecureSite in the same process",
-                fix="print the job anew",
+                expected="the executor SiteExecutor in the same process",
+                fix="print the job again with `wardround jobs write`",
             )
         return self._call
 
-    def begin(self, call: Call) -> None:
-        """Note what is being answered."""
-        self._call = call
+    def begin(self, call: Call, settings: str, seed: int) -> None:
+        """Note what is being answered, and by a job of which settings."""
+        self._call, self.settings, self.seed = call, settings, seed
 
     def open(self, fl_ctx: FLContext) -> SumSite:
-        """Return this site's sum, opened once per process."""
+        """Return this site's sum, opened once per process.
+
+        no key file under encryption, no certificate of this project: ConfigRefused with the file's name, nothing is sent
+        """
         if self._site is None:
             name, startup = fl_ctx.get_identity_name(), startup_folder(fl_ctx)
             if places.in_simulator(fl_ctx):
@@ -73,6 +70,7 @@ class SecureSum(FLComponent):  # type: ignore[misc]
             key_id = sum_key.key_id(key) if key else ""
             folder = places.state_folder(fl_ctx) / FOLDER
             promise = kept_settings.digest_of(self.protection, self.noise)
+            # Before any secret is read: secrets of another promise must not mask a second sum of the same update.
             kept_settings.require_same(folder, promise, "the protection that its secrets were prepared under")
             identity, authority = Identity.load(startup, name), Authority.load(startup)
             job = job_digest(fl_ctx.get_job_id(), self.protection, self.seed, self.noise, self.settings)
@@ -95,25 +93,10 @@ def require_one_sum(noise: HospitalDP, protection: Protection) -> None:
             "hospital-level noise for a sum",
             found="; ".join(wrong),
             expected="what the sum has, hidden only with masks, weights equal (weights must be public)",
-            fix="print the job anew",
+            fix="print the job again with `wardround jobs write`",
         )
 
 
 def startup_folder(fl_ctx: FLContext) -> Path:
     """Return where provisioning put this party's kit."""
     return places.workspace_root(fl_ctx) / "startup"
-
-
-def secure_sum_of(fl_ctx: FLContext) -> SecureSum:
-    """Return the job's one component under the id ID; anything else: ConfigRefused. No job names another: two sums of one
-    update, each with sites and noise of its own, would be two releases.
-    """
-    found: Any = fl_ctx.get_engine().get_component(ID)
-    if not isinstance(found, SecureSum):
-        raise ConfigRefused(
-            f"the component {ID!r}",
-            found=type(found).__name__,
-            expected="a wardround.flare.secure_sum.SecureSum",
-            fix="print the job anew",
-        )
-    return found

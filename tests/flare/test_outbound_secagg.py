@@ -2,23 +2,24 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hidden_federation import HIDDEN, MODES, facts_of, numbers
+from hidden_federation import HIDDEN, MODES, Private, facts_of, numbers
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 
 from wardround import __version__
 from wardround.arrays import digest
-from wardround.data.cases import MODALITIES
+from wardround.core.traits import Traits
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused, RoundRefused
 from wardround.flare import few_patients, sealed, wire
-from wardround.flare.hidden_release import TREATED, HiddenRelease
-from wardround.flare.release import NoNoise
+from wardround.flare.outbound_secagg import TREATED
 from wardround.flare.sealed import Call, Reply
 from wardround.privacy import statements
+from wardround.privacy.releases import SampledGaussianRelease
 from wardround.privacy.statements import Moment, Signed
 from wardround.privacy.sum_site import Incoming
 
@@ -28,10 +29,23 @@ BLOCKS = {"model:w": np.linspace(-0.01, 0.01, 600, dtype=np.float32), "model:b":
 
 
 class Halved:
-    """A mechanism whose effect is easy to see."""
+    """A stage that costs budget, and whose effect is easy to see."""
 
-    def release(self, delta):
-        return {name: block / 2 for name, block in delta.items()}, {"mechanism": "halved", "guarantee": "a test"}
+    name, traits, unit = "halved", Traits(), "patient"
+    rounds, delta, accept_vacuous = 2, 1e-5, False
+
+    def cost(self):
+        return SampledGaussianRelease("patient", 2.0, 0.25, 1)
+
+    def plan(self):
+        return SampledGaussianRelease("patient", 2.0, 0.25, 2)
+
+    def outbound(self, update, round_, memory):
+        halved = {name: block / 2 for name, block in update.params.items()}
+        return replace(update, params=halved), {"mechanism": "halved", "guarantee": "a test"}
+
+    def inbound(self, aggregate, round_, memory):
+        return aggregate
 
 
 class Rig:
@@ -52,11 +66,11 @@ class Rig:
         prepares = [
             self.of(name).participant.prepare(self.at, self.joins) for name in self.names if masks
         ] or self.joins
-        self.site.secure.begin(Call(self.at, 2, self.joins, tuple(prepares)))
+        self.site.secure.begin(Call(self.at, 2, self.joins, tuple(prepares)), "", 0)
         self.site.secure.model, self.site.secure.initial = "aa" * 32, BLOCKS
 
-    def exit(self, message, task="train", mechanism=None):
-        return HiddenRelease(mechanism or NoNoise(), MODALITIES).process(message, self.site.context(task))
+    def exit(self, message, task="train"):
+        return self.site.exit.process(message, self.site.context(task))
 
     @property
     def held(self):
@@ -69,9 +83,11 @@ def rig(federation):
     return lambda mode, **changed: Rig(federation(mode, **changed))
 
 
-def update(blocks=None, weight=3.0, **changed):
+def update(blocks=None, weight=3.0, loss=1.5, **changed):
     facts = facts_of("site-1") | {"version": __version__} | changed
-    return wire.update_message(wire.Update(BLOCKS if blocks is None else blocks, weight, NUMBERS, facts))
+    return wire.update_message(
+        wire.Update(BLOCKS if blocks is None else blocks, weight, NUMBERS | {"loss": loss}, facts)
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -139,7 +155,7 @@ def test_a_hop_adds_only_integers_that_this_exit_and_this_policy_made(rig):
     treated = made.site.context(sealed.HOP)
     treated.set_prop(TREATED, "noise of the site's own policy", private=True, sticky=False)
     with pytest.raises(ReleaseRefused, match="another exit, sum or policy"):
-        HiddenRelease(NoNoise(), MODALITIES).process(hop, treated)
+        made.site.exit.process(hop, treated)
 
 
 def test_an_update_for_a_round_that_is_coded_does_not_replace_it(rig):
@@ -157,10 +173,10 @@ def test_nothing_to_hide_again_is_refused(rig):
     assert made.site.receipts == []
 
 
-def test_the_mechanism_comes_before_the_codec(rig):
-    plain, halved = rig("fixed"), rig("fixed")
+def test_stages_come_before_the_codec(rig):
+    plain, halved = rig("fixed"), rig("fixed", private=Private(Halved()))
     plain.exit(update({name: block / 2 for name, block in BLOCKS.items()}))
-    halved.exit(update(), mechanism=Halved())
+    halved.exit(update(loss=None))
     assert np.array_equal(plain.of("site-1").fields(0), halved.of("site-1").fields(0))
     (receipt,) = halved.site.receipts
     assert receipt["mechanism"] == "halved"
@@ -330,7 +346,7 @@ def test_a_receipt_that_cannot_be_written_stops_the_message(rig):
 def test_no_component_no_exit(rig):
     made = rig("he")
     made.site.engine.components = {}
-    with pytest.raises(ConfigRefused, match="secure_sum"):
+    with pytest.raises(ConfigRefused, match="outbound"):
         made.exit(update())
 
 
@@ -344,7 +360,7 @@ def test_no_call_no_exit(rig):
 
 def test_a_run_that_this_site_did_not_join(rig):
     made = rig("masked")
-    made.site.secure.begin(Call(Moment("cd" * 16, 0, 0), 2, made.joins, made.site.secure.call.prepares))
+    made.site.secure.begin(Call(Moment("cd" * 16, 0, 0), 2, made.joins, made.site.secure.call.prepares), "", 0)
     with pytest.raises(RoundRefused):
         made.exit(update())
     assert made.site.receipts == []

@@ -6,11 +6,13 @@ from hidden_federation import SITES, first_model, secure_site
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from outbounds import outbound
 
 from wardround.algorithms.rules import FedAdam
 from wardround.arrays import Layout, digest
 from wardround.errors import ConfigRefused, DataRefused
 from wardround.flare import few_patients, sealed, wire
+from wardround.flare.outbound import ID
 from wardround.flare.sealed import Call, Revealed
 from wardround.hospital.rounds import Hospital
 from wardround.models import checkpoint
@@ -93,11 +95,11 @@ def test_a_revealed_sum_is_applied_once(he):
     site = he.sites["site-1"]
     for attempt in (0, 1):
         execute(site, "train", Call(Moment(RUN, 1, attempt), 2, revealed=(revealed,)))
-        assert site.executor._held(site.context()).round == 1
-    one = site.executor._held(site.context()).wire()
+        assert site.held().round == 1
+    one = site.held().wire()
     site.restart()
     execute(site, "train", Call(Moment(RUN, 1, 2), 2, revealed=(revealed,)))
-    again = site.executor._held(site.context()).wire()
+    again = site.held().wire()
     assert digest(one) == digest(again) != digest(first_model())
 
 
@@ -133,8 +135,8 @@ def test_a_sum_that_is_not_the_one_that_was_made_is_refused(he, what):
     site = he.sites["site-1"]
     call = Call(Moment(RUN, 1, 0), 2, revealed=(Revealed(moment, sites, 3, 0.25, payload),))
     assert wire.refusal_code(execute(site, "train", call)) in ("round", "config")
-    assert site.executor._held(site.context()).round == 0
-    assert digest(site.executor._held(site.context()).wire()) == digest(first_model())
+    assert site.held().round == 0
+    assert digest(site.held().wire()) == digest(first_model())
     stopped = what != "two sites"  # which is refused before it is opened
     again = execute(site, "join", Call(joined(RUN), 2, begun=1))
     assert wire.refusal_code(again) == "round" if stopped else sealed.read_reply(again, "join").payload == b""
@@ -144,7 +146,7 @@ def test_the_judgement_carries_the_digest_of_the_final_model(he):
     revealed = train(he, 1, 0, train(he))
     site = he.sites["site-2"]
     reply = sealed.read_reply(execute(site, "finish", Call(Moment(RUN, 2, 0), 2, revealed=(revealed,))), "finish")
-    model = site.executor._held(site.context()).wire()
+    model = site.held().wire()
     assert statements.peek(reply.statement)["model"] == digest(model)
     assert "cases" not in str(reply.meta["scores"])
     kept, meta = checkpoint.load(site.folder / "final_model.npz")
@@ -160,24 +162,26 @@ def test_the_rule_is_applied_at_every_site_alike(federation):
     rule, plain = FedAdam(0.01, 0.9, 0.99, 0.001), {}
     for site in played.sites.values():
         site.executor = secure_site(rule=rule)
-        site.executor._hospital = site.hospital
+        site.executor.trainer.opened = site.hospital
     first = train(played)
     last = train(played, 1, 0, first)
     restarted = played.sites["site-3"]
     restarted.restart()
-    restarted.executor.rule = rule
+    restarted.executor = secure_site(rule=rule)
+    restarted.executor.trainer.opened = restarted.hospital
     for name, site in played.sites.items():
         sealed.read_reply(execute(site, "finish", Call(Moment(RUN, 2, 0), 2, revealed=(last,))), "finish")
-        plain[name] = digest(site.executor._held(site.context()).wire())
+        plain[name] = digest(site.held().wire())
     assert len(set(plain.values())) == 1
 
 
 def test_the_grid_follows_the_learning_rate(he):
     """Cosine: the second round's rate is half of the first's, so is what its updates are expected to be."""
-    executor = he.sites["site-1"].executor
-    schedule = executor.schedule
-    assert executor._ratio(0) == schedule.steps(1).lr / schedule.steps(0).lr < 1
-    assert executor._ratio(1) == 1.0
+    site = he.sites["site-1"]
+    execute(site, "join", Call(joined(RUN), 2))
+    model, schedule = site.executor.secagg_model, site.executor.schedule
+    assert model._ratio(0) == schedule.steps(1).lr / schedule.steps(0).lr < 1
+    assert model._ratio(1) == 1.0
 
 
 def test_curves_hold_only_the_numbers_of_the_update(he):
@@ -233,7 +237,7 @@ def test_what_is_no_call_is_refused(he, message, task):
 
 def test_no_component_no_work(he):
     site = he.sites["site-1"]
-    del site.engine.components["secure_sum"]
+    del site.engine.components["outbound"]
     assert wire.refusal_code(execute(site, "join", Call(joined(RUN), 2))) == "config"
 
 
@@ -247,9 +251,28 @@ def test_the_state_of_another_job_is_refused(he, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["algorithm", "sharing", "model", "schedule", "sampling", "judging", "phantoms", "seed", "rule", "banks"]
+    "name", ["algorithm", "sharing", "model", "schedule", "sampling", "judging", "phantoms", "seed"]
 )
 def test_a_promise_that_is_missing_is_refused(name):
     """NVFlare turns an undefined variable of a config into None."""
     with pytest.raises(ConfigRefused, match=r"(?s)the job's site settings.*" + name):
         secure_site(**{name: None})
+
+
+@pytest.mark.parametrize(("name", "words"), [("rule", "no server rule"), ("banks", "no list of banks")])
+def test_what_every_site_of_a_sum_needs_is_refused_at_its_first_task(he, name, words, caplog):
+    site = he.sites["site-1"]
+    site.executor = secure_site(**{name: None})
+    assert wire.refusal_code(execute(site, "join", Call(joined(RUN), 2))) == "config"
+    assert words in caplog.text
+
+
+@pytest.mark.parametrize("name", ["rule", "banks"])
+def test_what_only_sites_of_a_sum_need_is_refused_in_a_plaintext_job(he, name, caplog):
+    """Its server would apply another rule than the one that the job shows."""
+    site = he.sites["site-1"]
+    site.engine.components[ID] = outbound()
+    message = wire.order_message(wire.Order(first_model(), 0, 2))
+    assert wire.refusal_code(execute(site, "train", message)) == "config"
+    assert f"{name}" in caplog.text
+    assert "only sites of a secure sum use" in caplog.text

@@ -1,0 +1,73 @@
+"""What a compression remembers between rounds (error feedback), in the site's state folder.
+
+What it remembered before a round is kept beside what it remembers after it. A round that is asked again begins from the
+same, so that the same update makes the same message; the next round goes on from what came after. Both are written before
+the message is sent: after a crash in between, the message counts as one that the server never had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wardround.compression.payload import Memory, Opened
+from wardround.core import stored
+from wardround.flare.outbound import Asked
+
+FILE = "outbound_memory.npz"
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Of one round: what was remembered before it, and what the stage makes of it (`after`, which it writes into)."""
+
+    round: int
+    before: Mapping[str, Any]
+    after: Memory
+
+
+def of_round(folder: Path, stage: Opened, asked: Asked) -> Remembered:
+    """Return what the stage goes on from; it has been told whether its message before counted."""
+    kept = _read(folder) if asked.round else None
+    if kept is None:
+        return Remembered(asked.round, {}, {})
+    if kept.round == asked.round:
+        # Its own message has had no answer yet, and is made again.
+        return Remembered(asked.round, kept.before, _copy(kept.before))
+    memory = _copy(kept.after)
+    # Other rounds may lie between: what counts is whether the last update of this site that counted is that of the message.
+    stage.settle(memory, asked.since == kept.round + 1)
+    return Remembered(asked.round, _copy(memory), memory)
+
+
+def keep(folder: Path, remembered: Remembered) -> None:
+    """Write down what is to be remembered; where there is nothing, there is no file."""
+    parts = {"before": remembered.before, "after": remembered.after}
+    if not any(parts.values()):
+        return
+    arrays: dict[str, Any] = {}
+    said: dict[str, Any] = {}
+    for part, memory in parts.items():
+        for name, value in memory.items():
+            (arrays if isinstance(value, np.ndarray) else said)[f"{part}:{name}"] = value
+    stored.save(folder / FILE, arrays, said | {"round": remembered.round})
+
+
+def _read(folder: Path) -> Remembered | None:
+    found = stored.load(folder / FILE)
+    if found is None or "round" not in found[1]:
+        return None
+    values = {**found[0], **found[1]}
+    before, after = (
+        {name.removeprefix(f"{part}:"): value for name, value in values.items() if name.startswith(f"{part}:")}
+        for part in ("before", "after")
+    )
+    return Remembered(int(values["round"]), before, after)
+
+
+def _copy(memory: Mapping[str, Any]) -> Memory:
+    return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in memory.items()}
