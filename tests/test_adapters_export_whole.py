@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from wardround.flare.record import flat
+from wardround.core.run_log import flat
 from wardround.jobs import hidden
 
 # No promises: a rival is trained beside the job or not; the server's rule and the banks stand at sites of a secure sum
@@ -16,13 +16,12 @@ from wardround.jobs import hidden
 # config; the network's settings are covered by the architecture's fingerprint, which both sides compare; a record is read,
 # and what a classifier is given stands beside its weights, only where there is one; the least Dice is for jobs that segment.
 RIVALS = {f"SiteExecutor.{name}" for name in ("rival", "rule", "banks", "scaling")}
-IDS = {"Rounds.aggregator_id"}
 NETWORK = {
     f"UNet3d.{name}" for name in ("channels", "residual_units", "norm", "dropout", "adapter_rank", "ehr_columns")
 }
 NETWORK |= {f"ViTFusion.{name}" for name in ("depth", "fusion_depth", "weights", "patch", "tubelet")}
-WHERE_THERE_IS_ONE = {"Sampling.columns", "Rounds.inputs", "Judging.least_dice"}
-MAY_HAVE_DEFAULTS = RIVALS | IDS | NETWORK | WHERE_THERE_IS_ONE
+WHERE_THERE_IS_ONE = {"Sampling.columns", "PlaintextServer.inputs", "Judging.least_dice"}
+MAY_HAVE_DEFAULTS = RIVALS | NETWORK | WHERE_THERE_IS_ONE
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +63,10 @@ def test_a_promise_has_no_default(ours):
 
 
 def test_jobs_say_everything_but_names(ours):
-    """Even an argument that may be left out is printed, except the rival or the record where there is none, and ids."""
+    """Even an argument that may be left out is printed, except the rival or the record where there is none."""
     for one in ours:
         missing = {f"{one.cls.__name__}.{p.name}" for p in parameters(one.cls) if p.name not in one.args}
-        assert missing <= RIVALS | IDS | WHERE_THERE_IS_ONE, str(one)
+        assert missing <= RIVALS | WHERE_THERE_IS_ONE, str(one)
 
 
 def without_defaults(value):
@@ -100,12 +99,11 @@ def test_nvflare_exports_the_same_job(name, repository, ours, tmp_path):
     from nvflare.job_config.api import FedJob
 
     mine = {one.path: one for one in ours if one.job == name}
-    site, rounds, combine = (
-        mine[f"wardround.flare.{path}"] for path in ("executor.SiteExecutor", "rounds.Rounds", "combine.Combine")
+    site, rounds = (
+        mine[f"wardround.flare.{path}"] for path in ("executor.SiteExecutor", "controller.ServerController")
     )
     job = FedJob(name, min_clients=2)
     job.to_server(rounds.build(), id="rounds")
-    job.to_server(combine.build(), id="combine")
     job.to_clients(site.build(), tasks=["train", "finish"])
     job.export_job(str(tmp_path))
     config = tmp_path / name / "app" / "config"
@@ -116,9 +114,6 @@ def test_nvflare_exports_the_same_job(name, repository, ours, tmp_path):
     assert {"path": workflow["path"], "args": workflow["args"]} == without_defaults(
         {"path": rounds.path, "args": rounds.args}
     )
-    assert [part for part in server["components"] if part["id"] == "combine"] == [
-        {"id": "combine", "path": combine.path, "args": {}}
-    ]
 
 
 @pytest.mark.parametrize("name", ["brats_fedavg_fixed", "brats_perfedavg_ring", "brats_dp_adaptive"])
@@ -129,7 +124,7 @@ def test_nvflare_exports_the_same_hidden_job(name, ours, tmp_path):
 
     mine = {one.path.rpartition(".")[2]: one for one in ours if one.job == name}
     rounds, site, release, shared = (
-        mine[cls] for cls in ("SecureRounds", "SiteExecutor", "OutboundFilter", "Outbound")
+        mine[cls] for cls in ("ServerController", "SiteExecutor", "OutboundFilter", "Outbound")
     )
     job = FedJob(name, min_clients=3)
     job.to_server(rounds.build(), id="rounds")

@@ -12,7 +12,7 @@ from wardround.jobs import folder, recipes
 
 # What a site has to allow for these jobs to run (the source of an allow-list): nothing else is ever built from a config.
 HIDDEN = {
-    "wardround.flare.secure_rounds.SecureRounds",
+    "wardround.flare.secagg_server.SecaggServer",
     "wardround.privacy.protection.Protection",
 }
 HOSPITAL = {
@@ -35,14 +35,15 @@ OPEN = {
     "wardround.algorithms.rules.Mean",
     "wardround.algorithms.scaffold.Scaffold",
     "wardround.algorithms.schedule.Schedule",
-    "wardround.flare.combine.Combine",
+    "wardround.aggregation.mean.WeightedMean",
+    "wardround.flare.controller.ServerController",
     "wardround.flare.made_with.MadeWith",
     "wardround.flare.executor.SiteExecutor",
     "wardround.flare.outbound.Outbound",
     "wardround.flare.outbound_filter.OutboundFilter",
     "wardround.privacy.patient_dp.PatientDP",
     "wardround.privacy.patient_release.PatientRelease",
-    "wardround.flare.rounds.Rounds",
+    "wardround.flare.plaintext_server.PlaintextServer",
     "wardround.hospital.classification.CaseSampling",
     "wardround.hospital.judging.Judging",
     "wardround.hospital.opening.TypePhantoms",
@@ -149,13 +150,14 @@ def test_both_sides_agree(name, repository):
     rounds, site = server["workflows"][0]["args"], client["executors"][0]["executor"]["args"]
     components = {one["id"]: one["args"] for one in (*server["components"], *client["components"])}
     assert rounds["rounds"] == site["schedule"]["args"]["rounds"]
-    assert rounds["model"] == site["model"]
+    mode = rounds["mode"]["args"] if "mode" in rounds else rounds
+    assert mode["model"] == site["model"]
     if kind(name) == "hidden":
-        assert rounds["protection"] == components["outbound"]["protection"]
+        assert mode["protection"] == components["outbound"]["protection"]
         assert ("fedavg" in site["banks"]) == ("rival" in site)
     else:
-        assert rounds["seed"] == site["seed"]
-        assert ("fedavg" in rounds["banks"]) == ("rival" in site)
+        assert mode["seed"] == site["seed"]
+        assert ("fedavg" in mode["banks"]) == ("rival" in site)
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -181,7 +183,7 @@ def test_what_leaves_is_promised_once(name, repository):
 @pytest.mark.parametrize("name", [name for name in recipes.names() if kind(name) == "hidden"])
 def test_a_hidden_sum_is_what_its_name_says(name, repository):
     server, _ = configs(repository, name)
-    promise = server["workflows"][0]["args"]["protection"]["args"]
+    promise = server["workflows"][0]["args"]["mode"]["args"]["protection"]["args"]
     wanted = {
         "fixed": (False, False, False),
         "masked": (True, False, False),

@@ -125,6 +125,10 @@ def deployed(workspace, repository):
     return put
 
 
+def mode(server):
+    return server["workflows"][0]["args"]["mode"]["args"]
+
+
 def trainer(client):
     return client["executors"][0]["executor"]["args"]
 
@@ -139,7 +143,10 @@ EDITS = {
     "another schedule": lambda server, client: trainer(client)["schedule"]["args"].update(lr=0.5),
     "another seed": lambda server, client: trainer(client).update(seed=1),
     "nobody beside": lambda server, client: trainer(client).pop("rival"),
-    "another server rule": lambda server, client: server["workflows"][0]["args"]["rule"]["args"].update(server_lr=0.5),
+    "another server rule": lambda server, client: mode(server)["rule"]["args"].update(server_lr=0.5),
+    "another aggregation": lambda server, client: mode(server).update(
+        aggregation={"path": "wardround.aggregation.median.CoordinateMedian", "args": {"f": 1, "far": 4.0}}
+    ),
     "other words": lambda server, client: server["workflows"][0]["args"]["about"]["algorithm_settings"].update(mu=9.0),
     "no executor": lambda server, client: client.update(executors=[]),
     "no structure": lambda server, client: client.update(executors=7),

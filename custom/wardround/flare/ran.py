@@ -20,6 +20,7 @@ from wardround.errors import ConfigRefused
 
 CLASS = "algorithm_class"
 SHARING = "sharing_class"
+AGGREGATION = "aggregation_class"
 _PARTS = {
     "model": "model",
     "sampling": "sampling",
@@ -96,6 +97,10 @@ def _runs(server: Json, client: Json) -> list[tuple[str, Any]]:
     for key in _ELSEWHERE:
         parts = [part for config in (server, client) for part in _under(config, key) if "path" in part]
         found += [(key, {name: plain(value) for name, value in part["args"].items()}) for part in parts if part["args"]]
+    for part in (one for one in _under(server, "aggregation") if "path" in one):
+        # The plain mean has no settings, and a report does not speak of it.
+        args = {name: plain(value) for name, value in part["args"].items()} or None
+        found += [("aggregation", args), (AGGREGATION, part["path"] if args else None)]
     if not executors:
         raise KeyError("an executor with an algorithm")
     return found

@@ -13,7 +13,7 @@ from typing import Any
 from wardround.errors import ConfigRefused
 from wardround.flare import plain_jobs, posture
 from wardround.hospital.kit import read_object
-from wardround.jobs import folder, recipes
+from wardround.jobs import folder, fragments, recipes
 from wardround.jobs.named import classes, shipped
 from wardround.jobs.recipes import Job, Json
 
@@ -45,10 +45,16 @@ FORBIDDEN = (
 
 
 def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
-    """Return {"site": classes, "server": classes}, sorted: exactly those that these jobs name; none given: all jobs."""
+    """Return {"site": classes, "server": classes}, sorted: exactly those that these jobs name.
+
+    none given: all jobs, and at the server every aggregation that `--set aggregation=` names
+    """
     chosen = jobs or [recipes.job(name) for name in recipes.names()]
     sides = {SITE: folder.client_config, SERVER: folder.server_config}
-    return {side: sorted({path for job in chosen for path in classes(config(job))}) for side, config in sides.items()}
+    found = {side: {path for job in chosen for path in classes(config(job))} for side, config in sides.items()}
+    if not jobs:
+        found[SERVER] |= set(classes(fragments.table()["aggregations"]))
+    return {side: sorted(paths) for side, paths in found.items()}
 
 
 def named_by(words: Sequence[str]) -> AllowList:

@@ -33,6 +33,7 @@ def card(job: Job) -> str:
     settings = {
         "algorithm": args,
         "sharing": job.sharing["args"] or {"everything": ""},
+        **({"aggregation": job.aggregation["args"]} if job.aggregation["args"] else {}),
         "server": job.rule["args"],
         "model": job.task["model"]["args"],
     }

@@ -17,6 +17,7 @@ class Job:
     title: str
     algorithm: Json
     sharing: Json
+    aggregation: Json
     rule: Json
     task: Json
     federation: Json

@@ -16,12 +16,14 @@ from nvflare.apis.shareable import make_reply
 from nvflare.apis.signal import Signal
 from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
+from wardround.aggregation.mean import WeightedMean
+from wardround.aggregation.median import CoordinateMedian
 from wardround.algorithms.rules import Mean
 from wardround.arrays import RunningMean, from_bank
 from wardround.errors import ConfigRefused
 from wardround.flare import places, wire
-from wardround.flare.combine import Combine
-from wardround.flare.rounds import Rounds
+from wardround.flare.controller import ServerController
+from wardround.flare.plaintext_server import PlaintextServer
 from wardround.hospital.global_model import initial_arrays
 from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
@@ -32,19 +34,18 @@ ABOUT = {"config_type": "dict", "job": "brats_fedavg", "algorithm": "FedAvg", "r
 
 
 def controller(**changed):
-    promise = {
+    mode = {
+        "aggregation": WeightedMean(),
         "rule": Mean(1.0),
         "model": SPEC,
         "banks": ["model"],
         "home_roles": [],
-        "rounds": 2,
         "min_sites": 2,
-        "round_timeout_s": 60,
-        "grace_s": 60,
         "seed": 0,
-        "about": ABOUT,
     }
-    return Rounds(**promise | changed)
+    run = {"rounds": 2, "about": ABOUT, "round_timeout_s": 60, "step_timeout_s": 60, "grace_s": 60}
+    mode |= {name: value for name, value in changed.items() if name in mode}
+    return ServerController(PlaintextServer(**mode), **run | {n: v for n, v in changed.items() if n not in mode})
 
 
 class Sites:
@@ -77,7 +78,7 @@ def play(context, update, scores, sent):
     """play(answers, **promises) -> controller, what was asked, folder of the run, context"""
 
     def run(answers, abort=None, clients=None, **changed):
-        fl_ctx = context(party="server", combine=Combine())
+        fl_ctx = context(party="server")
         connected = fl_ctx.get_engine().clients
         connected += [SimpleNamespace(name=site) for site in answers]
         if clients is not None:
@@ -240,7 +241,7 @@ def test_an_aborted_run_is_incomplete(play, honest):
         abort.trigger("stop")
 
     played = play({"site-1": honest(1.0), "site-2": last}, abort=abort)
-    assert "aborted in round 1" in report(played)["problems"][0]
+    assert report(played)["problems"][0] == "the run was aborted in round 1"
     assert report(played)["rounds"] == []
 
 
@@ -260,17 +261,10 @@ def test_a_resumed_run_does_the_rounds_that_are_left(play, honest, monkeypatch, 
 def test_the_state_of_another_job_ends_the_run_before_it_begins(play, honest, context, monkeypatch, tmp_path):
     monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "state"))
     play({"site-1": honest(1.0), "site-2": lambda task, order: None if order.round else honest(1.0)(task, order)})
-    fl_ctx = context(party="server", combine=Combine())
+    fl_ctx = context(party="server")
     controller(about=ABOUT | {"lr": 1.0}).initialize(fl_ctx)
     (words,) = panics(fl_ctx)
     assert "another job" in words
-
-
-def test_no_aggregator_no_run(context):
-    fl_ctx = context(party="server")
-    controller().initialize(fl_ctx)
-    (words,) = panics(fl_ctx)
-    assert "combine" in words
 
 
 def test_the_same_job_submitted_after_its_end_starts_anew(play, honest, monkeypatch, tmp_path):
@@ -336,10 +330,19 @@ def test_another_version_of_the_package_is_rejected(play, honest, caplog):
     "changed",
     [
         {"grace_s": None},
+        {"grace_s": -1},
+        {"grace_s": 1.5},
+        {"round_timeout_s": None},
+        {"step_timeout_s": None},
         {"rounds": None},
         {"rounds": 0},
+        {"about": {}},
         {"min_sites": 0},
+        {"min_sites": None},
+        {"seed": None},
+        {"aggregation": None},
         {"rule": None},
+        {"model": None},
         {"banks": []},
         {"home_roles": None},
     ],
@@ -353,7 +356,7 @@ def test_a_promise_that_is_missing_is_refused(changed):
 def test_the_final_model_is_the_bank_model(play, honest):
     played = play({"site-1": honest(1.0), "site-2": honest(1.0)}, banks=["model", "fedavg"])
     final, _ = checkpoint.load(played.folder / "final_model.npz")
-    assert final.keys() == from_bank("model", played.controller.server.wire()).keys()
+    assert final.keys() == from_bank("model", played.controller._run.model.wire()).keys()
 
 
 # --- one hospital that sends numbers that no hospital has
@@ -398,22 +401,22 @@ def test_huge_numbers_of_a_hospital_spoil_neither_report_nor_choice_of_the_best(
     assert all(entry["aggregated"] == names[: 4 if task == wire.TRAIN else None] for entry in run["rounds"])
     assert run["best"]["val_score"] <= 1
     assert (played.folder / "report.html").stat().st_size > 5000
-    assert all(np.isfinite(block).all() for block in played.controller.server.wire().values())
+    assert all(np.isfinite(block).all() for block in played.controller._run.model.wire().values())
 
 
 def test_a_mean_that_is_not_finite_ends_the_run_with_the_model_before(play, honest, monkeypatch):
     monkeypatch.setattr(RunningMean, "mean", lambda self: {name: block * np.inf for name, block in self._sum.items()})
     played = play({f"site-{n}": honest(0.1) for n in (1, 2, 3)})
     assert any("NaN or inf" in problem for problem in report(played)["problems"])
-    assert all(np.isfinite(block).all() for block in played.controller.server.wire().values())
+    assert all(np.isfinite(block).all() for block in played.controller._run.model.wire().values())
     assert "NaN or inf" in (played.folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_fault_in_a_round_ends_the_run_as_incomplete_with_a_report(play, honest, monkeypatch, caplog):
-    def broken(self, fl_ctx):
+    def broken(self):
         raise OverflowError("a fault of ours, site said <secret>")
 
-    monkeypatch.setattr(Combine, "aggregate", broken)
+    monkeypatch.setattr(RunningMean, "mean", broken)
     played = play({f"site-{n}": honest(0.1) for n in (1, 2)})
     run = report(played)
     assert run["outcome"] == "incomplete"
@@ -457,17 +460,73 @@ def test_an_admin_who_asks_is_told_how_far_the_run_is(play, honest):
         return answer
 
     fl_ctx, running = FLContext(), []
-    started = Rounds.start_controller
+    started = ServerController.start_controller
 
     def start(self, fl_ctx):
         running.append(self)
         started(self, fl_ctx)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Rounds, "start_controller", start)
+        patch.setattr(ServerController, "start_controller", start)
         play({"site-1": honest(1.0), "site-2": asked(honest(2.0))}, min_sites=1)
     assert [one["round"] for one in told] == [1, 2, 2]
     assert told[0]["progress"] == "round 1/2: 1 of 2 sites"
     assert told[1]["progress"].startswith("round 2/2: 1 of 2 sites, mean score 0.")
     assert told[1]["progress"].endswith("s left")
     assert told[2]["progress"].startswith("judgement: 1 of 2 sites")
+
+
+def test_a_run_that_is_aborted_in_the_judgement_leaves_its_model_and_can_be_judged_later(
+    play, honest, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "state"))
+    abort = Signal()
+
+    def last(task, order):
+        if task == wire.FINISH:
+            abort.trigger("stop")
+            return None
+        return honest(1.0)(task, order)
+
+    played = play({"site-1": honest(1.0), "site-2": last}, abort=abort)
+    assert report(played)["problems"][0] == "the run was aborted in the final judgement"
+    assert (played.folder / "final_model.npz").is_file()
+    again = play({"site-1": honest(1.0), "site-2": honest(1.0)})
+    assert again.asked == [("finish", ("site-1", "site-2"))]
+    assert report(again)["outcome"] == "complete"
+
+
+# --- aggregations that are not the mean
+
+
+def test_the_median_of_a_job_is_the_servers_step_and_flags_are_told(play, honest, caplog):
+    answers = {f"site-{n}": honest(0.1 * n) for n in (1, 2, 3, 4)} | {"site-5": honest(-50.0)}
+    played = play(answers, aggregation=CoordinateMedian(1), min_sites=3)
+    final, _ = checkpoint.load(played.folder / "final_model.npz")
+    for name, block in initial_arrays(SPEC, 0).items():
+        np.testing.assert_allclose(final[name], block + 2 * 0.2, rtol=1e-5, atol=1e-6)
+    said = report(played)
+    assert [list(entry["flagged"]) for entry in said["rounds"]] == [["site-5"], ["site-5"]]
+    assert [entry["aggregated"] for entry in said["rounds"]] == [list(answers)] * 2
+    assert said["remarks"] == ["site-5 was flagged by the aggregation in rounds 1, 2"]
+    assert said["outcome"] == "complete"
+    assert "FLAGGED site-5 in round 1 by coordinate median" in caplog.text
+    page = (played.folder / "report.html").read_text()
+    assert "Flagged, and why" in page
+    assert "times as far from the aggregate" in page
+
+
+def test_more_flagged_sites_than_the_job_tolerates_stop_the_round(play, honest):
+    answers = {f"site-{n}": honest(0.1 + 0.001 * n) for n in range(1, 6)}
+    played = play(
+        answers | {"site-6": honest(-50.0), "site-7": honest(60.0)}, aggregation=CoordinateMedian(1), min_sites=3
+    )
+    said = report(played)
+    assert said["rounds"] == []
+    assert "tolerates 1 hostile sites" in said["problems"][0]
+    assert "site-6" in said["problems"][0]
+
+
+def test_a_job_whose_rounds_may_close_with_too_few_sites_for_f_is_refused():
+    with pytest.raises(ConfigRefused, match=r"--set federation.min_sites=3"):
+        controller(aggregation=CoordinateMedian(1))
