@@ -124,7 +124,7 @@ def test_nvflare_exports_the_same_hidden_job(name, ours, tmp_path):
 
     mine = {one.path.rpartition(".")[2]: one for one in ours if one.job == name}
     rounds, site, release, shared = (
-        mine[cls] for cls in ("SecureRounds", "SiteExecutor", "OutboundFilter", "Outbound")
+        mine[cls] for cls in ("ServerController", "SiteExecutor", "OutboundFilter", "Outbound")
     )
     job = FedJob(name, min_clients=3)
     job.to_server(rounds.build(), id="rounds")

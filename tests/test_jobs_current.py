@@ -12,7 +12,7 @@ from wardround.jobs import folder, recipes
 
 # What a site has to allow for these jobs to run (the source of an allow-list): nothing else is ever built from a config.
 HIDDEN = {
-    "wardround.flare.secure_rounds.SecureRounds",
+    "wardround.flare.secagg_server.SecaggServer",
     "wardround.privacy.protection.Protection",
 }
 HOSPITAL = {
@@ -153,7 +153,7 @@ def test_both_sides_agree(name, repository):
     mode = rounds["mode"]["args"] if "mode" in rounds else rounds
     assert mode["model"] == site["model"]
     if kind(name) == "hidden":
-        assert rounds["protection"] == components["outbound"]["protection"]
+        assert mode["protection"] == components["outbound"]["protection"]
         assert ("fedavg" in site["banks"]) == ("rival" in site)
     else:
         assert mode["seed"] == site["seed"]
@@ -183,7 +183,7 @@ def test_what_leaves_is_promised_once(name, repository):
 @pytest.mark.parametrize("name", [name for name in recipes.names() if kind(name) == "hidden"])
 def test_a_hidden_sum_is_what_its_name_says(name, repository):
     server, _ = configs(repository, name)
-    promise = server["workflows"][0]["args"]["protection"]["args"]
+    promise = server["workflows"][0]["args"]["mode"]["args"]["protection"]["args"]
     wanted = {
         "fixed": (False, False, False),
         "masked": (True, False, False),

@@ -70,13 +70,13 @@ SERVER = (
 NEVERS = {
     "flare.outbound_filter": OUTBOUND,
     "flare.wire": (*OUTBOUND, "privacy"),
+    "flare.secagg_server": (*SERVER, "hospital", "algorithms"),
+    # the server of a secure sum has no model
+    "aggregation.secagg_run": (*SERVER, "hospital", "algorithms", "models", "tasks", "reports"),
     "core.stages": ("aggregation", "algorithms", "flare", "hospital", "messages", "models", "privacy", "reports"),
     "aggregation.plaintext_run": (*SERVER, "algorithms", "hospital", "models", "privacy", "reports"),
     "flare.controller": (*SERVER, "algorithms", "hospital", "models"),
     "flare.plaintext_server": SERVER,
-    "flare.secure_rounds": (*SERVER, "hospital", "algorithms"),
-    # the server of a secure sum has no model
-    "aggregation.secagg_run": (*SERVER, "hospital", "algorithms", "models", "tasks", "reports"),
     # noise knows nothing of masks and encryption, and the other way round
     "privacy.dp_sgd": ("privacy.masks", "privacy.packing", "privacy.fixed_point", "privacy.protection", "privacy.bfv"),
     "privacy.hospital_dp": ("privacy.masks", "privacy.packing", "privacy.fixed_point", "privacy.protection"),

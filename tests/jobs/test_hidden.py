@@ -3,10 +3,11 @@ import inspect
 import pytest
 
 from wardround.flare import sealed
+from wardround.flare.controller import ServerController
 from wardround.flare.executor import SiteExecutor
 from wardround.flare.outbound import ID, Outbound
 from wardround.flare.outbound_filter import OutboundFilter
-from wardround.flare.secure_rounds import SecureRounds
+from wardround.flare.secagg_server import SecaggServer
 from wardround.jobs import folder, hidden, recipes
 
 
@@ -32,7 +33,8 @@ def test_every_argument_is_said(job):
     workflow = hidden.server_workflow(job, {"job": job.name})
     executor, outbound_filter, shared = site_parts(job)
     parts = [(executor, SiteExecutor), (outbound_filter, OutboundFilter), (shared, Outbound)]
-    for part, cls in [(workflow, SecureRounds), *parts]:
+    server = [(workflow["args"]["mode"], SecaggServer), (workflow, ServerController)]
+    for part, cls in [*server, *parts]:
         assert part["path"] == f"{cls.__module__}.{cls.__qualname__}"
         inspect.signature(cls).bind(**part["args"])
         assert set(inspect.signature(cls).parameters) - set(part["args"]) <= {
@@ -63,8 +65,9 @@ def test_the_sites_do_what_a_server_does_in_the_clear(job):
     assert hidden.site_settings(job) == {"rule": job.rule, "banks": ["model", "fedavg"]}
     assert executor["args"] == job.trainer | hidden.site_settings(job)
     server = hidden.server_workflow(job, {})["args"]
-    assert not {"rule", "seed", "algorithm"} & set(server)
-    assert (server["banks"], server["home_roles"]) == (["model", "fedavg"], [])
+    mode = server["mode"]["args"]
+    assert not {"rule", "seed", "algorithm"} & {*server, *mode}
+    assert (mode["banks"], mode["home_roles"]) == (["model", "fedavg"], [])
 
 
 def test_no_aggregator_at_the_server(job):

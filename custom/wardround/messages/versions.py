@@ -16,5 +16,5 @@ def require_version(site: str, facts: Mapping[str, Any]) -> None:
             f"the wardround package of {site}",
             found=f"version {facts['version']}",
             expected=f"version {__version__}, as at the server",
-            fix=f"install at {site} the version in the job's app/custom/requirements.txt, and start its site anew",
+            fix=f"install at {site} the version in the job's app/custom/requirements.txt, and start its site again",
         )
