@@ -58,7 +58,7 @@ MEMORY, FAILURE, UNKNOWN = "memory", "failure", "error"
 _CODES = frozenset({Refusal.code, *(kind.code for kind in Refusal.__subclasses__()), MEMORY, FAILURE, UNKNOWN})
 _RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper())
 _ORDER_META = {"round": STEPS, "rounds": STEPS, "missed": Each(STEPS)}
-_UPDATE_META = {"weight": WEIGHT, "numbers": NUMBERS, "facts": SITE_FACTS}
+UPDATE_META = {"weight": WEIGHT, "numbers": NUMBERS, "facts": SITE_FACTS}
 _WORD_LENGTH, _NAME_LENGTH, _DEPTH, _ENTRIES, _LARGEST = 64, 256, 6, 64, 2**53
 
 
@@ -86,7 +86,7 @@ def update_message(update: Update) -> Shareable:
 def read_update(message: Shareable) -> Update:
     """Read the result of a train task; ReleaseRefused on any key too many or too few, other kind, type, range or NaN."""
     dxo = _dxo(message, DataKind.WEIGHT_DIFF)
-    require_shape(dxo.meta, _UPDATE_META, "an update's meta")
+    require_shape(dxo.meta, UPDATE_META, "an update's meta")
     weight, delta = float(dxo.meta["weight"]), _arrays(dxo.data)
     if not weight.is_integer():
         raise unknown("an update's weight", "a fraction", "a whole number of patients")

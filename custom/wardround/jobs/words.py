@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wardround.core.traits import STEADY
 from wardround.data.cases import MODALITIES
 from wardround.jobs.building import build
 from wardround.jobs.recipes import Job
@@ -14,7 +15,7 @@ def words(job: Job) -> list[str]:
     """
     if job.hospital_noise is not None:
         return []
-    masked = job.protection is None and build(job.sharing, "sharing").changes
+    masked = job.protection is None and STEADY in build(job.sharing, "sharing").traits.breaks
     sampling = job.task["sampling"]["args"]
     named = [*sampling.get("modalities", MODALITIES), *sampling.get("classes", ())]
     return [*named, *(_blocks(job) if masked else ())]
