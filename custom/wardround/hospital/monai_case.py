@@ -39,9 +39,26 @@ def cases(folder: str) -> list[CaseFiles]:
 
 
 def ready(network: nn.Module, norm: str, weights: str, device: str) -> nn.Module:
-    """Return the network with its weights, norms as in training (nets.py), on the device, for evaluation."""
-    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True), strict=True)
-    return with_group_norms(network, "group" if norm == "group" else "instance").to(device).eval()
+    """Return the network with its weights, norms as in training (nets.py), on the device, for evaluation.
+
+    norm: instance or group for the ready-made networks, whose norms become GroupNorm; any other word: norms as built
+    parameters too many, too few or of other shapes: ConfigRefused
+    """
+    # By parameters, not by the state dictionary: some networks hold a layer under two names (DynUNet), or index tables.
+    wanted = dict(network.named_parameters())
+    found = torch.load(weights, map_location="cpu", weights_only=True)
+    if {name: one.shape for name, one in wanted.items()} != {name: one.shape for name, one in found.items()}:
+        raise ConfigRefused(
+            f"the weights {weights}",
+            found=f"{len(found)} blocks that do not fit the network's {len(wanted)}",
+            expected="the weights that were written with this bundle",
+            fix="export the bundle again with `wardround export`",
+        )
+    with torch.no_grad():
+        for name, block in wanted.items():
+            block.copy_(found[name])
+    kept = network if norm not in ("instance", "group") else with_group_norms(network, norm)  # type: ignore[arg-type]
+    return kept.to(device).eval()
 
 
 @dataclass(frozen=True)

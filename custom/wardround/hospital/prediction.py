@@ -24,8 +24,7 @@ from wardround.hospital.opening import pick_device
 from wardround.models import bundle_files
 from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import FlatModel
-from wardround.models.nets import SegResNet3d, UNet3d
-from wardround.models.specs import rebuild, require_size
+from wardround.models.specs import Segmenting, rebuild, require_size
 from wardround.reports.prediction_picture import draw_prediction
 from wardround.tasks.inference import predict_regions
 from wardround.tasks.regions import KINDS, REGIONS, known_regions, labels_from_regions
@@ -39,7 +38,7 @@ SHOWN_ON = ("flair", "t1ce", "t2", "t1")
 class Weights:
     """A file of weights whose architecture was checked: meta is what its writer said about it, table the record it reads."""
 
-    spec: UNet3d | SegResNet3d
+    spec: Segmenting
     arrays: Mapping[str, Any]
     meta: Mapping[str, Any]
     file: Path
@@ -110,7 +109,7 @@ def kind_of(weights: Weights, asked: str | None) -> str:
     return str(wanted)
 
 
-def _table(spec: UNet3d | SegResNet3d, meta: Mapping[str, Any], file: Path) -> Table:
+def _table(spec: Segmenting, meta: Mapping[str, Any], file: Path) -> Table:
     reads, words = getattr(spec, "ehr_columns", 0), meta.get("columns", "")
     try:
         table = table_from(words) if reads and isinstance(words, str) else Table()

@@ -17,6 +17,7 @@ from wardround.arrays import Layout
 from wardround.data.cache import Cohort, open_cohort
 from wardround.data.ehr import Table, table_from_json
 from wardround.data.ehr_words import words_of
+from wardround.data.layouts import MODALITIES
 from wardround.data.record import for_patients, site_record
 from wardround.data.site_config import SiteConfig
 from wardround.data.splits import Split
@@ -27,6 +28,7 @@ from wardround.hospital.patch_oracle import Batch, Patches, labels_of
 from wardround.hospital.site_oracle import SiteOracle, network_on, patient_count
 from wardround.messages.names import SEGMENTATION
 from wardround.models.nets import Network
+from wardround.models.network_fit import require_fit
 from wardround.reports.distances import apart
 from wardround.reports.intervals import bootstrap_mean, paired_gain
 from wardround.tasks.augment import Augment
@@ -34,7 +36,7 @@ from wardround.tasks.inference import predict_regions
 from wardround.tasks.inputs import network_input
 from wardround.tasks.loss import dice_bce_by_patient
 from wardround.tasks.metrics import case_scores, case_volumes
-from wardround.tasks.regions import known_regions, regions_from_labels
+from wardround.tasks.regions import REGIONS, known_regions, regions_from_labels
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,16 @@ class Sampling:
     def size(self) -> tuple[int, int, int]:
         return (int(self.patch[0]), int(self.patch[1]), int(self.patch[2]))
 
+    @property
+    def network_inputs(self) -> int:
+        """Return how many channels a network is shown beside the record: each image, and whether it exists."""
+        return 2 * len(MODALITIES)
+
+    @property
+    def regions(self) -> int:
+        """Return how many logits of a voxel a network makes."""
+        return len(REGIONS)
+
     def cohort(self, config: SiteConfig, cache: Path, say: Callable[[str], None]) -> Cohort:
         """Open this site's images and masks, decoded at most once, and its record where the job uses one."""
         if not self.columns:
@@ -79,7 +91,10 @@ class Sampling:
         return replace(cohort, record=for_patients(rows, self.table, cohort.patients, say))
 
     def require_network(self, spec: Network) -> None:
-        """Raise ConfigRefused unless the network takes patches of this size, and the record that comes beside them."""
+        """Raise ConfigRefused unless the network takes patches of this size, and the record that comes beside them.
+
+        A network that is not ready-made is tried on an empty patch (models/network_fit.py).
+        """
         divisor = int(getattr(spec, "divisor", 1))
         if wrong := [n for n in self.size if n % divisor]:
             raise ConfigRefused(
@@ -96,6 +111,7 @@ class Sampling:
                 expected=f"{wanted}, which the {len(self.columns)} columns of `sampling` become",
                 fix="set `model.ehr_columns` to that number; a category is a number of its own",
             )
+        require_fit(spec, self.network_inputs, self.regions, self.size)
 
     def open(self, name: str, cohort: Cohort, split: Split, spec: Network, seed: int, device: str) -> SegmentationSite:
         """Return the hospital's side of segmentation; a network for other patches or another record: ConfigRefused."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 WORDS: Mapping[str, str] = {
     "rival": "Train FedAvg beside the algorithm in the same rounds, so that the report can compare; doubles time and bytes.",
-    "model.path": "The class of the network: one of wardround's, any network of MONAI by its full name, or your own.",
+    "model.path": "The class of the network: one of wardround's, monai.networks.nets.NAME, or your own.",
     "algorithm.path": "The class of the local algorithm: one of wardround's, or your own (docs/extending.md).",
     "sharing": "What of the model leaves a hospital: the name of a row of `sharings` in app_configs/jobs.yaml.",
     "sharing.path": "The class that says what of the model stays at a hospital: one of wardround's, or your own.",
@@ -56,6 +56,8 @@ WORDS: Mapping[str, str] = {
     "model.dropout": "Dropout, 0 or more and below 1.",
     "model.adapter_rank": "Rank of the low-rank adapters of every convolution; 0: none.",
     "model.ehr_columns": "How many numbers of a record the U-Net reads beside the images; 0: images alone.",
+    "model.in_channels": "Channels that the network is shown: an image, and a flag that it exists, for each of the task.",
+    "model.out_channels": "Logits of a voxel: one for each region of the task.",
     "model.name": "ViT: name of the trunk in timm.",
     "model.modalities": "ViT: how many sequences a patient has.",
     "model.size": "ViT: height and width of a slice in pixels.",
