@@ -12,7 +12,7 @@ from wardround.errors import ConfigRefused
 from wardround.flare.posture import may_bring_code
 from wardround.jobs import allow_list, recipes
 from wardround.jobs.cli import main
-from wardround.jobs.named import NETWORKS
+from wardround.jobs.named import NETWORKS, PHANTOMS
 
 LISTED = allow_list.allow_list()
 FILE = "poc_workspace/local/class_allow_list.json"
@@ -40,7 +40,7 @@ def in_jobs(repository, side):
 def test_the_checked_in_list_is_exactly_what_the_jobs_name(repository, party, side):
     listed = json.loads((repository / FILE).read_text())
     assert set(listed) == {"site", "server"}
-    assert listed[party] == sorted(in_jobs(repository, side) | set(NETWORKS))
+    assert listed[party] == sorted(in_jobs(repository, side) | set(NETWORKS) | set(PHANTOMS if party == "site" else ()))
 
 
 def test_what_app_configs_can_name_is_on_the_list(repository):

@@ -35,7 +35,7 @@ class HiddenRelease(Filter):  # type: ignore[misc]
     """NVFlare task-result filter for the six tasks of a hidden sum.
 
     train: an update is hidden, or, in a repeated attempt, the integers that are kept are hidden anew
-    words: the names of sequences, classes and blocks that may leave; none: no such name
+    words: the names that may leave: of images, classes, blocks, kinds of masks and scores (messages/names.py)
     other tasks: a reply that sealed.py describes | a refusal: its code only | anything else: ReleaseRefused
     which blocks a mask keeps at the site is not told: with it, the sum of a block could be known to hold one hospital
     under hospital-level DP no number and no score leaves beside the update: all of them come from the hospital's patients
@@ -70,7 +70,7 @@ class HiddenRelease(Filter):  # type: ignore[misc]
             reply, more = self._train(shareable, secure, fl_ctx)
             receipt |= more
         else:
-            reply = sealed.read_reply(shareable, task)
+            reply = sealed.read_reply(shareable, task, self.words)
             if task == sealed.HOP:
                 self._require_made_here(secure, self._made_by(secure, fl_ctx), fl_ctx)
             if task == wire.FINISH:
@@ -90,7 +90,7 @@ class HiddenRelease(Filter):  # type: ignore[misc]
         receipt: dict[str, Any] = {"round": moment.round, "attempt": moment.attempt}
         made = self._made_by(secure, fl_ctx)
         if sealed.read_again(shareable) is None:
-            receipt |= self._keep(wire.read_update(shareable), made, secure, fl_ctx)
+            receipt |= self._keep(wire.read_update(shareable, self.words), made, secure, fl_ctx)
         said = self._require_made_here(secure, made, fl_ctx)
         meta = {"numbers": said["numbers"], "facts": said["facts"]}
         if secure.protection.ring:
@@ -98,7 +98,7 @@ class HiddenRelease(Filter):  # type: ignore[misc]
         else:
             statement, payload = site.submit(moment, secure.call.prepares, said["model"])
         message = sealed.reply_message(sealed.Reply(statement, payload, meta))
-        return sealed.read_reply(message, wire.TRAIN), receipt
+        return sealed.read_reply(message, wire.TRAIN, self.words), receipt
 
     def _require_made_here(self, secure: SecureSum, made: str, fl_ctx: FLContext) -> dict[str, Any]:
         """Return what was said when this round's integers were coded; by another exit, sum or policy: ReleaseRefused."""

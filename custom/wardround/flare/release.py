@@ -51,7 +51,7 @@ class NoNoise:
 class Release(Filter):  # type: ignore[misc]
     """NVFlare task-result filter for the tasks `train` and `finish`.
 
-    words: the names of sequences, classes and blocks that may leave; none: no such name
+    words: the names that may leave: of images, classes, blocks, kinds of masks and scores (messages/names.py)
     update, scores: released | under differential privacy, what was released before, bit for bit: sent again, not charged again
     (outbox.py) | a refusal: its code only | anything else: ReleaseRefused, nothing leaves
     numbers over few patients stay at the hospital, all others are rounded (few_patients.py)
@@ -74,11 +74,11 @@ class Release(Filter):  # type: ignore[misc]
                 fix="print the job anew, or hide the sum",
             )
         if task == wire.TRAIN:
-            update = wire.read_update(shareable)
+            update = wire.read_update(shareable, self.words)
             wire.require_named(update.facts, self.words)
             return wire.update_message(self._train(update, fl_ctx))
         if task == wire.FINISH:
-            read = wire.read_scores(shareable)
+            read = wire.read_scores(shareable, self.words)
             wire.require_named(read, self.words)
             scores = few_patients.scores(read, few_patients.known(fl_ctx))
             write_receipt(fl_ctx, task, {"mechanism": "means, intervals and counts over this site's patients"})

@@ -141,7 +141,7 @@ class Rounds(Controller):  # type: ignore[misc]
         return wire.order_message(wire.Order(self.server.wire(), round_, self.rounds, missed))
 
     def _take_update(self, site: str, result: Shareable, fl_ctx: FLContext) -> None:
-        update = wire.read_update(result)
+        update = wire.read_update(result, self.about.get("names"))
         wire.require_version(site, update.facts)
         self.server.require_fits(site, update.facts["fingerprint"], update.delta, self._travelling)
         if not self.combine.accept(result, fl_ctx):
@@ -193,7 +193,7 @@ class Rounds(Controller):  # type: ignore[misc]
         asked = self.sites.present()
 
         def take(site: str, result: Shareable) -> None:
-            self.record.scores(site, wire.read_scores(result))
+            self.record.scores(site, wire.read_scores(result, self.about.get("names")))
 
         judged = self.sites.ask(wire.FINISH, self.rounds, self._order(self.rounds), take, abort_signal, fl_ctx)
         self.server.finish(self.record.final_val_score(), places.run_folder(fl_ctx))

@@ -247,7 +247,7 @@ class SecureRounds(Controller):  # type: ignore[misc]
         moment = Moment(self._run, self.rounds, 0)
 
         def take(site: str, result: Shareable) -> None:
-            reply = sealed.read_reply(result, wire.FINISH)
+            reply = sealed.read_reply(result, wire.FINISH, self.about.get("names"))
             said = statements.read_own(site, reply.statement, "judged", moment, self.collector.authority)
             if said["job"] != self._job:
                 raise statements.refused(site, "the end of another job", "the job that it joined")

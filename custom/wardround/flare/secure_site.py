@@ -38,7 +38,6 @@ from wardround.flare.site_parts import (
     shown,
     tell,
 )
-from wardround.hospital.classification import CaseSampling
 from wardround.hospital.global_model import GlobalModel
 from wardround.hospital.judging import Judging, shared_only, spoken
 from wardround.hospital.opening import Phantoms
@@ -291,7 +290,7 @@ class SecureSite(Executor):  # type: ignore[misc]
             promise = {"job": places.job_name(fl_ctx), "sampling.patch": patch, "settings": self.settings}
             promise |= {"sampling.columns": words_of(self.sampling.table)}
             promise |= {"sharing.home": ", ".join(self.sharing.home_roles)}
-            inputs = self.sampling.described if isinstance(self.sampling, CaseSampling) else None
+            inputs = self.sampling.described
             self._global = GlobalModel.open(folder, self.model, self.rule, self.banks, self.seed, promise, inputs)
         return self._global
 

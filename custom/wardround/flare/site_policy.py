@@ -28,7 +28,6 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
 from wardround.arrays import digest, size_bytes
-from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
 from wardround.flare import few_patients, ledger_door, places, sealed, wire
 from wardround.flare.hidden_release import TREATED, HiddenRelease
@@ -41,6 +40,7 @@ from wardround.flare.site_parts import REASONS
 from wardround.hospital.judging import shared_only
 from wardround.privacy.hospital_dp import HospitalDP
 from wardround.privacy.releases import covers
+from wardround.tasks.brain_tumours import BRAIN_TUMOURS
 
 _MOST_ROUNDS = 2**16
 
@@ -76,14 +76,15 @@ class OpenPolicy(Filter):  # type: ignore[misc]
             self.again(fl_ctx)
             return sealed.again_message(round_)
         if task == wire.TRAIN:
-            update = self.update(wire.read_update(shareable), fl_ctx)
+            update = self.update(wire.read_update(shareable, _words(fl_ctx, task)), fl_ctx)
             wire.require_named(update.facts, _words(fl_ctx, task))
             return wire.update_message(_told(update, fl_ctx))
         if task == wire.FINISH and kind == DataKind.METRICS:
-            scores = few_patients.scores(self.scores(wire.read_scores(shareable), fl_ctx), few_patients.known(fl_ctx))
+            read = wire.read_scores(shareable, _words(fl_ctx, task))
+            scores = few_patients.scores(self.scores(read, fl_ctx), few_patients.known(fl_ctx))
             wire.require_named(scores, _words(fl_ctx, task))
             return wire.scores_message(scores)
-        reply = sealed.read_reply(shareable, task)
+        reply = sealed.read_reply(shareable, task, _words(fl_ctx, task))
         if task == sealed.HOP:
             self.hop(fl_ctx)
         if task == wire.FINISH:
@@ -259,9 +260,9 @@ def _asked(shareable: Shareable) -> tuple[int, int]:
 
 
 def _words(fl_ctx: FLContext, task: str) -> tuple[str, ...]:
-    """Return the names that may leave: those of the job's exit; of a job without one of ours, the BraTS sequences."""
+    """Return the names that may leave: those of the job's exit; of a job without one of ours, the brain tumour task's."""
     exit_ = exit_of(fl_ctx, task)
-    return MODALITIES if exit_ is None else exit_.words
+    return BRAIN_TUMOURS.allowed_names if exit_ is None else exit_.words
 
 
 def _measured(update: wire.Update) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from wardround.errors import ConfigRefused
 from wardround.flare import plain_jobs, posture
 from wardround.hospital.kit import read_object
 from wardround.jobs import folder, recipes
-from wardround.jobs.named import NETWORKS, classes, shipped
+from wardround.jobs.named import NETWORKS, PHANTOMS, classes, shipped
 from wardround.jobs.recipes import Job, Json
 
 SITE, SERVER = "site", "server"
@@ -47,12 +47,13 @@ FORBIDDEN = (
 def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
     """Return {"site": classes, "server": classes}, sorted: exactly those that these jobs name.
 
-    none given: those of all jobs, and the networks that any of them can be given (named.NETWORKS)
+    none given: those of all jobs, and the networks and phantoms that any of them can be given (named.py)
     """
-    chosen, more = jobs or [recipes.job(name) for name in recipes.names()], () if jobs else NETWORKS
+    chosen = jobs or [recipes.job(name) for name in recipes.names()]
+    more = {SITE: () if jobs else (*NETWORKS, *PHANTOMS), SERVER: () if jobs else NETWORKS}
     sides = {SITE: folder.client_config, SERVER: folder.server_config}
     return {
-        side: sorted({path for job in chosen for path in classes(config(job))}.union(more))
+        side: sorted({path for job in chosen for path in classes(config(job))}.union(more[side]))
         for side, config in sides.items()
     }
 

@@ -143,14 +143,15 @@ def about(job: Job) -> Json:
     groups |= {"dp": job.dp | {"delta": job.privacy["mechanism"]["args"]["delta"]}} if job.dp else {}
     groups |= {"scaling": job.privacy["scaling"]["args"]} if "scaling" in job.privacy else {}
     named = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}
-    words = {"score": job.task["score"], "privacy": job.privacy["title"]}
-    return {"job": job.name, "algorithm": job.title, **settings_of(job.trainer), **named, **words}
+    said = {"score": job.task["score"], "privacy": job.privacy["title"], "names": words(job)}
+    return {"job": job.name, "algorithm": job.title, **settings_of(job.trainer), **named, **said}
 
 
 def _inputs(job: Job) -> Json:
-    """Return what a classifier's weights must say about its inputs, for the server that writes them; none: {}."""
+    """Return what weights must say about inputs and outputs of their network, for the server that writes them; none: {}."""
     args = job.task["sampling"]["args"]
-    described = {key: args[key] for key in INPUTS if key in args} if "classes" in args else {}
+    keys = INPUTS if "classes" in args else ("task",)
+    described = {key: args[key] for key in keys if key in args}
     return {"inputs": {"config_type": "dict", **described}} if described else {}
 
 

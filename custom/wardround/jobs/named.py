@@ -19,6 +19,8 @@ ALSO_SHIPPED = (HOSPITAL_DP, "wardround.privacy.dp_sgd.PatientDP")
 # Networks that `--set model.path` names, whatever the recipe. A hospital that takes no code accepts them from the start:
 # the second one loads the networks that MONAI exports, and nothing else.
 NETWORKS = ("wardround.models.nets.SegResNet3d", "wardround.models.monai_network.MonaiNetwork")
+# Phantoms that a task of one's own may name; a site needs them in the simulator alone.
+PHANTOMS = ("wardround.hospital.opening.OrganPhantoms",)
 
 
 def classes(config: Any) -> Iterator[str]:
@@ -29,4 +31,6 @@ def classes(config: Any) -> Iterator[str]:
 @lru_cache
 def shipped() -> frozenset[str]:
     """Return the classes that jobs are made of: all that app_configs/ names, and the few that only code names."""
-    return frozenset(path for page in fragments.pages() for path in classes(page)).union(ALSO_SHIPPED, NETWORKS)
+    return frozenset(path for page in fragments.pages() for path in classes(page)).union(
+        ALSO_SHIPPED, NETWORKS, PHANTOMS
+    )

@@ -28,6 +28,7 @@ def places(made: Job) -> dict[str, Json]:
         "rule": made.rule["args"],
         "model": made.task["model"]["args"],
         "sampling": made.task["sampling"]["args"],
+        **({"sampling.task": learns} if (learns := made.task["sampling"]["args"].get("task")) else {}),
         "judging": made.task["judging"]["args"],
         "phantoms": made.task["phantoms"]["args"],
         "task": made.task,
