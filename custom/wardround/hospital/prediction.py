@@ -103,7 +103,8 @@ def kind_of(weights: Weights, asked: str | None) -> str:
     wanted = asked or known
     trained = list(kinds.get(str(known), kinds[weights.task.outputs.default_kind]))
     if wanted is None or wanted not in kinds or not set(kinds[wanted]) <= set(trained):
-        only = f"{', '.join(trained)} only: nobody trained another region"
+        rest = [name for name in weights.task.outputs.names if name not in trained]
+        only = f"{' and '.join(trained)} only: nobody trained {' and '.join(rest) or 'another region'}"
         raise ModelRefused(
             f"the regions that {weights.file} knows",
             found="not told in the file" if known is None and wanted is None else only,
