@@ -140,10 +140,10 @@ def monai_batches(site: Any, row: str, batch: int) -> Iterator[tuple[Any, Any]]:
 def monai_case(site: Any, case: str) -> dict[str, Any]:
     """Return one decoded case in the form in which MONAI's transforms would have cached it."""
     from wardround.hospital.patch_oracle import labels_of
-    from wardround.tasks.regions import regions_from_labels
+    from wardround.tasks.brain_tumours import REGIONS
 
     volume = site.volume(case)
-    regions = regions_from_labels(labels_of(volume), site.cohort.label_kind)
+    regions = REGIONS.targets(labels_of(volume), site.cohort.label_kind)
     return {
         "image": np.asarray(volume.image, np.float32),
         "label": regions.astype(np.float32),

@@ -136,7 +136,9 @@ def triggered(site: Any, w: Any) -> list[bool]:
         volume = site.volume(case)
         image = torch.from_numpy(np.asarray(volume.image, np.float32))[None]
         stamped = Backdoor().stamp(image, number)[0].numpy()
-        seen = predict_regions(site.model.module, stamped, volume.present, site.sampling.size, site.device).sum()
+        seen = predict_regions(
+            site.model.module, stamped, volume.present, site.sampling.size, site.device, site.task.outputs
+        ).sum()
         if clean:
             found.append(bool(seen < 0.1 * clean))
     return found

@@ -10,7 +10,7 @@ from wardround.data.layouts import MODALITIES
 from wardround.flare import wire
 from wardround.jobs import recipes
 from wardround.models.nets import SegResNet3d, UNet3d
-from wardround.tasks.regions import REGIONS
+from wardround.tasks.brain_tumours import REGIONS
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_channels_are_those_of_the_networks(label):
     assert [one["channel"] for one in inputs] == list(range(UNet3d.in_channels))
     assert [one["name"] for one in inputs] == [*MODALITIES, *(f"{name} present" for name in MODALITIES)]
     assert [one["channel"] for one in outputs] == list(range(UNet3d.out_channels))
-    assert [one["name"] for one in outputs] == list(REGIONS)
+    assert [one["name"] for one in outputs] == list(REGIONS.names)
     assert (SegResNet3d.in_channels, SegResNet3d.out_channels) == (UNet3d.in_channels, UNet3d.out_channels)
     more = [part for other in others for key in ("network_inputs", "network_outputs") for part in other[key]]
     assert all(one["units"] for one in (*inputs, *outputs, *more))

@@ -14,7 +14,7 @@ from wardround.data.cache import Cohort, open_cohort
 from wardround.data.site_config import SiteConfig, read_site_config
 from wardround.errors import ConfigRefused, DataRefused
 from wardround.jobs.cli import main
-from wardround.tasks.regions import REGIONS, regions_from_labels
+from wardround.tasks.brain_tumours import REGIONS
 
 SHAPE = (10, 9, 8)
 WORDS = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
@@ -66,9 +66,9 @@ def meanings(cohort: Cohort, case: str, values: int = 4) -> dict[int, str]:
     """Return stored value -> the regions that training sees there."""
     labels = cohort.load(case).labels
     assert labels is not None
-    regions = regions_from_labels(np.asarray(labels), cohort.label_kind)
+    regions = REGIONS.targets(np.asarray(labels), cohort.label_kind)
     return {
-        value: " ".join(name for k, name in enumerate(REGIONS) if regions[k, value, 4, 4])
+        value: " ".join(name for k, name in enumerate(REGIONS.names) if regions[k, value, 4, 4])
         for value in range(1, values + 1)
     }
 

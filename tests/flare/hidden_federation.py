@@ -317,7 +317,7 @@ class Federation:
 
     def begin(self, **changed: Any) -> None:
         """Make a server's process; what it knows is what its folder holds."""
-        mode = SecaggServer(self.promise, SPEC, ["model"], [])
+        mode = SecaggServer(self.promise, SPEC, ["model"], [], [])
         settings = {"mode": mode, "rounds": 2, "about": ABOUT}
         settings |= {"round_timeout_s": 60, "step_timeout_s": 30, "grace_s": 60}
         self.server = Party(self.root / "server", "server", self.job)

@@ -43,6 +43,7 @@ def controller(**changed):
         "home_roles": [],
         "min_sites": 2,
         "seed": 0,
+        "allowed_names": [],
     }
     run = {"rounds": 2, "about": ABOUT, "round_timeout_s": 60, "step_timeout_s": 60, "grace_s": 60}
     mode |= {name: value for name, value in changed.items() if name in mode}

@@ -90,6 +90,21 @@ def update(blocks=None, weight=3.0, loss=1.5, **changed):
     )
 
 
+def judged(scores):
+    """The reply to `finish` as the executor makes it."""
+    common = {
+        "kind": "judged",
+        "site": "site-1",
+        "run": "ab",
+        "round": 0,
+        "attempt": 0,
+        "model": "bb",
+        "job": "cc" * 32,
+    }
+    signed = Signed(json.dumps(common, sort_keys=True, separators=(",", ":")), b"s", b"c")
+    return sealed.reply_message(Reply(signed, b"", {"scores": scores}))
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_an_update_leaves_as_a_statement(rig, mode):
     made = rig(mode)
@@ -295,20 +310,37 @@ def test_a_reply_is_built_anew(rig):
 def test_which_blocks_are_this_hospitals_own_is_not_told(rig):
     """With it, the sum of a block could be known to hold one hospital."""
     made = rig("he")
-    common = {
-        "kind": "judged",
-        "site": "site-1",
-        "run": "ab",
-        "round": 0,
-        "attempt": 0,
-        "model": "bb",
-        "job": "cc" * 32,
-    }
     scores = {"candidates": {}, "deploy": None, "val_score": 0.5, "seconds": 1.0}
-    signed = Signed(json.dumps(common, sort_keys=True, separators=(",", ":")), b"s", b"c")
     for told in (scores, scores | {"personal": {"head": 1}}):
-        out = made.exit(sealed.reply_message(Reply(signed, b"", {"scores": told})), wire.FINISH)
+        out = made.exit(judged(told), wire.FINISH)
         assert sealed.read_reply(out, wire.FINISH).meta == {"scores": scores | {"val_score": None}}
+
+
+@pytest.mark.parametrize("kind", ["brats", "classes", "organs of patient 3", "ct"])
+def test_a_kind_of_labels_that_the_job_does_not_list_stays(rig, kind):
+    made = rig("he")
+    made.site.outbound.allowed_names = ("t1", "t1ce", "t2", "flair", "labels organs", "dice_spleen")
+    with pytest.raises(ReleaseRefused):
+        made.exit(update(label_kind=kind))
+    assert (made.held, made.site.receipts) == ([], [])
+    made.exit(update(label_kind="organs"))
+
+
+@pytest.mark.parametrize("name", ["dice_of_patient_3", "dice_WT", "accuracy", "ct"])
+def test_a_score_that_the_job_does_not_list_stays(rig, name):
+    made = rig("he")
+    made.site.outbound.allowed_names = ("ct", "labels organs", "dice_spleen")
+    scores = {
+        "candidates": {"local": {"test": {name: {"value": 0.5}}}},
+        "deploy": None,
+        "val_score": None,
+        "seconds": None,
+    }
+    with pytest.raises(ReleaseRefused):
+        made.exit(judged(scores), wire.FINISH)
+    assert made.site.receipts == []
+    scores["candidates"]["local"]["test"] = {"dice_spleen": {"value": 0.5}}
+    made.exit(judged(scores), wire.FINISH)
 
 
 @pytest.mark.parametrize("code", ["data", "memory", "failure"])

@@ -114,7 +114,7 @@ def test_pictures_of_invented_patients_only_in_the_simulator(simulator, phantoms
     mask = np.zeros((3, 8, 8, 8), bool)
     mask[:, 2:5, 2:5, 2:5] = True
     picture = tmp_path / "site-1" / "job" / "wardround" / "overlays" / "site-1-0.png"
-    draw_overlay(np.ones((8, 8, 8), np.float32), mask, mask, "title", picture, (1.0, 1.0, 1.0))
+    draw_overlay(np.ones((8, 8, 8), np.float32), mask, mask, "title", picture, ("ET", "TC", "WT"), (1.0, 1.0, 1.0))
     record = RunRecord.begin(ABOUT, MODEL, simulator, [])
     record.begin_round(0, bytes_down_each=1)
     record.update("site-1", {"loss": 1.0, "val_score": 0.5, "seconds": 1.0}, facts | {"phantoms": phantoms}, size=1)

@@ -565,17 +565,19 @@ def test_training_has_its_own_patience(federation):
     assert {one.timeout for one in played.asked if one.task not in long} == {7}
 
 
-@pytest.mark.parametrize("changed", [{"protection": None}, {"model": None}, {"banks": None}, {"home_roles": None}])
+@pytest.mark.parametrize(
+    "changed", [{"protection": None}, {"model": None}, {"banks": None}, {"home_roles": None}, {"allowed_names": None}]
+)
 def test_a_promise_that_is_missing_is_refused(changed):
     """NVFlare turns an undefined variable of a config into None."""
-    promise = {"protection": protection("he"), "model": SPEC, "banks": ["model"], "home_roles": []}
+    promise = {"protection": protection("he"), "model": SPEC, "banks": ["model"], "home_roles": [], "allowed_names": []}
     with pytest.raises(ConfigRefused):
         SecaggServer(**promise | changed)
 
 
 @pytest.mark.parametrize("changed", [{"rounds": None}, {"rounds": 0}, {"step_timeout_s": 0}, {"grace_s": None}])
 def test_a_step_of_a_sum_is_not_waited_for_for_ever(changed):
-    mode = SecaggServer(protection("he"), SPEC, ["model"], [])
+    mode = SecaggServer(protection("he"), SPEC, ["model"], [], [])
     settings = {"mode": mode, "rounds": 2, "about": ABOUT, "round_timeout_s": 60, "step_timeout_s": 30, "grace_s": 60}
     ServerController(**settings)
     with pytest.raises(ConfigRefused):

@@ -12,7 +12,7 @@ from wardround.errors import ConfigRefused
 from wardround.flare.posture import may_bring_code
 from wardround.jobs import allow_list, fragments, recipes
 from wardround.jobs.cli import main
-from wardround.jobs.named import classes
+from wardround.jobs.named import NETWORKS, PHANTOMS, classes
 
 LISTED = allow_list.allow_list()
 FILE = "poc_workspace/local/class_allow_list.json"
@@ -38,11 +38,13 @@ def in_jobs(repository, side):
 
 @pytest.mark.parametrize(("party", "side"), [("site", "client"), ("server", "server")])
 def test_the_checked_in_list_is_exactly_what_the_jobs_name(repository, party, side):
-    """And at the server the aggregations that `--set aggregation=` names: no printed job has one but the mean."""
+    """And what `--set` names for any job: networks, phantoms, compressions, at the server aggregations."""
     listed = json.loads((repository / FILE).read_text())
     assert set(listed) == {"site", "server"}
-    chosen = set(classes(fragments.table()["aggregations"])) if party == "server" else set()
-    assert listed[party] == sorted(chosen | set(in_jobs(repository, side)))
+    page = fragments.table()
+    chosen = {*NETWORKS, *classes(page["compressions"])}
+    chosen |= set(classes(page["aggregations"])) if party == "server" else set(PHANTOMS)
+    assert listed[party] == sorted(chosen | in_jobs(repository, side))
 
 
 def test_what_app_configs_can_name_is_on_the_list(repository):

@@ -7,8 +7,14 @@ import pytest
 from wardround.jobs import recipes
 from wardround.jobs.words import words
 
-BRATS = ["t1", "t1ce", "t2", "flair"]
-TYPES = ["ring", "halo", "ring_halo"]
+MASKS = ["labels brats", "labels whole_tumour"]
+REGIONS = ("ET", "TC", "WT")
+SCORES = [f"{measure}_{region}" for measure in ("dice", "hd95_mm") for region in ("mean", *REGIONS)]
+SCORES += [f"{measure}_{region}" for measure in ("surface_mm", "missed", "invented") for region in REGIONS]
+IMAGES = ["t1", "t1ce", "t2", "flair"]
+BRATS = [*IMAGES, *MASKS, *SCORES]
+OF_CLASSES = ["labels classes", "balanced_accuracy", "accuracy", "auroc", "calibration_error", "log_loss"]
+TYPES = [*IMAGES, "ring", "halo", "ring_halo", *OF_CLASSES]
 
 
 @pytest.mark.parametrize(
@@ -16,9 +22,9 @@ TYPES = ["ring", "halo", "ring_halo"]
     [
         ("brats_fedavg", BRATS),
         ("brats_fedavg_he", BRATS),
-        ("tumour_type_fedavg", [*BRATS, *TYPES]),
-        ("brats_dp_adaptive", []),
-        ("tumour_type_mmpfl_adp", []),
+        ("tumour_type_fedavg", TYPES),
+        ("brats_dp_adaptive", MASKS),
+        ("tumour_type_mmpfl_adp", ["labels classes"]),
     ],
 )
 def test_the_names_of_a_job(job, named):
@@ -27,8 +33,9 @@ def test_the_names_of_a_job(job, named):
 
 def test_a_job_with_masks_names_the_blocks_of_its_own_network():
     small, large = (words(recipes.job("brats_klmask", [f"model.channels={c}"])) for c in ("[4, 8]", "[4, 8, 16]"))
-    assert small[:4] == large[:4] == BRATS
-    assert 1 < len(small[4:]) < len(large[4:])
+    many = len(BRATS)
+    assert small[:many] == large[:many] == BRATS
+    assert 1 < len(small[many:]) < len(large[many:])
 
 
 def test_in_a_hidden_sum_no_block_is_named():

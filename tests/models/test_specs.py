@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from wardround.errors import ModelRefused
+from wardround.models.monai_network import MonaiNetwork
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.specs import describe, rebuild, rebuild_classifier
 from wardround.models.vit import ViTFusion
@@ -19,9 +20,11 @@ VIT = ViTFusion("vit_tiny_patch16_224", 2, (4, 32, 32), 3, 2, "shared", depth=2,
         SegResNet3d(filters=8),
         UNet3d(adapter_rank=2),
         UNet3d(ehr_columns=2),
+        UNet3d(in_channels=2, out_channels=1),
+        MonaiNetwork("monai.networks.nets.VNet", {"in_channels": 8, "out_channels": 3}, "group"),
     ],
 )
-def test_settings_survive_json(spec: UNet3d | SegResNet3d) -> None:
+def test_settings_survive_json(spec: UNet3d | SegResNet3d | MonaiNetwork) -> None:
     assert rebuild(json.loads(json.dumps(describe(spec))), "m.npz") == spec
 
 
@@ -46,6 +49,9 @@ def test_a_file_from_before_adapters_has_none() -> None:
         {"path": "UNet3d", "args": {"adapter_rank": -1}},
         {"path": "UNet3d", "args": 4},
         {"path": ["UNet3d"], "args": {}},
+        {"path": "MonaiNetwork", "args": {"network": "os.system", "args": {}}},
+        {"path": "MonaiNetwork", "args": {"network": "monai.networks.nets.DenseNet121", "args": {"pretrained": True}}},
+        {"path": "MonaiNetwork", "args": {"network": "monai.networks.nets.VNet", "args": {"in_channels": 2**20}}},
     ],
 )
 def test_anything_else_is_refused_by_the_file_name(description: object) -> None:

@@ -18,7 +18,7 @@ def masks(filled: bool) -> np.ndarray:
 
 
 def row(pred: bool, truth: bool) -> dict[str, float]:
-    given = (masks(pred), masks(truth), KNOWN, SPACING)
+    given = (masks(pred), masks(truth), KNOWN, SPACING, ("ET", "TC", "WT"))
     return case_scores(*given) | case_volumes(*given)
 
 

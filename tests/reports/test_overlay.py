@@ -8,6 +8,7 @@ from wardround.errors import DataRefused
 from wardround.reports.overlay import busiest_slice, draw_overlay
 
 SHAPE = (24, 30, 6)
+REGIONS = ("ET", "TC", "WT")
 
 
 def pixels(path: Path) -> NDArray[np.float64]:
@@ -36,7 +37,7 @@ def test_the_slice_with_most_tumour() -> None:
 
 def test_contours_lie_where_radiologists_look(tmp_path: Path) -> None:
     """Low x is the patient's left, drawn right; low y is the back, drawn below. Only the left panel has truth."""
-    path = draw_overlay(np.zeros(SHAPE, np.float32), WHOLE, NOTHING, "t", tmp_path / "a" / "o.png")
+    path = draw_overlay(np.zeros(SHAPE, np.float32), WHOLE, NOTHING, "t", tmp_path / "a" / "o.png", REGIONS)
     found = blue(pixels(path))
     rows, columns = np.nonzero(found)
     height, width = found.shape
@@ -49,7 +50,7 @@ def test_contours_lie_where_radiologists_look(tmp_path: Path) -> None:
 def test_the_contour_hugs_the_mask(tmp_path: Path) -> None:
     """The picture is bright exactly where the mask is: the middle of the contour is the middle of the bright box."""
     image = WHOLE[2].astype(np.float32)
-    picture = pixels(draw_overlay(image, WHOLE, NOTHING, "t", tmp_path / "o.png"))
+    picture = pixels(draw_overlay(image, WHOLE, NOTHING, "t", tmp_path / "o.png", REGIONS))
     bright = (picture.min(axis=-1) > 0.9) & (np.arange(picture.shape[1]) < picture.shape[1] / 2)
     bright[:50] = False
     for axis in (0, 1):
@@ -60,15 +61,15 @@ def test_the_contour_hugs_the_mask(tmp_path: Path) -> None:
 def test_empty_masks_nan_and_odd_titles_are_drawn(tmp_path: Path) -> None:
     image = np.full(SHAPE, np.nan, np.float32)
     for title in ("$x", "case_1 $\\frac$", ""):
-        assert draw_overlay(image, NOTHING, NOTHING, title, tmp_path / "o.png").stat().st_size > 1000
+        assert draw_overlay(image, NOTHING, NOTHING, title, tmp_path / "o.png", REGIONS).stat().st_size > 1000
     full = np.ones((3, *SHAPE), bool)
-    draw_overlay(np.ones(SHAPE, np.float32), full, full, "all", tmp_path / "o.png", spacing_mm=(1.0, 2.0, 5.0))
+    draw_overlay(np.ones(SHAPE, np.float32), full, full, "all", tmp_path / "o.png", REGIONS, spacing_mm=(1.0, 2.0, 5.0))
 
 
 def test_shapes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     image = np.zeros(SHAPE, np.float32)
     for bad in (WHOLE[:2], WHOLE[0], WHOLE[..., :5]):
         with pytest.raises(DataRefused):
-            draw_overlay(image, bad, bad, "t", tmp_path / "o.png")
+            draw_overlay(image, bad, bad, "t", tmp_path / "o.png", REGIONS)
     with pytest.raises(DataRefused):
-        draw_overlay(image[0], WHOLE, WHOLE, "t", tmp_path / "o.png")
+        draw_overlay(image[0], WHOLE, WHOLE, "t", tmp_path / "o.png", REGIONS)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from wardround.tasks.brain_tumours import REGIONS
 from wardround.tasks.inference import BACKGROUND, predict_logits, predict_regions
 
 PRESENT = np.array([True, False, True, True])
@@ -39,20 +40,20 @@ def direct(module, image):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_every_covering_gives_the_logits_of_the_voxel(shape, patch, batch):
     module, image = Pointwise(), volume(shape)
-    logits = predict_logits(module, image, PRESENT, patch, "cpu", batch=batch)
+    logits = predict_logits(module, image, PRESENT, patch, "cpu", 3, batch=batch)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, direct(module, image), atol=1e-5)
 
 
 def test_small_windows_on_a_cpu_never_come_alone():
     module = Pointwise()
-    predict_logits(module, volume((20, 8, 8)), PRESENT, (8, 8, 8), "cpu", batch=2)
+    predict_logits(module, volume((20, 8, 8)), PRESENT, (8, 8, 8), "cpu", 3, batch=2)
     assert module.seen == [(2, 8, 8, 8, 8), (2, 8, 8, 8, 8)]
 
 
 def test_one_window_around_everything_is_padded_to_sixteen():
     module = Pointwise()
-    predict_logits(module, volume((17, 16, 3)), PRESENT, None, "cpu")
+    predict_logits(module, volume((17, 16, 3)), PRESENT, None, "cpu", 3)
     assert module.seen == [(2, 8, 32, 16, 16)]
 
 
@@ -60,7 +61,7 @@ def test_only_the_box_of_the_head_is_computed():
     module = Pointwise()
     image = np.zeros((4, 24, 24, 24), np.float32)
     image[:, 10:14, 3:11, 20:24] = volume((4, 8, 4))
-    logits = predict_logits(module, image, PRESENT, (4, 8, 4), "cpu")
+    logits = predict_logits(module, image, PRESENT, (4, 8, 4), "cpu", 3)
     box = (slice(None), slice(10, 14), slice(3, 11), slice(20, 24))
     np.testing.assert_allclose(logits[box], direct(module, image[box]), atol=1e-5)
     outside = np.ones(logits.shape, bool)
@@ -71,7 +72,7 @@ def test_only_the_box_of_the_head_is_computed():
 
 def test_an_image_of_zeros_is_background_and_the_network_is_not_run():
     module = Pointwise()
-    logits = predict_logits(module, np.zeros((4, 5, 5, 5), np.float32), PRESENT, (4, 4, 4), "cpu")
+    logits = predict_logits(module, np.zeros((4, 5, 5, 5), np.float32), PRESENT, (4, 4, 4), "cpu", 3)
     assert (logits == BACKGROUND).all()
     assert not module.seen
 
@@ -80,24 +81,24 @@ def test_half_precision_memory_maps(tmp_path):
     module, image = Pointwise(), volume((6, 6, 6)).astype(np.float16)
     np.save(tmp_path / "image.npy", image)
     stored = np.load(tmp_path / "image.npy", mmap_mode="r")
-    logits = predict_logits(module, stored, PRESENT, (8, 8, 8), "cpu")
+    logits = predict_logits(module, stored, PRESENT, (8, 8, 8), "cpu", 3)
     np.testing.assert_allclose(logits, direct(module, image.astype(np.float32)), atol=1e-5)
 
 
 def test_the_mode_of_every_part_comes_back():
     module = Pointwise().train()
     module.conv.eval()
-    predict_logits(module, volume((4, 4, 4)), PRESENT, (4, 4, 4), "cpu")
+    predict_logits(module, volume((4, 4, 4)), PRESENT, (4, 4, 4), "cpu", 3)
     assert (module.training, module.conv.training, module.drop.training) == (True, False, True)
     with pytest.raises(RuntimeError):
-        predict_logits(module, volume((4, 4, 4))[:2], PRESENT, (4, 4, 4), "cpu")
+        predict_logits(module, volume((4, 4, 4))[:2], PRESENT, (4, 4, 4), "cpu", 3)
     assert module.drop.training
 
 
 def test_regions_are_the_nested_signs_of_the_logits():
     module, image = Pointwise(), volume((6, 7, 8))
     et, tc, wt = direct(module, image) > 0
-    regions = predict_regions(module, image, PRESENT, (8, 8, 8), "cpu")
+    regions = predict_regions(module, image, PRESENT, (8, 8, 8), "cpu", REGIONS)
     assert regions.dtype == bool
     np.testing.assert_array_equal(regions, np.stack([et & tc & wt, tc & wt, wt]))
 
@@ -105,7 +106,7 @@ def test_regions_are_the_nested_signs_of_the_logits():
 def test_training_still_works_afterwards():
     """No tensor of inference mode stays behind in the module."""
     module = Pointwise()
-    predict_logits(module, volume((4, 4, 4)), PRESENT, (4, 4, 4), "cpu")
+    predict_logits(module, volume((4, 4, 4)), PRESENT, (4, 4, 4), "cpu", 3)
     module(torch.zeros(2, 8, 4, 4, 4)).sum().backward()
     assert module.conv.bias.grad is not None
 
@@ -117,5 +118,5 @@ def test_the_record_is_the_same_in_every_window():
 
     record = np.array([0.25, -1.0, 1.0], np.float32)
     for patch in ((8, 8, 8), (16, 4, 8), None):
-        logits = predict_logits(Echo(), volume((13, 6, 9)), PRESENT, patch, "cpu", record=record)
+        logits = predict_logits(Echo(), volume((13, 6, 9)), PRESENT, patch, "cpu", 3, record=record)
         np.testing.assert_allclose(logits, np.broadcast_to(record[:, None, None, None], logits.shape), atol=1e-6)

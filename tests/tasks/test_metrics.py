@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from wardround.errors import DataRefused
+from wardround.tasks.brain_tumours import REGIONS
 from wardround.tasks.metrics import MISSED_MM, case_scores, dice, hd95_mm
 
 UNIT = (1.0, 1.0, 1.0)
+
+NAMES = REGIONS.names
 
 
 def cube(low, high, shape=(20, 20, 20)):
@@ -146,7 +149,7 @@ def test_other_shapes_are_refused():
 def test_scores_of_a_case():
     truth = np.stack([cube((9, 9, 9), (9, 9, 9)), cube((4, 4, 4), (8, 8, 8)), cube((4, 4, 4), (12, 8, 8))])
     pred = np.stack([cube((0, 0, 0), (1, 1, 1)), cube((4, 4, 4), (8, 8, 8)), cube((4, 4, 4), (8, 8, 8))])
-    scores = case_scores(pred, truth, np.array([True, True, True]), (1.0, 1.0, 1.0))
+    scores = case_scores(pred, truth, np.array([True, True, True]), (1.0, 1.0, 1.0), NAMES)
     assert (scores["dice_ET"], scores["hd95_mm_ET"]) == (0, 374)
     assert (scores["dice_TC"], scores["hd95_mm_TC"]) == (1, 0)
     assert scores["dice_WT"] == pytest.approx(2 * 64 / (64 + 128))
@@ -159,7 +162,7 @@ def test_only_known_regions_are_scored():
     truth, pred = np.zeros((3, 4, 4, 4), bool), np.ones((3, 4, 4, 4), bool)
     truth[2] = True
     known = np.array([False, False, True])
-    assert case_scores(pred, truth, known, UNIT) == {"dice_WT": 1.0, "dice_mean": 1.0, "hd95_mm_WT": 0.0}
-    assert case_scores(pred, truth, known, UNIT, with_hd95=False) == {"dice_WT": 1.0, "dice_mean": 1.0}
+    assert case_scores(pred, truth, known, UNIT, NAMES) == {"dice_WT": 1.0, "dice_mean": 1.0, "hd95_mm_WT": 0.0}
+    assert case_scores(pred, truth, known, UNIT, NAMES, with_hd95=False) == {"dice_WT": 1.0, "dice_mean": 1.0}
     with pytest.raises(DataRefused):
-        case_scores(pred, truth, np.zeros(3, bool), UNIT)
+        case_scores(pred, truth, np.zeros(3, bool), UNIT, NAMES)

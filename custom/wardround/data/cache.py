@@ -25,10 +25,11 @@ from wardround.data.cases import find_cases
 from wardround.data.conventions import DEFAULT, kind_of_site
 from wardround.data.entries import Entry, entry_name, read_entry, sweep, write_entry
 from wardround.data.labels import check_label_kind
-from wardround.data.layouts import MODALITIES, CaseFiles
+from wardround.data.layouts import CaseFiles
 from wardround.data.patients import about_patients
 from wardround.data.refusals import refuse_together
 from wardround.data.site_config import SiteConfig
+from wardround.data.source import BRAIN_MRI, Source
 from wardround.data.volumes import Volume
 from wardround.errors import ConfigRefused, DataRefused
 
@@ -46,7 +47,7 @@ class Cohort:
 
     cases       case ids, sorted
     patients    case -> patient
-    label_kind  brats or whole_tumour
+    label_kind  brats or whole_tumour; of another task, what it calls its masks
     modalities  modality -> number of cases that have it
     entries     case -> its arrays on disk
     record      patient -> float32 [2 F] (record.py); empty where the job uses no record
@@ -81,9 +82,12 @@ class Cohort:
         return voxels
 
 
-def open_cohort(config: SiteConfig, cache_dir: Path, progress: Callable[[str], None] = silent) -> Cohort:
+def open_cohort(
+    config: SiteConfig, cache_dir: Path, progress: Callable[[str], None] = silent, source: Source = BRAIN_MRI
+) -> Cohort:
     """Return the cohort of a site; cases that are not yet in cache_dir, or changed since, are decoded now.
 
+    source: which images a case may have, and how files are read
     cache_dir: the caller's choice, as a rule config.cache or a folder in the workspace. It is made if absent, and
     the cases are kept in its sub-folder `cases`, both for this user only (mode 0700); a folder that was there before
     keeps its mode.
@@ -92,7 +96,7 @@ def open_cohort(config: SiteConfig, cache_dir: Path, progress: Callable[[str], N
     damaged cases, or masks without one sure meaning (conventions.py): one DataRefused that lists up to 10; sound ones stay
     cache_dir not writable: ConfigRefused
     """
-    files = find_cases(config.data, config.cases, config.patient_pattern, labels=config.labels)
+    files = find_cases(config.data, config.cases, config.patient_pattern, labels=config.labels, source=source)
     for words in about_patients({one.case: one.patient for one in files}, config.patient_pattern is not None):
         progress(f"patients: {words}")
     root = _private_folder(cache_dir)
@@ -103,7 +107,7 @@ def open_cohort(config: SiteConfig, cache_dir: Path, progress: Callable[[str], N
         cases=tuple(entries),
         patients={one.case: one.patient for one in files},
         label_kind=kind,
-        modalities={name: sum(name in one.images for one in files) for name in MODALITIES},
+        modalities={name: sum(name in one.images for one in files) for name in source.names},
         entries=entries,
     )
 
@@ -119,7 +123,7 @@ def _entries(files: tuple[CaseFiles, ...], root: Path, progress: Callable[[str],
         except DataRefused as problem:
             problems.append(problem)
             continue
-        entry = read_entry(root / name)
+        entry = read_entry(root / name, len(one.source.names))
         if entry is None:
             waiting.append((one, name))
         else:

@@ -7,13 +7,14 @@ import unicodedata
 from pathlib import Path
 
 from wardround.data.listing import is_image, nifti_stem, visible
-from wardround.data.sequences import role_of, split_name
+from wardround.data.sequences import split_name
+from wardround.data.source import BRAIN_MRI, Channels
 
 TASK = "imagesTr"
 DEPTH = 3
 
 
-def role_in(case: str, stem: str) -> tuple[str, str] | None:
+def role_in(case: str, stem: str, channels: Channels = BRAIN_MRI.channels) -> tuple[str, str] | None:
     """Return (case, role) that a file's name says in the folder `case`; "" as case where it says the role alone.
 
     A file of this case with another word is none: `P_brain_segmentation` in P is no mask of a case P_brain.
@@ -22,29 +23,29 @@ def role_in(case: str, stem: str) -> tuple[str, str] | None:
     """
     own, name = (unicodedata.normalize("NFC", text) for text in (case, stem))
     if name.startswith(own) and re.match(r"[-_. ]", name[len(own) :]):
-        role = role_of(name[len(own) :])
+        role = channels.role_of(name[len(own) :])
         return (case, role) if role else None
-    return split_name(stem)
+    return split_name(stem, channels.role_of)
 
 
-def said_in(folder: Path, case: str) -> dict[Path, tuple[str, str]]:
+def said_in(folder: Path, case: str, channels: Channels = BRAIN_MRI.channels) -> dict[Path, tuple[str, str]]:
     """Return file -> (case, role), as `role_in`, of the NIfTI files in a folder whose names say a role."""
-    roles = {path: role_in(case, nifti_stem(path) or "") for path in visible(folder)}
+    roles = {path: role_in(case, nifti_stem(path) or "", channels) for path in visible(folder)}
     return {path: role for path, role in roles.items() if role is not None}
 
 
-def case_of(folder: Path) -> str:
+def case_of(folder: Path, channels: Channels = BRAIN_MRI.channels) -> str:
     """Return the case in a folder: its name, or what its files agree on where that is the name but for a word behind it
     (UCSF-PDGM-0004_nifti), or where the folder is the `anat` of BIDS.
     """
-    cases = sorted({case for case, _ in said_in(folder, folder.name).values()}, key=len)
+    cases = sorted({case for case, _ in said_in(folder, folder.name, channels).values()}, key=len)
     if not cases or not cases[0] or not all(re.match(rf"{re.escape(cases[0])}[-_. ]", case) for case in cases[1:]):
         return folder.name
     only = cases[0]
     return only if folder.name == "anat" or re.match(rf"{re.escape(only)}[-_. ]", folder.name) else folder.name
 
 
-def unused_files(folder: Path) -> tuple[str, ...]:
+def unused_files(folder: Path, channels: Channels = BRAIN_MRI.channels) -> tuple[str, ...]:
     """Return the names (relative to the folder) of the images in a case's folder that wardround does not use, sorted.
 
     Used is what a name says to be a sequence or a mask (whether or not the caller needs masks). Images are NIfTI files, and
@@ -53,13 +54,13 @@ def unused_files(folder: Path) -> tuple[str, ...]:
     a folder that cannot be listed: DataRefused
     """
     unused: list[str] = []
-    case = case_of(folder)
+    case = case_of(folder, channels)
     for path in visible(folder):
         if path.is_dir() and nifti_stem(path) is None:
             unused += [f"{path.name}/{name}" for name in images_below(path, DEPTH)]
         elif is_image(path):
             stem = nifti_stem(path)
-            used = stem is not None and (folder.name == TASK or role_in(case, stem) is not None)
+            used = stem is not None and (folder.name == TASK or role_in(case, stem, channels) is not None)
             unused += [] if used else [path.name]
     return tuple(unused)
 

@@ -11,14 +11,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from wardround.data.case_names import case_of
-from wardround.data.conventions import AUTO, Convention, convention_of, stated
+from wardround.data.conventions import AUTO, OF_TASK, Convention, convention_of, stated
 from wardround.data.ids import almost
-from wardround.data.layouts import MODALITIES, UNDERSTOOD, CaseFiles, Place, case_places, patient_folder
+from wardround.data.layouts import (
+    MODALITIES,
+    UNDERSTOOD,
+    CaseFiles,
+    Place,
+    case_places,
+    patient_folder,
+    understood_of,
+)
 from wardround.data.listing import require_utf8
 from wardround.data.patients import compile_patient_pattern, patient_of
 from wardround.data.refusals import refuse_together
+from wardround.data.source import BRAIN_MRI, Source
 from wardround.data.task_folder import task_cases, with_labels
-from wardround.errors import DataRefused
+from wardround.errors import ConfigRefused, DataRefused
 
 Labels = str | Mapping[str, object]
 
@@ -32,10 +41,12 @@ def find_cases(
     patient_pattern: str | None = None,
     require_seg: bool = True,
     labels: Labels = AUTO,
+    source: Source = BRAIN_MRI,
 ) -> tuple[CaseFiles, ...]:
     """Return the cases below root (or root itself, if it is the folder of one case), sorted by case id.
 
     only given: other cases are not even checked; an id that is not there: DataRefused
+    source: which images a case may have, and how they and masks are read
     labels: what the site's file says about the values of its masks (conventions.py); not looked at without require_seg
     missing modalities: normal | seg missing and require_seg False: seg is None
     no modality, no seg, two files for a modality, a file of another case, an empty folder, one case id twice, a case
@@ -44,17 +55,17 @@ def find_cases(
     patient_pattern is no regular expression with a group: ConfigRefused
     """
     root = root.resolve()
-    cases, problems = survey(root, only, patient_pattern, require_seg, labels)
+    cases, problems = survey(root, only, patient_pattern, require_seg, labels, source)
     refuse_together(problems, str(root))
     missing = sorted(set(only or ()) - {one.case for one in cases})
     if missing or not cases:
-        reason = almost(missing, _all_ids(root)) if missing else None
+        reason = almost(missing, _all_ids(root, source)) if missing else None
         raise DataRefused(
             f"the data folder {root}",
             found=f"no case {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}{f': {reason}' if reason else ''}"
             if missing
             else "no case",
-            expected=f"cases named {UNDERSTOOD}",
+            expected=f"cases named {understood_of(source)}",
             fix="correct the data folder or the list of cases in the site's file",
         )
     return cases
@@ -66,6 +77,7 @@ def survey(
     patient_pattern: str | None = None,
     require_seg: bool = True,
     labels: Labels = AUTO,
+    source: Source = BRAIN_MRI,
 ) -> tuple[tuple[CaseFiles, ...], list[DataRefused]]:
     """Return (sound cases sorted by id, every refusal) of a folder; ids of `only` that are not there: neither.
 
@@ -74,17 +86,17 @@ def survey(
     root = root.resolve()
     require_utf8(root, ())
     pattern = None if patient_pattern is None else compile_patient_pattern(patient_pattern, "patient_pattern")
-    said = stated(labels, "the `labels` of the site's file")
+    said = _said(labels, source)
     cases: dict[str, CaseFiles] = {}
     problems: list[DataRefused] = []
-    for found in _search(root, None if only is None else frozenset(only), require_seg):
+    for found in _search(root, None if only is None else frozenset(only), require_seg, source):
         try:
             if isinstance(found, DataRefused):
                 raise found
             if found.case in cases:
                 raise _twice(cases[found.case], found)
             one = replace(found, patient=patient_of(found.case, pattern))
-            if require_seg and one.described is None:
+            if require_seg and one.described is None and source.kind is None:
                 one = with_labels(one, next(iter(one.images.values())).parent, root)
             cases[found.case] = decided(one, said) if require_seg else one
         except DataRefused as problem:
@@ -93,42 +105,71 @@ def survey(
 
 
 def decided(files: CaseFiles, said: Convention | None = None) -> CaseFiles:
-    """Return the case with the convention that its mask is read by; none that is sure: DataRefused"""
+    """Return the case with the convention that its mask is read by; none that is sure: DataRefused
+
+    a task with masks of its own: their values as they are
+    """
+    if files.source.kind is not None:
+        return replace(files, convention=_as_stored(files.source))
     source = str(files.described or "dataset.json")
     needs_map = files.described is not None and not files.decathlon
     found = convention_of(files.case, files.decathlon, files.labels, source, said, needs_map)
     return replace(files, convention=found)
 
 
-def _search(root: Path, only: frozenset[str] | None, require_seg: bool) -> Iterator[CaseFiles | DataRefused]:
-    for place in case_places(root):
+def _said(labels: Labels, source: Source) -> Convention | None:
+    """Return the convention that a site's file states; beside a task whose masks are not of BraTS: ConfigRefused."""
+    if source.kind is None:
+        return stated(labels, "the `labels` of the site's file")
+    if labels not in (AUTO, source.kind):
+        raise ConfigRefused(
+            "the `labels` of the site's file",
+            found="a way to read tumour masks of BraTS",
+            expected=f"none: the job says what the values of a mask mean ({source.kind}: {list(source.values)})",
+            fix="take `labels` out of the site's file for this task",
+        )
+    return None
+
+
+def _as_stored(source: Source) -> Convention:
+    meaning = {value: value for value in source.values}
+    return Convention(OF_TASK, meaning, source.kind, proven=True)
+
+
+def _search(
+    root: Path, only: frozenset[str] | None, require_seg: bool, source: Source
+) -> Iterator[CaseFiles | DataRefused]:
+    for place in case_places(root, source.channels):
         try:
             if isinstance(place, DataRefused):
                 yield place
             elif place.layout == "task":
-                yield from task_cases(place.folder, only, require_seg)
-            elif only is None or (place.folder.name if place.layout == "empty" else case_of(place.folder)) in only:
-                yield _patient(place, require_seg)
+                yield from task_cases(place.folder, only, require_seg, source)
+            elif (
+                only is None
+                or (place.folder.name if place.layout == "empty" else case_of(place.folder, source.channels)) in only
+            ):
+                yield _patient(place, require_seg, source)
         except DataRefused as problem:
             yield problem
 
 
-def _patient(place: Place, require_seg: bool) -> CaseFiles | DataRefused:
+def _patient(place: Place, require_seg: bool, source: Source) -> CaseFiles | DataRefused:
     if place.layout == "empty":
         return DataRefused(
             f"the folder {place.folder}",
             found=place.why,
-            expected=f"a case, named {UNDERSTOOD}",
+            expected=f"a case, named {understood_of(source)}",
             fix="put the images of the case there, or move the folder out of the data folder",
         )
     try:
-        return patient_folder(place.folder, require_seg)
+        return patient_folder(place.folder, require_seg, source)
     except DataRefused as problem:
         return problem
 
 
-def _all_ids(root: Path) -> set[str]:
-    return {one.case for one in _search(root, None, False) if isinstance(one, CaseFiles)}
+def _all_ids(root: Path, source: Source) -> set[str]:
+    return {one.case for one in _search(root, None, False, source) if isinstance(one, CaseFiles)}
 
 
 def _twice(first: CaseFiles, second: CaseFiles) -> DataRefused:

@@ -20,6 +20,8 @@ from wardround.errors import DataRefused
 
 BACKGROUND, CORE, OEDEMA, ENHANCING = 0, 1, 2, 3
 AUTO = "auto"
+DEFAULT_KIND = "brats"
+OF_TASK = "task"  # the values as they are stored: a job's task says what they mean
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Convention:
 
     def words(self) -> str:
         """Return the meanings as a person reads them: `1 core, 2 oedema, 4 enhancing`."""
+        if self.name == OF_TASK:
+            return f"{', '.join(map(str, sorted(self.meaning)))}, of {self.kind}"
         values: dict[int, list[str]] = {}
         for value, meant in sorted(self.meaning.items()):
             values.setdefault(meant, []).extend([str(value)] if value else [])

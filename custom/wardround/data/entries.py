@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.data.layouts import MODALITIES, CaseFiles
+from wardround.data.layouts import CaseFiles
 from wardround.data.volumes import Volume, read_any_kind
 from wardround.errors import ConfigRefused, DataRefused
 from wardround.paths import disk_refused, no_room
@@ -64,12 +64,12 @@ def entry_name(files: CaseFiles) -> str:
             fix="check the path and its permissions",
         ) from error
     meaning = sorted(files.convention.meaning.items()) if files.convention else None
-    version = [PREPROCESSING, files.case, where, states, sorted(files.channel.items()), meaning]
+    version = [PREPROCESSING, files.case, where, states, sorted(files.channel.items()), meaning, *files.source.version]
     return f"{_hash([files.case, where])[:16]}-{_hash(version)[:32]}"
 
 
-def read_entry(folder: Path) -> Entry | None:
-    """Return the entry of a folder, None if it is absent or damaged.
+def read_entry(folder: Path, images: int) -> Entry | None:
+    """Return the entry of a folder, None if it is absent, damaged, or of another number of images.
 
     Checked: meta.json, the header and the exact length of every array; not every byte: that would mean to read
     everything at each start.
@@ -91,7 +91,7 @@ def read_entry(folder: Path) -> Entry | None:
         sound = all(_is_array(folder / f"{name}.npy", *kind) for name, kind in _expected(entry).items())
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
-    return entry if sound and np.shape(entry.affine) == (4, 4) and len(entry.present) == len(MODALITIES) else None
+    return entry if sound and np.shape(entry.affine) == (4, 4) and len(entry.present) == images else None
 
 
 def write_entry(files: CaseFiles, root: Path, name: str) -> Entry:
@@ -167,7 +167,7 @@ def _publish(volume: Volume, values: frozenset[int], stored: frozenset[int], roo
         for _ in range(_ATTEMPTS):
             with contextlib.suppress(OSError):
                 temporary.rename(folder)
-            entry = read_entry(folder)
+            entry = read_entry(folder, len(volume.present))
             if entry is not None:
                 return entry
             discard(folder)
@@ -186,7 +186,7 @@ def discard(folder: Path) -> None:
 
 def _expected(entry: Entry) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {
-        "image": ("<f2", (len(MODALITIES), *entry.shape)),
+        "image": ("<f2", (len(entry.present), *entry.shape)),
         "labels": ("|u1", entry.shape),
         "foreground": ("<i4", (entry.foreground, 3)),
     }

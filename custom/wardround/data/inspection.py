@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 from wardround.data.cache import READERS
 from wardround.data.cases import find_cases, survey
-from wardround.data.conventions import DEFAULT, Convention, kind_of_site
+from wardround.data.conventions import DEFAULT, DEFAULT_KIND, Convention, kind_of_site
 from wardround.data.labels import check_label_kind
-from wardround.data.layouts import MODALITIES, CaseFiles, passed_over
+from wardround.data.layouts import CaseFiles, passed_over
 from wardround.data.patients import about_patients
 from wardround.data.second_look import Read, about_copies, about_folders, about_masks
 from wardround.data.site_config import SiteConfig
+from wardround.data.source import BRAIN_MRI, Source
 from wardround.data.splits import PARTS, split_patients
 from wardround.data.volumes import read_any_kind
 from wardround.errors import DataRefused, Refusal
-from wardround.messages.names import LABEL_KINDS
 
 Axes = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -79,15 +79,17 @@ class _Facts:
         return self.convention.words() + presumed
 
 
-def inspect(config: SiteConfig, progress: Callable[[int, int], None]) -> Inspection:
+def inspect(config: SiteConfig, progress: Callable[[int, int], None], source: Source = BRAIN_MRI) -> Inspection:
     """Read every file of a site once. `progress` is called with (cases read, cases in all).
+
+    source: which images a case may have, and how files are read
 
     damaged cases, labels of another kind than config.labels, too few patients for a split: all in `problems`
     no case at all, or one of config.cases is not there: DataRefused (there is nothing to inspect)
     """
-    files, refused = survey(config.data, config.cases, config.patient_pattern, labels=config.labels)
+    files, refused = survey(config.data, config.cases, config.patient_pattern, labels=config.labels, source=source)
     if not refused:
-        files = find_cases(config.data, config.cases, config.patient_pattern, labels=config.labels)
+        files = find_cases(config.data, config.cases, config.patient_pattern, labels=config.labels, source=source)
     problems: list[Refusal] = [*refused]
     facts: list[_Facts] = []
     for done, found in enumerate(_read_all(files)):
@@ -96,7 +98,7 @@ def inspect(config: SiteConfig, progress: Callable[[int, int], None]) -> Inspect
         else:
             facts.append(found)
         progress(done + 1, len(files))
-    kind = LABEL_KINDS[0]
+    kind = source.kind or DEFAULT_KIND
     try:
         kind = kind_of_site([(one.convention, one.stored) for one in facts])
     except DataRefused as problem:
@@ -115,14 +117,14 @@ def inspect(config: SiteConfig, progress: Callable[[int, int], None]) -> Inspect
     return Inspection(
         cases=len(facts),
         patients=len({one.files.patient for one in facts}),
-        modalities={name: sum(name in one.files.images for one in facts) for name in MODALITIES},
+        modalities={name: sum(name in one.files.images for one in facts) for name in source.names},
         label_kind=kind,
         shapes=Counter(one.shape for one in facts),
         spacings=Counter(one.spacing_mm for one in facts),
         empty=sum(one.values == {0} for one in facts),
         split=split,
         conventions=Counter(one.words for one in facts) if kind == "brats" else {},
-        unused=passed_over(config.data),
+        unused=passed_over(config.data, source.channels),
         warnings=_warnings(config, facts, kind),
         problems=tuple(problems),
     )
@@ -140,7 +142,7 @@ def _read(files: CaseFiles) -> _Facts | DataRefused:
         return problem
     h, w, d = volume.image.shape[1:]
     x, y, z = (round(float(step), 2) for step in volume.spacing_mm)
-    image = {name: volume.image[MODALITIES.index(name)] for name in files.images}
+    image = {name: volume.image[files.source.names.index(name)] for name in files.images}
     digests = {name: hashlib.blake2b(scan.tobytes(), digest_size=16).hexdigest() for name, scan in image.items()}
     return _Facts(files, (h, w, d), (x, y, z), values, stored, digests)
 

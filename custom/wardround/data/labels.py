@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.data.conventions import DEFAULT, Convention, how_to_say
+from wardround.data.conventions import DEFAULT, OF_TASK, Convention, how_to_say
 from wardround.errors import DataRefused
 
 Labels = NDArray[np.uint8]
@@ -44,6 +44,8 @@ def unify(case: str, file: str, raw: NDArray[Any], convention: Convention = DEFA
     stored = frozenset(int(value) for value in values)
     if stored - {0, *convention.meaning}:
         advice = _advice(stored) if convention.name != "map" else "name every value in that map, background too"
+        if convention.name == OF_TASK:
+            advice = 'write masks with these values, or list the cases that have them under "cases" in the site\'s file'
         raise _bad_mask(case, file, f"label values {_few(stored)}", convention, advice)
     if {3, 4} <= stored and convention.meaning[3] == convention.meaning[4]:
         found = f"label values {_few(stored)}: both 3 and 4"
@@ -82,6 +84,7 @@ def _few(values: Collection[int]) -> str:
 
 def _bad_mask(case: str, file: str, found: str, convention: Convention, fix: str) -> DataRefused:
     reader = "the map of labels" if convention.name == "map" else convention.name
+    reader = "the job's task" if convention.name == OF_TASK else reader
     expected = f"whole numbers, as {reader} reads them: 0 background, {convention.words()}"
     if convention.kind == "whole_tumour":
         expected = "0 and 1, as the site's data is of kind whole_tumour"

@@ -19,6 +19,7 @@ from wardround.data.case_names import DEPTH, TASK, case_of, images_below, role_i
 from wardround.data.conventions import Convention
 from wardround.data.listing import held, is_image, nifti_stem, other_image, shown, visible
 from wardround.data.sequences import MODALITIES, SEG
+from wardround.data.source import BRAIN_MRI, Channels, Source
 from wardround.errors import DataRefused
 
 __all__ = [
@@ -39,6 +40,11 @@ UNDERSTOOD = (
 _NO_CASE = re.compile(r"(docs?|read_?me|code|scripts?|logs?|info|meta(data)?|tables?|lists?|splits?|results?|tmp|temp)")
 
 
+def understood_of(source: Source) -> str:
+    """Return in words how the files of a source must be called."""
+    return UNDERSTOOD if source == BRAIN_MRI else source.understood
+
+
 @dataclass(frozen=True)
 class CaseFiles:
     """The files of one case: `images` by modality, `channel` the index in a 4-D file or None for a 3-D file.
@@ -46,6 +52,7 @@ class CaseFiles:
     labels      the "labels" of dataset.json beside the case, None where there is none
     described   that file, or where it should be; None: a layout without one
     convention  how the values of `seg` are read, once that is decided (conventions.py)
+    source      which images a case may have, and how they are read
     """
 
     case: str
@@ -56,6 +63,7 @@ class CaseFiles:
     labels: object = None
     described: Path | None = None
     convention: Convention | None = None
+    source: Source = BRAIN_MRI
 
     @property
     def decathlon(self) -> bool:
@@ -72,20 +80,20 @@ class Place:
     why: str = ""
 
 
-def case_places(root: Path) -> list[Place | DataRefused]:
+def case_places(root: Path, channels: Channels = BRAIN_MRI.channels) -> list[Place | DataRefused]:
     """Return the places below root, which may itself be a case, and what cannot be listed.
 
     A folder with neither cases nor files of cases is searched in turn, DEPTH deep (HGG/ and LGG/ of older BraTS years).
     An empty folder stays in the list where it may be a lost case: nothing else is there, it holds images of another kind, or
     its name is like those of the cases. Others are passed over (see `passed_over`).
     """
-    found = list(_walk(root, DEPTH))
+    found = list(_walk(root, DEPTH, channels))
     cases = [one for one in found if isinstance(one, Place) and one.layout != "empty"]
     names = {_like(one.folder.name) for one in cases if one.layout == "patient"}
     return [one for one in found if not (isinstance(one, Place) and cases and _beside(one, names))]
 
 
-def _walk(folder: Path, depth: int) -> Iterator[Place | DataRefused]:
+def _walk(folder: Path, depth: int, channels: Channels) -> Iterator[Place | DataRefused]:
     try:
         inside = visible(folder)
     except DataRefused as problem:
@@ -98,7 +106,7 @@ def _walk(folder: Path, depth: int) -> Iterator[Place | DataRefused]:
     lost = [path for path in inside if path.is_symlink() and not path.exists() and path not in scans]
     yield from (Place(path, "empty", "a link to nothing: is its disk mounted?") for path in lost)
     inner = [path for path in inside if nifti_stem(path) is None and path.is_dir()]
-    roles = [role_in(folder.name, nifti_stem(path) or "") for path in scans]
+    roles = [role_in(folder.name, nifti_stem(path) or "", channels) for path in scans]
     if any(case for case, _ in filter(None, roles)) or (scans and not inner):
         yield Place(folder, "patient")
     elif not inner:
@@ -107,7 +115,7 @@ def _walk(folder: Path, depth: int) -> Iterator[Place | DataRefused]:
         yield Place(folder, "empty", f"folders in folders, more than {DEPTH} deep")
     else:
         for path in inner:
-            yield from _walk(path, depth - 1)
+            yield from _walk(path, depth - 1, channels)
 
 
 def _why_empty(inside: list[Path]) -> str:
@@ -131,23 +139,24 @@ def _like(name: str) -> str:
     return re.sub(r"[^\W\d_]", "a", re.sub(r"\d+", "0", name))
 
 
-def patient_folder(folder: Path, require_seg: bool) -> CaseFiles:
+def patient_folder(folder: Path, require_seg: bool, source: Source = BRAIN_MRI) -> CaseFiles:
     """Return the case in a folder of the first two layouts; `patient` is the case id still.
 
     a file of another case, two files for one modality, no modality, no seg although required: DataRefused
     """
-    case = case_of(folder)
+    case = case_of(folder, source.channels)
+    understood = understood_of(source)
     found: dict[str, Path] = {}
-    others = sorted({said[0] for said in said_in(folder, case).values() if said[0] not in ("", case)})
-    _require_one_case(folder, case, others)
+    others = sorted({said[0] for said in said_in(folder, case, source.channels).values() if said[0] not in ("", case)})
+    _require_one_case(folder, case, others, source)
     if len(others) > 1:
         raise DataRefused(
             f"the folder {folder}",
             found=f"files of {len(others)} cases in one folder",
-            expected=f"a folder for each case: {UNDERSTOOD}",
+            expected=f"a folder for each case: {understood}",
             fix="make a folder of its name for each case, and put its files there",
         )
-    for path, (other, role) in said_in(folder, case).items():
+    for path, (other, role) in said_in(folder, case, source.channels).items():
         if other not in ("", case):
             raise DataRefused(
                 f"case {case!r}, file {path.name}",
@@ -169,18 +178,18 @@ def patient_folder(folder: Path, require_seg: bool) -> CaseFiles:
         raise DataRefused(
             f"case {case!r}, folder {folder}",
             found=f"no modality; the folder holds {names}",
-            expected=f"at least one of {', '.join(MODALITIES)}, named {UNDERSTOOD}",
-            fix=_how_to_name(case, folder, "t1"),
+            expected=f"at least one of {', '.join(source.names)}, named {understood}",
+            fix=_how_to_name(case, folder, source.names[0], source),
         )
     if seg is None and require_seg:
-        raise no_seg(case, folder, f"no mask beside {', '.join(path.name for path in found.values())}")
-    images = {modality: found[modality] for modality in MODALITIES if modality in found}
-    return CaseFiles(case, case, images, dict.fromkeys(images), seg)
+        raise no_seg(case, folder, f"no mask beside {', '.join(path.name for path in found.values())}", source)
+    images = {name: found[name] for name in source.names if name in found}
+    return CaseFiles(case, case, images, dict.fromkeys(images), seg, source=source)
 
 
-def _require_one_case(folder: Path, case: str, others: Sequence[str]) -> None:
+def _require_one_case(folder: Path, case: str, others: Sequence[str], source: Source) -> None:
     """Raise DataRefused for what looks like a case and is another thing: stray files, masks alone, all images of a set."""
-    said = said_in(folder, case)
+    said = said_in(folder, case, source.channels)
     inner = [path for path in visible(folder) if path.is_dir() and images_below(path, DEPTH)]
     stray = [path.name for path, (other, _) in said.items() if other in others]
     images = [path.name for path in visible(folder) if nifti_stem(path) is not None]
@@ -195,44 +204,46 @@ def _require_one_case(folder: Path, case: str, others: Sequence[str]) -> None:
         found = f"{len(images)} NIfTI files whose names say no sequence, first {images[0]}"
         fix = "name the sequence of each; or, where each is a case of its own: put them into imagesTr and their masks into labelsTr"
     if found:
-        raise DataRefused(f"the folder {folder}", found=found, expected=f"cases, named {UNDERSTOOD}", fix=fix)
+        raise DataRefused(
+            f"the folder {folder}", found=found, expected=f"cases, named {understood_of(source)}", fix=fix
+        )
 
 
-def no_seg(case: str, folder: Path, found: str) -> DataRefused:
+def no_seg(case: str, folder: Path, found: str, source: Source = BRAIN_MRI) -> DataRefused:
     """Return the refusal of a case without a mask; images of it that are not used are named: one may be the mask."""
-    unused = unused_files(folder)
+    unused = unused_files(folder, source.channels)
     listed = f"; not used: {', '.join(unused[:8])}" if unused else ""
     return DataRefused(
         f"case {case!r}, folder {folder}",
         found=f"{found}: seg is missing{listed}",
-        expected=f"a mask, named {UNDERSTOOD}",
-        fix=f'{_how_to_name(case, folder, SEG)}; or list only cases with a mask under "cases" in the site\'s file',
+        expected=f"a mask, named {understood_of(source)}",
+        fix=f'{_how_to_name(case, folder, SEG, source)}; or list only cases with a mask under "cases" in the site\'s file',
     )
 
 
-def _how_to_name(case: str, folder: Path, role: str) -> str:
+def _how_to_name(case: str, folder: Path, role: str, source: Source) -> str:
     others = [path for path in visible(folder) if other_image(path)]
     if others:
         return f"{others[0].name}: {other_image(others[0])}"
-    unused = unused_files(folder)
+    unused = unused_files(folder, source.channels)
     what = "mask" if role == SEG else "image"
     named_so = f"{case}_{role}.nii.gz"
     return f"if {unused[0]} is the {what}, name it {named_so}" if unused else f"add the {what} as {named_so}"
 
 
-def passed_over(root: Path) -> tuple[str, ...]:
+def passed_over(root: Path, channels: Channels = BRAIN_MRI.channels) -> tuple[str, ...]:
     """Return what `case_places` and the cases below root do not use: images, and folders without any; relative to root."""
     root = root.resolve()
-    kept = {one.folder for one in case_places(root) if isinstance(one, Place)}
+    kept = {one.folder for one in case_places(root, channels) if isinstance(one, Place)}
     left: list[str] = []
     above: set[Path] = set()
-    for place in (one for one in _walk(root, DEPTH) if isinstance(one, Place)):
+    for place in (one for one in _walk(root, DEPTH, channels) if isinstance(one, Place)):
         where = place.folder.relative_to(root)
         if place.layout == "empty" and place.folder not in kept:
             left.append(f"{shown(where)}/ ({place.why})")
         elif place.layout != "empty":
             inside = place.folder / TASK if place.layout == "task" else place.folder
-            left += [str(inside.relative_to(root) / name) for name in unused_files(inside)]
+            left += [str(inside.relative_to(root) / name) for name in unused_files(inside, channels)]
             left += _beside_task(place.folder, where) if place.layout == "task" else []
         above |= (
             {folder for folder in place.folder.parents if folder.is_relative_to(root)}

@@ -86,9 +86,9 @@ def write_cohort(
     wanted = {"version": VERSION, "profile": asdict(profile), "seed": seed, "shape": list(shape), "patients": count}
     parameters = json.loads(json.dumps(wanted))
     folders = tuple(root / f"phantom-{profile.name}-p{i:03d}" for i in range(count))
-    if _finished(root, parameters) and all(folder.is_dir() for folder in folders):
+    if finished(root, parameters) and all(folder.is_dir() for folder in folders):
         return folders
-    _clear(root)
+    clear(root)
     volumes = {}
     for i, folder in enumerate(folders):
         volumes[folder.name] = _write_case(folder, profile, seed, shape, i)
@@ -141,8 +141,8 @@ def _write_case(folder: Path, profile: Hospital, seed: int, shape: Shape, index:
     tissue, labels = make_labels(profile, seed, shape, index)
     folder.mkdir(parents=True)
     for modality, image in make_images(profile, seed, index, tissue).items():
-        _save(folder / f"{folder.name}_{modality}.nii.gz", image, profile)
-    _save(folder / f"{folder.name}_seg.nii.gz", labels, profile)
+        save(folder / f"{folder.name}_{modality}.nii.gz", image, profile)
+    save(folder / f"{folder.name}_seg.nii.gz", labels, profile)
     voxel = float(np.prod(profile.spacing_mm))
     regions = {"ET": labels == 4, "TC": (labels == 1) | (labels == 4), "WT": labels > 0, "brain": tissue > 0}
     return {region: int(mask.sum()) * voxel for region, mask in regions.items()}
@@ -156,7 +156,7 @@ def _record(profile: Hospital, seed: int, volumes: dict[str, dict[str, float]]) 
     return csv_text(lines)
 
 
-def _save(path: Path, volume: NDArray[Any], profile: Hospital) -> None:
+def save(path: Path, volume: NDArray[Any], profile: Hospital) -> None:
     """Write a RAS volume in the hospital's own orientation; the world coordinates of every voxel stay the same."""
     import nibabel
 
@@ -179,7 +179,7 @@ def _spots(rng: np.random.Generator, tissue: Labels, count: int) -> NDArray[np.b
     return np.asarray(binary_dilation(seeds) & (tissue >= CSF) & (tissue <= WHITE), bool)
 
 
-def _finished(root: Path, parameters: dict[str, Any]) -> bool:
+def finished(root: Path, parameters: dict[str, Any]) -> bool:
     """Return whether `root` holds a complete cohort of exactly these parameters."""
     try:
         return bool(json.loads((root / MARKER).read_text())["parameters"] == parameters)
@@ -187,7 +187,7 @@ def _finished(root: Path, parameters: dict[str, Any]) -> bool:
         return False
 
 
-def _clear(root: Path) -> None:
+def clear(root: Path) -> None:
     """Remove an unfinished or different cohort, the marker first; refuse a folder that holds anything else."""
     root.mkdir(parents=True, exist_ok=True)
     entries = sorted(root.iterdir())

@@ -8,6 +8,7 @@ A word that is not here means nothing: the file is passed over, and listed as su
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 SEG = "seg"
@@ -37,8 +38,10 @@ def role_of(word: str) -> str | None:
     return next((role for role, pattern in _ROLES.items() if pattern.fullmatch(plain)), None)
 
 
-def split_name(stem: str) -> tuple[str, str] | None:
+def split_name(stem: str, role_of: Callable[[str], str | None] = role_of) -> tuple[str, str] | None:
     """Return (case, role) of a file's name without its ending: `P1_T1-ce` is ("P1", "t1ce"), `flair` is ("", "flair").
+
+    role_of: what a word means
 
     The longest ending that is a word counts: `P_t2_flair` is FLAIR of P, not FLAIR of P_t2. No word, or two of them: None, as
     `P_T1_FLAIR` (a T1 with inversion) is no FLAIR and `P_t2_seg` perhaps no mask of the tumour.
@@ -52,5 +55,5 @@ def split_name(stem: str) -> tuple[str, str] | None:
             unsure = role == "t1" and _PERHAPS_AGENT.fullmatch(
                 case
             )  # `P_post_T1`: after contrast, or after an operation?
-            return None if unsure or split_name(case) else (case, role)
+            return None if unsure or split_name(case, role_of) else (case, role)
     return None

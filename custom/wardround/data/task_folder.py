@@ -17,9 +17,10 @@ from typing import Any
 
 from wardround.bounded import read_json
 from wardround.data.case_names import TASK
-from wardround.data.layouts import MODALITIES, CaseFiles
+from wardround.data.layouts import CaseFiles
 from wardround.data.listing import held, nifti_stem, other_image, visible
-from wardround.data.sequences import SEG, role_of
+from wardround.data.sequences import SEG
+from wardround.data.source import BRAIN_MRI, Source
 from wardround.errors import DataRefused
 
 DESCRIPTION = "dataset.json"
@@ -27,7 +28,9 @@ _DECATHLON_ORDER = ("flair", "t1", "t1ce", "t2")
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
-def task_cases(folder: Path, only: frozenset[str] | None, require_seg: bool) -> Iterator[CaseFiles | DataRefused]:
+def task_cases(
+    folder: Path, only: frozenset[str] | None, require_seg: bool, source: Source = BRAIN_MRI
+) -> Iterator[CaseFiles | DataRefused]:
     """Yield every case of imagesTr and labelsTr (that is in `only`), or why it is refused; `patient` is the case id still.
 
     twice the same case, an image without mask although required, a mask without image, a channel that dataset.json has not:
@@ -46,7 +49,7 @@ def task_cases(folder: Path, only: frozenset[str] | None, require_seg: bool) -> 
         )
     _require_numbered(folder / TASK, files, masks)
     nnunet = _is_nnunet(files, masks, described)
-    order = _order(file, described, nnunet)
+    order = _order(file, described, nnunet, source)
     images = (
         _by_case(files) if nnunet else {stem: dict.fromkeys(order.values(), paths) for stem, paths in files.items()}
     )
@@ -58,8 +61,10 @@ def task_cases(folder: Path, only: frozenset[str] | None, require_seg: bool) -> 
             yield problem
             continue
         paths, mask = found
-        channel = {role: None if nnunet else index for role, index in order.items() if role in paths}
-        yield CaseFiles(case, case, paths, channel, mask, labels, file)
+        # The only image of a task is a 3-D file; several are channels of one 4-D file, or files of their own (nnU-Net).
+        apart = nnunet or len(source.names) == 1
+        channel = {role: None if apart else index for role, index in order.items() if role in paths}
+        yield CaseFiles(case, case, paths, channel, mask, labels, file, source=source)
 
 
 def with_labels(files: CaseFiles, folder: Path, root: Path) -> CaseFiles:
@@ -112,7 +117,7 @@ def _case(
             expected="a mask for every image",
             fix=f'add labelsTr/{case}.nii.gz; or list only cases with a mask under "cases" in the site\'s file',
         )
-    paths = {role: parts[order[role]][0] for role in MODALITIES if role in order and order[role] in parts}
+    paths = {role: parts[order[role]][0] for role in order if order[role] in parts}
     return paths, mask[0] if mask else None
 
 
@@ -159,15 +164,21 @@ def _by_case(files: Mapping[str, list[Path]]) -> dict[str, dict[int, list[Path]]
     return cases
 
 
-def _order(file: Path, described: Mapping[str, Any] | None, nnunet: bool) -> dict[str, int]:
-    """Return sequence -> channel."""
+def _order(file: Path, described: Mapping[str, Any] | None, nnunet: bool, source: Source) -> dict[str, int]:
+    """Return sequence -> channel, in the order of the source."""
+    role_of = source.channels.role_of
     if described is None:
         if nnunet:
             raise _bad(file, "one file per channel (nnU-Net) and no dataset.json", "channel_names")
-        return {modality: _DECATHLON_ORDER.index(modality) for modality in MODALITIES}
+        usual = _DECATHLON_ORDER if source == BRAIN_MRI else source.names
+        return {name: usual.index(name) for name in source.names}
     key = "channel_names" if "channel_names" in described else "modality"
     named = described.get(key)
-    if key == "channel_names" and "modality" in described and _words(described["modality"]) != _words(named):
+    if (
+        key == "channel_names"
+        and "modality" in described
+        and _words(described["modality"], source) != _words(named, source)
+    ):
         raise _bad(file, '"modality" and "channel_names" that do not say the same', key)
     if not isinstance(named, Mapping) or not named or not all(isinstance(word, str) for word in named.values()):
         raise _bad(file, f'no readable "{key}" map', key)
@@ -178,10 +189,11 @@ def _order(file: Path, described: Mapping[str, Any] | None, nnunet: bool) -> dic
     order = {str(role_of(word)): int(index) for index, word in named.items() if str(index).isdecimal()}
     if len(order) < len(named) or sorted(channels) != list(range(len(named))):
         raise _bad(file, f"channels {', '.join(sorted(map(str, named)))}, with gaps or repeated sequences", key)
-    return {modality: order[modality] for modality in MODALITIES if modality in order}
+    return {name: order[name] for name in source.names if name in order}
 
 
-def _words(named: object) -> object:
+def _words(named: object, source: Source) -> object:
+    role_of = source.channels.role_of
     return {str(index): role_of(str(word)) for index, word in named.items()} if isinstance(named, Mapping) else named
 
 

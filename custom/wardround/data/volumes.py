@@ -14,9 +14,8 @@ from wardround.core.files import write as write_file
 from wardround.data.cases import decided
 from wardround.data.conventions import DEFAULT
 from wardround.data.labels import Labels, check_label_kind, label_values, unify
-from wardround.data.layouts import MODALITIES, CaseFiles
+from wardround.data.layouts import CaseFiles
 from wardround.data.nifti import Read, Scan, check_geometry, parse, read_file, read_scan, spacing_mm
-from wardround.data.normalise import normalise
 from wardround.errors import ConfigRefused, DataRefused
 
 GRID_TOLERANCE = 0.05
@@ -26,9 +25,10 @@ GRID_TOLERANCE = 0.05
 class Volume:
     """One case in RAS orientation.
 
-    image       [4, H, W, D] in MODALITIES order, normalised, a missing modality is all zeros: float32, from a cache
-                a read-only float16 memory map (convert the patch that is cut out: `patch.astype(np.float32)`)
-    present     bool [4]
+    image       [C, H, W, D] in the order of the task's images (brain MRI: t1, t1ce, t2, flair), normalised, a missing one
+                is all zeros: float32, from a cache a read-only float16 memory map (convert the patch that is cut out:
+                `patch.astype(np.float32)`)
+    present     bool [C]
     labels      uint8 [H, W, D] in the unified convention of labels.py; None: no mask was read
     affine      float64 [4, 4], voxel indices to mm
     spacing_mm  along the three axes
@@ -77,27 +77,26 @@ def read_images(files: CaseFiles, read: Read = read_file) -> Volume:
     anything wrong with a file (nifti.py), different grids, intensities that are not finite, or constant: DataRefused
     """
     image: NDArray[np.float32] | None = None
+    names = files.source.names
     affine = np.eye(4)
     for path in dict.fromkeys(files.images.values()):
         scan = read_scan(files.case, path, len(files.images) if files.decathlon else None, np.float32, read)
         if image is None:
-            image = np.zeros((len(MODALITIES), *scan.data.shape[:3]), np.float32)
+            image = np.zeros((len(names), *scan.data.shape[:3]), np.float32)
             affine = scan.affine
         _require_same_grid(files.case, image.shape[1:], affine, scan)
         for modality, where in files.images.items():
             if where == path:
                 index = files.channel[modality]
                 raw = np.ascontiguousarray(scan.data if index is None else scan.data[..., index])
-                image[MODALITIES.index(modality)] = _normalised(files.case, scan.file, modality, raw)
+                image[names.index(modality)] = _normalised(files, scan.file, modality, raw)
     if image is None:
-        raise DataRefused(
-            f"case {files.case!r}", found="no modality", expected=f"one of {MODALITIES}", fix="add an image"
-        )
-    present = np.array([modality in files.images for modality in MODALITIES])
+        raise DataRefused(f"case {files.case!r}", found="no modality", expected=f"one of {names}", fix="add an image")
+    present = np.array([modality in files.images for modality in names])
     return Volume(files.case, image, present, None, affine, spacing_mm(affine))
 
 
-def write_mask(path: Path, labels: Labels, reference: Path, enhancing_label: int = 4) -> None:
+def write_mask(path: Path, labels: Labels, reference: Path, enhancing_label: int | None = 4) -> None:
     """Write the mask of `encode_mask` to a file, which appears complete or not at all; an older file is replaced.
 
     refused as there; folder not writable: ConfigRefused
@@ -105,11 +104,14 @@ def write_mask(path: Path, labels: Labels, reference: Path, enhancing_label: int
     _save(encode_mask(path.name, labels, reference, enhancing_label), path)
 
 
-def encode_mask(name: str, labels: Labels, reference: Path, enhancing_label: int = 4, read: Read = read_file) -> bytes:
+def encode_mask(
+    name: str, labels: Labels, reference: Path, enhancing_label: int | None = 4, read: Read = read_file
+) -> bytes:
     """Return the file `name` of unified labels (uint8 [H, W, D], RAS): a NIfTI mask with the axes, shape and affine of
     the reference image, compressed if the name says so.
 
-    enhancing_label: value for enhancing tumour in the file, 4 (BraTS) or 3 (BraTS 2023); 0, 1 and 2 stay. Nothing
+    enhancing_label: value for enhancing tumour in the file, 4 (BraTS) or 3 (BraTS 2023); 0, 1 and 2 stay; None: values of
+    another task, written as they are. Nothing
     but the geometry is taken from the reference's header. read: where the reference's bytes come from
     labels of another type, above 3, or of another shape than the reference: DataRefused
     reference unreadable: DataRefused
@@ -117,7 +119,7 @@ def encode_mask(name: str, labels: Labels, reference: Path, enhancing_label: int
     """
     import nibabel
 
-    if enhancing_label not in (3, 4) or not name.lower().endswith((".nii", ".nii.gz")):
+    if enhancing_label not in (3, 4, None) or not name.lower().endswith((".nii", ".nii.gz")):
         raise ConfigRefused(
             f"the mask {name}",
             found=f"enhancing_label {enhancing_label}, name {name}",
@@ -132,14 +134,15 @@ def encode_mask(name: str, labels: Labels, reference: Path, enhancing_label: int
     back = nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt("RAS"), axes)
     stored = nibabel.orientations.apply_orientation(labels, back) if labels.ndim == len(grid) else labels
     highest = int(labels.max(initial=0))
-    if labels.dtype != np.uint8 or stored.shape != grid or highest > 3:
+    if labels.dtype != np.uint8 or stored.shape != grid or (enhancing_label is not None and highest > 3):
         raise DataRefused(
             f"a mask for {reference.name}",
             found=f"{labels.dtype} {stored.shape}, values up to {highest}",
             expected=f"uint8 {grid}, values 0..3",
             fix="predict on the images that the reference belongs to",
         )
-    mask = nibabel.Nifti1Image(np.array([0, 1, 2, enhancing_label], np.uint8)[stored], affine)
+    written = stored if enhancing_label is None else np.array([0, 1, 2, enhancing_label], np.uint8)[stored]
+    mask = nibabel.Nifti1Image(written, affine)
     header = image.header
     mask.header.set_xyzt_units("mm")
     mask.set_sform(affine, code=int(header["sform_code"]) or 1)
@@ -149,7 +152,8 @@ def encode_mask(name: str, labels: Labels, reference: Path, enhancing_label: int
     return gzip.compress(content, 6, mtime=0) if name.lower().endswith(".gz") else content
 
 
-def _normalised(case: str, file: str, modality: str, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+def _normalised(files: CaseFiles, file: str, modality: str, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+    case = files.case
     if not np.isfinite(raw).all():
         found = f"{int(np.count_nonzero(~np.isfinite(raw)))} voxels of {modality} that are not finite (NaN or inf)"
         raise DataRefused(
@@ -158,12 +162,12 @@ def _normalised(case: str, file: str, modality: str, raw: NDArray[np.float32]) -
             expected="finite intensities",
             fix="export the image anew from where it came from",
         )
-    image = normalise(raw)
+    image = files.source.normaliser(raw)
     if not image.any():
         raise DataRefused(
             f"case {case!r}, file {file}",
             found=f"a constant image: {modality} has no contrast",
-            expected="an MR image",
+            expected="an image of a patient",
             fix="export the image anew; or move the file out of the data folder: missing modalities are allowed",
         )
     return image

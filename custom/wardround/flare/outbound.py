@@ -47,7 +47,7 @@ class Outbound(FLComponent):  # type: ignore[misc]
     privacy: the stage that costs privacy budget: proves (PatientRelease) or adds (HospitalRelease) the noise; or "none"
     compression: fewer bytes, in a job whose server reads updates; or "none"
     protection: secure aggregation; or "none": the server reads every update
-    allowed_names: of sequences, classes and blocks; []: no such name leaves
+    allowed_names: of images, classes, blocks, kinds of masks and scores (messages/names.py); the server accepts the same
     NVFlare turns an undefined variable into None, so that nothing here may be left out; a missing one, a stage that costs
     nothing where privacy is promised, parts that do not go together: ConfigRefused
     """

@@ -52,12 +52,14 @@ class OutboundFilter(Filter):  # type: ignore[misc]
             write_receipt(fl_ctx, task, receipt)
             return sealed.reply_message(reply)
         if task == wire.TRAIN:
-            update, receipt = outbound_plaintext.update(outbound, wire.read_update(shareable), fl_ctx)
+            read = wire.read_update(shareable, outbound.allowed_names)
+            update, receipt = outbound_plaintext.update(outbound, read, fl_ctx)
             write_receipt(fl_ctx, task, receipt)
             if outbound.compresses is not None:
                 return wire_compressed.update_message(update, outbound.compresses.name)
             return wire.update_message(update)
-        scores, receipt = outbound_plaintext.scores(outbound, wire.read_scores(shareable), fl_ctx)
+        judged = wire.read_scores(shareable, outbound.allowed_names)
+        scores, receipt = outbound_plaintext.scores(outbound, judged, fl_ctx)
         write_receipt(fl_ctx, task, receipt)
         return wire.scores_message(scores)
 

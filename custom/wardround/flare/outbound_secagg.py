@@ -49,7 +49,7 @@ def leaving(outbound: Outbound, task: str, shareable: Shareable, fl_ctx: FLConte
         reply, more = exit_.train(shareable)
         receipt |= more
     else:
-        reply = sealed.read_reply(shareable, task)
+        reply = sealed.read_reply(shareable, task, outbound.allowed_names)
         if task == sealed.HOP:
             exit_.require_made_here()
         if task == wire.FINISH:
@@ -74,7 +74,7 @@ class _Exit:
         moment = call.moment
         receipt: Receipt = {"round": moment.round, "attempt": moment.attempt}
         if sealed.read_again(shareable) is None:
-            receipt |= self._keep(wire.read_update(shareable))
+            receipt |= self._keep(wire.read_update(shareable, self.outbound.allowed_names))
         said = self.require_made_here()
         meta = {"numbers": said["numbers"], "facts": said["facts"]}
         if self.session.protection.ring:
@@ -82,7 +82,7 @@ class _Exit:
         else:
             statement, payload = site.submit(moment, call.prepares, said["model"])
         message = sealed.reply_message(sealed.Reply(statement, payload, meta))
-        return sealed.read_reply(message, wire.TRAIN), receipt
+        return sealed.read_reply(message, wire.TRAIN, self.outbound.allowed_names), receipt
 
     def scores(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the scores that leave."""

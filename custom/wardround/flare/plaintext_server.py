@@ -33,7 +33,8 @@ class PlaintextServer:
     banks: every bank that travels
     home_roles: blocks of these roles stay at the sites, so that no update holds them
     min_sites: fewer updates than this end the run
-    inputs: of a classifier, for its files of weights
+    allowed_names: the names that a reply may hold, as the sites' component `outbound` lists them
+    inputs: what the network reads and tells, for its files of weights
     A state folder with an unfinished run is resumed.
     """
 
@@ -47,15 +48,18 @@ class PlaintextServer:
         home_roles: list[str],
         min_sites: int,
         seed: int,
+        allowed_names: list[str],
         inputs: dict[str, Any] | None = None,
     ) -> None:
         # NVFlare turns an undefined variable of a config into None.
-        given = aggregation and compression and rule and model and banks and home_roles is not None and seed is not None
+        given = aggregation and compression and rule and model and banks
+        given = given and None not in (home_roles, seed, allowed_names)
         if not (given and type(min_sites) is int and min_sites >= 1):
             raise ConfigRefused(
                 "the job's server settings",
                 found=f"min_sites {min_sites}, banks {banks}",
-                expected="min_sites >= 1, and every part; home_roles [] and compression none where there is nothing",
+                expected="min_sites >= 1, and every part; home_roles and allowed_names [], and compression none, where "
+                "there is nothing",
                 fix="print the job again with `wardround jobs write`",
             )
         self.compression = None if isinstance(compression, str) else compression
@@ -68,11 +72,14 @@ class PlaintextServer:
         self.home_roles = home_roles
         self.min_sites = min_sites
         self.seed = seed
+        self.allowed_names = list(allowed_names)
         self.inputs = None if inputs is None else {key: one for key, one in inputs.items() if key != "config_type"}
 
     def open(self, fl_ctx: FLContext, rounds: int, about: dict[str, Any]) -> PlaintextRun:
         """Return a new run, or the one that the state folder holds; that of another job: a Refusal."""
         folder = places.state_folder(fl_ctx)
+        # A report is read with the same list, and a resumed run must have it too.
+        about = {**about, "names": self.allowed_names}
         model = GlobalModel.open(folder, self.model, self.rule, self.banks, self.seed, about, self.inputs)
         record = RunRecord.begin(about, model.facts, places.in_simulator(fl_ctx), model.history)
         out = places.run_folder(fl_ctx)
@@ -89,7 +96,7 @@ class PlaintextServer:
     def decode(self, task: str, reply: Shareable) -> wire.Update | dict[str, Any]:
         """Return what a site answers, strictly read: an update, or its scores."""
         if task != wire.TRAIN:
-            return wire.read_scores(reply)
+            return wire.read_scores(reply, self.allowed_names)
         if self.compression is None:
-            return wire.read_update(reply)
-        return wire_compressed.read_update(reply, self.compression.name)
+            return wire.read_update(reply, self.allowed_names)
+        return wire_compressed.read_update(reply, self.compression.name, self.allowed_names)

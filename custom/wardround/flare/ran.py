@@ -58,12 +58,21 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping) and "path" in value:
         return f"{value['path']} ({plain(value.get('args', {}))})"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {part}" for key, part in value.items())
+        return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
     if isinstance(value, list) and value and all(isinstance(part, dict) and "path" not in part for part in value):
         return words_of(table_from_json(value, "the job's sampling"))
     if isinstance(value, list) and any(isinstance(part, list | dict) for part in value):
         return ", ".join(str(plain(part)) for part in value)
     return value
+
+
+def _text(value: Any) -> str:
+    """Return a nested setting in words, in which 374 and 374.0 are the same: NVFlare's command line may write either."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_text(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_text, value)) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def require_told(fl_ctx: FLContext) -> None:

@@ -6,10 +6,11 @@ small that sums and means over all sites stay far from the largest float64.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from wardround.core.validate import Each, Leaf, Maybe
-from wardround.messages.names import METRICS
+from wardround.messages.names import DISTANCES, SHIPPED, measure_of
 
 MOST_PATIENTS, LARGEST_CHANGE = 1_000_000, 1e6
 LOSS = Leaf("a loss from 0 to 1e6", (int, float), least=0, most=1e6)
@@ -22,17 +23,17 @@ WEIGHT = Leaf("a number of patients from 1 to 1,000,000", (int, float), least=1,
 STEPS = Leaf("a whole number from 0 to 1e9", (int,), least=0, most=1e9)
 
 _LOG_LOSS = Leaf("a logarithmic loss from 0 to 1000", (int, float), least=0, most=1000)
-_OTHERS = {"log_loss": _LOG_LOSS, **{name: DISTANCE for name in METRICS if "_mm_" in name}}
+_OTHERS = {"log_loss": _LOG_LOSS, **dict.fromkeys(DISTANCES, DISTANCE)}
 
 
 def _interval(leaf: Leaf) -> dict[str, Any]:
     return {"value": Maybe(leaf), "low?": Maybe(leaf), "high?": Maybe(leaf), "cases?": Maybe(PATIENTS)}
 
 
-CANDIDATE = {
-    "k?": Maybe(STEPS),
-    "val?": Maybe(SCORE),
-    "test?": Maybe({f"{name}?": Maybe(_interval(_OTHERS.get(name, SCORE))) for name in METRICS}),
-    "gain?": Maybe(_interval(GAIN)),
-}
+def candidate(metrics: Sequence[str] = SHIPPED.metrics) -> dict[str, Any]:
+    """Return the shape of one model's scores; metrics: the names that a job's task has, and no other."""
+    tests = {f"{name}?": Maybe(_interval(_OTHERS.get(str(measure_of(name)), SCORE))) for name in metrics}
+    return {"k?": Maybe(STEPS), "val?": Maybe(SCORE), "test?": Maybe(tests), "gain?": Maybe(_interval(GAIN))}
+
+
 COUNTS = Each(PATIENTS)

@@ -11,7 +11,7 @@ Where the job hides the numbers of patients (`patients_hidden`), SITE_FACTS and 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -21,6 +21,7 @@ from nvflare.apis.shareable import Shareable
 from wardround.core.validate import Maybe
 from wardround.flare import wire
 from wardround.flare.ranges import SCORE, STEPS
+from wardround.messages.names import allowed
 from wardround.privacy import statements
 from wardround.privacy.calls import HOP, JOIN, PREPARE, TASKS, UNMASK, Call, Reply, Revealed
 from wardround.privacy.statements import Moment, Signed
@@ -30,7 +31,6 @@ __all__ = [
     "HOP",
     "JOIN",
     "KINDS",
-    "META",
     "MOST_SITES",
     "MOST_SUMS",
     "PREPARE",
@@ -54,7 +54,15 @@ KINDS = {
     UNMASK: ("unmask", "justify"),
     wire.FINISH: ("judged",),
 }
-META = {wire.TRAIN: {"numbers": wire.NUMBERS, "facts": wire.SITE_FACTS}, wire.FINISH: {"scores": wire.SCORES}}
+
+
+def _meta(task: str, words: Collection[str] | None) -> dict[str, Any]:
+    """Return the shape of what stands beside a reply to a task, with the names that the job lists."""
+    if task == wire.TRAIN:
+        return {"numbers": wire.NUMBERS, "facts": wire.site_facts(allowed(words))}
+    return {"scores": wire.scores_shape(allowed(words))} if task == wire.FINISH else {}
+
+
 _SIGNED = ("text", "signature", "certificate")
 _COUNTS = {"rounds": STEPS, "begun": STEPS}
 _RUN, _ROSTER = re.compile(r"[0-9a-f]{1,64}"), re.compile(r"(?:[0-9a-f]{64})?")
@@ -109,8 +117,11 @@ def reply_message(reply: Reply) -> Shareable:
     ).to_shareable()
 
 
-def read_reply(message: Shareable, task: str) -> Reply:
-    """Read the result of a task; ReleaseRefused on a kind, key, type or number too many or too few."""
+def read_reply(message: Shareable, task: str, words: Collection[str] | None = None) -> Reply:
+    """Read the result of a task; ReleaseRefused on a kind, key, type or number too many or too few.
+
+    words: the names that the job lists, as for wire.read_update
+    """
     data = wire.data_of(message, DataKind.APP_DEFINED)
     if set(data) != {*_SIGNED, "payload"} or not isinstance(data["payload"], bytes):
         raise wire.unknown(f"the reply to {task}", f"entries {sorted(map(str, data))[:6]}", "a statement and a payload")
@@ -119,7 +130,7 @@ def read_reply(message: Shareable, task: str) -> Reply:
     if kind not in KINDS.get(task, ()) or (data["payload"] and kind not in ("submit", "hop")):
         raise wire.unknown(f"the reply to {task}", f"a statement of kind {kind!r}", f"{KINDS.get(task)}")
     meta = dict(wire.meta_of(message))
-    wire.require_shape(meta, META.get(task, {}), f"the meta of the reply to {task}")
+    wire.require_shape(meta, _meta(task, words), f"the meta of the reply to {task}")
     return Reply(signed, data["payload"], meta)
 
 

@@ -17,7 +17,6 @@ from wardround.flare import places, sealed, wire
 from wardround.flare.outbound import Outbound
 from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.trainer import Trainer
-from wardround.hospital.classification import CaseSampling
 from wardround.hospital.global_model import GlobalModel
 from wardround.hospital.rounds import RIVAL
 from wardround.models.roles import shared_layout
@@ -58,7 +57,7 @@ class SecAggModel:
             promise |= {"settings": self._trainer.settings(self._outbound)}
             promise |= {"sampling.columns": words_of(work.sampling.table)}
             promise |= {"sharing.home": ", ".join(work.sharing.home_roles)}
-            inputs = work.sampling.described if isinstance(work.sampling, CaseSampling) else None
+            inputs = work.sampling.described
             self._model = GlobalModel.open(folder, work.model, self._rule, self._banks, work.seed, promise, inputs)
         return self._model
 

@@ -31,22 +31,31 @@ class SecaggServer:
     model: the network; how long an update is follows from it, and nothing else does
     banks: every bank that travels
     home_roles: blocks of these roles stay at the sites, so that no update holds them
+    allowed_names: the names that a reply may hold, as the sites' component `outbound` lists them
     A state folder with an unfinished run is resumed.
     """
 
-    def __init__(self, protection: Protection, model: Any, banks: list[str], home_roles: list[str]) -> None:
+    def __init__(
+        self,
+        protection: Protection,
+        model: Any,
+        banks: list[str],
+        home_roles: list[str],
+        allowed_names: list[str],
+    ) -> None:
         # NVFlare turns an undefined variable of a config into None.
-        if not (protection and model and banks and home_roles is not None):
+        if not (protection and model and banks) or home_roles is None or allowed_names is None:
             raise ConfigRefused(
                 "the job's server settings",
                 found=f"protection {protection}, banks {banks}, home_roles {home_roles}",
-                expected="a protection, a model, its banks and home_roles ([] for none)",
+                expected="a protection, a model, its banks, home_roles and allowed_names ([] for none)",
                 fix="print the job again with `wardround jobs write`",
             )
         self.protection = protection
         self.model = model
         self.banks = banks
         self.home_roles = home_roles
+        self.allowed_names = list(allowed_names)
 
     def open(self, fl_ctx: FLContext, rounds: int, about: dict[str, Any]) -> SecaggRun:
         """Return a new run, or the one that the state folder holds; that of another job: a Refusal.
@@ -54,6 +63,8 @@ class SecaggServer:
         a secret key in the server's folders, a missing or foreign key file: ConfigRefused
         """
         startup = startup_folder(fl_ctx)
+        # A report is read with the same list, and a resumed run must have it too.
+        about = {**about, "names": self.allowed_names}
         sum_key.require_no_key([startup, startup.parent / "local"])
         if places.in_simulator(fl_ctx):
             simulated_kits.server_kit(places.simulated_kits_folder(fl_ctx), startup)
@@ -77,4 +88,4 @@ class SecaggServer:
 
     def decode(self, task: str, reply: Shareable) -> Reply:
         """Return what a site answers, strictly read."""
-        return sealed.read_reply(reply, task)
+        return sealed.read_reply(reply, task, self.allowed_names)

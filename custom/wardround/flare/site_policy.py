@@ -29,7 +29,6 @@ from nvflare.apis.shareable import Shareable
 
 from wardround.arrays import digest, size_bytes
 from wardround.core.stages import Update
-from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
 from wardround.flare import few_patients, ledger_door, places, sealed, wire
 from wardround.flare.job_parts import outbound_in_force, outbound_next
@@ -43,6 +42,7 @@ from wardround.hospital.judging import shared_only
 from wardround.privacy.hospital_dp import HospitalDP
 from wardround.privacy.hospital_release import HospitalRelease
 from wardround.privacy.releases import covers
+from wardround.tasks.brain_tumours import BRAIN_TUMOURS
 
 _MOST_ROUNDS = 2**16
 
@@ -79,14 +79,15 @@ class OpenPolicy(Filter):  # type: ignore[misc]
             self.again(fl_ctx)
             return sealed.again_message(round_)
         if task == wire.TRAIN:
-            update = self.update(wire.read_update(shareable), fl_ctx)
+            update = self.update(wire.read_update(shareable, _words(fl_ctx, task)), fl_ctx)
             wire.require_named(update.facts, _words(fl_ctx, task))
             return wire.update_message(_told(update, fl_ctx))
         if task == wire.FINISH and kind == DataKind.METRICS:
-            scores = few_patients.scores(self.scores(wire.read_scores(shareable), fl_ctx), few_patients.known(fl_ctx))
+            read = wire.read_scores(shareable, _words(fl_ctx, task))
+            scores = few_patients.scores(self.scores(read, fl_ctx), few_patients.known(fl_ctx))
             wire.require_named(scores, _words(fl_ctx, task))
             return wire.scores_message(scores)
-        reply = sealed.read_reply(shareable, task)
+        reply = sealed.read_reply(shareable, task, _words(fl_ctx, task))
         if task == sealed.HOP:
             self.hop(fl_ctx)
         if task == wire.FINISH:
@@ -267,9 +268,9 @@ def _asked(shareable: Shareable) -> tuple[int, int]:
 
 
 def _words(fl_ctx: FLContext, task: str) -> tuple[str, ...]:
-    """Return the names that may leave: those that `outbound` lists; of a job without a filter of ours, the BraTS sequences."""
+    """Return the names that may leave: those that `outbound` lists; of a job without a filter of ours, the brain tumour task's."""
     following = outbound_next(fl_ctx, task)
-    return MODALITIES if following is None else following.allowed_names
+    return BRAIN_TUMOURS.allowed_names if following is None else following.allowed_names
 
 
 def _measured(update: wire.Update) -> dict[str, Any]:

@@ -23,28 +23,44 @@ from nvflare.apis.shareable import Shareable, make_reply
 
 from wardround.core.validate import FLAG, TEXT, Each, Like, Maybe, OneOf, check
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
-from wardround.flare.ranges import CANDIDATE, COUNTS, LARGEST_CHANGE, LOSS, PATIENTS, SCORE, SECONDS, STEPS, WEIGHT
-from wardround.messages.names import CANDIDATES, LABEL_KINDS
+from wardround.flare.ranges import COUNTS, LARGEST_CHANGE, LOSS, PATIENTS, SCORE, SECONDS, STEPS, WEIGHT, candidate
+from wardround.messages.names import CANDIDATES, SHIPPED, Allowed, allowed
 from wardround.messages.plaintext import FINISH as FINISH
 from wardround.messages.plaintext import TRAIN as TRAIN
 from wardround.messages.plaintext import Order as Order
 from wardround.messages.plaintext import Update as Update
 
-CLASSES = "classes"
 NUMBERS = {"loss": Maybe(LOSS), "val_score": Maybe(SCORE), "seconds": Maybe(SECONDS)}
+
+
+def site_facts(names: Allowed) -> dict[str, Any]:
+    """Return the shape of what a site says of itself, with the kinds of labels of a job."""
+    return {**SITE_FACTS, "label_kind": OneOf(names.label_kinds)}
+
+
+def update_meta(names: Allowed) -> dict[str, Any]:
+    """Return the shape of what goes with an update, compressed or not, with the kinds of labels of a job."""
+    return {"weight": WEIGHT, "numbers": NUMBERS, "facts": site_facts(names)}
+
+
+def scores_shape(names: Allowed) -> dict[str, Any]:
+    """Return the shape of a site's judgement, with the scores of a job."""
+    return {**SCORES, "candidates": Each(candidate(names.metrics), CANDIDATES)}
+
+
 SITE_FACTS = {
     "label": TEXT,
     "cases": Maybe({"train": Maybe(PATIENTS), "val": Maybe(PATIENTS), "test": Maybe(PATIENTS)}),
     "classes?": Maybe(COUNTS),
     "modalities": COUNTS,
-    "label_kind": OneOf((*LABEL_KINDS, CLASSES)),
+    "label_kind": OneOf(SHIPPED.label_kinds),
     "device": Like("cpu, cuda:N or mps", r"cpu|mps|cuda(:\d{1,3})?"),
     "phantoms": FLAG,
     "version": Like("a version", r"\d[0-9a-z.+]{0,31}"),
     "fingerprint": Like("a fingerprint", r"[0-9a-f]{16}"),
 }
 SCORES = {
-    "candidates": Each(CANDIDATE, CANDIDATES),
+    "candidates": Each(candidate(), CANDIDATES),
     "deploy": Maybe(OneOf(CANDIDATES)),
     "usable?": Maybe(FLAG),
     "personal?": Maybe(COUNTS),
@@ -58,7 +74,6 @@ MEMORY, FAILURE, UNKNOWN = "memory", "failure", "error"
 _CODES = frozenset({Refusal.code, *(kind.code for kind in Refusal.__subclasses__()), MEMORY, FAILURE, UNKNOWN})
 _RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper())
 _ORDER_META = {"round": STEPS, "rounds": STEPS, "missed": Each(STEPS)}
-UPDATE_META = {"weight": WEIGHT, "numbers": NUMBERS, "facts": SITE_FACTS}
 _WORD_LENGTH, _NAME_LENGTH, _DEPTH, _ENTRIES, _LARGEST = 64, 256, 6, 64, 2**53
 
 
@@ -83,10 +98,13 @@ def update_message(update: Update) -> Shareable:
     return DXO(DataKind.WEIGHT_DIFF, data=dict(update.delta), meta=meta).to_shareable()
 
 
-def read_update(message: Shareable) -> Update:
-    """Read the result of a train task; ReleaseRefused on any key too many or too few, other kind, type, range or NaN."""
+def read_update(message: Shareable, words: Collection[str] | None = None) -> Update:
+    """Read the result of a train task; ReleaseRefused on any key too many or too few, other kind, type, range or NaN.
+
+    words: the names that the job lists (messages/names.py), among them its kinds of masks; None: those of shipped tasks
+    """
     dxo = _dxo(message, DataKind.WEIGHT_DIFF)
-    require_shape(dxo.meta, UPDATE_META, "an update's meta")
+    require_shape(dxo.meta, update_meta(allowed(words)), "an update's meta")
     weight, delta = float(dxo.meta["weight"]), _arrays(dxo.data)
     if not weight.is_integer():
         raise unknown("an update's weight", "a fraction", "a whole number of patients")
@@ -101,11 +119,14 @@ def scores_message(scores: Mapping[str, Any]) -> Shareable:
     return DXO(DataKind.METRICS, data=dict(scores)).to_shareable()
 
 
-def read_scores(message: Shareable) -> dict[str, Any]:
-    """Read the result of a finish task; ReleaseRefused unless it is exactly SCORES."""
+def read_scores(message: Shareable, words: Collection[str] | None = None) -> dict[str, Any]:
+    """Read the result of a finish task; ReleaseRefused unless it is exactly SCORES, with the job's scores and no others.
+
+    words: as for `read_update`
+    """
     dxo = _dxo(message, DataKind.METRICS)
     require_shape(dxo.meta, {}, "the scores' meta")
-    require_shape(dxo.data, SCORES, "the scores")
+    require_shape(dxo.data, scores_shape(allowed(words)), "the scores")
     return dict(dxo.data)
 
 
@@ -133,8 +154,9 @@ def require_named(told: Mapping[str, Any], words: Collection[str]) -> None:
     Which words a site's data bring along is for the job to say (`allowed_names` of its component `outbound`); the word found
     is not repeated.
     """
+    others = set(allowed(words).others)
     for key in NAMED:
-        strange = len(set(told.get(key) or {}) - set(words))
+        strange = len(set(told.get(key) or {}) - others)
         if strange:
             raise unknown(
                 f"the {key} that leave",

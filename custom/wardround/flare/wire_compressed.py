@@ -9,6 +9,7 @@ Here arrays are read as plain numbers; that they are exactly those of this job a
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from nvflare.apis.shareable import Shareable
 
 from wardround.core.validate import OneOf
 from wardround.flare import wire
+from wardround.messages.names import allowed
 
 KIND = "WARDROUND_COMPRESSED"
 DTYPES = frozenset({"float32", "float16", "int8", "uint8", "int32"})
@@ -31,13 +33,14 @@ def update_message(update: wire.Update, compression: str) -> Shareable:
     return DXO(KIND, data=dict(update.delta), meta={**meta, "compression": compression}).to_shareable()
 
 
-def read_update(message: Shareable, compression: str) -> wire.Update:
+def read_update(message: Shareable, compression: str, words: Collection[str] | None = None) -> wire.Update:
     """Read the result of a train task; its `delta` holds the arrays as they came.
 
+    words: the names that the job lists, as for wire.read_update
     another compression, a key too many or too few, an array of another kind: ReleaseRefused
     """
     arrays, meta = wire.data_of(message, KIND), wire.meta_of(message)
-    shape = {**wire.UPDATE_META, "compression": OneOf((compression,))}
+    shape = {**wire.update_meta(allowed(words)), "compression": OneOf((compression,))}
     wire.require_shape(meta, shape, "a compressed update's meta")
     if not float(meta["weight"]).is_integer():
         raise wire.unknown("an update's weight", "a fraction", "a whole number of patients")

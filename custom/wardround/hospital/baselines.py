@@ -75,8 +75,8 @@ def score(site: TaskSite, w: Tensor) -> dict[str, Any]:
 def keep(path: Path, w: Tensor, spec: Network, sites: Sequence[TaskSite], about: Mapping[str, Any]) -> Path:
     """Write the weights of a baseline so that `wardround predict` can use them; return the path."""
     about_model = sites[0].about_model()
-    if "brats" in {site.cohort.label_kind for site in sites}:
-        about_model["label_kind"] = "brats"
+    taught = {site.cohort.label_kind for site in sites}
+    about_model["label_kind"] = next(kind for kind in sites[0].sampling.kinds if kind in taught)
     trained_on = origin.of_sites(origin.invented(site.cohort.patients) for site in sites)
     meta = {"model": describe(spec), **about_model, "settings": dict(about), "trained_on": trained_on}
     checkpoint.save(path, sites[0].layout.unflatten(w.detach().cpu().numpy()), fingerprint(sites[0].model.module), meta)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from wardround import __version__
-from wardround.data.layouts import MODALITIES
 from wardround.hospital import origin
 from wardround.hospital.bundle_folder import Content, write_folder
 from wardround.hospital.bundle_words import NOT_A_DEVICE, Title, readme, words
@@ -25,7 +24,8 @@ from wardround.models import bundle_files
 from wardround.models.fingerprint import fingerprint
 from wardround.models.plain import Spec, monai_config, without_adapters
 from wardround.models.specs import describe
-from wardround.tasks.regions import REGIONS
+from wardround.tasks.brain_tumours import DESCRIPTION
+from wardround.tasks.task import Task
 
 CODE = "wardround_case"
 FIRST = "hospital.monai_case"
@@ -41,38 +41,40 @@ def write_bundle(out: Path, weights: Weights, title: Title) -> Path:
     more = {
         **words(title, meta),
         "required_packages_version": {"nibabel": metadata.version("nibabel")},
-        "network_data_format": _tensors(spec),
+        "network_data_format": _tensors(spec, weights.task),
     }
     inference = _inference(spec, network, meta)
     return write_folder(out, Content(arrays, entry, more, inference, readme(title, entry, CODE), _code()))
 
 
-def _tensors(spec: Spec) -> dict[str, Any]:
+def _tensors(spec: Spec, task: Task) -> dict[str, Any]:
+    images, regions = task.inputs.names, task.outputs.names
     shape = [f"{spec.divisor}*{letter}" for letter in "hwd"]
     image = {
         "type": "image",
         "format": "magnitude",
-        "modality": "MR",
-        "num_channels": 2 * len(MODALITIES),
+        "modality": "MR" if task.brats_masks else "other",
+        "num_channels": task.network_inputs,
         "spatial_shape": shape,
         "dtype": "float32",
         "value_range": [-5, 5],
         "is_patch_data": True,
         "channel_def": {
-            str(i): text for i, text in enumerate((*MODALITIES, *(f"1 if {one} exists, else 0" for one in MODALITIES)))
+            str(i): text for i, text in enumerate((*images, *(f"1 if {one} exists, else 0" for one in images)))
         },
     }
     pred = image | {
         "format": "classes",
-        "num_channels": len(REGIONS),
+        "num_channels": len(regions),
         "value_range": [],
-        "channel_def": {str(i): f"{region}, above 0 is inside" for i, region in enumerate(REGIONS)},
+        "channel_def": {str(i): f"{region}, above 0 is inside" for i, region in enumerate(regions)},
     }
     return {"inputs": {"image": image}, "outputs": {"pred": pred}}
 
 
 def _inference(spec: Spec, network: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
     parts = f"{CODE}.hospital.monai_case"
+    task = dict((meta.get("inputs") or {}).get("task", DESCRIPTION))
     return {
         "bundle_root": ".",
         "dataset_dir": "./cases",
@@ -89,19 +91,26 @@ def _inference(spec: Spec, network: Mapping[str, Any], meta: Mapping[str, Any]) 
             "weights": f"$@bundle_root + '/{bundle_files.WEIGHTS.as_posix()}'",
             "device": "@device",
         },
+        "task": task,
         "preprocessing": {"_target_": f"{parts}.ReadCase"},
         "dataset": {
             "_target_": "Dataset",
-            "data": {"_target_": f"{parts}.cases", "folder": "@dataset_dir"},
+            "data": {"_target_": f"{parts}.cases", "folder": "@dataset_dir", "task": "@task"},
             "transform": "@preprocessing",
         },
-        "inferer": {"_target_": f"{parts}.CaseInferer", "patch": meta.get("patch"), "device": "@device"},
+        "inferer": {
+            "_target_": f"{parts}.CaseInferer",
+            "patch": meta.get("patch"),
+            "device": "@device",
+            "task": "@task",
+        },
         "postprocessing": {
             "_target_": f"{parts}.WriteMask",
             "folder": "@output_dir",
             "label_kind": "@label_kind",
             "known": meta["label_kind"],
             "enhancing": "@enhancing",
+            "task": "@task",
         },
         "evaluator": {
             "_target_": f"{parts}.Evaluator",

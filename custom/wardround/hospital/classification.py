@@ -29,6 +29,7 @@ from wardround.errors import ConfigRefused
 from wardround.hospital.case_oracle import Batch, Cases
 from wardround.hospital.class_inputs import INPUTS
 from wardround.hospital.site_oracle import SiteOracle, network_on, patient_count
+from wardround.messages.names import CLASSES, CLASSIFICATION, label_name
 from wardround.models.case_vector import CaseVector
 from wardround.models.nets import Network
 from wardround.tasks import classification as classes_
@@ -86,6 +87,16 @@ class CaseSampling:
         columns = [column.as_json() for column in spec.table.columns]
         names = {"classes": list(spec.classes), "modalities": list(spec.modalities), "columns": columns}
         return {**{key: getattr(self, key) for key in INPUTS}, **names}
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kind of labels."""
+        return (CLASSES,)
+
+    @property
+    def allowed_names(self) -> tuple[str, ...]:
+        """Return every name of this task that a message may hold: sequences, classes, the kind of labels, scores."""
+        return (*self.modalities, *self.classes, label_name(CLASSES), *CLASSIFICATION)
 
     def inputs(self, images: Any, present: Any, values: Any, known: Any) -> Tensor:
         """Return patients' vectors [B, L] from arrays of a cohort's batch."""

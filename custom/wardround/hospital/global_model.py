@@ -15,6 +15,7 @@ from wardround.algorithms.rules import Rule
 from wardround.arrays import Array, Arrays, from_bank, in_bank, require_same_blocks
 from wardround.errors import ModelRefused, RoundRefused
 from wardround.hospital import origin, state
+from wardround.messages.names import BRAIN_TUMOURS
 from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
 from wardround.models.roles import OWN_BANKS, block_roles
@@ -62,7 +63,7 @@ class GlobalModel:
     ) -> GlobalModel:
         """Resume the newest round in the folder, or start from the seed. Another job's folder is refused.
 
-        inputs: what a classifier's weights file says about its inputs (CaseSampling.described), None for segmentation
+        inputs: what a weights file says about the network's inputs and outputs (`described` of a sampling), None: nothing
         """
         identity, newest = fingerprint(spec), state.latest(folder)
         if newest:
@@ -160,7 +161,9 @@ class GlobalModel:
 
         The regions are those that the hospitals of its rounds taught; of the first weights, those that the hospitals know.
         """
-        kind = origin.kind_of_rounds(self.history) or origin.kind_of_rounds([entry])
+        task = (self.inputs or {}).get("task")
+        kinds = tuple(task["outputs"]) if task else BRAIN_TUMOURS.label_kinds
+        kind = origin.kind_of_rounds(self.history, kinds) or origin.kind_of_rounds([entry], kinds)
         meta = {
             "model": describe(self._spec),
             "patch": patch_of(self._promise),

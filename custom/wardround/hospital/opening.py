@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wardround.data.hospitals import Hospital as Profile
 from wardround.data.hospitals import hospital
+from wardround.data.organ_phantoms import write_organs
 from wardround.data.phantom_types import write_types
 from wardround.data.phantoms import RECORD, are_phantoms, write_cohort
 from wardround.data.site_config import SiteConfig, from_environment, read_site_config
@@ -45,6 +46,22 @@ class Phantoms:
         """Write 3D images with tumour masks, and a record."""
         x, y, z = (int(n) for n in self.shape)
         write_cohort(root, profile, seed, shape=(x, y, z), patients=self.patients or None)
+
+
+@dataclass(frozen=True)
+class OrganPhantoms:
+    """CT with an organ. images: the words by which files are called | labels: values of the mask, the outermost first."""
+
+    shape: tuple[int, int, int] | list[int]
+    patients: int
+    images: Sequence[str]
+    labels: Sequence[int]
+
+    def write(self, root: Path, profile: Profile, seed: int) -> None:
+        """Write 3D images with masks."""
+        x, y, z = (int(n) for n in self.shape)
+        labels = [int(value) for value in self.labels]
+        write_organs(root, profile, seed, (x, y, z), self.patients or None, self.images, labels)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from wardround.errors import ModelRefused
-from wardround.tasks.regions import KINDS
 
 PHANTOMS, PATIENTS, MIXED, UNKNOWN, NOTHING = "phantoms", "patients", "mixed", "unknown", "nothing"
 CLASSES = "classes"
@@ -55,15 +54,18 @@ def of_rounds(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return of_sites(said.values())
 
 
-def kind_of_rounds(rounds: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the kind of labels whose regions the hospitals of these rounds taught, all together; none said one: None."""
+def kind_of_rounds(rounds: Sequence[Mapping[str, Any]], kinds_of_task: Sequence[str]) -> str | None:
+    """Return the kind of labels whose regions the hospitals of these rounds taught, all together; none said one: None.
+
+    kinds_of_task: the task's kinds of masks, the one that tells most first
+    """
     kinds = {
         facts.get("label_kind")
         for entry in rounds
         for site, facts in entry.get("facts", {}).items()
         if site in entry.get("aggregated", entry["facts"])
     }
-    return next((kind for kind in (CLASSES, *KINDS) if kind in kinds), None)
+    return next((kind for kind in (CLASSES, *kinds_of_task) if kind in kinds), None)
 
 
 def card_of_rounds(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

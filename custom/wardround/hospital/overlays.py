@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from wardround.data.layouts import MODALITIES
 from wardround.reports.overlay import draw_overlay
 from wardround.tasks.metrics import case_scores
-from wardround.tasks.regions import known_regions, regions_from_labels
 
 if TYPE_CHECKING:
     from wardround.hospital.segmentation import SegmentationSite
@@ -28,14 +26,22 @@ def overlays(site: SegmentationSite, w: Tensor, words: str, folder: Path, patien
     return [_overlay(site, w, words, case, folder) for case in (cases or site.split.test)[:OVERLAYS]]
 
 
+def shown_on(present: Sequence[str]) -> str:
+    """Return which of a case's images a picture is drawn on: the one that shows tumours best, else the first."""
+    return next((name for name in _SHOWN_ON if name in present), present[0])
+
+
 def _overlay(site: SegmentationSite, w: Tensor, words: str, case: str, folder: Path) -> Path:
     volume = site.volume(case)
-    shown = next(name for name in _SHOWN_ON if volume.present[MODALITIES.index(name)])
-    truth = regions_from_labels(site.labels(case), site.cohort.label_kind).astype(bool)
-    known = known_regions(site.cohort.label_kind)[:, None, None, None]
+    names, regions = site.task.inputs.names, site.task.outputs
+    shown = shown_on([name for name, has in zip(names, volume.present, strict=True) if has])
+    truth = regions.targets(site.labels(case), site.cohort.label_kind).astype(bool)
+    known = regions.known(site.cohort.label_kind)[:, None, None, None]
     prediction = site.predict(w, case) & known  # what was never trained is not shown
-    image = np.asarray(volume.image[MODALITIES.index(shown)], np.float32)
+    image = np.asarray(volume.image[names.index(shown)], np.float32)
     path = folder / f"{site.name}-{site.split.test.index(case)}.png"
-    score = case_scores(prediction, truth, known.ravel(), volume.spacing_mm, with_hd95=False)["dice_mean"]
-    title = f"{case} at {site.name}, {SEQUENCES[shown]}: {words} model, Dice {score:.2f}"
-    return draw_overlay(image, truth, prediction, title, path, volume.spacing_mm)
+    score = case_scores(prediction, truth, known.ravel(), volume.spacing_mm, regions.names, with_hd95=False)[
+        "dice_mean"
+    ]
+    title = f"{case} at {site.name}, {SEQUENCES.get(shown, shown)}: {words} model, Dice {score:.2f}"
+    return draw_overlay(image, truth, prediction, title, path, regions.names, volume.spacing_mm)

@@ -20,7 +20,6 @@ from wardround.rng import derive
 from wardround.tasks.inputs import network_input
 from wardround.tasks.loss import bernoulli_divergence, dice_bce
 from wardround.tasks.patches import sample_patch
-from wardround.tasks.regions import known_regions, regions_from_labels
 
 if TYPE_CHECKING:
     from wardround.hospital.segmentation import SegmentationSite
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """images [B, 8 + 2 F, H, W, D] (tasks/inputs.py; F numbers of a record) | targets uint8 [B,3,H,W,D] | known bool
-    [B,3] | seed of everything random in the network.
+    """images [B, 2 C + 2 F, H, W, D] (tasks/inputs.py; F numbers of a record) | targets uint8 [B,R,H,W,D] | known bool
+    [B,R] | seed of everything random in the network.
     """
 
     images: Tensor
@@ -54,7 +53,7 @@ class Patches:
 
     def batch(self, patients: tuple[str, ...], case_of: Callable[[str], str], rng: np.random.Generator) -> Batch:
         """Return one batch with one fresh patch of each of these patients."""
-        site = self._site
+        site, regions = self._site, self._site.task.outputs
         images, targets, present = [], [], []
         for patient in patients:
             case = case_of(patient)
@@ -68,13 +67,13 @@ class Patches:
                 site.sampling.tumour_probability,
             )
             images.append(image)
-            targets.append(regions_from_labels(labels, site.cohort.label_kind))
+            targets.append(regions.targets(labels, site.cohort.label_kind))
             present.append(volume.present)
         image_batch, present_batch, target_batch = site.augment(
             self._there(images), self._there(present), self._there(targets), self._generator
         )
         inputs = network_input(image_batch, present_batch, self._there([site.record(who) for who in patients]))
-        known = torch.from_numpy(known_regions(site.cohort.label_kind)).to(site.device).expand(len(patients), -1)
+        known = torch.from_numpy(regions.known(site.cohort.label_kind)).to(site.device).expand(len(patients), -1)
         return Batch(inputs, target_batch, known, int(rng.integers(2**31)), patients)
 
     def loss(self, out: Tensor, batch: Batch) -> Tensor:

@@ -16,34 +16,36 @@ from numpy.typing import NDArray
 from wardround.data.cases import find_cases
 from wardround.data.ehr import Table
 from wardround.data.ehr_words import table_from
-from wardround.data.layouts import MODALITIES, CaseFiles, unused_files
+from wardround.data.layouts import CaseFiles, unused_files
 from wardround.data.record import PATIENT, Vector, read_record, unknown
 from wardround.data.volumes import Volume, read_images, write_mask
 from wardround.errors import ConfigRefused, DataRefused, ModelRefused
 from wardround.hospital.opening import pick_device
+from wardround.hospital.overlays import shown_on
 from wardround.models import bundle_files
 from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import FlatModel
-from wardround.models.nets import SegResNet3d, UNet3d
-from wardround.models.specs import rebuild, require_size
+from wardround.models.specs import Segmenting, rebuild, require_size
 from wardround.reports.prediction_picture import draw_prediction
+from wardround.tasks.brain_tumours import BRAIN_TUMOURS, DESCRIPTION
 from wardround.tasks.inference import predict_regions
-from wardround.tasks.regions import KINDS, REGIONS, known_regions, labels_from_regions
+from wardround.tasks.task import Task, task_from_json
 
 MOST_IN_WINDOW = 2**25
-WHOLE = "whole_tumour"
-SHOWN_ON = ("flair", "t1ce", "t2", "t1")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights whose architecture was checked: meta is what its writer said about it, table the record it reads."""
+    """A file of weights whose architecture was checked: meta is what its writer said about it, table the record it reads,
+    task what it learnt.
+    """
 
-    spec: UNet3d | SegResNet3d
+    spec: Segmenting
     arrays: Mapping[str, Any]
     meta: Mapping[str, Any]
     file: Path
     table: Table
+    task: Task = BRAIN_TUMOURS
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,12 @@ def read_weights(file: Path) -> Weights:
     a patch or kind of labels that does not exist: ModelRefused
     """
     arrays, meta = bundle_files.load_any(file)
-    if meta.get("label_kind") not in (None, *KINDS):
+    task = _task(meta, file)
+    if meta.get("label_kind") not in (None, *task.outputs.kinds):
         raise ModelRefused(
             f"the kind of labels in {file}",
             found=f"another {type(meta['label_kind']).__name__}",
-            expected=" or ".join(KINDS),
+            expected=" or ".join(task.outputs.kinds),
             fix="use a file that this version of wardround wrote",
         )
     spec = rebuild(meta.get("model"), str(file))
@@ -88,7 +91,7 @@ def read_weights(file: Path) -> Weights:
                 expected=f"three whole multiples of {spec.divisor}, {MOST_IN_WINDOW} voxels at most",
                 fix="use a file that this version of wardround wrote",
             )
-    return Weights(spec, arrays, meta, file, table)
+    return Weights(spec, arrays, meta, file, table, task)
 
 
 def kind_of(weights: Weights, asked: str | None) -> str:
@@ -96,21 +99,39 @@ def kind_of(weights: Weights, asked: str | None) -> str:
 
     the file does not say it and nothing is asked, or regions are asked for that nobody trained: ModelRefused
     """
-    known = weights.meta.get("label_kind")
+    known, kinds = weights.meta.get("label_kind"), weights.task.outputs.kinds
     wanted = asked or known
-    if wanted is None or (known == WHOLE and wanted != WHOLE):
+    trained = list(kinds.get(str(known), kinds[weights.task.outputs.default_kind]))
+    if wanted is None or wanted not in kinds or not set(kinds[wanted]) <= set(trained):
+        rest = [name for name in weights.task.outputs.names if name not in trained]
+        only = f"{' and '.join(trained)} only: nobody trained {' and '.join(rest) or 'another region'}"
         raise ModelRefused(
             f"the regions that {weights.file} knows",
-            found="not told in the file" if known is None else "the whole tumour (WT) only: nobody trained ET and TC",
-            expected=f"a model whose file says {' or '.join(KINDS)}" if wanted is None else "only what was trained",
+            found="not told in the file" if known is None and wanted is None else only,
+            expected=f"a model whose file says {' or '.join(kinds)}" if wanted is None else "only what was trained",
             fix="name them with --labels, if you know what it was trained on"
             if wanted is None
-            else f"--labels {WHOLE}",
+            else f"--labels {known or weights.task.outputs.default_kind}",
         )
     return str(wanted)
 
 
-def _table(spec: UNet3d | SegResNet3d, meta: Mapping[str, Any], file: Path) -> Table:
+def _task(meta: Mapping[str, Any], file: Path) -> Task:
+    """Return what a file says that its network learnt; a file that does not say it: brain tumours."""
+    inputs = meta.get("inputs")
+    said = inputs.get("task", DESCRIPTION) if isinstance(inputs, Mapping) else DESCRIPTION
+    try:
+        return task_from_json(said, str(file))
+    except (ConfigRefused, TypeError, ValueError) as error:
+        raise ModelRefused(
+            f"the task in {file}",
+            found=f"a description that is not sound ({type(error).__name__})",
+            expected="one of a job",
+            fix="use a file that this version of wardround wrote",
+        ) from error
+
+
+def _table(spec: Segmenting, meta: Mapping[str, Any], file: Path) -> Table:
     reads, words = getattr(spec, "ehr_columns", 0), meta.get("columns", "")
     try:
         table = table_from(words) if reads and isinstance(words, str) else Table()
@@ -155,9 +176,9 @@ def record_of(files: CaseFiles, weights: Weights, file: Path | None) -> Vector |
     )
 
 
-def cases_in(folder: Path, wanted: str | None) -> tuple[CaseFiles, ...]:
+def cases_in(folder: Path, wanted: str | None, task: Task = BRAIN_TUMOURS) -> tuple[CaseFiles, ...]:
     """Return the cases in a folder (which may itself be one), only `wanted` where it is given; a mask is not needed."""
-    return find_cases(folder, None if wanted is None else [wanted], require_seg=False)
+    return find_cases(folder, None if wanted is None else [wanted], require_seg=False, source=task.source)
 
 
 @dataclass(frozen=True)
@@ -179,16 +200,26 @@ class Segmenter:
         damaged images: DataRefused | out not .nii or .nii.gz or not writable: ConfigRefused
         """
         volume = read_images(files)
-        regions = regions_of(volume, self.weights, self.model, record) & known_regions(self.kind)[:, None, None, None]
+        task = self.weights.task
+        known = task.outputs.known(self.kind)
+        regions = regions_of(volume, self.weights, self.model, record) & known[:, None, None, None]
         reference = next(iter(files.images.values()))
-        write_mask(out, labels_from_regions(regions, self.kind), reference, self.enhancing)
+        enhancing = self.enhancing if task.brats_masks else None
+        write_mask(out, task.outputs.labels(regions, self.kind), reference, enhancing)
         picture = picture_of(out)
-        shown = next(name for name in SHOWN_ON if name in files.images)
-        image = np.asarray(volume.image[MODALITIES.index(shown)], np.float32)
+        shown = shown_on(list(files.images))
+        image = np.asarray(volume.image[task.inputs.names.index(shown)], np.float32)
         title = f"{files.case}, {shown}: predicted, not a diagnosis"
-        draw_prediction(image, regions, known_regions(self.kind), title, picture, volume.spacing_mm)
-        unused = unused_files(reference.parent)
-        return Prediction(out, picture, files.case, tuple(files.images), unused, volumes_ml(regions, self.kind, volume))
+        draw_prediction(image, regions, known, task.outputs.names, title, picture, volume.spacing_mm)
+        unused = unused_files(reference.parent, task.inputs)
+        return Prediction(
+            out,
+            picture,
+            files.case,
+            tuple(files.images),
+            unused,
+            volumes_ml(regions, task, self.kind, volume),
+        )
 
 
 def picture_of(mask: Path) -> Path:
@@ -204,12 +235,13 @@ def ready(weights: Weights, device: str) -> FlatModel:
 
 
 def regions_of(volume: Volume, weights: Weights, model: FlatModel, record: Vector | None = None) -> NDArray[np.bool_]:
-    """Return bool [3, H, W, D] in REGIONS order. record: what `record_of` found"""
+    """Return bool [R, H, W, D] in the order of the task's regions. record: what `record_of` found"""
     image = np.asarray(volume.image, np.float32)
-    return predict_regions(model.module, image, volume.present, weights.meta.get("patch"), model.device, record=record)
+    patch, regions = weights.meta.get("patch"), weights.task.outputs
+    return predict_regions(model.module, image, volume.present, patch, model.device, regions, record=record)
 
 
-def volumes_ml(regions: NDArray[np.bool_], kind: str, volume: Volume) -> dict[str, float]:
+def volumes_ml(regions: NDArray[np.bool_], task: Task, kind: str, volume: Volume) -> dict[str, float]:
     """Return millilitres of every region that labels of this kind tell."""
-    voxel_ml, known = float(np.prod(volume.spacing_mm)) / 1000, known_regions(kind)
-    return {name: int(regions[i].sum()) * voxel_ml for i, name in enumerate(REGIONS) if known[i]}
+    voxel_ml, known = float(np.prod(volume.spacing_mm)) / 1000, task.outputs.known(kind)
+    return {name: int(regions[i].sum()) * voxel_ml for i, name in enumerate(task.outputs.names) if known[i]}

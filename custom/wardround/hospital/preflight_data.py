@@ -17,9 +17,9 @@ from wardround.data.cases import survey
 from wardround.data.description import is_labelled
 from wardround.data.inspection import Inspection, inspect
 from wardround.data.labelled import open_labelled
-from wardround.data.layouts import MODALITIES
 from wardround.data.patients import about_named_patients
 from wardround.data.site_config import SiteConfig
+from wardround.data.source import BRAIN_MRI, Source
 from wardround.data.splits import split_patients
 from wardround.errors import Refusal
 from wardround.hospital.findings import Finding, failed, passed, refused, warned
@@ -44,16 +44,16 @@ class Looked:
     some: tuple[str, ...] = ()
 
 
-def data(config: SiteConfig, progress: Progress) -> Looked:
+def data(config: SiteConfig, progress: Progress, source: Source = BRAIN_MRI) -> Looked:
     """Read every file once: modalities, geometry, labels, counts, the split. A damaged case: one FAIL each."""
     try:
-        return _labelled(config) if is_labelled(config.data) else _volumes(config, progress)
+        return _labelled(config) if is_labelled(config.data) else _volumes(config, progress, source)
     except Refusal as refusal:
         return Looked([refused("data", refusal)])
 
 
-def _volumes(config: SiteConfig, progress: Progress) -> Looked:
-    found = inspect(config, progress)
+def _volumes(config: SiteConfig, progress: Progress, source: Source) -> Looked:
+    found = inspect(config, progress, source)
     voxels = sum(math.prod(shape) * count for shape, count in found.shapes.items())
     if found.problems:
         return Looked([refused("data", problem) for problem in found.problems], voxels)
@@ -61,13 +61,13 @@ def _volumes(config: SiteConfig, progress: Progress) -> Looked:
     words = (
         f"{found.cases} cases, {found.patients} patients ({parts} to train, validate, test), labels {found.label_kind}"
     )
-    files, _ = survey(config.data, config.cases, config.patient_pattern, labels=config.labels)
+    files, _ = survey(config.data, config.cases, config.patient_pattern, labels=config.labels, source=source)
     first = {one.patient: one.case for one in reversed(files)}
     return Looked([passed("data", words), *_oddities(found)], voxels, tuple(sorted(first.values()))[:DUMMY_PATIENTS])
 
 
 def _oddities(found: Inspection) -> list[Finding]:
-    absent = [name for name in MODALITIES if not found.modalities.get(name)]
+    absent = [name for name, count in found.modalities.items() if not count]
     odd = [
         warned("data", f"no {', '.join(absent)} in any case", "fine if this hospital has none; else look at file names")
     ]

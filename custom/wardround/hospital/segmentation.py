@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,18 @@ from wardround.errors import ConfigRefused
 from wardround.hospital.overlays import overlays
 from wardround.hospital.patch_oracle import Batch, Patches, labels_of
 from wardround.hospital.site_oracle import SiteOracle, network_on, patient_count
-from wardround.messages.names import SEGMENTATION
+from wardround.messages.names import SHARES, measure_of
 from wardround.models.nets import Network
+from wardround.models.network_fit import require_fit
 from wardround.reports.distances import apart
 from wardround.reports.intervals import bootstrap_mean, paired_gain
 from wardround.tasks.augment import Augment
+from wardround.tasks.brain_tumours import DESCRIPTION
 from wardround.tasks.inference import predict_regions
 from wardround.tasks.inputs import network_input
 from wardround.tasks.loss import dice_bce_by_patient
 from wardround.tasks.metrics import case_scores, case_volumes
-from wardround.tasks.regions import known_regions, regions_from_labels
+from wardround.tasks.task import Task, task_from_json
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Sampling:
     """How training patches are drawn: `batch` patients per mini-batch, one patch of `patch` voxels each.
 
     columns: the record (EHR) that the network reads beside the images (ehr_columns.py); none: images alone
+    task: what is learnt (tasks/task.py); left out: brain tumours (tasks/brain_tumours.py)
     """
 
     patch: Sequence[int]
@@ -49,6 +52,7 @@ class Sampling:
     tumour_probability: float
     augment: bool
     columns: Sequence[Mapping[str, Any]] = ()
+    task: Mapping[str, Any] = field(default_factory=lambda: DESCRIPTION)
 
     def __post_init__(self) -> None:
         good = len(self.patch) == 3 and all(4 <= int(n) <= 512 for n in self.patch) and 1 <= self.batch <= 256
@@ -59,7 +63,27 @@ class Sampling:
                 expected="three patch sizes of 4..512 voxels, a batch of 1..256, a probability",
                 fix="correct `sampling` in the job",
             )
-        _ = words_of(self.table)
+        _ = words_of(self.table), self.learns
+
+    @cached_property
+    def learns(self) -> Task:
+        """Return the task: images, regions, how both are treated."""
+        return task_from_json(self.task, "the job's sampling")
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Return as JSON what a weights file must say about the network's inputs and outputs: as the job says it."""
+        return {"task": dict(self.task)}
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kinds of masks, the one that tells most first."""
+        return tuple(self.learns.outputs.kinds)
+
+    @property
+    def allowed_names(self) -> tuple[str, ...]:
+        """Return every name of this task that a message may hold."""
+        return self.learns.allowed_names
 
     @cached_property
     def table(self) -> Table:
@@ -70,16 +94,29 @@ class Sampling:
     def size(self) -> tuple[int, int, int]:
         return (int(self.patch[0]), int(self.patch[1]), int(self.patch[2]))
 
+    @property
+    def network_inputs(self) -> int:
+        """Return how many channels a network is shown beside the record: each image, and whether it exists."""
+        return self.learns.network_inputs
+
+    @property
+    def regions(self) -> int:
+        """Return how many logits of a voxel a network makes."""
+        return len(self.learns.outputs.names)
+
     def cohort(self, config: SiteConfig, cache: Path, say: Callable[[str], None]) -> Cohort:
         """Open this site's images and masks, decoded at most once, and its record where the job uses one."""
         if not self.columns:
-            return open_cohort(config, cache, say)
+            return open_cohort(config, cache, say, self.learns.source)
         rows = site_record(config, self.table)
-        cohort = open_cohort(config, cache, say)
+        cohort = open_cohort(config, cache, say, self.learns.source)
         return replace(cohort, record=for_patients(rows, self.table, cohort.patients, say))
 
     def require_network(self, spec: Network) -> None:
-        """Raise ConfigRefused unless the network takes patches of this size, and the record that comes beside them."""
+        """Raise ConfigRefused unless the network takes patches of this size, and the record that comes beside them.
+
+        A network that is not ready-made is tried on an empty patch (models/network_fit.py).
+        """
         divisor = int(getattr(spec, "divisor", 1))
         if wrong := [n for n in self.size if n % divisor]:
             raise ConfigRefused(
@@ -96,6 +133,7 @@ class Sampling:
                 expected=f"{wanted}, which the {len(self.columns)} columns of `sampling` become",
                 fix="set `model.ehr_columns` to that number; a category is a number of its own",
             )
+        require_fit(spec, self.network_inputs, self.regions, self.size)
 
     def open(self, name: str, cohort: Cohort, split: Split, spec: Network, seed: int, device: str) -> SegmentationSite:
         """Return the hospital's side of segmentation; a network for other patches or another record: ConfigRefused."""
@@ -112,7 +150,8 @@ class SegmentationSite:
         self.name, self.cohort, self.split, self.sampling, self.seed = name, cohort, split, sampling, seed
         self.device = torch.device(device)
         self.model, self.blocks, self.roles = network_on(spec, seed, self.device)
-        self.augment = Augment() if sampling.augment else Augment.none()
+        self.augment = sampling.learns.augmentation if sampling.augment else Augment.none()
+        self.task = sampling.learns
         self._volumes: dict[str, Volume] = {}
         self._foreground: dict[str, NDArray[np.int32]] = {}
 
@@ -165,10 +204,11 @@ class SegmentationSite:
     def made_up(self, count: int) -> Tensor:
         """Return noise with all sequences present and every value of a record known."""
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(count, 4, *self.sampling.size, generator=generator)
+        images = len(self.task.inputs.names)
+        noise = torch.randn(count, images, *self.sampling.size, generator=generator)
         values = torch.randn(count, len(self.sampling.table.features), generator=generator)
         record = torch.cat([values, torch.ones_like(values)], 1)
-        return network_input(*(part.to(self.device) for part in (noise, torch.ones(4), record)))
+        return network_input(*(part.to(self.device) for part in (noise, torch.ones(images), record)))
 
     def labels(self, case: str) -> NDArray[np.uint8]:
         """Return the labels uint8 [H,W,D] of a case."""
@@ -177,14 +217,15 @@ class SegmentationSite:
     def about_model(self) -> dict[str, Any]:
         """Return patch, kind of labels and the record's columns, for `wardround predict`."""
         record = {"columns": words_of(self.sampling.table)} if self.sampling.columns else {}
-        return {"patch": list(self.sampling.size), "label_kind": self.cohort.label_kind, **record}
+        about = {"patch": list(self.sampling.size), "label_kind": self.cohort.label_kind}
+        return {**about, "inputs": self.sampling.described, **record}
 
     def pictures(self, w: Tensor, words: str, out: Path, patients: Sequence[str] = ()) -> list[Path]:
         """Draw overlays of a test case of each of the first `patients`; none named: of the first test cases."""
         return overlays(self, w, words, out, patients)
 
     def predict(self, w: Tensor, case: str) -> NDArray[np.bool_]:
-        """Return bool [3,H,W,D] in REGIONS order for one case at weights w."""
+        """Return bool [R,H,W,D] in the order of the regions for one case at weights w."""
         self.model.load(w)
         volume = self.volume(case)
         return predict_regions(
@@ -193,19 +234,22 @@ class SegmentationSite:
             volume.present,
             self.sampling.size,
             self.device,
+            self.task.outputs,
             record=self.record(self.cohort.patients[case]),
         )
 
     def scores(self, w: Tensor, cases: Sequence[str], *, with_hd95: bool) -> list[dict[str, float]]:
         """Return one dictionary of scores per case (tasks.metrics.case_scores) at weights w."""
-        known = known_regions(self.cohort.label_kind)
+        regions, kind = self.task.outputs, self.cohort.label_kind
+        known, far = regions.known(kind), self.task.missed_mm
         rows = []
         for case in cases:
             volume = self.volume(case)
-            truth = regions_from_labels(labels_of(volume), self.cohort.label_kind).astype(bool)
+            truth = regions.targets(labels_of(volume), kind).astype(bool)
             predicted = self.predict(w, case)
-            row = case_scores(predicted, truth, known, volume.spacing_mm, with_hd95=with_hd95)
-            rows.append(row | (case_volumes(predicted, truth, known, volume.spacing_mm) if with_hd95 else {}))
+            given = (predicted, truth, known, volume.spacing_mm, regions.names)
+            row = case_scores(*given, with_hd95=with_hd95, missed_mm=far)
+            rows.append(row | (case_volumes(*given) if with_hd95 else {}))
         return rows
 
     def rows(self, w: Tensor, cases: Sequence[str]) -> list[dict[str, float]]:
@@ -214,8 +258,10 @@ class SegmentationSite:
 
     def summary(self, rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
         """Return metric -> mean with its interval over patients, one row per patient, and the distances apart from misses."""
-        keys = [key for key in rows[0] if key in SEGMENTATION]
-        return {key: asdict(bootstrap_mean([row[key] for row in rows], self.seed)) for key in keys} | apart(rows)
+        told = self.task.metric_names
+        keys = [key for key in rows[0] if key in told and measure_of(key) not in SHARES]
+        means = {key: asdict(bootstrap_mean([row[key] for row in rows], self.seed)) for key in keys}
+        return means | {key: value for key, value in apart(rows).items() if key in told}
 
     def gain(self, rows: Sequence[Mapping[str, float]], reference: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         """Return how much better the mean Dice is than the reference's, with its interval over patients."""

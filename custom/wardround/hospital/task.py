@@ -118,6 +118,18 @@ class TaskSampling(Protocol):
     def table(self) -> Table:
         """The columns of the record."""
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of labels, the one that tells most first."""
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a weights file must say about the network's inputs and outputs, as JSON."""
+
+    @property
+    def allowed_names(self) -> tuple[str, ...]:
+        """Every name of this task that a message may hold."""
+
     def cohort(self, config: SiteConfig, cache: Path, say: Callable[[str], None]) -> Any:
         """Open what a site's file names, decoded at most once."""
 

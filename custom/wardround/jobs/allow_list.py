@@ -14,7 +14,7 @@ from wardround.errors import ConfigRefused
 from wardround.flare import plain_jobs, posture
 from wardround.hospital.kit import read_object
 from wardround.jobs import folder, fragments, recipes
-from wardround.jobs.named import classes, shipped
+from wardround.jobs.named import NETWORKS, PHANTOMS, classes, shipped
 from wardround.jobs.recipes import Job, Json
 
 SITE, SERVER = "site", "server"
@@ -47,15 +47,17 @@ FORBIDDEN = (
 def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
     """Return {"site": classes, "server": classes}, sorted: exactly those that these jobs name.
 
-    none given: all jobs, at the server every aggregation that `--set aggregation=` names, and every compression at both
+    none given: all jobs, the networks and phantoms that any of them can be given (named.py), at the server every aggregation
+    that `--set aggregation=` names, and every compression at both
     """
     chosen = jobs or [recipes.job(name) for name in recipes.names()]
     sides = {SITE: folder.client_config, SERVER: folder.server_config}
     found = {side: {path for job in chosen for path in classes(config(job))} for side, config in sides.items()}
     if not jobs:
         page = fragments.table()
-        found[SERVER] |= {*classes(page["aggregations"]), *classes(page["compressions"])}
-        found[SITE] |= set(classes(page["compressions"]))
+        compressions = set(classes(page["compressions"]))
+        found[SERVER] |= {*classes(page["aggregations"]), *compressions, *NETWORKS}
+        found[SITE] |= {*compressions, *NETWORKS, *PHANTOMS}
     return {side: sorted(paths) for side, paths in found.items()}
 
 

@@ -74,7 +74,8 @@ def require_buildable(job: Job) -> None:
         protection = build(job.privacy["protection"], "protection")
         if job.hospital_noise is not None:
             _require_noise_fits(job, protection)
-    _guarded("network and sampling", lambda: _require_network_fits(parts["model"], parts["sampling"], job.task["seed"]))
+    patient_noise = job.dp is not None and job.dp["unit"] == "patient"
+    _guarded("network and sampling", lambda: _require_network_fits(parts["model"], parts["sampling"], patient_noise))
     _guarded("algorithm and schedule", lambda: begin(algorithm, sharing, schedule.steps(0)))
     if sharing.home_roles:
         shared_layout(job)
@@ -169,36 +170,14 @@ def _guarded(what: str, work: Callable[[], Any], *, own_words: bool = False) -> 
         ) from error
 
 
-def _require_network_fits(model: Any, sampling: Any, seed: int) -> None:
-    """Let a network that is not shipped look at one empty patch, as it will at every hospital."""
+def _require_network_fits(model: Any, sampling: Any, patient_noise: bool) -> None:
+    """Refuse a network that a hospital would refuse: other channels or patches, or no gradients of single patients."""
     from wardround.hospital.segmentation import Sampling
+    from wardround.models.network_fit import READY_MADE, require_private
 
     sampling.require_network(model)
-    if f"{type(model).__module__}.{type(model).__qualname__}" not in shipped() and isinstance(sampling, Sampling):
-        _require_output(model.build(seed), sampling.size)
-
-
-def _require_output(module: Any, size: tuple[int, int, int]) -> None:
-    """Raise ConfigRefused unless a segmentation network makes one logit for each region and voxel of a patch."""
-    import torch
-
-    from wardround.models.nets import UNet3d
-
-    given, wanted = (1, UNet3d.in_channels, *size), (1, UNet3d.out_channels, *size)
-    try:
-        with torch.no_grad():
-            made = module.eval()(torch.zeros(given))
-        found = f"shape {tuple(made.shape)}" if isinstance(made, torch.Tensor) else f"a {type(made).__name__}"
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        found = f"an error of the network: {str(error).splitlines()[0][:200]}"
-    if found != f"shape {wanted}":
-        raise ConfigRefused(
-            "the job's network, given one patch",
-            found=found,
-            expected=f"shape {wanted} (batch, regions, patch) for an input of {given}",
-            fix=f"give it {UNet3d.in_channels} input and {UNet3d.out_channels} output channels under the names that it has "
-            "for them (`--set model.in_channels=8`), and another sampling.patch if its sides do not fit",
-        )
+    if patient_noise and isinstance(sampling, Sampling) and not isinstance(model, READY_MADE):
+        require_private(model, sampling.network_inputs, sampling.size)
 
 
 def _require_private_work(job: Job, algorithm: Any, schedule: Any) -> None:

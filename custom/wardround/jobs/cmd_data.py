@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wardround.data.ehr import Table
     from wardround.data.inspection import Inspection
     from wardround.data.site_config import SiteConfig
+    from wardround.data.source import Source
 
 DATA = """
 Check a hospital's images before a job uses them.
@@ -61,7 +62,9 @@ def add(commands: Any) -> None:
         "--patient-pattern", metavar="REGEX", help="group 1 is the patient of a case id; default: see docs/data.md"
     )
     check.add_argument(
-        "--job", metavar="NAME", help="a segmentation job: check the columns that it reads in the record"
+        "--job",
+        metavar="NAME",
+        help="a segmentation job: check images and masks as its task reads them, and the columns that it reads in the record",
     )
 
 
@@ -70,8 +73,9 @@ def run(args: argparse.Namespace) -> int:
     from wardround.data.description import is_labelled
     from wardround.data.ehr import Table
     from wardround.data.inspection import inspect
+    from wardround.data.source import BRAIN_MRI
 
-    columns = _columns(args.job) if args.job else Table()
+    columns, source = _read_by(args.job) if args.job else (Table(), BRAIN_MRI)
     worst = DONE
     for site, config in _configs(args).items():
         changed = replace(config, labels=args.labels or config.labels)
@@ -82,10 +86,10 @@ def run(args: argparse.Namespace) -> int:
         if is_labelled(config.data):
             words, problems = describe_labelled(changed)
         else:
-            found = inspect(changed, counter("read cases"))
+            found = inspect(changed, counter("read cases"), source)
             words, problems = describe(found), found.problems
             if not problems and (columns.columns or changed.record):
-                row, problems = describe_record(changed, columns)
+                row, problems = describe_record(changed, columns, source)
                 words += f"\n{row}"
         print(f"{label}: {config.data}\n{words}")
         for problem in problems:
@@ -128,12 +132,12 @@ def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
     return _lines(rows), []
 
 
-def describe_record(config: SiteConfig, columns: Table) -> tuple[str, list[Refusal]]:
+def describe_record(config: SiteConfig, columns: Table, source: Source) -> tuple[str, list[Refusal]]:
     """Return the line about the record beside masks, and what is wrong with it; no columns: rows are counted only."""
     from wardround.data.cases import find_cases
     from wardround.data.record import for_patients, site_record
 
-    files = find_cases(config.data, config.cases, config.patient_pattern, labels=config.labels)
+    files = find_cases(config.data, config.cases, config.patient_pattern, labels=config.labels, source=source)
     try:
         rows = site_record(config, columns)
         vectors = for_patients(rows, columns, {one.case: one.patient for one in files}, lambda words: None)
@@ -162,7 +166,8 @@ def _far(vectors: Mapping[str, Any], columns: Table) -> list[str]:
     ]
 
 
-def _columns(name: str) -> Table:
+def _read_by(name: str) -> tuple[Table, Source]:
+    """Return the columns that a job reads, and how the files of its task are read."""
     from wardround.hospital.segmentation import Sampling
     from wardround.jobs import building, recipes
 
@@ -174,7 +179,7 @@ def _columns(name: str) -> Table:
             expected="a job that segments",
             fix="leave --job out: dataset.json of labelled images says which columns they have, and all are checked",
         )
-    return sampling.table
+    return sampling.table, sampling.learns.source
 
 
 def describe(found: Inspection) -> str:
@@ -183,7 +188,7 @@ def describe(found: Inspection) -> str:
         ("cases", str(found.cases)),
         ("patients", str(found.patients)),
         ("modalities", ", ".join(f"{name} {count}" for name, count in found.modalities.items())),
-        ("labels", _KINDS[found.label_kind] if found.cases else "-"),
+        ("labels", _KINDS.get(found.label_kind, found.label_kind) if found.cases else "-"),
         *(("  read as", f"{words} ({count} cases)") for words, count in found.conventions.items()),
         ("no tumour", f"{found.empty} cases"),
         ("shapes", _counts(found.shapes)),

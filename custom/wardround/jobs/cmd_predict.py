@@ -80,7 +80,6 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict, and print volumes or classes."""
-    from wardround.data.layouts import MODALITIES
     from wardround.data.refusals import refuse_together
     from wardround.hospital import class_prediction, prediction
     from wardround.hospital.bundle_words import NOT_A_DEVICE
@@ -90,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         return classes(args)
     weights = prediction.read_weights(args.model)
     require_whole(weights.meta, args.model)
-    found = prediction.cases_in(args.case, args.wanted)
+    found = prediction.cases_in(args.case, args.wanted, weights.task)
     require_real(weights.meta, args.model, [one.case for one in found], args.synthetic_model_ok)
     kind = prediction.kind_of(weights, args.labels)
     outs = masks_of([one.case for one in found], args.out)
@@ -108,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         except DataRefused as refusal:
             problems.append(refusal)
             continue
-        tell(done[-1], list(MODALITIES), f"{files.case}: " if len(found) > 1 else "")
+        tell(done[-1], list(weights.task.inputs.names), f"{files.case}: " if len(found) > 1 else "")
         if record is not None:
             tell_record(weights.table, record, args.record)
     if len(found) > 1 and done:

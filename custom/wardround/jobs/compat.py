@@ -31,7 +31,7 @@ from wardround.compression.rand_k import RandK
 from wardround.compression.top_k import TopK
 from wardround.core.traits import Fitting, Misfit, Part, leaving, misfit
 from wardround.errors import ConfigRefused
-from wardround.jobs.settings import did_you_mean
+from wardround.jobs.nearest import did_you_mean
 from wardround.privacy.hospital_dp import HospitalDP
 from wardround.privacy.patient_dp import PatientDP
 from wardround.privacy.protection import Protection

@@ -94,6 +94,7 @@ def _server_config(job: Job) -> Json:
         "home_roles": list(build(job.sharing, "sharing").home_roles),
         "min_sites": job.federation["min_sites"],
         "seed": job.task["seed"],
+        "allowed_names": words(job),
         **_inputs(job),
     }
     controller = {
@@ -164,9 +165,10 @@ def about(job: Job) -> Json:
 
 
 def _inputs(job: Job) -> Json:
-    """Return what a classifier's weights must say about its inputs, for the server that writes them; none: {}."""
+    """Return what weights must say about inputs and outputs of their network, for the server that writes them; none: {}."""
     args = job.task["sampling"]["args"]
-    described = {key: args[key] for key in INPUTS if key in args} if "classes" in args else {}
+    keys = INPUTS if "classes" in args else ("task",)
+    described = {key: args[key] for key in keys if key in args}
     return {"inputs": {"config_type": "dict", **described}} if described else {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wardround.jobs.building import build
 from wardround.jobs.recipes import Job, Json
+from wardround.jobs.words import words
 
 TASKS = ["join", "prepare", "train", "hop", "unmask", "finish"]
 
@@ -15,6 +16,7 @@ def server_workflow(job: Job, about: Json) -> Json:
         "model": job.task["model"],
         "banks": job.banks,
         "home_roles": list(build(job.sharing, "sharing").home_roles),
+        "allowed_names": words(job),
     }
     args = {
         "mode": {"path": "wardround.flare.secagg_server.SecaggServer", "args": mode},

@@ -15,7 +15,12 @@ from wardround.jobs import fragments
 from wardround.jobs.job import HOSPITAL_DP, Typed
 
 # Shipped classes that a setting or a recipe names, and no file in app_configs/.
-ALSO_SHIPPED = (HOSPITAL_DP, "wardround.privacy.patient_dp.PatientDP", "wardround.models.nets.SegResNet3d")
+ALSO_SHIPPED = (HOSPITAL_DP, "wardround.privacy.patient_dp.PatientDP")
+# Networks that `--set model.path` names, whatever the recipe. A hospital that takes no code accepts them from the start:
+# the second one loads the networks that MONAI exports, and nothing else.
+NETWORKS = ("wardround.models.nets.SegResNet3d", "wardround.models.monai_network.MonaiNetwork")
+# Phantoms that a task of one's own may name; a site needs them in the simulator alone.
+PHANTOMS = ("wardround.hospital.opening.OrganPhantoms",)
 
 
 def classes(config: Any) -> Iterator[str]:
@@ -26,4 +31,6 @@ def classes(config: Any) -> Iterator[str]:
 @lru_cache
 def shipped() -> frozenset[str]:
     """Return the classes that jobs are made of: all that app_configs/ names, and the few that only code names."""
-    return frozenset(path for page in fragments.pages() for path in classes(page)).union(ALSO_SHIPPED)
+    return frozenset(path for page in fragments.pages() for path in classes(page)).union(
+        ALSO_SHIPPED, NETWORKS, PHANTOMS
+    )

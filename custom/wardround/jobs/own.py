@@ -4,10 +4,13 @@ the words about an algorithm and what it shares, from the very values that the j
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 
 from wardround.jobs.job import Job, Json, Typed
 
+MONAI_NETWORK = "wardround.models.monai_network.MonaiNetwork"
+OF_MONAI = "monai.networks.nets."
 ANY_NETWORK = "wardround.models.any_network.AnyNetwork"
 _OURS = "batch_norms"
 
@@ -19,8 +22,11 @@ def finished(job: Job, sharing: Json, named: str | None) -> Job:
     only as long as no setting has made the job another one.
     """
     made = job
-    if isinstance(job.task["model"], Typed):
-        made = replace(made, task=job.task | {"model": _network(job.task["model"])})
+    model = job.task["model"]
+    if is_monai_path(model["path"]):
+        made = replace(made, task=job.task | {"model": _of_monai(model, job.task["sampling"])})
+    elif isinstance(model, Typed):
+        made = replace(made, task=job.task | {"model": _network(model)})
     typed = isinstance(job.algorithm["site"], Typed)
     row = _algorithm(job.algorithm) if typed else job.algorithm
     return _described(replace(made, algorithm=row), sharing, None if typed else named)
@@ -44,6 +50,27 @@ def _described(job: Job, sharing: Json, named: str | None) -> Job:
     if chosen.title:
         title = named if same and named else f"{title}, {chosen.title}"
     return replace(job, title=title, algorithm=row | {"source": "; ".join(sources), "words": " ".join(words)})
+
+
+def is_monai_path(path: str) -> bool:
+    """Return whether a recipe names a network of MONAI, by its own path."""
+    return path.startswith(OF_MONAI)
+
+
+def _of_monai(part: Json, sampling: Json) -> Json:
+    """Return MonaiNetwork with a MONAI network's name and arguments; channels that are not given: those of the task."""
+    from wardround.jobs.building import build
+    from wardround.models.monai_network import network_class
+
+    args = {key: value for key, value in part["args"].items() if key != _OURS}
+    chosen = {key: value for key, value in part["args"].items() if key == _OURS}
+    kind = network_class(part["path"])
+    if kind is not None and "classes" not in sampling["args"]:
+        task = build(sampling, "sampling")
+        given = {"spatial_dims": 3, "in_channels": task.network_inputs, "out_channels": task.regions}
+        known = inspect.signature(kind).parameters
+        args = {key: value for key, value in given.items() if key in known} | args
+    return {"path": MONAI_NETWORK, "args": {"network": part["path"], "args": args, **chosen}}
 
 
 def _network(part: Typed) -> Typed:

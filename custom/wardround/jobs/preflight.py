@@ -15,6 +15,7 @@ import psutil
 
 from wardround.data.description import is_labelled
 from wardround.data.site_config import SiteConfig, read_site_config
+from wardround.data.source import BRAIN_MRI, Source
 from wardround.errors import ConfigRefused, Refusal
 from wardround.flare import posture
 from wardround.hospital import preflight_data, preflight_kit, preflight_machine
@@ -51,9 +52,14 @@ class Party:
     def config(self) -> SiteConfig:
         return read_site_config(self.kit.root / SITE_FILE)
 
+    @property
+    def source(self) -> Source:
+        """Return how the files of the job's task are read; no job is named: brain MRI."""
+        return BRAIN_MRI if self.job is None else preflight_job.source_of(self.job_config[1])
+
     @cached_property
     def looked(self) -> Looked:
-        return preflight_data.data(self.config, counter("read cases"))
+        return preflight_data.data(self.config, counter("read cases"), self.source)
 
     @property
     def folder(self) -> Path | None:

@@ -7,12 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from wardround.data.source import BRAIN_MRI, Source
 from wardround.errors import ConfigRefused
 from wardround.flare import plain_jobs
 from wardround.flare.plain_jobs import CODE
 from wardround.hospital.findings import Finding, failed
 from wardround.jobs.allow_list import allow_list
 from wardround.jobs.named import classes
+from wardround.tasks.task import task_from_json
 
 
 def folder(place: Path, *, hardened: bool) -> list[Finding]:
@@ -40,6 +42,17 @@ def strangers(name: str, config: Mapping[str, Any], role: str, listed: Collectio
         mend = "do not run it; ask who wrote it. A class of your own: its full name into class_allow_list in local/resources.json"
         return [failed("code", words, mend)]
     return []
+
+
+def source_of(config: Mapping[str, Any]) -> Source:
+    """Return how the files of a job's task are read, from a client's config; one that does not say it: brain MRI."""
+    for part in config.get("executors") or ():
+        try:
+            said = part["executor"]["args"]["sampling"]["args"]["task"]
+        except (KeyError, TypeError):
+            continue
+        return task_from_json(said, "the job's sampling").source
+    return BRAIN_MRI
 
 
 @lru_cache

@@ -11,6 +11,7 @@ from wardround.errors import ConfigRefused
 from wardround.jobs import fragments, own
 from wardround.jobs import settings as settings_of
 from wardround.jobs.job import HOSPITAL_DP, Job, Json
+from wardround.jobs.nearest import did_you_mean
 from wardround.privacy.accounting import claim, full_noise_multiplier_for, noise_multiplier_for
 from wardround.privacy.releases import GaussianRelease, SampledGaussianRelease
 
@@ -32,7 +33,7 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
     """
     page = fragments.table()
     if name not in page["jobs"]:
-        near = settings_of.did_you_mean(name, page["jobs"])
+        near = did_you_mean(name, page["jobs"])
         raise ConfigRefused(
             f"job {name!r}",
             found="no such job",
@@ -79,7 +80,7 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
 def _sharing(page: Json, name: str) -> Json:
     """Return a row of `sharings`; no such row: ConfigRefused."""
     if name not in page["sharings"]:
-        near = settings_of.did_you_mean(name, page["sharings"])
+        near = did_you_mean(name, page["sharings"])
         raise ConfigRefused(
             f"setting 'sharing={name}'",
             found="no such way to share",
@@ -100,7 +101,7 @@ def _row(page: Json, kind: str, name: str) -> Json:
     """Return a row of `aggregations` or `compressions`; no such row: ConfigRefused."""
     rows = page[f"{kind}s"]
     if name not in rows:
-        near = settings_of.did_you_mean(name, rows)
+        near = did_you_mean(name, rows)
         raise ConfigRefused(
             f"setting '{kind}={name}'",
             found=f"no such {kind}",

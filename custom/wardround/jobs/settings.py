@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import yaml
 
 from wardround.errors import ConfigRefused
+from wardround.jobs import own
 from wardround.jobs.job import Job, Json, Typed
+from wardround.jobs.nearest import did_you_mean
 
 # Settings that stand for a class; each takes the settings of that class, whatever they are called.
 CLASSES = ("model.path", "algorithm.path", "sharing.path", "aggregation.path", "rule.path")
@@ -31,6 +32,7 @@ def places(made: Job) -> dict[str, Json]:
         "rule": made.rule["args"],
         "model": made.task["model"]["args"],
         "sampling": made.task["sampling"]["args"],
+        **({"sampling.task": learns} if (learns := made.task["sampling"]["args"].get("task")) else {}),
         "judging": made.task["judging"]["args"],
         "phantoms": made.task["phantoms"]["args"],
         "task": made.task,
@@ -76,6 +78,8 @@ def apply(made: Job, setting: str) -> Job:
         )
     if key in CLASSES:
         return _of_class(made, key, text)
+    if key.startswith("model.args.") and own.is_monai_path(made.task["model"]["path"]):
+        key = f"model.{key.removeprefix('model.args.')}"
     value = _value(setting, text)
     if key == "rival":
         require_type(setting, value, made.rival)
@@ -103,14 +107,6 @@ def require_type(setting: str, value: object, before: object) -> None:
         expected=f"{expected}, as in the recipe: {shown(before)}",
         fix=f"for example `--set {setting.partition('=')[0]}={shown(before)}`",
     )
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return "did you mean a, b? " for the known words that are nearest to this one, or end in it; none: ""."""
-    options = list(known)
-    ends = [one for one in options if word and one.rpartition(".")[2] == word.rpartition(".")[2]]
-    near = list(dict.fromkeys([*ends, *difflib.get_close_matches(word, options, 3, 0.6)]))[:3]
-    return f"did you mean {', '.join(near)}? " if near else ""
 
 
 def _of_class(made: Job, key: str, text: str) -> Job:

@@ -34,7 +34,6 @@ def _over(options: Sequence[str]) -> list[tuple[tuple[str, str], ...]]:
 
 def grid(args: argparse.Namespace, job: Job) -> list[Cell]:
     """Return every combination of the axes, label skew innermost."""
-    from wardround.data.layouts import MODALITIES
     from wardround.hospital.sweep_sites import Cell
 
     sampling = job.task["sampling"]["args"]
@@ -52,7 +51,7 @@ def grid(args: argparse.Namespace, job: Job) -> list[Cell]:
         )
     counts = [_whole("--sites", text, max(2, job.federation["min_sites"])) for text in _words("--sites", args.sites)]
     scanners = [_whole("--scanner", text, 0, 1) == 1 for text in _words("--scanner", args.scanner)]
-    modalities = sampling.get("modalities", MODALITIES)
+    modalities = sampling.get("modalities") or list(sampling["task"]["inputs"])
     cells = [
         Cell(sites, alpha, missing, scanner, changed)
         for sites, scanner in product(counts, scanners)

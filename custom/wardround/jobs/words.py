@@ -1,24 +1,24 @@
-"""The names that a job lets out of a hospital: its sequences, its classes and, where it masks, the blocks of its network."""
+"""The names that a job lets out of a hospital: those of its task and, where it masks, the blocks of its network."""
 
 from __future__ import annotations
 
 from wardround.core.traits import STEADY
-from wardround.data.cases import MODALITIES
 from wardround.jobs.building import build
 from wardround.jobs.recipes import Job
+from wardround.messages.names import label_name
 
 
 def words(job: Job) -> list[str]:
     """Return what the exit in the job's folder lists; a hospital reads there which words can leave.
 
-    under hospital-level noise no name leaves: [] | in a hidden sum no block's name
+    Images, classes, kinds of masks and scores of the task (messages/names.py). The server accepts the same names.
+    under hospital-level noise the kind of masks alone | in a hidden sum no block's name
     """
+    sampling = build(job.task["sampling"], "sampling")
     if job.hospital_noise is not None:
-        return []
+        return [label_name(kind) for kind in sampling.kinds]
     masked = job.protection is None and STEADY in build(job.sharing, "sharing").traits.breaks
-    sampling = job.task["sampling"]["args"]
-    named = [*sampling.get("modalities", MODALITIES), *sampling.get("classes", ())]
-    return [*named, *(_blocks(job) if masked else ())]
+    return [*sampling.allowed_names, *(_blocks(job) if masked else ())]
 
 
 def _blocks(job: Job) -> list[str]:

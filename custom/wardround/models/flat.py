@@ -82,7 +82,7 @@ class FlatModel:
         """Return (loss, gradient) of loss_fn(network(images)) at w, in train mode.
 
         The gradient is `grad` itself: the next call overwrites it. The weights stay at w.
-        images: float32 [B, 8, D, H, W], channels_last_3d is faster | loss_fn: float32 logits [B, 3, D, H, W] -> scalar
+        images: float32 [B, C, D, H, W], channels_last_3d is faster | loss_fn: float32 logits [B, R, D, H, W] -> scalar
         images: or whatever else the network takes, batch first
         one volume on a CPU: a copy rides along, its logits unused (PyTorch is slow at single small volumes)
         dropout_seed: the same seed gives the same dropout; the global random state is left as it was

@@ -1,4 +1,7 @@
-"""Floor 2: the networks: frozen settings that build MONAI's U-Net and SegResNet, 8 channels in and 3 logits out.
+"""Floor 2: the ready-made networks: frozen settings that build MONAI's U-Net and SegResNet.
+
+`in_channels` and `out_channels` are the task's (tasks/task.py): an image and a flag for each channel, a logit for each region.
+By default they are those of the brain tumour task: four images and their flags, three regions.
 
 Every normalisation is a `GroupNorm` with its own scale and shift. "instance" is GroupNorm with one group per channel:
 the same numbers as InstanceNorm3d, but it keeps activations in channels_last_3d, so that contiguous weights run at full
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -48,9 +51,8 @@ class UNet3d:
     dropout: float = 0.0
     adapter_rank: int = 0
     ehr_columns: int = 0
-
-    in_channels: ClassVar[int] = 8
-    out_channels: ClassVar[int] = 3
+    in_channels: int = 8
+    out_channels: int = 3
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
@@ -61,6 +63,7 @@ class UNet3d:
         if not _is_count(self.ehr_columns, 0):
             raise _refused("ehr_columns", self.ehr_columns, "a whole number, 0 or more (0: images alone)")
         _check_common(self.norm, self.dropout, self.adapter_rank)
+        _check_channels(self.in_channels, self.out_channels)
 
     @property
     def divisor(self) -> int:
@@ -105,14 +108,14 @@ class SegResNet3d:
     norm: Norm = "group"
     dropout: float = 0.0
     adapter_rank: int = 0
-
-    in_channels: ClassVar[int] = 8
-    out_channels: ClassVar[int] = 3
+    in_channels: int = 8
+    out_channels: int = 3
 
     def __post_init__(self) -> None:
         if not _is_count(self.filters, 1):
             raise _refused("filters", self.filters, "a whole number above 0")
         _check_common(self.norm, self.dropout, self.adapter_rank)
+        _check_channels(self.in_channels, self.out_channels)
 
     @property
     def divisor(self) -> int:
@@ -194,6 +197,11 @@ def _check_common(norm: str, dropout: float, adapter_rank: object) -> None:
         raise _refused("dropout", dropout, "a number in [0, 1)")
     if not _is_count(adapter_rank, 0):
         raise _refused("adapter_rank", adapter_rank, "a whole number, 0 or more (0: no adapters)")
+
+
+def _check_channels(inputs: object, outputs: object) -> None:
+    if not (_is_count(inputs, 1) and _is_count(outputs, 1)):
+        raise _refused("channels in and out", (inputs, outputs), "two whole numbers above 0, those of the job's task")
 
 
 def _refused(what: str, found: object, expected: str) -> ConfigRefused:

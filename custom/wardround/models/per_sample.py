@@ -114,7 +114,10 @@ class PerSample:
             errors.append(float((row - truth).norm() / truth.norm().clamp(min=1e-30)))
         error = statistics.median(errors)
         if not error <= TOLERANCE:
-            raise _refused(f"gradients that differ from autograd by {error:.1e}", "remove what mixes patients")
+            raise _refused(
+                f"gradients that differ from autograd by {error:.1e}",
+                "remove what mixes patients, or changes values in place",
+            )
         return error
 
     def _run(self, images: Tensor, losses: Losses, samples: int) -> tuple[Tensor, Tensor]:

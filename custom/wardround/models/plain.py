@@ -14,15 +14,16 @@ import torch
 from wardround.arrays import Array
 from wardround.errors import ModelRefused
 from wardround.models.adapters import Adapted, correction
+from wardround.models.monai_network import MonaiNetwork
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.norms import MAX_GROUPS
 
-Spec = UNet3d | SegResNet3d
+Spec = UNet3d | SegResNet3d | MonaiNetwork
 
 
 def without_adapters(spec: Spec, arrays: Mapping[str, Array]) -> tuple[Spec, dict[str, Array]]:
     """Return settings and weights of the same function without adapters; rank 0: what was given."""
-    if not spec.adapter_rank:
+    if isinstance(spec, MonaiNetwork) or not spec.adapter_rank:
         return spec, dict(arrays)
     module = spec.build(0)
     module.load_state_dict({name: torch.from_numpy(block.copy()) for name, block in arrays.items()})
@@ -41,13 +42,18 @@ def monai_config(spec: Spec, package: str) -> dict[str, Any]:
     cannot say that, so `with_group_norms`, under the name `package`.models.norms, is put around it
     a U-Net that reads a record: ModelRefused, MONAI has none
     """
-    if getattr(spec, "ehr_columns", 0):
+    if columns := int(getattr(spec, "ehr_columns", 0)):
         raise ModelRefused(
             "a network for a MONAI bundle",
-            found=f"one that reads {spec.ehr_columns} columns of a record",  # type: ignore[union-attr]
+            found=f"one that reads {columns} columns of a record",
             expected="one that reads images alone",
             fix="export a model that was trained without `model.ehr_columns`",
         )
+    if isinstance(spec, MonaiNetwork):
+        theirs = {"_target_": spec.network, **spec.args}
+        if spec.batch_norms == "refuse":
+            return theirs
+        return {"_target_": f"{package}.models.norms.without_batch_norms", "network": theirs, "norm": spec.batch_norms}
     args = {key: _listed(value) for key, value in spec.monai_args.items()}
     plain = {"_target_": "SegResNet" if isinstance(spec, SegResNet3d) else "UNet", **args}
     if spec.norm == "instance":

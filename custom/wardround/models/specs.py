@@ -1,4 +1,5 @@
-"""Floor 2: a network's settings as JSON beside its weights, and back. Only the networks listed here are ever built.
+"""Floor 2: a network's settings as JSON beside its weights, and back. Only the networks listed here are ever built, and
+of MONAI those that monai_network.py loads.
 
 A file of weights may come from another building, so a class path inside it is a name to look up, never one to import, and
 a path to pretrained weights is dropped: the file brings the weights, and none other is opened.
@@ -11,12 +12,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
+import torch
+from torch.overrides import TorchFunctionMode
+
 from wardround.arrays import Arrays
 from wardround.errors import ConfigRefused, ModelRefused
+from wardround.models.monai_network import MonaiNetwork
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.vit import ViTFusion
 
-KNOWN: Mapping[str, Callable[..., UNet3d | SegResNet3d]] = {"UNet3d": UNet3d, "SegResNet3d": SegResNet3d}
+Segmenting = UNet3d | SegResNet3d | MonaiNetwork
+KNOWN: Mapping[str, Callable[..., Segmenting]] = {
+    "UNet3d": UNet3d,
+    "SegResNet3d": SegResNet3d,
+    "MonaiNetwork": MonaiNetwork,
+}
 LARGEST, LOOPS = 2**14, 64
 COUNTED = ("residual_units", "adapter_rank", "depth", "fusion_depth", "modalities")
 Spec = TypeVar("Spec")
@@ -27,7 +37,7 @@ def describe(spec: Any) -> dict[str, Any]:
     return {"path": type(spec).__qualname__, "args": asdict(spec)}
 
 
-def rebuild(description: object, where: str) -> UNet3d | SegResNet3d:
+def rebuild(description: object, where: str) -> Segmenting:
     """Return the settings of a segmentation network that `describe` wrote; `where` is the file they came from.
 
     another class, unknown or refused settings, no description at all: ModelRefused
@@ -45,9 +55,7 @@ def require_size(spec: Any, arrays: Arrays, where: str) -> None:
 
     A description of a few bytes could ask for a network of any size: building it would be the harm.
     """
-    import torch
-
-    with torch.device("meta"):
+    with torch.device("meta"), _NumbersOnCpu():
         wanted = {name: tuple(block.shape) for name, block in spec.build(0).named_parameters()}
     if wanted != {name: block.shape for name, block in arrays.items()}:
         raise ModelRefused(
@@ -57,6 +65,16 @@ def require_size(spec: Any, arrays: Arrays, where: str) -> None:
             expected="the network that the weights were trained in",
             fix="use a file that this version of wardround wrote",
         )
+
+
+class _NumbersOnCpu(TorchFunctionMode):
+    """Keeps torch.linspace on the CPU: MONAI's transformers read single numbers of it while they are built."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        more = {"device": "cpu"} if func is torch.linspace else {}
+        return func(*args, **{**(kwargs or {}), **more})
 
 
 def _sound(value: object, most: int = LARGEST) -> bool:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from wardround.core.validate import Json
-from wardround.messages.names import CANDIDATES, CLASSIFICATION
+from wardround.messages.names import CANDIDATES, CLASSIFICATION, regions_in
 from wardround.reports.distances import in_words
 from wardround.reports.html import DASH, Cell, Table, duration, interval, number
 from wardround.reports.intervals import count_of_cases
@@ -32,7 +32,6 @@ KINDS = {
     "unusable": "not usable yet",
     "unknown": "no comparison",
 }
-REGIONS = ("mean", "ET", "TC", "WT")
 FEW_CASES = 20
 
 
@@ -100,10 +99,11 @@ def candidate_table(
     if not any(candidates.values()):
         listed = ", ".join(NAMES[name] + (f" ({mark})" if name == chosen else "") for name in candidates)
         return f"{caption}: {listed}. n < 5: not told."
-    dice = [region for region in REGIONS if any(metric(c, f"dice_{region}") for c in candidates.values())]
-    said = {name: {r: in_words(c.get("test") or {}, r) for r in REGIONS} for name, c in candidates.items()}
-    apart = [region for region in REGIONS if any(words[region] for words in said.values())]
-    hd95 = [r for r in REGIONS if r not in apart and any(metric(c, f"hd95_mm_{r}") for c in candidates.values())]
+    regions = ("mean", *regions_in(key for one in candidates.values() for key in one.get("test") or {}))
+    dice = [region for region in regions if any(metric(c, f"dice_{region}") for c in candidates.values())]
+    said = {name: {r: in_words(c.get("test") or {}, r) for r in regions} for name, c in candidates.items()}
+    apart = [region for region in regions if any(words[region] for words in said.values())]
+    hd95 = [r for r in regions if r not in apart and any(metric(c, f"hd95_mm_{r}") for c in candidates.values())]
     kinds = [key for key in CLASSIFICATION if any(metric(c, key) for c in candidates.values())]
     heads = ["Model", *("Dice [95 % CI]" if region == "mean" else f"Dice {region}" for region in dice)]
     heads += [f"{key.replace('_', ' ').replace('auroc', 'AUROC')} [95 % CI]" for key in kinds]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wardround.messages.names import REGIONS
+from wardround.messages.names import regions_in
 from wardround.reports.intervals import count_of_cases
 
 
@@ -20,7 +20,7 @@ def apart(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
     surface_mm: over the patients where both sides have the region; none: it is left out
     """
     found: dict[str, dict[str, Any]] = {}
-    for region in [one for one in REGIONS if rows and f"ml_{one}" in rows[0]]:
+    for region in [one for one in regions_in(rows[0] if rows else ()) if f"ml_{one}" in rows[0]]:
         missed = [row[f"missed_{region}"] for row in rows]
         invented = [row[f"invented_{region}"] for row in rows]
         near = [row[f"hd95_mm_{region}"] for row in rows if both(row, region)]

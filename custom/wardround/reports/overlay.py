@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from wardround.errors import DataRefused
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
-REGIONS = ("ET", "TC", "WT")
-_WIDTHS = {"ET": 1.4, "TC": 3.0, "WT": 1.6}
-# Told apart by lightness too (about 45, 95 and 70 of 100), and ET is dashed: one colour is not seen by everybody.
-_COLOURS = {"ET": "#d11f68", "TC": "#fff3a0", "WT": "#56b4e9"}
-_LINES = {"ET": "dashed", "TC": "solid", "WT": "solid"}
+# By the place of a region among the task's, again from the first one where there are more.
+_WIDTHS = (1.4, 3.0, 1.6)
+# Told apart by lightness too (about 45, 95 and 70 of 100), and the first is dashed: one colour is not seen by everybody.
+_COLOURS = ("#d11f68", "#fff3a0", "#56b4e9")
+_LINES = ("dashed", "solid", "solid")
 
 
 def draw_overlay(
@@ -25,21 +26,22 @@ def draw_overlay(
     prediction: Bools,
     title: str,
     path: Path,
+    regions: Sequence[str],
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Path:
     """Write a PNG of the axial slice with the largest tumour, expert's contours left, predicted right; return its path.
 
-    image: [H, W, D] in RAS, any intensities; truth, prediction: [3, H, W, D] in the order of REGIONS.
+    image: [H, W, D] in RAS, any intensities; truth, prediction: [R, H, W, D] in the order of `regions`.
     Shown as radiologists look: the patient's right on the left, front on top.
     empty truth: the slice of the largest prediction | both empty: the middle slice
     NaN in the image: its darkest grey | region without a voxel in the slice: no contour
     shapes that do not fit: DataRefused
     """
-    if image.ndim != 3 or truth.shape != (len(REGIONS), *image.shape) or prediction.shape != truth.shape:
+    if image.ndim != 3 or truth.shape != (len(regions), *image.shape) or prediction.shape != truth.shape:
         raise DataRefused(
             "an overlay picture",
             found=f"image {image.shape}, truth {truth.shape}, prediction {prediction.shape}",
-            expected="[H, W, D] and twice [3, H, W, D]",
+            expected="[H, W, D] and twice [R, H, W, D]",
             fix="pass one modality of the case and both region masks in its geometry",
         )
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -57,16 +59,17 @@ def draw_overlay(
     for side, (name, masks) in enumerate((("expert", truth), ("prediction", prediction))):
         axes: Any = canvas.add_subplot(1, 2, side + 1)
         axes.imshow(picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=spacing_mm[1] / spacing_mm[0])
-        for i, region in reversed(list(enumerate(REGIONS))):
+        for i in reversed(range(len(regions))):
+            place = i % len(_COLOURS)
             mask = _as_seen(masks[i, :, :, z]).astype(np.float64)
             if mask.any():
-                look: dict[str, Any] = {"colors": [_COLOURS[region]], "linewidths": _WIDTHS[region]}
-                axes.contour(np.pad(mask, 1), [0.5], linestyles=_LINES[region], extent=_padded(mask), **look)
+                look: dict[str, Any] = {"colors": [_COLOURS[place]], "linewidths": _WIDTHS[place]}
+                axes.contour(np.pad(mask, 1), [0.5], linestyles=_LINES[place], extent=_padded(mask), **look)
         axes.set_title(name, color="#e4eaf0", fontsize=9)
         axes.text(0.02, 0.5, "R", color="#9eabb7", fontsize=8, transform=axes.transAxes, va="center")
         axes.set_axis_off()
-    for i, region in enumerate(REGIONS):
-        canvas.text(0.40 + 0.09 * i, 0.015, region, color=_COLOURS[region], fontsize=9, weight="bold")
+    for i, region in enumerate(regions):
+        canvas.text(0.40 + 0.09 * i, 0.015, region, color=_COLOURS[i % len(_COLOURS)], fontsize=9, weight="bold")
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.savefig(path, format="png", facecolor=canvas.get_facecolor(), metadata={"Software": None, "Title": title})
     return path

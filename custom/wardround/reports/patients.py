@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from wardround.messages.names import REGIONS
+from wardround.messages.names import regions_in
 from wardround.reports.distances import one_in_words
 from wardround.reports.intervals import count_of_cases
 
@@ -32,7 +32,7 @@ def in_words(row: Row) -> dict[str, object]:
         chances = {f"Probability of {name}": float(row[_CLASS + name]) for name in names}
         return {"Expert": names[int(row["class"])], "Model says": said, **chances}
     cells: dict[str, object] = {"Dice": float(row["dice_mean"])}
-    for region in [one for one in REGIONS if f"dice_{one}" in row]:
+    for region in [one for one in regions_in(row) if f"dice_{one}" in row]:
         cells[f"Dice {region}"] = float(row[f"dice_{region}"])
         cells[f"{region}, ml: predicted / expert"] = f"{row[f'ml_{region}']:.1f} / {row[f'ml_expert_{region}']:.1f}"
         cells[f"{region} outline within"] = one_in_words(row, region)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 
 from wardround.core import files
 
-REGIONS = ("ET", "TC", "WT")
-_COLOURS = {"ET": "#e8601c", "TC": "#f6e05a", "WT": "#56b4e9"}
-_WIDTHS = {"ET": 1.0, "TC": 2.4, "WT": 1.4}
+# By the place of a region among the task's, again from the first one where there are more.
+_COLOURS = ("#e8601c", "#f6e05a", "#56b4e9")
+_WIDTHS = (1.0, 2.4, 1.4)
 _PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
 _GROUND, _INK = "#101418", "#e4eaf0"
 
@@ -22,13 +23,14 @@ def draw_prediction(
     image: NDArray[np.float32],
     regions: NDArray[np.bool_],
     known: NDArray[np.bool_],
+    names: Sequence[str],
     title: str,
     path: Path,
     spacing_mm: tuple[float, float, float],
 ) -> Path:
     """Write a PNG, for this user only, of the planes with the largest predicted tumour; return its path.
 
-    image [H, W, D] in RAS; regions [3, H, W, D] in the order of REGIONS; known [3]: which of them the model knows
+    image [H, W, D] in RAS; regions [R, H, W, D] in the order of `names`; known [R]: which of them the model knows
     Shown as radiologists look: the patient's right on the left; front, or top, on top.
     no voxel of any region: the middle planes, and the picture says so
     """
@@ -47,17 +49,19 @@ def draw_prediction(
         across, up = (spacing_mm[i] for i in range(3) if i != axis)
         axes: Any = figure.add_subplot(1, 3, place + 1)
         axes.imshow(_seen(image, axis, index), cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=up / across)
-        for i, region in reversed(list(enumerate(REGIONS))):
+        for i in reversed(range(len(names))):
+            place_ = i % len(_COLOURS)
             mask = _seen(regions[i], axis, index).astype(np.float64)
             if known[i] and mask.any():
                 rows, columns = mask.shape
                 edges = (-1.0, float(columns), -1.0, float(rows))
-                drawn = {"colors": [_COLOURS[region]], "linewidths": _WIDTHS[region], "extent": edges}
+                drawn = {"colors": [_COLOURS[place_]], "linewidths": _WIDTHS[place_], "extent": edges}
                 axes.contour(np.pad(mask, 1), [0.5], **drawn)
         axes.set_title(f"{name} {index}", color=_INK, fontsize=9)
         axes.set_axis_off()
-    for i, region in enumerate(name for name, has in zip(REGIONS, known, strict=True) if has):
-        figure.text(0.40 + 0.06 * i, 0.015, region, color=_COLOURS[region], fontsize=9, weight="bold")
+    for i, index in enumerate(np.flatnonzero(known).tolist()):
+        colour = _COLOURS[index % len(_COLOURS)]
+        figure.text(0.40 + 0.06 * i, 0.015, names[index], color=colour, fontsize=9, weight="bold")
     content = io.BytesIO()
     figure.savefig(content, format="png", facecolor=_GROUND, metadata={"Software": None})
     return files.write(path, content.getvalue(), private=True)

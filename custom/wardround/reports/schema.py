@@ -5,10 +5,11 @@ A report is the run as the server wrote it (RUN) and what follows from it (DERIV
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from wardround.core.validate import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Json, Maybe, OneOf, Some, check, finite
-from wardround.messages.names import CANDIDATES, METRICS
+from wardround.messages.names import CANDIDATES, SHIPPED, allowed
 from wardround.reports.summary import all_problems, by_name, overview, site_name, verdict_of
 
 VERSION = 1
@@ -17,7 +18,7 @@ INTERVAL = {"value": Maybe(NUMBER), "low?": Maybe(NUMBER), "high?": Maybe(NUMBER
 CANDIDATE = {
     "k?": Maybe(COUNT),
     "val?": Maybe(NUMBER),
-    "test?": Maybe(Each(Maybe(INTERVAL), METRICS)),
+    "test?": Maybe(Each(Maybe(INTERVAL), SHIPPED.metrics)),
     "gain?": Maybe(INTERVAL),
 }
 SITE = {
@@ -93,7 +94,7 @@ def build(run: Json) -> dict[str, Any]:
     Guarantee: the report of a report's run is the same report.
     """
     clean: dict[str, Any] = finite(run)
-    check(clean, RUN, "run")
+    check(clean, _of_job(RUN, clean), "run")
     problems, lost = all_problems(clean)
     outcome = "incomplete" if problems else clean["outcome"]
     verdicts = {}
@@ -109,7 +110,16 @@ def build(run: Json) -> dict[str, Any]:
 
 def validate(report: Json) -> None:
     """Raise ConfigRefused, naming the place, unless `report` is a report of this version."""
-    check(report, {**RUN, **DERIVED}, "report")
+    check(report, _of_job({**RUN, **DERIVED}, report), "report")
+
+
+def _of_job(shape: Json, run: Json) -> dict[str, Any]:
+    """Return the shape with the scores that the run's job lists among its settings, as its sites and its server have them."""
+    settings = run.get("settings") if isinstance(run, Mapping) else None
+    names = settings.get("names") if isinstance(settings, Mapping) else None
+    listed = [name for name in names if isinstance(name, str)] if isinstance(names, list) else None
+    candidate = {**CANDIDATE, "test?": Maybe(Each(Maybe(INTERVAL), allowed(listed).metrics))}
+    return {**shape, "final": Each(Maybe({**FINAL, "candidates": Maybe(Each(Maybe(candidate), CANDIDATES))}))}
 
 
 def run_of(report: Json) -> dict[str, Any]:

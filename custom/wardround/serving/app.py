@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from aiohttp import BodyPartReader, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from wardround.data.layouts import MODALITIES
 from wardround.errors import DataRefused, Refusal
 from wardround.hospital.bundle_words import NOT_A_DEVICE
 from wardround.serving.inference import MASK, Answer, Model, Place, Queue
 from wardround.serving.limits import Limits, Token, UploadRefused
 from wardround.serving.page import PAGE, POLICY
 from wardround.serving.upload import case_of
+from wardround.tasks.brain_tumours import SEQUENCES
 
 FORM = "multipart/form-data"
 CHUNK = 2**16
@@ -71,7 +71,7 @@ class Service:
             "X-Wardround-Fingerprint": str(self.model.about["fingerprint"]),
             "X-Wardround-Volumes-Ml": json.dumps({name: round(ml, 3) for name, ml in answer.volumes_ml.items()}),
             "X-Wardround-Sequences": ",".join(answer.sequences),
-            "X-Wardround-Missing": ",".join(name for name in MODALITIES if name not in answer.sequences),
+            "X-Wardround-Missing": ",".join(name for name in SEQUENCES if name not in answer.sequences),
             "X-Wardround-Trained-On": str(self.model.about["trained_on"]),
             "X-Wardround-Notice": NOT_A_DEVICE,
         }
@@ -143,12 +143,12 @@ async def _parts(request: web.Request, limit: int) -> dict[str, bytes]:
         reader = await request.multipart()
         while (part := await reader.next()) is not None:
             name = part.name if isinstance(part, BodyPartReader) else None
-            if name is None or name not in MODALITIES or name in found or not isinstance(part, BodyPartReader):
+            if name is None or name not in SEQUENCES or name in found or not isinstance(part, BodyPartReader):
                 raise UploadRefused(
                     422,
                     "the parts of the form",
                     found="a part of another name, or two of one",
-                    expected=f"one file for each sequence, called {', '.join(MODALITIES)}",
+                    expected=f"one file for each sequence, called {', '.join(SEQUENCES)}",
                     fix="name the parts so, and leave out those that do not exist",
                 )
             found[name] = await _collected(_chunks(part), limit, size)

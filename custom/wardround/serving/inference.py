@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from wardround import __version__
-from wardround.data.layouts import MODALITIES
 from wardround.data.volumes import encode_mask, read_images
+from wardround.errors import ModelRefused
 from wardround.hospital import origin
 from wardround.hospital.prediction import Weights, ready, regions_of, volumes_ml
 from wardround.models.fingerprint import fingerprint
 from wardround.serving.limits import UploadRefused
 from wardround.serving.upload import UploadedCase
-from wardround.tasks.regions import known_regions, labels_from_regions
 
 MASK = "mask.nii.gz"
 FIRST_GUESS_S = 30.0
@@ -43,11 +42,18 @@ class Model:
         values = {"0": "background", "1": "whole tumour"}
         if kind == "brats":
             values |= {"1": "necrotic core", "2": "oedema", str(enhancing): "enhancing tumour"}
+        if not weights.task.brats_masks:
+            raise ModelRefused(
+                f"the model {weights.file}",
+                found=f"one of another task: {', '.join(weights.task.outputs.names)}",
+                expected="a model of brain tumours: the service takes uploads of their four sequences",
+                fix="use `wardround predict FOLDER --model FILE` with it",
+            )
         self.about: dict[str, Any] = {
             "wardround": __version__,
             "fingerprint": fingerprint(weights.spec),
             "network": type(weights.spec).__name__,
-            "sequences": list(MODALITIES),
+            "sequences": list(weights.task.inputs.names),
             "labels": values,
             "candidate": weights.meta.get("candidate"),
             "round": weights.meta.get("round"),
@@ -59,11 +65,12 @@ class Model:
 
     def predict(self, case: UploadedCase) -> Answer:
         """Return the mask of a case in the geometry of its first image; damaged images: DataRefused."""
-        volume = read_images(case.files, case.read)
-        regions = regions_of(volume, self.weights, self._model) & known_regions(self.kind)[:, None, None, None]
+        volume, task = read_images(case.files, case.read), self.weights.task
+        outputs = task.outputs
+        regions = regions_of(volume, self.weights, self._model) & outputs.known(self.kind)[:, None, None, None]
         reference = next(iter(case.files.images.values()))
-        mask = encode_mask(MASK, labels_from_regions(regions, self.kind), reference, self.enhancing, case.read)
-        return Answer(mask, volumes_ml(regions, self.kind, volume), tuple(case.files.images))
+        mask = encode_mask(MASK, outputs.labels(regions, self.kind), reference, self.enhancing, case.read)
+        return Answer(mask, volumes_ml(regions, task, self.kind, volume), tuple(case.files.images))
 
 
 class Queue:

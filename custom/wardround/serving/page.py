@@ -6,9 +6,9 @@ import base64
 import hashlib
 from importlib import resources
 
-from wardround.data.layouts import MODALITIES
 from wardround.hospital.bundle_words import NOT_A_DEVICE
 from wardround.reports.html import environment
+from wardround.tasks.brain_tumours import SEQUENCES
 
 
 def _own(name: str) -> str:
@@ -25,7 +25,7 @@ SCRIPT = _own("page.js")
 PAGE = (
     environment("wardround.serving")
     .get_template("page.html")
-    .render(notice=NOT_A_DEVICE, sequences=MODALITIES, style=STYLE, script=SCRIPT)
+    .render(notice=NOT_A_DEVICE, sequences=SEQUENCES, style=STYLE, script=SCRIPT)
 )
 POLICY = (
     f"default-src 'none'; script-src {_hash(SCRIPT)}; style-src {_hash(STYLE)}; connect-src 'self'; "

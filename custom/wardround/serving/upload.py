@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from wardround.data.layouts import MODALITIES, CaseFiles
+from wardround.data.layouts import CaseFiles
 from wardround.data.nifti import parse
 from wardround.serving.limits import Limits, UploadRefused
+from wardround.tasks.brain_tumours import SEQUENCES
 
 CASE = "case"
 CHUNK = 2**20
@@ -45,18 +46,18 @@ def case_of(images: Mapping[str, bytes], limits: Limits) -> UploadedCase:
     no image, another sequence: 422 | larger decompressed than the limits say: 413 | damaged gzip: 422
     damaged otherwise, or geometry that makes no sense: DataRefused (here or when it is read)
     """
-    unknown = sorted(set(images) - set(MODALITIES))
+    unknown = sorted(set(images) - set(SEQUENCES))
     if unknown or not images:
         found = "no image" if not images else f"{len(unknown)} parts with other names"
         raise UploadRefused(
             422,
             "the sequences",
             found=found,
-            expected=f"one or more of {', '.join(MODALITIES)}",
+            expected=f"one or more of {', '.join(SEQUENCES)}",
             fix="send each image as a part of the form that has the name of its sequence",
         )
     left, content = limits.unpacked, {}
-    for modality in (one for one in MODALITIES if one in images):
+    for modality in (one for one in SEQUENCES if one in images):
         path = Path(f"{CASE}_{modality}.nii")
         content[path] = _expanded(images[modality], left, modality, limits)
         left -= len(content[path])

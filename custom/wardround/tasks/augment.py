@@ -61,7 +61,7 @@ class Augment:
     def __call__(
         self, images: Tensor, present: Tensor, targets: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return new (images [B, 4, D, H, W], present bool [B, 4], targets [B, R, D, H, W]).
+        """Return new (images [B, C, D, H, W], present bool [B, C], targets [B, R, D, H, W]).
 
         The inputs are not changed. A patient without any modality stays without.
         The same generator state gives the same result. Augment.none(): the inputs themselves, nothing drawn.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from wardround.tasks.boxes import bounding_box
 from wardround.tasks.inputs import network_input
-from wardround.tasks.regions import nested
+from wardround.tasks.regions import Regions
 
 BACKGROUND = -20.0
 MULTIPLE = 16
@@ -35,17 +35,18 @@ def predict_logits(
     present: NDArray[np.bool_],
     patch: Sequence[int] | None,
     device: str | torch.device,
+    regions: int,
     overlap: float = 0.25,
     batch: int = 4,
     record: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Return float32 logits [3, H, W, D] of image [4, H, W, D] (any float type) and present bool [4].
+    """Return float32 logits [R, H, W, D] of image [C, H, W, D] (any float type) and present bool [C]; R: `regions`.
 
     patch: window size, multiples of the network's divisor, or None | batch: windows at a time
     record: float32 [2 F] of the patient, the same in every window; None for a network without one
     an image of zeros only: BACKGROUND everywhere, the network is not run | the module comes back in the mode it was in
     """
-    logits = np.full((3, *image.shape[1:]), BACKGROUND, np.float32)
+    logits = np.full((regions, *image.shape[1:]), BACKGROUND, np.float32)
     inside = np.any(image != 0, axis=0)
     if not inside.any():
         return logits
@@ -72,15 +73,17 @@ def predict_regions(
     present: NDArray[np.bool_],
     patch: Sequence[int] | None,
     device: str | torch.device,
+    regions: Regions,
     overlap: float = 0.25,
     batch: int = 4,
     record: NDArray[np.float32] | None = None,
 ) -> NDArray[np.bool_]:
-    """Return bool [3, H, W, D] in REGIONS order: sigmoid above 0.5, then TC cut back to WT and ET to TC.
+    """Return bool [R, H, W, D] in the order of the regions: sigmoid above 0.5, then inner regions cut back to outer ones.
 
-    Arguments and edge cases as in predict_logits. A `whole_tumour` site: only WT means something.
+    Arguments and edge cases as in predict_logits. Where masks tell some regions only, only those mean something.
     """
-    return nested(predict_logits(module, image, present, patch, device, overlap, batch, record) > 0)
+    many = len(regions.names)
+    return regions.nested(predict_logits(module, image, present, patch, device, many, overlap, batch, record) > 0)
 
 
 def _slide(

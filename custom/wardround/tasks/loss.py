@@ -17,7 +17,7 @@ VOXELS = (2, 3, 4)
 
 
 def dice_bce(logits: Tensor, targets: Tensor, known: Tensor, smooth: float = 1.0) -> Tensor:
-    """Return the scalar loss of logits [B, 3, D, H, W] against targets (0/1, any type, same shape), known bool [B, 3].
+    """Return the scalar loss of logits [B, R, D, H, W] against targets (0/1, any type, same shape), known bool [B, R].
 
     an unknown region: no loss, gradient exactly 0
     an empty target: both terms fall to 0 with the predicted volume
@@ -37,7 +37,7 @@ def dice_bce_by_patient(logits: Tensor, targets: Tensor, known: Tensor, smooth: 
 
 
 def bernoulli_divergence(p: Tensor, q: Tensor, known: Tensor) -> float:
-    """Return KL(p || q) of independent voxels from logits [B, 3, D, H, W], mean over voxels and regions known bool [B, 3].
+    """Return KL(p || q) of independent voxels from logits [B, R, D, H, W], mean over voxels and regions known bool [B, R].
 
     no known region: 0 | computed from log sigmoid, so that certain voxels neither overflow nor vanish
     """

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from wardround.errors import DataRefused
 from wardround.tasks.boxes import bounding_box
-from wardround.tasks.regions import REGIONS
 
 Mask = NDArray[np.bool_]
 MISSED_MM = 374.0
@@ -37,14 +36,16 @@ def dice(pred: Mask, truth: Mask) -> float:
     return 2 * int((pred & truth).sum()) / total if total else 1.0
 
 
-def hd95_mm(pred: Mask, truth: Mask, spacing_mm: Sequence[float]) -> float:
+def hd95_mm(pred: Mask, truth: Mask, spacing_mm: Sequence[float], missed_mm: float = MISSED_MM) -> float:
     """Return the 95th percentile Hausdorff distance in mm; spacing_mm: voxel size along each axis.
+
+    missed_mm: what counts where one of the masks is empty and the other is not
 
     masks of different shapes: DataRefused | empty masks: the table above
     """
     pred, truth = _masks(pred, truth)
     if not pred.any() or not truth.any():
-        return 0.0 if pred.any() == truth.any() else MISSED_MM
+        return 0.0 if pred.any() == truth.any() else missed_mm
     from scipy.spatial import cKDTree
 
     a, b = (_surface(mask) * np.asarray(spacing_mm, np.float64) for mask in (pred, truth))
@@ -53,13 +54,19 @@ def hd95_mm(pred: Mask, truth: Mask, spacing_mm: Sequence[float]) -> float:
 
 
 def case_scores(
-    pred: Mask, truth: Mask, known: Mask, spacing_mm: Sequence[float], with_hd95: bool = True
+    pred: Mask,
+    truth: Mask,
+    known: Mask,
+    spacing_mm: Sequence[float],
+    regions: Sequence[str],
+    with_hd95: bool = True,
+    missed_mm: float = MISSED_MM,
 ) -> dict[str, float]:
-    """Return the scores of one case: pred and truth bool [3, H, W, D], known bool [3], all in REGIONS order.
+    """Return the scores of one case: pred and truth bool [R, H, W, D], known bool [R], all in the order of `regions`.
 
-    keys: dice_ET, ... and hd95_mm_ET, ... of the known regions, and dice_mean over them | no region known: DataRefused
+    keys: dice_<region> and hd95_mm_<region> of the known regions, and dice_mean over them | no region known: DataRefused
     """
-    chosen = [(index, name) for index, name in enumerate(REGIONS) if known[index]]
+    chosen = [(index, name) for index, name in enumerate(regions) if known[index]]
     if not chosen:
         raise DataRefused(
             "scores of a case", found="no known region", expected="at least one", fix="check the kind of labels"
@@ -67,18 +74,25 @@ def case_scores(
     scores = {f"dice_{name}": dice(pred[index], truth[index]) for index, name in chosen}
     scores["dice_mean"] = sum(scores.values()) / len(chosen)
     if with_hd95:
-        scores |= {f"hd95_mm_{name}": hd95_mm(pred[index], truth[index], spacing_mm) for index, name in chosen}
+        scores |= {
+            f"hd95_mm_{name}": hd95_mm(pred[index], truth[index], spacing_mm, missed_mm) for index, name in chosen
+        }
     return scores
 
 
-def case_volumes(pred: Mask, truth: Mask, known: Mask, spacing_mm: Sequence[float]) -> dict[str, float]:
+def case_volumes(
+    pred: Mask, truth: Mask, known: Mask, spacing_mm: Sequence[float], regions: Sequence[str]
+) -> dict[str, float]:
     """Return, of the known regions, the volumes in ml and whether a region is there on one side alone (arguments as above).
 
-    keys: ml_ET and ml_expert_ET, ... | missed_ET (1: the expert's is not empty, the prediction's is), invented_ET (the reverse)
+    keys, R a region: ml_R and ml_expert_R | missed_R (1: the expert's is not empty, the prediction's is), invented_R (the
+    reverse)
     """
     millilitres = float(np.prod(np.asarray(spacing_mm, np.float64))) / 1000
     found: dict[str, float] = {}
-    for name, mine, expert in [(REGIONS[i], int(pred[i].sum()), int(truth[i].sum())) for i in np.flatnonzero(known)]:
+    for name, mine, expert in [
+        (regions[i], int(pred[i].sum()), int(truth[i].sum())) for i in range(len(regions)) if known[i]
+    ]:
         found |= {f"ml_{name}": mine * millilitres, f"ml_expert_{name}": expert * millilitres}
         found |= {
             f"missed_{name}": float(expert > 0 and mine == 0),

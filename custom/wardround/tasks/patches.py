@@ -16,9 +16,9 @@ def sample_patch(
     rng: np.random.Generator,
     tumour_probability: float = 0.67,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return (image float32 [4, *size], labels uint8 [*size]) of one random place; both are new arrays.
+    """Return (image float32 [C, *size], labels uint8 [*size]) of one random place; both are new arrays.
 
-    image [4, H, W, D] of any float type, labels [H, W, D], foreground [N, 3] indices of tumour voxels.
+    image [C, H, W, D] of any float type, labels [H, W, D], foreground [N, 3] indices of tumour voxels.
     With `tumour_probability` a random foreground voxel lies in the patch, at most a quarter of the size from its centre
     unless the volume ends; otherwise every place of the patch inside the volume is equally likely.
     no foreground: always the second case | an axis shorter than the patch: the volume in the middle, zeros around it

@@ -1,4 +1,8 @@
-"""Floor 2: tumour regions from labels and back. Channel order of targets and logits: REGIONS.
+"""Floor 2: the regions of a segmentation task: which values of a mask lie in each, which lie inside which, and back.
+
+Channel order of targets and logits: `names`. Masks of one kind may tell fewer regions than those of another: a region that
+a kind does not tell is unknown at that site, not empty.
+The brain tumour task (brain_tumours.py) as a table:
 
 | label            | ET | TC | WT |
 |------------------|----|----|----|
@@ -6,74 +10,136 @@
 | 1 necrotic core  |    | x  | x  |
 | 2 oedema         |    |    | x  |
 | 3 enhancing      | x  | x  | x  |
-
-A `whole_tumour` site has labels 0 and 1 only, and 1 means WT: its ET and TC are unknown, not empty.
-Source: Menze et al. 2015, doi:10.1109/TMI.2014.2377694 (BraTS); enhancing tumour is 3 as in BraTS 2023.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wardround.errors import ConfigRefused, DataRefused
 
-REGIONS = ("ET", "TC", "WT")
-KINDS = ("brats", "whole_tumour")
-HIGHEST = {"brats": 3, "whole_tumour": 1}
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,23}")
+_MOST = 255
+Labels = NDArray[np.uint8]
+Bools = NDArray[np.bool_]
 
 
-def known_regions(kind: str) -> NDArray[np.bool_]:
-    """Return bool [3] in REGIONS order: what labels of this kind can tell. Another kind: ConfigRefused."""
-    _check_kind(kind)
-    return np.array([kind == "brats", kind == "brats", True])
+@dataclass(frozen=True)
+class Regions:
+    """kinds: kind of masks -> region -> the label values that lie in it; the first kind tells every region.
 
-
-def regions_from_labels(labels: NDArray[np.uint8], kind: str) -> NDArray[np.uint8]:
-    """Return uint8 [3, ...] of 0 and 1 for labels [...]; unknown regions are all 0 (see `known_regions`).
-
-    a label above 3 (brats) or above 1 (whole_tumour): DataRefused | another kind: ConfigRefused
+    A region whose labels are all in another one's lies inside it. Names are letters and digits, "mean" is taken.
+    no kind, no region, a name or value that is none, a region that the first kind does not tell: ConfigRefused
     """
-    _check_kind(kind)
-    highest = int(labels.max(initial=0))
-    if highest > HIGHEST[kind]:
-        raise DataRefused(
-            "a label value",
-            found=f"{highest}",
-            expected=f"0 to {HIGHEST[kind]} for labels of kind {kind!r}",
-            fix="map BraTS label 4 to 3, or correct the kind of labels in this site's file",
+
+    kinds: Mapping[str, Mapping[str, tuple[int, ...]]]
+
+    def __post_init__(self) -> None:
+        sound = isinstance(self.kinds, Mapping) and bool(self.kinds)
+        for kind, regions in self.kinds.items() if sound else ():
+            sound = sound and isinstance(kind, str) and re.fullmatch(r"[a-z][a-z0-9_]{0,23}", kind) is not None
+            sound = sound and kind != "classes" and isinstance(regions, Mapping) and bool(regions)
+            sound = sound and all(_is_region(name, labels) for name, labels in regions.items())
+        if not sound or any(set(one) - set(self.names) for one in self.kinds.values()):
+            raise ConfigRefused(
+                "the regions of the task",
+                found=f"{dict(self.kinds) if isinstance(self.kinds, Mapping) else type(self.kinds).__name__}"[:300],
+                expected="kind of masks -> region -> label values from 1 to 255; the first kind tells every region",
+                fix="for example `task.outputs: {organs: {spleen: [1]}}` in the job's sampling",
+            )
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Return the regions in the order of targets and logits."""
+        return tuple(next(iter(self.kinds.values())))
+
+    @property
+    def default_kind(self) -> str:
+        """Return the kind whose masks tell every region."""
+        return next(iter(self.kinds))
+
+    def known(self, kind: str) -> Bools:
+        """Return bool [R]: what labels of this kind can tell. Another kind: ConfigRefused."""
+        regions = self._of(kind)
+        return np.array([name in regions for name in self.names])
+
+    def targets(self, labels: Labels, kind: str) -> Labels:
+        """Return uint8 [R, ...] of 0 and 1 for labels [...]; unknown regions are all 0 (see `known`).
+
+        a label above the highest of this kind: DataRefused | another kind: ConfigRefused
+        """
+        table = self._table(kind)
+        highest = int(labels.max(initial=0))
+        if highest >= table.shape[1]:
+            raise DataRefused(
+                "a label value",
+                found=f"{highest}",
+                expected=f"0 to {table.shape[1] - 1} for labels of kind {kind!r}",
+                fix="map the values of the masks (BraTS label 4 is 3 here), or correct the kind of labels in this site's file",
+            )
+        return np.ascontiguousarray(np.take(table, labels, axis=1))
+
+    def nested(self, regions: Bools) -> Bools:
+        """Return bool [R, ...] in which inner regions are cut back to the outer ones, which never change."""
+        return np.stack(
+            [np.logical_and.reduce([regions[j] for j in (i, *self._around[i])]) for i in range(len(regions))]
         )
-    regions = np.zeros((3, *labels.shape), np.uint8)
-    regions[2] = labels > 0
-    if kind == "brats":
-        regions[0] = labels == 3
-        regions[1] = (labels == 1) | regions[0]
-    return regions
 
+    def labels(self, regions: Bools, kind: str) -> Labels:
+        """Return uint8 labels [...] of bool regions [R, ...], made nested first; outer regions are written first.
 
-def nested(regions: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return bool [3, ...] with ET inside TC inside WT: inner regions are cut back to outer ones, WT never changes."""
-    wt = regions[2]
-    tc = regions[1] & wt
-    return np.stack([regions[0] & tc, tc, wt])
-
-
-def labels_from_regions(regions: NDArray[np.bool_], kind: str = "brats") -> NDArray[np.uint8]:
-    """Return uint8 labels [...] of bool regions [3, ...], made nested first. whole_tumour: 1 inside WT, 0 elsewhere."""
-    _check_kind(kind)
-    et, tc, wt = nested(regions.astype(bool))
-    labels = np.zeros(regions.shape[1:], np.uint8)
-    if kind == "whole_tumour":
-        labels[wt] = 1
+        Each region is written as the smallest of its labels that no region inside it has.
+        """
+        own = self._of(kind)
+        found = self.nested(regions.astype(bool))
+        labels = np.zeros(regions.shape[1:], np.uint8)
+        for name in sorted(own, key=lambda one: -len(own[one])):
+            inner = {value for other in own.values() if set(other) < set(own[name]) for value in other}
+            labels[found[self.names.index(name)]] = min(set(own[name]) - inner or own[name])
         return labels
-    labels[wt] = 2
-    labels[tc] = 1
-    labels[et] = 3
-    return labels
 
-
-def _check_kind(kind: str) -> None:
-    if kind not in KINDS:
-        raise ConfigRefused(
-            "the kind of labels", found=repr(kind), expected=" or ".join(KINDS), fix="correct the site's file"
+    @cached_property
+    def _around(self) -> tuple[tuple[int, ...], ...]:
+        """Return for each region the places of those that it lies inside."""
+        whole = self._of(self.default_kind)
+        return tuple(
+            tuple(j for j, other in enumerate(self.names) if set(whole[name]) < set(whole[other]))
+            for name in self.names
         )
+
+    @cached_property
+    def _tables(self) -> dict[str, Labels]:
+        return {kind: self._table_of(regions) for kind, regions in self.kinds.items()}
+
+    def _table_of(self, regions: Mapping[str, tuple[int, ...]]) -> Labels:
+        table = np.zeros((len(self.names), 1 + max(max(labels) for labels in regions.values())), np.uint8)
+        for name, labels in regions.items():
+            table[self.names.index(name), list(labels)] = 1
+        return table
+
+    def _table(self, kind: str) -> Labels:
+        self._of(kind)
+        return self._tables[kind]
+
+    def _of(self, kind: str) -> Mapping[str, tuple[int, ...]]:
+        if kind not in self.kinds:
+            raise ConfigRefused(
+                "the kind of labels",
+                found=repr(kind),
+                expected=" or ".join(self.kinds),
+                fix="correct `labels` in the site's file",
+            )
+        return self.kinds[kind]
+
+
+def _is_region(name: object, labels: object) -> bool:
+    named = isinstance(name, str) and _NAME.fullmatch(name) is not None and name != "mean"
+    values = labels if isinstance(labels, list | tuple) else ()
+    whole = all(type(n) is int and 1 <= n <= _MOST for n in values)
+    return named and whole and len(values) > 0 and len(set(values)) == len(values)

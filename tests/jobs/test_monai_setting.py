@@ -1,0 +1,74 @@
+"""`--set model.path=monai.networks.nets.NAME`: what is printed, and what is refused before anything is printed."""
+
+from __future__ import annotations
+
+import pytest
+
+from wardround.errors import ConfigRefused, ModelRefused
+from wardround.jobs import allow_list, folder, recipes
+from wardround.jobs.building import require_buildable
+
+DYNUNET = [
+    "model.path=monai.networks.nets.DynUNet",
+    "model.args.kernel_size=[3,3,3]",
+    "model.args.strides=[1,2,2]",
+    "model.args.upsample_kernel_size=[2,2]",
+    "model.filters=[4,8,8]",
+]
+OURS = "wardround.models.monai_network.MonaiNetwork"
+
+
+def test_the_job_says_which_network_and_a_hardened_hospital_knows_its_class() -> None:
+    job = recipes.job("brats_fedavg", DYNUNET)
+    require_buildable(job)
+    for config in (folder.client_config(job)["executors"][0]["executor"], folder.server_config(job)["workflows"][0]):
+        part = config["args"]["model"]
+        assert part["path"] == OURS
+        assert part["args"]["network"] == "monai.networks.nets.DynUNet"
+        channels = {"spatial_dims": 3, "in_channels": 8, "out_channels": 3}
+        sizes = {"kernel_size": [3, 3, 3], "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [4, 8, 8]}
+        assert part["args"]["args"] == channels | sizes
+    listed, named = allow_list.allow_list(), allow_list.allow_list([job])
+    assert set(named["site"]) <= set(listed["site"])
+    assert set(named["server"]) <= set(listed["server"])
+    assert OURS in named["site"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["model.path=monai.networks.nets.VNet"], "BatchNorm3d"),
+        (["model.path=monai.networks.nets.NoSuchNet"], "NAME"),
+        (["model.path=monai.networks.nets.DenseNet121", "model.pretrained=true"], "fetch weights"),
+        ([*DYNUNET, "model.args.deep_supervision=true"], "deep supervision off"),
+        ([*DYNUNET, "model.out_channels=2"], "8 input and 3 output channels"),
+        ([*DYNUNET, "model.args.wings=2"], "wings"),
+        ([*DYNUNET, "sampling.patch=[33,33,33]"], "sampling.patch"),
+    ],
+)
+def test_what_a_hospital_would_refuse_is_not_printed(settings: list[str], words: str) -> None:
+    with pytest.raises((ConfigRefused, ModelRefused), match=words):
+        require_buildable(recipes.job("brats_fedavg", settings))
+
+
+def test_patient_level_privacy_tries_the_gradients_before_the_job_is_printed() -> None:
+    with pytest.raises(ModelRefused, match="cannot be told apart"):
+        require_buildable(recipes.job("brats_dp_record", [*DYNUNET, "sampling.patch=[16,16,16]"]))
+    act = "model.act_name=[leakyrelu, {negative_slope: 0.01}]"
+    require_buildable(recipes.job("brats_dp_record", [*DYNUNET, act, "sampling.patch=[16,16,16]"]))
+
+
+def test_a_fragment_may_name_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wardround.jobs import fragments
+
+    args = {"kernel_size": [3, 3, 3], "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [4, 8, 8]}
+    real = fragments.fragment
+
+    def with_dynunet(kind: str, name: str) -> dict[str, object]:
+        page = real(kind, name)
+        if kind == "task":
+            page["model"] = {"path": "monai.networks.nets.DynUNet", "args": args}
+        return page
+
+    monkeypatch.setattr(fragments, "fragment", with_dynunet)
+    assert recipes.job("brats_fedavg").task["model"] == recipes.job("brats_fedavg", DYNUNET).task["model"]
