@@ -1,8 +1,8 @@
 """The server's side of a round, alone in a fresh process: decode, check and add one site's update after the other, then step.
 
 The updates are generated and serialised (FOBS) outside the clock, one at a time, as they would arrive. Inside the clock:
-deserialise, strict reading, fingerprint, Combine.accept (as flare.rounds does); then aggregate and GlobalModel.step, which
-writes the new weights to disk. The network itself (sockets, TLS) is NVFlare's and not measured.
+deserialise, strict reading, and what the plaintext run does with an update; then the mean and GlobalModel.step, which writes
+the new weights to disk. The network itself (sockets, TLS) is NVFlare's and not measured.
 """
 
 from __future__ import annotations
@@ -22,44 +22,43 @@ CHANNELS = (16, 32, 64, 128)
 
 def measure(sites: int, rounds: int, channels: Sequence[int] = CHANNELS) -> dict[str, float]:
     """Return peak memory before the first round and at the end, seconds per round (median), and the network's size."""
-    from nvflare.apis.dxo import from_shareable
-    from nvflare.apis.fl_constant import ReservedKey
-    from nvflare.apis.fl_context import FLContext
     from nvflare.apis.utils.decomposers import flare_decomposers
     from nvflare.app_common.decomposers import common_decomposers
     from nvflare.fuel.utils import fobs
 
+    from wardround.aggregation.mean import WeightedMean
+    from wardround.aggregation.plaintext_run import PlaintextRun
     from wardround.algorithms.rules import Mean
+    from wardround.core.attendance import Attendance
+    from wardround.core.run_log import RunLog
+    from wardround.core.stages import Replies
     from wardround.flare import wire
-    from wardround.flare.combine import Combine
     from wardround.hospital.global_model import GlobalModel
     from wardround.models.nets import UNet3d
 
     flare_decomposers.register()
     common_decomposers.register()
     spec = UNet3d(channels=tuple(channels), residual_units=2)
-    context, combine, seconds = FLContext(), Combine(), []
+    names, seconds = [f"site-{number}" for number in range(sites)], []
+    about = {"job": "overhead", "algorithm": "FedAvg"}
     with tempfile.TemporaryDirectory() as folder:
-        server = GlobalModel.open(Path(folder), spec, Mean(server_lr=1.0), ["model"], 0, {"job": "overhead"})
-        travelling = server.travelling([])
+        server = GlobalModel.open(Path(folder), spec, Mean(server_lr=1.0), ["model"], 0, about)
+        record = RunLog.begin(about, server.facts, True, [])
+        run = PlaintextRun(server, server.travelling([]), WeightedMean(), record, rounds, sites, Path(folder))
+        steps = run.run(Attendance(names, rounds, record))
         before = peak_rss_mb()
+        ask = next(steps)
         for round_ in range(rounds):
             spent = 0.0
-            combine.reset(context)
-            for site in range(sites):
-                arrived = message(server.wire(), server.facts["fingerprint"], round_ * sites + site)
+            for number, site in enumerate(names):
+                arrived = message(server.wire(), server.facts["fingerprint"], round_ * sites + number)
                 begun = time.perf_counter()
-                result = fobs.loads(arrived)
-                result.set_peer_props({ReservedKey.IDENTITY_NAME: f"site-{site + 1}"})
-                update = wire.read_update(result)
-                server.require_fits(f"site-{site + 1}", update.facts["fingerprint"], update.delta, travelling)
-                if not combine.accept(result, context):
-                    raise RuntimeError(f"the update of site-{site + 1} was rejected")
+                ask.take(site, wire.read_update(fobs.loads(arrived)))
                 spent += time.perf_counter() - begun
             begun = time.perf_counter()
-            mean = from_shareable(combine.aggregate(context)).data
-            server.step(mean, 1.0, {"val_score": 0.0})
+            ask = steps.send(Replies(tuple(names)))
             seconds.append(spent + time.perf_counter() - begun)
+        steps.close()
         return {
             "start_rss_mb": before,
             "peak_rss_mb": peak_rss_mb(),

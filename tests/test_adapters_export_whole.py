@@ -8,30 +8,20 @@ import json
 
 import pytest
 
-from wardround.flare.record import flat
+from wardround.core.run_log import flat
 from wardround.jobs import hidden
 
-# No promises: a rival is trained beside the job or not; `dp` repeats what the exit promises (and the exit refuses an update that
-# comes with its loss, as one without `dp` does); `noise` must be what the exit promises, or nothing leaves; scales change what is
-# learnt, never what is promised; ids are names inside one config; the network's settings are covered
-# by the architecture's fingerprint, which both sides compare; `words` of an exit: without them no name leaves; a record is read,
+# No promises: a rival is trained beside the job or not; the server's rule and the banks stand at sites of a secure sum
+# only, which refuse every task without them; scales change what is learnt, never what is promised; ids are names inside one
+# config; the network's settings are covered by the architecture's fingerprint, which both sides compare; a record is read,
 # and what a classifier is given stands beside its weights, only where there is one; the least Dice is for jobs that segment.
-RIVALS = {
-    "SiteTrainer.rival",
-    "SecureSite.rival",
-    "SiteTrainer.dp",
-    "SecureSite.dp",
-    "SecureSite.scaling",
-    "SecureSum.noise",
-}
-IDS = {"Rounds.aggregator_id"}
+RIVALS = {f"SiteExecutor.{name}" for name in ("rival", "rule", "banks", "scaling")}
 NETWORK = {
     f"UNet3d.{name}" for name in ("channels", "residual_units", "norm", "dropout", "adapter_rank", "ehr_columns")
 }
 NETWORK |= {f"ViTFusion.{name}" for name in ("depth", "fusion_depth", "weights", "patch", "tubelet")}
-WORDS = {"Release.words", "HiddenRelease.words"}
-WHERE_THERE_IS_ONE = {"Sampling.columns", "Rounds.inputs", "Judging.least_dice"}
-MAY_HAVE_DEFAULTS = RIVALS | IDS | NETWORK | WORDS | WHERE_THERE_IS_ONE
+WHERE_THERE_IS_ONE = {"Sampling.columns", "PlaintextServer.inputs", "Judging.least_dice"}
+MAY_HAVE_DEFAULTS = RIVALS | NETWORK | WHERE_THERE_IS_ONE
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +63,10 @@ def test_a_promise_has_no_default(ours):
 
 
 def test_jobs_say_everything_but_names(ours):
-    """Even an argument that may be left out is printed, except the rival or the record where there is none, and ids."""
+    """Even an argument that may be left out is printed, except the rival or the record where there is none."""
     for one in ours:
         missing = {f"{one.cls.__name__}.{p.name}" for p in parameters(one.cls) if p.name not in one.args}
-        assert missing <= RIVALS | IDS | WHERE_THERE_IS_ONE, str(one)
+        assert missing <= RIVALS | WHERE_THERE_IS_ONE, str(one)
 
 
 def without_defaults(value):
@@ -89,7 +79,7 @@ def without_defaults(value):
     args = {
         key: flat(part) if key == "about" else without_defaults(part)
         for key, part in value["args"].items()
-        if (name != "UNet3d" or part != DEFAULTS[key]) and (key, part) not in (("words", []), ("least_dice", 0.3))
+        if (name != "UNet3d" or part != DEFAULTS[key]) and (key, part) != ("least_dice", 0.3)
     }
     return {"path": value["path"], "args": args}
 
@@ -109,12 +99,11 @@ def test_nvflare_exports_the_same_job(name, repository, ours, tmp_path):
     from nvflare.job_config.api import FedJob
 
     mine = {one.path: one for one in ours if one.job == name}
-    site, rounds, combine = (
-        mine[f"wardround.flare.{path}"] for path in ("site.SiteTrainer", "rounds.Rounds", "combine.Combine")
+    site, rounds = (
+        mine[f"wardround.flare.{path}"] for path in ("executor.SiteExecutor", "controller.ServerController")
     )
     job = FedJob(name, min_clients=2)
     job.to_server(rounds.build(), id="rounds")
-    job.to_server(combine.build(), id="combine")
     job.to_clients(site.build(), tasks=["train", "finish"])
     job.export_job(str(tmp_path))
     config = tmp_path / name / "app" / "config"
@@ -125,9 +114,6 @@ def test_nvflare_exports_the_same_job(name, repository, ours, tmp_path):
     assert {"path": workflow["path"], "args": workflow["args"]} == without_defaults(
         {"path": rounds.path, "args": rounds.args}
     )
-    assert [part for part in server["components"] if part["id"] == "combine"] == [
-        {"id": "combine", "path": combine.path, "args": {}}
-    ]
 
 
 @pytest.mark.parametrize("name", ["brats_fedavg_fixed", "brats_perfedavg_ring", "brats_dp_adaptive"])
@@ -137,11 +123,13 @@ def test_nvflare_exports_the_same_hidden_job(name, ours, tmp_path):
     from nvflare.job_config.defs import FilterType
 
     mine = {one.path.rpartition(".")[2]: one for one in ours if one.job == name}
-    rounds, site, release, shared = (mine[cls] for cls in ("SecureRounds", "SecureSite", "HiddenRelease", "SecureSum"))
+    rounds, site, release, shared = (
+        mine[cls] for cls in ("ServerController", "SiteExecutor", "OutboundFilter", "Outbound")
+    )
     job = FedJob(name, min_clients=3)
     job.to_server(rounds.build(), id="rounds")
     job.to_clients(site.build(), tasks=hidden.TASKS)
-    job.to_clients(shared.build(), id="secure_sum")
+    job.to_clients(shared.build(), id="outbound")
     job.to_clients(release.build(), tasks=hidden.TASKS, filter_type=FilterType.TASK_RESULT)
     job.export_job(str(tmp_path))
     config = tmp_path / name / "app" / "config"
@@ -151,7 +139,7 @@ def test_nvflare_exports_the_same_hidden_job(name, ours, tmp_path):
     assert executor["tasks"] == hidden.TASKS
     assert sorted(exit_["tasks"]) == sorted(hidden.TASKS), "NVFlare keeps a filter's tasks in a set"
     found = {"site": executor["executor"], "release": exit_["filters"][0], "rounds": server["workflows"][0]}
-    found["shared"] = next(part for part in client["components"] if part["id"] == "secure_sum")
+    found["shared"] = next(part for part in client["components"] if part["id"] == "outbound")
     for one, key in ((site, "site"), (release, "release"), (rounds, "rounds"), (shared, "shared")):
         exported = {"path": found[key]["path"], "args": found[key]["args"]}
         assert exported == without_defaults({"path": one.path, "args": one.args}), key

@@ -12,16 +12,12 @@ from wardround.jobs import folder, recipes
 
 # What a site has to allow for these jobs to run (the source of an allow-list): nothing else is ever built from a config.
 HIDDEN = {
-    "wardround.flare.hidden_release.HiddenRelease",
-    "wardround.flare.release.NoNoise",
-    "wardround.flare.secure_rounds.SecureRounds",
-    "wardround.flare.secure_site.SecureSite",
-    "wardround.flare.secure_sum.SecureSum",
+    "wardround.flare.secagg_server.SecaggServer",
     "wardround.privacy.protection.Protection",
 }
 HOSPITAL = {
-    "wardround.flare.hospital_release.HospitalRelease",
     "wardround.privacy.hospital_dp.HospitalDP",
+    "wardround.privacy.hospital_release.HospitalRelease",
     "wardround.privacy.scaling.Scaling",
 }
 OPEN = {
@@ -39,14 +35,15 @@ OPEN = {
     "wardround.algorithms.rules.Mean",
     "wardround.algorithms.scaffold.Scaffold",
     "wardround.algorithms.schedule.Schedule",
-    "wardround.flare.combine.Combine",
-    "wardround.flare.ledger_door.PatientRelease",
+    "wardround.aggregation.mean.WeightedMean",
+    "wardround.flare.controller.ServerController",
     "wardround.flare.made_with.MadeWith",
-    "wardround.privacy.dp_sgd.PatientDP",
-    "wardround.flare.release.InTheClear",
-    "wardround.flare.release.Release",
-    "wardround.flare.rounds.Rounds",
-    "wardround.flare.site.SiteTrainer",
+    "wardround.flare.executor.SiteExecutor",
+    "wardround.flare.outbound.Outbound",
+    "wardround.flare.outbound_filter.OutboundFilter",
+    "wardround.privacy.patient_dp.PatientDP",
+    "wardround.privacy.patient_release.PatientRelease",
+    "wardround.flare.plaintext_server.PlaintextServer",
     "wardround.hospital.classification.CaseSampling",
     "wardround.hospital.judging.Judging",
     "wardround.hospital.opening.TypePhantoms",
@@ -141,7 +138,7 @@ def test_each_kind_uses_its_own_classes(name, named):
     found = {one.path for one in named if one.job == name}
     own = {"hidden": HIDDEN, "open": set()}[kind(name)]
     if name in PER_HOSPITAL:
-        own = HIDDEN - {"wardround.flare.release.NoNoise"} | HOSPITAL
+        own = HIDDEN | HOSPITAL
     assert own <= found
     assert not found & ((HIDDEN | HOSPITAL) - own)
 
@@ -153,38 +150,40 @@ def test_both_sides_agree(name, repository):
     rounds, site = server["workflows"][0]["args"], client["executors"][0]["executor"]["args"]
     components = {one["id"]: one["args"] for one in (*server["components"], *client["components"])}
     assert rounds["rounds"] == site["schedule"]["args"]["rounds"]
-    assert rounds["model"] == site["model"]
+    mode = rounds["mode"]["args"] if "mode" in rounds else rounds
+    assert mode["model"] == site["model"]
     if kind(name) == "hidden":
-        assert rounds["protection"] == components["secure_sum"]["protection"]
-        assert components["secure_sum"]["seed"] == site["seed"]
+        assert mode["protection"] == components["outbound"]["protection"]
         assert ("fedavg" in site["banks"]) == ("rival" in site)
     else:
-        assert rounds["seed"] == site["seed"]
-        assert ("fedavg" in rounds["banks"]) == ("rival" in site)
+        assert mode["seed"] == site["seed"]
+        assert ("fedavg" in mode["banks"]) == ("rival" in site)
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_noise_is_promised_where_it_is_added_and_where_it_is_charged(name, repository):
-    """The executor trains under the promise that the exit writes into the ledger, over the rounds that are run."""
+def test_what_leaves_is_promised_once(name, repository):
+    """In the component `outbound`, over the rounds and the work that are run; no other part of a site repeats any of it."""
     _, client = configs(repository, name)
     site = client["executors"][0]["executor"]["args"]
-    mechanism = client["task_result_filters"][0]["filters"][0]["args"].get("mechanism", {})
-    assert ("dp" in site) == (name in {"brats_dp_record", *PER_HOSPITAL})
-    if "dp" in site:
-        assert site["dp"] == mechanism
-        assert mechanism["args"]["rounds"] == site["schedule"]["args"]["rounds"]
-        assert mechanism["args"].get("work", site["schedule"]["args"]["work"]) == site["schedule"]["args"]["work"]
-        if kind(name) == "hidden":
-            shared = next(one for one in client["components"] if one["id"] == "secure_sum")["args"]
-            assert shared["noise"] == mechanism["args"]["promise"]
-        assert mechanism["args"]["accept_vacuous"] is False
+    (promised,) = [one["args"] for one in client["components"] if one["id"] == "outbound"]
+    assert set(promised) == {"privacy", "compression", "protection", "allowed_names"}
+    private = promised["privacy"] != "none"
+    assert private == (name in {"brats_dp_record", *PER_HOSPITAL})
+    assert (promised["protection"] != "none") == (kind(name) == "hidden")
+    assert client["task_result_filters"][0]["filters"][0]["args"] == {}
+    if private:
+        args, schedule = promised["privacy"]["args"], site["schedule"]["args"]
+        assert args["rounds"] == schedule["rounds"]
+        assert args.get("work", schedule["work"]) == schedule["work"]
+        assert args["accept_vacuous"] is False
+        assert json.dumps(client).count("noise_multiplier") == 1
         assert "rival" not in site
 
 
 @pytest.mark.parametrize("name", [name for name in recipes.names() if kind(name) == "hidden"])
 def test_a_hidden_sum_is_what_its_name_says(name, repository):
     server, _ = configs(repository, name)
-    promise = server["workflows"][0]["args"]["protection"]["args"]
+    promise = server["workflows"][0]["args"]["mode"]["args"]["protection"]["args"]
     wanted = {
         "fixed": (False, False, False),
         "masked": (True, False, False),
@@ -212,6 +211,5 @@ def test_the_exit_is_named_for_every_task(name, repository):
     hidden = kind(name) == "hidden"
     tasks = ["join", "prepare", "train", "hop", "unmask", "finish"] if hidden else ["train", "finish"]
     assert executor["tasks"] == tasks
-    release = "hidden_release.HiddenRelease" if hidden else "release.Release"
     for exit_ in exits:
-        assert [one["path"] for one in exit_["filters"]] == [f"wardround.flare.{release}"]
+        assert [one["path"] for one in exit_["filters"]] == ["wardround.flare.outbound_filter.OutboundFilter"]

@@ -37,13 +37,13 @@ from wardround.arrays import digest, in_bank
 from wardround.data.cases import MODALITIES
 from wardround.errors import Refusal
 from wardround.flare import few_patients, made_with, places, sealed
-from wardround.flare.hidden_release import HiddenRelease
-from wardround.flare.hospital_release import HospitalRelease
-from wardround.flare.release import NoNoise
-from wardround.flare.secure_rounds import SecureRounds
-from wardround.flare.secure_site import SecureSite
-from wardround.flare.secure_sum import ID, SecureSum
-from wardround.hospital.global_model import initial_arrays
+from wardround.flare.controller import ServerController
+from wardround.flare.executor import SiteExecutor
+from wardround.flare.outbound import ID, NONE, Outbound
+from wardround.flare.outbound_filter import OutboundFilter
+from wardround.flare.secagg_server import SecaggServer
+from wardround.flare.secagg_session import SecAggSession
+from wardround.hospital.global_model import GlobalModel, initial_arrays
 from wardround.hospital.judging import Judging
 from wardround.hospital.opening import Phantoms
 from wardround.hospital.segmentation import Sampling
@@ -51,6 +51,7 @@ from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import UNet3d
 from wardround.privacy import simulated_kits
+from wardround.privacy.hospital_release import HospitalRelease
 from wardround.privacy.protection import Protection
 from wardround.privacy.scaling import Scaling
 from wardround.rng import stream
@@ -202,7 +203,7 @@ class Private:
 
 
 class Site(Party):
-    """A site of the job: executor, exit, and the component that both share."""
+    """A site of the job: executor, outbound filter, and the component that both read."""
 
     synthetic = True
 
@@ -216,12 +217,22 @@ class Site(Party):
 
     def restart(self) -> None:
         """Forget everything that is not on disk, as a new process does."""
-        mechanism = self.private.mechanism
-        self.secure = SecureSum(self.promise, 0, mechanism.promise if mechanism else None)
-        self.engine.components |= {ID: self.secure}
-        self.executor = secure_site(dp=mechanism, scaling=self.private.scaling)
-        self.executor._hospital = self.hospital
-        self.exit = HiddenRelease(mechanism or NoNoise(), MODALITIES)
+        self.outbound = Outbound(self.private.mechanism or NONE, NONE, self.promise, MODALITIES)
+        self.engine.components |= {ID: self.outbound}
+        self.executor = secure_site(scaling=self.private.scaling)
+        self.executor.trainer.opened = self.hospital
+        self.exit = OutboundFilter()
+
+    @property
+    def secure(self) -> SecAggSession:
+        """Return this site's half of the sum."""
+        assert self.outbound.session is not None
+        return self.outbound.session
+
+    def held(self) -> GlobalModel:
+        """Return the global model as this site keeps it, once it has done a task."""
+        assert self.executor.secagg_model is not None
+        return self.executor.secagg_model.held(self.context())
 
     def answer(self, task: str, message: Shareable) -> Shareable:
         """Do a task and pass the exit, as NVFlare's client runner does."""
@@ -244,7 +255,7 @@ class Site(Party):
         return checkpoint.load(self.folder / "final_model.npz", FINGERPRINT)[0]
 
 
-def secure_site(**changed: Any) -> SecureSite:
+def secure_site(**changed: Any) -> SiteExecutor:
     promise = {
         "algorithm": FedAvg(),
         "sharing": EVERYTHING,
@@ -257,7 +268,7 @@ def secure_site(**changed: Any) -> SecureSite:
         "rule": Mean(1.0),
         "banks": ["model"],
     }
-    return SecureSite(**promise | changed)
+    return SiteExecutor(**promise | changed)
 
 
 def first_model() -> dict[str, Any]:
@@ -306,12 +317,12 @@ class Federation:
 
     def begin(self, **changed: Any) -> None:
         """Make a server's process; what it knows is what its folder holds."""
-        settings = {"protection": self.promise, "model": SPEC, "rounds": 2, "about": ABOUT}
-        settings |= {"round_timeout_s": 60, "step_timeout_s": 30, "grace_s": 60, "banks": ["model"]}
-        settings |= {"home_roles": []}
+        mode = SecaggServer(self.promise, SPEC, ["model"], [])
+        settings = {"mode": mode, "rounds": 2, "about": ABOUT}
+        settings |= {"round_timeout_s": 60, "step_timeout_s": 30, "grace_s": 60}
         self.server = Party(self.root / "server", "server", self.job)
         self.server.engine.clients = [SimpleNamespace(name=name) for name in self.names]
-        self.controller = SecureRounds(**settings | changed)
+        self.controller = ServerController(**settings | changed)
         self.controller.communicator = self
         self.abort = Signal()
 

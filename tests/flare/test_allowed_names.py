@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from nvflare.apis.fl_constant import FLContextKey
-from nvflare.apis.fl_context import FLContext
+from outbounds import leaving, outbound
 
 from wardround.errors import ReleaseRefused
 from wardround.flare import wire
-from wardround.flare.release import InTheClear, Release
 from wardround.jobs import folder, recipes
 from wardround.messages import names
 
@@ -25,19 +25,18 @@ def scores(name: str) -> dict[str, object]:
 
 
 def exit_words(job: str) -> list[str]:
-    config = folder.client_config(recipes.job(job))
-    found: list[str] = config["task_result_filters"][0]["filters"][0]["args"]["words"]
+    components = folder.client_config(recipes.job(job))["components"]
+    found: list[str] = next(one["args"]["allowed_names"] for one in components if one["id"] == "outbound")
     return found
 
 
 @pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("name", ["dice_of_patient_3", "dice_liver", "hd95_mm_", "dice", "missed_mean", "t1", "ring"])
-def test_an_unknown_score_does_not_pass_the_exit_nor_the_server(job: str, name: str) -> None:
-    fl_ctx = FLContext()
-    fl_ctx.set_prop(FLContextKey.TASK_NAME, wire.FINISH)
+def test_an_unknown_score_does_not_pass_the_filter_nor_the_server(context: Any, job: str, name: str) -> None:
     with pytest.raises(ReleaseRefused):
-        Release(InTheClear(), exit_words(job)).process(wire.scores_message(scores(name)), fl_ctx)
+        leaving(wire.scores_message(scores(name)), context(wire.FINISH), outbound(names=exit_words(job)))
     about = folder.server_config(recipes.job(job))["workflows"][0]["args"]["about"]
+    assert about["names"] == exit_words(job)
     with pytest.raises(ReleaseRefused):
         wire.read_scores(wire.scores_message(scores(name)), about["names"])
     with pytest.raises(ReleaseRefused):

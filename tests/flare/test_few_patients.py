@@ -14,6 +14,7 @@ import pytest
 from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from outbounds import outbound
 
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.schedule import Schedule
@@ -25,9 +26,9 @@ from wardround.data.phantoms import MARKER, write_cohort
 from wardround.data.site_config import read_site_config
 from wardround.errors import ConfigRefused
 from wardround.flare import few_patients, wire
+from wardround.flare.executor import SiteExecutor
 from wardround.flare.few_patients import Patients
-from wardround.flare.release import InTheClear, Release
-from wardround.flare.site import SiteTrainer
+from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.site_policy import OpenPolicy
 from wardround.hospital.global_model import initial_arrays
 from wardround.hospital.judging import Judging
@@ -67,7 +68,7 @@ def numbers_in(value):
 
 
 def leave(scores, fl_ctx, exit_=None):
-    return wire.read_scores((exit_ or Release(InTheClear(), MODALITIES)).process(wire.scores_message(scores), fl_ctx))
+    return wire.read_scores((exit_ or OutboundFilter()).process(wire.scores_message(scores), fl_ctx))
 
 
 @pytest.fixture
@@ -76,11 +77,11 @@ def doors(context):
 
     def door(kind):
         def make(task, patients):
-            fl_ctx = context(task, job="a1b2c3", few=True)
+            fl_ctx = context(task, job="a1b2c3", few=True, outbound=outbound())
             if patients is not None:
                 few_patients.keep(fl_ctx, patients)
             fl_ctx.set_prop(FLContextKey.FILTER_DIRECTION, FilterKey.OUT, private=True, sticky=False)
-            return (Release(InTheClear(), MODALITIES) if kind == "exit" else OpenPolicy()), fl_ctx
+            return (OutboundFilter() if kind == "exit" else OpenPolicy()), fl_ctx
 
         return make
 
@@ -164,7 +165,8 @@ def test_a_round_over_many_tells_two_digits(doors, kind, update):
 
 def test_a_class_with_few_patients_hides_all_counts_by_class(doors, update):
     words = [*MODALITIES, "glioma", "rare"]
-    exit_, (_, fl_ctx) = Release(InTheClear(), words), doors["exit"]("train", Patients(train=20, val=9, test=9))
+    exit_, fl_ctx = doors["exit"]("train", Patients(train=20, val=9, test=9))
+    fl_ctx.get_engine().components["outbound"] = outbound(names=words)
     for classes, told in (({"glioma": 30, "rare": 8}, True), ({"glioma": 37, "rare": 1}, False)):
         out = wire.read_update(exit_.process(wire.update_message(update(phantoms=False, classes=classes)), fl_ctx))
         assert ("classes" in out.facts) == told
@@ -212,7 +214,7 @@ def trainer():
         "schedule": Schedule(1, 2, 0.05, 0.9, True, 0.0, 10.0, "cosine"),
     }
     promise |= {"sampling": Sampling((8, 8, 8), 2, 0.5, False), "judging": Judging([0, 1], 0.01), "seed": 0}
-    return SiteTrainer(**promise, phantoms=Phantoms([16, 16, 16], 5))
+    return SiteExecutor(**promise, phantoms=Phantoms([16, 16, 16], 5))
 
 
 @pytest.mark.parametrize(("marked", "told"), [(True, True), (False, False)])
@@ -224,14 +226,14 @@ def test_a_whole_job_at_a_real_site_with_few_patients(context, workspace, tmp_pa
         (data / MARKER).unlink()
     config = {"data": str(data), "device": "cpu"}
     (Path(workspace.get_root_dir()) / "local" / "wardround.json").write_text(json.dumps(config))
-    made, seen, left = trainer(), [], {}
+    made, promised, seen, left = trainer(), outbound(), [], {}
     with caplog.at_level("INFO"):
         for task, round_ in (("train", 0), ("finish", 1)):
-            fl_ctx = context(task, job="a1b2c3", few=True)
+            fl_ctx = context(task, job="a1b2c3", few=True, outbound=promised)
             fl_ctx.get_engine().fire_event = lambda event, ctx: seen.append(ctx.get_prop("__event_data__"))
             order = wire.order_message(wire.Order(in_bank("model", initial_arrays(SPEC, 0)), round_, 1))
             reply = made.execute(task, order, fl_ctx, Signal())
-            left[task] = Release(InTheClear(), MODALITIES).process(reply, fl_ctx)
+            left[task] = OutboundFilter().process(reply, fl_ctx)
     update, scores = wire.read_update(left["train"]), wire.read_scores(left["finish"])
     assert update.facts["phantoms"], "ids that begin as phantoms' do are told, whatever the marker says"
     assert (update.numbers["val_score"] is not None) == told

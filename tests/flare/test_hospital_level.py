@@ -6,21 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hidden_federation import FINGERPRINT, SITES, Private, first_model
-from nvflare.apis.shareable import Shareable
+from outbounds import leaving, outbound
 
 from wardround.algorithms.sharing import EVERYTHING
 from wardround.arrays import Layout, digest, norm
-from wardround.data.cases import MODALITIES
+from wardround.core.stages import Update
 from wardround.errors import ConfigRefused, ReleaseRefused
 from wardround.flare import sealed, wire
-from wardround.flare.hidden_release import HiddenRelease
-from wardround.flare.hospital_release import HospitalRelease
-from wardround.flare.release import NoNoise, Release
-from wardround.flare.secure_sum import SecureSum
-from wardround.flare.site_parts import private_promise
+from wardround.flare.secagg_session import SecAggSession
+from wardround.flare.trainer import Work, require_promise_fits
 from wardround.hospital import state
 from wardround.privacy import hospital_dp
 from wardround.privacy.hospital_dp import HospitalDP
+from wardround.privacy.hospital_release import HospitalRelease
 from wardround.privacy.ledger import Ledger
 from wardround.privacy.releases import GaussianRelease
 from wardround.privacy.scales import groups_of
@@ -122,7 +120,7 @@ def test_without_noise_the_mean_is_that_of_the_clipped_updates(played, without_n
         for name, block in u.items():
             expected[name] += block * CLIP / size * s[name] / len(SITES)
     site = run.sites["site-1"]
-    held = site.executor._held(site.context())
+    held = site.held()
     after, _ = state.load(held.folder, 1, FINGERPRINT)
     step = run.sites["site-1"].private.mechanism.promise.step
     for name, block in first.items():
@@ -146,7 +144,7 @@ def test_scales_that_follow_are_the_same_everywhere_and_move(played):
     run = played("masked", scaling=Scaling([], [], follow=True)).run()
     found = []
     for site in run.sites.values():
-        held = site.executor._held(site.context())
+        held = site.held()
         found.append([entry["scales"] for entry in held.history])
     assert all(one == found[0] for one in found)
     assert len(found[0][0]) == GROUPS
@@ -227,27 +225,24 @@ def test_noise_that_is_not_made_for_the_sum_is_refused(changed):
     from hidden_federation import protection
 
     with pytest.raises(ConfigRefused, match=next(iter(changed))):
-        SecureSum(protection("masked", **PROMISED), 0, replace(promise(True), **changed))
+        SecAggSession(protection("masked", **PROMISED), replace(promise(True), **changed))
     with pytest.raises(ConfigRefused, match="hidden True, expected False"):
-        SecureSum(protection("he", **PROMISED), 0, promise(True))
+        SecAggSession(protection("he", **PROMISED), promise(True))
     with pytest.raises(ConfigRefused, match="weights"):
-        SecureSum(protection("masked", bits=16), 0, promise(True))
+        SecAggSession(protection("masked", bits=16), promise(True))
 
 
-@pytest.mark.parametrize("which", ["none", "another"])
-def test_an_exit_with_another_promise_lets_nothing_out(played, which):
+def test_integers_that_were_made_under_another_promise_are_not_let_out(played):
+    """Kept integers with less noise, and a job that would be charged for more: the filter compares, whoever trained."""
     run = played("masked")
-    site = run.sites["site-1"]
-    other = replace(run.sites["site-1"].private.mechanism, promise=promise(True, noise_multiplier=0.5))
-    wrong = HiddenRelease(NoNoise() if which == "none" else other, MODALITIES)
-    with pytest.raises(ReleaseRefused, match="not the same promise"):
-        wrong.process(Shareable(), site.context("train"))
-
-
-def test_noise_at_the_exit_alone_is_refused_too(federation):
-    site = federation("masked").sites["site-1"]
-    with pytest.raises(ReleaseRefused, match="not the same promise"):
-        HiddenRelease(private("masked").mechanism, MODALITIES).process(Shareable(), site.context("train"))
+    run.run(meddle=lambda task, name, call, reply: None if task == "unmask" else reply)
+    site, call = run.sites["site-1"], run.sites["site-1"].secure.call
+    other = replace(site.private.mechanism, promise=promise(True, noise_multiplier=3.0))
+    made = outbound(other, run.promise)
+    made.session.begin(call, site.secure.settings, 0)
+    made.session._site = site.secure.open(site.context())
+    with pytest.raises(ReleaseRefused, match="another exit, sum or policy"):
+        leaving(sealed.again_message(call.moment.round), site.context("train"), made)
 
 
 def test_a_job_beyond_the_budget_is_refused_before_training(played):
@@ -262,29 +257,26 @@ def test_a_job_beyond_the_budget_is_refused_before_training(played):
     assert {wire.refusal_code(reply) for reply in replies} == {"release"}
 
 
-def test_another_number_of_rounds_than_the_schedule_is_refused(federation):
-    with pytest.raises(ConfigRefused, match="other rounds or work"):
-        federation("masked", private=private("masked", rounds=3), **PROMISED)
+def test_another_number_of_rounds_than_the_schedule_is_refused(federation, caplog):
+    run = federation("masked", private=private("masked", rounds=3), **PROMISED).run()
+    assert run.panics
+    assert "other rounds or work" in caplog.text
+    assert all(site.hospital.trained == [] for site in run.sites.values())
 
 
 def test_rounding_that_costs_too_much_is_refused_at_load():
-    from hidden_federation import SPEC
+    from hidden_federation import SPEC, protection
 
     from wardround.algorithms.fedavg import FedAvg
     from wardround.algorithms.schedule import Schedule
 
     schedule = Schedule(2, 2, 0.05, 0.9, True, 0.0, 10.0, "cosine")
     good = private("masked").mechanism
-    assert private_promise(good, FedAvg(), EVERYTHING, schedule, None, SPEC) is None
+    work = Work(FedAvg(), EVERYTHING, SPEC, schedule, None, None, None, 0, None)
+    require_promise_fits(outbound(good, protection("masked", **PROMISED)), work)
+    coarse = replace(good, delta=1e-9, promise=promise(True, noise_multiplier=0.05, bits=9))
     with pytest.raises(ConfigRefused, match="rounding that costs less"):
-        private_promise(
-            replace(good, delta=1e-9, promise=promise(True, noise_multiplier=0.05, bits=9)),
-            FedAvg(),
-            EVERYTHING,
-            schedule,
-            None,
-            SPEC,
-        )
+        require_promise_fits(outbound(coarse, protection("masked", **PROMISED | {"bits": 9})), work)
 
 
 @pytest.mark.parametrize("name", ["promise", "rounds", "delta", "accept_vacuous"])
@@ -296,8 +288,8 @@ def test_a_missing_value_is_refused(name):
 def test_the_update_that_leaves_is_clipped_whatever_was_handed_over(without_noise):
     made = private("fixed").mechanism
     big = {"model:w": np.full((40, 50), 7.0, np.float32), "model:b": np.full(3, -1e4, np.float32)}
-    out, receipt = made.release(big)
-    assert norm(out) <= CLIP + made.promise.step * np.sqrt(2003) / 2
+    out, receipt = made.outbound(Update(big, 1.0), 0, {})
+    assert norm(out.params) <= CLIP + made.promise.step * np.sqrt(2003) / 2
     assert receipt["mechanism"] == "Gaussian"
     assert "all of it added here" in str(receipt["guarantee"])
 
@@ -310,8 +302,8 @@ def test_sealed_revealed_may_have_no_dice(played):
     assert {one.val_score for call in calls for one in call.revealed} == {None}
 
 
-@pytest.mark.parametrize("task", ["train", "finish"])
-def test_a_share_of_noise_is_refused_where_single_updates_are_read(federation, task):
-    site = federation("masked").sites["site-1"]
-    with pytest.raises(ReleaseRefused, match="a share of hospital-level noise"):
-        Release(private("masked").mechanism, MODALITIES).process(Shareable(), site.context(task))
+@pytest.mark.parametrize("mode", ["masked", "fixed"])
+def test_noise_that_is_made_for_a_sum_is_refused_where_single_updates_are_read(mode):
+    """A share of it would hide less than what is charged; and the weight beside it would be the number of patients."""
+    with pytest.raises(ConfigRefused, match="made for a sum in integers"):
+        outbound(private(mode).mechanism)

@@ -4,24 +4,25 @@ import json
 
 import numpy as np
 import pytest
+from outbounds import leaving, outbound
 
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.per_fedavg import PerFedAvg
 from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.sharing import EVERYTHING
-from wardround.data.cases import MODALITIES
+from wardround.core.stages import Update
 from wardround.errors import ConfigRefused, ReleaseRefused
 from wardround.flare import ledger_door, wire
-from wardround.flare.ledger_door import PatientRelease
-from wardround.flare.release import InTheClear, Release
-from wardround.flare.site_parts import private_promise
+from wardround.flare.outbound import Asked
+from wardround.flare.trainer import Work, require_promise_fits
 from wardround.models.nets import UNet3d
-from wardround.privacy import noise_proof
 from wardround.privacy.accounting import claim
 from wardround.privacy.budget import FILE
-from wardround.privacy.dp_sgd import PatientDP, PrivateOracle
+from wardround.privacy.dp_sgd import PrivateOracle, prove
 from wardround.privacy.ledger import Ledger
+from wardround.privacy.patient_dp import PatientDP
+from wardround.privacy.patient_release import PatientRelease
 
 PROMISE = PatientDP(clip=1.0, noise_multiplier=1.5, sampling_rate=0.25, reference_patients=16)
 SCHEDULE = Schedule(2, 4, 0.05, 0.0, False, 0.0, 0.0, "constant")
@@ -31,6 +32,11 @@ def mechanism(**changed):
     return PatientRelease(
         **{"promise": PROMISE, "work": 4, "rounds": 2, "delta": 1e-5, "accept_vacuous": False} | changed
     )
+
+
+def work(algorithm, sharing=EVERYTHING, rival=None):
+    """Return the training of a job, as far as a promise about its noise can be at odds with it."""
+    return Work(algorithm, sharing, UNet3d(), SCHEDULE, None, None, None, 0, rival)
 
 
 def ledger_of(fl_ctx):
@@ -46,7 +52,7 @@ def proved(update, promise=PROMISE, released=4):
     """Note an update as the hospital does when a private oracle has made it."""
     oracle = PrivateOracle(None, promise, released)
     oracle.released = released
-    noise_proof.note(update.delta, oracle)
+    prove(update.delta, oracle)
     return wire.update_message(update)
 
 
@@ -117,13 +123,14 @@ def test_an_epsilon_that_is_no_claim_is_refused_unless_the_job_accepts_it(contex
     ledger_door.reserve(mechanism(promise=weak, accept_vacuous=True), context("train"), said.append)
 
 
-def test_the_exit_writes_the_ledger_before_anything_leaves(context, private):
+def test_the_filter_writes_the_ledger_before_anything_leaves(context, private):
     fl_ctx = context("train", job="a1b2c3")
     with_budget(fl_ctx, 8)
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
-    exit_ = Release(mechanism(), MODALITIES)
+    promised = outbound(mechanism())
     for round_ in (1, 2):
-        exit_.process(proved(private), fl_ctx)
+        promised.begin(Asked(round_, "bb" * 32))
+        leaving(proved(private), fl_ctx, promised)
         (account,) = ledger_of(fl_ctx).state().accounts.values()
         assert account.spent[ledger_door.KEY] == (mechanism().cost(),) * round_
 
@@ -133,11 +140,13 @@ def test_what_is_beyond_the_reservation_needs_the_budget(context, private):
     fl_ctx = context("train", job="a1b2c3")
     with_budget(fl_ctx, 1.0001 * claim([mechanism().plan()], "patient", 1e-5).epsilon)
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
-    exit_ = Release(mechanism(), MODALITIES)
-    for _ in range(2):
-        exit_.process(proved(private), fl_ctx)
+    promised = outbound(mechanism())
+    for round_ in range(2):
+        promised.begin(Asked(round_, "bb" * 32))
+        leaving(proved(private), fl_ctx, promised)
+    promised.begin(Asked(2, "bb" * 32))
     with pytest.raises(ReleaseRefused, match="budget"):
-        exit_.process(proved(private), fl_ctx)
+        leaving(proved(private), fl_ctx, promised)
     (account,) = ledger_of(fl_ctx).state().accounts.values()
     assert len(account.spent[ledger_door.KEY]) == 2
 
@@ -146,7 +155,7 @@ def test_an_update_that_comes_with_its_loss_does_not_leave(context, update):
     fl_ctx = context("train", job="a1b2c3")
     with_budget(fl_ctx, 8)
     with pytest.raises(ReleaseRefused, match="training loss"):
-        Release(mechanism(), MODALITIES).process(proved(update()), fl_ctx)
+        leaving(proved(update()), fl_ctx, outbound(mechanism()))
     assert ledger_of(fl_ctx).state().accounts == {}
 
 
@@ -166,24 +175,25 @@ def test_an_update_without_its_own_proof_of_noise_does_not_leave(context, privat
     with_budget(fl_ctx, 20)
     given = wire.update_message(private) if proof is None else proved(private, **proof)
     with pytest.raises(ReleaseRefused, match=words):
-        Release(mechanism(), MODALITIES).process(given, fl_ctx)
+        leaving(given, fl_ctx, outbound(mechanism()))
     assert ledger_of(fl_ctx).state().accounts == {}
 
 
 @pytest.mark.parametrize("change", [lambda block: block + np.float32(1e-6), lambda block: block * 2])
 def test_a_proof_is_of_exactly_one_update_and_good_for_one_release(context, private, change):
-    """A filter before the exit that changes the update takes its proof away; so does a release."""
+    """A filter before ours that changes the update takes its proof away; so does a release."""
     fl_ctx = context("train", job="a1b2c3")
     with_budget(fl_ctx, 20)
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
     proved(private)
     other = wire.Update({n: change(b) for n, b in private.delta.items()}, 1.0, private.numbers, private.facts)
-    exit_ = Release(mechanism(), MODALITIES)
+    promised = outbound(mechanism())
     with pytest.raises(ReleaseRefused, match="without proof"):
-        exit_.process(wire.update_message(other), fl_ctx)
-    exit_.process(wire.update_message(private), fl_ctx)
+        leaving(wire.update_message(other), fl_ctx, promised)
+    leaving(wire.update_message(private), fl_ctx, promised)
+    promised.begin(Asked(1, "bb" * 32))
     with pytest.raises(ReleaseRefused, match="without proof"):
-        exit_.process(wire.update_message(private), fl_ctx)
+        leaving(wire.update_message(private), fl_ctx, promised)
     (account,) = ledger_of(fl_ctx).state().accounts.values()
     assert account.spent[ledger_door.KEY] == (mechanism().cost(),)
 
@@ -197,18 +207,20 @@ def test_a_tampered_ledger_stops_the_release(context, private):
         file.read_text().replace('"noise_multiplier": 1.5', '"noise_multiplier": 9.5', 1).replace("1.5", "9.5")
     )
     with pytest.raises(ReleaseRefused):
-        Release(mechanism(), MODALITIES).process(wire.update_message(private), fl_ctx)
+        leaving(wire.update_message(private), fl_ctx, outbound(mechanism()))
 
 
 def test_a_mechanism_without_cost_writes_no_ledger(context, update):
     fl_ctx = context("train", job="a1b2c3")
-    Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx)
+    leaving(wire.update_message(update()), fl_ctx)
     assert not list(ledger_door._local(fl_ctx).glob("*ledger*"))
 
 
 def test_the_executor_trains_under_the_exits_promise():
-    assert private_promise(mechanism(), FedAvg(), EVERYTHING, SCHEDULE, None, UNet3d()) == PROMISE
-    assert private_promise(None, FedAvg(), EVERYTHING, SCHEDULE, FedAvg(), UNet3d()) is None
+    require_promise_fits(outbound(mechanism()), work(FedAvg()))
+    require_promise_fits(outbound(), work(FedAvg(), rival=FedAvg()))
+    assert outbound(mechanism()).training_noise == PROMISE
+    assert outbound().training_noise is None
 
 
 @pytest.mark.parametrize(
@@ -222,7 +234,7 @@ def test_the_executor_trains_under_the_exits_promise():
 )
 def test_a_job_whose_noise_does_not_fit_is_refused(made, algorithm, rival, words):
     with pytest.raises(ConfigRefused, match=words):
-        private_promise(made, algorithm, EVERYTHING, SCHEDULE, rival, UNet3d())
+        require_promise_fits(outbound(made), work(algorithm, rival=rival))
 
 
 @pytest.mark.parametrize("name", ["promise", "work", "rounds", "delta", "accept_vacuous"])
@@ -233,27 +245,27 @@ def test_a_promise_that_is_missing_is_refused(name):
 
 def test_blocks_are_as_they_were(private):
     proved(private)
-    delta, receipt = mechanism().release(private.delta)
-    assert delta is private.delta
+    out, receipt = mechanism().outbound(Update(private.delta, private.weight), 0, {})
+    assert out.params is private.delta
     assert "patient" in receipt["guarantee"]
-    assert all(np.isfinite(block).all() for block in delta.values())
+    assert all(np.isfinite(block).all() for block in out.params.values())
 
 
-def test_a_job_that_reserved_something_does_not_leave_by_an_exit_that_charges_nothing(context, update):
-    """An executor with `dp`, an exit InTheClear: what was promised would never be written down."""
+def test_a_job_that_reserved_something_does_not_leave_by_a_filter_that_charges_nothing(context, update):
+    """A job without a promise in the place of one with: what was promised would never be written down."""
     fl_ctx = context("train", job="a1b2c3")
     with_budget(fl_ctx, 8)
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
-    with pytest.raises(ReleaseRefused, match="costs nothing"):
-        Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx)
-    Release(InTheClear(), MODALITIES).process(wire.update_message(update()), context("train", job="another"))
+    with pytest.raises(ReleaseRefused, match="cost nothing"):
+        leaving(wire.update_message(update()), fl_ctx)
+    leaving(wire.update_message(update()), context("train", job="another"))
 
 
 def test_what_the_sites_policy_reserved_is_not_the_jobs_promise(context, update):
     fl_ctx = context("train", job="a1b2c3")
     with_budget(fl_ctx, 8)
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None, ledger_door.POLICY)
-    Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx)
+    leaving(wire.update_message(update()), fl_ctx)
     assert ledger_door.spend(mechanism(), {}, fl_ctx, ledger_door.POLICY) == {"ledger_entry": 1}
     assert set(ledger_door.account(fl_ctx).spent) == {ledger_door.POLICY}
 
@@ -263,17 +275,17 @@ def test_once_closed_a_reservation_binds_no_exit(context, update):
     with_budget(fl_ctx, 8)
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
     ledger_of(fl_ctx).close("a1b2c3")
-    Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx)
+    leaving(wire.update_message(update()), fl_ctx)
 
 
-def test_an_exit_that_charges_nothing_does_not_pass_by_a_damaged_ledger(context, update):
+def test_a_filter_that_charges_nothing_does_not_pass_by_a_damaged_ledger(context, update):
     fl_ctx = context("train", job="a1b2c3")
     with_budget(fl_ctx, 8)
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
     (file,) = ledger_door._local(fl_ctx).glob("*ledger*.jsonl")
     file.write_text(file.read_text().replace("1.5", "9.5"))
     with pytest.raises(ReleaseRefused):
-        Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx)
+        leaving(wire.update_message(update()), fl_ctx)
 
 
 def test_a_job_without_a_ledger_has_no_account(context):
@@ -298,7 +310,7 @@ def test_a_limit_for_the_unit_is_there_or_refused(context):
 
 
 @pytest.mark.parametrize("rest", ["the ledger is a folder", "the head alone is left"])
-def test_an_exit_that_charges_nothing_does_not_take_a_lost_ledger_for_none(context, update, rest):
+def test_a_filter_that_charges_nothing_does_not_take_a_lost_ledger_for_none(context, update, rest):
     fl_ctx = context("train", job="a1b2c3")
     with_budget(fl_ctx, 8)
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
@@ -307,10 +319,10 @@ def test_an_exit_that_charges_nothing_does_not_take_a_lost_ledger_for_none(conte
     if rest == "the ledger is a folder":
         file.mkdir()
     with pytest.raises(ReleaseRefused, match="the ledger"):
-        Release(InTheClear(), MODALITIES).process(wire.update_message(update()), fl_ctx)
+        leaving(wire.update_message(update()), fl_ctx)
 
 
 def test_masks_that_a_site_chooses_by_its_patients_are_refused_under_patient_level_noise():
     masks = KLMask("kl", (), 1, 1, 0.5, 1.0, 0.5, 0.3, 1)
     with pytest.raises(ConfigRefused, match="without noise"):
-        private_promise(mechanism(), FedAvg(), masks, SCHEDULE, None, UNet3d())
+        require_promise_fits(outbound(mechanism()), work(FedAvg(), masks))

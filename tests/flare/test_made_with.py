@@ -125,6 +125,10 @@ def deployed(workspace, repository):
     return put
 
 
+def mode(server):
+    return server["workflows"][0]["args"]["mode"]["args"]
+
+
 def trainer(client):
     return client["executors"][0]["executor"]["args"]
 
@@ -139,7 +143,10 @@ EDITS = {
     "another schedule": lambda server, client: trainer(client)["schedule"]["args"].update(lr=0.5),
     "another seed": lambda server, client: trainer(client).update(seed=1),
     "nobody beside": lambda server, client: trainer(client).pop("rival"),
-    "another server rule": lambda server, client: server["workflows"][0]["args"]["rule"]["args"].update(server_lr=0.5),
+    "another server rule": lambda server, client: mode(server)["rule"]["args"].update(server_lr=0.5),
+    "another aggregation": lambda server, client: mode(server).update(
+        aggregation={"path": "wardround.aggregation.median.CoordinateMedian", "args": {"f": 1, "far": 4.0}}
+    ),
     "other words": lambda server, client: server["workflows"][0]["args"]["about"]["algorithm_settings"].update(mu=9.0),
     "no executor": lambda server, client: client.update(executors=[]),
     "no structure": lambda server, client: client.update(executors=7),
@@ -162,6 +169,11 @@ def test_a_report_names_what_ran_or_nothing_runs(context, monkeypatch, deployed,
     assert "--set algorithm.path" in words
 
 
+def promised(client):
+    """Return what a job's client config says about what leaves."""
+    return next(one["args"] for one in client["components"] if one["id"] == "outbound")
+
+
 def test_every_printed_job_tells_what_it_runs(context, deployed, repository):
     """Also where a number comes back in another form, as NVFlare's command line may write it."""
 
@@ -176,15 +188,18 @@ def test_every_printed_job_tells_what_it_runs(context, deployed, repository):
 
 def test_hidden_jobs_are_compared_too(context, deployed):
     def weaker(server, client):
-        (part,) = [one for one in client["components"] if "protection" in one["args"]]
-        part["args"]["protection"]["args"]["bits"] = 4
+        promised(client)["protection"]["args"]["bits"] = 4
 
     def noise(server, client):
-        trainer(client)["dp"]["args"]["promise"]["args"]["noise_multiplier"] = 0.5
+        promised(client)["privacy"]["args"]["promise"]["args"]["noise_multiplier"] = 0.5
+
+    def nothing(server, client):
+        promised(client)["privacy"] = "none"
 
     for job, change, word in (
         ("brats_fedavg_he", weaker, "protection"),
         ("brats_dp_record", noise, "noise_multiplier"),
+        ("brats_dp_record", nothing, "promises none"),
     ):
         deployed(job, change)
         with pytest.raises(ConfigRefused, match=word):

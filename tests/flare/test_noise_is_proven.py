@@ -11,38 +11,41 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from hidden_federation import SPEC, protection
+from nvflare.apis.executor import Executor
 from nvflare.apis.filter import Filter
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.job_def import JobMetaKey
 from nvflare.apis.signal import Signal
 from nvflare.apis.utils.task_utils import apply_filters
 from nvflare.private.fed.client.client_runner import TaskRouter
+from outbounds import outbound
 
+from wardround import __version__
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.rules import Mean
 from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.sharing import EVERYTHING
 from wardround.arrays import in_bank
-from wardround.data.cases import MODALITIES
 from wardround.data.hospitals import hospital
 from wardround.errors import Refusal
 from wardround.flare import curves, policy_checks, sealed, site_policy, wire
 from wardround.flare.curves import Curves
-from wardround.flare.ledger_door import PatientRelease
-from wardround.flare.release import Release
-from wardround.flare.secure_site import SecureSite
-from wardround.flare.secure_sum import ID, SecureSum
-from wardround.flare.site import SiteTrainer
+from wardround.flare.executor import SiteExecutor
+from wardround.flare.outbound import ID
+from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.site_policy import PatientPolicy
 from wardround.hospital.global_model import initial_arrays
 from wardround.hospital.judging import Judging
 from wardround.hospital.opening import Phantoms
 from wardround.hospital.segmentation import Sampling
+from wardround.models.fingerprint import fingerprint
 from wardround.privacy.accounting import claim
 from wardround.privacy.budget import FILE
-from wardround.privacy.dp_sgd import PatientDP
 from wardround.privacy.hospital_dp import HospitalDP
+from wardround.privacy.hospital_release import HospitalRelease
 from wardround.privacy.ledger import Ledger
+from wardround.privacy.patient_dp import PatientDP
+from wardround.privacy.patient_release import PatientRelease
 from wardround.privacy.statements import Moment
 
 PROMISE = PatientDP(clip=1.0, noise_multiplier=2.0, sampling_rate=0.25, reference_patients=16)
@@ -66,16 +69,26 @@ def settings(**changed):
 
 
 def trainer(**changed):
-    return SiteTrainer(**settings(dp=DP) | changed)
+    return SiteExecutor(**settings() | changed)
 
 
-def unnoised(**changed):
-    """The executor of a hidden sum: it tells no number when its sum says that there is noise. It trains without."""
-    return SecureSite(**settings(rule=Mean(1.0), banks=["model"], dp=None) | changed)
+def of_a_sum(**changed):
+    """The executor of a secure sum: it tells no number when there is noise in the sum, and trains without."""
+    return trainer(rule=Mean(1.0), banks=["model"], **changed)
+
+
+class Silent(Executor):
+    """An executor of somebody else: it trains nothing, and tells no loss, as one that trains with noise."""
+
+    def execute(self, task_name, shareable, fl_ctx, abort_signal):
+        blocks = {name: block + np.float32(1) for name, block in in_bank("model", initial_arrays(SPEC, 0)).items()}
+        facts = {"label": "north", "cases": None, "modalities": {}, "label_kind": "brats", "device": "cpu"}
+        facts |= {"phantoms": True, "version": __version__, "fingerprint": fingerprint(SPEC)}
+        return wire.update_message(wire.Update(blocks, 1.0, dict.fromkeys(wire.NUMBERS), facts))
 
 
 class Scaled(Filter):
-    """A filter before the exit that changes what the training made."""
+    """A filter of somebody else that changes what the training made."""
 
     def process(self, shareable, fl_ctx):
         update = wire.read_update(shareable)
@@ -98,9 +111,10 @@ class Site:
         for name, content in local.items():
             (self.root / "local" / name).write_text(json.dumps(content))
 
-    def job(self, job, executors, filters=None, policy=PatientPolicy, **components):
+    def job(self, job, executors, promised=None, filters=None, policy=PatientPolicy):
         """Return ask(task, message) of one job as NVFlare's client runner does a task."""
-        filters = [Release(DP, MODALITIES)] if filters is None else filters
+        filters = [OutboundFilter()] if filters is None else filters
+        components = {ID: outbound(DP) if promised is None else promised}
         router = TaskRouter()
         for executor, tasks in executors:
             router.add_executor(tasks, executor)
@@ -165,28 +179,40 @@ def test_an_honest_job_leaves_is_booked_and_goes_on_under_its_own_id(site):
     assert claim(site.ledger.spent, "patient", 1e-5) == claim([DP.plan()], "patient", 1e-5)
 
 
+def masked(privacy="none"):
+    return outbound(privacy, protection("masked", bits=16, weights="equal"))
+
+
+BOTH = ["train", "finish"]
+SHORT = Schedule(2, 3, 0.05, 0.0, False, 0.0, 0.0, "constant")
+# name: (executors with their tasks, what the job promises, its filters, its messages)
 ATTACKS = {
-    "hidden executor": ([(unnoised, ["train", "finish"])], None, call),
-    "hidden executor with noise": ([(lambda: unnoised(), list(sealed.TASKS))], None, call),
-    "trained without dp": ([(lambda: trainer(dp=None), ["train", "finish"])], None, order),
-    "two executors": ([(unnoised, ["train"]), (trainer, ["finish"])], None, call),
-    "two executors of one class": ([(trainer, ["train"]), (trainer, ["finish"])], None, order),
+    "an executor of a sum": ([(of_a_sum, BOTH)], lambda: outbound(DP), None, call),
+    "a sum without noise": ([(of_a_sum, list(sealed.TASKS))], masked, None, call),
+    "noise in the sum": (
+        [(of_a_sum, list(sealed.TASKS))],
+        lambda: masked(HospitalRelease(NOISE, 3, 1e-5, False)),
+        None,
+        call,
+    ),
+    "noise in the training of a sum": ([(of_a_sum, list(sealed.TASKS))], lambda: masked(DP), None, call),
+    "trained without noise": ([(trainer, BOTH)], outbound, None, order),
+    "no promise at all": ([(trainer, BOTH)], object, None, order),
+    "two executors": ([(of_a_sum, ["train"]), (trainer, ["finish"])], lambda: outbound(DP), None, call),
+    "two executors of one class": ([(trainer, ["train"]), (trainer, ["finish"])], lambda: outbound(DP), None, order),
+    "an executor of somebody else": ([(Silent, BOTH)], lambda: outbound(DP), None, order),
     "other settings": (
-        [(lambda: trainer(sampling=Sampling((8, 8, 8), 4, 0.5, False)), ["train", "finish"])],
+        [(lambda: trainer(sampling=Sampling((8, 8, 8), 4, 0.5, False)), BOTH)],
+        lambda: outbound(DP),
         None,
         order,
     ),
-    "a filter before the exit": ([(trainer, ["train", "finish"])], [Scaled(), Release(DP, MODALITIES)], order),
+    "a filter before ours": ([(trainer, BOTH)], lambda: outbound(DP), [Scaled(), OutboundFilter()], order),
+    "a filter after ours": ([(trainer, BOTH)], lambda: outbound(DP), [OutboundFilter(), Scaled()], order),
+    "no filter": ([(trainer, BOTH)], lambda: outbound(DP), [], order),
     "another split of the plan": (
-        [
-            (
-                lambda: trainer(
-                    schedule=Schedule(2, 3, 0.05, 0.0, False, 0.0, 0.0, "constant"),
-                    dp=PatientRelease(PROMISE, work=3, rounds=2, delta=1e-5, accept_vacuous=False),
-                ),
-                ["train", "finish"],
-            )
-        ],
+        [(lambda: trainer(schedule=SHORT), BOTH)],
+        lambda: outbound(PatientRelease(PROMISE, work=3, rounds=2, delta=1e-5, accept_vacuous=False)),
         None,
         order,
     ),
@@ -197,27 +223,17 @@ ATTACKS = {
 @pytest.mark.parametrize("round_", [0, 1])
 def test_a_job_of_the_same_name_that_only_looks_private_lets_nothing_out(site, name, round_):
     """After an honest first round, whose reservation and state it would inherit."""
-    honest = site.job("job-1", [(trainer(), ["train", "finish"])])
+    honest = site.job("job-1", [(trainer(), BOTH)])
     assert left(lambda: honest("train", order(0))) is not None
-    executors, filters, message = ATTACKS[name]
-    noise = NOISE if "noise" in name or "hidden" in name or name == "two executors" else None
-    secure = SecureSum(protection("masked", bits=16, weights="equal"), 0, noise)
-    false = site.job("job-2", [(make(), tasks) for make, tasks in executors], filters, **{ID: secure})
+    executors, promised, filters, message = ATTACKS[name]
+    false = site.job("job-2", [(make(), tasks) for make, tasks in executors], promised(), filters)
     assert left(lambda: false("train", message(round_))) is None
     assert [entry.job_id for entry in site.booked] == ["job-1"]
 
 
-@pytest.mark.parametrize("noise", [NOISE, None], ids=["noise in the sum", "no noise"])
-def test_without_any_policy_the_exit_alone_does_not_take_silence_for_noise(site, noise):
+@pytest.mark.parametrize("filters", [None, [Scaled(), OutboundFilter()]], ids=["silent", "silent and scaled"])
+def test_without_any_policy_the_filter_alone_does_not_take_silence_for_noise(site, filters):
     """The site's scope is `open`: what is booked as noised must be noised all the same."""
-    secure = SecureSum(protection("masked", bits=16, weights="equal"), 0, noise)
-    false = site.job("job-1", [(unnoised(), list(sealed.TASKS))], policy=site_policy.OpenPolicy, **{ID: secure})
-    assert left(lambda: false("train", call(0))) is None
+    false = site.job("job-1", [(Silent(), BOTH)], None, filters, site_policy.OpenPolicy)
+    assert left(lambda: false("train", order(0))) is None
     assert site.booked == []
-
-
-def test_a_sum_whose_noise_its_executor_does_not_promise_is_refused_by_the_executor(site):
-    secure = SecureSum(protection("masked", bits=16, weights="equal"), 0, NOISE)
-    false = site.job("job-1", [(unnoised(), list(sealed.TASKS))], [], site_policy.OpenPolicy, **{ID: secure})
-    reply = false("train", call(0))
-    assert wire.refusal_code(reply) == "config"

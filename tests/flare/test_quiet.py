@@ -16,7 +16,7 @@ sys.argv = ["nvflare", "simulator", "job", *sys.argv[2:]]
 quiet.console()
 logging.getLogger("nvflare.fuel.f3").info("set transaction info")
 logging.getLogger("nvflare.fuel.f3").warning("a connection is gone")
-logging.getLogger("wardround.flare.rounds").info("round 1/2 begins")
+logging.getLogger("wardround.aggregation.plaintext_run").info("round 1/2 begins")
 """
 
 

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from wardround.flare.record import RunRecord, flat
+from wardround.core.run_log import flat
+from wardround.flare.record import RunRecord
 
 ABOUT = {"job": "brats_fedavg", "algorithm": "FedAvg", "rounds": 2, "lr": 0.05}
 MODEL = {"name": "UNet3d", "parameters": 10, "fingerprint": "ab"}

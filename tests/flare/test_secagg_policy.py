@@ -10,22 +10,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from hidden_federation import HIDDEN, SITES, protection, secure_site
+from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.workspace import Workspace
 from nvflare.lighter.utils import load_private_key_file, sign_folders
 from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
 from nvflare.private.fed.client.client_runner import TaskRouter
+from outbounds import outbound
 
-from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, ReleaseRefused
 from wardround.flare import curves, places, policy_checks, sealed, wire
 from wardround.flare.curves import Curves
-from wardround.flare.hidden_release import HiddenRelease
-from wardround.flare.release import InTheClear, NoNoise, Release
+from wardround.flare.outbound import ID, Outbound
+from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.secagg_policy import SecAggPolicy
-from wardround.flare.secure_sum import ID, SecureSum
 from wardround.flare.signer import is_built_from
-from wardround.flare.site import SiteTrainer
 from wardround.flare.site_policy import HospitalPolicy, PatientPolicy
 from wardround.privacy.budget import FILE
 from wardround.privacy.hospital_dp import HospitalDP
@@ -132,7 +131,7 @@ def asked(consortium, provisioned):
         shutil.rmtree(site.root / site.job)
         deploy(provisioned, site, by, edit)
         if found is not None:
-            site.engine.components[ID] = SecureSum(found, 0)
+            site.engine.components[ID] = found if isinstance(found, Outbound) else outbound(protection=found)
         policy = insist(site, SecAggPolicy(**LEAST | least), executor, exits)
         try:
             policy(task, call(task), FilterKey.IN)
@@ -220,16 +219,23 @@ def test_a_stricter_sum_is_welcome(asked, mode):
     assert asked(found=protection(mode, threshold=12), threshold=11) == ""
 
 
+class Other(Executor):
+    """An executor of somebody else."""
+
+    def execute(self, task_name, shareable, fl_ctx, abort_signal):
+        return shareable
+
+
 def test_an_update_leaves_by_no_other_door(asked, provisioned):
-    clear, hidden = Release(InTheClear(), MODALITIES), HiddenRelease(NoNoise(), MODALITIES)
-    settings = vars_of(secure_site())
-    trainer = SiteTrainer(**{name: value for name, value in settings.items() if name not in ("rule", "banks")})
+    ours, other, settings = OutboundFilter(), PatientPolicy(), vars_of(secure_site())
     for doors in (
-        {"exits": [clear]},
+        {"found": outbound()},
         {"exits": []},
-        {"exits": [clear, hidden]},
-        {"executor": trainer},
-        {"executor": trainer, "exits": [clear]},
+        {"exits": [other]},
+        {"exits": [other, ours]},
+        {"exits": [ours, other]},
+        {"exits": [type("Derived", (OutboundFilter,), {})()]},
+        {"executor": Other()},
         {"executor": type("Derived", (type(secure_site()),), {})(**settings)},
     ):
         assert "leaves in the open" in asked(**doors)
@@ -301,7 +307,8 @@ def test_the_same_update_under_other_settings_is_refused(consortium):
     first = consortium().run()
     made = consortium(job="job-2", names=SITES[:3], memory=first.sites["site-1"].root / "local")
     for site in made.sites.values():
-        site.executor.judging = dataclasses.replace(site.executor.judging, lr=0.02)
+        work = site.executor.trainer.work
+        work.judging = dataclasses.replace(work.judging, lr=0.02)
     made.run()
     site = made.sites["site-1"]
     assert "in which site-1, site-2, site-3 were asked" in reasons(site)

@@ -20,8 +20,9 @@ found = {}
 for file in sorted(Path(sys.argv[1]).glob("*/app/config/config_fed_client.json")):
     for one in json.loads(file.read_text())["executors"]:
         if one["executor"]["path"].startswith("wardround."):
-            executor = build(one["executor"])
-            found[file.parents[2].name] = executor.settings
+            parts = json.loads(file.read_text())["components"]
+            promised = next(build(part) for part in parts if part["id"] == "outbound")
+            found[file.parents[2].name] = build(one["executor"]).settings(promised)
 print(json.dumps(found))
 """
 

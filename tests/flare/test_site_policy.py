@@ -14,28 +14,29 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.app_common.logging.constants import is_log_streaming_allowed
 from nvflare.private.fed.app.fl_conf import create_privacy_manager
 from nvflare.private.fed.client.client_runner import TaskRouter
+from outbounds import outbound
 
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import digest
-from wardround.data.cases import MODALITIES
+from wardround.core.stages import Traits
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
 from wardround.flare import curves, ledger_door, places, policy_checks, sealed, wire
 from wardround.flare.curves import Curves
-from wardround.flare.hidden_release import HiddenRelease
-from wardround.flare.hospital_release import HospitalRelease
-from wardround.flare.ledger_door import KEY, POLICY, PatientRelease
+from wardround.flare.ledger_door import KEY, POLICY
+from wardround.flare.outbound import ID, Outbound
+from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.places import SIMULATOR_JOB, private_folder, run_folder
-from wardround.flare.release import InTheClear, NoNoise, Release
 from wardround.flare.secagg_policy import SecAggPolicy
-from wardround.flare.secure_sum import ID, SecureSum
 from wardround.flare.site_parts import REASONS
 from wardround.flare.site_policy import HospitalPolicy, OpenPolicy, PatientPolicy
 from wardround.privacy import hospital_dp, statements
 from wardround.privacy.accounting import claim
 from wardround.privacy.budget import FILE
-from wardround.privacy.dp_sgd import PatientDP
 from wardround.privacy.hospital_dp import HospitalDP
+from wardround.privacy.hospital_release import HospitalRelease
 from wardround.privacy.ledger import Ledger
+from wardround.privacy.patient_dp import PatientDP
+from wardround.privacy.patient_release import PatientRelease
 from wardround.privacy.protection import Protection
 from wardround.privacy.releases import GaussianRelease, SampledGaussianRelease
 from wardround.privacy.statements import Moment, Signed
@@ -69,25 +70,37 @@ def shared(rounds=2, **changed):
     return HospitalRelease(dataclasses.replace(SHARED, **changed), rounds, DELTA, accept_vacuous=False)
 
 
-class Rig:
-    """A real site (no simulator) that runs one job, whose exit is `exit_`, under one policy."""
+def plaintext(privacy="none"):
+    """Return what a job promises whose server reads updates."""
+    return outbound(privacy)
 
-    def __init__(self, context, policy, exit_=None, noise=None, listed=True):
+
+def hidden(privacy="none", sum_=LOCAL):
+    """Return what a job with secure aggregation promises."""
+    return outbound(privacy, sum_)
+
+
+class Rig:
+    """A real site (no simulator) that runs one job, which promises `promised`, under one policy.
+
+    promised: None: a job without a filter of ours; a filter of another kind: one that has it instead of ours
+    """
+
+    def __init__(self, context, policy, promised=None, listed=True, filters=None):
         self.policy, self.context = policy, context
         self.components = {curves.ID: Curves()} if listed else {}
-        if isinstance(exit_, HiddenRelease):
-            self.components[ID] = SecureSum(LOCAL, 0, noise)
-        filters = [exit_] if exit_ is not None else []
+        ours = isinstance(promised, Outbound)
+        self.components |= {ID: promised} if ours else {}
+        self.promised = promised if ours else outbound()
+        filters = filters or ([OutboundFilter()] if ours else [promised] if promised is not None else [])
         table = {f"{task}/out": filters for task in sealed.TASKS} if filters else {}
-        mechanism = getattr(exit_, "mechanism", None)
-        dp = mechanism if isinstance(mechanism, (PatientRelease, HospitalRelease)) else None
-        self.executor, router = secure_site(schedule=SCHEDULE, dp=dp), TaskRouter()
+        self.executor, router = secure_site(schedule=SCHEDULE), TaskRouter()
         router.add_executor(list(sealed.TASKS), self.executor)
         self.runner = SimpleNamespace(task_result_filters=table, task_router=router)
 
     def reserve(self, mechanism, job=JOB):
         at = self.context("train", job=job)
-        ledger_door.reserve(mechanism, at, str, settings=self.executor.settings)
+        ledger_door.reserve(mechanism, at, str, settings=self.executor.settings(self.promised))
 
     def at(self, task, direction=FilterKey.OUT):
         fl_ctx = self.context(task, job=JOB, **self.components)
@@ -193,7 +206,7 @@ def test_a_task_that_is_not_ours_is_refused_before_and_after(rig, policy, direct
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize("task", sealed.TASKS)
-@pytest.mark.parametrize("exit_", [None, Release(InTheClear(), MODALITIES), HiddenRelease(NoNoise(), MODALITIES)])
+@pytest.mark.parametrize("exit_", [lambda: None, plaintext, hidden])
 @pytest.mark.parametrize(
     "what",
     [
@@ -208,7 +221,7 @@ def test_a_task_that_is_not_ours_is_refused_before_and_after(rig, policy, direct
     ids=["nothing", "stock", "weights", "foreign weights", "collection", "words", "metrics"],
 )
 def test_what_no_format_describes_stays(rig, policy, task, exit_, what):
-    made = rig(policy, exit_)
+    made = rig(policy, exit_())
     with pytest.raises(ReleaseRefused, match="own policy"):
         made.leave(what, task)
     assert made.receipts == []
@@ -234,7 +247,7 @@ def test_the_replies_of_a_hidden_sum_pass_built_anew(rig, policy, task):
     given = sealed.reply_message(sealed.Reply(signed, b"payload" if task == sealed.HOP else b"", {}))
     given["more"] = "phantom-north-001"
     given.set_header("note", "phantom-north-001")
-    made = rig(policy, HiddenRelease(NoNoise(), MODALITIES))
+    made = rig(policy, hidden())
     if task == sealed.HOP and type(policy) is not OpenPolicy:
         made.refuses(lambda: made.leave(given, task), "REFUSED")
         return
@@ -246,7 +259,7 @@ def test_the_replies_of_a_hidden_sum_pass_built_anew(rig, policy, task):
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda one: type(one).__name__)
 def test_a_statement_is_no_update(rig, policy):
     """Only the exit may turn an update into a statement, after this policy has seen the update."""
-    made = rig(policy, HiddenRelease(NoNoise(), MODALITIES))
+    made = rig(policy, hidden())
     signed = statement("submit")
     with pytest.raises(ReleaseRefused):
         made.leave(sealed.reply_message(sealed.Reply(signed, b"words", {})))
@@ -258,7 +271,7 @@ def test_a_statement_is_no_update(rig, policy):
 def test_open_lets_an_update_pass_whole_and_built_anew(rig, message):
     given = message()
     given["more"] = "phantom-north-001"
-    made = rig(OpenPolicy(), Release(InTheClear(), MODALITIES))
+    made = rig(OpenPolicy(), plaintext())
     assert made.before(given) is given
     out = made.leave(given)
     assert digest(wire.read_update(out).delta) == digest(BLOCKS)
@@ -287,28 +300,24 @@ def test_open_reads_strictly(rig, message, wrong):
 
 
 def test_the_marker_of_another_attempt_passes_only_to_a_hidden_exit(rig):
-    assert (
-        sealed.read_again(rig(OpenPolicy(), HiddenRelease(NoNoise(), MODALITIES)).leave(sealed.again_message(1))) == 1
-    )
-    for made in (rig(OpenPolicy()), rig(OpenPolicy(), Release(InTheClear(), MODALITIES))):
+    assert sealed.read_again(rig(OpenPolicy(), hidden()).leave(sealed.again_message(1))) == 1
+    for made in (rig(OpenPolicy()), rig(OpenPolicy(), plaintext())):
         with pytest.raises(ReleaseRefused):
             made.leave(sealed.again_message(1))
 
 
 @pytest.mark.parametrize("round_", [-1, 2**16, 10**60])
 def test_a_marker_is_a_round_and_no_letter(rig, round_):
-    made = rig(OpenPolicy(), HiddenRelease(NoNoise(), MODALITIES))
+    made = rig(OpenPolicy(), hidden())
     made.refuses(lambda: made.leave(sealed.again_message(round_)), "coded already")
 
 
 # patient
 
 
-@pytest.mark.parametrize(
-    "exit_", [None, Release(InTheClear(), MODALITIES), HiddenRelease(NoNoise(), MODALITIES), OpenPolicy()]
-)
+@pytest.mark.parametrize("exit_", [lambda: None, plaintext, hidden, OpenPolicy])
 def test_patient_refuses_a_looser_job_before_training(rig, exit_, message, scores):
-    made = rig(PatientPolicy(), exit_)
+    made = rig(PatientPolicy(), exit_())
     made.refuses(lambda: made.before(order()), "patient-level differential privacy")
     made.refuses(lambda: made.leave(message(loss=None)), "patient-level differential privacy")
     made.refuses(lambda: made.leave(wire.scores_message(scores), "finish"), "patient-level")
@@ -316,7 +325,7 @@ def test_patient_refuses_a_looser_job_before_training(rig, exit_, message, score
 
 
 def test_patient_passes_what_this_job_reserved(rig, message, scores):
-    made = rig(PatientPolicy(), Release(patient(), MODALITIES)).budget(patient=8)
+    made = rig(PatientPolicy(), plaintext(patient())).budget(patient=8)
     assert made.before(order()) is not None
     made.refuses(lambda: made.leave(message(loss=None)), "did not reserve")
     made.reserve(patient())
@@ -329,26 +338,27 @@ def test_patient_passes_what_this_job_reserved(rig, message, scores):
 
 
 def test_patient_refuses_an_update_with_its_loss(rig, message):
-    made = rig(PatientPolicy(), Release(patient(), MODALITIES)).budget(patient=8)
+    made = rig(PatientPolicy(), plaintext(patient())).budget(patient=8)
     made.reserve(patient())
     made.refuses(lambda: made.leave(message(loss=1.5)), "training loss")
 
 
 def test_patient_refuses_an_exit_that_would_charge_something_else(rig, message):
     weak = patient(promise=dataclasses.replace(PRIVATE, noise_multiplier=1.0))
-    made = rig(PatientPolicy(), Release(patient(), MODALITIES)).budget(patient=50)
+    made = rig(PatientPolicy(), plaintext(patient())).budget(patient=50)
     made.reserve(weak)
-    made.refuses(lambda: made.leave(message(loss=None)), "did not reserve what its exit promises")
+    made.refuses(lambda: made.leave(message(loss=None)), "did not reserve what it promises")
 
 
 def test_patient_takes_what_another_job_reserved_for_nothing(rig, message):
-    made = rig(PatientPolicy(), Release(patient(), MODALITIES)).budget(patient=8)
+    made = rig(PatientPolicy(), plaintext(patient())).budget(patient=8)
     made.reserve(patient(), job="another")
     made.refuses(lambda: made.leave(message(loss=None)), "did not reserve")
 
 
 def test_patient_refuses_less_than_a_patient(rig):
     class PerImage(PatientRelease.__bases__[0]):
+        name, traits, rounds = "per_image", Traits(), 2
         unit, delta, accept_vacuous = "image", DELTA, False
 
         def plan(self):
@@ -356,26 +366,36 @@ def test_patient_refuses_less_than_a_patient(rig):
 
         cost = plan
 
-        def release(self, delta):
-            return delta, {}
+        def outbound(self, update, round_, memory):
+            return update, {}
 
-    made = rig(PatientPolicy(), Release(PerImage(), MODALITIES))
+        def inbound(self, aggregate, round_, memory):
+            return aggregate
+
+    made = rig(PatientPolicy(), plaintext(PerImage()))
     made.refuses(lambda: made.before(order()), "less than a patient")
 
 
 def test_patient_accepts_a_job_that_hides_the_whole_hospital(rig, message):
-    made = rig(PatientPolicy(), HiddenRelease(shared(), MODALITIES), noise=SHARED).budget(hospital=20)
+    made = rig(PatientPolicy(), hidden(shared())).budget(hospital=20)
     made.before(call())
     made.reserve(shared())
     assert digest(wire.read_update(made.leave(message(loss=None))).delta) == digest(BLOCKS)
     assert sealed.read_again(made.leave(sealed.again_message(0))) == 0
 
 
-def test_a_share_of_noise_without_a_sum_around_it_is_no_privacy(rig):
-    """In the open, one of two shares hides less than what the ledger would be told."""
-    for exit_, noise in ((Release(shared(), MODALITIES), None), (HiddenRelease(shared(), MODALITIES), None)):
-        made = rig(PatientPolicy(), exit_, noise=noise)
+def test_what_another_filter_sees_as_well_is_no_privacy(rig):
+    """Before ours it could keep what has no noise yet, after it undo what was done."""
+    for filters in ([OpenPolicy(), OutboundFilter()], [OutboundFilter(), OpenPolicy()], [OpenPolicy()]):
+        made = rig(PatientPolicy(), plaintext(patient()), filters=filters)
         made.refuses(lambda made=made: made.before(order()), "less than a patient")
+
+
+def test_a_job_of_ours_without_a_promise_is_refused(rig, message):
+    for policy in POLICIES[:2]:
+        made = rig(policy, plaintext(patient()))
+        del made.components[ID]
+        made.refuses(lambda made=made: made.leave(message(loss=None)), "component 'outbound'")
 
 
 # hospital
@@ -387,10 +407,10 @@ def hospital(rig, *more, **named):
 
 @pytest.mark.parametrize(
     ("exit_", "task_data"),
-    [(None, order), (Release(InTheClear(), MODALITIES), order), (HiddenRelease(NoNoise(), MODALITIES), call)],
+    [(lambda: None, order), (plaintext, order), (hidden, call)],
 )
 def test_hospital_reserves_before_training_and_charges_every_round(rig, message, exit_, task_data):
-    made = hospital(rig, exit_)
+    made = hospital(rig, exit_())
     for round_ in range(2):
         given = task_data(round_)
         assert made.before(given) is given
@@ -406,7 +426,7 @@ def test_hospital_reserves_for_the_run_that_begins_not_for_the_one_that_ended(
     """State is kept by the job's name, and the site's filter comes before the executor clears it."""
     monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "kept"))
     monkeypatch.setattr(places, "job_name", lambda fl_ctx: "one")
-    made = hospital(rig, Release(InTheClear(), MODALITIES))
+    made = hospital(rig, plaintext())
     old = context("train", job="an-older-job")
     places.run_id(old)
     places.finish(old)
@@ -419,7 +439,7 @@ def test_hospital_reserves_for_the_run_that_begins_not_for_the_one_that_ended(
 
 def test_hospital_clips_and_noises_whatever_the_job_says(rig, message, monkeypatch):
     """Without noise (the one line that draws it is silenced) the norm is the clip; with it, that of the noise."""
-    made = hospital(rig, Release(InTheClear(), MODALITIES))
+    made = hospital(rig, plaintext())
     made.before(order())
     given = math.sqrt(sum(float(np.sum(block**2.0)) for block in BLOCKS.values()))
     assert given > 10
@@ -438,7 +458,7 @@ def test_hospital_clips_and_noises_whatever_the_job_says(rig, message, monkeypat
 
 
 def test_hospital_tells_nothing_beside_the_update(rig, message, scores):
-    made = hospital(rig, Release(InTheClear(), MODALITIES))
+    made = hospital(rig, plaintext())
     made.before(order())
     out = wire.read_update(made.leave(message()))
     assert out.weight == 1.0
@@ -451,7 +471,7 @@ def test_hospital_tells_nothing_beside_the_update(rig, message, scores):
 
 
 def test_hospital_silences_the_scores_of_a_hidden_sum(rig, scores):
-    made = hospital(rig, HiddenRelease(NoNoise(), MODALITIES))
+    made = hospital(rig, hidden())
     signed = statement("judged")
     given = sealed.reply_message(sealed.Reply(signed, b"", {"scores": scores}))
     assert sealed.read_reply(made.leave(given, "finish"), "finish").meta == {"scores": wire.SILENT}
@@ -459,8 +479,7 @@ def test_hospital_silences_the_scores_of_a_hidden_sum(rig, scores):
 
 def test_hospital_what_leaves_passes_the_jobs_own_exit(rig, message, scores):
     """The exit after it writes its receipt and does not take the policy's reservation for the job's own."""
-    exit_ = Release(InTheClear(), MODALITIES)
-    made = hospital(rig, exit_)
+    exit_, made = OutboundFilter(), hospital(rig, plaintext())
     made.before(order())
     out = exit_.process(made.leave(message()), made.at("train"))
     assert wire.read_update(out).numbers["loss"] is None
@@ -505,7 +524,7 @@ def test_hospital_a_server_that_changes_its_mind_about_the_rounds_is_refused(rig
 
 def test_hospital_a_round_beyond_the_plan_needs_the_budget(rig, message):
     cost = claim([GaussianRelease("hospital", 2.0, 2)], "hospital", DELTA).epsilon
-    made = rig(HospitalPolicy(PROMISE, DELTA), Release(InTheClear(), MODALITIES)).budget(hospital=1.001 * cost)
+    made = rig(HospitalPolicy(PROMISE, DELTA), plaintext()).budget(hospital=1.001 * cost)
     made.before(order())
     for _ in range(2):
         made.leave(message())
@@ -517,7 +536,7 @@ def test_hospital_a_round_beyond_the_plan_needs_the_budget(rig, message):
 
 def test_hospital_a_job_that_is_charged_per_patient_is_refused_before_anything_is_reserved(rig):
     """Its own entries would promise nothing for a whole hospital, so the ledger would refuse it a moment later."""
-    made = hospital(rig, Release(patient(), MODALITIES))
+    made = hospital(rig, plaintext(patient()))
     made.refuses(lambda: made.before(order()), "charged per patient")
     assert made.account is None
 
@@ -538,7 +557,7 @@ def test_hospital_another_promise_in_the_middle_of_a_job_is_refused(rig, message
 @pytest.mark.parametrize("task", sealed.TASKS)
 def test_nothing_runs_while_events_or_logs_could_tell(rig, policy, task, monkeypatch):
     """Not even a job that only judges: its scores would be in the log."""
-    exit_ = Release(patient(), MODALITIES) if isinstance(policy, PatientPolicy) else Release(InTheClear(), MODALITIES)
+    exit_ = plaintext(patient()) if isinstance(policy, PatientPolicy) else plaintext()
     made = rig(policy, exit_, listed=False).budget(hospital=20)
     made.refuses(lambda: made.before(order(), task), curves.ID)
     made = rig(policy, exit_).budget(hospital=20)
@@ -581,7 +600,7 @@ def test_hospital_a_policy_that_promises_nothing_is_refused(promise, delta):
 
 
 def test_hospital_another_attempt_passes_once_the_policy_has_noised_the_update(rig, message):
-    made = hospital(rig, HiddenRelease(NoNoise(), MODALITIES))
+    made = hospital(rig, hidden())
     made.before(call())
     made.refuses(lambda: made.leave(sealed.again_message(0)), "coded before this policy")
     made.leave(message())
@@ -601,8 +620,8 @@ def test_hospital_another_attempt_passes_once_the_policy_has_noised_the_update(r
 )
 def test_a_job_with_as_much_noise_passes_unchanged_and_is_not_charged_twice(rig, message, noise):
     own = HospitalRelease(noise, 2, DELTA, accept_vacuous=False)
-    made = rig(HospitalPolicy(PROMISE, DELTA), HiddenRelease(own, MODALITIES)).budget(hospital=20)
-    made.components[ID].noise = noise
+    sum_ = dataclasses.replace(LOCAL, min_sites=noise.min_sites)
+    made = rig(HospitalPolicy(PROMISE, DELTA), hidden(own, sum_)).budget(hospital=20)
     made.before(call())
     assert made.account is None
     made.refuses(lambda: made.leave(message(loss=None)), "did not reserve")
@@ -612,7 +631,7 @@ def test_a_job_with_as_much_noise_passes_unchanged_and_is_not_charged_twice(rig,
     assert out.weight == 3.0
     assert sealed.read_again(made.leave(sealed.again_message(0))) == 0
     assert set(made.account.reserved) == {KEY}
-    assert made.receipts == [], "HiddenRelease adds the noise, charges it and writes the receipt"
+    assert made.receipts == [], "the job's own filter adds the noise, charges it and writes the receipt"
 
 
 @pytest.mark.parametrize(
@@ -625,7 +644,7 @@ def test_a_job_with_as_much_noise_passes_unchanged_and_is_not_charged_twice(rig,
 )
 def test_a_job_that_promises_less_is_noised_here(rig, message, mine, noise):
     own = HospitalRelease(noise, 2, DELTA, accept_vacuous=False)
-    made = rig(HospitalPolicy(mine, DELTA), HiddenRelease(own, MODALITIES), noise=noise).budget(hospital=40)
+    made = rig(HospitalPolicy(mine, DELTA), hidden(own)).budget(hospital=40)
     made.before(call())
     assert set(made.account.reserved) == {POLICY}
     made.reserve(own)
@@ -635,44 +654,21 @@ def test_a_job_that_promises_less_is_noised_here(rig, message, mine, noise):
 
 
 @pytest.mark.parametrize(
-    "exit_",
-    [None, Release(InTheClear(), MODALITIES), HiddenRelease(NoNoise(), MODALITIES), Release(shared(), MODALITIES)],
+    "filters", [[OpenPolicy()], [OpenPolicy(), OutboundFilter()], [OutboundFilter(), OpenPolicy()]]
 )
-def test_noise_in_secure_sum_alone_is_no_promise(rig, message, exit_):
-    """A job whose executor and secure_sum promise noise that its exit would not add: it is added here."""
-    made = hospital(rig, exit_)
-    made.components[ID] = SecureSum(LOCAL, 0, SHARED)
+def test_noise_that_our_filter_alone_does_not_add_is_no_promise(rig, message, filters):
+    """A component that promises noise, and filters that need not keep it: it is added here."""
+    made = hospital(rig, hidden(shared()), filters=filters)
     made.before(call())
     assert set(made.account.reserved) == {POLICY}
     assert digest(wire.read_update(made.leave(message(loss=None))).delta) != digest(BLOCKS)
 
 
-@pytest.mark.parametrize(("exit_z", "sum_z"), [(3.0, 2.0), (2.0, 3.0), (1.0, 3.0)])
-def test_two_promises_in_one_job_are_none(rig, message, exit_z, sum_z):
-    """HiddenRelease will refuse such a job; until then the noise is added here."""
-    own = shared(noise_multiplier=exit_z)
-    made = rig(
-        HospitalPolicy(PROMISE, DELTA),
-        HiddenRelease(own, MODALITIES),
-        noise=dataclasses.replace(SHARED, noise_multiplier=sum_z),
-    )
-    made.budget(hospital=60).before(call())
-    assert set(made.account.reserved) == {POLICY}
-    assert digest(wire.read_update(made.leave(message(loss=None))).delta) != digest(BLOCKS)
-    patients = rig(
-        PatientPolicy(), HiddenRelease(own, MODALITIES), noise=dataclasses.replace(SHARED, noise_multiplier=sum_z)
-    )
-    with pytest.raises(ReleaseRefused):
-        patients.before(call())
-
-
 def test_a_job_that_comes_with_the_whole_noise_at_every_site_is_as_strict(rig, message):
     noise = dataclasses.replace(SHARED, hidden=False)
     own = HospitalRelease(noise, 2, DELTA, accept_vacuous=False)
-    made = rig(
-        HospitalPolicy(dataclasses.replace(PROMISE, min_sites=5, colluders=2), DELTA), HiddenRelease(own, MODALITIES)
-    )
-    made.budget(hospital=20).components[ID] = SecureSum(dataclasses.replace(LOCAL, masks=False), 0, noise)
+    insists = HospitalPolicy(dataclasses.replace(PROMISE, min_sites=5, colluders=2), DELTA)
+    made = rig(insists, hidden(own, dataclasses.replace(LOCAL, masks=False))).budget(hospital=20)
     made.before(call())
     made.reserve(own)
     assert digest(wire.read_update(made.leave(message(loss=None))).delta) == digest(BLOCKS)

@@ -15,7 +15,8 @@ from wardround import __version__
 from wardround.data.cases import MODALITIES
 from wardround.errors import Refusal
 from wardround.flare import sealed, wire
-from wardround.flare.release import InTheClear, Release
+from wardround.flare.outbound import Outbound
+from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.site_policy import OpenPolicy
 from wardround.privacy import statements
 from wardround.privacy.statements import Moment, Signed
@@ -193,17 +194,15 @@ def test_a_site_that_is_told_nonsense_answers_with_a_code_or_a_statement(federat
 
 
 def leaving(party, filter_, task):
-    made = party()
+    made = party(outbound=Outbound("none", "none", "none", MODALITIES))
     fl_ctx = made.context(task)
-    table = {f"{name}/out": [Release(InTheClear(), MODALITIES)] for name in sealed.TASKS}
+    table = {f"{name}/out": [OutboundFilter()] for name in sealed.TASKS}
     fl_ctx.set_prop(FLContextKey.RUNNER, SimpleNamespace(task_result_filters=table))
     fl_ctx.set_prop(FLContextKey.FILTER_DIRECTION, FilterKey.OUT, private=True, sticky=False)
     return filter_.process, fl_ctx
 
 
-@pytest.mark.parametrize(
-    "filter_", [Release(InTheClear(), MODALITIES), OpenPolicy()], ids=lambda one: type(one).__name__
-)
+@pytest.mark.parametrize("filter_", [OutboundFilter(), OpenPolicy()], ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize(("task", "message"), [("train", UPDATE), ("finish", wire.scores_message(SCORES))])
 def test_exits_let_out_what_is_described_and_nothing_else(party, monkeypatch, filter_, task, message):
     monkeypatch.setattr("wardround.flare.policy_checks.is_log_streaming_allowed", lambda fl_ctx: False)

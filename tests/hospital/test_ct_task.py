@@ -79,8 +79,8 @@ def hospitals(job: Any, tmp_path: Path) -> list[Hospital]:
 
 
 def exit_words(job: Any) -> list[str]:
-    filters = folder.client_config(job)["task_result_filters"][0]["filters"]
-    found: list[str] = filters[0]["args"]["words"]
+    components = folder.client_config(job)["components"]
+    found: list[str] = next(one["args"]["allowed_names"] for one in components if one["id"] == "outbound")
     return found
 
 
@@ -90,7 +90,7 @@ def test_the_exit_and_the_server_list_the_names_of_this_task(ct_job: Any) -> Non
     assert exit_words(ct_job) == ["ct", "labels organs", *scores]
     server = folder.server_config(ct_job)["workflows"][0]["args"]
     assert server["about"]["names"] == exit_words(ct_job)
-    assert server["inputs"]["task"] == yaml.safe_load(FRAGMENT.read_text())["sampling"]["args"]["task"]
+    assert server["mode"]["args"]["inputs"]["task"] == yaml.safe_load(FRAGMENT.read_text())["sampling"]["args"]["task"]
     assert "spleen" in folder.job_files(ct_job)["CARD.md"]
 
 

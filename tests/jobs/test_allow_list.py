@@ -10,9 +10,9 @@ from nvflare.security.security import COMMAND_CATEGORIES, FLAuthorizer
 
 from wardround.errors import ConfigRefused
 from wardround.flare.posture import may_bring_code
-from wardround.jobs import allow_list, recipes
+from wardround.jobs import allow_list, fragments, recipes
 from wardround.jobs.cli import main
-from wardround.jobs.named import NETWORKS, PHANTOMS
+from wardround.jobs.named import NETWORKS, PHANTOMS, classes
 
 LISTED = allow_list.allow_list()
 FILE = "poc_workspace/local/class_allow_list.json"
@@ -38,9 +38,11 @@ def in_jobs(repository, side):
 
 @pytest.mark.parametrize(("party", "side"), [("site", "client"), ("server", "server")])
 def test_the_checked_in_list_is_exactly_what_the_jobs_name(repository, party, side):
+    """And at the server the aggregations that `--set aggregation=` names: no printed job has one but the mean."""
     listed = json.loads((repository / FILE).read_text())
     assert set(listed) == {"site", "server"}
-    assert listed[party] == sorted(in_jobs(repository, side) | set(NETWORKS) | set(PHANTOMS if party == "site" else ()))
+    chosen = set(classes(fragments.table()["aggregations"])) if party == "server" else set(PHANTOMS)
+    assert listed[party] == sorted(chosen | set(NETWORKS) | set(in_jobs(repository, side)))
 
 
 def test_what_app_configs_can_name_is_on_the_list(repository):
@@ -119,7 +121,7 @@ def test_a_list_is_read_as_it_was_printed(tmp_path, capsys):
     assert allow_list.read(tmp_path / "list.json") == LISTED
     capsys.readouterr()
     assert main(["sites", "allow-list", "brats_fedavg_he"]) == 0
-    assert "wardround.flare.secure_site.SecureSite" in json.loads(capsys.readouterr().out)["site"]
+    assert "wardround.flare.executor.SiteExecutor" in json.loads(capsys.readouterr().out)["site"]
 
 
 DEFAULT = {

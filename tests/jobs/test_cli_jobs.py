@@ -87,4 +87,4 @@ def test_a_second_network_can_be_asked_for(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path)]
     assert main(["jobs", "write", "brats_fedavg", "--set", path, "--set", "model.filters=8", *out]) == 0
     server = json.loads((tmp_path / "brats_fedavg/app/config/config_fed_server.json").read_text())
-    assert server["workflows"][0]["args"]["model"]["args"] == {"filters": 8}
+    assert server["workflows"][0]["args"]["mode"]["args"]["model"]["args"] == {"filters": 8}

@@ -233,7 +233,9 @@ def test_the_servers_file_of_a_printed_job_says_what_its_inputs_are(cases: Path,
     job = recipes.job(
         "ehr_fusion_fedavg", ["model.name=test_vit", "model.depth=1", "sampling.size=32", "model.size=[32,32]"]
     )
-    args = json.loads(job_folder.job_files(job)["app/config/config_fed_server.json"])["workflows"][0]["args"]
+    args = json.loads(job_folder.job_files(job)["app/config/config_fed_server.json"])["workflows"][0]["args"]["mode"][
+        "args"
+    ]
     spec = ViTFusion(**args["model"]["args"])
     inputs = {key: value for key, value in args["inputs"].items() if key != "config_type"}
     server = GlobalModel.open(tmp_path / "state", spec, Mean(1.0), ["model"], 0, {"job": job.name}, inputs)

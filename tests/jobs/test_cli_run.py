@@ -95,7 +95,7 @@ def test_our_lines_and_all_warnings_are_shown() -> None:
         return bool(shown.filter(logging.LogRecord(logger, level, "", 0, "x", None, None)))
 
     assert config["handlers"]["consoleHandler"]["filters"] == ["OursFilter"]
-    assert passes("wardround.flare.rounds.Rounds", logging.INFO)
+    assert passes("wardround.aggregation.plaintext_run", logging.INFO)
     assert passes("nvflare.private.anything", logging.WARNING)
     assert not passes("nvflare.private.anything", logging.INFO)
     assert simulation.matters("12:00:00 INFO round 1/4")

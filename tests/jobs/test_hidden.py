@@ -3,16 +3,25 @@ import inspect
 import pytest
 
 from wardround.flare import sealed
-from wardround.flare.hidden_release import HiddenRelease
-from wardround.flare.secure_rounds import SecureRounds
-from wardround.flare.secure_site import SecureSite
-from wardround.flare.secure_sum import ID, SecureSum
+from wardround.flare.controller import ServerController
+from wardround.flare.executor import SiteExecutor
+from wardround.flare.outbound import ID, Outbound
+from wardround.flare.outbound_filter import OutboundFilter
+from wardround.flare.secagg_server import SecaggServer
 from wardround.jobs import folder, hidden, recipes
 
 
 @pytest.fixture
 def job():
     return recipes.job("brats_perfedavg", ["privacy=ring", "rounds=5", "federation.round_timeout_s=99"])
+
+
+def site_parts(job):
+    """Return (executor, outbound filter, the component that both read) of the client's config."""
+    client = folder.client_config(job)
+    (executor,), (filters,) = client["executors"], client["task_result_filters"]
+    (outbound_filter,) = filters["filters"]
+    return executor["executor"], outbound_filter, next(one for one in client["components"] if one["id"] == ID)
 
 
 def test_the_tasks_are_those_that_travel():
@@ -22,15 +31,23 @@ def test_the_tasks_are_those_that_travel():
 def test_every_argument_is_said(job):
     """All but the ids, which have one name in these configs."""
     workflow = hidden.server_workflow(job, {"job": job.name})
-    executor, release, shared = hidden.site_parts(job, folder.client_config(job)["executors"][0]["executor"]["args"])
-    for part, cls in ((workflow, SecureRounds), (executor, SecureSite), (release, HiddenRelease), (shared, SecureSum)):
+    executor, outbound_filter, shared = site_parts(job)
+    parts = [(executor, SiteExecutor), (outbound_filter, OutboundFilter), (shared, Outbound)]
+    server = [(workflow["args"]["mode"], SecaggServer), (workflow, ServerController)]
+    for part, cls in [*server, *parts]:
         assert part["path"] == f"{cls.__module__}.{cls.__qualname__}"
         inspect.signature(cls).bind(**part["args"])
-        assert set(inspect.signature(cls).parameters) - set(part["args"]) <= {"dp", "scaling", "noise"}
+        assert set(inspect.signature(cls).parameters) - set(part["args"]) <= {
+            "scaling",
+            "_args",
+            "_kwargs",
+            "args",
+            "kwargs",
+        }
 
 
 def test_the_shared_component_has_the_id_that_both_look_for(job):
-    _, _, shared = hidden.site_parts(job, {})
+    _, _, shared = site_parts(job)
     assert shared["id"] == ID
     assert [part["id"] for part in folder.client_config(job)["components"]] == ["made_with", ID, "analytics"]
 
@@ -44,11 +61,13 @@ def test_settings_arrive(job):
 
 def test_the_sites_do_what_a_server_does_in_the_clear(job):
     """The rule and the seed stand at the sites; of the banks the server knows the names, for the length of an update."""
-    executor, _, _ = hidden.site_parts(job, {"seed": 0})
-    assert executor["args"] == {"seed": 0, "rule": job.rule, "banks": ["model", "fedavg"]}
+    executor, _, _ = site_parts(job)
+    assert hidden.site_settings(job) == {"rule": job.rule, "banks": ["model", "fedavg"]}
+    assert executor["args"] == job.trainer | hidden.site_settings(job)
     server = hidden.server_workflow(job, {})["args"]
-    assert not {"rule", "seed", "algorithm"} & set(server)
-    assert (server["banks"], server["home_roles"]) == (["model", "fedavg"], [])
+    mode = server["mode"]["args"]
+    assert not {"rule", "seed", "algorithm"} & {*server, *mode}
+    assert (mode["banks"], mode["home_roles"]) == (["model", "fedavg"], [])
 
 
 def test_no_aggregator_at_the_server(job):

@@ -235,8 +235,8 @@ def test_the_server_keeps_its_jobs_in_this_poc(kits, tmp_path):
     poc.list_classes(kits, "localhost", SITES, tmp_path / "store")
     kept = {party: json.loads((kits / party / "local/resources.json").read_text()) for party in ("localhost", *SITES)}
     assert kept["localhost"]["a"]["root_dir"] == str(tmp_path / "store" / "jobs-storage")
-    assert "wardround.flare.rounds.Rounds" in kept["localhost"]["class_allow_list"]
-    assert all("wardround.flare.site.SiteTrainer" in kept[site]["class_allow_list"] for site in SITES)
+    assert "wardround.flare.controller.ServerController" in kept["localhost"]["class_allow_list"]
+    assert all("wardround.flare.executor.SiteExecutor" in kept[site]["class_allow_list"] for site in SITES)
 
 
 def test_only_a_partys_own_processes_are_ended(kits, tmp_path):

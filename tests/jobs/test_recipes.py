@@ -21,7 +21,7 @@ def test_any_job_can_be_printed_with_a_hidden_sum(name, privacy):
     require_buildable(made)
     files = folder.job_files(made)
     client = json.loads(files["app/config/config_fed_client.json"])
-    assert client["executors"][0]["executor"]["path"] == "wardround.flare.secure_site.SecureSite"
+    assert client["executors"][0]["executor"]["path"] == "wardround.flare.executor.SiteExecutor"
     assert made.privacy["title"] in files["app/config/config_fed_server.json"]
     assert json.loads(files["meta.json"])["min_clients"] == 3
 
@@ -73,8 +73,8 @@ def test_the_promise_can_be_changed_and_stands_on_both_sides(setting, key, value
     require_buildable(made)
     server, client = folder.server_config(made), folder.client_config(made)
     components = {one["id"]: one["args"] for one in client["components"]}
-    assert server["workflows"][0]["args"]["protection"]["args"][key] == value
-    assert components["secure_sum"]["protection"]["args"][key] == value
+    assert server["workflows"][0]["args"]["mode"]["args"]["protection"]["args"][key] == value
+    assert components["outbound"]["protection"]["args"][key] == value
     assert server["workflows"][0]["args"]["about"]["protection"][key] == value
 
 
@@ -171,7 +171,7 @@ def test_a_file_of_weights_is_a_promise_of_the_job_and_stands_where_people_read_
 def test_what_stays_home_by_its_role_stands_on_the_server_and_masks_do_not():
     for name, home in (("brats_klmask", []), ("tumour_type_klmask", []), ("brats_fedbn", ["norm"])):
         made = recipes.job(name)
-        assert folder.server_config(made)["workflows"][0]["args"]["home_roles"] == home
+        assert folder.server_config(made)["workflows"][0]["args"]["mode"]["args"]["home_roles"] == home
         require_buildable(made)
 
 

@@ -46,7 +46,7 @@ def test_a_job_is_an_algorithm_and_what_it_shares(name: str, settings: list[str]
     require_buildable(made)
     assert made.title == title
     server = folder.server_config(made)["workflows"][0]["args"]
-    assert server["home_roles"] == home
+    assert server.get("mode", {"args": server})["args"]["home_roles"] == home
     assert server["about"]["sharing_class"] == trainer(made)["sharing"]["path"] == made.sharing["path"]
 
 

@@ -23,16 +23,8 @@ from typing import Any, final
 
 import numpy as np
 
-from wardround.aggregation.collect import (
-    FAR,
-    TRAIN,
-    Collected,
-    Combined,
-    Context,
-    Majority,
-    capped,
-    closed,
-    read_once,
+from wardround.aggregation.collect import FAR, TRAIN, Collected, Combined, Context, Majority, capped, closed, read_once
+from wardround.aggregation.refusals import (
     require_clients,
     require_common,
     require_few,

@@ -21,10 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
+from wardround.aggregation.refusals import require_clients, require_few, require_sites
 from wardround.aggregation.rows import Floats, Rows, distances, norms
 from wardround.arrays import Array, Layout
 from wardround.core.stages import (
@@ -37,7 +38,7 @@ from wardround.core.stages import (
     Traits,
     Update,
 )
-from wardround.errors import ConfigRefused, RoundRefused
+from wardround.errors import RoundRefused
 
 TRAIN = "train"
 NEEDS = Traits(needs=frozenset({READABLE, FIXED_LAYOUT}))
@@ -116,7 +117,7 @@ class Collected:
         self._weights: dict[str, float] = {}
 
     def take(self, site: str, reply: Any) -> None:
-        """Add one site's update. A second one, other blocks, NaN or inf: RoundRefused."""
+        """Add one site's update. A second one, other blocks: RoundRefused."""
         update = read_once(self._read, self._vectors, site, reply)
         layout = self._layout or Layout.of(update.params)
         vector = layout.flatten(update.params)
@@ -191,7 +192,8 @@ def read_once(
 ) -> Update:
     """Return the update in a reply.
 
-    It must be the site's first of this round, finite, with a weight above 0; else RoundRefused.
+    It must be the site's first of this round, with a weight above 0; else RoundRefused. That its
+    values are finite is for `read`, which alone looks at them.
     """
     if site in seen:
         raise RoundRefused(
@@ -201,12 +203,23 @@ def read_once(
             fix="look for two clients that run with the same startup kit, and stop one",
         )
     update = read(site, reply)
-    whole = all(np.isfinite(block).all() for block in update.params.values())
-    if not (whole and np.isfinite(update.weight) and update.weight > 0):
+    if not (np.isfinite(update.weight) and update.weight > 0):
         raise RoundRefused(
             "an update",
-            found=f"NaN or inf among its values, or the weight {update.weight}",
-            expected="finite numbers and a weight above 0",
+            found=f"the weight {update.weight}",
+            expected="a finite weight above 0",
+            fix="look in the site's log for how many patients it trains on",
+        )
+    return update
+
+
+def require_finite(update: Update) -> Update:
+    """Return the update; NaN or inf among its values: RoundRefused. For readers whose updates come by no wire."""
+    if not all(np.isfinite(block).all() for block in update.params.values()):
+        raise RoundRefused(
+            "an update",
+            found="NaN or inf among its values",
+            expected="finite numbers",
             fix="lower `lr`, or run `wardround data check` at the site",
         )
     return update
@@ -234,57 +247,7 @@ def capped(weights: Floats, most: float) -> Floats:
     return np.minimum(weights, most * np.median(weights))
 
 
-def require_clients(rule: Rule, need: int | None) -> None:
-    """Raise ConfigRefused where a round may close with too few updates for f."""
-    if need is not None and need < rule.least_sites:
-        raise ConfigRefused(
-            f"{rule.name} with f {rule.f}",
-            found=f"min_clients {need}",
-            expected=f"min_clients {rule.least_sites} or more",
-            fix=f"set min_clients to {rule.least_sites}, or tolerate fewer hostile sites (f)",
-        )
-
-
-def require_sites(rule: Rule, count: int) -> None:
-    """Raise RoundRefused where a round closed with too few updates for f."""
-    if count < rule.least_sites:
-        raise RoundRefused(
-            f"a round of {rule.name} with f {rule.f}",
-            found=f"{count} updates",
-            expected=f"{rule.least_sites} or more",
-            fix="start the sites that are missing, or run the job with a smaller f",
-        )
-
-
-def require_few(rule: Rule, flagged: Mapping[str, str]) -> None:
-    """Raise RoundRefused where more sites are flagged than the job tolerates."""
-    if len(flagged) > rule.f:
-        named = "; ".join(f"{site}: {why}" for site, why in sorted(flagged.items()))
-        raise RoundRefused(
-            f"a round of {rule.name} that tolerates {rule.f} hostile sites",
-            found=f"{len(flagged)} flagged sites ({named})",
-            expected=f"at most {rule.f} (f in the job)",
-            fix="ask these sites what they trained on; run the job without them or with a larger f",
-        )
-
-
-def require_field(rule: str, good: bool, found: str, expected: str) -> None:
-    """Raise ConfigRefused unless a field of a rule makes sense."""
-    if not good:
-        raise ConfigRefused(
-            f"the aggregation {rule}",
-            found=found,
-            expected=expected,
-            fix="set the field under `aggregation` in the job to such a number",
-        )
-
-
-def require_common(rule: str, f: object, far: float) -> None:
-    """Raise ConfigRefused unless f is a whole number, 0 or more, and `far` is above 1."""
-    require_field(rule, type(f) is int and f >= 0, f"f {f!r}", "a whole number, 0 or more")
-    require_field(rule, 1 < far < float("inf"), f"far {far}", "a finite number above 1")
-
-
-def require_weight_cap(rule: str, most: float) -> None:
-    """Raise ConfigRefused unless a cap on weights is 1 or more."""
-    require_field(rule, 1 <= most < 1e6, f"weight_cap {most}", "1 or more")
+def require_tolerates(aggregation: Aggregation, min_clients: int) -> None:
+    """Raise ConfigRefused where a job lets a round close with too few updates for the f of its aggregation."""
+    if isinstance(aggregation, Majority):
+        require_clients(cast(Rule, aggregation), min_clients)

@@ -27,17 +27,9 @@ from typing import final
 
 import numpy as np
 
-from wardround.aggregation.collect import (
-    FAR,
-    Combined,
-    Majority,
-    capped,
-    far_rows,
-    require_common,
-    require_field,
-    require_weight_cap,
-)
+from wardround.aggregation.collect import FAR, Combined, Majority, capped, far_rows
 from wardround.aggregation.median import median
+from wardround.aggregation.refusals import require_common, require_field, require_weight_cap
 from wardround.aggregation.rows import Floats, Rows, distances, weighted_mean
 
 TOLERANCE = 1e-6

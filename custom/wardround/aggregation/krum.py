@@ -16,14 +16,8 @@ from typing import final
 
 import numpy as np
 
-from wardround.aggregation.collect import (
-    FAR,
-    Combined,
-    Majority,
-    far_rows,
-    require_common,
-    require_field,
-)
+from wardround.aggregation.collect import FAR, Combined, Majority, far_rows
+from wardround.aggregation.refusals import require_common, require_field
 from wardround.aggregation.rows import Floats, Rows, pairwise, weighted_mean
 
 

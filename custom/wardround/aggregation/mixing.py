@@ -16,15 +16,8 @@ from typing import final
 
 import numpy as np
 
-from wardround.aggregation.collect import (
-    FAR,
-    Combined,
-    Majority,
-    Rule,
-    far_rows,
-    require_common,
-    require_field,
-)
+from wardround.aggregation.collect import FAR, Combined, Majority, Rule, far_rows
+from wardround.aggregation.refusals import require_common, require_field
 from wardround.aggregation.rows import Floats, Rows, pairwise
 
 
@@ -33,36 +26,36 @@ from wardround.aggregation.rows import Floats, Rows, pairwise
 class Mixed(Majority):
     """A rule on mixed updates. It needs as many sites as the rule does.
 
-    rule: what is done with the mixed updates; it says f
+    then: the rule: what is done with the mixed updates; it says f
     far: a site is flagged beyond so many times the median distance from the result
     """
 
-    rule: Rule
+    then: Rule
     far: float = FAR
 
     def __post_init__(self) -> None:
-        good = hasattr(self.rule, "combine") and not isinstance(self.rule, Mixed)
-        found = f"rule {self.rule!r}"
+        good = hasattr(self.then, "combine") and not isinstance(self.then, Mixed)
+        found = f"rule {self.then!r}"
         require_field("with mixing", good, found, "a rule that reads updates, unmixed")
         require_common(self.name, self.f, self.far)
 
     @property
     def name(self) -> str:
-        return f"mixing, then {self.rule.name}"
+        return f"mixing, then {self.then.name}"
 
     @property
     def f(self) -> int:
-        return self.rule.f
+        return self.then.f
 
     @property
     def least_sites(self) -> int:
-        return self.rule.least_sites
+        return self.then.least_sites
 
     def combine(self, rows: Rows, weights: Floats) -> Combined:
         """Return the rule's result on the mixed rows."""
         nearest = neighbours(rows, self.f)
         mixed = np.stack([rows[list(near)].mean(axis=0, dtype=np.float64) for near in nearest])
-        inner = self.rule.combine(mixed, np.ones(len(rows)))
+        inner = self.then.combine(mixed, np.ones(len(rows)))
         used = tuple(sorted({row for kept in inner.used for row in nearest[kept]}))
         return Combined(inner.vector, used, far_rows(rows, inner.vector, self.far))
 

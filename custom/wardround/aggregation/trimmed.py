@@ -15,13 +15,8 @@ from typing import final
 
 import numpy as np
 
-from wardround.aggregation.collect import (
-    FAR,
-    Combined,
-    Majority,
-    far_rows,
-    require_common,
-)
+from wardround.aggregation.collect import FAR, Combined, Majority, far_rows
+from wardround.aggregation.refusals import require_common
 from wardround.aggregation.rows import Floats, Rows, columnwise
 
 

@@ -2,8 +2,8 @@
 
 An update leaves a site through `Stage`s (clip, noise, sparsify, quantise, mask, encrypt), in the
 order of the job's JSON. The server runs one `Aggregation`, whose round is a generator: it yields
-`Ask`s and is sent `Replies`. Neither knows NVFlare, files or clocks, so that a silent site at any
-step is one line of a test.
+`Ask`s and is sent `Replies`. So is a whole run of the server (`ServerRun`). None of them knows
+NVFlare, files or clocks, so that a silent site at any step is one line of a test.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from wardround.arrays import Arrays
+from wardround.core.attendance import Attendance
+from wardround.core.run_log import RunLog
 from wardround.errors import ConfigRefused
 
 READABLE = "readable"
@@ -99,14 +101,21 @@ class Stage(Protocol):
         ...
 
 
+TRAINING, STEP = "training", "step"
+"""The two deadlines of a job: that of a task in which sites train or judge, and that of all else."""
+
+
 @dataclass(frozen=True)
 class Ask:
     """One question of the server to some sites.
 
+    message: a plain value; whoever sends it knows how it is written on the wire
     take: reads one answer and folds it in as it arrives, so that memory is flat in the number of
-    sites; what it raises loses that site
+    sites; what it raises loses that site. It is handed the answer as a plain value, strictly read
     to: None for every site that is present
     need: how many accepted answers start the wait for the others; None: all are waited for
+    deadline: TRAINING or STEP
+    round_: the round in whose name it is asked; None: the one that is going on
     """
 
     task: str
@@ -114,6 +123,8 @@ class Ask:
     take: Callable[[str, Any], None]
     to: tuple[str, ...] | None = None
     need: int | None = None
+    deadline: str = TRAINING
+    round_: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +133,42 @@ class Replies:
 
     answered: tuple[str, ...]
     missing: Mapping[str, str] = field(default_factory=dict)
+
+
+Run = Generator[Ask, Replies, bool]
+"""A whole run of the server. It returns whether every site that was asked judged the final model:
+then the state that was kept of the run is over, and the same job begins anew."""
+
+
+class ServerRun(Protocol):
+    """What the controller drives: the server's side of one run, with neither network nor clock.
+
+    The controller sends every Ask that `run` yields, waits, and sends in the Replies. When the run
+    is aborted it closes the generator. What `run` raises stops the run with that reason. Whatever
+    happens, the record is closed and the report written.
+    """
+
+    @property
+    def record(self) -> RunLog:
+        """Return the log of the run; it holds the earlier rounds of a run that is resumed."""
+        ...
+
+    @property
+    def done(self) -> int:
+        """Return how many rounds are done: above 0 before `run`, the run is resumed."""
+        ...
+
+    def run(self, attendance: Attendance) -> Run:
+        """Run the rounds that are left, and then the final judgement.
+
+        attendance: who is there. The run begins rounds on it and takes out who lied; who is silent,
+        refuses, or sends what `take` does not accept, is noted by the controller
+        """
+        ...
+
+    def best(self) -> dict[str, Any] | None:
+        """Return the round whose incoming model was judged best, with its score; None: none was."""
+        ...
 
 
 Rounds = Generator[Ask, Replies, Aggregate]
@@ -145,11 +192,24 @@ class Aggregation(Protocol):
         ...
 
 
-def require_fit(stages: Iterable[Stage], aggregation: Aggregation) -> None:
+class Part(Protocol):
+    """What matters of a stage or an aggregation when it is asked whether it fits into a chain."""
+
+    @property
+    def name(self) -> str:
+        """Return the name under which a refusal lists it."""
+        ...
+
+    @property
+    def traits(self) -> Traits:
+        """Return what it needs and what it makes of an update."""
+        ...
+
+
+def require_fit(stages: Iterable[Part], aggregation: Part) -> None:
     """Raise ConfigRefused unless every stage, and last the aggregation, finds the properties that it needs."""
     properties, broken_by = set(PLAIN), dict[str, str]()
-    chain: list[Stage | Aggregation] = [*stages, aggregation]
-    for part in chain:
+    for part in (*stages, aggregation):
         for lacking in sorted(part.traits.needs - properties):
             culprit = broken_by.get(lacking)
             raise ConfigRefused(

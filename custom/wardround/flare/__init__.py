@@ -1,1 +1,1 @@
-"""Floor 5: the doors to NVFlare. What leaves a hospital: wire.py says which payloads exist, release.py is the one exit."""
+"""Floor 5: the doors to NVFlare. wire.py and sealed.py say which messages exist, outbound_filter.py is the one way out."""

@@ -54,7 +54,7 @@ class Patients:
 
 
 def keep(fl_ctx: FLContext, patients: Patients) -> None:
-    """Write down what the site knows, for its exit and its policy, which see messages only."""
+    """Write down what the site knows, for its outbound filter and its policy, which see messages only."""
     files.write(places.state_folder(fl_ctx) / FILE, json.dumps(asdict(patients)), private=True, durable=True)
 
 

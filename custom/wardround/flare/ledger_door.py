@@ -10,103 +10,23 @@ Two keys of one job: KEY is what the job itself promises, POLICY what the site a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, final, runtime_checkable
+from typing import Any
 
 from nvflare.apis.fl_context import FLContext
 
 from wardround import __version__
-from wardround.arrays import Arrays
 from wardround.errors import ConfigRefused, ReleaseRefused
 from wardround.flare import places
-from wardround.privacy import ledger_file, noise_proof
+from wardround.privacy import ledger_file
 from wardround.privacy.accounting import Claim, claim, require_meaningful
 from wardround.privacy.budget import FILE, Budget, Limit, read_budget
-from wardround.privacy.dp_sgd import PatientDP
+from wardround.privacy.charged import Charged
 from wardround.privacy.ledger import Account, Job, Ledger
-from wardround.privacy.releases import Release, SampledGaussianRelease, Unit
+from wardround.privacy.releases import Release, Unit
 
 KEY, POLICY = "federation", "policy"
-
-
-@runtime_checkable
-class Charged(Protocol):
-    """A mechanism whose releases cost something: per round, and over the whole job."""
-
-    @property
-    def unit(self) -> Unit:
-        """Return whom the releases hide."""
-
-    @property
-    def delta(self) -> float:
-        """Return the delta at which epsilon is told."""
-
-    @property
-    def accept_vacuous(self) -> bool:
-        """Return whether an epsilon that is no privacy claim is accepted."""
-
-    def cost(self) -> Release:
-        """Return what one round's update costs."""
-
-    def plan(self) -> Release:
-        """Return what the job costs."""
-
-
-@final
-@dataclass(frozen=True)
-class PatientRelease:
-    """Patient-level DP: the noise is in every training step (hospital/dp_site.py), the exit writes it into the ledger.
-
-    promise: the same as the executor's | work: private gradients per round | a value missing: ConfigRefused
-    """
-
-    promise: PatientDP
-    work: int
-    rounds: int
-    delta: float
-    accept_vacuous: bool
-
-    unit: ClassVar[Unit] = "patient"
-
-    def __post_init__(self) -> None:
-        require_whole(self)
-
-    def cost(self) -> Release:
-        return self._release(self.work)
-
-    def plan(self) -> Release:
-        return self._release(self.work * self.rounds)
-
-    def release(self, delta: Arrays) -> tuple[Arrays, dict[str, float | str]]:
-        """Return the update as it is, once its training has proved the noise; anything else: ReleaseRefused."""
-        p, proof = self.promise, noise_proof.take(delta)
-        if proof != noise_proof.Proof(p, self.work):
-            raise ReleaseRefused(
-                "an update under patient-level differential privacy",
-                found="one without proof of its noise" if proof is None else _proved(proof),
-                expected=f"exactly {self.work} private gradients of this exit's promise, and the update that they made",
-                fix="print the job anew: its executor needs the exit's mechanism as `dp`, and no filter before the exit",
-            )
-        words = f"z {p.noise_multiplier:.4g}, q {p.sampling_rate:g}, {self.work} private steps, unit: patient"
-        return delta, {"mechanism": "DP-SGD", "guarantee": words}
-
-    def _release(self, steps: int) -> Release:
-        return SampledGaussianRelease("patient", self.promise.noise_multiplier, self.promise.sampling_rate, steps)
-
-
-def _proved(proof: noise_proof.Proof) -> str:
-    return f"one that was made by {proof.released} private gradients at noise multiplier {proof.promise.noise_multiplier:g}"
-
-
-def require_whole(mechanism: object) -> None:
-    """Raise ConfigRefused when a mechanism lacks a value (NVFlare turns an unknown variable into None)."""
-    absent = [name for name, value in vars(mechanism).items() if value is None]
-    if absent:
-        raise ConfigRefused(
-            "the job's mechanism", found=f"no {', '.join(absent)}", expected="every value", fix="print the job anew"
-        )
 
 
 def reserve(
@@ -128,27 +48,37 @@ def reserve(
     )
 
 
-def spend(mechanism: Any, numbers: Mapping[str, float | None], fl_ctx: FLContext, key: str = KEY) -> dict[str, Any]:
-    """Write one round's release into the ledger, if it costs anything; return what the receipt says of it.
+def spend(mechanism: Charged, numbers: Mapping[str, float | None], fl_ctx: FLContext, key: str = KEY) -> dict[str, Any]:
+    """Write one round's release into the ledger; return what the receipt says of it.
 
     numbers: what goes with the update; a training loss, which no noise hides, among them: ReleaseRefused
-    that an update IS noised, its mechanism has to know (its `release`, before): no number that is absent proves it
-    a mechanism without cost in a job that reserved something (its executor promises what its exit would never charge), or
-    beside a ledger that is damaged: ReleaseRefused
+    That an update IS noised, its stage has to know: no number that is absent proves it.
     """
-    if not isinstance(mechanism, Charged):
-        _require_nothing_promised(fl_ctx)
-        return {}
     if numbers.get("loss") is not None:
         raise ReleaseRefused(
-            "an update under patient-level differential privacy",
+            f"an update under {mechanism.unit}-level differential privacy",
             found="one that comes with its training loss, which was computed without noise",
-            expected="no loss, from an executor with the same `dp` as the exit's mechanism",
-            fix="print the job anew",
+            expected="no loss, from the executor SiteExecutor",
+            fix="print the job again with `wardround jobs write`",
         )
     ledger = Ledger(_local(fl_ctx))
     entry = ledger.spend(_job(fl_ctx), key, mechanism.cost(), _budget(mechanism, fl_ctx, lambda text: None))
     return {"ledger_entry": entry.n}
+
+
+def require_nothing_promised(fl_ctx: FLContext) -> None:
+    """Raise ReleaseRefused where a job that promises nothing has reserved something, or beside a ledger that is damaged.
+
+    A job of the same name that promised privacy may have begun this run; it is not gone on with without.
+    """
+    found = account(fl_ctx)
+    if found is not None and set(found.reserved) - {POLICY}:
+        raise ReleaseRefused(
+            "an update of a job that reserved privacy budget",
+            found="a job whose updates cost nothing",
+            expected="the promise that was reserved, as `privacy` of its component `outbound`",
+            fix="submit the job that reserved it, or `wardround ledger close` that one first",
+        )
 
 
 def account(fl_ctx: FLContext) -> Account | None:
@@ -170,17 +100,6 @@ def require_limit(unit: Unit, fl_ctx: FLContext) -> None:
             found=f"limits for {', '.join(units)}",
             expected=f"a limit for {unit}",
             fix=f'add "{unit}": {{"epsilon": ..., "delta": ...}}',
-        )
-
-
-def _require_nothing_promised(fl_ctx: FLContext) -> None:
-    found = account(fl_ctx)
-    if found is not None and set(found.reserved) - {POLICY}:
-        raise ReleaseRefused(
-            "an update of a job that reserved privacy budget",
-            found="an exit whose mechanism costs nothing",
-            expected="an exit with the mechanism that the executor has as its `dp`",
-            fix="print the job anew",
         )
 
 

@@ -7,8 +7,9 @@ from nvflare.app_common.logging.constants import ALLOW_LOG_STREAMING_VAR, is_log
 
 from wardround.errors import ReleaseRefused
 from wardround.flare import curves, ledger_door
-from wardround.flare.job_exit import executor_of
-from wardround.flare.ledger_door import KEY, Charged, PatientRelease
+from wardround.flare.job_parts import executor_of
+from wardround.flare.ledger_door import KEY
+from wardround.flare.outbound import Outbound
 
 
 def require_silence(fl_ctx: FLContext) -> None:
@@ -19,26 +20,20 @@ def require_silence(fl_ctx: FLContext) -> None:
         raise refused("a log that NVFlare streams", f'"{ALLOW_LOG_STREAMING_VAR}": false in local/resources.json')
 
 
-def require_promised(fl_ctx: FLContext, mechanism: Charged) -> None:
-    """Raise ReleaseRefused unless the one executor that NVFlare runs trains under the very promise that its exit charges."""
-    executor = executor_of(fl_ctx)
-    if executor is None:
-        raise refused("two executors, or one that is not ours", "one SiteTrainer or SecureSite for every task")
-    private = mechanism.promise if isinstance(mechanism, PatientRelease) else None
-    if executor.dp != mechanism or executor.private != private:
-        raise refused(
-            "an executor that does not train under what its exit promises", "one with the exit's mechanism as `dp`"
-        )
+def require_own_executor(fl_ctx: FLContext) -> None:
+    """Raise ReleaseRefused unless the one executor that NVFlare runs is ours: it trains under what `outbound` promises."""
+    if executor_of(fl_ctx) is None:
+        raise refused("two executors, or one that is not ours", "one SiteExecutor for every task")
 
 
-def require_reserved(fl_ctx: FLContext, mechanism: Charged) -> None:
+def require_reserved(fl_ctx: FLContext, outbound: Outbound) -> None:
     """Raise ReleaseRefused unless this job, as NVFlare knows it, has reserved the plan for the settings that it runs with."""
-    account, executor = ledger_door.account(fl_ctx), executor_of(fl_ctx)
-    if account is None or account.reserved.get(KEY) != mechanism.plan():
+    account, executor, charged = ledger_door.account(fl_ctx), executor_of(fl_ctx), outbound.charged
+    if charged is None or account is None or account.reserved.get(KEY) != charged.plan():
         raise refused(
-            "a job that did not reserve what its exit promises", "an executor with the exit's mechanism as `dp`"
+            "a job that did not reserve what it promises", "the plan of `privacy` in its component `outbound`"
         )
-    if executor is None or account.settings.get(KEY) != executor.settings:
+    if executor is None or account.settings.get(KEY) != executor.settings(outbound):
         raise refused("a reservation for other settings of training", "one that this job's own executor has made")
 
 

@@ -20,6 +20,7 @@ from wardround.errors import ConfigRefused
 
 CLASS = "algorithm_class"
 SHARING = "sharing_class"
+AGGREGATION = "aggregation_class"
 _PARTS = {
     "model": "model",
     "sampling": "sampling",
@@ -86,9 +87,12 @@ def require_same(server: Json, client: Json) -> None:
         return
     try:
         runs = _runs(server, client)
-        runs += [pair for pair in _promised(client) if pair[0] in told.get("dp", {})]
+        promised = list(_promised(client))
+        runs += [pair for pair in promised if pair[0] in told.get("dp", {})]
     except (KeyError, TypeError, AttributeError) as error:
         raise _refused(f"a config of another structure ({type(error).__name__})", "a job of wardround") from error
+    if told.get("dp") and not promised:
+        raise _refused("a report that tells of differential privacy, and a job that promises none", "the same")
     for key, value in runs:
         said = told["dp"][key] if key in told.get("dp", {}) else told.get(key)
         if not _equal(said, value):
@@ -102,6 +106,10 @@ def _runs(server: Json, client: Json) -> list[tuple[str, Any]]:
     for key in _ELSEWHERE:
         parts = [part for config in (server, client) for part in _under(config, key) if "path" in part]
         found += [(key, {name: plain(value) for name, value in part["args"].items()}) for part in parts if part["args"]]
+    for part in (one for one in _under(server, "aggregation") if "path" in one):
+        # The plain mean has no settings, and a report does not speak of it.
+        args = {name: plain(value) for name, value in part["args"].items()} or None
+        found += [("aggregation", args), (AGGREGATION, part["path"] if args else None)]
     if not executors:
         raise KeyError("an executor with an algorithm")
     return found
@@ -109,7 +117,7 @@ def _runs(server: Json, client: Json) -> list[tuple[str, Any]]:
 
 def _promised(client: Json) -> Iterator[tuple[str, Any]]:
     """Yield (name, value) of every number that a mechanism of differential privacy promises."""
-    for mechanism in (*_under(client, "dp"), *_under(client, "mechanism")):
+    for mechanism in _under(client, "privacy"):
         args = mechanism.get("args", {})
         yield from args.items()
         yield from args.get("promise", {}).get("args", {}).items()

@@ -1,7 +1,7 @@
 """A hospital that insists on secure aggregation: no update leaves but inside a sum that is hidden at least as it says.
 
 In the hospital's own `local/privacy.json`, alone or, in the same lists of filters, with PatientPolicy or HospitalPolicy AFTER it:
-every one has its say. What is read is what NVFlare runs: the executor, the exit, and the job's one secure_sum.
+every one has its say. What is read is what NVFlare runs: the executor, the filters, and what its component `outbound` promises.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from nvflare.apis.shareable import Shareable
 from wardround.arrays import digest
 from wardround.errors import ConfigRefused
 from wardround.flare import places, sealed, served, wire
-from wardround.flare.hidden_release import HiddenRelease
-from wardround.flare.job_exit import executor_of, exit_of
+from wardround.flare.job_parts import executor_of, outbound_in_force
+from wardround.flare.outbound import outbound_of
 from wardround.flare.policy_checks import refused
-from wardround.flare.secure_site import SecureSite
-from wardround.flare.secure_sum import SecureSum, secure_sum_of
+from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.signer import require_lead
 from wardround.flare.site_policy import OpenPolicy
 from wardround.privacy import statements
@@ -36,8 +35,9 @@ class SecAggPolicy(OpenPolicy):
     masks, encryption: true if the job must have them, at least one of them true
     min_sites: the fewest sites of a sum | sites: the most, the hospitals of the consortium | threshold: the fewest that open it
     leads: the roles that may sign a job
-    before any task and at the exit: signature, executor, exit and secure_sum are checked | before an answer leaves: the sites that
-    the update is summed with, against those of every earlier job with the same settings or the same update (served.py)
+    before any task and before an answer: signature, executor, filter and protection are checked
+    before an answer leaves: the sites that the update is summed with, against those
+    of every earlier job with the same settings or the same update (served.py)
     otherwise: ReleaseRefused
     """
 
@@ -59,7 +59,7 @@ class SecAggPolicy(OpenPolicy):
         self._require_hidden(fl_ctx)
 
     def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
-        """Return the update as it is, for the exit that hides it; the sites of its sum are written down before."""
+        """Return the update as it is, for the filter that hides it; the sites of its sum are written down before."""
         _remember(fl_ctx, self._require_hidden(fl_ctx), digest(update.delta))
         return update
 
@@ -79,15 +79,16 @@ class SecAggPolicy(OpenPolicy):
             _remember(fl_ctx, self._require_hidden(fl_ctx), "")
         return super()._leave(shareable, task, fl_ctx)
 
-    def _require_hidden(self, fl_ctx: FLContext) -> SecureSum:
-        """Return the secure_sum of a job that a lead signed; ReleaseRefused unless all tasks use it, and it is as strict."""
+    def _require_hidden(self, fl_ctx: FLContext) -> SecAggSession:
+        """Return the secure sum of a job that a lead signed; ReleaseRefused unless all tasks use it, and it is as strict."""
         require_lead(fl_ctx, self.leads)
-        exits = {exit_of(fl_ctx, task) for task in sealed.TASKS}
-        if type(executor_of(fl_ctx)) is not SecureSite or len(exits) > 1 or not isinstance(exits.pop(), HiddenRelease):
+        outbound = outbound_in_force(fl_ctx)
+        if executor_of(fl_ctx) is None or outbound is None or outbound.session is None:
             raise refused(
-                "a job whose update leaves in the open", "secure aggregation: SecureSite and one HiddenRelease"
+                "a job whose update leaves in the open",
+                "secure aggregation: SiteExecutor, one OutboundFilter, and a protection in the component `outbound`",
             )
-        secure = secure_sum_of(fl_ctx)
+        secure = outbound.session
         if looser := _looser(secure.protection, self.least):
             raise refused(
                 f"secure aggregation with {'; '.join(looser)}", "one that is at least as strict as this site's"
@@ -109,7 +110,7 @@ def _looser(found: Protection, least: Protection) -> list[str]:
     return wrong
 
 
-def _remember(fl_ctx: FLContext, secure: SecureSum, update: str) -> None:
+def _remember(fl_ctx: FLContext, secure: SecAggSession, update: str) -> None:
     """Write down whom the call that is being answered sums this site's update with; another set than before: RoundRefused."""
     call, participant, executor = secure.call, secure.open(fl_ctx).participant, executor_of(fl_ctx)
     said = [statements.read(one, ["join"], joined(call.moment.run), participant.authority) for one in call.joins]
@@ -120,4 +121,5 @@ def _remember(fl_ctx: FLContext, secure: SecureSum, update: str) -> None:
     seen: dict[str, Any] = {"roster": roster} | ({"update": update} if update else {})
     seen |= {"opened": list(call.survivors)} if call.survivors else {}
     run, local = places.run_id(fl_ctx), places.workspace_root(fl_ctx) / "local"
-    served.require_same_sites(local, run, executor.settings, call.moment.round, **seen)
+    settings = executor.settings(outbound_of(fl_ctx))
+    served.require_same_sites(local, run, settings, call.moment.round, **seen)

@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from nvflare.apis.analytix import AnalyticsDataType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
@@ -21,15 +20,8 @@ from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.sharing import Sharing
 from wardround.errors import ConfigRefused, Refusal
 from wardround.flare import few_patients, places, wire
-from wardround.flare.hospital_release import HospitalRelease
-from wardround.flare.ledger_door import Charged, PatientRelease
 from wardround.flare.made_with import require_made_with
-from wardround.hospital.dp_site import private_plan, require_private_choice
-from wardround.hospital.rounds import Hospital, Settings
-from wardround.models.nets import Network
-from wardround.models.roles import shared_layout
 from wardround.paths import disk_refused, no_room
-from wardround.privacy.dp_sgd import PatientDP
 
 REASONS = "refusals.txt"
 SETTINGS = "the settings of training"
@@ -93,60 +85,9 @@ def require_given(**settings: Any) -> None:
         )
 
 
-def open_hospital(component: FLComponent, settings: Settings, fl_ctx: FLContext) -> Hospital:
-    """Open this site's data (decoded at most once) and build the job's network."""
-    torch.set_num_threads(places.threads_for_this_process(fl_ctx))
-    hospital = Hospital.open(
-        fl_ctx.get_identity_name(),
-        places.workspace_root(fl_ctx),
-        places.state_folder(fl_ctx),
-        simulator=places.in_simulator(fl_ctx),
-        settings=settings,
-        say=lambda text: component.log_info(fl_ctx, text),
-    )
-    least, counts = hospital.opened.fewest_patients, hospital.facts["cases"]
-    few_patients.keep(fl_ctx, few_patients.Patients(**counts, least=least, synthetic=hospital.opened.phantoms))
-    return hospital
-
-
 def require_started(algorithm: Algorithm, sharing: Sharing, schedule: Schedule) -> None:
     """Raise ConfigRefused where the algorithm cannot spend the schedule's work, or is not sound with what stays at home."""
     begin(algorithm, sharing, schedule.steps(0))
-
-
-def private_promise(
-    dp: Charged | None,
-    algorithm: Algorithm,
-    sharing: Sharing,
-    schedule: Schedule,
-    rival: Algorithm | None,
-    model: Network,
-) -> PatientDP | None:
-    """Return the promise under which a site trains; None: without noise in the training.
-
-    hospital level: the noise is added at the exit; here it is only checked that rounding costs what is set aside for it
-    a rival beside it (its update would leave too), a mechanism for other rounds or work, an algorithm whose private
-    gradients nobody has counted: ConfigRefused
-    """
-    if dp is None:
-        return None
-    fits = getattr(dp, "rounds", schedule.rounds) == schedule.rounds
-    fits = fits and getattr(dp, "work", schedule.work) == schedule.work
-    if rival is not None or not fits:
-        raise ConfigRefused(
-            "a job with differential privacy",
-            found="a rival model beside it" if rival is not None else "a mechanism for other rounds or work",
-            expected="one model, and the mechanism of this schedule",
-            fix="print the job anew, with `--set rival=false`",
-        )
-    if isinstance(dp, HospitalRelease):
-        shared = shared_layout(model.build(0), sharing.home_roles)
-        dp.require_exact(shared.total * len(algorithm.banks))
-    if not isinstance(dp, PatientRelease):
-        return None
-    require_private_choice(sharing)
-    private_plan(algorithm, None, schedule, None)
-    return dp.promise
 
 
 def shown(number: float | None) -> str:

@@ -1,15 +1,15 @@
 """What a hospital enforces itself, whatever a job says: filters for its own `local/privacy.json`, outside every job.
 
-    open       only what wire.py and sealed.py describe leaves, built anew, even if the job names no exit; in every scope
+    open       only what wire.py and sealed.py describe leaves, built anew, even if the job names no filter of ours; in every scope
                no number over few patients (few_patients.py)
     patient    an update leaves only if this job promised, reserved and will be charged for patient-level privacy
     hospital   an update leaves only after ONE clip and the whole noise of the hospital's own promise, charged to the
                hospital's own ledger; no number, no count, no score beside it
 
 NVFlare runs a site's filters before the job's own, for every task: BEFORE training on what the server sends (a job that
-would be refused later is refused here), and BEFORE the exit on what the executor hands over. A job may be stricter than its
-site: then its own exit adds the noise, and this policy checks that it will. It can not be looser. The reason of a refusal
-goes to `refusals.txt` in the site's private folder, the server gets an error code. The simulator never runs these filters.
+would be refused later is refused here), and BEFORE the job's own filter on what the executor hands over. A job may be stricter
+than its site: then its own filter adds the noise, and this policy checks that it will. It can not be looser. The reason of a
+refusal goes to `refusals.txt` in the site's private folder, the server gets an error code. The simulator never runs these filters.
 Not covered: code that a job brings along (BYOC) runs in the same process and can pass by any filter; a site that does not
 read such code denies it. Analytics events: curves.py. NVFlare's log streaming: off, or nothing runs under `patient`
 and `hospital`.
@@ -28,17 +28,19 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
 from wardround.arrays import digest, size_bytes
+from wardround.core.stages import Update
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
 from wardround.flare import few_patients, ledger_door, places, sealed, wire
-from wardround.flare.hidden_release import TREATED, HiddenRelease
-from wardround.flare.hospital_release import HospitalRelease
-from wardround.flare.job_exit import charged_exit, exit_of, hidden_noise
-from wardround.flare.ledger_door import POLICY, Charged
-from wardround.flare.policy_checks import refused, require_promised, require_reserved, require_silence
-from wardround.flare.release import write_receipt
+from wardround.flare.job_parts import outbound_in_force, outbound_next
+from wardround.flare.ledger_door import POLICY
+from wardround.flare.outbound import Outbound
+from wardround.flare.outbound_filter import write_receipt
+from wardround.flare.outbound_secagg import TREATED
+from wardround.flare.policy_checks import refused, require_own_executor, require_reserved, require_silence
 from wardround.flare.site_parts import REASONS
 from wardround.hospital.judging import shared_only
 from wardround.privacy.hospital_dp import HospitalDP
+from wardround.privacy.hospital_release import HospitalRelease
 from wardround.privacy.releases import covers
 from wardround.tasks.brain_tumours import BRAIN_TUMOURS
 
@@ -46,14 +48,14 @@ _MOST_ROUNDS = 2**16
 
 
 class OpenPolicy(Filter):  # type: ignore[misc]
-    """Task-result filter: strict reading and nothing else; a job without an exit of ours gets a receipt all the same.
+    """Task-result filter: strict reading and nothing else; a job without a filter of ours gets a receipt all the same.
 
     a task of ours, a reply that is described: built anew | a refusal: its code only | anything else: ReleaseRefused
     As a task-data filter: a task that is not ours is refused before anything runs.
     """
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        """Return what goes on: to the executor what came in, to the job's exit a new message."""
+        """Return what goes on: to the executor what came in, to the job's own filter a new message."""
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         try:
             if task not in sealed.TASKS:
@@ -68,8 +70,9 @@ class OpenPolicy(Filter):  # type: ignore[misc]
     def _leave(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> Shareable:
         if not wire.is_reply(shareable):
             return wire.refusal_message(wire.refusal_code(shareable))
-        kind, hidden = wire.kind_of(shareable), isinstance(exit_of(fl_ctx, task), HiddenRelease)
-        if task == wire.TRAIN and hidden and kind == DataKind.APP_DEFINED:
+        kind, following = wire.kind_of(shareable), outbound_next(fl_ctx, task)
+        secagg = following is not None and following.session is not None
+        if task == wire.TRAIN and secagg and kind == DataKind.APP_DEFINED:
             round_ = sealed.read_again(shareable)
             if round_ is None or not 0 <= round_ < _MOST_ROUNDS:
                 raise refused("a reply to train", "an update, or that this round's update is coded already")
@@ -96,8 +99,8 @@ class OpenPolicy(Filter):  # type: ignore[misc]
         """Refuse a task before it is done, or let it go on."""
 
     def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
-        """Return the update that goes on to the job's exit."""
-        if exit_of(fl_ctx, wire.TRAIN) is None:
+        """Return the update that goes on to the job's own filter."""
+        if outbound_next(fl_ctx, wire.TRAIN) is None:
             words = {
                 "mechanism": "none",
                 "guarantee": "none: the site's policy is `open`, and the job has no exit of ours",
@@ -113,8 +116,8 @@ class OpenPolicy(Filter):  # type: ignore[misc]
         self.again(fl_ctx)
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
-        """Return the scores that go on to the job's exit."""
-        if exit_of(fl_ctx, wire.FINISH) is None:
+        """Return the scores that go on to the job's own filter."""
+        if outbound_next(fl_ctx, wire.FINISH) is None:
             write_receipt(fl_ctx, wire.FINISH, {"mechanism": "means, intervals and counts over this site's patients"})
         return scores
 
@@ -122,15 +125,19 @@ class OpenPolicy(Filter):  # type: ignore[misc]
 class PatientPolicy(OpenPolicy):
     """Both filters: a job leaves something only under patient-level privacy of its own (or under a hospital's, which is more).
 
-    before any task: the job's exit must be charged for it, the executor that NVFlare runs must train under the exit's own
-    promise, curves and logs must stay | at the exit: it must be reserved, by the same figures and settings and by this very
-    job, and the update comes without its loss | otherwise: ReleaseRefused. The noise is in the training; no filter can add it
-    later. That an update IS noised the exit asks of the oracle that made it (privacy/noise_proof.py).
+    before any task: the job's component `outbound` must be charged for it; the executor and the filter that NVFlare runs must
+    be ours, which read it there; curves and logs must stay
+    before an answer: it must be reserved, by the same figures and settings and by this very job, and the update comes without
+    its loss
+    otherwise: ReleaseRefused
+    The noise is in the training; no filter can add it later. That an update IS noised the filter asks of the oracle that made
+    it (privacy/noise_proof.py).
     """
 
     def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
         require_silence(fl_ctx)
-        require_promised(fl_ctx, self._mechanism(fl_ctx))
+        self._require_private(fl_ctx)
+        require_own_executor(fl_ctx)
 
     def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
         self.again(fl_ctx)
@@ -139,23 +146,23 @@ class PatientPolicy(OpenPolicy):
         return replace(update, facts=wire.without_counts(update.facts))
 
     def again(self, fl_ctx: FLContext) -> None:
-        mechanism = self._mechanism(fl_ctx)
-        require_promised(fl_ctx, mechanism)
-        require_reserved(fl_ctx, mechanism)
+        outbound = self._require_private(fl_ctx)
+        require_own_executor(fl_ctx)
+        require_reserved(fl_ctx, outbound)
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
         self.again(fl_ctx)
         found: Mapping[str, Any] = wire.scores_without_counts(shared_only(scores))
         return found
 
-    def _mechanism(self, fl_ctx: FLContext) -> Charged:
-        mechanism = charged_exit(fl_ctx, wire.TRAIN)
-        if mechanism is None or not covers(mechanism.plan(), "patient"):
+    def _require_private(self, fl_ctx: FLContext) -> Outbound:
+        outbound = outbound_in_force(fl_ctx)
+        if outbound is None or outbound.charged is None or not covers(outbound.charged.plan(), "patient"):
             raise refused(
-                "a job whose exit is charged for nothing, or for less than a patient",
+                "a job that is charged for nothing, or for less than a patient",
                 "patient-level differential privacy (jobs like brats_dp_record)",
             )
-        return mechanism
+        return outbound
 
 
 class HospitalPolicy(OpenPolicy):
@@ -164,9 +171,9 @@ class HospitalPolicy(OpenPolicy):
     before any task: curves and logs must stay
     before training: promise x rounds is reserved under the key `policy`; over budget, no limit per hospital, a job that is
     charged for less than a hospital: refused
-    at the exit: clip, noise, ledger entry, receipt; weight 1, numbers None, no counts, scores SILENT; an update that leaves
+    before an answer: clip, noise, ledger entry, receipt; weight 1, numbers None, no counts, scores SILENT; an update that leaves
     blocks out, which no noise hides: refused
-    a hidden sum with as much noise, as many colluders and sites (its exit is checked): as it is
+    a hidden sum with as much noise, as many colluders and sites: as it is
     """
 
     def __init__(self, promise: HospitalDP, delta: float) -> None:
@@ -182,12 +189,13 @@ class HospitalPolicy(OpenPolicy):
 
     def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
         require_silence(fl_ctx)
-        mechanism = charged_exit(fl_ctx, wire.TRAIN)
-        if mechanism is not None and self._as_strict(fl_ctx):
-            require_promised(fl_ctx, mechanism)
+        outbound = outbound_in_force(fl_ctx)
+        if self._as_strict(outbound):
+            require_own_executor(fl_ctx)
         elif task == wire.TRAIN:
-            if mechanism is not None and not covers(mechanism.plan(), "hospital"):
-                raise refused(f"a job that is charged per {mechanism.unit}", "one that a limit per hospital can hold")
+            charged = outbound.charged if outbound is not None else None
+            if charged is not None and not covers(charged.plan(), "hospital"):
+                raise refused(f"a job that is charged per {charged.unit}", "one that a limit per hospital can hold")
             ledger_door.require_limit("hospital", fl_ctx)
             round_, rounds = _asked(shareable)
             if round_ == 0:  # before the ledger asks for the run's id: else a new run is reserved under the old one's
@@ -196,34 +204,34 @@ class HospitalPolicy(OpenPolicy):
             ledger_door.reserve(made, fl_ctx, lambda text: self.log_info(fl_ctx, f"site policy: {text}"), POLICY)
 
     def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
-        if self._as_strict(fl_ctx):
+        if self._as_strict(outbound_in_force(fl_ctx)):
             self.again(fl_ctx)
-            return update  # its own exit adds the noise
+            return update  # the job's own filter adds the noise
         account = ledger_door.account(fl_ctx)
         planned: Any = account.reserved.get(POLICY) if account is not None else None
         if planned is None or planned != self._mechanism(planned.count).plan():
             raise refused("nothing reserved by this policy before training", "both filters in local/privacy.json")
         made = self._mechanism(planned.count)
         made.require_exact(sum(block.size for block in update.delta.values()))
-        delta, receipt = made.release(update.delta)
+        noised, receipt = made.outbound(Update(update.delta, update.weight), 0, {})
         receipt |= ledger_door.spend(made, {}, fl_ctx, POLICY)
-        silent = wire.Update(delta, 1.0, dict.fromkeys(wire.NUMBERS), wire.silent_facts(update.facts))
+        silent = wire.Update(noised.params, 1.0, dict.fromkeys(wire.NUMBERS), wire.silent_facts(update.facts))
         write_receipt(fl_ctx, wire.TRAIN, {"policy": "hospital"} | receipt | _measured(silent))
         fl_ctx.set_prop(TREATED, repr(self.promise), private=True, sticky=False)
         return silent
 
     def again(self, fl_ctx: FLContext) -> None:
-        mechanism = charged_exit(fl_ctx, wire.TRAIN)
-        if mechanism is not None and self._as_strict(fl_ctx):
-            require_promised(fl_ctx, mechanism)
-            require_reserved(fl_ctx, mechanism)
+        outbound = outbound_in_force(fl_ctx)
+        if outbound is not None and self._as_strict(outbound):
+            require_own_executor(fl_ctx)
+            require_reserved(fl_ctx, outbound)
             return
         account = ledger_door.account(fl_ctx)
         if account is None or not (*account.spent.get(POLICY, ()), *account.before.get(POLICY, ())):
             raise refused("an update that was coded before this policy", "one that this policy has clipped and noised")
         fl_ctx.set_prop(
             TREATED, repr(self.promise), private=True, sticky=False
-        )  # the exit compares it with what it kept
+        )  # the job's own filter compares it with what it kept
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
         return wire.SILENT
@@ -231,9 +239,9 @@ class HospitalPolicy(OpenPolicy):
     def _mechanism(self, rounds: int) -> HospitalRelease:
         return HospitalRelease(self.promise, rounds, self.delta, accept_vacuous=False)
 
-    def _as_strict(self, fl_ctx: FLContext) -> bool:
-        """Tell whether the job's own exit promises at least this much: noise, and where it is shared, the sum's sites."""
-        noise, mine = hidden_noise(fl_ctx, wire.TRAIN), self.promise
+    def _as_strict(self, outbound: Outbound | None) -> bool:
+        """Tell whether the job itself promises at least this much: noise, and where it is shared, the sum's sites."""
+        noise, mine = outbound.noise if outbound is not None else None, self.promise
         if noise is None or noise.noise_multiplier < mine.noise_multiplier:
             return False
         return not noise.hidden or (noise.colluders >= mine.colluders and noise.min_sites >= mine.min_sites)
@@ -242,10 +250,10 @@ class HospitalPolicy(OpenPolicy):
 def _told(update: wire.Update, fl_ctx: FLContext) -> wire.Update:
     """Return an update without the numbers of few patients.
 
-    An exit of ours comes after this policy and looks at the training loss itself, so the loss is left to it.
+    A filter of ours comes after this policy and looks at the training loss itself, so the loss is left to it.
     """
     told = few_patients.update(update, few_patients.known(fl_ctx, update.facts))
-    if exit_of(fl_ctx, wire.TRAIN) is None:
+    if outbound_next(fl_ctx, wire.TRAIN) is None:
         return told
     return replace(told, numbers={**told.numbers, "loss": update.numbers["loss"]})
 
@@ -260,9 +268,9 @@ def _asked(shareable: Shareable) -> tuple[int, int]:
 
 
 def _words(fl_ctx: FLContext, task: str) -> tuple[str, ...]:
-    """Return the names that may leave: those of the job's exit; of a job without one of ours, the brain tumour task's."""
-    exit_ = exit_of(fl_ctx, task)
-    return BRAIN_TUMOURS.allowed_names if exit_ is None else exit_.words
+    """Return the names that may leave: those that `outbound` lists; of a job without a filter of ours, the brain tumour task's."""
+    following = outbound_next(fl_ctx, task)
+    return BRAIN_TUMOURS.allowed_names if following is None else following.allowed_names
 
 
 def _measured(update: wire.Update) -> dict[str, Any]:

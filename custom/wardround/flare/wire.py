@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,14 +21,15 @@ from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 
-from wardround import __version__
-from wardround.arrays import Arrays
 from wardround.core.validate import FLAG, TEXT, Each, Like, Maybe, OneOf, check
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
 from wardround.flare.ranges import COUNTS, LARGEST_CHANGE, LOSS, PATIENTS, SCORE, SECONDS, STEPS, WEIGHT, candidate
 from wardround.messages.names import CANDIDATES, SHIPPED, Allowed, allowed
+from wardround.messages.plaintext import FINISH as FINISH
+from wardround.messages.plaintext import TRAIN as TRAIN
+from wardround.messages.plaintext import Order as Order
+from wardround.messages.plaintext import Update as Update
 
-TRAIN, FINISH = "train", "finish"
 NUMBERS = {"loss": Maybe(LOSS), "val_score": Maybe(SCORE), "seconds": Maybe(SECONDS)}
 
 
@@ -70,33 +70,6 @@ _CODES = frozenset({Refusal.code, *(kind.code for kind in Refusal.__subclasses__
 _RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper())
 _ORDER_META = {"round": STEPS, "rounds": STEPS, "missed": Each(STEPS)}
 _WORD_LENGTH, _NAME_LENGTH, _DEPTH, _ENTRIES, _LARGEST = 64, 256, 6, 64, 2**53
-
-
-@dataclass(frozen=True)
-class Order:
-    """Server to site: the weights of every bank, this round and the number of rounds.
-
-    missed: by name, the sites whose update of the round before did not count: how many rounds had passed when one last did
-    """
-
-    weights: Arrays
-    round: int
-    rounds: int
-    missed: Mapping[str, int] = field(default_factory=dict)
-
-    def since(self, site: str) -> int:
-        """Return whose state a site starts from: that before this round."""
-        return self.missed.get(site, self.round)
-
-
-@dataclass(frozen=True)
-class Update:
-    """Site to server: what a round of local work changed. `weight` is the number of training patients."""
-
-    delta: Arrays
-    weight: float
-    numbers: Mapping[str, float | None]
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def order_message(order: Order) -> Shareable:
@@ -153,17 +126,6 @@ def read_scores(message: Shareable, words: Collection[str] | None = None) -> dic
     return dict(dxo.data)
 
 
-def require_version(site: str, facts: Mapping[str, Any]) -> None:
-    """Raise ConfigRefused unless a site runs this version: other code may train, round or count another way."""
-    if facts["version"] != __version__:
-        raise ConfigRefused(
-            f"the wardround package of {site}",
-            found=f"version {facts['version']}",
-            expected=f"version {__version__}, as at the server",
-            fix=f"install at {site} the version in the job's app/custom/requirements.txt, and start its site anew",
-        )
-
-
 def without_counts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return facts that do not tell how many patients or scans a site has."""
     told = {key: value for key, value in facts.items() if key != "classes"}
@@ -185,13 +147,18 @@ def scores_without_counts(scores: Any) -> Any:
 def require_named(told: Mapping[str, Any], words: Collection[str]) -> None:
     """Raise ReleaseRefused unless facts or scores name only `words`: sequences, classes and blocks that the job lists.
 
-    Which words a site's data bring along is for the job to say, and for its exit to hold; the word found is not repeated.
+    Which words a site's data bring along is for the job to say (`allowed_names` of its component `outbound`); the word found
+    is not repeated.
     """
     others = set(allowed(words).others)
     for key in NAMED:
         strange = len(set(told.get(key) or {}) - others)
         if strange:
-            raise unknown(f"the {key} that leave", f"{strange} names that the job does not list", "the exit's `words`")
+            raise unknown(
+                f"the {key} that leave",
+                f"{strange} names that the job does not list",
+                "the `allowed_names` of its component `outbound`",
+            )
 
 
 def refusal_message(code: str) -> Shareable:

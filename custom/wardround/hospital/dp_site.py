@@ -34,7 +34,8 @@ from wardround.errors import ConfigRefused
 from wardround.hospital.judging import Judging
 from wardround.hospital.task import TaskSite
 from wardround.models.per_sample import TOLERANCE, PerSample
-from wardround.privacy.dp_sgd import PatientDP, PrivateOracle
+from wardround.privacy.dp_sgd import PrivateOracle
+from wardround.privacy.patient_dp import PatientDP
 
 _RELEASES: dict[type, int] = {FedAvg: 1, FedProx: 1, Alternating: 1, Scaffold: 1, Ditto: 2}
 

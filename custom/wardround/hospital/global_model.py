@@ -5,7 +5,7 @@ In jobs in the clear the server holds it; in jobs with a hidden sum every site d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from wardround.models.fingerprint import fingerprint
 from wardround.models.roles import OWN_BANKS, block_roles
 from wardround.models.specs import describe
 
-_STATE = "rule."
+_STATE, _MEMORY = "rule.", "memory."
 
 
 class GlobalModel:
     """Weights under wire names, the round they are the start of, and what has happened so far.
 
     round r means: r rounds are done; `best` is the model that was EVALUATED best on the sites' validation patients.
+    memory: numbers and arrays that the aggregation keeps between rounds; they are written down with the round
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class GlobalModel:
         self.inputs = inputs
         self.folder, self.rule, self._weights, self._rule_state = folder, rule, weights, rule_state
         self._spec = spec
+        self.memory: dict[str, Any] = meta["memory"]
         self.round: int = meta["round"]
         self.history: list[dict[str, Any]] = meta["history"]
         self.best: dict[str, Any] | None = meta["best"]
@@ -74,8 +76,9 @@ class GlobalModel:
                     expected="the job that wrote it, unchanged",
                     fix="resume with the same job, or use another state folder",
                 )
-            weights = {name: block for name, block in arrays.items() if not name.startswith(_STATE)}
-            rule_state = {name[len(_STATE) :]: block for name, block in arrays.items() if name.startswith(_STATE)}
+            rule_state, kept = _named(arrays, _STATE), _named(arrays, _MEMORY)
+            weights = {name: block for name, block in arrays.items() if not name.startswith((_STATE, _MEMORY))}
+            meta = meta | {"memory": meta["memory"] | kept}
             return GlobalModel(folder, spec, rule, weights, rule_state, meta, inputs)
         model = initial_arrays(spec, seed)
         zero = {name: np.zeros_like(block) for name, block in model.items()}
@@ -84,7 +87,7 @@ class GlobalModel:
             weights |= in_bank(bank, zero if bank == "control" else model)
         size = sum(int(block.size) for block in model.values())
         facts = {"name": type(spec).__name__, "parameters": size, "fingerprint": identity}
-        meta = {"round": 0, "history": [], "best": None, "facts": facts, "promise": dict(promise)}
+        meta = {"round": 0, "history": [], "best": None, "facts": facts, "promise": dict(promise), "memory": {}}
         return GlobalModel(folder, spec, rule, weights, rule.start(weights), meta, inputs)
 
     def wire(self) -> dict[str, Array]:
@@ -102,7 +105,7 @@ class GlobalModel:
             f"{bank}:{block}" for bank, _, block in names if bank not in OWN_BANKS or roles[block] not in home_roles
         )
 
-    def require_fits(self, site: str, found: str, delta: Arrays, travelling: Set[str]) -> None:
+    def require_fits(self, site: str, found: str, delta: Arrays, travelling: Collection[str]) -> None:
         """Raise ModelRefused unless the site trained this architecture; RoundRefused unless its update holds exactly the
         blocks of `travelling`, in the server's shapes.
         """
@@ -116,7 +119,7 @@ class GlobalModel:
         require_same_blocks(
             {name: self._weights[name] for name in travelling if name in delta}, delta, f"the update of {site}"
         )
-        if lacking := sorted(travelling - delta.keys()):
+        if lacking := sorted(set(travelling) - delta.keys()):
             raise RoundRefused(
                 f"the update of {site} lacks blocks",
                 found=f"{len(lacking)} are not there, first {lacking[0]!r}",
@@ -133,8 +136,11 @@ class GlobalModel:
         self._weights, self._rule_state = weights, rule_state
         self.round += 1
         self.history.append(entry)
+        kept = {name: value for name, value in self.memory.items() if isinstance(value, np.ndarray)}
         arrays = self._weights | {_STATE + name: block for name, block in self._rule_state.items()}
+        arrays = arrays | {_MEMORY + name: block for name, block in kept.items()}
         meta = {"history": self.history, "best": self.best, "facts": self.facts, "promise": dict(self._promise)}
+        meta["memory"] = {name: value for name, value in self.memory.items() if name not in kept}
         state.save(self.folder, self.round, arrays, self.facts["fingerprint"], meta)
 
     def finish(self, val_score: float | None, out: Path) -> None:
@@ -171,6 +177,11 @@ class GlobalModel:
             **({} if self.inputs is None else {"inputs": dict(self.inputs)}),
         }
         checkpoint.save(path, from_bank("model", self._weights), self.facts["fingerprint"], meta)
+
+
+def _named(arrays: Arrays, prefix: str) -> dict[str, Array]:
+    """Return what stands under a prefix, without it."""
+    return {name.removeprefix(prefix): block for name, block in arrays.items() if name.startswith(prefix)}
 
 
 def _require_finite(arrays: Mapping[str, Array], what: str) -> None:

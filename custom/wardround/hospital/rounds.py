@@ -27,14 +27,14 @@ from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import first_weights
 from wardround.models.nets import Network
 from wardround.models.specs import describe
-from wardround.privacy import noise_proof
-from wardround.privacy.dp_sgd import PatientDP
+from wardround.privacy.dp_sgd import prove
+from wardround.privacy.patient_dp import PatientDP
 
 RIVAL = "fedavg"
 
 
 class Settings(Protocol):
-    """The job's promises, as flare.site.SiteTrainer holds them."""
+    """What a job says of training at a site; private: the promise of its noise, None without."""
 
     algorithm: Algorithm
     sharing: Sharing
@@ -116,8 +116,8 @@ class Hospital:
         """Train one round; return (the update that leaves, mean loss) and write the state for the next round.
 
         since: as above; None: this site's update of the round before counted
-        under patient-level DP every gradient is private, which the exit finds proved (privacy/noise_proof.py), and the loss,
-        which is not, is None
+        under patient-level DP every gradient is private, which the outbound filter finds proved
+        (privacy/noise_proof.py), and the loss, which is not, is None
         """
         site, algorithm, rival = self.site, self.settings.algorithm, self.settings.rival
         steps = self.settings.schedule.steps(round_)
@@ -127,7 +127,7 @@ class Hospital:
         delta, kept, losses = local_round(
             algorithm, self.settings.sharing, received, memory, site.layout, site.roles, oracle, steps
         )
-        noise_proof.note(delta, oracle)
+        prove(delta, oracle)
         if rival is not None:
             received = {"model": self._vector(from_bank(RIVAL, weights))}
             other, _, _ = local_round(

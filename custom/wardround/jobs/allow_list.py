@@ -13,7 +13,7 @@ from typing import Any
 from wardround.errors import ConfigRefused
 from wardround.flare import plain_jobs, posture
 from wardround.hospital.kit import read_object
-from wardround.jobs import folder, recipes
+from wardround.jobs import folder, fragments, recipes
 from wardround.jobs.named import NETWORKS, PHANTOMS, classes, shipped
 from wardround.jobs.recipes import Job, Json
 
@@ -47,15 +47,16 @@ FORBIDDEN = (
 def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
     """Return {"site": classes, "server": classes}, sorted: exactly those that these jobs name.
 
-    none given: those of all jobs, and the networks and phantoms that any of them can be given (named.py)
+    none given: all jobs, the networks and phantoms that any of them can be given (named.py), and at the server every
+    aggregation that `--set aggregation=` names
     """
     chosen = jobs or [recipes.job(name) for name in recipes.names()]
-    more = {SITE: () if jobs else (*NETWORKS, *PHANTOMS), SERVER: () if jobs else NETWORKS}
     sides = {SITE: folder.client_config, SERVER: folder.server_config}
-    return {
-        side: sorted({path for job in chosen for path in classes(config(job))}.union(more[side]))
-        for side, config in sides.items()
-    }
+    found = {side: {path for job in chosen for path in classes(config(job))} for side, config in sides.items()}
+    if not jobs:
+        found[SITE] |= {*NETWORKS, *PHANTOMS}
+        found[SERVER] |= {*NETWORKS, *classes(fragments.table()["aggregations"])}
+    return {side: sorted(paths) for side, paths in found.items()}
 
 
 def named_by(words: Sequence[str]) -> AllowList:

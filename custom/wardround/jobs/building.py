@@ -35,7 +35,13 @@ def build(part: Json, what: str, also: Collection[str] = ()) -> Any:
             fix="print the job again with `wardround jobs write`",
         )
     require_listed(part, f"the job's {what}", also)
-    return _made(class_at(part["path"], what), part["path"], args, what)
+    # What stands inside is built first, as NVFlare does it.
+    inside = {key: build(value, f"{what} ({key})", also) for key, value in args.items() if _is_part(value)}
+    return _made(class_at(part["path"], what), part["path"], args | inside, what)
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"path", "args"}
 
 
 def require_listed(config: Any, what: str, also: Collection[str] = ()) -> None:
@@ -59,6 +65,7 @@ def require_buildable(job: Job) -> None:
     algorithm, sharing = build(job.algorithm["site"], "algorithm"), build(job.sharing, "sharing")
     _require_privacy_fits(job, algorithm, sharing, schedule)
     build(job.rule, "server rule")
+    _require_aggregation_fits(job)
     if job.protection is not None:
         protection = build(job.privacy["protection"], "protection")
         if job.hospital_noise is not None:
@@ -68,6 +75,22 @@ def require_buildable(job: Job) -> None:
     _guarded("algorithm and schedule", lambda: begin(algorithm, sharing, schedule.steps(0)))
     if sharing.home_roles:
         shared_layout(job)
+
+
+def _require_aggregation_fits(job: Job) -> None:
+    """Raise ConfigRefused where the job's aggregation cannot read updates, or a round may close with too few for it."""
+    from wardround.aggregation.collect import require_tolerates
+
+    aggregation = build(job.aggregation, "aggregation")
+    if job.protection is None:
+        require_tolerates(aggregation, job.federation["min_sites"])
+    elif job.aggregation["args"]:
+        raise ConfigRefused(
+            f"the {aggregation.name} in job {job.name}",
+            found=f"an update that is not readable: {job.privacy['title']}",
+            expected="updates that the server can read, one by one",
+            fix="leave `aggregation` out, or print the job with `--set privacy=in_the_clear`",
+        )
 
 
 def class_at(path: str, what: str) -> type:
@@ -167,7 +190,7 @@ def _require_privacy_fits(job: Job, algorithm: Any, sharing: Any, schedule: Any)
 
 
 def _require_noise_fits(job: Job, protection: Any) -> None:
-    from wardround.flare.secure_sum import require_one_sum
+    from wardround.flare.secagg_session import require_one_sum
 
     require_one_sum(build(job.hospital_noise or {}, "noise"), protection)
     build(job.privacy["scaling"], "scaling").first(shared_layout(job))

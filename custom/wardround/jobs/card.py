@@ -33,6 +33,7 @@ def card(job: Job) -> str:
     settings = {
         "algorithm": args,
         "sharing": job.sharing["args"] or {"everything": ""},
+        **({"aggregation": job.aggregation["args"]} if job.aggregation["args"] else {}),
         "server": job.rule["args"],
         "model": job.task["model"]["args"],
     }
@@ -67,7 +68,7 @@ def card(job: Job) -> str:
 - {_wrapped(f"of the model stays at the hospital: {_stays(job)}")}
 
 Privacy guarantee: **{_wrapped(job.privacy["guarantee"], "")}**.
-{law}Mechanism at the exit: `{job.privacy["mechanism"]["path"]}`.
+{law}All of it stands in one place of the job: the component `outbound` in config_fed_client.json.
 Every release is noted in `releases.jsonl` in the site's own run folder before it is sent.
 
 ## Run it

@@ -8,7 +8,7 @@ from pathlib import Path
 from wardround import __version__
 from wardround.core import files
 from wardround.errors import ConfigRefused
-from wardround.flare.ran import plain, settings_of
+from wardround.flare.ran import AGGREGATION, plain, settings_of
 from wardround.hospital.class_inputs import INPUTS
 from wardround.jobs import hidden
 from wardround.jobs.building import build
@@ -83,53 +83,60 @@ def made_with(config: Json, promise: Json) -> Json:
 
 
 def _server_config(job: Job) -> Json:
-    rounds = {
+    plaintext = {
+        "aggregation": job.aggregation,
         "rule": job.rule,
         "model": job.task["model"],
         "banks": job.banks,
         "home_roles": list(build(job.sharing, "sharing").home_roles),
-        "rounds": job.schedule["rounds"],
         "min_sites": job.federation["min_sites"],
-        "round_timeout_s": job.federation["round_timeout_s"],
-        "grace_s": job.federation["grace_s"],
         "seed": job.task["seed"],
-        "about": {"config_type": "dict", **about(job)},
         **_inputs(job),
     }
-    workflow: Json = {"id": "rounds", "path": "wardround.flare.rounds.Rounds", "args": rounds}
-    aggregator = {"id": "combine", "path": "wardround.flare.combine.Combine", "args": {}}
+    controller = {
+        "mode": {"path": "wardround.flare.plaintext_server.PlaintextServer", "args": plaintext},
+        "rounds": job.schedule["rounds"],
+        "round_timeout_s": job.federation["round_timeout_s"],
+        "step_timeout_s": job.federation["step_timeout_s"],
+        "grace_s": job.federation["grace_s"],
+        "about": {"config_type": "dict", **about(job)},
+    }
+    workflow: Json = {"id": "rounds", "path": "wardround.flare.controller.ServerController", "args": controller}
     return {
         "format_version": 2,
         "server": {"heart_beat_timeout": 600, "task_request_interval": job.federation["task_request_interval_s"]},
         "task_data_filters": [],
         "task_result_filters": [],
         "workflows": [hidden.server_workflow(job, about(job)) if job.protection else workflow],
-        "components": [
-            *([] if job.protection else [aggregator]),
-            *receivers(job),
-        ],
+        "components": [*receivers(job)],
     }
 
 
 def _client_config(job: Job) -> Json:
-    """One executor, one exit."""
-    args = job.trainer
-    tasks, shared = ["train", "finish"], []
-    executor: Json = {"path": "wardround.flare.site.SiteTrainer", "args": args}
-    exit_args = {"mechanism": job.privacy["mechanism"], "words": words(job)}
-    release: Json = {"path": "wardround.flare.release.Release", "args": exit_args}
-    if job.protection:
-        executor, release, component = hidden.site_parts(job, args)
-        tasks, shared = hidden.TASKS, [component]
+    """One executor, one outbound filter, and one component that says what leaves, which both read."""
+    tasks = hidden.TASKS if job.protection else ["train", "finish"]
+    args = job.trainer | (hidden.site_settings(job) if job.protection else {})
+    executor = {"path": "wardround.flare.executor.SiteExecutor", "args": args}
+    outbound_filter: Json = {"path": "wardround.flare.outbound_filter.OutboundFilter", "args": {}}
     return {
         "format_version": 2,
         "executors": [{"tasks": tasks, "executor": executor}],
         "task_data_filters": [],
-        "task_result_filters": [{"tasks": tasks, "filters": [release]}],
+        "task_result_filters": [{"tasks": tasks, "filters": [outbound_filter]}],
         "components": [
-            *shared,
+            {"id": "outbound", "path": "wardround.flare.outbound.Outbound", "args": outbound(job)},
             {"id": "analytics", "path": "wardround.flare.curves.CurveSender", "args": {}},
         ],
+    }
+
+
+def outbound(job: Job) -> Json:
+    """Return all that the job promises about what leaves a site."""
+    return {
+        "privacy": job.privacy["mechanism"],
+        "compression": "none",
+        "protection": job.privacy.get("protection", "none"),
+        "allowed_names": words(job),
     }
 
 
@@ -142,7 +149,11 @@ def about(job: Job) -> Json:
     groups |= {"protection": job.protection} if job.protection else {}
     groups |= {"dp": job.dp | {"delta": job.privacy["mechanism"]["args"]["delta"]}} if job.dp else {}
     groups |= {"scaling": job.privacy["scaling"]["args"]} if "scaling" in job.privacy else {}
-    named = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}
+    if job.aggregation["args"]:
+        groups |= {"aggregation": job.aggregation["args"]}
+    named: Json = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}
+    if "aggregation" in named:
+        named[AGGREGATION] = job.aggregation["path"]
     said = {"score": job.task["score"], "privacy": job.privacy["title"], "names": words(job)}
     return {"job": job.name, "algorithm": job.title, **settings_of(job.trainer), **named, **said}
 

@@ -17,6 +17,7 @@ class Job:
     title: str
     algorithm: Json
     sharing: Json
+    aggregation: Json
     rule: Json
     task: Json
     federation: Json
@@ -42,13 +43,15 @@ class Job:
 
     @property
     def hospital_noise(self) -> Json | None:
-        """The promise of hospital-level noise, as the sum and the exit have it; None without."""
+        """The promise of hospital-level noise; None without."""
+        if self.dp is None:
+            return None
         found: Json = self.privacy["mechanism"]["args"].get("promise") or {}
         return found if found.get("path") == HOSPITAL_DP else None
 
     @property
     def trainer(self) -> Json:
-        """The settings that the executor of every job has; NVFlare's own components take neither a rival nor noise."""
+        """The settings that the executor of every job has; what leaves is promised in `outbound`, not here."""
         rival = {"path": "wardround.algorithms.fedavg.FedAvg", "args": {}}
         return {
             "algorithm": self.algorithm["site"],
@@ -60,7 +63,6 @@ class Job:
             "judging": self.task["judging"],
             "phantoms": self.task["phantoms"],
             "seed": self.task["seed"],
-            **({"dp": self.privacy["mechanism"]} if self.dp else {}),
         }
 
     @property

@@ -15,7 +15,7 @@ from wardround.jobs import fragments
 from wardround.jobs.job import HOSPITAL_DP, Typed
 
 # Shipped classes that a setting or a recipe names, and no file in app_configs/.
-ALSO_SHIPPED = (HOSPITAL_DP, "wardround.privacy.dp_sgd.PatientDP")
+ALSO_SHIPPED = (HOSPITAL_DP, "wardround.privacy.patient_dp.PatientDP")
 # Networks that `--set model.path` names, whatever the recipe. A hospital that takes no code accepts them from the start:
 # the second one loads the networks that MONAI exports, and nothing else.
 NETWORKS = ("wardround.models.nets.SegResNet3d", "wardround.models.monai_network.MonaiNetwork")

@@ -15,7 +15,7 @@ from wardround.privacy.accounting import claim, full_noise_multiplier_for, noise
 from wardround.privacy.releases import GaussianRelease, SampledGaussianRelease
 
 # Settings that name a row or a fragment of app_configs/, and are applied before all others.
-BY_NAME = ("privacy=", "sharing=")
+BY_NAME = ("privacy=", "sharing=", "aggregation=")
 
 __all__ = ["HOSPITAL_DP", "Job", "Json", "job", "names"]
 
@@ -49,7 +49,16 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
     if sites:
         federation["sites"] = list(sites)
     made = Job(
-        name, algorithm["title"], algorithm, sharing["part"], rule, task, federation, privacy, bool(row["rival"])
+        name=name,
+        title=algorithm["title"],
+        algorithm=algorithm,
+        sharing=sharing["part"],
+        aggregation=copy.deepcopy(_aggregation(page, row["aggregation"])),
+        rule=rule,
+        task=task,
+        federation=federation,
+        privacy=privacy,
+        rival=bool(row["rival"]),
     )
     for setting in settings:
         made = made if setting.startswith(BY_NAME) else settings_of.apply(made, setting)
@@ -75,6 +84,20 @@ def _sharing(page: Json, name: str) -> Json:
             fix=f"{near}--set sharing=NAME, or a class of your own with --set sharing.path=",
         )
     found: Json = page["sharings"][name]
+    return found
+
+
+def _aggregation(page: Json, name: str) -> Json:
+    """Return a row of `aggregations`; no such row: ConfigRefused."""
+    if name not in page["aggregations"]:
+        near = settings_of.did_you_mean(name, page["aggregations"])
+        raise ConfigRefused(
+            f"setting 'aggregation={name}'",
+            found="no such way to put updates together",
+            expected=f"one of {', '.join(page['aggregations'])}",
+            fix=f"{near}--set aggregation=NAME, or a class of your own with --set aggregation.path=",
+        )
+    found: Json = page["aggregations"][name]
     return found
 
 
@@ -138,7 +161,7 @@ def _patient_noise(made: Job, delta: float, given: float) -> SampledGaussianRele
     noise = given or _noise(float(dp["target_epsilon"]), delta, float(dp["sampling_rate"]), steps)
     promise = {"clip": dp["clip"], "noise_multiplier": noise}
     promise |= {key: dp[key] for key in ("sampling_rate", "reference_patients")}
-    args |= {"promise": {"path": "wardround.privacy.dp_sgd.PatientDP", "args": promise}}
+    args |= {"promise": {"path": "wardround.privacy.patient_dp.PatientDP", "args": promise}}
     args |= {"work": schedule["work"], "rounds": schedule["rounds"]}
     return SampledGaussianRelease("patient", noise, float(dp["sampling_rate"]), steps)
 

@@ -15,7 +15,9 @@ from wardround.jobs import own
 from wardround.jobs.job import Job, Json, Typed
 
 # Settings that stand for a class; each takes the settings of that class, whatever they are called.
-CLASSES = ("model.path", "algorithm.path", "sharing.path", "rule.path")
+CLASSES = ("model.path", "algorithm.path", "sharing.path", "aggregation.path", "rule.path")
+
+MIXED = "wardround.aggregation.mixing.Mixed"
 
 
 def places(made: Job) -> dict[str, Json]:
@@ -25,6 +27,7 @@ def places(made: Job) -> dict[str, Json]:
         "federation": made.federation,
         "algorithm": made.algorithm["site"]["args"],
         "sharing": made.sharing["args"],
+        **_aggregation(made),
         "rule": made.rule["args"],
         "model": made.task["model"]["args"],
         "sampling": made.task["sampling"]["args"],
@@ -38,6 +41,14 @@ def places(made: Job) -> dict[str, Json]:
     }
 
 
+def _aggregation(made: Job) -> dict[str, Json]:
+    """Return the settings of the rule; where updates are mixed before it, those of the mixing beside them."""
+    args = made.aggregation["args"]
+    if made.aggregation["path"] != MIXED:
+        return {"aggregation": args}
+    return {"aggregation": args["then"]["args"], "aggregation.mixing": args}
+
+
 def listed(made: Job) -> dict[str, Any]:
     """Return every setting of a job with its value, under the name that `--set` takes."""
     found = {
@@ -46,7 +57,8 @@ def listed(made: Job) -> dict[str, Any]:
         for key, value in place.items()
         if _leaf(value)
     }
-    paths = (made.task["model"]["path"], made.algorithm["site"]["path"], made.sharing["path"], made.rule["path"])
+    parts = (made.task["model"], made.algorithm["site"], made.sharing, made.aggregation, made.rule)
+    paths = [part["path"] for part in parts]
     return {"rival": made.rival, **dict(zip(CLASSES, paths, strict=True)), **found}
 
 
@@ -109,6 +121,8 @@ def _of_class(made: Job, key: str, text: str) -> Job:
     chosen = Typed(path=text, args={})
     if key == "rule.path":
         return replace(made, rule=chosen)
+    if key == "aggregation.path":
+        return replace(made, aggregation=chosen)
     if key == "sharing.path":
         return replace(made, sharing=chosen)
     if key == "algorithm.path":
@@ -119,11 +133,12 @@ def _of_class(made: Job, key: str, text: str) -> Job:
 def _takes_any(made: Job, prefix: str) -> bool:
     """Tell whether settings of this prefix may have any name: those of a network, and of a class that was typed."""
     typed = {"algorithm": made.algorithm["site"], "sharing": made.sharing, "rule": made.rule}
+    typed |= {"aggregation": made.aggregation}
     return prefix == "model" or isinstance(typed.get(prefix), Typed)
 
 
 def _no_such(made: Job, setting: str, key: str) -> ConfigRefused:
-    options = sorted([*listed(made), "privacy", "sharing"])
+    options = sorted([*listed(made), "privacy", "sharing", "aggregation"])
     return ConfigRefused(
         f"setting {setting!r}",
         found="no such setting",

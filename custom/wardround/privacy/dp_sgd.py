@@ -30,49 +30,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wardround.arrays import Arrays
 from wardround.core.words import Words
-from wardround.errors import ConfigRefused, ReleaseRefused
+from wardround.errors import ReleaseRefused
 from wardround.models.threads import one_thread
 from wardround.privacy.gaussian_noise import secret_words, whole_noise
+from wardround.privacy.noise_proof import Proof, note
+from wardround.privacy.patient_dp import ROUNDING, PatientDP
 
-ROUNDING = 2.0**-12
 HIDDEN_LOSS = 0.0
-
-
-@final
-@dataclass(frozen=True)
-class PatientDP:
-    """A promise: no defaults. clip C, noise_multiplier z, sampling_rate q, reference_patients M as above.
-
-    M is agreed in public before training (for example the same round number at every site); the real number of a site's
-    patients enters nowhere. | a value missing or senseless: ConfigRefused
-    """
-
-    clip: float
-    noise_multiplier: float
-    sampling_rate: float
-    reference_patients: int
-
-    def __post_init__(self) -> None:
-        given = None not in (self.clip, self.noise_multiplier, self.sampling_rate, self.reference_patients)
-        good = given and 0 < self.clip < 1e6 and 0 < self.noise_multiplier < 1e4 and 0 < self.sampling_rate <= 1
-        if not (good and self.reference_patients >= 1):
-            raise ConfigRefused(
-                "patient-level DP",
-                found=f"clip {self.clip}, noise_multiplier {self.noise_multiplier}, sampling_rate "
-                f"{self.sampling_rate}, reference_patients {self.reference_patients}",
-                expected="0 < clip, 0 < noise_multiplier, 0 < sampling_rate <= 1, reference_patients >= 1",
-                fix="correct `privacy` in the job",
-            )
-
-    @property
-    def denominator(self) -> float:
-        """q M: the expected number of patients per step, whatever the draw."""
-        return self.sampling_rate * self.reference_patients
-
-    def step(self, size: int) -> float:
-        """Return h for `size` parameters: a power of two, so that rounding moves a patient by at most ROUNDING x C."""
-        return 2.0 ** math.floor(math.log2(2 * ROUNDING * self.clip / math.sqrt(size)))
 
 
 def poisson(words: Words, rate: float) -> NDArray[np.bool_]:
@@ -168,3 +134,12 @@ class PrivateOracle:
         taken = poisson(secret_words(len(patients)), self.promise.sampling_rate)
         chosen = tuple(who for who, here in zip(patients, taken, strict=True) if here)
         return _Draw(chosen, self._source.draw(chosen))
+
+
+def prove(update: Arrays, oracle: object) -> None:
+    """Note who made an update: the private oracle that all of its gradients came from.
+
+    Any other oracle proves nothing.
+    """
+    if isinstance(oracle, PrivateOracle):
+        note(update, Proof(oracle.promise, oracle.released))

@@ -1,4 +1,4 @@
-"""Floor 3: what a private training hands to the exit as its proof: which update, under which promise, out of how many releases.
+"""What a private training hands to the outbound filter as its proof: which update, under which promise, how many releases.
 
 The exit must know that an update was trained with noise. It may not infer that from what is absent (no loss beside it): whoever
 leaves the loss away would then have proved noise. So the hospital notes, for exactly the bytes that its private oracle made, what
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import final
 
 from wardround.arrays import Arrays, digest
-from wardround.privacy.dp_sgd import PatientDP, PrivateOracle
+from wardround.privacy.patient_dp import PatientDP
 
 
 @final
@@ -27,10 +27,9 @@ class Proof:
 _noted: dict[str, Proof] = {}
 
 
-def note(update: Arrays, oracle: object) -> None:
-    """Note who made an update: the private oracle that all of its gradients came from; any other oracle proves nothing."""
-    if isinstance(oracle, PrivateOracle):
-        _noted[digest(update)] = Proof(oracle.promise, oracle.released)
+def note(update: Arrays, proof: Proof) -> None:
+    """Note what made exactly these bytes; `dp_sgd.prove` does it for a private oracle."""
+    _noted[digest(update)] = proof
 
 
 def take(update: Arrays) -> Proof | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from wardround.core.validate import Json
 from wardround.reports.html import DASH, Table, duration, number, size
 from wardround.reports.summary import privacy_claim, score_name, setting_words, silent, site_name
@@ -49,16 +51,24 @@ def costs(run: Json) -> Table | str:
 
 
 def attendance(run: Json) -> Table | None:
-    """Return who was missing in which round and why; nobody: None."""
+    """Return who was missing in which round, or flagged by the aggregation, and why; nobody: None."""
+    anybody = any(r.get("flagged") for r in run["rounds"])
     rows = []
     for r in run["rounds"]:
-        if missing := r.get("missing") or {}:
-            why = "; ".join(f"{site_name(run, site)}: {reason}" for site, reason in missing.items())
+        missing, flagged = r.get("missing") or {}, r.get("flagged") or {}
+        if missing or flagged:
             inside = ", ".join(r.get("aggregated") or [])
-            rows.append([r["round"] + 1, inside or DASH, why])
-    heads = ("Round", "In the sum", "Not in the sum, and why")
+            row = [r["round"] + 1, inside or DASH, _reasons(run, missing)]
+            rows.append([*row, _reasons(run, flagged)] if anybody else row)
+    heads = ("Round", "In the sum", "Not in the sum, and why", *(["Flagged, and why"] if anybody else []))
     words = "Rounds that did not have every hospital (the first round is 1; the reason in full is at that hospital)."
+    if anybody:
+        words += " A flagged change lies far from those of the other hospitals: a remark, not a proof."
     return Table(words, heads, rows) if rows else None
+
+
+def _reasons(run: Json, why: Mapping[str, str]) -> str:
+    return "; ".join(f"{site_name(run, site)}: {reason}" for site, reason in why.items()) or DASH
 
 
 def what_left(run: Json) -> list[str]:

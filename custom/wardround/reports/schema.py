@@ -38,6 +38,7 @@ ROUND = {
     "attempts?": Maybe(COUNT),
     "recovered?": Maybe([TEXT]),
     "missing?": Maybe(Each(TEXT)),
+    "flagged?": Maybe(Each(TEXT)),
     "bytes_down?": Maybe(COUNT),
     "bytes_up?": Maybe(COUNT),
     "sites?": Maybe(Each(Maybe({"loss?": Maybe(NUMBER), "val_score?": Maybe(NUMBER), "seconds?": Maybe(NUMBER)}))),

@@ -13,6 +13,7 @@ from typing import Any, final
 
 import numpy as np
 
+from wardround.aggregation.collect import require_finite
 from wardround.algorithms.base import Algorithm, Oracle
 from wardround.algorithms.federation import FederationResult, SiteSide, run
 from wardround.algorithms.rules import Rule
@@ -104,9 +105,8 @@ class AttackedRound:
 
     @staticmethod
     def read(site: str, reply: Any) -> Update:
-        """Return the reply: in one process it is the update itself."""
-        found: Update = reply
-        return found
+        """Return the reply, which in one process is the update itself; NaN or inf: RoundRefused."""
+        return require_finite(reply)
 
     def add(self, update: Arrays, weight: float) -> None:
         """Take the update of the next site, in the order of the sites."""

@@ -1,0 +1,211 @@
+"""A whole run of the server in a plaintext job: it reads the updates of single sites, and holds the model.
+
+    in every round   train    the order: weights, round, whose last update did not count
+                              every update is read once, and folded in or held as the aggregation needs it
+                     step     the server's rule applied to the aggregate; then everything is on the disk
+    at the end       finish   the final weights; every site judges them on its own patients
+
+A round goes on with `min_sites` updates or more. A generator (core/stages.py): who is silent, late or refuses is
+noted in `Attendance` by whoever sends the Asks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, final
+
+from wardround.arrays import Array, Arrays, size_bytes
+from wardround.core.attendance import Attendance
+from wardround.core.run_log import RunLog, absent
+from wardround.core.stages import Aggregate, Aggregation, Ask, Replies, Rounds, Run, Update
+from wardround.errors import RoundRefused
+from wardround.messages import plaintext
+from wardround.messages.plaintext import Order
+from wardround.messages.versions import require_version
+
+_log = logging.getLogger(__name__)
+
+
+class ServerModel(Protocol):
+    """The model at the server, and what is kept of the run so that it can be resumed (hospital/global_model.py).
+
+    round: how many rounds are done
+    history: their entries
+    memory: numbers and arrays that the aggregation keeps between rounds
+    best: the round whose incoming model was judged best
+    """
+
+    round: int
+    history: list[dict[str, Any]]
+    memory: dict[str, Any]
+    best: dict[str, Any] | None
+
+    def wire(self) -> Arrays:
+        """Return every bank under its wire names."""
+        ...
+
+    def require_fits(self, site: str, found: str, delta: Arrays, travelling: Collection[str]) -> None:
+        """Raise a Refusal unless a site's network is this one, and its update holds exactly the blocks that travel."""
+        ...
+
+    def step(self, mean: Mapping[str, Array], participation: float, entry: dict[str, Any]) -> None:
+        """Apply the server's rule, and write model, history and memory down, all at once."""
+        ...
+
+    def finish(self, val_score: float | None, out: Path) -> None:
+        """Write the final model and the best one."""
+        ...
+
+
+@dataclass(frozen=True)
+class RoundContext:
+    """What an aggregation is given of one round (collect.Context)."""
+
+    message: Order
+    need: int
+    read: Callable[[str, Any], Update]
+    memory: dict[str, Any]
+
+
+@final
+class PlaintextRun:
+    """The run of a plaintext job.
+
+    travelling: the names of the blocks that an update holds
+    aggregation: how one update is made of those of the sites
+    rounds, min_sites: how many rounds, and how many updates each needs
+    out: the folder for the final and the best model
+    """
+
+    def __init__(
+        self,
+        model: ServerModel,
+        travelling: Collection[str],
+        aggregation: Aggregation,
+        record: RunLog,
+        rounds: int,
+        min_sites: int,
+        out: Path,
+    ) -> None:
+        self.model = model
+        self.record = record
+        self._travelling = travelling
+        self._aggregation = aggregation
+        self._rounds = rounds
+        self._min_sites = min_sites
+        self._out = out
+        # Site -> its patients, as it last said: what share of all patients a round has.
+        self._weights: dict[str, float] = {}
+
+    @property
+    def done(self) -> int:
+        return self.model.round
+
+    def best(self) -> dict[str, Any] | None:
+        return self.model.best
+
+    def run(self, attendance: Attendance) -> Run:
+        require_sites(len(attendance.configured), self._min_sites, self.record.simulator)
+        for round_ in range(self.model.round, self._rounds):
+            yield from self._round(round_, attendance)
+        return (yield from self._finish(attendance))
+
+    def _round(self, round_: int, there: Attendance) -> Rounds:
+        there.begin_round(round_)
+        _log.info(f"round {round_ + 1}/{self._rounds} begins with {len(there.present())} sites")
+        self.record.begin_round(round_, size_bytes(self.model.wire()))
+        context = RoundContext(self._order(round_, there), self._min_sites, self._read, self.model.memory)
+        done: list[str] = []
+        aggregate = yield from self._asked(self._aggregation.round(context), there, done)
+        for site, why in sorted(aggregate.flagged.items()):
+            _log.warning(f"FLAGGED {site} in round {round_ + 1} by {self._aggregation.name}: {why}")
+        entry = self.record.end_round(
+            there.configured,
+            done,
+            self.record.seconds(),
+            missing=there.missing,
+            flagged=aggregate.flagged,
+        )
+        # The step is refused, and the model of the round before stays, where the aggregate is not finite.
+        self.model.step(aggregate.params, self._participation(done, there.configured), entry)
+        _log.info(self.record.line(self._rounds))
+        return aggregate
+
+    def _order(self, round_: int, there: Attendance) -> Order:
+        counted = last_counted(self.model.history)
+        missed = {site: counted.get(site, 0) for site in there.present() if counted.get(site, 0) != round_}
+        return Order(self.model.wire(), round_, self._rounds, missed)
+
+    def _read(self, site: str, reply: plaintext.Update) -> Update:
+        """Return a site's update. It was read strictly from the wire; here it must be of this job and version."""
+        require_version(site, reply.facts)
+        self.model.require_fits(site, reply.facts["fingerprint"], reply.delta, self._travelling)
+        return Update(reply.delta, reply.weight, reply.numbers)
+
+    def _asked(self, rounds: Rounds, there: Attendance, done: list[str]) -> Rounds:
+        """Pass on what an aggregation asks, and note what it accepts; too few updates: RoundRefused.
+
+        done: filled with the sites whose updates were accepted
+        """
+        ask = next(rounds)
+        while True:
+            replies = yield replace(ask, take=self._noting(ask.take))
+            done[:] = replies.answered
+            if len(done) < self._min_sites:
+                rounds.close()
+                raise self._too_few(done, there)
+            try:
+                ask = rounds.send(replies)
+            except StopIteration as end:
+                aggregate: Aggregate = end.value
+                return aggregate
+
+    def _noting(self, take: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
+        def taken(site: str, reply: plaintext.Update) -> None:
+            take(site, reply)
+            self.record.update(site, reply.numbers, reply.facts, size_bytes(reply.delta))
+            self._weights[site] = reply.weight
+
+        return taken
+
+    def _too_few(self, done: Sequence[str], there: Attendance) -> RoundRefused:
+        return RoundRefused(
+            f"{there.when()} has too few sites",
+            found=f"{len(done)} of {len(there.configured)} sites; {absent(there.missing)}",
+            expected=f"at least {self._min_sites} (min_sites)",
+            fix="mend the sites named in this log and run the job again",
+        )
+
+    def _participation(self, done: Sequence[str], configured: Sequence[str]) -> float:
+        """Return the share of all patients that took part; a site that never answered counts as an average one."""
+        known = [self._weights[site] for site in configured if site in self._weights]
+        unknown = (len(configured) - len(known)) * sum(known) / len(known)
+        return min(1.0, sum(self._weights[site] for site in done) / (sum(known) + unknown))
+
+    def _finish(self, there: Attendance) -> Run:
+        _log.info("every site now judges the models on its own patients")
+        there.begin_round(self._rounds)
+        asked = tuple(there.present())
+        replies = Replies(())
+        try:
+            replies = yield Ask(plaintext.FINISH, self._order(self._rounds, there), self.record.scores)
+        finally:
+            # Also where the run is aborted here: all rounds are done, and the model is there.
+            self.model.finish(self.record.final_val_score(), self._out)
+        return replies.answered == asked
+
+
+def require_sites(sites: int, min_sites: int, simulator: bool) -> None:
+    """Raise RoundRefused before the first round of a run that can never have enough sites."""
+    if sites < min_sites:
+        words = f"{sites} site{'s' if sites != 1 else ''}, the job needs {min_sites} (min_sites)"
+        advice = f"-n {min_sites}, or name so many sites with -c" if simulator else "start the sites that are missing"
+        raise RoundRefused(words, found=f"{sites} in this run", expected=f"{min_sites} or more", fix=advice)
+
+
+def last_counted(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return by site how many rounds had passed when its update last counted."""
+    return {site: entry["round"] + 1 for entry in history for site in entry["aggregated"]}

@@ -1,0 +1,161 @@
+"""The server's door to NVFlare, in every mode: one controller that drives a run, which is a generator (core/stages.py).
+
+It opens or resumes the run, sends what the run asks, writes run.json and the report whatever
+happens, and ends the job as FAILED where a site was lost, is in no round, or did not judge the
+final model: a job that lost a site never looks like a success. A site that only missed rounds takes
+part again and makes a remark.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any, Protocol
+
+from nvflare.apis.client import Client
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+
+from wardround.core.attendance import Attendance
+from wardround.core.run_log import flat
+from wardround.core.stages import STEP, TRAINING, Replies, ServerRun
+from wardround.errors import ConfigRefused, Refusal
+from wardround.flare import places, progress
+from wardround.flare.dispatch import Codec, Dispatch, Patience, configured, drop_late
+from wardround.flare.last_resort import tried
+from wardround.flare.record import RunRecord, conclusion
+
+
+class RecordedRun(ServerRun, Protocol):
+    """A run whose log can be written down."""
+
+    @property
+    def record(self) -> RunRecord:
+        """Return the log of the run."""
+        ...
+
+
+class Mode(Codec, Protocol):
+    """How the updates of a job are put together: in plaintext (plaintext_server.py), or as a secure sum."""
+
+    def open(self, fl_ctx: FLContext, rounds: int, about: dict[str, Any]) -> RecordedRun:
+        """Return a new run, or the one that the state folder holds; what cannot begin: a Refusal.
+
+        about: the job's settings as reports print them; a resumed run must have the same
+        """
+        ...
+
+
+class ServerController(Controller):  # type: ignore[misc]
+    """All rounds of a job, then the final judgement.
+
+    mode: how updates are put together; it opens the run
+    rounds: how many there are
+    about: the job's settings, for the report
+    round_timeout_s: the deadline of training and of judging (0: wait for ever)
+    step_timeout_s: the deadline of all else that a secure sum asks, 1 or more
+    grace_s: how long the others may take once enough sites have answered
+    """
+
+    def __init__(
+        self,
+        mode: Mode,
+        rounds: int,
+        about: dict[str, Any],
+        round_timeout_s: int,
+        step_timeout_s: int,
+        grace_s: int,
+    ) -> None:
+        super().__init__(task_check_period=0.05)
+        # NVFlare turns an undefined variable of a config into None.
+        waits = {"round_timeout_s": round_timeout_s, "step_timeout_s": step_timeout_s, "grace_s": grace_s}
+        impatient = [name for name, wait in waits.items() if type(wait) is not int or wait < 0]
+        # A site that falls silent inside a secure sum must not hold up all others for ever.
+        if impatient or step_timeout_s == 0 or not (mode and about and type(rounds) is int and rounds >= 1):
+            raise ConfigRefused(
+                "the job's server settings",
+                found=f"rounds {rounds}, {', '.join(f'{name} {wait}' for name, wait in waits.items())}",
+                expected="rounds >= 1, a mode, its settings (about), and whole seconds to wait, 0 or more; "
+                "step_timeout_s >= 1",
+                fix="print the job again with `wardround jobs write`, and with `--set federation.grace_s=SECONDS` "
+                "for another time",
+            )
+        self.mode = mode
+        self.rounds = rounds
+        self.about = flat(about)
+        self.round_timeout_s = round_timeout_s
+        self.step_timeout_s = step_timeout_s
+        self.grace_s = grace_s
+        self._run: RecordedRun | None = None
+        self._dispatch: Dispatch | None = None
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Open the run, or resume it."""
+        try:
+            places.require_startable(fl_ctx)
+            places.begin_anew(fl_ctx)
+            self._run = self.mode.open(fl_ctx, self.rounds, self.about)
+        except Refusal as refusal:
+            self.system_panic(f"the run cannot start: {refusal}", fl_ctx)
+            return
+        if self._run.done:
+            self.log_info(fl_ctx, f"RESUMED from round {self._run.done} of {self.rounds}")
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """Run all rounds that are left, then the judgement; write run.json and the report whatever happens."""
+        if self._run is None:
+            return  # the start was refused, with the reason: there is nothing to add
+        run, record = self._run, self._run.record
+        there = Attendance(configured(self._engine, fl_ctx), self.rounds, record)
+        patience = Patience({TRAINING: self.round_timeout_s, STEP: self.step_timeout_s}, self.grace_s)
+        self._dispatch = dispatch = Dispatch(self, there, self.mode, patience)
+        record.note(tried(lambda: self._drive(run, there, dispatch, abort_signal, fl_ctx)), self.logger)
+        record.note(tried(lambda: self._report(run, fl_ctx)), self.logger)
+        if record.problems:
+            self.system_panic("INCOMPLETE: " + "; ".join(record.problems), fl_ctx)
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing is held open between rounds."""
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Say how far the run is when an admin asks."""
+        super().handle_event(event_type, fl_ctx)
+        if event_type == progress.ASKED and self._dispatch is not None and self._run is not None:
+            progress.tell(fl_ctx, self._dispatch.now(), self._run.record.run["rounds"])
+
+    def process_result_of_unknown_task(
+        self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
+    ) -> None:
+        """A late answer is dropped, and said so."""
+        drop_late(self, client, task_name, fl_ctx)
+
+    def _drive(
+        self,
+        run: RecordedRun,
+        there: Attendance,
+        dispatch: Dispatch,
+        abort_signal: Signal,
+        fl_ctx: FLContext,
+    ) -> None:
+        """Ask what the run asks until it is over; a run that every site judged is not to be resumed."""
+        # Closed on every way out, so that what the run does at its end is done: also in an abort, and in a fault.
+        with closing(run.run(there)) as steps:
+            replies: Replies | None = None
+            while True:
+                try:
+                    # The first send of a generator must be None: it runs up to the first Ask.
+                    ask = steps.send(replies)  # type: ignore[arg-type]
+                except StopIteration as end:
+                    if end.value:
+                        places.finish(fl_ctx)
+                    return
+                replies = dispatch.ask(ask, abort_signal, fl_ctx)
+                if abort_signal.triggered:
+                    run.record.problem(f"the run was aborted in {there.when()}")
+                    return
+
+    def _report(self, run: RecordedRun, fl_ctx: FLContext) -> None:
+        page = run.record.close(places.run_folder(fl_ctx), run.best())
+        for line in conclusion(page):
+            self.log_info(fl_ctx, line)

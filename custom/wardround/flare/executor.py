@@ -1,0 +1,126 @@
+"""The site's one executor for NVFlare: a task name chooses a handler, a failure becomes a code.
+
+How updates leave stands in the component `outbound`: without secure aggregation the tasks are those of plaintext_tasks.py,
+with it those of secagg_tasks.py. What both share, training and judging, is in trainer.py.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+
+from wardround.algorithms.base import Algorithm
+from wardround.algorithms.rules import Rule
+from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import Sharing, require_alone
+from wardround.errors import ConfigRefused
+from wardround.flare.outbound import Outbound, outbound_of
+from wardround.flare.plaintext_tasks import PlaintextTasks
+from wardround.flare.secagg_model import SecAggModel
+from wardround.flare.secagg_tasks import SecAggTasks
+from wardround.flare.site_parts import guarded, require_given, require_started
+from wardround.flare.trainer import Trainer, Work
+from wardround.hospital.judging import Judging
+from wardround.hospital.task import TaskPhantoms, TaskSampling
+from wardround.models.nets import Network
+from wardround.privacy.scaling import ISOTROPIC, Scaling
+
+PRINT = "print the job again with `wardround jobs write`"
+
+
+class Tasks(Protocol):
+    """The handlers of one kind of job."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the tasks that they answer."""
+
+    def do(self, task: str, message: Shareable, fl_ctx: FLContext) -> Shareable:
+        """Return the reply to one of these tasks."""
+
+
+class SiteExecutor(Executor):  # type: ignore[misc]
+    """Every task of one job at one site.
+
+    algorithm: what the job trains | sharing: which blocks of it leave the site
+    rival: FedAvg beside it (bank `fedavg`), or None
+    rule, banks: what a server does in plaintext jobs; with secure aggregation every site does it, so they are given there
+    scaling: public scales beside hospital-level noise, or None
+    a setting that is missing, or that this kind of job does not have: ConfigRefused, when it is built or at every task
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        sharing: Sharing,
+        model: Network,
+        schedule: Schedule,
+        sampling: TaskSampling,
+        judging: Judging,
+        phantoms: TaskPhantoms,
+        seed: int,
+        rival: Algorithm | None = None,
+        rule: Rule | None = None,
+        banks: list[str] | None = None,
+        scaling: Scaling | None = None,
+    ) -> None:
+        super().__init__()
+        require_given(algorithm=algorithm, sharing=sharing, model=model, schedule=schedule, sampling=sampling)
+        require_given(judging=judging, phantoms=phantoms, seed=seed)
+        require_started(algorithm, sharing, schedule)
+        self.algorithm, self.sharing, self.rival = algorithm, sharing, rival
+        self.model, self.schedule, self.sampling = model, schedule, sampling
+        self.judging, self.phantoms, self.seed = judging, phantoms, seed
+        self.rule, self.banks, self.scaling = rule, banks, scaling
+        work = Work(algorithm, sharing, model, schedule, sampling, judging, phantoms, seed, rival)
+        self.trainer = Trainer(self, work, (rule, banks, scaling))
+        self.secagg_model: SecAggModel | None = None
+        self._tasks: Tasks | None = None
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Do one task; a refusal or failure becomes a reply that carries its code only."""
+
+        def work() -> Shareable:
+            if self._tasks is None:
+                self._tasks = self._tasks_of(outbound_of(fl_ctx))
+            if task_name not in self._tasks.names:
+                raise ConfigRefused("a task", found=task_name, expected=", ".join(self._tasks.names), fix=PRINT)
+            return self._tasks.do(task_name, shareable, fl_ctx)
+
+        return guarded(self, fl_ctx, work)
+
+    def settings(self, outbound: Outbound) -> str:
+        """Return a digest of everything that shapes an update and its noise; reservations are bound to it."""
+        return self.trainer.settings(outbound)
+
+    def _tasks_of(self, outbound: Outbound) -> Tasks:
+        """Return the handlers for what the job promises; a promise that this training cannot keep: ConfigRefused."""
+        self.trainer.bind(outbound)
+        if outbound.session is None:
+            self._require_no_server_part()
+            return PlaintextTasks(self.trainer, outbound)
+        require_alone(self.sharing, self.rival is not None, "a hidden sum")
+        if self.rule is None or self.banks is None:
+            raise ConfigRefused(
+                "the site settings of a job with secure aggregation",
+                found="no server rule, or no list of banks",
+                expected="both: every site applies the sum itself",
+                fix=PRINT,
+            )
+        scaling = self.scaling or ISOTROPIC
+        self.secagg_model = SecAggModel(self.trainer, outbound, self.rule, self.banks, scaling)
+        return SecAggTasks(self.trainer, outbound, outbound.session, self.secagg_model)
+
+    def _require_no_server_part(self) -> None:
+        given = [name for name in ("rule", "banks", "scaling") if getattr(self, name) is not None]
+        if given:
+            raise ConfigRefused(
+                "the site settings of a job whose server adds the updates",
+                found=f"{', '.join(given)}, which only sites of a secure sum use",
+                expected="none of them, or a `protection` in the job's component `outbound`",
+                fix=PRINT,
+            )

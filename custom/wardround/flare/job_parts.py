@@ -1,0 +1,55 @@
+"""What a site can know of a job before anything leaves: its one executor, its outbound filter, what it promises.
+
+NVFlare's own tables are read, not the job's JSON: they are what runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nvflare.apis.fl_constant import FilterKey, FLContextKey
+from nvflare.apis.fl_context import FLContext
+
+from wardround.flare import sealed, wire
+from wardround.flare.executor import SiteExecutor
+from wardround.flare.outbound import Outbound, outbound_of
+from wardround.flare.outbound_filter import OutboundFilter
+
+
+def executor_of(fl_ctx: FLContext) -> SiteExecutor | None:
+    """Return the ONE executor of ours that NVFlare runs for every task of ours that the job names; otherwise None.
+
+    two of them, another class, a class that only derives from ours, or none for `train`: what one promises the other need not keep
+    """
+    router = getattr(fl_ctx.get_prop(FLContextKey.RUNNER), "task_router", None)
+    if router is None:
+        return None
+    train, routed = router.route(wire.TRAIN), [router.route(task) for task in sealed.TASKS]
+    alone = all(one is train for one in routed if one is not None)
+    return train if alone and type(train) is SiteExecutor else None
+
+
+def outbound_next(fl_ctx: FLContext, task: str) -> Outbound | None:
+    """Return what the job's first result filter for a task keeps, if that is ours: what goes on from here is read by it.
+
+    another filter first, or none: None
+    """
+    filters = _filters(fl_ctx, task)
+    return outbound_of(fl_ctx) if filters and type(filters[0]) is OutboundFilter else None
+
+
+def outbound_in_force(fl_ctx: FLContext) -> Outbound | None:
+    """Return what the job promises, if its own filter keeps it: OutboundFilter, and nothing else, for every task of ours.
+
+    another filter before it, after it, or for one of the tasks; none at all: None, so that nothing counts as promised
+    the component missing or of another class: ConfigRefused, as in the filter itself
+    """
+    named = [_filters(fl_ctx, task) for task in sealed.TASKS]
+    used = [filters for filters in named if filters]
+    alone = all(len(filters) == 1 and type(filters[0]) is OutboundFilter for filters in used)
+    return outbound_of(fl_ctx) if alone and _filters(fl_ctx, wire.TRAIN) else None
+
+
+def _filters(fl_ctx: FLContext, task: str) -> list[Any]:
+    table = getattr(fl_ctx.get_prop(FLContextKey.RUNNER), "task_result_filters", None) or {}
+    return list(table.get(f"{task}{FilterKey.DELIMITER}{FilterKey.OUT}") or [])

@@ -1,0 +1,203 @@
+"""What a job promises about everything that leaves this site, stated once in its JSON: the component `outbound`.
+
+The executor reads it before it trains (what is reserved), the outbound filter runs it, the ledger is charged from it, the
+site's own policy compares it with what the hospital insists on. None of them holds a promise of its own, so none can differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_context import FLContext
+
+from wardround.arrays import Layout
+from wardround.core.stages import ADDITIVE, FIXED_LAYOUT, READABLE, Part, Stage, Traits, require_fit
+from wardround.errors import ConfigRefused
+from wardround.flare.secagg_session import SecAggSession
+from wardround.privacy.charged import Charged
+from wardround.privacy.hospital_dp import HospitalDP
+from wardround.privacy.hospital_release import HospitalRelease
+from wardround.privacy.patient_dp import PatientDP
+from wardround.privacy.patient_release import PatientRelease
+from wardround.privacy.protection import Protection
+
+ID, NONE = "outbound", "none"
+PRINT = "print the job again with `wardround jobs write`"
+
+
+@runtime_checkable
+class Compression(Protocol):
+    """A compression as a job names it, before the blocks of an update are known."""
+
+    @property
+    def name(self) -> str:
+        """Return the name under which the receipt and the compatibility table list it."""
+
+    @property
+    def traits(self) -> Traits:
+        """Return what it needs and what it makes of an update."""
+
+    def stage(self, blocks: Layout, site: str) -> Stage:
+        """Return the stage for updates of these blocks, sent by this site."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a plaintext job's executor is answering.
+
+    model: digest of the weights that came with the order
+    counted: whether this site's update of the round before is in those weights
+    """
+
+    round: int
+    model: str
+    counted: bool = True
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """The server's side of the chain, of which only the traits matter here."""
+
+    name: str
+    traits: Traits
+
+
+class Outbound(FLComponent):  # type: ignore[misc]
+    """The stages of an update on its way out, in this order, and the names that may leave with it.
+
+    privacy: the stage that costs privacy budget: proves (PatientRelease) or adds (HospitalRelease) the noise; or "none"
+    compression: fewer bytes, in a job whose server reads updates; or "none"
+    protection: secure aggregation; or "none": the server reads every update
+    allowed_names: of images, classes, blocks, kinds of masks and scores (messages/names.py); another name does not leave
+    NVFlare turns an undefined variable into None, so that nothing here may be left out; a missing one, a stage that costs
+    nothing where privacy is promised, parts that do not go together: ConfigRefused
+    """
+
+    def __init__(
+        self,
+        privacy: Charged | Literal["none"],
+        compression: Compression | Literal["none"],
+        protection: Protection | Literal["none"],
+        allowed_names: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.privacy, self.compression, self.protection = privacy, compression, protection
+        self.allowed_names = _names(allowed_names)
+        self._require_kinds()
+        self._require_fit()
+        hides = self.hides
+        self.session = None if hides is None else SecAggSession(hides, self.noise)
+        self._asked: Asked | None = None
+
+    @property
+    def charged(self) -> Charged | None:
+        """Return the stage that the ledger charges; None: a job without differential privacy."""
+        return None if isinstance(self.privacy, str) else self.privacy
+
+    @property
+    def compresses(self) -> Compression | None:
+        """Return the compression; None: updates travel as float32."""
+        return None if isinstance(self.compression, str) else self.compression
+
+    @property
+    def hides(self) -> Protection | None:
+        """Return the promise of the secure sum; None: the server reads updates."""
+        return None if isinstance(self.protection, str) else self.protection
+
+    @property
+    def noise(self) -> HospitalDP | None:
+        """Return the promise of hospital-level noise; None without."""
+        return self.privacy.promise if isinstance(self.privacy, HospitalRelease) else None
+
+    @property
+    def training_noise(self) -> PatientDP | None:
+        """Return the promise under which every gradient is private; None: the training is without noise."""
+        return self.privacy.promise if isinstance(self.privacy, PatientRelease) else None
+
+    @property
+    def promised(self) -> tuple[object, ...]:
+        """Return frozen values that tell all of what is promised; kept state and reservations are bound to them."""
+        return self.privacy, self.compression, self.protection
+
+    def stages(self, blocks: Layout, site: str) -> list[Stage]:
+        """Return the stages before secure aggregation, in the order in which an update goes through them."""
+        charged, compresses = self.charged, self.compresses
+        found: list[Stage] = [] if charged is None else [charged]
+        return found if compresses is None else [*found, compresses.stage(blocks, site)]
+
+    @property
+    def asked(self) -> Asked:
+        """Return the order that the executor is answering; none: ConfigRefused."""
+        if self._asked is None:
+            raise ConfigRefused(
+                "the outbound filter of a plaintext job",
+                found="no order to answer",
+                expected="the executor SiteExecutor in the same process",
+                fix=PRINT,
+            )
+        return self._asked
+
+    def begin(self, asked: Asked) -> None:
+        """Note what is being answered."""
+        self._asked = asked
+
+    def _require_kinds(self) -> None:
+        kinds: dict[str, Any] = {"privacy": Charged, "compression": Compression, "protection": Protection}
+        values = {name: getattr(self, name) for name in kinds}
+        wrong = [name for name, value in values.items() if value != NONE and not isinstance(value, kinds[name])]
+        if wrong:
+            raise ConfigRefused(
+                f"the job's {ID}",
+                found=f"no {', '.join(wrong)}, or one of another kind",
+                expected=f'a value for each, or "{NONE}"',
+                fix=PRINT,
+            )
+
+    def _require_fit(self) -> None:
+        charged, compresses, hides = self.charged, self.compresses, self.hides
+        if self.noise is not None and hides is None:
+            raise ConfigRefused(
+                "a job whose server reads single updates",
+                found="hospital-level noise, which is made for a sum in integers",
+                expected="secure aggregation (`protection`) beside it",
+                fix="--set privacy=dp_adaptive; full noise at every hospital: --set protection.masks=false",
+            )
+        if compresses is not None and hides is not None:
+            raise ConfigRefused(
+                f"{compresses.name} under secure aggregation",
+                found="a compression of single updates beside `protection`",
+                expected="one or the other",
+                fix="leave the compression out, or take a job whose server reads updates",
+            )
+        chain: list[Part] = [part for part in (charged, compresses) if part is not None]
+        needs = {READABLE} if hides is None else {ADDITIVE, FIXED_LAYOUT}
+        name = "a server that reads updates" if hides is None else "secure aggregation"
+        require_fit(chain, _Sum(name, Traits(needs=frozenset(needs))))
+
+
+def outbound_of(fl_ctx: FLContext) -> Outbound:
+    """Return the job's one component under the id ID; anything else: ConfigRefused, so that nothing is done or leaves."""
+    found: Any = fl_ctx.get_engine().get_component(ID)
+    if type(found) is not Outbound:
+        raise ConfigRefused(
+            f"the component {ID!r}",
+            found=type(found).__name__,
+            expected="a wardround.flare.outbound.Outbound",
+            fix=PRINT,
+        )
+    return found
+
+
+def _names(allowed: Any) -> tuple[str, ...]:
+    """Return the names as a tuple; a text, which would allow each of its letters, or no list at all: ConfigRefused."""
+    if isinstance(allowed, (list, tuple)) and all(isinstance(name, str) for name in allowed):
+        return tuple(allowed)
+    raise ConfigRefused(
+        f"the job's {ID}",
+        found=f"allowed_names that are a {type(allowed).__name__}",
+        expected="a list of names, [] where none may leave",
+        fix=PRINT,
+    )

@@ -1,0 +1,72 @@
+"""The one way out of a hospital. Fails closed: what is not described raises, and NVFlare then sends an error without data.
+
+A reply of the executor is read strictly, goes through the stages of the job's component `outbound`, is written down in
+`releases.jsonl` in the site's own run folder, and only then BUILT ANEW, so that nothing rides along in headers or extra keys.
+What a plaintext job lets out is in outbound_plaintext.py, what one with secure aggregation does in outbound_secagg.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from nvflare.apis.filter import Filter
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+
+from wardround.errors import ReleaseRefused
+from wardround.flare import outbound_plaintext, outbound_secagg, sealed, wire
+from wardround.flare.outbound import NONE, outbound_of
+from wardround.flare.places import job_name, run_folder
+
+
+class OutboundFilter(Filter):  # type: ignore[misc]
+    """NVFlare's task-result filter of every task of a job. It has no setting: what it does stands in `outbound`.
+
+    a refusal of the executor: its code alone leaves
+    a reply that is described, after what was promised has been done to it: leaves, with a receipt
+    anything else: ReleaseRefused, nothing leaves
+    """
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        """Return a new message that holds only what was read."""
+        task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
+        if not wire.is_reply(shareable):
+            return wire.refusal_message(wire.refusal_code(shareable))
+        outbound = outbound_of(fl_ctx)
+        secagg = outbound.protection != NONE
+        tasks = sealed.TASKS if secagg else outbound_plaintext.TASKS
+        if task not in tasks:
+            raise ReleaseRefused(
+                "a task result",
+                found=f"task {str(task)[:40]!r}",
+                expected=f"one of {', '.join(tasks)}",
+                fix="print the job again with `wardround jobs write`",
+            )
+        # The receipt comes first: what cannot be written down does not leave.
+        if secagg:
+            reply, receipt = outbound_secagg.leaving(outbound, task, shareable, fl_ctx)
+            write_receipt(fl_ctx, task, receipt)
+            return sealed.reply_message(reply)
+        if task == wire.TRAIN:
+            update, receipt = outbound_plaintext.update(
+                outbound, wire.read_update(shareable, outbound.allowed_names), fl_ctx
+            )
+            write_receipt(fl_ctx, task, receipt)
+            return wire.update_message(update)
+        scores, receipt = outbound_plaintext.scores(
+            outbound, wire.read_scores(shareable, outbound.allowed_names), fl_ctx
+        )
+        write_receipt(fl_ctx, task, receipt)
+        return wire.scores_message(scores)
+
+
+def write_receipt(fl_ctx: FLContext, task: str, receipt: Mapping[str, Any]) -> None:
+    """Append one line to the site's own releases.jsonl, before anything is sent."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    line = json.dumps({"time": now, "job": job_name(fl_ctx), "task": task, **receipt})
+    with (run_folder(fl_ctx) / "releases.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")

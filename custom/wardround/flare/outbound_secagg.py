@@ -1,0 +1,143 @@
+"""What leaves in a job with secure aggregation: signed statements, and payloads that nobody reads one by one.
+
+The executor hands over a readable update INSIDE the process. Here it goes through the job's stages (and, before this filter,
+through whatever the site's own privacy scope demands), becomes integers that are kept at the site, is packed, masked and
+encrypted; only then does something leave. The ring's update never passes here in the open: the site adds it at its hop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+
+from wardround.arrays import Layout, digest
+from wardround.core.stages import Receipt, Update
+from wardround.errors import ReleaseRefused
+from wardround.flare import few_patients, kept_settings, ledger_door, sealed, wire
+from wardround.flare.outbound import Outbound
+from wardround.flare.secagg_session import SecAggSession
+from wardround.privacy import statements
+
+# In the context of one reply: what the site's own policy did to the update before this filter.
+TREATED = "wardround_policy"
+EXACT: Receipt = {"mechanism": "none", "guarantee": "no differential privacy: the sum itself is exact"}
+
+
+def leaving(outbound: Outbound, task: str, shareable: Shareable, fl_ctx: FLContext) -> tuple[sealed.Reply, Receipt]:
+    """Return the reply that leaves, and its receipt.
+
+    train: an update is coded and hidden, or, in a repeated attempt, the integers that are kept are hidden once more
+    finish: which blocks a mask keeps at the site is not told: with it, the sum of a block could be known to hold one hospital
+    under hospital-level DP no number and no score leaves beside the update: all of them come from the hospital's patients
+    """
+    session = outbound.session
+    if session is None:
+        raise ReleaseRefused(
+            "a reply of secure aggregation",
+            found="a job that promises none",
+            expected="a protection in its component `outbound`",
+            fix="print the job again with `wardround jobs write`",
+        )
+    exit_ = _Exit(outbound, session, fl_ctx)
+    receipt: Receipt = {"protection": session.protection.mode}
+    if task == wire.TRAIN:
+        reply, more = exit_.train(shareable)
+        receipt |= more
+    else:
+        reply = sealed.read_reply(shareable, task, outbound.allowed_names)
+        if task == sealed.HOP:
+            exit_.require_made_here()
+        if task == wire.FINISH:
+            reply = replace(reply, meta={"scores": exit_.scores(reply.meta["scores"])})
+        wire.require_named(reply.meta.get("scores", {}), outbound.allowed_names)
+    receipt |= {"kind": statements.peek(reply.statement)["kind"], "bytes": len(reply.payload)}
+    receipt |= {"sha256": hashlib.sha256(reply.payload).hexdigest()} if reply.payload else {}
+    return reply, receipt
+
+
+@dataclass(frozen=True)
+class _Exit:
+    """One reply on its way out."""
+
+    outbound: Outbound
+    session: SecAggSession
+    fl_ctx: FLContext
+
+    def train(self, shareable: Shareable) -> tuple[sealed.Reply, Receipt]:
+        """Return this round's integers, hidden for this attempt (the ring: that they are ready), and the receipt."""
+        site, call = self.session.open(self.fl_ctx), self.session.call
+        moment = call.moment
+        receipt: Receipt = {"round": moment.round, "attempt": moment.attempt}
+        if sealed.read_again(shareable) is None:
+            receipt |= self._keep(wire.read_update(shareable, self.outbound.allowed_names))
+        said = self.require_made_here()
+        meta = {"numbers": said["numbers"], "facts": said["facts"]}
+        if self.session.protection.ring:
+            statement, payload = site.ready(moment, call.prepares, said["model"]), b""
+        else:
+            statement, payload = site.submit(moment, call.prepares, said["model"])
+        message = sealed.reply_message(sealed.Reply(statement, payload, meta))
+        return sealed.read_reply(message, wire.TRAIN, self.outbound.allowed_names), receipt
+
+    def scores(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the scores that leave."""
+        if self.outbound.noise is not None:
+            return wire.SILENT
+        told = {key: value for key, value in given.items() if key != "personal"}
+        return few_patients.scores(told, few_patients.known(self.fl_ctx))
+
+    def require_made_here(self) -> dict[str, Any]:
+        """Return what was said when this round's integers were coded.
+
+        integers of a job with another promise, or that another policy of this site let pass: ReleaseRefused
+        """
+        round_ = self.session.call.moment.round
+        said = self.session.open(self.fl_ctx).said(round_)
+        if said.get("exit") != self._made_by():
+            raise ReleaseRefused(
+                f"the integers of round {round_ + 1} that this site keeps",
+                found="those of another exit, sum or policy of this site",
+                expected="an update that was hidden, and noised, as it would be now",
+                fix="submit the job under a name of its own, or delete its folder of kept state at this site",
+            )
+        return said
+
+    def _made_by(self) -> str:
+        """Return what integers are bound to: the job's promise, and what this site's own policy did to the update before."""
+        return kept_settings.digest_of(*self.outbound.promised, self.fl_ctx.get_prop(TREATED, ""))
+
+    def _keep(self, update: wire.Update) -> Receipt:
+        """Run the stages, charge the ledger, code the update and keep it; return the receipt."""
+        outbound, session, moment = self.outbound, self.session, self.session.call.moment
+        passed, receipt = Update(update.delta, update.weight), dict(EXACT)
+        for stage in outbound.stages(Layout.of(update.delta), str(self.fl_ctx.get_identity_name())):
+            passed, said = stage.outbound(passed, moment.round, {})
+            receipt |= said
+        if outbound.charged is None:
+            ledger_door.require_nothing_promised(self.fl_ctx)
+        else:
+            receipt |= ledger_door.spend(outbound.charged, update.numbers, self.fl_ctx)
+        # After `spend`, which looks for a training loss: one that is not told must not pass for one that is not there.
+        numbers, facts = self._told(update)
+        beside = {"numbers": numbers, "facts": facts, "model": session.model, "settings": session.settings}
+        beside |= {"run": moment.run, "exit": self._made_by()}
+        site, patients = session.open(self.fl_ctx), int(update.weight)
+        held = site.hold(moment.round, passed.params, patients, session.initial, beside)
+        return receipt | held | {"update": digest(passed.params)}
+
+    def _told(self, update: wire.Update) -> tuple[dict[str, float | None], dict[str, Any]]:
+        """Return the numbers and facts that may leave beside the update."""
+        patients = few_patients.known(self.fl_ctx, update.facts)
+        hidden = self.session.protection.weights == "patients_hidden"
+        facts = wire.without_counts(update.facts) if hidden else dict(update.facts)
+        numbers = few_patients.numbers(update.numbers, patients)
+        if self.outbound.noise is not None:
+            numbers, facts = dict.fromkeys(numbers), wire.silent_facts(facts)
+        # Before small counts are left out: a name that is not allowed stops the update, however few patients it stands for.
+        wire.require_named(facts, self.outbound.allowed_names)
+        return numbers, few_patients.facts(facts, patients)

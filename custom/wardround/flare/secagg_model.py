@@ -1,0 +1,135 @@
+"""The global model at a site of a secure sum: what a server does in plaintext jobs is done here, by every site alike."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from nvflare.apis.fl_context import FLContext
+
+from wardround.algorithms.rules import Rule
+from wardround.arrays import Arrays, Layout, digest
+from wardround.data.ehr_words import words_of
+from wardround.errors import RoundRefused
+from wardround.flare import places, sealed, wire
+from wardround.flare.outbound import Outbound
+from wardround.flare.secagg_session import SecAggSession
+from wardround.flare.trainer import Trainer
+from wardround.hospital.global_model import GlobalModel
+from wardround.hospital.rounds import RIVAL
+from wardround.models.roles import shared_layout
+from wardround.privacy.scaling import Scaling, scaled, unscaled
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a round starts from. since: whose state the site starts from, that after the last round whose sum it is in."""
+
+    weights: Arrays
+    since: int
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the digest of the weights, which every site signs."""
+        return digest(self.weights)
+
+
+class SecAggModel:
+    """Opens the model once per process and applies revealed sums to it.
+
+    rule, banks: the job's server rule, and the banks that travel
+    scaling: public scales (hospital-level DP): an update is divided by them before it is clipped, the mean multiplied after
+    """
+
+    def __init__(self, trainer: Trainer, outbound: Outbound, rule: Rule, banks: list[str], scaling: Scaling) -> None:
+        self._trainer, self._outbound = trainer, outbound
+        self._rule, self._banks, self._scaling = rule, banks, scaling
+        self._model: GlobalModel | None = None
+
+    def held(self, fl_ctx: FLContext) -> GlobalModel:
+        """Return the model as this site keeps it."""
+        if self._model is None:
+            work = self._trainer.work
+            folder, patch = places.state_folder(fl_ctx) / "global", list(work.sampling.patch)
+            promise = {"job": places.job_name(fl_ctx), "sampling.patch": patch}
+            promise |= {"settings": self._trainer.settings(self._outbound)}
+            promise |= {"sampling.columns": words_of(work.sampling.table)}
+            promise |= {"sharing.home": ", ".join(work.sharing.home_roles)}
+            inputs = work.sampling.described
+            self._model = GlobalModel.open(folder, work.model, self._rule, self._banks, work.seed, promise, inputs)
+        return self._model
+
+    def applied(self, call: sealed.Call, session: SecAggSession, fl_ctx: FLContext) -> Start:
+        """Bring the model to the round of the call with the sums that were revealed; return what the round starts from.
+
+        a site that missed rounds applies their sums one after the other, as all others did: the model is theirs, bit for bit
+        sums that do not lead to the round of the call: RoundRefused
+        """
+        held = self.held(fl_ctx)
+        for revealed in call.revealed:
+            # Applied already, or of a later round: passed over. A sum is applied once, whatever the server repeats.
+            if held.round == revealed.moment.round:
+                self._step(held, revealed, session, fl_ctx)
+        if held.round != call.moment.round:
+            raise RoundRefused(
+                f"the global model for round {call.moment.round + 1}",
+                found=f"a model after {held.round} rounds at this site",
+                expected=f"one after {call.moment.round} rounds",
+                fix="submit the job again under a name of its own: the server has no sums that lead there, or this site's "
+                "state is from another run",
+            )
+        since = max((n + 1 for n, entry in enumerate(held.history) if entry.get("mine", True)), default=0)
+        return Start(held.wire(), since)
+
+    def scaled_down(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
+        """Return the update divided by this round's public scales; without hospital-level noise as it is."""
+        if self._outbound.noise is None:
+            return update
+        return replace(update, delta=unscaled(self._scales(self.held(fl_ctx), update.delta), update.delta))
+
+    def finish(self, fl_ctx: FLContext) -> None:
+        """Write the final model into the run's folder."""
+        self.held(fl_ctx).finish(None, places.run_folder(fl_ctx))
+
+    def _step(self, held: GlobalModel, revealed: sealed.Revealed, session: SecAggSession, fl_ctx: FLContext) -> None:
+        site, noise = session.open(fl_ctx), self._outbound.noise
+        if held.round == 0:
+            site.begin(self._leaving(held))
+        ratio = self._ratio(held.round)
+        mean, known = site.reveal(revealed.moment, revealed.sites, revealed.payload, ratio, revealed.roster)
+        participation = min(1.0, len(revealed.sites) / max(1, revealed.configured))
+        name = site.participant.name
+        mine = name in revealed.sites
+        entry: dict[str, Any] = {"val_score": revealed.val_score, "sum": known, "mine": mine}
+        # A hospital does not learn what the others' data are: their part of the model stays of unknown origin.
+        facts = {name: self._trainer.hospital(fl_ctx).facts}
+        entry |= {"aggregated": sorted(revealed.sites), "facts": facts}
+        if noise is not None:
+            s = self._scales(held, mean)
+            deviation = noise.deviation / math.sqrt(len(revealed.sites))
+            entry["scales"] = list(self._scaling.after(Layout.of(mean), s, mean, deviation))
+            mean = scaled(s, mean)
+        held.step(mean, participation, entry)
+        words = "" if mine else "; this site is not in it"
+        self._trainer.say(f"the sum of {len(revealed.sites)} sites was revealed and applied{words}", fl_ctx)
+
+    def _leaving(self, held: GlobalModel) -> dict[str, Any]:
+        """Return the first weights of the blocks that leave this site."""
+        work = self._trainer.work
+        shared = shared_layout(work.model.build(0), work.sharing.home_roles).names
+        names = {f"{bank}:{name}" for bank in work.algorithm.banks for name in shared}
+        rival = set() if work.rival is None else {name for name in held.wire() if name.startswith(f"{RIVAL}:")}
+        return {name: block for name, block in held.wire().items() if name in names | rival}
+
+    def _ratio(self, round_: int) -> float:
+        """Return how much smaller the next round's steps are: its grid is finer by as much."""
+        schedule = self._trainer.work.schedule
+        if round_ + 1 >= schedule.rounds:
+            return 1.0
+        return schedule.steps(round_ + 1).lr / schedule.steps(round_).lr
+
+    def _scales(self, held: GlobalModel, shared: Arrays) -> tuple[float, ...]:
+        """Return the public scales of this round, by group of the blocks that are shared."""
+        return tuple(held.history[-1]["scales"]) if held.history else self._scaling.first(Layout.of(shared))

@@ -1,0 +1,185 @@
+"""What a site does for a job whoever adds its updates: open its data, reserve privacy budget, train a round, judge the models.
+
+The data are opened once per process; all state is on disk, because the simulator restarts processes. What leaves is not
+decided here: an update and scores are handed to the outbound filter in the same process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_context import FLContext
+
+from wardround import __version__
+from wardround.algorithms.base import Algorithm
+from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import Sharing
+from wardround.arrays import Arrays
+from wardround.errors import ConfigRefused
+from wardround.flare import few_patients, kept_settings, ledger_door, places, wire
+from wardround.flare.outbound import NONE, Outbound
+from wardround.flare.site_parts import SETTINGS, shown, tell
+from wardround.hospital.dp_site import private_plan, require_private_choice
+from wardround.hospital.judging import Judging, shared_only, spoken
+from wardround.hospital.rounds import Hospital
+from wardround.hospital.task import TaskPhantoms, TaskSampling
+from wardround.models.nets import Network
+from wardround.models.roles import shared_layout
+from wardround.privacy.hospital_release import HospitalRelease
+from wardround.privacy.patient_dp import PatientDP
+
+
+@dataclass
+class Work:
+    """What a job says of training. rival: FedAvg beside the algorithm (bank `fedavg`), or None.
+
+    private: the promise under which every gradient is private, as `outbound` states it; None: without noise
+    """
+
+    algorithm: Algorithm
+    sharing: Sharing
+    model: Network
+    schedule: Schedule
+    sampling: TaskSampling
+    judging: Judging
+    phantoms: TaskPhantoms
+    seed: int
+    rival: Algorithm | None
+    private: PatientDP | None = None
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """Return everything that shapes an update, but for its noise."""
+        parts = (self.algorithm, self.sharing, self.rival, self.model, self.schedule, self.sampling)
+        return (*parts, self.judging, self.phantoms, self.seed)
+
+
+class Trainer:
+    """One site's work for one job.
+
+    component: in whose name it logs
+    also: settings of the executor, beside `work`, that change the model
+    opened: the hospital, once this process has opened it
+    """
+
+    def __init__(self, component: FLComponent, work: Work, also: tuple[object, ...] = ()) -> None:
+        self.work = work
+        self.opened: Hospital | None = None
+        self._component, self._also = component, also
+        self._reserved = False
+
+    def settings(self, outbound: Outbound) -> str:
+        """Return a digest of everything that shapes an update and its noise; kept state and reservations are bound to it.
+
+        How a secure sum hides it is not in it: the same update in another sum is remembered as the same (served.py).
+        """
+        kind = "plaintext" if outbound.protection == NONE else "secagg"
+        return kept_settings.digest_of(kind, *self.work.shape, *self._also, outbound.privacy, outbound.compression)
+
+    def bind(self, outbound: Outbound) -> None:
+        """Take over what the job promises about its updates; ConfigRefused where this training cannot keep it."""
+        require_promise_fits(outbound, self.work)
+        self.work.private = outbound.training_noise
+
+    def require_own_state(self, outbound: Outbound, fl_ctx: FLContext) -> None:
+        """Raise RoundRefused where the kept state is of a job with other settings, or made for another sum."""
+        bound = kept_settings.digest_of(self.settings(outbound), outbound.protection)
+        kept_settings.require_same(places.state_folder(fl_ctx), bound, SETTINGS)
+
+    def reserve(self, outbound: Outbound, fl_ctx: FLContext) -> None:
+        """Reserve what the whole job costs, before anything is opened or trained; once per process."""
+        if outbound.charged is not None and not self._reserved:
+            ledger_door.reserve(
+                outbound.charged, fl_ctx, lambda text: self.say(text, fl_ctx), settings=self.settings(outbound)
+            )
+            self._reserved = True
+
+    def hospital(self, fl_ctx: FLContext) -> Hospital:
+        """Return this site's data and network (decoded at most once), and write down how many patients there are."""
+        if self.opened is None:
+            torch.set_num_threads(places.threads_for_this_process(fl_ctx))
+            self.opened = Hospital.open(
+                fl_ctx.get_identity_name(),
+                places.workspace_root(fl_ctx),
+                places.state_folder(fl_ctx),
+                simulator=places.in_simulator(fl_ctx),
+                settings=self.work,
+                say=lambda text: self.say(text, fl_ctx),
+            )
+            least, counts = self.opened.opened.fewest_patients, self.opened.facts["cases"]
+            synthetic = self.opened.opened.phantoms
+            few_patients.keep(fl_ctx, few_patients.Patients(**counts, least=least, synthetic=synthetic))
+        return self.opened
+
+    def train(
+        self, outbound: Outbound, weights: Arrays, round_: int, since: int, begun: float, fl_ctx: FLContext
+    ) -> wire.Update:
+        """Train one round and return its update, for the outbound filter.
+
+        weights: of every bank | since: whose state this site starts from | begun: when the task began (time.monotonic)
+        under hospital-level DP the numbers beside it are None: all of them come from the hospital's patients
+        """
+        hospital, silent = self.hospital(fl_ctx), outbound.noise is not None
+        val_score = hospital.validate(weights, since)
+        delta, loss = hospital.train(weights, round_, since)
+        numbers: dict[str, float | None] = {"loss": loss, "val_score": val_score}
+        seconds = time.monotonic() - begun
+        numbers["seconds"] = seconds
+        told = tell(self._component, numbers, round_, fl_ctx, silent=silent)
+        words = f"loss {shown(told['loss'])}, validation score of the incoming model {shown(told['val_score'])}"
+        rounds = self.work.schedule.rounds
+        self.say(f"round {round_ + 1}/{rounds} {hospital.title}: {words}, {seconds:.1f} s", fl_ctx)
+        facts = hospital.facts | {"version": __version__}
+        facts = facts if outbound.charged is None else wire.without_counts(facts)
+        return wire.Update(delta, hospital.weight, dict.fromkeys(numbers) if silent else numbers, facts)
+
+    def judge(
+        self, outbound: Outbound, weights: Arrays, round_: int, since: int, begun: float, fl_ctx: FLContext
+    ) -> Mapping[str, Any]:
+        """Train the local baseline, fine-tune, judge all models, keep the report at home; return the scores."""
+        hospital = self.hospital(fl_ctx)
+        val_score = hospital.validate(weights, since)
+        self.say(f"{hospital.title}: trains its local baseline, fine-tunes and judges the models", fl_ctx)
+        judgement = hospital.judge(weights, since)
+        hospital.keep(judgement, places.run_folder(fl_ctx), places.job_name(fl_ctx))
+        seconds = time.monotonic() - begun
+        self.say(f"{hospital.title}: {spoken(judgement.numbers)}, {seconds:.1f} s", fl_ctx)
+        tell(self._component, {"val_score": val_score}, round_, fl_ctx, silent=outbound.noise is not None)
+        scores: Mapping[str, Any] = judgement.numbers | {"val_score": val_score, "seconds": seconds}
+        if outbound.charged is not None:
+            scores = wire.scores_without_counts(shared_only(scores))
+        return scores
+
+    def say(self, text: str, fl_ctx: FLContext) -> None:
+        """Write a line into the site's log."""
+        self._component.log_info(fl_ctx, text)
+
+
+def require_promise_fits(outbound: Outbound, work: Work) -> None:
+    """Raise ConfigRefused where a job's training cannot keep what its component `outbound` promises.
+
+    a rival beside it (its update would leave too), a promise for other rounds or work, an algorithm whose private gradients
+    nobody has counted; at hospital level: rounding that costs more than is set aside for it
+    """
+    charged, schedule = outbound.charged, work.schedule
+    if charged is None:
+        return
+    fits = charged.rounds == schedule.rounds and getattr(charged, "work", schedule.work) == schedule.work
+    if work.rival is not None or not fits:
+        raise ConfigRefused(
+            "a job with differential privacy",
+            found="a rival model beside it" if work.rival is not None else "a mechanism for other rounds or work",
+            expected="one model, and the mechanism of this schedule",
+            fix="print the job again with `wardround jobs write NAME --set rival=false`",
+        )
+    if isinstance(charged, HospitalRelease):
+        shared = shared_layout(work.model.build(0), work.sharing.home_roles)
+        charged.require_exact(shared.total * len(work.algorithm.banks))
+    if outbound.training_noise is not None:
+        require_private_choice(work.sharing)
+        private_plan(work.algorithm, None, schedule, None)

@@ -1,0 +1,64 @@
+"""Hospital-level DP on its way out: ONE clip of the whole update and noise, whatever has been handed over.
+
+The training side divides by public scales before (scaling.py); nothing that is promised here depends on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, final
+
+from wardround.arrays import Layout
+from wardround.core.stages import ADDITIVE, FIXED_LAYOUT, INTEGER, Aggregate, Receipt, Traits, Update
+from wardround.privacy import shares
+from wardround.privacy.charged import require_whole
+from wardround.privacy.hospital_dp import HospitalDP, privatise
+from wardround.privacy.releases import GaussianRelease, Release, Unit
+from wardround.privacy.scales import isotropic
+
+
+@final
+@dataclass(frozen=True)
+class HospitalRelease:
+    """Clip and noise for one update of the whole hospital; what leaves is in whole steps of `promise.step`.
+
+    promise: clip, noise, and the sum for which it is made
+    rounds: releases of the job
+    a value missing: ConfigRefused
+    """
+
+    promise: HospitalDP
+    rounds: int
+    delta: float
+    accept_vacuous: bool
+
+    unit: ClassVar[Unit] = "hospital"
+    name: ClassVar[str] = "hospital_dp"
+    traits: ClassVar[Traits] = Traits(needs=frozenset({ADDITIVE, FIXED_LAYOUT}), gives=frozenset({INTEGER}))
+
+    def __post_init__(self) -> None:
+        require_whole(self)
+
+    def cost(self) -> Release:
+        """Return what one round's update costs."""
+        return self.promise.release
+
+    def plan(self) -> Release:
+        """Return what the job costs."""
+        return GaussianRelease("hospital", self.promise.noise_multiplier, self.rounds)
+
+    def require_exact(self, values: int) -> None:
+        """Raise ConfigRefused unless what rounding costs in `rounds` sums of so many values fits what is set aside."""
+        shares.epsilon(self.promise, values, self.rounds, [], self.delta)
+
+    def outbound(self, update: Update, round_: int, memory: dict[str, Any]) -> tuple[Update, Receipt]:
+        """Return the update clipped as one vector, with this hospital's noise; NaN or inf: ReleaseRefused."""
+        p = self.promise
+        where = f"{p.shares} shares of it make the whole" if p.hidden else "all of it added here"
+        words = f"z {p.noise_multiplier:.4g}, clip {p.clip:g}, unit: hospital, noise {p.deviation:.4g} ({where})"
+        noised = privatise(p, update.params, isotropic(Layout.of(update.params))).update
+        return replace(update, params=noised), {"mechanism": "Gaussian", "guarantee": words}
+
+    def inbound(self, aggregate: Aggregate, round_: int, memory: dict[str, Any]) -> Aggregate:
+        """Return the aggregate as it is: the mean of noised updates is what was promised."""
+        return aggregate

@@ -1,0 +1,51 @@
+"""The promise of patient-level DP-SGD as a value, apart from the training that keeps it (dp_sgd.py).
+
+Whoever only charges for the noise, or checks it (the outbound filter, the ledger, a site's policy),
+reads this file and needs no network.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+from wardround.errors import ConfigRefused
+
+ROUNDING = 2.0**-12
+
+
+@final
+@dataclass(frozen=True)
+class PatientDP:
+    """A promise: no defaults. clip C, noise_multiplier z, sampling_rate q, reference_patients M as above.
+
+    M is agreed in public before training (for example the same round number at every site); the real number of a site's
+    patients enters nowhere. | a value missing or senseless: ConfigRefused
+    """
+
+    clip: float
+    noise_multiplier: float
+    sampling_rate: float
+    reference_patients: int
+
+    def __post_init__(self) -> None:
+        given = None not in (self.clip, self.noise_multiplier, self.sampling_rate, self.reference_patients)
+        good = given and 0 < self.clip < 1e6 and 0 < self.noise_multiplier < 1e4 and 0 < self.sampling_rate <= 1
+        if not (good and self.reference_patients >= 1):
+            raise ConfigRefused(
+                "patient-level DP",
+                found=f"clip {self.clip}, noise_multiplier {self.noise_multiplier}, sampling_rate "
+                f"{self.sampling_rate}, reference_patients {self.reference_patients}",
+                expected="0 < clip, 0 < noise_multiplier, 0 < sampling_rate <= 1, reference_patients >= 1",
+                fix="set dp.clip, dp.noise_multiplier, dp.sampling_rate and dp.reference_patients with `--set`",
+            )
+
+    @property
+    def denominator(self) -> float:
+        """q M: the expected number of patients per step, whatever the draw."""
+        return self.sampling_rate * self.reference_patients
+
+    def step(self, size: int) -> float:
+        """Return h for `size` parameters: a power of two, so that rounding moves a patient by at most ROUNDING x C."""
+        return 2.0 ** math.floor(math.log2(2 * ROUNDING * self.clip / math.sqrt(size)))

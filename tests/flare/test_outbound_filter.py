@@ -1,0 +1,232 @@
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.shareable import Shareable, make_reply
+from outbounds import leaving, outbound
+
+from wardround.arrays import digest
+from wardround.core.stages import Traits
+from wardround.data.cases import MODALITIES
+from wardround.errors import ConfigRefused, ReleaseRefused
+from wardround.flare import wire
+from wardround.flare.outbound import ID, Asked, Outbound
+from wardround.flare.outbound_filter import OutboundFilter
+from wardround.flare.places import run_folder
+
+
+class Halved:
+    """A stage whose effect is easy to see."""
+
+    name, traits = "halved", Traits()
+
+    def stage(self, blocks, site):
+        return self
+
+    def outbound(self, update, round_, memory):
+        halved = {name: block / 2 for name, block in update.params.items()}
+        return replace(update, params=halved), {"of": len(halved)}
+
+
+class Remembers(Halved):
+    """Counts its messages and adds up what it was handed; notes what it found."""
+
+    def __init__(self, seen):
+        self._seen = seen
+
+    def outbound(self, update, round_, memory):
+        left = memory.get("left", np.zeros(1, np.float32))
+        self._seen.append((round_, memory.get("count", 0), float(left.sum())))
+        memory["count"] = memory.get("count", 0) + 1
+        memory["left"] = left + sum(block.sum() for block in update.params.values())
+        return update, {}
+
+    def settle(self, memory, counted):
+        self._seen.append("counted" if counted else "lost")
+
+
+class Broken(Halved):
+    def outbound(self, update, round_, memory):
+        raise ReleaseRefused("an update", found="NaN", expected="numbers", fix="none")
+
+
+def receipts(fl_ctx):
+    path = run_folder(fl_ctx) / "releases.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_in_the_clear_changes_nothing_and_says_so(update, context):
+    given, fl_ctx = update(), context("train")
+    out = wire.read_update(leaving(wire.update_message(given), fl_ctx))
+    assert np.array_equal(out.delta["model:w"], given.delta["model:w"])
+    assert (out.weight, out.numbers, out.facts) == (given.weight, given.numbers, given.facts)
+    (receipt,) = receipts(fl_ctx)
+    assert receipt["mechanism"] == "none"
+    assert "the server reads" in receipt["guarantee"]
+
+
+def test_what_leaves_is_what_the_mechanism_returned(update, context):
+    fl_ctx = context("train")
+    out = wire.read_update(leaving(wire.update_message(update()), fl_ctx, outbound(compression=Halved())))
+    assert np.array_equal(out.delta["model:w"], np.full((2, 3), 0.5, np.float32))
+    (receipt,) = receipts(fl_ctx)
+    assert receipt["bytes"] == 24
+    assert receipt["halved"] == {"of": 1}
+    assert receipt["sha256"] == digest(out.delta)
+    assert receipt["task"] == "train"
+
+
+def test_the_digest_of_a_receipt_can_be_checked_by_hand():
+    block = np.array([1.0, 2.0], np.float32)
+    assert digest({"model:w": block}) == hashlib.sha256(b"model:w(2,)" + block.tobytes()).hexdigest()
+
+
+def test_the_receipt_is_written_before_the_message_exists(update, context, monkeypatch):
+    fl_ctx, seen = context("train"), []
+    real = wire.update_message
+    monkeypatch.setattr(wire, "update_message", lambda made: (seen.append(receipts(fl_ctx)), real(made))[1])
+    message = real(update())
+    leaving(message, fl_ctx)
+    assert [len(lines) for lines in seen] == [1]
+
+
+def test_no_receipt_no_release(update, context, workspace):
+    fl_ctx = context("train")
+    (run_folder(fl_ctx) / "releases.jsonl").mkdir()
+    with pytest.raises(OSError, match="releases"):
+        leaving(wire.update_message(update()), fl_ctx)
+
+
+def test_nothing_rides_along(update, scores, context):
+    for task, made in (("train", wire.update_message(update())), ("finish", wire.scores_message(scores))):
+        made["patients"] = ["phantom-north-001"]
+        made.set_header("note", "phantom-north-001")
+        out = leaving(made, context(task))
+        assert "patients" not in out
+        assert out.get_header("note") is None
+        assert "phantom" not in str({key: value for key, value in out.items() if key != "DXO"})
+
+
+def test_scores_pass_with_a_receipt(scores, context):
+    fl_ctx = context("finish")
+    assert wire.read_scores(leaving(wire.scores_message(scores), fl_ctx)) == scores
+    assert [line["task"] for line in receipts(fl_ctx)] == ["finish"]
+
+
+@pytest.mark.parametrize("task", ["validate", "submit_model", "", None, "TRAIN"])
+def test_an_unknown_task_is_refused(task, update, context):
+    fl_ctx = context(task)
+    with pytest.raises(ReleaseRefused, match="task"):
+        leaving(wire.update_message(update()), fl_ctx)
+    assert receipts(fl_ctx) == []
+
+
+def others():
+    block = {"model:w": np.ones(2, np.float32)}
+    yield "no DXO", Shareable({"weights": block})
+    yield "empty", make_reply(ReturnCode.OK)
+    for kind in (DataKind.WEIGHTS, DataKind.METRICS, DataKind.ANALYTIC, DataKind.COLLECTION, "mine"):
+        yield kind, DXO(kind, data=block).to_shareable()
+    yield "collection", DXO(DataKind.COLLECTION, data={"a": DXO(DataKind.WEIGHT_DIFF, data=block)}).to_shareable()
+    yield "bare weights", DXO(DataKind.WEIGHT_DIFF, data=block).to_shareable()
+
+
+@pytest.mark.parametrize(("kind", "made"), list(others()))
+@pytest.mark.parametrize("task", ["train", "finish"])
+def test_any_other_payload_is_refused(kind, made, task, context):
+    fl_ctx = context(task)
+    with pytest.raises(ReleaseRefused):
+        leaving(made, fl_ctx)
+    assert receipts(fl_ctx) == []
+
+
+def test_an_update_is_no_score_and_a_score_no_update(update, scores, context):
+    with pytest.raises(ReleaseRefused):
+        leaving(wire.update_message(update()), context("finish"))
+    with pytest.raises(ReleaseRefused):
+        leaving(wire.scores_message(scores), context("train"))
+
+
+def test_a_mechanism_that_refuses_stops_the_release(update, context):
+    fl_ctx = context("train")
+    with pytest.raises(ReleaseRefused):
+        leaving(wire.update_message(update()), fl_ctx, outbound(compression=Broken()))
+    assert receipts(fl_ctx) == []
+
+
+@pytest.mark.parametrize("task", ["train", "finish", "unknown"])
+def test_an_error_reply_is_reduced_to_its_code(task, context):
+    reply = wire.refusal_message("data")
+    reply["why"] = "/data/phantom-north-001_t1.nii.gz is truncated"
+    reply.set_header("trace", "phantom-north-001")
+    out = leaving(reply, context(task))
+    assert "phantom" not in str(out)
+    assert wire.refusal_code(out) == "data"
+    assert out.get_return_code() != ReturnCode.OK
+
+
+def test_an_error_reply_cannot_smuggle_a_sentence(context):
+    reply = wire.refusal_message("phantom north has a tumour")
+    reply["DXO"] = {"weights": np.ones(3)}
+    out = leaving(reply, context("train"))
+    assert wire.refusal_code(out) == "error"
+    assert "DXO" not in out
+
+
+@pytest.mark.parametrize("words", [(), MODALITIES[:3]])
+def test_a_sequence_that_the_job_does_not_list_keeps_the_update_at_the_site(words, update, context):
+    fl_ctx = context("train")
+    with pytest.raises(ReleaseRefused, match="modalities"):
+        leaving(wire.update_message(update()), fl_ctx, outbound(names=words))
+    assert receipts(fl_ctx) == []
+
+
+def test_classes_and_personal_blocks_leave_only_by_the_names_of_the_job(update, scores, context):
+    promised = outbound(names=[*MODALITIES, "glioma", "head"])
+    made = leaving(wire.update_message(update(classes={"glioma": 30})), context("train"), promised)
+    assert wire.read_update(made).facts["classes"] == {"glioma": 30}
+    personal = wire.scores_message(scores | {"personal": {"head": 1}})
+    assert wire.read_scores(leaving(personal, context("finish"), promised))
+    with pytest.raises(ReleaseRefused, match="classes"):
+        leaving(wire.update_message(update(classes={"J. Smith": 3})), context("train"), promised)
+    with pytest.raises(ReleaseRefused, match="personal"):
+        leaving(wire.scores_message(scores | {"personal": {"J. Smith": 1}}), context("finish"), promised)
+
+
+def test_the_receipt_says_how_many_blocks_left(update, context):
+    fl_ctx = context("train")
+    out = wire.read_update(leaving(wire.update_message(update()), fl_ctx))
+    assert set(out.delta) == {"model:w"}
+    (receipt,) = receipts(fl_ctx)
+    assert receipt["blocks"] == 1
+
+
+@pytest.mark.parametrize("found", [None, object(), OutboundFilter()])
+@pytest.mark.parametrize("task", ["train", "finish"])
+def test_without_the_component_nothing_leaves(found, task, update, scores, context):
+    """No promise is not the promise of nothing."""
+    fl_ctx = context(task, **({} if found is None else {ID: found}))
+    message = wire.update_message(update()) if task == "train" else wire.scores_message(scores)
+    with pytest.raises(ConfigRefused, match="component 'outbound'"):
+        OutboundFilter().process(message, fl_ctx)
+    assert receipts(fl_ctx) == []
+
+
+def test_stages_run_only_for_an_order_that_the_executor_is_answering(update, context):
+    made = Outbound("none", Halved(), "none", list(MODALITIES))
+    with pytest.raises(ConfigRefused, match="no order to answer"):
+        leaving(wire.update_message(update()), context("train"), made)
+
+
+def test_what_a_stage_remembers_is_there_in_the_next_round_and_after_a_restart(update, context):
+    """Written before the message is sent; a round that is asked twice is told once whether the message before counted."""
+    fl_ctx, seen = context("train"), []
+    for asked in (Asked(0, "a"), Asked(1, "b", counted=False), Asked(1, "b", counted=False), Asked(2, "c")):
+        made = outbound(compression=Remembers(seen))
+        made.begin(asked)
+        leaving(wire.update_message(update()), fl_ctx, made)
+    assert seen == [(0, 0, 0.0), "lost", (1, 1, 6.0), (1, 2, 12.0), "counted", (2, 3, 18.0)]
