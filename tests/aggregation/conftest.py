@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +15,8 @@ import pytest
 from wardround.aggregation.collect import require_finite
 from wardround.core.stages import Aggregate, Replies, Update
 from wardround.errors import Refusal
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 SHAPES = {"conv": (2, 3), "bias": (2,)}
 
