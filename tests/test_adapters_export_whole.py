@@ -130,7 +130,9 @@ def test_nvflare_exports_the_same_hidden_job(name, ours, tmp_path):
     from nvflare.job_config.defs import FilterType
 
     mine = {one.path.rpartition(".")[2]: one for one in ours if one.job == name}
-    rounds, site, release, shared = (mine[cls] for cls in ("SecureRounds", "SecureSite", "HiddenRelease", "SecureSum"))
+    rounds, site, release, shared = (
+        mine[cls] for cls in ("ServerController", "SecureSite", "HiddenRelease", "SecureSum")
+    )
     job = FedJob(name, min_clients=3)
     job.to_server(rounds.build(), id="rounds")
     job.to_clients(site.build(), tasks=hidden.TASKS)

@@ -14,7 +14,7 @@ from wardround.jobs import folder, recipes
 HIDDEN = {
     "wardround.flare.hidden_release.HiddenRelease",
     "wardround.flare.release.NoNoise",
-    "wardround.flare.secure_rounds.SecureRounds",
+    "wardround.flare.secagg_server.SecaggServer",
     "wardround.flare.secure_site.SecureSite",
     "wardround.flare.secure_sum.SecureSum",
     "wardround.privacy.protection.Protection",
@@ -157,7 +157,7 @@ def test_both_sides_agree(name, repository):
     mode = rounds["mode"]["args"] if "mode" in rounds else rounds
     assert mode["model"] == site["model"]
     if kind(name) == "hidden":
-        assert rounds["protection"] == components["secure_sum"]["protection"]
+        assert mode["protection"] == components["secure_sum"]["protection"]
         assert components["secure_sum"]["seed"] == site["seed"]
         assert ("fedavg" in site["banks"]) == ("rival" in site)
     else:
@@ -186,7 +186,7 @@ def test_noise_is_promised_where_it_is_added_and_where_it_is_charged(name, repos
 @pytest.mark.parametrize("name", [name for name in recipes.names() if kind(name) == "hidden"])
 def test_a_hidden_sum_is_what_its_name_says(name, repository):
     server, _ = configs(repository, name)
-    promise = server["workflows"][0]["args"]["protection"]["args"]
+    promise = server["workflows"][0]["args"]["mode"]["args"]["protection"]["args"]
     wanted = {
         "fixed": (False, False, False),
         "masked": (True, False, False),

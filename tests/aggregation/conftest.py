@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,8 +17,12 @@ import pytest
 from wardround.aggregation.collect import require_finite
 from wardround.core.stages import Aggregate, Replies, Update
 from wardround.errors import Refusal
+from wardround.privacy import simulated_kits, sum_key
+from wardround.privacy.identity import Authority, Identity
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+from secagg_federation import Federation, Kits
 
 SHAPES = {"conv": (2, 3), "bias": (2,)}
 
@@ -95,3 +101,39 @@ def byzfl() -> ModuleType:
 
     open_torchvision()
     return pytest.importorskip("byzfl")
+
+
+@pytest.fixture(scope="session")
+def kits(tmp_path_factory: pytest.TempPathFactory) -> Kits:
+    """kits(site) -> (who it is, the root of its project, the seed of the project's sum key)"""
+    root = tmp_path_factory.mktemp("kits")
+
+    def kit(site: str) -> tuple[Identity, Authority, bytes]:
+        simulated_kits.site_kit(root / "common", site, root / site)
+        return Identity.load(root / site, site), Authority.load(root / site), sum_key.read_site(root / site)
+
+    return cache(kit)
+
+
+@pytest.fixture
+def federation(kits: Kits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Federation]:
+    """federation(mode, names=four sites, **promises) -> Federation in a folder of its own; nothing waits for the disk"""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+    def make(mode: str, **changed: Any) -> Federation:
+        number = len(list(tmp_path.glob("run*")))
+        return Federation(tmp_path / f"run{number}", kits, mode, **changed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def other_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Identity]:
+    """other_project(site) -> a site of this name in another project"""
+    root = tmp_path_factory.mktemp("other")
+
+    def identity(site: str) -> Identity:
+        simulated_kits.site_kit(root / "common", site, root / site)
+        return Identity.load(root / site, site)
+
+    return cache(identity)

@@ -37,10 +37,11 @@ from wardround.arrays import digest, in_bank
 from wardround.data.cases import MODALITIES
 from wardround.errors import Refusal
 from wardround.flare import few_patients, made_with, places, sealed
+from wardround.flare.controller import ServerController
 from wardround.flare.hidden_release import HiddenRelease
 from wardround.flare.hospital_release import HospitalRelease
 from wardround.flare.release import NoNoise
-from wardround.flare.secure_rounds import SecureRounds
+from wardround.flare.secagg_server import SecaggServer
 from wardround.flare.secure_site import SecureSite
 from wardround.flare.secure_sum import ID, SecureSum
 from wardround.hospital.global_model import initial_arrays
@@ -306,12 +307,12 @@ class Federation:
 
     def begin(self, **changed: Any) -> None:
         """Make a server's process; what it knows is what its folder holds."""
-        settings = {"protection": self.promise, "model": SPEC, "rounds": 2, "about": ABOUT}
-        settings |= {"round_timeout_s": 60, "step_timeout_s": 30, "grace_s": 60, "banks": ["model"]}
-        settings |= {"home_roles": []}
+        mode = SecaggServer(self.promise, SPEC, ["model"], [])
+        settings = {"mode": mode, "rounds": 2, "about": ABOUT}
+        settings |= {"round_timeout_s": 60, "step_timeout_s": 30, "grace_s": 60}
         self.server = Party(self.root / "server", "server", self.job)
         self.server.engine.clients = [SimpleNamespace(name=name) for name in self.names]
-        self.controller = SecureRounds(**settings | changed)
+        self.controller = ServerController(**settings | changed)
         self.controller.communicator = self
         self.abort = Signal()
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mutants import JSON_WEIRD, flipped, hold, mutant
 
+from wardround.aggregation.secagg_state import SecaggState
 from wardround.data import phantoms
 from wardround.data.description import read_description
 from wardround.data.ehr import Table
@@ -17,7 +18,6 @@ from wardround.data.record import read_record
 from wardround.data.site_config import read_site_config, read_sites
 from wardround.errors import Refusal
 from wardround.flare.sealed import Revealed
-from wardround.flare.secure_state import SecureState
 from wardround.hospital.kit import read_object
 from wardround.models import checkpoint
 from wardround.privacy import ledger_file, sum_key
@@ -119,7 +119,7 @@ def test_a_ledger(tmp_path):
 
 
 def test_the_state_of_a_server(tmp_path):
-    state = SecureState.open(tmp_path, {"job": "a"})
+    state = SecaggState.open(tmp_path, {"job": "a"})
     revealed = Revealed(Moment("ab" * 16, 0, 0), ("site-1", "site-2", "site-3"), 3, 0.5, b"12345678", "ab" * 32)
     state.done(revealed, {"round": 0, "trained": ["site-1"]}, 0)
     path = tmp_path / "secure-round.json"
@@ -128,7 +128,7 @@ def test_the_state_of_a_server(tmp_path):
         400,
         23,
         lambda rng: json_mutant(rng, content),
-        through(path, lambda file: vars(SecureState.open(file.parent, {"job": "a"}))),
+        through(path, lambda file: vars(SecaggState.open(file.parent, {"job": "a"}))),
     )
 
 

@@ -3,8 +3,9 @@ import inspect
 import pytest
 
 from wardround.flare import sealed
+from wardround.flare.controller import ServerController
 from wardround.flare.hidden_release import HiddenRelease
-from wardround.flare.secure_rounds import SecureRounds
+from wardround.flare.secagg_server import SecaggServer
 from wardround.flare.secure_site import SecureSite
 from wardround.flare.secure_sum import ID, SecureSum
 from wardround.jobs import folder, hidden, recipes
@@ -23,7 +24,9 @@ def test_every_argument_is_said(job):
     """All but the ids, which have one name in these configs."""
     workflow = hidden.server_workflow(job, {"job": job.name})
     executor, release, shared = hidden.site_parts(job, folder.client_config(job)["executors"][0]["executor"]["args"])
-    for part, cls in ((workflow, SecureRounds), (executor, SecureSite), (release, HiddenRelease), (shared, SecureSum)):
+    server = {SecaggServer: workflow["args"]["mode"], ServerController: workflow}
+    site = {SecureSite: executor, HiddenRelease: release, SecureSum: shared}
+    for cls, part in (server | site).items():
         assert part["path"] == f"{cls.__module__}.{cls.__qualname__}"
         inspect.signature(cls).bind(**part["args"])
         assert set(inspect.signature(cls).parameters) - set(part["args"]) <= {"dp", "scaling", "noise"}
@@ -47,8 +50,9 @@ def test_the_sites_do_what_a_server_does_in_the_clear(job):
     executor, _, _ = hidden.site_parts(job, {"seed": 0})
     assert executor["args"] == {"seed": 0, "rule": job.rule, "banks": ["model", "fedavg"]}
     server = hidden.server_workflow(job, {})["args"]
-    assert not {"rule", "seed", "algorithm"} & set(server)
-    assert (server["banks"], server["home_roles"]) == (["model", "fedavg"], [])
+    mode = server["mode"]["args"]
+    assert not {"rule", "seed", "algorithm"} & {*server, *mode}
+    assert (mode["banks"], mode["home_roles"]) == (["model", "fedavg"], [])
 
 
 def test_no_aggregator_at_the_server(job):

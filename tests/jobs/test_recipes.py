@@ -73,7 +73,7 @@ def test_the_promise_can_be_changed_and_stands_on_both_sides(setting, key, value
     require_buildable(made)
     server, client = folder.server_config(made), folder.client_config(made)
     components = {one["id"]: one["args"] for one in client["components"]}
-    assert server["workflows"][0]["args"]["protection"]["args"][key] == value
+    assert server["workflows"][0]["args"]["mode"]["args"]["protection"]["args"][key] == value
     assert components["secure_sum"]["protection"]["args"][key] == value
     assert server["workflows"][0]["args"]["about"]["protection"][key] == value
 

@@ -24,6 +24,7 @@ from wardround.core.stages import Aggregate, Aggregation, Ask, Replies, Rounds, 
 from wardround.errors import RoundRefused
 from wardround.messages import plaintext
 from wardround.messages.plaintext import Order
+from wardround.messages.versions import require_version
 
 _log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ class PlaintextRun:
 
     def _read(self, site: str, reply: plaintext.Update) -> Update:
         """Return a site's update. It was read strictly from the wire; here it must be of this job and version."""
-        plaintext.require_version(site, reply.facts)
+        require_version(site, reply.facts)
         self.model.require_fits(site, reply.facts["fingerprint"], reply.delta, self._travelling)
         return Update(reply.delta, reply.weight, reply.numbers)
 

@@ -54,7 +54,7 @@ class ServerController(Controller):  # type: ignore[misc]
     rounds: how many there are
     about: the job's settings, for the report
     round_timeout_s: the deadline of training and of judging (0: wait for ever)
-    step_timeout_s: the deadline of all else that a secure sum asks
+    step_timeout_s: the deadline of all else that a secure sum asks, 1 or more
     grace_s: how long the others may take once enough sites have answered
     """
 
@@ -71,11 +71,13 @@ class ServerController(Controller):  # type: ignore[misc]
         # NVFlare turns an undefined variable of a config into None.
         waits = {"round_timeout_s": round_timeout_s, "step_timeout_s": step_timeout_s, "grace_s": grace_s}
         impatient = [name for name, wait in waits.items() if type(wait) is not int or wait < 0]
-        if impatient or not (mode and about and type(rounds) is int and rounds >= 1):
+        # A site that falls silent inside a secure sum must not hold up all others for ever.
+        if impatient or step_timeout_s == 0 or not (mode and about and type(rounds) is int and rounds >= 1):
             raise ConfigRefused(
                 "the job's server settings",
                 found=f"rounds {rounds}, {', '.join(f'{name} {wait}' for name, wait in waits.items())}",
-                expected="rounds >= 1, a mode, its settings (about), and whole seconds, 0 or more, to wait",
+                expected="rounds >= 1, a mode, its settings (about), and whole seconds to wait, 0 or more; "
+                "step_timeout_s >= 1",
                 fix="print the job again with `wardround jobs write`, and with `--set federation.grace_s=SECONDS` "
                 "for another time",
             )

@@ -11,8 +11,8 @@ Where the job hides the numbers of patients (`patients_hidden`), SITE_FACTS and 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from nvflare.apis.dxo import DXO, DataKind
@@ -22,10 +22,30 @@ from wardround.core.validate import Maybe
 from wardround.flare import wire
 from wardround.flare.ranges import SCORE, STEPS
 from wardround.privacy import statements
+from wardround.privacy.calls import HOP, JOIN, PREPARE, TASKS, UNMASK, Call, Reply, Revealed
 from wardround.privacy.statements import Moment, Signed
 
-JOIN, PREPARE, HOP, UNMASK = "join", "prepare", "hop", "unmask"
-TASKS = (JOIN, PREPARE, wire.TRAIN, HOP, UNMASK, wire.FINISH)
+# The values come from privacy/calls.py: the server's run knows them without NVFlare.
+__all__ = [
+    "HOP",
+    "JOIN",
+    "KINDS",
+    "META",
+    "MOST_SITES",
+    "MOST_SUMS",
+    "PREPARE",
+    "TASKS",
+    "UNMASK",
+    "Call",
+    "Reply",
+    "Revealed",
+    "again_message",
+    "call_message",
+    "read_again",
+    "read_call",
+    "read_reply",
+    "reply_message",
+]
 KINDS = {
     JOIN: ("join",),
     PREPARE: ("prepare",),
@@ -39,54 +59,6 @@ _SIGNED = ("text", "signature", "certificate")
 _COUNTS = {"rounds": STEPS, "begun": STEPS}
 _RUN, _ROSTER = re.compile(r"[0-9a-f]{1,64}"), re.compile(r"(?:[0-9a-f]{64})?")
 MOST_SITES, MOST_SUMS = 256, 10_000
-
-
-@dataclass(frozen=True)
-class Revealed:
-    """The sum of a round: whose it is, the mean validation score of the model that they started from.
-
-    roster: the digest of the statements of who took part (privacy/roster.py), for sites that did not
-    """
-
-    moment: Moment
-    sites: tuple[str, ...]
-    configured: int
-    val_score: float | None
-    payload: bytes
-    roster: str = ""
-
-
-@dataclass(frozen=True)
-class Call:
-    """Server to site: the moment, and what the task needs.
-
-    revealed: the sums since the round of the site that is furthest behind; others pass over what they have | begun: how many
-    rounds were done when the server began | ready, done, hop, payload: the ring's state (payload: of the last hop) |
-    survivors: whose masks to open | complaints: about shares that the receiver of this call has sent
-    prepares: without masks, the `join` statements of those that are in the round
-    """
-
-    moment: Moment
-    rounds: int
-    joins: tuple[Signed, ...] = ()
-    prepares: tuple[Signed, ...] = ()
-    revealed: tuple[Revealed, ...] = ()
-    survivors: tuple[str, ...] = ()
-    ready: tuple[str, ...] = ()
-    done: tuple[str, ...] = ()
-    hop: Signed | None = None
-    payload: bytes = b""
-    begun: int = 0
-    complaints: tuple[Signed, ...] = ()
-
-
-@dataclass(frozen=True)
-class Reply:
-    """Site to server: a statement, its payload (b"" where the kind has none), and the meta of its task."""
-
-    statement: Signed
-    payload: bytes
-    meta: Mapping[str, Any]
 
 
 def call_message(call: Call) -> Shareable:

@@ -29,7 +29,6 @@ from wardround.messages.plaintext import FINISH as FINISH
 from wardround.messages.plaintext import TRAIN as TRAIN
 from wardround.messages.plaintext import Order as Order
 from wardround.messages.plaintext import Update as Update
-from wardround.messages.plaintext import require_version as require_version
 
 CLASSES = "classes"
 NUMBERS = {"loss": Maybe(LOSS), "val_score": Maybe(SCORE), "seconds": Maybe(SECONDS)}

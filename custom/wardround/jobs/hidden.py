@@ -10,19 +10,22 @@ TASKS = ["join", "prepare", "train", "hop", "unmask", "finish"]
 
 
 def server_workflow(job: Job, about: Json) -> Json:
-    """Return the workflow: rounds that never hold a model."""
-    args = {
+    """Return the workflow: the controller of every job, in the mode in which it never holds a model."""
+    mode = {
         "protection": job.privacy["protection"],
         "model": job.task["model"],
+        "banks": job.banks,
+        "home_roles": list(build(job.sharing, "sharing").home_roles),
+    }
+    args = {
+        "mode": {"path": "wardround.flare.secagg_server.SecaggServer", "args": mode},
         "rounds": job.schedule["rounds"],
         "round_timeout_s": job.federation["round_timeout_s"],
         "step_timeout_s": job.federation["step_timeout_s"],
         "grace_s": job.federation["grace_s"],
-        "banks": job.banks,
-        "home_roles": list(build(job.sharing, "sharing").home_roles),
         "about": {"config_type": "dict", **about},
     }
-    return {"id": "rounds", "path": "wardround.flare.secure_rounds.SecureRounds", "args": args}
+    return {"id": "rounds", "path": "wardround.flare.controller.ServerController", "args": args}
 
 
 def site_parts(job: Job, trainer: Json) -> tuple[Json, Json, Json]:

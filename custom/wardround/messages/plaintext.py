@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wardround import __version__
 from wardround.arrays import Arrays
-from wardround.errors import ConfigRefused
 
 TRAIN, FINISH = "train", "finish"
 
@@ -39,14 +37,3 @@ class Update:
     weight: float
     numbers: Mapping[str, float | None]
     facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-def require_version(site: str, facts: Mapping[str, Any]) -> None:
-    """Raise ConfigRefused unless a site runs this version: other code may train, round or count another way."""
-    if facts["version"] != __version__:
-        raise ConfigRefused(
-            f"the wardround package of {site}",
-            found=f"version {facts['version']}",
-            expected=f"version {__version__}, as at the server",
-            fix=f"install at {site} the version in the job's app/custom/requirements.txt, and start its site again",
-        )

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from wardround.aggregation.secagg_state import FILE, SecaggState
 from wardround.errors import RoundRefused
-from wardround.flare.sealed import Revealed
-from wardround.flare.secure_state import FILE, SecureState
+from wardround.privacy.calls import Revealed
 from wardround.privacy.statements import Moment
 
 PROMISE = {"job": "brats_fedavg_he", "rounds": 3, "lr": 0.05}
@@ -24,23 +24,23 @@ def after(tmp_path):
 
     def make(rounds, folder=tmp_path / "state", oldest=99):
         folder.mkdir(exist_ok=True)
-        state = SecureState.open(folder, PROMISE)
+        state = SecaggState.open(folder, PROMISE)
         for round_ in range(state.round, rounds):
-            state.done(revealed(round_), entry(round_), min(oldest, round_))
+            state.add(revealed(round_), entry(round_), min(oldest, round_))
         return state
 
     return make
 
 
 def test_nothing_there_is_a_start(tmp_path):
-    state = SecureState.open(tmp_path / "absent", PROMISE)
+    state = SecaggState.open(tmp_path / "absent", PROMISE)
     assert (state.round, state.history, state.revealed) == (0, [], [])
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3])
 def test_what_was_written_is_what_is_read(after, rounds):
     state = after(rounds)
-    again = SecureState.open(state.folder, PROMISE)
+    again = SecaggState.open(state.folder, PROMISE)
     assert again.round == rounds
     assert again.revealed == state.revealed == [revealed(rounds - 1)]
     assert again.history == [entry(round_) for round_ in range(rounds)]
@@ -55,7 +55,7 @@ def test_sums_that_a_site_lacks_are_kept_for_it(after):
     """The site that is furthest behind has the model of round 1: it needs the sums of rounds 2 and 3."""
     state = after(3, oldest=1)
     assert state.since(1) == (revealed(1), revealed(2))
-    assert SecureState.open(state.folder, PROMISE).since(2) == (revealed(2),)
+    assert SecaggState.open(state.folder, PROMISE).since(2) == (revealed(2),)
     assert sorted(path.name for path in state.folder.iterdir()) == [FILE, "sum-00002.bin", "sum-00003.bin"]
 
 
@@ -68,14 +68,14 @@ def test_a_resumed_state_goes_on(after):
 @pytest.mark.parametrize("changed", [{"lr": 0.1}, {"job": "other"}, {"more": 1}])
 def test_another_job_is_refused(after, changed):
     with pytest.raises(RoundRefused, match="the state of another job"):
-        SecureState.open(after(1).folder, PROMISE | changed)
+        SecaggState.open(after(1).folder, PROMISE | changed)
 
 
 def test_a_crash_between_the_sum_and_what_points_to_it(after):
     """The sum of round 2 is there, the pointer still names round 1: round 2 is run again."""
     state = after(1)
     (state.folder / "sum-00002.bin").write_bytes(b"half")
-    again = SecureState.open(state.folder, PROMISE)
+    again = SecaggState.open(state.folder, PROMISE)
     assert (again.round, again.revealed) == (1, [revealed(0)])
 
 
@@ -97,4 +97,4 @@ def test_a_damaged_state_is_refused(after, damage):
     else:
         (folder / FILE).write_text(json.dumps(said | {"revealed": [{"moment": [1]}]}))
     with pytest.raises(RoundRefused, match="not readable"):
-        SecureState.open(folder, PROMISE)
+        SecaggState.open(folder, PROMISE)

@@ -1,4 +1,7 @@
-"""Whole runs of a hidden sum in one process: the model that comes out, who is lost and why, and what the server sees."""
+"""Whole runs of a secure sum through NVFlare's contexts, messages and filters: keys, restarts, and what the server sees.
+
+What the server does about each fault is tested without NVFlare in tests/aggregation/test_secagg_run.py.
+"""
 
 import shutil
 
@@ -11,8 +14,6 @@ from hidden_federation import (
     MODES,
     SITES,
     SPEC,
-    PlayedHospital,
-    facts_of,
     first_model,
     make_kits,
     patients,
@@ -26,10 +27,10 @@ from nvflare.fuel.utils import fobs
 from wardround.arrays import digest, in_bank
 from wardround.errors import ConfigRefused
 from wardround.flare import places, sealed, wire
-from wardround.flare.secure_rounds import SecureRounds
+from wardround.flare.controller import ServerController
+from wardround.flare.secagg_server import SecaggServer
 from wardround.models import checkpoint
-from wardround.privacy import statements, sum_key
-from wardround.privacy.participant import Participant
+from wardround.privacy import sum_key
 
 FIVE = (*SITES, "site-5")
 CODED = "held-00000.npz"
@@ -69,35 +70,14 @@ def without(federation, known):
     return make
 
 
-@pytest.mark.parametrize("weights", ["equal", "patients_open", "patients_hidden"])
-def test_every_mode_ends_with_the_same_model(federation, weights):
+def test_every_mode_ends_with_the_same_model(federation):
     found = {}
     for mode in MODES:
-        played = federation(mode, weights=weights).run()
+        played = federation(mode).run()
         assert (played.record["outcome"], played.problems, played.panics) == ("complete", [], [])
         assert len(set(played.models().values())) == 1
         found[mode] = (played.models()["site-1"], played.record["model"]["sha256"])
     assert len(set(found.values())) == 1, found
-
-
-@pytest.mark.parametrize("weights", ["equal", "patients_hidden"])
-def test_the_model_is_the_weighted_mean_within_the_published_error(federation, weights):
-    """One round: |model - (first + mean)| < k step / sum of weights, block by block."""
-    played = federation("ring", weights=weights)
-    played.begin(rounds=1)
-    played.run()
-    first, promise = first_model(), played.promise
-    share = {site: promise.weight(patients(site)) for site in SITES}
-    wish = {name: np.zeros(block.shape) for name, block in first.items()}
-    for site in SITES:
-        for name, block in played.sites[site].hospital.update(first, 0).items():
-            wish[name] += block * share[site] / sum(share.values())
-    final, grid = played.sites["site-2"].model(), played.sites["site-2"].secure._site.grid(0)
-    bound = grid.layout.unflatten((grid.error() * len(SITES) / sum(share.values())).astype(np.float32))
-    for name, block in wish.items():
-        moved = final[name.removeprefix("model:")] - first[name]
-        assert np.all(np.abs(moved - block) < bound[name] + 1e-6), name
-    assert max(np.abs(block).max() for block in wish.values()) > 0.01
 
 
 def test_processes_that_are_restarted_for_every_task_change_nothing(federation, without):
@@ -117,15 +97,7 @@ def test_real_hospitals_train_the_same_model_in_the_open_and_in_the_ring(federat
     assert all(0 <= entry["sites"]["site-1"]["val_score"] <= 1 for entry in played[1].record["rounds"])
 
 
-def test_the_steps_of_each_mode(federation):
-    steps = {mode: federation(mode).run().tasks() for mode in MODES}
-    masked = ["join", *["prepare", "train", "unmask"] * 2, "finish"]
-    assert steps["fixed"] == steps["he"] == ["join", "train", "train", "finish"]
-    assert steps["masked"] == steps["he with masks"] == masked
-    assert steps["ring"] == ["join", *["prepare", "train", *["hop"] * 4, "unmask"] * 2, "finish"]
-
-
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["he", "ring"])
 def test_a_site_that_missed_a_round_is_brought_to_the_same_model(federation, mode):
     """Missing in train, a site whose masks are in the others' updates is recovered; without masks nothing has to be. In the
     next round it takes part again, and its model is that of all others, bit for bit."""
@@ -141,8 +113,8 @@ def test_a_site_that_missed_a_round_is_brought_to_the_same_model(federation, mod
     assert len(set(played.models().values())) == 1
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("away", [{0, 1}, {1, 2}, {0, 1, 2}])
+@pytest.mark.parametrize("mode", ["masked", "ring"])
+@pytest.mark.parametrize("away", [{0, 1}, {1, 2}])
 def test_a_site_that_was_away_for_rounds_applies_their_sums(federation, mode, away):
     """It is not even reached: it gets no call at all. The server keeps the sums that it lacks, and no others."""
     played = federation(mode)
@@ -163,10 +135,9 @@ def test_a_site_that_was_away_for_rounds_applies_their_sums(federation, mode, aw
     assert len(list(played.server.folder.glob("sum-*.bin"))) == 1
 
 
-@pytest.mark.parametrize("mode", ["masked", "ring"])
-def test_a_site_that_died_and_lost_its_secrets_joins_again(federation, mode):
+def test_a_site_that_died_and_lost_its_secrets_joins_again(federation):
     """It dies in round 1 and comes back with a new token, without the channel key of this run: it is asked to join anew."""
-    played = federation(mode)
+    played = federation("ring")
     site, clients = played.sites["site-2"], played.server.engine.clients
 
     def meddle(asked, name, call, reply):
@@ -184,57 +155,15 @@ def test_a_site_that_died_and_lost_its_secrets_joins_again(federation, mode):
     assert (played.problems, len(set(played.models().values()))) == ([], 1)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_site_that_never_joined_is_in_no_round_and_has_the_model_all_the_same(federation, mode):
-    played = federation(mode).run(meddle=silent("site-2", task="join"))
-    assert [entry["aggregated"] for entry in played.record["rounds"]] == [["site-1", "site-3", "site-4"]] * 2
-    assert played.problems == ["site-2 is in no round"]
-    assert played.record["outcome"] == "incomplete"
-    assert len(set(played.models().values())) == 1
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_site_that_is_silent_in_the_judgement_makes_the_run_incomplete(federation, mode):
-    played = federation(mode).run(meddle=silent("site-2", task="finish", round_=2))
+def test_a_site_that_is_silent_in_the_judgement_makes_the_run_incomplete(federation):
+    played = federation("ring").run(meddle=silent("site-2", task="finish", round_=2))
     assert [entry["aggregated"] for entry in played.record["rounds"]] == [list(SITES)] * 2
     assert played.problems == ["site-2 was lost in the final judgement: no answer in time (see that site's own log)"]
     assert "INCOMPLETE: site-2" in played.panics[0]
     assert set(played.record["final"]) == {"site-1", "site-3", "site-4"}
 
 
-@pytest.mark.parametrize(
-    ("mode", "task", "trained", "aggregated", "recovered"),
-    [
-        ("masked", "prepare", 3, 3, []),
-        ("ring", "prepare", 3, 3, []),
-        ("ring", "hop", 4, 3, ["site-2"]),
-        ("masked", "unmask", 4, 4, []),
-        ("he with masks", "unmask", 4, 4, []),
-        ("ring", "unmask", 4, 4, []),
-    ],
-)
-def test_a_site_lost_in_the_middle_of_a_round(federation, mode, task, trained, aggregated, recovered):
-    played = federation(mode).run(meddle=silent("site-2", task=task))
-    first, second = played.record["rounds"]
-    assert (len(first["trained"]), len(first["aggregated"]), first["recovered"]) == (trained, aggregated, recovered)
-    assert first["attempts"] == second["attempts"] == 1
-    assert second["aggregated"] == list(SITES)
-    assert (played.problems, played.record["outcome"]) == ([], "complete")
-    assert len(set(played.models().values())) == 1
-
-
-@pytest.mark.parametrize("mode", ["masked", "ring"])
-def test_losses_are_the_same_to_the_model_in_every_mode(federation, mode):
-    """Who is in which sum decides about the model, and nothing else does."""
-    open_ = federation("fixed").run(meddle=silent("site-3", task="train"))
-    played = federation(mode).run(meddle=silent("site-3", task="hop" if mode == "ring" else "train"))
-    assert played.models() == open_.models()
-
-
-@pytest.mark.parametrize(
-    ("mode", "task"),
-    [("masked", "prepare"), ("masked", "train"), ("he with masks", "train"), ("ring", "train"), ("ring", "hop")],
-)
+@pytest.mark.parametrize(("mode", "task"), [("masked", "train"), ("ring", "hop")])
 def test_too_many_missing_to_open_the_masks_and_the_round_is_run_again(federation, mode, task):
     """Five sites agreed that four open the sum; two go missing: the other three start afresh and train nothing twice."""
     played = federation(mode, names=FIVE).run(meddle=silent("site-2", "site-5", task=task))
@@ -250,20 +179,8 @@ def test_too_many_missing_to_open_the_masks_and_the_round_is_run_again(federatio
     assert len(set(played.models().values())) == 1
 
 
-def test_a_sum_that_was_half_opened_stops_the_run_and_blames_no_honest_site(federation):
-    """Three of five gave their shares for a sum of five, one too few: a sum of three would tell the other two's difference."""
-    played = federation("masked", names=FIVE).run(meddle=silent("site-2", "site-5", task="unmask"))
-    assert played.record["rounds"] == []
-    assert {asked.attempt for asked in played.asked} == {0}
-    assert played.record["outcome"] == "incomplete"
-    (reason,) = played.problems
-    assert reason.startswith("round 1 cannot be opened, nor run again")
-    assert "3 of 4 answers" in reason
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_fewer_than_three_stop_the_run(federation, mode):
-    played = federation(mode, names=SITES[:3]).run(meddle=silent("site-2", task="train", round_=1))
+def test_fewer_than_three_stop_the_run(federation):
+    played = federation("ring", names=SITES[:3]).run(meddle=silent("site-2", task="train", round_=1))
     assert len(played.record["rounds"]) == 1
     (reason,) = played.problems
     assert "2 sites" in reason
@@ -272,20 +189,6 @@ def test_fewer_than_three_stop_the_run(federation, mode):
     assert played.record["outcome"] == "incomplete"
     assert "finish" not in played.tasks()
     assert not list(played.root.glob("*/*/wardround/final_model.npz"))
-
-
-@pytest.mark.parametrize(("mode", "names"), [("he", SITES[:2]), ("ring", SITES[:1])])
-def test_two_configured_sites_are_refused_before_anybody_is_asked(federation, mode, names):
-    played = federation(mode, names=names).run()
-    assert played.asked == []
-    assert played.problems == [f"the sites of this run ({len(names)} sites)"]
-    assert played.record["rounds"] == []
-
-
-def test_more_sites_than_the_fields_have_room_for_are_refused(federation):
-    played = federation("masked", names=FIVE, sites=4).run()
-    assert played.asked == []
-    assert played.problems == ["the sites of this run (5 sites)"]
 
 
 @pytest.mark.parametrize("mode", ["fixed", "he", "ring"])
@@ -315,30 +218,20 @@ def altered(reply, **changed):
     return dxo.to_shareable()
 
 
-def flipped(data, bit=7777):
-    bytes_ = bytearray(data)
-    bytes_[bit // 8 % len(bytes_)] ^= 1 << bit % 8
-    return bytes(bytes_)
-
-
 def of(reply, key):
     return from_shareable(reply).data[key]
 
 
 ALTERED = {
-    "payload, one bit": lambda reply: altered(reply, payload=flipped(of(reply, "payload"))),
     "payload, truncated": lambda reply: altered(reply, payload=of(reply, "payload")[:-8]),
-    "payload, none": lambda reply: altered(reply, payload=b""),
-    "signature, one bit": lambda reply: altered(reply, signature=flipped(of(reply, "signature"))),
-    "text, one letter": lambda reply: altered(reply, text=of(reply, "text").replace('"attempt":0', '"attempt":1')),
     "another kind": lambda reply: altered(reply, text=of(reply, "text").replace('"kind":"', '"kind":"un')),
     "an entry more": lambda reply: altered(reply, delta=[1, 2]),
-    "no certificate": lambda reply: altered(reply, certificate=b""),
+    "no signature": lambda reply: altered(reply, signature=None),
 }
 
 
 @pytest.mark.parametrize("what", ALTERED)
-@pytest.mark.parametrize(("mode", "task"), [("masked", "train"), ("he", "train"), ("ring", "hop")])
+@pytest.mark.parametrize(("mode", "task"), [("he", "train"), ("ring", "hop")])
 def test_a_reply_that_was_altered_is_named_and_not_added(federation, without, caplog, mode, task, what):
     def meddle(asked, site, call, reply):
         return ALTERED[what](reply) if (asked, site, call.moment.round) == (task, "site-2", 0) else reply
@@ -353,7 +246,7 @@ def test_a_reply_that_was_altered_is_named_and_not_added(federation, without, ca
 
 
 @pytest.mark.parametrize("task", ["join", "prepare", "unmask", "finish"])
-@pytest.mark.parametrize("what", ["signature, one bit", "an entry more", "another kind"])
+@pytest.mark.parametrize("what", ["an entry more"])
 def test_an_altered_statement_loses_its_site_only(federation, task, what):
     def meddle(asked, site, call, reply):
         return ALTERED[what](reply) if (asked, site) == (task, "site-2") else reply
@@ -366,59 +259,7 @@ def test_an_altered_statement_loses_its_site_only(federation, task, what):
     assert set(played.record["final"]) == {"site-1", "site-3", "site-4"}
 
 
-@pytest.mark.parametrize("task", ["join", "prepare", "train", "hop", "unmask", "finish"])
-def test_the_words_of_another_site_are_refused(federation, caplog, task):
-    """The second site that answers says what the first has signed: true, and not its own."""
-    said = []
-
-    def meddle(asked, site, call, reply):
-        if asked != task or call.moment.round == 1:
-            return reply
-        said.append((site, reply))
-        return said[0][1] if len(said) == 2 else reply
-
-    played = federation("ring").run(meddle=meddle)
-    (truth, _), (liar, _), *_ = said
-    (problem,) = played.problems
-    assert problem.startswith(f"{liar} was lost in ")
-    assert "rejected: round" in problem
-    assert f"a statement of {truth}" in caplog.text
-
-
-@pytest.mark.parametrize(("mode", "task"), [("masked", "train"), ("he", "train"), ("ring", "hop"), ("ring", "prepare")])
-def test_a_reply_of_an_earlier_round_is_refused(federation, caplog, mode, task):
-    kept = {}
-
-    def meddle(asked, site, call, reply):
-        if asked == task and site == "site-2":
-            return kept.setdefault(task, reply)
-        return reply
-
-    played = federation(mode).run(meddle=meddle)
-    assert played.problems == ["site-2 was lost in round 2: rejected: round (see that site's own log)"]
-    assert "an old message was replayed" in caplog.text
-    first, second = played.record["rounds"]
-    assert (len(first["aggregated"]), len(second["aggregated"])) == (4, 3)
-
-
-def test_a_reply_of_an_earlier_attempt_is_refused(federation, caplog):
-    names, kept = (*FIVE,), {}
-    lose = silent("site-2", task="train")
-
-    def meddle(asked, site, call, reply):
-        if asked == "train" and site == "site-3" and call.moment.round == 0:
-            return kept.setdefault(asked, reply)
-        if asked == "train" and site == "site-5" and (call.moment.round, call.moment.attempt) == (0, 0):
-            return None
-        return lose(asked, site, call, reply)
-
-    played = federation("masked", names=names).run(meddle=meddle)
-    assert "round 0, attempt 0" in caplog.text
-    assert played.problems[0].startswith("site-3 was lost")
-    assert "2 sites" in played.problems[-1]
-
-
-@pytest.mark.parametrize(("mode", "task"), [("fixed", "train"), ("masked", "train"), ("he", "train"), ("ring", "hop")])
+@pytest.mark.parametrize(("mode", "task"), [("he", "train"), ("ring", "hop")])
 def test_a_reply_that_comes_twice_is_added_once(federation, without, caplog, mode, task):
     def meddle(asked, site, call, reply):
         return [reply, fobs.loads(fobs.dumps(reply))] if (asked, site) == (task, "site-2") else reply
@@ -431,9 +272,8 @@ def test_a_reply_that_comes_twice_is_added_once(federation, without, caplog, mod
     assert played.models(left) == dict.fromkeys(left, without("site-2", round_=1))
 
 
-@pytest.mark.parametrize("mode", ["he", "ring"])
-def test_another_sum_key_is_refused_in_the_join(federation, caplog, mode):
-    played = federation(mode)
+def test_another_sum_key_is_refused_in_the_join(federation, caplog):
+    played = federation("he")
     sum_key.write_site(played.sites["site-2"].startup, sum_key.new_seed())
     played.run()
     assert played.problems == ["site-2 was lost in the join: rejected: config (see that site's own log)"]
@@ -506,7 +346,7 @@ def test_a_key_file_that_is_missing_at_the_server(federation, file, left):
 
 
 @pytest.mark.parametrize("liar", ["site-1", "site-4"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["ring"])
 def test_a_site_with_another_global_model_is_lost_and_the_others_go_on(federation, without, mode, liar):
     """One weight of one site's model is changed in its memory. Whether it answers first or last is all the same."""
     played = federation(mode)
@@ -561,7 +401,7 @@ def stopped(played, task, round_):
 
 
 @pytest.mark.parametrize("restart", [True, False])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["he", "ring"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_model(federation, without, mode, restart):
     """Stopped between rounds: a new server with its folder, new sites or the old ones."""
     first = "prepare" if MODES[mode]["masks"] else "train"
@@ -576,8 +416,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_model(federation, without, m
     assert played.record["best"] == {"round": 2, "val_score": pytest.approx(0.3)}
 
 
-@pytest.mark.parametrize(("mode", "task"), [("masked", "unmask"), ("ring", "hop"), ("ring", "unmask")])
-@pytest.mark.parametrize("round_", [0, 1])
+@pytest.mark.parametrize(("mode", "task"), [("masked", "unmask"), ("ring", "hop")])
+@pytest.mark.parametrize("round_", [1])
 def test_a_run_that_was_stopped_within_a_round_trains_nothing_twice(federation, without, mode, task, round_):
     """The sites keep their integers; a sum that some of them opened already is opened for the same sites again."""
     played = stopped(federation(mode), task, round_)
@@ -711,7 +551,7 @@ def test_what_is_said_of_a_run(federation):
 def test_an_aborted_run_is_incomplete(federation):
     played = federation("ring")
     stopped(played, "hop", 0)
-    assert played.problems == ["the run (aborted)"]
+    assert played.problems == ["the run was aborted in round 1"]
     assert played.record["rounds"] == []
 
 
@@ -725,64 +565,18 @@ def test_training_has_its_own_patience(federation):
     assert {one.timeout for one in played.asked if one.task not in long} == {7}
 
 
-def test_a_site_with_another_network_is_refused(federation):
-    class Other(PlayedHospital):
-        facts = facts_of("site-2") | {"fingerprint": "0" * 16}
-
-    played = federation("he")
-    played.sites["site-2"].hospital = Other("site-2")
-    played.sites["site-2"].restart()
-    played.run()
-    assert played.problems == ["site-2 was lost in round 1: rejected: round (see that site's own log)"]
-
-
-@pytest.mark.parametrize("mode", ["masked", "ring"])
-def test_shares_for_other_sites_are_refused(federation, caplog, mode, monkeypatch):
-    """A site that leaves out a share would make the server fail for all."""
-    made = Participant.unmask
-
-    def unmask(self, moment, joins, prepares, survivors):
-        signed = made(self, moment, joins, prepares, survivors)
-        if self.name != "site-2" or moment.round:
-            return signed
-        said = dict(statements.peek(signed))
-        shares = {site: text for site, text in said["shares"].items() if site != "site-1"}
-        return statements.sign(
-            self.identity, "unmask", moment, roster=said["roster"], survivors=said["survivors"], shares=shares
-        )
-
-    monkeypatch.setattr(Participant, "unmask", unmask)
-    played = federation(mode).run()
-    assert played.problems == ["site-2 was lost in round 1: rejected: round (see that site's own log)"]
-    assert "shares for another sum" in caplog.text
-    assert len(played.record["rounds"]) == 2
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"rounds": None},
-        {"rounds": 0},
-        {"step_timeout_s": 0},
-        {"protection": None},
-        {"model": None},
-        {"grace_s": None},
-        {"banks": None},
-        {"home_roles": None},
-    ],
-)
+@pytest.mark.parametrize("changed", [{"protection": None}, {"model": None}, {"banks": None}, {"home_roles": None}])
 def test_a_promise_that_is_missing_is_refused(changed):
     """NVFlare turns an undefined variable of a config into None."""
-    promise = {"protection": protection("he"), "model": SPEC, "rounds": 2, "about": ABOUT}
-    promise |= {"round_timeout_s": 60, "step_timeout_s": 30, "grace_s": 60}
-    promise |= {"banks": ["model"], "home_roles": []}
+    promise = {"protection": protection("he"), "model": SPEC, "banks": ["model"], "home_roles": []}
     with pytest.raises(ConfigRefused):
-        SecureRounds(**promise | changed)
+        SecaggServer(**promise | changed)
 
 
-def test_a_late_answer_is_dropped_and_said_so(federation, caplog):
-    played = federation("he")
-    played.controller.process_result_of_unknown_task(
-        Client("site-9", "t"), "train", "id", Shareable(), played.server.context()
-    )
-    assert "DROPPED a late answer of site-9 to task train" in caplog.text
+@pytest.mark.parametrize("changed", [{"rounds": None}, {"rounds": 0}, {"step_timeout_s": 0}, {"grace_s": None}])
+def test_a_step_of_a_sum_is_not_waited_for_for_ever(changed):
+    mode = SecaggServer(protection("he"), SPEC, ["model"], [])
+    settings = {"mode": mode, "rounds": 2, "about": ABOUT, "round_timeout_s": 60, "step_timeout_s": 30, "grace_s": 60}
+    ServerController(**settings)
+    with pytest.raises(ConfigRefused):
+        ServerController(**settings | changed)

@@ -1,39 +1,29 @@
 """One hospital that lies in a hidden sum, in whole runs: it is out, the others go on, and nobody else can be pushed out."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
-from hidden_federation import HIDDEN, SITES
-from nvflare.apis.dxo import from_shareable
+from secagg_federation import FIVE, HIDDEN, MASKED, MODES, Federation
 
-from wardround.flare import sealed, wire
+from wardround.errors import Refusal
 from wardround.privacy import statements
+from wardround.privacy.calls import Call
 from wardround.privacy.statements import Moment
-
-FIVE = (*SITES, "site-5")
-MASKED = ("masked", "he with masks", "ring")
 
 
 def said_otherwise(played, site, reply, payload=None, kind=None, **changed):
     """Return a reply in which a site says something else, with its own good signature."""
-    dxo = from_shareable(reply)
-    signed = statements.Signed(*(dxo.data[key] for key in ("text", "signature", "certificate")))
-    said = statements.peek(signed)
+    said = statements.peek(reply.statement)
     moment = Moment(said["run"], said["round"], said["attempt"])
-    identity = played.sites[site].secure.open(played.sites[site].context()).participant.identity
     keys = statements.SHAPES[kind or said["kind"]]
     fields = {key: said[key] for key in keys if key in said} | changed
-    lie = statements.sign(identity, kind or said["kind"], moment, **fields)
-    dxo.data |= {
-        "text": lie.text,
-        "signature": lie.signature,
-        "payload": dxo.data["payload"] if payload is None else payload,
-    }
-    return dxo.to_shareable()
+    lie = statements.sign(played.sites[site].identity, kind or said["kind"], moment, **fields)
+    return replace(reply, statement=lie, payload=reply.payload if payload is None else payload)
 
 
 def said_in(reply):
-    return statements.peek(statements.Signed(from_shareable(reply).data["text"], b"", b""))
+    return statements.peek(reply.statement)
 
 
 def lying(played, liar, task, change, rounds=(0, 1)):
@@ -54,7 +44,7 @@ def require_alone(played, liar, reason):
     assert problem.startswith(f"{liar} was lost in "), problem
     assert reason in problem
     others = [site for site in played.names if site != liar]
-    assert [entry["aggregated"] for entry in played.record["rounds"]] == [others] * 2
+    assert [entry["aggregated"] for entry in played.rounds] == [others] * 2
     assert set(played.record["final"]) == set(others)
     assert len(set(played.models(others).values())) == 1
 
@@ -69,7 +59,7 @@ def test_shares_that_do_not_open_cost_their_sender_its_place_and_no_victim_its(f
 
     played.run(meddle=lying(played, "site-3", "prepare", nonsense))
     require_alone(played, "site-3", "a share that does not open")
-    assert played.record["rounds"][0]["attempts"] == 2
+    assert played.rounds[0]["attempts"] == 2
     assert [site.hospital.trained for name, site in played.sites.items() if name != "site-3"] == [[0, 1]] * 4
 
 
@@ -119,7 +109,7 @@ def test_a_complaint_that_is_not_true_costs_who_made_it(federation, mode):
 
     played.run(meddle=lying(played, "site-3", "train", accuse))
     require_alone(played, "site-3", "complains about a share")
-    shown = [said_in(reply) for task, name, reply in played.messages if task == "unmask" and name != "server"]
+    shown = [said_in(reply) for task, _, reply in played.messages if task == "unmask"]
     keys = [said["keys"] for said in shown if said["kind"] == "justify"]
     assert [list(one) for one in keys] == [["site-3"], ["site-3"]]
 
@@ -136,7 +126,7 @@ def test_an_accused_site_that_shows_nothing_is_not_in_the_round(federation):
 
     played.run(meddle=meddle)
     others = [site for site in FIVE if site != "site-3"]
-    assert [entry["aggregated"] for entry in played.record["rounds"]] == [others] * 2
+    assert [entry["aggregated"] for entry in played.rounds] == [others] * 2
     assert all(problem.startswith("site-3") for problem in played.problems)
 
 
@@ -147,7 +137,7 @@ def test_wrong_shares_in_the_opening_are_the_fault_of_who_hands_them_over(federa
     played.run(meddle=wrong)
     (problem,) = played.problems
     assert problem.startswith("site-3 was lost in round 1")
-    assert [entry["aggregated"] for entry in played.record["rounds"]] == [
+    assert [entry["aggregated"] for entry in played.rounds] == [
         list(FIVE),
         [s for s in FIVE if s != "site-3"],
     ]
@@ -161,8 +151,7 @@ def test_a_payload_of_another_length_is_refused_even_if_it_comes_first(federatio
     def meddle(asked, site, call, reply):
         if (asked, site) != ("train", liar):
             return reply
-        payload = from_shareable(reply).data["payload"]
-        lie = payload * 2 if "he" in mode else bytes(8)
+        lie = reply.payload * 2 if "he" in mode else bytes(8)
         return said_otherwise(played, site, reply, lie, sha256=hashlib.sha256(lie).hexdigest())
 
     played.run(meddle=meddle)
@@ -183,28 +172,35 @@ def test_a_site_of_another_job_is_lost_and_no_other(federation):
     require_alone(played, "site-1", "another job, or other settings")
 
 
+def of_another_job(played: Federation) -> Federation:
+    """Return the federation with sites that know another id or other settings of their job."""
+    for site in played.sites.values():
+        site.job = "cd" * 32
+        site.restart()
+    return played
+
+
 @pytest.mark.parametrize("mode", ["he", "masked"])
 def test_two_jobs_that_a_server_gives_one_run_do_not_mix(federation, mode):
     """Everything that a site derives or signs belongs to the job that it knows: another id or settings, and they refuse."""
-    one, other = federation(mode), federation(mode)
-    for site in other.sites.values():
-        site.executor.seed = 7
-    other.controller._run = one.controller._run
-    calls = []
-    one.run(before=lambda task, site, call: calls.append((task, site, call)))
-    other.run()
-    assert (one.problems, other.problems) == ([], [])
-    joins = [{s["job"] for s in map(statements.peek, c.joins)} for _, _, c in calls if c.joins]
+    one = federation(mode).run()
+    assert one.problems == []
+    calls = [(asked.task, asked.call) for asked in one.asked]
+    joins = [{s["job"] for s in map(statements.peek, call.joins)} for _, call in calls if call.joins]
     joins += [
-        {s["job"] for s in map(statements.peek, c.prepares)} for t, _, c in calls if t == "train" and mode == "he"
+        {s["job"] for s in map(statements.peek, call.prepares)} for t, call in calls if t == "train" and mode == "he"
     ]
     assert joins
     assert all(len(jobs) == 1 for jobs in joins)
     task = "prepare" if mode == "masked" else "train"
-    call = next(call for asked, _, call in calls if asked == task and call.moment.round == 0)
-    fresh = federation(mode)
-    for site in fresh.sites.values():
-        site.executor.seed = 7
-    site = fresh.sites["site-1"]
-    site.answer("join", sealed.call_message(sealed.Call(Moment(one.controller._run, -1, 0), 2)))
-    assert wire.refusal_code(site.answer(task, sealed.call_message(call))) in ("round", "TASK_RESULT_FILTER_ERROR")
+    call = next(call for asked, call in calls if asked == task and call.moment.round == 0)
+    site = of_another_job(federation(mode)).sites["site-1"]
+    site.answer("join", Call(Moment(call.moment.run, -1, 0), 2))
+    with pytest.raises(Refusal) as refused:
+        site.answer(task, call)
+    assert refused.value.code == "round"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_all_sites_of_another_job_are_a_run_of_their_own(federation, mode):
+    assert of_another_job(federation(mode)).run().problems == []

@@ -1,0 +1,196 @@
+"""One attempt at one secure sum, as the server runs it: a pure generator that yields Asks.
+
+    [prepare]  train  [hop, hop, ...]  [unmask]        [..]: where the protection needs it
+
+When it returns, the sum lies open in the collector. It knows neither network nor clock nor files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from wardround.core.attendance import Attendance
+from wardround.core.run_log import RunLog, absent
+from wardround.core.stages import STEP, TRAINING, Ask, Replies
+from wardround.errors import ConfigRefused, RoundRefused
+from wardround.messages.versions import require_version
+from wardround.privacy import statements
+from wardround.privacy.calls import HOP, PREPARE, TRAIN, UNMASK, Call, Reply, Revealed
+from wardround.privacy.collector import Collector
+from wardround.privacy.protection import Protection
+from wardround.privacy.roster import require_prepare, ring_order
+from wardround.privacy.statements import Moment, Signed
+
+Steps = Generator[Ask, Replies, None]
+
+
+@final
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt.
+
+    rounds: how many the run has
+    fingerprint: of the network that every site must train
+    joins: the statements of the sites that are there
+    sums: those that one of these sites may lack
+    """
+
+    moment: Moment
+    rounds: int
+    protection: Protection
+    collector: Collector
+    record: RunLog
+    attendance: Attendance
+    fingerprint: str
+    joins: tuple[Signed, ...]
+    sums: tuple[Revealed, ...]
+
+    @property
+    def least(self) -> int:
+        """Return how many sites a sum must hold: min_sites; with masks, those that open them."""
+        opens = self.protection.threshold_of(len(self.joins)) if self.protection.masks else 0
+        return max(self.protection.min_sites, opens)
+
+    def run(self) -> Generator[Ask, Replies, list[str]]:
+        """Run the attempt; return the sites that had prepared and whose masks were removed.
+
+        too few sites, or shares that do not open: RoundRefused, and the round may be run again
+        shares that were handed out and opened nothing: ConfigRefused, and it must not be
+        """
+        prepares = self.joins
+        if self.protection.masks:
+            prepares = yield from self._prepare()
+        self.collector.begin(self.moment, prepares)
+        call = Call(self.moment, self.rounds, self.joins, prepares, self.sums)
+        trained = yield from self._train(call)
+        if self.collector.complaints:
+            yield from self._resolve(call)
+        for site, reason in self.collector.settle().items():
+            self.attendance.lose(site, reason)
+        if self.protection.ring:
+            yield from self._pass_around(call, [site for site in trained if site not in self.attendance.missing])
+        self._require_enough()
+        if not self.protection.masks:
+            return []
+        return (yield from self._unmask(call))
+
+    def _prepare(self) -> Generator[Ask, Replies, tuple[Signed, ...]]:
+        """Collect the mask keys and the sealed shares of this attempt."""
+        found: dict[str, Signed] = {}
+
+        def take(site: str, reply: Reply) -> None:
+            said = self._read(site, reply, PREPARE)
+            require_prepare(said, self.joins)
+            found[site] = reply.statement
+
+        yield Ask(PREPARE, Call(self.moment, self.rounds, self.joins), take, need=self.least, deadline=STEP)
+        return tuple(found[site] for site in sorted(found))
+
+    def _train(self, call: Call) -> Generator[Ask, Replies, tuple[str, ...]]:
+        """Have the sites train; in a star their payloads are added as they come."""
+        replies = yield Ask(TRAIN, call, self._take_update, need=self.least, deadline=TRAINING)
+        self.record.traffic(down=len(replies.answered) * sum(len(one.payload) for one in self.sums))
+        return replies.answered
+
+    def _take_update(self, site: str, reply: Reply) -> None:
+        if statements.peek(reply.statement)["kind"] == "complain":
+            self.collector.complain(site, reply.statement)
+            return
+        facts = reply.meta["facts"]
+        require_version(site, facts)
+        if facts["fingerprint"] != self.fingerprint:
+            raise statements.refused(site, f"fingerprint {facts['fingerprint']}", self.fingerprint)
+        if self.protection.ring:
+            self.collector.ready(site, reply.statement)
+        else:
+            self.collector.submit(site, reply.statement, reply.payload)
+        self.record.update(site, reply.meta["numbers"], facts, len(reply.payload))
+
+    def _resolve(self, call: Call) -> Steps:
+        """Find out who lied where a share did not open, and take that site out.
+
+        Always raises RoundRefused: the round is run again without the liar. Nothing was opened yet,
+        and an attempt that is run again has fresh keys, so what is shown here says nothing more.
+        """
+        answers: dict[str, Signed] = {}
+
+        def take(site: str, reply: Reply) -> None:
+            self._read(site, reply, "justify")
+            answers[site] = reply.statement
+
+        for accused, accusers in self.collector.accused().items():
+            complaints = tuple(self.collector.complaints[accuser] for accuser in accusers)
+            asked = Call(self.moment, self.rounds, prepares=call.prepares, complaints=complaints)
+            yield Ask(UNMASK, asked, take, to=(accused,), deadline=STEP)
+        for site, reason in self.collector.judge(self.joins, answers).items():
+            self.attendance.lose(site, reason)
+        raise RoundRefused(
+            f"the shares of round {self.moment.round + 1}",
+            found=f"shares that do not open; {absent(self.attendance.missing)}",
+            expected="a share from every site that opens at every other",
+            fix="the round is run again without the sites that lied; ask them what they run",
+        )
+
+    def _pass_around(self, call: Call, ready: Sequence[str]) -> Steps:
+        """Pass the sum round the ring, from site to site; a site that does not answer is passed over."""
+        last: Reply | None = None
+
+        def take(site: str, reply: Reply) -> None:
+            nonlocal last
+            self.collector.hop(site, reply.statement, reply.payload)
+            last = reply
+            self.record.traffic(up=len(reply.payload))
+
+        for site in ring_order(ready, call.prepares):
+            hop = Call(
+                self.moment,
+                self.rounds,
+                prepares=call.prepares,
+                ready=tuple(ready),
+                done=tuple(self.collector.added),
+                hop=last.statement if last else None,
+                payload=last.payload if last else b"",
+            )
+            self.record.traffic(down=len(hop.payload))
+            yield Ask(HOP, hop, take, to=(site,), deadline=STEP)
+
+    def _require_enough(self) -> None:
+        added = len(self.collector.added)
+        if added < self.least:
+            raise RoundRefused(
+                f"round {self.moment.round + 1} has too few sites",
+                found=f"{added} sites in the sum; {absent(self.attendance.missing)}",
+                expected=f"at least {self.least} (min_sites; with masks, those that open them)",
+                fix="mend the sites named in this log and run the job again",
+            )
+
+    def _unmask(self, call: Call) -> Generator[Ask, Replies, list[str]]:
+        """Have those that are in the sum open its masks."""
+        answers: dict[str, Signed] = {}
+
+        def take(site: str, reply: Reply) -> None:
+            self.collector.read_shares(site, reply.statement)
+            answers[site] = reply.statement
+
+        inside = self.collector.added
+        asked = Call(self.moment, self.rounds, self.joins, call.prepares, survivors=tuple(sorted(inside)))
+        enough = self.protection.threshold_of(len(self.joins))
+        yield Ask(UNMASK, asked, take, to=tuple(inside), need=enough, deadline=STEP)
+        try:
+            return self.collector.unmask(answers)
+        except RoundRefused as refusal:
+            for site, reason in self.collector.blamed.items():
+                self.attendance.lose(site, reason)
+            # Who answered has given its shares for THIS sum and refuses any other one of this round:
+            # the difference of two sums is the update of one hospital.
+            raise ConfigRefused(
+                f"round {self.moment.round + 1} cannot be opened, nor run again: {refusal.what}",
+                found=refusal.found,
+                expected=refusal.expected,
+                fix="mend the sites named in this log and start the job anew",
+            ) from refusal
+
+    def _read(self, site: str, reply: Reply, kind: str) -> Mapping[str, object]:
+        return statements.read_own(site, reply.statement, kind, self.moment, self.collector.authority)

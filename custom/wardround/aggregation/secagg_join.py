@@ -1,0 +1,109 @@
+"""The first step of a secure sum: every site says once in a run which key it has and which job it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import final
+
+from wardround.core.attendance import Attendance
+from wardround.core.stages import STEP, Ask, Replies
+from wardround.errors import ConfigRefused
+from wardround.privacy import statements, sum_key
+from wardround.privacy.calls import JOIN, Call, Reply
+from wardround.privacy.identity import Authority
+from wardround.privacy.protection import Protection
+from wardround.privacy.roster import JOINED, joined, require_join
+from wardround.privacy.statements import Signed
+
+
+@final
+class Joins:
+    """The `join` statements of one run: all of one job and one sum key.
+
+    key_id: of the sum key in the server's own kit; "" without encryption
+    run: the name of this run, fresh whenever the server starts
+    rounds, begun: how many rounds the run has, and how many were done when the server began
+    """
+
+    def __init__(
+        self,
+        protection: Protection,
+        authority: Authority,
+        key_id: str,
+        run: str,
+        rounds: int,
+        begun: int,
+    ) -> None:
+        self.job = ""
+        self._protection = protection
+        self._authority = authority
+        self._key_id = key_id
+        self._moment = joined(run)
+        self._call = Call(self._moment, rounds, begun=begun)
+        self._signed: dict[str, Signed] = {}
+
+    def ask(self, sites: Sequence[str], attendance: Attendance) -> Generator[Ask, Replies, None]:
+        """Have these sites join; take out those of another job than most.
+
+        no job that more than half of the sites serve: ConfigRefused
+        """
+        yield Ask(
+            JOIN,
+            self._call,
+            self._take,
+            to=tuple(sites),
+            need=self._protection.min_sites,
+            deadline=STEP,
+            round_=JOINED,
+        )
+        self._require_one_job(attendance)
+
+    def of(self, sites: Iterable[str]) -> tuple[Signed, ...]:
+        """Return the statements of those of these sites that have joined."""
+        return tuple(self._signed[site] for site in sites if site in self._signed)
+
+    def strangers(self, sites: Iterable[str]) -> list[str]:
+        """Return those of these sites that have not joined."""
+        return [site for site in sites if site not in self._signed]
+
+    def forget(self, sites: Iterable[str]) -> None:
+        """Forget the statements of sites that were started again: their keys may be gone."""
+        for site in sites:
+            self._signed.pop(site, None)
+
+    def _take(self, site: str, reply: Reply) -> None:
+        said = statements.read_own(site, reply.statement, "join", self._moment, self._authority)
+        if said["key_id"] != self._key_id:
+            raise ConfigRefused(
+                f"the sum key of {site}",
+                found=f"key {said['key_id'] or 'none'} in its startup/{sum_key.SITE_FILE}",
+                expected=f"key {self._key_id or 'none'}, as in the server's startup/{sum_key.SERVER_FILE}",
+                fix=f"install at {site} the startup kit of this project",
+            )
+        require_join(said)
+        self._signed[site] = reply.statement
+
+    def _require_one_job(self, attendance: Attendance) -> None:
+        jobs = {site: statements.peek(signed)["job"] for site, signed in self._signed.items()}
+        self.job = majority(jobs, "the job that the hospitals serve, by its id and settings", "one job everywhere")
+        for site in [site for site, job in jobs.items() if job != self.job]:
+            del self._signed[site]
+            reason = "it serves another job, or other settings of it, than most hospitals"
+            attendance.lose(site, reason, JOINED)
+
+
+def majority(said: Mapping[str, str], what: str, expected: str) -> str:
+    """Return what more than half of the sites said; "" where none said anything.
+
+    no majority: ConfigRefused, and nobody is blamed
+    """
+    values = list(said.values())
+    most = max(values, key=values.count, default="")
+    if values and 2 * values.count(most) <= len(values):
+        raise ConfigRefused(
+            what,
+            found=f"{len(set(values))} different ones, none at more than half of {len(values)} sites",
+            expected=expected,
+            fix="deploy one job folder to all sites, and start the job anew",
+        )
+    return most

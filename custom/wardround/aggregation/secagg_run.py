@@ -1,0 +1,188 @@
+"""The server's run of a secure sum: a pure generator that asks, checks, adds and relays, and never has the model.
+
+    join once; then in every round   [prepare]  train  [hop, hop, ...]  [unmask]; then finish
+                                                            [..]: where the protection needs it
+
+A site that goes missing after `prepare` is left out, and its masks are removed. Where too few sites
+are there to do that, the round is run again with those that are: they keep their integers, so
+nothing is trained twice. In the next round a missing site is asked again and handed the sums that
+it lacks, so that every site comes to the same model by the same sums. A late update never counts in
+another round: its mask, and under differential privacy its charge, belong to its own.
+
+What is yielded and sent in is said in core/stages.py. The run knows neither NVFlare nor a clock,
+and no folder but that of its state.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Any, final
+
+from wardround.aggregation.secagg_attempt import Attempt
+from wardround.aggregation.secagg_join import Joins, majority
+from wardround.aggregation.secagg_state import SecaggState
+from wardround.core.attendance import Attendance
+from wardround.core.run_log import RunLog, absent
+from wardround.core.stages import TRAINING, Ask, Replies, Run
+from wardround.errors import RoundRefused
+from wardround.privacy import statements
+from wardround.privacy.calls import FINISH, Call, Reply, Revealed
+from wardround.privacy.collector import Collector
+from wardround.privacy.protection import Protection
+from wardround.privacy.roster import roster_digest
+from wardround.privacy.statements import Moment
+from wardround.rng import secret
+
+ATTEMPTS = 3
+"""How often a round is tried. Every attempt has fewer sites than the one before."""
+
+_log = logging.getLogger(__name__)
+
+
+@final
+class SecaggRun:
+    """One run of the server; a ServerRun (core/stages.py).
+
+    protection: the job's promise, the same as at the sites
+    collector: adds, and checks who says what
+    key_id: of the sum key in the server's own kit; "" without encryption
+    rounds: how many the whole run has
+    fingerprint: of the network that every site must train
+    """
+
+    def __init__(
+        self,
+        protection: Protection,
+        collector: Collector,
+        key_id: str,
+        state: SecaggState,
+        record: RunLog,
+        rounds: int,
+        fingerprint: str,
+    ) -> None:
+        self.protection = protection
+        self.collector = collector
+        self.state = state
+        self.record = record
+        self.rounds = rounds
+        self.fingerprint = fingerprint
+        # Every start of the server is a run of its own, with keys of its own.
+        self._name = secret(16).hex()
+        self._joins = Joins(protection, collector.authority, key_id, self._name, rounds, begun=state.round)
+        self._reached = reached(state.history)
+
+    @property
+    def done(self) -> int:
+        """Return how many rounds are done."""
+        return self.state.round
+
+    def best(self) -> dict[str, Any] | None:
+        """Return the round whose incoming model was judged best, with its score; None: none was."""
+        return self.record.best(self.state.history, self.rounds)
+
+    def run(self, attendance: Attendance) -> Run:
+        """Have the sites join, run the rounds that are left, and have the final model judged.
+
+        fewer sites than a sum must hold, or more than it has room for: ConfigRefused
+        """
+        self.protection.require_enough(len(attendance.configured), "the sites of this run")
+        yield from self._joins.ask(attendance.left(), attendance)
+        for round_ in range(self.state.round, self.rounds):
+            yield from self._round(round_, attendance)
+        return (yield from self._judge(attendance))
+
+    def _round(self, round_: int, attendance: Attendance) -> Generator[Ask, Replies, None]:
+        self.record.begin_round(round_, 0)
+        attendance.begin_round(round_)
+        yield from self._join_again(attendance)
+        for attempt in range(ATTEMPTS):
+            there = attendance.present()
+            words = f"round {round_ + 1}: the sites that are there ({absent(attendance.missing)})"
+            self.protection.require_enough(len(there), words)
+            again = f", attempt {attempt + 1}" if attempt else ""
+            _log.info(f"round {round_ + 1}/{self.rounds} begins with {len(there)} sites{again}")
+            moment = Moment(self._name, round_, attempt)
+            try:
+                recovered = yield from self._attempt(moment, there, attendance).run()
+                break
+            except RoundRefused as refusal:
+                # With the same sites it would fail the same way.
+                if attempt + 1 == ATTEMPTS or len(attendance.present()) == len(there):
+                    raise
+                _log.warning(f"round {round_ + 1} is run again without the missing sites: {refusal}")
+        self._close(moment, recovered, attendance)
+
+    def _join_again(self, attendance: Attendance) -> Generator[Ask, Replies, None]:
+        """Have sites join that were started again, or that were not there before."""
+        self._joins.forget(attendance.returned)
+        attendance.returned.clear()
+        if strangers := self._joins.strangers(attendance.present()):
+            yield from self._joins.ask(strangers, attendance)
+
+    def _attempt(self, moment: Moment, there: Sequence[str], attendance: Attendance) -> Attempt:
+        return Attempt(
+            moment=moment,
+            rounds=self.rounds,
+            protection=self.protection,
+            collector=self.collector,
+            record=self.record,
+            attendance=attendance,
+            fingerprint=self.fingerprint,
+            joins=self._joins.of(there),
+            sums=self._sums(there),
+        )
+
+    def _sums(self, sites: Iterable[str]) -> tuple[Revealed, ...]:
+        """Return the sums that one of these sites may lack."""
+        behind = min((self._reached.get(site, 0) for site in sites), default=self.state.round)
+        return self.state.since(behind)
+
+    def _close(self, moment: Moment, recovered: Sequence[str], attendance: Attendance) -> None:
+        """Write down the sum that lies open in the collector."""
+        added = sorted(self.collector.added)
+        configured = attendance.configured
+        _log.info(f"{len(added)} of {len(configured)} sites are in the sum")
+        # Who voted on what the round starts from has the model of this round, in the sum or not.
+        self._reached |= dict.fromkeys(self.collector.agreed, moment.round)
+        why = {site: reason for site, reason in attendance.missing.items() if site not in added}
+        entry = self.record.end_round(configured, added, self.record.seconds(), moment.attempt + 1, recovered, why)
+        revealed = Revealed(
+            moment,
+            tuple(added),
+            len(configured),
+            entry["val_score"],
+            self.collector.payload(),
+            roster_digest(self.collector.prepares),
+        )
+        oldest = min((self._reached.get(site, 0) for site in attendance.left()), default=moment.round)
+        self.state.add(revealed, entry, oldest)
+        _log.info(self.record.line(self.rounds))
+
+    def _judge(self, attendance: Attendance) -> Generator[Ask, Replies, bool]:
+        """Have every site judge the models on its own patients, and compare the final models by their digests."""
+        _log.info("every site now judges the models on its own patients")
+        attendance.begin_round(self.rounds)
+        moment = Moment(self._name, self.rounds, 0)
+        models: dict[str, str] = {}
+
+        def take(site: str, reply: Reply) -> None:
+            said = statements.read_own(site, reply.statement, "judged", moment, self.collector.authority)
+            if said["job"] != self._joins.job:
+                raise statements.refused(site, "the end of another job", "the job that it joined")
+            models[site] = said["model"]
+            self.record.scores(site, reply.meta["scores"])
+
+        asked = attendance.present()
+        call = Call(moment, self.rounds, revealed=self._sums(asked))
+        replies = yield Ask(FINISH, call, take, deadline=TRAINING)
+        most = majority(models, "the final model", "one model at every site")
+        for site in sorted(site for site, model in models.items() if model != most):
+            attendance.lose(site, "it holds another final model than most hospitals")
+        self.record.run["model"]["sha256"] = most
+        return list(replies.answered) == asked
+
+
+def reached(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return by site the last round that it trained: it has the model that this round began with."""
+    return {site: entry["round"] for entry in history for site in entry["trained"]}
