@@ -23,12 +23,16 @@ class Refuses:
 
 @dataclass
 class Played:
-    """asked: (task, sites) of every Ask | whole: what the run returned | stopped: the Refusal that ended it"""
+    """asked: (task, sites) of every Ask | whole: what the run returned | stopped: the Refusal that ended it
+
+    rejected: why, of every message that was not accepted
+    """
 
     there: Attendance
     asked: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     whole: bool | None = None
     stopped: Refusal | None = None
+    rejected: list[str] = field(default_factory=list)
 
 
 def play(
@@ -37,14 +41,16 @@ def play(
     rounds: int,
     abort: Callable[[Ask], bool] = lambda ask: False,
     crash: Callable[[Ask], bool] = lambda ask: False,
+    there: Attendance | None = None,
 ) -> Played:
     """Run it to its end; every site answers with `answers[site](ask)`; None: it is silent.
 
     abort: whether the run is aborted while this Ask is open: the generator is closed
     crash: whether the server dies while it is open: the generator is left where it is
+    there: given by a test that looks at it, or changes it, while the run goes on
     An answer that is a list is several messages of one site, as a forger, or a network that repeats one, sends them.
     """
-    played = Played(Attendance(answers, rounds, run.record))
+    played = Played(there or Attendance(answers, rounds, run.record))
     steps = run.run(played.there)
     replies: Replies | None = None
     while True:
@@ -71,11 +77,12 @@ def _asked(played: Played, ask: Ask, answers: Mapping[str, Answer]) -> Replies:
     for site in targets:
         said = answers[site](ask)
         for message in said if isinstance(said, list) else [said]:
-            _folded(there, ask, site, message, answered)
+            _folded(played, ask, site, message, answered)
     return Replies(tuple(answered), dict(there.missing))
 
 
-def _folded(there: Attendance, ask: Ask, site: str, message: Any, answered: list[str]) -> None:
+def _folded(played: Played, ask: Ask, site: str, message: Any, answered: list[str]) -> None:
+    there = played.there
     if message is None:
         there.miss(site, SILENT, ask.round_)
     elif isinstance(message, Refuses):
@@ -86,6 +93,8 @@ def _folded(there: Attendance, ask: Ask, site: str, message: Any, answered: list
             ask.take(site, message)
         except Refusal as refusal:
             # What a site sent before stays in the round: it is folded in already.
+            played.rejected.append(str(refusal))
             there.lose(site, f"rejected: {refusal.code}", ask.round_)
         else:
-            answered.append(site)
+            if site not in answered:
+                answered.append(site)
