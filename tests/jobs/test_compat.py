@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections import Counter
 from dataclasses import replace
 from functools import cache
@@ -12,8 +13,9 @@ import pytest
 
 from wardround.core.traits import require_fit
 from wardround.errors import ConfigRefused
-from wardround.jobs import compat, recipes
-from wardround.jobs.building import parts_of, require_buildable
+from wardround.flare.ran import require_same
+from wardround.jobs import compat, folder, recipes
+from wardround.jobs.building import class_at, parts_of, require_buildable
 from wardround.jobs.cli import main
 
 MASKS = {"same_masks": ["sharing=klmask", "sharing.choose=head"], "klmask": ["sharing=klmask"]}
@@ -99,7 +101,8 @@ def job_of(cell: compat.Cell) -> recipes.Job:
     name = "brats_scaffold" if cell["algorithm"] == "scaffold" else "brats_fedavg"
     masked = {"plaintext": "in_the_clear", "fixed": "fixed_point", "he": "he", "ring": "ring"}
     privacy = f"privacy={masked.get(cell['secagg'], 'masked')}"
-    made = printed(name, privacy, f"aggregation={cell['aggregation']}", *SHARINGS[cell["sharing"]])
+    rest = [f"aggregation={cell['aggregation']}", f"compression={cell['compression']}", *SHARINGS[cell["sharing"]]]
+    made = printed(name, privacy, *rest)
     privacy = dict(made.privacy)
     if made.protection is not None:
         args = made.protection | {"weights": "equal"}
@@ -110,15 +113,39 @@ def job_of(cell: compat.Cell) -> recipes.Job:
         source = "brats_dp_record" if cell["dp"] == "patient" else "brats_dp_adaptive"
         private = copy.deepcopy(printed(source).privacy)
         privacy |= {key: private[key] for key in ("mechanism", "dp", "scaling") if key in private}
+        if cell["dp"] == "hospital" and made.protection is not None:
+            sum_ = privacy["protection"]["args"] | {"bits": 16}
+            made_for = {key: sum_[key] for key in ("sites", "min_sites", "bits")} | {"hidden": sum_["masks"]}
+            privacy["mechanism"]["args"]["promise"]["args"] |= made_for
+            privacy["protection"] = privacy["protection"] | {"args": sum_}
     return replace(made, privacy=privacy, rival=cell["beside"] == "beside")
+
+
+def part(value):
+    """Return what NVFlare builds of a {"path", "args"}, with everything inside it."""
+    if not (isinstance(value, dict) and "path" in value):
+        return value
+    return class_at(value["path"], "part")(**{key: part(one) for key, one in value["args"].items()})
+
+
+def load(job: recipes.Job) -> None:
+    """Build both ends of a printed job, and let the executor take over what `outbound` promises, as at its first task."""
+    client = folder.client_config(job)
+    promised = next(part(one) for one in client["components"] if one["id"] == "outbound")
+    executor = part(client["executors"][0]["executor"])
+    executor.trainer.bind(promised)
+    if job.protection is None:
+        part(folder.server_config(job)["workflows"][0]["args"]["mode"])
 
 
 PRINTED = [
     cell
     for cell in compat.cells()
-    if cell["aggregation"] == "mean"
-    and cell["compression"] == "none"
-    and cell["secagg"] in ("plaintext", "masked", "he")
+    if cell["secagg"] in ("plaintext", "masked") and (cell["compression"], cell["aggregation"]) == ("none", "mean")
+]
+# A row that is refused as such, and of every smallest conflict one cell.
+REFUSED = [compat.cell_of(row) for row in compat.rows() if compat.row_misfit(row) is not None] + [
+    compat.cell_of([*one.names, *one.rows[-1]]) for one in compat.conflicts()
 ]
 
 
@@ -134,9 +161,58 @@ def test_a_job_is_refused_for_the_reason_of_its_cell():
 
 
 def test_a_job_that_does_not_fit_is_not_printed():
-    """One for every smallest conflict: `require_buildable` is what every way to print or run a job asks."""
-    for one in compat.conflicts():
-        cell = compat.cell_of([*one.names, *one.rows[0]])
-        if cell in PRINTED:
-            with pytest.raises(ConfigRefused, match="wardround jobs compat"):
-                require_buildable(job_of(cell))
+    """`require_buildable` is what every way to print or run a job asks."""
+    for cell in REFUSED:
+        with pytest.raises(ConfigRefused) as caught:
+            require_buildable(job_of(cell))
+        assert str(caught.value) == str(compat.why_not(cell).refusal()), cell
+
+
+def test_a_job_that_does_not_fit_is_not_loaded():
+    """Somebody has written its two configs by hand: a hospital or the server refuses it for the same reason."""
+    for cell in REFUSED:
+        job = job_of(cell)
+        if cell["secagg"] != "plaintext" and cell["aggregation"] != "mean":
+            # The server of a hidden sum has no aggregation that a config could name.
+            assert "aggregation" not in folder.server_config(job)["workflows"][0]["args"]["mode"]["args"]
+            continue
+        with pytest.raises(ConfigRefused) as caught:
+            load(job)
+        wrong = compat.why_not(cell)
+        assert (caught.value.expected, caught.value.found.partition(" (since")[0]) == (wrong.expected, wrong.found), (
+            cell
+        )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["aggregation=median", "federation.min_sites=3"],
+        ["compression=top_k", "compression.share=0.02"],
+        ["compression=half", "sharing=norms_at_home"],
+        ["privacy=masked", "sharing=klmask"],
+    ],
+)
+def test_what_fits_is_printed_and_loaded(settings):
+    job = recipes.job("brats_fedavg", settings)
+    require_buildable(job)
+    load(job)
+
+
+def test_a_compression_is_in_both_configs_with_the_seed_of_the_job_and_on_the_card():
+    job = recipes.job("brats_fedavg", ["compression=rand_k", "compression.period=8", "task.seed=3"])
+    wanted = {"path": "wardround.compression.chosen.RandomSlices", "args": {"period": 8, "seed": 3}}
+    files = folder.job_files(job)
+    client, server = (json.loads(files[f"app/config/config_fed_{side}.json"]) for side in ("client", "server"))
+    assert client["components"][1]["args"]["compression"] == wanted
+    assert server["workflows"][0]["args"]["mode"]["args"]["compression"] == wanted
+    require_same(server, client)
+    assert "one of 8 slices of its values" in " ".join(files["CARD.md"].split())
+    server["workflows"][0]["args"]["mode"]["args"]["compression"]["args"]["period"] = 4
+    with pytest.raises(ConfigRefused, match="the report would say"):
+        require_same(server, client)
+
+
+def test_a_compression_that_is_none_is_refused():
+    with pytest.raises(ConfigRefused, match="did you mean top_k"):
+        recipes.job("brats_fedavg", ["compression=topk"])

@@ -62,8 +62,8 @@ class PlaintextServer:
                 "there is nothing",
                 fix="print the job again with `wardround jobs write`",
             )
-        self.compression = None if isinstance(compression, str) else compression
-        require_fit([] if self.compression is None else [self.compression], aggregation)
+        self.compression = compression
+        require_fit([] if self.compresses is None else [self.compresses], aggregation)
         require_tolerates(aggregation, min_sites)
         self.aggregation = aggregation
         self.rule = rule
@@ -75,6 +75,11 @@ class PlaintextServer:
         self.allowed_names = list(allowed_names)
         self.inputs = None if inputs is None else {key: one for key, one in inputs.items() if key != "config_type"}
 
+    @property
+    def compresses(self) -> Compression | None:
+        """Return the compression; None: updates come as float32."""
+        return None if isinstance(self.compression, str) else self.compression
+
     def open(self, fl_ctx: FLContext, rounds: int, about: dict[str, Any]) -> PlaintextRun:
         """Return a new run, or the one that the state folder holds; that of another job: a Refusal."""
         folder = places.state_folder(fl_ctx)
@@ -85,9 +90,9 @@ class PlaintextServer:
         out = places.run_folder(fl_ctx)
         travelling = model.travelling(self.home_roles)
         opening = None
-        if self.compression is not None:
+        if self.compresses is not None:
             blocks = {name: block for name, block in model.wire().items() if name in travelling}
-            opening = Opening(self.compression, Layout.of(blocks), model.memory, LARGEST_CHANGE)
+            opening = Opening(self.compresses, Layout.of(blocks), model.memory, LARGEST_CHANGE)
         return PlaintextRun(model, travelling, self.aggregation, record, rounds, self.min_sites, out, opening)
 
     def encode(self, message: wire.Order) -> Shareable:
@@ -97,6 +102,6 @@ class PlaintextServer:
         """Return what a site answers, strictly read: an update, or its scores."""
         if task != wire.TRAIN:
             return wire.read_scores(reply, self.allowed_names)
-        if self.compression is None:
+        if self.compresses is None:
             return wire.read_update(reply, self.allowed_names)
-        return wire_compressed.read_update(reply, self.compression.name, self.allowed_names)
+        return wire_compressed.read_update(reply, self.compresses.name, self.allowed_names)
