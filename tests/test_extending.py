@@ -90,6 +90,7 @@ def test_every_command_wrote_its_job(followed: Path) -> None:
         "mine_written",
         "personal",
         "later",
+        "robust",
     }
 
 
