@@ -1,8 +1,8 @@
 """One attempt at one secure sum, as the server runs it: a pure generator that yields Asks.
 
-    [prepare]  train  [hop, hop, ...]  [unmask]        [..]: where the protection needs it
+    [prepare]  train  [hop, hop, ...]  [unmask]      [..]: where the protection needs it
 
-When it returns, the sum lies open in the collector. It knows neither network nor clock nor files.
+When it returns, the sum lies open in the collector. It knows neither network, clock nor files.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Attempt:
         for site, reason in self.collector.settle().items():
             self.attendance.lose(site, reason)
         if self.protection.ring:
-            yield from self._pass_around(call, [site for site in trained if site not in self.attendance.missing])
+            missing = self.attendance.missing
+            yield from self._pass_around(call, [site for site in trained if site not in missing])
         self._require_enough()
         if not self.protection.masks:
             return []
@@ -85,13 +86,20 @@ class Attempt:
             require_prepare(said, self.joins)
             found[site] = reply.statement
 
-        yield Ask(PREPARE, Call(self.moment, self.rounds, self.joins), take, need=self.least, deadline=STEP)
+        yield Ask(
+            PREPARE,
+            Call(self.moment, self.rounds, self.joins),
+            take,
+            need=self.least,
+            deadline=STEP,
+        )
         return tuple(found[site] for site in sorted(found))
 
     def _train(self, call: Call) -> Generator[Ask, Replies, tuple[str, ...]]:
         """Have the sites train; in a star their payloads are added as they come."""
         replies = yield Ask(TRAIN, call, self._take_update, need=self.least, deadline=TRAINING)
-        self.record.traffic(down=len(replies.answered) * sum(len(one.payload) for one in self.sums))
+        handed = sum(len(one.payload) for one in self.sums)
+        self.record.traffic(down=len(replies.answered) * handed)
         return replies.answered
 
     def _take_update(self, site: str, reply: Reply) -> None:
@@ -111,8 +119,9 @@ class Attempt:
     def _resolve(self, call: Call) -> Steps:
         """Find out who lied where a share did not open, and take that site out.
 
-        Always raises RoundRefused: the round is run again without the liar. Nothing was opened yet,
-        and an attempt that is run again has fresh keys, so what is shown here says nothing more.
+        Always raises RoundRefused: the round is run again without the liar. Nothing was opened
+        yet, and an attempt that is run again has fresh keys, so what is shown here says nothing
+        more.
         """
         answers: dict[str, Signed] = {}
 
@@ -134,7 +143,7 @@ class Attempt:
         )
 
     def _pass_around(self, call: Call, ready: Sequence[str]) -> Steps:
-        """Pass the sum round the ring, from site to site; a site that does not answer is passed over."""
+        """Pass the sum round the ring; a site that does not answer is passed over."""
         last: Reply | None = None
 
         def take(site: str, reply: Reply) -> None:
@@ -175,7 +184,13 @@ class Attempt:
             answers[site] = reply.statement
 
         inside = self.collector.added
-        asked = Call(self.moment, self.rounds, self.joins, call.prepares, survivors=tuple(sorted(inside)))
+        asked = Call(
+            self.moment,
+            self.rounds,
+            self.joins,
+            call.prepares,
+            survivors=tuple(sorted(inside)),
+        )
         enough = self.protection.threshold_of(len(self.joins))
         yield Ask(UNMASK, asked, take, to=tuple(inside), need=enough, deadline=STEP)
         try:
@@ -183,8 +198,8 @@ class Attempt:
         except RoundRefused as refusal:
             for site, reason in self.collector.blamed.items():
                 self.attendance.lose(site, reason)
-            # Who answered has given its shares for THIS sum and refuses any other one of this round:
-            # the difference of two sums is the update of one hospital.
+            # Who answered has given its shares for THIS sum and refuses any other one of this
+            # round: the difference of two sums is the update of one hospital.
             raise ConfigRefused(
                 f"round {self.moment.round + 1} cannot be opened, nor run again: {refusal.what}",
                 found=refusal.found,
@@ -193,4 +208,5 @@ class Attempt:
             ) from refusal
 
     def _read(self, site: str, reply: Reply, kind: str) -> Mapping[str, object]:
-        return statements.read_own(site, reply.statement, kind, self.moment, self.collector.authority)
+        authority = self.collector.authority
+        return statements.read_own(site, reply.statement, kind, self.moment, authority)

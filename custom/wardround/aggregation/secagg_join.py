@@ -1,4 +1,4 @@
-"""The first step of a secure sum: every site says once in a run which key it has and which job it serves."""
+"""The first step of a secure sum: a site says once in a run which key and which job it has."""
 
 from __future__ import annotations
 
@@ -85,7 +85,11 @@ class Joins:
 
     def _require_one_job(self, attendance: Attendance) -> None:
         jobs = {site: statements.peek(signed)["job"] for site, signed in self._signed.items()}
-        self.job = majority(jobs, "the job that the hospitals serve, by its id and settings", "one job everywhere")
+        self.job = majority(
+            jobs,
+            "the job that the hospitals serve, by its id and settings",
+            "one job everywhere",
+        )
         for site in [site for site, job in jobs.items() if job != self.job]:
             del self._signed[site]
             reason = "it serves another job, or other settings of it, than most hospitals"

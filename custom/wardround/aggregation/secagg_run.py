@@ -1,16 +1,20 @@
-"""The server's run of a secure sum: a pure generator that asks, checks, adds and relays, and never has the model.
+"""The server's run of a secure sum: a pure generator that never has the model.
 
-    join once; then in every round   [prepare]  train  [hop, hop, ...]  [unmask]; then finish
-                                                            [..]: where the protection needs it
+It asks, checks, adds and relays:
 
-A site that goes missing after `prepare` is left out, and its masks are removed. Where too few sites
-are there to do that, the round is run again with those that are: they keep their integers, so
-nothing is trained twice. In the next round a missing site is asked again and handed the sums that
-it lacks, so that every site comes to the same model by the same sums. A late update never counts in
-another round: its mask, and under differential privacy its charge, belong to its own.
+    join once
+    in every round   [prepare]  train  [hop, hop, ...]  [unmask]
+    finish                               [..]: where the protection needs it
 
-What is yielded and sent in is said in core/stages.py. The run knows neither NVFlare nor a clock,
-and no folder but that of its state.
+A site that goes missing after `prepare` is left out, and its masks are removed. Where too
+few sites are there to do that, the round is run again with those that are: they keep their
+integers, so nothing is trained twice. In the next round a missing site is asked again and
+handed the sums that it lacks, so that every site comes to the same model by the same sums.
+A late update never counts in another round: its mask, and under differential privacy its
+charge, belong to its own.
+
+What is yielded and sent in is said in core/stages.py. The run knows neither NVFlare nor a
+clock, and no folder but that of its state.
 """
 
 from __future__ import annotations
@@ -69,7 +73,14 @@ class SecaggRun:
         self.fingerprint = fingerprint
         # Every start of the server is a run of its own, with keys of its own.
         self._name = secret(16).hex()
-        self._joins = Joins(protection, collector.authority, key_id, self._name, rounds, begun=state.round)
+        self._joins = Joins(
+            protection,
+            collector.authority,
+            key_id,
+            self._name,
+            rounds,
+            begun=state.round,
+        )
         self._reached = reached(state.history)
 
     @property
@@ -143,10 +154,17 @@ class SecaggRun:
         added = sorted(self.collector.added)
         configured = attendance.configured
         _log.info(f"{len(added)} of {len(configured)} sites are in the sum")
-        # Who voted on what the round starts from has the model of this round, in the sum or not.
+        # Who voted on what the round starts from has its model, whether it is in the sum or not.
         self._reached |= dict.fromkeys(self.collector.agreed, moment.round)
         why = {site: reason for site, reason in attendance.missing.items() if site not in added}
-        entry = self.record.end_round(configured, added, self.record.seconds(), moment.attempt + 1, recovered, why)
+        entry = self.record.end_round(
+            configured,
+            added,
+            self.record.seconds(),
+            attempts=moment.attempt + 1,
+            recovered=recovered,
+            missing=why,
+        )
         revealed = Revealed(
             moment,
             tuple(added),
@@ -155,19 +173,23 @@ class SecaggRun:
             self.collector.payload(),
             roster_digest(self.collector.prepares),
         )
-        oldest = min((self._reached.get(site, 0) for site in attendance.left()), default=moment.round)
+        oldest = min(
+            (self._reached.get(site, 0) for site in attendance.left()),
+            default=moment.round,
+        )
         self.state.add(revealed, entry, oldest)
         _log.info(self.record.line(self.rounds))
 
     def _judge(self, attendance: Attendance) -> Generator[Ask, Replies, bool]:
-        """Have every site judge the models on its own patients, and compare the final models by their digests."""
+        """Have every site judge the models, and compare the final models by their digests."""
         _log.info("every site now judges the models on its own patients")
         attendance.begin_round(self.rounds)
         moment = Moment(self._name, self.rounds, 0)
         models: dict[str, str] = {}
 
         def take(site: str, reply: Reply) -> None:
-            said = statements.read_own(site, reply.statement, "judged", moment, self.collector.authority)
+            authority = self.collector.authority
+            said = statements.read_own(site, reply.statement, "judged", moment, authority)
             if said["job"] != self._joins.job:
                 raise statements.refused(site, "the end of another job", "the job that it joined")
             models[site] = said["model"]

@@ -1,4 +1,4 @@
-"""What the server of a secure sum keeps on disk: which rounds are done, and the sums that some site may still lack."""
+"""What the server of a secure sum keeps on disk: the rounds that are done, and their sums."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ FILE = "secure-round.json"
 class SecaggState:
     """The state after `round` rounds. The server has no model: it keeps sums.
 
-    A sum is kept until all sites that are left have applied it. A site that missed rounds is handed
-    the sums of those rounds, as they went to all others, and so comes to the same model.
+    A sum is kept until all sites that are left have applied it. A site that missed rounds is
+    handed the sums of those rounds, as they went to all others, and so comes to the same model.
 
     promise: the job's settings; a folder that another job wrote is refused
     """
@@ -34,7 +34,10 @@ class SecaggState:
 
     @staticmethod
     def open(folder: Path, promise: Mapping[str, Any]) -> SecaggState:
-        """Resume what the folder holds, or start. Another job's folder, or a damaged one: RoundRefused."""
+        """Resume what the folder holds, or start.
+
+        another job's folder, or a damaged one: RoundRefused
+        """
         state = SecaggState(folder, promise)
         path = folder / FILE
         if not path.is_file():
@@ -96,7 +99,8 @@ def _read(folder: Path, kept: Mapping[str, Any]) -> Revealed:
     moment = Moment(*kept["moment"])
     payload = (folder / _payload_name(moment.round)).read_bytes()
     sites = tuple(kept["sites"])
-    return Revealed(moment, sites, kept["configured"], kept["val_score"], payload, kept["roster"])
+    configured, val_score = kept["configured"], kept["val_score"]
+    return Revealed(moment, sites, configured, val_score, payload, kept["roster"])
 
 
 def _payload_name(round_: int) -> str:

@@ -1,4 +1,7 @@
-"""How the server of a secure sum opens its run, with the keys of its kit, and how its messages are written on the wire."""
+"""How the server of a secure sum opens its run, with the keys of its kit.
+
+And which of sealed.py's messages its Asks are on the wire.
+"""
 
 from __future__ import annotations
 
@@ -58,9 +61,10 @@ class SecaggServer:
         self.allowed_names = list(allowed_names)
 
     def open(self, fl_ctx: FLContext, rounds: int, about: dict[str, Any]) -> SecaggRun:
-        """Return a new run, or the one that the state folder holds; that of another job: a Refusal.
+        """Return a new run, or the one that the state folder holds.
 
-        a secret key in the server's folders, a missing or foreign key file: ConfigRefused
+        another job's state, a secret key in the server's folders, a missing or foreign key file:
+        a Refusal
         """
         startup = startup_folder(fl_ctx)
         # A report is read with the same list, and a resumed run must have it too.
@@ -80,7 +84,15 @@ class SecaggServer:
             "fingerprint": fingerprint(module),
         }
         record = RunRecord.begin(about, facts, places.in_simulator(fl_ctx), state.history)
-        return SecaggRun(self.protection, collector, key_id, state, record, rounds, facts["fingerprint"])
+        return SecaggRun(
+            self.protection,
+            collector,
+            key_id,
+            state,
+            record,
+            rounds,
+            facts["fingerprint"],
+        )
 
     def encode(self, message: Call) -> Shareable:
         """Return the task data of a call."""

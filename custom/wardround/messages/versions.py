@@ -10,7 +10,10 @@ from wardround.errors import ConfigRefused
 
 
 def require_version(site: str, facts: Mapping[str, Any]) -> None:
-    """Raise ConfigRefused unless a site runs this version: other code may train, round or count another way."""
+    """Raise ConfigRefused unless a site runs this version.
+
+    Other code may train, round or count another way.
+    """
     if facts["version"] != __version__:
         raise ConfigRefused(
             f"the wardround package of {site}",

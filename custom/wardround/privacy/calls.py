@@ -1,9 +1,9 @@
-"""Floor 3: what the server of a secure sum asks a site, and what the site answers, as plain values.
+"""Floor 3: what the server of a secure sum asks, and what a site answers, as plain values.
 
-These are the contents of the messages. How they travel, and how strictly they are read, is the matter of
-flare/sealed.py; who may say what, of statements.py.
+These are the contents of the messages. How they travel, and how strictly they are read, is the
+matter of flare/sealed.py; who may say what, of statements.py.
 
-    join, prepare, unmask   a statement and nothing else; `unmask` with complaints: a justification
+    join, prepare, unmask   a statement and nothing else; to complaints: a justification
     train                   a payload (star), that the site is ready (ring), or a complaint
     hop                     a payload
     finish                  the digest of the final model
@@ -17,15 +17,24 @@ from typing import Any, final
 
 from wardround.privacy.statements import Moment, Signed
 
-JOIN, PREPARE, TRAIN, HOP, UNMASK, FINISH = "join", "prepare", "train", "hop", "unmask", "finish"
+JOIN, PREPARE, TRAIN, HOP, UNMASK, FINISH = (
+    "join",
+    "prepare",
+    "train",
+    "hop",
+    "unmask",
+    "finish",
+)
 TASKS = (JOIN, PREPARE, TRAIN, HOP, UNMASK, FINISH)
 
 
 @final
 @dataclass(frozen=True)
 class Revealed:
-    """The sum of one round: whose it is, and the mean validation score of the model that they started from.
+    """The sum of one round.
 
+    sites: whose it is
+    val_score: the mean validation score of the model that they started from
     roster: the digest of the statements of who took part (roster.py), for sites that did not
     """
 
@@ -69,7 +78,11 @@ class Call:
 @final
 @dataclass(frozen=True)
 class Reply:
-    """Site to server: a statement, its payload (b"" where the kind has none), and the meta of its task."""
+    """Site to server.
+
+    payload: b"" where the kind of the statement has none
+    meta: the numbers that go with the task, as sealed.py lists them
+    """
 
     statement: Signed
     payload: bytes
