@@ -116,7 +116,7 @@ def test_words_for_numbers_are_refused(name, setting):
         ("sharing.home=[brain]", "head, norm, body, adapter"),
         ("scaling.start=[1,2]", "none or 12"),
         ("scaling.start=[0]", "numbers above 0"),
-        ("protection.weights=patients_open", "weights must be public"),
+        ("protection.weights=patients_open", "--set protection.weights=equal"),
         ("protection.bits=4", "more bits, or more noise"),
         ("dp.colluders=5", "colluders + 2"),
         ("federation.min_sites=2", "3 <= min_sites"),

@@ -1,4 +1,4 @@
-"""What every executor of ours does: turn failures into codes, open the hospital, stream the numbers that travel anyway."""
+"""What every task of a site does: turn failures into codes, keep its numbers at home, stream those that travel anyway."""
 
 from __future__ import annotations
 
