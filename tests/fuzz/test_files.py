@@ -121,7 +121,7 @@ def test_a_ledger(tmp_path):
 def test_the_state_of_a_server(tmp_path):
     state = SecaggState.open(tmp_path, {"job": "a"})
     revealed = Revealed(Moment("ab" * 16, 0, 0), ("site-1", "site-2", "site-3"), 3, 0.5, b"12345678", "ab" * 32)
-    state.done(revealed, {"round": 0, "trained": ["site-1"]}, 0)
+    state.add(revealed, {"round": 0, "trained": ["site-1"]}, 0)
     path = tmp_path / "secure-round.json"
     content = json.loads(path.read_text())
     hold(
