@@ -156,7 +156,7 @@ class Timed:
 
     def __init__(self, masks: KLMask) -> None:
         self.masks = masks
-        self.home_roles, self.changes, self.differs = masks.home_roles, masks.changes, masks.differs
+        self.home_roles, self.traits = masks.home_roles, masks.traits
         self.title, self.stays = masks.title, masks.stays
         self.found: dict[int, list[tuple[Times, Times]]] = {}
 

@@ -13,7 +13,7 @@ from wardround.aggregation.krum import Krum
 from wardround.aggregation.median import CoordinateMedian
 from wardround.aggregation.mixing import Mixed
 from wardround.aggregation.trimmed import TrimmedMean
-from wardround.core.stages import ADDITIVE, READABLE, Traits, require_fit
+from wardround.core.traits import ADDITIVE, READABLE, Traits, require_fit
 from wardround.errors import ConfigRefused, RoundRefused
 
 RULES = (
@@ -165,7 +165,7 @@ def test_updates_that_nobody_can_read_are_refused_when_the_job_is_made(rule):
         name = "mask"
         traits = Traits(needs=frozenset({ADDITIVE}), breaks=frozenset({READABLE}))
 
-    with pytest.raises(ConfigRefused, match="not readable since mask"):
+    with pytest.raises(ConfigRefused, match="nobody opens one by one"):
         require_fit([Mask()], rule)
 
 

@@ -19,8 +19,10 @@ from wardround.algorithms.per_fedavg import PerFedAvg
 from wardround.algorithms.rules import Mean
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
-from wardround.algorithms.sharing import Everything, Roles, require_alone, require_together
+from wardround.algorithms.sharing import Everything, Roles, parts, require_together
+from wardround.core.traits import require_fit
 from wardround.errors import ConfigRefused
+from wardround.privacy.protection import ANY_SUM
 
 NORMS, HEAD, SMALL = Roles(("norm",)), Roles(("head",)), Roles(("head", "body", "adapter"))
 MASKS = KLMask("random", (), every=1, warm_up=0, rho=0.5, enter=1.0, leave=0.5, most=0.6, batches=1)
@@ -177,7 +179,7 @@ def test_an_algorithm_that_still_says_home_roles_is_refused():
 
 def test_where_single_updates_are_hidden_fedavg_is_refused_beside_masks_that_sites_choose():
     with pytest.raises(ConfigRefused, match="FedAvg beside it"):
-        require_alone(MASKS, True, "a hidden sum")
-    require_alone(MASKS, False, "a hidden sum")
+        require_fit(parts(FedAvg(), MASKS, beside=True), ANY_SUM)
+    require_fit(parts(FedAvg(), MASKS, beside=False), ANY_SUM)
     for sharing in (FIXED, NORMS, Everything()):  # one mask for all
-        require_alone(sharing, True, "a hidden sum")
+        require_fit(parts(FedAvg(), sharing, beside=True), ANY_SUM)

@@ -15,7 +15,7 @@ from wardround.flare.outbound_filter import OutboundFilter
 def outbound(privacy: Any = NONE, protection: Any = NONE, names: Any = MODALITIES, compression: Any = NONE) -> Outbound:
     """Return the component of a job; a plaintext one is answering the order of round 0."""
     made = Outbound(privacy=privacy, compression=compression, protection=protection, allowed_names=list(names))
-    made.begin(Asked(0, "aa" * 32))
+    made.begin(Asked(0, "aa" * 32, 0))
     return made
 
 

@@ -36,6 +36,7 @@ ABOUT = {"config_type": "dict", "job": "brats_fedavg", "algorithm": "FedAvg", "r
 def controller(**changed):
     mode = {
         "aggregation": WeightedMean(),
+        "compression": "none",
         "rule": Mean(1.0),
         "model": SPEC,
         "banks": ["model"],

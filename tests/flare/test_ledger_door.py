@@ -129,7 +129,7 @@ def test_the_filter_writes_the_ledger_before_anything_leaves(context, private):
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
     promised = outbound(mechanism())
     for round_ in (1, 2):
-        promised.begin(Asked(round_, "bb" * 32))
+        promised.begin(Asked(round_, "bb" * 32, round_))
         leaving(proved(private), fl_ctx, promised)
         (account,) = ledger_of(fl_ctx).state().accounts.values()
         assert account.spent[ledger_door.KEY] == (mechanism().cost(),) * round_
@@ -142,9 +142,9 @@ def test_what_is_beyond_the_reservation_needs_the_budget(context, private):
     ledger_door.reserve(mechanism(), fl_ctx, lambda text: None)
     promised = outbound(mechanism())
     for round_ in range(2):
-        promised.begin(Asked(round_, "bb" * 32))
+        promised.begin(Asked(round_, "bb" * 32, round_))
         leaving(proved(private), fl_ctx, promised)
-    promised.begin(Asked(2, "bb" * 32))
+    promised.begin(Asked(2, "bb" * 32, 2))
     with pytest.raises(ReleaseRefused, match="budget"):
         leaving(proved(private), fl_ctx, promised)
     (account,) = ledger_of(fl_ctx).state().accounts.values()
@@ -191,7 +191,7 @@ def test_a_proof_is_of_exactly_one_update_and_good_for_one_release(context, priv
     with pytest.raises(ReleaseRefused, match="without proof"):
         leaving(wire.update_message(other), fl_ctx, promised)
     leaving(wire.update_message(private), fl_ctx, promised)
-    promised.begin(Asked(1, "bb" * 32))
+    promised.begin(Asked(1, "bb" * 32, 1))
     with pytest.raises(ReleaseRefused, match="without proof"):
         leaving(wire.update_message(private), fl_ctx, promised)
     (account,) = ledger_of(fl_ctx).state().accounts.values()

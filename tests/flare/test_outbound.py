@@ -6,7 +6,7 @@ import pytest
 from hidden_federation import protection
 from outbounds import outbound
 
-from wardround.core.stages import ADDITIVE, READABLE, Traits
+from wardround.core.traits import ADDITIVE, PLAINTEXT, READABLE, Traits
 from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused
 from wardround.flare.outbound import NONE, Asked, Outbound
@@ -28,6 +28,7 @@ class Fewer:
 
     traits: Traits = NEEDS_READERS
     name: str = "fewer"
+    leaves: str = "as less"
 
     def stage(self, blocks, site):
         return self
@@ -63,19 +64,19 @@ def test_what_the_readers_find():
     assert nothing.allowed_names == MODALITIES
 
 
-def test_stages_come_in_one_order():
+def test_parts_come_in_one_order():
     """The proof of noise is of the bytes that training made, so the compression comes after."""
-    assert outbound(PATIENT, compression=Fewer()).stages(None, "site-1") == [PATIENT, Fewer()]
-    assert outbound(HOSPITAL, SUM).stages(None, "site-1") == [HOSPITAL]
-    assert outbound().stages(None, "site-1") == []
+    assert [part.name for part in outbound(PATIENT, compression=Fewer()).parts[:2]] == [PATIENT.name, "fewer"]
+    assert [part.name for part in outbound(HOSPITAL, SUM).parts] == [HOSPITAL.name, SUM.name]
+    assert [part.name for part in outbound().parts] == [PLAINTEXT.name]
 
 
 @pytest.mark.parametrize(
     ("promised", "words"),
     [
-        ({"compression": Fewer(), "protection": SUM}, "fewer under secure aggregation"),
-        ({"compression": Fewer(Traits(breaks=frozenset({READABLE})))}, "not readable since fewer"),
-        ({"privacy": HOSPITAL}, "made for a sum in integers"),
+        ({"compression": Fewer(), "protection": SUM}, "since fewer"),
+        ({"compression": Fewer(Traits(breaks=frozenset({READABLE})))}, "nobody opens one by one .since fewer"),
+        ({"privacy": HOSPITAL}, "without a number of patients"),
         (
             {"privacy": replace(HOSPITAL, promise=replace(HOSPITAL.promise, min_sites=4)), "protection": SUM},
             "min_sites",
@@ -92,8 +93,8 @@ def test_no_order_is_answered_before_one_has_come():
     made = Outbound(**NOTHING)
     with pytest.raises(ConfigRefused, match="no order to answer"):
         _ = made.asked
-    made.begin(Asked(1, "aa"))
-    assert made.asked == Asked(1, "aa")
+    made.begin(Asked(1, "aa", 1))
+    assert made.asked == Asked(1, "aa", 1)
 
 
 def test_what_is_promised_is_told_whole():

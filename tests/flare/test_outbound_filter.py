@@ -10,10 +10,10 @@ from nvflare.apis.shareable import Shareable, make_reply
 from outbounds import leaving, outbound
 
 from wardround.arrays import digest
-from wardround.core.stages import Traits
+from wardround.core.traits import Traits
 from wardround.data.cases import MODALITIES
 from wardround.errors import ConfigRefused, ReleaseRefused
-from wardround.flare import wire
+from wardround.flare import wire, wire_compressed
 from wardround.flare.outbound import ID, Asked, Outbound
 from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.places import run_folder
@@ -22,7 +22,7 @@ from wardround.flare.places import run_folder
 class Halved:
     """A stage whose effect is easy to see."""
 
-    name, traits = "halved", Traits()
+    name, traits, leaves = "halved", Traits(), "as halves"
 
     def stage(self, blocks, site):
         return self
@@ -71,11 +71,12 @@ def test_in_the_clear_changes_nothing_and_says_so(update, context):
 
 def test_what_leaves_is_what_the_mechanism_returned(update, context):
     fl_ctx = context("train")
-    out = wire.read_update(leaving(wire.update_message(update()), fl_ctx, outbound(compression=Halved())))
+    made = outbound(compression=Halved())
+    out = wire_compressed.read_update(leaving(wire.update_message(update()), fl_ctx, made), "halved")
     assert np.array_equal(out.delta["model:w"], np.full((2, 3), 0.5, np.float32))
     (receipt,) = receipts(fl_ctx)
     assert receipt["bytes"] == 24
-    assert receipt["halved"] == {"of": 1}
+    assert receipt["compression"] == {"method": "halved", "of": 1}
     assert receipt["sha256"] == digest(out.delta)
     assert receipt["task"] == "train"
 
@@ -223,10 +224,22 @@ def test_stages_run_only_for_an_order_that_the_executor_is_answering(update, con
 
 
 def test_what_a_stage_remembers_is_there_in_the_next_round_and_after_a_restart(update, context):
-    """Written before the message is sent; a round that is asked twice is told once whether the message before counted."""
+    """A round that is asked twice begins from the same, and is not settled twice; the filter is new in every round."""
     fl_ctx, seen = context("train"), []
-    for asked in (Asked(0, "a"), Asked(1, "b", counted=False), Asked(1, "b", counted=False), Asked(2, "c")):
+    asked = [Asked(0, "a", 0), Asked(1, "b", 0), Asked(1, "b", 0), Asked(2, "c", 2)]
+    # The update of round 3 is the last one that counted when round 5 is asked: this site missed round 4.
+    for one in [*asked, Asked(3, "d", 3), Asked(5, "f", 4)]:
         made = outbound(compression=Remembers(seen))
-        made.begin(asked)
+        made.begin(one)
         leaving(wire.update_message(update()), fl_ctx, made)
-    assert seen == [(0, 0, 0.0), "lost", (1, 1, 6.0), (1, 2, 12.0), "counted", (2, 3, 18.0)]
+    first = [(0, 0, 0.0), "lost", (1, 1, 6.0), (1, 1, 6.0), "counted", (2, 2, 12.0)]
+    assert seen == [*first, "counted", (3, 3, 18.0), "counted", (5, 4, 24.0)]
+
+
+def test_a_new_run_remembers_nothing(update, context):
+    fl_ctx, seen = context("train"), []
+    for round_ in (0, 1, 0):
+        made = outbound(compression=Remembers(seen))
+        made.begin(Asked(round_, "a", round_))
+        leaving(wire.update_message(update()), fl_ctx, made)
+    assert seen == [(0, 0, 0.0), "counted", (1, 1, 6.0), (0, 0, 0.0)]

@@ -13,7 +13,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 
 from wardround import __version__
 from wardround.arrays import digest
-from wardround.core.stages import Traits
+from wardround.core.traits import Traits
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused, RoundRefused
 from wardround.flare import few_patients, sealed, wire
 from wardround.flare.outbound_secagg import TREATED

@@ -8,7 +8,7 @@ import pytest
 from wardround.flare import outbox
 from wardround.flare.outbound import Asked
 
-ASKED = Asked(1, "aa" * 32)
+ASKED = Asked(1, "aa" * 32, 1)
 
 
 def test_what_was_released_is_the_answer_to_the_same_question(tmp_path, update):
@@ -23,7 +23,7 @@ def test_what_was_released_is_the_answer_to_the_same_question(tmp_path, update):
 
 def test_another_round_or_another_model_is_another_question(tmp_path, update):
     outbox.keep(tmp_path, ASKED, update())
-    for other in (Asked(2, ASKED.model), Asked(1, "bb" * 32)):
+    for other in (Asked(2, ASKED.model, 2), Asked(1, "bb" * 32, 1)):
         assert outbox.answer(tmp_path, other) is None
         assert not outbox.is_released(tmp_path, other, update())
 
@@ -54,4 +54,4 @@ def test_what_cannot_be_read_was_never_released(tmp_path, update, damage):
 def test_how_the_round_before_counted_is_no_part_of_the_question(tmp_path, update):
     """A server that restarts may no longer know who missed a round; the weights that it sends are what is asked."""
     outbox.keep(tmp_path, ASKED, update())
-    assert outbox.is_released(tmp_path, Asked(ASKED.round, ASKED.model, counted=False), update())
+    assert outbox.is_released(tmp_path, Asked(ASKED.round, ASKED.model, since=0), update())

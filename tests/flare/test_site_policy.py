@@ -18,7 +18,7 @@ from outbounds import outbound
 
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import digest
-from wardround.core.stages import Traits
+from wardround.core.traits import Traits
 from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
 from wardround.flare import curves, ledger_door, places, policy_checks, sealed, wire
 from wardround.flare.curves import Curves

@@ -38,10 +38,12 @@ def in_jobs(repository, side):
 
 @pytest.mark.parametrize(("party", "side"), [("site", "client"), ("server", "server")])
 def test_the_checked_in_list_is_exactly_what_the_jobs_name(repository, party, side):
-    """And at the server the aggregations that `--set aggregation=` names: no printed job has one but the mean."""
+    """And what settings name although no printed job does: networks, phantoms, aggregations at the server, compressions."""
     listed = json.loads((repository / FILE).read_text())
     assert set(listed) == {"site", "server"}
-    chosen = set(classes(fragments.table()["aggregations"])) if party == "server" else set(PHANTOMS)
+    page = fragments.table()
+    chosen = set(classes(page["aggregations"])) if party == "server" else set(PHANTOMS)
+    chosen |= set(classes(page["compressions"]))
     assert listed[party] == sorted(chosen | set(NETWORKS) | set(in_jobs(repository, side)))
 
 

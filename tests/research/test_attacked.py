@@ -22,7 +22,8 @@ from wardround.algorithms.rules import Mean
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
 from wardround.arrays import Layout
-from wardround.core.stages import READABLE, Aggregate, Ask, Traits
+from wardround.core.stages import Aggregate, Ask
+from wardround.core.traits import READABLE, Traits
 from wardround.errors import ConfigRefused
 from wardround.research import poisoning
 from wardround.research.attacked import run_attacked

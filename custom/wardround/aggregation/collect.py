@@ -28,20 +28,15 @@ import numpy as np
 from wardround.aggregation.refusals import require_clients, require_few, require_sites
 from wardround.aggregation.rows import Floats, Rows, distances, norms
 from wardround.arrays import Array, Layout
-from wardround.core.stages import (
-    FIXED_LAYOUT,
-    READABLE,
-    Aggregate,
-    Aggregation,
-    Ask,
-    Rounds,
-    Traits,
-    Update,
-)
+from wardround.core.stages import Aggregate, Aggregation, Ask, Rounds, Update
+from wardround.core.traits import FIXED_LAYOUT, READABLE, Traits
 from wardround.errors import RoundRefused
 
 TRAIN = "train"
-NEEDS = Traits(needs=frozenset({READABLE, FIXED_LAYOUT}))
+NEEDS = Traits(
+    needs=frozenset({READABLE, FIXED_LAYOUT}),
+    why={READABLE: "updates that the server reads one by one, to compare them"},
+)
 # The honest hospital least like the others was measured at up to 3.6 median distances.
 FAR = 4.0
 # Float32 updates that are equal on paper differ by about this share of their norm.

@@ -14,7 +14,8 @@ from typing import Any, final
 
 from wardround.aggregation.collect import TRAIN, Context, read_once
 from wardround.arrays import RunningMean
-from wardround.core.stages import READABLE, Aggregate, Ask, Rounds, Traits
+from wardround.core.stages import Aggregate, Ask, Rounds
+from wardround.core.traits import READABLE, Traits
 
 
 @final

@@ -60,6 +60,18 @@ class ServerModel(Protocol):
         ...
 
 
+class Opener(Protocol):
+    """Opens compressed updates (compression/opening.py)."""
+
+    def opened(self, site: str, payload: Mapping[str, Any], round_: int) -> Mapping[str, Array]:
+        """Return the update that a site's message stands for; anything else: a Refusal."""
+        ...
+
+    def settle(self, counted: Collection[str]) -> None:
+        """Go on from the messages of these sites; those of all others did not count."""
+        ...
+
+
 @dataclass(frozen=True)
 class RoundContext:
     """What an aggregation is given of one round (collect.Context)."""
@@ -78,6 +90,7 @@ class PlaintextRun:
     aggregation: how one update is made of those of the sites
     rounds, min_sites: how many rounds, and how many updates each needs
     out: the folder for the final and the best model
+    opening: opens compressed updates; None: they come as float32
     """
 
     def __init__(
@@ -89,6 +102,7 @@ class PlaintextRun:
         rounds: int,
         min_sites: int,
         out: Path,
+        opening: Opener | None = None,
     ) -> None:
         self.model = model
         self.record = record
@@ -97,6 +111,7 @@ class PlaintextRun:
         self._rounds = rounds
         self._min_sites = min_sites
         self._out = out
+        self._opening = opening
         # Site -> its patients, as it last said: what share of all patients a round has.
         self._weights: dict[str, float] = {}
 
@@ -117,7 +132,11 @@ class PlaintextRun:
         there.begin_round(round_)
         _log.info(f"round {round_ + 1}/{self._rounds} begins with {len(there.present())} sites")
         self.record.begin_round(round_, size_bytes(self.model.wire()))
-        context = RoundContext(self._order(round_, there), self._min_sites, self._read, self.model.memory)
+
+        def read(site: str, reply: plaintext.Update) -> Update:
+            return self._read(site, reply, round_)
+
+        context = RoundContext(self._order(round_, there), self._min_sites, read, self.model.memory)
         done: list[str] = []
         aggregate = yield from self._asked(self._aggregation.round(context), there, done)
         for site, why in sorted(aggregate.flagged.items()):
@@ -129,6 +148,9 @@ class PlaintextRun:
             missing=there.missing,
             flagged=aggregate.flagged,
         )
+        if self._opening is not None:
+            # Before the step, which writes the memory down: a site hears from `missed` whether its message counted.
+            self._opening.settle(done)
         # The step is refused, and the model of the round before stays, where the aggregate is not finite.
         self.model.step(aggregate.params, self._participation(done, there.configured), entry)
         _log.info(self.record.line(self._rounds))
@@ -139,11 +161,14 @@ class PlaintextRun:
         missed = {site: counted.get(site, 0) for site in there.present() if counted.get(site, 0) != round_}
         return Order(self.model.wire(), round_, self._rounds, missed)
 
-    def _read(self, site: str, reply: plaintext.Update) -> Update:
+    def _read(self, site: str, reply: plaintext.Update, round_: int) -> Update:
         """Return a site's update. It was read strictly from the wire; here it must be of this job and version."""
         require_version(site, reply.facts)
-        self.model.require_fits(site, reply.facts["fingerprint"], reply.delta, self._travelling)
-        return Update(reply.delta, reply.weight, reply.numbers)
+        delta = reply.delta
+        if self._opening is not None:
+            delta = self._opening.opened(site, delta, round_)
+        self.model.require_fits(site, reply.facts["fingerprint"], delta, self._travelling)
+        return Update(delta, reply.weight, reply.numbers)
 
     def _asked(self, rounds: Rounds, there: Attendance, done: list[str]) -> Rounds:
         """Pass on what an aggregation asks, and note what it accepts; too few updates: RoundRefused.
@@ -166,7 +191,8 @@ class PlaintextRun:
     def _noting(self, take: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
         def taken(site: str, reply: plaintext.Update) -> None:
             take(site, reply)
-            self.record.update(site, reply.numbers, reply.facts, size_bytes(reply.delta))
+            sent = sum(int(array.nbytes) for array in reply.delta.values())
+            self.record.update(site, reply.numbers, reply.facts, sent)
             self._weights[site] = reply.weight
 
         return taken

@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 
 from wardround.arrays import Layout
+from wardround.core.traits import ALONE, STEADY, Part, Traits
 from wardround.errors import ConfigRefused, RoundRefused
 
 MASK = "mask"
 PERSONAL = "personal"
 Direction = Callable[[Tensor], tuple[float, Tensor]]
+BESIDE = Part("FedAvg beside it", Traits(breaks=frozenset({ALONE})), "--set rival=false")
+"""FedAvg, trained in the same rounds so that the report can compare."""
 
 
 class Oracle(Protocol):
@@ -118,6 +121,17 @@ class Algorithm(Protocol):
 
     def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
         """Spend steps.work gradient evaluations."""
+
+
+def traits_of(algorithm: Algorithm) -> Traits:
+    """Return what an algorithm needs: with a second variable on the server, the same blocks in every round."""
+    if len(algorithm.banks) == 1:
+        return Traits()
+    kept = ", ".join(algorithm.banks[1:])
+    why = (
+        f"the same shared blocks in every round: else the server keeps {kept} of blocks that a hospital has taken home"
+    )
+    return Traits(needs=frozenset({STEADY}), why={STEADY: why})
 
 
 def personal(start: LocalStart) -> Tensor:

@@ -26,6 +26,7 @@ from wardround.algorithms.base import MASK, LocalStart, Oracle, Steps
 from wardround.algorithms.masks import CHOICES, Choice, attention, chosen, drawn
 from wardround.algorithms.sharing import ROLES, at_home
 from wardround.arrays import Layout
+from wardround.core.traits import SAME_BLOCKS, STEADY, Traits
 from wardround.errors import ConfigRefused
 from wardround.rng import stream
 
@@ -100,12 +101,11 @@ class KLMask:
         return self.home
 
     @property
-    def changes(self) -> bool:
-        return self.choose != "none"
-
-    @property
-    def differs(self) -> bool:
-        return self.choose in ("kl", "random")
+    def traits(self) -> Traits:
+        if self.choose == "none":
+            return Traits()
+        # The controls that keep the blocks of one role keep them at every hospital alike, from `warm_up` on.
+        return Traits(breaks=frozenset({STEADY} if self.choose in FIXED else {STEADY, SAME_BLOCKS}))
 
     @property
     def title(self) -> str:
@@ -116,7 +116,7 @@ class KLMask:
     def stays(self) -> str:
         always = [ROLES[role] for role in self.home]
         own = f"the blocks that became this hospital's own, at most {self.most:.0%} of the parameters"
-        return ", ".join([*always, *([own] if self.changes else [])])
+        return ", ".join([*always, *([own] if self.choose != "none" else [])])
 
     def chosen(self, w: Tensor, start: LocalStart, oracle: Oracle, steps: Steps) -> Mapping[str, Tensor]:
         """Return the mask and, for `kl`, the attention after local training to w; {} in rounds in which none is due."""

@@ -19,7 +19,8 @@ from typing import ClassVar, Protocol, final
 
 from torch import Tensor
 
-from wardround.algorithms.base import Algorithm, LocalStart, Oracle, Steps
+from wardround.algorithms.base import BESIDE, Algorithm, LocalStart, Oracle, Steps, traits_of
+from wardround.core.traits import Part, Traits, require_fit
 from wardround.errors import ConfigRefused
 
 # The roles that models/roles.py gives to the blocks of any network, with the words that cards and refusals use.
@@ -43,12 +44,12 @@ class Sharing(Protocol):
         """The roles of the blocks that never leave the hospital."""
 
     @property
-    def changes(self) -> bool:
-        """Whether `chosen` may keep other blocks in one round than in another."""
+    def traits(self) -> Traits:
+        """What it makes of an update.
 
-    @property
-    def differs(self) -> bool:
-        """Whether one hospital may keep other blocks than another."""
+        It breaks STEADY where `chosen` may keep other blocks in one round than in another, and SAME_BLOCKS where
+        one hospital may keep other blocks than another.
+        """
 
     @property
     def title(self) -> str:
@@ -68,8 +69,7 @@ class Everything:
     """All blocks leave the hospital in every update."""
 
     home_roles: ClassVar[tuple[str, ...]] = ()
-    changes: ClassVar[bool] = False
-    differs: ClassVar[bool] = False
+    traits: ClassVar[Traits] = Traits()
     title: ClassVar[str] = ""
     stays: ClassVar[str] = ""
 
@@ -87,8 +87,7 @@ class Roles:
 
     home: tuple[str, ...]
 
-    changes: ClassVar[bool] = False
-    differs: ClassVar[bool] = False
+    traits: ClassVar[Traits] = Traits()
 
     def __post_init__(self) -> None:
         # A job's JSON holds a list; a frozen value must be hashable and print alike wherever it was made.
@@ -135,8 +134,7 @@ def require_together(algorithm: Algorithm, sharing: Sharing) -> None:
     """Raise ConfigRefused where an algorithm is not sound with this way to share.
 
     An algorithm whose class still says `home_roles` means to keep blocks at home: nobody reads that any more, so that
-    they would leave. An algorithm with a second vector on the server (SCAFFOLD's control variate) needs the same blocks in
-    every round: the server goes on with the variate of a hospital that has taken its block home.
+    they would leave. Everything else follows from the traits.
     """
     if hasattr(algorithm, "home_roles"):
         raise ConfigRefused(
@@ -146,13 +144,21 @@ def require_together(algorithm: Algorithm, sharing: Sharing) -> None:
             fix="delete `home_roles` from the class, and name the roles with --set sharing.path="
             "wardround.algorithms.sharing.Roles --set sharing.home=[...]",
         )
-    if sharing.changes and len(algorithm.banks) > 1:
-        raise ConfigRefused(
-            f"{algorithm.name} with {sharing.title}",
-            found=f"the server keeps {', '.join(algorithm.banks[1:])} of blocks that a hospital has taken home since",
-            expected="the same shared blocks in every round",
-            fix="--set sharing=everything, or --set sharing=norms_at_home",
-        )
+    require_fit(parts(algorithm, sharing, beside=False))
+
+
+def parts(algorithm: Algorithm, sharing: Sharing, beside: bool) -> tuple[Part, ...]:
+    """Return what decides which blocks of which models leave a hospital, for `core.stages.require_fit`.
+
+    beside: whether FedAvg is trained in the same rounds
+    """
+    shared = Part(
+        sharing.title or "everything shared",
+        sharing.traits,
+        "--set sharing=everything, or --set sharing=norms_at_home",
+    )
+    trained = Part(algorithm.name, traits_of(algorithm), "choose a job of another algorithm")
+    return (shared, trained, *([BESIDE] if beside else []))
 
 
 def require_shared(start: LocalStart, sharing: Sharing) -> None:
@@ -163,19 +169,4 @@ def require_shared(start: LocalStart, sharing: Sharing) -> None:
             found=f"a network whose every block stays at home ({', '.join(sharing.home_roles)})",
             expected="at least one block to share",
             fix="name other roles with --set sharing.home=[...]; adapters need --set model.adapter_rank=4",
-        )
-
-
-def require_alone(sharing: Sharing, beside: bool, where: str) -> None:
-    """Raise ConfigRefused if each site chooses its blocks and FedAvg trains beside it where single updates are hidden.
-
-    In the first round with masks both models still start and train alike: the sum of the one less that of the other is, block
-    by block, what those who keep the block have left out; where that is one hospital, its update.
-    """
-    if sharing.differs and beside:
-        raise ConfigRefused(
-            f"{sharing.title} with {where}",
-            found="FedAvg beside it: the difference of the two sums is the update of those that keep a block",
-            expected="one model",
-            fix="--set rival=false",
         )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from wardround.arrays import Array, Layout
 from wardround.compression.payload import (
+    REST,
     Entries,
     Entry,
     Floats,
@@ -30,16 +31,8 @@ from wardround.compression.payload import (
     owed,
     require_entries,
 )
-from wardround.core.stages import (
-    ADDITIVE,
-    BOUNDED,
-    INTEGER,
-    READABLE,
-    Aggregate,
-    Receipt,
-    Traits,
-    Update,
-)
+from wardround.core.stages import Aggregate, Receipt, Update
+from wardround.core.traits import ADDITIVE, BOUNDED, INTEGER, READABLE, STEADY, WHOLE, Traits
 
 LEFT = "half.left"
 TOP = 15
@@ -53,7 +46,11 @@ class Half:
 
     blocks: Layout
     name = "half"
-    traits = Traits(needs=frozenset({READABLE}), breaks=frozenset({ADDITIVE, BOUNDED, INTEGER}))
+    traits = Traits(
+        needs=frozenset({READABLE, STEADY}),
+        breaks=frozenset({ADDITIVE, BOUNDED, INTEGER, WHOLE}),
+        why={STEADY: REST},
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", in_order(self.blocks))

@@ -34,17 +34,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.arrays import Array, Arrays, Layout
-from wardround.compression.payload import Entries, Entry, Floats, Memory, in_order, kept, owed
-from wardround.core.stages import (
-    ADDITIVE,
-    BOUNDED,
-    FIXED_LAYOUT,
-    INTEGER,
-    Aggregate,
-    Receipt,
-    Traits,
-    Update,
-)
+from wardround.compression.payload import REST, Entries, Entry, Floats, Memory, in_order, kept, owed
+from wardround.core.stages import Aggregate, Receipt, Update
+from wardround.core.traits import ADDITIVE, BOUNDED, FIXED_LAYOUT, INTEGER, STEADY, WHOLE, Traits
 from wardround.errors import ConfigRefused, RoundRefused
 from wardround.rng import stream
 
@@ -66,7 +58,11 @@ class LowRank:
     seed: int
     blocks: Layout
     name = "low_rank"
-    traits = Traits(needs=frozenset({ADDITIVE, FIXED_LAYOUT}), breaks=frozenset({BOUNDED, INTEGER}))
+    traits = Traits(
+        needs=frozenset({ADDITIVE, FIXED_LAYOUT, STEADY}),
+        breaks=frozenset({BOUNDED, INTEGER, WHOLE}),
+        why={STEADY: REST},
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", in_order(self.blocks))

@@ -25,6 +25,8 @@ from wardround.errors import ReleaseRefused, RoundRefused
 Floats = NDArray[np.float64]
 Payload = Mapping[str, NDArray[Any]]
 Memory = dict[str, Any]
+REST = "the same shared blocks in every round: what a site still owes of a block would leave after it was taken home"
+"""Why every compression with a memory needs STEADY."""
 
 
 @final

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from wardround.arrays import Array, Layout
 from wardround.compression.payload import (
+    REST,
     Entries,
     Entry,
     Memory,
@@ -35,16 +36,8 @@ from wardround.compression.payload import (
     require_entries,
 )
 from wardround.core.rounding import least_exponents, round_to_steps
-from wardround.core.stages import (
-    ADDITIVE,
-    BOUNDED,
-    INTEGER,
-    READABLE,
-    Aggregate,
-    Receipt,
-    Traits,
-    Update,
-)
+from wardround.core.stages import Aggregate, Receipt, Update
+from wardround.core.traits import ADDITIVE, BOUNDED, INTEGER, READABLE, STEADY, WHOLE, Traits
 from wardround.errors import ConfigRefused, RoundRefused
 from wardround.rng import stream
 
@@ -65,7 +58,11 @@ class Quantise:
     blocks: Layout
     site: str
     name = "quantise"
-    traits = Traits(needs=frozenset({READABLE}), breaks=frozenset({ADDITIVE, BOUNDED, INTEGER}))
+    traits = Traits(
+        needs=frozenset({READABLE, STEADY}),
+        breaks=frozenset({ADDITIVE, BOUNDED, INTEGER, WHOLE}),
+        why={STEADY: REST},
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", in_order(self.blocks))

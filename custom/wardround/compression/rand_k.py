@@ -14,7 +14,7 @@ multiplies the variance by n/k - 1, which asks for a learning rate so much small
 slices of `period` consecutive rounds are those of one random permutation, so that every
 coordinate is sent once in a period, and never later than 2 period - 1 rounds after it changed;
 each slice alone is a uniformly random set. 3. Blocks of one dimension (norms, biases) and
-blocks of fewer than `WHOLE` values travel whole: they are few, and they move most.
+blocks of fewer than `FEW` values travel whole: they are few, and they move most.
 """
 
 from __future__ import annotations
@@ -26,23 +26,15 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.arrays import Arrays, Layout
-from wardround.compression.payload import Entries, Entry, Memory, in_order, owed
-from wardround.core.stages import (
-    ADDITIVE,
-    BOUNDED,
-    FIXED_LAYOUT,
-    INTEGER,
-    Aggregate,
-    Receipt,
-    Traits,
-    Update,
-)
+from wardround.arrays import Array, Arrays, Layout
+from wardround.compression.payload import REST, Entries, Entry, Memory, Payload, in_order, owed, require_entries
+from wardround.core.stages import Aggregate, Receipt, Update
+from wardround.core.traits import ADDITIVE, BOUNDED, FIXED_LAYOUT, INTEGER, STEADY, WHOLE, Traits
 from wardround.errors import ConfigRefused
 from wardround.rng import stream
 
 LEFT = "rand_k.left"
-WHOLE = 256
+FEW = 256
 
 
 @final
@@ -54,7 +46,11 @@ class RandK:
     seed: int
     blocks: Layout
     name = "rand_k"
-    traits = Traits(needs=frozenset({ADDITIVE, FIXED_LAYOUT}), breaks=frozenset({BOUNDED, INTEGER}))
+    traits = Traits(
+        needs=frozenset({ADDITIVE, FIXED_LAYOUT, STEADY}),
+        breaks=frozenset({BOUNDED, INTEGER, WHOLE}),
+        why={STEADY: REST},
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", in_order(self.blocks))
@@ -103,6 +99,14 @@ class RandK:
         memory[LEFT] = left
         return Update(sent, update.weight, update.metrics), {"sent": len(places), "of": len(left)}
 
+    def opened(self, payload: Payload, round_: int, memory: Memory) -> dict[str, Array]:
+        """Return one message in the blocks' shapes, zero outside of the slice; another layout: RoundRefused."""
+        require_entries(payload, self.layout(round_), "a slice of an update")
+        return self._whole(payload, round_)
+
+    def settle(self, memory: Memory, counted: bool) -> None:
+        """Do nothing: an update that did not count is lost as it would be without compression."""
+
     def put_back(self, left: Arrays, round_: int, memory: Memory) -> None:
         """Add what a later stage rounded off to what the site still owes; left: in this round's
         layout.
@@ -111,9 +115,12 @@ class RandK:
 
     def inbound(self, aggregate: Aggregate, round_: int, memory: Memory) -> Aggregate:
         """Return the aggregate in the blocks' shapes, zero outside of the slice."""
+        return Aggregate(self._whole(aggregate.params, round_), aggregate.sites, aggregate.flagged)
+
+    def _whole(self, sent: Arrays, round_: int) -> dict[str, Array]:
         whole = np.zeros(self.blocks.total, np.float32)
-        whole[self.places(round_)] = self._message(round_).flatten(aggregate.params)
-        return Aggregate(self.blocks.unflatten(whole), aggregate.sites, aggregate.flagged)
+        whole[self.places(round_)] = self._message(round_).flatten(sent)
+        return self.blocks.unflatten(whole)
 
     def _message(self, round_: int) -> Layout:
         entries = self.layout(round_)
@@ -124,4 +131,4 @@ class RandK:
 
 
 def _travels_whole(shape: tuple[int, ...]) -> bool:
-    return len(shape) < 2 or math.prod(shape) < WHOLE
+    return len(shape) < 2 or math.prod(shape) < FEW

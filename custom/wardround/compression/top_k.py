@@ -36,6 +36,7 @@ from wardround.arrays import Array, Layout
 from wardround.compression.gaps import from_gaps, gaps_length, to_gaps
 from wardround.compression.half import exponents_of, from_half, to_half
 from wardround.compression.payload import (
+    REST,
     Entries,
     Entry,
     Memory,
@@ -46,17 +47,8 @@ from wardround.compression.payload import (
     owed,
     require_entries,
 )
-from wardround.core.stages import (
-    ADDITIVE,
-    BOUNDED,
-    FIXED_LAYOUT,
-    INTEGER,
-    READABLE,
-    Aggregate,
-    Receipt,
-    Traits,
-    Update,
-)
+from wardround.core.stages import Aggregate, Receipt, Update
+from wardround.core.traits import ADDITIVE, BOUNDED, FIXED_LAYOUT, INTEGER, READABLE, STEADY, WHOLE, Traits
 from wardround.errors import ConfigRefused, RoundRefused
 
 HELD, NEXT, ASKED, LOST = "top_k.held", "top_k.next", "top_k.asked", "top_k.lost"
@@ -76,8 +68,9 @@ class TopK:
     site: str
     name = "top_k"
     traits = Traits(
-        needs=frozenset({READABLE}),
-        breaks=frozenset({ADDITIVE, BOUNDED, FIXED_LAYOUT, INTEGER}),
+        needs=frozenset({READABLE, STEADY}),
+        breaks=frozenset({ADDITIVE, BOUNDED, FIXED_LAYOUT, INTEGER, WHOLE}),
+        why={STEADY: REST},
     )
 
     def __post_init__(self) -> None:

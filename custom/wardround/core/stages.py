@@ -1,48 +1,22 @@
-"""A round as a chain of stages at every site and one aggregation at the server; what fits together is computed from traits.
+"""A round as a chain of stages at every site and one aggregation at the server.
 
 An update leaves a site through `Stage`s (clip, noise, sparsify, quantise, mask, encrypt), in the
 order of the job's JSON. The server runs one `Aggregation`, whose round is a generator: it yields
 `Ask`s and is sent `Replies`. So is a whole run of the server (`ServerRun`). None of them knows
-NVFlare, files or clocks, so that a silent site at any step is one line of a test.
+NVFlare, files or clocks, so that a silent site at any step is one line of a test. What goes with what is
+computed from traits (core/traits.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from wardround.arrays import Arrays
 from wardround.core.attendance import Attendance
 from wardround.core.run_log import RunLog
-from wardround.errors import ConfigRefused
-
-READABLE = "readable"
-"""The server can read the update of a single site."""
-ADDITIVE = "additive"
-"""The sum of what the sites send, read back, is the sum of their updates."""
-BOUNDED = "bounded"
-"""The norm of every update is at most a public number."""
-INTEGER = "integer"
-"""Every value is an integer of a range that the job states, so that sums are exact."""
-FIXED_LAYOUT = "fixed_layout"
-"""Every site sends the same entries, known before the round begins."""
-PLAIN = frozenset({READABLE, ADDITIVE, FIXED_LAYOUT})
-"""What an update is before any stage has touched it."""
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What a part of the chain needs of an update, and what it makes of it.
-
-    needs: properties that must hold before it
-    gives: properties that hold after it
-    breaks: properties that hold no longer
-    """
-
-    needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
-    breaks: frozenset[str] = frozenset()
+from wardround.core.traits import Traits
 
 
 @dataclass(frozen=True)
@@ -190,34 +164,3 @@ class Aggregation(Protocol):
     def round(self, context: Any) -> Rounds:
         """Run one round: yield Asks, return the Aggregate."""
         ...
-
-
-class Part(Protocol):
-    """What matters of a stage or an aggregation when it is asked whether it fits into a chain."""
-
-    @property
-    def name(self) -> str:
-        """Return the name under which a refusal lists it."""
-        ...
-
-    @property
-    def traits(self) -> Traits:
-        """Return what it needs and what it makes of an update."""
-        ...
-
-
-def require_fit(stages: Iterable[Part], aggregation: Part) -> None:
-    """Raise ConfigRefused unless every stage, and last the aggregation, finds the properties that it needs."""
-    properties, broken_by = set(PLAIN), dict[str, str]()
-    for part in (*stages, aggregation):
-        for lacking in sorted(part.traits.needs - properties):
-            culprit = broken_by.get(lacking)
-            raise ConfigRefused(
-                f"{part.name} in this chain",
-                found=f"an update that is not {lacking}" + (f" since {culprit}" if culprit else ""),
-                expected=f"updates that are {', '.join(sorted(part.traits.needs))}",
-                fix=f"leave out {culprit or part.name}; `wardround jobs compat` prints what goes together",
-            )
-        for gone in part.traits.breaks:
-            broken_by[gone] = part.name
-        properties = (properties - part.traits.breaks) | part.traits.gives

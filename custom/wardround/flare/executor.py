@@ -16,7 +16,7 @@ from nvflare.apis.signal import Signal
 from wardround.algorithms.base import Algorithm
 from wardround.algorithms.rules import Rule
 from wardround.algorithms.schedule import Schedule
-from wardround.algorithms.sharing import Sharing, require_alone
+from wardround.algorithms.sharing import Sharing
 from wardround.errors import ConfigRefused
 from wardround.flare.outbound import Outbound, outbound_of
 from wardround.flare.plaintext_tasks import PlaintextTasks
@@ -103,7 +103,6 @@ class SiteExecutor(Executor):  # type: ignore[misc]
         if outbound.session is None:
             self._require_no_server_part()
             return PlaintextTasks(self.trainer, outbound)
-        require_alone(self.sharing, self.rival is not None, "a hidden sum")
         if self.rule is None or self.banks is None:
             raise ConfigRefused(
                 "the site settings of a job with secure aggregation",

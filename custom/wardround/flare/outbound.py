@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 
-from wardround.arrays import Layout
-from wardround.core.stages import ADDITIVE, FIXED_LAYOUT, READABLE, Part, Stage, Traits, require_fit
+from wardround.compression.chosen import Compression
+from wardround.core.traits import Part, leaving, require_fit
 from wardround.errors import ConfigRefused
 from wardround.flare.secagg_session import SecAggSession
 from wardround.privacy.charged import Charged
@@ -28,41 +28,17 @@ ID, NONE = "outbound", "none"
 PRINT = "print the job again with `wardround jobs write`"
 
 
-@runtime_checkable
-class Compression(Protocol):
-    """A compression as a job names it, before the blocks of an update are known."""
-
-    @property
-    def name(self) -> str:
-        """Return the name under which the receipt and the compatibility table list it."""
-
-    @property
-    def traits(self) -> Traits:
-        """Return what it needs and what it makes of an update."""
-
-    def stage(self, blocks: Layout, site: str) -> Stage:
-        """Return the stage for updates of these blocks, sent by this site."""
-
-
 @dataclass(frozen=True)
 class Asked:
     """What a plaintext job's executor is answering.
 
     model: digest of the weights that came with the order
-    counted: whether this site's update of the round before is in those weights
+    since: how many rounds had passed when an update of this site last counted
     """
 
     round: int
     model: str
-    counted: bool = True
-
-
-@dataclass(frozen=True)
-class _Sum:
-    """The server's side of the chain, of which only the traits matter here."""
-
-    name: str
-    traits: Traits
+    since: int
 
 
 class Outbound(FLComponent):  # type: ignore[misc]
@@ -87,7 +63,7 @@ class Outbound(FLComponent):  # type: ignore[misc]
         self.privacy, self.compression, self.protection = privacy, compression, protection
         self.allowed_names = _names(allowed_names)
         self._require_kinds()
-        self._require_fit()
+        require_fit(self.parts)
         hides = self.hides
         self.session = None if hides is None else SecAggSession(hides, self.noise)
         self._asked: Asked | None = None
@@ -122,11 +98,10 @@ class Outbound(FLComponent):  # type: ignore[misc]
         """Return frozen values that tell all of what is promised; kept state and reservations are bound to them."""
         return self.privacy, self.compression, self.protection
 
-    def stages(self, blocks: Layout, site: str) -> list[Stage]:
-        """Return the stages before secure aggregation, in the order in which an update goes through them."""
-        charged, compresses = self.charged, self.compresses
-        found: list[Stage] = [] if charged is None else [charged]
-        return found if compresses is None else [*found, compresses.stage(blocks, site)]
+    @property
+    def parts(self) -> list[Part]:
+        """Return the parts whose traits must fit, in the order in which they meet an update."""
+        return leaving(self.charged, self.compresses, self.hides)
 
     @property
     def asked(self) -> Asked:
@@ -155,27 +130,6 @@ class Outbound(FLComponent):  # type: ignore[misc]
                 expected=f'a value for each, or "{NONE}"',
                 fix=PRINT,
             )
-
-    def _require_fit(self) -> None:
-        charged, compresses, hides = self.charged, self.compresses, self.hides
-        if self.noise is not None and hides is None:
-            raise ConfigRefused(
-                "a job whose server reads single updates",
-                found="hospital-level noise, which is made for a sum in integers",
-                expected="secure aggregation (`protection`) beside it",
-                fix="--set privacy=dp_adaptive; full noise at every hospital: --set protection.masks=false",
-            )
-        if compresses is not None and hides is not None:
-            raise ConfigRefused(
-                f"{compresses.name} under secure aggregation",
-                found="a compression of single updates beside `protection`",
-                expected="one or the other",
-                fix="leave the compression out, or take a job whose server reads updates",
-            )
-        chain: list[Part] = [part for part in (charged, compresses) if part is not None]
-        needs = {READABLE} if hides is None else {ADDITIVE, FIXED_LAYOUT}
-        name = "a server that reads updates" if hides is None else "secure aggregation"
-        require_fit(chain, _Sum(name, Traits(needs=frozenset(needs))))
 
 
 def outbound_of(fl_ctx: FLContext) -> Outbound:

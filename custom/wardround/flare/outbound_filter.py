@@ -18,7 +18,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
 from wardround.errors import ReleaseRefused
-from wardround.flare import outbound_plaintext, outbound_secagg, sealed, wire
+from wardround.flare import outbound_plaintext, outbound_secagg, sealed, wire, wire_compressed
 from wardround.flare.outbound import NONE, outbound_of
 from wardround.flare.places import job_name, run_folder
 
@@ -56,6 +56,8 @@ class OutboundFilter(Filter):  # type: ignore[misc]
                 outbound, wire.read_update(shareable, outbound.allowed_names), fl_ctx
             )
             write_receipt(fl_ctx, task, receipt)
+            if outbound.compresses is not None:
+                return wire_compressed.update_message(update, outbound.compresses.name)
             return wire.update_message(update)
         scores, receipt = outbound_plaintext.scores(
             outbound, wire.read_scores(shareable, outbound.allowed_names), fl_ctx

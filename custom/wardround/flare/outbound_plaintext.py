@@ -13,11 +13,11 @@ from typing import Any
 from nvflare.apis.fl_context import FLContext
 
 from wardround.arrays import Layout, digest
+from wardround.compression.chosen import Compression
 from wardround.core.stages import Receipt, Update
 from wardround.flare import few_patients, ledger_door, outbox, stage_memory, wire
-from wardround.flare.outbound import Outbound
+from wardround.flare.outbound import Asked, Outbound
 from wardround.flare.places import state_folder
-from wardround.privacy.charged import Charged
 
 TASKS = (wire.TRAIN, wire.FINISH)
 IN_PLAINTEXT: Receipt = {"mechanism": "none", "guarantee": "none: the server reads this hospital's update"}
@@ -31,16 +31,20 @@ def update(outbound: Outbound, given: wire.Update, fl_ctx: FLContext) -> tuple[w
     given: as the executor made it
     """
     wire.require_named(given.facts, outbound.allowed_names)
-    folder, charged = state_folder(fl_ctx), outbound.charged
+    folder, charged, receipt = state_folder(fl_ctx), outbound.charged, dict(IN_PLAINTEXT)
     if charged is None:
         ledger_door.require_nothing_promised(fl_ctx)
-        leaving, receipt = _through_stages(outbound, given, fl_ctx)
+        leaving = _without_few(given, given, fl_ctx)
     elif outbox.is_released(folder, outbound.asked, given):
         leaving, receipt = given, dict(AGAIN)
     else:
-        leaving, receipt = _through_stages(outbound, given, fl_ctx)
-        receipt |= ledger_door.spend(charged, given.numbers, fl_ctx)
+        passed, said = charged.outbound(Update(given.delta, given.weight), outbound.asked.round, {})
+        receipt |= said | ledger_door.spend(charged, given.numbers, fl_ctx)
+        leaving = _without_few(replace(given, delta=passed.params), given, fl_ctx)
         outbox.keep(folder, outbound.asked, leaving)
+    # Last: what is kept to be sent again is the update itself, and the same update makes the same message.
+    if outbound.compresses is not None:
+        leaving, receipt = _compressed(outbound.compresses, leaving, receipt, outbound.asked, fl_ctx)
     size = sum(int(block.nbytes) for block in leaving.delta.values())
     return leaving, receipt | {"blocks": len(leaving.delta), "bytes": size, "sha256": digest(leaving.delta)}
 
@@ -51,17 +55,20 @@ def scores(outbound: Outbound, given: Mapping[str, Any], fl_ctx: FLContext) -> t
     return few_patients.scores(given, few_patients.known(fl_ctx)), dict(SCORES)
 
 
-def _through_stages(outbound: Outbound, given: wire.Update, fl_ctx: FLContext) -> tuple[wire.Update, Receipt]:
-    """Return the update after all stages and without numbers of few patients; what stages remember is written down."""
-    stages = outbound.stages(Layout.of(given.delta), str(fl_ctx.get_identity_name()))
-    passed, receipt = Update(given.delta, given.weight), dict(IN_PLAINTEXT)
-    if stages:
-        asked = outbound.asked
-        memory = stage_memory.of_round(state_folder(fl_ctx), stages, asked)
-        for stage in stages:
-            passed, said = stage.outbound(passed, asked.round, memory)
-            # The privacy stage says what the receipt says; others are listed under their names.
-            receipt |= said if isinstance(stage, Charged) else {stage.name: said}
-        stage_memory.keep(state_folder(fl_ctx), memory)
-    leaving = replace(given, delta=passed.params)
-    return few_patients.update(leaving, few_patients.known(fl_ctx, given.facts)), receipt
+def _without_few(leaving: wire.Update, given: wire.Update, fl_ctx: FLContext) -> wire.Update:
+    """Return the update without numbers of few patients.
+
+    After the ledger was charged, which looks for a training loss: one that is not told must not pass for one that is not there.
+    """
+    return few_patients.update(leaving, few_patients.known(fl_ctx, given.facts))
+
+
+def _compressed(
+    compression: Compression, leaving: wire.Update, receipt: Receipt, asked: Asked, fl_ctx: FLContext
+) -> tuple[wire.Update, Receipt]:
+    """Return the update whose `delta` is the message of the compression; what it remembers is written down."""
+    stage = compression.stage(Layout.of(leaving.delta), str(fl_ctx.get_identity_name()))
+    remembered = stage_memory.of_round(state_folder(fl_ctx), stage, asked)
+    passed, said = stage.outbound(Update(leaving.delta, leaving.weight), asked.round, remembered.after)
+    stage_memory.keep(state_folder(fl_ctx), remembered)
+    return replace(leaving, delta=passed.params), receipt | {"compression": {"method": compression.name, **said}}

@@ -15,7 +15,7 @@ from typing import Any
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
-from wardround.arrays import Layout, digest
+from wardround.arrays import digest
 from wardround.core.stages import Receipt, Update
 from wardround.errors import ReleaseRefused
 from wardround.flare import few_patients, kept_settings, ledger_door, sealed, wire
@@ -115,13 +115,11 @@ class _Exit:
         """Run the stages, charge the ledger, code the update and keep it; return the receipt."""
         outbound, session, moment = self.outbound, self.session, self.session.call.moment
         passed, receipt = Update(update.delta, update.weight), dict(EXACT)
-        for stage in outbound.stages(Layout.of(update.delta), str(self.fl_ctx.get_identity_name())):
-            passed, said = stage.outbound(passed, moment.round, {})
-            receipt |= said
         if outbound.charged is None:
             ledger_door.require_nothing_promised(self.fl_ctx)
         else:
-            receipt |= ledger_door.spend(outbound.charged, update.numbers, self.fl_ctx)
+            passed, said = outbound.charged.outbound(passed, moment.round, {})
+            receipt |= said | ledger_door.spend(outbound.charged, update.numbers, self.fl_ctx)
         # After `spend`, which looks for a training loss: one that is not told must not pass for one that is not there.
         numbers, facts = self._told(update)
         beside = {"numbers": numbers, "facts": facts, "model": session.model, "settings": session.settings}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, Literal, final
 
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
@@ -10,9 +10,14 @@ from nvflare.apis.shareable import Shareable
 from wardround.aggregation.collect import require_tolerates
 from wardround.aggregation.plaintext_run import PlaintextRun
 from wardround.algorithms.rules import Rule
-from wardround.core.stages import Aggregation, require_fit
+from wardround.arrays import Layout
+from wardround.compression.chosen import Compression
+from wardround.compression.opening import Opening
+from wardround.core.stages import Aggregation
+from wardround.core.traits import require_fit
 from wardround.errors import ConfigRefused
-from wardround.flare import places, wire
+from wardround.flare import places, wire, wire_compressed
+from wardround.flare.ranges import LARGEST_CHANGE
 from wardround.flare.record import RunRecord
 from wardround.hospital.global_model import GlobalModel
 
@@ -22,6 +27,7 @@ class PlaintextServer:
     """The server reads the updates of single sites.
 
     aggregation: how one update is made of those of the sites
+    compression: how updates get smaller on their way here, or "none"
     rule: what the server does with it
     model: the network; the server makes its first weights from `seed`
     banks: every bank that travels
@@ -34,6 +40,7 @@ class PlaintextServer:
     def __init__(
         self,
         aggregation: Aggregation,
+        compression: Compression | Literal["none"],
         rule: Rule,
         model: Any,
         banks: list[str],
@@ -43,15 +50,16 @@ class PlaintextServer:
         inputs: dict[str, Any] | None = None,
     ) -> None:
         # NVFlare turns an undefined variable of a config into None.
-        given = aggregation and rule and model and banks and home_roles is not None and seed is not None
+        given = aggregation and compression and rule and model and banks and home_roles is not None and seed is not None
         if not (given and type(min_sites) is int and min_sites >= 1):
             raise ConfigRefused(
                 "the job's server settings",
                 found=f"min_sites {min_sites}, banks {banks}",
-                expected="min_sites >= 1, an aggregation, a rule, a model, its seed, banks and home_roles ([] for none)",
+                expected="min_sites >= 1, and every part; home_roles [] and compression none where there is nothing",
                 fix="print the job again with `wardround jobs write`",
             )
-        require_fit([], aggregation)
+        self.compression = None if isinstance(compression, str) else compression
+        require_fit([] if self.compression is None else [self.compression], aggregation)
         require_tolerates(aggregation, min_sites)
         self.aggregation = aggregation
         self.rule = rule
@@ -73,13 +81,19 @@ class PlaintextServer:
         record = RunRecord.begin(about, model.facts, places.in_simulator(fl_ctx), model.history)
         out = places.run_folder(fl_ctx)
         travelling = model.travelling(self.home_roles)
-        return PlaintextRun(model, travelling, self.aggregation, record, rounds, self.min_sites, out)
+        opening = None
+        if self.compression is not None:
+            blocks = {name: block for name, block in model.wire().items() if name in travelling}
+            opening = Opening(self.compression, Layout.of(blocks), model.memory, LARGEST_CHANGE)
+        return PlaintextRun(model, travelling, self.aggregation, record, rounds, self.min_sites, out, opening)
 
     def encode(self, message: wire.Order) -> Shareable:
         return wire.order_message(message)
 
     def decode(self, task: str, reply: Shareable) -> wire.Update | dict[str, Any]:
         """Return what a site answers, strictly read: an update, or its scores."""
-        if task == wire.TRAIN:
+        if task != wire.TRAIN:
+            return wire.read_scores(reply, self._names)
+        if self.compression is None:
             return wire.read_update(reply, self._names)
-        return wire.read_scores(reply, self._names)
+        return wire_compressed.read_update(reply, self.compression.name, self._names)

@@ -37,7 +37,7 @@ class PlaintextTasks:
         places.run_id(fl_ctx)
         trainer.require_own_state(outbound, fl_ctx)
         since = order.since(name)
-        outbound.begin(Asked(order.round, digest(order.weights), counted=since == order.round))
+        outbound.begin(Asked(order.round, digest(order.weights), since))
         if outbound.charged is not None:
             before = outbox.answer(places.state_folder(fl_ctx), outbound.asked)
             if before is not None:

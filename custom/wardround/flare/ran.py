@@ -48,6 +48,11 @@ def settings_of(executor: Mapping[str, Any]) -> Json:
     return {**classes, **found, **schedule, **beside}
 
 
+def compression_of(part: Mapping[str, Any]) -> Json:
+    """Return what a report says of a job's compression."""
+    return {"class": part["path"], **{key: plain(value) for key, value in part["args"].items()}}
+
+
 def plain(value: Any) -> Any:
     """Return a setting as a report keeps it: values and lists of values as they are, what is nested in words."""
     if isinstance(value, Mapping) and "path" in value:
@@ -110,6 +115,8 @@ def _runs(server: Json, client: Json) -> list[tuple[str, Any]]:
         # The plain mean has no settings, and a report does not speak of it.
         args = {name: plain(value) for name, value in part["args"].items()} or None
         found += [("aggregation", args), (AGGREGATION, part["path"] if args else None)]
+    for part in (one for config in (server, client) for one in _under(config, "compression") if "path" in one):
+        found.append(("compression", compression_of(part)))
     if not executors:
         raise KeyError("an executor with an algorithm")
     return found

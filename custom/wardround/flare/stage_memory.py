@@ -1,44 +1,73 @@
-"""What stages of a chain remember between rounds (error feedback), in the site's state folder.
+"""What a compression remembers between rounds (error feedback), in the site's state folder.
 
-It is written before the message is sent: after a crash in between, the message counts as lost and what it would have
-carried as sent, which costs one message's progress and never a value that is sent twice.
+What it remembered before a round is kept beside what it remembers after it. A round that is asked again begins from the
+same, so that the same update makes the same message; the next round goes on from what came after. Both are written before
+the message is sent: after a crash in between, the message counts as one that the server never had.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wardround.compression.payload import Memory, Opened
 from wardround.core import stored
-from wardround.core.stages import Stage
 from wardround.flare.outbound import Asked
 
-FILE, ROUND = "outbound_memory.npz", "outbound.round"
+FILE = "outbound_memory.npz"
 
 
-def of_round(folder: Path, stages: Iterable[Stage], asked: Asked) -> dict[str, Any]:
-    """Return what was remembered, empty at the first round; stages have been told whether the message before counted."""
-    memory = _read(folder) if asked.round else {}
-    # A round that is asked twice is not settled twice: its own message has had no answer yet.
-    if memory.get(ROUND, asked.round) < asked.round:
-        for stage in stages:
-            settle = getattr(stage, "settle", None)
-            if settle is not None:
-                settle(memory, asked.counted)
-    return memory | {ROUND: asked.round}
+@dataclass(frozen=True)
+class Remembered:
+    """Of one round: what was remembered before it, and what the stage makes of it (`after`, which it writes into)."""
+
+    round: int
+    before: Mapping[str, Any]
+    after: Memory
 
 
-def keep(folder: Path, memory: dict[str, Any]) -> None:
-    """Write down what is to be remembered; a chain that remembers nothing leaves no file."""
-    if set(memory) == {ROUND}:
+def of_round(folder: Path, stage: Opened, asked: Asked) -> Remembered:
+    """Return what the stage goes on from; it has been told whether its message before counted."""
+    kept = _read(folder) if asked.round else None
+    if kept is None:
+        return Remembered(asked.round, {}, {})
+    if kept.round == asked.round:
+        # Its own message has had no answer yet, and is made again.
+        return Remembered(asked.round, kept.before, _copy(kept.before))
+    memory = _copy(kept.after)
+    # Other rounds may lie between: what counts is whether the last update of this site that counted is that of the message.
+    stage.settle(memory, asked.since == kept.round + 1)
+    return Remembered(asked.round, _copy(memory), memory)
+
+
+def keep(folder: Path, remembered: Remembered) -> None:
+    """Write down what is to be remembered; where there is nothing, there is no file."""
+    parts = {"before": remembered.before, "after": remembered.after}
+    if not any(parts.values()):
         return
-    arrays = {name: value for name, value in memory.items() if isinstance(value, np.ndarray)}
-    stored.save(folder / FILE, arrays, {name: value for name, value in memory.items() if name not in arrays})
+    arrays: dict[str, Any] = {}
+    said: dict[str, Any] = {}
+    for part, memory in parts.items():
+        for name, value in memory.items():
+            (arrays if isinstance(value, np.ndarray) else said)[f"{part}:{name}"] = value
+    stored.save(folder / FILE, arrays, said | {"round": remembered.round})
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> Remembered | None:
     found = stored.load(folder / FILE)
-    return {} if found is None else {**found[1], **found[0]}
+    if found is None or "round" not in found[1]:
+        return None
+    values = {**found[0], **found[1]}
+    before, after = (
+        {name.removeprefix(f"{part}:"): value for name, value in values.items() if name.startswith(f"{part}:")}
+        for part in ("before", "after")
+    )
+    return Remembered(int(values["round"]), before, after)
+
+
+def _copy(memory: Mapping[str, Any]) -> Memory:
+    return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in memory.items()}

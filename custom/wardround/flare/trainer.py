@@ -18,13 +18,14 @@ from nvflare.apis.fl_context import FLContext
 from wardround import __version__
 from wardround.algorithms.base import Algorithm
 from wardround.algorithms.schedule import Schedule
-from wardround.algorithms.sharing import Sharing
+from wardround.algorithms.sharing import Sharing, parts
 from wardround.arrays import Arrays
+from wardround.core.traits import require_fit
 from wardround.errors import ConfigRefused
 from wardround.flare import few_patients, kept_settings, ledger_door, places, wire
 from wardround.flare.outbound import NONE, Outbound
 from wardround.flare.site_parts import SETTINGS, shown, tell
-from wardround.hospital.dp_site import private_plan, require_private_choice
+from wardround.hospital.dp_site import private_plan
 from wardround.hospital.judging import Judging, shared_only, spoken
 from wardround.hospital.rounds import Hospital
 from wardround.hospital.task import TaskPhantoms, TaskSampling
@@ -163,23 +164,22 @@ class Trainer:
 def require_promise_fits(outbound: Outbound, work: Work) -> None:
     """Raise ConfigRefused where a job's training cannot keep what its component `outbound` promises.
 
-    a rival beside it (its update would leave too), a promise for other rounds or work, an algorithm whose private gradients
-    nobody has counted; at hospital level: rounding that costs more than is set aside for it
+    parts that do not go together (core/traits.py), a promise for other rounds or work, an algorithm whose private
+    gradients nobody has counted; at hospital level: rounding that costs more than is set aside for it
     """
+    require_fit([*parts(work.algorithm, work.sharing, work.rival is not None), *outbound.parts])
     charged, schedule = outbound.charged, work.schedule
     if charged is None:
         return
-    fits = charged.rounds == schedule.rounds and getattr(charged, "work", schedule.work) == schedule.work
-    if work.rival is not None or not fits:
+    if charged.rounds != schedule.rounds or getattr(charged, "work", schedule.work) != schedule.work:
         raise ConfigRefused(
             "a job with differential privacy",
-            found="a rival model beside it" if work.rival is not None else "a mechanism for other rounds or work",
-            expected="one model, and the mechanism of this schedule",
-            fix="print the job again with `wardround jobs write NAME --set rival=false`",
+            found="a mechanism for other rounds or work",
+            expected="the mechanism of this schedule",
+            fix="print the job again with `wardround jobs write`",
         )
     if isinstance(charged, HospitalRelease):
         shared = shared_layout(work.model.build(0), work.sharing.home_roles)
         charged.require_exact(shared.total * len(work.algorithm.banks))
     if outbound.training_noise is not None:
-        require_private_choice(work.sharing)
         private_plan(work.algorithm, None, schedule, None)

@@ -93,14 +93,18 @@ def update_message(update: Update) -> Shareable:
     return DXO(DataKind.WEIGHT_DIFF, data=dict(update.delta), meta=meta).to_shareable()
 
 
+def update_meta(words: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the shape of what goes with an update, with the names that the job lists."""
+    return {"weight": WEIGHT, "numbers": NUMBERS, "facts": site_facts(allowed(words))}
+
+
 def read_update(message: Shareable, words: Collection[str] | None = None) -> Update:
     """Read the result of a train task; ReleaseRefused on any key too many or too few, other kind, type, range or NaN.
 
     words: the names that the job lists (messages/names.py), among them its kinds of masks; None: those of shipped tasks
     """
     dxo = _dxo(message, DataKind.WEIGHT_DIFF)
-    shape = {"weight": WEIGHT, "numbers": NUMBERS, "facts": site_facts(allowed(words))}
-    require_shape(dxo.meta, shape, "an update's meta")
+    require_shape(dxo.meta, update_meta(words), "an update's meta")
     weight, delta = float(dxo.meta["weight"]), _arrays(dxo.data)
     if not weight.is_integer():
         raise unknown("an update's weight", "a fraction", "a whole number of patients")

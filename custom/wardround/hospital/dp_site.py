@@ -29,7 +29,6 @@ from wardround.algorithms.fedprox import FedProx
 from wardround.algorithms.per_fedavg import PerFedAvg
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
-from wardround.algorithms.sharing import Sharing
 from wardround.errors import ConfigRefused
 from wardround.hospital.judging import Judging
 from wardround.hospital.task import TaskSite
@@ -78,17 +77,6 @@ class PrivatePlan:
     @property
     def total(self) -> int:
         return self.federation + self.rival + self.local + self.fine_tuning
-
-
-def require_private_choice(sharing: Sharing) -> None:
-    """Raise ConfigRefused where a site chooses what stays at home: KL masks read training patients without noise."""
-    if sharing.differs:
-        raise ConfigRefused(
-            f"{sharing.title} under patient-level DP",
-            found="blocks that a hospital chooses by its training patients, without noise",
-            expected="the same blocks at every hospital",
-            fix="--set sharing=everything, or --set sharing=norms_at_home",
-        )
 
 
 def private_plan(

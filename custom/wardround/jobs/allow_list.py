@@ -47,15 +47,16 @@ FORBIDDEN = (
 def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
     """Return {"site": classes, "server": classes}, sorted: exactly those that these jobs name.
 
-    none given: all jobs, the networks and phantoms that any of them can be given (named.py), and at the server every
-    aggregation that `--set aggregation=` names
+    none given: all jobs, the networks and phantoms that any of them can be given (named.py), at the server every aggregation
+    that `--set aggregation=` names, and every compression at both
     """
     chosen = jobs or [recipes.job(name) for name in recipes.names()]
     sides = {SITE: folder.client_config, SERVER: folder.server_config}
     found = {side: {path for job in chosen for path in classes(config(job))} for side, config in sides.items()}
     if not jobs:
-        found[SITE] |= {*NETWORKS, *PHANTOMS}
-        found[SERVER] |= {*NETWORKS, *classes(fragments.table()["aggregations"])}
+        page = fragments.table()
+        found[SERVER] |= {*NETWORKS, *classes(page["aggregations"]), *classes(page["compressions"])}
+        found[SITE] |= {*NETWORKS, *PHANTOMS, *classes(page["compressions"])}
     return {side: sorted(paths) for side, paths in found.items()}
 
 

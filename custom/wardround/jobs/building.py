@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from wardround.arrays import Layout
+from wardround.core.traits import Fitting, require_fit
 from wardround.errors import ConfigRefused
 from wardround.jobs.job import Job, Json
 from wardround.jobs.named import classes, shipped
@@ -58,15 +59,18 @@ def require_listed(config: Any, what: str, also: Collection[str] = ()) -> None:
 
 def require_buildable(job: Job) -> None:
     """Raise ConfigRefused unless every object of the job can be built and they fit: better here than at four sites at once."""
+    from wardround.aggregation.collect import require_tolerates
     from wardround.algorithms.federation import begin
 
     parts = {name: build(job.task[name], name) for name in PARTS}
     schedule = build(job.federation["schedule"], "schedule")
     algorithm, sharing = build(job.algorithm["site"], "algorithm"), build(job.sharing, "sharing")
-    _require_privacy_fits(job, algorithm, sharing, schedule)
+    require_fit(parts_of(job))
+    _require_private_work(job, algorithm, schedule)
     build(job.rule, "server rule")
-    _require_aggregation_fits(job)
-    if job.protection is not None:
+    if job.protection is None:
+        require_tolerates(build(job.aggregation, "aggregation"), job.federation["min_sites"])
+    else:
         protection = build(job.privacy["protection"], "protection")
         if job.hospital_noise is not None:
             _require_noise_fits(job, protection)
@@ -77,20 +81,19 @@ def require_buildable(job: Job) -> None:
         shared_layout(job)
 
 
-def _require_aggregation_fits(job: Job) -> None:
-    """Raise ConfigRefused where the job's aggregation cannot read updates, or a round may close with too few for it."""
-    from wardround.aggregation.collect import require_tolerates
+def parts_of(job: Job) -> list[Fitting]:
+    """Return the parts of a job whose traits must fit, in the order in which they meet an update."""
+    from wardround.jobs.compat import chain
 
-    aggregation = build(job.aggregation, "aggregation")
-    if job.protection is None:
-        require_tolerates(aggregation, job.federation["min_sites"])
-    elif job.aggregation["args"]:
-        raise ConfigRefused(
-            f"the {aggregation.name} in job {job.name}",
-            found=f"an update that is not readable: {job.privacy['title']}",
-            expected="updates that the server can read, one by one",
-            fix="leave `aggregation` out, or print the job with `--set privacy=in_the_clear`",
-        )
+    return chain(
+        build(job.algorithm["site"], "algorithm"),
+        build(job.sharing, "sharing"),
+        beside=job.rival,
+        dp=None if job.dp is None else build(job.privacy["mechanism"]["args"]["promise"], "promise"),
+        compression=None if job.compression is None else build(job.compression, "compression"),
+        protection=None if job.protection is None else build(job.privacy["protection"], "protection"),
+        aggregation=build(job.aggregation, "aggregation"),
+    )
 
 
 def class_at(path: str, what: str) -> type:
@@ -177,15 +180,11 @@ def _require_network_fits(model: Any, sampling: Any, patient_noise: bool) -> Non
         require_private(model, sampling.network_inputs, sampling.size)
 
 
-def _require_privacy_fits(job: Job, algorithm: Any, sharing: Any, schedule: Any) -> None:
-    """Raise ConfigRefused where noise or a hidden sum does not protect what this algorithm and this sharing let out."""
-    from wardround.algorithms.sharing import require_alone
-    from wardround.hospital.dp_site import private_plan, require_private_choice
+def _require_private_work(job: Job, algorithm: Any, schedule: Any) -> None:
+    """Raise ConfigRefused where nobody has counted the private gradients of this algorithm, or they are not whole steps."""
+    from wardround.hospital.dp_site import private_plan
 
-    if job.dp is not None or job.privacy["kind"] != "open":
-        require_alone(sharing, job.rival, job.privacy["title"])
     if job.dp is not None and job.dp["unit"] == "patient":
-        require_private_choice(sharing)
         private_plan(algorithm, None, schedule, None)
 
 

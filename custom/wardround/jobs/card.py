@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from wardround.core.traits import STEADY
 from wardround.jobs.building import build, shared_layout
 from wardround.jobs.recipes import Job
 
@@ -34,6 +35,7 @@ def card(job: Job) -> str:
         "algorithm": args,
         "sharing": job.sharing["args"] or {"everything": ""},
         **({"aggregation": job.aggregation["args"]} if job.aggregation["args"] else {}),
+        **({"compression": job.compression["args"] or {job.compression["path"]: ""}} if job.compression else {}),
         "server": job.rule["args"],
         "model": job.task["model"]["args"],
     }
@@ -61,7 +63,7 @@ def card(job: Job) -> str:
 
 ## What leaves a hospital
 
-- each round: {_wrapped(job.privacy["leaves"])}
+- each round: {_wrapped(_leaves(job))}
 - at the end: {_wrapped(job.privacy.get("at_the_end") or job.task["at_the_end"])}
 - never: {_wrapped(f"images, masks, {'records, ' if _reads_record(job) else ''}{NEVER}")}
 - few patients: {_wrapped(FEW)}
@@ -86,11 +88,19 @@ Wrong for: {_wrapped(job.task["wrong_for"], "")}.
 """
 
 
+def _leaves(job: Job) -> str:
+    """Return what leaves in each round, and in what form where updates are compressed."""
+    leaves: str = job.privacy["leaves"]
+    if job.compression is None:
+        return leaves
+    return f"{leaves}. The change of the weights leaves compressed, {build(job.compression, 'compression').leaves}"
+
+
 def _stays(job: Job) -> str:
     """Return what of the model stays at the hospital, and what that does not mean while FedAvg is trained beside."""
     sharing = build(job.sharing, "sharing")
     told = "the report names them and since when" if job.protection is None else "only its own report names them"
-    kept = [f"{sharing.stays} ({told})" if sharing.changes else sharing.stays] if sharing.stays else []
+    kept = [f"{sharing.stays} ({told})" if STEADY in sharing.traits.breaks else sharing.stays] if sharing.stays else []
     kept += [job.algorithm["keeps"]] if "keeps" in job.algorithm else []
     beside = "the FedAvg model that is trained beside it leaves whole (`--set rival=false`: without it)"
     return "; ".join([*(kept or ["nothing, all of it is shared"]), *([beside] if job.rival and sharing.stays else [])])

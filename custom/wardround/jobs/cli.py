@@ -13,6 +13,7 @@ from wardround.errors import Refusal
 from wardround.jobs import (
     cmd_baseline,
     cmd_compare,
+    cmd_compat,
     cmd_data,
     cmd_export,
     cmd_he,
@@ -88,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     cmd_partition.add(commands)
     jobs = group(commands, "jobs", "list, explain, write, check or run jobs", JOBS)
     cmd_jobs.add(jobs)
+    cmd_compat.add(jobs)
     cmd_run.add(jobs)
     cmd_submit.add(jobs)
     cmd_poc.add(commands)

@@ -8,7 +8,7 @@ from pathlib import Path
 from wardround import __version__
 from wardround.core import files
 from wardround.errors import ConfigRefused
-from wardround.flare.ran import AGGREGATION, plain, settings_of
+from wardround.flare.ran import AGGREGATION, compression_of, plain, settings_of
 from wardround.hospital.class_inputs import INPUTS
 from wardround.jobs import hidden
 from wardround.jobs.building import build
@@ -18,6 +18,8 @@ from wardround.jobs.tracking import receivers
 from wardround.jobs.words import words
 
 INSTALLED = {"version": __version__, "code": "installed"}
+# NVFlare turns an undefined variable into None: what a job has not is written as this word.
+NONE = "none"
 MADE_WITH = {"id": "made_with", "path": "wardround.flare.made_with.MadeWith"}
 
 
@@ -85,6 +87,7 @@ def made_with(config: Json, promise: Json) -> Json:
 def _server_config(job: Job) -> Json:
     plaintext = {
         "aggregation": job.aggregation,
+        "compression": job.compression or NONE,
         "rule": job.rule,
         "model": job.task["model"],
         "banks": job.banks,
@@ -134,8 +137,8 @@ def outbound(job: Job) -> Json:
     """Return all that the job promises about what leaves a site."""
     return {
         "privacy": job.privacy["mechanism"],
-        "compression": "none",
-        "protection": job.privacy.get("protection", "none"),
+        "compression": job.compression or NONE,
+        "protection": job.privacy.get("protection", NONE),
         "allowed_names": words(job),
     }
 
@@ -154,6 +157,8 @@ def about(job: Job) -> Json:
     named: Json = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}
     if "aggregation" in named:
         named[AGGREGATION] = job.aggregation["path"]
+    if job.compression is not None:
+        named["compression"] = compression_of(job.compression)
     said = {"score": job.task["score"], "privacy": job.privacy["title"], "names": words(job)}
     return {"job": job.name, "algorithm": job.title, **settings_of(job.trainer), **named, **said}
 

@@ -18,6 +18,7 @@ class Job:
     algorithm: Json
     sharing: Json
     aggregation: Json
+    compression: Json | None
     rule: Json
     task: Json
     federation: Json

@@ -15,7 +15,7 @@ from wardround.privacy.accounting import claim, full_noise_multiplier_for, noise
 from wardround.privacy.releases import GaussianRelease, SampledGaussianRelease
 
 # Settings that name a row or a fragment of app_configs/, and are applied before all others.
-BY_NAME = ("privacy=", "sharing=", "aggregation=")
+BY_NAME = ("privacy=", "sharing=", "aggregation=", "compression=")
 
 __all__ = ["HOSPITAL_DP", "Job", "Json", "job", "names"]
 
@@ -53,7 +53,8 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
         title=algorithm["title"],
         algorithm=algorithm,
         sharing=sharing["part"],
-        aggregation=copy.deepcopy(_aggregation(page, row["aggregation"])),
+        aggregation=copy.deepcopy(_row(page, "aggregation", row["aggregation"])),
+        compression=_compression(page, row["compression"]),
         rule=rule,
         task=task,
         federation=federation,
@@ -67,6 +68,8 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
     made = own.finished(made, _sharing(page, row["sharing"]), named)
     if made.protection is not None:
         made.protection["min_sites"] = made.federation["min_sites"]
+    if made.compression is not None and "seed" in made.compression["args"]:
+        made.compression["args"]["seed"] = made.task["seed"]
     if made.dp is not None:
         _promise(made)
     _require_patience(made)
@@ -87,17 +90,24 @@ def _sharing(page: Json, name: str) -> Json:
     return found
 
 
-def _aggregation(page: Json, name: str) -> Json:
-    """Return a row of `aggregations`; no such row: ConfigRefused."""
-    if name not in page["aggregations"]:
-        near = settings_of.did_you_mean(name, page["aggregations"])
+def _compression(page: Json, name: str) -> Json | None:
+    """Return a row of `compressions`; None for the row `none`."""
+    found = copy.deepcopy(_row(page, "compression", name))
+    return found if isinstance(found, dict) else None
+
+
+def _row(page: Json, kind: str, name: str) -> Json:
+    """Return a row of `aggregations` or `compressions`; no such row: ConfigRefused."""
+    rows = page[f"{kind}s"]
+    if name not in rows:
+        near = settings_of.did_you_mean(name, rows)
         raise ConfigRefused(
-            f"setting 'aggregation={name}'",
-            found="no such way to put updates together",
-            expected=f"one of {', '.join(page['aggregations'])}",
-            fix=f"{near}--set aggregation=NAME, or a class of your own with --set aggregation.path=",
+            f"setting '{kind}={name}'",
+            found=f"no such {kind}",
+            expected=f"one of {', '.join(rows)}",
+            fix=f"{near}--set {kind}=NAME",
         )
-    found: Json = page["aggregations"][name]
+    found: Json = rows[name]
     return found
 
 

@@ -19,6 +19,11 @@ WORDS: Mapping[str, str] = {
     "aggregation.keep": "Krum: how many updates are kept.",
     "aggregation.smoothing": "RFA: updates nearer than so many median distances weigh as in the mean.",
     "aggregation.mixing.far": "With mixing: a hospital is flagged beyond so many times the median distance.",
+    "compression": "How updates of a plaintext job get smaller: a row of `compressions` in app_configs/jobs.yaml.",
+    "compression.bits": "Quantise: bits of each value, 8 or 4.",
+    "compression.chunk": "Quantise: so many values share one step.",
+    "compression.share": "Top-k: the share of all values that leave in a round.",
+    "compression.period": "Rand-k: every value leaves once in so many rounds.",
     "rule.path": "The class with which the server steps along the mean change: one of wardround's, or your own.",
     "privacy": "How updates leave a hospital: the name of a fragment in app_configs/privacy.",
     "rounds": "How many rounds are trained.",
@@ -135,6 +140,6 @@ WORDS: Mapping[str, str] = {
 DERIVED = frozenset(
     {
         *("dp.epsilon", "dp.mu", "dp.attack_accuracy", "dp.attack_tpr_at_1_percent"),
-        *("mechanism.rounds", "mechanism.work", "mechanism.promise", "protection.min_sites"),
+        *("compression.seed", "mechanism.rounds", "mechanism.work", "mechanism.promise", "protection.min_sites"),
     }
 )

@@ -28,6 +28,7 @@ def places(made: Job) -> dict[str, Json]:
         "algorithm": made.algorithm["site"]["args"],
         "sharing": made.sharing["args"],
         **_aggregation(made),
+        **({"compression": made.compression["args"]} if made.compression is not None else {}),
         "rule": made.rule["args"],
         "model": made.task["model"]["args"],
         "sampling": made.task["sampling"]["args"],
@@ -138,7 +139,7 @@ def _takes_any(made: Job, prefix: str) -> bool:
 
 
 def _no_such(made: Job, setting: str, key: str) -> ConfigRefused:
-    options = sorted([*listed(made), "privacy", "sharing", "aggregation"])
+    options = sorted([*listed(made), "privacy", "sharing", "aggregation", "compression"])
     return ConfigRefused(
         f"setting {setting!r}",
         found="no such setting",

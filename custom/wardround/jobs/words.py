@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wardround.core.traits import STEADY
 from wardround.jobs.building import build
 from wardround.jobs.recipes import Job
 from wardround.messages.names import label_name
@@ -16,7 +17,7 @@ def words(job: Job) -> list[str]:
     sampling = build(job.task["sampling"], "sampling")
     if job.hospital_noise is not None:
         return [label_name(kind) for kind in sampling.kinds]
-    masked = job.protection is None and build(job.sharing, "sharing").changes
+    masked = job.protection is None and STEADY in build(job.sharing, "sharing").traits.breaks
     return [*sampling.allowed_names, *(_blocks(job) if masked else ())]
 
 

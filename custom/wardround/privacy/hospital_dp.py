@@ -27,12 +27,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wardround.arrays import Array, Arrays, Layout
+from wardround.core.traits import ADDITIVE, ALONE, BOUNDED, COUNTED, FIXED_LAYOUT, INTEGER, WHOLE, Traits
 from wardround.errors import ConfigRefused, ReleaseRefused
 from wardround.privacy.gaussian_noise import normal, secret_words
 from wardround.privacy.releases import GaussianRelease
@@ -61,6 +62,15 @@ class HospitalDP:
     colluders: int
     hidden: bool
     bits: int
+
+    name: ClassVar[str] = "hospital-level differential privacy"
+    traits: ClassVar[Traits] = Traits(
+        needs=frozenset({ALONE, ADDITIVE, FIXED_LAYOUT, WHOLE}),
+        gives=frozenset({BOUNDED, INTEGER}),
+        # A number of patients is a number about the hospital's data, and no noise hides it.
+        breaks=frozenset({COUNTED}),
+        why={ALONE: "one model: the update of a second one would leave too, and the clip is of one"},
+    )
 
     def __post_init__(self) -> None:
         whole = (self.sites, self.min_sites, self.colluders, self.bits)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 from wardround.arrays import Layout
-from wardround.core.stages import ADDITIVE, FIXED_LAYOUT, INTEGER, Aggregate, Receipt, Traits, Update
+from wardround.core.stages import Aggregate, Receipt, Update
+from wardround.core.traits import Traits
 from wardround.privacy import shares
 from wardround.privacy.charged import require_whole
 from wardround.privacy.hospital_dp import HospitalDP, privatise
@@ -33,8 +34,8 @@ class HospitalRelease:
     accept_vacuous: bool
 
     unit: ClassVar[Unit] = "hospital"
-    name: ClassVar[str] = "hospital_dp"
-    traits: ClassVar[Traits] = Traits(needs=frozenset({ADDITIVE, FIXED_LAYOUT}), gives=frozenset({INTEGER}))
+    name: ClassVar[str] = HospitalDP.name
+    traits: ClassVar[Traits] = HospitalDP.traits
 
     def __post_init__(self) -> None:
         require_whole(self)

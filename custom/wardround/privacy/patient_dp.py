@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
+from wardround.core.traits import ADDITIVE, ALONE, FIXED_LAYOUT, SAME_BLOCKS, WHOLE, Traits
 from wardround.errors import ConfigRefused
 
 ROUNDING = 2.0**-12
@@ -28,6 +29,16 @@ class PatientDP:
     noise_multiplier: float
     sampling_rate: float
     reference_patients: int
+
+    name: ClassVar[str] = "patient-level differential privacy"
+    # The proof of the noise is of the bytes that the training made, so no other stage may come before.
+    traits: ClassVar[Traits] = Traits(
+        needs=frozenset({ALONE, SAME_BLOCKS, ADDITIVE, FIXED_LAYOUT, WHOLE}),
+        why={
+            ALONE: "one model: the update of a second one would leave without noise, or uncounted",
+            SAME_BLOCKS: "the same blocks at every hospital: masks are chosen by training patients, without noise",
+        },
+    )
 
     def __post_init__(self) -> None:
         given = None not in (self.clip, self.noise_multiplier, self.sampling_rate, self.reference_patients)

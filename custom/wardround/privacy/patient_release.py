@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
-from wardround.core.stages import PLAIN, Aggregate, Receipt, Traits, Update
+from wardround.core.stages import Aggregate, Receipt, Update
+from wardround.core.traits import Traits
 from wardround.errors import ReleaseRefused
 from wardround.privacy import noise_proof
 from wardround.privacy.charged import require_whole
@@ -35,9 +36,8 @@ class PatientRelease:
     accept_vacuous: bool
 
     unit: ClassVar[Unit] = "patient"
-    name: ClassVar[str] = "patient_dp"
-    # The proof is of the bytes that the training made, so no other stage may come before.
-    traits: ClassVar[Traits] = Traits(needs=PLAIN)
+    name: ClassVar[str] = PatientDP.name
+    traits: ClassVar[Traits] = PatientDP.traits
 
     def __post_init__(self) -> None:
         require_whole(self)

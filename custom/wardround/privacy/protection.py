@@ -8,15 +8,37 @@ ring    masks, encryption and ring True               Zhou et al. 2024: passed f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
+from wardround.core.traits import ADDITIVE, ALONE, COUNTED, FIXED_LAYOUT, READABLE, SAME_BLOCKS, WHOLE, Part, Traits
 from wardround.core.words import WORD
 from wardround.errors import ConfigRefused
 from wardround.privacy.bfv import plain_modulus
 from wardround.privacy.packing import Packing
 
 LEAST_SITES = 3
+NAMES = {
+    "fixed": "a sum in fixed point",
+    "masked": "a masked sum",
+    "he": "an encrypted sum",
+    "he with masks": "an encrypted and masked sum",
+    "ring": "a sum passed around a ring",
+}
+"""The name of the sum by its mode."""
+NEEDS = frozenset({ADDITIVE, FIXED_LAYOUT, WHOLE})
+WHY = {
+    WHOLE: "whole blocks: the codec of a sum has one step for each block of the model",
+    COUNTED: "the number of a hospital's patients, by which the sum weighs its update; or --set protection.weights=equal",
+    # In the first round with masks both models still start and train alike: the sum of the one less that of the other
+    # is, block by block, what those who keep the block have left out; where that is one hospital, its update.
+    ALONE: "one model, or the same blocks everywhere: the difference of two sums is the update of those that keep a block",
+}
+ANY_SUM = Part(
+    "a hidden sum",
+    Traits(needs=NEEDS, needs_one_of=frozenset({ALONE, SAME_BLOCKS}), breaks=frozenset({READABLE}), why=WHY),
+)
+"""What holds for the sum of every mode."""
 
 
 @final
@@ -69,6 +91,16 @@ class Protection:
                 f"reference_patients {self.reference_patients}, threshold {self.threshold}",
                 f"reference_patients >= 1, threshold 0 or {least} to {self.sites}",
             )
+
+    @property
+    def name(self) -> str:
+        """Return the name under which refusals and the compatibility table list it."""
+        return f"{NAMES[self.mode]}{' weighted by patients' if self.weighted else ''}"
+
+    @property
+    def traits(self) -> Traits:
+        """Return what a sum needs; nobody opens a single update of it."""
+        return replace(ANY_SUM.traits, needs=NEEDS | {COUNTED}) if self.weighted else ANY_SUM.traits
 
     @property
     def weighted(self) -> bool:

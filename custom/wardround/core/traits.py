@@ -1,0 +1,195 @@
+"""What fits together in one job, computed from traits: what each part needs of an update, and what it makes of it.
+
+The parts of a job meet an update in one order: which blocks are shared, the algorithm, a model beside it, differential
+privacy, compression, the hidden sum, the aggregation. A property holds until a part breaks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from wardround.errors import ConfigRefused
+
+READABLE = "readable"
+"""The server can read the update of a single site."""
+ADDITIVE = "additive"
+"""The sum of what the sites send, read back, is the sum of their updates."""
+BOUNDED = "bounded"
+"""The norm of every update is at most a public number."""
+INTEGER = "integer"
+"""Every value is an integer of a range that the job states, so that sums are exact."""
+FIXED_LAYOUT = "fixed_layout"
+"""Every site sends the same entries, known before the round begins."""
+WHOLE = "whole"
+"""Every block travels with all of its values, in the model's shape."""
+COUNTED = "counted"
+"""The number of the hospital's training patients goes with the update."""
+ALONE = "alone"
+"""No second model of the hospital leaves in the same round."""
+SAME_BLOCKS = "same_blocks"
+"""Every hospital shares the same blocks of the model."""
+STEADY = "steady"
+"""A block that is shared in one round is shared in all of them."""
+PLAIN = frozenset({READABLE, ADDITIVE, FIXED_LAYOUT, WHOLE, COUNTED, ALONE, SAME_BLOCKS, STEADY})
+"""What an update is before any part of the job has touched it."""
+WORDS = {
+    READABLE: ("updates that the server reads one by one", "updates that nobody opens one by one"),
+    ADDITIVE: (
+        "messages whose sum is the sum of the updates",
+        "messages whose sum is not the sum of the updates",
+    ),
+    BOUNDED: ("updates whose norm has a public bound", "updates whose norm has no public bound"),
+    INTEGER: ("integers of a stated range", "values that are not integers of a stated range"),
+    FIXED_LAYOUT: ("the same entries from every site", "messages whose entries differ from site to site"),
+    WHOLE: ("whole blocks", "blocks of which only a part travels, or not as they are"),
+    COUNTED: ("a number of patients with every update", "updates that come without a number of patients"),
+    ALONE: ("one model", "a second model that leaves in the same round"),
+    SAME_BLOCKS: ("the same blocks at every hospital", "blocks that each hospital chooses for itself"),
+    STEADY: (
+        "the same shared blocks in every round",
+        "blocks that are shared in one round and stay at home in another",
+    ),
+}
+"""Of every property: what a refusal expects, and what it finds."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a part of the chain needs of an update, and what it makes of it.
+
+    needs: properties that must hold before it
+    needs_one_of: properties of which one must hold before it; empty: none is asked for
+    gives: properties that hold after it
+    breaks: properties that hold no longer
+    why: property -> why it is needed, as a refusal prints it
+    """
+
+    needs: frozenset[str] = frozenset()
+    needs_one_of: frozenset[str] = frozenset()
+    gives: frozenset[str] = frozenset()
+    breaks: frozenset[str] = frozenset()
+    why: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+class Fitting(Protocol):
+    """What has to fit into a job: a name, and the traits from which it is computed with what it goes together."""
+
+    @property
+    def name(self) -> str:
+        """Return the name under which a refusal and the compatibility table list it."""
+        ...
+
+    @property
+    def traits(self) -> Traits:
+        """Return what it needs and what it makes of an update."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a job of which only the traits count. without: the command or act that leaves it out."""
+
+    name: str
+    traits: Traits
+    without: str = ""
+
+
+PLAINTEXT = Part(
+    "a server that reads every update",
+    Traits(
+        needs=frozenset({READABLE, COUNTED}),
+        why={COUNTED: "a number of patients, which a plaintext update always brings along; or a hidden sum"},
+    ),
+    "hide the sum (--set privacy=dp_adaptive)",
+)
+"""What every job without a hidden sum has in its place."""
+
+
+def leaving(dp: Fitting | None, compression: Fitting | None, protection: Fitting | None) -> list[Part]:
+    """Return the parts between training and aggregation in the order in which they meet an update; None: there is none.
+
+    dp: differential privacy
+    protection: the hidden sum
+    """
+    found = []
+    if dp is not None:
+        found.append(Part(dp.name, dp.traits, "choose a job without differential privacy"))
+    if compression is not None:
+        found.append(Part(compression.name, compression.traits, "--set compression=none"))
+    if protection is None:
+        return [*found, PLAINTEXT]
+    return [*found, Part(protection.name, protection.traits, "--set privacy=in_the_clear")]
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A part that does not find what it needs.
+
+    lacking: one property, or several of which one would do
+    culprits: the parts that broke them
+    """
+
+    part: Fitting
+    lacking: tuple[str, ...]
+    culprits: tuple[Fitting, ...]
+
+    @property
+    def found(self) -> str:
+        """Return what the part finds instead."""
+        return ", and ".join(WORDS[one][1] for one in self.lacking)
+
+    @property
+    def expected(self) -> str:
+        """Return what it needs, and why where the part says so."""
+        why = [self.part.traits.why[one] for one in self.lacking if one in self.part.traits.why]
+        return why[0] if why else " or ".join(WORDS[one][0] for one in self.lacking)
+
+    def refusal(self) -> ConfigRefused:
+        """Return the refusal of the job."""
+        names = [one.name for one in self.culprits]
+        since = f" (since {' and '.join(names)})" if names else ""
+        ways = dict.fromkeys(without(one) for one in (*self.culprits, self.part))
+        return ConfigRefused(
+            " with ".join([self.part.name, *names]),
+            found=f"{self.found}{since}",
+            expected=self.expected,
+            fix=f"{', or '.join(ways)}; `wardround jobs compat` prints what goes together",
+        )
+
+
+def without(part: Fitting) -> str:
+    """Return the words that leave a part out of a job."""
+    return getattr(part, "without", "") or f"leave out {part.name}"
+
+
+def misfit(stages: Iterable[Fitting], aggregation: Fitting | None = None) -> Misfit | None:
+    """Return the first part that does not find what it needs; None where all do.
+
+    aggregation: None where this end of the job does not know it, as at a site
+    """
+    properties = set(PLAIN)
+    broken_by: dict[str, Fitting] = {}
+    for part in (*stages, *([] if aggregation is None else [aggregation])):
+        traits = part.traits
+        # First a property of which the part says why it needs it: the reason that is told is the telling one.
+        lacking = sorted(traits.needs - properties, key=lambda one: (one not in part.traits.why, one))[:1]
+        if not lacking and traits.needs_one_of and not traits.needs_one_of & properties:
+            lacking = sorted(traits.needs_one_of)
+        if lacking:
+            culprits: list[Fitting] = []
+            for one in lacking:
+                if one in broken_by and broken_by[one] not in culprits:
+                    culprits.append(broken_by[one])
+            return Misfit(part, tuple(lacking), tuple(culprits))
+        broken_by |= dict.fromkeys(traits.breaks, part)
+        properties = (properties - traits.breaks) | traits.gives
+    return None
+
+
+def require_fit(stages: Iterable[Fitting], aggregation: Fitting | None = None) -> None:
+    """Raise ConfigRefused unless every stage, and last the aggregation, finds the properties that it needs."""
+    found = misfit(stages, aggregation)
+    if found is not None:
+        raise found.refusal()

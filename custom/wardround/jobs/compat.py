@@ -1,0 +1,218 @@
+"""What goes together in one job, computed from the traits of its parts. Pure: values in, words out.
+
+A job has one option of every axis: which blocks are shared, how the algorithm trains, whether FedAvg is trained beside
+it, differential privacy, compression, a hidden sum or plaintext updates, and the aggregation. `core.traits.require_fit`
+says whether they fit, when a job is printed and when it is loaded; this file asks it about every combination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+from wardround.aggregation.clipped import ClippedMean
+from wardround.aggregation.geometric import GeometricMedian
+from wardround.aggregation.krum import Krum
+from wardround.aggregation.mean import WeightedMean
+from wardround.aggregation.median import CoordinateMedian
+from wardround.aggregation.mixing import Mixed
+from wardround.aggregation.trimmed import TrimmedMean
+from wardround.algorithms.base import BESIDE
+from wardround.algorithms.fedavg import FedAvg
+from wardround.algorithms.klmask import KLMask
+from wardround.algorithms.scaffold import Scaffold
+from wardround.algorithms.sharing import Everything, Roles, parts
+from wardround.compression.half import Half
+from wardround.compression.quantise import Quantise
+from wardround.compression.rand_k import RandK
+from wardround.compression.top_k import TopK
+from wardround.core.traits import Fitting, Misfit, Part, leaving, misfit
+from wardround.errors import ConfigRefused
+from wardround.jobs.settings import did_you_mean
+from wardround.privacy.hospital_dp import HospitalDP
+from wardround.privacy.patient_dp import PatientDP
+from wardround.privacy.protection import Protection
+
+# In the order in which the parts meet an update. The first option of an axis is what a job has that asks for nothing.
+AXES = ("sharing", "algorithm", "beside", "dp", "compression", "secagg", "aggregation")
+BASE = ("secagg", "dp")
+"""The axes of the rows of the table: which of them go together is no matter of single options."""
+NOTHING = {
+    "beside": "one model",
+    "dp": "no differential privacy",
+    "compression": "no compression",
+    "secagg": "the server opens every update",
+}
+"""What the first option of an axis is, where it is nothing."""
+Cell = Mapping[str, str]
+
+
+def chain(
+    algorithm: Any,
+    sharing: Any,
+    *,
+    beside: bool,
+    dp: Fitting | None,
+    compression: Fitting | None,
+    protection: Fitting | None,
+    aggregation: Fitting,
+) -> list[Fitting]:
+    """Return the parts of one job in the order in which they meet an update."""
+    found: list[Fitting] = [*parts(algorithm, sharing, beside), *leaving(dp, compression, protection)]
+    # The sum of a hidden job is its mean: there a weighted mean reads nothing beside it.
+    if protection is None or not isinstance(aggregation, WeightedMean):
+        found.append(Part(aggregation.name, aggregation.traits, "--set aggregation=mean"))
+    return found
+
+
+@lru_cache
+def options() -> Mapping[str, Mapping[str, Any]]:
+    """Return axis -> short name -> one value of every kind that a job can name, with the smallest settings."""
+    masks: dict[str, Any] = {
+        "every": 1,
+        "warm_up": 1,
+        "rho": 0.8,
+        "enter": 1.5,
+        "leave": 0.75,
+        "most": 0.3,
+        "batches": 1,
+    }
+    return {
+        "sharing": {
+            "everything": Everything(),
+            "roles": Roles(("norm",)),
+            "same_masks": KLMask(choose="head", home=(), **masks),
+            "klmask": KLMask(choose="kl", home=(), **masks),
+        },
+        "algorithm": {"fedavg": FedAvg(), "scaffold": Scaffold()},
+        "beside": {"alone": None, "beside": BESIDE},
+        "dp": {"no_dp": None, "patient": PatientDP, "hospital": HospitalDP},
+        "compression": {"none": None, "half": Half, "quantise": Quantise, "top_k": TopK, "rand_k": RandK},
+        "secagg": {
+            "plaintext": None,
+            "fixed": _sum(),
+            "masked": _sum(masks=True),
+            "he": _sum(encryption=True),
+            "he_masks": _sum(masks=True, encryption=True),
+            "ring": _sum(masks=True, encryption=True, ring=True),
+            "weighted": _sum(masks=True, weights="patients_hidden"),
+        },
+        "aggregation": {
+            "mean": WeightedMean(),
+            "clipped_mean": ClippedMean(1),
+            "median": CoordinateMedian(1),
+            "trimmed_mean": TrimmedMean(1),
+            "krum": Krum(1),
+            "multi_krum": Krum(1, keep=3),
+            "rfa": GeometricMedian(1),
+            "mixed_trimmed_mean": Mixed(TrimmedMean(1)),
+        },
+    }
+
+
+def default() -> dict[str, str]:
+    """Return the cell of a job that asks for nothing."""
+    return {axis: next(iter(found)) for axis, found in options().items()}
+
+
+def cells() -> Iterator[Cell]:
+    """Yield every combination: axis -> option."""
+    for names in product(*(options()[axis] for axis in AXES)):
+        yield dict(zip(AXES, names, strict=True))
+
+
+def cell_of(names: Sequence[str]) -> Cell:
+    """Return the cell with these options, and of every other axis the first; a name that no axis has: ConfigRefused."""
+    cell = default()
+    for name in names:
+        axes = [axis for axis in AXES if name in options()[axis]]
+        if not axes:
+            known = [one for axis in AXES for one in options()[axis]]
+            raise ConfigRefused(
+                f"the option {name!r}",
+                found="no such option of a job",
+                expected=f"one of {', '.join(known)}",
+                fix=f"{did_you_mean(name, known)}`wardround jobs compat` prints what each one is",
+            )
+        cell[axes[0]] = name
+    return cell
+
+
+def parts_of(cell: Cell) -> list[Fitting]:
+    """Return the chain of a cell."""
+    found = {axis: options()[axis][name] for axis, name in cell.items()}
+    return chain(
+        found["algorithm"],
+        found["sharing"],
+        beside=found["beside"] is not None,
+        dp=found["dp"],
+        compression=found["compression"],
+        protection=found["secagg"],
+        aggregation=found["aggregation"],
+    )
+
+
+def why_not(cell: Cell) -> Misfit | None:
+    """Return what does not fit in a combination; None where its parts go together."""
+    return misfit(parts_of(cell))
+
+
+def rows() -> list[tuple[str, str]]:
+    """Return every (secagg, dp)."""
+    secagg, dp = (options()[axis] for axis in BASE)
+    return list(product(secagg, dp))
+
+
+def row_misfit(row: tuple[str, str]) -> Misfit | None:
+    """Return why plaintext or a hidden sum and a kind of differential privacy do not go together; None where they do."""
+    return why_not(default() | dict(zip(BASE, row, strict=True)))
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Options that do not go together in some rows, though every smaller set of them does there.
+
+    rows: (secagg, dp) of each
+    """
+
+    names: tuple[str, ...]
+    found: str
+    expected: str
+    rows: tuple[tuple[str, str], ...]
+
+    def within(self, cell: Cell) -> bool:
+        """Tell whether a cell has all of the options in one of the rows."""
+        return (cell["secagg"], cell["dp"]) in self.rows and set(self.names) <= set(cell.values())
+
+
+@lru_cache
+def conflicts() -> tuple[Conflict, ...]:
+    """Return the smallest sets of options that are refused in rows which are not refused as such."""
+    found: dict[tuple[tuple[str, ...], str, str], list[tuple[str, str]]] = {}
+    plain = default()
+    for cell in cells():
+        wrong = why_not(cell)
+        changed = [axis for axis in AXES if axis not in BASE and cell[axis] != plain[axis]]
+        smaller = ({**cell, axis: plain[axis]} for axis in changed)
+        if wrong is None or not changed or any(why_not(one) is not None for one in smaller):
+            continue
+        key = (tuple(cell[axis] for axis in changed), wrong.found, wrong.expected)
+        found.setdefault(key, []).append((cell["secagg"], cell["dp"]))
+    return tuple(Conflict(*key, tuple(where)) for key, where in found.items())
+
+
+def title_of(axis: str, name: str) -> str:
+    """Return what an option is, in the words of its part."""
+    value = options()[axis][name]
+    if value is None:
+        return NOTHING[axis]
+    return str(getattr(value, "title", "") or getattr(value, "name", "") or "all blocks")
+
+
+def _sum(**switches: Any) -> Protection:
+    """Return the promise of a sum over three sites or more."""
+    given: dict[str, Any] = {"masks": False, "encryption": False, "ring": False, "weights": "equal"} | switches
+    return Protection(sites=4, min_sites=3, bits=8, reference_patients=1, threshold=0, **given)
