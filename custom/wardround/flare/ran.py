@@ -69,7 +69,8 @@ def plain(value: Any) -> Any:
 def _text(value: Any) -> str:
     """Return a nested setting in words, in which 374 and 374.0 are the same: NVFlare's command line may write either."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_text(part)}" for key, part in value.items()) + "}"
+        # Round brackets: a hardened party refuses a config in which anything stands in curly ones, NVFlare's variables.
+        return "(" + ", ".join(f"{key}: {_text(part)}" for key, part in value.items()) + ")"
     if isinstance(value, list):
         return "[" + ", ".join(map(_text, value)) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Json = dict[str, Any]
+OF_MONAI = "monai.networks.nets."
 HOSPITAL_DP = "wardround.privacy.hospital_dp.HospitalDP"
 
 
@@ -74,3 +75,8 @@ class Job:
 
 class Typed(dict[str, Any]):
     """A {"path", "args"} that the person who runs the command typed (`--set model.path=...`). JSON never becomes one."""
+
+
+def is_monai_path(path: str) -> bool:
+    """Return whether a recipe names a network of MONAI, by its own path."""
+    return path.startswith(OF_MONAI)

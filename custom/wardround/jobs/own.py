@@ -7,10 +7,9 @@ from __future__ import annotations
 import inspect
 from dataclasses import replace
 
-from wardround.jobs.job import Job, Json, Typed
+from wardround.jobs.job import Job, Json, Typed, is_monai_path
 
 MONAI_NETWORK = "wardround.models.monai_network.MonaiNetwork"
-OF_MONAI = "monai.networks.nets."
 ANY_NETWORK = "wardround.models.any_network.AnyNetwork"
 _OURS = "batch_norms"
 
@@ -50,11 +49,6 @@ def _described(job: Job, sharing: Json, named: str | None) -> Job:
     if chosen.title:
         title = named if same and named else f"{title}, {chosen.title}"
     return replace(job, title=title, algorithm=row | {"source": "; ".join(sources), "words": " ".join(words)})
-
-
-def is_monai_path(path: str) -> bool:
-    """Return whether a recipe names a network of MONAI, by its own path."""
-    return path.startswith(OF_MONAI)
 
 
 def _of_monai(part: Json, sampling: Json) -> Json:

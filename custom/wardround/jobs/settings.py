@@ -10,8 +10,7 @@ from typing import Any
 import yaml
 
 from wardround.errors import ConfigRefused
-from wardround.jobs import own
-from wardround.jobs.job import Job, Json, Typed
+from wardround.jobs.job import Job, Json, Typed, is_monai_path
 from wardround.jobs.nearest import did_you_mean
 
 # Settings that stand for a class; each takes the settings of that class, whatever they are called.
@@ -78,7 +77,7 @@ def apply(made: Job, setting: str) -> Job:
         )
     if key in CLASSES:
         return _of_class(made, key, text)
-    if key.startswith("model.args.") and own.is_monai_path(made.task["model"]["path"]):
+    if key.startswith("model.args.") and is_monai_path(made.task["model"]["path"]):
         key = f"model.{key.removeprefix('model.args.')}"
     value = _value(setting, text)
     if key == "rival":
