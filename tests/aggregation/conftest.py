@@ -20,7 +20,7 @@ from wardround.errors import Refusal
 from wardround.privacy import simulated_kits, sum_key
 from wardround.privacy.identity import Authority, Identity
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from secagg_federation import Federation, Kits
 
 SHAPES = {"conv": (2, 3), "bias": (2,)}

@@ -96,9 +96,9 @@ def test_the_steps_of_each_mode(federation):
 def test_how_long_each_step_is_waited_for_and_how_many_answers_start_the_grace(federation):
     """Training has its own patience. A hop and the judgement wait for all that are asked."""
     played = federation("ring", names=FIVE).run()
-    assert {one.task for one in played.asked if one.deadline == "training"} == {"train", "finish"}
-    assert {one.deadline for one in played.asked if one.task not in ("train", "finish")} == {"step"}
-    needs = {one.task: one.need for one in played.asked}
+    assert {one.task for one in played.asked if one.ask.deadline == "training"} == {"train", "finish"}
+    assert {one.ask.deadline for one in played.asked if one.task not in ("train", "finish")} == {"step"}
+    needs = {one.task: one.ask.need for one in played.asked}
     assert needs == {"join": 3, "prepare": 4, "train": 4, "hop": None, "unmask": 4, "finish": None}
 
 
@@ -269,7 +269,7 @@ def test_a_sum_that_was_half_opened_stops_the_run_and_blames_no_honest_site(fede
     """Three of five gave their shares for a sum of five, one too few: a sum of three would tell the other two's difference."""
     played = federation("masked", names=FIVE).run(meddle=silent("site-2", "site-5", task="unmask"))
     assert played.rounds == []
-    assert {asked.attempt for asked in played.asked} == {0}
+    assert {asked.call.moment.attempt for asked in played.asked} == {0}
     assert not played.finished
     (reason,) = played.record["problems"]
     assert reason.startswith("round 1 cannot be opened, nor run again")

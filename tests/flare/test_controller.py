@@ -517,6 +517,15 @@ def test_the_median_of_a_job_is_the_servers_step_and_flags_are_told(play, honest
     assert "times as far from the aggregate" in page
 
 
+@pytest.mark.parametrize("aggregation", [WeightedMean(), CoordinateMedian(1)], ids=lambda one: one.name)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_update_that_is_not_finite_is_refused_on_reading_whatever_the_aggregation(play, honest, value, aggregation):
+    answers = {f"site-{n}": honest(0.1) for n in (1, 2, 3)} | {"site-4": honest(value)}
+    said = report(play(answers, aggregation=aggregation, min_sites=3))
+    assert said["problems"] == ["site-4 was lost in round 1: rejected: release (see that site's own log)"]
+    assert [entry["aggregated"] for entry in said["rounds"]] == [["site-1", "site-2", "site-3"]] * 2
+
+
 def test_more_flagged_sites_than_the_job_tolerates_stop_the_round(play, honest):
     answers = {f"site-{n}": honest(0.1 + 0.001 * n) for n in range(1, 6)}
     played = play(

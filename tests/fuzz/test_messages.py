@@ -12,14 +12,19 @@ from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.shareable import Shareable
 
 from wardround import __version__
+from wardround.arrays import Layout
+from wardround.compression.chosen import HalfPrecision, LargestValues, Quantisation, RandomSlices
+from wardround.compression.opening import Opening
+from wardround.core.stages import Update as Sent
 from wardround.data.cases import MODALITIES
 from wardround.errors import Refusal
-from wardround.flare import sealed, wire
+from wardround.flare import sealed, wire, wire_compressed
 from wardround.flare.outbound import Outbound
 from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.site_policy import OpenPolicy
 from wardround.privacy import statements
 from wardround.privacy.statements import Moment, Signed
+from wardround.rng import stream
 
 BLOCKS = {"model:a": np.arange(6, dtype=np.float32).reshape(2, 3), "control:a": np.zeros((2, 3), np.float32)}
 NUMBERS = {"loss": 1.5, "val_score": 0.25, "seconds": 2.0}
@@ -72,6 +77,28 @@ def test_messages_in_the_clear(which):
     message, door = CLEAR[which]
     door(message)
     assert 0 < hold(1500, 1, lambda rng: wild(rng, message), door) < 1500
+
+
+COMPRESSIONS = [HalfPrecision(), Quantisation(8, 256, 0), LargestValues(0.1), RandomSlices(2, 0)]
+
+
+@pytest.mark.parametrize("chosen", COMPRESSIONS, ids=lambda one: one.name)
+def test_compressed_updates(chosen):
+    """What is read from the wire and opened is finite numbers of the job's blocks, or a refusal."""
+    rng = stream(0, "blocks")
+    given = {name: rng.normal(0, 0.01, (20, 20)).astype(np.float32) for name in ("model:v", "model:w")}
+    blocks = Layout.of(given)
+    sent, _ = chosen.stage(blocks, "site-1").outbound(Sent(given, 3.0), 0, {})
+    message = wire_compressed.update_message(wire.Update(sent.params, 3.0, NUMBERS, FACTS), chosen.name)
+
+    def door(message):
+        arrays = wire_compressed.read_update(message, chosen.name).delta
+        found = Opening(chosen, blocks, {}, 1e6).opened("site-1", arrays, 0)
+        assert found.keys() == given.keys()
+        assert all(np.abs(block).max() <= 1e6 for block in found.values())
+
+    door(message)
+    assert 0 < hold(1000, 4, lambda rng: wild(rng, message), door) < 1000
 
 
 def test_the_code_of_a_refusal():

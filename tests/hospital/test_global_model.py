@@ -253,3 +253,16 @@ def test_hospitals_that_do_not_tell_small_numbers_end_with_a_model_too(tmp_path)
     for meta in trained(tmp_path, [({"a": said("brats", False), "b": small}, ())]):
         assert meta["card"]["patients"] == {"train": 15, "val": None, "test": None}
         assert meta["card"]["hospitals"] == 2
+
+
+def test_what_an_aggregation_remembers_is_written_with_the_round(tmp_path):
+    """Numbers and arrays; what it noted in a round that was never done is not there after a restart."""
+    lived = opened(tmp_path)
+    lived.memory["median_norm"] = 0.1 + 0.2
+    lived.memory["point"] = np.arange(3, dtype=np.float32)
+    lived.step(mean_of(lived, 0.1), 1.0, entry(0, 0.1))
+    lived.memory["median_norm"] = 7.0
+    resumed = opened(tmp_path)
+    assert resumed.memory["median_norm"] == 0.1 + 0.2
+    np.testing.assert_array_equal(resumed.memory["point"], np.arange(3))
+    assert resumed.wire().keys() == lived.wire().keys()

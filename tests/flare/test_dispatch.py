@@ -8,22 +8,54 @@ from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
-from wardround.errors import ConfigRefused, RoundRefused
+from wardround.core.attendance import Attendance
+from wardround.core.stages import STEP, TRAINING, Ask
+from wardround.errors import RoundRefused
 from wardround.flare import wire
-from wardround.flare.asking import Asking, drop_late, require_patience
+from wardround.flare.dispatch import Dispatch, Patience, configured, drop_late
 
 NAMES = ["site-1", "site-2", "site-3"]
 SLOW = "an answer that comes when the test says so"
 
 
 class Problems:
-    """As much of a record as Asking needs."""
+    """As much of a log as Attendance needs."""
 
     def __init__(self):
         self.problems = []
 
     def problem(self, text, site=None):
         self.problems.append(text)
+
+
+class AsItIs:
+    """A codec whose plain values are the messages themselves."""
+
+    def encode(self, message):
+        return message
+
+    def decode(self, task, reply):
+        return reply
+
+
+class Sites:
+    """Three sites that a Dispatch asks."""
+
+    def __init__(self, controller, fl_ctx, patience):
+        self.controller, self.fl_ctx = controller, fl_ctx
+        self.record = Problems()
+        self.problems = self.record.problems
+        self.there = Attendance(configured(fl_ctx.get_engine(), fl_ctx), 2, self.record)
+        self.dispatch = Dispatch(controller, self.there, AsItIs(), patience)
+        self.out, self.configured = self.there.out, self.there.configured
+
+    @property
+    def missing(self):
+        return self.there.missing
+
+    def ask(self, take=lambda site, result: None, abort=None, **changed):
+        ask = Ask("train", Shareable(), take, **changed)
+        return list(self.dispatch.ask(ask, abort or Signal(), self.fl_ctx).answered)
 
 
 class Plain(Controller):
@@ -72,7 +104,7 @@ class Plain(Controller):
 
 @pytest.fixture
 def asking(context, monkeypatch):
-    """asking(**answers, connected=NAMES) -> Asking with a record of problems; silent sites answer None"""
+    """asking(**answers, connected=NAMES) -> Sites with a log of problems; silent sites answer None"""
 
     def make(answers=None, connected=NAMES, named=NAMES, timeout_s=60, grace_s=60, **more):
         fl_ctx = context(party="server", job=more.get("job", "simulate_job"))
@@ -81,17 +113,14 @@ def asking(context, monkeypatch):
         meta = {"job_clients": [{"name": site} for site in named], "deploy_map": more.get("deploy_map")}
         fl_ctx.set_prop(FLContextKey.JOB_META, meta, True, False)
         controller.initialize(fl_ctx)
-        made = Asking(controller, Problems(), 2, timeout_s, grace_s)
-        made.begin(fl_ctx)
-        made.controller, made.problems, made.fl_ctx = controller, made._record.problems, fl_ctx
-        return made
+        return Sites(controller, fl_ctx, Patience({TRAINING: timeout_s, STEP: 7}, grace_s))
 
     return make
 
 
-def ask(made, round_=0, take=lambda site, result: None, abort=None, **changed):
-    made.begin_round(round_)
-    return made.ask("train", round_, Shareable(), take, abort or Signal(), made.fl_ctx, **changed)
+def ask(made, round_=0, **changed):
+    made.there.begin_round(round_)
+    return made.ask(**changed)
 
 
 def test_who_is_configured(asking):
@@ -136,7 +165,7 @@ def test_a_site_that_would_not_is_lost_and_asked_no_more(asking, answer, reason)
     assert ask(made, take=lambda site, result: seen.append(site)) == ["site-1", "site-3"]
     assert seen == ["site-1", "site-3"]
     assert made.out == {"site-2": reason}
-    assert made.left() == ["site-1", "site-3"]
+    assert made.there.left() == ["site-1", "site-3"]
     assert ask(made, 1) == ["site-1", "site-3"]
     assert made.controller.asked[1][1] == ("site-1", "site-3")
     assert len(made.problems) == 1
@@ -171,14 +200,14 @@ def test_in_the_judgement_there_is_no_next_time(asking):
 def test_within_a_round_who_is_missing_is_not_asked_again(asking):
     made = asking({"site-3": None})
     ask(made)
-    assert made.present() == ["site-1", "site-2"]
-    made.ask("unmask", 0, Shareable(), lambda site, result: None, Signal(), made.fl_ctx)
+    assert made.there.present() == ["site-1", "site-2"]
+    made.ask()
     assert made.controller.asked[1][1] == ("site-1", "site-2")
 
 
 def test_once_enough_have_answered_the_others_have_the_grace_and_no_more(asking):
     made = asking({"site-3": SLOW}, grace_s=0)
-    assert ask(made, enough=2) == ["site-1", "site-2"]
+    assert ask(made, need=2) == ["site-1", "site-2"]
     assert made.missing == {"site-3": "no answer in time"}
     assert made.controller.cancelled == ["train"]
 
@@ -187,7 +216,7 @@ def test_enough_counts_what_was_accepted_and_no_refusal(asking):
     """A refusal is an answer to NVFlare, but no update: with one update the round waits for its deadline."""
     made = asking({"site-2": wire.refusal_message("data"), "site-3": SLOW}, grace_s=0, timeout_s=1)
     begun = time.monotonic()
-    assert ask(made, enough=2) == ["site-1"]
+    assert ask(made, need=2) == ["site-1"]
     assert time.monotonic() - begun >= 1
 
 
@@ -197,7 +226,7 @@ def test_a_late_answer_is_dropped_and_its_site_is_asked_again(asking, caplog, be
     """Whether it comes between the rounds or while the next one is open, and whether it is an update or a refusal."""
     made, seen = asking({"site-3": SLOW}, grace_s=0), []
     late = wire.refusal_message("data") if refused else None
-    assert ask(made, enough=2) == ["site-1", "site-2"]
+    assert ask(made, need=2) == ["site-1", "site-2"]
     assert made.controller.cancelled == ["train"]
 
     def take(site, result):
@@ -207,7 +236,7 @@ def test_a_late_answer_is_dropped_and_its_site_is_asked_again(asking, caplog, be
 
     if between:
         made.controller.answer_late(late)
-    assert ask(made, 1, take=take, enough=2) == seen == ["site-1", "site-2"]
+    assert ask(made, 1, take=take, need=2) == seen == ["site-1", "site-2"]
     assert made.controller.asked[1][1] == tuple(NAMES)
     assert "DROPPED a late answer of site-3 to task train of round 1" in caplog.text
     assert (made.missing, made.out) == ({"site-3": "no answer in time"}, {})
@@ -218,14 +247,8 @@ def test_a_site_with_a_new_token_has_returned(asking, caplog):
     ask(made)
     made.fl_ctx.get_engine().clients[1] = Client("site-2", "another token")
     ask(made, 1)
-    assert made.returned == {"site-2"}
+    assert made.there.returned == {"site-2"}
     assert "RETURNED site-2" in caplog.text
-
-
-@pytest.mark.parametrize("grace_s", [None, -1, 1.5])
-def test_a_job_that_does_not_say_how_patient_it_is_is_refused(grace_s):
-    with pytest.raises(ConfigRefused):
-        require_patience(grace_s)
 
 
 def test_what_is_refused_on_reading_loses_the_site(asking, caplog):
@@ -265,10 +288,10 @@ def test_an_answer_whose_headers_are_none_loses_its_site_alone(asking):
 
 def test_a_subset_can_be_asked(asking):
     made = asking({"site-3": wire.refusal_message("data")})
-    assert ask(made, sites=["site-2"]) == ["site-2"]
+    assert ask(made, to=("site-2",)) == ["site-2"]
     assert made.out == {}
-    assert ask(made, sites=["site-3", "site-2"]) == ["site-2"]
-    assert ask(made, sites=["site-3"]) == []
+    assert ask(made, to=("site-3", "site-2")) == ["site-2"]
+    assert ask(made, to=("site-3",)) == []
     assert [asked[1] for asked in made.controller.asked] == [("site-2",), ("site-3", "site-2")]
 
 
@@ -301,20 +324,46 @@ def test_when_it_was_lost(asking, round_, words):
     assert made.problems == [f"site-2 was lost in {words}: refused: data (see that site's own log)"]
 
 
-def test_the_first_reason_counts(asking):
+@pytest.mark.parametrize(("deadline", "used"), [(TRAINING, 60), (STEP, 7)])
+def test_each_deadline_has_its_seconds(asking, deadline, used):
     made = asking()
-    made.begin_round(0)
-    made.lose("site-1", 0, "refused: data")
-    made.lose("site-1", 1, "no answer in time")
-    assert made.out == {"site-1": "refused: data"}
-    assert len(made.problems) == 1
-
-
-@pytest.mark.parametrize(("given", "used"), [(None, 60), (7, 7), (0, 0)])
-def test_patience(asking, given, used):
-    made = asking()
-    ask(made, timeout_s=given)
+    ask(made, deadline=deadline)
     assert made.controller.asked[0][3] == used
+
+
+def test_a_question_may_be_asked_in_the_name_of_another_round(asking):
+    """A site that came back joins in round 2: what goes wrong there is said of the join."""
+    made = asking({"site-2": wire.refusal_message("data")})
+    made.there.begin_round(1)
+    made.ask(round_=-1)
+    assert made.problems == ["site-2 was lost in the join: refused: data (see that site's own log)"]
+
+
+def test_what_cannot_be_decoded_loses_its_site(asking, monkeypatch):
+    def strict(self, task, reply):
+        raise RoundRefused("a message", found="another kind", expected="an update", fix="look at the site")
+
+    monkeypatch.setattr(AsItIs, "decode", strict)
+    made = asking()
+    assert ask(made) == []
+    assert made.out == dict.fromkeys(NAMES, "rejected: round")
+
+
+def test_replies_say_who_is_missing(asking):
+    made = asking({"site-2": None})
+    made.there.begin_round(0)
+    replies = made.dispatch.ask(Ask("train", Shareable(), lambda site, result: None), Signal(), made.fl_ctx)
+    assert replies.answered == ("site-1", "site-3")
+    assert replies.missing == {"site-2": "no answer in time"}
+
+
+def test_how_far_a_run_is_can_be_asked_while_a_question_is_open(asking):
+    seen = []
+    made = asking({"site-3": SLOW}, grace_s=0)
+    ask(made, take=lambda site, result: seen.append(made.dispatch.now()), need=2)
+    assert [(now.round, now.rounds, now.answered, now.asked) for now in seen] == [(0, 2, 0, 2), (0, 2, 1, 2)]
+    now = made.dispatch.now()
+    assert (now.answered, now.asked, now.missing) == (0, 0, ("site-3",))
 
 
 def test_nothing_is_kept_of_an_answer(asking):

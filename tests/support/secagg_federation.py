@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from server_play import Refuses, play
 
 from wardround import __version__
 from wardround.aggregation.secagg_run import SecaggRun
 from wardround.aggregation.secagg_state import SecaggState
 from wardround.arrays import Layout, digest
-from wardround.core.attendance import NOT_CONNECTED, SILENT, Attendance
+from wardround.core.attendance import Attendance
 from wardround.core.run_log import RunLog, remarks
-from wardround.core.stages import Ask, Replies
+from wardround.core.stages import Ask
 from wardround.errors import Refusal, RoundRefused
 from wardround.privacy import statements
 from wardround.privacy.calls import FINISH, HOP, JOIN, PREPARE, TRAIN, UNMASK, Call, Reply
@@ -183,17 +185,25 @@ class Site:
         return 0.1 + 0.1 * round_
 
 
-@dataclass(frozen=True)
+@dataclass
 class Asked:
-    """One Ask of the server, as the sites that it went to saw it."""
+    """One Ask of the server, and the sites that it went to, in order."""
 
-    task: str
-    round: int
-    attempt: int
-    targets: tuple[str, ...]
-    deadline: str
-    need: int | None
-    call: Call
+    ask: Ask
+    targets: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> str:
+        return self.ask.task
+
+    @property
+    def call(self) -> Call:
+        assert isinstance(self.ask.message, Call)
+        return self.ask.message
+
+    @property
+    def round(self) -> int:
+        return self.call.moment.round
 
 
 Before = Callable[[str, str, Call], None]
@@ -236,69 +246,38 @@ class Federation:
         self.finished = False
 
     def run(self, before: Before | None = None, meddle: Meddle | None = None) -> Federation:
-        """Play the whole run, as the controller does.
+        """Play the whole run.
 
         before: sees every call at its site
         meddle: has every answer in its hands; None: the server hears nothing
         """
-        steps = self.server.run(self.attendance)
-        replies: Replies | None = None
-        try:
-            while not self.stopping:
-                ask = next(steps) if replies is None else steps.send(replies)
-                replies = self._answered(ask, before, meddle)
-        except StopIteration as stop:
-            self.finished = stop.value
-        except Refusal as refusal:
-            self.rejected.append(str(refusal))
-            self.server.record.problem(f"{refusal.what} ({refusal.found})")
-        steps.close()
+        self._before, self._meddle = before, meddle
+        answers = {site: partial(self._answer, site) for site in self.names}
+        played = play(self.server, answers, self.server.rounds, abort=lambda ask: self.stopping, there=self.attendance)
+        self.finished = bool(played.whole)
+        self.rejected += played.rejected
+        if played.stopped is not None:
+            self.server.record.problem(f"{played.stopped.what} ({played.stopped.found})")
         return self
 
-    def _answered(self, ask: Ask, before: Before | None, meddle: Meddle | None) -> Replies:
-        there = self.attendance.present()
-        targets = tuple(site for site in (there if ask.to is None else ask.to) if site in there)
-        call = ask.message
-        assert isinstance(call, Call)
-        moment = call.moment
-        asked = Asked(ask.task, moment.round, moment.attempt, targets, ask.deadline, ask.need, call)
-        self.asked.append(asked)
-        accepted = [site for site in targets if self._ask(site, ask, before, meddle)]
-        return Replies(tuple(site for site in self.names if site in accepted), dict(self.attendance.missing))
-
-    def _ask(self, site: str, ask: Ask, before: Before | None, meddle: Meddle | None) -> bool:
-        """Ask one site; return whether an answer of it was accepted."""
+    def _answer(self, site: str, ask: Ask) -> Any:
+        """Ask one site; return what the server hears of it."""
+        if not (self.asked and self.asked[-1].ask is ask):
+            self.asked.append(Asked(ask))
+        self.asked[-1].targets += (site,)
+        if self.stopping or self.away(site, ask.message):
+            return None
         if self.restarting:
             self.sites[site].restart()
-        if self.away(site, ask.message):
-            self.attendance.miss(site, NOT_CONNECTED, ask.round_)
-            return False
-        if before is not None:
-            before(ask.task, site, ask.message)
+        if self._before is not None:
+            self._before(ask.task, site, ask.message)
         try:
             reply = self.sites[site].answer(ask.task, ask.message)
         except Refusal as refusal:
             self.rejected.append(str(refusal))
-            self.attendance.lose(site, f"refused: {refusal.code}", ask.round_)
-            return False
+            return Refuses(refusal.code)
         self.messages.append((ask.task, site, reply))
-        found = reply if meddle is None else meddle(ask.task, site, ask.message, reply)
-        if self.stopping:
-            return False
-        if found is None:
-            self.attendance.miss(site, SILENT, ask.round_)
-            return False
-        answers = found if isinstance(found, list) else [found]
-        return any([self._take(site, ask, one) for one in answers])
-
-    def _take(self, site: str, ask: Ask, reply: Reply) -> bool:
-        try:
-            ask.take(site, reply)
-        except Refusal as refusal:
-            self.rejected.append(str(refusal))
-            self.attendance.lose(site, f"rejected: {refusal.code}", ask.round_)
-            return False
-        return True
+        return reply if self._meddle is None else self._meddle(ask.task, site, ask.message, reply)
 
     @property
     def record(self) -> dict[str, Any]:
