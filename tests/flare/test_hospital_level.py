@@ -305,5 +305,5 @@ def test_sealed_revealed_may_have_no_dice(played):
 @pytest.mark.parametrize("mode", ["masked", "fixed"])
 def test_noise_that_is_made_for_a_sum_is_refused_where_single_updates_are_read(mode):
     """A share of it would hide less than what is charged; and the weight beside it would be the number of patients."""
-    with pytest.raises(ConfigRefused, match="made for a sum in integers"):
+    with pytest.raises(ConfigRefused, match="hospital-level differential privacy"):
         outbound(private(mode).mechanism)
