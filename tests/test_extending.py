@@ -80,7 +80,17 @@ def executor(folder: Path) -> dict[str, Any]:
 
 def test_every_command_wrote_its_job(followed: Path) -> None:
     written = {path.parent.parent.name for path in followed.glob("*/*/meta.json")}
-    assert written == {"my_jobs", "attention", "segresnet", "thin", "cautious", "mine_written", "personal", "later"}
+    assert written == {
+        "my_jobs",
+        "attention",
+        "segresnet",
+        "thin",
+        "cautious",
+        "mine_written",
+        "personal",
+        "later",
+        "robust",
+    }
 
 
 def test_an_algorithm_of_ones_own_is_in_the_config_the_card_and_the_report(followed: Path) -> None:

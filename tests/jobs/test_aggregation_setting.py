@@ -91,3 +91,11 @@ def test_a_folder_with_too_few_sites_for_f_is_refused_when_it_is_loaded(tmp_path
     part["args"]["min_sites"] = 2
     with pytest.raises(ConfigRefused, match="min_sites 3 or more"):
         build(part, "mode", also=[part["path"]])
+
+
+def test_a_rule_is_named_by_its_class_too_and_takes_the_settings_of_that_class():
+    path = "wardround.aggregation.median.CoordinateMedian"
+    settings = [f"aggregation.path={path}", "aggregation.f=2", "federation.min_sites=5"]
+    made = recipes.job("brats_fedavg", settings)
+    require_buildable(made)
+    assert mode(made)["aggregation"] == {"path": path, "args": {"f": 2}}
