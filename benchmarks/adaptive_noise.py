@@ -27,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import Part, Table, arguments, command, finish, kept, known, one_settings, show, table
-from wardround.arrays import Array, Arrays, Layout
-from wardround.privacy.accounting import for_gaussians, mu_for
-from wardround.privacy.fixed_point import fixed_grid, mean_of
-from wardround.privacy.hospital_dp import HospitalDP, privatise
-from wardround.privacy.scales import (
+from wardround.core.arrays import Array, Arrays, Layout
+from wardround.core.rng import stream
+from wardround.dp.accounting import for_gaussians, mu_for
+from wardround.dp.hospital_dp import HospitalDP, privatise
+from wardround.dp.scales import (
     by_block,
     energy,
     groups_of,
@@ -42,7 +42,7 @@ from wardround.privacy.scales import (
     squares_of_energy,
     squares_of_mean,
 )
-from wardround.rng import stream
+from wardround.secagg.fixed_point import fixed_grid, mean_of
 
 EPSILON, DELTA, PRICE = 8.0, 1e-5, 0.1
 ARMS = ("isotropic", "oracle", "lagged", "bought")
@@ -143,7 +143,7 @@ class Federation:
             return self.scales_for([float(value) for value in np.mean(each, axis=0)])
         if arm == "bought":
             z0 = 1 / math.sqrt(PRICE) / mu_for(EPSILON, for_gaussians(DELTA))
-            paid = replace(promise, clip=1.0, noise_multiplier=z0)
+            paid = replace(promise, max_update_norm=1.0, noise_multiplier=z0)
             layout = Layout(("energy",), ((max(self.groups) + 1,),))
             parts = [{"energy": energy(self.layout, self.groups, one)} for one in found]
             histogram = self.mean(paid, parts, {"energy": 1.0}, layout)["energy"]
@@ -151,18 +151,18 @@ class Federation:
             return self.scales_for(squares_of_energy(histogram, sizes_of(self.layout, self.groups), noise))
         return isotropic(self.layout)
 
-    def run(self, arm: str, clip: float, rounds: int) -> float:
+    def run(self, arm: str, clip: float, num_rounds: int) -> float:
         """Return the final loss. clip: over the median norm of the first scaled updates, for this arm's scales."""
         mu = mu_for(EPSILON, for_gaussians(DELTA)) * (math.sqrt(1 - PRICE) if arm == "bought" else 1.0)
-        promise = HospitalDP(1.0, math.sqrt(rounds) / mu, self.sites, self.sites, 0, hidden=True, bits=16)
+        promise = HospitalDP(1.0, math.sqrt(num_rounds) / mu, self.sites, self.sites, 0, distributed=True, bits=16)
         w, s = self.layout.unflatten(np.zeros(self.layout.total, np.float32)), self.first_scales(arm, promise)
         norms = [
             math.sqrt(sum(float(np.sum((block.astype(float) / s[name]) ** 2)) for name, block in one.items()))
             for one in self.differences(w)
         ]
-        promise = replace(promise, clip=clip * float(np.median(norms)))
+        promise = replace(promise, max_update_norm=clip * float(np.median(norms)))
         known = np.zeros(max(self.groups) + 1)
-        for round_ in range(rounds):
+        for round_ in range(num_rounds):
             mean = self.mean(promise, self.differences(w), s, self.layout)
             w = moved(w, mean, s)
             if arm == "lagged":
@@ -182,18 +182,20 @@ def interval(logs: Sequence[float]) -> dict[str, float]:
     return {"ratio": math.exp(middle), "low": math.exp(middle - half), "high": math.exp(middle + half), "seeds": n}
 
 
-def compare(case: Case, tuning: int, seeds: int, rounds: int, sites: int) -> dict[str, Any]:
+def compare(case: Case, tuning: int, seeds: int, num_rounds: int, sites: int) -> dict[str, Any]:
     """Return each arm's clip, its loss over the loss before training, and its ratio to isotropic."""
     losses: dict[str, list[float]] = {}
     clips: dict[str, float] = {}
     for arm in ARMS:
 
         def tuned(clip: float, arm: str = arm) -> float:
-            found = [math.log(Federation(case, 1000 + seed, sites).run(arm, clip, rounds)) for seed in range(tuning)]
+            found = [
+                math.log(Federation(case, 1000 + seed, sites).run(arm, clip, num_rounds)) for seed in range(tuning)
+            ]
             return float(np.mean(found))
 
         clips[arm] = min(CLIPS, key=tuned)
-        losses[arm] = [Federation(case, seed, sites).run(arm, clips[arm], rounds) for seed in range(seeds)]
+        losses[arm] = [Federation(case, seed, sites).run(arm, clips[arm], num_rounds) for seed in range(seeds)]
     zero = {f"g{k}": np.zeros(size, np.float32) for k, size in enumerate(SIZES)}
     start = [Federation(case, seed, sites).loss(zero) for seed in range(seeds)]
     return {
@@ -257,9 +259,9 @@ def main() -> None:
     finish({"cases": {part.key["case"]: part.numbers for part in done}}, as_json=args.json)
 
 
-def one_case(case: Case, tuning: int, seeds: int, rounds: int, sites: int) -> dict[str, Any]:
+def one_case(case: Case, tuning: int, seeds: int, num_rounds: int, sites: int) -> dict[str, Any]:
     """Return what theory says of one round, and every arm."""
-    return {"theory": bound(case), "arms": compare(case, tuning, seeds, rounds, sites)}
+    return {"theory": bound(case), "arms": compare(case, tuning, seeds, num_rounds, sites)}
 
 
 if __name__ == "__main__":

@@ -40,13 +40,13 @@ from segmentation import evaluate
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import local_only
 from wardround.algorithms.schedule import Schedule
-from wardround.arrays import Array, Arrays, Layout
-from wardround.hospital.consortium import Consortium
-from wardround.hospital.rehearsal import rehearse
-from wardround.privacy.accounting import full_noise_multiplier_for
-from wardround.privacy.fixed_point import Ints, fixed_grid, mean_of
-from wardround.privacy.hospital_dp import HospitalDP, privatise, signal_to_noise
-from wardround.privacy.scales import by_block, groups_of
+from wardround.core.arrays import Array, Arrays, Layout
+from wardround.dp.accounting import full_noise_multiplier_for
+from wardround.dp.hospital_dp import HospitalDP, privatise, signal_to_noise
+from wardround.dp.scales import by_block, groups_of
+from wardround.research.in_process import InProcessFederation
+from wardround.research.scale_estimation import estimate
+from wardround.secagg.fixed_point import Ints, fixed_grid, mean_of
 
 EPSILON, DELTA, SITES, PUBLIC = 8.0, 1e-5, 4, 8
 ARMS = ("local", "exact", "isotropic", "adaptive")
@@ -79,12 +79,12 @@ class NoisedSum:
 def open_all(seed: int, patients: int, folder: Path, share: str) -> dict[str, Any]:
     """Return site name -> SegmentationSite; the last one is the public hospital."""
     from wardround.data.cache import open_cohort
-    from wardround.data.hospitals import hospital
-    from wardround.data.phantoms import write_cohort
     from wardround.data.site_config import SiteConfig
     from wardround.data.splits import split_patients
-    from wardround.hospital.segmentation import Sampling, SegmentationSite
     from wardround.models.nets import UNet3d
+    from wardround.synthetic.hospitals import hospital
+    from wardround.synthetic.phantoms import write_cohort
+    from wardround.training.segmentation import Sampling, SegmentationSite
 
     spec = UNet3d(adapter_rank=1 if share == "adapters" else 0)
     sampling, found = Sampling((32, 32, 32), 2, tumour_probability=0.67, augment=True), {}
@@ -102,25 +102,28 @@ def one_seed(sites: dict[str, Any], share: Any, schedule: Schedule) -> dict[str,
     """Return arm -> mean test Dice over sites, and what the noise was."""
     *names, public = sites
     part = PARTS[share]
-    seen = rehearse(sites[public], FedAvg(), part, sites[public].model.vector.clone(), schedule.steps(0), 16)
+    seen = estimate(sites[public], FedAvg(), part, sites[public].model.vector.clone(), schedule.steps(0), 16)
     layout = seen.layout
     by_group = {"isotropic": (1.0,) * len(seen.v), "adaptive": seen.scales}
     s = {arm: by_block(layout, groups_of(layout), one) for arm, one in by_group.items()}
-    z = full_noise_multiplier_for(EPSILON, DELTA, schedule.rounds, "hospital")
+    z = full_noise_multiplier_for(EPSILON, DELTA, schedule.num_rounds, "hospital")
     initial = sites[names[0]].model.vector.clone()
-    together = Consortium({name: sites[name] for name in names}, FedAvg(), MEAN, schedule, equal=True, sharing=part)
+    together = InProcessFederation(
+        {name: sites[name] for name in names}, FedAvg(), MEAN, schedule, equal=True, sharing=part
+    )
     found: dict[str, Any] = {"values": layout.total}
     for arm in ARMS:
         begun = time.monotonic()
         if arm == "local":
             models = {
-                name: local_only(sites[name].oracle("train", 0), schedule, sites[name].model.vector) for name in names
+                name: local_only(sites[name].objective("train", 0), schedule, sites[name].model.vector)
+                for name in names
             }
         else:
             how: dict[str, Any] = {}
             if arm != "exact":
-                promise = HospitalDP(seen.clip(by_group[arm]), z, SITES, SITES, 0, hidden=True, bits=16)
-                found["snr"] = signal_to_noise(promise, SITES, layout.total, schedule.rounds)
+                promise = HospitalDP(seen.clip(by_group[arm]), z, SITES, SITES, 0, distributed=True, bits=16)
+                found["snr"] = signal_to_noise(promise, SITES, layout.total, schedule.num_rounds)
                 how["new_sum"] = lambda r, promise=promise, arm=arm: NoisedSum(promise, s[arm])
             models = together.models(together.run(initial, **how))
         scored = [float(np.mean(evaluate(sites[name], models[name])["test"])) for name in names]

@@ -22,16 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import Part, Table, arguments, command, finish, kept, known, one_settings, show, table
-from wardround.core.words import WORD
-from wardround.privacy.accounting import mu_of
-from wardround.privacy.hospital_dp import HospitalDP, clipped, noised
-from wardround.privacy.packing import Packing
-from wardround.privacy.releases import GaussianRelease
-from wardround.privacy.scales import scales
-from wardround.rng import stream
+from wardround.core.keystream import WORD
+from wardround.core.rng import stream
+from wardround.dp.accounting import mu_of
+from wardround.dp.hospital_dp import HospitalDP, clipped, noised
+from wardround.dp.releases import GaussianRelease
+from wardround.dp.scales import scales
+from wardround.secagg.packing import Packing
 
 ERROR, RUNS, QUICK_RUNS, ROUNDS, VALUES = 1e-6, 10_000, 1_000, 4, 16
-PROMISE = HospitalDP(clip=0.5, noise_multiplier=1.0, sites=6, min_sites=4, colluders=0, hidden=True, bits=8)
+PROMISE = HospitalDP(
+    max_update_norm=0.5, noise_multiplier=1.0, sites=6, min_clients=4, colluders=0, distributed=True, bits=8
+)
 SCALES = np.repeat(scales((4.0, 1.0, 0.02, 0.3), (0.1, 1.0, 1.0, 5.0), (4,) * 4), 4)
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -100,12 +102,12 @@ def audit(statistic: Statistic, claimed: float, runs: int, error: float = ERROR)
 @final
 @dataclass(frozen=True)
 class World:
-    """A job that can be attacked. counted: sites in the sum, at least min_sites. site: what one of them does with x."""
+    """A job that can be attacked. counted: sites in the sum, at least min_clients. site: what one of them does with x."""
 
     promise: HospitalDP
     counted: int
     site: Callable[[HospitalDP, Ints], Ints] = noised
-    rounds: int = ROUNDS
+    num_rounds: int = ROUNDS
 
     def signals(self, present: bool) -> Ints:
         """Return x / g of every counted site, int64 [counted, VALUES]: reader first, canary last (zero if not present)."""
@@ -119,7 +121,7 @@ class World:
         fine = self.promise.fine_step(VALUES)
         known, canary = self.signals(False), self.signals(True)[-1] * fine
         packing = Packing(self.promise.levels, self.promise.sites, WORD)
-        for _ in range(self.rounds):
+        for _ in range(self.num_rounds):
             own: Ints | None = None
             words = np.zeros(packing.words(runs * VALUES), np.uint64)
             for x in self.signals(present):
@@ -128,12 +130,12 @@ class World:
                 words += packing.pack(q.ravel().astype(np.int32))
             opened = packing.unpack(words, runs * VALUES, self.counted).reshape(runs, VALUES)
             total += ((opened - own) * self.promise.step - known[1:].sum(axis=0) * fine) @ canary
-        return total / self.promise.clip**2
+        return total / self.promise.max_update_norm**2
 
 
-def claimed_mu(promise: HospitalDP, rounds: int) -> float:
+def claimed_mu(promise: HospitalDP, num_rounds: int) -> float:
     """Return what the package's own accountant says of the job."""
-    return mu_of([promise.release] * rounds, "hospital")
+    return mu_of([promise.release] * num_rounds, "hospital")
 
 
 def weaker(factor: float) -> Callable[[HospitalDP, Ints], Ints]:
@@ -177,8 +179,8 @@ def revealing_zeros(present: bool, runs: int) -> Floats:
 
 def controls() -> dict[str, tuple[Statistic, float]]:
     """Return name -> (statistic, mu that the broken mechanism claims)."""
-    claim, least = claimed_mu(PROMISE, ROUNDS), PROMISE.min_sites
-    every_site = replace(PROMISE, min_sites=PROMISE.sites)
+    claim, least = claimed_mu(PROMISE, ROUNDS), PROMISE.min_clients
+    every_site = replace(PROMISE, min_clients=PROMISE.sites)
     return {
         "noise_off": (World(PROMISE, least, weaker(0.0)).statistic, claim),
         "noise_tenth": (World(PROMISE, least, weaker(0.1)).statistic, claim),
@@ -194,7 +196,7 @@ def controls() -> dict[str, tuple[Statistic, float]]:
 
 def mechanisms() -> dict[str, tuple[Statistic, float]]:
     """Return name -> (statistic, mu claimed): the mechanism as it is, and every control."""
-    honest = World(PROMISE, PROMISE.min_sites).statistic
+    honest = World(PROMISE, PROMISE.min_clients).statistic
     return {"honest": (honest, claimed_mu(PROMISE, ROUNDS)), **controls()}
 
 

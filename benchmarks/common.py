@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from wardround.errors import ConfigRefused, DataRefused, Refusal
+from wardround.core.errors import ConfigRefused, DataRefused, Refusal
 from wardround.reports.intervals import over_seeds
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -27,11 +27,11 @@ from common import Part, Parts, Table, arguments, command, finish, kept, known, 
 from compression_arms import Setting, arms
 from fixed_point_dice import bootstrap, tost
 from wardround.algorithms.fedavg import FedAvg
-from wardround.algorithms.federation import first_banks
-from wardround.algorithms.rules import Mean
+from wardround.algorithms.federation import first_variables
 from wardround.algorithms.schedule import Schedule
-from wardround.arrays import size_bytes
-from wardround.errors import DataRefused
+from wardround.algorithms.server_optimizers import Mean
+from wardround.core.arrays import size_bytes
+from wardround.core.errors import DataRefused
 
 MARGIN, MARK, BASELINE = 0.01, 0.95, "fedavg"
 FULL = {
@@ -58,12 +58,12 @@ def open_sites(seed: int, options: Mapping[str, Any], folder: Path) -> dict[str,
     scanners.
     """
     from wardround.data.cache import open_cohort
-    from wardround.data.hospitals import hospital
-    from wardround.data.phantoms import write_cohort
     from wardround.data.site_config import SiteConfig
     from wardround.data.splits import split_patients
-    from wardround.hospital.segmentation import Sampling, SegmentationSite
     from wardround.models.nets import UNet3d
+    from wardround.synthetic.hospitals import hospital
+    from wardround.synthetic.phantoms import write_cohort
+    from wardround.training.segmentation import Sampling, SegmentationSite
 
     sampling = Sampling(tuple(options["patch"]), batch=2, tumour_probability=0.67, augment=False)
     network, sites = UNet3d(channels=tuple(options["channels"])), {}
@@ -80,14 +80,14 @@ def measure(name: str, seed: int, options: Mapping[str, Any], sites: Mapping[str
     """Run one arm on one seed; return its curve on validation, test Dice of every patient, and
     bytes.
     """
-    from wardround.hospital.consortium import Consortium
-    from wardround.hospital.segmentation import by_patient
     from wardround.models.flat import first_weights
     from wardround.models.nets import UNet3d
+    from wardround.research.in_process import InProcessFederation
+    from wardround.training.segmentation import by_patient
 
     factor, make = arms()[name]
     schedule = Schedule(
-        rounds=options["rounds"] // factor,
+        num_rounds=options["rounds"] // factor,
         work=options["work"] * factor,
         lr=0.05,
         momentum=0.9,
@@ -98,9 +98,9 @@ def measure(name: str, seed: int, options: Mapping[str, Any], sites: Mapping[str
     )
     first = next(iter(sites.values()))
     initial = first_weights(UNet3d(channels=tuple(options["channels"])), seed)
-    banks = first_banks(FedAvg(), first.layout.unflatten(initial.numpy().copy()))
-    arm = make(Setting(banks, tuple(sites), schedule, seed))
-    together = Consortium(sites, FedAvg(), Mean(server_lr=1.0), schedule)
+    variables = first_variables(FedAvg(), first.layout.unflatten(initial.numpy().copy()))
+    arm = make(Setting(variables, tuple(sites), schedule, seed))
+    together = InProcessFederation(sites, FedAvg(), Mean(server_lr=1.0), schedule)
     curve: list[float] = []
 
     def on_round(round_: int, result: Any) -> None:
@@ -116,7 +116,7 @@ def measure(name: str, seed: int, options: Mapping[str, Any], sites: Mapping[str
         "val": curve,
         "test": test,
         "bytes": arm.sent(),
-        "first": size_bytes(banks) * len(sites),
+        "first": size_bytes(variables) * len(sites),
     }
 
 

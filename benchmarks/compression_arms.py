@@ -11,19 +11,19 @@ from typing import Any, Protocol, final
 import numpy as np
 
 from wardround.algorithms.schedule import Schedule
-from wardround.arrays import Array, Arrays, Layout, RunningMean, size_bytes
 from wardround.compression.half import Half
-from wardround.compression.loop import SERVER, LinearSum, OpenedSum
 from wardround.compression.low_rank import LowRank
 from wardround.compression.payload import Linear
 from wardround.compression.quantise import Quantise
 from wardround.compression.rand_k import RandK
 from wardround.compression.top_k import TopK
+from wardround.core.arrays import Array, Arrays, Layout, RunningMean, size_bytes
+from wardround.core.rng import stream
 from wardround.core.stages import Update
-from wardround.privacy.cost import cost
-from wardround.privacy.fixed_point import Grid, decode, encode, first_grid, mean_of, next_grid
-from wardround.privacy.protection import Protection
-from wardround.rng import stream
+from wardround.research.compressed_rounds import SERVER, LinearSum, OpenedSum
+from wardround.secagg.cost import cost
+from wardround.secagg.fixed_point import Grid, decode, encode, first_grid, mean_of, next_grid
+from wardround.secagg.spec import SecAggSpec
 
 # The settings of app_configs/privacy/fixed_point.yaml: a sum has room for 16 sites, which makes
 # every field wider.
@@ -180,7 +180,7 @@ class Hidden:
         totals, patients = decode(self._grid, self._packing.unpack(self._words, self._grid.fields, self._count))
         mean = mean_of(self._grid, totals, patients / REFERENCE_PATIENTS)
         schedule, stage = self._setting.schedule, self._books.stage
-        for later in range(self._round + 1, schedule.rounds):
+        for later in range(self._round + 1, schedule.num_rounds):
             if stage.layout(later) == self._key:
                 ratio = schedule.steps(later).lr / schedule.steps(self._round).lr
                 self._grids[self._key] = next_grid(self._grid, totals, self._count, ratio)
@@ -188,15 +188,15 @@ class Hidden:
         return self._books.read(mean)
 
     def sent(self) -> dict[str, Directions]:
-        """Return the closed forms of privacy/cost.py."""
+        """Return the closed forms of secagg/cost.py."""
         return self._sent
 
-    def _protection(self, encrypted: bool) -> Protection:
-        return Protection(
+    def _protection(self, encrypted: bool) -> SecAggSpec:
+        return SecAggSpec(
             sites=ROOM,
-            min_sites=3,
+            min_clients=3,
             bits=self._bits,
-            weights="patients_hidden",
+            weights="patients_in_sum",
             reference_patients=REFERENCE_PATIENTS,
             masks=not encrypted,
             encryption=encrypted,

@@ -62,12 +62,12 @@ def clipped(rows: Tensor) -> Tensor:
 
 
 def plain(s: Setting) -> Step:
-    return lambda: s.model.gradient(s.w, s.images, lambda out: _losses(s, out).mean())[1]
+    return lambda: s.model.value_and_grad(s.w, s.images, lambda out: _losses(s, out).mean())[1]
 
 
 def _ours(s: Setting, noise: bool) -> Step:
+    from wardround.dp.dp_sgd import PatientDP, clipped_sum, noised_mean
     from wardround.models.per_sample import PerSample
-    from wardround.privacy.dp_sgd import PatientDP, clipped_sum, noised_mean
 
     many, size = len(s.images), s.w.numel()
     per_sample, promise = PerSample(s.model, torch.get_num_threads()), PatientDP(CLIP, 1.0, 0.05, 20 * many)
@@ -98,7 +98,7 @@ def two_passes(s: Setting) -> Step:
     def step() -> Tensor:
         norms = per_sample.gradients(s.w, s.images, lambda out: _losses(s, out), many)[1].norm(dim=1)
         weights = (CLIP / norms.clamp(min=1e-12)).clamp(max=1.0)
-        return s.model.gradient(s.w, s.images, lambda out: (weights * _losses(s, out)).sum())[1]
+        return s.model.value_and_grad(s.w, s.images, lambda out: (weights * _losses(s, out)).sum())[1]
 
     return step
 
@@ -173,7 +173,7 @@ def pairs(s: Setting) -> Step:
         total = torch.zeros_like(s.w)
         for index in range(len(s.images)):
             at = slice(index, index + 1)
-            _, g = s.model.gradient(s.w, s.images[at], lambda out, at=at: _losses(s, out, at).sum())
+            _, g = s.model.value_and_grad(s.w, s.images[at], lambda out, at=at: _losses(s, out, at).sum())
             total += g * (CLIP / g.norm().clamp(min=1e-12)).clamp(max=1.0)
         return total
 

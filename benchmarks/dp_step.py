@@ -55,20 +55,20 @@ def compute(name: str, patients: int, repeats: int, patch: int) -> dict[str, flo
 
 def whole(folder: Path, patients: int, repeats: int, patch: int) -> dict[str, float]:
     """Measure a site's step from cutting patches to the gradient: private and plain, the same number of patients."""
-    from wardround.hospital.dp_site import DPSite, PatientPatches
-    from wardround.privacy.dp_sgd import PatientDP, noised_mean
+    from wardround.dp.dp_sgd import PatientDP, noised_mean
+    from wardround.training.dp_training import DPSite, PatientPatches
 
     data = phantom_folder(folder / "data", 2 * patients + 4)
     site = phantom_site(data, folder / "cache", patients, augment=True, patch=(patch,) * 3)
     home = DPSite(site, PatientDP(1.0, 1.0, 0.05, 100), at_once=max(8, patients))
-    source, oracle, w = PatientPatches(home, "benchmark"), site.oracle("benchmark"), site.model.vector.clone()
+    source, objective, w = PatientPatches(home, "benchmark"), site.objective("benchmark"), site.model.vector.clone()
     chosen = source.patients[:patients]
 
     def private() -> Any:
-        return noised_mean(source.gradients(w, source.draw(chosen)), home.promise, w.numel())
+        return noised_mean(source.gradients(w, source.sample(chosen)), home.promise, w.numel())
 
     def plain() -> Any:
-        return oracle.gradient(w, oracle.batch(chosen))
+        return objective.value_and_grad(w, objective.batch(chosen))
 
     return paired(private, plain, repeats)
 

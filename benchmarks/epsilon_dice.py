@@ -1,6 +1,6 @@
 """Epsilon against Dice: patient level (DP-SGD) at 1, 2, 4, 8 and inf, and hospital level (noise in the secure sum).
 
-PATIENT LEVEL. FedAvg with private gradients (hospital/dp_site.py), equal weights, 4 phantom hospitals and the 3 LGG hospitals.
+PATIENT LEVEL. FedAvg with private gradients (training/dp_training.py), equal weights, 4 phantom hospitals and the 3 LGG hospitals.
 Schedule: phantoms 3 rounds of 40 private gradients per site, as in the job (app_configs), patches of 32 x 32 x 32; LGG 3 rounds
 of 24, patches of 48 x 48 x 16 (segmentation.py: 8 of 48, 64 x 64 x 16): small, to be done in an hour; settled when test Dice
 of `local` and `FedAvg` at seed 0 had been seen, but no private row. The noise follows from the target epsilon at delta 1e-5
@@ -74,8 +74,8 @@ ROWS = ("local", "FedAvg", "inf, clipped", *PRIVATE, "first weights")
 @lru_cache
 def noise(epsilon: float, steps: int) -> dict[str, float]:
     """Return noise multiplier, mu, and the accuracy of the best attack of a whole run."""
-    from wardround.privacy.accounting import claim, noise_multiplier_for
-    from wardround.privacy.releases import SampledGaussianRelease
+    from wardround.dp.accounting import claim, noise_multiplier_for
+    from wardround.dp.releases import SampledGaussianRelease
 
     z = noise_multiplier_for(epsilon, DELTA, RATE, steps)
     found = claim([SampledGaussianRelease("patient", z, RATE, steps)], "patient", DELTA)
@@ -90,33 +90,34 @@ def open_cohorts(data: str, quick: bool, folder: Path, root: Path) -> dict[str, 
     return cohorts(data, options, folder / data, root)
 
 
-def federated(sites: Mapping[str, Any], schedule: Any, initial: Any, oracle: Callable[..., Any]) -> Any:
-    """Return the model of FedAvg with equal weights; oracle(name, round)."""
+def federated(sites: Mapping[str, Any], schedule: Any, initial: Any, objective: Callable[..., Any]) -> Any:
+    """Return the model of FedAvg with equal weights; objective(name, round)."""
     from wardround.algorithms.fedavg import FedAvg
     from wardround.algorithms.federation import SiteSide, run, vectors
 
     sides = {
-        name: SiteSide(lambda r, name=name: oracle(name, r), 1.0, one.layout, one.roles) for name, one in sites.items()
+        name: SiteSide(lambda r, name=name: objective(name, r), 1.0, one.layout, one.roles)
+        for name, one in sites.items()
     }
     layout = next(iter(sites.values())).layout
     end = run(sides, FedAvg(), MEAN, schedule, layout.unflatten(initial.numpy().copy()))
-    return vectors(FedAvg(), end.banks, layout)["model"]
+    return vectors(FedAvg(), end.variables, layout)["model"]
 
 
 def private(homes: Mapping[str, Any], schedule: Any, initial: Any, z: float) -> Any:
     """Return the model of FedAvg on private gradients."""
-    from wardround.privacy.dp_sgd import PatientDP
+    from wardround.dp.dp_sgd import PatientDP
 
     for home in homes.values():
         home.promise = PatientDP(CLIP, z, RATE, REFERENCE)
     sites = {name: home.site for name, home in homes.items()}
-    return federated(sites, schedule, initial, lambda name, r: homes[name].oracle(schedule.work, "train", r))
+    return federated(sites, schedule, initial, lambda name, r: homes[name].objective(schedule.work, "train", r))
 
 
 def homes_of(sites: Mapping[str, Any]) -> dict[str, Any]:
     """Return site name -> DPSite; checked once, whatever the noise."""
-    from wardround.hospital.dp_site import DPSite
-    from wardround.privacy.dp_sgd import PatientDP
+    from wardround.dp.dp_sgd import PatientDP
+    from wardround.training.dp_training import DPSite
 
     return {name: DPSite(one, PatientDP(CLIP, 1.0, RATE, REFERENCE)) for name, one in sites.items()}
 
@@ -126,13 +127,13 @@ def one_row(row: str, sites: Any, homes: Any, initial: Any, plain: Any, own: Any
     from wardround.algorithms.federation import local_only
 
     if row == "local":
-        return {n: test_dice(one, local_only(one.oracle("local"), plain, initial)) for n, one in sites.items()}
+        return {n: test_dice(one, local_only(one.objective("local"), plain, initial)) for n, one in sites.items()}
     if row == "first weights":
         w = initial
     elif row == "FedAvg":
-        w = federated(sites, plain, initial, lambda name, r: sites[name].oracle("train", r))
+        w = federated(sites, plain, initial, lambda name, r: sites[name].objective("train", r))
     else:
-        z = 1e-6 if row == "inf, clipped" else noise(float(row), own.rounds * own.work)["z"]
+        z = 1e-6 if row == "inf, clipped" else noise(float(row), own.num_rounds * own.work)["z"]
         w = private(homes, own, initial, z)
     return {name: test_dice(one, w) for name, one in sites.items()}
 
@@ -146,7 +147,7 @@ def schedules(data: str, quick: bool, lr: float = LR) -> tuple[Any, Any]:
     """Return (plain, private)."""
     from wardround.algorithms.schedule import Schedule
 
-    work = {"rounds": 2, "work": 4} if quick else {"rounds": 3, "work": WORK[data]}
+    work = {"num_rounds": 2, "work": 4} if quick else {"num_rounds": 3, "work": WORK[data]}
     base = settings(data, quick)["schedule"] | work
     return Schedule(**base), Schedule(**base | {"lr": lr})
 
@@ -177,7 +178,7 @@ def one_part(row: str, sites: Any, homes: Any, initial: Any, plain: Any, own: An
     say(f"{row}: {mean_of_sites(tests):.3f}")
     found: dict[str, Any] = {"tests": tests, "train": {name: one.train_patients for name, one in sites.items()}}
     if row in PRIVATE:
-        steps = own.rounds * own.work
+        steps = own.num_rounds * own.work
         found["noise"] = noise(float(row), steps) | {"steps": steps, "values": initial.numel()}
     return found
 
@@ -190,7 +191,7 @@ def tune(folder: Path, quick: bool) -> dict[str, Any]:
     for lr in RATES[:1] if quick else RATES:
         _, own = schedules("phantoms", quick, lr)
         row = {}
-        for label, z in (("8", noise(8.0, own.rounds * own.work)["z"]), ("inf, clipped", 1e-6)):
+        for label, z in (("8", noise(8.0, own.num_rounds * own.work)["z"]), ("inf, clipped", 1e-6)):
             w = private(homes, own, initial, z)
             row[label] = float(np.mean([one.mean_dice(w, one.split.val) for one in sites.values()]))
         found[f"{lr:g}"] = row

@@ -31,10 +31,10 @@ from wardround.algorithms.base import LocalEnd, LocalStart, Steps, descend, plai
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import SiteSide, local_round, run
 from wardround.algorithms.schedule import Schedule
-from wardround.arrays import Array, Arrays, Layout, norm
-from wardround.privacy.accounting import full_noise_multiplier_for
-from wardround.privacy.hospital_dp import HospitalDP, clipped, signal_to_noise
-from wardround.privacy.scales import isotropic
+from wardround.core.arrays import Array, Arrays, Layout, norm
+from wardround.dp.accounting import full_noise_multiplier_for
+from wardround.dp.hospital_dp import HospitalDP, clipped, signal_to_noise
+from wardround.dp.scales import isotropic
 
 EPSILON, DELTA, PUBLIC, PATCH = 8.0, 1e-5, 16, (24, 24, 24)
 SHARES = ("head", "norms", "adapters", "all")
@@ -44,9 +44,9 @@ GAPS = (("private", "local"), ("private", "exact"), ("exact", "local"))
 def phantoms(indices: Sequence[int], patients: int, folder: Path) -> dict[str, Any]:
     """Return site name -> Cohort of phantom hospitals; written and decoded once."""
     from wardround.data.cache import open_cohort
-    from wardround.data.hospitals import hospital
-    from wardround.data.phantoms import write_cohort
     from wardround.data.site_config import SiteConfig
+    from wardround.synthetic.hospitals import hospital
+    from wardround.synthetic.phantoms import write_cohort
 
     found = {}
     for index in indices:
@@ -60,8 +60,8 @@ def phantoms(indices: Sequence[int], patients: int, folder: Path) -> dict[str, A
 def seeded(cohorts: Mapping[str, Any], seed: int, patch: tuple[int, int, int], rank: int = 0) -> dict[str, Any]:
     """Return site name -> SegmentationSite with this seed's split, first weights and batches; rank 0: no adapters."""
     from wardround.data.splits import split_patients
-    from wardround.hospital.segmentation import Sampling, SegmentationSite
     from wardround.models.nets import UNet3d
+    from wardround.training.segmentation import Sampling, SegmentationSite
 
     spec = UNet3d(adapter_rank=rank) if rank else UNet3d()
     sampling = Sampling(patch, 2, tumour_probability=0.67, augment=True)
@@ -73,7 +73,7 @@ def seeded(cohorts: Mapping[str, Any], seed: int, patch: tuple[int, int, int], r
 
 def test_dice(site: Any, w: Any) -> list[float]:
     """Return the Dice of every test patient."""
-    from wardround.hospital.segmentation import by_patient
+    from wardround.training.segmentation import by_patient
 
     rows = by_patient(site, site.split.test, site.scores(w, site.split.test, with_hd95=False))
     return [row["dice_mean"] for row in rows]
@@ -116,7 +116,7 @@ class Walks:
         if round_ == 0 and name in self.first:
             return self.first[name]
         steps = self.schedule.steps(round_)
-        w, _ = descend(w, plain(self.sites[name].oracle("train", round_)), steps.work, steps)
+        w, _ = descend(w, plain(self.sites[name].objective("train", round_)), steps.work, steps)
         if round_ == 0:
             self.first[name] = w
         return w
@@ -125,7 +125,7 @@ class Walks:
         """Return the test Dice of the site's own model: the same batches, nothing shared."""
         if name not in self.local:
             w = self.initial
-            for round_ in range(self.schedule.rounds):
+            for round_ in range(self.schedule.num_rounds):
                 w = self.walk(name, round_, w)
             self.local[name] = test_dice(self.sites[name], w)
         return self.local[name]
@@ -138,24 +138,31 @@ class Walked:
 
     walks: Walks
     name: ClassVar[str] = "FedAvg"
-    banks: ClassVar[tuple[str, ...]] = ("model",)
+    variables: ClassVar[tuple[str, ...]] = ("model",)
 
-    def train(self, start: LocalStart, oracle: Any, steps: Steps) -> LocalEnd:
+    def train(self, start: LocalStart, objective: Any, steps: Steps) -> LocalEnd:
         """Walk from the received part and the own rest."""
-        return LocalEnd({"model": self.walks.walk(*oracle, start.banks["model"])}, (0.0,))
+        return LocalEnd({"model": self.walks.walk(*objective, start.variables["model"])}, (0.0,))
 
 
 def one_share(walks: Walks, n: int, share: Any) -> dict[str, Any]:
     """Return values, clip, signal over noise, and arm -> site -> test Dice."""
     names, sites, schedule, sharing = walks.names[:n], walks.sites, walks.schedule, PARTS[share]
-    first, rehearsal = sites[names[0]], sites[walks.public].oracle("rehearsal")
+    first, rehearsal = sites[names[0]], sites[walks.public].objective("rehearsal")
     start = {"model": walks.initial}
     update, _, _ = local_round(FedAvg(), sharing, start, {}, first.layout, first.roles, rehearsal, schedule.steps(0))
     layout = Layout(tuple(update), tuple(tuple(block.shape) for block in update.values()))
-    z = full_noise_multiplier_for(EPSILON, DELTA, schedule.rounds, "hospital")
-    mu, promise = math.sqrt(schedule.rounds) / z, HospitalDP(0.5 * norm(update), z, n, n, 0, hidden=True, bits=16)
-    found: dict[str, Any] = {"values": layout.total, "clip": promise.clip, "law": n * mu / math.sqrt(layout.total)}
-    found["snr"] = signal_to_noise(promise, n, layout.total, schedule.rounds)
+    z = full_noise_multiplier_for(EPSILON, DELTA, schedule.num_rounds, "hospital")
+    mu, promise = (
+        math.sqrt(schedule.num_rounds) / z,
+        HospitalDP(0.5 * norm(update), z, n, n, 0, distributed=True, bits=16),
+    )
+    found: dict[str, Any] = {
+        "values": layout.total,
+        "clip": promise.max_update_norm,
+        "law": n * mu / math.sqrt(layout.total),
+    }
+    found["snr"] = signal_to_noise(promise, n, layout.total, schedule.num_rounds)
     found["arms"] = {"local": {name: walks.local_dice(name) for name in names}}
     sides = {name: SiteSide(lambda r, name=name: (name, r), 1.0, first.layout, first.roles) for name in names}
     algorithm, seen = Walked(walks), {}

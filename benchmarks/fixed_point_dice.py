@@ -26,13 +26,13 @@ import numpy as np
 from common import Part, Parts, Table, arguments, command, finish, kept, one_settings, root_option, say, show, table
 from methods import methods
 from segmentation import evaluate, open_sites, settings
-from wardround.algorithms.federation import SiteSide, first_banks, run
+from wardround.algorithms.federation import SiteSide, first_variables, run
 from wardround.algorithms.schedule import Schedule
-from wardround.arrays import Array, Arrays, RunningMean, norm, subtract
-from wardround.core.words import WORD
-from wardround.privacy.fixed_point import decode, encode, first_grid, mean_of, next_grid
-from wardround.privacy.packing import Packing
-from wardround.rng import stream
+from wardround.core.arrays import Array, Arrays, RunningMean, norm, subtract
+from wardround.core.keystream import WORD
+from wardround.core.rng import stream
+from wardround.secagg.fixed_point import decode, encode, first_grid, mean_of, next_grid
+from wardround.secagg.packing import Packing
 
 MARGIN, ALPHA, REPEATS = 0.02, 0.05, 2000
 REFERENCE_PATIENTS = 32
@@ -45,9 +45,9 @@ class FixedPointSum:
     clipped, error: one number per round: values clipped at all sites, ||mean - float mean|| / ||float mean||.
     """
 
-    def __init__(self, banks: Arrays, sites: Sequence[str], bits: int, schedule: Schedule, seed: int) -> None:
+    def __init__(self, variables: Arrays, sites: Sequence[str], bits: int, schedule: Schedule, seed: int) -> None:
         self.sites, self.schedule, self.seed = tuple(sites), schedule, seed
-        self.grid = first_grid(banks, bits, weighted=True)
+        self.grid = first_grid(variables, bits, weighted=True)
         self.packing = Packing(self.grid.levels, len(self.sites), WORD)
         self.residuals: dict[str, Array] = {}
         self.clipped: list[int] = []
@@ -76,7 +76,7 @@ class FixedPointSum:
         totals, patients = decode(self.grid, sums)
         mean, exact = mean_of(self.grid, totals, patients / REFERENCE_PATIENTS), self.exact.mean()
         self.error.append(norm(subtract(mean, exact)) / norm(exact))
-        if self.round + 1 < self.schedule.rounds:
+        if self.round + 1 < self.schedule.num_rounds:
             ratio = self.schedule.steps(self.round + 1).lr / self.schedule.steps(self.round).lr
             self.grid = next_grid(self.grid, totals, len(self.sites), ratio)
         return mean
@@ -204,9 +204,9 @@ def one_seed(sites: Mapping[str, Any], seed: int, schedule: Schedule, payloads: 
     All arms of a seed run in this one process: two float32 runs on different machines may differ, and then nothing is
     paired.
     """
-    algorithm, _, rule = methods()["fedavg"]
+    algorithm, _, server_optimizer = methods()["fedavg"]
     sides = {
-        site: SiteSide(lambda r, one=one: one.oracle("train", r), one.train_patients, one.layout, one.roles)
+        site: SiteSide(lambda r, one=one: one.objective("train", r), one.train_patients, one.layout, one.roles)
         for site, one in sites.items()
     }
     first = next(iter(sites.values()))
@@ -214,7 +214,7 @@ def one_seed(sites: Mapping[str, Any], seed: int, schedule: Schedule, payloads: 
 
     def arm(name: str, **how: Any) -> dict[str, list[float]]:
         begun = time.monotonic()
-        end = run(sides, algorithm, rule, schedule, blocks, **how)
+        end = run(sides, algorithm, server_optimizer, schedule, blocks, **how)
         dice = {site: evaluate(one, end.personal(algorithm, site, sides[site]))["test"] for site, one in sites.items()}
         means = {site: round(float(np.mean(rows)), 4) for site, rows in dice.items()}
         say(f"seed {seed}, {name}: test {means}, {time.monotonic() - begun:.0f} s")
@@ -222,9 +222,9 @@ def one_seed(sites: Mapping[str, Any], seed: int, schedule: Schedule, payloads: 
 
     found: dict[str, Any] = {"float": arm("float32"), "fixed": {}}
     for bits in payloads:
-        total = FixedPointSum(first_banks(algorithm, blocks), list(sides), bits, schedule, seed)
+        total = FixedPointSum(first_variables(algorithm, blocks), list(sides), bits, schedule, seed)
         dice = arm(f"{bits} bits", new_sum=total)
-        coded = schedule.rounds * len(sides) * total.grid.layout.total
+        coded = schedule.num_rounds * len(sides) * total.grid.layout.total
         found["fixed"][str(bits)] = {"dice": dice, "clipped": total.clipped, "error": total.error, "coded": coded}
     return found
 

@@ -54,18 +54,18 @@ from methods import MEAN
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.schedule import Schedule
 from wardround.data.description import Description, Row, Spec, read_description, read_rows, write_folder
-from wardround.data.hospitals import hospital
 from wardround.data.labelled import LabelledCohort
-from wardround.data.phantom_record import bayes_limit
-from wardround.data.phantom_types import write_types
-from wardround.data.presets import lgg, mhh
 from wardround.data.site_config import SiteConfig
-from wardround.data.skew import deal, write_labelled_sites
-from wardround.hospital.classification import CaseSampling, ClassificationSite
-from wardround.hospital.consortium import Consortium
-from wardround.hospital.splitting import split_of
 from wardround.models.case_vector import CaseVector
 from wardround.models.vit import ViTFusion
+from wardround.research.in_process import InProcessFederation
+from wardround.research.presets import lgg, mhh
+from wardround.research.skew import deal, write_labelled_sites
+from wardround.synthetic.hospitals import hospital
+from wardround.synthetic.phantom_ehr import bayes_limit
+from wardround.synthetic.phantom_types import write_types
+from wardround.training.classification import CaseSampling, ClassificationSite
+from wardround.training.splitting import split_of
 
 SITES, PHANTOM_SEED, SIDE, BATCH, DROPOUT = 4, 7, 32, 16, 0.0
 SETS = ("phantoms", "phantoms_t1ce", "lgg", "mhh")
@@ -94,9 +94,9 @@ class Data:
     cohorts: Mapping[str, LabelledCohort]
 
 
-def schedule_of(rounds: int, work: int) -> Schedule:
+def schedule_of(num_rounds: int, work: int) -> Schedule:
     """Return the schedule of every arm: the jobs' rate, but constant, and clipped harder."""
-    return Schedule(rounds, work, 0.02, 0.9, True, 0.0, 0.3, "constant")
+    return Schedule(num_rounds, work, 0.02, 0.9, True, 0.0, 0.3, "constant")
 
 
 def sampling_of(spec: Spec, arm: str, dropout: float = DROPOUT) -> CaseSampling:
@@ -186,7 +186,7 @@ def open_sites(data: Data, sampling: CaseSampling, seed: int, depth: int) -> dic
 
 def trained(sites: Mapping[str, ClassificationSite], schedule: Schedule) -> Tensor:
     """Return the shared model after the last round of FedAvg; of one hospital: its local model."""
-    together = Consortium(sites, FedAvg(), MEAN, schedule)
+    together = InProcessFederation(sites, FedAvg(), MEAN, schedule)
     first = next(iter(sites.values()))
     return next(iter(together.models(together.run(first.model.vector.clone())).values()))
 

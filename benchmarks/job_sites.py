@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wardround.data.hospitals import hospital
 from wardround.data.site_config import SiteConfig
-from wardround.hospital.opening import site_index
-from wardround.hospital.splitting import split_of
 from wardround.jobs.building import build
 from wardround.jobs.recipes import Job
+from wardround.synthetic.hospitals import hospital
+from wardround.training.opening import site_index
+from wardround.training.splitting import split_of
 
 
 def job_sites(job: Job, seed: int, folder: Path) -> dict[str, Any]:

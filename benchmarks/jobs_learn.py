@@ -22,25 +22,25 @@ import numpy as np
 
 from common import Part, Parts, Table, arguments, command, finish, kept, one_settings, say, show, table
 from job_sites import job_sites
-from wardround.hospital.consortium import Consortium
 from wardround.jobs import recipes
 from wardround.jobs.building import build
+from wardround.research.in_process import InProcessFederation
 
-QUICK = ("rounds=1", "work=2", "phantoms.patients=9", "model.depth=1")
+QUICK = ("num_rounds=1", "work=2", "phantoms.patients=9", "model.depth=1")
 
 
 def learn(job: recipes.Job, seed: int, folder: Path) -> dict[str, Any]:
     """Return the validation score after each round, the training score at the end, chance, and CPU seconds of all sites."""
     schedule, algorithm = build(job.federation["schedule"], "schedule"), build(job.algorithm["site"], "algorithm")
     sites = job_sites(job, seed, folder)
-    together = Consortium(sites, algorithm, build(job.rule, "rule"), schedule)
+    together = InProcessFederation(sites, algorithm, build(job.server_optimizer, "server_optimizer"), schedule)
     curve, training = [], []
 
     def on_round(round_: int, result: Any) -> None:
         models = together.models(result)
         curve.append(float(np.mean([one.score(models[name], one.split.val) for name, one in sites.items()])))
-        say(f"{job.name} seed {seed} round {round_ + 1}/{schedule.rounds}: validation {curve[-1]:.3f}")
-        if round_ + 1 == schedule.rounds:
+        say(f"{job.name} seed {seed} round {round_ + 1}/{schedule.num_rounds}: validation {curve[-1]:.3f}")
+        if round_ + 1 == schedule.num_rounds:
             training.append(float(np.mean([one.score(models[name], one.split.train) for name, one in sites.items()])))
 
     first = next(iter(sites.values()))

@@ -11,8 +11,8 @@ from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.fedprox import FedProx
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.per_fedavg import PerFedAvg
-from wardround.algorithms.rules import FedAdam, Mean, Rule
 from wardround.algorithms.scaffold import Scaffold
+from wardround.algorithms.server_optimizers import FedAdam, Mean, ServerOptimizer
 from wardround.algorithms.sharing import EVERYTHING, Roles, Sharing
 
 MEAN = Mean(server_lr=1.0)
@@ -36,8 +36,8 @@ PARTS: dict[str, Sharing] = {
 }
 
 
-def methods() -> dict[str, tuple[Algorithm, Sharing, Rule]]:
-    """Return every federated method: its algorithm, what it shares, and its server rule."""
+def methods() -> dict[str, tuple[Algorithm, Sharing, ServerOptimizer]]:
+    """Return every federated method: its algorithm, what it shares, and its server optimizer."""
     return {
         "fedavg": (FedAvg(), EVERYTHING, MEAN),
         "fedprox": (FedProx(mu=0.01), EVERYTHING, MEAN),

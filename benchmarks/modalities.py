@@ -27,9 +27,9 @@ from common import Part, Parts, Table, cell, command, finish, interval, kept, on
 from fusion import SPLIT, Data, asked, open_data, open_sites, options, sampling_of, schedule_of, trained
 from wardround.algorithms.schedule import Schedule
 from wardround.data.layouts import MODALITIES
-from wardround.data.phantom_record import bayes_limit
-from wardround.hospital.classification import ClassificationSite
+from wardround.synthetic.phantom_ehr import bayes_limit
 from wardround.tasks import classification as classes_
+from wardround.training.classification import ClassificationSite
 
 ARMS = ("dropout", "plain")
 SHOWN: dict[str, tuple[str, ...]] = {

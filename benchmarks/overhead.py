@@ -38,7 +38,7 @@ def train(folder: Path, quick: bool) -> Raw:
 
 def simulator(folder: Path, quick: bool) -> Raw:
     """Measure start and round of whole simulator processes (quick: ours and stock at the same time)."""
-    return overhead_simulator.measure(folder / "simulator", rounds=2 if quick else 5, repeats=1 if quick else 3)
+    return overhead_simulator.measure(folder / "simulator", num_rounds=2 if quick else 5, repeats=1 if quick else 3)
 
 
 def reading(folder: Path, quick: bool) -> Raw:
@@ -50,7 +50,7 @@ def server(folder: Path, quick: bool) -> Raw:
     """Measure the server's side for several numbers of sites, each in a fresh process (quick: one number)."""
 
     def one(sites: int) -> Raw:
-        return in_own_process("overhead_server", "measure", sites=sites, rounds=1 if quick else 5)
+        return in_own_process("overhead_server", "measure", sites=sites, num_rounds=1 if quick else 5)
 
     return {str(number): one(number) for number in ((2,) if quick else (4, 16, 64))}
 

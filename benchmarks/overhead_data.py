@@ -18,8 +18,8 @@ PATCH = (32, 32, 32)
 
 def phantom_folder(folder: Path, patients: int, index: int = 0, shape: tuple[int, int, int] = SHAPE) -> Path:
     """Write the phantom patients of hospital `index` and return their folder."""
-    from wardround.data.hospitals import hospital
-    from wardround.data.phantoms import write_cohort
+    from wardround.synthetic.hospitals import hospital
+    from wardround.synthetic.phantoms import write_cohort
 
     profile = hospital(index)
     write_cohort(folder / profile.name, profile, 7, shape=shape, patients=patients)
@@ -31,8 +31,8 @@ def phantom_site(data: Path, cache: Path, batch: int, *, augment: bool, patch: t
     from wardround.data.cache import open_cohort
     from wardround.data.site_config import SiteConfig
     from wardround.data.splits import split_patients
-    from wardround.hospital.segmentation import Sampling, SegmentationSite
     from wardround.models.nets import UNet3d
+    from wardround.training.segmentation import Sampling, SegmentationSite
 
     cohort = open_cohort(SiteConfig(data=data), cache)
     sampling = Sampling(patch=patch, batch=batch, tumour_probability=0.67, augment=augment)

@@ -34,11 +34,11 @@ def measure(patients: int, batch: int = 2, shape: tuple[int, int, int] = SHAPE) 
         first_s, decoded = _open(data, folder / "cache")
         second_s, reopened = _open(data, folder / "cache")
         site = phantom_site(data, folder / "cache", batch, augment=True)
-        oracle, before, begun = site.oracle("reading"), len(_opened), time.perf_counter()
+        objective, before, begun = site.objective("reading"), len(_opened), time.perf_counter()
         draws = -(-len(site.split.train) // batch)
-        oracle.draw(draws)
+        objective.sample(draws)
         first_epoch, first_epoch_s, begun = len(_opened), time.perf_counter() - begun, time.perf_counter()
-        oracle.draw(draws)
+        objective.sample(draws)
         return {
             "first_open_s": first_s,
             "first_open_decodes": decoded,
@@ -67,7 +67,9 @@ def train(data: str, batch: int, steps: int = STEPS) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as cache:
         site = phantom_site(Path(data), Path(cache), batch, augment=True)
         opened = peak_rss_mb()
-        w, _ = descend(site.model.vector, plain(site.oracle("memory")), steps, Steps(work=steps, lr=0.01, momentum=0.9))
+        w, _ = descend(
+            site.model.vector, plain(site.objective("memory")), steps, Steps(work=steps, lr=0.01, momentum=0.9)
+        )
         trained = peak_rss_mb()
         site.score(w, site.split.val[:1])
         return {"after_opening_mb": opened, "after_training_mb": trained, "site_peak_rss_mb": peak_rss_mb()}

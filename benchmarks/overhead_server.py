@@ -20,7 +20,7 @@ from overhead_data import median, peak_rss_mb
 CHANNELS = (16, 32, 64, 128)
 
 
-def measure(sites: int, rounds: int, channels: Sequence[int] = CHANNELS) -> dict[str, float]:
+def measure(sites: int, num_rounds: int, channels: Sequence[int] = CHANNELS) -> dict[str, float]:
     """Return peak memory before the first round and at the end, seconds per round (median), and the network's size."""
     from nvflare.apis.utils.decomposers import flare_decomposers
     from nvflare.app_common.decomposers import common_decomposers
@@ -28,13 +28,13 @@ def measure(sites: int, rounds: int, channels: Sequence[int] = CHANNELS) -> dict
 
     from wardround.aggregation.mean import WeightedMean
     from wardround.aggregation.plaintext_run import PlaintextRun
-    from wardround.algorithms.rules import Mean
+    from wardround.algorithms.server_optimizers import Mean
     from wardround.core.attendance import Attendance
     from wardround.core.run_log import RunLog
     from wardround.core.stages import Replies
-    from wardround.flare import wire
-    from wardround.hospital.global_model import GlobalModel
+    from wardround.flare import plaintext_messages
     from wardround.models.nets import UNet3d
+    from wardround.training.global_model import GlobalModel
 
     flare_decomposers.register()
     common_decomposers.register()
@@ -44,16 +44,16 @@ def measure(sites: int, rounds: int, channels: Sequence[int] = CHANNELS) -> dict
     with tempfile.TemporaryDirectory() as folder:
         server = GlobalModel.open(Path(folder), spec, Mean(server_lr=1.0), ["model"], 0, about)
         record = RunLog.begin(about, server.facts, True, [])
-        run = PlaintextRun(server, server.travelling([]), WeightedMean(), record, rounds, sites, Path(folder))
-        steps = run.run(Attendance(names, rounds, record))
+        run = PlaintextRun(server, server.travelling([]), WeightedMean(), record, num_rounds, sites, Path(folder))
+        steps = run.run(Attendance(names, num_rounds, record))
         before = peak_rss_mb()
         ask = next(steps)
-        for round_ in range(rounds):
+        for round_ in range(num_rounds):
             spent = 0.0
             for number, site in enumerate(names):
                 arrived = message(server.wire(), server.facts["fingerprint"], round_ * sites + number)
                 begun = time.perf_counter()
-                ask.take(site, wire.read_update(fobs.loads(arrived)))
+                ask.take(site, plaintext_messages.read_update(fobs.loads(arrived)))
                 spent += time.perf_counter() - begun
             begun = time.perf_counter()
             ask = steps.send(Replies(tuple(names)))
@@ -73,7 +73,7 @@ def message(weights: dict[str, Any], fingerprint: str, seed: int) -> bytes:
 
     from wardround import __version__
     from wardround.data.layouts import MODALITIES
-    from wardround.flare import wire
+    from wardround.flare import plaintext_messages
 
     rng = np.random.default_rng(seed)
     delta = {name: 0.001 * rng.standard_normal(block.shape, np.float32) for name, block in weights.items()}
@@ -87,5 +87,5 @@ def message(weights: dict[str, Any], fingerprint: str, seed: int) -> bytes:
         "version": __version__,
         "fingerprint": fingerprint,
     }
-    update = wire.Update(delta, 10.0, {"loss": 1.0, "val_score": 0.5, "seconds": 1.0}, facts)
-    return bytes(fobs.dumps(wire.update_message(update)))
+    update = plaintext_messages.Update(delta, 10.0, {"loss": 1.0, "val_score": 0.5, "seconds": 1.0}, facts)
+    return bytes(fobs.dumps(plaintext_messages.update_message(update)))

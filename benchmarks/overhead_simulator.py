@@ -6,7 +6,7 @@
             patients, takes one step, writes its state. Phantoms of 32^3 voxels, written and decoded before the clock starts
 
 Both as `python -m nvflare.private.fed.app.simulator.simulator` (what SimEnv starts) with the settings they come with: stock
-asks for tasks every 2 s, ours every 0.1 s. After its last round ours also judges the models (local baseline, fine-tuning of
+asks for tasks every 2 s, ours every 0.1 s. After its last round ours also evaluates the models (local baseline, fine-tuning of
 0 and 1 steps, test patients) and writes the reports; nothing is subtracted for that, it counts as start.
 
     per round = (seconds of R rounds - seconds of 1 round) / (R - 1)      start = seconds of 1 round - per round
@@ -56,12 +56,12 @@ LAST = {"ours": re.compile(r"INFO - open this: "), "stock": re.compile(r"Finishe
 STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}")
 
 
-def measure(folder: Path, *, rounds: int, repeats: int) -> dict[str, dict[str, float]]:
+def measure(folder: Path, *, num_rounds: int, repeats: int) -> dict[str, dict[str, float]]:
     """Return the medians of both, and their ratios; rounds == 2: one run each, both at the same time, rounds read off the log.
 
     ours, stock: total_s of the run with `rounds` rounds, start_s, round_s, log_round_s (rounds after the first), finish_s
     """
-    lengths = (rounds,) if rounds == 2 else (1, rounds)
+    lengths = (num_rounds,) if num_rounds == 2 else (1, num_rounds)
     jobs = {(name, r): write_job(name, folder / f"{name}_{r}", r) for name in ("ours", "stock") for r in lengths}
     variables = os.environ | {"WARDROUND_SITES": str(prepare_sites(folder / "data"))}
     rows: dict[str, list[dict[str, float]]] = {"ours": [], "stock": []}
@@ -71,12 +71,12 @@ def measure(folder: Path, *, rounds: int, repeats: int) -> dict[str, dict[str, f
         def both(name: str) -> dict[int, dict[str, float]]:
             return {r: run(name, jobs[name, r], r, variables) for r in lengths}
 
-        with ThreadPoolExecutor(2 if rounds == 2 else 1) as workers:
+        with ThreadPoolExecutor(2 if num_rounds == 2 else 1) as workers:
             done = dict(zip(order, workers.map(both, order), strict=True))
         for name, runs in done.items():
-            whole = runs[rounds]
-            per_round = (whole["wall_s"] - runs[1]["wall_s"]) / (rounds - 1) if 1 in runs else whole["log_round_s"]
-            start = runs[1]["wall_s"] - per_round if 1 in runs else whole["wall_s"] - rounds * per_round
+            whole = runs[num_rounds]
+            per_round = (whole["wall_s"] - runs[1]["wall_s"]) / (num_rounds - 1) if 1 in runs else whole["log_round_s"]
+            start = runs[1]["wall_s"] - per_round if 1 in runs else whole["wall_s"] - num_rounds * per_round
             rows[name].append(
                 {"total_s": whole["wall_s"], "start_s": start, "round_s": per_round}
                 | {key: whole[key] for key in ("log_round_s", "finish_s")}
@@ -87,21 +87,21 @@ def measure(folder: Path, *, rounds: int, repeats: int) -> dict[str, dict[str, f
     return result | {"ratio": ratios | {"log_round_s": median([a["log_round_s"] / b["log_round_s"] for a, b in pairs])}}
 
 
-def write_job(name: str, folder: Path, rounds: int) -> Path:
+def write_job(name: str, folder: Path, num_rounds: int) -> Path:
     """Write the job folder of one side and return it."""
-    return write_ours(folder, rounds) if name == "ours" else write_stock(folder, rounds)
+    return write_ours(folder, num_rounds) if name == "ours" else write_stock(folder, num_rounds)
 
 
-def write_ours(folder: Path, rounds: int) -> Path:
+def write_ours(folder: Path, num_rounds: int) -> Path:
     """Print our FedAvg job with next to no work: one step a round, fine-tuning of 0 and 1 steps."""
     from wardround.jobs.folder import write
     from wardround.jobs.recipes import job
 
-    settings = [f"rounds={rounds}", "work=1", "judging.steps=[0, 1]"]
+    settings = [f"num_rounds={num_rounds}", "work=1", "model_selection.steps=[0, 1]"]
     return write(job("brats_fedavg", settings, SITES), folder)
 
 
-def write_stock(folder: Path, rounds: int) -> Path:
+def write_stock(folder: Path, num_rounds: int) -> Path:
     """Export NVFlare's FedAvg recipe with our default network."""
     from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
 
@@ -110,7 +110,7 @@ def write_stock(folder: Path, rounds: int) -> Path:
     script.write_text(CLIENT.format(network=network()), encoding="utf-8")
     model = {"class_path": "monai.networks.nets.UNet", "args": network()}
     recipe = FedAvgRecipe(
-        name="stock", model=model, min_clients=len(SITES), num_rounds=rounds, train_script=str(script)
+        name="stock", model=model, min_clients=len(SITES), num_rounds=num_rounds, train_script=str(script)
     )
     recipe.export(str(folder / "job"))
     return folder / "job" / "stock"
@@ -147,7 +147,7 @@ def prepare_sites(folder: Path) -> Path:
     return path
 
 
-def run(name: str, job: Path, rounds: int, variables: dict[str, str]) -> dict[str, float]:
+def run(name: str, job: Path, num_rounds: int, variables: dict[str, str]) -> dict[str, float]:
     """Run one job in the simulator; return wall_s, log_round_s (0 with one round) and finish_s.
 
     The exit status of the simulator says little: a run whose log does not show every round and its end is an error.
@@ -165,10 +165,10 @@ def run(name: str, job: Path, rounds: int, variables: dict[str, str]) -> dict[st
             text=True,
         )
         wall = time.perf_counter() - begun
-    return {"wall_s": wall} | read_log(name, done.stdout, rounds)
+    return {"wall_s": wall} | read_log(name, done.stdout, num_rounds)
 
 
-def read_log(name: str, log: str, rounds: int) -> dict[str, float]:
+def read_log(name: str, log: str, num_rounds: int) -> dict[str, float]:
     """Return log_round_s (median over the rounds after the first) and finish_s from the simulator's own time stamps."""
     begins, end, last, now = [], None, None, 0.0
     for line in log.splitlines():
@@ -180,8 +180,8 @@ def read_log(name: str, log: str, rounds: int) -> dict[str, float]:
             end = now
         if LAST[name].search(line):
             last = now
-    if len(begins) != rounds or end is None or last is None or "LOST" in log:
-        raise RuntimeError(f"the {name} job did {len(begins)} of {rounds} rounds:\n{log[-3000:]}")
+    if len(begins) != num_rounds or end is None or last is None or "LOST" in log:
+        raise RuntimeError(f"the {name} job did {len(begins)} of {num_rounds} rounds:\n{log[-3000:]}")
     edges = [*begins, end]
     later = [b - a for a, b in itertools.pairwise(edges[1:])]
     return {"log_round_s": median(later) if later else 0.0, "finish_s": last - end}

@@ -3,7 +3,7 @@
 Both: the same U-Net (MONAI's, 8 -> 3 channels, instance norm), the same decoded phantoms in memory or page cache, the same
 patch, batch, Dice + binary cross-entropy, SGD with Nesterov momentum, loss read out after every step, default threads.
 
-    ours    SiteOracle.draw + gradient + algorithms.base.descend, with its gradient clipping and its checks
+    ours    SiteObjective.draw + gradient + algorithms.base.descend, with its gradient clipping and its checks
     MONAI   as in MONAI's tutorials: CacheDataset, dictionary transforms, DataLoader (num_workers 0), zero_grad, forward,
             backward, torch.optim.SGD.step; no clipping. The presence channels are added to the finished batch.
 
@@ -62,10 +62,10 @@ def our_loop(site: Any, row: str) -> Callable[[int], None]:
     """Return a function that takes n steps as a site does in a round."""
     from wardround.algorithms.base import Steps, descend, plain
 
-    oracle, w = site.oracle("overhead"), site.model.vector.clone()
+    objective, w = site.objective("overhead"), site.model.vector.clone()
     steps = Steps(work=1, lr=LR, momentum=MOMENTUM, nesterov=True, clip_norm=10.0)
-    fixed = oracle.draw(1)[0]
-    direction = (lambda v: oracle.gradient(v, fixed)) if row == "compute" else plain(oracle)
+    fixed = objective.sample(1)[0]
+    direction = (lambda v: objective.value_and_grad(v, fixed)) if row == "compute" else plain(objective)
 
     def run(count: int) -> None:
         descend(w, direction, count, steps)
@@ -139,8 +139,8 @@ def monai_batches(site: Any, row: str, batch: int) -> Iterator[tuple[Any, Any]]:
 
 def monai_case(site: Any, case: str) -> dict[str, Any]:
     """Return one decoded case in the form in which MONAI's transforms would have cached it."""
-    from wardround.hospital.patch_oracle import labels_of
     from wardround.tasks.brain_tumours import REGIONS
+    from wardround.training.patch_objective import labels_of
 
     volume = site.volume(case)
     regions = REGIONS.targets(labels_of(volume), site.cohort.label_kind)

@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from common import RESULTS, Parts, Table, command, say
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results.md"
 BLOCK = re.compile(r"(<!-- table (\w+)\.([\w.-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)

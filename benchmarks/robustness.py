@@ -102,12 +102,12 @@ def settings(quick: bool) -> dict[str, Any]:
 def open_sites(count: int, seed: int, options: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return name -> SegmentationSite of the first `count` hospitals, with this seed's split and weights."""
     from wardround.data.cache import open_cohort
-    from wardround.data.hospitals import hospital
-    from wardround.data.phantoms import write_cohort
     from wardround.data.site_config import SiteConfig
     from wardround.data.splits import split_patients
-    from wardround.hospital.segmentation import Sampling, SegmentationSite
     from wardround.models.nets import UNet3d
+    from wardround.synthetic.hospitals import hospital
+    from wardround.synthetic.phantoms import write_cohort
+    from wardround.training.segmentation import Sampling, SegmentationSite
 
     shape = (options["size"],) * 3
     sampling = Sampling(shape, options["batch"], tumour_probability=0.67, augment=True)
@@ -147,14 +147,14 @@ def triggered(site: Any, w: Any) -> list[bool]:
 def run_part(rule: str, attack: str, sites: dict[str, Any], options: dict[str, Any], initial: Any) -> dict[str, Any]:
     """Run one federation; return the test Dice of every patient, flags, refusals, and how far it came."""
     from wardround.algorithms.fedavg import FedAvg
-    from wardround.algorithms.rules import Mean
     from wardround.algorithms.schedule import Schedule
-    from wardround.hospital.consortium import Consortium
-    from wardround.hospital.segmentation import by_patient
+    from wardround.algorithms.server_optimizers import Mean
     from wardround.research.attacked import run_attacked
+    from wardround.research.in_process import InProcessFederation
+    from wardround.training.segmentation import by_patient
 
     schedule = Schedule(options["rounds"], options["work"], options["lr"], 0.9, True, 0.0, 10.0, "cosine")
-    together = Consortium(sites, FedAvg(), Mean(1.0), schedule)
+    together = InProcessFederation(sites, FedAvg(), Mean(1.0), schedule)
     one = next(iter(sites.values()))
     model = one.layout.unflatten(initial.numpy().copy())
     hostile = [] if attack == "none" else [list(sites)[options["hostile"]]]

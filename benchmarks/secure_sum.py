@@ -1,4 +1,4 @@
-"""What hiding the sum costs: our hidden sums beside NVFlare's own homomorphic encryption and plain float32, in one run.
+"""What hiding the sum costs: our secure sums beside NVFlare's own homomorphic encryption and plain float32, in one run.
 
 Every message of a round is built, serialised (FOBS, as NVFlare's cells encode it) and read as in a job: bytes are those of
 ALL messages of one site and round, signed statements and one-time keys with them, divided by the number of parameters.
@@ -44,46 +44,46 @@ GOAL_MODEL = "unet-1.2m"
 
 def promise(mode: dict[str, bool], bits: int, sites: int) -> Any:
     """Return the protection of a job for up to `sites` hospitals."""
-    from wardround.privacy.protection import Protection
+    from wardround.secagg.spec import SecAggSpec
 
-    return Protection(sites, 3, bits, "patients_hidden", 32, **mode, threshold=0)
+    return SecAggSpec(sites, 3, bits, "patients_in_sum", 32, **mode, threshold=0)
 
 
-def fields_of_update(weights: dict[str, Any], protection: Any) -> int:
+def fields_of_update(weights: dict[str, Any], secagg: Any) -> int:
     """Return how many integers an update of these blocks has."""
-    from wardround.arrays import Layout
-    from wardround.privacy.fixed_point import fields_of
+    from wardround.core.arrays import Layout
+    from wardround.secagg.fixed_point import fields_of
 
-    return fields_of(Layout.of(weights), protection.bits, weighted=protection.weighted)
+    return fields_of(Layout.of(weights), secagg.bits, weighted=secagg.weighted)
 
 
 class Round:
     """One round of one mode among `names`: real sites, a real server, real messages."""
 
-    def __init__(self, protection: Any, names: list[str], folder: Path, weights: dict[str, Any]) -> None:
-        from wardround.privacy import simulated_kits, sum_key
-        from wardround.privacy.collector import Collector
-        from wardround.privacy.identity import Authority, Identity
-        from wardround.privacy.participant import Participant
-        from wardround.privacy.statements import Moment
-        from wardround.privacy.sum_site import SumSite
+    def __init__(self, secagg: Any, names: list[str], folder: Path, weights: dict[str, Any]) -> None:
+        from wardround.messages.identity import Authority, Identity
+        from wardround.messages.statements import Moment
+        from wardround.secagg import encryption_key, simulated_kits
+        from wardround.secagg.client import SecAggClient
+        from wardround.secagg.key_agreement import KeyAgreement
+        from wardround.secagg.server import SecAggServer
 
-        self.protection, self.names, self.moment = protection, names, Moment(RUN, 0, 0)
+        self.secagg, self.names, self.moment = secagg, names, Moment(RUN, 0, 0)
         self.sites: dict[str, Any] = {}
         for name in names:
             kit = folder.parent / "kits" / name
             simulated_kits.site_kit(folder.parent / "kits" / "common", name, kit)
-            key = sum_key.read_site(kit) if protection.encryption else None
-            participant = Participant(
-                protection,
+            key = encryption_key.read_site(kit) if secagg.encryption else None
+            agreement = KeyAgreement(
+                secagg,
                 Identity.load(kit, name),
                 Authority.load(kit),
-                sum_key.key_id(key) if key else "",
+                encryption_key.key_id(key) if key else "",
                 folder / name,
                 "0b" * 32,
             )
-            self.sites[name] = SumSite(protection, participant, key, folder / name, seed=0)
-        self.collector = Collector(protection, Authority.load(kit), fields_of_update(weights, protection))
+            self.sites[name] = SecAggClient(secagg, agreement, key, folder / name, seed=0)
+        self.secagg_server = SecAggServer(secagg, Authority.load(kit), fields_of_update(weights, secagg))
         self.up, self.down = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
         self.seconds: dict[str, list[float]] = {"encrypt_s": [], "hold_s": [], "add_s": [], "reveal_s": []}
         self.joins: tuple[Any, ...] = ()
@@ -91,24 +91,24 @@ class Round:
 
     def agree(self) -> None:
         """Join (once per job, not counted) and prepare (every round, counted)."""
-        self.joins = tuple(site.participant.join(RUN) for site in self.sites.values())
-        if self.protection.masks:
+        self.joins = tuple(site.agreement.join(RUN) for site in self.sites.values())
+        if self.secagg.masks:
             self._call(self.names, joins=self.joins)
             prepares = []
             for name, site in self.sites.items():
-                prepares.append(site.participant.prepare(self.moment, self.joins))
+                prepares.append(site.agreement.prepare(self.moment, self.joins))
                 self.up[name] += len(self._reply(prepares[-1], b"", {}))
             self.prepares = tuple(prepares)
         else:
             self.prepares = self.joins
-        self.collector.begin(self.moment, self.prepares)
+        self.secagg_server.begin(self.moment, self.prepares)
 
     def train(self, weights: dict[str, Any], updates: dict[str, Any], meta: dict[str, Any]) -> None:
         """Every site codes and hides its update; the server (star) or the next site (ring) adds it."""
-        from wardround.privacy.fixed_point import encode, first_grid
-        from wardround.rng import stream
+        from wardround.core.rng import stream
+        from wardround.secagg.fixed_point import encode, first_grid
 
-        grid = first_grid(weights, self.protection.bits, weighted=True)
+        grid = first_grid(weights, self.secagg.bits, weighted=True)
         for patients, (name, site) in enumerate(self.sites.items(), start=5):
             begun = time.perf_counter()
             encode(grid, updates[name], None, patients / 32, patients, stream(0, "rounding", name, 0))
@@ -117,7 +117,7 @@ class Round:
             site.hold(0, updates[name], patients, weights, {})
             self.seconds["hold_s"].append(max(0.0, time.perf_counter() - begun - coded))
             self.seconds["encrypt_s"].append(coded)
-        if self.protection.ring:
+        if self.secagg.ring:
             self._around(meta)
             return
         self._call(self.names, joins=self.joins, prepares=self.prepares)
@@ -127,21 +127,21 @@ class Round:
             message = self._reply(statement, payload, meta)
             self.seconds["encrypt_s"][place] += time.perf_counter() - begun
             self.up[name] += len(message)
-            self._add(name, message, "train", self.collector.submit)
+            self._add(name, message, "train", self.secagg_server.submit)
 
     def finish(self) -> tuple[Any, int]:
         """Open the masks, send the sum down, let every site read it; return (mean, bytes of the sum)."""
-        from wardround.flare.sealed import Revealed
+        from wardround.flare.secagg_messages import Revealed
 
-        added = list(self.collector.added)
-        if self.protection.masks:
+        added = list(self.secagg_server.added)
+        if self.secagg.masks:
             self._call(self.names, joins=self.joins, prepares=self.prepares, survivors=tuple(sorted(added)))
             answers = {}
             for name, site in self.sites.items():
-                answers[name] = site.participant.unmask(self.moment, self.joins, self.prepares, added)
+                answers[name] = site.agreement.unmask(self.moment, self.joins, self.prepares, added)
                 self.up[name] += len(self._reply(answers[name], b"", {}))
-            self.collector.unmask(answers)
-        payload = self.collector.payload()
+            self.secagg_server.unmask(answers)
+        payload = self.secagg_server.payload()
         self._call(self.names, revealed=(Revealed(self.moment, tuple(added), len(added), 0.5, payload),))
         means = []
         for site in self.sites.values():
@@ -151,8 +151,8 @@ class Round:
         return means[0], len(payload)
 
     def _around(self, meta: dict[str, Any]) -> None:
-        from wardround.privacy.roster import ring_order
-        from wardround.privacy.sum_site import Incoming
+        from wardround.secagg.client import Incoming
+        from wardround.secagg.roster import ring_order
 
         self._call(self.names, joins=self.joins, prepares=self.prepares)
         for name, site in self.sites.items():
@@ -167,39 +167,39 @@ class Round:
             message = self._reply(last, payload, {})
             self.seconds["encrypt_s"][self.names.index(name)] += time.perf_counter() - begun
             self.up[name] += len(message)
-            self._add(name, message, "hop", self.collector.hop)
+            self._add(name, message, "hop", self.secagg_server.hop)
             done = (*done, name)
 
     def _add(self, name: str, message: bytes, task: str, add: Any) -> None:
         from nvflare.fuel.utils import fobs
 
-        from wardround.flare import sealed
+        from wardround.flare import secagg_messages
 
         begun = time.perf_counter()
-        reply = sealed.read_reply(fobs.loads(message), task)
+        reply = secagg_messages.read_reply(fobs.loads(message), task)
         add(name, reply.statement, reply.payload)
         self.seconds["add_s"].append(time.perf_counter() - begun)
 
     def _reply(self, statement: Any, payload: bytes, meta: dict[str, Any]) -> bytes:
         from nvflare.fuel.utils import fobs
 
-        from wardround.flare import sealed
+        from wardround.flare import secagg_messages
 
-        return bytes(fobs.dumps(sealed.reply_message(sealed.Reply(statement, payload, meta))))
+        return bytes(fobs.dumps(secagg_messages.reply_message(secagg_messages.Reply(statement, payload, meta))))
 
     def _call(self, names: list[str], **parts: Any) -> None:
         from nvflare.fuel.utils import fobs
 
-        from wardround.flare import sealed
+        from wardround.flare import secagg_messages
 
-        size = len(fobs.dumps(sealed.call_message(sealed.Call(self.moment, 3, **parts))))
+        size = len(fobs.dumps(secagg_messages.call_message(secagg_messages.Call(self.moment, 3, **parts))))
         for name in names:
             self.down[name] += size
 
 
 def play(mode: dict[str, bool], bits: int, weights: dict[str, Any], names: list[str], folder: Path) -> dict[str, Any]:
     """Return bytes per parameter, seconds and a digest of the mean of one round."""
-    from wardround.arrays import digest
+    from wardround.core.arrays import digest
 
     register()
     rng, round_ = np.random.default_rng(1), Round(promise(mode, bits, MOST_SITES), names, folder, weights)
@@ -224,26 +224,26 @@ def server(mode: dict[str, bool], bits: int, sites: int, model: str) -> dict[str
     """
     from nvflare.fuel.utils import fobs
 
-    from wardround.flare import sealed
-    from wardround.privacy.collector import Collector
-    from wardround.privacy.identity import Authority
-    from wardround.privacy.statements import Moment
+    from wardround.flare import secagg_messages
+    from wardround.messages.identity import Authority
+    from wardround.messages.statements import Moment
+    from wardround.secagg.server import SecAggServer
 
     register()
     with tempfile.TemporaryDirectory(prefix="secure-sum-") as place:
         folder = Path(place)
         written = in_own_process(
-            "secure_sum", "write_messages", mode=mode, bits=bits, sites=sites, model=model, place=place
+            "secagg", "write_messages", mode=mode, bits=bits, sites=sites, model=model, place=place
         )
-        protection = promise(mode, bits, max(MOST_SITES, sites))
-        collector = Collector(protection, Authority.load(folder / "kits" / "s1"), int(written["fields"]))
-        call = sealed.read_call(fobs.loads((folder / "prepares").read_bytes()))
+        secagg = promise(mode, bits, max(MOST_SITES, sites))
+        secagg_server = SecAggServer(secagg, Authority.load(folder / "kits" / "s1"), int(written["fields"]))
+        call = secagg_messages.read_call(fobs.loads((folder / "prepares").read_bytes()))
         before = peak_rss_mb()
-        collector.begin(Moment(RUN, 0, 0), call.prepares)
+        secagg_server.begin(Moment(RUN, 0, 0), call.prepares)
         begun = time.perf_counter()
         for number in range(1, sites + 1):
-            reply = sealed.read_reply(fobs.loads((folder / f"update-{number}").read_bytes()), "train")
-            collector.submit(f"s{number}", reply.statement, reply.payload)
+            reply = secagg_messages.read_reply(fobs.loads((folder / f"update-{number}").read_bytes()), "train")
+            secagg_server.submit(f"s{number}", reply.statement, reply.payload)
         return {"peak_rss_mb": peak_rss_mb(), "start_rss_mb": before, "seconds": time.perf_counter() - begun}
 
 
@@ -251,7 +251,7 @@ def write_messages(mode: dict[str, bool], bits: int, sites: int, model: str, pla
     """Write one hidden update per site into files; every site sends the same update under its own masks and signature."""
     from nvflare.fuel.utils import fobs
 
-    from wardround.flare import sealed
+    from wardround.flare import secagg_messages
 
     register()
     folder, names = Path(place), [f"s{number}" for number in range(1, sites + 1)]
@@ -259,14 +259,14 @@ def write_messages(mode: dict[str, bool], bits: int, sites: int, model: str, pla
     round_ = Round(promise(mode, bits, max(MOST_SITES, sites)), names, folder / "run", weights)
     (folder / "run").mkdir(exist_ok=True)
     round_.agree()
-    call = sealed.Call(round_.moment, 3, (), round_.prepares)
-    (folder / "prepares").write_bytes(bytes(fobs.dumps(sealed.call_message(call))))
+    call = secagg_messages.Call(round_.moment, 3, (), round_.prepares)
+    (folder / "prepares").write_bytes(bytes(fobs.dumps(secagg_messages.call_message(call))))
     for name, site in round_.sites.items():
         site.hold(0, weights, 7, weights, {})
         statement, payload = site.submit(round_.moment, round_.prepares, "00" * 32)
-        message = sealed.reply_message(sealed.Reply(statement, payload, meta_of_a_site()))
+        message = secagg_messages.reply_message(secagg_messages.Reply(statement, payload, meta_of_a_site()))
         (folder / f"update-{name[1:]}").write_bytes(bytes(fobs.dumps(message)))
-    return {"fields": fields_of_update(weights, round_.protection)}
+    return {"fields": fields_of_update(weights, round_.secagg)}
 
 
 def register() -> None:
@@ -316,7 +316,7 @@ def one_model(name: str, weights: dict[str, Any], args: argparse.Namespace) -> d
         numbers = (4,) if args.quick else (4, 16, 64)
         say(f"{name}: {mode}: memory of the server at {numbers} sites")
         found = {
-            n: in_own_process("secure_sum", "server", mode=MODES[mode], bits=args.bits, sites=n, model=name)
+            n: in_own_process("secagg", "server", mode=MODES[mode], bits=args.bits, sites=n, model=name)
             for n in numbers
         }
         rows[mode]["server_rss_mb"] = {str(n): one["peak_rss_mb"] for n, one in found.items()}
@@ -411,7 +411,7 @@ def main() -> None:
     args = parser().parse_args()
     chosen = args.models or (secure_sum_rival.MODELS[:1] if args.quick else secure_sum_rival.MODELS)
     settings = {"sites": args.sites, "room_for_sites": MOST_SITES, "quick": args.quick}
-    with kept("secure_sum", args) as parts:
+    with kept("secagg", args) as parts:
         for name in () if args.show else chosen:
             weights = secure_sum_rival.models()[name]
             parts.measure({"model": name, "bits": args.bits}, settings, partial(one_model, name, weights, args))

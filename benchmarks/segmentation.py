@@ -63,14 +63,14 @@ def settings(data: str, quick: bool) -> dict[str, Any]:
     ks = (0, 1) if quick else (0, 1, 5, 20)
     base = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.0, "clip_norm": 10.0, "decay": "cosine", "lr": 0.05}
     if data == "lgg":
-        work = {"rounds": 2, "work": 2} if quick else {"rounds": 8, "work": 48}
+        work = {"num_rounds": 2, "work": 2} if quick else {"num_rounds": 8, "work": 48}
         return {
             "schedule": base | work,
             "sampling": {"patch": (64, 64, 16), "batch": 2},
             "patients": 6 if quick else None,
             "ks": ks,
         }
-    work = {"rounds": 2, "work": 2} if quick else {"rounds": 6, "work": 40}
+    work = {"num_rounds": 2, "work": 2} if quick else {"num_rounds": 6, "work": 40}
     return {
         "schedule": base | work,
         "sampling": {"patch": (16, 16, 16) if quick else (32, 32, 32), "batch": 2},
@@ -83,9 +83,9 @@ def settings(data: str, quick: bool) -> dict[str, Any]:
 def cohorts(data: str, options: dict[str, Any], folder: Path, root: Path) -> dict[str, Any]:
     """Return site name -> Cohort. root: where the real data sets are."""
     from wardround.data.cache import open_cohort
-    from wardround.data.hospitals import hospital
-    from wardround.data.phantoms import write_cohort
     from wardround.data.site_config import SiteConfig
+    from wardround.synthetic.hospitals import hospital
+    from wardround.synthetic.phantoms import write_cohort
 
     patients = options["patients"]
     if data == "phantoms":
@@ -104,8 +104,8 @@ def cohorts(data: str, options: dict[str, Any], folder: Path, root: Path) -> dic
 def open_sites(data: str, seed: int, options: dict[str, Any], folder: Path, root: Path) -> dict[str, Any]:
     """Return site name -> SegmentationSite with this seed's split, initial weights and batches."""
     from wardround.data.splits import split_patients
-    from wardround.hospital.segmentation import Sampling, SegmentationSite
     from wardround.models.nets import UNet3d
+    from wardround.training.segmentation import Sampling, SegmentationSite
 
     sampling = Sampling(**options["sampling"], tumour_probability=0.67, augment=True)
     return {
@@ -118,7 +118,7 @@ def open_sites(data: str, seed: int, options: dict[str, Any], folder: Path, root
 
 def evaluate(site: Any, w: Any) -> dict[str, Any]:
     """Return validation mean and per-patient test Dice of one model at one site."""
-    from wardround.hospital.segmentation import by_patient
+    from wardround.training.segmentation import by_patient
 
     rows = by_patient(site, site.split.test, site.scores(w, site.split.test, with_hd95=False))
     return {"val": site.score(w, site.split.val), "test": [row["dice_mean"] for row in rows]}
@@ -129,27 +129,27 @@ def one_method(name: str, sites: dict[str, Any], schedule: Any, initial: Any, ks
     from wardround.algorithms.base import Steps
     from wardround.algorithms.federation import local_only
     from wardround.algorithms.finetune import fine_tune
-    from wardround.hospital.consortium import Consortium
+    from wardround.research.in_process import InProcessFederation
 
     if name == "local":
-        models = {site: local_only(one.oracle("local"), schedule, initial) for site, one in sites.items()}
+        models = {site: local_only(one.objective("local"), schedule, initial) for site, one in sites.items()}
         matrix = {a: {b: evaluate(sites[b], models[a]) for b in sites} for a in sites}
         return {site: {"0": matrix[site][site], "at": {b: matrix[site][b]["test"] for b in sites}} for site in sites}
     if name in ("central", "central_3x"):
-        from wardround.hospital.pooled import PooledOracle
+        from wardround.research.pooled_objective import PooledObjective
 
-        oracle = PooledOracle(list(sites.values()), "central")
+        objective = PooledObjective(list(sites.values()), "central")
         w = initial
         for _ in range(3 if name == "central_3x" else 1):
-            w = local_only(oracle, schedule, w)
+            w = local_only(objective, schedule, w)
         return {site: {"0": evaluate(one, w)} for site, one in sites.items()}
-    algorithm, sharing, rule = methods()[name]
-    together = Consortium(sites, algorithm, rule, schedule, sharing=sharing)
+    algorithm, sharing, server_optimizer = methods()[name]
+    together = InProcessFederation(sites, algorithm, server_optimizer, schedule, sharing=sharing)
     result = together.run(initial, lambda r, res: say(f"    round {r + 1}: {res.history[-1]}"))
     table: dict[str, Any] = {}
     for site, start in together.models(result).items():
         one = sites[site]
-        tuned = fine_tune(start, one.oracle("fine-tune"), ks, Steps(work=max(ks), lr=0.01))
+        tuned = fine_tune(start, one.objective("fine-tune"), ks, Steps(work=max(ks), lr=0.01))
         scored = {k: evaluate(one, w) for k, w in tuned.items()}
         best = max(scored, key=lambda k: scored[k]["val"])
         table[site] = {"0": scored[0], "best": scored[best], "k": best}

@@ -65,11 +65,11 @@ from wardround.algorithms.finetune import fine_tune
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.sharing import EVERYTHING, Sharing
-from wardround.hospital.consortium import Consortium
-from wardround.hospital.rehearsal import rehearse
-from wardround.privacy.accounting import for_gaussians, mu_for
-from wardround.privacy.hospital_dp import HospitalDP, signal_to_noise
-from wardround.privacy.scales import by_block, groups_of
+from wardround.dp.accounting import for_gaussians, mu_for
+from wardround.dp.hospital_dp import HospitalDP, signal_to_noise
+from wardround.dp.scales import by_block, groups_of
+from wardround.research.in_process import InProcessFederation
+from wardround.research.scale_estimation import estimate
 
 MAIN, ALPHAS, REACH = 0.5, (0.05, 0.1, 0.5, math.inf), 0.95
 SWEEP, NOISED = ("local", "fedavg"), ("dp_iso", "mmpfl_adp")
@@ -100,13 +100,13 @@ QUICK = ("local", "fedavg", "mmpfl_adp")
 
 def noise(name: str, public: Any, schedule: Schedule) -> tuple[Any, dict[str, float]]:
     """Return the sum of a noised method, and what it promises: clip, multiplier, signal-to-noise ratio at best."""
-    seen = rehearse(public, FedAvg(), PARTS["norms"], public.model.vector.clone(), schedule.steps(0), 16)
+    seen = estimate(public, FedAvg(), PARTS["norms"], public.model.vector.clone(), schedule.steps(0), 16)
     s = seen.scales if name == "mmpfl_adp" else (1.0,) * len(seen.v)
-    z = math.sqrt(schedule.rounds) / mu_for(EPSILON, for_gaussians(DELTA))
-    promise = HospitalDP(seen.clip(s), z, SITES, SITES, 0, hidden=True, bits=16)
-    ratio = signal_to_noise(promise, SITES, seen.layout.total, schedule.rounds)
+    z = math.sqrt(schedule.num_rounds) / mu_for(EPSILON, for_gaussians(DELTA))
+    promise = HospitalDP(seen.clip(s), z, SITES, SITES, 0, distributed=True, bits=16)
+    ratio = signal_to_noise(promise, SITES, seen.layout.total, schedule.num_rounds)
     blocks = by_block(seen.layout, groups_of(seen.layout), s)
-    told = {"clip": promise.clip, "z": z, "snr": ratio, "least_scale": min(s), "largest_scale": max(s)}
+    told = {"clip": promise.max_update_norm, "z": z, "snr": ratio, "least_scale": min(s), "largest_scale": max(s)}
     return lambda round_: NoisedSum(promise, blocks), told
 
 
@@ -116,12 +116,12 @@ def one_method(name: str, sites: Mapping[str, Any], public: Any, schedule: Sched
     if name == "local":
         table = {}
         for site, one in sites.items():
-            w = local_only(one.oracle("train", 0), schedule, initial)
+            w = local_only(one.objective("train", 0), schedule, initial)
             table[site] = {"0": {"val": validated(one, w), **tested(one, w), "everywhere": everywhere(sites, w)}}
         return {"sites": table}
     sharing, layout = METHODS[name], next(iter(sites.values())).layout
     equal = bool(sharing.home_roles)
-    together = Consortium(sites, FedAvg(), MEAN, schedule, equal, sharing)
+    together = InProcessFederation(sites, FedAvg(), MEAN, schedule, equal, sharing)
     new_sum, told = noise(name, public, schedule) if name in NOISED else (None, {})
     curve: list[float] = []
 
@@ -134,7 +134,7 @@ def one_method(name: str, sites: Mapping[str, Any], public: Any, schedule: Sched
     table = {}
     for site, start in together.models(result).items():
         one = sites[site]
-        tuned = fine_tune(start, one.oracle("fine-tune"), ks, Steps(work=max(ks), lr=0.005))
+        tuned = fine_tune(start, one.objective("fine-tune"), ks, Steps(work=max(ks), lr=0.005))
         vals = {k: validated(one, w) for k, w in tuned.items()}
         best = max(vals, key=lambda k: (vals[k], -k))
         rows = {k: {"val": vals[k], **tested(one, tuned[k])} for k in {0, best}}

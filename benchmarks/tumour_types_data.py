@@ -16,12 +16,12 @@ from wardround.data.description import Spec
 from wardround.data.labelled import LabelledCohort
 from wardround.data.pictures import Grid
 from wardround.data.site_config import read_sites
-from wardround.data.skew import LabelledSet, deal, label_skew, write_labelled_sites
 from wardround.data.splits import PARTS, Split, split_patients
-from wardround.hospital.classification import CaseSampling, ClassificationSite
-from wardround.hospital.splitting import split_of
 from wardround.models.vit import ViTFusion
+from wardround.research.skew import LabelledSet, deal, label_skew, write_labelled_sites
 from wardround.tasks.classification import balanced_accuracy
+from wardround.training.classification import CaseSampling, ClassificationSite
+from wardround.training.splitting import split_of
 
 CLASSES, MODALITY, SIZE, SITES, LEAST = ("glioma", "meningioma", "pituitary"), "t1ce", 64, 4, 6
 SPEC = ViTFusion("vit_tiny_patch16_224", 1, (SIZE, SIZE), 0, len(CLASSES), "shared", 4)
@@ -33,8 +33,8 @@ SPLITS = ("by patient", "by patient within classes")
 def phantoms(folder: Path, index: int, patients: int) -> LabelledSet:
     """Return T1ce slices of typed phantoms under the class names of `cheng`; their record is left out."""
     from wardround.data.description import Row, read_description, read_rows
-    from wardround.data.hospitals import hospital
-    from wardround.data.phantom_types import write_types
+    from wardround.synthetic.hospitals import hospital
+    from wardround.synthetic.phantom_types import write_types
 
     root = write_types(folder / f"phantoms-{index}", hospital(index), 7, patients, (SIZE, SIZE, 40))
     found = read_description(root)
@@ -47,8 +47,8 @@ def phantoms(folder: Path, index: int, patients: int) -> LabelledSet:
 
 
 def whole_set(data: str, folder: Path, root: Path, patients: int = 60) -> LabelledSet:
-    """Return `cheng` (pseudo-patients: blocks of 30 neighbouring slices, see data/presets.py), or so many phantoms."""
-    from wardround.data.presets import cheng
+    """Return `cheng` (pseudo-patients: blocks of 30 neighbouring slices, see research/presets.py), or so many phantoms."""
+    from wardround.research.presets import cheng
 
     if data == "phantoms":
         return phantoms(folder, 0, patients)

@@ -30,7 +30,7 @@ def grid() -> dict[str, tuple[Any, Any, Any, float]]:
     from wardround.algorithms.fedavg import FedAvg
     from wardround.algorithms.fedprox import FedProx
     from wardround.algorithms.per_fedavg import PerFedAvg
-    from wardround.algorithms.rules import FedAdam
+    from wardround.algorithms.server_optimizers import FedAdam
     from wardround.algorithms.sharing import EVERYTHING, Roles
 
     rows: dict[str, tuple[Any, Any, Any, float]] = {
@@ -49,18 +49,20 @@ def one_row(label: str, sites: Mapping[str, Any], initial: Any, options: Mapping
     from wardround.algorithms.base import Steps
     from wardround.algorithms.finetune import fine_tune
     from wardround.algorithms.schedule import Schedule
-    from wardround.hospital.consortium import Consortium
+    from wardround.research.in_process import InProcessFederation
 
-    algorithm, sharing, rule, lr = grid()[label]
+    algorithm, sharing, server_optimizer, lr = grid()[label]
     ks = tuple(k for k in options["ks"] if k)
-    together = Consortium(sites, algorithm, rule, Schedule(**(options["schedule"] | {"lr": lr})), sharing=sharing)
+    together = InProcessFederation(
+        sites, algorithm, server_optimizer, Schedule(**(options["schedule"] | {"lr": lr})), sharing=sharing
+    )
     models = together.models(together.run(initial))
     plain, tuned = [], {rate: [] for rate in RATES}
     for name, start in models.items():
         one = sites[name]
         plain.append(one.score(start, one.split.val))
         for rate, best in tuned.items():
-            found = fine_tune(start, one.oracle("fine-tune"), ks, Steps(work=max(ks), lr=rate))
+            found = fine_tune(start, one.objective("fine-tune"), ks, Steps(work=max(ks), lr=rate))
             best.append(max(one.score(w, one.split.val) for w in found.values()))
     return {"plain": float(np.mean(plain))} | {f"tuned {r}": float(np.mean(v)) for r, v in tuned.items()}
 
@@ -104,7 +106,7 @@ def measure(args: Any, parts: Parts) -> None:
     data = args.data or ("phantoms" if args.quick else "lgg")
     options = settings(data, args.quick)
     if not args.quick:
-        options["schedule"] |= {"rounds": 5}
+        options["schedule"] |= {"num_rounds": 5}
     labels = list(grid())[:2] if args.quick else list(grid())
     keys = [{"data": data, "row": one} for one in labels if not args.only or one.startswith(tuple(args.only))]
     keys = [key for key in keys if parts.missing(key, options)]

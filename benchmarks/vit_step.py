@@ -41,13 +41,13 @@ from wardround.algorithms.base import LocalEnd, LocalStart, Steps, descend
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.schedule import Schedule
-from wardround.hospital.consortium import Consortium
 from wardround.jobs.recipes import job
 from wardround.models.flat import FlatModel
-from wardround.models.torchvision_door import open_torchvision
+from wardround.models.torchvision_adapter import open_torchvision
 from wardround.models.vit import ViTFusion
+from wardround.research.in_process import InProcessFederation
 
-QUICK = ("rounds=2", "work=4", "phantoms.patients=9")
+QUICK = ("num_rounds=2", "work=4", "phantoms.patients=9")
 NAME, SIDE, BATCH, CLASSES = "vit_tiny_patch16_224", 128, 8, 3
 WARM = 2
 STEPS = Steps(1, 0.02, 0.9, nesterov=True, clip_norm=1.0)
@@ -124,7 +124,7 @@ def measure_steps(depth: int, repeats: int) -> dict[str, float]:
             rivals[name]()
             found[name].append(since(start))
         begun.append(clocks())
-        return model.gradient(w, inputs, lambda out: functional.cross_entropy(out, labels), dropout_seed=0)
+        return model.value_and_grad(w, inputs, lambda out: functional.cross_entropy(out, labels), dropout_seed=0)
 
     # the last step of ours has no next one to end at; its rivals have no pair
     descend(model.vector.clone(), direction, WARM + repeats + 1, STEPS)
@@ -141,16 +141,16 @@ def measure_steps(depth: int, repeats: int) -> dict[str, float]:
 class Clocked:
     """An oracle whose `done` is when its last gradient was ready."""
 
-    def __init__(self, oracle: Any) -> None:
-        self._oracle, self.done = oracle, clocks()
+    def __init__(self, objective: Any) -> None:
+        self._objective, self.done = objective, clocks()
 
-    def gradient(self, w: Tensor, batch: Any) -> tuple[float, Tensor]:
-        found = self._oracle.gradient(w, batch)
+    def value_and_grad(self, w: Tensor, batch: Any) -> tuple[float, Tensor]:
+        found = self._objective.value_and_grad(w, batch)
         self.done = clocks()
         return found
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._oracle, name)
+        return getattr(self._objective, name)
 
 
 class Timed:
@@ -162,14 +162,14 @@ class Timed:
         self.title, self.stays = masks.title, masks.stays
         self.found: dict[int, list[tuple[Times, Times]]] = {}
 
-    def train(self, start: LocalStart, oracle: Any, steps: Steps) -> LocalEnd:
+    def train(self, start: LocalStart, objective: Any, steps: Steps) -> LocalEnd:
         """Train as FedAvg does, and remember when this began and when its last gradient was there."""
-        self._begun, self._clocked = clocks(), Clocked(oracle)
+        self._begun, self._clocked = clocks(), Clocked(objective)
         return FedAvg().train(start, self._clocked, steps)
 
-    def chosen(self, w: Tensor, start: LocalStart, oracle: Any, steps: Steps) -> Mapping[str, Tensor]:
+    def chosen(self, w: Tensor, start: LocalStart, objective: Any, steps: Steps) -> Mapping[str, Tensor]:
         """Choose as the masks do, and write down the times of this round."""
-        found = self.masks.chosen(w, start, oracle, steps)
+        found = self.masks.chosen(w, start, objective, steps)
         self.found.setdefault(steps.round, []).append((since(self._clocked.done), since(self._begun)))
         return found
 
@@ -181,7 +181,7 @@ class Timed:
 class Trained:
     """The algorithm's half of Timed: a job takes its algorithm and its sharing from two values."""
 
-    name, banks = FedAvg.name, FedAvg.banks
+    name, variables = FedAvg.name, FedAvg.variables
 
     def __init__(self, timed: Timed) -> None:
         self.train = timed.train
@@ -194,7 +194,7 @@ def measure_mask(name: str, changed: Sequence[str]) -> dict[str, float]:
     schedule = Schedule(**made.schedule)
     with tempfile.TemporaryDirectory() as folder:
         sites = job_sites(made, 0, Path(folder))
-        together = Consortium(sites, Trained(timed), MEAN, schedule, sharing=timed)
+        together = InProcessFederation(sites, Trained(timed), MEAN, schedule, sharing=timed)
         together.run(next(iter(sites.values())).model.vector.clone())
     result: dict[str, float] = {"masks": sum(len(timed.found[r]) for r in timed.due(1))}
     for clock, word in enumerate(("", "cpu_")):

@@ -16,6 +16,8 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Support code of the tests is imported by its name alone.
+sys.path.insert(0, str(REPOSITORY / "tests" / "support"))
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,18 @@ import json
 import pytest
 
 from wardround.core.run_log import flat
-from wardround.jobs import hidden
+from wardround.jobs import secagg_jobs
 
-# No promises: a rival is trained beside the job or not; the server's rule and the banks stand at sites of a secure sum
+# No promises: a rival is trained beside the job or not; the server's rule and the variables stand at sites of a secure sum
 # only, which refuse every task without them; scales change what is learnt, never what is promised; ids are names inside one
 # config; the network's settings are covered by the architecture's fingerprint, which both sides compare; a record is read,
 # and what a classifier is given stands beside its weights, only where there is one; the least Dice is for jobs that segment.
-RIVALS = {f"SiteExecutor.{name}" for name in ("rival", "rule", "banks", "scaling")}
+RIVALS = {f"SiteExecutor.{name}" for name in ("fedavg_baseline", "server_optimizer", "variables", "scaling")}
 NETWORK = {
     f"UNet3d.{name}" for name in ("channels", "residual_units", "norm", "dropout", "adapter_rank", "ehr_columns")
 }
 NETWORK |= {f"ViTFusion.{name}" for name in ("depth", "fusion_depth", "weights", "patch", "tubelet")}
-WHERE_THERE_IS_ONE = {"Sampling.columns", "PlaintextServer.inputs", "Judging.least_dice"}
+WHERE_THERE_IS_ONE = {"Sampling.columns", "PlaintextServer.inputs", "ModelSelection.least_dice"}
 MAY_HAVE_DEFAULTS = RIVALS | NETWORK | WHERE_THERE_IS_ONE
 
 
@@ -128,16 +128,16 @@ def test_nvflare_exports_the_same_hidden_job(name, ours, tmp_path):
     )
     job = FedJob(name, min_clients=3)
     job.to_server(rounds.build(), id="rounds")
-    job.to_clients(site.build(), tasks=hidden.TASKS)
+    job.to_clients(site.build(), tasks=secagg_jobs.TASKS)
     job.to_clients(shared.build(), id="outbound")
-    job.to_clients(release.build(), tasks=hidden.TASKS, filter_type=FilterType.TASK_RESULT)
+    job.to_clients(release.build(), tasks=secagg_jobs.TASKS, filter_type=FilterType.TASK_RESULT)
     job.export_job(str(tmp_path))
     config = tmp_path / name / "app" / "config"
     client = json.loads((config / "config_fed_client.json").read_text())
     server = json.loads((config / "config_fed_server.json").read_text())
     (executor,), (exit_,) = client["executors"], client["task_result_filters"]
-    assert executor["tasks"] == hidden.TASKS
-    assert sorted(exit_["tasks"]) == sorted(hidden.TASKS), "NVFlare keeps a filter's tasks in a set"
+    assert executor["tasks"] == secagg_jobs.TASKS
+    assert sorted(exit_["tasks"]) == sorted(secagg_jobs.TASKS), "NVFlare keeps a filter's tasks in a set"
     found = {"site": executor["executor"], "release": exit_["filters"][0], "rounds": server["workflows"][0]}
     found["shared"] = next(part for part in client["components"] if part["id"] == "outbound")
     for one, key in ((site, "site"), (release, "release"), (rounds, "rounds"), (shared, "shared")):

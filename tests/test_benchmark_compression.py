@@ -15,11 +15,11 @@ import compression
 from common import Part
 from compression_arms import Hidden, Setting, Whole
 from wardround.algorithms.schedule import Schedule
-from wardround.arrays import Layout, norm, subtract
-from wardround.compression.loop import LinearSum
 from wardround.compression.low_rank import LowRank
 from wardround.compression.rand_k import RandK
-from wardround.rng import stream
+from wardround.core.arrays import Layout, norm, subtract
+from wardround.core.rng import stream
+from wardround.research.compressed_rounds import LinearSum
 
 SHAPES = {"model:a": (24, 40), "model:b": (24,)}
 BLOCKS = Layout(tuple(SHAPES), tuple(SHAPES.values()))

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import common
 import render
 from common import Part, Parts
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 KEY = {"method": "fedavg", "seed": 0}

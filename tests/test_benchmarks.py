@@ -27,14 +27,14 @@ import overhead_reading  # noqa: E402
 import overhead_server  # noqa: E402
 import overhead_simulator  # noqa: E402
 import overhead_step  # noqa: E402
-from wardround.errors import ConfigRefused  # noqa: E402
+from wardround.core.errors import ConfigRefused  # noqa: E402
 
 SMALL = (32, 32, 32)
 OUR_LOG = """\
 2026-01-01 10:00:01,000 - INFO - round 1/3 begins with 2 sites
 2026-01-01 10:00:05,000 - INFO - round 2/3 begins with 2 sites
 2026-01-01 10:00:05,500 - INFO - round 3/3 begins with 2 sites
-2026-01-01 10:00:06,200 - INFO - every site now judges the models on its own patients
+2026-01-01 10:00:06,200 - INFO - every site now evaluates the models on its own patients
 2026-01-01 10:00:08,000 - INFO - open this: /tmp/report.html
 """
 STOCK_LOG = """\
@@ -105,7 +105,7 @@ def test_site_memory_grows_monotonically(data: Path) -> None:
 
 
 def test_server_takes_every_update() -> None:
-    found = overhead_server.measure(sites=3, rounds=2, channels=(4, 8))
+    found = overhead_server.measure(sites=3, num_rounds=2, channels=(4, 8))
     assert 0 < found["start_rss_mb"] <= found["peak_rss_mb"]
     assert found["parameters"] > 1000
 
@@ -125,11 +125,11 @@ def test_both_jobs_are_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "log", "rounds", "round_s", "finish_s"),
+    ("name", "log", "num_rounds", "round_s", "finish_s"),
     [("ours", OUR_LOG, 3, 0.6, 1.8), ("stock", STOCK_LOG, 2, 2.0, 0.0)],
 )
-def test_rounds_are_read_off_the_log(name: str, log: str, rounds: int, round_s: float, finish_s: float) -> None:
-    found = overhead_simulator.read_log(name, log, rounds)
+def test_rounds_are_read_off_the_log(name: str, log: str, num_rounds: int, round_s: float, finish_s: float) -> None:
+    found = overhead_simulator.read_log(name, log, num_rounds)
     assert found == pytest.approx({"log_round_s": round_s, "finish_s": finish_s})
 
 
@@ -196,8 +196,8 @@ def test_the_sum_of_the_benchmark_keeps_the_published_error(bits: int) -> None:
     from wardround.algorithms.schedule import Schedule
 
     schedule = Schedule(2, 1, 0.05, 0.9, True, 0.0, 10.0, "cosine")
-    rng, banks = np.random.default_rng(0), {"model:a": np.ones((30, 30), np.float32)}
-    total = fixed_point_dice.FixedPointSum(banks, ["x", "y"], bits, schedule, seed=0)(0)
+    rng, variables = np.random.default_rng(0), {"model:a": np.ones((30, 30), np.float32)}
+    total = fixed_point_dice.FixedPointSum(variables, ["x", "y"], bits, schedule, seed=0)(0)
     step, weights = total.grid.error().max(), (40, 7)
     updates = [{"model:a": rng.normal(0, 0.1, (30, 30)).astype(np.float32)} for _ in weights]
     for update, weight in zip(updates, weights, strict=True):

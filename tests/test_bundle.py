@@ -7,7 +7,7 @@ import pytest
 
 from wardround import __version__
 from wardround.data.layouts import MODALITIES
-from wardround.flare import wire
+from wardround.flare import plaintext_messages
 from wardround.jobs import recipes
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.tasks.brain_tumours import REGIONS
@@ -72,7 +72,8 @@ def test_intended_use_excludes_the_clinic(label):
 
 
 def test_what_leaves_is_named(label):
-    """Every number and fact that wire.py lets through has words on the label; a new one needs new words here and there."""
+    """Every number and fact that plaintext_messages.py lets through has words on the label; a new one needs new words here and
+    there."""
     words = {
         "loss": "mean loss",
         "val_score": "mean validation score",
@@ -87,7 +88,7 @@ def test_what_leaves_is_named(label):
         "version": "version",
         "fingerprint": "fingerprint",
     }
-    assert set(words) == set(wire.NUMBERS) | set(wire.SITE_FACTS)
+    assert set(words) == set(plaintext_messages.NUMBERS) | set(plaintext_messages.SITE_FACTS)
     said = " ".join(label["leaves_a_hospital"])
     assert [word for word in words.values() if word and word not in said] == []
 

@@ -20,7 +20,7 @@ RUNS = 2_000
 def test_the_mechanism_stands_and_the_attack_is_strong() -> None:
     """Noise is fresh every time. A sound claim is refuted with a chance of at most 1e-6; .65 is 5 standard errors away."""
     found = canary.audit(
-        canary.World(canary.PROMISE, canary.PROMISE.min_sites).statistic,
+        canary.World(canary.PROMISE, canary.PROMISE.min_clients).statistic,
         canary.claimed_mu(canary.PROMISE, canary.ROUNDS),
         RUNS,
     )
@@ -35,7 +35,7 @@ def test_every_control_is_refuted(name: str) -> None:
 
 
 def test_a_third_less_noise_is_found() -> None:
-    world = canary.World(canary.PROMISE, canary.PROMISE.min_sites, canary.weaker(0.6))
+    world = canary.World(canary.PROMISE, canary.PROMISE.min_clients, canary.weaker(0.6))
     assert canary.audit(world.statistic, canary.claimed_mu(canary.PROMISE, canary.ROUNDS), 5_000).flagged
 
 
@@ -50,7 +50,7 @@ def test_more_sites_than_the_quorum_only_hide_better() -> None:
 def test_the_canary_fills_the_clip_and_is_gone_without() -> None:
     world, fine = canary.World(canary.PROMISE, 4), canary.PROMISE.fine_step(canary.VALUES)
     there, gone = world.signals(True), world.signals(False)
-    assert np.linalg.norm(there[-1] * fine) == pytest.approx(canary.PROMISE.clip, rel=1e-3)
+    assert np.linalg.norm(there[-1] * fine) == pytest.approx(canary.PROMISE.max_update_norm, rel=1e-3)
     assert not gone[-1].any()
     assert np.array_equal(there[:-1], gone[:-1])
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from wardround import __version__
-from wardround.privacy import ledger_file
+from wardround.dp import ledger_file
 
 FOLDER = Path(__file__).resolve().parents[1] / "poc_workspace" / "docker"
 SECRET = re.compile(r"\.key|\.crt|\.pem|wardround_sum_key|tenseal|PASSWORD|TOKEN", re.IGNORECASE)

@@ -17,9 +17,9 @@ import yaml
 from wardround.algorithms.base import Steps
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import local_round
-from wardround.arrays import Layout
-from wardround.jobs import fragments, named
-from wardround.jobs.cli import main
+from wardround.cli.main import main
+from wardround.core.arrays import Layout
+from wardround.jobs import fragments, job_classes
 
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 CLIENT = "app/config/config_fed_client.json"
@@ -28,10 +28,10 @@ CLIENT = "app/config/config_fed_client.json"
 class Slope:
     """An oracle whose gradient is 1 everywhere."""
 
-    def draw(self, count: int) -> tuple[int, ...]:
+    def sample(self, count: int) -> tuple[int, ...]:
         return tuple(range(count))
 
-    def gradient(self, w: torch.Tensor, batch: Any) -> tuple[float, torch.Tensor]:
+    def value_and_grad(self, w: torch.Tensor, batch: Any) -> tuple[float, torch.Tensor]:
         return 0.0, torch.ones_like(w)
 
 
@@ -51,7 +51,7 @@ def followed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.chdir(place)
         patch.syspath_prepend(str(place))
         patch.setattr(fragments, "_root", lambda: configs)
-        named.shipped.cache_clear()
+        job_classes.shipped.cache_clear()
         for language, text in BLOCK.findall(page):
             first = text.splitlines()[0].removeprefix("# ").partition(":")[0]
             if language == "python":
@@ -67,7 +67,7 @@ def followed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
                 for line in text.splitlines():
                     assert main(shlex.split(line.removeprefix("$ "))[1:]) == 0, line
         yield place
-    named.shipped.cache_clear()
+    job_classes.shipped.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
         del sys.modules[name]
 
@@ -129,8 +129,8 @@ def test_a_hospital_trains_it_once_its_own_list_says_so(
 
     A network of MONAI needs no line of its own: the class that loads it is on every list from the start.
     """
-    from wardround.data.hospitals import hospital
-    from wardround.data.phantoms import write_cohort
+    from wardround.synthetic.hospitals import hospital
+    from wardround.synthetic.phantoms import write_cohort
 
     kit = shutil.copytree(provisioned / "site-1", tmp_path / "site-1")
     write_cohort(tmp_path / "data", hospital(0), seed=0, shape=(32, 32, 32), patients=5)

@@ -39,7 +39,7 @@ from wardround.core import files
 files.write(Path("state.json"), bytes(1_000_000), private=True, durable=True)
 """
 SHOW = """
-from wardround.errors import Refusal
+from wardround.core.errors import Refusal
 try:
     exec(compile(CODE, "code", "exec"))
 except Refusal as refusal:
@@ -62,8 +62,8 @@ def _name_spaces(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory):
-    from wardround.data.hospitals import hospital
-    from wardround.data.phantoms import write_cohort
+    from wardround.synthetic.hospitals import hospital
+    from wardround.synthetic.phantoms import write_cohort
 
     root = tmp_path_factory.mktemp("patients")
     write_cohort(root, hospital(0), 0, (24, 24, 24), 4)

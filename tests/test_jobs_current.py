@@ -7,18 +7,18 @@ import re
 import pytest
 
 from wardround import __version__
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.jobs import folder, recipes
 
 # What a site has to allow for these jobs to run (the source of an allow-list): nothing else is ever built from a config.
-HIDDEN = {
+SECAGG = {
     "wardround.flare.secagg_server.SecaggServer",
-    "wardround.privacy.protection.Protection",
+    "wardround.secagg.spec.SecAggSpec",
 }
 HOSPITAL = {
-    "wardround.privacy.hospital_dp.HospitalDP",
-    "wardround.privacy.hospital_release.HospitalRelease",
-    "wardround.privacy.scaling.Scaling",
+    "wardround.dp.hospital_dp.HospitalDP",
+    "wardround.dp.hospital_release.HospitalRelease",
+    "wardround.dp.scaling.Scaling",
 }
 OPEN = {
     "wardround.flare.curves.CurveSender",
@@ -31,8 +31,8 @@ OPEN = {
     "wardround.algorithms.alternating.Alternating",
     "wardround.algorithms.klmask.KLMask",
     "wardround.algorithms.per_fedavg.PerFedAvg",
-    "wardround.algorithms.rules.FedAdam",
-    "wardround.algorithms.rules.Mean",
+    "wardround.algorithms.server_optimizers.FedAdam",
+    "wardround.algorithms.server_optimizers.Mean",
     "wardround.algorithms.scaffold.Scaffold",
     "wardround.algorithms.schedule.Schedule",
     "wardround.aggregation.mean.WeightedMean",
@@ -42,18 +42,18 @@ OPEN = {
     "wardround.flare.outbound.Outbound",
     "wardround.flare.outbound_filter.OutboundFilter",
     "wardround.flare.plaintext_server.PlaintextServer",
-    "wardround.privacy.patient_dp.PatientDP",
-    "wardround.privacy.patient_release.PatientRelease",
-    "wardround.hospital.classification.CaseSampling",
-    "wardround.hospital.judging.Judging",
-    "wardround.hospital.opening.TypePhantoms",
-    "wardround.hospital.opening.Phantoms",
-    "wardround.hospital.segmentation.Sampling",
+    "wardround.dp.patient_dp.PatientDP",
+    "wardround.dp.patient_release.PatientRelease",
+    "wardround.training.classification.CaseSampling",
+    "wardround.training.evaluation.ModelSelection",
+    "wardround.training.opening.TypePhantoms",
+    "wardround.training.opening.Phantoms",
+    "wardround.training.segmentation.Sampling",
     "wardround.models.nets.UNet3d",
     "wardround.models.vit.ViTFusion",
 }
 PER_HOSPITAL = ("brats_dp_adaptive", "tumour_type_mmpfl_adp")
-USED = OPEN | HIDDEN | HOSPITAL
+USED = OPEN | SECAGG | HOSPITAL
 FILES = {
     "CARD.md",
     "meta.json",
@@ -121,14 +121,14 @@ def kind(name):
 
 
 def test_every_job_is_of_one_kind():
-    assert {name: kind(name) for name in recipes.names() if kind(name) != "open"} == {
-        "brats_fedavg_fixed": "hidden",
-        "brats_fedavg_masked": "hidden",
-        "brats_fedavg_he": "hidden",
-        "brats_perfedavg_he": "hidden",
-        "brats_perfedavg_ring": "hidden",
-        "brats_dp_adaptive": "hidden",
-        "tumour_type_mmpfl_adp": "hidden",
+    assert {name: kind(name) for name in recipes.names() if kind(name) != "plaintext"} == {
+        "brats_fedavg_fixed": "secagg",
+        "brats_fedavg_secagg": "secagg",
+        "brats_fedavg_he": "secagg",
+        "brats_perfedavg_he": "secagg",
+        "brats_perfedavg_ring": "secagg",
+        "brats_dp_adaptive": "secagg",
+        "tumour_type_mmpfl_adp": "secagg",
     }
 
 
@@ -136,28 +136,28 @@ def test_every_job_is_of_one_kind():
 def test_each_kind_uses_its_own_classes(name, named):
     """What a hospital has to allow for one job: none of another kind's doors."""
     found = {one.path for one in named if one.job == name}
-    own = {"hidden": HIDDEN, "open": set()}[kind(name)]
+    own = {"secagg": SECAGG, "plaintext": set()}[kind(name)]
     if name in PER_HOSPITAL:
-        own = HIDDEN | HOSPITAL
+        own = SECAGG | HOSPITAL
     assert own <= found
-    assert not found & ((HIDDEN | HOSPITAL) - own)
+    assert not found & ((SECAGG | HOSPITAL) - own)
 
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_both_sides_agree(name, repository):
-    """Rounds, network, seed, banks and protection stand in both configs: the server's numbers are the sites' numbers."""
+    """Rounds, network, seed, variables and protection stand in both configs: the server's numbers are the sites' numbers."""
     server, client = configs(repository, name)
     rounds, site = server["workflows"][0]["args"], client["executors"][0]["executor"]["args"]
     components = {one["id"]: one["args"] for one in (*server["components"], *client["components"])}
-    assert rounds["rounds"] == site["schedule"]["args"]["rounds"]
+    assert rounds["num_rounds"] == site["schedule"]["args"]["num_rounds"]
     mode = rounds["mode"]["args"] if "mode" in rounds else rounds
     assert mode["model"] == site["model"]
-    if kind(name) == "hidden":
-        assert mode["protection"] == components["outbound"]["protection"]
-        assert ("fedavg" in site["banks"]) == ("rival" in site)
+    if kind(name) == "secagg":
+        assert mode["secagg"] == components["outbound"]["secagg"]
+        assert ("fedavg" in site["variables"]) == ("fedavg_baseline" in site)
     else:
         assert mode["seed"] == site["seed"]
-        assert ("fedavg" in mode["banks"]) == ("rival" in site)
+        assert ("fedavg" in mode["variables"]) == ("fedavg_baseline" in site)
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -166,24 +166,24 @@ def test_what_leaves_is_promised_once(name, repository):
     _, client = configs(repository, name)
     site = client["executors"][0]["executor"]["args"]
     (promised,) = [one["args"] for one in client["components"] if one["id"] == "outbound"]
-    assert set(promised) == {"privacy", "compression", "protection", "allowed_names"}
+    assert set(promised) == {"privacy", "compression", "secagg", "allowed_names"}
     private = promised["privacy"] != "none"
-    assert private == (name in {"brats_dp_record", *PER_HOSPITAL})
-    assert (promised["protection"] != "none") == (kind(name) == "hidden")
+    assert private == (name in {"brats_dp_patient", *PER_HOSPITAL})
+    assert (promised["secagg"] != "none") == (kind(name) == "secagg")
     assert client["task_result_filters"][0]["filters"][0]["args"] == {}
     if private:
         args, schedule = promised["privacy"]["args"], site["schedule"]["args"]
-        assert args["rounds"] == schedule["rounds"]
+        assert args["num_rounds"] == schedule["num_rounds"]
         assert args.get("work", schedule["work"]) == schedule["work"]
         assert args["accept_vacuous"] is False
         assert json.dumps(client).count("noise_multiplier") == 1
-        assert "rival" not in site
+        assert "fedavg_baseline" not in site
 
 
-@pytest.mark.parametrize("name", [name for name in recipes.names() if kind(name) == "hidden"])
+@pytest.mark.parametrize("name", [name for name in recipes.names() if kind(name) == "secagg"])
 def test_a_hidden_sum_is_what_its_name_says(name, repository):
     server, _ = configs(repository, name)
-    promise = server["workflows"][0]["args"]["mode"]["args"]["protection"]["args"]
+    promise = server["workflows"][0]["args"]["mode"]["args"]["secagg"]["args"]
     wanted = {
         "fixed": (False, False, False),
         "masked": (True, False, False),
@@ -194,8 +194,8 @@ def test_a_hidden_sum_is_what_its_name_says(name, repository):
     }[name.rpartition("_")[2]]
     assert (promise["masks"], promise["encryption"], promise["ring"]) == wanted
     meta = json.loads((repository / "jobs" / name / "meta.json").read_text())
-    assert promise["min_sites"] == meta["min_clients"] == 3
-    assert promise["weights"] == ("equal" if name in PER_HOSPITAL else "patients_hidden")
+    assert promise["min_clients"] == meta["min_clients"] == 3
+    assert promise["weights"] == ("equal" if name in PER_HOSPITAL else "patients_in_sum")
     assert [part["id"] for part in server["components"]] == ["made_with", "tensorboard"], (
         "nothing that adds updates in the open"
     )
@@ -208,7 +208,7 @@ def test_the_exit_is_named_for_every_task(name, repository):
     (executor,) = client["executors"]
     exits = client["task_result_filters"]
     assert [task for exit_ in exits for task in exit_["tasks"]] == executor["tasks"]
-    hidden = kind(name) == "hidden"
+    hidden = kind(name) == "secagg"
     tasks = ["join", "prepare", "train", "hop", "unmask", "finish"] if hidden else ["train", "finish"]
     assert executor["tasks"] == tasks
     for exit_ in exits:

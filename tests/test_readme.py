@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from wardround.jobs import fragments, named
-from wardround.jobs.cli import main
+from wardround.cli.main import main
+from wardround.jobs import fragments, job_classes
 
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 LONGEST = 135
@@ -46,7 +46,7 @@ def test_it_stays_short(repository: Path, blocks: dict[str, str]) -> None:
 def test_its_algorithm_trains_on_four_synthetic_hospitals(place: Path) -> None:
     """The same file with less work: every hospital has a Dice for each of its three models."""
     text = (place / "mine.py").read_text(encoding="utf-8")
-    (place / "mine.py").write_text(text.replace("rounds=3, work=20", "rounds=1, work=1"), encoding="utf-8")
+    (place / "mine.py").write_text(text.replace("num_rounds=3, work=20", "num_rounds=1, work=1"), encoding="utf-8")
     done = subprocess.run([sys.executable, "mine.py"], cwd=place, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = [line.partition(" ") for line in done.stdout.splitlines()]
@@ -68,11 +68,11 @@ def test_its_rows_become_a_job(
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(str(place))
     monkeypatch.setattr(fragments, "_root", lambda: configs)
-    named.shipped.cache_clear()
+    job_classes.shipped.cache_clear()
     try:
         assert main(["jobs", "write", "brats_half_way", "--out", "my_jobs"]) == 0
     finally:
-        named.shipped.cache_clear()
+        job_classes.shipped.cache_clear()
         sys.modules.pop("mine", None)
     folder = place / "my_jobs" / "brats_half_way"
     client: dict[str, Any] = json.loads((folder / "app/config/config_fed_client.json").read_text(encoding="utf-8"))

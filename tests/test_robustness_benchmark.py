@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import robustness
 from common import Part, Parts
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 
 def part(rule, attack, seed, north, south, flags=(), stopped=None):

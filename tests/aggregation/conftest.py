@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from wardround.aggregation.collect import require_finite
+from wardround.core.errors import Refusal
 from wardround.core.stages import Aggregate, Replies, Update
-from wardround.errors import Refusal
-from wardround.privacy import simulated_kits, sum_key
-from wardround.privacy.identity import Authority, Identity
+from wardround.messages.identity import Authority, Identity
+from wardround.secagg import encryption_key, simulated_kits
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from secagg_federation import Federation, Kits
@@ -96,7 +96,7 @@ def play():
 @pytest.fixture(scope="session")
 def byzfl() -> ModuleType:
     """The oracle. It imports torchvision, whose operators a CPU build of torch may lack."""
-    from wardround.models.torchvision_door import open_torchvision
+    from wardround.models.torchvision_adapter import open_torchvision
 
     open_torchvision()
     return pytest.importorskip("byzfl")
@@ -109,7 +109,7 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> Kits:
 
     def kit(site: str) -> tuple[Identity, Authority, bytes]:
         simulated_kits.site_kit(root / "common", site, root / site)
-        return Identity.load(root / site, site), Authority.load(root / site), sum_key.read_site(root / site)
+        return Identity.load(root / site, site), Authority.load(root / site), encryption_key.read_site(root / site)
 
     return cache(kit)
 

@@ -5,8 +5,8 @@ import pytest
 
 from wardround.aggregation.clipped import ClippedMean
 from wardround.aggregation.mean import WeightedMean
-from wardround.arrays import norm
-from wardround.errors import RoundRefused
+from wardround.core.arrays import norm
+from wardround.core.errors import RoundRefused
 
 UNIT = np.eye(8)
 

@@ -16,19 +16,19 @@ import torch
 
 from wardround.algorithms.base import Steps
 from wardround.algorithms.fedavg import FedAvg
-from wardround.algorithms.federation import first_banks, local_round, vectors
+from wardround.algorithms.federation import first_variables, local_round, vectors
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.sharing import EVERYTHING
-from wardround.arrays import Layout
 from wardround.compression.chosen import HalfPrecision, LargestValues, Quantisation, RandomSlices
 from wardround.compression.opening import Opening
+from wardround.core.arrays import Layout
+from wardround.core.rng import stream
 from wardround.core.stages import Replies, Update
+from wardround.dp.dp_sgd import PatientDP, PrivateObjective
+from wardround.dp.hospital_dp import HospitalDP, privatise
+from wardround.dp.scales import isotropic
 from wardround.jobs import compat
-from wardround.privacy.dp_sgd import PatientDP, PrivateOracle
-from wardround.privacy.hospital_dp import HospitalDP, privatise
-from wardround.privacy.scales import isotropic
-from wardround.privacy.sum_site import SumSite
-from wardround.rng import stream
+from wardround.secagg.client import SecAggClient
 
 SITES = ("site-1", "site-2", "site-3", "site-4", "site-5")
 LAYOUT = Layout(("body.weight", "norm.weight", "head.weight"), ((20, 20), (3,), (2, 2)))
@@ -40,7 +40,7 @@ COMPRESSIONS = {
     "top_k": LargestValues(0.2),
     "rand_k": RandomSlices(2, 0),
 }
-PATIENT = PatientDP(clip=1.0, noise_multiplier=1.0, sampling_rate=0.5, reference_patients=4)
+PATIENT = PatientDP(max_grad_norm=1.0, noise_multiplier=1.0, sample_rate=0.5, reference_patients=4)
 MODES = {"he_masks": "he with masks", "weighted": "masked"}
 ALLOWED = [cell for cell in compat.cells() if compat.why_not(cell) is None]
 
@@ -55,14 +55,14 @@ class Line:
     def draw(self, count: int) -> tuple[int, ...]:
         return tuple(range(count))
 
-    def gradient(self, w: torch.Tensor, batch: int) -> tuple[float, torch.Tensor]:
+    def value_and_grad(self, w: torch.Tensor, batch: int) -> tuple[float, torch.Tensor]:
         return 0.0, w - self._target + 0.01 * batch
 
     # ... and of four patients, for private gradients
     patients = ("a", "b", "c", "d")
 
     def gradients(self, w: torch.Tensor, batch: Sequence[str]) -> list[torch.Tensor]:
-        return [torch.stack([self.gradient(w, n)[1] for n, _ in enumerate(batch)])]
+        return [torch.stack([self.value_and_grad(w, n)[1] for n, _ in enumerate(batch)])]
 
 
 class Patients(Line):
@@ -86,9 +86,9 @@ class Trained:
     def first(self) -> dict[str, Any]:
         """Return the weights before the first round, by wire name."""
         model = LAYOUT.unflatten(stream(0, "first").normal(0, 0.1, LAYOUT.total).astype(np.float32))
-        banks = first_banks(self.algorithm, model)
-        banks |= {f"fedavg:{name}": block for name, block in model.items()} if self.beside else {}
-        return {self.prefix + name: block for name, block in banks.items()}
+        variables = first_variables(self.algorithm, model)
+        variables |= {f"fedavg:{name}": block for name, block in model.items()} if self.beside else {}
+        return {self.prefix + name: block for name, block in variables.items()}
 
     def travels(self) -> set[str]:
         """Return the names of the blocks of an update; a model beside is shared whole."""
@@ -106,17 +106,17 @@ class Trained:
             name.removeprefix(self.prefix): block for name, block in weights.items() if name.startswith(self.prefix)
         }
         steps = Steps(WORK, 0.1, round=round_)
-        oracle = PrivateOracle(Patients(site), PATIENT, WORK) if self.private else Line(site)
+        objective = PrivateObjective(Patients(site), PATIENT, WORK) if self.private else Line(site)
         received = vectors(self.algorithm, mine, LAYOUT)
         found, self._memories[site], _ = local_round(
-            self.algorithm, self.sharing, received, self._memories[site], LAYOUT, ROLES, oracle, steps
+            self.algorithm, self.sharing, received, self._memories[site], LAYOUT, ROLES, objective, steps
         )
         if self.beside:
             other = {name.replace("fedavg:", "model:"): one for name, one in mine.items() if name.startswith("fedavg:")}
-            rival, _, _ = local_round(
+            fedavg_baseline, _, _ = local_round(
                 FedAvg(), EVERYTHING, vectors(FedAvg(), other, LAYOUT), {}, LAYOUT, ROLES, Line(site), steps
             )
-            found |= {name.replace("model:", "fedavg:"): block for name, block in rival.items()}
+            found |= {name.replace("model:", "fedavg:"): block for name, block in fedavg_baseline.items()}
         assert {self.prefix + name for name in found} == self.travels()
         return {self.prefix + name: block for name, block in found.items()}
 
@@ -192,14 +192,14 @@ def test_all_allowed_cells_of_a_hidden_sum_run_two_rounds_in_it(row, federation,
         secagg_federation, "first_model", lambda: {name: first[name] for name in first if name in travels}
     )
     home = {name: block for name, block in first.items() if name not in travels}
-    weights = "patients_hidden" if secagg == "weighted" else "equal"
+    weights = "patients_in_sum" if secagg == "weighted" else "equal"
     mode = MODES.get(secagg, secagg)
     played = federation(mode, weights=weights, bits=16 if dp == "hospital" else 8)
     promise = played.promise
     noise = None
     if dp == "hospital":
-        sizes = {"sites": promise.sites, "min_sites": promise.min_sites, "bits": promise.bits}
-        noise = HospitalDP(clip=1.0, noise_multiplier=2.0, colluders=0, hidden=promise.masks, **sizes)
+        sizes = {"sites": promise.sites, "min_clients": promise.min_clients, "bits": promise.bits}
+        noise = HospitalDP(max_update_norm=1.0, noise_multiplier=2.0, colluders=0, distributed=promise.masks, **sizes)
     updates: dict[tuple[str, int], dict[str, Any]] = {}
 
     def train(site: str, held: Mapping[str, Any], round_: int) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def test_all_allowed_cells_of_a_hidden_sum_run_two_rounds_in_it(row, federation,
         name = site.name
         site.hospital.train = lambda held, round_, name=name: train(name, held, round_)
         if noise:
-            site.secure = SumSite(promise, site.secure.participant, site.key, site.folder, seed=0, noise=noise)
+            site.secure = SecAggClient(promise, site.secure.agreement, site.key, site.folder, seed=0, noise=noise)
     played.run()
     assert (played.finished, played.problems, played.rejected) == (True, [], [])
     assert len(set(played.models().values())) == 1

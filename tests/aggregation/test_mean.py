@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from wardround.aggregation.mean import WeightedMean
-from wardround.arrays import RunningMean
-from wardround.errors import RoundRefused
+from wardround.core.arrays import RunningMean
+from wardround.core.errors import RoundRefused
 
 
 def replies_of(update, count=5):

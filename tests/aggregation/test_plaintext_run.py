@@ -13,9 +13,9 @@ from wardround.aggregation.clipped import ClippedMean
 from wardround.aggregation.mean import WeightedMean
 from wardround.aggregation.median import CoordinateMedian
 from wardround.aggregation.plaintext_run import PlaintextRun, last_counted, require_sites
-from wardround.arrays import require_same_blocks
+from wardround.core.arrays import require_same_blocks
+from wardround.core.errors import ModelRefused, RoundRefused
 from wardround.core.run_log import RunLog
-from wardround.errors import ModelRefused, RoundRefused
 from wardround.messages.plaintext import FINISH, TRAIN, Update
 
 NAMES = ("site-1", "site-2", "site-3", "site-4")
@@ -57,10 +57,10 @@ class Model:
         return value
 
 
-def server(model, rounds=2, min_sites=2, aggregation=None):
+def server(model, num_rounds=2, min_clients=2, aggregation=None):
     record = RunLog.begin(ABOUT, {"name": "Model"}, True, model.history)
     aggregation = aggregation or WeightedMean()
-    return PlaintextRun(model, {"model:w"}, aggregation, record, rounds, min_sites, Path("unused"))
+    return PlaintextRun(model, {"model:w"}, aggregation, record, num_rounds, min_clients, Path("unused"))
 
 
 def update(value=1.0, weight=1.0, block=None, **facts):
@@ -104,7 +104,7 @@ def test_an_order_holds_the_weights_of_its_round_and_asks_for_as_many_as_the_job
     seen = []
 
     def watching(ask):
-        seen.append((ask.task, ask.message.round, ask.message.rounds, ask.need, ask.message.weights["model:w"][0]))
+        seen.append((ask.task, ask.message.round, ask.message.num_rounds, ask.need, ask.message.weights["model:w"][0]))
         return site()(ask)
 
     play(server(Model()), {"site-1": watching, "site-2": site()}, 2)
@@ -123,7 +123,7 @@ def test_a_site_that_is_silent_in_one_round_is_asked_again_and_told_from_which_s
         return None if ask.message.round == silent else site(4.0)(ask)
 
     model = Model()
-    run = server(model, rounds=3)
+    run = server(model, num_rounds=3)
     played = play(run, {"site-1": site(1.0), "site-2": away, "site-3": site(1.0)}, 3)
     assert played.whole
     assert model.value == 1 + 2 + 2
@@ -143,7 +143,7 @@ def test_a_site_that_is_silent_for_long_starts_from_its_last_state():
         told[ask.message.round] = ask.message.since("site-2")
         return site(1.0)(ask) if ask.message.round in (0, 4) else None
 
-    play(server(Model(), rounds=5), {"site-1": site(), "site-2": away, "site-3": site()}, 5)
+    play(server(Model(), num_rounds=5), {"site-1": site(), "site-2": away, "site-3": site()}, 5)
     assert told == {0: 0, 1: 1, 2: 1, 3: 1, 4: 1, 5: 5}
 
 
@@ -168,7 +168,7 @@ def test_a_missing_site_counts_as_one_of_its_size_once_it_is_known_and_as_an_ave
     """Round 1: 3 of 3 + 1.5 (unknown). Round 2: all. Round 3: 1 + 2 of 1 + 2 + 5."""
     model = Model()
     late = site(1.0, 5.0, at={0: None, 2: None})
-    play(server(model, rounds=3), {"site-1": site(1.0, 1.0), "site-2": site(1.0, 2.0), "site-3": late}, 3)
+    play(server(model, num_rounds=3), {"site-1": site(1.0, 1.0), "site-2": site(1.0, 2.0), "site-3": late}, 3)
     assert model.shares == [pytest.approx(3 / 4.5), 1.0, pytest.approx(3 / 8)]
 
 
@@ -196,7 +196,7 @@ def test_too_few_answers_end_the_run_with_the_model_of_the_round_before():
 
 
 def test_nobody_at_all_is_too_few_and_no_fault_of_the_mean():
-    played = play(server(Model(), min_sites=1), {"site-1": site(at={0: None})}, 2)
+    played = play(server(Model(), min_clients=1), {"site-1": site(at={0: None})}, 2)
     assert "too few sites" in str(played.stopped)
 
 
@@ -241,7 +241,7 @@ def test_a_repeated_update_counts_once(aggregation):
     """Also one that says something else the second time."""
     model = Model()
     twice = [update(5.0), update(-100.0)]
-    run = server(model, rounds=1, aggregation=aggregation)
+    run = server(model, num_rounds=1, aggregation=aggregation)
     played = play(run, {"site-1": site(5.0), "site-2": site(at={0: twice}), "site-3": site(5.0)}, 1)
     assert model.value == 5
     assert played.there.out == {"site-2": "rejected: round"}
@@ -313,7 +313,7 @@ def test_last_counted():
 
 def test_a_flagged_site_is_in_log_record_and_remarks_and_takes_part_in_the_next_round(caplog):
     model = Model()
-    run = server(model, rounds=2, min_sites=3, aggregation=CoordinateMedian(1))
+    run = server(model, num_rounds=2, min_clients=3, aggregation=CoordinateMedian(1))
     sites = {"site-1": site(1.0), "site-2": site(1.1), "site-3": site(0.9), "site-4": site(-70.0, at={1: update(1.0)})}
     assert play(run, sites, 2).whole
     assert "FLAGGED site-4 in round 1 by coordinate median: its update lies" in caplog.text
@@ -337,7 +337,7 @@ def test_more_flags_than_f_stop_the_round_and_the_model_stays():
 def test_a_mean_that_is_not_finite_ends_the_run_with_the_model_before(monkeypatch):
     model = Model()
     huge = {name: site(3e38) for name in NAMES}
-    monkeypatch.setattr("wardround.arrays.RunningMean.mean", lambda self: {"model:w": np.full(3, np.inf)})
+    monkeypatch.setattr("wardround.core.arrays.RunningMean.mean", lambda self: {"model:w": np.full(3, np.inf)})
     played = play(server(model), huge, 2)
     assert "NaN or inf" in str(played.stopped)
     assert (model.round, model.value) == (0, 0)

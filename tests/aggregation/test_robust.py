@@ -13,8 +13,8 @@ from wardround.aggregation.krum import Krum
 from wardround.aggregation.median import CoordinateMedian
 from wardround.aggregation.mixing import Mixed
 from wardround.aggregation.trimmed import TrimmedMean
+from wardround.core.errors import ConfigRefused, RoundRefused
 from wardround.core.traits import ADDITIVE, READABLE, Traits, require_fit
-from wardround.errors import ConfigRefused, RoundRefused
 
 RULES = (
     ClippedMean(1),
@@ -120,7 +120,7 @@ def test_a_round_does_not_depend_on_who_is_first(rule, play, update, flat):
 def test_too_few_sites_are_refused_before_and_after_the_question(rule, play, update, context):
     least = 5 if rule.name in ("Krum", "Multi-Krum") else 3
     assert rule.least_sites == least
-    with pytest.raises(ConfigRefused, match=f"min_sites {least} or more"):
+    with pytest.raises(ConfigRefused, match=f"min_clients {least} or more"):
         next(rule.round(context(need=least - 1)))
     with pytest.raises(RoundRefused, match=f"{least - 1} updates"):
         play(rule, {f"site-{k}": update(row) for k, row in enumerate(honest(0, least - 1))})

@@ -1,15 +1,15 @@
-"""One hospital that lies in a hidden sum, in whole runs: it is out, the others go on, and nobody else can be pushed out."""
+"""One hospital that lies in a secure sum, in whole runs: it is out, the others go on, and nobody else can be pushed out."""
 
 import hashlib
 from dataclasses import replace
 
 import pytest
-from secagg_federation import FIVE, HIDDEN, MASKED, MODES, Federation
+from secagg_federation import FIVE, MASKED, MODES, SECAGG, Federation
 
-from wardround.errors import Refusal
-from wardround.privacy import statements
-from wardround.privacy.calls import Call
-from wardround.privacy.statements import Moment
+from wardround.core.errors import Refusal
+from wardround.messages import statements
+from wardround.messages.secagg import Call
+from wardround.messages.statements import Moment
 
 
 def said_otherwise(played, site, reply, payload=None, kind=None, **changed):
@@ -26,11 +26,11 @@ def said_in(reply):
     return statements.peek(reply.statement)
 
 
-def lying(played, liar, task, change, rounds=(0, 1)):
+def lying(played, liar, task, change, num_rounds=(0, 1)):
     """Let one site change its answers to a task. change(said, call) -> what it says instead, None: silence"""
 
     def meddle(asked, site, call, reply):
-        if (asked, site) != (task, liar) or call.moment.round not in rounds:
+        if (asked, site) != (task, liar) or call.moment.round not in num_rounds:
             return reply
         changed = change(said_in(reply), call)
         return None if changed is None else said_otherwise(played, site, reply, **changed)
@@ -44,7 +44,7 @@ def require_alone(played, liar, reason):
     assert problem.startswith(f"{liar} was lost in "), problem
     assert reason in problem
     others = [site for site in played.names if site != liar]
-    assert [entry["aggregated"] for entry in played.rounds] == [others] * 2
+    assert [entry["aggregated"] for entry in played.num_rounds] == [others] * 2
     assert set(played.record["final"]) == set(others)
     assert len(set(played.models(others).values())) == 1
 
@@ -59,7 +59,7 @@ def test_shares_that_do_not_open_cost_their_sender_its_place_and_no_victim_its(f
 
     played.run(meddle=lying(played, "site-3", "prepare", nonsense))
     require_alone(played, "site-3", "a share that does not open")
-    assert played.rounds[0]["attempts"] == 2
+    assert played.num_rounds[0]["attempts"] == 2
     assert [site.hospital.trained for name, site in played.sites.items() if name != "site-3"] == [[0, 1]] * 4
 
 
@@ -91,10 +91,10 @@ def test_a_prepare_that_no_other_site_could_use_is_refused_at_the_server(federat
     require_alone(played, "site-3", "rejected: round")
 
 
-@pytest.mark.parametrize("mode", HIDDEN)
+@pytest.mark.parametrize("mode", SECAGG)
 def test_a_channel_key_that_no_other_site_could_use_is_refused_at_the_server(federation, mode):
     played = federation(mode, names=FIVE)
-    played.run(meddle=lying(played, "site-3", "join", lambda said, call: {"channel": "00" * 32}, rounds=(-1,)))
+    played.run(meddle=lying(played, "site-3", "join", lambda said, call: {"channel": "00" * 32}, num_rounds=(-1,)))
     require_alone(played, "site-3", "rejected: round")
 
 
@@ -126,7 +126,7 @@ def test_an_accused_site_that_shows_nothing_is_not_in_the_round(federation):
 
     played.run(meddle=meddle)
     others = [site for site in FIVE if site != "site-3"]
-    assert [entry["aggregated"] for entry in played.rounds] == [others] * 2
+    assert [entry["aggregated"] for entry in played.num_rounds] == [others] * 2
     assert all(problem.startswith("site-3") for problem in played.problems)
 
 
@@ -137,7 +137,7 @@ def test_wrong_shares_in_the_opening_are_the_fault_of_who_hands_them_over(federa
     played.run(meddle=wrong)
     (problem,) = played.problems
     assert problem.startswith("site-3 was lost in round 1")
-    assert [entry["aggregated"] for entry in played.rounds] == [
+    assert [entry["aggregated"] for entry in played.num_rounds] == [
         list(FIVE),
         [s for s in FIVE if s != "site-3"],
     ]
@@ -168,7 +168,7 @@ def test_the_first_site_to_answer_does_not_decide_what_the_round_starts_from(fed
 
 def test_a_site_of_another_job_is_lost_and_no_other(federation):
     played = federation("he", names=FIVE)
-    played.run(meddle=lying(played, "site-1", "join", lambda said, call: {"job": "ab" * 32}, rounds=(-1,)))
+    played.run(meddle=lying(played, "site-1", "join", lambda said, call: {"job": "ab" * 32}, num_rounds=(-1,)))
     require_alone(played, "site-1", "another job, or other settings")
 
 

@@ -17,10 +17,10 @@ from secagg_federation import (
 )
 
 from wardround.aggregation.secagg_run import reached
-from wardround.arrays import digest
-from wardround.errors import RoundRefused
-from wardround.privacy import statements
-from wardround.privacy.participant import Participant
+from wardround.core.arrays import digest
+from wardround.core.errors import RoundRefused
+from wardround.messages import statements
+from wardround.secagg.key_agreement import KeyAgreement
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def without(federation, known):
 # --- nothing goes wrong
 
 
-@pytest.mark.parametrize("weights", ["equal", "patients_open", "patients_hidden"])
+@pytest.mark.parametrize("weights", ["equal", "patients_plaintext", "patients_in_sum"])
 def test_every_mode_ends_with_the_same_model(federation, weights):
     found = {}
     for mode in MODES:
@@ -58,11 +58,11 @@ def test_every_mode_ends_with_the_same_model(federation, weights):
     assert len(set(found["he"])) == 1
 
 
-@pytest.mark.parametrize("weights", ["equal", "patients_hidden"])
+@pytest.mark.parametrize("weights", ["equal", "patients_in_sum"])
 def test_the_model_is_the_weighted_mean_within_the_published_error(federation, weights):
     """One round: |model - (first + mean)| < k step / sum of weights, block by block."""
     played = federation("ring", weights=weights)
-    played.begin(rounds=1)
+    played.begin(num_rounds=1)
     played.run()
     first, promise = first_model(), played.promise
     share = {site: promise.weight(patients(site)) for site in SITES}
@@ -104,7 +104,7 @@ def test_how_long_each_step_is_waited_for_and_how_many_answers_start_the_grace(f
 
 def test_what_is_said_of_a_run(federation):
     played = federation("ring").run()
-    first, second = played.rounds
+    first, second = played.num_rounds
     hops = [len(reply.payload) for task, _, reply in played.messages if task == "hop"]
     (last,) = {len(call.revealed[0].payload) for call in (one.call for one in played.asked) if call.revealed}
     assert (first["bytes_up"], second["bytes_up"]) == (sum(hops[:4]), sum(hops[4:]))
@@ -134,7 +134,7 @@ def test_a_site_that_missed_a_round_is_brought_to_the_same_model(federation, mod
     """Missing in train, a site whose masks are in the others' updates is recovered; without masks nothing has to be. In the
     next round it takes part again, and its model is that of all others, bit for bit."""
     played = federation(mode).run(meddle=silent("site-2", task="train"))
-    first, second = played.rounds
+    first, second = played.num_rounds
     left = ["site-1", "site-3", "site-4"]
     assert (first["aggregated"], second["aggregated"]) == (left, list(SITES))
     assert (first["recovered"], second["recovered"]) == (["site-2"] if played.promise.masks else [], [])
@@ -150,10 +150,10 @@ def test_a_site_that_missed_a_round_is_brought_to_the_same_model(federation, mod
 def test_a_site_that_was_away_for_rounds_applies_their_sums(federation, mode, away):
     """It gets no call at all. The server keeps the sums that it lacks, and no others."""
     played = federation(mode)
-    played.begin(rounds=4)
+    played.begin(num_rounds=4)
     played.away = lambda site, call: site == "site-2" and call.moment.round in away
     played.run()
-    assert [("site-2" in entry["aggregated"]) for entry in played.rounds] == [n not in away for n in range(4)]
+    assert [("site-2" in entry["aggregated"]) for entry in played.num_rounds] == [n not in away for n in range(4)]
     assert (played.problems, played.finished) == ([], True)
     assert len(set(played.models().values())) == 1
     assert played.sites["site-2"].hospital.trained == [n for n in range(4) if n not in away]
@@ -176,7 +176,7 @@ def test_a_site_that_died_and_lost_its_secrets_joins_again(federation, mode):
 
     played.run(meddle=meddle)
     assert [one.targets for one in played.asked if one.task == "join"] == [SITES, ("site-2",)]
-    first, second = played.rounds
+    first, second = played.num_rounds
     assert (first["recovered"], second["aggregated"]) == (["site-2"], list(SITES))
     assert (played.problems, len(set(played.models().values()))) == ([], 1)
 
@@ -187,7 +187,7 @@ def test_a_site_that_never_joined_is_in_no_round_and_has_the_model_all_the_same(
         return None if (asked, site) == ("join", "site-2") else reply
 
     played = federation(mode).run(meddle=meddle)
-    assert [entry["aggregated"] for entry in played.rounds] == [["site-1", "site-3", "site-4"]] * 2
+    assert [entry["aggregated"] for entry in played.num_rounds] == [["site-1", "site-3", "site-4"]] * 2
     assert played.problems == ["site-2 is in no round"]
     assert len(set(played.models().values())) == 1
 
@@ -204,15 +204,15 @@ def test_a_site_that_misses_the_first_join_joins_in_the_first_round(federation, 
 
     played = federation(mode).run(meddle=meddle)
     assert [one.targets for one in played.asked if one.task == "join"] == [SITES, ("site-2",)]
-    assert [entry["aggregated"] for entry in played.rounds] == [list(SITES)] * 2
+    assert [entry["aggregated"] for entry in played.num_rounds] == [list(SITES)] * 2
     assert played.problems == []
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_site_that_is_silent_in_the_judgement_makes_the_run_incomplete(federation, mode):
     played = federation(mode).run(meddle=silent("site-2", task="finish", round_=2))
-    assert [entry["aggregated"] for entry in played.rounds] == [list(SITES)] * 2
-    assert played.problems == ["site-2 was lost in the final judgement: no answer in time (see that site's own log)"]
+    assert [entry["aggregated"] for entry in played.num_rounds] == [list(SITES)] * 2
+    assert played.problems == ["site-2 was lost in the final evaluation: no answer in time (see that site's own log)"]
     assert not played.finished
     assert set(played.record["final"]) == {"site-1", "site-3", "site-4"}
 
@@ -230,7 +230,7 @@ def test_a_site_that_is_silent_in_the_judgement_makes_the_run_incomplete(federat
 )
 def test_a_site_lost_in_the_middle_of_a_round(federation, mode, task, trained, aggregated, recovered):
     played = federation(mode).run(meddle=silent("site-2", task=task))
-    first, second = played.rounds
+    first, second = played.num_rounds
     assert (len(first["trained"]), len(first["aggregated"]), first["recovered"]) == (trained, aggregated, recovered)
     assert first["attempts"] == second["attempts"] == 1
     assert second["aggregated"] == list(SITES)
@@ -253,7 +253,7 @@ def test_losses_are_the_same_to_the_model_in_every_mode(federation, mode):
 def test_too_many_missing_to_open_the_masks_and_the_round_is_run_again(federation, mode, task):
     """Five sites agreed that four open the sum; two go missing: the other three start afresh and train nothing twice."""
     played = federation(mode, names=FIVE).run(meddle=silent("site-2", "site-5", task=task))
-    first, second = played.rounds
+    first, second = played.num_rounds
     left = ["site-1", "site-3", "site-4"]
     assert (first["attempts"], second["attempts"]) == (2, 1)
     assert (first["aggregated"], second["aggregated"]) == (left, list(FIVE))
@@ -268,7 +268,7 @@ def test_too_many_missing_to_open_the_masks_and_the_round_is_run_again(federatio
 def test_a_sum_that_was_half_opened_stops_the_run_and_blames_no_honest_site(federation):
     """Three of five gave their shares for a sum of five, one too few: a sum of three would tell the other two's difference."""
     played = federation("masked", names=FIVE).run(meddle=silent("site-2", "site-5", task="unmask"))
-    assert played.rounds == []
+    assert played.num_rounds == []
     assert {asked.call.moment.attempt for asked in played.asked} == {0}
     assert not played.finished
     (reason,) = played.record["problems"]
@@ -279,7 +279,7 @@ def test_a_sum_that_was_half_opened_stops_the_run_and_blames_no_honest_site(fede
 @pytest.mark.parametrize("mode", MODES)
 def test_fewer_than_three_stop_the_run(federation, mode):
     played = federation(mode, names=SITES[:3]).run(meddle=silent("site-2", task="train", round_=1))
-    assert len(played.rounds) == 1
+    assert len(played.num_rounds) == 1
     (reason,) = played.problems
     assert "2 sites" in reason
     assert "round 2" in reason
@@ -293,7 +293,7 @@ def test_two_configured_sites_are_refused_before_anybody_is_asked(federation, mo
     played = federation(mode, names=names).run()
     assert played.asked == []
     assert played.problems == [f"the sites of this run ({len(names)} sites)"]
-    assert played.rounds == []
+    assert played.num_rounds == []
 
 
 def test_more_sites_than_the_fields_have_room_for_are_refused(federation):
@@ -313,7 +313,7 @@ def test_an_update_with_nan_stays_at_the_site(federation, mode, value):
     played.sites["site-2"].hospital.spoil = spoil
     played.run()
     assert played.problems == ["site-2 was lost in round 1: refused: release (see that site's own log)"]
-    assert [entry["aggregated"] for entry in played.rounds] == [["site-1", "site-3", "site-4"]] * 2
+    assert [entry["aggregated"] for entry in played.num_rounds] == [["site-1", "site-3", "site-4"]] * 2
     assert not list((played.root / "site-2").rglob("held-00000.npz"))
 
 
@@ -355,7 +355,7 @@ def test_a_reply_that_was_altered_is_named_and_not_added(federation, without, mo
     played = federation(mode).run(meddle=meddle)
     (problem,) = played.problems
     assert problem.startswith("site-2 was lost in round 1: rejected: r")
-    assert all(entry["aggregated"] == ["site-1", "site-3", "site-4"] for entry in played.rounds)
+    assert all(entry["aggregated"] == ["site-1", "site-3", "site-4"] for entry in played.num_rounds)
     left = ("site-1", "site-3", "site-4")
     assert played.models(left) == dict.fromkeys(left, without("site-2"))
 
@@ -403,7 +403,7 @@ def test_a_reply_of_an_earlier_round_is_refused(federation, mode, task):
     played = federation(mode).run(meddle=meddle)
     assert played.problems == ["site-2 was lost in round 2: rejected: round (see that site's own log)"]
     assert "an old message was replayed" in played.rejected[0]
-    first, second = played.rounds
+    first, second = played.num_rounds
     assert (len(first["aggregated"]), len(second["aggregated"])) == (4, 3)
 
 
@@ -430,7 +430,7 @@ def test_a_reply_that_comes_twice_is_added_once(federation, without, mode, task)
     played = federation(mode).run(meddle=meddle)
     assert "a second update" in played.rejected[0] or "a hop out of order" in played.rejected[0]
     assert [problem.split()[0] for problem in played.problems] == ["site-2"]
-    assert played.rounds[0]["aggregated"] == list(SITES)
+    assert played.num_rounds[0]["aggregated"] == list(SITES)
     left = ("site-1", "site-3", "site-4")
     assert played.models(left) == dict.fromkeys(left, without("site-2", round_=1))
 
@@ -444,7 +444,7 @@ def test_another_sum_key_is_refused_in_the_join(federation, mode):
     assert played.problems == ["site-2 was lost in the join: rejected: config (see that site's own log)"]
     assert "startup/wardround_sum_key.key" in played.rejected[0]
     assert "startup/wardround_sum_public.json" in played.rejected[0]
-    assert played.rounds[0]["aggregated"] == ["site-1", "site-3", "site-4"]
+    assert played.num_rounds[0]["aggregated"] == ["site-1", "site-3", "site-4"]
 
 
 def test_a_site_of_another_project_is_refused_in_the_join(federation, other_project):
@@ -483,7 +483,7 @@ def test_a_site_with_another_global_model_is_lost_and_the_others_go_on(federatio
     (problem,) = played.problems
     assert problem.startswith(f"{liar} was lost in round 2: it started from another model or grid than most")
     left = [site for site in SITES if site != liar]
-    assert played.rounds[1]["aggregated"] == left
+    assert played.num_rounds[1]["aggregated"] == left
     assert len(set(played.models(left).values())) == 1
     assert set(played.record["final"]) == set(left)
 
@@ -500,7 +500,7 @@ def test_a_site_whose_last_model_differs_is_named(federation):
 
     played.run(before=before)
     (problem,) = played.problems
-    assert problem.startswith("site-2 was lost in the final judgement: it holds another final model than most")
+    assert problem.startswith("site-2 was lost in the final evaluation: it holds another final model than most")
     assert played.record["model"]["sha256"] == digest(played.sites["site-1"].weights)
 
 
@@ -514,7 +514,7 @@ def test_a_final_judgement_of_another_job_is_refused(federation):
 
     played.run(before=before)
     assert "the end of another job" in played.rejected[0]
-    assert played.problems == ["site-2 was lost in the final judgement: rejected: round (see that site's own log)"]
+    assert played.problems == ["site-2 was lost in the final evaluation: rejected: round (see that site's own log)"]
 
 
 @pytest.mark.parametrize(("fact", "value"), [("fingerprint", "0" * 16), ("version", "0.0.9")])
@@ -530,7 +530,7 @@ def test_a_site_with_another_network_or_version_is_refused(federation, fact, val
 @pytest.mark.parametrize("mode", ["masked", "ring"])
 def test_shares_for_other_sites_are_refused(federation, mode, monkeypatch):
     """A site that leaves out a share would make the server fail for all."""
-    made = Participant.unmask
+    made = KeyAgreement.unmask
 
     def unmask(self, moment, joins, prepares, survivors):
         signed = made(self, moment, joins, prepares, survivors)
@@ -542,11 +542,11 @@ def test_shares_for_other_sites_are_refused(federation, mode, monkeypatch):
             self.identity, "unmask", moment, roster=said["roster"], survivors=said["survivors"], shares=shares
         )
 
-    monkeypatch.setattr(Participant, "unmask", unmask)
+    monkeypatch.setattr(KeyAgreement, "unmask", unmask)
     played = federation(mode).run()
     assert played.problems == ["site-2 was lost in round 1: rejected: round (see that site's own log)"]
     assert "shares for another sum" in played.rejected[0]
-    assert len(played.rounds) == 2
+    assert len(played.num_rounds) == 2
 
 
 # --- the server is stopped and started again
@@ -582,7 +582,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_model(federation, without, m
     assert {one.round for one in played.asked} == {-1, 1, 2}
     assert {one.call.begun for one in played.asked if one.task == "join"} == {1}
     assert played.models() == dict.fromkeys(SITES, without())
-    assert [entry["round"] for entry in played.rounds] == [0, 1]
+    assert [entry["round"] for entry in played.num_rounds] == [0, 1]
     assert played.server.best() == {"round": 2, "val_score": pytest.approx(0.3)}
 
 
@@ -607,7 +607,7 @@ def test_a_stopped_run_cannot_go_on_as_another_job(federation):
 
 def test_a_run_that_was_stopped_within_a_hop_has_no_round(federation):
     played = stopped(federation("ring"), "hop", 0)
-    assert (played.server.done, played.rounds, played.problems) == (0, [], [])
+    assert (played.server.done, played.num_rounds, played.problems) == (0, [], [])
 
 
 def test_a_run_that_ended_is_judged_again_and_nothing_else(federation):

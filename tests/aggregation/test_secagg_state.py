@@ -3,11 +3,11 @@ import json
 import pytest
 
 from wardround.aggregation.secagg_state import FILE, SecaggState
-from wardround.errors import RoundRefused
-from wardround.privacy.calls import Revealed
-from wardround.privacy.statements import Moment
+from wardround.core.errors import RoundRefused
+from wardround.messages.secagg import Revealed
+from wardround.messages.statements import Moment
 
-PROMISE = {"job": "brats_fedavg_he", "rounds": 3, "lr": 0.05}
+PROMISE = {"job": "brats_fedavg_he", "num_rounds": 3, "lr": 0.05}
 
 
 def revealed(round_):
@@ -22,10 +22,10 @@ def entry(round_):
 def after(tmp_path):
     """after(n) -> the state after n rounds"""
 
-    def make(rounds, folder=tmp_path / "state", oldest=99):
+    def make(num_rounds, folder=tmp_path / "state", oldest=99):
         folder.mkdir(exist_ok=True)
         state = SecaggState.open(folder, PROMISE)
-        for round_ in range(state.round, rounds):
+        for round_ in range(state.round, num_rounds):
             state.add(revealed(round_), entry(round_), min(oldest, round_))
         return state
 
@@ -37,13 +37,13 @@ def test_nothing_there_is_a_start(tmp_path):
     assert (state.round, state.history, state.revealed) == (0, [], [])
 
 
-@pytest.mark.parametrize("rounds", [1, 2, 3])
-def test_what_was_written_is_what_is_read(after, rounds):
-    state = after(rounds)
+@pytest.mark.parametrize("num_rounds", [1, 2, 3])
+def test_what_was_written_is_what_is_read(after, num_rounds):
+    state = after(num_rounds)
     again = SecaggState.open(state.folder, PROMISE)
-    assert again.round == rounds
-    assert again.revealed == state.revealed == [revealed(rounds - 1)]
-    assert again.history == [entry(round_) for round_ in range(rounds)]
+    assert again.round == num_rounds
+    assert again.revealed == state.revealed == [revealed(num_rounds - 1)]
+    assert again.history == [entry(round_) for round_ in range(num_rounds)]
 
 
 def test_only_the_last_sum_is_kept(after):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wardround.aggregation.validation import StepCheck, largest_sum, require_accepted, require_sum_within
-from wardround.errors import ConfigRefused, RoundRefused
+from wardround.core.errors import ConfigRefused, RoundRefused
 
 NAN = float("nan")
 

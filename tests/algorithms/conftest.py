@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from wardround.algorithms.base import LocalStart
-from wardround.arrays import Layout
+from wardround.core.arrays import Layout
 
 LAYOUT = Layout(("conv.weight", "conv.norm", "out.weight"), ((2, 2), (2,), (2,)))
 ROLES = {"conv.weight": "body", "conv.norm": "norm", "out.weight": "head"}
 
 
 class Quadratics:
-    """An Oracle that remembers: f_k(w) = 1/2 w'A_k w - b_k'w on mini-batch k = 0, 1, 2, ... (cyclic over those given).
+    """An Objective that remembers: f_k(w) = 1/2 w'A_k w - b_k'w on mini-batch k = 0, 1, 2, ... (cyclic over those given).
 
     Like a real network it hands out ONE gradient buffer, which the next call overwrites.
     """
@@ -28,11 +28,11 @@ class Quadratics:
         self._fresh = count()
         self._buffer = torch.zeros_like(self.b[0])
 
-    def draw(self, number: int) -> tuple[Any, ...]:
+    def sample(self, number: int) -> tuple[Any, ...]:
         self.draws.append(tuple(next(self._fresh) for _ in range(number)))
         return self.draws[-1]
 
-    def gradient(self, w: Tensor, batch: Any) -> tuple[float, Tensor]:
+    def value_and_grad(self, w: Tensor, batch: Any) -> tuple[float, Tensor]:
         self.calls.append((batch, w.clone()))
         a, b = self.a[batch % len(self.a)], self.b[batch % len(self.b)]
         self._buffer.copy_(a @ w - b)
@@ -68,8 +68,8 @@ class Problem:
         )
 
 
-def start_at(w: Tensor, memory: dict[str, Tensor] | None = None, **banks: Tensor) -> LocalStart:
-    return LocalStart({"model": w, **banks}, memory or {}, LAYOUT, ROLES)
+def start_at(w: Tensor, memory: dict[str, Tensor] | None = None, **variables: Tensor) -> LocalStart:
+    return LocalStart({"model": w, **variables}, memory or {}, LAYOUT, ROLES)
 
 
 @pytest.fixture
@@ -84,13 +84,13 @@ def roles() -> dict[str, str]:
 
 @pytest.fixture
 def start():
-    """start(w, memory=None, **banks) -> LocalStart"""
+    """start(w, memory=None, **variables) -> LocalStart"""
     return start_at
 
 
 @pytest.fixture
 def quadratics():
-    """quadratics(A, b) -> Oracle; A [n,n] or [batches,n,n], b [n] or [batches,n]"""
+    """quadratics(A, b) -> Objective; A [n,n] or [batches,n,n], b [n] or [batches,n]"""
     return Quadratics
 
 

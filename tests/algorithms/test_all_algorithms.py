@@ -40,13 +40,13 @@ each = pytest.mark.parametrize("algorithm", ALL, ids=str)
 @each
 @pytest.mark.parametrize("work", [4, 8, 12])
 def test_exactly_the_work_is_spent(problem, start, algorithm, work):
-    oracle, w = problem(1).noisy(), problem(2).point()
+    objective, w = problem(1).noisy(), problem(2).point()
     end = algorithm.train(
         replace(start(w, control=torch.zeros_like(w)), home_roles=sharing_of(algorithm).home_roles),
-        oracle,
+        objective,
         Steps(work, 0.05),
     )
-    assert len(oracle.calls) == work
+    assert len(objective.calls) == work
     assert end.losses
 
 
@@ -60,20 +60,20 @@ def test_nothing_given_is_changed_and_the_precision_stays(problem, start, algori
     begun = replace(begun, home_roles=sharing_of(algorithm).home_roles)
     end = algorithm.train(begun, problem(4, dtype).noisy(), Steps(8, 0.05, momentum=0.9, clip_norm=1.0))
     assert all(torch.equal(now, then) for now, then in zip(given, before, strict=True))
-    assert set(end.banks) == set(algorithm.banks)
-    ended = [*end.banks.values(), *end.memory.values()]
+    assert set(end.variables) == set(algorithm.variables)
+    ended = [*end.variables.values(), *end.memory.values()]
     assert {vector.dtype for vector in ended} == {dtype}
     assert not {vector.data_ptr() for vector in ended} & {vector.data_ptr() for vector in given}
 
 
 @each
 def test_a_round_repeated_from_the_same_state_is_the_same(problem, layout, roles, algorithm):
-    banks = {bank: problem(seed, torch.float32).point() for seed, bank in enumerate(algorithm.banks)}
+    variables = {variable: problem(seed, torch.float32).point() for seed, variable in enumerate(algorithm.variables)}
     memory, ends = {}, []
     for attempt in range(3):
-        oracle = problem(9, torch.float32).noisy()
+        objective = problem(9, torch.float32).noisy()
         update, kept, losses = local_round(
-            algorithm, sharing_of(algorithm), banks, memory, layout, roles, oracle, Steps(8, 0.05)
+            algorithm, sharing_of(algorithm), variables, memory, layout, roles, objective, Steps(8, 0.05)
         )
         ends.append((update, kept, losses))
         if attempt == 0:

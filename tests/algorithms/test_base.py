@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wardround.algorithms.base import Steps, descend, plain, whole_steps
-from wardround.errors import ConfigRefused, RoundRefused
+from wardround.core.errors import ConfigRefused, RoundRefused
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_descend_is_torch_sgd(problem, settings, clip_norm):
     optimiser = torch.optim.SGD([weight], lr=0.1, **settings)
     expected = []
     for _ in range(7):
-        loss, g = theirs.gradient(weight.detach(), theirs.draw(1)[0])
+        loss, g = theirs.value_and_grad(weight.detach(), theirs.sample(1)[0])
         weight.grad = g.clone()
         if clip_norm:
             nn.utils.clip_grad_norm_([weight], clip_norm)

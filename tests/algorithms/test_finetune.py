@@ -5,7 +5,7 @@ import torch
 
 from wardround.algorithms.base import Steps, descend, plain
 from wardround.algorithms.finetune import fine_tune
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 STEPS = Steps(20, 0.1, momentum=0.9, nesterov=True)
 
@@ -22,17 +22,17 @@ def test_each_snapshot_is_the_walk_of_k_steps(problem):
 
 
 def test_the_largest_k_is_all_that_is_paid(problem):
-    oracle = problem(2).noisy()
-    fine_tune(problem(1).point(), oracle, [0, 1, 5, 20], STEPS)
-    assert len(oracle.calls) == 20
+    objective = problem(2).noisy()
+    fine_tune(problem(1).point(), objective, [0, 1, 5, 20], STEPS)
+    assert len(objective.calls) == 20
 
 
 def test_zero_steps_are_a_copy_and_ask_for_nothing(problem):
-    oracle, w = problem(2).noisy(), problem(1).point()
-    snapshots = fine_tune(w, oracle, [0], STEPS)
+    objective, w = problem(2).noisy(), problem(1).point()
+    snapshots = fine_tune(w, objective, [0], STEPS)
     assert torch.equal(snapshots[0], w)
     assert snapshots[0].data_ptr() != w.data_ptr()
-    assert oracle.calls == []
+    assert objective.calls == []
 
 
 @pytest.mark.parametrize("ks", [[], [0, -1]])

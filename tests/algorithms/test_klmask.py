@@ -9,12 +9,12 @@ import torch
 
 from wardround.algorithms.base import Steps, personal
 from wardround.algorithms.fedavg import FedAvg
-from wardround.algorithms.federation import SiteSide, first_banks, local_round, run, start_of
+from wardround.algorithms.federation import SiteSide, first_variables, local_round, run, start_of
 from wardround.algorithms.klmask import KLMask, block_sizes, by_value, read
-from wardround.algorithms.rules import Mean
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.server_optimizers import Mean
 from wardround.algorithms.sharing import Everything
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 BLOCKS = {"conv.weight": "conv", "conv.norm": "norm", "out.weight": "head"}
 KL = KLMask("kl", (), every=1, warm_up=0, rho=0.0, enter=1.5, leave=0.75, most=0.6, batches=2)
@@ -29,11 +29,11 @@ class Probing:
         self.importance = by_value(layout, BLOCKS, importance)
         self.layout, self.better, self.asked = layout, better, 0
 
-    def draw(self, count):
-        return self.inner.draw(count)
+    def sample(self, count):
+        return self.inner.sample(count)
 
-    def gradient(self, w, batch):
-        return self.inner.gradient(w, batch)
+    def value_and_grad(self, w, batch):
+        return self.inner.value_and_grad(w, batch)
 
     def calibration(self, count):
         self.asked += 1
@@ -68,9 +68,9 @@ def mask_of(memory, layout):
     return {b for b, value in read(layout, BLOCKS, memory["mask"]).items() if value}
 
 
-def round_(sharing, received, memory, layout, roles, oracle, number=0):
+def round_(sharing, received, memory, layout, roles, objective, number=0):
     steps = replace(STEPS, round=number)
-    return local_round(FedAvg(), sharing, {"model": received}, memory, layout, roles, oracle, steps)
+    return local_round(FedAvg(), sharing, {"model": received}, memory, layout, roles, objective, steps)
 
 
 def test_vectors_and_blocks(layout):
@@ -87,9 +87,9 @@ def test_the_block_that_matters_becomes_personal_and_never_leaves(problem, layou
     assert not update["model:out.weight"].any(), "not even in the round that it became personal"
     assert update["model:conv.weight"].any()
     other, head = problem(2, torch.float32).point(), torch.from_numpy(layout.mask(["out.weight"]))
-    oracle = probe(head=1.0)
-    update, after, _ = round_(KL, other, memory, layout, roles, oracle, 1)
-    begun = oracle.inner.path[0]
+    objective = probe(head=1.0)
+    update, after, _ = round_(KL, other, memory, layout, roles, objective, 1)
+    begun = objective.inner.path[0]
     assert torch.equal(begun[head], memory["home"][head])
     assert torch.equal(begun[~head], other[~head])
     assert not update["model:out.weight"].any()
@@ -112,10 +112,10 @@ def test_a_block_that_matters_no_more_is_shared_again_from_the_received_values(p
     assert mask_of(memory, layout) == {"norm"}
     assert not update["model:out.weight"].any(), "its change began at the site's own values: not in this round"
     received = problem(4, torch.float32).point()
-    oracle = probe(norm=1.0)
-    update, _, _ = round_(KL, received, memory, layout, roles, oracle, 2)
+    objective = probe(norm=1.0)
+    update, _, _ = round_(KL, received, memory, layout, roles, objective, 2)
     head = torch.from_numpy(layout.mask(["out.weight"]))
-    assert torch.equal(oracle.inner.path[0][head], received[head])
+    assert torch.equal(objective.inner.path[0][head], received[head])
     assert update["model:out.weight"].any()
 
 
@@ -128,9 +128,9 @@ def test_warm_up_and_period(problem, layout, roles, probe):
     algorithm = replace(KL, warm_up=2, every=3)
     due = []
     for number in range(9):
-        oracle = probe(head=1.0)
-        _, memory, _ = round_(algorithm, problem(1, torch.float32).point(), {}, layout, roles, oracle, number)
-        due.append(oracle.asked > 0)
+        objective = probe(head=1.0)
+        _, memory, _ = round_(algorithm, problem(1, torch.float32).point(), {}, layout, roles, objective, number)
+        due.append(objective.asked > 0)
         assert ("mask" in memory) == due[-1]
     assert [number for number, yes in enumerate(due) if yes] == [2, 5, 8]
 
@@ -157,10 +157,10 @@ def test_fixed_controls(problem, layout, roles, probe, choose, blocks):
 def test_the_random_control_is_the_same_in_every_round_and_another_at_another_site(problem, layout, roles, probe):
     found = []
     for label in ("site", "site", *(f"site-{n}" for n in range(8))):
-        oracle = probe(conv=1.0)
-        oracle.label = label
+        objective = probe(conv=1.0)
+        objective.label = label
         _, memory, _ = round_(
-            replace(KL, choose="random"), problem(1, torch.float32).point(), {}, layout, roles, oracle
+            replace(KL, choose="random"), problem(1, torch.float32).point(), {}, layout, roles, objective
         )
         found.append(frozenset(mask_of(memory, layout)))
     assert found[0] == found[1]
@@ -178,13 +178,13 @@ def test_without_masks_it_is_fedavg(problem, layout, roles, probe):
 
 def test_shared_blocks_move_by_the_sum_over_all_hospitals(problem, layout, roles, probe):
     """Two of three keep their head: the shared head moves by a third of the third hospital's change."""
-    oracles = {"a": probe(3, head=1.0), "b": probe(4, head=1.0), "c": probe(5, conv=1.0)}
-    sides = {name: SiteSide(lambda r, o=o: o, 1.0, layout, roles) for name, o in oracles.items()}
+    objectives = {"a": probe(3, head=1.0), "b": probe(4, head=1.0), "c": probe(5, conv=1.0)}
+    sides = {name: SiteSide(lambda r, o=o: o, 1.0, layout, roles) for name, o in objectives.items()}
     model = layout.unflatten(problem(1, torch.float32).point().numpy())
     seen = []
 
     def after(number, result):
-        seen.append({name: block.copy() for name, block in result.banks.items()})
+        seen.append({name: block.copy() for name, block in result.variables.items()})
 
     schedule = Schedule(2, 4, 0.1, 0.0, False, 0.0, 0.0, "constant")
     result = run(sides, FedAvg(), Mean(1.0), schedule, model, after, sharing=KL)
@@ -195,7 +195,7 @@ def test_shared_blocks_move_by_the_sum_over_all_hospitals(problem, layout, roles
     }
     received = torch.from_numpy(layout.flatten(model))
     alone, _, _ = round_(Everything(), received, {}, layout, roles, probe(5))
-    moved = seen[0]["model:out.weight"] - first_banks(FedAvg(), model)["model:out.weight"]
+    moved = seen[0]["model:out.weight"] - first_variables(FedAvg(), model)["model:out.weight"]
     torch.testing.assert_close(torch.from_numpy(moved), torch.from_numpy(alone["model:out.weight"]) / 3)
 
 

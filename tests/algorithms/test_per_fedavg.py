@@ -8,7 +8,7 @@ import torch
 from wardround.algorithms.base import Steps, personal
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.per_fedavg import COST, PerFedAvg, meta_gradient
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 ALPHA, BETA, DELTA = 0.3, 0.1, 1e-3
 
@@ -16,32 +16,32 @@ ALPHA, BETA, DELTA = 0.3, 0.1, 1e-3
 @pytest.fixture
 def known(problem):
     """(oracle without noise, w, A, b, v = A w~ - b at w~ = w - alpha (A w - b))"""
-    oracle, w = problem(1).exact(), problem(2).point()
-    a, b = oracle.a[0], oracle.b[0]
-    return oracle, w, a, b, a @ (w - ALPHA * (a @ w - b)) - b
+    objective, w = problem(1).exact(), problem(2).point()
+    a, b = objective.a[0], objective.b[0]
+    return objective, w, a, b, a @ (w - ALPHA * (a @ w - b)) - b
 
 
 def test_hf_is_the_exact_meta_gradient_on_a_quadratic(known):
     """grad of f(w - alpha grad f(w)) is (I - alpha A)(A w~ - b), whatever delta is."""
-    oracle, w, a, _, v = known
+    objective, w, a, _, v = known
     for delta in (1e-4, 1e-2, 0.5):
-        _, direction = meta_gradient(oracle, ALPHA, "HF", delta)(w)
+        _, direction = meta_gradient(objective, ALPHA, "HF", delta)(w)
         torch.testing.assert_close(direction, v - ALPHA * a @ v, rtol=0, atol=1e-13 / delta)
 
 
 def test_hf_is_what_automatic_differentiation_says(known):
-    oracle, w, a, b, _ = known
+    objective, w, a, b, _ = known
     w = w.clone().requires_grad_()
     inner = w - ALPHA * (a @ w - b)
     (expected,) = torch.autograd.grad(0.5 * inner @ a @ inner - b @ inner, w)
-    _, direction = meta_gradient(oracle, ALPHA, "HF", DELTA)(w.detach())
+    _, direction = meta_gradient(objective, ALPHA, "HF", DELTA)(w.detach())
     torch.testing.assert_close(direction, expected, rtol=0, atol=1e-10)
 
 
 def test_fo_leaves_out_exactly_alpha_h_v(known):
-    oracle, w, a, _, v = known
-    fo = meta_gradient(oracle, ALPHA, "FO", DELTA)(w)[1].clone()
-    hf = meta_gradient(oracle, ALPHA, "HF", DELTA)(w)[1]
+    objective, w, a, _, v = known
+    fo = meta_gradient(objective, ALPHA, "FO", DELTA)(w)[1].clone()
+    hf = meta_gradient(objective, ALPHA, "HF", DELTA)(w)[1]
     torch.testing.assert_close(fo, v)
     torch.testing.assert_close(fo - hf, ALPHA * a @ v, rtol=0, atol=1e-10)
 
@@ -56,15 +56,15 @@ def test_without_inner_step_it_is_fedavg_bit_for_bit(problem, quadratics, start,
     meta = PerFedAvg(0.0, hessian, DELTA).train(start(w), noisy, Steps(COST[hessian] * steps, **settings))
     same = quadratics(noisy.a[1::taken], noisy.b[1::taken])
     fedavg = FedAvg().train(start(w), same, Steps(steps, **settings))
-    assert torch.equal(meta.banks["model"], fedavg.banks["model"])
+    assert torch.equal(meta.variables["model"], fedavg.variables["model"])
 
 
 @pytest.mark.parametrize("hessian", ["FO", "HF"])
 def test_five_local_steps_match_a_reference_by_hand(problem, start, hessian):
-    oracle, w = problem(1).noisy(), problem(2).point()
-    end = PerFedAvg(ALPHA, hessian, DELTA).train(start(w), oracle, Steps(5 * COST[hessian], BETA))
+    objective, w = problem(1).noisy(), problem(2).point()
+    end = PerFedAvg(ALPHA, hessian, DELTA).train(start(w), objective, Steps(5 * COST[hessian], BETA))
 
-    a, b, x = oracle.a.numpy(), oracle.b.numpy(), w.numpy()
+    a, b, x = objective.a.numpy(), objective.b.numpy(), w.numpy()
     losses, batch = [], 0
     for _ in range(5):
         losses.append(0.5 * x @ a[batch] @ x - b[batch] @ x)
@@ -76,34 +76,34 @@ def test_five_local_steps_match_a_reference_by_hand(problem, start, hessian):
         else:
             x = x - BETA * v
             batch += 2
-    torch.testing.assert_close(end.banks["model"], torch.from_numpy(x), rtol=0, atol=1e-9)
+    torch.testing.assert_close(end.variables["model"], torch.from_numpy(x), rtol=0, atol=1e-9)
     assert end.losses == pytest.approx(losses)
 
 
 def test_the_three_batches_are_disjoint_and_used_where_the_paper_says(problem, start):
-    oracle, w = problem(1).noisy(), problem(2).point()
-    PerFedAvg(ALPHA, "HF", DELTA).train(start(w), oracle, Steps(8, BETA))
-    assert oracle.draws == [(0, 1, 2), (3, 4, 5)]
-    assert [batch for batch, _ in oracle.calls] == [0, 1, 2, 2, 3, 4, 5, 5]
+    objective, w = problem(1).noisy(), problem(2).point()
+    PerFedAvg(ALPHA, "HF", DELTA).train(start(w), objective, Steps(8, BETA))
+    assert objective.draws == [(0, 1, 2), (3, 4, 5)]
+    assert [batch for batch, _ in objective.calls] == [0, 1, 2, 2, 3, 4, 5, 5]
 
-    oracle = problem(1).noisy()
-    PerFedAvg(ALPHA, "FO", DELTA).train(start(w), oracle, Steps(4, BETA))
-    assert oracle.draws == [(0, 1), (2, 3)]
-    assert [batch for batch, _ in oracle.calls] == [0, 1, 2, 3]
+    objective = problem(1).noisy()
+    PerFedAvg(ALPHA, "FO", DELTA).train(start(w), objective, Steps(4, BETA))
+    assert objective.draws == [(0, 1), (2, 3)]
+    assert [batch for batch, _ in objective.calls] == [0, 1, 2, 3]
 
 
 def test_the_two_points_of_the_difference_lie_delta_around_the_shared_model(problem, start):
-    oracle, w = problem(1).noisy(), problem(2).point()
-    PerFedAvg(ALPHA, "HF", DELTA).train(start(w), oracle, Steps(4, BETA))
-    plus, minus = oracle.path[2], oracle.path[3]
+    objective, w = problem(1).noisy(), problem(2).point()
+    PerFedAvg(ALPHA, "HF", DELTA).train(start(w), objective, Steps(4, BETA))
+    plus, minus = objective.path[2], objective.path[3]
     torch.testing.assert_close((plus + minus) / 2, w)
     assert float((plus - w).norm()) == pytest.approx(DELTA)
 
 
 def test_where_the_adapted_gradient_vanishes_nothing_moves(quadratics):
     """A = I, alpha = 1: one inner step reaches the optimum, v = 0, and the direction is 0, not 0/0."""
-    oracle = quadratics(torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
-    _, direction = meta_gradient(oracle, 1.0, "HF", DELTA)(torch.ones(3, dtype=torch.float64))
+    objective = quadratics(torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
+    _, direction = meta_gradient(objective, 1.0, "HF", DELTA)(torch.ones(3, dtype=torch.float64))
     assert torch.equal(direction, torch.zeros(3, dtype=torch.float64))
 
 
@@ -118,7 +118,7 @@ def test_it_ends_where_one_step_of_adaptation_is_best(problem, start):
     )
     w = torch.zeros_like(meta)
     for _ in range(300):
-        w = sum(PerFedAvg(ALPHA, "HF", DELTA).train(start(w), o, Steps(4, 0.5)).banks["model"] for o in parts) / 2
+        w = sum(PerFedAvg(ALPHA, "HF", DELTA).train(start(w), o, Steps(4, 0.5)).variables["model"] for o in parts) / 2
     torch.testing.assert_close(w, meta, rtol=0, atol=1e-8)
 
 

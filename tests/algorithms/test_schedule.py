@@ -6,10 +6,10 @@ import pytest
 
 from wardround.algorithms.base import Steps
 from wardround.algorithms.schedule import FLOOR, Schedule
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 GOOD = {
-    "rounds": 5,
+    "num_rounds": 5,
     "work": 8,
     "lr": 0.4,
     "momentum": 0.9,
@@ -34,7 +34,7 @@ def test_constant_keeps_lr_and_everything_else_is_passed_on():
 
 
 def test_a_single_round_runs_at_lr():
-    assert Schedule(**GOOD | {"rounds": 1}).steps(0).lr == 0.4
+    assert Schedule(**GOOD | {"num_rounds": 1}).steps(0).lr == 0.4
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -45,7 +45,9 @@ def test_a_promise_has_no_default(name):
         Schedule(**GOOD | {name: None})
 
 
-@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"decay": "linear"}, {"work": 0}, {"lr": -1.0}, {"clip_norm": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"num_rounds": 0}, {"decay": "linear"}, {"work": 0}, {"lr": -1.0}, {"clip_norm": -1.0}]
+)
 def test_senseless_values_are_refused(wrong):
     with pytest.raises(ConfigRefused):
         Schedule(**GOOD | wrong)

@@ -16,13 +16,13 @@ from wardround.algorithms.federation import SiteSide, begin, local_round, run, s
 from wardround.algorithms.fedprox import FedProx
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.per_fedavg import PerFedAvg
-from wardround.algorithms.rules import Mean
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.server_optimizers import Mean
 from wardround.algorithms.sharing import Everything, Roles, parts, require_together
+from wardround.core.errors import ConfigRefused
 from wardround.core.traits import require_fit
-from wardround.errors import ConfigRefused
-from wardround.privacy.protection import ANY_SUM
+from wardround.secagg.spec import ANY_SUM
 
 NORMS, HEAD, SMALL = Roles(("norm",)), Roles(("head",)), Roles(("head", "body", "adapter"))
 MASKS = KLMask("random", (), every=1, warm_up=0, rho=0.5, enter=1.0, leave=0.5, most=0.6, batches=1)
@@ -46,10 +46,12 @@ def sides(problem, layout, roles):
     """Return two sites whose oracles know the blocks of the test's model, which random masks ask for."""
 
     def make():
-        oracles = [problem(n, torch.float32).noisy() for n in range(2)]
-        for n, oracle in enumerate(oracles):
-            oracle.label, oracle.blocks = f"site-{n}", {name: name for name in layout.names}
-        return {str(n): SiteSide(lambda round_, one=one: one, n + 1.0, layout, roles) for n, one in enumerate(oracles)}
+        objectives = [problem(n, torch.float32).noisy() for n in range(2)]
+        for n, objective in enumerate(objectives):
+            objective.label, objective.blocks = f"site-{n}", {name: name for name in layout.names}
+        return {
+            str(n): SiteSide(lambda round_, one=one: one, n + 1.0, layout, roles) for n, one in enumerate(objectives)
+        }
 
     return make
 
@@ -72,15 +74,17 @@ def test_every_algorithm_meets_every_sharing(problem, layout, roles, sides, algo
     begin(algorithm, sharing, STEPS)
     side, memory, never = sides()["0"], {}, {name for name in layout.names if roles[name] in sharing.home_roles}
     for round_ in range(2):
-        received = {bank: problem(9 + round_, torch.float32).point() for bank in algorithm.banks}
+        received = {variable: problem(9 + round_, torch.float32).point() for variable in algorithm.variables}
         before = dict(memory)
         begun = start_of(algorithm, sharing, received, before, layout, roles)
         update, memory, _ = local_round(
-            algorithm, sharing, received, before, layout, roles, side.oracle(0), Steps(8, 0.05, round=round_)
+            algorithm, sharing, received, before, layout, roles, side.objective(0), Steps(8, 0.05, round=round_)
         )
-        assert set(update) == {f"{bank}:{n}" for bank in algorithm.banks for n in layout.names if n not in never}
+        assert set(update) == {
+            f"{variable}:{n}" for variable in algorithm.variables for n in layout.names if n not in never
+        }
         kept = begun.home | (memory["mask"] > 0 if "mask" in memory else False)
-        own = begun.banks["model"]
+        own = begun.variables["model"]
         if "home" in before:
             assert torch.equal(own[begun.home], before["home"][begun.home])
         assert torch.equal(own[~begun.home], received["model"][~begun.home])
@@ -88,7 +92,7 @@ def test_every_algorithm_meets_every_sharing(problem, layout, roles, sides, algo
             stays = layout.unflatten(kept.numpy().astype(np.float32))[name.partition(":")[2]] > 0
             assert not block[stays].any(), name
             assert block[~stays].all(), name
-    last = {bank: problem(20, torch.float32).point() for bank in algorithm.banks}
+    last = {variable: problem(20, torch.float32).point() for variable in algorithm.variables}
     placed = start_of(algorithm, sharing, last, memory, layout, roles)
     if "personal" not in memory:
         assert torch.equal(personal(placed)[placed.home], memory.get("home", last["model"])[placed.home])
@@ -109,7 +113,9 @@ def test_named_combinations_are_what_they_were(problem, layout, sides, name):
     algorithm, sharing, expected = NAMED[name]
     model = layout.unflatten(problem(7, torch.float32).point().numpy())
     result = run(sides(), algorithm, Mean(1.0), SCHEDULE, model, sharing=sharing)
-    shared = np.concatenate([block.ravel() for bank, block in result.banks.items() if bank.startswith("model:")])
+    shared = np.concatenate(
+        [block.ravel() for variable, block in result.variables.items() if variable.startswith("model:")]
+    )
     own = [float(result.personal(algorithm, site, side).norm()) for site, side in sides().items()]
     assert [float(np.linalg.norm(shared)), *own] == pytest.approx(expected, rel=1e-5)
 
@@ -122,10 +128,10 @@ def test_blocks_at_home_are_trained_by_scaffold_without_correction(problem, layo
     received, memory = {"model": w, "control": control}, {"control": problem(3, torch.float32).point()}
     ends = []
     for algorithm in (Scaffold(), FedAvg()):
-        oracle = problem(4, torch.float32).exact()
-        oracle.a = hessian[None]
-        banks = {bank: received[bank] for bank in algorithm.banks}
-        _, kept, _ = local_round(algorithm, NORMS, banks, dict(memory), layout, roles, oracle, STEPS)
+        objective = problem(4, torch.float32).exact()
+        objective.a = hessian[None]
+        variables = {variable: received[variable] for variable in algorithm.variables}
+        _, kept, _ = local_round(algorithm, NORMS, variables, dict(memory), layout, roles, objective, STEPS)
         ends.append(kept["home"])
     assert torch.equal(ends[0][norm], ends[1][norm])
     assert (ends[0][~norm] != ends[1][~norm]).all()
@@ -170,7 +176,7 @@ def test_a_network_of_which_nothing_would_be_shared_is_refused(problem, layout, 
 def test_an_algorithm_that_still_says_home_roles_is_refused():
     class Old:
         name: ClassVar[str] = "Old"
-        banks: ClassVar[tuple[str, ...]] = ("model",)
+        variables: ClassVar[tuple[str, ...]] = ("model",)
         home_roles: ClassVar[tuple[str, ...]] = ("norm",)
 
     with pytest.raises(ConfigRefused, match="would leave the hospital"):

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wardround.compression.gaps import from_gaps, gaps_length, to_gaps
-from wardround.errors import RoundRefused
+from wardround.core.errors import RoundRefused
 
 
 @settings(max_examples=200, deadline=None)

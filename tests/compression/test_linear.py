@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from wardround.arrays import Layout, RunningMean
 from wardround.compression.low_rank import LEFT as LOW_RANK_LEFT
 from wardround.compression.low_rank import LowRank
 from wardround.compression.payload import payload_bytes
 from wardround.compression.rand_k import LEFT as RAND_K_LEFT
 from wardround.compression.rand_k import RandK
+from wardround.core.arrays import Layout, RunningMean
 from wardround.core.stages import Aggregate, Update
 
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from wardround.arrays import Layout
 from wardround.compression.low_rank import LEFT, LowRank, orthonormal
 from wardround.compression.payload import payload_bytes
+from wardround.core.arrays import Layout
+from wardround.core.errors import ConfigRefused, RoundRefused
+from wardround.core.rng import stream
 from wardround.core.stages import Aggregate, Update
-from wardround.errors import ConfigRefused, RoundRefused
-from wardround.rng import stream
 
 BLOCKS = Layout(("w",), ((20, 6, 5),))
 

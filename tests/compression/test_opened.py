@@ -5,15 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from wardround.arrays import Layout
 from wardround.compression.half import LEFT as HALF_LEFT
 from wardround.compression.half import Half
 from wardround.compression.payload import payload_bytes
 from wardround.compression.quantise import LEFT as QUANTISE_LEFT
 from wardround.compression.quantise import Quantise
+from wardround.core.arrays import Layout
+from wardround.core.errors import ConfigRefused, ReleaseRefused, RoundRefused
+from wardround.core.rng import stream
 from wardround.core.stages import Update
-from wardround.errors import ConfigRefused, ReleaseRefused, RoundRefused
-from wardround.rng import stream
 
 ONE = Layout(("a",), ((4096,),))
 

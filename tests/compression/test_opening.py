@@ -6,8 +6,8 @@ import pytest
 from wardround.compression.chosen import HalfPrecision, LargestValues, Quantisation, RandomSlices
 from wardround.compression.opening import Opening
 from wardround.compression.payload import payload_bytes
+from wardround.core.errors import ConfigRefused, RoundRefused
 from wardround.core.stages import Update
-from wardround.errors import ConfigRefused, RoundRefused
 
 CHOSEN = [HalfPrecision(), Quantisation(8, 256, 3), LargestValues(0.1), RandomSlices(4, 3)]
 BY_NAME = pytest.mark.parametrize("chosen", CHOSEN, ids=lambda one: one.name)

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from wardround.arrays import Layout
 from wardround.compression.payload import payload_bytes
 from wardround.compression.rand_k import RandK
+from wardround.core.arrays import Layout
+from wardround.core.errors import ConfigRefused
 from wardround.core.stages import Update
-from wardround.errors import ConfigRefused
 
 
 @pytest.mark.parametrize("period", [4, 7])

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from wardround.arrays import Layout
 from wardround.compression.payload import payload_bytes
 from wardround.compression.top_k import HELD, TopK
+from wardround.core.arrays import Layout
+from wardround.core.errors import ReleaseRefused, RoundRefused
 from wardround.core.stages import Aggregate, Update
-from wardround.errors import ReleaseRefused, RoundRefused
 
 ROUND = 5
 """Where a test of one message stands in the job."""

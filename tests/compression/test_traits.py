@@ -9,8 +9,8 @@ from wardround.compression.low_rank import LowRank
 from wardround.compression.quantise import Quantise
 from wardround.compression.rand_k import RandK
 from wardround.compression.top_k import TopK
+from wardround.core.errors import ConfigRefused
 from wardround.core.traits import ADDITIVE, BOUNDED, FIXED_LAYOUT, READABLE, Traits, require_fit
-from wardround.errors import ConfigRefused
 
 SECURE = frozenset({ADDITIVE, FIXED_LAYOUT})
 

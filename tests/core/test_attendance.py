@@ -69,12 +69,12 @@ def test_who_was_missing_can_be_lost(there):
 def test_in_the_judgement_there_is_no_next_time(there):
     there.begin_round(2)
     there.miss("site-2", "no answer in time")
-    assert there.problems == ["site-2 was lost in the final judgement: no answer in time (see that site's own log)"]
+    assert there.problems == ["site-2 was lost in the final evaluation: no answer in time (see that site's own log)"]
 
 
 @pytest.mark.parametrize(
     ("round_", "words"),
-    [(-1, "the join"), (0, "round 1"), (1, "round 2"), (2, "the final judgement")],
+    [(-1, "the join"), (0, "round 1"), (1, "round 2"), (2, "the final evaluation")],
 )
 def test_rounds_in_words(there, round_, words):
     assert there.when(round_) == words

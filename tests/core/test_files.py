@@ -4,7 +4,7 @@ import stat
 import pytest
 
 from wardround.core import files
-from wardround.errors import DiskRefused
+from wardround.core.errors import DiskRefused
 
 
 def mode(path):

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
+from wardround.core.rng import stream
 from wardround.core.rounding import HIGHEST, LOWEST, least_exponents, round_to_steps
-from wardround.rng import stream
 
 
 def test_rounding_has_no_bias_and_loses_nothing():

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
+from wardround.core.errors import ConfigRefused
 from wardround.core.validate import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Maybe, OneOf, check, finite, once
-from wardround.errors import ConfigRefused
 
 NAN = float("nan")
 

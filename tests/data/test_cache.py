@@ -15,13 +15,13 @@ import nibabel
 import numpy as np
 import pytest
 
+from wardround.core.errors import ConfigRefused, DataRefused, DiskRefused
 from wardround.data import entries
 from wardround.data.cache import Cohort, open_cohort
 from wardround.data.cases import find_cases
 from wardround.data.entries import tumour_voxels
 from wardround.data.site_config import SiteConfig
 from wardround.data.volumes import read_case
-from wardround.errors import ConfigRefused, DataRefused, DiskRefused
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 SHAPE = (9, 10, 11)

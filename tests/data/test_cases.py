@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data.cases import find_cases, patient_of
-from wardround.errors import ConfigRefused, DataRefused
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 

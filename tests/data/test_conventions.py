@@ -10,10 +10,10 @@ import nibabel
 import numpy as np
 import pytest
 
+from wardround.cli.main import main
+from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data.cache import Cohort, open_cohort
 from wardround.data.site_config import SiteConfig, read_site_config
-from wardround.errors import ConfigRefused, DataRefused
-from wardround.jobs.cli import main
 from wardround.tasks.brain_tumours import REGIONS
 
 SHAPE = (10, 9, 8)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from wardround.core.errors import DataRefused
 from wardround.data.cache import open_cohort
 from wardround.data.cases import find_cases
 from wardround.data.site_config import SiteConfig
 from wardround.data.volumes import read_case
-from wardround.errors import DataRefused
 
 SHAPE = (12, 11, 10)
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wardround.cli.main import main
+from wardround.core.errors import DataRefused
 from wardround.data.description import Description, Row, Spec, write_folder
 from wardround.data.ehr import Table
 from wardround.data.ehr_columns import Column
+from wardround.data.ehr_table import read_ehr
 from wardround.data.labelled import open_labelled
-from wardround.data.partition_natural import by_fets_csv
 from wardround.data.pictures import Grid, read_picture
-from wardround.data.record import read_record
 from wardround.data.site_config import SiteConfig
-from wardround.errors import DataRefused
-from wardround.jobs.cli import main
+from wardround.research.partition_natural import by_fets_csv
 
 AGE = Column("age", "numeric", "years", 18, 90)
 LDH = Column("ldh", "numeric", "U/l", 100, 1000)
@@ -31,7 +31,7 @@ DELTA = Column("delta", "numeric", "1", -20, 20)
 def record(tmp_path: Path, content: bytes, *columns: Column) -> dict[str, np.ndarray]:
     file = tmp_path / "r.csv"
     file.write_bytes(content)
-    return read_record(Table(columns or (AGE,)), file, {})
+    return read_ehr(Table(columns or (AGE,)), file, {})
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ from pathlib import Path
 from wardround.data.cache import open_cohort
 from wardround.data.labelled import open_labelled
 from wardround.data.site_config import SiteConfig
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 opened = open_labelled if sys.argv[1] == "labelled" else open_cohort
 try:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data.ehr import LIMIT, Table
 from wardround.data.ehr_columns import Column, column_from_json, conversion
-from wardround.errors import ConfigRefused, DataRefused
 
 AGE = Column("age", "numeric", "years", 20, 80)
 CRP = Column("crp", "numeric", "mg/l", 0, 200, aliases=("C-reactive protein",))

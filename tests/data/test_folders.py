@@ -10,12 +10,12 @@ import nibabel
 import numpy as np
 import pytest
 
+from wardround.cli.main import main
+from wardround.core.errors import DataRefused
 from wardround.data.cache import open_cohort
 from wardround.data.cases import find_cases
 from wardround.data.layouts import passed_over, unused_files
 from wardround.data.site_config import SiteConfig
-from wardround.errors import DataRefused
-from wardround.jobs.cli import main
 
 IMAGE = np.random.default_rng(0).uniform(1, 9, (8, 9, 10)).astype(np.float32)
 MASK = np.zeros(IMAGE.shape, np.uint8)

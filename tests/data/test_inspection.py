@@ -4,9 +4,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data.inspection import inspect
 from wardround.data.site_config import SiteConfig, read_sites
-from wardround.errors import ConfigRefused, DataRefused
 
 
 def write(root: Path, case: str, mask: int, shape: tuple[int, int, int] = (8, 9, 10), step: float = 2.0) -> Path:

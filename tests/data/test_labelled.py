@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data import pack
 from wardround.data.description import Description, Row, Spec, is_labelled, read_description, write_folder
 from wardround.data.ehr import Table
@@ -19,7 +20,6 @@ from wardround.data.labelled import LabelledCohort, open_labelled
 from wardround.data.pictures import Grid, read_picture, write_picture
 from wardround.data.site_config import SiteConfig
 from wardround.data.splits import split_patients
-from wardround.errors import ConfigRefused, DataRefused
 
 AGE = Column("age", "numeric", "years", 20, 80)
 SPEC = Spec(("benign", "malignant", "rare"), ("t1", "flair"), Table((AGE,)), Grid(16))

@@ -9,12 +9,12 @@ import nibabel
 import numpy as np
 import pytest
 
+from wardround.cli.main import main
+from wardround.core.errors import DataRefused
 from wardround.data.cases import find_cases, patient_of
 from wardround.data.ehr import Table
 from wardround.data.ehr_columns import Column
-from wardround.data.record import for_patients, unknown
-from wardround.errors import DataRefused
-from wardround.jobs.cli import main
+from wardround.data.ehr_table import for_patients, unknown
 
 IMAGE = np.random.default_rng(0).uniform(1, 9, (8, 8, 8)).astype(np.float32)
 TABLE = Table((Column("age", "numeric", "years", 18, 90),))

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from wardround.core.errors import DataRefused
 from wardround.data.pictures import Grid, normalise, pad, planes, read_picture, shrink, write_picture
-from wardround.errors import DataRefused
 
 GRID = Grid(16)
 

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from wardround.jobs.cli import main
+from wardround.cli.main import main
 
 
 def case(root: Path, name: str, values: tuple[int, ...], seed: int) -> None:

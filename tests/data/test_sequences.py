@@ -9,12 +9,12 @@ import nibabel
 import numpy as np
 import pytest
 
+from wardround.cli.main import main
+from wardround.core.errors import DataRefused
 from wardround.data.cases import find_cases
 from wardround.data.layouts import unused_files
 from wardround.data.listing import nifti_stem
 from wardround.data.sequences import SEG, split_name
-from wardround.errors import DataRefused
-from wardround.jobs.cli import main
 
 IMAGE = np.random.default_rng(0).uniform(1, 9, (8, 9, 10)).astype(np.float32)
 MASK = np.zeros(IMAGE.shape, np.uint8)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from wardround.core.errors import ConfigRefused
 from wardround.data.site_config import EXAMPLE, SiteConfig, from_environment, read_site_config
-from wardround.errors import ConfigRefused
 
 
 @pytest.fixture

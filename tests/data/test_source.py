@@ -8,13 +8,13 @@ import nibabel
 import numpy as np
 import pytest
 
+from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data.cache import open_cohort
 from wardround.data.cases import find_cases
-from wardround.data.hospitals import hospital
-from wardround.data.organ_phantoms import write_organs
 from wardround.data.site_config import SiteConfig
 from wardround.data.source import Channels, Source, Window
-from wardround.errors import ConfigRefused, DataRefused
+from wardround.synthetic.hospitals import hospital
+from wardround.synthetic.organ_phantoms import write_organs
 
 CT = Source(Channels(("ct",), {"ct": ("ct", "image")}), Window(-160, 240), "organs", (1, 2))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from wardround.core.errors import ConfigRefused, DataRefused
+from wardround.core.rng import derive
 from wardround.data.splits import Split, split_classes, split_patients
-from wardround.errors import ConfigRefused, DataRefused
-from wardround.rng import derive
 
 
 def one_each(count: int) -> dict[str, str]:

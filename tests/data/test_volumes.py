@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data.cases import find_cases
 from wardround.data.conventions import DEFAULT, kind_of_site
 from wardround.data.labels import label_values, unify
 from wardround.data.normalise import foreground, normalise
 from wardround.data.volumes import read_case, read_images, write_mask
-from wardround.errors import ConfigRefused, DataRefused
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 SHAPE = (10, 12, 14)

@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 TINY = (
     "model.channels=[4,8]",
-    "rounds=2",
+    "num_rounds=2",
     "work=4",
     "sampling.patch=[16,16,16]",
-    "judging.steps=[0,1]",
+    "model_selection.steps=[0,1]",
     "phantoms.patients=6",
     "phantoms.shape=[24,24,24]",
 )
@@ -163,7 +163,7 @@ def side_by_side(simulator: Simulator, main_job: Path) -> Run:
 @pytest.fixture(scope="session")
 def scaffold_job(simulator: Simulator) -> Path:
     """A job whose sites remember something between rounds (SCAFFOLD's control variates)."""
-    return simulator.job("brats_scaffold", "site-1 site-2", "rounds=3", "work=12", "rival=false")
+    return simulator.job("brats_scaffold", "site-1 site-2", "num_rounds=3", "work=12", "fedavg_baseline=false")
 
 
 @pytest.fixture(scope="session")
@@ -190,8 +190,8 @@ def resumed(simulator: Simulator, scaffold_job: Path) -> tuple[int, Run]:
 @pytest.fixture(scope="session")
 def damaged(simulator: Simulator) -> tuple[Path, Run]:
     """Three hospitals with files of their own, one of which is truncated at site-2: (that file, the run)."""
-    from wardround.data.hospitals import hospital
-    from wardround.data.phantoms import write_cohort
+    from wardround.synthetic.hospitals import hospital
+    from wardround.synthetic.phantoms import write_cohort
 
     sites, folders = {}, []
     for number in (1, 2, 3):
@@ -202,7 +202,7 @@ def damaged(simulator: Simulator) -> tuple[Path, Run]:
     broken.write_bytes(broken.read_bytes()[:1000])
     file = simulator.root / "hospitals" / "sites.json"
     file.write_text(json.dumps(sites))
-    job = simulator.job("brats_fedavg", "site-1 site-2 site-3", "federation.min_sites=2")
+    job = simulator.job("brats_fedavg", "site-1 site-2 site-3", "federation.min_clients=2")
     return broken, simulator.run(job, "damaged", 3, WARDROUND_SITES=str(file))
 
 

@@ -1,4 +1,4 @@
-"""Classification in real simulator processes: a vision transformer with KL masks in a hidden sum, and with private noise."""
+"""Classification in real simulator processes: a vision transformer with KL masks in a secure sum, and with private noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 SITES = ("site-1", "site-2", "site-4")
 SMALL = (
-    "rounds=2",
+    "num_rounds=2",
     "work=2",
     "phantoms.patients=9",
     "phantoms.shape=[32,32,24]",
@@ -16,7 +16,7 @@ SMALL = (
     "sampling.batch=2",
     "model.size=[32,32]",
     "model.depth=1",
-    "judging.steps=[0,1]",
+    "model_selection.steps=[0,1]",
 )
 MASKS = ("sharing.warm_up=0", "sharing.enter=1.0", "sharing.leave=0.5")
 
@@ -31,7 +31,7 @@ def job(simulator, name, *settings):
 @pytest.fixture(scope="session")
 def masked(simulator):
     return simulator.run(
-        job(simulator, "tumour_type_klmask", "privacy=masked", "sharing.choose=head", *MASKS),
+        job(simulator, "tumour_type_klmask", "privacy=secagg_masks", "sharing.choose=head", *MASKS),
         "tumour_type_klmask",
         3,
     )
@@ -39,7 +39,7 @@ def masked(simulator):
 
 @pytest.fixture(scope="session")
 def private(simulator):
-    isotropic = ("scaling.start=[]", "dp.clip=0.01")
+    isotropic = ("scaling.start=[]", "dp.max_update_norm=0.01")
     return simulator.run(job(simulator, "tumour_type_mmpfl_adp", *isotropic, *MASKS), "tumour_type_mmpfl_adp", 3)
 
 
@@ -65,11 +65,11 @@ def test_the_page_speaks_of_classes(masked):
 
 def test_a_sequence_that_a_hospital_lacks_is_normal(masked):
     told = masked.report["sites"]["site-4"]["modalities"]
-    assert (told["t2"], told["t1"]) == (0, 1)  # hidden sums tell whether a sequence exists, not how many
+    assert (told["t2"], told["t1"]) == (0, 1)  # secure sums tell whether a sequence exists, not how many
 
 
 def test_what_became_personal_is_in_the_hospitals_own_report_and_in_no_other(masked):
-    """In a hidden sum the server is not told."""
+    """In a secure sum the server is not told."""
     for site in SITES:
         assert "personal" not in masked.report["final"][site]
         folder = masked.site(site) / "wardround"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from documented import commands
 
-from wardround.jobs import cli
+from wardround.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -23,38 +23,38 @@ ELSEWHERE = {
     r"pip install '\.\[test\]' && pytest -n 2 --dist loadfile": (".ci/run", "README.md"),
     r"pip install \. && nvflare simulator jobs/brats_perfedavg": ("tests/e2e/conftest.py", '"flagless", None'),
     r"WARDROUND_SITES=\S+ nvflare simulator .*": ("tests/e2e/conftest.py", "WARDROUND_SITES=str(file)"),
-    r"wardround jobs run brats_fedavg_he": ("tests/e2e/test_hidden_jobs.py", 'f"brats_fedavg_{mode}"'),
+    r"wardround jobs run brats_fedavg_he": ("tests/e2e/test_secagg_jobs.py", 'f"brats_fedavg_{mode}"'),
     r"wardround jobs run brats_dp_adaptive": ("tests/e2e/test_dp_adaptive.py", "dp_adaptive"),
-    r"wardround report /tmp/run": ("tests/jobs/test_cli_report.py", '"report"'),
-    r"nvflare provision -p poc_workspace/project.yml .*": ("tests/e2e/consortium.py", '"provision"'),
+    r"wardround report /tmp/run": ("tests/cli/test_cmd_report.py", '"report"'),
+    r"nvflare provision -p poc_workspace/project.yml .*": ("tests/support/consortium.py", '"provision"'),
     r"wardround poc (up|down)": ("tests/e2e/test_poc.py", '"poc", "up"'),
     r"wardround poc run brats_perfedavg": ("tests/e2e/test_poc.py", '"poc", "down"'),
     r"wardround jobs submit brats_perfedavg( --all-sites .*)?": (
         "tests/e2e/test_poc.py",
         '"jobs", "submit", "brats_perfedavg"',
     ),
-    r"nvflare job submit -j my_jobs/brats_perfedavg_he": ("tests/e2e/consortium.py", '"job", "submit"'),
+    r"nvflare job submit -j my_jobs/brats_perfedavg_he": ("tests/support/consortium.py", '"job", "submit"'),
     r"nvflare job monitor JOB_ID": ("tests/e2e/test_poc.py", '"job", "monitor"'),
-    r"nvflare job download JOB_ID -o results": ("tests/e2e/consortium.py", '"job", "download"'),
+    r"nvflare job download JOB_ID -o results": ("tests/support/consortium.py", '"job", "download"'),
     r"nvflare --format json job (submit|wait|meta|download) .*--startup-kit K": (
-        "tests/e2e/consortium.py",
+        "tests/support/consortium.py",
         '"--format", "json"',
     ),
     r"nvflare --format json job abort ID --startup-kit K": ("tests/e2e/test_poc.py", '"job", "abort"'),
     r"python tests/drills/run\.py( site_killed)?": ("tests/e2e/test_drills.py", "site_killed"),
-    r"wardround report results": ("tests/jobs/test_cli_report.py", '"report"'),
+    r"wardround report results": ("tests/cli/test_cmd_report.py", '"report"'),
     r"pip install \.": (".ci/run", "pip install"),
     r"wardround preflight .*": ("tests/e2e/test_hardened.py", '"preflight"'),
-    r"wardround sites init .*": ("tests/jobs/test_cli_sites.py", '"sites", "init"'),
+    r"wardround sites init .*": ("tests/cli/test_cmd_sites.py", '"sites", "init"'),
     r"docker (build|compose) .*": ("tests/test_container.py", "Dockerfile"),
-    r"python -m monai.bundle run .*": ("tests/hospital/test_bundle.py", "monai.bundle.run("),
-    r"wardround export .*": ("tests/jobs/test_cli_export.py", '"export"'),
-    r"wardround predict CASES? .*": ("tests/jobs/test_cli_predict.py", '"predict"'),
-    r"wardround serve .*": ("tests/serving/service_process.py", "serve"),
+    r"python -m monai.bundle run .*": ("tests/export/test_bundle.py", "monai.bundle.run("),
+    r"wardround export .*": ("tests/cli/test_cmd_export.py", '"export"'),
+    r"wardround predict CASES? .*": ("tests/cli/test_cmd_predict.py", '"predict"'),
+    r"wardround serve .*": ("tests/support/service_process.py", "serve"),
     r"curl .*/predict .*": ("tests/serving/test_service.py", "/predict"),
-    r"wardround data check local/wardround.json --job .*": ("tests/jobs/test_cli_data.py", '"--job"'),
-    r"wardround sweep .*": ("tests/jobs/test_cli_sweep.py", '"sweep"'),
-    r"wardround compare .*": ("tests/jobs/test_cli_compare.py", '"compare"'),
+    r"wardround data check local/wardround.json --job .*": ("tests/cli/test_cmd_data.py", '"--job"'),
+    r"wardround sweep .*": ("tests/cli/test_cmd_sweep.py", '"sweep"'),
+    r"wardround compare .*": ("tests/cli/test_cmd_compare.py", '"compare"'),
 }
 # what stands in the documents -> what stands for it here
 PLACES = {
@@ -67,7 +67,7 @@ PLACES = {
 }
 LGG = {"/data/lgg": SHARED / "lgg_tcga_multisite_nc"}
 TINY = ("model.channels=[4,8]", "sampling.patch=[16,16,16]", "work=2")
-TINY_RUN = ("rounds=1", "judging.steps=[0,1]", "phantoms.shape=[24,24,24]", "phantoms.patients=6")
+TINY_RUN = ("num_rounds=1", "model_selection.steps=[0,1]", "phantoms.shape=[24,24,24]", "phantoms.patients=6")
 SMALL = {"scales": TINY, "jobs": (*TINY, *TINY_RUN)}
 
 
@@ -80,8 +80,8 @@ def here() -> list[str]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, provisioned):
     """A folder in which the documents' places exist: phantoms in BraTS layout, named like two hospitals' patients."""
-    from wardround.data.hospitals import hospital
-    from wardround.data.phantoms import write_cohort
+    from wardround.synthetic.hospitals import hospital
+    from wardround.synthetic.phantoms import write_cohort
 
     root = tmp_path_factory.mktemp("documents")
     for number, prefix in enumerate(("TCGA_AA", "TCGA_BB", "TCGA_CC")):
@@ -120,7 +120,7 @@ def test_a_documented_command_runs(command, world, monkeypatch):
         assert words[0] == "wardround", "say in ELSEWHERE where this command runs"
         small = [] if words[2:3] in (["list"], ["settings"]) else SMALL.get(words[1], ())
         small = [word for setting in small for word in ("--set", setting)]
-        assert cli.main([*words[1:], *small]) == 0
+        assert main.main([*words[1:], *small]) == 0
 
 
 @pytest.mark.parametrize("known", ELSEWHERE)

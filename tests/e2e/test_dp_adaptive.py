@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from wardround.arrays import digest
+from wardround.core.arrays import digest
+from wardround.dp.ledger import Ledger
+from wardround.dp.releases import GaussianRelease
 from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import UNet3d
-from wardround.privacy.ledger import Ledger
-from wardround.privacy.releases import GaussianRelease
 
 SITES = ("site-1", "site-2", "site-3")
-SMALL = ("work=2", "rounds=2", "phantoms.patients=5")
+SMALL = ("work=2", "num_rounds=2", "phantoms.patients=5")
 ADAPTERS = ("sharing=adapters_alone", "model.adapter_rank=1", "scaling.start=[]", "scaling.follow=true")
 TINY = UNet3d((4, 8), residual_units=1, norm="instance", dropout=0.0, adapter_rank=1)
 

@@ -1,4 +1,5 @@
-"""The quickest drills of docs/operations.md, in one consortium of real processes; `python tests/drills/run.py` plays them all."""
+"""The quickest drills of docs/operations.md, in one consortium of real processes; `python tests/support/run_drills.py` plays
+them all."""
 
 from __future__ import annotations
 
@@ -9,9 +10,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "drills"))
-from stage import Consortium, stage
-
 from drills import DRILLS
+from stage import Consortium, stage
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from consortium import ADMIN, SERVER, TINY, Consortium, started
 from wardround import __version__
 
 OTHER = "0.0.9"
-QUICK = ("rounds=1", "work=2", "federation.min_sites=1")
+QUICK = ("num_rounds=1", "work=2", "federation.min_clients=1")
 CLIENT = "app/config/config_fed_client.json"
 REFUSALS = ("not authorized", "NOT_AUTHORIZED", "invalid_request", "not allowed", "cannot be applied", "yntax error")
 STOPS = ("restart client site-1", "shutdown client site-1")
@@ -58,9 +58,9 @@ def entrypoint(repository: Path, *words: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def consortium(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Consortium]:
-    from wardround.hospital.kit import write_changed
+    from wardround.cli.main import main
+    from wardround.flare.kit import write_changed
     from wardround.jobs import allow_list
-    from wardround.jobs.cli import main
 
     root = tmp_path_factory.mktemp("hardened")
 
@@ -258,7 +258,7 @@ def test_an_unlisted_class_ends_the_job_and_the_site_knows_why(consortium, unlis
 
 
 def test_preflight_reaches_the_running_server_with_the_kits_own_certificates(consortium, repository, capsys):
-    from wardround.jobs.cli import main
+    from wardround.cli.main import main
 
     site, server = str(consortium.kits / "site-1"), str(consortium.kits / SERVER)
     assert main(["preflight", site, "--only", "kit,certificates,keys,server,scope,code", "--json"]) == 0

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wardround.hospital.global_model import initial_arrays
 from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import UNet3d
+from wardround.training.global_model import initial_arrays
 
 SITES = ("site-1", "site-2", "site-4")
 CANDIDATES = {"local", "fedavg", "fedavg_finetuned", "personalised"}

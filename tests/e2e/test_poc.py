@@ -1,6 +1,6 @@
 """`wardround poc`: the road from a project file to a finished job, with real kits, processes and TLS on loopback.
 
-One hospital holds a privacy scope of its own and keeps out of a job in the clear; the admin console starts another job.
+One hospital holds a privacy scope of its own and keeps out of a job in plaintext; the admin console starts another job.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def test_one_command_brings_everybody_up(poc):
 
 
 def test_a_job_is_submitted_watched_downloaded_and_reported(poc):
-    """site-3 lets nothing out but patient-level privacy: it takes no part in a job in the clear, and the report says so."""
+    """site-3 lets nothing out but patient-level privacy: it takes no part in a job in plaintext, and the report says so."""
     made, _ = poc
     four = made.wardround("jobs", "submit", "brats_perfedavg", *SETTINGS)
     assert four.returncode == 2

@@ -59,7 +59,7 @@ class Seen:
         return file.read_text() if file.exists() else ""
 
     def account(self, site: str) -> Any:
-        from wardround.privacy.ledger import Ledger
+        from wardround.dp.ledger import Ledger
 
         return Ledger(self.consortium.kits / site / "local").state().accounts.get(self.job_id)
 
@@ -71,33 +71,33 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def plain(consortium: Consortium) -> Seen:
-    """A job in the clear that names no scope."""
-    return Seen(consortium, consortium.job("brats_fedavg", "federation.min_sites=2"))
+    """A job in plaintext that names no scope."""
+    return Seen(consortium, consortium.job("brats_fedavg", "federation.min_clients=2"))
 
 
 @pytest.fixture(scope="module")
 def unknown(consortium: Consortium, plain: Seen) -> Seen:
     """A job that names the scope `patient`, which sites 1 and 2 do not know; it has no privacy at all."""
-    return Seen(consortium, consortium.job("brats_fedavg", "federation.min_sites=1", scope="patient"))
+    return Seen(consortium, consortium.job("brats_fedavg", "federation.min_clients=1", scope="patient"))
 
 
 @pytest.fixture(scope="module")
 def hidden(consortium: Consortium, unknown: Seen) -> Seen:
-    """A hidden sum without noise, under the scope `hospital`."""
+    """A secure sum without noise, under the scope `hospital`."""
     sites = ["site-1", "site-3", "site-4"]
-    return Seen(consortium, consortium.job("brats_fedavg_masked", sites=sites, scope="hospital"))
+    return Seen(consortium, consortium.job("brats_fedavg_secagg", sites=sites, scope="hospital"))
 
 
 @pytest.fixture(scope="module")
 def insisted(consortium: Consortium, hidden: Seen) -> Seen:
-    """A hidden sum without noise, under the scope `secagg`, submitted and signed by an administrator of the project."""
+    """A secure sum without noise, under the scope `secagg`, submitted and signed by an administrator of the project."""
     sites = ["site-2", "site-3", "site-4"]
-    return Seen(consortium, consortium.job("brats_fedavg_masked", sites=sites, scope="secagg"))
+    return Seen(consortium, consortium.job("brats_fedavg_secagg", sites=sites, scope="secagg"))
 
 
 def test_a_hospital_that_insists_is_noised_and_charged_and_the_others_are_not(plain):
-    from wardround.flare.ledger_door import POLICY
-    from wardround.privacy.releases import GaussianRelease
+    from wardround.dp.releases import GaussianRelease
+    from wardround.flare.ledger_adapter import POLICY
 
     one = GaussianRelease("hospital", 2.0, 1)
     assert plain.account("site-1").spent == {POLICY: (one, one)}
@@ -159,7 +159,7 @@ def test_a_job_without_privacy_is_refused_before_training_under_patient(unknown)
 
 
 def test_a_hidden_sum_of_noised_updates_is_complete(hidden):
-    from wardround.flare.ledger_door import POLICY
+    from wardround.flare.ledger_adapter import POLICY
 
     assert hidden.completed
     assert [words for words in hidden.report["problems"] if not words.endswith("returned no final result")] == []

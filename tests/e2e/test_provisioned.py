@@ -1,4 +1,4 @@
-"""A provisioned consortium with mutual TLS on loopback: real startup kits, real processes, the hidden sums end to end."""
+"""A provisioned consortium with mutual TLS on loopback: real startup kits, real processes, the secure sums end to end."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def consortium(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> It
 
 @pytest.fixture(scope="module")
 def reports(consortium: Consortium) -> dict[str, dict[str, Any]]:
-    """Five jobs, submitted one after the other, each waited for: one in the clear, four in integers."""
+    """Five jobs, submitted one after the other, each waited for: one in plaintext, four in integers."""
     names = {
         "plain": "brats_fedavg",
         "he": "brats_fedavg_he",
-        "masked": "brats_fedavg_masked",
+        "masked": "brats_fedavg_secagg",
         "fixed": "brats_fedavg_fixed",
     }
     found = {mode: consortium.result(consortium.job(name)) for mode, name in names.items()}
-    return found | {"ring": consortium.result(consortium.job("brats_fedavg", "privacy=ring"))}
+    return found | {"ring": consortium.result(consortium.job("brats_fedavg", "privacy=secagg_ring"))}
 
 
 def test_the_kits_hold_what_each_party_may_have(consortium):
@@ -83,7 +83,7 @@ def test_a_site_that_dies_at_its_hop_is_survived_and_named(consortium, reports, 
     The receipt is written before the message is sent, so the site dies just before or just after that.
     """
     patience = ("federation.step_timeout_s=10", "federation.round_timeout_s=45")
-    job_id = consortium.job("brats_fedavg", "privacy=ring", *patience)
+    job_id = consortium.job("brats_fedavg", "privacy=secagg_ring", *patience)
     consortium.wait_for_receipt("site-4", job_id, task)
     consortium.kill("site-4")
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -16,14 +15,13 @@ from nvflare.apis.fl_constant import FLContextKey, ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.workspace import Workspace
+from nvflare_federation import SITES, Federation, make_kits
 
 from wardround import __version__
-from wardround.flare import few_patients, made_with, places, wire
-from wardround.flare.places import SIMULATOR_JOB
-from wardround.privacy import identity, simulated_kits
-
-sys.path.insert(0, str(Path(__file__).parent))
-from hidden_federation import SITES, Federation, make_kits
+from wardround.flare import few_patients, made_with, plaintext_messages, workspaces
+from wardround.flare.workspaces import SIMULATOR_JOB
+from wardround.messages import identity
+from wardround.secagg import simulated_kits
 
 DICE = {"value": 0.7, "low": 0.6, "high": 0.8, "cases": 12}
 MANY = few_patients.Patients(train=30, val=12, test=12)
@@ -81,7 +79,7 @@ def context(workspace: Workspace) -> Callable[..., FLContext]:
         fl_ctx.set_prop(ReservedKey.RUN_NUM, job, private=False, sticky=False)
         fl_ctx.set_prop(ReservedKey.IDENTITY_NAME, party, private=False, sticky=False)
         fl_ctx.set_prop(FLContextKey.TASK_NAME, task, private=True, sticky=False)
-        if not few and not (places.state_folder(fl_ctx) / few_patients.FILE).is_file():
+        if not few and not (workspaces.state_folder(fl_ctx) / few_patients.FILE).is_file():
             few_patients.keep(fl_ctx, MANY)
         return fl_ctx
 
@@ -104,13 +102,13 @@ def facts() -> dict[str, Any]:
 
 
 @pytest.fixture
-def update(facts: dict[str, Any]) -> Callable[..., wire.Update]:
+def update(facts: dict[str, Any]) -> Callable[..., plaintext_messages.Update]:
     """update(blocks=None, weight=3.0, **changed facts) -> Update"""
 
-    def make(blocks: dict[str, Any] | None = None, weight: float = 3.0, **changed: Any) -> wire.Update:
+    def make(blocks: dict[str, Any] | None = None, weight: float = 3.0, **changed: Any) -> plaintext_messages.Update:
         delta = {"model:w": np.ones((2, 3), np.float32)} if blocks is None else blocks
         numbers = {"loss": 1.5, "val_score": 0.25, "seconds": 2.0}
-        return wire.Update(delta, weight, numbers, facts | changed)
+        return plaintext_messages.Update(delta, weight, numbers, facts | changed)
 
     return make
 

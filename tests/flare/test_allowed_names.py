@@ -15,14 +15,14 @@ from nvflare.apis.fl_context import FLContext
 from outbounds import leaving, outbound
 
 from wardround.compression.chosen import HalfPrecision
-from wardround.errors import ReleaseRefused
-from wardround.flare import sealed, wire, wire_compressed
+from wardround.core.errors import ReleaseRefused
+from wardround.flare import compressed_messages, plaintext_messages, secagg_messages
 from wardround.jobs import folder, recipes
 from wardround.jobs.building import build
-from wardround.jobs.named import classes
-from wardround.messages import names
-from wardround.privacy.calls import Reply
-from wardround.privacy.statements import Signed
+from wardround.jobs.job_classes import classes
+from wardround.messages import allowed_names as allowed_names_
+from wardround.messages.secagg import Reply
+from wardround.messages.statements import Signed
 
 JOBS = ("brats_fedavg", "tumour_type_fedavg")
 SECAGG = "brats_fedavg_he"
@@ -62,75 +62,80 @@ def judged(name: str) -> Reply:
 def test_an_unknown_score_passes_neither_the_filter_nor_the_server(
     job: str, name: str, context: Callable[..., FLContext]
 ) -> None:
-    message = wire.scores_message(scores(name))
+    message = plaintext_messages.scores_message(scores(name))
     with pytest.raises(ReleaseRefused):
-        leaving(message, context(wire.FINISH), outbound(names=allowed_names(job)))
+        leaving(message, context(plaintext_messages.FINISH), outbound(names=allowed_names(job)))
     with pytest.raises(ReleaseRefused):
-        server(job).decode(wire.FINISH, message)
+        server(job).decode(plaintext_messages.FINISH, message)
     with pytest.raises(ReleaseRefused):
-        wire.read_scores(message)
+        plaintext_messages.read_scores(message)
 
 
 @pytest.mark.parametrize("name", STRANGE)
 def test_nor_the_server_of_a_secure_sum(name: str) -> None:
     its = server(SECAGG)
     with pytest.raises(ReleaseRefused):
-        its.decode(wire.FINISH, sealed.reply_message(judged(name)))
-    assert its.decode(wire.FINISH, sealed.reply_message(judged("dice_WT"))) == judged("dice_WT")
+        its.decode(plaintext_messages.FINISH, secagg_messages.reply_message(judged(name)))
+    assert its.decode(plaintext_messages.FINISH, secagg_messages.reply_message(judged("dice_WT"))) == judged("dice_WT")
 
 
 def test_a_server_accepts_the_names_of_its_own_list_alone() -> None:
     organs = ["ct", "labels organs", "dice_spleen"]
     for job, message in (
-        (JOBS[0], lambda name: wire.scores_message(scores(name))),
-        (SECAGG, lambda name: sealed.reply_message(judged(name))),
+        (JOBS[0], lambda name: plaintext_messages.scores_message(scores(name))),
+        (SECAGG, lambda name: secagg_messages.reply_message(judged(name))),
     ):
         its = server(job, allowed_names=organs)
-        its.decode(wire.FINISH, message("dice_spleen"))
+        its.decode(plaintext_messages.FINISH, message("dice_spleen"))
         with pytest.raises(ReleaseRefused):
-            its.decode(wire.FINISH, message("dice_WT"))
+            its.decode(plaintext_messages.FINISH, message("dice_WT"))
 
 
 @pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_unknown_kind_of_labels_passes_neither_the_filter_nor_the_server(
-    job: str, kind: str, update: Callable[..., wire.Update], context: Callable[..., FLContext]
+    job: str, kind: str, update: Callable[..., plaintext_messages.Update], context: Callable[..., FLContext]
 ) -> None:
-    message = wire.update_message(update(label_kind=kind))
+    message = plaintext_messages.update_message(update(label_kind=kind))
     with pytest.raises(ReleaseRefused):
-        leaving(message, context(wire.TRAIN), outbound(names=allowed_names(job)))
+        leaving(message, context(plaintext_messages.TRAIN), outbound(names=allowed_names(job)))
     with pytest.raises(ReleaseRefused):
-        server(job).decode(wire.TRAIN, message)
+        server(job).decode(plaintext_messages.TRAIN, message)
 
 
-def test_nor_does_it_beside_a_compressed_update(update: Callable[..., wire.Update]) -> None:
+def test_nor_does_it_beside_a_compressed_update(update: Callable[..., plaintext_messages.Update]) -> None:
     its = server(JOBS[0], compression=HalfPrecision())
     name = its.compression.name
     halved = {"model:w": np.ones((2, 3), np.float16)}
-    its.decode(wire.TRAIN, wire_compressed.update_message(update(halved), name))
+    its.decode(plaintext_messages.TRAIN, compressed_messages.update_message(update(halved), name))
     with pytest.raises(ReleaseRefused):
-        its.decode(wire.TRAIN, wire_compressed.update_message(update(halved, label_kind="organs"), name))
+        its.decode(
+            plaintext_messages.TRAIN, compressed_messages.update_message(update(halved, label_kind="organs"), name)
+        )
 
 
 def test_the_scores_of_one_task_are_not_those_of_another() -> None:
     for job, own, other in ((JOBS[0], "dice_WT", "accuracy"), (JOBS[1], "accuracy", "dice_WT")):
         listed = allowed_names(job)
-        assert wire.read_scores(wire.scores_message(scores(own)), listed) == scores(own)
+        assert plaintext_messages.read_scores(plaintext_messages.scores_message(scores(own)), listed) == scores(own)
         with pytest.raises(ReleaseRefused):
-            wire.read_scores(wire.scores_message(scores(other)), listed)
+            plaintext_messages.read_scores(plaintext_messages.scores_message(scores(other)), listed)
 
 
 def test_a_name_of_a_score_or_of_masks_is_no_name_of_an_image() -> None:
     for word in ("dice_WT", "labels brats", "brats"):
         with pytest.raises(ReleaseRefused):
-            wire.require_named({"modalities": {word: 3}}, allowed_names(JOBS[0]))
-    wire.require_named({"modalities": {"t1": 3}}, allowed_names(JOBS[0]))
+            plaintext_messages.require_named({"modalities": {word: 3}}, allowed_names(JOBS[0]))
+    plaintext_messages.require_named({"modalities": {"t1": 3}}, allowed_names(JOBS[0]))
 
 
 def test_a_list_without_scores_or_kinds_of_masks_allows_the_shipped_ones_and_no_others() -> None:
     for words in (None, (), ("t1", "t2")):
-        found = names.allowed(words)
-        assert (found.metrics, found.label_kinds) == (names.SHIPPED.metrics, names.SHIPPED.label_kinds)
+        found = allowed_names_.allowed(words)
+        assert (found.metrics, found.label_kinds) == (
+            allowed_names_.SHIPPED.metrics,
+            allowed_names_.SHIPPED.label_kinds,
+        )
         assert found.others == tuple(words or ())
 
 

@@ -17,23 +17,23 @@ from nvflare.apis.workspace import Workspace
 from outbounds import leaving, outbound
 
 from wardround.aggregation.mean import WeightedMean
-from wardround.algorithms.rules import Mean
-from wardround.arrays import Layout, RunningMean, in_bank
+from wardround.algorithms.server_optimizers import Mean
 from wardround.compression.chosen import HalfPrecision, LargestValues, Quantisation, RandomSlices
 from wardround.compression.opening import Opening
+from wardround.core.arrays import Layout, RunningMean, in_variable
+from wardround.core.errors import ConfigRefused
+from wardround.core.rng import stream
 from wardround.core.stages import Update
 from wardround.core.traits import Traits
-from wardround.errors import ConfigRefused
-from wardround.flare import few_patients, places, wire, wire_compressed
+from wardround.flare import compressed_messages, few_patients, plaintext_messages, workspaces
 from wardround.flare.controller import ServerController
 from wardround.flare.outbound import Asked
-from wardround.flare.places import SIMULATOR_JOB
 from wardround.flare.plaintext_server import PlaintextServer
-from wardround.hospital.global_model import initial_arrays
+from wardround.flare.workspaces import SIMULATOR_JOB
 from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import UNet3d
-from wardround.rng import stream
+from wardround.training.global_model import initial_arrays
 
 SPEC = UNet3d((4, 8), residual_units=1, norm="instance", dropout=0.0)
 CHOSEN = [HalfPrecision(), Quantisation(8, 256, 0), LargestValues(0.1), RandomSlices(2, 0)]
@@ -48,7 +48,7 @@ def trained(site, round_):
     rng = stream(0, site, round_)
     return {
         name: rng.normal(0, 0.01, block.shape).astype(np.float32)
-        for name, block in in_bank("model", initial_arrays(SPEC, 0)).items()
+        for name, block in in_variable("model", initial_arrays(SPEC, 0)).items()
     }
 
 
@@ -59,7 +59,7 @@ def lost(site, round_):
 
 def expected(chosen):
     """Return the final model as the pure stages make it."""
-    model = in_bank("model", initial_arrays(SPEC, 0))
+    model = in_variable("model", initial_arrays(SPEC, 0))
     blocks = Layout.of(model)
     opening = Opening(chosen, blocks, {}, 1e6)
     memories = {site: {} for site in WEIGHTS}
@@ -107,10 +107,10 @@ class Sites:
         task.completion_status = completion_status
 
     def broadcast(self, task, fl_ctx, targets, min_responses, wait):
-        order = wire.read_order(task.data)
+        order = plaintext_messages.read_order(task.data)
         for site in targets:
-            if task.name == wire.FINISH:
-                message = wire.scores_message(self.scores)
+            if task.name == plaintext_messages.FINISH:
+                message = plaintext_messages.scores_message(self.scores)
             elif (site, order.round) == ("site-2", 1):
                 continue
             else:
@@ -130,15 +130,21 @@ class Sites:
         promised.begin(Asked(order.round, "aa", order.since(site)))
         facts = {"fingerprint": fingerprint(SPEC)}
         given = self.update(trained(site, order.round), WEIGHTS[site], **facts)
-        return leaving(wire.update_message(given), self.context(site), promised)
+        return leaving(plaintext_messages.update_message(given), self.context(site), promised)
 
     def read(self, message):
-        return wire_compressed.read_update(message, self.chosen.name).delta
+        return compressed_messages.read_update(message, self.chosen.name).delta
 
 
 def server(chosen, **changed):
-    parts = {"aggregation": WeightedMean(), "compression": chosen, "rule": Mean(1.0), "model": SPEC, "banks": ["model"]}
-    return PlaintextServer(**parts | {"home_roles": [], "min_sites": 2, "seed": 0} | changed)
+    parts = {
+        "aggregation": WeightedMean(),
+        "compression": chosen,
+        "server_optimizer": Mean(1.0),
+        "model": SPEC,
+        "variables": ["model"],
+    }
+    return PlaintextServer(**parts | {"home_roles": [], "min_clients": 2, "seed": 0} | changed)
 
 
 @BY_NAME
@@ -149,7 +155,7 @@ def test_rounds_are_those_of_the_pure_stages(chosen, context, update, scores, se
     made.communicator = sites = Sites(made, chosen, tmp_path / "sites", update, scores, sent)
     made.initialize(fl_ctx)
     made.control_flow(Signal(), fl_ctx)
-    folder = places.run_folder(fl_ctx)
+    folder = workspaces.run_folder(fl_ctx)
     report = json.loads((folder / "report.json").read_text())
     both = ["site-1", "site-3"], ["site-1", "site-2"]
     assert [one["aggregated"] for one in report["rounds"]] == [sorted(WEIGHTS), *both, sorted(WEIGHTS)]
@@ -158,7 +164,7 @@ def test_rounds_are_those_of_the_pure_stages(chosen, context, update, scores, se
         np.testing.assert_allclose(final[name], block, rtol=0, atol=1e-7)
     whole = 4 * sum(block.size for block in final.values())
     assert report["rounds"][0]["bytes_up"] < 0.6 * whole * len(WEIGHTS)
-    receipts = [json.loads(line) for line in (places.run_folder(sites.context("site-1")) / "releases.jsonl").open()]
+    receipts = [json.loads(line) for line in (workspaces.run_folder(sites.context("site-1")) / "releases.jsonl").open()]
     assert all(one["compression"]["method"] == chosen.name for one in receipts)
     assert receipts[0]["bytes"] * len(WEIGHTS) == report["rounds"][0]["bytes_up"]
 

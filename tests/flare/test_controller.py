@@ -18,34 +18,40 @@ from nvflare.widgets.info_collector import GroupInfoCollector, InfoCollector
 
 from wardround.aggregation.mean import WeightedMean
 from wardround.aggregation.median import CoordinateMedian
-from wardround.algorithms.rules import Mean
-from wardround.arrays import RunningMean, from_bank
-from wardround.errors import ConfigRefused
-from wardround.flare import places, wire
+from wardround.algorithms.server_optimizers import Mean
+from wardround.core.arrays import RunningMean, from_variable
+from wardround.core.errors import ConfigRefused
+from wardround.flare import plaintext_messages, workspaces
 from wardround.flare.controller import ServerController
 from wardround.flare.plaintext_server import PlaintextServer
-from wardround.hospital.global_model import initial_arrays
 from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import UNet3d
+from wardround.training.global_model import initial_arrays
 
 SPEC = UNet3d((4, 8), residual_units=1, norm="instance", dropout=0.0)
-ABOUT = {"config_type": "dict", "job": "brats_fedavg", "algorithm": "FedAvg", "rounds": 2}
+ABOUT = {"config_type": "dict", "job": "brats_fedavg", "algorithm": "FedAvg", "num_rounds": 2}
 
 
 def controller(**changed):
     mode = {
         "aggregation": WeightedMean(),
         "compression": "none",
-        "rule": Mean(1.0),
+        "server_optimizer": Mean(1.0),
         "model": SPEC,
-        "banks": ["model"],
+        "variables": ["model"],
         "home_roles": [],
-        "min_sites": 2,
+        "min_clients": 2,
         "seed": 0,
         "allowed_names": [],
     }
-    run = {"rounds": 2, "about": ABOUT, "round_timeout_s": 60, "step_timeout_s": 60, "grace_s": 60}
+    run = {
+        "num_rounds": 2,
+        "about": ABOUT,
+        "round_timeout_s": 60,
+        "step_timeout_s": 60,
+        "wait_time_after_min_received": 60,
+    }
     mode |= {name: value for name, value in changed.items() if name in mode}
     return ServerController(PlaintextServer(**mode), **run | {n: v for n, v in changed.items() if n not in mode})
 
@@ -64,7 +70,7 @@ class Sites:
         self.asked.append((task.name, tuple(targets)))
         assert min_responses == len(targets) > 0
         for site in targets:
-            message = self.answers[site](task.name, wire.read_order(task.data))
+            message = self.answers[site](task.name, plaintext_messages.read_order(task.data))
             if message is not None:
                 self.deliver(task, site, message)
         task.completion_status = TaskCompletionStatus.TIMEOUT
@@ -89,7 +95,7 @@ def play(context, update, scores, sent):
         made.communicator = sites = Sites(made, answers, sent)
         made.initialize(fl_ctx)
         made.control_flow(abort or Signal(), fl_ctx)
-        return SimpleNamespace(controller=made, asked=sites.asked, folder=places.run_folder(fl_ctx), fl_ctx=fl_ctx)
+        return SimpleNamespace(controller=made, asked=sites.asked, folder=workspaces.run_folder(fl_ctx), fl_ctx=fl_ctx)
 
     return run
 
@@ -100,10 +106,12 @@ def honest(update, scores):
 
     def site(step=0.0, weight=1.0, **changed):
         def answer(task, order):
-            if task == wire.FINISH:
-                return wire.scores_message(scores)
+            if task == plaintext_messages.FINISH:
+                return plaintext_messages.scores_message(scores)
             delta = {name: np.full_like(block, step) for name, block in order.weights.items()}
-            return wire.update_message(update(delta, weight, **{"fingerprint": fingerprint(SPEC)} | changed))
+            return plaintext_messages.update_message(
+                update(delta, weight, **{"fingerprint": fingerprint(SPEC)} | changed)
+            )
 
         return answer
 
@@ -138,8 +146,8 @@ def garbage():
     block = {"model:w": np.ones(2, np.float32)}
     yield "other kind", DXO(DataKind.METRICS, data={"x": 1}).to_shareable(), "release"
     yield "no meta", DXO(DataKind.WEIGHT_DIFF, data=block).to_shareable(), "release"
-    yield "code", wire.refusal_message("data"), "refused: data"
-    yield "sentence", wire.refusal_message("see /data/x.nii.gz"), "refused: error"
+    yield "code", plaintext_messages.refusal_message("data"), "refused: data"
+    yield "sentence", plaintext_messages.refusal_message("see /data/x.nii.gz"), "refused: error"
     yield "nvflare", make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR), "refused: TASK_RESULT_FILTER_ERROR"
 
 
@@ -159,7 +167,9 @@ def test_one_site_cannot_stop_the_others(what, message, reason, play, honest):
 
 def test_an_update_of_another_architecture_or_shape_is_not_added(play, honest, update):
     def other_shape(task, order):
-        return wire.update_message(update({"model:w": np.ones(2, np.float32)}, fingerprint=fingerprint(SPEC)))
+        return plaintext_messages.update_message(
+            update({"model:w": np.ones(2, np.float32)}, fingerprint=fingerprint(SPEC))
+        )
 
     played = play(
         {
@@ -179,7 +189,9 @@ def test_a_part_of_an_update_is_refused_even_from_the_first_site(play, honest, u
     """What an update must hold is known from the job, not from whoever answers first."""
 
     def part(task, order):
-        return wire.update_message(update(dict([*order.weights.items()][1:]), fingerprint=fingerprint(SPEC)))
+        return plaintext_messages.update_message(
+            update(dict([*order.weights.items()][1:]), fingerprint=fingerprint(SPEC))
+        )
 
     played = play({"site-0": part, "site-1": honest(1.0), "site-2": honest(1.0)})
     assert {problem.split()[0] for problem in report(played)["problems"]} == {"site-0"}
@@ -187,7 +199,7 @@ def test_a_part_of_an_update_is_refused_even_from_the_first_site(play, honest, u
 
 
 def test_too_few_sites_end_the_run_and_the_report_says_so(play, honest):
-    played = play({"site-1": honest(1.0), "site-2": lambda task, order: wire.refusal_message("data")})
+    played = play({"site-1": honest(1.0), "site-2": lambda task, order: plaintext_messages.refusal_message("data")})
     assert played.asked == [("train", ("site-1", "site-2"))]
     assert report(played)["outcome"] == "incomplete"
     assert any("too few sites" in problem for problem in report(played)["problems"])
@@ -198,11 +210,13 @@ def test_a_site_that_fails_the_judgement_is_named(play, honest):
     train = honest(1.0)
     answers = {
         "site-1": honest(1.0),
-        "site-2": lambda task, order: train(task, order) if task == wire.TRAIN else wire.refusal_message("memory"),
+        "site-2": lambda task, order: (
+            train(task, order) if task == plaintext_messages.TRAIN else plaintext_messages.refusal_message("memory")
+        ),
     }
     played = play(answers)
     assert report(played)["problems"] == [
-        "site-2 was lost in the final judgement: refused: memory (see that site's own log)"
+        "site-2 was lost in the final evaluation: refused: memory (see that site's own log)"
     ]
     assert (played.folder / "final_model.npz").is_file()
 
@@ -212,7 +226,9 @@ def test_scores_that_say_too_much_are_rejected(play, honest, scores):
     scores["candidates"]["local"]["patients"] = ["phantom-north-001"]
     answers = {
         "site-1": honest(1.0),
-        "site-2": lambda task, order: train(task, order) if task == wire.TRAIN else wire.scores_message(scores),
+        "site-2": lambda task, order: (
+            train(task, order) if task == plaintext_messages.TRAIN else plaintext_messages.scores_message(scores)
+        ),
     }
     played = play(answers)
     assert set(report(played)["final"]) == {"site-1"}
@@ -229,10 +245,10 @@ def test_nobody_is_asked_when_nobody_is_left(play, honest):
             clients[0].clear()
         return train(task, order)
 
-    played = play({"site-1": leaves}, min_sites=1, clients=clients)
+    played = play({"site-1": leaves}, min_clients=1, clients=clients)
     assert played.asked == [("train", ("site-1",)), ("train", ("site-1",))]
     assert report(played)["problems"] == [
-        "site-1 was lost in the final judgement: not connected (see that site's own log)"
+        "site-1 was lost in the final evaluation: not connected (see that site's own log)"
     ]
 
 
@@ -282,7 +298,7 @@ def away(site, *rounds):
 
     def answer(task, order):
         told[(task, order.round)] = order.since("site-2")
-        return None if task == wire.TRAIN and order.round in rounds else site(task, order)
+        return None if task == plaintext_messages.TRAIN and order.round in rounds else site(task, order)
 
     return answer, told
 
@@ -290,7 +306,7 @@ def away(site, *rounds):
 def test_a_site_that_missed_rounds_takes_part_again(play, honest):
     """3 rounds; site-2 misses the second: mean 2, then 1, then 2. It is told to start from its state after round 1."""
     site, told = away(honest(3.0), 1)
-    played = play({"site-1": honest(1.0), "site-2": site}, rounds=3, min_sites=1, about=ABOUT | {"rounds": 3})
+    played = play({"site-1": honest(1.0), "site-2": site}, num_rounds=3, min_clients=1, about=ABOUT | {"num_rounds": 3})
     final, _ = checkpoint.load(played.folder / "final_model.npz", fingerprint(SPEC))
     for name, block in initial_arrays(SPEC, 0).items():
         np.testing.assert_allclose(final[name], block + 5, rtol=1e-6)
@@ -305,7 +321,7 @@ def test_a_site_that_missed_rounds_takes_part_again(play, honest):
 
 def test_a_site_that_judges_but_is_in_no_round_makes_the_run_incomplete(play, honest):
     site, told = away(honest(1.0), 0, 1)
-    played = play({"site-1": honest(1.0), "site-2": site}, min_sites=1)
+    played = play({"site-1": honest(1.0), "site-2": site}, min_clients=1)
     assert report(played)["problems"] == ["site-2 is in no round"]
     assert told[("finish", 2)] == 0
     assert len(panics(played.fl_ctx)) == 1
@@ -315,10 +331,10 @@ def test_a_resumed_run_knows_who_missed_what(play, honest, monkeypatch, tmp_path
     monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "state"))
     site, _ = away(honest(1.0), 1)
     dies = lambda task, order: honest(1.0)(task, order) if order.round < 2 else None  # noqa: E731
-    about = ABOUT | {"rounds": 3}
-    play({"site-1": dies, "site-2": site}, rounds=3, min_sites=1, about=about, abort=None)
+    about = ABOUT | {"num_rounds": 3}
+    play({"site-1": dies, "site-2": site}, num_rounds=3, min_clients=1, about=about, abort=None)
     site, told = away(honest(1.0))
-    play({"site-1": honest(1.0), "site-2": site}, rounds=3, min_sites=1, about=about)
+    play({"site-1": honest(1.0), "site-2": site}, num_rounds=3, min_clients=1, about=about)
     assert told[("finish", 3)] == 3
 
 
@@ -331,21 +347,21 @@ def test_another_version_of_the_package_is_rejected(play, honest, caplog):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"grace_s": None},
-        {"grace_s": -1},
-        {"grace_s": 1.5},
+        {"wait_time_after_min_received": None},
+        {"wait_time_after_min_received": -1},
+        {"wait_time_after_min_received": 1.5},
         {"round_timeout_s": None},
         {"step_timeout_s": None},
-        {"rounds": None},
-        {"rounds": 0},
+        {"num_rounds": None},
+        {"num_rounds": 0},
         {"about": {}},
-        {"min_sites": 0},
-        {"min_sites": None},
+        {"min_clients": 0},
+        {"min_clients": None},
         {"seed": None},
         {"aggregation": None},
-        {"rule": None},
+        {"server_optimizer": None},
         {"model": None},
-        {"banks": []},
+        {"variables": []},
         {"home_roles": None},
     ],
 )
@@ -356,9 +372,9 @@ def test_a_promise_that_is_missing_is_refused(changed):
 
 
 def test_the_final_model_is_the_bank_model(play, honest):
-    played = play({"site-1": honest(1.0), "site-2": honest(1.0)}, banks=["model", "fedavg"])
+    played = play({"site-1": honest(1.0), "site-2": honest(1.0)}, variables=["model", "fedavg"])
     final, _ = checkpoint.load(played.folder / "final_model.npz")
-    assert final.keys() == from_bank("model", played.controller._run.model.wire()).keys()
+    assert final.keys() == from_variable("model", played.controller._run.model.wire()).keys()
 
 
 # --- one hospital that sends numbers that no hospital has
@@ -372,14 +388,14 @@ def _put(dxo, path, value):
 
 
 HUGE = {
-    "loss": (wire.TRAIN, "meta.numbers.loss", 1e308),
-    "score": (wire.TRAIN, "meta.numbers.val_score", 1e308),
-    "seconds": (wire.TRAIN, "meta.numbers.seconds", 1e308),
-    "weight": (wire.TRAIN, "meta.weight", 1e308),
-    "patients": (wire.TRAIN, "meta.facts.cases.train", 2**52),
-    "final score": (wire.FINISH, "data.val_score", 1e308),
-    "test score": (wire.FINISH, "data.candidates.local.test.dice_mean.value", 1e308),
-    "final seconds": (wire.FINISH, "data.seconds", 1e308),
+    "loss": (plaintext_messages.TRAIN, "meta.numbers.loss", 1e308),
+    "score": (plaintext_messages.TRAIN, "meta.numbers.val_score", 1e308),
+    "seconds": (plaintext_messages.TRAIN, "meta.numbers.seconds", 1e308),
+    "weight": (plaintext_messages.TRAIN, "meta.weight", 1e308),
+    "patients": (plaintext_messages.TRAIN, "meta.facts.cases.train", 2**52),
+    "final score": (plaintext_messages.FINISH, "data.val_score", 1e308),
+    "test score": (plaintext_messages.FINISH, "data.candidates.local.test.dice_mean.value", 1e308),
+    "final seconds": (plaintext_messages.FINISH, "data.seconds", 1e308),
 }
 
 
@@ -400,7 +416,9 @@ def test_huge_numbers_of_a_hospital_spoil_neither_report_nor_choice_of_the_best(
     run = report(played)
     assert run["outcome"] == "incomplete"
     assert [problem.split()[0] for problem in run["problems"]] == names[4:]
-    assert all(entry["aggregated"] == names[: 4 if task == wire.TRAIN else None] for entry in run["rounds"])
+    assert all(
+        entry["aggregated"] == names[: 4 if task == plaintext_messages.TRAIN else None] for entry in run["rounds"]
+    )
     assert run["best"]["val_score"] <= 1
     assert (played.folder / "report.html").stat().st_size > 5000
     assert all(np.isfinite(block).all() for block in played.controller._run.model.wire().values())
@@ -470,7 +488,7 @@ def test_an_admin_who_asks_is_told_how_far_the_run_is(play, honest):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ServerController, "start_controller", start)
-        play({"site-1": honest(1.0), "site-2": asked(honest(2.0))}, min_sites=1)
+        play({"site-1": honest(1.0), "site-2": asked(honest(2.0))}, min_clients=1)
     assert [one["round"] for one in told] == [1, 2, 2]
     assert told[0]["progress"] == "round 1/2: 1 of 2 sites"
     assert told[1]["progress"].startswith("round 2/2: 1 of 2 sites, mean score 0.")
@@ -485,13 +503,13 @@ def test_a_run_that_is_aborted_in_the_judgement_leaves_its_model_and_can_be_judg
     abort = Signal()
 
     def last(task, order):
-        if task == wire.FINISH:
+        if task == plaintext_messages.FINISH:
             abort.trigger("stop")
             return None
         return honest(1.0)(task, order)
 
     played = play({"site-1": honest(1.0), "site-2": last}, abort=abort)
-    assert report(played)["problems"][0] == "the run was aborted in the final judgement"
+    assert report(played)["problems"][0] == "the run was aborted in the final evaluation"
     assert (played.folder / "final_model.npz").is_file()
     again = play({"site-1": honest(1.0), "site-2": honest(1.0)})
     assert again.asked == [("finish", ("site-1", "site-2"))]
@@ -503,7 +521,7 @@ def test_a_run_that_is_aborted_in_the_judgement_leaves_its_model_and_can_be_judg
 
 def test_the_median_of_a_job_is_the_servers_step_and_flags_are_told(play, honest, caplog):
     answers = {f"site-{n}": honest(0.1 * n) for n in (1, 2, 3, 4)} | {"site-5": honest(-50.0)}
-    played = play(answers, aggregation=CoordinateMedian(1), min_sites=3)
+    played = play(answers, aggregation=CoordinateMedian(1), min_clients=3)
     final, _ = checkpoint.load(played.folder / "final_model.npz")
     for name, block in initial_arrays(SPEC, 0).items():
         np.testing.assert_allclose(final[name], block + 2 * 0.2, rtol=1e-5, atol=1e-6)
@@ -522,7 +540,7 @@ def test_the_median_of_a_job_is_the_servers_step_and_flags_are_told(play, honest
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_an_update_that_is_not_finite_is_refused_on_reading_whatever_the_aggregation(play, honest, value, aggregation):
     answers = {f"site-{n}": honest(0.1) for n in (1, 2, 3)} | {"site-4": honest(value)}
-    said = report(play(answers, aggregation=aggregation, min_sites=3))
+    said = report(play(answers, aggregation=aggregation, min_clients=3))
     assert said["problems"] == ["site-4 was lost in round 1: rejected: release (see that site's own log)"]
     assert [entry["aggregated"] for entry in said["rounds"]] == [["site-1", "site-2", "site-3"]] * 2
 
@@ -530,7 +548,7 @@ def test_an_update_that_is_not_finite_is_refused_on_reading_whatever_the_aggrega
 def test_more_flagged_sites_than_the_job_tolerates_stop_the_round(play, honest):
     answers = {f"site-{n}": honest(0.1 + 0.001 * n) for n in range(1, 6)}
     played = play(
-        answers | {"site-6": honest(-50.0), "site-7": honest(60.0)}, aggregation=CoordinateMedian(1), min_sites=3
+        answers | {"site-6": honest(-50.0), "site-7": honest(60.0)}, aggregation=CoordinateMedian(1), min_clients=3
     )
     said = report(played)
     assert said["rounds"] == []
@@ -539,5 +557,5 @@ def test_more_flagged_sites_than_the_job_tolerates_stop_the_round(play, honest):
 
 
 def test_a_job_whose_rounds_may_close_with_too_few_sites_for_f_is_refused():
-    with pytest.raises(ConfigRefused, match=r"--set federation.min_sites=3"):
+    with pytest.raises(ConfigRefused, match=r"--set federation.min_clients=3"):
         controller(aggregation=CoordinateMedian(1))

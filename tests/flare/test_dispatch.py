@@ -9,9 +9,9 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from wardround.core.attendance import Attendance
+from wardround.core.errors import RoundRefused
 from wardround.core.stages import STEP, TRAINING, Ask
-from wardround.errors import RoundRefused
-from wardround.flare import wire
+from wardround.flare import plaintext_messages
 from wardround.flare.dispatch import Dispatch, Patience, configured, drop_late
 
 NAMES = ["site-1", "site-2", "site-3"]
@@ -106,14 +106,14 @@ class Plain(Controller):
 def asking(context, monkeypatch):
     """asking(**answers, connected=NAMES) -> Sites with a log of problems; silent sites answer None"""
 
-    def make(answers=None, connected=NAMES, named=NAMES, timeout_s=60, grace_s=60, **more):
+    def make(answers=None, connected=NAMES, named=NAMES, timeout_s=60, wait_time_after_min_received=60, **more):
         fl_ctx = context(party="server", job=more.get("job", "simulate_job"))
         controller = Plain({} if answers is None else answers)
         fl_ctx.get_engine().clients = [Client(site, "token") for site in connected]
         meta = {"job_clients": [{"name": site} for site in named], "deploy_map": more.get("deploy_map")}
         fl_ctx.set_prop(FLContextKey.JOB_META, meta, True, False)
         controller.initialize(fl_ctx)
-        return Sites(controller, fl_ctx, Patience({TRAINING: timeout_s, STEP: 7}, grace_s))
+        return Sites(controller, fl_ctx, Patience({TRAINING: timeout_s, STEP: 7}, wait_time_after_min_received))
 
     return make
 
@@ -155,8 +155,8 @@ def test_the_sites_of_the_jobs_map_are_configured_where_the_job_is_real(asking):
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (wire.refusal_message("data"), "refused: data"),
-        (wire.refusal_message("see /data/x.nii.gz"), "refused: error"),
+        (plaintext_messages.refusal_message("data"), "refused: data"),
+        (plaintext_messages.refusal_message("see /data/x.nii.gz"), "refused: error"),
         (make_reply(ReturnCode.TASK_RESULT_FILTER_ERROR), "refused: TASK_RESULT_FILTER_ERROR"),
     ],
 )
@@ -175,8 +175,8 @@ def test_a_site_that_would_not_is_lost_and_asked_no_more(asking, answer, reason)
     ("answer", "reason"),
     [
         (None, "no answer in time"),
-        (wire.refusal_message("memory"), "refused: memory"),
-        (wire.refusal_message("failure"), "refused: failure"),
+        (plaintext_messages.refusal_message("memory"), "refused: memory"),
+        (plaintext_messages.refusal_message("failure"), "refused: failure"),
         (make_reply(ReturnCode.COMMUNICATION_ERROR), "refused: COMMUNICATION_ERROR"),
     ],
 )
@@ -194,7 +194,7 @@ def test_a_site_that_could_not_is_asked_again_in_the_next_round(asking, caplog, 
 def test_in_the_judgement_there_is_no_next_time(asking):
     made = asking({"site-2": None})
     assert ask(made, 2) == ["site-1", "site-3"]
-    assert made.problems == ["site-2 was lost in the final judgement: no answer in time (see that site's own log)"]
+    assert made.problems == ["site-2 was lost in the final evaluation: no answer in time (see that site's own log)"]
 
 
 def test_within_a_round_who_is_missing_is_not_asked_again(asking):
@@ -206,7 +206,7 @@ def test_within_a_round_who_is_missing_is_not_asked_again(asking):
 
 
 def test_once_enough_have_answered_the_others_have_the_grace_and_no_more(asking):
-    made = asking({"site-3": SLOW}, grace_s=0)
+    made = asking({"site-3": SLOW}, wait_time_after_min_received=0)
     assert ask(made, need=2) == ["site-1", "site-2"]
     assert made.missing == {"site-3": "no answer in time"}
     assert made.controller.cancelled == ["train"]
@@ -214,7 +214,11 @@ def test_once_enough_have_answered_the_others_have_the_grace_and_no_more(asking)
 
 def test_enough_counts_what_was_accepted_and_no_refusal(asking):
     """A refusal is an answer to NVFlare, but no update: with one update the round waits for its deadline."""
-    made = asking({"site-2": wire.refusal_message("data"), "site-3": SLOW}, grace_s=0, timeout_s=1)
+    made = asking(
+        {"site-2": plaintext_messages.refusal_message("data"), "site-3": SLOW},
+        wait_time_after_min_received=0,
+        timeout_s=1,
+    )
     begun = time.monotonic()
     assert ask(made, need=2) == ["site-1"]
     assert time.monotonic() - begun >= 1
@@ -224,8 +228,8 @@ def test_enough_counts_what_was_accepted_and_no_refusal(asking):
 @pytest.mark.parametrize("between", [True, False])
 def test_a_late_answer_is_dropped_and_its_site_is_asked_again(asking, caplog, between, refused):
     """Whether it comes between the rounds or while the next one is open, and whether it is an update or a refusal."""
-    made, seen = asking({"site-3": SLOW}, grace_s=0), []
-    late = wire.refusal_message("data") if refused else None
+    made, seen = asking({"site-3": SLOW}, wait_time_after_min_received=0), []
+    late = plaintext_messages.refusal_message("data") if refused else None
     assert ask(made, need=2) == ["site-1", "site-2"]
     assert made.controller.cancelled == ["train"]
 
@@ -287,7 +291,7 @@ def test_an_answer_whose_headers_are_none_loses_its_site_alone(asking):
 
 
 def test_a_subset_can_be_asked(asking):
-    made = asking({"site-3": wire.refusal_message("data")})
+    made = asking({"site-3": plaintext_messages.refusal_message("data")})
     assert ask(made, to=("site-2",)) == ["site-2"]
     assert made.out == {}
     assert ask(made, to=("site-3", "site-2")) == ["site-2"]
@@ -297,7 +301,7 @@ def test_a_subset_can_be_asked(asking):
 
 def test_nobody_is_asked_when_nobody_is_left(asking):
     """To NVFlare an empty list of targets means any site."""
-    made = asking(dict.fromkeys(NAMES, wire.refusal_message("data")))
+    made = asking(dict.fromkeys(NAMES, plaintext_messages.refusal_message("data")))
     assert ask(made) == []
     assert ask(made) == []
     assert len(made.controller.asked) == 1
@@ -316,10 +320,10 @@ def test_an_aborted_run_loses_nobody(asking):
 
 
 @pytest.mark.parametrize(
-    ("round_", "words"), [(-1, "the join"), (0, "round 1"), (1, "round 2"), (2, "the final judgement")]
+    ("round_", "words"), [(-1, "the join"), (0, "round 1"), (1, "round 2"), (2, "the final evaluation")]
 )
 def test_when_it_was_lost(asking, round_, words):
-    made = asking({"site-2": wire.refusal_message("data")})
+    made = asking({"site-2": plaintext_messages.refusal_message("data")})
     ask(made, round_)
     assert made.problems == [f"site-2 was lost in {words}: refused: data (see that site's own log)"]
 
@@ -333,7 +337,7 @@ def test_each_deadline_has_its_seconds(asking, deadline, used):
 
 def test_a_question_may_be_asked_in_the_name_of_another_round(asking):
     """A site that came back joins in round 2: what goes wrong there is said of the join."""
-    made = asking({"site-2": wire.refusal_message("data")})
+    made = asking({"site-2": plaintext_messages.refusal_message("data")})
     made.there.begin_round(1)
     made.ask(round_=-1)
     assert made.problems == ["site-2 was lost in the join: refused: data (see that site's own log)"]
@@ -359,9 +363,9 @@ def test_replies_say_who_is_missing(asking):
 
 def test_how_far_a_run_is_can_be_asked_while_a_question_is_open(asking):
     seen = []
-    made = asking({"site-3": SLOW}, grace_s=0)
+    made = asking({"site-3": SLOW}, wait_time_after_min_received=0)
     ask(made, take=lambda site, result: seen.append(made.dispatch.now()), need=2)
-    assert [(now.round, now.rounds, now.answered, now.asked) for now in seen] == [(0, 2, 0, 2), (0, 2, 1, 2)]
+    assert [(now.round, now.num_rounds, now.answered, now.asked) for now in seen] == [(0, 2, 0, 2), (0, 2, 1, 2)]
     now = made.dispatch.now()
     assert (now.answered, now.asked, now.missing) == (0, 0, ("site-3",))
 

@@ -14,18 +14,18 @@ from wardround.algorithms.per_fedavg import PerFedAvg
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.sharing import EVERYTHING
-from wardround.arrays import in_bank
-from wardround.errors import ConfigRefused, DataRefused
-from wardround.flare import places, wire
+from wardround.core.arrays import in_variable
+from wardround.core.errors import ConfigRefused, DataRefused
+from wardround.flare import plaintext_messages, workspaces
 from wardround.flare.executor import SiteExecutor
 from wardround.flare.outbound import ID
 from wardround.flare.site_parts import REASONS
-from wardround.hospital.global_model import initial_arrays
-from wardround.hospital.judging import Judging
-from wardround.hospital.opening import Phantoms
-from wardround.hospital.rounds import Hospital
-from wardround.hospital.segmentation import Sampling
 from wardround.models.nets import UNet3d
+from wardround.training.client import Hospital
+from wardround.training.evaluation import ModelSelection
+from wardround.training.global_model import initial_arrays
+from wardround.training.opening import Phantoms
+from wardround.training.segmentation import Sampling
 
 SPEC = UNet3d((4, 8), residual_units=1, norm="instance", dropout=0.0)
 MASKS = KLMask("kl", (), 1, 1, 0.5, 1.0, 0.5, 0.3, 1)
@@ -39,7 +39,7 @@ def trainer(**changed):
         "model": SPEC,
         "schedule": Schedule(2, 2, 0.05, 0.9, True, 0.0, 10.0, "cosine"),
         "sampling": Sampling((8, 8, 8), 2, 0.5, False),
-        "judging": Judging([0, 1], 0.01),
+        "model_selection": ModelSelection([0, 1], 0.01),
         "phantoms": Phantoms([16, 16, 16], 5),
         "seed": 0,
     }
@@ -47,7 +47,9 @@ def trainer(**changed):
 
 
 def order(round_=0):
-    return wire.order_message(wire.Order(in_bank("model", initial_arrays(SPEC, 0)), round_, 2))
+    return plaintext_messages.order_message(
+        plaintext_messages.Order(in_variable("model", initial_arrays(SPEC, 0)), round_, 2)
+    )
 
 
 def execute(task, message, fl_ctx, **changed):
@@ -59,16 +61,16 @@ def test_a_round_and_the_judgement_pass_the_exit(context):
     """What the executor builds is exactly what the exit knows: nothing of it is refused there."""
     fl_ctx = context("train")
     out = leaving(execute("train", order(), fl_ctx), fl_ctx)
-    update = wire.read_update(out)
+    update = plaintext_messages.read_update(out)
     assert update.weight == update.facts["cases"]["train"]
     assert update.facts["label"] == "north"
     assert any(block.any() for block in update.delta.values())
     assert {name: block.shape for name, block in update.delta.items()} == {
-        name: block.shape for name, block in in_bank("model", initial_arrays(SPEC, 0)).items()
+        name: block.shape for name, block in in_variable("model", initial_arrays(SPEC, 0)).items()
     }
     execute("train", order(1), fl_ctx)
     done = context("finish")
-    scores = wire.read_scores(leaving(execute("finish", order(2), done), done))
+    scores = plaintext_messages.read_scores(leaving(execute("finish", order(2), done), done))
     assert set(scores["candidates"]) == {"local", "fedavg", "fedavg_finetuned"}
 
 
@@ -76,7 +78,7 @@ def test_curves_hold_only_the_numbers_of_the_update(context):
     fl_ctx = context("train")
     engine, seen = fl_ctx.get_engine(), []
     engine.fire_event = lambda event, ctx: seen.append(ctx.get_prop("__event_data__"))
-    update = wire.read_update(execute("train", order(), fl_ctx))
+    update = plaintext_messages.read_update(execute("train", order(), fl_ctx))
     curves = [event["DXO"]["data"] for event in seen if isinstance(event, Shareable)]
     assert {curve["track_key"]: curve["track_value"] for curve in curves} == update.numbers
     known = {"track_key", "track_value", "global_step", "analytics_kwargs"}
@@ -100,7 +102,7 @@ def test_a_failure_becomes_one_word(failure, code, task, context, monkeypatch, c
     monkeypatch.setattr(Hospital, "open", fails)
     reply = execute(task, order(), context(task))
     assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
-    assert wire.refusal_code(reply) == code
+    assert plaintext_messages.refusal_code(reply) == code
     assert SAYS not in str(reply)
     assert "REFUSED" in caplog.text or "FAILED" in caplog.text
 
@@ -116,28 +118,28 @@ def test_the_reason_is_in_the_sites_own_log(context, monkeypatch, caplog):
 
 @pytest.mark.parametrize("task", ["validate", "submit_model", ""])
 def test_an_unknown_task_is_refused(task, context):
-    assert wire.refusal_code(execute(task, order(), context(task))) == "config"
+    assert plaintext_messages.refusal_code(execute(task, order(), context(task))) == "config"
 
 
-@pytest.mark.parametrize("message", [Shareable(), wire.refusal_message("data")])
+@pytest.mark.parametrize("message", [Shareable(), plaintext_messages.refusal_message("data")])
 def test_what_is_no_order_is_refused(message, context):
-    assert wire.refusal_code(execute("train", message, context("train"))) == "release"
+    assert plaintext_messages.refusal_code(execute("train", message, context("train"))) == "release"
 
 
 def test_weights_of_another_network_are_refused(context):
-    other = {name: np.zeros((3, 3), np.float32) for name in in_bank("model", initial_arrays(SPEC, 0))}
-    message = wire.order_message(wire.Order(other, 0, 2))
-    assert wire.refusal_code(execute("train", message, context("train"))) == "round"
+    other = {name: np.zeros((3, 3), np.float32) for name in in_variable("model", initial_arrays(SPEC, 0))}
+    message = plaintext_messages.order_message(plaintext_messages.Order(other, 0, 2))
+    assert plaintext_messages.refusal_code(execute("train", message, context("train"))) == "round"
 
 
 def test_a_provisioned_site_without_data_refuses_and_keeps_the_reason_out_of_the_log(context, caplog):
     """NVFlare streams a site's error log to the server by default: the reason lies in a file of the site."""
     fl_ctx = context("train", job="a1b2c3")
     reply = execute("train", order(), fl_ctx)
-    assert wire.refusal_code(reply) == "config"
+    assert plaintext_messages.refusal_code(reply) == "config"
     assert "wardround.json" not in caplog.text
     assert REASONS in caplog.text
-    assert "wardround.json" in (places.private_folder(fl_ctx) / REASONS).read_text()
+    assert "wardround.json" in (workspaces.private_folder(fl_ctx) / REASONS).read_text()
 
 
 def test_the_simulator_shows_the_reason(context, caplog):
@@ -146,7 +148,7 @@ def test_the_simulator_shows_the_reason(context, caplog):
 
 
 @pytest.mark.parametrize(
-    "name", ["algorithm", "sharing", "model", "schedule", "sampling", "judging", "phantoms", "seed"]
+    "name", ["algorithm", "sharing", "model", "schedule", "sampling", "model_selection", "phantoms", "seed"]
 )
 def test_a_promise_that_is_missing_is_refused(name):
     """NVFlare turns an undefined variable of a config into None."""
@@ -172,4 +174,4 @@ def test_without_a_promise_about_what_leaves_nothing_is_done(task, context, monk
     """Not even the data are opened."""
     monkeypatch.setattr(Hospital, "open", None)
     reply = trainer().execute(task, order(), context(task), Signal())
-    assert wire.refusal_code(reply) == "config"
+    assert plaintext_messages.refusal_code(reply) == "config"

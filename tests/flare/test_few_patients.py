@@ -19,23 +19,23 @@ from outbounds import outbound
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.sharing import EVERYTHING
-from wardround.arrays import in_bank
+from wardround.core.arrays import in_variable
+from wardround.core.errors import ConfigRefused
 from wardround.data.cases import MODALITIES
-from wardround.data.hospitals import hospital
-from wardround.data.phantoms import MARKER, write_cohort
 from wardround.data.site_config import read_site_config
-from wardround.errors import ConfigRefused
-from wardround.flare import few_patients, wire
+from wardround.flare import few_patients, plaintext_messages
 from wardround.flare.executor import SiteExecutor
 from wardround.flare.few_patients import Patients
 from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.site_policy import OpenPolicy
-from wardround.hospital.global_model import initial_arrays
-from wardround.hospital.judging import Judging
-from wardround.hospital.opening import Phantoms
-from wardround.hospital.segmentation import Sampling
 from wardround.models.nets import UNet3d
 from wardround.reports.intervals import bootstrap_mean, paired_gain
+from wardround.synthetic.hospitals import hospital
+from wardround.synthetic.phantoms import MARKER, write_cohort
+from wardround.training.evaluation import ModelSelection
+from wardround.training.global_model import initial_arrays
+from wardround.training.opening import Phantoms
+from wardround.training.segmentation import Sampling
 
 SPEC = UNet3d((4, 8), residual_units=1, norm="instance", dropout=0.0)
 ROUND = {"loss": 0.71234567, "val_score": 2 * 1234 / (1300 + 1411), "seconds": 2.0}
@@ -68,12 +68,14 @@ def numbers_in(value):
 
 
 def leave(scores, fl_ctx, exit_=None):
-    return wire.read_scores((exit_ or OutboundFilter()).process(wire.scores_message(scores), fl_ctx))
+    return plaintext_messages.read_scores(
+        (exit_ or OutboundFilter()).process(plaintext_messages.scores_message(scores), fl_ctx)
+    )
 
 
 @pytest.fixture
 def doors(context):
-    """Every door of a site in the clear: (name, function of task and Patients that returns (exit, context))"""
+    """Every door of a site in plaintext: (name, function of task and Patients that returns (exit, context))"""
 
     def door(kind):
         def make(task, patients):
@@ -149,7 +151,7 @@ def test_a_round_over_few_patients_tells_no_score_and_no_count(doors, kind, upda
     exit_, fl_ctx = doors[kind]("train", Patients(train=4, val=1, test=2))
     facts = {"phantoms": False, "cases": {"train": 4, "val": 1, "test": 2}}
     given = replace(update(**facts), numbers=dict(ROUND))
-    out = wire.read_update(exit_.process(wire.update_message(given), fl_ctx))
+    out = plaintext_messages.read_update(exit_.process(plaintext_messages.update_message(given), fl_ctx))
     assert out.numbers == {"loss": None, "val_score": None, "seconds": 2.0}
     assert out.facts["cases"] == {"train": None, "val": None, "test": None}
 
@@ -158,7 +160,7 @@ def test_a_round_over_few_patients_tells_no_score_and_no_count(doors, kind, upda
 def test_a_round_over_many_tells_two_digits(doors, kind, update):
     exit_, fl_ctx = doors[kind]("train", Patients(train=20, val=5, test=6))
     given = replace(update(phantoms=False, cases={"train": 20, "val": 5, "test": 6}), numbers=dict(ROUND))
-    out = wire.read_update(exit_.process(wire.update_message(given), fl_ctx))
+    out = plaintext_messages.read_update(exit_.process(plaintext_messages.update_message(given), fl_ctx))
     assert out.numbers == {"loss": 0.71, "val_score": 0.91, "seconds": 2.0}
     assert out.facts["cases"] == {"train": 20, "val": 5, "test": 6}
 
@@ -168,14 +170,16 @@ def test_a_class_with_few_patients_hides_all_counts_by_class(doors, update):
     exit_, fl_ctx = doors["exit"]("train", Patients(train=20, val=9, test=9))
     fl_ctx.get_engine().components["outbound"] = outbound(names=words)
     for classes, told in (({"glioma": 30, "rare": 8}, True), ({"glioma": 37, "rare": 1}, False)):
-        out = wire.read_update(exit_.process(wire.update_message(update(phantoms=False, classes=classes)), fl_ctx))
+        out = plaintext_messages.read_update(
+            exit_.process(plaintext_messages.update_message(update(phantoms=False, classes=classes)), fl_ctx)
+        )
         assert ("classes" in out.facts) == told
 
 
 def test_what_nobody_counted_is_over_no_patient(doors):
     """No word of the site, and a message without counts, as under hidden numbers of patients: nothing but whether."""
     exit_, fl_ctx = doors["exit"]("finish", None)
-    scores = wire.scores_without_counts(judged([0.1, 0.2, 0.9, 0.4, 0.4, 0.3], [0.2] * 6))
+    scores = plaintext_messages.scores_without_counts(judged([0.1, 0.2, 0.9, 0.4, 0.4, 0.3], [0.2] * 6))
     assert numbers_in(leave(scores, fl_ctx, exit_)) == [1.0]
 
 
@@ -213,7 +217,11 @@ def trainer():
         "model": SPEC,
         "schedule": Schedule(1, 2, 0.05, 0.9, True, 0.0, 10.0, "cosine"),
     }
-    promise |= {"sampling": Sampling((8, 8, 8), 2, 0.5, False), "judging": Judging([0, 1], 0.01), "seed": 0}
+    promise |= {
+        "sampling": Sampling((8, 8, 8), 2, 0.5, False),
+        "model_selection": ModelSelection([0, 1], 0.01),
+        "seed": 0,
+    }
     return SiteExecutor(**promise, phantoms=Phantoms([16, 16, 16], 5))
 
 
@@ -231,10 +239,12 @@ def test_a_whole_job_at_a_real_site_with_few_patients(context, workspace, tmp_pa
         for task, round_ in (("train", 0), ("finish", 1)):
             fl_ctx = context(task, job="a1b2c3", few=True, outbound=promised)
             fl_ctx.get_engine().fire_event = lambda event, ctx: seen.append(ctx.get_prop("__event_data__"))
-            order = wire.order_message(wire.Order(in_bank("model", initial_arrays(SPEC, 0)), round_, 1))
+            order = plaintext_messages.order_message(
+                plaintext_messages.Order(in_variable("model", initial_arrays(SPEC, 0)), round_, 1)
+            )
             reply = made.execute(task, order, fl_ctx, Signal())
             left[task] = OutboundFilter().process(reply, fl_ctx)
-    update, scores = wire.read_update(left["train"]), wire.read_scores(left["finish"])
+    update, scores = plaintext_messages.read_update(left["train"]), plaintext_messages.read_scores(left["finish"])
     assert update.facts["phantoms"], "ids that begin as phantoms' do are told, whatever the marker says"
     assert (update.numbers["val_score"] is not None) == told
     assert (scores["val_score"] is not None) == told

@@ -24,8 +24,8 @@ from nvflare.private.fed.client.admin import FedAdminAgent, RequestProcessor
 from nvflare.private.fed.client.admin_commands import AdminCommands
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 
-from wardround.hospital.kit import write_changed
-from wardround.jobs.cli import main
+from wardround.cli.main import main
+from wardround.flare.kit import write_changed
 
 JOB = "0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5f"
 NETWORK_TOOLS = "_net_manager"

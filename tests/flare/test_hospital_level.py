@@ -5,24 +5,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hidden_federation import FINGERPRINT, SITES, Private, first_model
+from nvflare_federation import FINGERPRINT, SITES, Private, first_model
 from outbounds import leaving, outbound
 
 from wardround.algorithms.sharing import EVERYTHING
-from wardround.arrays import Layout, digest, norm
+from wardround.core.arrays import Layout, digest, norm
+from wardround.core.errors import ConfigRefused, ReleaseRefused
 from wardround.core.stages import Update
-from wardround.errors import ConfigRefused, ReleaseRefused
-from wardround.flare import sealed, wire
+from wardround.dp import hospital_dp
+from wardround.dp.hospital_dp import HospitalDP
+from wardround.dp.hospital_release import HospitalRelease
+from wardround.dp.ledger import Ledger
+from wardround.dp.releases import GaussianRelease
+from wardround.dp.scales import groups_of
+from wardround.dp.scaling import Scaling
+from wardround.flare import plaintext_messages, secagg_messages
 from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.trainer import Work, require_promise_fits
-from wardround.hospital import state
-from wardround.privacy import hospital_dp
-from wardround.privacy.hospital_dp import HospitalDP
-from wardround.privacy.hospital_release import HospitalRelease
-from wardround.privacy.ledger import Ledger
-from wardround.privacy.releases import GaussianRelease
-from wardround.privacy.scales import groups_of
-from wardround.privacy.scaling import Scaling
+from wardround.training import state
 
 Z, CLIP = 1.5, 0.05
 GROUPS = max(groups_of(Layout.of(first_model()))) + 1
@@ -31,13 +31,20 @@ PROMISED = {"bits": 16, "weights": "equal"}
 
 
 def promise(hidden, **changed):
-    settings = {"clip": CLIP, "noise_multiplier": Z, "sites": 16, "min_sites": 3, "colluders": 0, "bits": 16}
-    return HospitalDP(**settings | {"hidden": hidden} | changed)
+    settings = {
+        "max_update_norm": CLIP,
+        "noise_multiplier": Z,
+        "sites": 16,
+        "min_clients": 3,
+        "colluders": 0,
+        "bits": 16,
+    }
+    return HospitalDP(**settings | {"distributed": hidden} | changed)
 
 
-def private(mode, scaling=SCALES, rounds=2, **changed):
+def private(mode, scaling=SCALES, num_rounds=2, **changed):
     hidden = mode not in ("fixed", "he")
-    return Private(HospitalRelease(promise(hidden, **changed), rounds, 1e-5, False), scaling)
+    return Private(HospitalRelease(promise(hidden, **changed), num_rounds, 1e-5, False), scaling)
 
 
 @pytest.fixture
@@ -61,7 +68,7 @@ def texts(run):
     found = []
     for task, sender, message in run.messages:
         if sender != "server":
-            data, meta = wire.data_of(message, "APP_DEFINED"), wire.meta_of(message)
+            data, meta = plaintext_messages.data_of(message, "APP_DEFINED"), plaintext_messages.meta_of(message)
             found.append((task, {key: value for key, value in data.items() if key != "payload"}, meta))
     return found
 
@@ -89,12 +96,12 @@ def test_a_run_ends_with_one_model_and_every_release_in_the_ledger(played, mode)
 def test_no_number_of_the_patients_leaves(played):
     run = played("masked").run()
     for task, _, meta in texts(run):
-        if task == wire.TRAIN:
+        if task == plaintext_messages.TRAIN:
             assert meta["numbers"] == {"loss": None, "val_score": None, "seconds": None}
             assert meta["facts"]["cases"] is None
             assert meta["facts"]["modalities"] == {}
-        elif task == wire.FINISH:
-            assert meta == {"scores": wire.SILENT}
+        elif task == plaintext_messages.FINISH:
+            assert meta == {"scores": plaintext_messages.SILENT}
     said = json.dumps(run.record)
     assert "0.1" not in [
         str(value) for row in run.record["rounds"] for one in row["sites"].values() for value in one.values()
@@ -219,17 +226,17 @@ def test_integers_of_another_run_are_noised_and_charged_anew(played, caplog, eps
 
 
 @pytest.mark.parametrize(
-    "changed", [{"sites": 8}, {"min_sites": 4}, {"bits": 15}, {"hidden": False}], ids=lambda one: next(iter(one))
+    "changed", [{"sites": 8}, {"min_clients": 4}, {"bits": 15}, {"distributed": False}], ids=lambda one: next(iter(one))
 )
 def test_noise_that_is_not_made_for_the_sum_is_refused(changed):
-    from hidden_federation import protection
+    from nvflare_federation import secagg
 
     with pytest.raises(ConfigRefused, match=next(iter(changed))):
-        SecAggSession(protection("masked", **PROMISED), replace(promise(True), **changed))
+        SecAggSession(secagg("masked", **PROMISED), replace(promise(True), **changed))
     with pytest.raises(ConfigRefused, match="hidden True, expected False"):
-        SecAggSession(protection("he", **PROMISED), promise(True))
+        SecAggSession(secagg("he", **PROMISED), promise(True))
     with pytest.raises(ConfigRefused, match="weights"):
-        SecAggSession(protection("masked", bits=16), promise(True))
+        SecAggSession(secagg("masked", bits=16), promise(True))
 
 
 def test_integers_that_were_made_under_another_promise_are_not_let_out(played):
@@ -242,7 +249,7 @@ def test_integers_that_were_made_under_another_promise_are_not_let_out(played):
     made.session.begin(call, site.secure.settings, 0)
     made.session._site = site.secure.open(site.context())
     with pytest.raises(ReleaseRefused, match="another exit, sum or policy"):
-        leaving(sealed.again_message(call.moment.round), site.context("train"), made)
+        leaving(secagg_messages.again_message(call.moment.round), site.context("train"), made)
 
 
 def test_a_job_beyond_the_budget_is_refused_before_training(played):
@@ -254,18 +261,18 @@ def test_a_job_beyond_the_budget_is_refused_before_training(played):
     assert all(site.hospital.trained == [] for site in run.sites.values())
     assert all("epsilon per hospital" in (site.folder / "refusals.txt").read_text() for site in run.sites.values())
     replies = [message for task, sender, message in run.messages if task == "train" and sender != "server"]
-    assert {wire.refusal_code(reply) for reply in replies} == {"release"}
+    assert {plaintext_messages.refusal_code(reply) for reply in replies} == {"release"}
 
 
 def test_another_number_of_rounds_than_the_schedule_is_refused(federation, caplog):
-    run = federation("masked", private=private("masked", rounds=3), **PROMISED).run()
+    run = federation("masked", private=private("masked", num_rounds=3), **PROMISED).run()
     assert run.panics
     assert "other rounds or work" in caplog.text
     assert all(site.hospital.trained == [] for site in run.sites.values())
 
 
 def test_rounding_that_costs_too_much_is_refused_at_load():
-    from hidden_federation import SPEC, protection
+    from nvflare_federation import SPEC, secagg
 
     from wardround.algorithms.fedavg import FedAvg
     from wardround.algorithms.schedule import Schedule
@@ -273,13 +280,13 @@ def test_rounding_that_costs_too_much_is_refused_at_load():
     schedule = Schedule(2, 2, 0.05, 0.9, True, 0.0, 10.0, "cosine")
     good = private("masked").mechanism
     work = Work(FedAvg(), EVERYTHING, SPEC, schedule, None, None, None, 0, None)
-    require_promise_fits(outbound(good, protection("masked", **PROMISED)), work)
+    require_promise_fits(outbound(good, secagg("masked", **PROMISED)), work)
     coarse = replace(good, delta=1e-9, promise=promise(True, noise_multiplier=0.05, bits=9))
     with pytest.raises(ConfigRefused, match="rounding that costs less"):
-        require_promise_fits(outbound(coarse, protection("masked", **PROMISED | {"bits": 9})), work)
+        require_promise_fits(outbound(coarse, secagg("masked", **PROMISED | {"bits": 9})), work)
 
 
-@pytest.mark.parametrize("name", ["promise", "rounds", "delta", "accept_vacuous"])
+@pytest.mark.parametrize("name", ["promise", "num_rounds", "delta", "accept_vacuous"])
 def test_a_missing_value_is_refused(name):
     with pytest.raises(ConfigRefused, match=name):
         replace(private("masked").mechanism, **{name: None})
@@ -297,7 +304,9 @@ def test_the_update_that_leaves_is_clipped_whatever_was_handed_over(without_nois
 def test_sealed_revealed_may_have_no_dice(played):
     run = played("masked").run()
     calls = [
-        sealed.read_call(message) for task, sender, message in run.messages if sender == "server" and task == "train"
+        secagg_messages.read_call(message)
+        for task, sender, message in run.messages
+        if sender == "server" and task == "train"
     ]
     assert {one.val_score for call in calls for one in call.revealed} == {None}
 

@@ -12,11 +12,11 @@ from nvflare.apis.shareable import Shareable
 
 import wardround
 from wardround import __version__
-from wardround.errors import ConfigRefused, VersionRefused
-from wardround.flare import made_with, wire
+from wardround.core.errors import ConfigRefused, VersionRefused
+from wardround.flare import made_with, plaintext_messages
 from wardround.flare.made_with import ID, INSTALLED, MadeWith, package_digest, package_files, require_made_with
-from wardround.flare.places import private_folder
 from wardround.flare.site_parts import REASONS, guarded
+from wardround.flare.workspaces import private_folder
 
 
 @pytest.mark.parametrize("code", [INSTALLED, package_digest()])
@@ -51,7 +51,7 @@ def test_a_site_refuses_before_it_works_and_the_server_reads_why(context):
     done = []
     fl_ctx = context(job="a1b2c3", **{ID: MadeWith("9.9.9", INSTALLED)})
     reply = guarded(FLComponent(), fl_ctx, lambda: done.append(1) or Shareable())
-    assert (done, wire.refusal_code(reply)) == ([], "version")
+    assert (done, plaintext_messages.refusal_code(reply)) == ([], "version")
     assert "pip install wardround==9.9.9" in (private_folder(fl_ctx) / REASONS).read_text()
 
 
@@ -142,8 +142,8 @@ EDITS = {
     "another network": lambda server, client: trainer(client)["model"]["args"].update(channels=[4, 8]),
     "another schedule": lambda server, client: trainer(client)["schedule"]["args"].update(lr=0.5),
     "another seed": lambda server, client: trainer(client).update(seed=1),
-    "nobody beside": lambda server, client: trainer(client).pop("rival"),
-    "another server rule": lambda server, client: mode(server)["rule"]["args"].update(server_lr=0.5),
+    "nobody beside": lambda server, client: trainer(client).pop("fedavg_baseline"),
+    "another server optimizer": lambda server, client: mode(server)["server_optimizer"]["args"].update(server_lr=0.5),
     "another aggregation": lambda server, client: mode(server).update(
         aggregation={"path": "wardround.aggregation.median.CoordinateMedian", "args": {"f": 1, "far": 4.0}}
     ),
@@ -158,7 +158,10 @@ def test_a_report_names_what_ran_or_nothing_runs(context, monkeypatch, deployed,
     """The report's settings are written when a job is printed; an edited config is refused at the server and at every site."""
     deployed("brats_fedprox", EDITS[edit])
     fl_ctx, done = context(job="a1b2c3"), []
-    assert wire.refusal_code(guarded(FLComponent(), fl_ctx, lambda: done.append(1) or Shareable())) == "config"
+    assert (
+        plaintext_messages.refusal_code(guarded(FLComponent(), fl_ctx, lambda: done.append(1) or Shareable()))
+        == "config"
+    )
     assert done == []
     fl_ctx = context(job="a1b2c3")
     monkeypatch.setattr(made_with, "ServerEngineSpec", type(fl_ctx.get_engine()))
@@ -188,7 +191,7 @@ def test_every_printed_job_tells_what_it_runs(context, deployed, repository):
 
 def test_hidden_jobs_are_compared_too(context, deployed):
     def weaker(server, client):
-        promised(client)["protection"]["args"]["bits"] = 4
+        promised(client)["secagg"]["args"]["bits"] = 4
 
     def noise(server, client):
         promised(client)["privacy"]["args"]["promise"]["args"]["noise_multiplier"] = 0.5
@@ -197,9 +200,9 @@ def test_hidden_jobs_are_compared_too(context, deployed):
         promised(client)["privacy"] = "none"
 
     for job, change, word in (
-        ("brats_fedavg_he", weaker, "protection"),
-        ("brats_dp_record", noise, "noise_multiplier"),
-        ("brats_dp_record", nothing, "promises none"),
+        ("brats_fedavg_he", weaker, "secagg"),
+        ("brats_dp_patient", noise, "noise_multiplier"),
+        ("brats_dp_patient", nothing, "promises none"),
     ):
         deployed(job, change)
         with pytest.raises(ConfigRefused, match=word):

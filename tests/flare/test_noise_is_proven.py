@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hidden_federation import SPEC, protection
 from nvflare.apis.executor import Executor
 from nvflare.apis.filter import Filter
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReservedKey, ReturnCode
@@ -18,39 +17,42 @@ from nvflare.apis.job_def import JobMetaKey
 from nvflare.apis.signal import Signal
 from nvflare.apis.utils.task_utils import apply_filters
 from nvflare.private.fed.client.client_runner import TaskRouter
+from nvflare_federation import SPEC, secagg
 from outbounds import outbound
 
 from wardround import __version__
 from wardround.algorithms.fedavg import FedAvg
-from wardround.algorithms.rules import Mean
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.server_optimizers import Mean
 from wardround.algorithms.sharing import EVERYTHING
-from wardround.arrays import in_bank
-from wardround.data.hospitals import hospital
-from wardround.errors import Refusal
-from wardround.flare import curves, policy_checks, sealed, site_policy, wire
+from wardround.core.arrays import in_variable
+from wardround.core.errors import Refusal
+from wardround.dp.accounting import claim
+from wardround.dp.budget import FILE
+from wardround.dp.hospital_dp import HospitalDP
+from wardround.dp.hospital_release import HospitalRelease
+from wardround.dp.ledger import Ledger
+from wardround.dp.patient_dp import PatientDP
+from wardround.dp.patient_release import PatientRelease
+from wardround.flare import curves, plaintext_messages, policy_checks, secagg_messages, site_policy
 from wardround.flare.curves import Curves
 from wardround.flare.executor import SiteExecutor
 from wardround.flare.outbound import ID
 from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.site_policy import PatientPolicy
-from wardround.hospital.global_model import initial_arrays
-from wardround.hospital.judging import Judging
-from wardround.hospital.opening import Phantoms
-from wardround.hospital.segmentation import Sampling
+from wardround.messages.statements import Moment
 from wardround.models.fingerprint import fingerprint
-from wardround.privacy.accounting import claim
-from wardround.privacy.budget import FILE
-from wardround.privacy.hospital_dp import HospitalDP
-from wardround.privacy.hospital_release import HospitalRelease
-from wardround.privacy.ledger import Ledger
-from wardround.privacy.patient_dp import PatientDP
-from wardround.privacy.patient_release import PatientRelease
-from wardround.privacy.statements import Moment
+from wardround.synthetic.hospitals import hospital
+from wardround.training.evaluation import ModelSelection
+from wardround.training.global_model import initial_arrays
+from wardround.training.opening import Phantoms
+from wardround.training.segmentation import Sampling
 
-PROMISE = PatientDP(clip=1.0, noise_multiplier=2.0, sampling_rate=0.25, reference_patients=16)
-DP = PatientRelease(PROMISE, work=2, rounds=3, delta=1e-5, accept_vacuous=False)
-NOISE = HospitalDP(clip=1.0, noise_multiplier=2.0, sites=16, min_sites=3, colluders=0, hidden=True, bits=16)
+PROMISE = PatientDP(max_grad_norm=1.0, noise_multiplier=2.0, sample_rate=0.25, reference_patients=16)
+DP = PatientRelease(PROMISE, work=2, num_rounds=3, delta=1e-5, accept_vacuous=False)
+NOISE = HospitalDP(
+    max_update_norm=1.0, noise_multiplier=2.0, sites=16, min_clients=3, colluders=0, distributed=True, bits=16
+)
 RUN = "ab" * 16
 
 
@@ -61,7 +63,7 @@ def settings(**changed):
         "model": SPEC,
         "schedule": Schedule(3, 2, 0.05, 0.0, False, 0.0, 0.0, "constant"),
         "sampling": Sampling((8, 8, 8), 2, 0.5, False),
-        "judging": Judging([0, 1], 0.01),
+        "model_selection": ModelSelection([0, 1], 0.01),
         "phantoms": Phantoms([16, 16, 16], 14),
         "seed": 0,
     }
@@ -74,26 +76,30 @@ def trainer(**changed):
 
 def of_a_sum(**changed):
     """The executor of a secure sum: it tells no number when there is noise in the sum, and trains without."""
-    return trainer(rule=Mean(1.0), banks=["model"], **changed)
+    return trainer(server_optimizer=Mean(1.0), variables=["model"], **changed)
 
 
 class Silent(Executor):
     """An executor of somebody else: it trains nothing, and tells no loss, as one that trains with noise."""
 
     def execute(self, task_name, shareable, fl_ctx, abort_signal):
-        blocks = {name: block + np.float32(1) for name, block in in_bank("model", initial_arrays(SPEC, 0)).items()}
+        blocks = {name: block + np.float32(1) for name, block in in_variable("model", initial_arrays(SPEC, 0)).items()}
         facts = {"label": "north", "cases": None, "modalities": {}, "label_kind": "brats", "device": "cpu"}
         facts |= {"phantoms": True, "version": __version__, "fingerprint": fingerprint(SPEC)}
-        return wire.update_message(wire.Update(blocks, 1.0, dict.fromkeys(wire.NUMBERS), facts))
+        return plaintext_messages.update_message(
+            plaintext_messages.Update(blocks, 1.0, dict.fromkeys(plaintext_messages.NUMBERS), facts)
+        )
 
 
 class Scaled(Filter):
     """A filter of somebody else that changes what the training made."""
 
     def process(self, shareable, fl_ctx):
-        update = wire.read_update(shareable)
+        update = plaintext_messages.read_update(shareable)
         blocks = {name: block * np.float32(2) for name, block in update.delta.items()}
-        return wire.update_message(wire.Update(blocks, update.weight, update.numbers, update.facts))
+        return plaintext_messages.update_message(
+            plaintext_messages.Update(blocks, update.weight, update.numbers, update.facts)
+        )
 
 
 class Site:
@@ -118,14 +124,14 @@ class Site:
         router = TaskRouter()
         for executor, tasks in executors:
             router.add_executor(tasks, executor)
-        table = {f"{task}/out": filters for task in sealed.TASKS}
+        table = {f"{task}/out": filters for task in secagg_messages.TASKS}
         scope = SimpleNamespace(task_data_filters={"in": [policy()]}, task_result_filters={"out": [policy()]})
 
         def ask(task, message):
             fl_ctx = self.context(task, job=job, **{curves.ID: Curves(), **components})
             fl_ctx.set_prop(FLContextKey.RUNNER, SimpleNamespace(task_result_filters=table, task_router=router))
             fl_ctx.set_prop(FLContextKey.SCOPE_OBJECT, scope)
-            fl_ctx.set_prop(FLContextKey.JOB_META, {JobMetaKey.JOB_NAME.value: "brats_dp_record"})
+            fl_ctx.set_prop(FLContextKey.JOB_META, {JobMetaKey.JOB_NAME.value: "brats_dp_patient"})
             fl_ctx.set_prop(ReservedKey.RUN_NUM, job, private=False, sticky=False)
             message = apply_filters("task_data_filters", message, fl_ctx, {}, task, FilterKey.IN)
             reply = router.route(task).execute(task, message, fl_ctx, Signal())
@@ -143,11 +149,13 @@ class Site:
 
 
 def order(round_):
-    return wire.order_message(wire.Order(in_bank("model", initial_arrays(SPEC, 0)), round_, 3))
+    return plaintext_messages.order_message(
+        plaintext_messages.Order(in_variable("model", initial_arrays(SPEC, 0)), round_, 3)
+    )
 
 
 def call(round_):
-    return sealed.call_message(sealed.Call(Moment(RUN, round_, 0), 3, begun=1))
+    return secagg_messages.call_message(secagg_messages.Call(Moment(RUN, round_, 0), 3, begun=1))
 
 
 @pytest.fixture
@@ -162,7 +170,7 @@ def left(act):
         message = act()
     except Refusal:
         return None
-    return wire.read_update(message) if message.get_return_code() == ReturnCode.OK else None
+    return plaintext_messages.read_update(message) if message.get_return_code() == ReturnCode.OK else None
 
 
 def test_an_honest_job_leaves_is_booked_and_goes_on_under_its_own_id(site):
@@ -180,7 +188,7 @@ def test_an_honest_job_leaves_is_booked_and_goes_on_under_its_own_id(site):
 
 
 def masked(privacy="none"):
-    return outbound(privacy, protection("masked", bits=16, weights="equal"))
+    return outbound(privacy, secagg("masked", bits=16, weights="equal"))
 
 
 BOTH = ["train", "finish"]
@@ -188,14 +196,14 @@ SHORT = Schedule(2, 3, 0.05, 0.0, False, 0.0, 0.0, "constant")
 # name: (executors with their tasks, what the job promises, its filters, its messages)
 ATTACKS = {
     "an executor of a sum": ([(of_a_sum, BOTH)], lambda: outbound(DP), None, call),
-    "a sum without noise": ([(of_a_sum, list(sealed.TASKS))], masked, None, call),
+    "a sum without noise": ([(of_a_sum, list(secagg_messages.TASKS))], masked, None, call),
     "noise in the sum": (
-        [(of_a_sum, list(sealed.TASKS))],
+        [(of_a_sum, list(secagg_messages.TASKS))],
         lambda: masked(HospitalRelease(NOISE, 3, 1e-5, False)),
         None,
         call,
     ),
-    "noise in the training of a sum": ([(of_a_sum, list(sealed.TASKS))], lambda: masked(DP), None, call),
+    "noise in the training of a sum": ([(of_a_sum, list(secagg_messages.TASKS))], lambda: masked(DP), None, call),
     "trained without noise": ([(trainer, BOTH)], outbound, None, order),
     "no promise at all": ([(trainer, BOTH)], object, None, order),
     "two executors": ([(of_a_sum, ["train"]), (trainer, ["finish"])], lambda: outbound(DP), None, call),
@@ -212,7 +220,7 @@ ATTACKS = {
     "no filter": ([(trainer, BOTH)], lambda: outbound(DP), [], order),
     "another split of the plan": (
         [(lambda: trainer(schedule=SHORT), BOTH)],
-        lambda: outbound(PatientRelease(PROMISE, work=3, rounds=2, delta=1e-5, accept_vacuous=False)),
+        lambda: outbound(PatientRelease(PROMISE, work=3, num_rounds=2, delta=1e-5, accept_vacuous=False)),
         None,
         order,
     ),

@@ -3,23 +3,23 @@
 from dataclasses import dataclass, replace
 
 import pytest
-from hidden_federation import protection
+from nvflare_federation import secagg
 from outbounds import outbound
 
+from wardround.core.errors import ConfigRefused
 from wardround.core.traits import ADDITIVE, PLAINTEXT, READABLE, Traits
 from wardround.data.cases import MODALITIES
-from wardround.errors import ConfigRefused
+from wardround.dp.hospital_dp import HospitalDP
+from wardround.dp.hospital_release import HospitalRelease
+from wardround.dp.patient_dp import PatientDP
+from wardround.dp.patient_release import PatientRelease
 from wardround.flare.outbound import NONE, Asked, Outbound
-from wardround.privacy.hospital_dp import HospitalDP
-from wardround.privacy.hospital_release import HospitalRelease
-from wardround.privacy.patient_dp import PatientDP
-from wardround.privacy.patient_release import PatientRelease
 
-PATIENT = PatientRelease(PatientDP(1.0, 1.5, 0.25, 16), work=4, rounds=2, delta=1e-5, accept_vacuous=False)
-HOSPITAL = HospitalRelease(HospitalDP(1.0, 2.0, 16, 3, 0, True, 16), rounds=2, delta=1e-5, accept_vacuous=False)
-SUM = protection("masked", bits=16, weights="equal")
+PATIENT = PatientRelease(PatientDP(1.0, 1.5, 0.25, 16), work=4, num_rounds=2, delta=1e-5, accept_vacuous=False)
+HOSPITAL = HospitalRelease(HospitalDP(1.0, 2.0, 16, 3, 0, True, 16), num_rounds=2, delta=1e-5, accept_vacuous=False)
+SUM = secagg("masked", bits=16, weights="equal")
 NEEDS_READERS = Traits(needs=frozenset({READABLE}), breaks=frozenset({ADDITIVE}))
-NOTHING = {"privacy": NONE, "compression": NONE, "protection": NONE, "allowed_names": []}
+NOTHING = {"privacy": NONE, "compression": NONE, "secagg": NONE, "allowed_names": []}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def test_what_the_readers_find():
     assert (nothing.charged, nothing.noise, nothing.training_noise, nothing.session) == (None,) * 4
     assert (patient.charged, patient.noise, patient.training_noise) == (PATIENT, None, PATIENT.promise)
     assert (hospital.charged, hospital.noise, hospital.training_noise) == (HOSPITAL, HOSPITAL.promise, None)
-    assert (hospital.session.protection, hospital.session.noise) == (SUM, HOSPITAL.promise)
+    assert (hospital.session.secagg, hospital.session.noise) == (SUM, HOSPITAL.promise)
     assert nothing.allowed_names == MODALITIES
 
 
@@ -74,14 +74,14 @@ def test_parts_come_in_one_order():
 @pytest.mark.parametrize(
     ("promised", "words"),
     [
-        ({"compression": Fewer(), "protection": SUM}, "since fewer"),
+        ({"compression": Fewer(), "secagg": SUM}, "since fewer"),
         ({"compression": Fewer(Traits(breaks=frozenset({READABLE})))}, "nobody opens one by one .since fewer"),
         ({"privacy": HOSPITAL}, "without a number of patients"),
         (
-            {"privacy": replace(HOSPITAL, promise=replace(HOSPITAL.promise, min_sites=4)), "protection": SUM},
-            "min_sites",
+            {"privacy": replace(HOSPITAL, promise=replace(HOSPITAL.promise, min_clients=4)), "secagg": SUM},
+            "min_clients",
         ),
-        ({"privacy": HOSPITAL, "protection": protection("he", bits=16, weights="equal")}, "hidden"),
+        ({"privacy": HOSPITAL, "secagg": secagg("he", bits=16, weights="equal")}, "distributed"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused(promised, words):

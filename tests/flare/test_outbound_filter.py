@@ -9,14 +9,14 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 from outbounds import leaving, outbound
 
-from wardround.arrays import digest
+from wardround.core.arrays import digest
+from wardround.core.errors import ConfigRefused, ReleaseRefused
 from wardround.core.traits import Traits
 from wardround.data.cases import MODALITIES
-from wardround.errors import ConfigRefused, ReleaseRefused
-from wardround.flare import wire, wire_compressed
+from wardround.flare import compressed_messages, plaintext_messages
 from wardround.flare.outbound import ID, Asked, Outbound
 from wardround.flare.outbound_filter import OutboundFilter
-from wardround.flare.places import run_folder
+from wardround.flare.workspaces import run_folder
 
 
 class Halved:
@@ -61,7 +61,7 @@ def receipts(fl_ctx):
 
 def test_in_the_clear_changes_nothing_and_says_so(update, context):
     given, fl_ctx = update(), context("train")
-    out = wire.read_update(leaving(wire.update_message(given), fl_ctx))
+    out = plaintext_messages.read_update(leaving(plaintext_messages.update_message(given), fl_ctx))
     assert np.array_equal(out.delta["model:w"], given.delta["model:w"])
     assert (out.weight, out.numbers, out.facts) == (given.weight, given.numbers, given.facts)
     (receipt,) = receipts(fl_ctx)
@@ -72,7 +72,7 @@ def test_in_the_clear_changes_nothing_and_says_so(update, context):
 def test_what_leaves_is_what_the_mechanism_returned(update, context):
     fl_ctx = context("train")
     made = outbound(compression=Halved())
-    out = wire_compressed.read_update(leaving(wire.update_message(update()), fl_ctx, made), "halved")
+    out = compressed_messages.read_update(leaving(plaintext_messages.update_message(update()), fl_ctx, made), "halved")
     assert np.array_equal(out.delta["model:w"], np.full((2, 3), 0.5, np.float32))
     (receipt,) = receipts(fl_ctx)
     assert receipt["bytes"] == 24
@@ -88,8 +88,10 @@ def test_the_digest_of_a_receipt_can_be_checked_by_hand():
 
 def test_the_receipt_is_written_before_the_message_exists(update, context, monkeypatch):
     fl_ctx, seen = context("train"), []
-    real = wire.update_message
-    monkeypatch.setattr(wire, "update_message", lambda made: (seen.append(receipts(fl_ctx)), real(made))[1])
+    real = plaintext_messages.update_message
+    monkeypatch.setattr(
+        plaintext_messages, "update_message", lambda made: (seen.append(receipts(fl_ctx)), real(made))[1]
+    )
     message = real(update())
     leaving(message, fl_ctx)
     assert [len(lines) for lines in seen] == [1]
@@ -99,11 +101,14 @@ def test_no_receipt_no_release(update, context, workspace):
     fl_ctx = context("train")
     (run_folder(fl_ctx) / "releases.jsonl").mkdir()
     with pytest.raises(OSError, match="releases"):
-        leaving(wire.update_message(update()), fl_ctx)
+        leaving(plaintext_messages.update_message(update()), fl_ctx)
 
 
 def test_nothing_rides_along(update, scores, context):
-    for task, made in (("train", wire.update_message(update())), ("finish", wire.scores_message(scores))):
+    for task, made in (
+        ("train", plaintext_messages.update_message(update())),
+        ("finish", plaintext_messages.scores_message(scores)),
+    ):
         made["patients"] = ["phantom-north-001"]
         made.set_header("note", "phantom-north-001")
         out = leaving(made, context(task))
@@ -114,7 +119,7 @@ def test_nothing_rides_along(update, scores, context):
 
 def test_scores_pass_with_a_receipt(scores, context):
     fl_ctx = context("finish")
-    assert wire.read_scores(leaving(wire.scores_message(scores), fl_ctx)) == scores
+    assert plaintext_messages.read_scores(leaving(plaintext_messages.scores_message(scores), fl_ctx)) == scores
     assert [line["task"] for line in receipts(fl_ctx)] == ["finish"]
 
 
@@ -122,7 +127,7 @@ def test_scores_pass_with_a_receipt(scores, context):
 def test_an_unknown_task_is_refused(task, update, context):
     fl_ctx = context(task)
     with pytest.raises(ReleaseRefused, match="task"):
-        leaving(wire.update_message(update()), fl_ctx)
+        leaving(plaintext_messages.update_message(update()), fl_ctx)
     assert receipts(fl_ctx) == []
 
 
@@ -147,34 +152,34 @@ def test_any_other_payload_is_refused(kind, made, task, context):
 
 def test_an_update_is_no_score_and_a_score_no_update(update, scores, context):
     with pytest.raises(ReleaseRefused):
-        leaving(wire.update_message(update()), context("finish"))
+        leaving(plaintext_messages.update_message(update()), context("finish"))
     with pytest.raises(ReleaseRefused):
-        leaving(wire.scores_message(scores), context("train"))
+        leaving(plaintext_messages.scores_message(scores), context("train"))
 
 
 def test_a_mechanism_that_refuses_stops_the_release(update, context):
     fl_ctx = context("train")
     with pytest.raises(ReleaseRefused):
-        leaving(wire.update_message(update()), fl_ctx, outbound(compression=Broken()))
+        leaving(plaintext_messages.update_message(update()), fl_ctx, outbound(compression=Broken()))
     assert receipts(fl_ctx) == []
 
 
 @pytest.mark.parametrize("task", ["train", "finish", "unknown"])
 def test_an_error_reply_is_reduced_to_its_code(task, context):
-    reply = wire.refusal_message("data")
+    reply = plaintext_messages.refusal_message("data")
     reply["why"] = "/data/phantom-north-001_t1.nii.gz is truncated"
     reply.set_header("trace", "phantom-north-001")
     out = leaving(reply, context(task))
     assert "phantom" not in str(out)
-    assert wire.refusal_code(out) == "data"
+    assert plaintext_messages.refusal_code(out) == "data"
     assert out.get_return_code() != ReturnCode.OK
 
 
 def test_an_error_reply_cannot_smuggle_a_sentence(context):
-    reply = wire.refusal_message("phantom north has a tumour")
+    reply = plaintext_messages.refusal_message("phantom north has a tumour")
     reply["DXO"] = {"weights": np.ones(3)}
     out = leaving(reply, context("train"))
-    assert wire.refusal_code(out) == "error"
+    assert plaintext_messages.refusal_code(out) == "error"
     assert "DXO" not in out
 
 
@@ -182,25 +187,25 @@ def test_an_error_reply_cannot_smuggle_a_sentence(context):
 def test_a_sequence_that_the_job_does_not_list_keeps_the_update_at_the_site(words, update, context):
     fl_ctx = context("train")
     with pytest.raises(ReleaseRefused, match="modalities"):
-        leaving(wire.update_message(update()), fl_ctx, outbound(names=words))
+        leaving(plaintext_messages.update_message(update()), fl_ctx, outbound(names=words))
     assert receipts(fl_ctx) == []
 
 
 def test_classes_and_personal_blocks_leave_only_by_the_names_of_the_job(update, scores, context):
     promised = outbound(names=[*MODALITIES, "glioma", "head"])
-    made = leaving(wire.update_message(update(classes={"glioma": 30})), context("train"), promised)
-    assert wire.read_update(made).facts["classes"] == {"glioma": 30}
-    personal = wire.scores_message(scores | {"personal": {"head": 1}})
-    assert wire.read_scores(leaving(personal, context("finish"), promised))
+    made = leaving(plaintext_messages.update_message(update(classes={"glioma": 30})), context("train"), promised)
+    assert plaintext_messages.read_update(made).facts["classes"] == {"glioma": 30}
+    personal = plaintext_messages.scores_message(scores | {"personal": {"head": 1}})
+    assert plaintext_messages.read_scores(leaving(personal, context("finish"), promised))
     with pytest.raises(ReleaseRefused, match="classes"):
-        leaving(wire.update_message(update(classes={"J. Smith": 3})), context("train"), promised)
+        leaving(plaintext_messages.update_message(update(classes={"J. Smith": 3})), context("train"), promised)
     with pytest.raises(ReleaseRefused, match="personal"):
-        leaving(wire.scores_message(scores | {"personal": {"J. Smith": 1}}), context("finish"), promised)
+        leaving(plaintext_messages.scores_message(scores | {"personal": {"J. Smith": 1}}), context("finish"), promised)
 
 
 def test_the_receipt_says_how_many_blocks_left(update, context):
     fl_ctx = context("train")
-    out = wire.read_update(leaving(wire.update_message(update()), fl_ctx))
+    out = plaintext_messages.read_update(leaving(plaintext_messages.update_message(update()), fl_ctx))
     assert set(out.delta) == {"model:w"}
     (receipt,) = receipts(fl_ctx)
     assert receipt["blocks"] == 1
@@ -211,7 +216,9 @@ def test_the_receipt_says_how_many_blocks_left(update, context):
 def test_without_the_component_nothing_leaves(found, task, update, scores, context):
     """No promise is not the promise of nothing."""
     fl_ctx = context(task, **({} if found is None else {ID: found}))
-    message = wire.update_message(update()) if task == "train" else wire.scores_message(scores)
+    message = (
+        plaintext_messages.update_message(update()) if task == "train" else plaintext_messages.scores_message(scores)
+    )
     with pytest.raises(ConfigRefused, match="component 'outbound'"):
         OutboundFilter().process(message, fl_ctx)
     assert receipts(fl_ctx) == []
@@ -220,7 +227,7 @@ def test_without_the_component_nothing_leaves(found, task, update, scores, conte
 def test_stages_run_only_for_an_order_that_the_executor_is_answering(update, context):
     made = Outbound("none", Halved(), "none", list(MODALITIES))
     with pytest.raises(ConfigRefused, match="no order to answer"):
-        leaving(wire.update_message(update()), context("train"), made)
+        leaving(plaintext_messages.update_message(update()), context("train"), made)
 
 
 def test_what_a_stage_remembers_is_there_in_the_next_round_and_after_a_restart(update, context):
@@ -231,7 +238,7 @@ def test_what_a_stage_remembers_is_there_in_the_next_round_and_after_a_restart(u
     for one in [*asked, Asked(3, "d", 3), Asked(5, "f", 4)]:
         made = outbound(compression=Remembers(seen))
         made.begin(one)
-        leaving(wire.update_message(update()), fl_ctx, made)
+        leaving(plaintext_messages.update_message(update()), fl_ctx, made)
     first = [(0, 0, 0.0), "lost", (1, 1, 6.0), (1, 1, 6.0), "counted", (2, 2, 12.0)]
     assert seen == [*first, "counted", (3, 3, 18.0), "counted", (5, 4, 24.0)]
 
@@ -241,5 +248,5 @@ def test_a_new_run_remembers_nothing(update, context):
     for round_ in (0, 1, 0):
         made = outbound(compression=Remembers(seen))
         made.begin(Asked(round_, "a", round_))
-        leaving(wire.update_message(update()), fl_ctx, made)
+        leaving(plaintext_messages.update_message(update()), fl_ctx, made)
     assert seen == [(0, 0, 0.0), "counted", (1, 1, 6.0), (0, 0, 0.0)]

@@ -1,4 +1,4 @@
-"""The exit of a hidden sum with a real site behind it: what it lets out, and what it writes down first."""
+"""The exit of a secure sum with a real site behind it: what it lets out, and what it writes down first."""
 
 import hashlib
 import json
@@ -6,22 +6,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hidden_federation import HIDDEN, MODES, Private, facts_of, numbers
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
+from nvflare_federation import MODES, SECAGG, Private, facts_of, numbers
 
 from wardround import __version__
-from wardround.arrays import digest
+from wardround.core.arrays import digest
+from wardround.core.errors import ConfigRefused, Refusal, ReleaseRefused, RoundRefused
 from wardround.core.traits import Traits
-from wardround.errors import ConfigRefused, Refusal, ReleaseRefused, RoundRefused
-from wardround.flare import few_patients, sealed, wire
+from wardround.dp.releases import SampledGaussianRelease
+from wardround.flare import few_patients, plaintext_messages, secagg_messages
 from wardround.flare.outbound_secagg import TREATED
-from wardround.flare.sealed import Call, Reply
-from wardround.privacy import statements
-from wardround.privacy.releases import SampledGaussianRelease
-from wardround.privacy.statements import Moment, Signed
-from wardround.privacy.sum_site import Incoming
+from wardround.flare.secagg_messages import Call, Reply
+from wardround.messages import statements
+from wardround.messages.statements import Moment, Signed
+from wardround.secagg.client import Incoming
 
 RUN = "ab" * 16
 NUMBERS = {"loss": 1.5, "val_score": 0.25, "seconds": 2.0}
@@ -54,7 +54,7 @@ class Rig:
     def __init__(self, federation):
         self.promise, self.site, self.sites = federation.promise, federation.sites["site-1"], federation.sites
         self.names = ("site-1", "site-2", "site-3")
-        self.joins = tuple(self.of(name).participant.join(RUN) for name in self.names)
+        self.joins = tuple(self.of(name).agreement.join(RUN) for name in self.names)
         self.moment(0)
 
     def of(self, name):
@@ -63,9 +63,7 @@ class Rig:
     def moment(self, round_, attempt=0):
         """Begin another attempt."""
         self.at, masks = Moment(RUN, round_, attempt), self.promise.masks
-        prepares = [
-            self.of(name).participant.prepare(self.at, self.joins) for name in self.names if masks
-        ] or self.joins
+        prepares = [self.of(name).agreement.prepare(self.at, self.joins) for name in self.names if masks] or self.joins
         self.site.secure.begin(Call(self.at, 2, self.joins, tuple(prepares)), "", 0)
         self.site.secure.model, self.site.secure.initial = "aa" * 32, BLOCKS
 
@@ -85,8 +83,8 @@ def rig(federation):
 
 def update(blocks=None, weight=3.0, loss=1.5, **changed):
     facts = facts_of("site-1") | {"version": __version__} | changed
-    return wire.update_message(
-        wire.Update(BLOCKS if blocks is None else blocks, weight, NUMBERS | {"loss": loss}, facts)
+    return plaintext_messages.update_message(
+        plaintext_messages.Update(BLOCKS if blocks is None else blocks, weight, NUMBERS | {"loss": loss}, facts)
     )
 
 
@@ -102,14 +100,14 @@ def judged(scores):
         "job": "cc" * 32,
     }
     signed = Signed(json.dumps(common, sort_keys=True, separators=(",", ":")), b"s", b"c")
-    return sealed.reply_message(Reply(signed, b"", {"scores": scores}))
+    return secagg_messages.reply_message(Reply(signed, b"", {"scores": scores}))
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_update_leaves_as_a_statement(rig, mode):
     made = rig(mode)
     few_patients.keep(made.site.context("train"), few_patients.Patients(30, 12, 12))
-    reply = sealed.read_reply(made.exit(update()), wire.TRAIN)
+    reply = secagg_messages.read_reply(made.exit(update()), plaintext_messages.TRAIN)
     said = statements.peek(reply.statement)
     assert said["kind"] == ("ready" if mode == "ring" else "submit")
     assert (said["model"] == "aa" * 32) == (mode in ("fixed", "masked"))  # under encryption it is keyed
@@ -120,14 +118,14 @@ def test_an_update_leaves_as_a_statement(rig, mode):
     assert receipt["kind"] == said["kind"]
     assert receipt["bytes"] == len(reply.payload)
     assert receipt["update"] == digest(BLOCKS)
-    assert (receipt["protection"], receipt["round"], receipt["attempt"]) == (mode, 0, 0)
+    assert (receipt["secagg"], receipt["round"], receipt["attempt"]) == (mode, 0, 0)
     assert receipt["mechanism"] == "none"
     assert (receipt["clipped"], receipt["bits"]) == (0, 8)
     if mode != "ring":
         assert receipt["sha256"] == said["sha256"] == hashlib.sha256(reply.payload).hexdigest()
 
 
-@pytest.mark.parametrize("mode", HIDDEN)
+@pytest.mark.parametrize("mode", SECAGG)
 def test_no_block_of_the_update_is_in_the_message(rig, mode):
     made = rig(mode)
     dxo = from_shareable(made.exit(update()))
@@ -148,10 +146,10 @@ def test_in_the_open_the_payload_is_the_plain_integers(rig):
 @pytest.mark.parametrize("mode", ["masked", "he", "ring"])
 def test_another_attempt_hides_the_same_integers_anew(rig, mode):
     made = rig(mode)
-    first = sealed.read_reply(made.exit(update()), wire.TRAIN)
+    first = secagg_messages.read_reply(made.exit(update()), plaintext_messages.TRAIN)
     kept = made.of("site-1").fields(0)
     made.moment(0, attempt=1)
-    second = sealed.read_reply(made.exit(sealed.again_message(0)), wire.TRAIN)
+    second = secagg_messages.read_reply(made.exit(secagg_messages.again_message(0)), plaintext_messages.TRAIN)
     assert statements.peek(second.statement)["attempt"] == 1
     assert np.array_equal(made.of("site-1").fields(0), kept)
     assert second.meta == first.meta
@@ -165,9 +163,9 @@ def test_a_hop_adds_only_integers_that_this_exit_and_this_policy_made(rig):
     made.exit(update())
     site, call = made.of("site-1"), made.site.secure.call
     signed, payload = site.hop(made.at, call.prepares, Incoming(made.names, (), None, b""))
-    hop = sealed.reply_message(Reply(signed, payload, {}))
-    assert sealed.read_reply(made.exit(hop, sealed.HOP), sealed.HOP).payload == payload
-    treated = made.site.context(sealed.HOP)
+    hop = secagg_messages.reply_message(Reply(signed, payload, {}))
+    assert secagg_messages.read_reply(made.exit(hop, secagg_messages.HOP), secagg_messages.HOP).payload == payload
+    treated = made.site.context(secagg_messages.HOP)
     treated.set_prop(TREATED, "noise of the site's own policy", private=True, sticky=False)
     with pytest.raises(ReleaseRefused, match="another exit, sum or policy"):
         made.site.exit.process(hop, treated)
@@ -184,7 +182,7 @@ def test_an_update_for_a_round_that_is_coded_does_not_replace_it(rig):
 def test_nothing_to_hide_again_is_refused(rig):
     made = rig("he")
     with pytest.raises(RoundRefused, match="no readable held-00000"):
-        made.exit(sealed.again_message(0))
+        made.exit(secagg_messages.again_message(0))
     assert made.site.receipts == []
 
 
@@ -198,9 +196,11 @@ def test_stages_come_before_the_codec(rig):
     assert receipt["update"] == digest({name: block / 2 for name, block in BLOCKS.items()})
 
 
-@pytest.mark.parametrize(("weights", "hidden"), [("equal", False), ("patients_open", False), ("patients_hidden", True)])
+@pytest.mark.parametrize(
+    ("weights", "hidden"), [("equal", False), ("patients_plaintext", False), ("patients_in_sum", True)]
+)
 def test_counts_are_hidden_where_the_job_says_so(rig, weights, hidden):
-    reply = sealed.read_reply(rig("he", weights=weights).exit(update()), wire.TRAIN)
+    reply = secagg_messages.read_reply(rig("he", weights=weights).exit(update()), plaintext_messages.TRAIN)
     assert (reply.meta["facts"]["cases"] is None) == hidden
     assert reply.meta["facts"]["modalities"]["t1"] == (1 if hidden else 9)
     again = rig("he", weights=weights)
@@ -264,13 +264,13 @@ def test_an_unknown_task_lets_nothing_out(rig, task):
     assert made.site.receipts == []
 
 
-@pytest.mark.parametrize("task", [task for task in sealed.TASKS if task != wire.TRAIN])
+@pytest.mark.parametrize("task", [task for task in secagg_messages.TASKS if task != plaintext_messages.TRAIN])
 @pytest.mark.parametrize("what", ["an update", "weights", "again", "nothing"])
 def test_only_replies_leave_the_other_tasks(rig, task, what):
     message = {
         "an update": update(),
-        "weights": wire.order_message(wire.Order(BLOCKS, 0, 2)),
-        "again": sealed.again_message(0),
+        "weights": plaintext_messages.order_message(plaintext_messages.Order(BLOCKS, 0, 2)),
+        "again": secagg_messages.again_message(0),
         "nothing": Shareable(),
     }[what]
     made = rig("he")
@@ -283,10 +283,10 @@ def test_only_replies_leave_the_other_tasks(rig, task, what):
 def test_only_an_update_is_trained(rig, what):
     made = rig("he")
     message = {
-        "weights": wire.order_message(wire.Order(BLOCKS, 0, 2)),
-        "metrics": wire.scores_message(numbers()),
+        "weights": plaintext_messages.order_message(plaintext_messages.Order(BLOCKS, 0, 2)),
+        "metrics": plaintext_messages.scores_message(numbers()),
         "nothing": Shareable(),
-        "a reply": sealed.reply_message(Reply(made.joins[0], b"", {})),
+        "a reply": secagg_messages.reply_message(Reply(made.joins[0], b"", {})),
     }[what]
     with pytest.raises(ReleaseRefused):
         made.exit(message)
@@ -296,11 +296,11 @@ def test_only_an_update_is_trained(rig, what):
 def test_a_reply_is_built_anew(rig):
     """What rides along in headers or extra keys of the message stays."""
     made = rig("he")
-    message = sealed.reply_message(Reply(made.joins[0], b"", {}))
+    message = secagg_messages.reply_message(Reply(made.joins[0], b"", {}))
     message["more"] = "/data/x.nii.gz"
     message.set_header("note", "patient 7")
-    out = made.exit(message, sealed.JOIN)
-    assert sealed.read_reply(out, sealed.JOIN).statement == made.joins[0]
+    out = made.exit(message, secagg_messages.JOIN)
+    assert secagg_messages.read_reply(out, secagg_messages.JOIN).statement == made.joins[0]
     assert "x.nii" not in str(out)
     assert "patient 7" not in str(out)
     (receipt,) = made.site.receipts
@@ -312,8 +312,10 @@ def test_which_blocks_are_this_hospitals_own_is_not_told(rig):
     made = rig("he")
     scores = {"candidates": {}, "deploy": None, "val_score": 0.5, "seconds": 1.0}
     for told in (scores, scores | {"personal": {"head": 1}}):
-        out = made.exit(judged(told), wire.FINISH)
-        assert sealed.read_reply(out, wire.FINISH).meta == {"scores": scores | {"val_score": None}}
+        out = made.exit(judged(told), plaintext_messages.FINISH)
+        assert secagg_messages.read_reply(out, plaintext_messages.FINISH).meta == {
+            "scores": scores | {"val_score": None}
+        }
 
 
 @pytest.mark.parametrize("kind", ["brats", "classes", "organs of patient 3", "ct"])
@@ -337,19 +339,19 @@ def test_a_score_that_the_job_does_not_list_stays(rig, name):
         "seconds": None,
     }
     with pytest.raises(ReleaseRefused):
-        made.exit(judged(scores), wire.FINISH)
+        made.exit(judged(scores), plaintext_messages.FINISH)
     assert made.site.receipts == []
     scores["candidates"]["local"]["test"] = {"dice_spleen": {"value": 0.5}}
-    made.exit(judged(scores), wire.FINISH)
+    made.exit(judged(scores), plaintext_messages.FINISH)
 
 
 @pytest.mark.parametrize("code", ["data", "memory", "failure"])
-@pytest.mark.parametrize("task", sealed.TASKS)
+@pytest.mark.parametrize("task", secagg_messages.TASKS)
 def test_of_a_refusal_the_code_alone_leaves(rig, task, code):
-    made, message = rig("he"), wire.refusal_message(code)
+    made, message = rig("he"), plaintext_messages.refusal_message(code)
     message["reason"] = "/data/x.nii.gz"
     out = made.exit(message, task)
-    assert wire.refusal_code(out) == code
+    assert plaintext_messages.refusal_code(out) == code
     assert "x.nii" not in str(out)
     assert made.exit(make_reply(ReturnCode.EXECUTION_EXCEPTION), task).get_return_code() != ReturnCode.OK
     assert made.site.receipts == []
@@ -357,13 +359,13 @@ def test_of_a_refusal_the_code_alone_leaves(rig, task, code):
 
 def test_the_receipt_is_written_before_the_message_exists(rig, monkeypatch):
     made, seen = rig("he"), []
-    build = sealed.reply_message
+    build = secagg_messages.reply_message
 
     def built(reply):
         seen.append(len(made.site.receipts))
         return build(reply)
 
-    monkeypatch.setattr(sealed, "reply_message", built)
+    monkeypatch.setattr(secagg_messages, "reply_message", built)
     made.exit(update())
     assert seen[-1] == 1
 

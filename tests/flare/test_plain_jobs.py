@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wardround.jobs.cli import main
+from wardround.cli.main import main
 
 # What NVFlare itself refuses first: a text that is no JSON at all, and an app without this side's config.
 NVFLARES_OWN_WORDS = {"no json", "a deep one", "no server's config"}
@@ -103,7 +103,13 @@ def spoilt(repository, root, address):
 
 def deployed(kit, side, apps):
     """Return what the party answers to each app, in a process of its own."""
-    words = [sys.executable, str(Path(__file__).with_name("deploy_app.py")), str(kit), side, *map(str, apps)]
+    words = [
+        sys.executable,
+        str(Path(__file__).parents[1] / "support" / "deploy_app.py"),
+        str(kit),
+        side,
+        *map(str, apps),
+    ]
     done = subprocess.run(
         words, env=os.environ | {"HOSPITAL_SECRET": "hunter2"}, capture_output=True, text=True, timeout=120
     )

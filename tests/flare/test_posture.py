@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.flare.posture import may_bring_code, scopes
 
 
@@ -54,7 +54,7 @@ def no_such_class(text):
 
 
 def shared_noise(text):
-    return text.replace('"hidden": false', '"hidden": true')
+    return text.replace('"distributed": false', '"distributed": true')
 
 
 def other_default(text):

@@ -1,4 +1,4 @@
-"""A hospital that insists on secure aggregation: real kits, signatures as NVFlare makes them, and whole hidden sums."""
+"""A hospital that insists on secure aggregation: real kits, signatures as NVFlare makes them, and whole secure sums."""
 
 import argparse
 import copy
@@ -9,32 +9,34 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hidden_federation import HIDDEN, SITES, protection, secure_site
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.workspace import Workspace
 from nvflare.lighter.utils import load_private_key_file, sign_folders
 from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
 from nvflare.private.fed.client.client_runner import TaskRouter
+from nvflare_federation import SECAGG, SITES, secagg, secagg_site
 from outbounds import outbound
 
-from wardround.errors import ConfigRefused, ReleaseRefused
-from wardround.flare import curves, places, policy_checks, sealed, wire
+from wardround.core.errors import ConfigRefused, ReleaseRefused
+from wardround.dp.budget import FILE
+from wardround.dp.hospital_dp import HospitalDP
+from wardround.dp.ledger import Ledger
+from wardround.flare import curves, plaintext_messages, policy_checks, secagg_messages, workspaces
 from wardround.flare.curves import Curves
 from wardround.flare.outbound import ID, Outbound
 from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.secagg_policy import SecAggPolicy
 from wardround.flare.signer import is_built_from
 from wardround.flare.site_policy import HospitalPolicy, PatientPolicy
-from wardround.privacy.budget import FILE
-from wardround.privacy.hospital_dp import HospitalDP
-from wardround.privacy.identity import Identity
-from wardround.privacy.ledger import Ledger
-from wardround.privacy.statements import Moment
+from wardround.messages.identity import Identity
+from wardround.messages.statements import Moment
 
 LEAD, ADMIN, SERVER = "lead@consortium.org", "admin@consortium.org", "localhost"
-LEAST = {"masks": True, "encryption": False, "min_sites": 3, "sites": 16, "threshold": 0}
-PROMISE = HospitalDP(clip=1.0, noise_multiplier=2.0, sites=256, min_sites=3, colluders=0, hidden=False, bits=16)
+LEAST = {"masks": True, "encryption": False, "min_clients": 3, "sites": 16, "threshold": 0}
+PROMISE = HospitalDP(
+    max_update_norm=1.0, noise_multiplier=2.0, sites=256, min_clients=3, colluders=0, distributed=False, bits=16
+)
 REASONS, RUN = "refusals.txt", "ab" * 16
 
 
@@ -67,8 +69,8 @@ def insist(site, policy, executor=None, exits=None):
     answer, own = site.executor.execute, site.exit
     first = list(policy) if isinstance(policy, tuple) else [policy]
     router = TaskRouter()
-    router.add_executor(list(sealed.TASKS), site.executor if executor is None else executor)
-    table = {f"{task}/out": [own] if exits is None else exits for task in sealed.TASKS}
+    router.add_executor(list(secagg_messages.TASKS), site.executor if executor is None else executor)
+    table = {f"{task}/out": [own] if exits is None else exits for task in secagg_messages.TASKS}
     runner = SimpleNamespace(task_result_filters=table, task_router=router)
 
     def at(fl_ctx, direction):
@@ -114,12 +116,12 @@ def consortium(provisioned, tmp_path, federation):
 
 
 def reasons(site):
-    path = places.private_folder(site.context()) / REASONS
+    path = workspaces.private_folder(site.context()) / REASONS
     return path.read_text() if path.exists() else ""
 
 
 def call(task="train"):
-    return sealed.call_message(sealed.Call(Moment(RUN, 0, 0), 2))
+    return secagg_messages.call_message(secagg_messages.Call(Moment(RUN, 0, 0), 2))
 
 
 @pytest.fixture
@@ -131,7 +133,7 @@ def asked(consortium, provisioned):
         shutil.rmtree(site.root / site.job)
         deploy(provisioned, site, by, edit)
         if found is not None:
-            site.engine.components[ID] = found if isinstance(found, Outbound) else outbound(protection=found)
+            site.engine.components[ID] = found if isinstance(found, Outbound) else outbound(secagg=found)
         policy = insist(site, SecAggPolicy(**LEAST | least), executor, exits)
         try:
             policy(task, call(task), FilterKey.IN)
@@ -142,7 +144,7 @@ def asked(consortium, provisioned):
     return ask
 
 
-@pytest.mark.parametrize("mode", HIDDEN)
+@pytest.mark.parametrize("mode", SECAGG)
 def test_a_job_that_is_as_strict_and_signed_by_a_lead_ends_well(consortium, mode):
     made = consortium(mode, policy=fitting(mode)).run()
     assert made.panics == []
@@ -196,14 +198,14 @@ def test_a_folder_that_somebody_else_signed_too(asked, provisioned):
 
 
 LOOSER = {
-    "no masks": (protection("fixed"), {}),
-    "no masks under encryption": (protection("he"), {}),
-    "no encryption": (protection("masked"), {"encryption": True}),
-    "min_sites 3": (protection("masked"), {"min_sites": 4}),
-    "sites 17": (protection("masked", sites=17), {}),
-    "threshold 9": (protection("masked", threshold=9), {}),
-    "threshold 10": (protection("masked", threshold=10), {"threshold": 11}),
-    "threshold 0": (protection("masked", min_sites=4), {"min_sites": 4, "threshold": 16}),
+    "no masks": (secagg("fixed"), {}),
+    "no masks under encryption": (secagg("he"), {}),
+    "no encryption": (secagg("masked"), {"encryption": True}),
+    "min_clients 3": (secagg("masked"), {"min_clients": 4}),
+    "sites 17": (secagg("masked", sites=17), {}),
+    "threshold 9": (secagg("masked", threshold=9), {}),
+    "threshold 10": (secagg("masked", threshold=10), {"threshold": 11}),
+    "threshold 0": (secagg("masked", min_clients=4), {"min_clients": 4, "threshold": 16}),
 }
 
 
@@ -215,8 +217,8 @@ def test_a_looser_sum_is_refused_before_training_by_name(asked, name):
 
 @pytest.mark.parametrize("mode", ["masked", "he with masks", "ring"])
 def test_a_stricter_sum_is_welcome(asked, mode):
-    assert asked(found=protection(mode, min_sites=5, sites=12)) == ""
-    assert asked(found=protection(mode, threshold=12), threshold=11) == ""
+    assert asked(found=secagg(mode, min_clients=5, sites=12)) == ""
+    assert asked(found=secagg(mode, threshold=12), threshold=11) == ""
 
 
 class Other(Executor):
@@ -227,7 +229,7 @@ class Other(Executor):
 
 
 def test_an_update_leaves_by_no_other_door(asked, provisioned):
-    ours, other, settings = OutboundFilter(), PatientPolicy(), vars_of(secure_site())
+    ours, other, settings = OutboundFilter(), PatientPolicy(), vars_of(secagg_site())
     for doors in (
         {"found": outbound()},
         {"exits": []},
@@ -236,13 +238,24 @@ def test_an_update_leaves_by_no_other_door(asked, provisioned):
         {"exits": [ours, other]},
         {"exits": [type("Derived", (OutboundFilter,), {})()]},
         {"executor": Other()},
-        {"executor": type("Derived", (type(secure_site()),), {})(**settings)},
+        {"executor": type("Derived", (type(secagg_site()),), {})(**settings)},
     ):
         assert "leaves in the open" in asked(**doors)
 
 
 def vars_of(executor):
-    names = ("algorithm", "sharing", "model", "schedule", "sampling", "judging", "phantoms", "seed", "rule", "banks")
+    names = (
+        "algorithm",
+        "sharing",
+        "model",
+        "schedule",
+        "sampling",
+        "model_selection",
+        "phantoms",
+        "seed",
+        "server_optimizer",
+        "variables",
+    )
     return {name: getattr(executor, name) for name in names}
 
 
@@ -250,13 +263,18 @@ def test_a_reply_is_checked_again_before_it_leaves(consortium, update):
     """What is refused before training is refused at the exit too: filters may be listed for results alone."""
     made = consortium("fixed")
     site, policy = made.sites["site-1"], made.policy
-    for message in (wire.update_message(update({"model:w": np.ones(3, np.float32)})), sealed.again_message(0)):
+    for message in (
+        plaintext_messages.update_message(update({"model:w": np.ones(3, np.float32)})),
+        secagg_messages.again_message(0),
+    ):
         with pytest.raises(ReleaseRefused):
             policy("train", message, FilterKey.OUT)
     assert site.receipts == []
 
 
-@pytest.mark.parametrize("wrong", [{"masks": False}, {"leads": []}, {"leads": "lead"}, {"min_sites": 2}, {"sites": 2}])
+@pytest.mark.parametrize(
+    "wrong", [{"masks": False}, {"leads": []}, {"leads": "lead"}, {"min_clients": 2}, {"sites": 2}]
+)
 def test_a_policy_that_insists_on_nothing_is_refused(wrong):
     with pytest.raises(ConfigRefused):
         SecAggPolicy(**LEAST | wrong)
@@ -275,7 +293,7 @@ def second(consortium, first, **changed):
     return made.run()
 
 
-@pytest.mark.parametrize("mode", HIDDEN)
+@pytest.mark.parametrize("mode", SECAGG)
 def test_the_same_job_with_other_hospitals_is_refused_by_the_machine(consortium, mode):
     """The difference of the two sums would be site-4's update."""
     first = consortium(mode, policy=fitting(mode)).run()
@@ -308,7 +326,7 @@ def test_the_same_update_under_other_settings_is_refused(consortium):
     made = consortium(job="job-2", names=SITES[:3], memory=first.sites["site-1"].root / "local")
     for site in made.sites.values():
         work = site.executor.trainer.work
-        work.judging = dataclasses.replace(work.judging, lr=0.02)
+        work.model_selection = dataclasses.replace(work.model_selection, lr=0.02)
     made.run()
     site = made.sites["site-1"]
     assert "in which site-1, site-2, site-3 were asked" in reasons(site)
@@ -317,17 +335,17 @@ def test_the_same_update_under_other_settings_is_refused(consortium):
 
 @pytest.mark.parametrize("name", [SERVER, LEAD])
 def test_the_server_and_administrators_are_no_hospitals(consortium, provisioned, name):
-    """A server that joins under its own certificate would count as one of min_sites."""
+    """A server that joins under its own certificate would count as one of min_clients."""
     made = consortium(names=SITES[:3])
     key, certificate = signer(provisioned, name)
-    stranger = made.sites["site-3"].secure.open(made.sites["site-3"].context()).participant
+    stranger = made.sites["site-3"].secure.open(made.sites["site-3"].context()).agreement
     stranger.identity = Identity(name, certificate.read_bytes(), load_private_key_file(str(key)))
-    call_ = sealed.Call(Moment(RUN, -1, 0), 2)
-    joins = [made.sites[one].answer("join", sealed.call_message(call_)) for one in SITES[:2]]
+    call_ = secagg_messages.Call(Moment(RUN, -1, 0), 2)
+    joins = [made.sites[one].answer("join", secagg_messages.call_message(call_)) for one in SITES[:2]]
     victim = made.sites["site-1"]
-    stranger.job = victim.secure.open(victim.context()).participant.job
-    said = [sealed.read_reply(one, "join").statement for one in joins] + [stranger.join(RUN)]
-    victim.answer("prepare", sealed.call_message(sealed.Call(Moment(RUN, 0, 0), 2, tuple(said))))
+    stranger.job = victim.secure.open(victim.context()).agreement.job
+    said = [secagg_messages.read_reply(one, "join").statement for one in joins] + [stranger.join(RUN)]
+    victim.answer("prepare", secagg_messages.call_message(secagg_messages.Call(Moment(RUN, 0, 0), 2, tuple(said))))
     assert "the server or an administrator, which is no hospital" in reasons(victim)
     assert "prepare" not in [row["task"] for row in victim.receipts]
 
@@ -346,7 +364,7 @@ def test_a_memory_that_cannot_be_read_stops_everything(consortium, spoil, tmp_pa
 def test_a_run_that_goes_on_from_kept_state_is_the_same_run(consortium, monkeypatch, tmp_path):
     """Documented: it may go on with those that are left, in the rounds that were not opened."""
     monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "kept"))
-    monkeypatch.setattr(places, "job_name", lambda fl_ctx: "one")
+    monkeypatch.setattr(workspaces, "job_name", lambda fl_ctx: "one")
     first = consortium()
     first.run(meddle=lambda task, name, call, reply: None if (task, call.moment.round) == ("train", 1) else reply)
     assert first.panics
@@ -367,7 +385,7 @@ def test_two_policies_in_one_scope_have_both_their_say(consortium):
     site = made.sites["site-1"]
     site.engine.components[curves.ID] = Curves()
     with pytest.raises(ReleaseRefused):
-        site.answer("join", sealed.call_message(sealed.Call(Moment(RUN, -1, 0), 2)))
+        site.answer("join", secagg_messages.call_message(secagg_messages.Call(Moment(RUN, -1, 0), 2)))
     assert "patient-level" in reasons(site)
     noised = consortium(policy=(SecAggPolicy(**LEAST), HospitalPolicy(PROMISE, 1e-5)))
     site = noised.sites["site-1"]
@@ -395,7 +413,7 @@ def loaded(folder, job, repository):
 
 
 JOBS = (
-    "brats_fedavg_masked",
+    "brats_fedavg_secagg",
     "brats_fedavg_he",
     "brats_perfedavg_ring",
     "brats_perfedavg_he",
@@ -438,7 +456,7 @@ def test_an_app_that_was_deployed_after_another_one_was_loaded(consortium, repos
     """A server has its own run, and lays a lead's over it before anybody looks."""
     made = consortium(insisting=False)
     site = made.sites["site-1"]
-    running, _ = loaded(tmp_path / "other", "brats_fedavg_masked", repository)
+    running, _ = loaded(tmp_path / "other", "brats_fedavg_secagg", repository)
     policy = insist(site, SecAggPolicy(**LEAST))
     site.engine.conf = running
     with pytest.raises(ReleaseRefused):

@@ -7,30 +7,30 @@ import shutil
 
 import numpy as np
 import pytest
-from hidden_federation import (
+from nvflare.apis.client import Client
+from nvflare.apis.dxo import from_shareable
+from nvflare.apis.shareable import Shareable
+from nvflare.fuel.utils import fobs
+from nvflare_federation import (
     ABOUT,
     FINGERPRINT,
-    HIDDEN,
     MODES,
+    SECAGG,
     SITES,
     SPEC,
     first_model,
     make_kits,
     patients,
-    protection,
+    secagg,
 )
-from nvflare.apis.client import Client
-from nvflare.apis.dxo import from_shareable
-from nvflare.apis.shareable import Shareable
-from nvflare.fuel.utils import fobs
 
-from wardround.arrays import digest, in_bank
-from wardround.errors import ConfigRefused
-from wardround.flare import places, sealed, wire
+from wardround.core.arrays import digest, in_variable
+from wardround.core.errors import ConfigRefused
+from wardround.flare import plaintext_messages, secagg_messages, workspaces
 from wardround.flare.controller import ServerController
 from wardround.flare.secagg_server import SecaggServer
 from wardround.models import checkpoint
-from wardround.privacy import sum_key
+from wardround.secagg import encryption_key
 
 FIVE = (*SITES, "site-5")
 CODED = "held-00000.npz"
@@ -60,7 +60,7 @@ def without(federation, known):
     def make(*names, round_=0):
         def meddle(asked, site, call, reply):
             refuses = asked == "train" and site in names and call.moment.round >= round_
-            return wire.refusal_message("data") if refuses else reply
+            return plaintext_messages.refusal_message("data") if refuses else reply
 
         if (names, round_) not in known:
             played = federation("fixed").run(meddle=meddle)
@@ -118,14 +118,14 @@ def test_a_site_that_missed_a_round_is_brought_to_the_same_model(federation, mod
 def test_a_site_that_was_away_for_rounds_applies_their_sums(federation, mode, away):
     """It is not even reached: it gets no call at all. The server keeps the sums that it lacks, and no others."""
     played = federation(mode)
-    played.begin(rounds=4)
+    played.begin(num_rounds=4)
 
     def meddle(asked, site, call, reply):
         return None if site == "site-2" and call.moment.round in away else reply
 
     silences = played.sites["site-2"].answer
     played.sites["site-2"].answer = lambda task, message: (
-        Shareable() if sealed.read_call(message).moment.round in away else silences(task, message)
+        Shareable() if secagg_messages.read_call(message).moment.round in away else silences(task, message)
     )
     played.run(meddle=meddle)
     assert [("site-2" in entry["aggregated"]) for entry in played.record["rounds"]] == [n not in away for n in range(4)]
@@ -158,7 +158,7 @@ def test_a_site_that_died_and_lost_its_secrets_joins_again(federation):
 def test_a_site_that_is_silent_in_the_judgement_makes_the_run_incomplete(federation):
     played = federation("ring").run(meddle=silent("site-2", task="finish", round_=2))
     assert [entry["aggregated"] for entry in played.record["rounds"]] == [list(SITES)] * 2
-    assert played.problems == ["site-2 was lost in the final judgement: no answer in time (see that site's own log)"]
+    assert played.problems == ["site-2 was lost in the final evaluation: no answer in time (see that site's own log)"]
     assert "INCOMPLETE: site-2" in played.panics[0]
     assert set(played.record["final"]) == {"site-1", "site-3", "site-4"}
 
@@ -274,11 +274,11 @@ def test_a_reply_that_comes_twice_is_added_once(federation, without, caplog, mod
 
 def test_another_sum_key_is_refused_in_the_join(federation, caplog):
     played = federation("he")
-    sum_key.write_site(played.sites["site-2"].startup, sum_key.new_seed())
+    encryption_key.write_site(played.sites["site-2"].startup, encryption_key.new_seed())
     played.run()
     assert played.problems == ["site-2 was lost in the join: rejected: config (see that site's own log)"]
-    assert f"startup/{sum_key.SITE_FILE}" in caplog.text
-    assert f"startup/{sum_key.SERVER_FILE}" in caplog.text
+    assert f"startup/{encryption_key.SITE_FILE}" in caplog.text
+    assert f"startup/{encryption_key.SERVER_FILE}" in caplog.text
     assert played.record["rounds"][0]["aggregated"] == ["site-1", "site-3", "site-4"]
 
 
@@ -296,12 +296,12 @@ def test_a_site_of_another_project_is_refused_in_the_join(federation, caplog, tm
 @pytest.mark.parametrize("mode", ["fixed", "he"])
 def test_a_secret_key_at_the_server_and_the_run_does_not_start(federation, mode, folder):
     played = federation(mode)
-    sum_key.write_site(played.server.root / folder, sum_key.new_seed())
+    encryption_key.write_site(played.server.root / folder, encryption_key.new_seed())
     played.run()
     (words,) = played.panics
     assert "the run cannot start" in words
     assert folder in words
-    assert sum_key.SITE_FILE in words
+    assert encryption_key.SITE_FILE in words
     assert played.asked == []
 
 
@@ -310,7 +310,7 @@ def provisioned(played, server=True):
     startup = played.server.startup
     shutil.copy(played.sites["site-1"].startup / "rootCA.pem", startup / "rootCA.pem")
     if server:
-        sum_key.write_server(startup, sum_key.read_site(played.sites["site-1"].startup))
+        encryption_key.write_server(startup, encryption_key.read_site(played.sites["site-1"].startup))
     return played
 
 
@@ -321,22 +321,22 @@ def test_outside_the_simulator_only_provisioned_keys_count(federation):
     assert played.record["simulator"] is False
 
 
-@pytest.mark.parametrize("file", [sum_key.SITE_FILE, "client.key", "client.crt", "rootCA.pem"])
+@pytest.mark.parametrize("file", [encryption_key.SITE_FILE, "client.key", "client.crt", "rootCA.pem"])
 def test_a_key_file_that_is_missing_at_a_site(federation, caplog, file):
     played = provisioned(federation("he", job="a1b2c3"))
     (played.sites["site-2"].startup / file).unlink()
     played.run()
     assert played.problems == ["site-2 was lost in the join: refused: config (see that site's own log)"]
-    reason = (places.private_folder(played.sites["site-2"].context()) / "refusals.txt").read_text()
+    reason = (workspaces.private_folder(played.sites["site-2"].context()) / "refusals.txt").read_text()
     assert reason.startswith(
-        f"REFUSED by site-2 (config): the {'key file' if file == sum_key.SITE_FILE else 'startup kit:'}"
+        f"REFUSED by site-2 (config): the {'key file' if file == encryption_key.SITE_FILE else 'startup kit:'}"
     )
     assert f"startup/{file}" in reason
     assert file not in caplog.text
     assert played.record["rounds"][1]["aggregated"] == ["site-1", "site-3", "site-4"]
 
 
-@pytest.mark.parametrize(("file", "left"), [("rootCA.pem", True), (sum_key.SERVER_FILE, False)])
+@pytest.mark.parametrize(("file", "left"), [("rootCA.pem", True), (encryption_key.SERVER_FILE, False)])
 def test_a_key_file_that_is_missing_at_the_server(federation, file, left):
     played = provisioned(federation("he", job="a1b2c3"), server=left)
     (played.server.startup / file).unlink(missing_ok=True)
@@ -379,8 +379,8 @@ def test_a_site_whose_last_model_differs_is_named(federation):
 
     played.run(before=before)
     (problem,) = played.problems
-    assert problem.startswith("site-2 was lost in the final judgement: it holds another final model than most")
-    assert played.record["model"]["sha256"] == digest(in_bank("model", played.sites["site-1"].model()))
+    assert problem.startswith("site-2 was lost in the final evaluation: it holds another final model than most")
+    assert played.record["model"]["sha256"] == digest(in_variable("model", played.sites["site-1"].model()))
     assert played.record["outcome"] == "incomplete"
 
 
@@ -472,7 +472,7 @@ def readable(played):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_nothing_readable_leaves(federation, mode):
-    """No message of a hidden mode holds an array, a number beside those that sealed.py lists, or the plain integers."""
+    """No message of a hidden mode holds an array, a number beside those that secagg_messages.py lists, or the plain integers."""
     played = federation(mode).run()
     numbers = set()
     for task, _, message in played.messages:
@@ -481,13 +481,13 @@ def test_nothing_readable_leaves(federation, mode):
             assert isinstance(value, (str, bytes, bool, int, float, type(None))), (task, path)
             if isinstance(value, float):
                 numbers.add(".".join(path))
-    listed = {f"meta.numbers.{name}" for name in wire.NUMBERS} | {"data.revealed.val_score"}
+    listed = {f"meta.numbers.{name}" for name in plaintext_messages.NUMBERS} | {"data.revealed.val_score"}
     assert listed <= numbers
     assert all(path in listed or path.startswith("meta.scores.") for path in numbers)
     assert (readable(played) > 0) == (mode == "fixed")
 
 
-@pytest.mark.parametrize("mode", HIDDEN)
+@pytest.mark.parametrize("mode", SECAGG)
 def test_two_sites_with_the_same_update_send_different_bytes(federation, mode):
     played = federation(mode)
     for name in ("site-2", "site-3"):
@@ -504,9 +504,11 @@ def test_two_sites_with_the_same_update_send_different_bytes(federation, mode):
 
 
 @pytest.mark.parametrize("mode", ["fixed", "ring"])
-@pytest.mark.parametrize(("weights", "told"), [("equal", True), ("patients_open", True), ("patients_hidden", False)])
+@pytest.mark.parametrize(
+    ("weights", "told"), [("equal", True), ("patients_plaintext", True), ("patients_in_sum", False)]
+)
 def test_the_number_of_patients(federation, mode, weights, told):
-    """patients_hidden: no count of patients or scans in any message, in the report, nowhere at the server."""
+    """patients_in_sum: no count of patients or scans in any message, in the report, nowhere at the server."""
     played = federation(mode, weights=weights).run()
     counts, seen = [], set()
     for _, who, message in played.messages:
@@ -545,7 +547,7 @@ def test_what_is_said_of_a_run(federation):
     for site in played.sites.values():
         tasks = [line["task"] for line in site.receipts]
         assert tasks == ["join", *["prepare", "train", "hop", "unmask"] * 2, "finish"]
-        assert {line["protection"] for line in site.receipts} == {"ring"}
+        assert {line["secagg"] for line in site.receipts} == {"ring"}
 
 
 def test_an_aborted_run_is_incomplete(federation):
@@ -556,7 +558,7 @@ def test_an_aborted_run_is_incomplete(federation):
 
 
 def test_training_has_its_own_patience(federation):
-    """round_timeout_s 0 means for ever, as in the jobs in the clear."""
+    """round_timeout_s 0 means for ever, as in the jobs in plaintext."""
     played = federation("ring")
     played.begin(round_timeout_s=0, step_timeout_s=7)
     played.run()
@@ -566,19 +568,28 @@ def test_training_has_its_own_patience(federation):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"protection": None}, {"model": None}, {"banks": None}, {"home_roles": None}, {"allowed_names": None}]
+    "changed", [{"secagg": None}, {"model": None}, {"variables": None}, {"home_roles": None}, {"allowed_names": None}]
 )
 def test_a_promise_that_is_missing_is_refused(changed):
     """NVFlare turns an undefined variable of a config into None."""
-    promise = {"protection": protection("he"), "model": SPEC, "banks": ["model"], "home_roles": [], "allowed_names": []}
+    promise = {"secagg": secagg("he"), "model": SPEC, "variables": ["model"], "home_roles": [], "allowed_names": []}
     with pytest.raises(ConfigRefused):
         SecaggServer(**promise | changed)
 
 
-@pytest.mark.parametrize("changed", [{"rounds": None}, {"rounds": 0}, {"step_timeout_s": 0}, {"grace_s": None}])
+@pytest.mark.parametrize(
+    "changed", [{"num_rounds": None}, {"num_rounds": 0}, {"step_timeout_s": 0}, {"wait_time_after_min_received": None}]
+)
 def test_a_step_of_a_sum_is_not_waited_for_for_ever(changed):
-    mode = SecaggServer(protection("he"), SPEC, ["model"], [], [])
-    settings = {"mode": mode, "rounds": 2, "about": ABOUT, "round_timeout_s": 60, "step_timeout_s": 30, "grace_s": 60}
+    mode = SecaggServer(secagg("he"), SPEC, ["model"], [], [])
+    settings = {
+        "mode": mode,
+        "num_rounds": 2,
+        "about": ABOUT,
+        "round_timeout_s": 60,
+        "step_timeout_s": 30,
+        "wait_time_after_min_received": 60,
+    }
     ServerController(**settings)
     with pytest.raises(ConfigRefused):
         ServerController(**settings | changed)

@@ -1,27 +1,27 @@
-"""The executor of a hidden sum: six tasks, one global model, and what it does not do."""
+"""The executor of a secure sum: six tasks, one global model, and what it does not do."""
 
 import numpy as np
 import pytest
-from hidden_federation import SITES, first_model, secure_site
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
+from nvflare_federation import SITES, first_model, secagg_site
 from outbounds import outbound
 
-from wardround.algorithms.rules import FedAdam
-from wardround.arrays import Layout, digest
-from wardround.errors import ConfigRefused, DataRefused
-from wardround.flare import few_patients, sealed, wire
+from wardround.algorithms.server_optimizers import FedAdam
+from wardround.core.arrays import Layout, digest
+from wardround.core.errors import ConfigRefused, DataRefused
+from wardround.flare import few_patients, plaintext_messages, secagg_messages
 from wardround.flare.outbound import ID
-from wardround.flare.sealed import Call, Revealed
-from wardround.hospital.rounds import Hospital
+from wardround.flare.secagg_messages import Call, Revealed
+from wardround.messages import statements
+from wardround.messages.identity import Authority
+from wardround.messages.statements import Moment
 from wardround.models import checkpoint
-from wardround.privacy import statements
-from wardround.privacy.collector import Collector
-from wardround.privacy.fixed_point import fields_of
-from wardround.privacy.identity import Authority
-from wardround.privacy.roster import joined, roster_digest
-from wardround.privacy.statements import Moment
+from wardround.secagg.fixed_point import fields_of
+from wardround.secagg.roster import joined, roster_digest
+from wardround.secagg.server import SecAggServer
+from wardround.training.client import Hospital
 
 RUN = "ab" * 16
 SAYS = "/data/phantom-north-001_t1.nii.gz"
@@ -34,45 +34,45 @@ def he(federation):
 
 
 def execute(site, task, call):
-    message = call if isinstance(call, Shareable) else sealed.call_message(call)
+    message = call if isinstance(call, Shareable) else secagg_messages.call_message(call)
     return site.executor.execute(task, message, site.context(task), Signal())
 
 
 def join(federation):
     """Return the `join` statements of all sites."""
     replies = [execute(site, "join", Call(joined(RUN), 2, begun=1)) for site in federation.sites.values()]
-    return tuple(sealed.read_reply(reply, "join").statement for reply in replies)
+    return tuple(secagg_messages.read_reply(reply, "join").statement for reply in replies)
 
 
 def train(federation, round_=0, attempt=0, *revealed):
     """Let every site train and pass the exit; return the sum as the server would send it."""
     moment = Moment(RUN, round_, attempt)
     size = fields_of(Layout.of(first_model()), federation.promise.bits, weighted=federation.promise.weighted)
-    collector = Collector(federation.promise, Authority.load(federation.sites["site-1"].startup), size)
+    secagg_server = SecAggServer(federation.promise, Authority.load(federation.sites["site-1"].startup), size)
     joins = join(federation)
-    collector.begin(moment, joins)
+    secagg_server.begin(moment, joins)
     for name, site in federation.sites.items():
-        message = site.answer("train", sealed.call_message(Call(moment, 2, prepares=joins, revealed=revealed)))
-        reply = sealed.read_reply(message, wire.TRAIN)
-        collector.submit(name, reply.statement, reply.payload)
-    roster, added = roster_digest(joins), tuple(sorted(collector.added))
-    return Revealed(moment, added, len(federation.sites), 0.25, collector.payload(), roster)
+        message = site.answer("train", secagg_messages.call_message(Call(moment, 2, prepares=joins, revealed=revealed)))
+        reply = secagg_messages.read_reply(message, plaintext_messages.TRAIN)
+        secagg_server.submit(name, reply.statement, reply.payload)
+    roster, added = roster_digest(joins), tuple(sorted(secagg_server.added))
+    return Revealed(moment, added, len(federation.sites), 0.25, secagg_server.payload(), roster)
 
 
 def test_a_join_is_the_same_when_it_is_asked_again(he):
     site = he.sites["site-1"]
     first, second = (execute(site, "join", Call(joined(RUN), 2)) for _ in range(2))
-    said = [statements.peek(sealed.read_reply(reply, "join").statement) for reply in (first, second)]
+    said = [statements.peek(secagg_messages.read_reply(reply, "join").statement) for reply in (first, second)]
     assert said[0] == said[1]
     site.restart()
-    third = sealed.read_reply(execute(site, "join", Call(joined(RUN), 2)), "join").statement
+    third = secagg_messages.read_reply(execute(site, "join", Call(joined(RUN), 2)), "join").statement
     assert statements.peek(third)["channel"] == said[0]["channel"]
 
 
 def test_the_update_stays_in_the_process_until_the_exit(he):
     """What `train` returns is readable, what the exit makes of it is not."""
     site, call = he.sites["site-1"], Call(Moment(RUN, 0, 0), 2)
-    update = wire.read_update(execute(site, "train", call))
+    update = plaintext_messages.read_update(execute(site, "train", call))
     assert update.delta.keys() == first_model().keys()
     assert update.weight == 3
     assert site.secure.call == call
@@ -84,9 +84,9 @@ def test_trained_once_hidden_as_often_as_needed(he):
     train(he)
     site = he.sites["site-1"]
     again = execute(site, "train", Call(Moment(RUN, 0, 1), 2))
-    assert sealed.read_again(again) == 0
+    assert secagg_messages.read_again(again) == 0
     site.restart()
-    assert sealed.read_again(execute(site, "train", Call(Moment(RUN, 0, 2), 2))) == 0
+    assert secagg_messages.read_again(execute(site, "train", Call(Moment(RUN, 0, 2), 2))) == 0
     assert site.hospital.trained == [0]
 
 
@@ -107,7 +107,7 @@ def test_a_revealed_sum_is_applied_once(he):
 def test_a_site_that_missed_a_sum_refuses(he, caplog, round_):
     site = he.sites["site-1"]
     reply = execute(site, "train" if round_ < 2 else "finish", Call(Moment(RUN, round_, 0), 2))
-    assert wire.refusal_code(reply) == "round"
+    assert plaintext_messages.refusal_code(reply) == "round"
     assert "the server has no sums that lead there" in caplog.text
     assert site.hospital.trained == []
 
@@ -116,7 +116,7 @@ def test_an_older_round_than_this_site_has_done_is_refused(he):
     revealed = train(he)
     train(he, 1, 0, revealed)
     site = he.sites["site-1"]
-    assert wire.refusal_code(execute(site, "train", Call(Moment(RUN, 0, 1), 2))) == "round"
+    assert plaintext_messages.refusal_code(execute(site, "train", Call(Moment(RUN, 0, 1), 2))) == "round"
 
 
 @pytest.mark.parametrize("what", ["a coefficient", "truncated", "another round", "a site less", "two sites"])
@@ -134,18 +134,24 @@ def test_a_sum_that_is_not_the_one_that_was_made_is_refused(he, what):
         sites = ("site-1", "site-2", "site-4") if what == "a site less" else ("site-1", "site-2")
     site = he.sites["site-1"]
     call = Call(Moment(RUN, 1, 0), 2, revealed=(Revealed(moment, sites, 3, 0.25, payload),))
-    assert wire.refusal_code(execute(site, "train", call)) in ("round", "config")
+    assert plaintext_messages.refusal_code(execute(site, "train", call)) in ("round", "config")
     assert site.held().round == 0
     assert digest(site.held().wire()) == digest(first_model())
     stopped = what != "two sites"  # which is refused before it is opened
     again = execute(site, "join", Call(joined(RUN), 2, begun=1))
-    assert wire.refusal_code(again) == "round" if stopped else sealed.read_reply(again, "join").payload == b""
+    assert (
+        plaintext_messages.refusal_code(again) == "round"
+        if stopped
+        else secagg_messages.read_reply(again, "join").payload == b""
+    )
 
 
 def test_the_judgement_carries_the_digest_of_the_final_model(he):
     revealed = train(he, 1, 0, train(he))
     site = he.sites["site-2"]
-    reply = sealed.read_reply(execute(site, "finish", Call(Moment(RUN, 2, 0), 2, revealed=(revealed,))), "finish")
+    reply = secagg_messages.read_reply(
+        execute(site, "finish", Call(Moment(RUN, 2, 0), 2, revealed=(revealed,))), "finish"
+    )
     model = site.held().wire()
     assert statements.peek(reply.statement)["model"] == digest(model)
     assert "cases" not in str(reply.meta["scores"])
@@ -159,18 +165,18 @@ def test_the_judgement_carries_the_digest_of_the_final_model(he):
 def test_the_rule_is_applied_at_every_site_alike(federation):
     """FedAdam has a state of its own: two sites that run it apart end with the same weights, and so after a restart."""
     played = federation("he", names=NAMES)
-    rule, plain = FedAdam(0.01, 0.9, 0.99, 0.001), {}
+    server_optimizer, plain = FedAdam(0.01, 0.9, 0.99, 0.001), {}
     for site in played.sites.values():
-        site.executor = secure_site(rule=rule)
+        site.executor = secagg_site(server_optimizer=server_optimizer)
         site.executor.trainer.opened = site.hospital
     first = train(played)
     last = train(played, 1, 0, first)
     restarted = played.sites["site-3"]
     restarted.restart()
-    restarted.executor = secure_site(rule=rule)
+    restarted.executor = secagg_site(server_optimizer=server_optimizer)
     restarted.executor.trainer.opened = restarted.hospital
     for name, site in played.sites.items():
-        sealed.read_reply(execute(site, "finish", Call(Moment(RUN, 2, 0), 2, revealed=(last,))), "finish")
+        secagg_messages.read_reply(execute(site, "finish", Call(Moment(RUN, 2, 0), 2, revealed=(last,))), "finish")
         plain[name] = digest(site.held().wire())
     assert len(set(plain.values())) == 1
 
@@ -189,7 +195,7 @@ def test_curves_hold_only_the_numbers_of_the_update(he):
     seen = []
     site.engine.fire_event = lambda event, ctx: seen.append(ctx.get_prop("__event_data__"))
     few_patients.keep(site.context("train"), few_patients.Patients(train=30, val=12, test=12))
-    update = wire.read_update(execute(site, "train", Call(Moment(RUN, 0, 0), 2)))
+    update = plaintext_messages.read_update(execute(site, "train", Call(Moment(RUN, 0, 0), 2)))
     curves = [event["DXO"]["data"] for event in seen if isinstance(event, Shareable)]
     assert {curve["track_key"]: curve["track_value"] for curve in curves} == update.numbers
 
@@ -212,7 +218,7 @@ def test_a_failure_becomes_one_word(federation, failure, code, task, monkeypatch
     round_ = 0 if task == "train" else 2
     reply = execute(site, task, Call(Moment(RUN, round_ if task == "train" else 0, 0), 2))
     assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
-    assert wire.refusal_code(reply) == code
+    assert plaintext_messages.refusal_code(reply) == code
     assert SAYS not in str(reply)
 
 
@@ -221,24 +227,26 @@ def test_a_step_out_of_turn_is_refused(federation, task):
     """A run that this site did not join, an attempt that it did not prepare, sites that never said a word."""
     site = federation("ring", names=NAMES).sites["site-1"]
     call = Call(Moment(RUN, 0, 0), 2, survivors=NAMES, ready=NAMES)
-    assert wire.refusal_code(execute(site, task, call)) == "round"
+    assert plaintext_messages.refusal_code(execute(site, task, call)) == "round"
 
 
 @pytest.mark.parametrize("task", ["validate", "submit_model", ""])
 def test_an_unknown_task_is_refused(he, task):
-    assert wire.refusal_code(execute(he.sites["site-1"], task, Call(joined(RUN), 2))) == "config"
+    assert plaintext_messages.refusal_code(execute(he.sites["site-1"], task, Call(joined(RUN), 2))) == "config"
 
 
-@pytest.mark.parametrize("message", [Shareable(), wire.refusal_message("data"), sealed.again_message(0)])
-@pytest.mark.parametrize("task", sealed.TASKS)
+@pytest.mark.parametrize(
+    "message", [Shareable(), plaintext_messages.refusal_message("data"), secagg_messages.again_message(0)]
+)
+@pytest.mark.parametrize("task", secagg_messages.TASKS)
 def test_what_is_no_call_is_refused(he, message, task):
-    assert wire.refusal_code(execute(he.sites["site-1"], task, message)) == "release"
+    assert plaintext_messages.refusal_code(execute(he.sites["site-1"], task, message)) == "release"
 
 
 def test_no_component_no_work(he):
     site = he.sites["site-1"]
     del site.engine.components["outbound"]
-    assert wire.refusal_code(execute(site, "join", Call(joined(RUN), 2))) == "config"
+    assert plaintext_messages.refusal_code(execute(site, "join", Call(joined(RUN), 2))) == "config"
 
 
 def test_the_state_of_another_job_is_refused(he, monkeypatch):
@@ -246,33 +254,38 @@ def test_the_state_of_another_job_is_refused(he, monkeypatch):
     site = he.sites["site-1"]
     execute(site, "train", Call(Moment(RUN, 1, 0), 2, revealed=(revealed,)))
     site.restart()
-    monkeypatch.setattr("wardround.flare.places.job_name", lambda fl_ctx: "another job")
-    assert wire.refusal_code(execute(site, "train", Call(Moment(RUN, 1, 0), 2, revealed=(revealed,)))) == "round"
+    monkeypatch.setattr("wardround.flare.workspaces.job_name", lambda fl_ctx: "another job")
+    assert (
+        plaintext_messages.refusal_code(execute(site, "train", Call(Moment(RUN, 1, 0), 2, revealed=(revealed,))))
+        == "round"
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["algorithm", "sharing", "model", "schedule", "sampling", "judging", "phantoms", "seed"]
+    "name", ["algorithm", "sharing", "model", "schedule", "sampling", "model_selection", "phantoms", "seed"]
 )
 def test_a_promise_that_is_missing_is_refused(name):
     """NVFlare turns an undefined variable of a config into None."""
     with pytest.raises(ConfigRefused, match=r"(?s)the job's site settings.*" + name):
-        secure_site(**{name: None})
+        secagg_site(**{name: None})
 
 
-@pytest.mark.parametrize(("name", "words"), [("rule", "no server rule"), ("banks", "no list of banks")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("server_optimizer", "no server optimizer"), ("variables", "no list of variables")]
+)
 def test_what_every_site_of_a_sum_needs_is_refused_at_its_first_task(he, name, words, caplog):
     site = he.sites["site-1"]
-    site.executor = secure_site(**{name: None})
-    assert wire.refusal_code(execute(site, "join", Call(joined(RUN), 2))) == "config"
+    site.executor = secagg_site(**{name: None})
+    assert plaintext_messages.refusal_code(execute(site, "join", Call(joined(RUN), 2))) == "config"
     assert words in caplog.text
 
 
-@pytest.mark.parametrize("name", ["rule", "banks"])
+@pytest.mark.parametrize("name", ["server_optimizer", "variables"])
 def test_what_only_sites_of_a_sum_need_is_refused_in_a_plaintext_job(he, name, caplog):
     """Its server would apply another rule than the one that the job shows."""
     site = he.sites["site-1"]
     site.engine.components[ID] = outbound()
-    message = wire.order_message(wire.Order(first_model(), 0, 2))
-    assert wire.refusal_code(execute(site, "train", message)) == "config"
+    message = plaintext_messages.order_message(plaintext_messages.Order(first_model(), 0, 2))
+    assert plaintext_messages.refusal_code(execute(site, "train", message)) == "config"
     assert f"{name}" in caplog.text
     assert "only sites of a secure sum use" in caplog.text

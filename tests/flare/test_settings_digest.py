@@ -37,4 +37,6 @@ def test_a_digest_is_of_the_settings_and_of_nothing_else():
     one, other = digests(REPOSITORY / "jobs"), digests(REPOSITORY / "jobs")
     assert one == other
     assert len(one) > 15
-    assert len({one[name] for name in ("brats_fedavg", "brats_fedprox", "brats_fedavg_masked", "brats_dp_record")}) == 4
+    assert (
+        len({one[name] for name in ("brats_fedavg", "brats_fedprox", "brats_fedavg_secagg", "brats_dp_patient")}) == 4
+    )

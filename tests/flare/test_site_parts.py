@@ -3,10 +3,10 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable
 
-from wardround.errors import ConfigRefused, DataRefused, ModelRefused, ReleaseRefused, RoundRefused
-from wardround.flare import site_parts, wire
-from wardround.flare.places import SIMULATOR_JOB, private_folder
+from wardround.core.errors import ConfigRefused, DataRefused, ModelRefused, ReleaseRefused, RoundRefused
+from wardround.flare import plaintext_messages, site_parts
 from wardround.flare.site_parts import guarded, require_given, stream
+from wardround.flare.workspaces import SIMULATOR_JOB, private_folder
 
 SAYS = "/data/phantom-north-001_t1.nii.gz"
 
@@ -43,7 +43,7 @@ def test_work_that_succeeds_is_returned(context):
 def test_of_a_failure_the_code_alone_leaves(context, failure, code):
     reply = guarded(FLComponent(), context(), fails(failure))
     assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
-    assert wire.refusal_code(reply) == code
+    assert plaintext_messages.refusal_code(reply) == code
     assert SAYS not in str(reply)
 
 
@@ -72,9 +72,9 @@ def test_an_interrupt_is_no_failure(context):
 
 
 def test_missing_settings_are_named():
-    require_given(seed=0, rule="", banks=[])
-    with pytest.raises(ConfigRefused, match="no seed, banks"):
-        require_given(seed=None, rule=1, banks=None)
+    require_given(seed=0, server_optimizer="", variables=[])
+    with pytest.raises(ConfigRefused, match="no seed, variables"):
+        require_given(seed=None, server_optimizer=1, variables=None)
 
 
 def test_numbers_are_streamed_one_by_one(context):

@@ -7,48 +7,53 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hidden_federation import SITES, secure_site
 from nvflare.apis.dxo import DXO, DataKind, MetaKey
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.app_common.logging.constants import is_log_streaming_allowed
 from nvflare.private.fed.app.fl_conf import create_privacy_manager
 from nvflare.private.fed.client.client_runner import TaskRouter
+from nvflare_federation import SITES, secagg_site
 from outbounds import outbound
 
 from wardround.algorithms.schedule import Schedule
-from wardround.arrays import digest
+from wardround.core.arrays import digest
+from wardround.core.errors import ConfigRefused, Refusal, ReleaseRefused
 from wardround.core.traits import Traits
-from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
-from wardround.flare import curves, ledger_door, places, policy_checks, sealed, wire
+from wardround.dp import hospital_dp
+from wardround.dp.accounting import claim
+from wardround.dp.budget import FILE
+from wardround.dp.hospital_dp import HospitalDP
+from wardround.dp.hospital_release import HospitalRelease
+from wardround.dp.ledger import Ledger
+from wardround.dp.patient_dp import PatientDP
+from wardround.dp.patient_release import PatientRelease
+from wardround.dp.releases import GaussianRelease, SampledGaussianRelease
+from wardround.flare import curves, ledger_adapter, plaintext_messages, policy_checks, secagg_messages, workspaces
 from wardround.flare.curves import Curves
-from wardround.flare.ledger_door import KEY, POLICY
+from wardround.flare.ledger_adapter import KEY, POLICY
 from wardround.flare.outbound import ID, Outbound
 from wardround.flare.outbound_filter import OutboundFilter
-from wardround.flare.places import SIMULATOR_JOB, private_folder, run_folder
 from wardround.flare.secagg_policy import SecAggPolicy
 from wardround.flare.site_parts import REASONS
 from wardround.flare.site_policy import HospitalPolicy, OpenPolicy, PatientPolicy
-from wardround.privacy import hospital_dp, statements
-from wardround.privacy.accounting import claim
-from wardround.privacy.budget import FILE
-from wardround.privacy.hospital_dp import HospitalDP
-from wardround.privacy.hospital_release import HospitalRelease
-from wardround.privacy.ledger import Ledger
-from wardround.privacy.patient_dp import PatientDP
-from wardround.privacy.patient_release import PatientRelease
-from wardround.privacy.protection import Protection
-from wardround.privacy.releases import GaussianRelease, SampledGaussianRelease
-from wardround.privacy.statements import Moment, Signed
+from wardround.flare.workspaces import SIMULATOR_JOB, private_folder, run_folder
+from wardround.messages import statements
+from wardround.messages.statements import Moment, Signed
+from wardround.secagg.spec import SecAggSpec
 
 JOB, DELTA = "a1b2c3", 1e-5
 SCHEDULE = Schedule(2, 4, 0.05, 0.0, False, 0.0, 0.0, "constant")
-PROMISE = HospitalDP(clip=1.0, noise_multiplier=2.0, sites=256, min_sites=3, colluders=0, hidden=False, bits=16)
-SHARED = HospitalDP(clip=1.0, noise_multiplier=2.0, sites=16, min_sites=3, colluders=0, hidden=True, bits=16)
-PRIVATE = PatientDP(clip=1.0, noise_multiplier=1.5, sampling_rate=0.25, reference_patients=16)
-LOCAL = Protection(
+PROMISE = HospitalDP(
+    max_update_norm=1.0, noise_multiplier=2.0, sites=256, min_clients=3, colluders=0, distributed=False, bits=16
+)
+SHARED = HospitalDP(
+    max_update_norm=1.0, noise_multiplier=2.0, sites=16, min_clients=3, colluders=0, distributed=True, bits=16
+)
+PRIVATE = PatientDP(max_grad_norm=1.0, noise_multiplier=1.5, sample_rate=0.25, reference_patients=16)
+LOCAL = SecAggSpec(
     sites=16,
-    min_sites=3,
+    min_clients=3,
     bits=16,
     weights="equal",
     reference_patients=1,
@@ -62,12 +67,12 @@ POLICIES = (OpenPolicy(), PatientPolicy(), HospitalPolicy(PROMISE, DELTA))
 
 
 def patient(**changed):
-    promise = {"promise": PRIVATE, "work": 4, "rounds": 2, "delta": DELTA, "accept_vacuous": False}
+    promise = {"promise": PRIVATE, "work": 4, "num_rounds": 2, "delta": DELTA, "accept_vacuous": False}
     return PatientRelease(**promise | changed)
 
 
-def shared(rounds=2, **changed):
-    return HospitalRelease(dataclasses.replace(SHARED, **changed), rounds, DELTA, accept_vacuous=False)
+def shared(num_rounds=2, **changed):
+    return HospitalRelease(dataclasses.replace(SHARED, **changed), num_rounds, DELTA, accept_vacuous=False)
 
 
 def plaintext(privacy="none"):
@@ -93,14 +98,14 @@ class Rig:
         self.components |= {ID: promised} if ours else {}
         self.promised = promised if ours else outbound()
         filters = filters or ([OutboundFilter()] if ours else [promised] if promised is not None else [])
-        table = {f"{task}/out": filters for task in sealed.TASKS} if filters else {}
-        self.executor, router = secure_site(schedule=SCHEDULE), TaskRouter()
-        router.add_executor(list(sealed.TASKS), self.executor)
+        table = {f"{task}/out": filters for task in secagg_messages.TASKS} if filters else {}
+        self.executor, router = secagg_site(schedule=SCHEDULE), TaskRouter()
+        router.add_executor(list(secagg_messages.TASKS), self.executor)
         self.runner = SimpleNamespace(task_result_filters=table, task_router=router)
 
     def reserve(self, mechanism, job=JOB):
         at = self.context("train", job=job)
-        ledger_door.reserve(mechanism, at, str, settings=self.executor.settings(self.promised))
+        ledger_adapter.reserve(mechanism, at, str, settings=self.executor.settings(self.promised))
 
     def at(self, task, direction=FilterKey.OUT):
         fl_ctx = self.context(task, job=JOB, **self.components)
@@ -116,16 +121,16 @@ class Rig:
 
     def budget(self, **limits):
         content = {unit: {"epsilon": epsilon, "delta": DELTA} for unit, epsilon in limits.items()}
-        (ledger_door._local(self.at("train")) / FILE).write_text(json.dumps(content))
+        (ledger_adapter._local(self.at("train")) / FILE).write_text(json.dumps(content))
         return self
 
     @property
     def account(self):
-        return ledger_door.account(self.at("train"))
+        return ledger_adapter.account(self.at("train"))
 
     @property
     def ledger(self):
-        return Ledger(ledger_door._local(self.at("train")))
+        return Ledger(ledger_adapter._local(self.at("train")))
 
     @property
     def reasons(self):
@@ -165,7 +170,7 @@ def message(update):
 
     def make(loss=1.5, blocks=None, **changed):
         found = update(BLOCKS if blocks is None else blocks, **changed)
-        return wire.update_message(dataclasses.replace(found, numbers={**found.numbers, "loss": loss}))
+        return plaintext_messages.update_message(dataclasses.replace(found, numbers={**found.numbers, "loss": loss}))
 
     return make
 
@@ -179,12 +184,12 @@ def statement(kind):
     return Signed(json.dumps(content, sort_keys=True, separators=(",", ":")), b"s", b"c")
 
 
-def order(round_=0, rounds=2):
-    return wire.order_message(wire.Order(BLOCKS, round_, rounds))
+def order(round_=0, num_rounds=2):
+    return plaintext_messages.order_message(plaintext_messages.Order(BLOCKS, round_, num_rounds))
 
 
-def call(round_=0, rounds=2):
-    return sealed.call_message(sealed.Call(Moment("ab" * 16, round_, 0), rounds))
+def call(round_=0, num_rounds=2):
+    return secagg_messages.call_message(secagg_messages.Call(Moment("ab" * 16, round_, 0), num_rounds))
 
 
 def stock():
@@ -205,7 +210,7 @@ def test_a_task_that_is_not_ours_is_refused_before_and_after(rig, policy, direct
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda one: type(one).__name__)
-@pytest.mark.parametrize("task", sealed.TASKS)
+@pytest.mark.parametrize("task", secagg_messages.TASKS)
 @pytest.mark.parametrize("exit_", [lambda: None, plaintext, hidden])
 @pytest.mark.parametrize(
     "what",
@@ -228,31 +233,35 @@ def test_what_no_format_describes_stays(rig, policy, task, exit_, what):
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda one: type(one).__name__)
-@pytest.mark.parametrize("task", sealed.TASKS)
+@pytest.mark.parametrize("task", secagg_messages.TASKS)
 @pytest.mark.parametrize("code", ["data", "memory", "failure"])
 def test_of_a_refusal_the_code_alone_goes_on(rig, policy, task, code):
-    said = wire.refusal_message(code)
+    said = plaintext_messages.refusal_message(code)
     said["reason"] = "/data/x.nii.gz"
     out = rig(policy).leave(said, task)
-    assert wire.refusal_code(out) == code
+    assert plaintext_messages.refusal_code(out) == code
     assert "x.nii" not in str(out)
     assert rig(policy).leave(make_reply(ReturnCode.EXECUTION_EXCEPTION), task).get_return_code() != ReturnCode.OK
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda one: type(one).__name__)
-@pytest.mark.parametrize("task", [sealed.JOIN, sealed.PREPARE, sealed.HOP, sealed.UNMASK])
+@pytest.mark.parametrize(
+    "task", [secagg_messages.JOIN, secagg_messages.PREPARE, secagg_messages.HOP, secagg_messages.UNMASK]
+)
 def test_the_replies_of_a_hidden_sum_pass_built_anew(rig, policy, task):
     """But a hop, in which an update is added, only where this policy lets an update of this job go."""
     signed = statement(task)
-    given = sealed.reply_message(sealed.Reply(signed, b"payload" if task == sealed.HOP else b"", {}))
+    given = secagg_messages.reply_message(
+        secagg_messages.Reply(signed, b"payload" if task == secagg_messages.HOP else b"", {})
+    )
     given["more"] = "phantom-north-001"
     given.set_header("note", "phantom-north-001")
     made = rig(policy, hidden())
-    if task == sealed.HOP and type(policy) is not OpenPolicy:
+    if task == secagg_messages.HOP and type(policy) is not OpenPolicy:
         made.refuses(lambda: made.leave(given, task), "REFUSED")
         return
     out = made.leave(given, task)
-    assert sealed.read_reply(out, task).statement == signed
+    assert secagg_messages.read_reply(out, task).statement == signed
     assert "phantom-north" not in str(out)
 
 
@@ -262,7 +271,7 @@ def test_a_statement_is_no_update(rig, policy):
     made = rig(policy, hidden())
     signed = statement("submit")
     with pytest.raises(ReleaseRefused):
-        made.leave(sealed.reply_message(sealed.Reply(signed, b"words", {})))
+        made.leave(secagg_messages.reply_message(secagg_messages.Reply(signed, b"words", {})))
 
 
 # open
@@ -274,8 +283,11 @@ def test_open_lets_an_update_pass_whole_and_built_anew(rig, message):
     made = rig(OpenPolicy(), plaintext())
     assert made.before(given) is given
     out = made.leave(given)
-    assert digest(wire.read_update(out).delta) == digest(BLOCKS)
-    assert (wire.read_update(out).weight, wire.read_update(out).numbers["loss"]) == (3.0, 1.5)
+    assert digest(plaintext_messages.read_update(out).delta) == digest(BLOCKS)
+    assert (plaintext_messages.read_update(out).weight, plaintext_messages.read_update(out).numbers["loss"]) == (
+        3.0,
+        1.5,
+    )
     assert "phantom-north" not in str(out)
     assert made.receipts == [], "the job's own exit writes it"
 
@@ -284,7 +296,7 @@ def test_open_lets_an_update_pass_whole_and_built_anew(rig, message):
 def test_open_writes_the_receipt_of_a_job_without_an_exit_of_ours(rig, message, scores, exit_):
     made = rig(OpenPolicy(), exit_)
     made.leave(message())
-    made.leave(wire.scores_message(scores), "finish")
+    made.leave(plaintext_messages.scores_message(scores), "finish")
     first, second = made.receipts
     assert (first["task"], first["sha256"], first["mechanism"]) == ("train", digest(BLOCKS), "none")
     assert second["task"] == "finish"
@@ -293,23 +305,23 @@ def test_open_writes_the_receipt_of_a_job_without_an_exit_of_ours(rig, message, 
 @pytest.mark.parametrize("wrong", [{"model:w": np.array([np.nan], np.float32)}, {}, {"w": np.ones(2, np.float32)}])
 def test_open_reads_strictly(rig, message, wrong):
     made = rig(OpenPolicy())
-    data = wire.meta_of(message())
+    data = plaintext_messages.meta_of(message())
     with pytest.raises(ReleaseRefused):
         made.leave(DXO(DataKind.WEIGHT_DIFF, data=wrong, meta=data).to_shareable())
     assert made.receipts == []
 
 
 def test_the_marker_of_another_attempt_passes_only_to_a_hidden_exit(rig):
-    assert sealed.read_again(rig(OpenPolicy(), hidden()).leave(sealed.again_message(1))) == 1
+    assert secagg_messages.read_again(rig(OpenPolicy(), hidden()).leave(secagg_messages.again_message(1))) == 1
     for made in (rig(OpenPolicy()), rig(OpenPolicy(), plaintext())):
         with pytest.raises(ReleaseRefused):
-            made.leave(sealed.again_message(1))
+            made.leave(secagg_messages.again_message(1))
 
 
 @pytest.mark.parametrize("round_", [-1, 2**16, 10**60])
 def test_a_marker_is_a_round_and_no_letter(rig, round_):
     made = rig(OpenPolicy(), hidden())
-    made.refuses(lambda: made.leave(sealed.again_message(round_)), "coded already")
+    made.refuses(lambda: made.leave(secagg_messages.again_message(round_)), "coded already")
 
 
 # patient
@@ -320,7 +332,7 @@ def test_patient_refuses_a_looser_job_before_training(rig, exit_, message, score
     made = rig(PatientPolicy(), exit_())
     made.refuses(lambda: made.before(order()), "patient-level differential privacy")
     made.refuses(lambda: made.leave(message(loss=None)), "patient-level differential privacy")
-    made.refuses(lambda: made.leave(wire.scores_message(scores), "finish"), "patient-level")
+    made.refuses(lambda: made.leave(plaintext_messages.scores_message(scores), "finish"), "patient-level")
     made.refuses(lambda: made.before(order(), "finish"), "patient-level")
 
 
@@ -329,10 +341,10 @@ def test_patient_passes_what_this_job_reserved(rig, message, scores):
     assert made.before(order()) is not None
     made.refuses(lambda: made.leave(message(loss=None)), "did not reserve")
     made.reserve(patient())
-    out = wire.read_update(made.leave(message(loss=None)))
+    out = plaintext_messages.read_update(made.leave(message(loss=None)))
     assert digest(out.delta) == digest(BLOCKS)
     assert out.facts["cases"] is None
-    told = wire.read_scores(made.leave(wire.scores_message(scores), "finish"))
+    told = plaintext_messages.read_scores(made.leave(plaintext_messages.scores_message(scores), "finish"))
     assert (set(told["candidates"]), told["deploy"]) == ({"fedavg"}, None)
     assert "cases" not in str(told)
 
@@ -380,8 +392,8 @@ def test_patient_accepts_a_job_that_hides_the_whole_hospital(rig, message):
     made = rig(PatientPolicy(), hidden(shared())).budget(hospital=20)
     made.before(call())
     made.reserve(shared())
-    assert digest(wire.read_update(made.leave(message(loss=None))).delta) == digest(BLOCKS)
-    assert sealed.read_again(made.leave(sealed.again_message(0))) == 0
+    assert digest(plaintext_messages.read_update(made.leave(message(loss=None))).delta) == digest(BLOCKS)
+    assert secagg_messages.read_again(made.leave(secagg_messages.again_message(0))) == 0
 
 
 def test_what_another_filter_sees_as_well_is_no_privacy(rig):
@@ -425,13 +437,13 @@ def test_hospital_reserves_for_the_run_that_begins_not_for_the_one_that_ended(
 ):
     """State is kept by the job's name, and the site's filter comes before the executor clears it."""
     monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "kept"))
-    monkeypatch.setattr(places, "job_name", lambda fl_ctx: "one")
+    monkeypatch.setattr(workspaces, "job_name", lambda fl_ctx: "one")
     made = hospital(rig, plaintext())
     old = context("train", job="an-older-job")
-    places.run_id(old)
-    places.finish(old)
+    workspaces.run_id(old)
+    workspaces.finish(old)
     made.before(order())
-    places.begin_anew(made.at("train"))  # as the executor does
+    workspaces.begin_anew(made.at("train"))  # as the executor does
     made.leave(message())
     assert made.account.job.id == JOB
     assert made.account.spent[POLICY] == (PROMISE.release,)
@@ -443,13 +455,13 @@ def test_hospital_clips_and_noises_whatever_the_job_says(rig, message, monkeypat
     made.before(order())
     given = math.sqrt(sum(float(np.sum(block**2.0)) for block in BLOCKS.values()))
     assert given > 10
-    noisy = wire.read_update(made.leave(message()))
+    noisy = plaintext_messages.read_update(made.leave(message()))
     size = sum(block.size for block in BLOCKS.values())
     norm = math.sqrt(sum(float(np.sum(block.astype(float) ** 2)) for block in noisy.delta.values()))
     assert norm == pytest.approx(PROMISE.deviation * math.sqrt(size), rel=0.15)
     monkeypatch.setattr(hospital_dp, "normal", lambda words: np.zeros(len(words)))
     monkeypatch.setattr(hospital_dp, "secret_words", lambda count: np.zeros(count))
-    clean = wire.read_update(made.leave(message())).delta
+    clean = plaintext_messages.read_update(made.leave(message())).delta
     vector = np.concatenate([block.ravel() for block in clean.values()]).astype(float)
     direction = np.concatenate([block.ravel() for block in BLOCKS.values()]) / given
     assert np.linalg.norm(vector) == pytest.approx(1.0, rel=1e-2)
@@ -460,11 +472,14 @@ def test_hospital_clips_and_noises_whatever_the_job_says(rig, message, monkeypat
 def test_hospital_tells_nothing_beside_the_update(rig, message, scores):
     made = hospital(rig, plaintext())
     made.before(order())
-    out = wire.read_update(made.leave(message()))
+    out = plaintext_messages.read_update(made.leave(message()))
     assert out.weight == 1.0
     assert out.numbers == {"loss": None, "val_score": None, "seconds": None}
     assert (out.facts["cases"], out.facts["modalities"]) == (None, {})
-    assert wire.read_scores(made.leave(wire.scores_message(scores), "finish")) == wire.SILENT
+    assert (
+        plaintext_messages.read_scores(made.leave(plaintext_messages.scores_message(scores), "finish"))
+        == plaintext_messages.SILENT
+    )
     (receipt,) = made.receipts
     assert (receipt["policy"], receipt["mechanism"], receipt["sha256"]) == ("hospital", "Gaussian", digest(out.delta))
     assert "unit: hospital" in receipt["guarantee"]
@@ -473,8 +488,10 @@ def test_hospital_tells_nothing_beside_the_update(rig, message, scores):
 def test_hospital_silences_the_scores_of_a_hidden_sum(rig, scores):
     made = hospital(rig, hidden())
     signed = statement("judged")
-    given = sealed.reply_message(sealed.Reply(signed, b"", {"scores": scores}))
-    assert sealed.read_reply(made.leave(given, "finish"), "finish").meta == {"scores": wire.SILENT}
+    given = secagg_messages.reply_message(secagg_messages.Reply(signed, b"", {"scores": scores}))
+    assert secagg_messages.read_reply(made.leave(given, "finish"), "finish").meta == {
+        "scores": plaintext_messages.SILENT
+    }
 
 
 def test_hospital_what_leaves_passes_the_jobs_own_exit(rig, message, scores):
@@ -482,18 +499,18 @@ def test_hospital_what_leaves_passes_the_jobs_own_exit(rig, message, scores):
     exit_, made = OutboundFilter(), hospital(rig, plaintext())
     made.before(order())
     out = exit_.process(made.leave(message()), made.at("train"))
-    assert wire.read_update(out).numbers["loss"] is None
+    assert plaintext_messages.read_update(out).numbers["loss"] is None
     assert len(made.receipts) == 2
-    silent = exit_.process(made.leave(wire.scores_message(scores), "finish"), made.at("finish"))
-    assert wire.read_scores(silent) == wire.SILENT
+    silent = exit_.process(made.leave(plaintext_messages.scores_message(scores), "finish"), made.at("finish"))
+    assert plaintext_messages.read_scores(silent) == plaintext_messages.SILENT
 
 
 def test_hospital_refuses_what_would_overspend_before_training_with_the_figures(rig):
     cost = claim([GaussianRelease("hospital", 2.0, 3)], "hospital", DELTA).epsilon
     made = rig(HospitalPolicy(PROMISE, DELTA)).budget(hospital=0.99 * cost)
-    made.refuses(lambda: made.before(order(rounds=3)), f"{cost:.4g}")
+    made.refuses(lambda: made.before(order(num_rounds=3)), f"{cost:.4g}")
     assert made.account is None
-    made.before(order(rounds=2))
+    made.before(order(num_rounds=2))
 
 
 def test_hospital_charges_patients_at_double_mu(rig):
@@ -513,13 +530,13 @@ def test_hospital_needs_a_budget_with_a_limit_of_its_own(rig):
 
 def test_hospital_refuses_an_epsilon_that_is_no_claim(rig):
     made = hospital(rig)
-    made.refuses(lambda: made.before(order(rounds=2000)), "not a privacy claim")
+    made.refuses(lambda: made.before(order(num_rounds=2000)), "not a privacy claim")
 
 
 def test_hospital_a_server_that_changes_its_mind_about_the_rounds_is_refused(rig):
     made = hospital(rig)
-    made.before(order(rounds=2))
-    made.refuses(lambda: made.before(order(rounds=1)), "another plan")
+    made.before(order(num_rounds=2))
+    made.refuses(lambda: made.before(order(num_rounds=1)), "another plan")
 
 
 def test_hospital_a_round_beyond_the_plan_needs_the_budget(rig, message):
@@ -554,7 +571,7 @@ def test_hospital_another_promise_in_the_middle_of_a_job_is_refused(rig, message
 
 
 @pytest.mark.parametrize("policy", POLICIES[1:], ids=lambda one: type(one).__name__)
-@pytest.mark.parametrize("task", sealed.TASKS)
+@pytest.mark.parametrize("task", secagg_messages.TASKS)
 def test_nothing_runs_while_events_or_logs_could_tell(rig, policy, task, monkeypatch):
     """Not even a job that only judges: its scores would be in the log."""
     exit_ = plaintext(patient()) if isinstance(policy, PatientPolicy) else plaintext()
@@ -571,11 +588,11 @@ def test_nvflare_streams_logs_unless_a_site_says_no(context, workspace):
     fl_ctx = context("train", job=JOB)
     assert is_log_streaming_allowed(fl_ctx)
     fl_ctx.set_prop(FLContextKey.WORKSPACE_ROOT, workspace.get_root_dir())
-    (ledger_door._local(fl_ctx) / "resources.json").write_text('{"allow_log_streaming": false}')
+    (ledger_adapter._local(fl_ctx) / "resources.json").write_text('{"allow_log_streaming": false}')
     assert not is_log_streaming_allowed(fl_ctx)
 
 
-@pytest.mark.parametrize("given", [stock(), Shareable(), wire.refusal_message("data")])
+@pytest.mark.parametrize("given", [stock(), Shareable(), plaintext_messages.refusal_message("data")])
 def test_hospital_a_train_task_that_is_neither_order_nor_call_is_refused(rig, given):
     made = hospital(rig)
     with pytest.raises(ReleaseRefused):
@@ -586,13 +603,13 @@ def test_hospital_a_train_task_that_is_neither_order_nor_call_is_refused(rig, gi
 def test_hospital_noise_whose_rounding_is_not_covered_is_refused(rig, message, monkeypatch):
     made = hospital(rig)
     made.before(order())
-    monkeypatch.setattr("wardround.privacy.shares.TAIL", 1e-8)
+    monkeypatch.setattr("wardround.dp.noise_shares.TAIL", 1e-8)
     made.refuses(lambda: made.leave(message()), "rounding")
     assert POLICY not in made.account.spent
 
 
 @pytest.mark.parametrize(
-    ("promise", "delta"), [(None, DELTA), (PROMISE, None), (dataclasses.replace(PROMISE, hidden=True), DELTA)]
+    ("promise", "delta"), [(None, DELTA), (PROMISE, None), (dataclasses.replace(PROMISE, distributed=True), DELTA)]
 )
 def test_hospital_a_policy_that_promises_nothing_is_refused(promise, delta):
     with pytest.raises(ConfigRefused, match=r"privacy_hospital\.json"):
@@ -602,9 +619,9 @@ def test_hospital_a_policy_that_promises_nothing_is_refused(promise, delta):
 def test_hospital_another_attempt_passes_once_the_policy_has_noised_the_update(rig, message):
     made = hospital(rig, hidden())
     made.before(call())
-    made.refuses(lambda: made.leave(sealed.again_message(0)), "coded before this policy")
+    made.refuses(lambda: made.leave(secagg_messages.again_message(0)), "coded before this policy")
     made.leave(message())
-    assert sealed.read_again(made.leave(sealed.again_message(0))) == 0
+    assert secagg_messages.read_again(made.leave(secagg_messages.again_message(0))) == 0
 
 
 # hospital: a stricter job
@@ -615,21 +632,21 @@ def test_hospital_another_attempt_passes_once_the_policy_has_noised_the_update(r
     [
         SHARED,
         dataclasses.replace(SHARED, noise_multiplier=3.0),
-        dataclasses.replace(SHARED, min_sites=4, colluders=1),
+        dataclasses.replace(SHARED, min_clients=4, colluders=1),
     ],
 )
 def test_a_job_with_as_much_noise_passes_unchanged_and_is_not_charged_twice(rig, message, noise):
     own = HospitalRelease(noise, 2, DELTA, accept_vacuous=False)
-    sum_ = dataclasses.replace(LOCAL, min_sites=noise.min_sites)
+    sum_ = dataclasses.replace(LOCAL, min_clients=noise.min_clients)
     made = rig(HospitalPolicy(PROMISE, DELTA), hidden(own, sum_)).budget(hospital=20)
     made.before(call())
     assert made.account is None
     made.refuses(lambda: made.leave(message(loss=None)), "did not reserve")
     made.reserve(own)
-    out = wire.read_update(made.leave(message(loss=None)))
+    out = plaintext_messages.read_update(made.leave(message(loss=None)))
     assert digest(out.delta) == digest(BLOCKS)
     assert out.weight == 3.0
-    assert sealed.read_again(made.leave(sealed.again_message(0))) == 0
+    assert secagg_messages.read_again(made.leave(secagg_messages.again_message(0))) == 0
     assert set(made.account.reserved) == {KEY}
     assert made.receipts == [], "the job's own filter adds the noise, charges it and writes the receipt"
 
@@ -638,7 +655,7 @@ def test_a_job_with_as_much_noise_passes_unchanged_and_is_not_charged_twice(rig,
     ("mine", "noise"),
     [
         (PROMISE, dataclasses.replace(SHARED, noise_multiplier=1.99)),
-        (dataclasses.replace(PROMISE, min_sites=4), SHARED),
+        (dataclasses.replace(PROMISE, min_clients=4), SHARED),
         (dataclasses.replace(PROMISE, colluders=1), SHARED),
     ],
 )
@@ -648,7 +665,7 @@ def test_a_job_that_promises_less_is_noised_here(rig, message, mine, noise):
     made.before(call())
     assert set(made.account.reserved) == {POLICY}
     made.reserve(own)
-    out = wire.read_update(made.leave(message(loss=None)))
+    out = plaintext_messages.read_update(made.leave(message(loss=None)))
     assert digest(out.delta) != digest(BLOCKS)
     assert (out.weight, len(made.receipts)) == (1.0, 1)
 
@@ -661,20 +678,20 @@ def test_noise_that_our_filter_alone_does_not_add_is_no_promise(rig, message, fi
     made = hospital(rig, hidden(shared()), filters=filters)
     made.before(call())
     assert set(made.account.reserved) == {POLICY}
-    assert digest(wire.read_update(made.leave(message(loss=None))).delta) != digest(BLOCKS)
+    assert digest(plaintext_messages.read_update(made.leave(message(loss=None))).delta) != digest(BLOCKS)
 
 
 def test_a_job_that_comes_with_the_whole_noise_at_every_site_is_as_strict(rig, message):
-    noise = dataclasses.replace(SHARED, hidden=False)
+    noise = dataclasses.replace(SHARED, distributed=False)
     own = HospitalRelease(noise, 2, DELTA, accept_vacuous=False)
-    insists = HospitalPolicy(dataclasses.replace(PROMISE, min_sites=5, colluders=2), DELTA)
+    insists = HospitalPolicy(dataclasses.replace(PROMISE, min_clients=5, colluders=2), DELTA)
     made = rig(insists, hidden(own, dataclasses.replace(LOCAL, masks=False))).budget(hospital=20)
     made.before(call())
     made.reserve(own)
-    assert digest(wire.read_update(made.leave(message(loss=None))).delta) == digest(BLOCKS)
+    assert digest(plaintext_messages.read_update(made.leave(message(loss=None))).delta) == digest(BLOCKS)
 
 
-# a whole hidden sum with one such hospital
+# a whole secure sum with one such hospital
 
 
 @pytest.mark.parametrize("mode", ["masked", "ring"])
@@ -684,7 +701,7 @@ def test_a_hidden_sum_ends_well_with_a_hospital_that_insists(federation, mode):
     site.engine.components[curves.ID] = Curves()
     (site.root / "local" / FILE).write_text(json.dumps({"hospital": {"epsilon": 20, "delta": DELTA}}))
     own, answer = site.exit, site.executor.execute
-    runner = SimpleNamespace(task_result_filters={f"{task}/out": [own] for task in sealed.TASKS})
+    runner = SimpleNamespace(task_result_filters={f"{task}/out": [own] for task in secagg_messages.TASKS})
 
     def at(fl_ctx, direction):
         fl_ctx.set_prop(FLContextKey.RUNNER, runner)
@@ -741,7 +758,7 @@ def test_nvflare_builds_the_shipped_policy(repository, workspace, name):
         scope = manager.get_scope("hospital")
         before, after = scope.task_data_filters[FilterKey.IN][0], scope.task_result_filters[FilterKey.OUT][0]
         assert (before.promise, before.delta) == (after.promise, after.delta)
-        assert before.promise.hidden is False
+        assert before.promise.distributed is False
 
 
 def test_a_file_with_one_scope_has_no_way_around_it(repository, workspace):

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "flare")]
-
-from hidden_federation import SITES, Federation, Party, make_kits  # noqa: E402
+from nvflare_federation import SITES, Federation, Party, make_kits
 
 
 @pytest.fixture(scope="session")

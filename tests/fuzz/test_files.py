@@ -8,25 +8,26 @@ import pytest
 from mutants import JSON_WEIRD, flipped, hold, mutant
 
 from wardround.aggregation.secagg_state import SecaggState
-from wardround.data import phantoms
+from wardround.core.errors import Refusal
 from wardround.data.description import read_description
 from wardround.data.ehr import Table
 from wardround.data.ehr_columns import Column
-from wardround.data.hospitals import hospital
+from wardround.data.ehr_table import read_ehr
 from wardround.data.nifti import read_scan
-from wardround.data.record import read_record
 from wardround.data.site_config import read_site_config, read_sites
-from wardround.errors import Refusal
-from wardround.flare.sealed import Revealed
-from wardround.hospital.kit import read_object
+from wardround.dp import ledger_file
+from wardround.dp.budget import read_budget
+from wardround.dp.releases import GaussianRelease
+from wardround.flare.kit import read_object
+from wardround.flare.secagg_messages import Revealed
+from wardround.messages.statements import Moment
 from wardround.models import checkpoint
-from wardround.privacy import ledger_file, sum_key
-from wardround.privacy.budget import read_budget
-from wardround.privacy.releases import GaussianRelease
-from wardround.privacy.statements import Moment
 from wardround.reports import schema
+from wardround.secagg import encryption_key
 from wardround.serving.limits import Limits
 from wardround.serving.upload import case_of
+from wardround.synthetic import phantoms
+from wardround.synthetic.hospitals import hospital
 
 
 def json_mutant(rng, content):
@@ -91,10 +92,15 @@ def test_settings_in_json(folder, which):
 
 
 def test_the_sum_key(tmp_path):
-    seed = sum_key.new_seed()
-    path = sum_key.write_site(tmp_path, seed)
+    seed = encryption_key.new_seed()
+    path = encryption_key.write_site(tmp_path, seed)
     content = json.loads(path.read_text())
-    hold(300, 21, lambda rng: json_mutant(rng, content), through(path, lambda file: sum_key.read_site(file.parent)))
+    hold(
+        300,
+        21,
+        lambda rng: json_mutant(rng, content),
+        through(path, lambda file: encryption_key.read_site(file.parent)),
+    )
 
 
 def test_a_ledger(tmp_path):
@@ -195,8 +201,8 @@ def test_records(tmp_path):
     text = "patient,age [years],sex\nA-1,61,f\nA-2,,m\nA-3,44,\n"
     path = tmp_path / "record.csv"
     path.write_text(text)
-    assert len(read_record(table, path, {})) == 3
-    hold(600, 27, lambda rng: flipped(rng, text.encode()), through(path, lambda file: read_record(table, file, {})))
+    assert len(read_ehr(table, path, {})) == 3
+    hold(600, 27, lambda rng: flipped(rng, text.encode()), through(path, lambda file: read_ehr(table, file, {})))
 
 
 def test_reports():

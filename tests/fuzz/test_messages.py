@@ -5,26 +5,26 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hidden_federation import facts_of, numbers
 from mutants import WEIRD, flipped, hold, mutant
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.shareable import Shareable
+from nvflare_federation import facts_of, numbers
 
 from wardround import __version__
-from wardround.arrays import Layout
 from wardround.compression.chosen import HalfPrecision, LargestValues, Quantisation, RandomSlices
 from wardround.compression.opening import Opening
+from wardround.core.arrays import Layout
+from wardround.core.errors import Refusal
+from wardround.core.rng import stream
 from wardround.core.stages import Update as Sent
 from wardround.data.cases import MODALITIES
-from wardround.errors import Refusal
-from wardround.flare import sealed, wire, wire_compressed
+from wardround.flare import compressed_messages, plaintext_messages, secagg_messages
 from wardround.flare.outbound import Outbound
 from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.site_policy import OpenPolicy
-from wardround.privacy import statements
-from wardround.privacy.statements import Moment, Signed
-from wardround.rng import stream
+from wardround.messages import statements
+from wardround.messages.statements import Moment, Signed
 
 BLOCKS = {"model:a": np.arange(6, dtype=np.float32).reshape(2, 3), "control:a": np.zeros((2, 3), np.float32)}
 NUMBERS = {"loss": 1.5, "val_score": 0.25, "seconds": 2.0}
@@ -64,11 +64,17 @@ def twice(read, write):
     return door
 
 
-UPDATE = wire.update_message(wire.Update(BLOCKS, 3.0, NUMBERS, FACTS))
+UPDATE = plaintext_messages.update_message(plaintext_messages.Update(BLOCKS, 3.0, NUMBERS, FACTS))
 CLEAR = {
-    "order": (wire.order_message(wire.Order(BLOCKS, 2, 5, {"site-2": 1})), twice(wire.read_order, wire.order_message)),
-    "update": (UPDATE, twice(wire.read_update, wire.update_message)),
-    "scores": (wire.scores_message(SCORES), twice(wire.read_scores, wire.scores_message)),
+    "order": (
+        plaintext_messages.order_message(plaintext_messages.Order(BLOCKS, 2, 5, {"site-2": 1})),
+        twice(plaintext_messages.read_order, plaintext_messages.order_message),
+    ),
+    "update": (UPDATE, twice(plaintext_messages.read_update, plaintext_messages.update_message)),
+    "scores": (
+        plaintext_messages.scores_message(SCORES),
+        twice(plaintext_messages.read_scores, plaintext_messages.scores_message),
+    ),
 }
 
 
@@ -89,10 +95,12 @@ def test_compressed_updates(chosen):
     given = {name: rng.normal(0, 0.01, (20, 20)).astype(np.float32) for name in ("model:v", "model:w")}
     blocks = Layout.of(given)
     sent, _ = chosen.stage(blocks, "site-1").outbound(Sent(given, 3.0), 0, {})
-    message = wire_compressed.update_message(wire.Update(sent.params, 3.0, NUMBERS, FACTS), chosen.name)
+    message = compressed_messages.update_message(
+        plaintext_messages.Update(sent.params, 3.0, NUMBERS, FACTS), chosen.name
+    )
 
     def door(message):
-        arrays = wire_compressed.read_update(message, chosen.name).delta
+        arrays = compressed_messages.read_update(message, chosen.name).delta
         found = Opening(chosen, blocks, {}, 1e6).opened("site-1", arrays, 0)
         assert found.keys() == given.keys()
         assert all(np.abs(block).max() <= 1e6 for block in found.values())
@@ -102,10 +110,10 @@ def test_compressed_updates(chosen):
 
 
 def test_the_code_of_a_refusal():
-    message = wire.refusal_message("data")
+    message = plaintext_messages.refusal_message("data")
 
     def door(given):
-        assert wire.refusal_code(given) in {*wire._CODES, *wire._RETURN_CODES}
+        assert plaintext_messages.refusal_code(given) in {*plaintext_messages._CODES, *plaintext_messages._RETURN_CODES}
 
     hold(300, 2, lambda rng: wild(rng, message), door)
 
@@ -113,7 +121,7 @@ def test_the_code_of_a_refusal():
 @pytest.fixture(scope="module")
 def spoken(project, tmp_path_factory):
     """Every message of one honest run in a ring and one under masks: (task, who says it, message)."""
-    from hidden_federation import Federation
+    from nvflare_federation import Federation
 
     found = []
     for mode in ("masked", "ring"):
@@ -125,7 +133,7 @@ def spoken(project, tmp_path_factory):
 
 def test_calls(spoken):
     calls = [message for _, who, message in spoken if who == "server"]
-    door = twice(sealed.read_call, sealed.call_message)
+    door = twice(secagg_messages.read_call, secagg_messages.call_message)
     for call in calls:
         door(call)
     assert 0 < hold(2000, 3, lambda rng: wild(rng, calls[int(rng.integers(len(calls)))]), door) < 2000
@@ -140,17 +148,17 @@ def test_replies(spoken):
 
     def door(given):
         task, message = given
-        twice(lambda one: sealed.read_reply(one, task), sealed.reply_message)(message)
+        twice(lambda one: secagg_messages.read_reply(one, task), secagg_messages.reply_message)(message)
 
     assert 0 < hold(2000, 4, make, door) < 2000
 
 
 def test_the_marker_of_a_repeated_attempt():
-    message = sealed.again_message(3)
+    message = secagg_messages.again_message(3)
 
     def door(given):
-        found = sealed.read_again(given)
-        assert found is None or sealed.read_again(sealed.again_message(found)) == found
+        found = secagg_messages.read_again(given)
+        assert found is None or secagg_messages.read_again(secagg_messages.again_message(found)) == found
 
     hold(300, 5, lambda rng: wild(rng, message), door)
 
@@ -210,9 +218,11 @@ def test_a_site_that_is_told_nonsense_answers_with_a_code_or_a_statement(federat
         task, message = given
         reply = site.answer(task, message)
         if reply.get_return_code() == "OK":
-            sealed.read_reply(reply, task)
+            secagg_messages.read_reply(reply, task)
         else:
-            assert wire.refusal_code(reply) != wire.FAILURE, (site.folder / "refusals.txt").read_text()[-3000:]
+            assert plaintext_messages.refusal_code(reply) != plaintext_messages.FAILURE, (
+                site.folder / "refusals.txt"
+            ).read_text()[-3000:]
 
     hold(600, 8, make, door)
 
@@ -223,18 +233,20 @@ def test_a_site_that_is_told_nonsense_answers_with_a_code_or_a_statement(federat
 def leaving(party, filter_, task):
     made = party(outbound=Outbound("none", "none", "none", MODALITIES))
     fl_ctx = made.context(task)
-    table = {f"{name}/out": [OutboundFilter()] for name in sealed.TASKS}
+    table = {f"{name}/out": [OutboundFilter()] for name in secagg_messages.TASKS}
     fl_ctx.set_prop(FLContextKey.RUNNER, SimpleNamespace(task_result_filters=table))
     fl_ctx.set_prop(FLContextKey.FILTER_DIRECTION, FilterKey.OUT, private=True, sticky=False)
     return filter_.process, fl_ctx
 
 
 @pytest.mark.parametrize("filter_", [OutboundFilter(), OpenPolicy()], ids=lambda one: type(one).__name__)
-@pytest.mark.parametrize(("task", "message"), [("train", UPDATE), ("finish", wire.scores_message(SCORES))])
+@pytest.mark.parametrize(
+    ("task", "message"), [("train", UPDATE), ("finish", plaintext_messages.scores_message(SCORES))]
+)
 def test_exits_let_out_what_is_described_and_nothing_else(party, monkeypatch, filter_, task, message):
     monkeypatch.setattr("wardround.flare.policy_checks.is_log_streaming_allowed", lambda fl_ctx: False)
     process, fl_ctx = leaving(party, filter_, task)
-    read = wire.read_update if task == "train" else wire.read_scores
+    read = plaintext_messages.read_update if task == "train" else plaintext_messages.read_scores
 
     def door(given):
         out = process(given, fl_ctx)
@@ -246,15 +258,15 @@ def test_exits_let_out_what_is_described_and_nothing_else(party, monkeypatch, fi
 
 def test_a_collector_reads_or_refuses_every_statement(spoken):
     """Mutants in the hands of who checks them, with signatures that fit no more."""
-    from hidden_federation import protection
+    from nvflare_federation import secagg
 
-    from wardround.privacy.collector import Collector
-    from wardround.privacy.identity import Authority
+    from wardround.messages.identity import Authority
+    from wardround.secagg.server import SecAggServer
 
-    calls = [sealed.read_call(m) for task, who, m in spoken if who == "server" and task == "train"]
+    calls = [secagg_messages.read_call(m) for task, who, m in spoken if who == "server" and task == "train"]
     masked = next(call for call in calls if call.prepares)
     authority = Authority(_root_of(masked.joins[0]))
-    collector = Collector(protection("masked"), authority, 1000)
+    secagg_server = SecAggServer(secagg("masked"), authority, 1000)
     said = [one for call in calls for one in (*call.joins, *call.prepares)]
 
     def make(rng):
@@ -264,15 +276,15 @@ def test_a_collector_reads_or_refuses_every_statement(spoken):
 
     def door(given):
         which, parts = given
-        one = sealed._unpack(parts)
-        collector.prepares, collector.moment, collector.roster = [], Moment(masked.moment.run, 0, 0), {}
-        collector.agreed, collector.complaints, collector.blamed = {}, {}, {}
-        collector._sums, collector._chosen = {}, None
+        one = secagg_messages._unpack(parts)
+        secagg_server.prepares, secagg_server.moment, secagg_server.roster = [], Moment(masked.moment.run, 0, 0), {}
+        secagg_server.agreed, secagg_server.complaints, secagg_server.blamed = {}, {}, {}
+        secagg_server._sums, secagg_server._chosen = {}, None
         acts = [
-            lambda: collector.begin(collector.moment, [one]),
-            lambda: collector.submit("site-1", one, b"12345678"),
-            lambda: collector.complain("site-1", one),
-            lambda: collector.read_shares("site-1", one),
+            lambda: secagg_server.begin(secagg_server.moment, [one]),
+            lambda: secagg_server.submit("site-1", one, b"12345678"),
+            lambda: secagg_server.complain("site-1", one),
+            lambda: secagg_server.read_shares("site-1", one),
         ]
         acts[which]()
 
@@ -295,4 +307,4 @@ def test_a_refusal_is_a_refusal():
     with pytest.raises(AssertionError, match="KeyError"):
         hold(1, 0, lambda rng: None, broken)
     with pytest.raises(Refusal):
-        wire.read_update(DXO(DataKind.METRICS, data={}).to_shareable())
+        plaintext_messages.read_update(DXO(DataKind.METRICS, data={}).to_shareable())

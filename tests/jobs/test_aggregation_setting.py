@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from wardround.errors import ConfigRefused
+from wardround.cli.main import main
+from wardround.core.errors import ConfigRefused
 from wardround.jobs import folder, fragments, recipes
 from wardround.jobs.building import build, require_buildable
-from wardround.jobs.cli import main
 
 NAMES = list(fragments.table()["aggregations"])
 ENOUGH = {name: 5 if "krum" in name else 3 for name in NAMES}
@@ -24,7 +24,7 @@ def about(made):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_is_printed_at_the_server_and_can_be_built(name):
-    made = recipes.job("brats_fedavg", [f"aggregation={name}", f"federation.min_sites={ENOUGH[name]}"], SITES)
+    made = recipes.job("brats_fedavg", [f"aggregation={name}", f"federation.min_clients={ENOUGH[name]}"], SITES)
     require_buildable(made)
     row = fragments.table()["aggregations"][name]
     assert mode(made)["aggregation"] == row
@@ -39,7 +39,7 @@ def test_the_mean_is_what_is_printed_without_a_setting_and_a_report_does_not_spe
 
 
 def test_the_settings_of_the_rule_are_set_also_behind_mixing():
-    settings = ["aggregation=mixed_rfa", "aggregation.f=2", "aggregation.mixing.far=9.0", "federation.min_sites=5"]
+    settings = ["aggregation=mixed_rfa", "aggregation.f=2", "aggregation.mixing.far=9.0", "federation.min_clients=5"]
     made = recipes.job("brats_fedavg", settings)
     require_buildable(made)
     args = mode(made)["aggregation"]["args"]
@@ -49,7 +49,7 @@ def test_the_settings_of_the_rule_are_set_also_behind_mixing():
 
 
 def test_a_report_says_which_aggregation_ran():
-    made = recipes.job("brats_fedavg", ["aggregation=median", "federation.min_sites=3"])
+    made = recipes.job("brats_fedavg", ["aggregation=median", "federation.min_clients=3"])
     assert about(made)["aggregation"] == {"f": 1, "far": 4.0}
     assert about(made)["aggregation_class"] == "wardround.aggregation.median.CoordinateMedian"
     assert "| aggregation | f 1, far 4.0 |" in folder.job_files(made)["CARD.md"]
@@ -58,15 +58,15 @@ def test_a_report_says_which_aggregation_ran():
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "mean"])
 def test_too_few_sites_for_f_are_refused_with_the_command_that_mends_it(name, tmp_path, capsys):
     least = ENOUGH[name]
-    few = ["--set", f"aggregation={name}", "--set", f"federation.min_sites={least - 1}", "--out", str(tmp_path)]
+    few = ["--set", f"aggregation={name}", "--set", f"federation.min_clients={least - 1}", "--out", str(tmp_path)]
     assert main(["jobs", "write", "brats_fedavg", *few]) == 2
-    assert f"--set federation.min_sites={least}" in capsys.readouterr().err
+    assert f"--set federation.min_clients={least}" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("privacy", ["masked", "he", "ring", "fixed_point", "dp_adaptive"])
+@pytest.mark.parametrize("privacy", ["secagg_masks", "secagg_he", "secagg_ring", "fixed_point", "dp_adaptive"])
 def test_a_secure_sum_cannot_be_read_by_a_rule(privacy):
-    made = recipes.job("brats_fedavg", [f"privacy={privacy}", "aggregation=median", "rival=false"])
+    made = recipes.job("brats_fedavg", [f"privacy={privacy}", "aggregation=median", "fedavg_baseline=false"])
     with pytest.raises(ConfigRefused, match="nobody opens one by one"):
         require_buildable(made)
 
@@ -78,24 +78,24 @@ def test_an_unknown_row_is_refused_with_the_one_that_was_meant():
 
 @pytest.mark.parametrize("setting", ["aggregation.f=-1", "aggregation.far=0.5", "aggregation.weight_cap=0.1"])
 def test_a_field_that_makes_no_sense_is_refused(setting):
-    made = recipes.job("brats_fedavg", ["aggregation=rfa", "federation.min_sites=3", setting])
+    made = recipes.job("brats_fedavg", ["aggregation=rfa", "federation.min_clients=3", setting])
     with pytest.raises(ConfigRefused, match="the aggregation"):
         require_buildable(made)
 
 
 def test_a_folder_with_too_few_sites_for_f_is_refused_when_it_is_loaded(tmp_path):
     """Whoever edits the printed JSON meets the same refusal at the server."""
-    made = recipes.job("brats_fedavg", ["aggregation=median", "federation.min_sites=3"])
+    made = recipes.job("brats_fedavg", ["aggregation=median", "federation.min_clients=3"])
     file = folder.write(made, tmp_path / made.name) / "app/config/config_fed_server.json"
     part = json.loads(file.read_text())["workflows"][0]["args"]["mode"]
-    part["args"]["min_sites"] = 2
-    with pytest.raises(ConfigRefused, match="min_sites 3 or more"):
+    part["args"]["min_clients"] = 2
+    with pytest.raises(ConfigRefused, match="min_clients 3 or more"):
         build(part, "mode", also=[part["path"]])
 
 
 def test_a_rule_is_named_by_its_class_too_and_takes_the_settings_of_that_class():
     path = "wardround.aggregation.median.CoordinateMedian"
-    settings = [f"aggregation.path={path}", "aggregation.f=2", "federation.min_sites=5"]
+    settings = [f"aggregation.path={path}", "aggregation.f=2", "federation.min_clients=5"]
     made = recipes.job("brats_fedavg", settings)
     require_buildable(made)
     assert mode(made)["aggregation"] == {"path": path, "args": {"f": 2}}

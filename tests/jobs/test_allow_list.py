@@ -8,11 +8,11 @@ from nvflare.fuel.sec.authz import AuthorizationService
 from nvflare.private.fed.utils.app_authz import AppAuthzService
 from nvflare.security.security import COMMAND_CATEGORIES, FLAuthorizer
 
-from wardround.errors import ConfigRefused
+from wardround.cli.main import main
+from wardround.core.errors import ConfigRefused
 from wardround.flare.posture import may_bring_code
 from wardround.jobs import allow_list, fragments, recipes
-from wardround.jobs.cli import main
-from wardround.jobs.named import NETWORKS, PHANTOMS, classes
+from wardround.jobs.job_classes import NETWORKS, PHANTOMS, classes
 
 LISTED = allow_list.allow_list()
 FILE = "poc_workspace/local/class_allow_list.json"

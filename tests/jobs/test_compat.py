@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from wardround.cli.main import main
+from wardround.core.errors import ConfigRefused
 from wardround.core.traits import require_fit
-from wardround.errors import ConfigRefused
-from wardround.flare.ran import require_same
+from wardround.flare.job_settings import require_same
 from wardround.jobs import compat, folder, recipes
 from wardround.jobs.building import class_at, parts_of, require_buildable
-from wardround.jobs.cli import main
 
 MASKS = {"same_masks": ["sharing=klmask", "sharing.choose=head"], "klmask": ["sharing=klmask"]}
 SHARINGS = {"everything": [], "roles": ["sharing=norms_at_home"], **MASKS}
 
 
-def oracle(cell: compat.Cell) -> bool:
+def objective(cell: compat.Cell) -> bool:
     """What goes together, pair by pair, as somebody wrote it down who knows no traits."""
     secagg, dp, masks = cell["secagg"], cell["dp"], cell["sharing"] in MASKS
     hidden, chosen, beside = secagg != "plaintext", cell["sharing"] == "klmask", cell["beside"] == "beside"
@@ -43,7 +43,7 @@ def oracle(cell: compat.Cell) -> bool:
 
 
 def test_every_cell_is_what_a_list_of_pairs_says():
-    found = Counter((compat.why_not(cell) is None, oracle(cell)) for cell in compat.cells())
+    found = Counter((compat.why_not(cell) is None, objective(cell)) for cell in compat.cells())
     assert set(found) == {(True, True), (False, False)}
     assert found[True, True] > 500
 
@@ -81,11 +81,11 @@ def test_one_combination_is_answered_with_a_reason(names, code, words, capsys):
 
 def test_a_job_is_answered(capsys):
     assert main(["jobs", "compat", "--job", "brats_klmask"]) == 0
-    assert main(["jobs", "compat", "--job", "brats_klmask", "--set", "privacy=masked"]) == 1
-    assert "--set rival=false" in capsys.readouterr().out
+    assert main(["jobs", "compat", "--job", "brats_klmask", "--set", "privacy=secagg_masks"]) == 1
+    assert "--set fedavg_baseline=false" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["krum", "--markdown"], ["--set", "rival=true"], ["kruum"]])
+@pytest.mark.parametrize("words", [["krum", "--markdown"], ["--set", "fedavg_baseline=true"], ["kruum"]])
 def test_a_question_that_is_none_is_refused(words, capsys):
     assert main(["jobs", "compat", *words]) == 2
     assert "to do:" in capsys.readouterr().err
@@ -99,26 +99,26 @@ def printed(name: str, *settings: str) -> recipes.Job:
 def job_of(cell: compat.Cell) -> recipes.Job:
     """Return a job with the parts of a cell; a promise of privacy and a sum are put together by hand where no fragment does."""
     name = "brats_scaffold" if cell["algorithm"] == "scaffold" else "brats_fedavg"
-    masked = {"plaintext": "in_the_clear", "fixed": "fixed_point", "he": "he", "ring": "ring"}
-    privacy = f"privacy={masked.get(cell['secagg'], 'masked')}"
+    masked = {"plaintext": "plaintext", "fixed": "fixed_point", "he": "secagg_he", "ring": "secagg_ring"}
+    privacy = f"privacy={masked.get(cell['secagg'], 'secagg_masks')}"
     rest = [f"aggregation={cell['aggregation']}", f"compression={cell['compression']}", *SHARINGS[cell["sharing"]]]
     made = printed(name, privacy, *rest)
     privacy = dict(made.privacy)
-    if made.protection is not None:
-        args = made.protection | {"weights": "equal"}
+    if made.secagg is not None:
+        args = made.secagg | {"weights": "equal"}
         args |= {"encryption": True} if cell["secagg"] == "he_masks" else {}
-        args |= {"weights": "patients_hidden"} if cell["secagg"] == "weighted" else {}
-        privacy["protection"] = made.privacy["protection"] | {"args": args}
+        args |= {"weights": "patients_in_sum"} if cell["secagg"] == "weighted" else {}
+        privacy["secagg"] = made.privacy["secagg"] | {"args": args}
     if cell["dp"] != "no_dp":
-        source = "brats_dp_record" if cell["dp"] == "patient" else "brats_dp_adaptive"
+        source = "brats_dp_patient" if cell["dp"] == "patient" else "brats_dp_adaptive"
         private = copy.deepcopy(printed(source).privacy)
         privacy |= {key: private[key] for key in ("mechanism", "dp", "scaling") if key in private}
-        if cell["dp"] == "hospital" and made.protection is not None:
-            sum_ = privacy["protection"]["args"] | {"bits": 16}
-            made_for = {key: sum_[key] for key in ("sites", "min_sites", "bits")} | {"hidden": sum_["masks"]}
+        if cell["dp"] == "hospital" and made.secagg is not None:
+            sum_ = privacy["secagg"]["args"] | {"bits": 16}
+            made_for = {key: sum_[key] for key in ("sites", "min_clients", "bits")} | {"hidden": sum_["masks"]}
             privacy["mechanism"]["args"]["promise"]["args"] |= made_for
-            privacy["protection"] = privacy["protection"] | {"args": sum_}
-    return replace(made, privacy=privacy, rival=cell["beside"] == "beside")
+            privacy["secagg"] = privacy["secagg"] | {"args": sum_}
+    return replace(made, privacy=privacy, fedavg_baseline=cell["beside"] == "beside")
 
 
 def part(value):
@@ -134,7 +134,7 @@ def load(job: recipes.Job) -> None:
     promised = next(part(one) for one in client["components"] if one["id"] == "outbound")
     executor = part(client["executors"][0]["executor"])
     executor.trainer.bind(promised)
-    if job.protection is None:
+    if job.secagg is None:
         part(folder.server_config(job)["workflows"][0]["args"]["mode"])
 
 
@@ -173,7 +173,7 @@ def test_a_job_that_does_not_fit_is_not_loaded():
     for cell in REFUSED:
         job = job_of(cell)
         if cell["secagg"] != "plaintext" and cell["aggregation"] != "mean":
-            # The server of a hidden sum has no aggregation that a config could name.
+            # The server of a secure sum has no aggregation that a config could name.
             assert "aggregation" not in folder.server_config(job)["workflows"][0]["args"]["mode"]["args"]
             continue
         with pytest.raises(ConfigRefused) as caught:
@@ -187,10 +187,10 @@ def test_a_job_that_does_not_fit_is_not_loaded():
 @pytest.mark.parametrize(
     "settings",
     [
-        ["aggregation=median", "federation.min_sites=3"],
+        ["aggregation=median", "federation.min_clients=3"],
         ["compression=top_k", "compression.share=0.02"],
         ["compression=half", "sharing=norms_at_home"],
-        ["privacy=masked", "sharing=klmask"],
+        ["privacy=secagg_masks", "sharing=klmask"],
     ],
 )
 def test_what_fits_is_printed_and_loaded(settings):

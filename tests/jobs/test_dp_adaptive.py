@@ -4,37 +4,37 @@ import json
 
 import pytest
 
-from wardround.errors import ConfigRefused
+from wardround.cli.main import main
+from wardround.core.errors import ConfigRefused
+from wardround.dp.accounting import claim
+from wardround.dp.hospital_dp import HospitalDP
+from wardround.dp.releases import GaussianRelease
 from wardround.jobs import folder, recipes
-from wardround.jobs.cli import main
-from wardround.privacy.accounting import claim
-from wardround.privacy.hospital_dp import HospitalDP
-from wardround.privacy.releases import GaussianRelease
 
 NAME = "brats_dp_adaptive"
 
 
-@pytest.mark.parametrize(("target", "rounds"), [(8.0, 3), (1.0, 3), (4.0, 20)])
-def test_the_noise_keeps_the_job_within_its_target(target, rounds):
-    job = recipes.job(NAME, [f"dp.target_epsilon={target}", f"rounds={rounds}"])
+@pytest.mark.parametrize(("target", "num_rounds"), [(8.0, 3), (1.0, 3), (4.0, 20)])
+def test_the_noise_keeps_the_job_within_its_target(target, num_rounds):
+    job = recipes.job(NAME, [f"dp.target_epsilon={target}", f"num_rounds={num_rounds}"])
     z = job.hospital_noise["args"]["noise_multiplier"]
-    assert claim([GaussianRelease("hospital", z, rounds)], "hospital", 1e-5).epsilon <= target
-    assert claim([GaussianRelease("hospital", z - 2e-4, rounds)], "hospital", 1e-5).epsilon > target
+    assert claim([GaussianRelease("hospital", z, num_rounds)], "hospital", 1e-5).epsilon <= target
+    assert claim([GaussianRelease("hospital", z - 2e-4, num_rounds)], "hospital", 1e-5).epsilon > target
     assert job.dp["epsilon"] == pytest.approx(target, abs=0.01)
-    assert job.privacy["mechanism"]["args"]["rounds"] == rounds
+    assert job.privacy["mechanism"]["args"]["num_rounds"] == num_rounds
 
 
 def test_noise_is_calibrated_to_the_smallest_sum_that_may_be_opened():
-    five = recipes.job(NAME, ["federation.min_sites=5", "dp.colluders=1"], [f"site-{n}" for n in range(1, 9)])
+    five = recipes.job(NAME, ["federation.min_clients=5", "dp.colluders=1"], [f"site-{n}" for n in range(1, 9)])
     promise = HospitalDP(**five.hospital_noise["args"])
-    assert (promise.min_sites, promise.shares, promise.hidden) == (5, 3, True)
+    assert (promise.min_clients, promise.shares, promise.distributed) == (5, 3, True)
 
 
 @pytest.mark.parametrize(("masks", "shares"), [("true", 2), ("false", 1)])
 def test_without_masks_each_hospital_adds_all_of_it(masks, shares):
-    job = recipes.job(NAME, [f"protection.masks={masks}"])
+    job = recipes.job(NAME, [f"secagg.masks={masks}"])
     promise = HospitalDP(**job.hospital_noise["args"])
-    assert promise.hidden is (masks == "true")
+    assert promise.distributed is (masks == "true")
     assert promise.shares == shares
 
 
@@ -56,7 +56,7 @@ def test_scales_can_be_changed_and_are_printed():
 
 def test_noise_without_a_sum_is_refused():
     job = recipes.job(NAME)
-    job.privacy.pop("protection")
+    job.privacy.pop("secagg")
     with pytest.raises(ConfigRefused, match="privacy=dp_adaptive"):
         recipes._promise(job)
 
@@ -73,7 +73,7 @@ def test_the_command_prints_settings_that_work(capsys):
     start = job.privacy["scaling"]["args"]["start"]
     assert len(start) == len([row for row in out.splitlines() if "adn.N" in row])
     assert min(start) > 0
-    assert job.hospital_noise["args"]["clip"] > 0
+    assert job.hospital_noise["args"]["max_update_norm"] > 0
     again = main(["scales", NAME, "--patients", "4", *small])
     assert again == 0
     assert capsys.readouterr().out == out
@@ -85,12 +85,12 @@ def test_the_command_wants_a_job_with_such_noise(capsys):
 
 
 def test_another_job_can_have_it():
-    job = recipes.job("brats_fedbn", ["privacy=dp_adaptive", "rival=false"])
+    job = recipes.job("brats_fedbn", ["privacy=dp_adaptive", "fedavg_baseline=false"])
     assert json.loads(folder.job_files(job)["meta.json"])["min_clients"] == 3
     assert job.hospital_noise is not None
 
 
-@pytest.mark.parametrize("name", ["brats_dp_record", NAME])
+@pytest.mark.parametrize("name", ["brats_dp_patient", NAME])
 def test_a_noise_multiplier_can_be_given_instead_of_a_target(name):
     job = recipes.job(name, ["dp.noise_multiplier=1.5"])
     assert job.privacy["mechanism"]["args"]["promise"]["args"]["noise_multiplier"] == 1.5
@@ -101,8 +101,10 @@ def test_a_noise_multiplier_can_be_given_instead_of_a_target(name):
     assert f"epsilon {less.dp['epsilon']:.3g} at delta" in less.privacy["guarantee"]
 
 
-@pytest.mark.parametrize("setting", ["dp.noise_multiplier=abc", "dp.clip=big", "rounds=abc", "mechanism.delta=true"])
-@pytest.mark.parametrize("name", ["brats_dp_record", NAME])
+@pytest.mark.parametrize(
+    "setting", ["dp.noise_multiplier=abc", "dp.target_epsilon=big", "num_rounds=abc", "mechanism.delta=true"]
+)
+@pytest.mark.parametrize("name", ["brats_dp_patient", NAME])
 def test_words_for_numbers_are_refused(name, setting):
     with pytest.raises(ConfigRefused, match=r"found:    a word|found:    true or false"):
         recipes.job(name, [setting])
@@ -116,10 +118,10 @@ def test_words_for_numbers_are_refused(name, setting):
         ("sharing.home=[brain]", "head, norm, body, adapter"),
         ("scaling.start=[1,2]", "none or 12"),
         ("scaling.start=[0]", "numbers above 0"),
-        ("protection.weights=patients_open", "--set protection.weights=equal"),
-        ("protection.bits=4", "more bits, or more noise"),
+        ("secagg.weights=patients_plaintext", "--set secagg.weights=equal"),
+        ("secagg.bits=4", "more bits, or more noise"),
         ("dp.colluders=5", "colluders + 2"),
-        ("federation.min_sites=2", "3 <= min_sites"),
+        ("federation.min_clients=2", "3 <= min_clients"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_it_is_written(setting, words, tmp_path, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wardround.errors import ConfigRefused, ModelRefused
+from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.jobs import allow_list, folder, recipes
 from wardround.jobs.building import require_buildable
 
@@ -53,9 +53,9 @@ def test_what_a_hospital_would_refuse_is_not_printed(settings: list[str], words:
 
 def test_patient_level_privacy_tries_the_gradients_before_the_job_is_printed() -> None:
     with pytest.raises(ModelRefused, match="cannot be told apart"):
-        require_buildable(recipes.job("brats_dp_record", [*DYNUNET, "sampling.patch=[16,16,16]"]))
+        require_buildable(recipes.job("brats_dp_patient", [*DYNUNET, "sampling.patch=[16,16,16]"]))
     act = "model.act_name=[leakyrelu, {negative_slope: 0.01}]"
-    require_buildable(recipes.job("brats_dp_record", [*DYNUNET, act, "sampling.patch=[16,16,16]"]))
+    require_buildable(recipes.job("brats_dp_patient", [*DYNUNET, act, "sampling.patch=[16,16,16]"]))
 
 
 def test_a_fragment_may_name_it_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,12 @@ import shutil
 
 import pytest
 
-from wardround.data.hospitals import hospital
-from wardround.data.phantoms import write_cohort
-from wardround.errors import ConfigRefused
+from wardround.cli.main import main
+from wardround.core.errors import ConfigRefused
 from wardround.jobs import recipes
 from wardround.jobs.building import build, require_buildable
-from wardround.jobs.cli import main
+from wardround.synthetic.hospitals import hospital
+from wardround.synthetic.phantoms import write_cohort
 
 CLIENT = "app/config/config_fed_client.json"
 POPEN = "subprocess.Popen"
@@ -76,12 +76,12 @@ ATTACKS = {
         lambda config, args, file: args.update(model={"path": "builtins.eval", "args": {"source": "1"}}),
     ),
     "through one of ours": (
-        "wardround.jobs.console.subprocess.Popen",
-        lambda config, args, file: args.update(model=touch(file, "wardround.jobs.console.subprocess.Popen")),
+        "wardround.ops.console.subprocess.Popen",
+        lambda config, args, file: args.update(model=touch(file, "wardround.ops.console.subprocess.Popen")),
     ),
     "a class of ours that no job names": (
-        "wardround.hospital.kit.Kit",
-        lambda config, args, file: args.update(model={"path": "wardround.hospital.kit.Kit", "args": {}}),
+        "wardround.flare.kit.Kit",
+        lambda config, args, file: args.update(model={"path": "wardround.flare.kit.Kit", "args": {}}),
     ),
     "nested": (POPEN, lambda config, args, file: args["sampling"]["args"].update(columns=[touch(file)])),
     "nested as a dictionary": (
@@ -90,7 +90,9 @@ ATTACKS = {
     ),
     "by class_path": (
         POPEN,
-        lambda config, args, file: args.update(rival={"class_path": POPEN, "args": {"args": ["touch", str(file)]}}),
+        lambda config, args, file: args.update(
+            fedavg_baseline={"class_path": POPEN, "args": {"args": ["touch", str(file)]}}
+        ),
     ),
     "a component": (POPEN, lambda config, args, file: config["components"].append({"id": "x", **touch(file)})),
     "the executor": (POPEN, lambda config, args, file: config["executors"][0]["executor"].update(path=POPEN)),

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from wardround import __version__
-from wardround.errors import ConfigRefused
+from wardround.cli.main import main
+from wardround.core.errors import ConfigRefused
 from wardround.flare.made_with import package_digest, package_files
 from wardround.jobs import folder, packaging, recipes
-from wardround.jobs.cli import main
 
 NAME = "brats_fedavg"
 
@@ -76,13 +76,23 @@ def test_a_name_and_the_folder_it_prints_give_the_same_bytes(job, tmp_path, caps
 
 
 def test_settings_and_sites_are_those_that_were_asked_for(tmp_path, capsys):
-    words = ["package", NAME, "--config-only", "--out", str(tmp_path), "--set", "rounds=7", "--sites", "mercy,st-john"]
+    words = [
+        "package",
+        NAME,
+        "--config-only",
+        "--out",
+        str(tmp_path),
+        "--set",
+        "num_rounds=7",
+        "--sites",
+        "mercy,st-john",
+    ]
     assert main(words) == 0
     assert json.loads((tmp_path / NAME / "meta.json").read_text())["deploy_map"] == {
         "app": ["server", "mercy", "st-john"]
     }
     server = json.loads((tmp_path / NAME / packaging.SIDES[0]).read_text())
-    assert server["workflows"][0]["args"]["rounds"] == 7
+    assert server["workflows"][0]["args"]["num_rounds"] == 7
 
 
 def spoil_version(job):
@@ -129,8 +139,8 @@ def test_nothing_is_written_over_what_is_there(tmp_path):
 
 WRONG = [
     ["no_such_job", "--config-only"],
-    ["JOB", "--with-code", "--set", "rounds=2"],
-    [NAME, "--config-only", "--set", "rounds=none"],
+    ["JOB", "--with-code", "--set", "num_rounds=2"],
+    [NAME, "--config-only", "--set", "num_rounds=none"],
 ]
 
 

@@ -4,20 +4,20 @@ import json
 
 import pytest
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.jobs import folder, fragments, recipes
 from wardround.jobs.building import require_buildable
 
-PRIVACY = ("fixed_point", "he", "in_the_clear", "masked", "ring")
-HIDDEN = ("fixed_point", "he", "masked", "ring")
+PRIVACY = ("fixed_point", "secagg_he", "plaintext", "secagg_masks", "secagg_ring")
+SECAGG = ("fixed_point", "secagg_he", "secagg_masks", "secagg_ring")
 
 
 @pytest.mark.parametrize("name", ["brats_scaffold", "brats_perfedavg", "brats_fedrep"])
-@pytest.mark.parametrize("privacy", HIDDEN)
+@pytest.mark.parametrize("privacy", SECAGG)
 def test_any_job_can_be_printed_with_a_hidden_sum(name, privacy):
     made = recipes.job(name, [f"privacy={privacy}"])
-    assert made.privacy["kind"] == "hidden"
-    assert made.protection["min_sites"] == made.federation["min_sites"] == 3
+    assert made.privacy["kind"] == "secagg"
+    assert made.secagg["min_clients"] == made.federation["min_clients"] == 3
     require_buildable(made)
     files = folder.job_files(made)
     client = json.loads(files["app/config/config_fed_client.json"])
@@ -27,20 +27,20 @@ def test_any_job_can_be_printed_with_a_hidden_sum(name, privacy):
 
 
 def test_the_name_of_the_job_does_not_decide():
-    """A hidden job printed in the clear is the open job under another name."""
-    opened, plain = recipes.job("brats_fedavg_he", ["privacy=in_the_clear"]), recipes.job("brats_fedavg")
-    assert opened.protection is None
+    """A hidden job printed in plaintext is the open job under another name."""
+    opened, plain = recipes.job("brats_fedavg_he", ["privacy=plaintext"]), recipes.job("brats_fedavg")
+    assert opened.secagg is None
     assert folder.client_config(opened) == folder.client_config(plain)
 
 
 def test_the_last_wish_counts():
-    made = recipes.job("brats_fedavg", ["privacy=he", "privacy=masked"])
+    made = recipes.job("brats_fedavg", ["privacy=secagg_he", "privacy=secagg_masks"])
     assert made.privacy["title"] == "pairwise masks"
 
 
 def test_in_the_clear_two_sites_are_enough():
-    assert recipes.job("brats_fedavg").federation["min_sites"] == 2
-    assert recipes.job("brats_fedavg").protection is None
+    assert recipes.job("brats_fedavg").federation["min_clients"] == 2
+    assert recipes.job("brats_fedavg").secagg is None
 
 
 @pytest.mark.parametrize("wish", ["nothing", "", "../task/brats", "he.yaml", "HE"])
@@ -59,43 +59,43 @@ def test_an_unknown_fragment_of_any_kind_is_refused(kind):
 @pytest.mark.parametrize(
     ("setting", "key", "value"),
     [
-        ("protection.bits=16", "bits", 16),
-        ("protection.weights=equal", "weights", "equal"),
-        ("protection.weights=patients_open", "weights", "patients_open"),
-        ("protection.masks=true", "masks", True),
-        ("protection.threshold=12", "threshold", 12),
-        ("protection.sites=64", "sites", 64),
-        ("protection.reference_patients=100", "reference_patients", 100),
+        ("secagg.bits=16", "bits", 16),
+        ("secagg.weights=equal", "weights", "equal"),
+        ("secagg.weights=patients_plaintext", "weights", "patients_plaintext"),
+        ("secagg.masks=true", "masks", True),
+        ("secagg.threshold=12", "threshold", 12),
+        ("secagg.sites=64", "sites", 64),
+        ("secagg.reference_patients=100", "reference_patients", 100),
     ],
 )
 def test_the_promise_can_be_changed_and_stands_on_both_sides(setting, key, value):
-    made = recipes.job("brats_fedavg", ["privacy=he", setting])
+    made = recipes.job("brats_fedavg", ["privacy=secagg_he", setting])
     require_buildable(made)
     server, client = folder.server_config(made), folder.client_config(made)
     components = {one["id"]: one["args"] for one in client["components"]}
-    assert server["workflows"][0]["args"]["mode"]["args"]["protection"]["args"][key] == value
-    assert components["outbound"]["protection"]["args"][key] == value
-    assert server["workflows"][0]["args"]["about"]["protection"][key] == value
+    assert server["workflows"][0]["args"]["mode"]["args"]["secagg"]["args"][key] == value
+    assert components["outbound"]["secagg"]["args"][key] == value
+    assert server["workflows"][0]["args"]["about"]["secagg"][key] == value
 
 
 def test_the_order_of_settings_does_not_matter():
-    one = recipes.job("brats_fedavg", ["protection.bits=16", "privacy=he", "work=4"])
-    other = recipes.job("brats_fedavg", ["work=4", "privacy=he", "protection.bits=16"])
+    one = recipes.job("brats_fedavg", ["secagg.bits=16", "privacy=secagg_he", "work=4"])
+    other = recipes.job("brats_fedavg", ["work=4", "privacy=secagg_he", "secagg.bits=16"])
     assert folder.job_files(one) == folder.job_files(other)
 
 
 def test_fewer_sites_than_the_federation_needs_is_the_federations_setting():
-    made = recipes.job("brats_fedavg", ["privacy=ring", "federation.min_sites=4"])
-    assert made.protection["min_sites"] == 4
+    made = recipes.job("brats_fedavg", ["privacy=secagg_ring", "federation.min_clients=4"])
+    assert made.secagg["min_clients"] == 4
     assert folder.meta(made)["min_clients"] == 4
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (("protection.bits=16",), "no such setting"),
-        (("privacy=he", "protection.colour=red"), "no such setting"),
-        (("privacy=he", "protection.bits"), "a name without a value"),
+        (("secagg.bits=16",), "no such setting"),
+        (("privacy=secagg_he", "secagg.colour=red"), "no such setting"),
+        (("privacy=secagg_he", "secagg.bits"), "a name without a value"),
         (("privacy",), "a name without a value"),
     ],
 )
@@ -107,20 +107,20 @@ def test_a_setting_that_the_job_does_not_have_is_refused(settings, words):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (("privacy=he", "protection.bits=17"), "4 to 16 bits"),
-        (("privacy=he", "protection.bits=null"), "bits"),
-        (("privacy=he", "protection.weights=dice"), "patients_hidden"),
-        (("privacy=he", "protection.sites=2"), "min_sites"),
-        (("privacy=he", "protection.sites=300"), "256"),
-        (("privacy=he", "federation.min_sites=2"), "a sum of two tells each of them the other's update"),
-        (("privacy=ring", "protection.masks=false"), "neighbours read each other"),
-        (("privacy=ring", "protection.encryption=false"), "neighbours read each other"),
-        (("privacy=masked", "protection.threshold=2"), "threshold"),
-        (("privacy=he", "protection.reference_patients=0"), "reference_patients"),
+        (("privacy=secagg_he", "secagg.bits=17"), "4 to 16 bits"),
+        (("privacy=secagg_he", "secagg.bits=null"), "bits"),
+        (("privacy=secagg_he", "secagg.weights=dice"), "patients_in_sum"),
+        (("privacy=secagg_he", "secagg.sites=2"), "min_clients"),
+        (("privacy=secagg_he", "secagg.sites=300"), "256"),
+        (("privacy=secagg_he", "federation.min_clients=2"), "a sum of two tells each of them the other's update"),
+        (("privacy=secagg_ring", "secagg.masks=false"), "neighbours read each other"),
+        (("privacy=secagg_ring", "secagg.encryption=false"), "neighbours read each other"),
+        (("privacy=secagg_masks", "secagg.threshold=2"), "threshold"),
+        (("privacy=secagg_he", "secagg.reference_patients=0"), "reference_patients"),
     ],
 )
 def test_a_promise_that_cannot_be_kept_is_refused_before_a_folder_is_written(settings, words, tmp_path, capsys):
-    from wardround.jobs.cli import main
+    from wardround.cli.main import main
 
     arguments = [word for setting in settings for word in ("--set", setting)]
     assert main(["jobs", "write", "brats_fedavg", *arguments, "--out", str(tmp_path / "jobs")]) == 2
@@ -129,12 +129,12 @@ def test_a_promise_that_cannot_be_kept_is_refused_before_a_folder_is_written(set
 
 
 def test_the_card_says_who_reads_what():
-    cards = {privacy: folder.job_files(recipes.job("brats_fedavg", [f"privacy={privacy}"])) for privacy in HIDDEN}
+    cards = {privacy: folder.job_files(recipes.job("brats_fedavg", [f"privacy={privacy}"])) for privacy in SECAGG}
     words = {
         "fixed_point": "the server can read each hospital's update",
-        "masked": "one-time",
-        "he": "the server reads neither updates nor the model",
-        "ring": "a partial sum, masked and encrypted",
+        "secagg_masks": "one-time",
+        "secagg_he": "the server reads neither updates nor the model",
+        "secagg_ring": "a partial sum, masked and encrypted",
     }
     for privacy, said in words.items():
         card = " ".join(cards[privacy]["CARD.md"].split())
@@ -175,18 +175,20 @@ def test_what_stays_home_by_its_role_stands_on_the_server_and_masks_do_not():
         require_buildable(made)
 
 
-@pytest.mark.parametrize("privacy", ["masked", "he"])
+@pytest.mark.parametrize("privacy", ["secagg_masks", "secagg_he"])
 def test_masks_beside_fedavg_in_a_hidden_sum_are_refused_before_a_folder_is_written(privacy, tmp_path, capsys):
-    from wardround.jobs.cli import main
+    from wardround.cli.main import main
 
     arguments = ["--set", f"privacy={privacy}", "--out", str(tmp_path / "jobs")]
     assert main(["jobs", "write", "brats_klmask", *arguments]) == 2
     assert "FedAvg beside it" in capsys.readouterr().err
     assert not (tmp_path / "jobs").exists()
-    require_buildable(recipes.job("brats_klmask", [f"privacy={privacy}", "rival=false"]))
+    require_buildable(recipes.job("brats_klmask", [f"privacy={privacy}", "fedavg_baseline=false"]))
 
 
-@pytest.mark.parametrize("setting", ["federation.grace_s=-1", "federation.grace_s=1.5"])
+@pytest.mark.parametrize(
+    "setting", ["federation.wait_time_after_min_received=-1", "federation.wait_time_after_min_received=1.5"]
+)
 def test_a_job_that_treats_stragglers_in_a_way_that_it_cannot_is_refused(setting):
     with pytest.raises(ConfigRefused, match=r"treats stragglers|a whole number"):
         recipes.job("brats_fedavg", [setting])

@@ -4,9 +4,9 @@ import subprocess
 
 import pytest
 
+from wardround.cli.main import main
 from wardround.jobs import recipes
-from wardround.jobs.cli import main
-from wardround.jobs.setting_words import DERIVED, WORDS
+from wardround.jobs.setting_descriptions import DERIVED, DESCRIPTIONS
 from wardround.jobs.settings import listed
 
 PYTHON = ("not supported between", "unexpected keyword", "object", "Traceback", "NoneType", "literal", "'str'", "'int'")
@@ -41,19 +41,19 @@ def say(capsys, monkeypatch, tmp_path):
         ("brats_fedrep", "work=1", "at least 2"),
         ("brats_fedavg", "work=many", "found:    a word"),
         ("brats_fedavg", "work=2.5", "found:    a number"),
-        ("brats_fedavg", "rounds=[3]", "found:    a list of numbers"),
-        ("brats_fedavg", "rounds=true", "found:    true or false"),
+        ("brats_fedavg", "num_rounds=[3]", "found:    a list of numbers"),
+        ("brats_fedavg", "num_rounds=true", "found:    true or false"),
         ("brats_fedavg", "lr=fast", "found:    a word"),
         ("brats_fedavg", "lr=null", "found:    null"),
         ("brats_fedavg", "nesterov=1", "found:    a whole number"),
-        ("brats_fedavg", "rival=perhaps", "found:    a word"),
+        ("brats_fedavg", "fedavg_baseline=perhaps", "found:    a word"),
         ("brats_fedavg", "sampling.patch=[a,b,c]", "found:    a list of words"),
         ("brats_fedavg", "sampling.patch=32", "found:    a whole number"),
         ("brats_fedavg", "model.channels={a: 1}", "found:    a mapping"),
         ("brats_fedavg", "model.norm=batch", "its statistics differ between sites"),
         ("brats_fedavg", "model.ehr_columns=5", "model.ehr_columns"),
-        ("brats_fedavg", "federation.min_sites=few", "found:    a word"),
-        ("brats_dp_record", "dp.clip=small", "found:    a word"),
+        ("brats_fedavg", "federation.min_clients=few", "found:    a word"),
+        ("brats_dp_patient", "dp.max_grad_norm=small", "found:    a word"),
         ("tumour_type_fedavg", "model.classes=4", "4 classes"),
         ("brats_ditto", "algorithm.lambda=1", "no such setting"),
         ("brats_fedavg", "model.filters=8", "unknown: filters"),
@@ -73,11 +73,11 @@ def test_what_needs_no_data_is_refused_before_anything_starts(say, command, job,
     [
         (("brats_fedavgg",), "did you mean brats_fedavg"),
         (("perfedavg",), "brats_perfedavg"),
-        (("brats_fedavg", "--set", "round=6"), "did you mean rounds?"),
+        (("brats_fedavg", "--set", "round=6"), "did you mean num_rounds?"),
         (("brats_fedavg", "--set", "batch=4"), "sampling.batch"),
         (("brats_fedavg", "--set", "sampling.pach=[32,32,32]"), "did you mean sampling.patch"),
         (("brats_ditto", "--set", "algorithm.lamda=1"), "did you mean algorithm.lam"),
-        (("brats_fedavg", "--set", "rounds"), "--set rounds=3"),
+        (("brats_fedavg", "--set", "num_rounds"), "--set num_rounds=3"),
         (("brats_fedavg", "--set", "sampling.patch"), "--set sampling.patch=[32, 32, 32]"),
     ],
 )
@@ -89,7 +89,7 @@ def test_a_typing_error_is_met_with_what_was_meant(say, words, near):
 
 @pytest.mark.parametrize("job", recipes.names())
 def test_every_setting_of_every_job_has_a_sentence(job):
-    assert set(listed(recipes.job(job))) <= WORDS.keys() | DERIVED
+    assert set(listed(recipes.job(job))) <= DESCRIPTIONS.keys() | DERIVED
 
 
 def test_the_settings_of_a_job_are_a_page(capsys):

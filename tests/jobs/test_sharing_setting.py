@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from wardround.errors import ConfigRefused
+from wardround.cli.main import main
+from wardround.core.errors import ConfigRefused
 from wardround.jobs import folder, recipes
 from wardround.jobs.building import require_buildable
-from wardround.jobs.cli import main
 
 ROLES = "wardround.algorithms.sharing.Roles"
 
@@ -74,8 +74,8 @@ def test_the_card_says_what_stays_from_the_very_value() -> None:
         ("brats_fedrep", ["sharing=everything"], "keeps nothing at home"),
         ("brats_fedrep", ["sharing=klmask"], "keeps nothing at home"),
         ("brats_fedavg", ["sharing=adapters_alone"], "adapter_rank"),
-        ("brats_dp_record", ["sharing=klmask"], "without noise"),
-        ("brats_fedavg_masked", ["sharing=klmask", "rival=true"], "FedAvg beside it"),
+        ("brats_dp_patient", ["sharing=klmask"], "without noise"),
+        ("brats_fedavg_secagg", ["sharing=klmask", "fedavg_baseline=true"], "FedAvg beside it"),
     ],
 )
 def test_what_is_not_sound_is_refused_when_it_is_printed(name: str, settings: list[str], words: str) -> None:

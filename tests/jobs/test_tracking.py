@@ -6,7 +6,7 @@ from nvflare.apis.fl_constant import FLContextKey, ProcessType, ReservedKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.widgets.streaming import create_analytic_dxo
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.jobs import recipes
 from wardround.jobs.folder import server_config
 from wardround.jobs.tracking import RECEIVERS, receivers

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wardround.arrays import Array
-from wardround.errors import ModelRefused
-from wardround.hospital.prediction import read_weights
+from wardround.core.arrays import Array
+from wardround.core.errors import ModelRefused
 from wardround.models import checkpoint
 from wardround.models.adapters import Adapted, AdaptedConv3d, AdaptedConvTranspose3d, adapt, correction, is_as_drawn
 from wardround.models.fingerprint import fingerprint
@@ -20,6 +19,7 @@ from wardround.models.nets import SegResNet3d, UNet3d, require_federable
 from wardround.models.per_sample import PerSample
 from wardround.models.roles import block_roles
 from wardround.models.specs import describe
+from wardround.training.prediction import read_weights
 
 Spec = UNet3d | SegResNet3d
 PAIRS = [
@@ -228,7 +228,7 @@ def test_training_keeps_down_and_adapters_alone_learn():
     assert 0 < int(chosen.sum()) < 0.1 * len(chosen)
     start, values = flat.vector.clone(), []
     for _ in range(30):
-        loss, gradient = flat.gradient(flat.vector, images(), loss_fn)
+        loss, gradient = flat.value_and_grad(flat.vector, images(), loss_fn)
         flat.vector.sub_(torch.where(chosen, gradient, 0.0))
         values.append(loss)
     assert values[-1] < 0.9 * values[0]
@@ -241,8 +241,8 @@ def test_the_gradient_is_the_slope_of_the_loss():
     w = flat.vector.clone()
     ups = flat.layout.flatten({n: b * 0 + (n.endswith(".up")) for n, b in blocks_of(flat.module).items()})
     direction = torch.randn(len(w), generator=torch.Generator().manual_seed(2)) * torch.from_numpy(ups)
-    slope = float(flat.gradient(w, images(), loss_fn)[1] @ direction)
-    plus, minus = (flat.gradient(w + sign * 1e-3 * direction, images(), loss_fn)[0] for sign in (1, -1))
+    slope = float(flat.value_and_grad(w, images(), loss_fn)[1] @ direction)
+    plus, minus = (flat.value_and_grad(w + sign * 1e-3 * direction, images(), loss_fn)[0] for sign in (1, -1))
     assert slope == pytest.approx((plus - minus) / 2e-3, rel=0.03)
 
 
@@ -271,9 +271,9 @@ def test_on_a_gpu_it_computes_the_same():
         FlatModel(moved(SMALL.build(0)), device, half=fast)
         for device, fast in (("cpu", False), ("cuda", False), ("cuda", True))
     )
-    expected = cpu.gradient(cpu.vector, images(size=16), loss_fn)
+    expected = cpu.value_and_grad(cpu.vector, images(size=16), loss_fn)
     for model, tolerance in ((gpu, 0.999), (half, 0.98)):
-        loss, gradient = model.gradient(model.vector, images(size=16).cuda(), loss_fn)
+        loss, gradient = model.value_and_grad(model.vector, images(size=16).cuda(), loss_fn)
         assert loss == pytest.approx(expected[0], rel=0.02)
         assert gradient.dtype == torch.float32
         assert torch.cosine_similarity(gradient.cpu(), expected[1], dim=0) > tolerance
@@ -291,7 +291,7 @@ def test_the_gradients_of_patients_are_exact(spec: Spec):
     _, rows = per_sample.gradients(model.vector, x, lambda z: torch.sigmoid(z).flatten(1).mean(1), 5)
     ups = [name.endswith(".up") for name in model.layout.names]
     for row, image in zip(rows, x, strict=True):
-        _, alone = model.gradient(model.vector, image[None], lambda z: torch.sigmoid(z).mean())
+        _, alone = model.value_and_grad(model.vector, image[None], lambda z: torch.sigmoid(z).mean())
         parts = (torch.split(one, list(model.layout.sizes)) for one in (row, alone))
         found, truth = (torch.cat([b for b, up in zip(p, ups, strict=True) if up]) for p in parts)
         assert float(truth.norm()) > 0

@@ -7,7 +7,7 @@ import torch
 from nvflare.private.json_configer import JsonConfigurator
 from torch import nn
 
-from wardround.errors import ConfigRefused, ModelRefused
+from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.models.any_network import AnyNetwork
 from wardround.models.blocks import blocks_of
 from wardround.models.fingerprint import fingerprint

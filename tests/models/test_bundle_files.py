@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from wardround.errors import ModelRefused
+from wardround.core.errors import ModelRefused
 from wardround.models import bundle_files
 
 ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float32)}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from wardround.errors import ConfigRefused, DataRefused, ModelRefused
+from wardround.core.errors import ConfigRefused, DataRefused, ModelRefused
 from wardround.models.case_vector import CaseVector
 
 CASES = [CaseVector(2, (4, 6), 3), CaseVector(1, (3, 4, 5), 0), CaseVector(0, (4, 4), 2)]

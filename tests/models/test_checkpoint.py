@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from wardround.errors import ModelRefused
+from wardround.core.errors import ModelRefused
 from wardround.models import checkpoint
 
 WEIGHTS = {

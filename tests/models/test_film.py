@@ -89,7 +89,7 @@ def test_patients_are_told_apart(spec: UNet3d) -> None:
 def test_the_branch_learns_and_is_part_of_the_body(spec: UNet3d) -> None:
     model = FlatModel(livened(spec))
     x = given(spec, torch.randn(1, 3), torch.ones(1, 3))[1]
-    model.gradient(model.vector, x, lambda logits: logits.square().mean())
+    model.value_and_grad(model.vector, x, lambda logits: logits.square().mean())
     roles = block_roles(model.module)
     for name, block in model.module.named_parameters():
         if name.startswith("film."):
@@ -117,7 +117,7 @@ def test_what_only_the_record_tells_is_learnt_from_it() -> None:
         x = x.contiguous(memory_format=torch.channels_last_3d)
 
         def direction(w: Tensor) -> tuple[float, Tensor]:
-            return model.gradient(w, x, lambda out: nn.functional.binary_cross_entropy_with_logits(out, target))
+            return model.value_and_grad(w, x, lambda out: nn.functional.binary_cross_entropy_with_logits(out, target))
 
         return descend(model.vector.clone(), direction, 150, Steps(150, 0.1, 0.9))[1][-1]
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 from torch import nn
 
-from wardround.errors import ModelRefused
+from wardround.core.errors import ModelRefused
 from wardround.models.checkpoint import require_fingerprint
 from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import SegResNet3d, UNet3d

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from wardround.errors import ModelRefused
+from wardround.core.errors import ModelRefused
 from wardround.models.flat import FlatModel
 from wardround.models.nets import SegResNet3d, UNet3d
 
@@ -30,7 +30,7 @@ def test_gradient_is_that_of_an_ordinary_network(spec):
     x = images(size=16)
     expected = loss_fn(module(x.contiguous()))
     expected.backward()
-    loss, grad = flat.gradient(flat.vector, x, loss_fn)
+    loss, grad = flat.value_and_grad(flat.vector, x, loss_fn)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     for name, block in flat.layout.unflatten(grad.numpy()).items():
         reference = module.get_parameter(name).grad
@@ -42,17 +42,17 @@ def test_gradient_is_the_slope_of_the_loss():
     flat = FlatModel(SPEC.build(0))
     w = flat.vector.clone()
     direction = torch.randn(len(w), generator=torch.Generator().manual_seed(2))
-    slope = float(flat.gradient(w, images(), loss_fn)[1] @ direction)
+    slope = float(flat.value_and_grad(w, images(), loss_fn)[1] @ direction)
     step = 1e-3
-    plus = flat.gradient(w + step * direction, images(), loss_fn)[0]
-    minus = flat.gradient(w - step * direction, images(), loss_fn)[0]
+    plus = flat.value_and_grad(w + step * direction, images(), loss_fn)[0]
+    minus = flat.value_and_grad(w - step * direction, images(), loss_fn)[0]
     assert slope == pytest.approx((plus - minus) / (2 * step), rel=0.03)
 
 
 def test_parameters_and_gradients_stay_views_into_the_vectors():
     flat = FlatModel(SPEC.build(0))
     for _ in range(2):
-        flat.gradient(flat.vector, images(), loss_fn)
+        flat.value_and_grad(flat.vector, images(), loss_fn)
     offset = 0
     for block in flat.module.parameters():
         assert block.data_ptr() == flat.vector[offset:].data_ptr()
@@ -76,8 +76,8 @@ def test_the_gradient_does_not_pile_up_and_does_not_change_w():
     flat = FlatModel(SPEC.build(0))
     w = flat.vector.clone() * 0.9
     before = w.clone()
-    first = flat.gradient(w, images(), loss_fn)[1].clone()
-    torch.testing.assert_close(flat.gradient(w, images(), loss_fn)[1], first)
+    first = flat.value_and_grad(w, images(), loss_fn)[1].clone()
+    torch.testing.assert_close(flat.value_and_grad(w, images(), loss_fn)[1], first)
     assert torch.equal(w, before)
     assert torch.equal(flat.vector, w)
 
@@ -85,8 +85,8 @@ def test_the_gradient_does_not_pile_up_and_does_not_change_w():
 def test_a_single_image_gives_what_it_gives_in_company():
     flat = FlatModel(SPEC.build(0))
     pair = images(2)
-    grads = [flat.gradient(flat.vector, pair[i : i + 1], loss_fn)[1].clone() for i in range(2)]
-    both = flat.gradient(flat.vector, pair, loss_fn)[1]
+    grads = [flat.value_and_grad(flat.vector, pair[i : i + 1], loss_fn)[1].clone() for i in range(2)]
+    both = flat.value_and_grad(flat.vector, pair, loss_fn)[1]
     torch.testing.assert_close((grads[0] + grads[1]) / 2, both, rtol=1e-3, atol=1e-6)
 
 
@@ -94,7 +94,7 @@ def test_dropout_follows_its_seed_and_leaves_the_global_random_state():
     flat = FlatModel(UNet3d((4, 8), dropout=0.5).build(0))
 
     def loss(seed: int) -> float:
-        return flat.gradient(flat.vector, images(), loss_fn, dropout_seed=seed)[0]
+        return flat.value_and_grad(flat.vector, images(), loss_fn, dropout_seed=seed)[0]
 
     torch.manual_seed(9)
     before = torch.get_rng_state()
@@ -102,7 +102,7 @@ def test_dropout_follows_its_seed_and_leaves_the_global_random_state():
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(3)
     assert loss(1) == first != other
-    unseeded = [flat.gradient(flat.vector, images(), loss_fn)[0] for _ in range(2)]
+    unseeded = [flat.value_and_grad(flat.vector, images(), loss_fn)[0] for _ in range(2)]
     assert unseeded[0] != unseeded[1]
 
 
@@ -120,7 +120,7 @@ def test_frozen_parameters_are_trained_and_batch_norm_is_refused():
     module = nn.Sequential(nn.Conv3d(8, 3, 1))
     module.requires_grad_(False)
     flat = FlatModel(module)
-    assert flat.gradient(flat.vector, images(), loss_fn)[1].any()
+    assert flat.value_and_grad(flat.vector, images(), loss_fn)[1].any()
     with pytest.raises(ModelRefused):
         FlatModel(nn.BatchNorm3d(2))
     with pytest.raises(ModelRefused, match="no parameters"):
@@ -135,7 +135,7 @@ def test_half_precision_is_ignored_on_a_cpu():
 def test_half_precision_on_a_gpu_stays_near_float32():
     full, half = (FlatModel(SPEC.build(0), "cuda", half=half) for half in (False, True))
     x = images(size=16).cuda()
-    a, b = (flat.gradient(flat.vector, x, loss_fn) for flat in (full, half))
+    a, b = (flat.value_and_grad(flat.vector, x, loss_fn) for flat in (full, half))
     assert b[1].dtype == torch.float32
     assert a[0] == pytest.approx(b[0], rel=0.02)
     assert torch.cosine_similarity(a[1], b[1], dim=0) > 0.98
@@ -155,9 +155,9 @@ class Choosing(nn.Module):
 
 def test_what_a_step_does_not_use_has_gradient_zero_whatever_the_step_before():
     model, x = FlatModel(Choosing()), torch.ones(3, 2)
-    first = model.gradient(model.vector, x, torch.sum)[1].clone()
+    first = model.value_and_grad(model.vector, x, torch.sum)[1].clone()
     model.module.chosen = 1
-    second = model.gradient(model.vector, x, torch.sum)[1]
+    second = model.value_and_grad(model.vector, x, torch.sum)[1]
     assert first.tolist() == [3, 3, 3, 0, 0, 0]
     assert second.tolist() == [0, 0, 0, 3, 3, 3]
     assert [block.grad.flatten()[0].item() for block in model.module.parameters()] == [0, 0, 3, 3]
@@ -166,5 +166,5 @@ def test_what_a_step_does_not_use_has_gradient_zero_whatever_the_step_before():
 @pytest.mark.parametrize("shape", [(1, 2), (1, 4, 2), (1, 3, 4, 2)])
 def test_one_sample_that_is_no_volume(shape):
     model = FlatModel(nn.Linear(2, 1))
-    torch.testing.assert_close(model.gradient(model.vector, torch.ones(shape), torch.mean)[1], torch.ones(3))
+    torch.testing.assert_close(model.value_and_grad(model.vector, torch.ones(shape), torch.mean)[1], torch.ones(3))
     assert model.outputs(model.vector, torch.ones(shape)).shape == (*shape[:-1], 1)

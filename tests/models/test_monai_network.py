@@ -9,13 +9,13 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from wardround.errors import ConfigRefused, ModelRefused
+from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import FlatModel
+from wardround.models.monai_form import monai_config
 from wardround.models.monai_network import MonaiNetwork
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.network_fit import require_fit, require_private
-from wardround.models.plain import monai_config
 from wardround.models.roles import block_roles
 from wardround.models.specs import require_size
 

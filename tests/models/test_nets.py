@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from wardround.errors import ConfigRefused, ModelRefused
+from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.models.nets import SegResNet3d, UNet3d, require_federable
 
 SPECS = [

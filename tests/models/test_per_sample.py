@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wardround.errors import ModelRefused
+from wardround.core.errors import ModelRefused
 from wardround.models.adapters import adapt
 from wardround.models.flat import FlatModel
 from wardround.models.nets import SegResNet3d, UNet3d
@@ -45,12 +45,12 @@ def distance(found: Tensor, truth: Tensor) -> float:
     return float(((found.double() - truth).norm(dim=1) / truth.norm(dim=1)).max())
 
 
-def errors(module: nn.Module, images: Tensor, samples: int, lanes: int = 1) -> tuple[float, float]:
+def errors(module: nn.Module, images: Tensor, samples: int, pad_multiple: int = 1) -> tuple[float, float]:
     """The distances from float64 of our rows, and of autograd's own in float32."""
     truth = naive(module, images, samples)
     own = distance(naive(module, images, samples, torch.float32), truth)
     model = FlatModel(module)
-    return distance(PerSample(model, lanes).gradients(model.vector, images, losses, samples)[1], truth), own
+    return distance(PerSample(model, pad_multiple).gradients(model.vector, images, losses, samples)[1], truth), own
 
 
 class Block(nn.Module):
@@ -148,10 +148,10 @@ LAYERS: dict[str, tuple[Net, tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize(("samples", "rows", "lanes"), [(3, 1, 1), (1, 1, 1), (2, 2, 1), (3, 1, 2), (1, 2, 3)])
+@pytest.mark.parametrize(("samples", "rows", "pad_multiple"), [(3, 1, 1), (1, 1, 1), (2, 2, 1), (3, 1, 2), (1, 2, 3)])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_row_is_the_gradient_of_its_sample(
-    name: str, samples: int, rows: int, lanes: int, channels_last: bool
+    name: str, samples: int, rows: int, pad_multiple: int, channels_last: bool
 ) -> None:
     make, shape = LAYERS[name]
     images = randn(samples * rows, *shape)
@@ -161,7 +161,7 @@ def test_a_row_is_the_gradient_of_its_sample(
     torch.manual_seed(1)
     for block in module.parameters():
         nn.init.normal_(block, 0.1, 0.3)
-    found, own = errors(module, images, samples, lanes)
+    found, own = errors(module, images, samples, pad_multiple)
     assert found < max(1e-5, 3 * own)
 
 
@@ -193,7 +193,7 @@ def test_the_flagship_with_the_losses_of_training() -> None:
     images = randn(3, 8, 16, 16, 16).contiguous(memory_format=torch.channels_last_3d)
     per_sample = PerSample(model)
     values, rows = per_sample.gradients(model.vector, images, losses, 3)
-    loss, mean = model.gradient(model.vector, images, lambda out: losses(out).mean())
+    loss, mean = model.value_and_grad(model.vector, images, lambda out: losses(out).mean())
     torch.testing.assert_close(rows.mean(0), mean, rtol=1e-3, atol=1e-4 * float(mean.abs().max()))
     assert float(values.mean()) == pytest.approx(loss, rel=1e-5)
 
@@ -229,14 +229,14 @@ def test_the_pace_changes_time_only() -> None:
 
 
 @pytest.mark.parametrize("serial", [True, False])
-@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("pad_multiple", [1, 2])
 @pytest.mark.parametrize("rank", [0, 1, 2])
-def test_a_row_is_the_same_bits_whoever_else_is_there(rank: int, lanes: int, serial: bool) -> None:
+def test_a_row_is_the_same_bits_whoever_else_is_there(rank: int, pad_multiple: int, serial: bool) -> None:
     threads = torch.get_num_threads()
-    torch.set_num_threads(lanes)
+    torch.set_num_threads(pad_multiple)
     try:
         model = FlatModel(UNet3d(channels=(8, 16), adapter_rank=rank).build(0))
-        per_sample, images = PerSample(model, lanes), randn(7, 8, 16, 16, 16)
+        per_sample, images = PerSample(model, pad_multiple), randn(7, 8, 16, 16, 16)
         per_sample._serial = serial
         images = images.contiguous(memory_format=torch.channels_last_3d)
 

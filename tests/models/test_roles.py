@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from wardround.errors import ModelRefused
+from wardround.core.errors import ModelRefused
 from wardround.models.adapters import adapt
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.roles import block_roles

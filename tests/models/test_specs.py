@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from wardround.errors import ModelRefused
+from wardround.core.errors import ModelRefused
 from wardround.models.monai_network import MonaiNetwork
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.specs import describe, rebuild, rebuild_classifier

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wardround.errors import ConfigRefused, ModelRefused
+from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.models.timm_vit import Trunk, build_vit, names
-from wardround.models.torchvision_door import open_torchvision
+from wardround.models.torchvision_adapter import open_torchvision
 from wardround.models.weights_file import WeightsFile
 
 SIZE = (32, 48)

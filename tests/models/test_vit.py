@@ -17,14 +17,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wardround.errors import ConfigRefused, DataRefused, ModelRefused
+from wardround.core.errors import ConfigRefused, DataRefused, ModelRefused
 from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import FlatModel, first_weights
 from wardround.models.nets import require_federable
 from wardround.models.per_sample import TOLERANCE, PerSample
 from wardround.models.roles import block_roles
 from wardround.models.timm_vit import build_vit
-from wardround.models.torchvision_door import open_torchvision
+from wardround.models.torchvision_adapter import open_torchvision
 from wardround.models.vit import ViTFusion
 
 BASE: dict[str, Any] = {
@@ -202,7 +202,7 @@ def test_a_row_is_the_gradient_of_its_patient(spec: ViTFusion) -> None:
         def loss(logits: Tensor, own: Tensor = own) -> Tensor:
             return functional.cross_entropy(logits, own)
 
-        truth = model.gradient(model.vector, flat[index : index + 1], loss)[1]
+        truth = model.value_and_grad(model.vector, flat[index : index + 1], loss)[1]
         assert (row - truth).norm() <= TOLERANCE * truth.norm()
 
 
@@ -222,9 +222,9 @@ def test_patients_of_several_rows() -> None:
     def losses(logits: Tensor) -> Tensor:
         return logits.square().sum(1)
 
-    rows = PerSample(model, lanes=3).gradients(model.vector, flat, losses, 2)[1]
+    rows = PerSample(model, pad_multiple=3).gradients(model.vector, flat, losses, 2)[1]
     for row, part in zip(rows, flat.chunk(2), strict=True):
-        truth = model.gradient(model.vector, part, lambda logits: losses(logits).mean())[1]
+        truth = model.value_and_grad(model.vector, part, lambda logits: losses(logits).mean())[1]
         assert (row - truth).norm() <= TOLERANCE * truth.norm()
 
 
@@ -245,7 +245,7 @@ def test_every_parameter_learns(spec: ViTFusion) -> None:
     model = FlatModel(livened(spec.build(0)))
     flat = spec.case.pack(*drawn(spec, 3))
     weights = torch.linspace(0.5, 1.5, spec.classes)
-    model.gradient(model.vector, flat, lambda logits: (logits * weights).sin().sum())
+    model.value_and_grad(model.vector, flat, lambda logits: (logits * weights).sin().sum())
     for name, block in model.module.named_parameters():
         assert block.grad is not None
         assert block.grad.any(), name
@@ -257,7 +257,7 @@ def test_a_few_steps_fit_a_batch() -> None:
     flat, targets = spec.case.pack(*with_subsets(spec)), torch.arange(7) % 2
     w = model.vector.clone()
     for _ in range(40):
-        loss, gradient = model.gradient(w, flat, lambda logits: functional.cross_entropy(logits, targets))
+        loss, gradient = model.value_and_grad(w, flat, lambda logits: functional.cross_entropy(logits, targets))
         w = w - 0.3 * gradient / gradient.norm().clamp(min=1)
     assert loss < 0.1
 

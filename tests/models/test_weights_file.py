@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wardround.errors import ConfigRefused, ModelRefused
+from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.models.weights_file import WeightsFile
 
 EMPTY = hashlib.sha256(b"").hexdigest()

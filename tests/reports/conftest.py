@@ -62,10 +62,10 @@ def run() -> dict[str, Any]:
         "finished": "2025-11-21T08:04:03+00:00",
         "simulator": True,
         "phantoms": True,
-        "settings": {"rounds": 2, "work": 40, "lr": 0.05, "seed": 0},
+        "settings": {"num_rounds": 2, "work": 40, "lr": 0.05, "seed": 0},
         "model": {"name": "UNet3d", "parameters": 143685, "fingerprint": "ab12cd34"},
         "sites": {"site-1": site, "site-2": {**copy.deepcopy(site), "label": "south"}},
-        "rounds": rounds,
+        "num_rounds": rounds,
         "best": {"round": 1, "val_score": 0.4},
         "final": {
             "site-1": {"candidates": first, "deploy": "personalised"},

@@ -33,13 +33,13 @@ def test_repeated_attempts_are_counted(shown: Shown, run: dict[str, Any]) -> Non
 def test_who_could_read_a_change_is_said(
     shown: Shown, run: dict[str, Any], masks: bool | None, encryption: bool | None, words: str
 ) -> None:
-    run["settings"] |= {"protection.masks": masks, "protection.encryption": encryption}
+    run["settings"] |= {"secagg.masks": masks, "secagg.encryption": encryption}
     assert words in shown(run, "left")
 
 
 def test_hidden_counts_are_not_claimed_to_have_left(shown: Shown, run: dict[str, Any]) -> None:
     assert "patient counts per split" in shown(run, "left")
-    run["settings"]["protection.weights"] = "patients_hidden"
+    run["settings"]["secagg.weights"] = "patients_in_sum"
     assert "patient counts per split" not in shown(run, "left")
     assert "only inside the sum" in shown(run, "left")
     assert "case counts" not in shown(run, "left")

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from wardround.errors import ConfigRefused, DataRefused
+from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.reports.intervals import Interval, bootstrap_mean, hierarchical_mean, paired_gain
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wardround.errors import DataRefused
+from wardround.core.errors import DataRefused
 from wardround.reports.overlay import busiest_slice, draw_overlay
 
 SHAPE = (24, 30, 6)

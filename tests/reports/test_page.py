@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.reports.page import render, write_report
 from wardround.reports.schema import build, validate
 

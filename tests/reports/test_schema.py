@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.reports.schema import VERSION, build, run_of, validate
 
 

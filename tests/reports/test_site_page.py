@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.reports.site_page import write_site_report
 
 EVIL = "<script>alert(1)</script>"

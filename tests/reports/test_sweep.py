@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from wardround.errors import DataRefused
+from wardround.core.errors import DataRefused
 from wardround.reports import sweep
 from wardround.reports.intervals import over_seeds
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.reports.verdict import NOT_HELPED, choose, floors, judge, margin
 
 ALL = {"local": 0.6, "fedavg": 0.6, "fedavg_finetuned": 0.6, "personalised": 0.6}

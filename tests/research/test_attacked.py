@@ -18,13 +18,13 @@ from wardround.aggregation.mixing import Mixed
 from wardround.aggregation.trimmed import TrimmedMean
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import SiteSide, run
-from wardround.algorithms.rules import Mean
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
-from wardround.arrays import Layout
+from wardround.algorithms.server_optimizers import Mean
+from wardround.core.arrays import Layout
+from wardround.core.errors import ConfigRefused
 from wardround.core.stages import Aggregate, Ask
 from wardround.core.traits import READABLE, Traits
-from wardround.errors import ConfigRefused
 from wardround.research import poisoning
 from wardround.research.attacked import run_attacked
 
@@ -48,10 +48,10 @@ class Pull:
     def __init__(self, target: torch.Tensor) -> None:
         self.target = target
 
-    def draw(self, count: int) -> tuple[Any, ...]:
+    def sample(self, count: int) -> tuple[Any, ...]:
         return (self.target,) * count
 
-    def gradient(self, w: torch.Tensor, batch: torch.Tensor) -> tuple[float, torch.Tensor]:
+    def value_and_grad(self, w: torch.Tensor, batch: torch.Tensor) -> tuple[float, torch.Tensor]:
         return float((w - batch).square().sum() / 2), w - batch
 
 
@@ -71,8 +71,8 @@ def played(aggregation: Any, attack: Any = None, hostile: tuple[str, ...] = (), 
 
 def error(outcome: Any) -> float:
     """Return the distance of the final model from the honest centre."""
-    banks = outcome.result.banks
-    flat = np.concatenate([banks["model:a"].ravel(), banks["model:b"]])
+    variables = outcome.result.variables
+    flat = np.concatenate([variables["model:a"].ravel(), variables["model:b"]])
     return float(np.linalg.norm(flat - CENTRE.numpy()))
 
 
@@ -81,9 +81,9 @@ def test_without_an_attack_the_mean_is_the_federation_bit_for_bit(algorithm):
     plain = run(sides(), algorithm, Mean(1.0), SCHEDULE, start())
     outcome = played(WeightedMean(), algorithm=algorithm)
     assert outcome.stopped is None
-    assert len(outcome.rounds) == SCHEDULE.rounds
-    for name, block in plain.banks.items():
-        np.testing.assert_array_equal(outcome.result.banks[name], block)
+    assert len(outcome.rounds) == SCHEDULE.num_rounds
+    for name, block in plain.variables.items():
+        np.testing.assert_array_equal(outcome.result.variables[name], block)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
@@ -124,7 +124,7 @@ def test_what_is_not_finite_costs_the_hostile_site_its_place_and_nothing_else(ru
         sides(6), FedAvg(), Mean(1.0), SCHEDULE, start(), rule, poisoning.not_finite(value), ("site-4",)
     )
     assert outcome.stopped is None
-    assert [list(one) for one in outcome.missing] == [["site-4"]] * SCHEDULE.rounds
+    assert [list(one) for one in outcome.missing] == [["site-4"]] * SCHEDULE.num_rounds
     assert error(outcome) < 1.0
 
 
@@ -149,8 +149,8 @@ def test_poisoned_patients_are_the_hostile_site_s_alone():
         return -target
 
     played(WeightedMean(), poisoning.label_flip(flip), ("site-2",))
-    expected = sides()["site-2"].oracle(0).target
-    assert len(batches) == SCHEDULE.rounds * 4
+    expected = sides()["site-2"].objective(0).target
+    assert len(batches) == SCHEDULE.num_rounds * 4
     assert all(torch.equal(one, expected) for one in batches)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.research import poisoning
 from wardround.research.poisoning import Backdoor, Seen
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from service_process import Server, start
 
 from wardround.serving.limits import Limits
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from service_process import Server, start
 
 MIB = 2**20
 
@@ -22,8 +18,8 @@ MIB = 2**20
 @pytest.fixture(scope="session")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one case with four sequences and a mask, 20 x 20 x 20 voxels."""
-    from wardround.data.hospitals import hospital
-    from wardround.data.phantoms import write_cohort
+    from wardround.synthetic.hospitals import hospital
+    from wardround.synthetic.phantoms import write_cohort
 
     return write_cohort(tmp_path_factory.mktemp("cases"), hospital(0), 0, (20, 20, 20), 3)[0]
 

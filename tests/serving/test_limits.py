@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.serving.limits import Limits, Token, read_token
 
 GOOD = "k7Jm2pQx9Lr4Tz8Wv3Nb6Yc1"

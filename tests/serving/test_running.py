@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from service_process import Server, answer, form, stalled
 
-from wardround.errors import ConfigRefused
-from wardround.hospital.prediction import read_weights
+from wardround.core.errors import ConfigRefused
 from wardround.serving.app import Service
 from wardround.serving.inference import Model, Queue
 from wardround.serving.limits import read_token
 from wardround.serving.running import OnlyTypes, _serve
+from wardround.training.prediction import read_weights
 
 SHOWN = "k7Jm2pQx9Lr4Tz8Wv3Nb6Yc1"
 

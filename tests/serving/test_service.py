@@ -17,9 +17,9 @@ import requests
 from service_process import FORM, Server, answer, form, stalled
 
 from wardround.data.cases import find_cases
-from wardround.hospital import prediction
 from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import UNet3d
+from wardround.training import prediction
 
 PATIENT = "Jane-Doe-19700101"
 CANARY = "CANARY-7f3a"

@@ -6,9 +6,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from wardround.core.errors import DataRefused
 from wardround.data.cases import find_cases
 from wardround.data.volumes import read_images
-from wardround.errors import DataRefused
 from wardround.serving.limits import Limits, UploadRefused
 from wardround.serving.upload import case_of
 

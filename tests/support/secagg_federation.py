@@ -20,26 +20,26 @@ from server_play import Refuses, play
 from wardround import __version__
 from wardround.aggregation.secagg_run import SecaggRun
 from wardround.aggregation.secagg_state import SecaggState
-from wardround.arrays import Layout, digest
+from wardround.core.arrays import Layout, digest
 from wardround.core.attendance import Attendance
+from wardround.core.errors import Refusal, RoundRefused
+from wardround.core.rng import stream
 from wardround.core.run_log import RunLog, remarks
 from wardround.core.stages import Ask
-from wardround.errors import Refusal, RoundRefused
-from wardround.privacy import statements
-from wardround.privacy.calls import FINISH, HOP, JOIN, PREPARE, TRAIN, UNMASK, Call, Reply
-from wardround.privacy.collector import Collector
-from wardround.privacy.fixed_point import fields_of
-from wardround.privacy.identity import Authority, Identity
-from wardround.privacy.participant import Participant
-from wardround.privacy.protection import Protection
-from wardround.privacy.sum_site import Incoming, SumSite
-from wardround.rng import stream
+from wardround.messages import statements
+from wardround.messages.identity import Authority, Identity
+from wardround.messages.secagg import FINISH, HOP, JOIN, PREPARE, TRAIN, UNMASK, Call, Reply
+from wardround.secagg.client import Incoming, SecAggClient
+from wardround.secagg.fixed_point import fields_of
+from wardround.secagg.key_agreement import KeyAgreement
+from wardround.secagg.server import SecAggServer
+from wardround.secagg.spec import SecAggSpec
 
 SITES = ("site-1", "site-2", "site-3", "site-4")
 FIVE = (*SITES, "site-5")
 JOB = "0b" * 32
 FINGERPRINT = "5acd15f8a253db65"
-ABOUT = {"job": "brats_fedavg_hidden", "algorithm": "FedAvg", "rounds": 2}
+ABOUT = {"job": "brats_fedavg_secagg", "algorithm": "FedAvg", "num_rounds": 2}
 MODES = {
     "fixed": {"masks": False, "encryption": False, "ring": False},
     "masked": {"masks": True, "encryption": False, "ring": False},
@@ -47,13 +47,13 @@ MODES = {
     "he with masks": {"masks": True, "encryption": True, "ring": False},
     "ring": {"masks": True, "encryption": True, "ring": True},
 }
-HIDDEN = tuple(mode for mode in MODES if mode != "fixed")
+SECAGG = tuple(mode for mode in MODES if mode != "fixed")
 MASKED = ("masked", "he with masks", "ring")
 
 
-def protection(mode: str, **changed: Any) -> Protection:
-    promise = {"sites": 16, "min_sites": 3, "bits": 8, "weights": "patients_hidden", "reference_patients": 32}
-    return Protection(**promise | {"threshold": 0} | MODES[mode] | changed)
+def secagg(mode: str, **changed: Any) -> SecAggSpec:
+    promise = {"sites": 16, "min_clients": 3, "bits": 8, "weights": "patients_in_sum", "reference_patients": 32}
+    return SecAggSpec(**promise | {"threshold": 0} | MODES[mode] | changed)
 
 
 def patients(site: str) -> int:
@@ -106,7 +106,7 @@ class Site:
     """
 
     def __init__(
-        self, name: str, folder: Path, promise: Protection, identity: Identity, authority: Authority, key: bytes | None
+        self, name: str, folder: Path, promise: SecAggSpec, identity: Identity, authority: Authority, key: bytes | None
     ) -> None:
         self.promise, self.name, self.folder, self.key = promise, name, folder, key
         self.identity, self.authority = identity, authority
@@ -119,7 +119,7 @@ class Site:
     def restart(self) -> None:
         """Forget everything that is not on disk, as a new process does."""
         args = (self.promise, self.identity, self.authority, self.key_id, self.folder, self.job)
-        self.secure = SumSite(self.promise, Participant(*args), self.key, self.folder, seed=0)
+        self.secure = SecAggClient(self.promise, KeyAgreement(*args), self.key, self.folder, seed=0)
         self.round, self.weights = 0, first_model()
         if (path := self.folder / "model.npz").is_file():
             with np.load(path) as file:
@@ -132,25 +132,25 @@ class Site:
 
     def answer(self, task: str, call: Call) -> Reply:
         """Do one task; what this site refuses: a Refusal."""
-        participant, moment = self.secure.participant, call.moment
+        agreement, moment = self.secure.agreement, call.moment
         if task == JOIN:
-            return Reply(participant.join(moment.run), b"", {})
+            return Reply(agreement.join(moment.run), b"", {})
         if task == PREPARE:
-            return Reply(participant.prepare(moment, call.joins), b"", {})
+            return Reply(agreement.prepare(moment, call.joins), b"", {})
         if task == TRAIN:
             return self._train(call)
         if task == HOP:
             incoming = Incoming(call.ready, call.done, call.hop, call.payload)
             return Reply(*self.secure.hop(moment, call.prepares, incoming), {})
         if task == UNMASK and call.complaints:
-            return Reply(participant.justify(moment, call.prepares, call.complaints), b"", {})
+            return Reply(agreement.justify(moment, call.prepares, call.complaints), b"", {})
         if task == UNMASK:
-            return Reply(participant.unmask(moment, call.joins, call.prepares, call.survivors), b"", {})
+            return Reply(agreement.unmask(moment, call.joins, call.prepares, call.survivors), b"", {})
         assert task == FINISH
         self._apply(call)
-        said = {"model": digest(self.weights), "job": participant.job}
+        said = {"model": digest(self.weights), "job": agreement.job}
         scores = {"candidates": {}, "deploy": "fedavg", "val_score": self._score(moment.round)}
-        return Reply(statements.sign(participant.identity, "judged", moment, **said), b"", {"scores": scores})
+        return Reply(statements.sign(agreement.identity, "judged", moment, **said), b"", {"scores": scores})
 
     def _train(self, call: Call) -> Reply:
         self._apply(call)
@@ -218,7 +218,7 @@ class Federation:
     """
 
     def __init__(self, root: Path, kits: Kits, mode: str, names: Sequence[str] = SITES, **promised: Any) -> None:
-        self.root, self.names, self.promise = root, tuple(names), protection(mode, **promised)
+        self.root, self.names, self.promise = root, tuple(names), secagg(mode, **promised)
         self.sites: dict[str, Site] = {}
         for name in names:
             identity, self.authority, seed = kits(name)
@@ -230,17 +230,17 @@ class Federation:
         self.away: Callable[[str, Call], bool] = lambda site, call: False
         self.begin()
 
-    def begin(self, rounds: int = 2, **about: Any) -> None:
+    def begin(self, num_rounds: int = 2, **about: Any) -> None:
         """Start the server's process: what it knows is what its folder holds."""
         fields = fields_of(Layout.of(first_model()), self.promise.bits, weighted=self.promise.weighted)
-        collector = Collector(self.promise, self.authority, fields)
+        secagg_server = SecAggServer(self.promise, self.authority, fields)
         folder = self.root / "server"
         folder.mkdir(parents=True, exist_ok=True)
         state = SecaggState.open(folder, ABOUT | about)
         log = RunLog.begin(ABOUT | about, {"fingerprint": FINGERPRINT}, True, state.history, clock=lambda: 7.0)
         key_id = "ab" * 16 if self.promise.encryption else ""
-        self.server = SecaggRun(self.promise, collector, key_id, state, log, rounds, FINGERPRINT)
-        self.attendance = Attendance(self.names, rounds, log)
+        self.server = SecaggRun(self.promise, secagg_server, key_id, state, log, num_rounds, FINGERPRINT)
+        self.attendance = Attendance(self.names, num_rounds, log)
         self.rejected: list[str] = []
         self.stopping = False
         self.finished = False
@@ -253,7 +253,9 @@ class Federation:
         """
         self._before, self._meddle = before, meddle
         answers = {site: partial(self._answer, site) for site in self.names}
-        played = play(self.server, answers, self.server.rounds, abort=lambda ask: self.stopping, there=self.attendance)
+        played = play(
+            self.server, answers, self.server.num_rounds, abort=lambda ask: self.stopping, there=self.attendance
+        )
         self.finished = bool(played.whole)
         self.rejected += played.rejected
         if played.stopped is not None:
@@ -285,7 +287,7 @@ class Federation:
         return json.loads(json.dumps(self.server.record.run))
 
     @property
-    def rounds(self) -> list[dict[str, Any]]:
+    def num_rounds(self) -> list[dict[str, Any]]:
         return self.record["rounds"]
 
     @property
@@ -295,7 +297,7 @@ class Federation:
 
     @property
     def remarks(self) -> list[str]:
-        return remarks(self.rounds, self.record["lost"])
+        return remarks(self.num_rounds, self.record["lost"])
 
     def models(self, names: Sequence[str] | None = None) -> dict[str, str]:
         """Return the digest of every site's final model."""

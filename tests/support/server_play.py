@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wardround.core.attendance import SILENT, Attendance
+from wardround.core.errors import Refusal
 from wardround.core.stages import Ask, Replies, ServerRun
-from wardround.errors import Refusal
 
 Answer = Callable[[Ask], Any]
 
@@ -38,7 +38,7 @@ class Played:
 def play(
     run: ServerRun,
     answers: Mapping[str, Answer],
-    rounds: int,
+    num_rounds: int,
     abort: Callable[[Ask], bool] = lambda ask: False,
     crash: Callable[[Ask], bool] = lambda ask: False,
     there: Attendance | None = None,
@@ -50,7 +50,7 @@ def play(
     there: given by a test that looks at it, or changes it, while the run goes on
     An answer that is a list is several messages of one site, as a forger, or a network that repeats one, sends them.
     """
-    played = Played(there or Attendance(answers, rounds, run.record))
+    played = Played(there or Attendance(answers, num_rounds, run.record))
     steps = run.run(played.there)
     replies: Replies | None = None
     while True:

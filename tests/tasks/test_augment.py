@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.tasks.augment import OFFSET, Augment
 
 B, SIZE = 8, (6, 7, 8)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from wardround.errors import DataRefused
+from wardround.core.errors import DataRefused
 from wardround.tasks.brain_tumours import REGIONS
 from wardround.tasks.metrics import MISSED_MM, case_scores, dice, hd95_mm
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from wardround.errors import ConfigRefused, DataRefused
+from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.tasks.brain_tumours import REGIONS
 
 

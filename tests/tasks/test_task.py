@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
+from wardround.core.errors import ConfigRefused
 from wardround.data.source import BRAIN_MRI
-from wardround.errors import ConfigRefused
-from wardround.messages.names import BRAIN_TUMOURS as NAMES
-from wardround.messages.names import allowed
+from wardround.messages.allowed_names import BRAIN_TUMOURS as NAMES
+from wardround.messages.allowed_names import allowed
 from wardround.tasks.augment import Augment
 from wardround.tasks.brain_tumours import BRAIN_TUMOURS, DESCRIPTION
 from wardround.tasks.regions import Regions

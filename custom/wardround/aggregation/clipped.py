@@ -33,9 +33,9 @@ from wardround.aggregation.refusals import (
     require_weight_cap,
 )
 from wardround.aggregation.rows import Floats, Rows, norms, weighted_mean
-from wardround.arrays import Arrays, RunningMean, norm
+from wardround.core.arrays import Arrays, RunningMean, norm
+from wardround.core.errors import RoundRefused
 from wardround.core.stages import Aggregate, Ask, Rounds
-from wardround.errors import RoundRefused
 
 NORM, WEIGHT = "median_norm", "median_weight"
 

@@ -27,10 +27,10 @@ import numpy as np
 
 from wardround.aggregation.refusals import require_clients, require_few, require_sites
 from wardround.aggregation.rows import Floats, Rows, distances, norms
-from wardround.arrays import Array, Layout
+from wardround.core.arrays import Array, Layout
+from wardround.core.errors import RoundRefused
 from wardround.core.stages import Aggregate, Aggregation, Ask, Rounds, Update
 from wardround.core.traits import FIXED_LAYOUT, READABLE, Traits
-from wardround.errors import RoundRefused
 
 TRAIN = "train"
 NEEDS = Traits(

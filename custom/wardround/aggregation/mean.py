@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from wardround.aggregation.collect import TRAIN, Context, read_once
-from wardround.arrays import RunningMean
+from wardround.core.arrays import RunningMean
 from wardround.core.stages import Aggregate, Ask, Rounds
 from wardround.core.traits import READABLE, Traits
 

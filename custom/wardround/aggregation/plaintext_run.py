@@ -5,7 +5,7 @@
                      step     the server's rule applied to the aggregate; then everything is on the disk
     at the end       finish   the final weights; every site judges them on its own patients
 
-A round goes on with `min_sites` updates or more. A generator (core/stages.py): who is silent, late or refuses is
+A round goes on with `min_clients` updates or more. A generator (core/stages.py): who is silent, late or refuses is
 noted in `Attendance` by whoever sends the Asks.
 """
 
@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, final
 
-from wardround.arrays import Array, Arrays, size_bytes
+from wardround.core.arrays import Array, Arrays, size_bytes
 from wardround.core.attendance import Attendance
+from wardround.core.errors import RoundRefused
 from wardround.core.run_log import RunLog, absent
 from wardround.core.stages import Aggregate, Aggregation, Ask, Replies, Rounds, Run, Update
-from wardround.errors import RoundRefused
 from wardround.messages import plaintext
 from wardround.messages.plaintext import Order
 from wardround.messages.versions import require_version
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class ServerModel(Protocol):
-    """The model at the server, and what is kept of the run so that it can be resumed (hospital/global_model.py).
+    """The model at the server, and what is kept of the run so that it can be resumed (training/global_model.py).
 
     round: how many rounds are done
     history: their entries
@@ -44,7 +44,7 @@ class ServerModel(Protocol):
     best: dict[str, Any] | None
 
     def wire(self) -> Arrays:
-        """Return every bank under its wire names."""
+        """Return every variable under its wire names."""
         ...
 
     def require_fits(self, site: str, found: str, delta: Arrays, travelling: Collection[str]) -> None:
@@ -88,7 +88,7 @@ class PlaintextRun:
 
     travelling: the names of the blocks that an update holds
     aggregation: how one update is made of those of the sites
-    rounds, min_sites: how many rounds, and how many updates each needs
+    rounds, min_clients: how many rounds, and how many updates each needs
     out: the folder for the final and the best model
     opening: opens compressed updates; None: they come as float32
     """
@@ -99,8 +99,8 @@ class PlaintextRun:
         travelling: Collection[str],
         aggregation: Aggregation,
         record: RunLog,
-        rounds: int,
-        min_sites: int,
+        num_rounds: int,
+        min_clients: int,
         out: Path,
         opening: Opener | None = None,
     ) -> None:
@@ -108,8 +108,8 @@ class PlaintextRun:
         self.record = record
         self._travelling = travelling
         self._aggregation = aggregation
-        self._rounds = rounds
-        self._min_sites = min_sites
+        self._rounds = num_rounds
+        self._min_sites = min_clients
         self._out = out
         self._opening = opening
         # Site -> its patients, as it last said: what share of all patients a round has.
@@ -170,20 +170,20 @@ class PlaintextRun:
         self.model.require_fits(site, reply.facts["fingerprint"], delta, self._travelling)
         return Update(delta, reply.weight, reply.numbers)
 
-    def _asked(self, rounds: Rounds, there: Attendance, done: list[str]) -> Rounds:
+    def _asked(self, num_rounds: Rounds, there: Attendance, done: list[str]) -> Rounds:
         """Pass on what an aggregation asks, and note what it accepts; too few updates: RoundRefused.
 
         done: filled with the sites whose updates were accepted
         """
-        ask = next(rounds)
+        ask = next(num_rounds)
         while True:
             replies = yield replace(ask, take=self._noting(ask.take))
             done[:] = replies.answered
             if len(done) < self._min_sites:
-                rounds.close()
+                num_rounds.close()
                 raise self._too_few(done, there)
             try:
-                ask = rounds.send(replies)
+                ask = num_rounds.send(replies)
             except StopIteration as end:
                 aggregate: Aggregate = end.value
                 return aggregate
@@ -201,7 +201,7 @@ class PlaintextRun:
         return RoundRefused(
             f"{there.when()} has too few sites",
             found=f"{len(done)} of {len(there.configured)} sites; {absent(there.missing)}",
-            expected=f"at least {self._min_sites} (min_sites)",
+            expected=f"at least {self._min_sites} (min_clients)",
             fix="mend the sites named in this log and run the job again",
         )
 
@@ -212,7 +212,7 @@ class PlaintextRun:
         return min(1.0, sum(self._weights[site] for site in done) / (sum(known) + unknown))
 
     def _finish(self, there: Attendance) -> Run:
-        _log.info("every site now judges the models on its own patients")
+        _log.info("every site now evaluates the models on its own patients")
         there.begin_round(self._rounds)
         asked = tuple(there.present())
         replies = Replies(())
@@ -224,12 +224,12 @@ class PlaintextRun:
         return replies.answered == asked
 
 
-def require_sites(sites: int, min_sites: int, simulator: bool) -> None:
+def require_sites(sites: int, min_clients: int, simulator: bool) -> None:
     """Raise RoundRefused before the first round of a run that can never have enough sites."""
-    if sites < min_sites:
-        words = f"{sites} site{'s' if sites != 1 else ''}, the job needs {min_sites} (min_sites)"
-        advice = f"-n {min_sites}, or name so many sites with -c" if simulator else "start the sites that are missing"
-        raise RoundRefused(words, found=f"{sites} in this run", expected=f"{min_sites} or more", fix=advice)
+    if sites < min_clients:
+        words = f"{sites} site{'s' if sites != 1 else ''}, the job needs {min_clients} (min_clients)"
+        advice = f"-n {min_clients}, or name so many sites with -c" if simulator else "start the sites that are missing"
+        raise RoundRefused(words, found=f"{sites} in this run", expected=f"{min_clients} or more", fix=advice)
 
 
 def last_counted(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from wardround.errors import ConfigRefused, RoundRefused
+from wardround.core.errors import ConfigRefused, RoundRefused
 
 
 class Tolerant(Protocol):
@@ -27,58 +27,58 @@ class Tolerant(Protocol):
         ...
 
 
-def require_clients(rule: Tolerant, need: int | None) -> None:
+def require_clients(server_optimizer: Tolerant, need: int | None) -> None:
     """Raise ConfigRefused where a round may close with too few updates for f."""
-    if need is not None and need < rule.least_sites:
+    if need is not None and need < server_optimizer.least_sites:
         raise ConfigRefused(
-            f"{rule.name} with f {rule.f}",
-            found=f"min_sites {need}",
-            expected=f"min_sites {rule.least_sites} or more",
-            fix=f"`--set federation.min_sites={rule.least_sites}`, or tolerate fewer hostile sites with "
+            f"{server_optimizer.name} with f {server_optimizer.f}",
+            found=f"min_clients {need}",
+            expected=f"min_clients {server_optimizer.least_sites} or more",
+            fix=f"`--set federation.min_clients={server_optimizer.least_sites}`, or tolerate fewer hostile sites with "
             "`--set aggregation.f=NUMBER`",
         )
 
 
-def require_sites(rule: Tolerant, count: int) -> None:
+def require_sites(server_optimizer: Tolerant, count: int) -> None:
     """Raise RoundRefused where a round closed with too few updates for f."""
-    if count < rule.least_sites:
+    if count < server_optimizer.least_sites:
         raise RoundRefused(
-            f"a round of {rule.name} with f {rule.f}",
+            f"a round of {server_optimizer.name} with f {server_optimizer.f}",
             found=f"{count} updates",
-            expected=f"{rule.least_sites} or more",
+            expected=f"{server_optimizer.least_sites} or more",
             fix="start the sites that are missing, or run the job with a smaller f",
         )
 
 
-def require_few(rule: Tolerant, flagged: Mapping[str, str]) -> None:
+def require_few(server_optimizer: Tolerant, flagged: Mapping[str, str]) -> None:
     """Raise RoundRefused where more sites are flagged than the job tolerates."""
-    if len(flagged) > rule.f:
+    if len(flagged) > server_optimizer.f:
         named = "; ".join(f"{site}: {why}" for site, why in sorted(flagged.items()))
         raise RoundRefused(
-            f"a round of {rule.name} that tolerates {rule.f} hostile sites",
+            f"a round of {server_optimizer.name} that tolerates {server_optimizer.f} hostile sites",
             found=f"{len(flagged)} flagged sites ({named})",
-            expected=f"at most {rule.f} (f in the job)",
+            expected=f"at most {server_optimizer.f} (f in the job)",
             fix="ask these sites what they trained on; run the job without them or with a larger f",
         )
 
 
-def require_field(rule: str, good: bool, found: str, expected: str) -> None:
+def require_field(server_optimizer: str, good: bool, found: str, expected: str) -> None:
     """Raise ConfigRefused unless a field of a rule makes sense."""
     if not good:
         raise ConfigRefused(
-            f"the aggregation {rule}",
+            f"the aggregation {server_optimizer}",
             found=found,
             expected=expected,
             fix="set the field under `aggregation` in the job to such a number",
         )
 
 
-def require_common(rule: str, f: object, far: float) -> None:
+def require_common(server_optimizer: str, f: object, far: float) -> None:
     """Raise ConfigRefused unless f is a whole number, 0 or more, and `far` is above 1."""
-    require_field(rule, type(f) is int and f >= 0, f"f {f!r}", "a whole number, 0 or more")
-    require_field(rule, 1 < far < float("inf"), f"far {far}", "a finite number above 1")
+    require_field(server_optimizer, type(f) is int and f >= 0, f"f {f!r}", "a whole number, 0 or more")
+    require_field(server_optimizer, 1 < far < float("inf"), f"far {far}", "a finite number above 1")
 
 
-def require_weight_cap(rule: str, most: float) -> None:
+def require_weight_cap(server_optimizer: str, most: float) -> None:
     """Raise ConfigRefused unless a cap on weights is 1 or more."""
-    require_field(rule, 1 <= most < 1e6, f"weight_cap {most}", "1 or more")
+    require_field(server_optimizer, 1 <= most < 1e6, f"weight_cap {most}", "1 or more")

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import final
 
 from wardround.core.attendance import Attendance
+from wardround.core.errors import ConfigRefused, RoundRefused
 from wardround.core.run_log import RunLog, absent
 from wardround.core.stages import STEP, TRAINING, Ask, Replies
-from wardround.errors import ConfigRefused, RoundRefused
+from wardround.messages import statements
+from wardround.messages.secagg import HOP, PREPARE, TRAIN, UNMASK, Call, Reply, Revealed
+from wardround.messages.statements import Moment, Signed
 from wardround.messages.versions import require_version
-from wardround.privacy import statements
-from wardround.privacy.calls import HOP, PREPARE, TRAIN, UNMASK, Call, Reply, Revealed
-from wardround.privacy.collector import Collector
-from wardround.privacy.protection import Protection
-from wardround.privacy.roster import require_prepare, ring_order
-from wardround.privacy.statements import Moment, Signed
+from wardround.secagg.roster import require_prepare, ring_order
+from wardround.secagg.server import SecAggServer
+from wardround.secagg.spec import SecAggSpec
 
 Steps = Generator[Ask, Replies, None]
 
@@ -38,9 +38,9 @@ class Attempt:
     """
 
     moment: Moment
-    rounds: int
-    protection: Protection
-    collector: Collector
+    num_rounds: int
+    secagg: SecAggSpec
+    secagg_server: SecAggServer
     record: RunLog
     attendance: Attendance
     fingerprint: str
@@ -49,9 +49,9 @@ class Attempt:
 
     @property
     def least(self) -> int:
-        """Return how many sites a sum must hold: min_sites; with masks, those that open them."""
-        opens = self.protection.threshold_of(len(self.joins)) if self.protection.masks else 0
-        return max(self.protection.min_sites, opens)
+        """Return how many sites a sum must hold: min_clients; with masks, those that open them."""
+        opens = self.secagg.threshold_of(len(self.joins)) if self.secagg.masks else 0
+        return max(self.secagg.min_clients, opens)
 
     def run(self) -> Generator[Ask, Replies, list[str]]:
         """Run the attempt; return the sites that had prepared and whose masks were removed.
@@ -60,20 +60,20 @@ class Attempt:
         shares that were handed out and opened nothing: ConfigRefused, and it must not be
         """
         prepares = self.joins
-        if self.protection.masks:
+        if self.secagg.masks:
             prepares = yield from self._prepare()
-        self.collector.begin(self.moment, prepares)
-        call = Call(self.moment, self.rounds, self.joins, prepares, self.sums)
+        self.secagg_server.begin(self.moment, prepares)
+        call = Call(self.moment, self.num_rounds, self.joins, prepares, self.sums)
         trained = yield from self._train(call)
-        if self.collector.complaints:
+        if self.secagg_server.complaints:
             yield from self._resolve(call)
-        for site, reason in self.collector.settle().items():
+        for site, reason in self.secagg_server.settle().items():
             self.attendance.lose(site, reason)
-        if self.protection.ring:
+        if self.secagg.ring:
             missing = self.attendance.missing
             yield from self._pass_around(call, [site for site in trained if site not in missing])
         self._require_enough()
-        if not self.protection.masks:
+        if not self.secagg.masks:
             return []
         return (yield from self._unmask(call))
 
@@ -88,7 +88,7 @@ class Attempt:
 
         yield Ask(
             PREPARE,
-            Call(self.moment, self.rounds, self.joins),
+            Call(self.moment, self.num_rounds, self.joins),
             take,
             need=self.least,
             deadline=STEP,
@@ -104,16 +104,16 @@ class Attempt:
 
     def _take_update(self, site: str, reply: Reply) -> None:
         if statements.peek(reply.statement)["kind"] == "complain":
-            self.collector.complain(site, reply.statement)
+            self.secagg_server.complain(site, reply.statement)
             return
         facts = reply.meta["facts"]
         require_version(site, facts)
         if facts["fingerprint"] != self.fingerprint:
             raise statements.refused(site, f"fingerprint {facts['fingerprint']}", self.fingerprint)
-        if self.protection.ring:
-            self.collector.ready(site, reply.statement)
+        if self.secagg.ring:
+            self.secagg_server.ready(site, reply.statement)
         else:
-            self.collector.submit(site, reply.statement, reply.payload)
+            self.secagg_server.submit(site, reply.statement, reply.payload)
         self.record.update(site, reply.meta["numbers"], facts, len(reply.payload))
 
     def _resolve(self, call: Call) -> Steps:
@@ -129,11 +129,11 @@ class Attempt:
             self._read(site, reply, "justify")
             answers[site] = reply.statement
 
-        for accused, accusers in self.collector.accused().items():
-            complaints = tuple(self.collector.complaints[accuser] for accuser in accusers)
-            asked = Call(self.moment, self.rounds, prepares=call.prepares, complaints=complaints)
+        for accused, accusers in self.secagg_server.accused().items():
+            complaints = tuple(self.secagg_server.complaints[accuser] for accuser in accusers)
+            asked = Call(self.moment, self.num_rounds, prepares=call.prepares, complaints=complaints)
             yield Ask(UNMASK, asked, take, to=(accused,), deadline=STEP)
-        for site, reason in self.collector.judge(self.joins, answers).items():
+        for site, reason in self.secagg_server.judge(self.joins, answers).items():
             self.attendance.lose(site, reason)
         raise RoundRefused(
             f"the shares of round {self.moment.round + 1}",
@@ -148,17 +148,17 @@ class Attempt:
 
         def take(site: str, reply: Reply) -> None:
             nonlocal last
-            self.collector.hop(site, reply.statement, reply.payload)
+            self.secagg_server.hop(site, reply.statement, reply.payload)
             last = reply
             self.record.traffic(up=len(reply.payload))
 
         for site in ring_order(ready, call.prepares):
             hop = Call(
                 self.moment,
-                self.rounds,
+                self.num_rounds,
                 prepares=call.prepares,
                 ready=tuple(ready),
-                done=tuple(self.collector.added),
+                done=tuple(self.secagg_server.added),
                 hop=last.statement if last else None,
                 payload=last.payload if last else b"",
             )
@@ -166,12 +166,12 @@ class Attempt:
             yield Ask(HOP, hop, take, to=(site,), deadline=STEP)
 
     def _require_enough(self) -> None:
-        added = len(self.collector.added)
+        added = len(self.secagg_server.added)
         if added < self.least:
             raise RoundRefused(
                 f"round {self.moment.round + 1} has too few sites",
                 found=f"{added} sites in the sum; {absent(self.attendance.missing)}",
-                expected=f"at least {self.least} (min_sites; with masks, those that open them)",
+                expected=f"at least {self.least} (min_clients; with masks, those that open them)",
                 fix="mend the sites named in this log and run the job again",
             )
 
@@ -180,23 +180,23 @@ class Attempt:
         answers: dict[str, Signed] = {}
 
         def take(site: str, reply: Reply) -> None:
-            self.collector.read_shares(site, reply.statement)
+            self.secagg_server.read_shares(site, reply.statement)
             answers[site] = reply.statement
 
-        inside = self.collector.added
+        inside = self.secagg_server.added
         asked = Call(
             self.moment,
-            self.rounds,
+            self.num_rounds,
             self.joins,
             call.prepares,
             survivors=tuple(sorted(inside)),
         )
-        enough = self.protection.threshold_of(len(self.joins))
+        enough = self.secagg.threshold_of(len(self.joins))
         yield Ask(UNMASK, asked, take, to=tuple(inside), need=enough, deadline=STEP)
         try:
-            return self.collector.unmask(answers)
+            return self.secagg_server.unmask(answers)
         except RoundRefused as refusal:
-            for site, reason in self.collector.blamed.items():
+            for site, reason in self.secagg_server.blamed.items():
                 self.attendance.lose(site, reason)
             # Who answered has given its shares for THIS sum and refuses any other one of this
             # round: the difference of two sums is the update of one hospital.
@@ -208,5 +208,5 @@ class Attempt:
             ) from refusal
 
     def _read(self, site: str, reply: Reply, kind: str) -> Mapping[str, object]:
-        authority = self.collector.authority
+        authority = self.secagg_server.authority
         return statements.read_own(site, reply.statement, kind, self.moment, authority)

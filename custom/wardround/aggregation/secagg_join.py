@@ -6,14 +6,15 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import final
 
 from wardround.core.attendance import Attendance
+from wardround.core.errors import ConfigRefused
 from wardround.core.stages import STEP, Ask, Replies
-from wardround.errors import ConfigRefused
-from wardround.privacy import statements, sum_key
-from wardround.privacy.calls import JOIN, Call, Reply
-from wardround.privacy.identity import Authority
-from wardround.privacy.protection import Protection
-from wardround.privacy.roster import JOINED, joined, require_join
-from wardround.privacy.statements import Signed
+from wardround.messages import statements
+from wardround.messages.identity import Authority
+from wardround.messages.secagg import JOIN, Call, Reply
+from wardround.messages.statements import Signed
+from wardround.secagg import encryption_key
+from wardround.secagg.roster import JOINED, joined, require_join
+from wardround.secagg.spec import SecAggSpec
 
 
 @final
@@ -27,19 +28,19 @@ class Joins:
 
     def __init__(
         self,
-        protection: Protection,
+        secagg: SecAggSpec,
         authority: Authority,
         key_id: str,
         run: str,
-        rounds: int,
+        num_rounds: int,
         begun: int,
     ) -> None:
         self.job = ""
-        self._protection = protection
+        self._protection = secagg
         self._authority = authority
         self._key_id = key_id
         self._moment = joined(run)
-        self._call = Call(self._moment, rounds, begun=begun)
+        self._call = Call(self._moment, num_rounds, begun=begun)
         self._signed: dict[str, Signed] = {}
 
     def ask(self, sites: Sequence[str], attendance: Attendance) -> Generator[Ask, Replies, None]:
@@ -52,7 +53,7 @@ class Joins:
             self._call,
             self._take,
             to=tuple(sites),
-            need=self._protection.min_sites,
+            need=self._protection.min_clients,
             deadline=STEP,
             round_=JOINED,
         )
@@ -76,8 +77,8 @@ class Joins:
         if said["key_id"] != self._key_id:
             raise ConfigRefused(
                 f"the sum key of {site}",
-                found=f"key {said['key_id'] or 'none'} in its startup/{sum_key.SITE_FILE}",
-                expected=f"key {self._key_id or 'none'}, as in the server's startup/{sum_key.SERVER_FILE}",
+                found=f"key {said['key_id'] or 'none'} in its startup/{encryption_key.SITE_FILE}",
+                expected=f"key {self._key_id or 'none'}, as in the server's startup/{encryption_key.SERVER_FILE}",
                 fix=f"install at {site} the startup kit of this project",
             )
         require_join(said)

@@ -27,16 +27,16 @@ from wardround.aggregation.secagg_attempt import Attempt
 from wardround.aggregation.secagg_join import Joins, majority
 from wardround.aggregation.secagg_state import SecaggState
 from wardround.core.attendance import Attendance
+from wardround.core.errors import RoundRefused
+from wardround.core.rng import secret
 from wardround.core.run_log import RunLog, absent
 from wardround.core.stages import TRAINING, Ask, Replies, Run
-from wardround.errors import RoundRefused
-from wardround.privacy import statements
-from wardround.privacy.calls import FINISH, Call, Reply, Revealed
-from wardround.privacy.collector import Collector
-from wardround.privacy.protection import Protection
-from wardround.privacy.roster import roster_digest
-from wardround.privacy.statements import Moment
-from wardround.rng import secret
+from wardround.messages import statements
+from wardround.messages.secagg import FINISH, Call, Reply, Revealed
+from wardround.messages.statements import Moment
+from wardround.secagg.roster import roster_digest
+from wardround.secagg.server import SecAggServer
+from wardround.secagg.spec import SecAggSpec
 
 ATTEMPTS = 3
 """How often a round is tried. Every attempt has fewer sites than the one before."""
@@ -57,28 +57,28 @@ class SecaggRun:
 
     def __init__(
         self,
-        protection: Protection,
-        collector: Collector,
+        secagg: SecAggSpec,
+        secagg_server: SecAggServer,
         key_id: str,
         state: SecaggState,
         record: RunLog,
-        rounds: int,
+        num_rounds: int,
         fingerprint: str,
     ) -> None:
-        self.protection = protection
-        self.collector = collector
+        self.secagg = secagg
+        self.secagg_server = secagg_server
         self.state = state
         self.record = record
-        self.rounds = rounds
+        self.num_rounds = num_rounds
         self.fingerprint = fingerprint
         # Every start of the server is a run of its own, with keys of its own.
         self._name = secret(16).hex()
         self._joins = Joins(
-            protection,
-            collector.authority,
+            secagg,
+            secagg_server.authority,
             key_id,
             self._name,
-            rounds,
+            num_rounds,
             begun=state.round,
         )
         self._reached = reached(state.history)
@@ -90,16 +90,16 @@ class SecaggRun:
 
     def best(self) -> dict[str, Any] | None:
         """Return the round whose incoming model was judged best, with its score; None: none was."""
-        return self.record.best(self.state.history, self.rounds)
+        return self.record.best(self.state.history, self.num_rounds)
 
     def run(self, attendance: Attendance) -> Run:
         """Have the sites join, run the rounds that are left, and have the final model judged.
 
         fewer sites than a sum must hold, or more than it has room for: ConfigRefused
         """
-        self.protection.require_enough(len(attendance.configured), "the sites of this run")
+        self.secagg.require_enough(len(attendance.configured), "the sites of this run")
         yield from self._joins.ask(attendance.left(), attendance)
-        for round_ in range(self.state.round, self.rounds):
+        for round_ in range(self.state.round, self.num_rounds):
             yield from self._round(round_, attendance)
         return (yield from self._judge(attendance))
 
@@ -110,9 +110,9 @@ class SecaggRun:
         for attempt in range(ATTEMPTS):
             there = attendance.present()
             words = f"round {round_ + 1}: the sites that are there ({absent(attendance.missing)})"
-            self.protection.require_enough(len(there), words)
+            self.secagg.require_enough(len(there), words)
             again = f", attempt {attempt + 1}" if attempt else ""
-            _log.info(f"round {round_ + 1}/{self.rounds} begins with {len(there)} sites{again}")
+            _log.info(f"round {round_ + 1}/{self.num_rounds} begins with {len(there)} sites{again}")
             moment = Moment(self._name, round_, attempt)
             try:
                 recovered = yield from self._attempt(moment, there, attendance).run()
@@ -134,9 +134,9 @@ class SecaggRun:
     def _attempt(self, moment: Moment, there: Sequence[str], attendance: Attendance) -> Attempt:
         return Attempt(
             moment=moment,
-            rounds=self.rounds,
-            protection=self.protection,
-            collector=self.collector,
+            num_rounds=self.num_rounds,
+            secagg=self.secagg,
+            secagg_server=self.secagg_server,
             record=self.record,
             attendance=attendance,
             fingerprint=self.fingerprint,
@@ -151,11 +151,11 @@ class SecaggRun:
 
     def _close(self, moment: Moment, recovered: Sequence[str], attendance: Attendance) -> None:
         """Write down the sum that lies open in the collector."""
-        added = sorted(self.collector.added)
+        added = sorted(self.secagg_server.added)
         configured = attendance.configured
         _log.info(f"{len(added)} of {len(configured)} sites are in the sum")
         # Who voted on what the round starts from has its model, whether it is in the sum or not.
-        self._reached |= dict.fromkeys(self.collector.agreed, moment.round)
+        self._reached |= dict.fromkeys(self.secagg_server.agreed, moment.round)
         why = {site: reason for site, reason in attendance.missing.items() if site not in added}
         entry = self.record.end_round(
             configured,
@@ -170,25 +170,25 @@ class SecaggRun:
             tuple(added),
             len(configured),
             entry["val_score"],
-            self.collector.payload(),
-            roster_digest(self.collector.prepares),
+            self.secagg_server.payload(),
+            roster_digest(self.secagg_server.prepares),
         )
         oldest = min(
             (self._reached.get(site, 0) for site in attendance.left()),
             default=moment.round,
         )
         self.state.add(revealed, entry, oldest)
-        _log.info(self.record.line(self.rounds))
+        _log.info(self.record.line(self.num_rounds))
 
     def _judge(self, attendance: Attendance) -> Generator[Ask, Replies, bool]:
         """Have every site judge the models, and compare the final models by their digests."""
-        _log.info("every site now judges the models on its own patients")
-        attendance.begin_round(self.rounds)
-        moment = Moment(self._name, self.rounds, 0)
+        _log.info("every site now evaluates the models on its own patients")
+        attendance.begin_round(self.num_rounds)
+        moment = Moment(self._name, self.num_rounds, 0)
         models: dict[str, str] = {}
 
         def take(site: str, reply: Reply) -> None:
-            authority = self.collector.authority
+            authority = self.secagg_server.authority
             said = statements.read_own(site, reply.statement, "judged", moment, authority)
             if said["job"] != self._joins.job:
                 raise statements.refused(site, "the end of another job", "the job that it joined")
@@ -196,7 +196,7 @@ class SecaggRun:
             self.record.scores(site, reply.meta["scores"])
 
         asked = attendance.present()
-        call = Call(moment, self.rounds, revealed=self._sums(asked))
+        call = Call(moment, self.num_rounds, revealed=self._sums(asked))
         replies = yield Ask(FINISH, call, take, deadline=TRAINING)
         most = majority(models, "the final model", "one model at every site")
         for site in sorted(site for site, model in models.items() if model != most):

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, final
 
 from wardround.core import files
-from wardround.errors import RoundRefused
-from wardround.privacy.calls import Revealed
-from wardround.privacy.statements import Moment
+from wardround.core.errors import RoundRefused
+from wardround.messages.secagg import Revealed
+from wardround.messages.statements import Moment
 
 FILE = "secure-round.json"
 

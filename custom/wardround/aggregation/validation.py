@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import final
 
-from wardround.errors import ConfigRefused, RoundRefused
+from wardround.core.errors import ConfigRefused, RoundRefused
 
 
 @final

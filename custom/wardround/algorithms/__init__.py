@@ -1,1 +1,1 @@
-"""Floor 3: federated algorithms as frozen values: one local function each, and the server's rules."""
+"""Federated algorithms as frozen values: one local function each, what is shared, and server optimizers."""

@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from wardround.algorithms.base import LocalEnd, LocalStart, Oracle, Steps, descend, plain
-from wardround.errors import ConfigRefused
+from wardround.algorithms.base import LocalEnd, LocalStart, Objective, Steps, descend, plain
+from wardround.core.errors import ConfigRefused
 
 
 @final
@@ -26,7 +26,7 @@ class Alternating:
     home_share: float
 
     name: ClassVar[str] = "Alternating"
-    banks: ClassVar[tuple[str, ...]] = ("model",)
+    variables: ClassVar[tuple[str, ...]] = ("model",)
 
     def __post_init__(self) -> None:
         if self.home_share is None or not 0 < self.home_share < 1:
@@ -37,7 +37,7 @@ class Alternating:
                 fix="--set algorithm.home_share=0.5",
             )
 
-    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
+    def train(self, start: LocalStart, objective: Objective, steps: Steps) -> LocalEnd:
         if steps.work < 2:
             raise ConfigRefused(
                 "Alternating", found=f"work {steps.work}", expected="at least 2", fix="--set work=2, or more"
@@ -51,6 +51,6 @@ class Alternating:
                 fix="--set sharing=head_at_home, or another algorithm",
             )
         home_steps = min(max(1, round(self.home_share * steps.work)), steps.work - 1)
-        w, first = descend(start.banks["model"], plain(oracle), home_steps, steps, home)
-        w, second = descend(w, plain(oracle), steps.work - home_steps, steps, ~home)
+        w, first = descend(start.variables["model"], plain(objective), home_steps, steps, home)
+        w, second = descend(w, plain(objective), steps.work - home_steps, steps, ~home)
         return LocalEnd({"model": w}, tuple(first + second))

@@ -1,6 +1,6 @@
 """The seam of this floor: what an algorithm is given, what it gives back, and the one descent loop they all share.
 
-A model is ONE flat float32 vector; a bank is a named vector that travels (`model`, SCAFFOLD's `control`). Algorithms
+A model is ONE flat float32 vector; a variable is a named vector that travels (`model`, SCAFFOLD's `control`). Algorithms
 differ by the direction they walk in, so they run unchanged on a U-Net and on a quadratic whose answer is known (there
 in float64: an algorithm keeps the precision of the vectors it is given).
 """
@@ -14,24 +14,24 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from wardround.arrays import Layout
+from wardround.core.arrays import Layout
+from wardround.core.errors import ConfigRefused, RoundRefused
 from wardround.core.traits import ALONE, STEADY, Part, Traits
-from wardround.errors import ConfigRefused, RoundRefused
 
 MASK = "mask"
 PERSONAL = "personal"
 Direction = Callable[[Tensor], tuple[float, Tensor]]
-BESIDE = Part("FedAvg beside it", Traits(breaks=frozenset({ALONE})), "--set rival=false")
+BESIDE = Part("FedAvg beside it", Traits(breaks=frozenset({ALONE})), "--set fedavg_baseline=false")
 """FedAvg, trained in the same rounds so that the report can compare."""
 
 
-class Oracle(Protocol):
+class Objective(Protocol):
     """Stochastic gradients of one site's loss."""
 
-    def draw(self, count: int) -> tuple[Any, ...]:
+    def sample(self, count: int) -> tuple[Any, ...]:
         """Return `count` mini-batches, disjoint in patients while the site has enough of them."""
 
-    def gradient(self, w: Tensor, batch: Any) -> tuple[float, Tensor]:
+    def value_and_grad(self, w: Tensor, batch: Any) -> tuple[float, Tensor]:
         """Return (loss, gradient) at w; the next call may overwrite the gradient, and so may the caller. Dropout depends on
         the batch only.
         """
@@ -67,13 +67,13 @@ class Steps:
 
 @dataclass(frozen=True)
 class LocalStart:
-    """What a site starts a round from: banks as received (personal blocks filled in), and what it kept itself.
+    """What a site starts a round from: variables as received (personal blocks filled in), and what it kept itself.
 
     received: the model as it came, before personal blocks were filled in; None: nothing was filled in
     home_roles: the roles of the blocks that never leave (sharing.py)
     """
 
-    banks: Mapping[str, Tensor]
+    variables: Mapping[str, Tensor]
     memory: Mapping[str, Tensor]
     layout: Layout
     roles: Mapping[str, str]
@@ -88,22 +88,22 @@ class LocalStart:
     @property
     def masked(self) -> Tensor:
         """Return a boolean vector, true where memory["mask"] says that a value is this site's own; nowhere without it."""
-        return masked(self.memory, self.banks["model"])
+        return masked(self.memory, self.variables["model"])
 
     def mask(self, *roles: str) -> Tensor:
         """Return a boolean vector, true where the block has one of the roles (`head`, `norm`, `body`)."""
         chosen = [name for name in self.layout.names if self.roles[name] in roles]
-        return torch.from_numpy(self.layout.mask(chosen)).to(self.banks["model"].device)
+        return torch.from_numpy(self.layout.mask(chosen)).to(self.variables["model"].device)
 
 
 @dataclass(frozen=True)
 class LocalEnd:
-    """What a site ends a round with. The update that leaves is banks minus banks received, without personal blocks.
+    """What a site ends a round with. The update that leaves is variables minus variables received, without personal blocks.
 
     memory["personal"] is the site's own model before fine-tuning, where that is not the model that it trains with others.
     """
 
-    banks: Mapping[str, Tensor]
+    variables: Mapping[str, Tensor]
     losses: tuple[float, ...]
     memory: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -116,18 +116,18 @@ class Algorithm(Protocol):
         """The name that reports print."""
 
     @property
-    def banks(self) -> tuple[str, ...]:
-        """The banks that travel, `model` first."""
+    def variables(self) -> tuple[str, ...]:
+        """The variables that travel, `model` first."""
 
-    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
+    def train(self, start: LocalStart, objective: Objective, steps: Steps) -> LocalEnd:
         """Spend steps.work gradient evaluations."""
 
 
 def traits_of(algorithm: Algorithm) -> Traits:
     """Return what an algorithm needs: with a second variable on the server, the same blocks in every round."""
-    if len(algorithm.banks) == 1:
+    if len(algorithm.variables) == 1:
         return Traits()
-    kept = ", ".join(algorithm.banks[1:])
+    kept = ", ".join(algorithm.variables[1:])
     why = (
         f"the same shared blocks in every round: else the server keeps {kept} of blocks that a hospital has taken home"
     )
@@ -135,8 +135,8 @@ def traits_of(algorithm: Algorithm) -> Traits:
 
 
 def personal(start: LocalStart) -> Tensor:
-    """Return this site's own model before fine-tuning, from the final banks and memory."""
-    return start.memory.get(PERSONAL, start.banks["model"])
+    """Return this site's own model before fine-tuning, from the final variables and memory."""
+    return start.memory.get(PERSONAL, start.variables["model"])
 
 
 def masked(memory: Mapping[str, Tensor], like: Tensor) -> Tensor:
@@ -179,9 +179,9 @@ def descend(
     return w, losses
 
 
-def plain(oracle: Oracle) -> Direction:
+def plain(objective: Objective) -> Direction:
     """Return the direction of FedAvg: the gradient on the next mini-batch."""
-    return lambda w: oracle.gradient(w, oracle.draw(1)[0])
+    return lambda w: objective.value_and_grad(w, objective.sample(1)[0])
 
 
 def whole_steps(work: int, cost: int, who: str) -> int:

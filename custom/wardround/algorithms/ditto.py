@@ -15,7 +15,7 @@ from wardround.algorithms.base import (
     PERSONAL,
     LocalEnd,
     LocalStart,
-    Oracle,
+    Objective,
     Steps,
     descend,
     personal,
@@ -23,7 +23,7 @@ from wardround.algorithms.base import (
     whole_steps,
 )
 from wardround.algorithms.fedprox import proximal
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 
 @final
@@ -37,7 +37,7 @@ class Ditto:
     lam: float
 
     name: ClassVar[str] = "Ditto"
-    banks: ClassVar[tuple[str, ...]] = ("model",)
+    variables: ClassVar[tuple[str, ...]] = ("model",)
 
     def __post_init__(self) -> None:
         if self.lam is None or not 0 <= self.lam < 1e6:
@@ -45,9 +45,9 @@ class Ditto:
                 "Ditto", found=f"lam {self.lam}", expected="0 <= lam", fix="correct `algorithm.lam` in the job"
             )
 
-    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
+    def train(self, start: LocalStart, objective: Objective, steps: Steps) -> LocalEnd:
         half = whole_steps(steps.work, 2, self.name)
-        received = start.banks["model"]
-        w, losses = descend(received, plain(oracle), half, steps)
-        v, _ = descend(personal(start), proximal(plain(oracle), received, self.lam), half, steps)
+        received = start.variables["model"]
+        w, losses = descend(received, plain(objective), half, steps)
+        v, _ = descend(personal(start), proximal(plain(objective), received, self.lam), half, steps)
         return LocalEnd({"model": w}, tuple(losses), {PERSONAL: v})

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from wardround.algorithms.base import LocalEnd, LocalStart, Oracle, Steps, descend, plain
+from wardround.algorithms.base import LocalEnd, LocalStart, Objective, Steps, descend, plain
 
 
 @final
@@ -19,8 +19,8 @@ class FedAvg:
     """One gradient evaluation per step."""
 
     name: ClassVar[str] = "FedAvg"
-    banks: ClassVar[tuple[str, ...]] = ("model",)
+    variables: ClassVar[tuple[str, ...]] = ("model",)
 
-    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
-        w, losses = descend(start.banks["model"], plain(oracle), steps.work, steps)
+    def train(self, start: LocalStart, objective: Objective, steps: Steps) -> LocalEnd:
+        w, losses = descend(start.variables["model"], plain(objective), steps.work, steps)
         return LocalEnd({"model": w}, tuple(losses))

@@ -1,7 +1,7 @@
 """One round at one site, free of input and output, and the in-process federation that benchmarks and tests run.
 
 The NVFlare executor calls exactly `local_round`; `run` is the same federation without NVFlare.
-Deviations from the papers: 1. ONE weight per site (its training patients) for all banks: SCAFFOLD's control variates
+Deviations from the papers: 1. ONE weight per site (its training patients) for all variables: SCAFFOLD's control variates
 are weighted by p_i as the model is, so that they correct the drift from the weighted objective sum p_i f_i.
 """
 
@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wardround.algorithms.base import MASK, Algorithm, LocalStart, Oracle, Steps, descend, masked, personal, plain
-from wardround.algorithms.rules import Rule
+from wardround.algorithms.base import MASK, Algorithm, LocalStart, Objective, Steps, descend, masked, personal, plain
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.server_optimizers import ServerOptimizer
 from wardround.algorithms.sharing import EVERYTHING, Sharing, require_shared, require_together
-from wardround.arrays import Array, Arrays, Layout, RunningMean, from_bank, in_bank
-from wardround.errors import RoundRefused
+from wardround.core.arrays import Array, Arrays, Layout, RunningMean, from_variable, in_variable
+from wardround.core.errors import RoundRefused
 
 Vectors = Mapping[str, Tensor]
 
@@ -44,15 +44,15 @@ def start_of(
     layout: Layout,
     roles: Mapping[str, str],
 ) -> LocalStart:
-    """Return a round's start: the banks as received, with the site's own blocks where some stay home.
+    """Return a round's start: the variables as received, with the site's own blocks where some stay home.
 
-    no memory["home"] yet: the received values | banks, lengths or roles that do not fit the model: RoundRefused
+    no memory["home"] yet: the received values | variables, lengths or roles that do not fit the model: RoundRefused
     """
     _require_fits(algorithm, received, memory, layout, roles)
     start = LocalStart(received, memory, layout, roles, None, sharing.home_roles)
     if "home" in memory and (sharing.home_roles or MASK in memory):
         own = torch.where(start.home, memory["home"], received["model"])
-        return replace(start, banks={**received, "model": own}, received=received["model"])
+        return replace(start, variables={**received, "model": own}, received=received["model"])
     return start
 
 
@@ -63,10 +63,10 @@ def local_round(
     memory: Vectors,
     layout: Layout,
     roles: Mapping[str, str],
-    oracle: Oracle,
+    objective: Objective,
     steps: Steps,
 ) -> tuple[dict[str, Array], dict[str, Tensor], tuple[float, ...]]:
-    """Return (update, memory, losses): the update holds `bank:block` differences, float32, of blocks that travel.
+    """Return (update, memory, losses): the update holds `variable:block` differences, float32, of blocks that travel.
 
     received, memory: flat vectors by name, not changed | memory returned: complete, replaces the one given
     memory["home"]: the whole model after the round, kept where some blocks stay home
@@ -76,26 +76,26 @@ def local_round(
     """
     start = start_of(algorithm, sharing, received, memory, layout, roles)
     require_shared(start, sharing)
-    end = algorithm.train(start, oracle, steps)
-    kept = {**memory, **end.memory, **sharing.chosen(end.banks["model"], start, oracle, steps)}
-    own = start.masked | masked(kept, start.banks["model"])
+    end = algorithm.train(start, objective, steps)
+    kept = {**memory, **end.memory, **sharing.chosen(end.variables["model"], start, objective, steps)}
+    own = start.masked | masked(kept, start.variables["model"])
     travels = [name for name in layout.names if roles[name] not in sharing.home_roles]
     update: dict[str, Array] = {}
-    for bank in algorithm.banks:
-        change = (end.banks[bank] - start.banks[bank]).to(torch.float32).masked_fill(own, 0)
+    for variable in algorithm.variables:
+        change = (end.variables[variable] - start.variables[variable]).to(torch.float32).masked_fill(own, 0)
         blocks = layout.unflatten(change.cpu().numpy())
-        update |= in_bank(bank, {name: blocks[name] for name in travels})
+        update |= in_variable(variable, {name: blocks[name] for name in travels})
     if sharing.home_roles or MASK in kept:
-        kept["home"] = end.banks["model"]
+        kept["home"] = end.variables["model"]
     return update, kept, end.losses
 
 
 @final
 @dataclass(frozen=True)
 class SiteSide:
-    """One site of an in-process federation: an oracle for each round, its weight (training patients), its blocks."""
+    """One site of an in-process federation: an objective for each round, its weight (training patients), its blocks."""
 
-    oracle: Callable[[int], Oracle]
+    objective: Callable[[int], Objective]
     weight: float
     layout: Layout
     roles: Mapping[str, str]
@@ -106,35 +106,40 @@ class SiteSide:
 class FederationResult:
     """Banks under wire names, the sites' memories, and for every round the mean local loss of each site."""
 
-    banks: dict[str, Array]
+    variables: dict[str, Array]
     memories: dict[str, dict[str, Tensor]]
     history: list[dict[str, float]] = field(default_factory=list)
     sharing: Sharing = EVERYTHING
 
     def personal(self, algorithm: Algorithm, site: str, side: SiteSide) -> Tensor:
         """Return the site's own model before fine-tuning."""
-        received = vectors(algorithm, self.banks, side.layout)
+        received = vectors(algorithm, self.variables, side.layout)
         memory = self.memories[site]
         return personal(start_of(algorithm, self.sharing, received, memory, side.layout, side.roles))
 
 
-def vectors(algorithm: Algorithm, banks: Mapping[str, Array], layout: Layout) -> dict[str, Tensor]:
-    """Return the algorithm's banks as flat float32 tensors; blocks that do not fit the layout: RoundRefused."""
-    return {bank: torch.from_numpy(layout.flatten(from_bank(bank, banks))) for bank in algorithm.banks}
+def vectors(algorithm: Algorithm, variables: Mapping[str, Array], layout: Layout) -> dict[str, Tensor]:
+    """Return the algorithm's variables as flat float32 tensors; blocks that do not fit the layout: RoundRefused."""
+    return {
+        variable: torch.from_numpy(layout.flatten(from_variable(variable, variables)))
+        for variable in algorithm.variables
+    }
 
 
-def first_banks(algorithm: Algorithm, model: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the banks before round 0 under wire names: the model, and zeros for SCAFFOLD's control."""
-    banks: dict[str, Array] = {}
-    for bank in algorithm.banks:
-        banks |= in_bank(bank, {n: np.zeros_like(b) for n, b in model.items()} if bank == "control" else model)
-    return banks
+def first_variables(algorithm: Algorithm, model: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the variables before round 0 under wire names: the model, and zeros for SCAFFOLD's control."""
+    variables: dict[str, Array] = {}
+    for variable in algorithm.variables:
+        variables |= in_variable(
+            variable, {n: np.zeros_like(b) for n, b in model.items()} if variable == "control" else model
+        )
+    return variables
 
 
 def run(
     sites: Mapping[str, SiteSide],
     algorithm: Algorithm,
-    rule: Rule,
+    server_optimizer: ServerOptimizer,
     schedule: Schedule,
     model: Mapping[str, Array],
     on_round: Callable[[int, FederationResult], None] = lambda round_, result: None,
@@ -147,12 +152,12 @@ def run(
     sharing: which blocks stay at the sites; an algorithm that is not sound with it: ConfigRefused
     """
     require_together(algorithm, sharing)
-    result = FederationResult(first_banks(algorithm, model), {site: {} for site in sites}, sharing=sharing)
-    state = rule.start(result.banks)
-    for round_ in range(schedule.rounds):
+    result = FederationResult(first_variables(algorithm, model), {site: {} for site in sites}, sharing=sharing)
+    state = server_optimizer.start(result.variables)
+    for round_ in range(schedule.num_rounds):
         mean, losses = new_sum(round_), {}
         for site, side in sites.items():
-            received, memory = vectors(algorithm, result.banks, side.layout), result.memories[site]
+            received, memory = vectors(algorithm, result.variables, side.layout), result.memories[site]
             update, result.memories[site], walked = local_round(
                 algorithm,
                 sharing,
@@ -160,12 +165,12 @@ def run(
                 memory,
                 side.layout,
                 side.roles,
-                side.oracle(round_),
+                side.objective(round_),
                 schedule.steps(round_),
             )
             mean.add(update, side.weight)
             losses[site] = sum(walked) / len(walked)
-        result.banks, state = rule.apply(result.banks, mean.mean(), state, 1.0)
+        result.variables, state = server_optimizer.apply(result.variables, mean.mean(), state, 1.0)
         result.history.append(losses)
         on_round(round_, result)
     return result
@@ -176,46 +181,46 @@ class _Begun(Exception):
 
 
 class _Line:
-    """An oracle over nothing, for a try-out: it draws empty batches, and ends at the first gradient."""
+    """An objective over nothing, for a try-out: it draws empty batches, and ends at the first gradient."""
 
-    def draw(self, count: int) -> tuple[None, ...]:
+    def sample(self, count: int) -> tuple[None, ...]:
         return (None,) * count
 
-    def gradient(self, w: Tensor, batch: Any) -> tuple[float, Tensor]:
+    def value_and_grad(self, w: Tensor, batch: Any) -> tuple[float, Tensor]:
         raise _Begun
 
 
 def begin(algorithm: Algorithm, sharing: Sharing, steps: Steps) -> None:
     """Let an algorithm start one round on a model of one number for each role, and stop it at its first gradient.
 
-    Whatever an algorithm refuses because of the amount of work, its banks or what stays at home, it refuses here, without
+    Whatever an algorithm refuses because of the amount of work, its variables or what stays at home, it refuses here, without
     any data: when a job is printed, and again when a site loads it.
     """
     require_together(algorithm, sharing)
     roles = {f"{role}.weight": role for role in ("body", "norm", "adapter", "head")}
     layout = Layout(tuple(roles), ((1,),) * len(roles))
-    received = {bank: torch.zeros(layout.total) for bank in algorithm.banks}
+    received = {variable: torch.zeros(layout.total) for variable in algorithm.variables}
     start = start_of(algorithm, sharing, received, {}, layout, roles)
     with contextlib.suppress(_Begun):
         algorithm.train(start, _Line(), steps)
 
 
-def local_only(oracle: Oracle, schedule: Schedule, w: Tensor) -> Tensor:
+def local_only(objective: Objective, schedule: Schedule, w: Tensor) -> Tensor:
     """Return w (not changed) trained alone: the same work, rates and restarts of the velocity as one site of `run`.
 
-    an oracle over the pooled patients of all sites: the centralised model
+    an objective over the pooled patients of all sites: the centralised model
     """
-    for round_ in range(schedule.rounds):
+    for round_ in range(schedule.num_rounds):
         steps = schedule.steps(round_)
-        w, _ = descend(w, plain(oracle), steps.work, steps)
+        w, _ = descend(w, plain(objective), steps.work, steps)
     return w
 
 
 def _require_fits(
     algorithm: Algorithm, received: Vectors, memory: Vectors, layout: Layout, roles: Mapping[str, str]
 ) -> None:
-    if set(received) != set(algorithm.banks):
-        found, expected = f"banks {sorted(received)}", f"banks {sorted(algorithm.banks)}"
+    if set(received) != set(algorithm.variables):
+        found, expected = f"variables {sorted(received)}", f"variables {sorted(algorithm.variables)}"
     elif set(roles) != set(layout.names):
         found, expected = f"roles of {len(roles)} blocks", f"a role for each of the {len(layout.names)} blocks"
     elif wrong := [name for name, v in {**memory, **received}.items() if v.shape != (layout.total,)]:

@@ -11,8 +11,8 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from wardround.algorithms.base import Direction, LocalEnd, LocalStart, Oracle, Steps, descend, plain
-from wardround.errors import ConfigRefused
+from wardround.algorithms.base import Direction, LocalEnd, LocalStart, Objective, Steps, descend, plain
+from wardround.core.errors import ConfigRefused
 
 
 def proximal(direction: Direction, centre: Tensor, mu: float) -> Direction:
@@ -35,7 +35,7 @@ class FedProx:
     mu: float
 
     name: ClassVar[str] = "FedProx"
-    banks: ClassVar[tuple[str, ...]] = ("model",)
+    variables: ClassVar[tuple[str, ...]] = ("model",)
 
     def __post_init__(self) -> None:
         if self.mu is None or not 0 <= self.mu < 1e6:
@@ -43,7 +43,7 @@ class FedProx:
                 "FedProx", found=f"mu {self.mu}", expected="0 <= mu", fix="correct `algorithm.mu` in the job"
             )
 
-    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
-        received = start.banks["model"]
-        w, losses = descend(received, proximal(plain(oracle), received, self.mu), steps.work, steps)
+    def train(self, start: LocalStart, objective: Objective, steps: Steps) -> LocalEnd:
+        received = start.variables["model"]
+        w, losses = descend(received, proximal(plain(objective), received, self.mu), steps.work, steps)
         return LocalEnd({"model": w}, tuple(losses))

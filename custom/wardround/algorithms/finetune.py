@@ -11,11 +11,11 @@ from itertools import count
 
 from torch import Tensor
 
-from wardround.algorithms.base import Oracle, Steps, descend, plain
-from wardround.errors import ConfigRefused
+from wardround.algorithms.base import Objective, Steps, descend, plain
+from wardround.core.errors import ConfigRefused
 
 
-def fine_tune(w: Tensor, oracle: Oracle, ks: Sequence[int], steps: Steps) -> dict[int, Tensor]:
+def fine_tune(w: Tensor, objective: Objective, ks: Sequence[int], steps: Steps) -> dict[int, Tensor]:
     """Return copies of the weights after each k of ks steps, by rising k; w is not changed.
 
     All k lie on ONE walk of max(ks) gradient evaluations: a snapshot does not depend on the other k asked for.
@@ -26,7 +26,7 @@ def fine_tune(w: Tensor, oracle: Oracle, ks: Sequence[int], steps: Steps) -> dic
             "fine-tuning steps", found=f"{list(ks)}", expected="one or more, each >= 0", fix="correct them"
         )
     snapshots: dict[int, Tensor] = {}
-    raw, done = plain(oracle), count()
+    raw, done = plain(objective), count()
 
     def watched(at: Tensor) -> tuple[float, Tensor]:
         k = next(done)

@@ -22,13 +22,13 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor
 
-from wardround.algorithms.base import MASK, LocalStart, Oracle, Steps
+from wardround.algorithms.base import MASK, LocalStart, Objective, Steps
 from wardround.algorithms.masks import CHOICES, Choice, attention, chosen, drawn
 from wardround.algorithms.sharing import ROLES, at_home
-from wardround.arrays import Layout
+from wardround.core.arrays import Layout
+from wardround.core.errors import ConfigRefused
+from wardround.core.rng import stream
 from wardround.core.traits import SAME_BLOCKS, STEADY, Traits
-from wardround.errors import ConfigRefused
-from wardround.rng import stream
 
 ATTENTION = "attention"
 # The controls that keep all blocks of one role, at every hospital alike.
@@ -36,8 +36,8 @@ FIXED: Mapping[str, str] = {"norms": "norm", "head": "head"}
 Outputs = Callable[[Collection[str]], Tensor]
 
 
-class Probe(Oracle, Protocol):
-    """An oracle that can compare two models as well."""
+class Probe(Objective, Protocol):
+    """An objective that can compare two models as well."""
 
     @property
     def label(self) -> str:
@@ -118,12 +118,12 @@ class KLMask:
         own = f"the blocks that became this hospital's own, at most {self.most:.0%} of the parameters"
         return ", ".join([*always, *([own] if self.choose != "none" else [])])
 
-    def chosen(self, w: Tensor, start: LocalStart, oracle: Oracle, steps: Steps) -> Mapping[str, Tensor]:
+    def chosen(self, w: Tensor, start: LocalStart, objective: Objective, steps: Steps) -> Mapping[str, Tensor]:
         """Return the mask and, for `kl`, the attention after local training to w; {} in rounds in which none is due."""
         due = steps.round >= self.warm_up and (steps.round - self.warm_up) % self.every == 0
         if not due or self.choose == "none":
             return {}
-        return self._masked(w, start, oracle)  # type: ignore[arg-type]
+        return self._masked(w, start, objective)  # type: ignore[arg-type]
 
     def _masked(self, w: Tensor, start: LocalStart, probe: Probe) -> dict[str, Tensor]:
         if self.choose in FIXED:
@@ -134,7 +134,7 @@ class KLMask:
         if self.choose == "random":
             found = drawn(sizes, self.most, stream(0, "random mask", probe.label))
             return {MASK: by_value(layout, blocks, dict.fromkeys(found, 1.0)).to(w)}
-        received = start.received if start.received is not None else start.banks["model"]
+        received = start.received if start.received is not None else start.variables["model"]
         names = {b: frozenset(n for n in layout.names if blocks[n] == b) for b in sizes}
         before = _without_rest(read(layout, blocks, start.memory.get(ATTENTION)))
         scores = attention(before, self._divergences(w, received, names, probe), self.rho)

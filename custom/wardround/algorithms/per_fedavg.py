@@ -17,13 +17,13 @@ from typing import ClassVar, Literal, final
 
 from torch import Tensor
 
-from wardround.algorithms.base import Direction, LocalEnd, LocalStart, Oracle, Steps, descend, whole_steps
-from wardround.errors import ConfigRefused
+from wardround.algorithms.base import Direction, LocalEnd, LocalStart, Objective, Steps, descend, whole_steps
+from wardround.core.errors import ConfigRefused
 
 COST = {"FO": 2, "HF": 4}
 
 
-def meta_gradient(oracle: Oracle, alpha: float, hessian: str, delta: float) -> Direction:
+def meta_gradient(objective: Objective, alpha: float, hessian: str, delta: float) -> Direction:
     """Return the direction above; every call draws three disjoint mini-batches D, D', D'' (FO: two, it needs no D'').
 
     The loss is that of w itself on D, before the inner step, so that curves compare with other methods.
@@ -31,15 +31,15 @@ def meta_gradient(oracle: Oracle, alpha: float, hessian: str, delta: float) -> D
     """
 
     def direction(w: Tensor) -> tuple[float, Tensor]:
-        batches = oracle.draw(3 if hessian == "HF" else 2)
-        loss, g = oracle.gradient(w, batches[0])
-        _, v = oracle.gradient(w - alpha * g, batches[1])
+        batches = objective.sample(3 if hessian == "HF" else 2)
+        loss, g = objective.value_and_grad(w, batches[0])
+        _, v = objective.value_and_grad(w - alpha * g, batches[1])
         if hessian == "FO":
             return loss, v
         v = v.clone()
         d = delta / (float(v.norm()) + 1e-12)
-        plus = oracle.gradient(w + d * v, batches[2])[1].clone()
-        minus = oracle.gradient(w - d * v, batches[2])[1]
+        plus = objective.value_and_grad(w + d * v, batches[2])[1].clone()
+        minus = objective.value_and_grad(w - d * v, batches[2])[1]
         return loss, v - alpha * (plus - minus) / (2 * d)
 
     return direction
@@ -58,7 +58,7 @@ class PerFedAvg:
     delta: float
 
     name: ClassVar[str] = "Per-FedAvg"
-    banks: ClassVar[tuple[str, ...]] = ("model",)
+    variables: ClassVar[tuple[str, ...]] = ("model",)
 
     def __post_init__(self) -> None:
         given = self.alpha is not None and self.delta is not None
@@ -70,8 +70,8 @@ class PerFedAvg:
                 fix="correct `algorithm` in the job",
             )
 
-    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
+    def train(self, start: LocalStart, objective: Objective, steps: Steps) -> LocalEnd:
         count = whole_steps(steps.work, COST[self.hessian], f"{self.name} ({self.hessian})")
-        direction = meta_gradient(oracle, self.alpha, self.hessian, self.delta)
-        w, losses = descend(start.banks["model"], direction, count, steps)
+        direction = meta_gradient(objective, self.alpha, self.hessian, self.delta)
+        w, losses = descend(start.variables["model"], direction, count, steps)
         return LocalEnd({"model": w}, tuple(losses))

@@ -1,4 +1,4 @@
-"""SCAFFOLD: control variates correct the drift of each site. The bank `control` carries c down and c_i+ - c_i up.
+"""SCAFFOLD: control variates correct the drift of each site. The variable `control` carries c down and c_i+ - c_i up.
 
     direction  g(w) - c_i + c            c_i+ = mean over the K local steps of the raw gradients g
 
@@ -17,30 +17,30 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from wardround.algorithms.base import LocalEnd, LocalStart, Oracle, Steps, descend, plain
+from wardround.algorithms.base import LocalEnd, LocalStart, Objective, Steps, descend, plain
 
 
 @final
 @dataclass(frozen=True)
 class Scaffold:
-    """One gradient evaluation per step; memory `control` is c_i (zero at first), bank `control` is c."""
+    """One gradient evaluation per step; memory `control` is c_i (zero at first), variable `control` is c."""
 
     name: ClassVar[str] = "SCAFFOLD"
-    banks: ClassVar[tuple[str, ...]] = ("model", "control")
+    variables: ClassVar[tuple[str, ...]] = ("model", "control")
 
-    def train(self, start: LocalStart, oracle: Oracle, steps: Steps) -> LocalEnd:
+    def train(self, start: LocalStart, objective: Objective, steps: Steps) -> LocalEnd:
         # A block that stays at home is trained by this site alone: it has no drift to correct, and no variate.
         home = start.home
-        shared = start.banks["control"].masked_fill(home, 0)
+        shared = start.variables["control"].masked_fill(home, 0)
         own = start.memory.get("control", torch.zeros_like(shared)).masked_fill(home, 0)
         total = torch.zeros_like(shared)
-        raw = plain(oracle)
+        raw = plain(objective)
 
         def corrected(w: Tensor) -> tuple[float, Tensor]:
             loss, g = raw(w)
             total.add_(g)
             return loss, g - own + shared
 
-        w, losses = descend(start.banks["model"], corrected, steps.work, steps)
+        w, losses = descend(start.variables["model"], corrected, steps.work, steps)
         new = (total / steps.work).masked_fill(home, 0)
         return LocalEnd({"model": w, "control": shared + (new - own)}, tuple(losses), {"control": new})

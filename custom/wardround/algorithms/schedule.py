@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from wardround.algorithms.base import Steps
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 FLOOR = 0.05
 
@@ -21,7 +21,7 @@ class Schedule:
     decay constant: lr | within a round the rate does not change | a value missing or senseless: ConfigRefused
     """
 
-    rounds: int
+    num_rounds: int
     work: int
     lr: float
     momentum: float
@@ -32,10 +32,10 @@ class Schedule:
 
     def __post_init__(self) -> None:
         absent = [name for name, value in vars(self).items() if value is None]
-        if absent or self.rounds < 1 or self.decay not in ("cosine", "constant"):
+        if absent or self.num_rounds < 1 or self.decay not in ("cosine", "constant"):
             raise ConfigRefused(
                 "the schedule",
-                found=f"missing {absent}" if absent else f"rounds {self.rounds}, decay {self.decay!r}",
+                found=f"missing {absent}" if absent else f"rounds {self.num_rounds}, decay {self.decay!r}",
                 expected="every value given, rounds >= 1, decay cosine or constant",
                 fix="correct `schedule` in the job",
             )
@@ -43,12 +43,12 @@ class Schedule:
 
     def steps(self, round_: int) -> Steps:
         """Return the local steps of a round, counted from 0; a round outside the schedule: ConfigRefused."""
-        if not 0 <= round_ < self.rounds:
+        if not 0 <= round_ < self.num_rounds:
             raise ConfigRefused(
-                "a round", found=f"{round_}", expected=f"0..{self.rounds - 1}", fix="raise `rounds` in the schedule"
+                "a round", found=f"{round_}", expected=f"0..{self.num_rounds - 1}", fix="raise `rounds` in the schedule"
             )
         factor = 1.0
-        if self.decay == "cosine" and self.rounds > 1:
-            factor = FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * round_ / (self.rounds - 1)))
+        if self.decay == "cosine" and self.num_rounds > 1:
+            factor = FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * round_ / (self.num_rounds - 1)))
         rate = self.lr * factor
         return Steps(self.work, rate, self.momentum, self.nesterov, self.weight_decay, self.clip_norm, round_)

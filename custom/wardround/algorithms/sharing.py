@@ -19,9 +19,9 @@ from typing import ClassVar, Protocol, final
 
 from torch import Tensor
 
-from wardround.algorithms.base import BESIDE, Algorithm, LocalStart, Oracle, Steps, traits_of
+from wardround.algorithms.base import BESIDE, Algorithm, LocalStart, Objective, Steps, traits_of
+from wardround.core.errors import ConfigRefused
 from wardround.core.traits import Part, Traits, require_fit
-from wardround.errors import ConfigRefused
 
 # The roles that models/roles.py gives to the blocks of any network, with the words that cards and refusals use.
 ROLES: Mapping[str, str] = {
@@ -59,7 +59,7 @@ class Sharing(Protocol):
     def stays(self) -> str:
         """What stays at the hospital, as the card of a job prints it; an empty text for nothing."""
 
-    def chosen(self, w: Tensor, start: LocalStart, oracle: Oracle, steps: Steps) -> Mapping[str, Tensor]:
+    def chosen(self, w: Tensor, start: LocalStart, objective: Objective, steps: Steps) -> Mapping[str, Tensor]:
         """Return what the site's memory must hold of a choice made after local training to w; usually nothing."""
 
 
@@ -73,7 +73,7 @@ class Everything:
     title: ClassVar[str] = ""
     stays: ClassVar[str] = ""
 
-    def chosen(self, w: Tensor, start: LocalStart, oracle: Oracle, steps: Steps) -> Mapping[str, Tensor]:
+    def chosen(self, w: Tensor, start: LocalStart, objective: Objective, steps: Steps) -> Mapping[str, Tensor]:
         return {}
 
 
@@ -112,7 +112,7 @@ class Roles:
     def stays(self) -> str:
         return ", ".join(ROLES[role] for role in self.home)
 
-    def chosen(self, w: Tensor, start: LocalStart, oracle: Oracle, steps: Steps) -> Mapping[str, Tensor]:
+    def chosen(self, w: Tensor, start: LocalStart, objective: Objective, steps: Steps) -> Mapping[str, Tensor]:
         return {}
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, final, runtime_checkable
 
-from wardround.arrays import Layout
 from wardround.compression.half import Half
 from wardround.compression.payload import Opened
 from wardround.compression.quantise import Quantise
 from wardround.compression.rand_k import RandK
 from wardround.compression.top_k import TopK
+from wardround.core.arrays import Layout
 from wardround.core.traits import Traits
 
 # Settings are tried out when the job is printed or loaded, before any block is known.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.errors import RoundRefused
+from wardround.core.errors import RoundRefused
 
 _SKIP = 255
 

@@ -18,7 +18,6 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.arrays import Array, Layout
 from wardround.compression.payload import (
     REST,
     Entries,
@@ -31,6 +30,7 @@ from wardround.compression.payload import (
     owed,
     require_entries,
 )
+from wardround.core.arrays import Array, Layout
 from wardround.core.stages import Aggregate, Receipt, Update
 from wardround.core.traits import ADDITIVE, BOUNDED, INTEGER, READABLE, STEADY, WHOLE, Traits
 

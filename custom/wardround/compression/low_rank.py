@@ -33,12 +33,12 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.arrays import Array, Arrays, Layout
 from wardround.compression.payload import REST, Entries, Entry, Floats, Memory, in_order, kept, owed
+from wardround.core.arrays import Array, Arrays, Layout
+from wardround.core.errors import ConfigRefused, RoundRefused
+from wardround.core.rng import stream
 from wardround.core.stages import Aggregate, Receipt, Update
 from wardround.core.traits import ADDITIVE, BOUNDED, FIXED_LAYOUT, INTEGER, STEADY, WHOLE, Traits
-from wardround.errors import ConfigRefused, RoundRefused
-from wardround.rng import stream
 
 LEFT, ROUND, FACTOR = "low_rank.left", "low_rank.round", "low_rank.factor:"
 TINY = 1e-6

@@ -12,10 +12,10 @@ from typing import Any, final
 
 import numpy as np
 
-from wardround.arrays import Array, Layout
 from wardround.compression.chosen import Compression
 from wardround.compression.payload import Memory, Opened, Payload
-from wardround.errors import RoundRefused
+from wardround.core.arrays import Array, Layout
+from wardround.core.errors import RoundRefused
 
 PREFIX = "inbound"
 

@@ -18,9 +18,9 @@ from typing import Any, Protocol, final
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.arrays import Array, Arrays, Layout
+from wardround.core.arrays import Array, Arrays, Layout
+from wardround.core.errors import ReleaseRefused, RoundRefused
 from wardround.core.stages import Stage
-from wardround.errors import ReleaseRefused, RoundRefused
 
 Floats = NDArray[np.float64]
 Payload = Mapping[str, NDArray[Any]]

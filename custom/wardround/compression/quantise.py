@@ -23,7 +23,6 @@ from typing import Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.arrays import Array, Layout
 from wardround.compression.payload import (
     REST,
     Entries,
@@ -35,11 +34,12 @@ from wardround.compression.payload import (
     owed,
     require_entries,
 )
+from wardround.core.arrays import Array, Layout
+from wardround.core.errors import ConfigRefused, RoundRefused
+from wardround.core.rng import stream
 from wardround.core.rounding import least_exponents, round_to_steps
 from wardround.core.stages import Aggregate, Receipt, Update
 from wardround.core.traits import ADDITIVE, BOUNDED, INTEGER, READABLE, STEADY, WHOLE, Traits
-from wardround.errors import ConfigRefused, RoundRefused
-from wardround.rng import stream
 
 LEFT = "quantise.left"
 

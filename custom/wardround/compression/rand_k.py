@@ -26,12 +26,12 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.arrays import Array, Arrays, Layout
 from wardround.compression.payload import REST, Entries, Entry, Memory, Payload, in_order, owed, require_entries
+from wardround.core.arrays import Array, Arrays, Layout
+from wardround.core.errors import ConfigRefused
+from wardround.core.rng import stream
 from wardround.core.stages import Aggregate, Receipt, Update
 from wardround.core.traits import ADDITIVE, BOUNDED, FIXED_LAYOUT, INTEGER, STEADY, WHOLE, Traits
-from wardround.errors import ConfigRefused
-from wardround.rng import stream
 
 LEFT = "rand_k.left"
 FEW = 256

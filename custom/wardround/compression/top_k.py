@@ -32,7 +32,6 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.arrays import Array, Layout
 from wardround.compression.gaps import from_gaps, gaps_length, to_gaps
 from wardround.compression.half import exponents_of, from_half, to_half
 from wardround.compression.payload import (
@@ -47,9 +46,10 @@ from wardround.compression.payload import (
     owed,
     require_entries,
 )
+from wardround.core.arrays import Array, Layout
+from wardround.core.errors import ConfigRefused, RoundRefused
 from wardround.core.stages import Aggregate, Receipt, Update
 from wardround.core.traits import ADDITIVE, BOUNDED, FIXED_LAYOUT, INTEGER, READABLE, STEADY, WHOLE, Traits
-from wardround.errors import ConfigRefused, RoundRefused
 
 HELD, NEXT, ASKED, LOST = "top_k.held", "top_k.next", "top_k.asked", "top_k.lost"
 

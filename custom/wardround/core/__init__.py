@@ -1,1 +1,1 @@
-"""What every room stands on: the words in which a round is described. It imports no other room."""
+"""What every room stands on: arrays, errors, files, random numbers, validation. It imports no other room."""

@@ -35,16 +35,16 @@ class Attendance:
     """The sites of one run.
 
     configured: the sites of the job, by name, each once
-    rounds: how many rounds the run has; round `rounds` is the final judgement
+    rounds: how many rounds the run has; round `rounds` is the final evaluation
     out: site -> why it is asked no more
     missing: site -> why it is not in this round; who is out is missing in every round
     returned: sites that were started again since somebody last emptied this set
     round: the round that is going on
     """
 
-    def __init__(self, configured: Iterable[str], rounds: int, problems: Problems) -> None:
+    def __init__(self, configured: Iterable[str], num_rounds: int, problems: Problems) -> None:
         self.configured = sorted(set(configured))
-        self.rounds = rounds
+        self.num_rounds = num_rounds
         self.out: dict[str, str] = {}
         self.missing: dict[str, str] = {}
         self.returned: set[str] = set()
@@ -56,7 +56,7 @@ class Attendance:
         self._lock = threading.RLock()
 
     def begin_round(self, round_: int) -> None:
-        """Give every site that is not out a new chance. `rounds`: the final judgement begins."""
+        """Give every site that is not out a new chance. `rounds`: the final evaluation begins."""
         with self._lock:
             self.missing = dict(self.out)
             self.round = round_
@@ -87,9 +87,9 @@ class Attendance:
         _log.error(f"LOST {site} in {when}: {reason}")
 
     def miss(self, site: str, reason: str, round_: int | None = None) -> None:
-        """Note that a site could not; in the final judgement there is no next time: it is lost."""
+        """Note that a site could not; in the final evaluation there is no next time: it is lost."""
         with self._lock:
-            if self._which(round_) >= self.rounds:
+            if self._which(round_) >= self.num_rounds:
                 self.lose(site, reason, round_)
                 return
             if site in self.missing:
@@ -109,7 +109,7 @@ class Attendance:
         which = self._which(round_)
         if which < 0:
             return "the join"
-        return f"round {which + 1}" if which < self.rounds else "the final judgement"
+        return f"round {which + 1}" if which < self.num_rounds else "the final evaluation"
 
     def _which(self, round_: int | None) -> int:
         return self.round if round_ is None else round_

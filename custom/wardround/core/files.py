@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from wardround.paths import room
+from wardround.core.paths import room
 
 FOLDER_MODE = 0o700
 PRIVATE, PUBLIC = 0o600, 0o666

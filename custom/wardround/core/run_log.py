@@ -138,13 +138,13 @@ class RunLog:
         self._add(entry)
         return entry
 
-    def line(self, rounds: int) -> str:
+    def line(self, num_rounds: int) -> str:
         """Return the last round in one line."""
         last = self.run["rounds"][-1]
         sites = ", ".join(f"{site} {_shown(numbers['val_score'])}" for site, numbers in sorted(last["sites"].items()))
         loss = _shown(_mean([numbers["loss"] for numbers in last["sites"].values()]))
         return (
-            f"round {last['round'] + 1}/{rounds} done: {len(last['aggregated'])}/{len(last['configured'])} sites, loss "
+            f"round {last['round'] + 1}/{num_rounds} done: {len(last['aggregated'])}/{len(last['configured'])} sites, loss "
             f"{loss}, incoming score on validation: {sites}; {last['seconds']:.1f} s, "
             f"{last['bytes_up'] / 1e6:.1f} MB up, {last['bytes_down'] / 1e6:.1f} MB down"
         )
@@ -160,10 +160,10 @@ class RunLog:
         """Return the mean validation score of the final model over the sites that judged it."""
         return _mean(list(self._final_val.values()))
 
-    def best(self, history: list[dict[str, Any]], rounds: int) -> dict[str, Any] | None:
+    def best(self, history: list[dict[str, Any]], num_rounds: int) -> dict[str, Any] | None:
         """Return the round whose incoming model had the best mean validation score; `rounds`: the final model."""
         rated = [{"round": entry["round"], "val_score": entry["val_score"]} for entry in history]
-        rated += [{"round": rounds, "val_score": self.final_val_score()}]
+        rated += [{"round": num_rounds, "val_score": self.final_val_score()}]
         rated = [one for one in rated if one["val_score"] is not None]
         return max(rated, key=lambda one: float(one["val_score"])) if rated else None
 
@@ -182,21 +182,21 @@ class RunLog:
         self.run["rounds"].append({key: value for key, value in entry.items() if key not in ("facts", "val_score")})
 
 
-def remarks(rounds: Sequence[Mapping[str, Any]], lost: Sequence[str]) -> list[str]:
+def remarks(num_rounds: Sequence[Mapping[str, Any]], lost: Sequence[str]) -> list[str]:
     """Return in words which sites were missing in some rounds, or flagged by the aggregation.
 
     A site that was lost has its problem instead of a remark on rounds that it missed.
     """
     found: list[str] = []
     why: dict[tuple[str, str], list[str]] = {}
-    for entry in rounds:
+    for entry in num_rounds:
         missing = entry.get("missing", {})
         for site, reason in ((site, reason) for site, reason in missing.items() if site not in lost):
             why.setdefault((site, reason), []).append(str(entry["round"] + 1))
     for (site, reason), missed in why.items():
         found.append(f"{site} is not in round{'s' if len(missed) > 1 else ''} {', '.join(missed)}: {reason}")
     flagged: dict[str, list[str]] = {}
-    for entry in rounds:
+    for entry in num_rounds:
         for site in entry.get("flagged", {}):
             flagged.setdefault(site, []).append(str(entry["round"] + 1))
     for site, when in flagged.items():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from wardround.arrays import Arrays
+from wardround.core.arrays import Arrays
 from wardround.core.attendance import Attendance
 from wardround.core.run_log import RunLog
 from wardround.core.traits import Traits
@@ -133,7 +133,7 @@ class ServerRun(Protocol):
         ...
 
     def run(self, attendance: Attendance) -> Run:
-        """Run the rounds that are left, and then the final judgement.
+        """Run the rounds that are left, and then the final evaluation.
 
         attendance: who is there. The run begins rounds on it and takes out who lied; who is silent,
         refuses, or sends what `take` does not accept, is noted by the controller

@@ -1,7 +1,7 @@
 """What fits together in one job, computed from traits: what each part needs of an update, and what it makes of it.
 
 The parts of a job meet an update in one order: which blocks are shared, the algorithm, a model beside it, differential
-privacy, compression, the hidden sum, the aggregation. A property holds until a part breaks it.
+privacy, compression, the secure sum, the aggregation. A property holds until a part breaks it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 READABLE = "readable"
 """The server can read the update of a single site."""
@@ -100,27 +100,27 @@ PLAINTEXT = Part(
     "a server that reads every update",
     Traits(
         needs=frozenset({READABLE, COUNTED}),
-        why={COUNTED: "a number of patients, which a plaintext update always brings along; or a hidden sum"},
+        why={COUNTED: "a number of patients, which a plaintext update always brings along; or a secure sum"},
     ),
     "hide the sum (--set privacy=dp_adaptive)",
 )
-"""What every job without a hidden sum has in its place."""
+"""What every job without a secure sum has in its place."""
 
 
-def leaving(dp: Fitting | None, compression: Fitting | None, protection: Fitting | None) -> list[Part]:
+def leaving(dp: Fitting | None, compression: Fitting | None, secagg: Fitting | None) -> list[Part]:
     """Return the parts between training and aggregation in the order in which they meet an update; None: there is none.
 
     dp: differential privacy
-    protection: the hidden sum
+    protection: the secure sum
     """
     found = []
     if dp is not None:
         found.append(Part(dp.name, dp.traits, "choose a job without differential privacy"))
     if compression is not None:
         found.append(Part(compression.name, compression.traits, "--set compression=none"))
-    if protection is None:
+    if secagg is None:
         return [*found, PLAINTEXT]
-    return [*found, Part(protection.name, protection.traits, "--set privacy=in_the_clear")]
+    return [*found, Part(secagg.name, secagg.traits, "--set privacy=plaintext")]
 
 
 @dataclass(frozen=True)

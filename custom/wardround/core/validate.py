@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 Json = Mapping[str, Any]
 

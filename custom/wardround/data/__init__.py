@@ -1,1 +1,1 @@
-"""Floor 2: what a site's disk holds and how it becomes arrays. nibabel is imported only here, when a file is read."""
+"""What a site's disk holds and how it becomes arrays. Only here, in synthetic and in research is a NIfTI file read."""

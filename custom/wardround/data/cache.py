@@ -1,4 +1,4 @@
-"""Floor 2: a site's cases, decoded once and kept as plain arrays.
+"""A site's cases, decoded once and kept as plain arrays.
 
 The first opening reads the NIfTI files, a few at a time; later ones read neither them nor nibabel. Patches are cut
 out of memory maps, so an epoch costs what it touches. Images are kept as float16: half the disk and page cache of
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data.cases import find_cases
 from wardround.data.conventions import DEFAULT, kind_of_site
 from wardround.data.entries import Entry, entry_name, read_entry, sweep, write_entry
@@ -31,7 +32,6 @@ from wardround.data.refusals import refuse_together
 from wardround.data.site_config import SiteConfig
 from wardround.data.source import BRAIN_MRI, Source
 from wardround.data.volumes import Volume
-from wardround.errors import ConfigRefused, DataRefused
 
 TELL_S = 30
 READERS = min(4, os.cpu_count() or 1)
@@ -50,7 +50,7 @@ class Cohort:
     label_kind  brats or whole_tumour; of another task, what it calls its masks
     modalities  modality -> number of cases that have it
     entries     case -> its arrays on disk
-    record      patient -> float32 [2 F] (record.py); empty where the job uses no record
+    record      patient -> float32 [2 F] (ehr_table.py); empty where the job uses no record
     """
 
     cases: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Floor 2: what the names of files in one case's folder say: whose they are, which sequence, and which are not used."""
+"""What the names of files in one case's folder say: whose they are, which sequence, and which are not used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Floor 2: the cases of a data folder, and which patient each belongs to. Layouts: see layouts.py. No image is
+"""The cases of a data folder, and which patient each belongs to. Layouts: see layouts.py. No image is
 opened here.
 
 A patient may have several cases (scans at several times); splits are by patient.
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data.case_names import case_of
 from wardround.data.conventions import AUTO, OF_TASK, Convention, convention_of, stated
 from wardround.data.ids import almost
@@ -27,7 +28,6 @@ from wardround.data.patients import compile_patient_pattern, patient_of
 from wardround.data.refusals import refuse_together
 from wardround.data.source import BRAIN_MRI, Source
 from wardround.data.task_folder import task_cases, with_labels
-from wardround.errors import ConfigRefused, DataRefused
 
 Labels = str | Mapping[str, object]
 

@@ -1,4 +1,4 @@
-"""Floor 2: what the stored values of a tumour mask mean: the label conventions, and which one a case is read by.
+"""What the stored values of a tumour mask mean: the label conventions, and which one a case is read by.
 
 Unified: 0 background, 1 necrotic, non-enhancing or cystic core, 2 oedema, 3 enhancing; of kind whole_tumour: 0 and 1.
 The published sets give 1, 2, 3 and 4 different meanings, and values alone do not tell them apart. So a convention is stated
@@ -15,8 +15,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from wardround.data.label_words import MEANS, meaning_of
-from wardround.errors import DataRefused
+from wardround.core.errors import DataRefused
+from wardround.data.label_names import MEANS, meaning_of
 
 BACKGROUND, CORE, OEDEMA, ENHANCING = 0, 1, 2, 3
 AUTO = "auto"

@@ -1,4 +1,4 @@
-"""Floor 2: a folder of labelled images says what it holds: dataset.json and one table, a row per case.
+"""A folder of labelled images says what it holds: dataset.json and one table, a row per case.
 
     dataset.json   {"kind": "classification", "classes": ["a", "b"], "modalities": ["t1"], "columns": [...], ...}
     cases.csv      case,patient,label,t1,age [years],sex     a cell of a modality is a file, or empty: not acquired
@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from wardround.bounded import read_json
 from wardround.core import files
+from wardround.core.bounded import read_json
+from wardround.core.errors import ConfigRefused
+from wardround.core.tables import csv_text
 from wardround.core.validate import once
 from wardround.data.ehr import Table, table_from_json
 from wardround.data.pictures import Grid
 from wardround.data.reading import IDS, read_rows
-from wardround.errors import ConfigRefused
-from wardround.tables import csv_text
 
 __all__ = ["FILE", "FIXED", "Description", "Row", "Spec", "file_of", "is_labelled", "read_description", "read_rows"]
 __all__ += ["write_folder"]

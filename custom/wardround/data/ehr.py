@@ -1,4 +1,4 @@
-"""Floor 2: rows of a patient record (EHR) as numbers, with a flag for every number that is known.
+"""Rows of a patient record (EHR) as numbers, with a flag for every number that is known.
 
 Scaling is robust and public: (x - middle) / half of the column's public range, limited to +-3. Fitting the scale
 federatedly was not chosen: see ehr_columns.py. A missing value is 0 (the middle of the range, no category) with
@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data.ehr_columns import MISSING, Column, column_from_json, conversion, same_unit
-from wardround.errors import ConfigRefused, DataRefused
 
 LIMIT = 3.0
 IMPLAUSIBLE = 10.0

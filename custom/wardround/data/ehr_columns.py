@@ -1,4 +1,4 @@
-"""Floor 2: what a column of a patient record means: its name, its unit, its public range or its categories.
+"""What a column of a patient record means: its name, its unit, its public range or its categories.
 
 All of it is public and the same at every site: it is written down before anybody looks at a patient. So nothing is
 fitted, nothing about a scale is exchanged, and no privacy budget is spent on it; a range that fits badly costs
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 KINDS = ("numeric", "categorical")
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "#n/a", "<na>"})

@@ -1,4 +1,4 @@
-"""Floor 2: one decoded case on disk: image.npy, labels.npy, foreground.npy and meta.json in a folder of its own.
+"""One decoded case on disk: image.npy, labels.npy, foreground.npy and meta.json in a folder of its own.
 
 The folder's name says which case (hash of its paths) and which version of it (hash of paths, sizes, times of change, the
 label convention, the version of our preprocessing). A folder is complete when it is there: it is written under another name
@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.core.errors import ConfigRefused, DataRefused
+from wardround.core.paths import disk_refused, no_room
+from wardround.core.rng import stream
 from wardround.data.layouts import CaseFiles
 from wardround.data.volumes import Volume, read_any_kind
-from wardround.errors import ConfigRefused, DataRefused
-from wardround.paths import disk_refused, no_room
-from wardround.rng import stream
 
 PREPROCESSING = 1
 MOST_FOREGROUND = 4096

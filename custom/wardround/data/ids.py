@@ -1,4 +1,4 @@
-"""Floor 2: ids of two sources that almost fit: a table that lost its leading zeros, another case of letters, a prefix.
+"""Ids of two sources that almost fit: a table that lost its leading zeros, another case of letters, a prefix.
 
 Only reasons and counts are told, never an id: the text may stand in a log.
 """

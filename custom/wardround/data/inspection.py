@@ -1,4 +1,4 @@
-"""Floor 2: everything that can be said about a site's data after reading every file once. Nothing is written."""
+"""Everything that can be said about a site's data after reading every file once. Nothing is written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from wardround.core.errors import DataRefused, Refusal
 from wardround.data.cache import READERS
 from wardround.data.cases import find_cases, survey
 from wardround.data.conventions import DEFAULT, DEFAULT_KIND, Convention, kind_of_site
@@ -19,7 +20,6 @@ from wardround.data.site_config import SiteConfig
 from wardround.data.source import BRAIN_MRI, Source
 from wardround.data.splits import PARTS, split_patients
 from wardround.data.volumes import read_any_kind
-from wardround.errors import DataRefused, Refusal
 
 Axes = tuple[int, int, int]
 Spacing = tuple[float, float, float]

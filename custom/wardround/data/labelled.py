@@ -1,4 +1,4 @@
-"""Floor 2: a site's cohort for classification: images, a record and one class per patient.
+"""A site's cohort for classification: images, a record and one class per patient.
 
 A class that no patient of a site has, and a site with a single class, are facts, not errors: the index of a class comes
 from the description, the same everywhere, and `class_counts` says 0. Whoever computes a metric that needs two classes
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data.cache import silent
 from wardround.data.description import FIXED, Description, Spec, file_of, read_description, read_rows
 from wardround.data.ehr import Known, Values
@@ -24,7 +25,6 @@ from wardround.data.pack import Pictures, load, open_pack
 from wardround.data.pictures import SUFFIXES
 from wardround.data.refusals import refuse_together
 from wardround.data.site_config import SiteConfig
-from wardround.errors import ConfigRefused, DataRefused
 
 
 @dataclass(frozen=True)

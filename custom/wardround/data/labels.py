@@ -1,4 +1,4 @@
-"""Floor 2: a mask's values in the unified convention.
+"""A mask's values in the unified convention.
 
 Unified convention: 0 background, 1 necrotic (or non-enhancing) core, 2 oedema, 3 enhancing; of kind whole_tumour: 0
 and 1. How stored values become these: conventions.py.
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.core.errors import DataRefused
 from wardround.data.conventions import DEFAULT, OF_TASK, Convention, how_to_say
-from wardround.errors import DataRefused
 
 Labels = NDArray[np.uint8]
 _THREE_AND_FOUR = (

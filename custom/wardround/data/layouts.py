@@ -1,4 +1,4 @@
-"""Floor 2: which folders and file names are cases, and what they hold.
+"""Which folders and file names are cases, and what they hold.
 
     BraTS          <case>/<case>_t1.nii.gz, also _t1ce _t2 _flair _seg, and the other words of sequences.py
     BraTS 2023     <case>/<case>-t1n.nii.gz, also -t1c -t2w -t2f -seg
@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wardround.core.errors import DataRefused
 from wardround.data.case_names import DEPTH, TASK, case_of, images_below, role_in, said_in, unused_files
 from wardround.data.conventions import Convention
 from wardround.data.listing import held, is_image, nifti_stem, other_image, shown, visible
 from wardround.data.sequences import MODALITIES, SEG
 from wardround.data.source import BRAIN_MRI, Channels, Source
-from wardround.errors import DataRefused
 
 __all__ = [
     "MODALITIES",

@@ -1,4 +1,4 @@
-"""Floor 2: what lies in a folder of a data set: names that can be read, images, and what a person wants to hear of it."""
+"""What lies in a folder of a data set: names that can be read, images, and what a person wants to hear of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from wardround.errors import DataRefused
+from wardround.core.errors import DataRefused
 
 # Left by operating systems, network storage and archives; never a patient's.
 _JUNK = re.compile(

@@ -1,4 +1,4 @@
-"""Floor 2: one NIfTI file, from bytes to an array in RAS orientation. Everything that can be wrong with a file is
+"""One NIfTI file, from bytes to an array in RAS orientation. Everything that can be wrong with a file is
 found here.
 
 The header is read first and what it announces is compared with MOST_VALUES. Then the whole file is read and decompressed at
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from wardround.bounded import MIB, TooMuch, gunzip, gunzip_head, read_bytes
-from wardround.errors import DataRefused
+from wardround.core.bounded import MIB, TooMuch, gunzip, gunzip_head, read_bytes
+from wardround.core.errors import DataRefused
 
 FEWEST_VOXELS, MOST_VOXELS = 8, 1024
 MOST_VALUES = 2**28  # of one file, all channels: 1024 x 512 x 512 voxels; a real head has a tenth of it

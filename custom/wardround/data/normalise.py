@@ -1,4 +1,4 @@
-"""Floor 2: one image volume to comparable intensities, whatever the scanner's scale.
+"""One image volume to comparable intensities, whatever the scanner's scale.
 
 Source: z-scores inside the brain as in Isensee et al. 2021, doi:10.1038/s41592-020-01008-z (nnU-Net), after clipping
 at percentiles.

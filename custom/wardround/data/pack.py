@@ -1,4 +1,4 @@
-"""Floor 2: the images of a site's labelled cases, decoded once into ONE memory-mapped array on disk.
+"""The images of a site's labelled cases, decoded once into ONE memory-mapped array on disk.
 
 <cache>/labelled/<which folder and cases>-<which version>/ holds images.npy (float16 [N, M, H, W] or [N, M, D, H, W])
 and index.json. A version is known by paths, sizes and times of change of all files. When some of them change, the rest
@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.core.errors import ConfigRefused, DataRefused
+from wardround.core.paths import disk_refused, no_room, reserve
 from wardround.data.cache import READERS, silent
 from wardround.data.entries import discard, sweep
 from wardround.data.pictures import Grid, read_picture
 from wardround.data.refusals import refuse_together
-from wardround.errors import ConfigRefused, DataRefused
-from wardround.paths import disk_refused, no_room, reserve
 
 PREPROCESSING = 2
 _TEMPORARY = ".new-"

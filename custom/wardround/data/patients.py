@@ -1,4 +1,4 @@
-"""Floor 2: which patient a case id belongs to, by the styles of the public sets, or by the site's own pattern.
+"""Which patient a case id belongs to, by the styles of the public sets, or by the site's own pattern.
 
 A person with two scans who counts as two patients is in training and test at once, and in two patients' privacy budgets.
 So styles that are known count as one patient, and ids that look like scans of one person are told.
@@ -10,8 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 
+from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data.ids import alike
-from wardround.errors import ConfigRefused, DataRefused
 
 _GAP = r"[-_. ]"
 _WORD = r"(?:pre|post)(?:[-_]?(?:op|rt|treatment|surgery))?|baseline|bl|follow[-_]?up|fu|recurrence|initial|first|last"

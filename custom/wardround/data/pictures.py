@@ -1,4 +1,4 @@
-"""Floor 2: one image file as a small plane or slab of fixed size: PNG, JPEG or NIfTI.
+"""One image file as a small plane or slab of fixed size: PNG, JPEG or NIfTI.
 
 Pictures are read with Pillow (matplotlib depends on it). Colour becomes grey, a rotation that EXIF states is carried out, what
 is transparent becomes the darkest value of what is not. Files are
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.bounded import MOST_PICTURE, TooMuch, read_bytes
+from wardround.core.bounded import MOST_PICTURE, TooMuch, read_bytes
+from wardround.core.errors import DataRefused
 from wardround.data.nifti import read_scan
-from wardround.errors import DataRefused
 
 Field = NDArray[np.float32]
 

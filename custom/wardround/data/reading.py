@@ -1,4 +1,4 @@
-"""Floor 2: a CSV table as rows of cells, and what a spreadsheet made of it: a refusal that names the separator or encoding.
+"""A CSV table as rows of cells, and what a spreadsheet made of it: a refusal that names the separator or encoding.
 
 Read are commas, quotes, UTF-8 with or without a byte order mark, any end of line. Semicolons, tabs and other encodings are
 named and not read: with them come decimal commas, and `1,250` is then one number in one country and another in the next.
@@ -12,9 +12,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from wardround.bounded import MOST_TABLE, TooMuch, read_bytes
-from wardround.errors import DataRefused
-from wardround.tables import plain
+from wardround.core.bounded import MOST_TABLE, TooMuch, read_bytes
+from wardround.core.errors import DataRefused
+from wardround.core.tables import plain
 
 IDS = ("case", "patient", "label")
 EXPECTED = "a readable CSV file in UTF-8, cells separated by commas"

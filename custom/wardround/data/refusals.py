@@ -1,10 +1,10 @@
-"""Floor 2: many refusals in one, so that a person mends a folder in one go and not file by file."""
+"""Many refusals in one, so that a person mends a folder in one go and not file by file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wardround.errors import DataRefused
+from wardround.core.errors import DataRefused
 
 SHOWN = 10
 

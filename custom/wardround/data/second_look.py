@@ -1,4 +1,4 @@
-"""Floor 2: what a person should look at before training, though every file can be read: copies, and masks that may mean else."""
+"""What a person should look at before training, though every file can be read: copies, and masks that may mean else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wardround.data.conventions import CORE, DEFAULT, Convention
-from wardround.data.label_words import MEANS
+from wardround.data.label_names import MEANS
 
 SCANS_OF_ONE = 4
 _WRITES_FOUR = re.compile(r"brats(20)?(1[7-9]|2[01])_.*", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""Floor 2: the words by which files and tables call a sequence or a tumour mask.
+"""The words by which files and tables call a sequence or a tumour mask.
 
 The words are those of the public sets and of scanners: t1n (BraTS 2023), T1w (Decathlon, BIDS), T1GD (UPENN-GBM), T1c
 (UCSF-PDGM), ce-gadolinium_T1w (BIDS), t2f, fl, ... Upper and lower case and the separators - _ . and blank do not matter.

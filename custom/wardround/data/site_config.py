@@ -1,4 +1,4 @@
-"""Floor 2: the ONE file in which a site says where its data is.
+"""The ONE file in which a site says where its data is.
 
 `local/wardround.json` in the site's workspace, or, in the simulator, one entry of the file that WARDROUND_SITES names.
 Nothing of it comes from the job or goes to the server.
@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wardround.bounded import read_json
+from wardround.core.bounded import read_json
+from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.core.validate import once
 from wardround.data.cases import compile_patient_pattern
 from wardround.data.conventions import AUTO, NAMES, from_map
-from wardround.errors import ConfigRefused, DataRefused
-from wardround.messages.names import LEAST_PATIENTS
+from wardround.messages.allowed_names import LEAST_PATIENTS
 
 VARIABLE = "WARDROUND_SITES"
 # The mean and the two ends of an interval are three equations: from five patients on they leave two numbers free.
@@ -53,7 +53,7 @@ class SiteConfig:
     cache            where decoded cases are kept; None: the caller's choice
     device           auto, cpu, cuda or cuda:N
     patient_pattern  regular expression whose group 1 is the patient of a case id; None: the rule of cases.py
-    record           table of the patients' record (record.py), for jobs that use one; None: there is none
+    record           table of the patients' record (ehr_table.py), for jobs that use one; None: there is none
     units            units of its numeric columns whose header has none
     fewest_patients  no score over fewer patients leaves the site; less than 5 is for data that everybody may see
     """

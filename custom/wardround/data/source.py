@@ -1,4 +1,4 @@
-"""Floor 2: what the files of a case are, for one task: its images by name, how intensities and masks are read.
+"""What the files of a case are, for one task: its images by name, how intensities and masks are read.
 
 Brain MRI (`BRAIN_MRI`) is one such value, and the default of everything that reads files. Another modality or organ is
 another value, filled from a job's task (tasks/task.py).
@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.core.errors import ConfigRefused
 from wardround.data.normalise import CLIP, normalise
 from wardround.data.sequences import MODALITIES, SEG, role_of
-from wardround.errors import ConfigRefused
 
 Field = NDArray[np.float32]
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,23}")

@@ -1,4 +1,4 @@
-"""Floor 2: training, validation and test patients of a site.
+"""Training, validation and test patients of a site.
 
 If no patient may ever change its part when others come or go, the part is a function of the patient alone: adding
 patients one by one to a set of one shows it. So a hash decides, part sizes are binomial, and only an empty part is
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from wardround.errors import ConfigRefused, DataRefused
-from wardround.rng import derive
+from wardround.core.errors import ConfigRefused, DataRefused
+from wardround.core.rng import derive
 
 Fractions = tuple[float, float, float]
 SHARES: Fractions = (0.6, 0.2, 0.2)

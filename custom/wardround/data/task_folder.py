@@ -1,4 +1,4 @@
-"""Floor 2: the layouts with imagesTr and labelsTr.
+"""The layouts with imagesTr and labelsTr.
 
     Decathlon   imagesTr/<case>.nii.gz, 4-D; channels FLAIR, T1w, t1gd, T2w, or as "modality" in dataset.json says
     nnU-Net     imagesTr/<case>_0000.nii.gz, _0001, ...: one 3-D file per channel; "channel_names" or "modality" in dataset.json
@@ -15,13 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wardround.bounded import read_json
+from wardround.core.bounded import read_json
+from wardround.core.errors import DataRefused
 from wardround.data.case_names import TASK
 from wardround.data.layouts import CaseFiles
 from wardround.data.listing import held, nifti_stem, other_image, visible
 from wardround.data.sequences import SEG
 from wardround.data.source import BRAIN_MRI, Source
-from wardround.errors import DataRefused
 
 DESCRIPTION = "dataset.json"
 _DECATHLON_ORDER = ("flair", "t1", "t1ce", "t2")

@@ -1,4 +1,4 @@
-"""Floor 2: one case as arrays, and a predicted mask back as a file."""
+"""One case as arrays, and a predicted mask back as a file."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.core.files import write as write_file
 from wardround.data.cases import decided
 from wardround.data.conventions import DEFAULT
 from wardround.data.labels import Labels, check_label_kind, label_values, unify
 from wardround.data.layouts import CaseFiles
 from wardround.data.nifti import Read, Scan, check_geometry, parse, read_file, read_scan, spacing_mm
-from wardround.errors import ConfigRefused, DataRefused
 
 GRID_TOLERANCE = 0.05
 

@@ -1,1 +1,1 @@
-"""Floor 5: the doors to NVFlare. wire.py and sealed.py say which messages exist, outbound_filter.py is the one way out."""
+"""The only code that knows NVFlare: controllers, executors, outbound filters, site policies."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from nvflare.apis.fl_component import FLComponent
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 # NVFlare reads a class from either key. It refuses a component that has only a "name" (ComponentPathAuthorizer).
 KEYS = ("path", "class_path")

@@ -1,4 +1,4 @@
-"""The server's door to NVFlare, in every mode: one controller that drives a run, which is a generator (core/stages.py).
+"""The server's adapter to NVFlare, in every mode: one controller that drives a run, which is a generator (core/stages.py).
 
 It opens or resumes the run, sends what the run asks, writes run.json and the report whatever
 happens, and ends the job as FAILED where a site was lost, is in no round, or did not judge the
@@ -18,20 +18,20 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from wardround.core.attendance import Attendance
+from wardround.core.errors import ConfigRefused, Refusal
 from wardround.core.run_log import flat
 from wardround.core.stages import STEP, TRAINING, Replies, ServerRun
-from wardround.errors import ConfigRefused, Refusal
-from wardround.flare import places, progress
+from wardround.flare import progress, workspaces
 from wardround.flare.dispatch import Codec, Dispatch, Patience, configured, drop_late
 from wardround.flare.last_resort import tried
-from wardround.flare.record import RunRecord, conclusion
+from wardround.flare.run_report import RunReport, conclusion
 
 
 class RecordedRun(ServerRun, Protocol):
     """A run whose log can be written down."""
 
     @property
-    def record(self) -> RunRecord:
+    def record(self) -> RunReport:
         """Return the log of the run."""
         ...
 
@@ -39,7 +39,7 @@ class RecordedRun(ServerRun, Protocol):
 class Mode(Codec, Protocol):
     """How the updates of a job are put together: in plaintext (plaintext_server.py), or as a secure sum."""
 
-    def open(self, fl_ctx: FLContext, rounds: int, about: dict[str, Any]) -> RecordedRun:
+    def open(self, fl_ctx: FLContext, num_rounds: int, about: dict[str, Any]) -> RecordedRun:
         """Return a new run, or the one that the state folder holds; what cannot begin: a Refusal.
 
         about: the job's settings as reports print them; a resumed run must have the same
@@ -48,67 +48,74 @@ class Mode(Codec, Protocol):
 
 
 class ServerController(Controller):  # type: ignore[misc]
-    """All rounds of a job, then the final judgement.
+    """All rounds of a job, then the final evaluation.
 
     mode: how updates are put together; it opens the run
     rounds: how many there are
     about: the job's settings, for the report
     round_timeout_s: the deadline of training and of judging (0: wait for ever)
     step_timeout_s: the deadline of all else that a secure sum asks, 1 or more
-    grace_s: how long the others may take once enough sites have answered
+    wait_time_after_min_received: how long the others may take once enough sites have answered
     """
 
     def __init__(
         self,
         mode: Mode,
-        rounds: int,
+        num_rounds: int,
         about: dict[str, Any],
         round_timeout_s: int,
         step_timeout_s: int,
-        grace_s: int,
+        wait_time_after_min_received: int,
     ) -> None:
         super().__init__(task_check_period=0.05)
         # NVFlare turns an undefined variable of a config into None.
-        waits = {"round_timeout_s": round_timeout_s, "step_timeout_s": step_timeout_s, "grace_s": grace_s}
+        waits = {
+            "round_timeout_s": round_timeout_s,
+            "step_timeout_s": step_timeout_s,
+            "wait_time_after_min_received": wait_time_after_min_received,
+        }
         impatient = [name for name, wait in waits.items() if type(wait) is not int or wait < 0]
         # A site that falls silent inside a secure sum must not hold up all others for ever.
-        if impatient or step_timeout_s == 0 or not (mode and about and type(rounds) is int and rounds >= 1):
+        if impatient or step_timeout_s == 0 or not (mode and about and type(num_rounds) is int and num_rounds >= 1):
             raise ConfigRefused(
                 "the job's server settings",
-                found=f"rounds {rounds}, {', '.join(f'{name} {wait}' for name, wait in waits.items())}",
+                found=f"rounds {num_rounds}, {', '.join(f'{name} {wait}' for name, wait in waits.items())}",
                 expected="rounds >= 1, a mode, its settings (about), and whole seconds to wait, 0 or more; "
                 "step_timeout_s >= 1",
-                fix="print the job again with `wardround jobs write`, and with `--set federation.grace_s=SECONDS` "
+                fix="print the job again with `wardround jobs write`, and with `--set "
+                "federation.wait_time_after_min_received=SECONDS` "
                 "for another time",
             )
         self.mode = mode
-        self.rounds = rounds
+        self.num_rounds = num_rounds
         self.about = flat(about)
         self.round_timeout_s = round_timeout_s
         self.step_timeout_s = step_timeout_s
-        self.grace_s = grace_s
+        self.wait_time_after_min_received = wait_time_after_min_received
         self._run: RecordedRun | None = None
         self._dispatch: Dispatch | None = None
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Open the run, or resume it."""
         try:
-            places.require_startable(fl_ctx)
-            places.begin_anew(fl_ctx)
-            self._run = self.mode.open(fl_ctx, self.rounds, self.about)
+            workspaces.require_startable(fl_ctx)
+            workspaces.begin_anew(fl_ctx)
+            self._run = self.mode.open(fl_ctx, self.num_rounds, self.about)
         except Refusal as refusal:
             self.system_panic(f"the run cannot start: {refusal}", fl_ctx)
             return
         if self._run.done:
-            self.log_info(fl_ctx, f"RESUMED from round {self._run.done} of {self.rounds}")
+            self.log_info(fl_ctx, f"RESUMED from round {self._run.done} of {self.num_rounds}")
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Run all rounds that are left, then the judgement; write run.json and the report whatever happens."""
         if self._run is None:
             return  # the start was refused, with the reason: there is nothing to add
         run, record = self._run, self._run.record
-        there = Attendance(configured(self._engine, fl_ctx), self.rounds, record)
-        patience = Patience({TRAINING: self.round_timeout_s, STEP: self.step_timeout_s}, self.grace_s)
+        there = Attendance(configured(self._engine, fl_ctx), self.num_rounds, record)
+        patience = Patience(
+            {TRAINING: self.round_timeout_s, STEP: self.step_timeout_s}, self.wait_time_after_min_received
+        )
         self._dispatch = dispatch = Dispatch(self, there, self.mode, patience)
         record.note(tried(lambda: self._drive(run, there, dispatch, abort_signal, fl_ctx)), self.logger)
         record.note(tried(lambda: self._report(run, fl_ctx)), self.logger)
@@ -148,7 +155,7 @@ class ServerController(Controller):  # type: ignore[misc]
                     ask = steps.send(replies)  # type: ignore[arg-type]
                 except StopIteration as end:
                     if end.value:
-                        places.finish(fl_ctx)
+                        workspaces.finish(fl_ctx)
                     return
                 replies = dispatch.ask(ask, abort_signal, fl_ctx)
                 if abort_signal.triggered:
@@ -156,6 +163,6 @@ class ServerController(Controller):  # type: ignore[misc]
                     return
 
     def _report(self, run: RecordedRun, fl_ctx: FLContext) -> None:
-        page = run.record.close(places.run_folder(fl_ctx), run.best())
+        page = run.record.close(workspaces.run_folder(fl_ctx), run.best())
         for line in conclusion(page):
             self.log_info(fl_ctx, line)

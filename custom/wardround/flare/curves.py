@@ -16,14 +16,14 @@ from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo
 from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX
 
+from wardround.core.errors import Refusal
 from wardround.core.validate import COUNT, NUMBER, OneOf
-from wardround.errors import Refusal
-from wardround.flare import few_patients, wire
+from wardround.flare import few_patients, plaintext_messages
 
 ID, PROPERTY, SHOWN = "wardround_curves", "curves", "shown"
 _OUT, _WITHHELD = "out", "withheld"
 _CURVE = {
-    "track_key": OneOf(tuple(wire.NUMBERS)),
+    "track_key": OneOf(tuple(plaintext_messages.NUMBERS)),
     "track_value": NUMBER,
     "global_step": COUNT,
     "analytics_kwargs": {"global_step": COUNT},
@@ -75,8 +75,8 @@ class Curves(FLComponent):  # type: ignore[misc]
 def _is_curve(event: Shareable, patients: few_patients.Patients) -> bool:
     """Tell whether an event is what `site_parts.stream` makes of one number that may leave, and nothing besides."""
     try:
-        data = wire.data_of(event, DataKind.ANALYTIC)
-        wire.require_shape(data, _CURVE, "a curve")
+        data = plaintext_messages.data_of(event, DataKind.ANALYTIC)
+        plaintext_messages.require_shape(data, _CURVE, "a curve")
     except Refusal:
         return False
     tag, value, step = data["track_key"], data["track_value"], data["global_step"]

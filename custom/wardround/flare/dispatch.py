@@ -1,6 +1,6 @@
-"""Asking the sites over NVFlare: one Ask becomes one task, and its answers are folded in as they arrive.
+"""SiteDispatch the sites over NVFlare: one Ask becomes one task, and its answers are folded in as they arrive.
 
-Once `need` answers were accepted, the others have `grace_s` more; then, or at the deadline, the
+Once `need` answers were accepted, the others have `wait_time_after_min_received` more; then, or at the deadline, the
 task is cancelled and who was silent is missing. A later answer is dropped, and the log says so: a
 mask, and a charge under differential privacy, belong to the round that they were made for.
 """
@@ -25,13 +25,15 @@ from nvflare.apis.signal import Signal
 
 from wardround.core.attendance import NOT_CONNECTED, SILENT, Attendance
 from wardround.core.stages import Ask, Replies
-from wardround.flare import places, wire
+from wardround.flare import plaintext_messages, workspaces
 from wardround.flare.last_resort import tried
 from wardround.flare.progress import Now
 
 # With these codes a site says that it could not, not that it would not: it is asked again.
-PASSING = frozenset({wire.MEMORY, wire.FAILURE, ReturnCode.COMMUNICATION_ERROR, ReturnCode.TASK_ABORTED})
-# Asking the server's parent process who is connected costs a message; looking for answers costs nothing.
+PASSING = frozenset(
+    {plaintext_messages.MEMORY, plaintext_messages.FAILURE, ReturnCode.COMMUNICATION_ERROR, ReturnCode.TASK_ABORTED}
+)
+# SiteDispatch the server's parent process who is connected costs a message; looking for answers costs nothing.
 _SYNC_S = 2.0
 _LOOK_S = 0.05
 
@@ -53,11 +55,11 @@ class Patience:
     """How long answers are waited for.
 
     deadlines: by deadline of an Ask, in seconds; 0: for ever
-    grace_s: how much longer the others may take once enough have answered
+    wait_time_after_min_received: how much longer the others may take once enough have answered
     """
 
     deadlines: Mapping[str, int]
-    grace_s: int
+    wait_time_after_min_received: int
 
 
 class Dispatch:
@@ -89,7 +91,7 @@ class Dispatch:
             silent = len(self._open.silent) if self._open else 0
         there = self._attendance
         missing = tuple(site for site in there.configured if site not in there.present())
-        return Now(there.round, there.rounds, accepted, accepted + silent, missing, self._since)
+        return Now(there.round, there.num_rounds, accepted, accepted + silent, missing, self._since)
 
     def ask(self, ask: Ask, abort_signal: Signal, fl_ctx: FLContext) -> Replies:
         """Send one task, wait, and return whose answers were accepted."""
@@ -134,7 +136,7 @@ class Dispatch:
                 enough_at = now
             if timeout_s and now - begun >= timeout_s:
                 return
-            if enough_at is not None and now - enough_at >= self._patience.grace_s:
+            if enough_at is not None and now - enough_at >= self._patience.wait_time_after_min_received:
                 return
             if now - synced >= _SYNC_S:
                 self._sync(fl_ctx)
@@ -169,10 +171,10 @@ class Dispatch:
         refused: list[str] = []
 
         def read() -> None:
-            if wire.is_reply(result):
+            if plaintext_messages.is_reply(result):
                 question.ask.take(site, self._codec.decode(question.ask.task, result))
             else:
-                refused.append(wire.refusal_code(result))
+                refused.append(plaintext_messages.refusal_code(result))
 
         failure = tried(read)
         if failure is not None:
@@ -225,8 +227,8 @@ def configured(engine: Any, fl_ctx: FLContext) -> list[str]:
     """
     meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
     named = [str(client["name"]) for client in meta.get(JobMetaKey.JOB_CLIENTS.value) or [] if "name" in client]
-    if not places.in_simulator(fl_ctx):
-        named += places.sites_of_job(meta)
+    if not workspaces.in_simulator(fl_ctx):
+        named += workspaces.sites_of_job(meta)
     return sorted({*named, *connected(engine)})
 
 

@@ -14,20 +14,20 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from wardround.algorithms.base import Algorithm
-from wardround.algorithms.rules import Rule
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.server_optimizers import ServerOptimizer
 from wardround.algorithms.sharing import Sharing
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
+from wardround.dp.scaling import ISOTROPIC, Scaling
 from wardround.flare.outbound import Outbound, outbound_of
 from wardround.flare.plaintext_tasks import PlaintextTasks
 from wardround.flare.secagg_model import SecAggModel
 from wardround.flare.secagg_tasks import SecAggTasks
 from wardround.flare.site_parts import guarded, require_given, require_started
 from wardround.flare.trainer import Trainer, Work
-from wardround.hospital.judging import Judging
-from wardround.hospital.task import TaskPhantoms, TaskSampling
 from wardround.models.nets import Network
-from wardround.privacy.scaling import ISOTROPIC, Scaling
+from wardround.training.evaluation import ModelSelection
+from wardround.training.task import TaskPhantoms, TaskSampling
 
 PRINT = "print the job again with `wardround jobs write`"
 
@@ -47,8 +47,8 @@ class SiteExecutor(Executor):  # type: ignore[misc]
     """Every task of one job at one site.
 
     algorithm: what the job trains | sharing: which blocks of it leave the site
-    rival: FedAvg beside it (bank `fedavg`), or None
-    rule, banks: what a server does in plaintext jobs; with secure aggregation every site does it, so they are given there
+    fedavg_baseline: FedAvg beside it (variable `fedavg`), or None
+    rule, variables: what a server does in plaintext jobs; with secure aggregation every site does it, so they are given there
     scaling: public scales beside hospital-level noise, or None
     a setting that is missing, or that this kind of job does not have: ConfigRefused, when it is built or at every task
     """
@@ -60,24 +60,24 @@ class SiteExecutor(Executor):  # type: ignore[misc]
         model: Network,
         schedule: Schedule,
         sampling: TaskSampling,
-        judging: Judging,
+        model_selection: ModelSelection,
         phantoms: TaskPhantoms,
         seed: int,
-        rival: Algorithm | None = None,
-        rule: Rule | None = None,
-        banks: list[str] | None = None,
+        fedavg_baseline: Algorithm | None = None,
+        server_optimizer: ServerOptimizer | None = None,
+        variables: list[str] | None = None,
         scaling: Scaling | None = None,
     ) -> None:
         super().__init__()
         require_given(algorithm=algorithm, sharing=sharing, model=model, schedule=schedule, sampling=sampling)
-        require_given(judging=judging, phantoms=phantoms, seed=seed)
+        require_given(model_selection=model_selection, phantoms=phantoms, seed=seed)
         require_started(algorithm, sharing, schedule)
-        self.algorithm, self.sharing, self.rival = algorithm, sharing, rival
+        self.algorithm, self.sharing, self.fedavg_baseline = algorithm, sharing, fedavg_baseline
         self.model, self.schedule, self.sampling = model, schedule, sampling
-        self.judging, self.phantoms, self.seed = judging, phantoms, seed
-        self.rule, self.banks, self.scaling = rule, banks, scaling
-        work = Work(algorithm, sharing, model, schedule, sampling, judging, phantoms, seed, rival)
-        self.trainer = Trainer(self, work, (rule, banks, scaling))
+        self.model_selection, self.phantoms, self.seed = model_selection, phantoms, seed
+        self.server_optimizer, self.variables, self.scaling = server_optimizer, variables, scaling
+        work = Work(algorithm, sharing, model, schedule, sampling, model_selection, phantoms, seed, fedavg_baseline)
+        self.trainer = Trainer(self, work, (server_optimizer, variables, scaling))
         self.secagg_model: SecAggModel | None = None
         self._tasks: Tasks | None = None
 
@@ -103,23 +103,23 @@ class SiteExecutor(Executor):  # type: ignore[misc]
         if outbound.session is None:
             self._require_no_server_part()
             return PlaintextTasks(self.trainer, outbound)
-        if self.rule is None or self.banks is None:
+        if self.server_optimizer is None or self.variables is None:
             raise ConfigRefused(
                 "the site settings of a job with secure aggregation",
-                found="no server rule, or no list of banks",
+                found="no server optimizer, or no list of variables",
                 expected="both: every site applies the sum itself",
                 fix=PRINT,
             )
         scaling = self.scaling or ISOTROPIC
-        self.secagg_model = SecAggModel(self.trainer, outbound, self.rule, self.banks, scaling)
+        self.secagg_model = SecAggModel(self.trainer, outbound, self.server_optimizer, self.variables, scaling)
         return SecAggTasks(self.trainer, outbound, outbound.session, self.secagg_model)
 
     def _require_no_server_part(self) -> None:
-        given = [name for name in ("rule", "banks", "scaling") if getattr(self, name) is not None]
+        given = [name for name in ("server_optimizer", "variables", "scaling") if getattr(self, name) is not None]
         if given:
             raise ConfigRefused(
                 "the site settings of a job whose server adds the updates",
                 found=f"{', '.join(given)}, which only sites of a secure sum use",
-                expected="none of them, or a `protection` in the job's component `outbound`",
+                expected="none of them, or a `secagg` in the job's component `outbound`",
                 fix=PRINT,
             )

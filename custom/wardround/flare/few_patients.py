@@ -26,8 +26,8 @@ from typing import Any
 from nvflare.apis.fl_context import FLContext
 
 from wardround.core import files
-from wardround.flare import places, wire
-from wardround.messages.names import LEAST_PATIENTS
+from wardround.flare import plaintext_messages, workspaces
+from wardround.messages.allowed_names import LEAST_PATIENTS
 
 FILE = "patients.json"
 PARTS = ("train", "val", "test")
@@ -55,7 +55,7 @@ class Patients:
 
 def keep(fl_ctx: FLContext, patients: Patients) -> None:
     """Write down what the site knows, for its outbound filter and its policy, which see messages only."""
-    files.write(places.state_folder(fl_ctx) / FILE, json.dumps(asdict(patients)), private=True, durable=True)
+    files.write(workspaces.state_folder(fl_ctx) / FILE, json.dumps(asdict(patients)), private=True, durable=True)
 
 
 def known(fl_ctx: FLContext, facts: Mapping[str, Any] | None = None) -> Patients:
@@ -63,7 +63,7 @@ def known(fl_ctx: FLContext, facts: Mapping[str, Any] | None = None) -> Patients
 
     A message alone does not make patients synthetic: only what the site itself wrote down does.
     """
-    path = places.state_folder(fl_ctx) / FILE
+    path = workspaces.state_folder(fl_ctx) / FILE
     if path.is_file():
         return Patients(**json.loads(path.read_text(encoding="utf-8")))
     said = (facts or {}).get("cases") or {}
@@ -77,7 +77,7 @@ def two_digits(value: float) -> float:
     return round(float(value), min(2, places_)) + 0.0
 
 
-def update(given: wire.Update, patients: Patients) -> wire.Update:
+def update(given: plaintext_messages.Update, patients: Patients) -> plaintext_messages.Update:
     """Return the update with the numbers and facts that may leave."""
     return replace(given, numbers=numbers(given.numbers, patients), facts=facts(given.facts, patients))
 

@@ -29,7 +29,7 @@ from nvflare.private.fed.client.admin_commands import AdminCommands
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 
 from wardround.core import files
-from wardround.flare import places
+from wardround.flare import workspaces
 
 OBEYED = frozenset(
     {
@@ -126,7 +126,7 @@ class AboutAJob(RequestProcessor):  # type: ignore[misc]
 
 
 def _has_run(workspace: Path, job_id: str) -> bool:
-    return (workspace / job_id / places.RUN_FOLDER).exists()
+    return (workspace / job_id / workspaces.RUN_FOLDER).exists()
 
 
 def _not_obeyed(message: Any) -> Any:

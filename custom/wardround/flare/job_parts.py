@@ -10,7 +10,7 @@ from typing import Any
 from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.fl_context import FLContext
 
-from wardround.flare import sealed, wire
+from wardround.flare import plaintext_messages, secagg_messages
 from wardround.flare.executor import SiteExecutor
 from wardround.flare.outbound import Outbound, outbound_of
 from wardround.flare.outbound_filter import OutboundFilter
@@ -24,7 +24,7 @@ def executor_of(fl_ctx: FLContext) -> SiteExecutor | None:
     router = getattr(fl_ctx.get_prop(FLContextKey.RUNNER), "task_router", None)
     if router is None:
         return None
-    train, routed = router.route(wire.TRAIN), [router.route(task) for task in sealed.TASKS]
+    train, routed = router.route(plaintext_messages.TRAIN), [router.route(task) for task in secagg_messages.TASKS]
     alone = all(one is train for one in routed if one is not None)
     return train if alone and type(train) is SiteExecutor else None
 
@@ -44,10 +44,10 @@ def outbound_in_force(fl_ctx: FLContext) -> Outbound | None:
     another filter before it, after it, or for one of the tasks; none at all: None, so that nothing counts as promised
     the component missing or of another class: ConfigRefused, as in the filter itself
     """
-    named = [_filters(fl_ctx, task) for task in sealed.TASKS]
+    named = [_filters(fl_ctx, task) for task in secagg_messages.TASKS]
     used = [filters for filters in named if filters]
     alone = all(len(filters) == 1 and type(filters[0]) is OutboundFilter for filters in used)
-    return outbound_of(fl_ctx) if alone and _filters(fl_ctx, wire.TRAIN) else None
+    return outbound_of(fl_ctx) if alone and _filters(fl_ctx, plaintext_messages.TRAIN) else None
 
 
 def _filters(fl_ctx: FLContext, task: str) -> list[Any]:

@@ -6,8 +6,8 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wardround.errors import Refusal
-from wardround.flare.wire import FAILURE
+from wardround.core.errors import Refusal
+from wardround.flare.plaintext_messages import FAILURE
 
 
 @dataclass(frozen=True)

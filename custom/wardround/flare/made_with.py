@@ -17,9 +17,9 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.server_engine_spec import ServerEngineSpec
 
 from wardround import __version__
-from wardround.errors import ConfigRefused, VersionRefused
-from wardround.flare import places, quiet
-from wardround.flare.ran import require_told
+from wardround.core.errors import ConfigRefused, VersionRefused
+from wardround.flare import quiet, workspaces
+from wardround.flare.job_settings import require_told
 
 ID, INSTALLED = "made_with", "installed"
 
@@ -41,7 +41,7 @@ class MadeWith(FLComponent):  # type: ignore[misc]
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Stop a server's run; a site refuses task by task, so that the other hospitals go on."""
         if event_type == EventType.START_RUN and isinstance(fl_ctx.get_engine(), ServerEngineSpec):
-            if places.in_simulator(fl_ctx):
+            if workspaces.in_simulator(fl_ctx):
                 quiet.console()
             try:
                 self.require()

@@ -14,15 +14,15 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 
 from wardround.compression.chosen import Compression
+from wardround.core.errors import ConfigRefused
 from wardround.core.traits import Part, leaving, require_fit
-from wardround.errors import ConfigRefused
+from wardround.dp.charged import Charged
+from wardround.dp.hospital_dp import HospitalDP
+from wardround.dp.hospital_release import HospitalRelease
+from wardround.dp.patient_dp import PatientDP
+from wardround.dp.patient_release import PatientRelease
 from wardround.flare.secagg_session import SecAggSession
-from wardround.privacy.charged import Charged
-from wardround.privacy.hospital_dp import HospitalDP
-from wardround.privacy.hospital_release import HospitalRelease
-from wardround.privacy.patient_dp import PatientDP
-from wardround.privacy.patient_release import PatientRelease
-from wardround.privacy.protection import Protection
+from wardround.secagg.spec import SecAggSpec
 
 ID, NONE = "outbound", "none"
 PRINT = "print the job again with `wardround jobs write`"
@@ -47,7 +47,7 @@ class Outbound(FLComponent):  # type: ignore[misc]
     privacy: the stage that costs privacy budget: proves (PatientRelease) or adds (HospitalRelease) the noise; or "none"
     compression: fewer bytes, in a job whose server reads updates; or "none"
     protection: secure aggregation; or "none": the server reads every update
-    allowed_names: of images, classes, blocks, kinds of masks and scores (messages/names.py); the server accepts the same
+    allowed_names: of images, classes, blocks, kinds of masks and scores (messages/allowed_names.py); the server accepts the same
     NVFlare turns an undefined variable into None, so that nothing here may be left out; a missing one, a stage that costs
     nothing where privacy is promised, parts that do not go together: ConfigRefused
     """
@@ -56,11 +56,11 @@ class Outbound(FLComponent):  # type: ignore[misc]
         self,
         privacy: Charged | Literal["none"],
         compression: Compression | Literal["none"],
-        protection: Protection | Literal["none"],
+        secagg: SecAggSpec | Literal["none"],
         allowed_names: Sequence[str],
     ) -> None:
         super().__init__()
-        self.privacy, self.compression, self.protection = privacy, compression, protection
+        self.privacy, self.compression, self.secagg = privacy, compression, secagg
         self.allowed_names = _names(allowed_names)
         self._require_kinds()
         require_fit(self.parts)
@@ -79,9 +79,9 @@ class Outbound(FLComponent):  # type: ignore[misc]
         return None if isinstance(self.compression, str) else self.compression
 
     @property
-    def hides(self) -> Protection | None:
+    def hides(self) -> SecAggSpec | None:
         """Return the promise of the secure sum; None: the server reads updates."""
-        return None if isinstance(self.protection, str) else self.protection
+        return None if isinstance(self.secagg, str) else self.secagg
 
     @property
     def noise(self) -> HospitalDP | None:
@@ -96,7 +96,7 @@ class Outbound(FLComponent):  # type: ignore[misc]
     @property
     def promised(self) -> tuple[object, ...]:
         """Return frozen values that tell all of what is promised; kept state and reservations are bound to them."""
-        return self.privacy, self.compression, self.protection
+        return self.privacy, self.compression, self.secagg
 
     @property
     def parts(self) -> list[Part]:
@@ -120,7 +120,7 @@ class Outbound(FLComponent):  # type: ignore[misc]
         self._asked = asked
 
     def _require_kinds(self) -> None:
-        kinds: dict[str, Any] = {"privacy": Charged, "compression": Compression, "protection": Protection}
+        kinds: dict[str, Any] = {"privacy": Charged, "compression": Compression, "secagg": SecAggSpec}
         values = {name: getattr(self, name) for name in kinds}
         wrong = [name for name, value in values.items() if value != NONE and not isinstance(value, kinds[name])]
         if wrong:

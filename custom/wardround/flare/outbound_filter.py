@@ -17,10 +17,16 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
-from wardround.errors import ReleaseRefused
-from wardround.flare import outbound_plaintext, outbound_secagg, sealed, wire, wire_compressed
+from wardround.core.errors import ReleaseRefused
+from wardround.flare import (
+    compressed_messages,
+    outbound_plaintext,
+    outbound_secagg,
+    plaintext_messages,
+    secagg_messages,
+)
 from wardround.flare.outbound import NONE, outbound_of
-from wardround.flare.places import job_name, run_folder
+from wardround.flare.workspaces import job_name, run_folder
 
 
 class OutboundFilter(Filter):  # type: ignore[misc]
@@ -34,11 +40,11 @@ class OutboundFilter(Filter):  # type: ignore[misc]
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return a new message that holds only what was read."""
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
-        if not wire.is_reply(shareable):
-            return wire.refusal_message(wire.refusal_code(shareable))
+        if not plaintext_messages.is_reply(shareable):
+            return plaintext_messages.refusal_message(plaintext_messages.refusal_code(shareable))
         outbound = outbound_of(fl_ctx)
-        secagg = outbound.protection != NONE
-        tasks = sealed.TASKS if secagg else outbound_plaintext.TASKS
+        secagg = outbound.secagg != NONE
+        tasks = secagg_messages.TASKS if secagg else outbound_plaintext.TASKS
         if task not in tasks:
             raise ReleaseRefused(
                 "a task result",
@@ -50,18 +56,18 @@ class OutboundFilter(Filter):  # type: ignore[misc]
         if secagg:
             reply, receipt = outbound_secagg.leaving(outbound, task, shareable, fl_ctx)
             write_receipt(fl_ctx, task, receipt)
-            return sealed.reply_message(reply)
-        if task == wire.TRAIN:
-            read = wire.read_update(shareable, outbound.allowed_names)
+            return secagg_messages.reply_message(reply)
+        if task == plaintext_messages.TRAIN:
+            read = plaintext_messages.read_update(shareable, outbound.allowed_names)
             update, receipt = outbound_plaintext.update(outbound, read, fl_ctx)
             write_receipt(fl_ctx, task, receipt)
             if outbound.compresses is not None:
-                return wire_compressed.update_message(update, outbound.compresses.name)
-            return wire.update_message(update)
-        judged = wire.read_scores(shareable, outbound.allowed_names)
+                return compressed_messages.update_message(update, outbound.compresses.name)
+            return plaintext_messages.update_message(update)
+        judged = plaintext_messages.read_scores(shareable, outbound.allowed_names)
         scores, receipt = outbound_plaintext.scores(outbound, judged, fl_ctx)
         write_receipt(fl_ctx, task, receipt)
-        return wire.scores_message(scores)
+        return plaintext_messages.scores_message(scores)
 
 
 def write_receipt(fl_ctx: FLContext, task: str, receipt: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """What leaves in a job whose server reads updates: an update after every round, the scores of the models at the end.
 
 Numbers over few patients stay at the hospital, all others are rounded (few_patients.py). Under differential privacy, what was
-released before is sent again, bit for bit, and is not charged again (outbox.py).
+released before is sent again, bit for bit, and is not charged again (resend_cache.py).
 """
 
 from __future__ import annotations
@@ -12,36 +12,38 @@ from typing import Any
 
 from nvflare.apis.fl_context import FLContext
 
-from wardround.arrays import Layout, digest
 from wardround.compression.chosen import Compression
+from wardround.core.arrays import Layout, digest
 from wardround.core.stages import Receipt, Update
-from wardround.flare import few_patients, ledger_door, outbox, stage_memory, wire
+from wardround.flare import few_patients, ledger_adapter, plaintext_messages, resend_cache, stage_memory
 from wardround.flare.outbound import Asked, Outbound
-from wardround.flare.places import state_folder
+from wardround.flare.workspaces import state_folder
 
-TASKS = (wire.TRAIN, wire.FINISH)
+TASKS = (plaintext_messages.TRAIN, plaintext_messages.FINISH)
 IN_PLAINTEXT: Receipt = {"mechanism": "none", "guarantee": "none: the server reads this hospital's update"}
 AGAIN: Receipt = {"mechanism": "none", "guarantee": "the same bytes as before, charged then"}
 SCORES: Receipt = {"mechanism": "means, intervals and counts over this site's patients"}
 
 
-def update(outbound: Outbound, given: wire.Update, fl_ctx: FLContext) -> tuple[wire.Update, Receipt]:
+def update(
+    outbound: Outbound, given: plaintext_messages.Update, fl_ctx: FLContext
+) -> tuple[plaintext_messages.Update, Receipt]:
     """Return what leaves of an update, and its receipt; it is charged here, before it leaves.
 
     given: as the executor made it
     """
-    wire.require_named(given.facts, outbound.allowed_names)
+    plaintext_messages.require_named(given.facts, outbound.allowed_names)
     folder, charged, receipt = state_folder(fl_ctx), outbound.charged, dict(IN_PLAINTEXT)
     if charged is None:
-        ledger_door.require_nothing_promised(fl_ctx)
+        ledger_adapter.require_nothing_promised(fl_ctx)
         leaving = _without_few(given, given, fl_ctx)
-    elif outbox.is_released(folder, outbound.asked, given):
+    elif resend_cache.is_released(folder, outbound.asked, given):
         leaving, receipt = given, dict(AGAIN)
     else:
         passed, said = charged.outbound(Update(given.delta, given.weight), outbound.asked.round, {})
-        receipt |= said | ledger_door.spend(charged, given.numbers, fl_ctx)
+        receipt |= said | ledger_adapter.spend(charged, given.numbers, fl_ctx)
         leaving = _without_few(replace(given, delta=passed.params), given, fl_ctx)
-        outbox.keep(folder, outbound.asked, leaving)
+        resend_cache.keep(folder, outbound.asked, leaving)
     # Last: what is kept to be sent again is the update itself, and the same update makes the same message.
     if outbound.compresses is not None:
         leaving, receipt = _compressed(outbound.compresses, leaving, receipt, outbound.asked, fl_ctx)
@@ -51,11 +53,13 @@ def update(outbound: Outbound, given: wire.Update, fl_ctx: FLContext) -> tuple[w
 
 def scores(outbound: Outbound, given: Mapping[str, Any], fl_ctx: FLContext) -> tuple[Mapping[str, Any], Receipt]:
     """Return what leaves of the scores, and its receipt."""
-    wire.require_named(given, outbound.allowed_names)
+    plaintext_messages.require_named(given, outbound.allowed_names)
     return few_patients.scores(given, few_patients.known(fl_ctx)), dict(SCORES)
 
 
-def _without_few(leaving: wire.Update, given: wire.Update, fl_ctx: FLContext) -> wire.Update:
+def _without_few(
+    leaving: plaintext_messages.Update, given: plaintext_messages.Update, fl_ctx: FLContext
+) -> plaintext_messages.Update:
     """Return the update without numbers of few patients.
 
     After the ledger was charged, which looks for a training loss: one that is not told must not pass for one that is not there.
@@ -64,8 +68,8 @@ def _without_few(leaving: wire.Update, given: wire.Update, fl_ctx: FLContext) ->
 
 
 def _compressed(
-    compression: Compression, leaving: wire.Update, receipt: Receipt, asked: Asked, fl_ctx: FLContext
-) -> tuple[wire.Update, Receipt]:
+    compression: Compression, leaving: plaintext_messages.Update, receipt: Receipt, asked: Asked, fl_ctx: FLContext
+) -> tuple[plaintext_messages.Update, Receipt]:
     """Return the update whose `delta` is the message of the compression; what it remembers is written down."""
     stage = compression.stage(Layout.of(leaving.delta), str(fl_ctx.get_identity_name()))
     remembered = stage_memory.of_round(state_folder(fl_ctx), stage, asked)

@@ -15,20 +15,23 @@ from typing import Any
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
-from wardround.arrays import digest
+from wardround.core import kept_settings
+from wardround.core.arrays import digest
+from wardround.core.errors import ReleaseRefused
 from wardround.core.stages import Receipt, Update
-from wardround.errors import ReleaseRefused
-from wardround.flare import few_patients, kept_settings, ledger_door, sealed, wire
+from wardround.flare import few_patients, ledger_adapter, plaintext_messages, secagg_messages
 from wardround.flare.outbound import Outbound
 from wardround.flare.secagg_session import SecAggSession
-from wardround.privacy import statements
+from wardround.messages import statements
 
 # In the context of one reply: what the site's own policy did to the update before this filter.
 TREATED = "wardround_policy"
 EXACT: Receipt = {"mechanism": "none", "guarantee": "no differential privacy: the sum itself is exact"}
 
 
-def leaving(outbound: Outbound, task: str, shareable: Shareable, fl_ctx: FLContext) -> tuple[sealed.Reply, Receipt]:
+def leaving(
+    outbound: Outbound, task: str, shareable: Shareable, fl_ctx: FLContext
+) -> tuple[secagg_messages.Reply, Receipt]:
     """Return the reply that leaves, and its receipt.
 
     train: an update is coded and hidden, or, in a repeated attempt, the integers that are kept are hidden once more
@@ -44,17 +47,17 @@ def leaving(outbound: Outbound, task: str, shareable: Shareable, fl_ctx: FLConte
             fix="print the job again with `wardround jobs write`",
         )
     exit_ = _Exit(outbound, session, fl_ctx)
-    receipt: Receipt = {"protection": session.protection.mode}
-    if task == wire.TRAIN:
+    receipt: Receipt = {"secagg": session.secagg.mode}
+    if task == plaintext_messages.TRAIN:
         reply, more = exit_.train(shareable)
         receipt |= more
     else:
-        reply = sealed.read_reply(shareable, task, outbound.allowed_names)
-        if task == sealed.HOP:
+        reply = secagg_messages.read_reply(shareable, task, outbound.allowed_names)
+        if task == secagg_messages.HOP:
             exit_.require_made_here()
-        if task == wire.FINISH:
+        if task == plaintext_messages.FINISH:
             reply = replace(reply, meta={"scores": exit_.scores(reply.meta["scores"])})
-        wire.require_named(reply.meta.get("scores", {}), outbound.allowed_names)
+        plaintext_messages.require_named(reply.meta.get("scores", {}), outbound.allowed_names)
     receipt |= {"kind": statements.peek(reply.statement)["kind"], "bytes": len(reply.payload)}
     receipt |= {"sha256": hashlib.sha256(reply.payload).hexdigest()} if reply.payload else {}
     return reply, receipt
@@ -68,26 +71,26 @@ class _Exit:
     session: SecAggSession
     fl_ctx: FLContext
 
-    def train(self, shareable: Shareable) -> tuple[sealed.Reply, Receipt]:
+    def train(self, shareable: Shareable) -> tuple[secagg_messages.Reply, Receipt]:
         """Return this round's integers, hidden for this attempt (the ring: that they are ready), and the receipt."""
         site, call = self.session.open(self.fl_ctx), self.session.call
         moment = call.moment
         receipt: Receipt = {"round": moment.round, "attempt": moment.attempt}
-        if sealed.read_again(shareable) is None:
-            receipt |= self._keep(wire.read_update(shareable, self.outbound.allowed_names))
+        if secagg_messages.read_again(shareable) is None:
+            receipt |= self._keep(plaintext_messages.read_update(shareable, self.outbound.allowed_names))
         said = self.require_made_here()
         meta = {"numbers": said["numbers"], "facts": said["facts"]}
-        if self.session.protection.ring:
+        if self.session.secagg.ring:
             statement, payload = site.ready(moment, call.prepares, said["model"]), b""
         else:
             statement, payload = site.submit(moment, call.prepares, said["model"])
-        message = sealed.reply_message(sealed.Reply(statement, payload, meta))
-        return sealed.read_reply(message, wire.TRAIN, self.outbound.allowed_names), receipt
+        message = secagg_messages.reply_message(secagg_messages.Reply(statement, payload, meta))
+        return secagg_messages.read_reply(message, plaintext_messages.TRAIN, self.outbound.allowed_names), receipt
 
     def scores(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the scores that leave."""
         if self.outbound.noise is not None:
-            return wire.SILENT
+            return plaintext_messages.SILENT
         told = {key: value for key, value in given.items() if key != "personal"}
         return few_patients.scores(told, few_patients.known(self.fl_ctx))
 
@@ -111,15 +114,15 @@ class _Exit:
         """Return what integers are bound to: the job's promise, and what this site's own policy did to the update before."""
         return kept_settings.digest_of(*self.outbound.promised, self.fl_ctx.get_prop(TREATED, ""))
 
-    def _keep(self, update: wire.Update) -> Receipt:
+    def _keep(self, update: plaintext_messages.Update) -> Receipt:
         """Run the stages, charge the ledger, code the update and keep it; return the receipt."""
         outbound, session, moment = self.outbound, self.session, self.session.call.moment
         passed, receipt = Update(update.delta, update.weight), dict(EXACT)
         if outbound.charged is None:
-            ledger_door.require_nothing_promised(self.fl_ctx)
+            ledger_adapter.require_nothing_promised(self.fl_ctx)
         else:
             passed, said = outbound.charged.outbound(passed, moment.round, {})
-            receipt |= said | ledger_door.spend(outbound.charged, update.numbers, self.fl_ctx)
+            receipt |= said | ledger_adapter.spend(outbound.charged, update.numbers, self.fl_ctx)
         # After `spend`, which looks for a training loss: one that is not told must not pass for one that is not there.
         numbers, facts = self._told(update)
         beside = {"numbers": numbers, "facts": facts, "model": session.model, "settings": session.settings}
@@ -128,14 +131,14 @@ class _Exit:
         held = site.hold(moment.round, passed.params, patients, session.initial, beside)
         return receipt | held | {"update": digest(passed.params)}
 
-    def _told(self, update: wire.Update) -> tuple[dict[str, float | None], dict[str, Any]]:
+    def _told(self, update: plaintext_messages.Update) -> tuple[dict[str, float | None], dict[str, Any]]:
         """Return the numbers and facts that may leave beside the update."""
         patients = few_patients.known(self.fl_ctx, update.facts)
-        hidden = self.session.protection.weights == "patients_hidden"
-        facts = wire.without_counts(update.facts) if hidden else dict(update.facts)
+        hidden = self.session.secagg.weights == "patients_in_sum"
+        facts = plaintext_messages.without_counts(update.facts) if hidden else dict(update.facts)
         numbers = few_patients.numbers(update.numbers, patients)
         if self.outbound.noise is not None:
-            numbers, facts = dict.fromkeys(numbers), wire.silent_facts(facts)
+            numbers, facts = dict.fromkeys(numbers), plaintext_messages.silent_facts(facts)
         # Before small counts are left out: a name that is not allowed stops the update, however few patients it stands for.
-        wire.require_named(facts, self.outbound.allowed_names)
+        plaintext_messages.require_named(facts, self.outbound.allowed_names)
         return numbers, few_patients.facts(facts, patients)

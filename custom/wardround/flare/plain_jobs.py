@@ -21,8 +21,8 @@ from nvflare.fuel.utils.config import Config, ConfigFormat, ConfigLoader
 from nvflare.fuel.utils.config_factory import ConfigFactory
 from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE, NVFLARE_SUBMITTER_CRT_FILE
 
+from wardround.core.errors import ConfigRefused
 from wardround.core.validate import once
-from wardround.errors import ConfigRefused
 
 CLIENT, SERVER = "config/config_fed_client.json", "config/config_fed_server.json"
 CARD, CODE, _META = "CARD.md", "custom", "meta.json"

@@ -9,17 +9,17 @@ from nvflare.apis.shareable import Shareable
 
 from wardround.aggregation.collect import require_tolerates
 from wardround.aggregation.plaintext_run import PlaintextRun
-from wardround.algorithms.rules import Rule
-from wardround.arrays import Layout
+from wardround.algorithms.server_optimizers import ServerOptimizer
 from wardround.compression.chosen import Compression
 from wardround.compression.opening import Opening
+from wardround.core.arrays import Layout
+from wardround.core.errors import ConfigRefused
 from wardround.core.stages import Aggregation
 from wardround.core.traits import require_fit
-from wardround.errors import ConfigRefused
-from wardround.flare import places, wire, wire_compressed
-from wardround.flare.ranges import LARGEST_CHANGE
-from wardround.flare.record import RunRecord
-from wardround.hospital.global_model import GlobalModel
+from wardround.flare import compressed_messages, plaintext_messages, workspaces
+from wardround.flare.run_report import RunReport
+from wardround.messages.ranges import LARGEST_CHANGE
+from wardround.training.global_model import GlobalModel
 
 
 @final
@@ -30,9 +30,9 @@ class PlaintextServer:
     compression: how updates get smaller on their way here, or "none"
     rule: what the server does with it
     model: the network; the server makes its first weights from `seed`
-    banks: every bank that travels
+    variables: every variable that travels
     home_roles: blocks of these roles stay at the sites, so that no update holds them
-    min_sites: fewer updates than this end the run
+    min_clients: fewer updates than this end the run
     allowed_names: the names that a reply may hold, as the sites' component `outbound` lists them
     inputs: what the network reads and tells, for its files of weights
     A state folder with an unfinished run is resumed.
@@ -42,35 +42,35 @@ class PlaintextServer:
         self,
         aggregation: Aggregation,
         compression: Compression | Literal["none"],
-        rule: Rule,
+        server_optimizer: ServerOptimizer,
         model: Any,
-        banks: list[str],
+        variables: list[str],
         home_roles: list[str],
-        min_sites: int,
+        min_clients: int,
         seed: int,
         allowed_names: list[str],
         inputs: dict[str, Any] | None = None,
     ) -> None:
         # NVFlare turns an undefined variable of a config into None.
-        given = aggregation and compression and rule and model and banks
+        given = aggregation and compression and server_optimizer and model and variables
         given = given and None not in (home_roles, seed, allowed_names)
-        if not (given and type(min_sites) is int and min_sites >= 1):
+        if not (given and type(min_clients) is int and min_clients >= 1):
             raise ConfigRefused(
                 "the job's server settings",
-                found=f"min_sites {min_sites}, banks {banks}",
-                expected="min_sites >= 1, and every part; home_roles and allowed_names [], and compression none, where "
+                found=f"min_clients {min_clients}, variables {variables}",
+                expected="min_clients >= 1, and every part; home_roles and allowed_names [], and compression none, where "
                 "there is nothing",
                 fix="print the job again with `wardround jobs write`",
             )
         self.compression = compression
         require_fit([] if self.compresses is None else [self.compresses], aggregation)
-        require_tolerates(aggregation, min_sites)
+        require_tolerates(aggregation, min_clients)
         self.aggregation = aggregation
-        self.rule = rule
+        self.server_optimizer = server_optimizer
         self.model = model
-        self.banks = banks
+        self.variables = variables
         self.home_roles = home_roles
-        self.min_sites = min_sites
+        self.min_clients = min_clients
         self.seed = seed
         self.allowed_names = list(allowed_names)
         self.inputs = None if inputs is None else {key: one for key, one in inputs.items() if key != "config_type"}
@@ -80,28 +80,30 @@ class PlaintextServer:
         """Return the compression; None: updates come as float32."""
         return None if isinstance(self.compression, str) else self.compression
 
-    def open(self, fl_ctx: FLContext, rounds: int, about: dict[str, Any]) -> PlaintextRun:
+    def open(self, fl_ctx: FLContext, num_rounds: int, about: dict[str, Any]) -> PlaintextRun:
         """Return a new run, or the one that the state folder holds; that of another job: a Refusal."""
-        folder = places.state_folder(fl_ctx)
+        folder = workspaces.state_folder(fl_ctx)
         # A report is read with the same list, and a resumed run must have it too.
         about = {**about, "names": self.allowed_names}
-        model = GlobalModel.open(folder, self.model, self.rule, self.banks, self.seed, about, self.inputs)
-        record = RunRecord.begin(about, model.facts, places.in_simulator(fl_ctx), model.history)
-        out = places.run_folder(fl_ctx)
+        model = GlobalModel.open(
+            folder, self.model, self.server_optimizer, self.variables, self.seed, about, self.inputs
+        )
+        record = RunReport.begin(about, model.facts, workspaces.in_simulator(fl_ctx), model.history)
+        out = workspaces.run_folder(fl_ctx)
         travelling = model.travelling(self.home_roles)
         opening = None
         if self.compresses is not None:
             blocks = {name: block for name, block in model.wire().items() if name in travelling}
             opening = Opening(self.compresses, Layout.of(blocks), model.memory, LARGEST_CHANGE)
-        return PlaintextRun(model, travelling, self.aggregation, record, rounds, self.min_sites, out, opening)
+        return PlaintextRun(model, travelling, self.aggregation, record, num_rounds, self.min_clients, out, opening)
 
-    def encode(self, message: wire.Order) -> Shareable:
-        return wire.order_message(message)
+    def encode(self, message: plaintext_messages.Order) -> Shareable:
+        return plaintext_messages.order_message(message)
 
-    def decode(self, task: str, reply: Shareable) -> wire.Update | dict[str, Any]:
+    def decode(self, task: str, reply: Shareable) -> plaintext_messages.Update | dict[str, Any]:
         """Return what a site answers, strictly read: an update, or its scores."""
-        if task != wire.TRAIN:
-            return wire.read_scores(reply, self.allowed_names)
+        if task != plaintext_messages.TRAIN:
+            return plaintext_messages.read_scores(reply, self.allowed_names)
         if self.compresses is None:
-            return wire.read_update(reply, self.allowed_names)
-        return wire_compressed.read_update(reply, self.compresses.name, self.allowed_names)
+            return plaintext_messages.read_update(reply, self.allowed_names)
+        return compressed_messages.read_update(reply, self.compresses.name, self.allowed_names)

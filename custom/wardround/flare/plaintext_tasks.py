@@ -1,4 +1,4 @@
-"""The tasks of a site in a job whose server reads updates: `train` and `finish`, both with the weights of every bank."""
+"""The tasks of a site in a job whose server reads updates: `train` and `finish`, both with the weights of every variable."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
-from wardround.arrays import digest
-from wardround.flare import outbox, places, wire
+from wardround.core.arrays import digest
+from wardround.flare import plaintext_messages, resend_cache, workspaces
 from wardround.flare.outbound import Asked, Outbound
 from wardround.flare.trainer import Trainer
 
-TASKS = (wire.TRAIN, wire.FINISH)
+TASKS = (plaintext_messages.TRAIN, plaintext_messages.FINISH)
 
 
 class PlaintextTasks:
@@ -25,33 +25,37 @@ class PlaintextTasks:
 
     def do(self, task: str, message: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return the reply to one task; a message that is no Order: ReleaseRefused."""
-        begun, order = time.monotonic(), wire.read_order(message)
-        if task == wire.TRAIN:
+        begun, order = time.monotonic(), plaintext_messages.read_order(message)
+        if task == plaintext_messages.TRAIN:
             return self._train(order, begun, fl_ctx)
         return self._finish(order, begun, fl_ctx)
 
-    def _train(self, order: wire.Order, begun: float, fl_ctx: FLContext) -> Shareable:
+    def _train(self, order: plaintext_messages.Order, begun: float, fl_ctx: FLContext) -> Shareable:
         trainer, outbound, name = self._trainer, self._outbound, str(fl_ctx.get_identity_name())
         if order.round == 0:
-            places.begin_anew(fl_ctx)
-        places.run_id(fl_ctx)
+            workspaces.begin_anew(fl_ctx)
+        workspaces.run_id(fl_ctx)
         trainer.require_own_state(outbound, fl_ctx)
         since = order.since(name)
         outbound.begin(Asked(order.round, digest(order.weights), since))
         if outbound.charged is not None:
-            before = outbox.answer(places.state_folder(fl_ctx), outbound.asked)
+            before = resend_cache.answer(workspaces.state_folder(fl_ctx), outbound.asked)
             if before is not None:
-                trainer.say(f"round {order.round + 1}/{order.rounds}: released before, sent again as it was", fl_ctx)
-                return wire.update_message(before)
+                trainer.say(
+                    f"round {order.round + 1}/{order.num_rounds}: released before, sent again as it was", fl_ctx
+                )
+                return plaintext_messages.update_message(before)
         trainer.reserve(outbound, fl_ctx)
         if since != order.round:
             trainer.say(f"round {order.round + 1} starts from this site's own state after round {since}", fl_ctx)
-        return wire.update_message(trainer.train(outbound, order.weights, order.round, since, begun, fl_ctx))
+        return plaintext_messages.update_message(
+            trainer.train(outbound, order.weights, order.round, since, begun, fl_ctx)
+        )
 
-    def _finish(self, order: wire.Order, begun: float, fl_ctx: FLContext) -> Shareable:
+    def _finish(self, order: plaintext_messages.Order, begun: float, fl_ctx: FLContext) -> Shareable:
         trainer, outbound = self._trainer, self._outbound
         trainer.require_own_state(outbound, fl_ctx)
         since = order.since(str(fl_ctx.get_identity_name()))
-        scores = trainer.judge(outbound, order.weights, order.round, since, begun, fl_ctx)
-        places.finish(fl_ctx)
-        return wire.scores_message(scores)
+        scores = trainer.evaluate(outbound, order.weights, order.round, since, begun, fl_ctx)
+        workspaces.finish(fl_ctx)
+        return plaintext_messages.scores_message(scores)

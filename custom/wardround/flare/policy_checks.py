@@ -5,10 +5,10 @@ from __future__ import annotations
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.logging.constants import ALLOW_LOG_STREAMING_VAR, is_log_streaming_allowed
 
-from wardround.errors import ReleaseRefused
-from wardround.flare import curves, ledger_door
+from wardround.core.errors import ReleaseRefused
+from wardround.flare import curves, ledger_adapter
 from wardround.flare.job_parts import executor_of
-from wardround.flare.ledger_door import KEY
+from wardround.flare.ledger_adapter import KEY
 from wardround.flare.outbound import Outbound
 
 
@@ -28,7 +28,7 @@ def require_own_executor(fl_ctx: FLContext) -> None:
 
 def require_reserved(fl_ctx: FLContext, outbound: Outbound) -> None:
     """Raise ReleaseRefused unless this job, as NVFlare knows it, has reserved the plan for the settings that it runs with."""
-    account, executor, charged = ledger_door.account(fl_ctx), executor_of(fl_ctx), outbound.charged
+    account, executor, charged = ledger_adapter.account(fl_ctx), executor_of(fl_ctx), outbound.charged
     if charged is None or account is None or account.reserved.get(KEY) != charged.plan():
         raise refused(
             "a job that did not reserve what it promises", "the plan of `privacy` in its component `outbound`"

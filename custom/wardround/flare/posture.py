@@ -17,7 +17,7 @@ from nvflare.fuel.sec.authz import parse_policy_config
 from nvflare.private.fed.app.fl_conf import create_privacy_manager
 from nvflare.security.security import COMMAND_CATEGORIES
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.flare import plain_jobs
 from wardround.flare.class_paths import require_known_filters
 

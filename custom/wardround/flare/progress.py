@@ -27,7 +27,7 @@ class Now:
     """
 
     round: int
-    rounds: int
+    num_rounds: int
     answered: int
     asked: int
     missing: tuple[str, ...]
@@ -38,7 +38,7 @@ def tell(fl_ctx: FLContext, now: Now, history: Sequence[Mapping[str, Any]]) -> N
     """Add the line, and the round as a number, to what NVFlare collects now. history: the rounds that are over."""
     collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR)
     if isinstance(collector, GroupInfoCollector):
-        collector.set_info(GROUP, {"round": min(now.round + 1, now.rounds), "progress": words(now, history)})
+        collector.set_info(GROUP, {"round": min(now.round + 1, now.num_rounds), "progress": words(now, history)})
 
 
 def words(now: Now, history: Sequence[Mapping[str, Any]]) -> str:
@@ -50,8 +50,8 @@ def words(now: Now, history: Sequence[Mapping[str, Any]]) -> str:
         "the sites join"
         if now.round < 0
         else "judgement"
-        if now.round >= now.rounds
-        else f"round {now.round + 1}/{now.rounds}"
+        if now.round >= now.num_rounds
+        else f"round {now.round + 1}/{now.num_rounds}"
     )
     parts = [f"{which}: {now.answered} of {now.asked} sites" if now.asked else which]
     if now.missing:
@@ -75,5 +75,5 @@ def seconds_left(now: Now, history: Sequence[Mapping[str, Any]]) -> float | None
     if not history:
         return None
     each = float(mean(one["seconds"] for one in history[-3:]))
-    left = now.rounds - max(0, now.round) + 1
+    left = now.num_rounds - max(0, now.round) + 1
     return max(0.0, left * each - (time.monotonic() - now.since))

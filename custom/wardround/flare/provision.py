@@ -20,8 +20,8 @@ from nvflare.lighter.spec import Builder, ProvisionContext
 from nvflare.lighter.utils import sign_folders
 
 from wardround.core import files
-from wardround.errors import ConfigRefused
-from wardround.privacy import sum_key
+from wardround.core.errors import ConfigRefused
+from wardround.secagg import encryption_key
 
 STATE = "wardround_sum_key"
 
@@ -37,13 +37,15 @@ class SumKeyBuilder(Builder):  # type: ignore[misc]
     def build(self, project: Project, ctx: ProvisionContext) -> None:
         """Write the files of all parties."""
         kept = files.private_folder(Path(ctx.get_state_dir())) / STATE
-        seed = sum_key.read_site(kept) if (kept / sum_key.SITE_FILE).is_file() else sum_key.new_seed()
-        sum_key.write_site(kept, seed)
+        seed = (
+            encryption_key.read_site(kept) if (kept / encryption_key.SITE_FILE).is_file() else encryption_key.new_seed()
+        )
+        encryption_key.write_site(kept, seed)
         server = project.get_server()
         if server:
-            sum_key.write_server(Path(ctx.get_kit_dir(server)), seed)
+            encryption_key.write_server(Path(ctx.get_kit_dir(server)), seed)
         for client in project.get_clients():
-            sum_key.write_site(Path(ctx.get_kit_dir(client)), seed)
+            encryption_key.write_site(Path(ctx.get_kit_dir(client)), seed)
 
 
 class KitSigner(Builder):  # type: ignore[misc]

@@ -23,7 +23,7 @@ from nvflare.apis.fl_constant import ReservedKey, RunProcessKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_scheduler_spec import DispatchInfo
 
-from wardround.flare import places
+from wardround.flare import workspaces
 
 ABSENT = "does not exist"
 
@@ -54,7 +54,7 @@ class Rejoin(FLComponent):  # type: ignore[misc]
             if job is None or client.token in inside:
                 continue
             known = [one.name for one in inside.values()]
-            if client.name not in known and client.name not in places.sites_of_job(job.meta):
+            if client.name not in known and client.name not in workspaces.sites_of_job(job.meta):
                 continue
             with self._lock:
                 if (job_id, client.token) in self._tried:

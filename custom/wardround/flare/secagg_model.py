@@ -9,18 +9,18 @@ from typing import Any
 
 from nvflare.apis.fl_context import FLContext
 
-from wardround.algorithms.rules import Rule
-from wardround.arrays import Arrays, Layout, digest
-from wardround.data.ehr_words import words_of
-from wardround.errors import RoundRefused
-from wardround.flare import places, sealed, wire
+from wardround.algorithms.server_optimizers import ServerOptimizer
+from wardround.core.arrays import Arrays, Layout, digest
+from wardround.core.errors import RoundRefused
+from wardround.data.ehr_text import words_of
+from wardround.dp.scaling import Scaling, scaled, unscaled
+from wardround.flare import plaintext_messages, secagg_messages, workspaces
 from wardround.flare.outbound import Outbound
 from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.trainer import Trainer
-from wardround.hospital.global_model import GlobalModel
-from wardround.hospital.rounds import RIVAL
 from wardround.models.roles import shared_layout
-from wardround.privacy.scaling import Scaling, scaled, unscaled
+from wardround.training.client import FEDAVG_BASELINE
+from wardround.training.global_model import GlobalModel
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,28 @@ class Start:
 class SecAggModel:
     """Opens the model once per process and applies revealed sums to it.
 
-    rule, banks: the job's server rule, and the banks that travel
+    rule, variables: the job's server optimizer, and the variables that travel
     scaling: public scales (hospital-level DP): an update is divided by them before it is clipped, the mean multiplied after
     """
 
-    def __init__(self, trainer: Trainer, outbound: Outbound, rule: Rule, banks: list[str], scaling: Scaling) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        outbound: Outbound,
+        server_optimizer: ServerOptimizer,
+        variables: list[str],
+        scaling: Scaling,
+    ) -> None:
         self._trainer, self._outbound = trainer, outbound
-        self._rule, self._banks, self._scaling = rule, banks, scaling
+        self._rule, self._banks, self._scaling = server_optimizer, variables, scaling
         self._model: GlobalModel | None = None
 
     def held(self, fl_ctx: FLContext) -> GlobalModel:
         """Return the model as this site keeps it."""
         if self._model is None:
             work = self._trainer.work
-            folder, patch = places.state_folder(fl_ctx) / "global", list(work.sampling.patch)
-            promise = {"job": places.job_name(fl_ctx), "sampling.patch": patch}
+            folder, patch = workspaces.state_folder(fl_ctx) / "global", list(work.sampling.patch)
+            promise = {"job": workspaces.job_name(fl_ctx), "sampling.patch": patch}
             promise |= {"settings": self._trainer.settings(self._outbound)}
             promise |= {"sampling.columns": words_of(work.sampling.table)}
             promise |= {"sharing.home": ", ".join(work.sharing.home_roles)}
@@ -61,7 +68,7 @@ class SecAggModel:
             self._model = GlobalModel.open(folder, work.model, self._rule, self._banks, work.seed, promise, inputs)
         return self._model
 
-    def applied(self, call: sealed.Call, session: SecAggSession, fl_ctx: FLContext) -> Start:
+    def applied(self, call: secagg_messages.Call, session: SecAggSession, fl_ctx: FLContext) -> Start:
         """Bring the model to the round of the call with the sums that were revealed; return what the round starts from.
 
         a site that missed rounds applies their sums one after the other, as all others did: the model is theirs, bit for bit
@@ -83,7 +90,7 @@ class SecAggModel:
         since = max((n + 1 for n, entry in enumerate(held.history) if entry.get("mine", True)), default=0)
         return Start(held.wire(), since)
 
-    def scaled_down(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
+    def scaled_down(self, update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_messages.Update:
         """Return the update divided by this round's public scales; without hospital-level noise as it is."""
         if self._outbound.noise is None:
             return update
@@ -91,16 +98,18 @@ class SecAggModel:
 
     def finish(self, fl_ctx: FLContext) -> None:
         """Write the final model into the run's folder."""
-        self.held(fl_ctx).finish(None, places.run_folder(fl_ctx))
+        self.held(fl_ctx).finish(None, workspaces.run_folder(fl_ctx))
 
-    def _step(self, held: GlobalModel, revealed: sealed.Revealed, session: SecAggSession, fl_ctx: FLContext) -> None:
+    def _step(
+        self, held: GlobalModel, revealed: secagg_messages.Revealed, session: SecAggSession, fl_ctx: FLContext
+    ) -> None:
         site, noise = session.open(fl_ctx), self._outbound.noise
         if held.round == 0:
             site.begin(self._leaving(held))
         ratio = self._ratio(held.round)
         mean, known = site.reveal(revealed.moment, revealed.sites, revealed.payload, ratio, revealed.roster)
         participation = min(1.0, len(revealed.sites) / max(1, revealed.configured))
-        name = site.participant.name
+        name = site.agreement.name
         mine = name in revealed.sites
         entry: dict[str, Any] = {"val_score": revealed.val_score, "sum": known, "mine": mine}
         # A hospital does not learn what the others' data are: their part of the model stays of unknown origin.
@@ -119,14 +128,18 @@ class SecAggModel:
         """Return the first weights of the blocks that leave this site."""
         work = self._trainer.work
         shared = shared_layout(work.model.build(0), work.sharing.home_roles).names
-        names = {f"{bank}:{name}" for bank in work.algorithm.banks for name in shared}
-        rival = set() if work.rival is None else {name for name in held.wire() if name.startswith(f"{RIVAL}:")}
-        return {name: block for name, block in held.wire().items() if name in names | rival}
+        names = {f"{variable}:{name}" for variable in work.algorithm.variables for name in shared}
+        fedavg_baseline = (
+            set()
+            if work.fedavg_baseline is None
+            else {name for name in held.wire() if name.startswith(f"{FEDAVG_BASELINE}:")}
+        )
+        return {name: block for name, block in held.wire().items() if name in names | fedavg_baseline}
 
     def _ratio(self, round_: int) -> float:
         """Return how much smaller the next round's steps are: its grid is finer by as much."""
         schedule = self._trainer.work.schedule
-        if round_ + 1 >= schedule.rounds:
+        if round_ + 1 >= schedule.num_rounds:
             return 1.0
         return schedule.steps(round_ + 1).lr / schedule.steps(round_).lr
 

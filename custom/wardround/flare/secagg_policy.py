@@ -13,18 +13,19 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
-from wardround.arrays import digest
-from wardround.errors import ConfigRefused
-from wardround.flare import places, sealed, served, wire
+from wardround.core.arrays import digest
+from wardround.core.errors import ConfigRefused
+from wardround.flare import plaintext_messages, secagg_messages, workspaces
 from wardround.flare.job_parts import executor_of, outbound_in_force
 from wardround.flare.outbound import outbound_of
 from wardround.flare.policy_checks import refused
 from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.signer import require_lead
 from wardround.flare.site_policy import OpenPolicy
-from wardround.privacy import statements
-from wardround.privacy.protection import Protection
-from wardround.privacy.roster import joined
+from wardround.messages import statements
+from wardround.secagg import served_sums
+from wardround.secagg.roster import joined
+from wardround.secagg.spec import SecAggSpec
 
 LEADS = ("lead", "project_admin")
 
@@ -33,16 +34,16 @@ class SecAggPolicy(OpenPolicy):
     """Both filters: secure aggregation at least this strict, in a job that a lead has signed. threshold 0: all sites but one.
 
     masks, encryption: true if the job must have them, at least one of them true
-    min_sites: the fewest sites of a sum | sites: the most, the hospitals of the consortium | threshold: the fewest that open it
+    min_clients: the fewest sites of a sum | sites: the most, the hospitals of the consortium | threshold: the fewest that open it
     leads: the roles that may sign a job
     before any task and before an answer: signature, executor, filter and protection are checked
     before an answer leaves: the sites that the update is summed with, against those
-    of every earlier job with the same settings or the same update (served.py)
+    of every earlier job with the same settings or the same update (secagg/served_sums.py)
     otherwise: ReleaseRefused
     """
 
     def __init__(
-        self, masks: bool, encryption: bool, min_sites: int, sites: int, threshold: int, leads: Sequence[str] = LEADS
+        self, masks: bool, encryption: bool, min_clients: int, sites: int, threshold: int, leads: Sequence[str] = LEADS
     ) -> None:
         super().__init__()
         if not (masks is True or encryption is True) or not leads or isinstance(leads, str):
@@ -53,12 +54,12 @@ class SecAggPolicy(OpenPolicy):
                 fix="copy poc_workspace/privacy_secagg.json anew",
             )
         self.leads = tuple(leads)
-        self.least = Protection(sites, min_sites, 16, "equal", 1, masks, encryption, ring=False, threshold=threshold)
+        self.least = SecAggSpec(sites, min_clients, 16, "equal", 1, masks, encryption, ring=False, threshold=threshold)
 
     def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
         self._require_hidden(fl_ctx)
 
-    def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
+    def update(self, update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_messages.Update:
         """Return the update as it is, for the filter that hides it; the sites of its sum are written down before."""
         _remember(fl_ctx, self._require_hidden(fl_ctx), digest(update.delta))
         return update
@@ -75,7 +76,7 @@ class SecAggPolicy(OpenPolicy):
         return scores
 
     def _leave(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> Shareable:
-        if task in (sealed.PREPARE, sealed.UNMASK) and shareable.get_return_code() == ReturnCode.OK:
+        if task in (secagg_messages.PREPARE, secagg_messages.UNMASK) and shareable.get_return_code() == ReturnCode.OK:
             _remember(fl_ctx, self._require_hidden(fl_ctx), "")
         return super()._leave(shareable, task, fl_ctx)
 
@@ -89,22 +90,22 @@ class SecAggPolicy(OpenPolicy):
                 "secure aggregation: SiteExecutor, one OutboundFilter, and a protection in the component `outbound`",
             )
         secure = outbound.session
-        if looser := _looser(secure.protection, self.least):
+        if looser := _looser(secure.secagg, self.least):
             raise refused(
                 f"secure aggregation with {'; '.join(looser)}", "one that is at least as strict as this site's"
             )
         return secure
 
 
-def _looser(found: Protection, least: Protection) -> list[str]:
+def _looser(found: SecAggSpec, least: SecAggSpec) -> list[str]:
     """Return in what a job's protection is looser than this hospital's, empty if in nothing."""
     wrong = [name for name in ("masks", "encryption") if getattr(least, name) and not getattr(found, name)]
     wrong = [f"no {name}" for name in wrong]
-    if found.min_sites < least.min_sites:
-        wrong.append(f"min_sites {found.min_sites}, expected {least.min_sites} or more")
+    if found.min_clients < least.min_clients:
+        wrong.append(f"min_clients {found.min_clients}, expected {least.min_clients} or more")
     if found.sites > least.sites:
         wrong.append(f"sites {found.sites}, expected {least.sites} or fewer")
-    sizes = range(found.min_sites, found.sites + 1) if found.masks else ()
+    sizes = range(found.min_clients, found.sites + 1) if found.masks else ()
     if any(found.threshold_of(size) < least.threshold_of(size) for size in sizes):
         wrong.append(f"threshold {found.threshold}, expected {least.threshold or 'all sites but one'} or more")
     return wrong
@@ -112,14 +113,14 @@ def _looser(found: Protection, least: Protection) -> list[str]:
 
 def _remember(fl_ctx: FLContext, secure: SecAggSession, update: str) -> None:
     """Write down whom the call that is being answered sums this site's update with; another set than before: RoundRefused."""
-    call, participant, executor = secure.call, secure.open(fl_ctx).participant, executor_of(fl_ctx)
-    said = [statements.read(one, ["join"], joined(call.moment.run), participant.authority) for one in call.joins]
+    call, agreement, executor = secure.call, secure.open(fl_ctx).agreement, executor_of(fl_ctx)
+    said = [statements.read(one, ["join"], joined(call.moment.run), agreement.authority) for one in call.joins]
     roster = sorted(content["site"] for content in said)
-    secure.protection.require_enough(len(set(roster)), "the sites that joined")
-    if participant.name not in roster or executor is None:
+    secure.secagg.require_enough(len(set(roster)), "the sites that joined")
+    if agreement.name not in roster or executor is None:
         raise refused("a sum without this site among those that joined", "the signed names of all that take part")
     seen: dict[str, Any] = {"roster": roster} | ({"update": update} if update else {})
     seen |= {"opened": list(call.survivors)} if call.survivors else {}
-    run, local = places.run_id(fl_ctx), places.workspace_root(fl_ctx) / "local"
+    run, local = workspaces.run_id(fl_ctx), workspaces.workspace_root(fl_ctx) / "local"
     settings = executor.settings(outbound_of(fl_ctx))
-    served.require_same_sites(local, run, settings, call.moment.round, **seen)
+    served_sums.require_same_sites(local, run, settings, call.moment.round, **seen)

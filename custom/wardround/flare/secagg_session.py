@@ -9,17 +9,18 @@ from pathlib import Path
 
 from nvflare.apis.fl_context import FLContext
 
-from wardround.arrays import Array
-from wardround.errors import ConfigRefused
-from wardround.flare import kept_settings, places
-from wardround.flare.sealed import Call
-from wardround.privacy import simulated_kits, sum_key
-from wardround.privacy.hospital_dp import HospitalDP
-from wardround.privacy.identity import Authority, Identity
-from wardround.privacy.participant import Participant
-from wardround.privacy.protection import Protection
-from wardround.privacy.roster import job_digest
-from wardround.privacy.sum_site import SumSite
+from wardround.core import kept_settings
+from wardround.core.arrays import Array
+from wardround.core.errors import ConfigRefused
+from wardround.dp.hospital_dp import HospitalDP
+from wardround.flare import workspaces
+from wardround.flare.secagg_messages import Call
+from wardround.messages.identity import Authority, Identity
+from wardround.secagg import encryption_key, simulated_kits
+from wardround.secagg.client import SecAggClient
+from wardround.secagg.key_agreement import KeyAgreement
+from wardround.secagg.roster import job_digest
+from wardround.secagg.spec import SecAggSpec
 
 FOLDER = "secure"
 
@@ -32,13 +33,13 @@ class SecAggSession:
     model, initial: digest and weights of the global model that this round starts from
     """
 
-    def __init__(self, protection: Protection, noise: HospitalDP | None) -> None:
+    def __init__(self, secagg: SecAggSpec, noise: HospitalDP | None) -> None:
         if noise is not None:
-            require_one_sum(noise, protection)
-        self.protection, self.noise = protection, noise
+            require_one_sum(noise, secagg)
+        self.secagg, self.noise = secagg, noise
         self.settings, self.seed = "", 0
         self.model, self.initial = "", dict[str, Array]()
-        self._site: SumSite | None = None
+        self._site: SecAggClient | None = None
         self._call: Call | None = None
 
     @property
@@ -57,37 +58,37 @@ class SecAggSession:
         """Note what is being answered, and by a job of which settings."""
         self._call, self.settings, self.seed = call, settings, seed
 
-    def open(self, fl_ctx: FLContext) -> SumSite:
+    def open(self, fl_ctx: FLContext) -> SecAggClient:
         """Return this site's sum, opened once per process.
 
         no key file under encryption, no certificate of this project: ConfigRefused with the file's name, nothing is sent
         """
         if self._site is None:
             name, startup = fl_ctx.get_identity_name(), startup_folder(fl_ctx)
-            if places.in_simulator(fl_ctx):
-                simulated_kits.site_kit(places.simulated_kits_folder(fl_ctx), name, startup)
-            key = sum_key.read_site(startup) if self.protection.encryption else None
-            key_id = sum_key.key_id(key) if key else ""
-            folder = places.state_folder(fl_ctx) / FOLDER
-            promise = kept_settings.digest_of(self.protection, self.noise)
+            if workspaces.in_simulator(fl_ctx):
+                simulated_kits.site_kit(workspaces.simulated_kits_folder(fl_ctx), name, startup)
+            key = encryption_key.read_site(startup) if self.secagg.encryption else None
+            key_id = encryption_key.key_id(key) if key else ""
+            folder = workspaces.state_folder(fl_ctx) / FOLDER
+            promise = kept_settings.digest_of(self.secagg, self.noise)
             # Before any secret is read: secrets of another promise must not mask a second sum of the same update.
             kept_settings.require_same(folder, promise, "the protection that its secrets were prepared under")
             identity, authority = Identity.load(startup, name), Authority.load(startup)
-            job = job_digest(fl_ctx.get_job_id(), self.protection, self.seed, self.noise, self.settings)
-            participant = Participant(self.protection, identity, authority, key_id, folder, job)
-            self._site = SumSite(self.protection, participant, key, folder, self.seed, self.noise)
+            job = job_digest(fl_ctx.get_job_id(), self.secagg, self.seed, self.noise, self.settings)
+            agreement = KeyAgreement(self.secagg, identity, authority, key_id, folder, job)
+            self._site = SecAggClient(self.secagg, agreement, key, folder, self.seed, self.noise)
         return self._site
 
 
-def require_one_sum(noise: HospitalDP, protection: Protection) -> None:
+def require_one_sum(noise: HospitalDP, secagg: SecAggSpec) -> None:
     """Raise ConfigRefused unless the noise is made for this sum.
 
     hidden: only masks keep everybody from reading a single update; under encryption alone, every hospital holds the key
     """
-    expected = (protection.sites, protection.min_sites, protection.bits, protection.masks, "equal")
-    found = (noise.sites, noise.min_sites, noise.bits, noise.hidden, protection.weights)
+    expected = (secagg.sites, secagg.min_clients, secagg.bits, secagg.masks, "equal")
+    found = (noise.sites, noise.min_clients, noise.bits, noise.distributed, secagg.weights)
     if found != expected:
-        names = ("sites", "min_sites", "bits", "hidden", "weights")
+        names = ("sites", "min_clients", "bits", "distributed", "weights")
         wrong = [f"{name} {a}, expected {b}" for name, a, b in zip(names, found, expected, strict=True) if a != b]
         raise ConfigRefused(
             "hospital-level noise for a sum",
@@ -99,4 +100,4 @@ def require_one_sum(noise: HospitalDP, protection: Protection) -> None:
 
 def startup_folder(fl_ctx: FLContext) -> Path:
     """Return where provisioning put this party's kit."""
-    return places.workspace_root(fl_ctx) / "startup"
+    return workspaces.workspace_root(fl_ctx) / "startup"

@@ -11,63 +11,63 @@ from collections.abc import Callable, Mapping
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
-from wardround.errors import RoundRefused
-from wardround.flare import places, sealed, wire
+from wardround.core.errors import RoundRefused
+from wardround.flare import plaintext_messages, secagg_messages, workspaces
 from wardround.flare.outbound import Outbound
 from wardround.flare.secagg_model import SecAggModel
 from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.trainer import Trainer
-from wardround.privacy import statements
-from wardround.privacy.sum_site import Incoming
+from wardround.messages import statements
+from wardround.secagg.client import Incoming
 
 
 class SecAggTasks:
     """Answers a Call with a signed statement (join, prepare, hop, unmask, finish) or with an update (train)."""
 
-    names = sealed.TASKS
+    names = secagg_messages.TASKS
 
     def __init__(self, trainer: Trainer, outbound: Outbound, session: SecAggSession, model: SecAggModel) -> None:
         self._trainer, self._outbound, self._session, self._model = trainer, outbound, session, model
 
     def do(self, task: str, message: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return the reply to one task; a message that is no Call: ReleaseRefused."""
-        call = sealed.read_call(message)
-        if task == sealed.JOIN and call.begun == 0:
-            places.begin_anew(fl_ctx)
+        call = secagg_messages.read_call(message)
+        if task == secagg_messages.JOIN and call.begun == 0:
+            workspaces.begin_anew(fl_ctx)
         self._trainer.require_own_state(self._outbound, fl_ctx)
         self._session.begin(call, self._trainer.settings(self._outbound), self._trainer.work.seed)
         return self._handlers[task](call, fl_ctx)
 
     @property
-    def _handlers(self) -> Mapping[str, Callable[[sealed.Call, FLContext], Shareable]]:
+    def _handlers(self) -> Mapping[str, Callable[[secagg_messages.Call, FLContext], Shareable]]:
         return {
-            sealed.JOIN: self._join,
-            sealed.PREPARE: self._prepare,
-            wire.TRAIN: self._train,
-            sealed.HOP: self._hop,
-            sealed.UNMASK: self._unmask,
-            wire.FINISH: self._finish,
+            secagg_messages.JOIN: self._join,
+            secagg_messages.PREPARE: self._prepare,
+            plaintext_messages.TRAIN: self._train,
+            secagg_messages.HOP: self._hop,
+            secagg_messages.UNMASK: self._unmask,
+            plaintext_messages.FINISH: self._finish,
         }
 
-    def _join(self, call: sealed.Call, fl_ctx: FLContext) -> Shareable:
-        places.run_id(fl_ctx)
-        return _statement(self._session.open(fl_ctx).participant.join(call.moment.run))
+    def _join(self, call: secagg_messages.Call, fl_ctx: FLContext) -> Shareable:
+        workspaces.run_id(fl_ctx)
+        return _statement(self._session.open(fl_ctx).agreement.join(call.moment.run))
 
-    def _prepare(self, call: sealed.Call, fl_ctx: FLContext) -> Shareable:
-        return _statement(self._session.open(fl_ctx).participant.prepare(call.moment, call.joins))
+    def _prepare(self, call: secagg_messages.Call, fl_ctx: FLContext) -> Shareable:
+        return _statement(self._session.open(fl_ctx).agreement.prepare(call.moment, call.joins))
 
-    def _hop(self, call: sealed.Call, fl_ctx: FLContext) -> Shareable:
+    def _hop(self, call: secagg_messages.Call, fl_ctx: FLContext) -> Shareable:
         incoming = Incoming(call.ready, call.done, call.hop, call.payload)
         statement, payload = self._session.open(fl_ctx).hop(call.moment, call.prepares, incoming)
-        return sealed.reply_message(sealed.Reply(statement, payload, {}))
+        return secagg_messages.reply_message(secagg_messages.Reply(statement, payload, {}))
 
-    def _unmask(self, call: sealed.Call, fl_ctx: FLContext) -> Shareable:
-        participant = self._session.open(fl_ctx).participant
+    def _unmask(self, call: secagg_messages.Call, fl_ctx: FLContext) -> Shareable:
+        agreement = self._session.open(fl_ctx).agreement
         if call.complaints:
-            return _statement(participant.justify(call.moment, call.prepares, call.complaints))
-        return _statement(participant.unmask(call.moment, call.joins, call.prepares, call.survivors))
+            return _statement(agreement.justify(call.moment, call.prepares, call.complaints))
+        return _statement(agreement.unmask(call.moment, call.joins, call.prepares, call.survivors))
 
-    def _train(self, call: sealed.Call, fl_ctx: FLContext) -> Shareable:
+    def _train(self, call: secagg_messages.Call, fl_ctx: FLContext) -> Shareable:
         begun, round_ = time.monotonic(), call.moment.round
         trainer, outbound, session = self._trainer, self._outbound, self._session
         held = self._model.applied(call, session, fl_ctx)
@@ -79,25 +79,25 @@ class SecAggTasks:
         if site.holds(round_):
             self._require_own_update(site.said(round_)["settings"], round_)
             trainer.say(
-                f"round {round_ + 1}/{call.rounds}: the update is coded already, it is hidden once more", fl_ctx
+                f"round {round_ + 1}/{call.num_rounds}: the update is coded already, it is hidden once more", fl_ctx
             )
-            return sealed.again_message(round_)
+            return secagg_messages.again_message(round_)
         trainer.reserve(outbound, fl_ctx)
         update = trainer.train(outbound, held.weights, round_, held.since, begun, fl_ctx)
-        return wire.update_message(self._model.scaled_down(update, fl_ctx))
+        return plaintext_messages.update_message(self._model.scaled_down(update, fl_ctx))
 
-    def _finish(self, call: sealed.Call, fl_ctx: FLContext) -> Shareable:
+    def _finish(self, call: secagg_messages.Call, fl_ctx: FLContext) -> Shareable:
         begun, outbound, session = time.monotonic(), self._outbound, self._session
         held = self._model.applied(call, session, fl_ctx)
-        scores = self._trainer.judge(outbound, held.weights, call.moment.round, held.since, begun, fl_ctx)
+        scores = self._trainer.evaluate(outbound, held.weights, call.moment.round, held.since, begun, fl_ctx)
         self._model.finish(fl_ctx)
-        if session.protection.weights == "patients_hidden":
-            scores = wire.scores_without_counts(scores)
-        places.finish(fl_ctx)
-        participant = session.open(fl_ctx).participant
-        said = {"model": held.digest, "job": participant.job}
-        statement = statements.sign(participant.identity, "judged", call.moment, **said)
-        return sealed.reply_message(sealed.Reply(statement, b"", {"scores": scores}))
+        if session.secagg.weights == "patients_in_sum":
+            scores = plaintext_messages.scores_without_counts(scores)
+        workspaces.finish(fl_ctx)
+        agreement = session.open(fl_ctx).agreement
+        said = {"model": held.digest, "job": agreement.job}
+        statement = statements.sign(agreement.identity, "judged", call.moment, **said)
+        return secagg_messages.reply_message(secagg_messages.Reply(statement, b"", {"scores": scores}))
 
     def _require_own_update(self, found: str, round_: int) -> None:
         """Raise RoundRefused where the kept update of a round was trained under other settings."""
@@ -111,4 +111,4 @@ class SecAggTasks:
 
 
 def _statement(signed: statements.Signed) -> Shareable:
-    return sealed.reply_message(sealed.Reply(signed, b"", {}))
+    return secagg_messages.reply_message(secagg_messages.Reply(signed, b"", {}))

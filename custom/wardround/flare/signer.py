@@ -19,8 +19,8 @@ from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE
 from nvflare.lighter.utils import verify_folder_signature_and_get_signers
 from nvflare.private.fed.client.client_run_manager import ClientRunManager
 
-from wardround.errors import ReleaseRefused
-from wardround.flare import places
+from wardround.core.errors import ReleaseRefused
+from wardround.flare import workspaces
 
 ROOT, CONFIG = "rootCA.pem", "config_fed_client.json"
 
@@ -32,7 +32,7 @@ def require_lead(fl_ctx: FLContext, roles: Sequence[str]) -> None:
     if not (app / NVFLARE_SIG_FILE).is_file():
         raise _refused("no signature", wanted)
     whole, signers = verify_folder_signature_and_get_signers(
-        str(app), str(places.workspace_root(fl_ctx) / "startup" / ROOT)
+        str(app), str(workspaces.workspace_root(fl_ctx) / "startup" / ROOT)
     )
     if not whole or not signers:
         raise _refused("a signature that does not fit the files", wanted)

@@ -18,10 +18,10 @@ from wardround.algorithms.base import Algorithm
 from wardround.algorithms.federation import begin
 from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.sharing import Sharing
-from wardround.errors import ConfigRefused, Refusal
-from wardround.flare import few_patients, places, wire
+from wardround.core.errors import ConfigRefused, Refusal
+from wardround.core.paths import disk_refused, no_room
+from wardround.flare import few_patients, plaintext_messages, workspaces
 from wardround.flare.made_with import require_made_with
-from wardround.paths import disk_refused, no_room
 
 REASONS = "refusals.txt"
 SETTINGS = "the settings of training"
@@ -40,17 +40,17 @@ def guarded(component: FLComponent, fl_ctx: FLContext, work: Callable[[], Sharea
         return work()
     except Refusal as refusal:
         _tell(component, fl_ctx, f"REFUSED by {fl_ctx.get_identity_name()} ({refusal.code})", str(refusal))
-        return wire.refusal_message(refusal.code)
+        return plaintext_messages.refusal_message(refusal.code)
     except OSError as error:
         words = f"FAILED at {fl_ctx.get_identity_name()}: {type(error).__name__}"
-        full = str(disk_refused(places.run_folder(fl_ctx), "what this site writes")) if no_room(error) else ""
+        full = str(disk_refused(workspaces.run_folder(fl_ctx), "what this site writes")) if no_room(error) else ""
         _tell(component, fl_ctx, words, full or traceback.format_exc())
-        return wire.refusal_message(wire.FAILURE)
+        return plaintext_messages.refusal_message(plaintext_messages.FAILURE)
     except MemoryError:
         component.log_error(
             fl_ctx, "REFUSED (memory): this site ran out of memory; lower `patch` or `batch` in the job"
         )
-        return wire.refusal_message(wire.MEMORY)
+        return plaintext_messages.refusal_message(plaintext_messages.MEMORY)
     except Exception as error:  # noqa: BLE001 - a dead process would end the job of every hospital
         _tell(
             component,
@@ -58,18 +58,18 @@ def guarded(component: FLComponent, fl_ctx: FLContext, work: Callable[[], Sharea
             f"FAILED at {fl_ctx.get_identity_name()}: {type(error).__name__}",
             traceback.format_exc(),
         )
-        return wire.refusal_message(wire.FAILURE)
+        return plaintext_messages.refusal_message(plaintext_messages.FAILURE)
 
 
 def _tell(component: FLComponent, fl_ctx: FLContext, words: str, reason: str) -> None:
-    file = places.private_folder(fl_ctx) / REASONS
+    file = workspaces.private_folder(fl_ctx) / REASONS
     try:
         with file.open("a", encoding="utf-8") as out:
             out.write(f"{words}: {reason}\n")
         where = f"the reason is in {file.name} in this site's private folder"
     except OSError as error:
         where = f"the reason could not be written to {file.name} ({error.strerror or type(error).__name__})"
-    shown = reason if places.in_simulator(fl_ctx) else where
+    shown = reason if workspaces.in_simulator(fl_ctx) else where
     component.log_error(fl_ctx, f"{words}: {shown}")
 
 
@@ -103,7 +103,7 @@ def tell(
     home: one line of `own_rounds.jsonl` in the site's own run folder, whatever leaves | silent: nothing may leave
     """
     line = json.dumps({"round": round_ + 1, **numbers}) + "\n"
-    with os.fdopen(os.open(places.run_folder(fl_ctx) / OWN_ROUNDS, _APPEND, 0o600), "a", encoding="utf-8") as file:
+    with os.fdopen(os.open(workspaces.run_folder(fl_ctx) / OWN_ROUNDS, _APPEND, 0o600), "a", encoding="utf-8") as file:
         file.write(line)
     told = few_patients.numbers(numbers, few_patients.known(fl_ctx)) if not silent else dict.fromkeys(numbers)
     stream(component, told, round_, fl_ctx)

@@ -1,6 +1,7 @@
 """What a hospital enforces itself, whatever a job says: filters for its own `local/privacy.json`, outside every job.
 
-    open       only what wire.py and sealed.py describe leaves, built anew, even if the job names no filter of ours; in every scope
+    open       only what plaintext_messages.py and secagg_messages.py describe leaves, built anew, even if the job names no
+    filter of ours; in every scope
                no number over few patients (few_patients.py)
     patient    an update leaves only if this job promised, reserved and will be charged for patient-level privacy
     hospital   an update leaves only after ONE clip and the whole noise of the hospital's own promise, charged to the
@@ -27,22 +28,22 @@ from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
-from wardround.arrays import digest, size_bytes
+from wardround.core.arrays import digest, size_bytes
+from wardround.core.errors import ConfigRefused, Refusal, ReleaseRefused
 from wardround.core.stages import Update
-from wardround.errors import ConfigRefused, Refusal, ReleaseRefused
-from wardround.flare import few_patients, ledger_door, places, sealed, wire
+from wardround.dp.hospital_dp import HospitalDP
+from wardround.dp.hospital_release import HospitalRelease
+from wardround.dp.releases import covers
+from wardround.flare import few_patients, ledger_adapter, plaintext_messages, secagg_messages, workspaces
 from wardround.flare.job_parts import outbound_in_force, outbound_next
-from wardround.flare.ledger_door import POLICY
+from wardround.flare.ledger_adapter import POLICY
 from wardround.flare.outbound import Outbound
 from wardround.flare.outbound_filter import write_receipt
 from wardround.flare.outbound_secagg import TREATED
 from wardround.flare.policy_checks import refused, require_own_executor, require_reserved, require_silence
 from wardround.flare.site_parts import REASONS
-from wardround.hospital.judging import shared_only
-from wardround.privacy.hospital_dp import HospitalDP
-from wardround.privacy.hospital_release import HospitalRelease
-from wardround.privacy.releases import covers
 from wardround.tasks.brain_tumours import BRAIN_TUMOURS
+from wardround.training.evaluation import shared_only
 
 _MOST_ROUNDS = 2**16
 
@@ -58,8 +59,8 @@ class OpenPolicy(Filter):  # type: ignore[misc]
         """Return what goes on: to the executor what came in, to the job's own filter a new message."""
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         try:
-            if task not in sealed.TASKS:
-                raise refused(f"task {str(task)[:40]!r}", f"one of {', '.join(sealed.TASKS)}")
+            if task not in secagg_messages.TASKS:
+                raise refused(f"task {str(task)[:40]!r}", f"one of {', '.join(secagg_messages.TASKS)}")
             if fl_ctx.get_prop(FLContextKey.FILTER_DIRECTION) == FilterKey.IN:
                 self.before(shareable, task, fl_ctx)
                 return shareable
@@ -68,44 +69,44 @@ class OpenPolicy(Filter):  # type: ignore[misc]
             raise _kept(refusal, fl_ctx) from None
 
     def _leave(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> Shareable:
-        if not wire.is_reply(shareable):
-            return wire.refusal_message(wire.refusal_code(shareable))
-        kind, following = wire.kind_of(shareable), outbound_next(fl_ctx, task)
+        if not plaintext_messages.is_reply(shareable):
+            return plaintext_messages.refusal_message(plaintext_messages.refusal_code(shareable))
+        kind, following = plaintext_messages.kind_of(shareable), outbound_next(fl_ctx, task)
         secagg = following is not None and following.session is not None
-        if task == wire.TRAIN and secagg and kind == DataKind.APP_DEFINED:
-            round_ = sealed.read_again(shareable)
+        if task == plaintext_messages.TRAIN and secagg and kind == DataKind.APP_DEFINED:
+            round_ = secagg_messages.read_again(shareable)
             if round_ is None or not 0 <= round_ < _MOST_ROUNDS:
                 raise refused("a reply to train", "an update, or that this round's update is coded already")
             self.again(fl_ctx)
-            return sealed.again_message(round_)
-        if task == wire.TRAIN:
-            update = self.update(wire.read_update(shareable, _words(fl_ctx, task)), fl_ctx)
-            wire.require_named(update.facts, _words(fl_ctx, task))
-            return wire.update_message(_told(update, fl_ctx))
-        if task == wire.FINISH and kind == DataKind.METRICS:
-            read = wire.read_scores(shareable, _words(fl_ctx, task))
+            return secagg_messages.again_message(round_)
+        if task == plaintext_messages.TRAIN:
+            update = self.update(plaintext_messages.read_update(shareable, _words(fl_ctx, task)), fl_ctx)
+            plaintext_messages.require_named(update.facts, _words(fl_ctx, task))
+            return plaintext_messages.update_message(_told(update, fl_ctx))
+        if task == plaintext_messages.FINISH and kind == DataKind.METRICS:
+            read = plaintext_messages.read_scores(shareable, _words(fl_ctx, task))
             scores = few_patients.scores(self.scores(read, fl_ctx), few_patients.known(fl_ctx))
-            wire.require_named(scores, _words(fl_ctx, task))
-            return wire.scores_message(scores)
-        reply = sealed.read_reply(shareable, task, _words(fl_ctx, task))
-        if task == sealed.HOP:
+            plaintext_messages.require_named(scores, _words(fl_ctx, task))
+            return plaintext_messages.scores_message(scores)
+        reply = secagg_messages.read_reply(shareable, task, _words(fl_ctx, task))
+        if task == secagg_messages.HOP:
             self.hop(fl_ctx)
-        if task == wire.FINISH:
+        if task == plaintext_messages.FINISH:
             scores = few_patients.scores(self.scores(reply.meta["scores"], fl_ctx), few_patients.known(fl_ctx))
             reply = replace(reply, meta={"scores": scores})
-        return sealed.reply_message(reply)
+        return secagg_messages.reply_message(reply)
 
     def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
         """Refuse a task before it is done, or let it go on."""
 
-    def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
+    def update(self, update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_messages.Update:
         """Return the update that goes on to the job's own filter."""
-        if outbound_next(fl_ctx, wire.TRAIN) is None:
+        if outbound_next(fl_ctx, plaintext_messages.TRAIN) is None:
             words = {
                 "mechanism": "none",
                 "guarantee": "none: the site's policy is `open`, and the job has no exit of ours",
             }
-            write_receipt(fl_ctx, wire.TRAIN, words | _measured(update))
+            write_receipt(fl_ctx, plaintext_messages.TRAIN, words | _measured(update))
         return update
 
     def again(self, fl_ctx: FLContext) -> None:
@@ -117,8 +118,12 @@ class OpenPolicy(Filter):  # type: ignore[misc]
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
         """Return the scores that go on to the job's own filter."""
-        if outbound_next(fl_ctx, wire.FINISH) is None:
-            write_receipt(fl_ctx, wire.FINISH, {"mechanism": "means, intervals and counts over this site's patients"})
+        if outbound_next(fl_ctx, plaintext_messages.FINISH) is None:
+            write_receipt(
+                fl_ctx,
+                plaintext_messages.FINISH,
+                {"mechanism": "means, intervals and counts over this site's patients"},
+            )
         return scores
 
 
@@ -130,8 +135,8 @@ class PatientPolicy(OpenPolicy):
     before an answer: it must be reserved, by the same figures and settings and by this very job, and the update comes without
     its loss
     otherwise: ReleaseRefused
-    The noise is in the training; no filter can add it later. That an update IS noised the filter asks of the oracle that made
-    it (privacy/noise_proof.py).
+    The noise is in the training; no filter can add it later. That an update IS noised the filter asks of the objective that made
+    it (dp/noise_proof.py).
     """
 
     def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
@@ -139,11 +144,11 @@ class PatientPolicy(OpenPolicy):
         self._require_private(fl_ctx)
         require_own_executor(fl_ctx)
 
-    def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
+    def update(self, update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_messages.Update:
         self.again(fl_ctx)
         if update.numbers.get("loss") is not None:
             raise refused("an update with its training loss", "one that was trained with noise: without its loss")
-        return replace(update, facts=wire.without_counts(update.facts))
+        return replace(update, facts=plaintext_messages.without_counts(update.facts))
 
     def again(self, fl_ctx: FLContext) -> None:
         outbound = self._require_private(fl_ctx)
@@ -152,7 +157,7 @@ class PatientPolicy(OpenPolicy):
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
         self.again(fl_ctx)
-        found: Mapping[str, Any] = wire.scores_without_counts(shared_only(scores))
+        found: Mapping[str, Any] = plaintext_messages.scores_without_counts(shared_only(scores))
         return found
 
     def _require_private(self, fl_ctx: FLContext) -> Outbound:
@@ -160,7 +165,7 @@ class PatientPolicy(OpenPolicy):
         if outbound is None or outbound.charged is None or not covers(outbound.charged.plan(), "patient"):
             raise refused(
                 "a job that is charged for nothing, or for less than a patient",
-                "patient-level differential privacy (jobs like brats_dp_record)",
+                "patient-level differential privacy (jobs like brats_dp_patient)",
             )
         return outbound
 
@@ -173,12 +178,12 @@ class HospitalPolicy(OpenPolicy):
     charged for less than a hospital: refused
     before an answer: clip, noise, ledger entry, receipt; weight 1, numbers None, no counts, scores SILENT; an update that leaves
     blocks out, which no noise hides: refused
-    a hidden sum with as much noise, as many colluders and sites: as it is
+    a secure sum with as much noise, as many colluders and sites: as it is
     """
 
     def __init__(self, promise: HospitalDP, delta: float) -> None:
         super().__init__()
-        if promise is None or delta is None or promise.hidden:
+        if promise is None or delta is None or promise.distributed:
             raise ConfigRefused(
                 "the scope `hospital` in local/privacy.json",
                 found="no promise, no delta, or noise that is shared with others (hidden: true)",
@@ -192,31 +197,33 @@ class HospitalPolicy(OpenPolicy):
         outbound = outbound_in_force(fl_ctx)
         if self._as_strict(outbound):
             require_own_executor(fl_ctx)
-        elif task == wire.TRAIN:
+        elif task == plaintext_messages.TRAIN:
             charged = outbound.charged if outbound is not None else None
             if charged is not None and not covers(charged.plan(), "hospital"):
                 raise refused(f"a job that is charged per {charged.unit}", "one that a limit per hospital can hold")
-            ledger_door.require_limit("hospital", fl_ctx)
+            ledger_adapter.require_limit("hospital", fl_ctx)
             round_, rounds = _asked(shareable)
             if round_ == 0:  # before the ledger asks for the run's id: else a new run is reserved under the old one's
-                places.begin_anew(fl_ctx)
+                workspaces.begin_anew(fl_ctx)
             made = self._mechanism(rounds)
-            ledger_door.reserve(made, fl_ctx, lambda text: self.log_info(fl_ctx, f"site policy: {text}"), POLICY)
+            ledger_adapter.reserve(made, fl_ctx, lambda text: self.log_info(fl_ctx, f"site policy: {text}"), POLICY)
 
-    def update(self, update: wire.Update, fl_ctx: FLContext) -> wire.Update:
+    def update(self, update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_messages.Update:
         if self._as_strict(outbound_in_force(fl_ctx)):
             self.again(fl_ctx)
             return update  # the job's own filter adds the noise
-        account = ledger_door.account(fl_ctx)
+        account = ledger_adapter.account(fl_ctx)
         planned: Any = account.reserved.get(POLICY) if account is not None else None
         if planned is None or planned != self._mechanism(planned.count).plan():
             raise refused("nothing reserved by this policy before training", "both filters in local/privacy.json")
         made = self._mechanism(planned.count)
         made.require_exact(sum(block.size for block in update.delta.values()))
         noised, receipt = made.outbound(Update(update.delta, update.weight), 0, {})
-        receipt |= ledger_door.spend(made, {}, fl_ctx, POLICY)
-        silent = wire.Update(noised.params, 1.0, dict.fromkeys(wire.NUMBERS), wire.silent_facts(update.facts))
-        write_receipt(fl_ctx, wire.TRAIN, {"policy": "hospital"} | receipt | _measured(silent))
+        receipt |= ledger_adapter.spend(made, {}, fl_ctx, POLICY)
+        silent = plaintext_messages.Update(
+            noised.params, 1.0, dict.fromkeys(plaintext_messages.NUMBERS), plaintext_messages.silent_facts(update.facts)
+        )
+        write_receipt(fl_ctx, plaintext_messages.TRAIN, {"policy": "hospital"} | receipt | _measured(silent))
         fl_ctx.set_prop(TREATED, repr(self.promise), private=True, sticky=False)
         return silent
 
@@ -226,7 +233,7 @@ class HospitalPolicy(OpenPolicy):
             require_own_executor(fl_ctx)
             require_reserved(fl_ctx, outbound)
             return
-        account = ledger_door.account(fl_ctx)
+        account = ledger_adapter.account(fl_ctx)
         if account is None or not (*account.spent.get(POLICY, ()), *account.before.get(POLICY, ())):
             raise refused("an update that was coded before this policy", "one that this policy has clipped and noised")
         fl_ctx.set_prop(
@@ -234,37 +241,37 @@ class HospitalPolicy(OpenPolicy):
         )  # the job's own filter compares it with what it kept
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
-        return wire.SILENT
+        return plaintext_messages.SILENT
 
-    def _mechanism(self, rounds: int) -> HospitalRelease:
-        return HospitalRelease(self.promise, rounds, self.delta, accept_vacuous=False)
+    def _mechanism(self, num_rounds: int) -> HospitalRelease:
+        return HospitalRelease(self.promise, num_rounds, self.delta, accept_vacuous=False)
 
     def _as_strict(self, outbound: Outbound | None) -> bool:
         """Tell whether the job itself promises at least this much: noise, and where it is shared, the sum's sites."""
         noise, mine = outbound.noise if outbound is not None else None, self.promise
         if noise is None or noise.noise_multiplier < mine.noise_multiplier:
             return False
-        return not noise.hidden or (noise.colluders >= mine.colluders and noise.min_sites >= mine.min_sites)
+        return not noise.distributed or (noise.colluders >= mine.colluders and noise.min_clients >= mine.min_clients)
 
 
-def _told(update: wire.Update, fl_ctx: FLContext) -> wire.Update:
+def _told(update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_messages.Update:
     """Return an update without the numbers of few patients.
 
     A filter of ours comes after this policy and looks at the training loss itself, so the loss is left to it.
     """
     told = few_patients.update(update, few_patients.known(fl_ctx, update.facts))
-    if outbound_next(fl_ctx, wire.TRAIN) is None:
+    if outbound_next(fl_ctx, plaintext_messages.TRAIN) is None:
         return told
     return replace(told, numbers={**told.numbers, "loss": update.numbers["loss"]})
 
 
 def _asked(shareable: Shareable) -> tuple[int, int]:
     """Return (round, rounds) as the server says; a task that is neither an order nor a call: ReleaseRefused."""
-    if wire.kind_of(shareable) == DataKind.APP_DEFINED:
-        call = sealed.read_call(shareable)
-        return call.moment.round, call.rounds
-    order = wire.read_order(shareable)
-    return order.round, order.rounds
+    if plaintext_messages.kind_of(shareable) == DataKind.APP_DEFINED:
+        call = secagg_messages.read_call(shareable)
+        return call.moment.round, call.num_rounds
+    order = plaintext_messages.read_order(shareable)
+    return order.round, order.num_rounds
 
 
 def _words(fl_ctx: FLContext, task: str) -> tuple[str, ...]:
@@ -273,13 +280,13 @@ def _words(fl_ctx: FLContext, task: str) -> tuple[str, ...]:
     return BRAIN_TUMOURS.allowed_names if following is None else following.allowed_names
 
 
-def _measured(update: wire.Update) -> dict[str, Any]:
+def _measured(update: plaintext_messages.Update) -> dict[str, Any]:
     return {"bytes": size_bytes(update.delta), "sha256": digest(update.delta)}
 
 
 def _kept(refusal: Refusal, fl_ctx: FLContext) -> ReleaseRefused:
     """Write the reason down and return a refusal that tells nothing: NVFlare may stream what it logs to the server."""
-    with (places.private_folder(fl_ctx) / REASONS).open("a", encoding="utf-8") as out:
+    with (workspaces.private_folder(fl_ctx) / REASONS).open("a", encoding="utf-8") as out:
         out.write(f"REFUSED by the policy of {fl_ctx.get_identity_name()} ({refusal.code}): {refusal}\n")
     return ReleaseRefused(
         "this hospital's own policy",

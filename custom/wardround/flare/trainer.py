@@ -19,25 +19,26 @@ from wardround import __version__
 from wardround.algorithms.base import Algorithm
 from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.sharing import Sharing, parts
-from wardround.arrays import Arrays
+from wardround.core import kept_settings
+from wardround.core.arrays import Arrays
+from wardround.core.errors import ConfigRefused
 from wardround.core.traits import require_fit
-from wardround.errors import ConfigRefused
-from wardround.flare import few_patients, kept_settings, ledger_door, places, wire
+from wardround.dp.hospital_release import HospitalRelease
+from wardround.dp.patient_dp import PatientDP
+from wardround.flare import few_patients, ledger_adapter, plaintext_messages, workspaces
 from wardround.flare.outbound import NONE, Outbound
 from wardround.flare.site_parts import SETTINGS, shown, tell
-from wardround.hospital.dp_site import private_plan
-from wardround.hospital.judging import Judging, shared_only, spoken
-from wardround.hospital.rounds import Hospital
-from wardround.hospital.task import TaskPhantoms, TaskSampling
 from wardround.models.nets import Network
 from wardround.models.roles import shared_layout
-from wardround.privacy.hospital_release import HospitalRelease
-from wardround.privacy.patient_dp import PatientDP
+from wardround.training.client import Hospital
+from wardround.training.dp_training import private_plan
+from wardround.training.evaluation import ModelSelection, shared_only, spoken
+from wardround.training.task import TaskPhantoms, TaskSampling
 
 
 @dataclass
 class Work:
-    """What a job says of training. rival: FedAvg beside the algorithm (bank `fedavg`), or None.
+    """What a job says of training. rival: FedAvg beside the algorithm (variable `fedavg`), or None.
 
     private: the promise under which every gradient is private, as `outbound` states it; None: without noise
     """
@@ -47,17 +48,17 @@ class Work:
     model: Network
     schedule: Schedule
     sampling: TaskSampling
-    judging: Judging
+    model_selection: ModelSelection
     phantoms: TaskPhantoms
     seed: int
-    rival: Algorithm | None
+    fedavg_baseline: Algorithm | None
     private: PatientDP | None = None
 
     @property
     def shape(self) -> tuple[object, ...]:
         """Return everything that shapes an update, but for its noise."""
-        parts = (self.algorithm, self.sharing, self.rival, self.model, self.schedule, self.sampling)
-        return (*parts, self.judging, self.phantoms, self.seed)
+        parts = (self.algorithm, self.sharing, self.fedavg_baseline, self.model, self.schedule, self.sampling)
+        return (*parts, self.model_selection, self.phantoms, self.seed)
 
 
 class Trainer:
@@ -77,9 +78,9 @@ class Trainer:
     def settings(self, outbound: Outbound) -> str:
         """Return a digest of everything that shapes an update and its noise; kept state and reservations are bound to it.
 
-        How a secure sum hides it is not in it: the same update in another sum is remembered as the same (served.py).
+        How a secure sum hides it is not in it: the same update in another sum is remembered as the same (secagg/served_sums.py).
         """
-        kind = "plaintext" if outbound.protection == NONE else "secagg"
+        kind = "plaintext" if outbound.secagg == NONE else "secagg"
         return kept_settings.digest_of(kind, *self.work.shape, *self._also, outbound.privacy, outbound.compression)
 
     def bind(self, outbound: Outbound) -> None:
@@ -89,13 +90,13 @@ class Trainer:
 
     def require_own_state(self, outbound: Outbound, fl_ctx: FLContext) -> None:
         """Raise RoundRefused where the kept state is of a job with other settings, or made for another sum."""
-        bound = kept_settings.digest_of(self.settings(outbound), outbound.protection)
-        kept_settings.require_same(places.state_folder(fl_ctx), bound, SETTINGS)
+        bound = kept_settings.digest_of(self.settings(outbound), outbound.secagg)
+        kept_settings.require_same(workspaces.state_folder(fl_ctx), bound, SETTINGS)
 
     def reserve(self, outbound: Outbound, fl_ctx: FLContext) -> None:
         """Reserve what the whole job costs, before anything is opened or trained; once per process."""
         if outbound.charged is not None and not self._reserved:
-            ledger_door.reserve(
+            ledger_adapter.reserve(
                 outbound.charged, fl_ctx, lambda text: self.say(text, fl_ctx), settings=self.settings(outbound)
             )
             self._reserved = True
@@ -103,12 +104,12 @@ class Trainer:
     def hospital(self, fl_ctx: FLContext) -> Hospital:
         """Return this site's data and network (decoded at most once), and write down how many patients there are."""
         if self.opened is None:
-            torch.set_num_threads(places.threads_for_this_process(fl_ctx))
+            torch.set_num_threads(workspaces.threads_for_this_process(fl_ctx))
             self.opened = Hospital.open(
                 fl_ctx.get_identity_name(),
-                places.workspace_root(fl_ctx),
-                places.state_folder(fl_ctx),
-                simulator=places.in_simulator(fl_ctx),
+                workspaces.workspace_root(fl_ctx),
+                workspaces.state_folder(fl_ctx),
+                simulator=workspaces.in_simulator(fl_ctx),
                 settings=self.work,
                 say=lambda text: self.say(text, fl_ctx),
             )
@@ -119,10 +120,10 @@ class Trainer:
 
     def train(
         self, outbound: Outbound, weights: Arrays, round_: int, since: int, begun: float, fl_ctx: FLContext
-    ) -> wire.Update:
+    ) -> plaintext_messages.Update:
         """Train one round and return its update, for the outbound filter.
 
-        weights: of every bank | since: whose state this site starts from | begun: when the task began (time.monotonic)
+        weights: of every variable | since: whose state this site starts from | begun: when the task began (time.monotonic)
         under hospital-level DP the numbers beside it are None: all of them come from the hospital's patients
         """
         hospital, silent = self.hospital(fl_ctx), outbound.noise is not None
@@ -133,27 +134,27 @@ class Trainer:
         numbers["seconds"] = seconds
         told = tell(self._component, numbers, round_, fl_ctx, silent=silent)
         words = f"loss {shown(told['loss'])}, validation score of the incoming model {shown(told['val_score'])}"
-        rounds = self.work.schedule.rounds
+        rounds = self.work.schedule.num_rounds
         self.say(f"round {round_ + 1}/{rounds} {hospital.title}: {words}, {seconds:.1f} s", fl_ctx)
         facts = hospital.facts | {"version": __version__}
-        facts = facts if outbound.charged is None else wire.without_counts(facts)
-        return wire.Update(delta, hospital.weight, dict.fromkeys(numbers) if silent else numbers, facts)
+        facts = facts if outbound.charged is None else plaintext_messages.without_counts(facts)
+        return plaintext_messages.Update(delta, hospital.weight, dict.fromkeys(numbers) if silent else numbers, facts)
 
-    def judge(
+    def evaluate(
         self, outbound: Outbound, weights: Arrays, round_: int, since: int, begun: float, fl_ctx: FLContext
     ) -> Mapping[str, Any]:
         """Train the local baseline, fine-tune, judge all models, keep the report at home; return the scores."""
         hospital = self.hospital(fl_ctx)
         val_score = hospital.validate(weights, since)
-        self.say(f"{hospital.title}: trains its local baseline, fine-tunes and judges the models", fl_ctx)
-        judgement = hospital.judge(weights, since)
-        hospital.keep(judgement, places.run_folder(fl_ctx), places.job_name(fl_ctx))
+        self.say(f"{hospital.title}: trains its local baseline, fine-tunes and evaluates the models", fl_ctx)
+        evaluation = hospital.evaluate(weights, since)
+        hospital.keep(evaluation, workspaces.run_folder(fl_ctx), workspaces.job_name(fl_ctx))
         seconds = time.monotonic() - begun
-        self.say(f"{hospital.title}: {spoken(judgement.numbers)}, {seconds:.1f} s", fl_ctx)
+        self.say(f"{hospital.title}: {spoken(evaluation.numbers)}, {seconds:.1f} s", fl_ctx)
         tell(self._component, {"val_score": val_score}, round_, fl_ctx, silent=outbound.noise is not None)
-        scores: Mapping[str, Any] = judgement.numbers | {"val_score": val_score, "seconds": seconds}
+        scores: Mapping[str, Any] = evaluation.numbers | {"val_score": val_score, "seconds": seconds}
         if outbound.charged is not None:
-            scores = wire.scores_without_counts(shared_only(scores))
+            scores = plaintext_messages.scores_without_counts(shared_only(scores))
         return scores
 
     def say(self, text: str, fl_ctx: FLContext) -> None:
@@ -167,11 +168,11 @@ def require_promise_fits(outbound: Outbound, work: Work) -> None:
     parts that do not go together (core/traits.py), a promise for other rounds or work, an algorithm whose private
     gradients nobody has counted; at hospital level: rounding that costs more than is set aside for it
     """
-    require_fit([*parts(work.algorithm, work.sharing, work.rival is not None), *outbound.parts])
+    require_fit([*parts(work.algorithm, work.sharing, work.fedavg_baseline is not None), *outbound.parts])
     charged, schedule = outbound.charged, work.schedule
     if charged is None:
         return
-    if charged.rounds != schedule.rounds or getattr(charged, "work", schedule.work) != schedule.work:
+    if charged.num_rounds != schedule.num_rounds or getattr(charged, "work", schedule.work) != schedule.work:
         raise ConfigRefused(
             "a job with differential privacy",
             found="a mechanism for other rounds or work",
@@ -180,6 +181,6 @@ def require_promise_fits(outbound: Outbound, work: Work) -> None:
         )
     if isinstance(charged, HospitalRelease):
         shared = shared_layout(work.model.build(0), work.sharing.home_roles)
-        charged.require_exact(shared.total * len(work.algorithm.banks))
+        charged.require_exact(shared.total * len(work.algorithm.variables))
     if outbound.training_noise is not None:
         private_plan(work.algorithm, None, schedule, None)

@@ -1,1 +1,1 @@
-"""Floor 6: recipes that print the job folders, and the command line."""
+"""From app_configs/ to job folders, and what a run left behind."""

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.flare import plain_jobs, posture
-from wardround.hospital.kit import read_object
+from wardround.flare.kit import read_object
 from wardround.jobs import folder, fragments, recipes
-from wardround.jobs.named import NETWORKS, PHANTOMS, classes, shipped
+from wardround.jobs.job_classes import NETWORKS, PHANTOMS, classes, shipped
 from wardround.jobs.recipes import Job, Json
 
 SITE, SERVER = "site", "server"
@@ -47,7 +47,7 @@ FORBIDDEN = (
 def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
     """Return {"site": classes, "server": classes}, sorted: exactly those that these jobs name.
 
-    none given: all jobs, the networks and phantoms that any of them can be given (named.py), at the server every aggregation
+    none given: all jobs, the networks and phantoms that any of them can be given (job_classes.py), at the server every aggregation
     that `--set aggregation=` names, and every compression at both
     """
     chosen = jobs or [recipes.job(name) for name in recipes.names()]

@@ -1,6 +1,6 @@
 """The objects that NVFlare builds from a job's {"path", "args"} values, built here: to use them, or to try them.
 
-Only classes are built that wardround ships, that a kit lists, or that the person at this keyboard typed (named.py): a job's
+Only classes are built that wardround ships, that a kit lists, or that the person at this keyboard typed (job_classes.py): a job's
 folder is somebody else's text, and building what it names would run that person's choice of code before anybody has read it.
 """
 
@@ -11,13 +11,13 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from wardround.arrays import Layout
+from wardround.core.arrays import Layout
+from wardround.core.errors import ConfigRefused
 from wardround.core.traits import Fitting, require_fit
-from wardround.errors import ConfigRefused
 from wardround.jobs.job import Job, Json
-from wardround.jobs.named import classes, shipped
+from wardround.jobs.job_classes import classes, shipped
 
-PARTS = ("model", "sampling", "judging", "phantoms")
+PARTS = ("model", "sampling", "model_selection", "phantoms")
 LIST = "`wardround sites allow-list`"
 
 
@@ -67,13 +67,13 @@ def require_buildable(job: Job) -> None:
     algorithm, sharing = build(job.algorithm["site"], "algorithm"), build(job.sharing, "sharing")
     require_fit(parts_of(job))
     _require_private_work(job, algorithm, schedule)
-    build(job.rule, "server rule")
-    if job.protection is None:
-        require_tolerates(build(job.aggregation, "aggregation"), job.federation["min_sites"])
+    build(job.server_optimizer, "server optimizer")
+    if job.secagg is None:
+        require_tolerates(build(job.aggregation, "aggregation"), job.federation["min_clients"])
     else:
-        protection = build(job.privacy["protection"], "protection")
+        secagg = build(job.privacy["secagg"], "secagg")
         if job.hospital_noise is not None:
-            _require_noise_fits(job, protection)
+            _require_noise_fits(job, secagg)
     patient_noise = job.dp is not None and job.dp["unit"] == "patient"
     _guarded("network and sampling", lambda: _require_network_fits(parts["model"], parts["sampling"], patient_noise))
     _guarded("algorithm and schedule", lambda: begin(algorithm, sharing, schedule.steps(0)))
@@ -88,10 +88,10 @@ def parts_of(job: Job) -> list[Fitting]:
     return chain(
         build(job.algorithm["site"], "algorithm"),
         build(job.sharing, "sharing"),
-        beside=job.rival,
+        beside=job.fedavg_baseline,
         dp=None if job.dp is None else build(job.privacy["mechanism"]["args"]["promise"], "promise"),
         compression=None if job.compression is None else build(job.compression, "compression"),
-        protection=None if job.protection is None else build(job.privacy["protection"], "protection"),
+        secagg=None if job.secagg is None else build(job.privacy["secagg"], "secagg"),
         aggregation=build(job.aggregation, "aggregation"),
     )
 
@@ -172,8 +172,8 @@ def _guarded(what: str, work: Callable[[], Any], *, own_words: bool = False) -> 
 
 def _require_network_fits(model: Any, sampling: Any, patient_noise: bool) -> None:
     """Refuse a network that a hospital would refuse: other channels or patches, or no gradients of single patients."""
-    from wardround.hospital.segmentation import Sampling
     from wardround.models.network_fit import READY_MADE, require_private
+    from wardround.training.segmentation import Sampling
 
     sampling.require_network(model)
     if patient_noise and isinstance(sampling, Sampling) and not isinstance(model, READY_MADE):
@@ -182,14 +182,14 @@ def _require_network_fits(model: Any, sampling: Any, patient_noise: bool) -> Non
 
 def _require_private_work(job: Job, algorithm: Any, schedule: Any) -> None:
     """Raise ConfigRefused where nobody has counted the private gradients of this algorithm, or they are not whole steps."""
-    from wardround.hospital.dp_site import private_plan
+    from wardround.training.dp_training import private_plan
 
     if job.dp is not None and job.dp["unit"] == "patient":
         private_plan(algorithm, None, schedule, None)
 
 
-def _require_noise_fits(job: Job, protection: Any) -> None:
+def _require_noise_fits(job: Job, secagg: Any) -> None:
     from wardround.flare.secagg_session import require_one_sum
 
-    require_one_sum(build(job.hospital_noise or {}, "noise"), protection)
+    require_one_sum(build(job.hospital_noise or {}, "noise"), secagg)
     build(job.privacy["scaling"], "scaling").first(shared_layout(job))

@@ -12,7 +12,7 @@ from wardround.jobs.recipes import Job
 
 VERDICT = (
     "The report names the model to deploy for each hospital, or says that joining did not help, or that no model here is usable "
-    "yet, because none is clearly better than chance (classes) or than the least Dice (`judging.least_dice`)."
+    "yet, because none is clearly better than chance (classes) or than the least Dice (`model_selection.least_dice`)."
 )
 NEVER = "file names, patient identifiers, scores of single patients"
 FEW = (
@@ -28,7 +28,7 @@ def card(job: Job) -> str:
     schedule, args = job.schedule, job.algorithm["site"]["args"]
     beside = (
         "FedAvg is trained beside it in the same rounds, so that the report can compare; this doubles time and bytes.\n"
-        if job.rival
+        if job.fedavg_baseline
         else ""
     )
     settings = {
@@ -36,10 +36,14 @@ def card(job: Job) -> str:
         "sharing": job.sharing["args"] or {"everything": ""},
         **({"aggregation": job.aggregation["args"]} if job.aggregation["args"] else {}),
         **({"compression": job.compression["args"] or {job.compression["path"]: ""}} if job.compression else {}),
-        "server": job.rule["args"],
+        "server": job.server_optimizer["args"],
         "model": job.task["model"]["args"],
     }
-    settings |= {"sampling": job.task["sampling"]["args"], "judging": job.task["judging"]["args"], "schedule": schedule}
+    settings |= {
+        "sampling": job.task["sampling"]["args"],
+        "model_selection": job.task["model_selection"]["args"],
+        "schedule": schedule,
+    }
     settings |= {"privacy": {k: v for k, v in job.dp.items() if k != "unit"}} if job.dp else {}
     rows = "\n".join(f"| {group} | {_words(values)} |" for group, values in settings.items())
     hessian = (
@@ -55,7 +59,7 @@ def card(job: Job) -> str:
 **{job.title}** ({job.algorithm["source"]})
 {_wrapped(job.task["purpose"], "")}
 
-{_wrapped(job.algorithm["words"], "")}
+{_wrapped(job.algorithm["description"], "")}
 {beside}
 ## What happens
 
@@ -99,31 +103,35 @@ def _leaves(job: Job) -> str:
 def _stays(job: Job) -> str:
     """Return what of the model stays at the hospital, and what that does not mean while FedAvg is trained beside."""
     sharing = build(job.sharing, "sharing")
-    told = "the report names them and since when" if job.protection is None else "only its own report names them"
+    told = "the report names them and since when" if job.secagg is None else "only its own report names them"
     kept = [f"{sharing.stays} ({told})" if STEADY in sharing.traits.breaks else sharing.stays] if sharing.stays else []
     kept += [job.algorithm["keeps"]] if "keeps" in job.algorithm else []
-    beside = "the FedAvg model that is trained beside it leaves whole (`--set rival=false`: without it)"
-    return "; ".join([*(kept or ["nothing, all of it is shared"]), *([beside] if job.rival and sharing.stays else [])])
+    beside = "the FedAvg model that is trained beside it leaves whole (`--set fedavg_baseline=false`: without it)"
+    return "; ".join(
+        [*(kept or ["nothing, all of it is shared"]), *([beside] if job.fedavg_baseline and sharing.stays else [])]
+    )
 
 
 def _course(job: Job) -> str:
     """Return what happens, in order."""
     schedule, sites = job.schedule, job.federation["sites"]
     return (
-        f"{schedule['rounds']} rounds at {len(sites)} sites ({', '.join(sites)}). In every round each hospital scores the incoming "
+        f"{schedule['num_rounds']} rounds at {len(sites)} sites ({', '.join(sites)}). In every round each hospital scores the "
+        f"incoming "
         f"model on its validation patients, spends {schedule['work']} gradient evaluations (the unit of training work) on its "
         "training patients, and sends back the change. After the last round it trains a local model with the same total work, "
-        f"fine-tunes the shared one ({_list(job.task['judging']['args']['steps'])} steps, chosen on validation), and scores every "
+        f"fine-tunes the shared one ({_list(job.task['model_selection']['args']['steps'])} steps, chosen on validation), and "
+        f"scores every "
         f"candidate once on its test patients. {job.privacy.get('verdict', VERDICT)}"
     )
 
 
 def _law(job: Job) -> str:
     """Return the sentence that says how much of a hospital-level private run can be signal at all."""
-    from wardround.privacy.hospital_dp import signal_to_noise
+    from wardround.dp.hospital_dp import signal_to_noise
 
     shared, many = shared_layout(job).total, len(job.federation["sites"])
-    ratio = signal_to_noise(build(job.hospital_noise or {}, "noise"), many, shared, job.schedule["rounds"])
+    ratio = signal_to_noise(build(job.hospital_noise or {}, "noise"), many, shared, job.schedule["num_rounds"])
     words = (
         f"{shared:,} numbers are shared by {many} hospitals: over the whole run the signal is at best {ratio:.2f} times the noise "
         "(the law n mu / sqrt(numbers), times what the quorum costs). Below 1 the run is mostly noise: more hospitals or a "

@@ -1,7 +1,7 @@
 """What goes together in one job, computed from the traits of its parts. Pure: values in, words out.
 
 A job has one option of every axis: which blocks are shared, how the algorithm trains, whether FedAvg is trained beside
-it, differential privacy, compression, a hidden sum or plaintext updates, and the aggregation. `core.traits.require_fit`
+it, differential privacy, compression, a secure sum or plaintext updates, and the aggregation. `core.traits.require_fit`
 says whether they fit, when a job is printed and when it is loaded; this file asks it about every combination.
 """
 
@@ -29,12 +29,12 @@ from wardround.compression.half import Half
 from wardround.compression.quantise import Quantise
 from wardround.compression.rand_k import RandK
 from wardround.compression.top_k import TopK
+from wardround.core.errors import ConfigRefused
 from wardround.core.traits import Fitting, Misfit, Part, leaving, misfit
-from wardround.errors import ConfigRefused
+from wardround.dp.hospital_dp import HospitalDP
+from wardround.dp.patient_dp import PatientDP
 from wardround.jobs.nearest import did_you_mean
-from wardround.privacy.hospital_dp import HospitalDP
-from wardround.privacy.patient_dp import PatientDP
-from wardround.privacy.protection import Protection
+from wardround.secagg.spec import SecAggSpec
 
 # In the order in which the parts meet an update. The first option of an axis is what a job has that asks for nothing.
 AXES = ("sharing", "algorithm", "beside", "dp", "compression", "secagg", "aggregation")
@@ -57,13 +57,13 @@ def chain(
     beside: bool,
     dp: Fitting | None,
     compression: Fitting | None,
-    protection: Fitting | None,
+    secagg: Fitting | None,
     aggregation: Fitting,
 ) -> list[Fitting]:
     """Return the parts of one job in the order in which they meet an update."""
-    found: list[Fitting] = [*parts(algorithm, sharing, beside), *leaving(dp, compression, protection)]
+    found: list[Fitting] = [*parts(algorithm, sharing, beside), *leaving(dp, compression, secagg)]
     # The sum of a hidden job is its mean: there a weighted mean reads nothing beside it.
-    if protection is None or not isinstance(aggregation, WeightedMean):
+    if secagg is None or not isinstance(aggregation, WeightedMean):
         found.append(Part(aggregation.name, aggregation.traits, "--set aggregation=mean"))
     return found
 
@@ -98,7 +98,7 @@ def options() -> Mapping[str, Mapping[str, Any]]:
             "he": _sum(encryption=True),
             "he_masks": _sum(masks=True, encryption=True),
             "ring": _sum(masks=True, encryption=True, ring=True),
-            "weighted": _sum(masks=True, weights="patients_hidden"),
+            "weighted": _sum(masks=True, weights="patients_in_sum"),
         },
         "aggregation": {
             "mean": WeightedMean(),
@@ -150,7 +150,7 @@ def parts_of(cell: Cell) -> list[Fitting]:
         beside=found["beside"] is not None,
         dp=found["dp"],
         compression=found["compression"],
-        protection=found["secagg"],
+        secagg=found["secagg"],
         aggregation=found["aggregation"],
     )
 
@@ -167,7 +167,7 @@ def rows() -> list[tuple[str, str]]:
 
 
 def row_misfit(row: tuple[str, str]) -> Misfit | None:
-    """Return why plaintext or a hidden sum and a kind of differential privacy do not go together; None where they do."""
+    """Return why plaintext or a secure sum and a kind of differential privacy do not go together; None where they do."""
     return why_not(default() | dict(zip(BASE, row, strict=True)))
 
 
@@ -212,7 +212,7 @@ def title_of(axis: str, name: str) -> str:
     return str(getattr(value, "title", "") or getattr(value, "name", "") or "all blocks")
 
 
-def _sum(**switches: Any) -> Protection:
+def _sum(**switches: Any) -> SecAggSpec:
     """Return the promise of a sum over three sites or more."""
     given: dict[str, Any] = {"masks": False, "encryption": False, "ring": False, "weights": "equal"} | switches
-    return Protection(sites=4, min_sites=3, bits=8, reference_patients=1, threshold=0, **given)
+    return SecAggSpec(sites=4, min_clients=3, bits=8, reference_patients=1, threshold=0, **given)

@@ -16,13 +16,13 @@ combination, and `wardround jobs compat --job JOB --set ...` about a job. This p
 --markdown` prints.
 """
 AXES = {
-    "secagg": "Sum (`privacy`, `protection.*`)",
+    "secagg": "Sum (`privacy`, `secagg.*`)",
     "dp": "Differential privacy (`privacy`)",
     "aggregation": "Aggregation (`aggregation`)",
     "compression": "Compression (`compression`)",
     "sharing": "What is shared (`sharing`)",
     "algorithm": "Algorithm",
-    "beside": "FedAvg beside it (`rival`)",
+    "beside": "FedAvg beside it (`fedavg_baseline`)",
 }
 COLUMNS = ("aggregation", "compression", "sharing", "algorithm", "beside")
 Row = tuple[str, str]

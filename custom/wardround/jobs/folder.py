@@ -7,15 +7,15 @@ from pathlib import Path
 
 from wardround import __version__
 from wardround.core import files
-from wardround.errors import ConfigRefused
-from wardround.flare.ran import AGGREGATION, compression_of, plain, settings_of
-from wardround.hospital.class_inputs import INPUTS
-from wardround.jobs import hidden
+from wardround.core.errors import ConfigRefused
+from wardround.flare.job_settings import AGGREGATION, compression_of, plain, settings_of
+from wardround.jobs import secagg_jobs
+from wardround.jobs.allowed_names import allowed_names
 from wardround.jobs.building import build
 from wardround.jobs.card import card
 from wardround.jobs.recipes import Job, Json
 from wardround.jobs.tracking import receivers
-from wardround.jobs.words import words
+from wardround.training.class_inputs import INPUTS
 
 INSTALLED = {"version": __version__, "code": "installed"}
 # NVFlare turns an undefined variable into None: what a job has not is written as this word.
@@ -64,7 +64,7 @@ def meta(job: Job) -> Json:
         "name": job.name,
         "resource_spec": {},
         "deploy_map": {"app": deploy},
-        "min_clients": job.federation["min_sites"],
+        "min_clients": job.federation["min_clients"],
     }
 
 
@@ -88,21 +88,21 @@ def _server_config(job: Job) -> Json:
     plaintext = {
         "aggregation": job.aggregation,
         "compression": job.compression or NONE,
-        "rule": job.rule,
+        "server_optimizer": job.server_optimizer,
         "model": job.task["model"],
-        "banks": job.banks,
+        "variables": job.variables,
         "home_roles": list(build(job.sharing, "sharing").home_roles),
-        "min_sites": job.federation["min_sites"],
+        "min_clients": job.federation["min_clients"],
         "seed": job.task["seed"],
-        "allowed_names": words(job),
+        "allowed_names": allowed_names(job),
         **_inputs(job),
     }
     controller = {
         "mode": {"path": "wardround.flare.plaintext_server.PlaintextServer", "args": plaintext},
-        "rounds": job.schedule["rounds"],
+        "num_rounds": job.schedule["num_rounds"],
         "round_timeout_s": job.federation["round_timeout_s"],
         "step_timeout_s": job.federation["step_timeout_s"],
-        "grace_s": job.federation["grace_s"],
+        "wait_time_after_min_received": job.federation["wait_time_after_min_received"],
         "about": {"config_type": "dict", **about(job)},
     }
     workflow: Json = {"id": "rounds", "path": "wardround.flare.controller.ServerController", "args": controller}
@@ -111,15 +111,15 @@ def _server_config(job: Job) -> Json:
         "server": {"heart_beat_timeout": 600, "task_request_interval": job.federation["task_request_interval_s"]},
         "task_data_filters": [],
         "task_result_filters": [],
-        "workflows": [hidden.server_workflow(job, about(job)) if job.protection else workflow],
+        "workflows": [secagg_jobs.server_workflow(job, about(job)) if job.secagg else workflow],
         "components": [*receivers(job)],
     }
 
 
 def _client_config(job: Job) -> Json:
     """One executor, one outbound filter, and one component that says what leaves, which both read."""
-    tasks = hidden.TASKS if job.protection else ["train", "finish"]
-    args = job.trainer | (hidden.site_settings(job) if job.protection else {})
+    tasks = secagg_jobs.TASKS if job.secagg else ["train", "finish"]
+    args = job.trainer | (secagg_jobs.site_settings(job) if job.secagg else {})
     executor = {"path": "wardround.flare.executor.SiteExecutor", "args": args}
     outbound_filter: Json = {"path": "wardround.flare.outbound_filter.OutboundFilter", "args": {}}
     return {
@@ -139,18 +139,18 @@ def outbound(job: Job) -> Json:
     return {
         "privacy": job.privacy["mechanism"],
         "compression": job.compression or NONE,
-        "protection": job.privacy.get("protection", NONE),
-        "allowed_names": words(job),
+        "secagg": job.privacy.get("secagg", NONE),
+        "allowed_names": allowed_names(job),
     }
 
 
 def about(job: Job) -> Json:
     """Return what the report prints about the job's settings; a resumed run must have the same.
 
-    What the sites run comes from their own config (ran.py), and both sides compare it before they work.
+    What the sites run comes from their own config (flare/job_settings.py), and both sides compare it before they work.
     """
-    groups: Json = {"rule": job.rule["args"]}
-    groups |= {"protection": job.protection} if job.protection else {}
+    groups: Json = {"server_optimizer": job.server_optimizer["args"]}
+    groups |= {"secagg": job.secagg} if job.secagg else {}
     groups |= {"dp": job.dp | {"delta": job.privacy["mechanism"]["args"]["delta"]}} if job.dp else {}
     groups |= {"scaling": job.privacy["scaling"]["args"]} if "scaling" in job.privacy else {}
     if job.aggregation["args"]:

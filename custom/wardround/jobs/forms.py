@@ -8,24 +8,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
+from wardround.core.terminal import counted
 from wardround.flare import plain_jobs
-from wardround.flare.places import sites_of_job
-from wardround.jobs import allow_list, named, packaging, recipes
+from wardround.flare.workspaces import sites_of_job
+from wardround.jobs import allow_list, packaging, recipes
+from wardround.jobs import job_classes as named
 from wardround.jobs.building import require_buildable
 from wardround.jobs.packaging import Files
-from wardround.jobs.terminal import counted
-from wardround.privacy.protection import LEAST_SITES
+from wardround.secagg.spec import LEAST_SITES
 
 
 @dataclass(frozen=True)
 class Form:
-    """A job as it travels. sites: that its meta.json names, none for whoever is connected | min_sites: that it needs."""
+    """A job as it travels. sites: that its meta.json names, none for whoever is connected | min_clients: that it needs."""
 
     name: str
     files: Files
     sites: tuple[str, ...]
-    min_sites: int
+    min_clients: int
 
     @property
     def foreign(self) -> bool:
@@ -70,7 +71,7 @@ def form(named: str, settings: Sequence[str] = (), sites: Sequence[str] = (), *,
     listed = tuple(sites_of_job(meta))
     made = Form(name, files, listed, int(meta.get("min_clients", 1)))
     if listed:
-        require_enough(len(listed), made.min_sites)
+        require_enough(len(listed), made.min_clients)
     return made
 
 
@@ -78,14 +79,14 @@ def form(named: str, settings: Sequence[str] = (), sites: Sequence[str] = (), *,
 class Runnable:
     """A job for the simulator. title: in words
 
-    sites: that its meta.json names | min_sites: that it needs | least_sites: to which that number may be lowered
+    sites: that its meta.json names | min_clients: that it needs | least_sites: to which that number may be lowered
     """
 
     name: str
     title: str
     files: Files
     sites: tuple[str, ...]
-    min_sites: int
+    min_clients: int
     least_sites: int
 
 
@@ -100,9 +101,9 @@ def runnable(named: str, settings: Sequence[str], sites: Sequence[str]) -> Runna
         return _folder(place, settings)
     job = recipes.job(named, settings, sites)
     require_buildable(job)
-    least = LEAST_SITES if job.protection is not None else 1
+    least = LEAST_SITES if job.secagg is not None else 1
     title, files = f"{job.name}: {job.title}", packaging.printed_job(job)
-    return Runnable(job.name, title, files, tuple(job.federation["sites"]), job.federation["min_sites"], least)
+    return Runnable(job.name, title, files, tuple(job.federation["sites"]), job.federation["min_clients"], least)
 
 
 def _folder(place: Path, settings: Sequence[str]) -> Runnable:
@@ -133,15 +134,15 @@ def _beside(place: Path, options: str) -> ConfigRefused:
     )
 
 
-def require_enough(sites: int, min_sites: int) -> None:
+def require_enough(sites: int, min_clients: int) -> None:
     """Raise ConfigRefused when a job would wait for more sites than it names."""
-    if sites < min_sites:
+    if sites < min_clients:
         raise ConfigRefused(
-            f"{counted(sites, 'site')} for a job that needs {min_sites} (min_sites)",
+            f"{counted(sites, 'site')} for a job that needs {min_clients} (min_clients)",
             found=counted(sites, "site"),
-            expected=f"{min_sites} or more: a round is added up once so many have answered",
-            fix=f"name {min_sites} sites or more, or lower min_sites"
-            + (f" with `--set federation.min_sites={sites}`" if sites > 1 else ""),
+            expected=f"{min_clients} or more: a round is added up once so many have answered",
+            fix=f"name {min_clients} sites or more, or lower min_clients"
+            + (f" with `--set federation.min_clients={sites}`" if sites > 1 else ""),
         )
 
 

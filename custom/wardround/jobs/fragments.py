@@ -6,12 +6,12 @@ from pathlib import Path
 
 import yaml
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.jobs.job import Json
 
 
 def table() -> Json:
-    """Return jobs.yaml: defaults, jobs, algorithms, server rules."""
+    """Return jobs.yaml: defaults, jobs, algorithms, server optimizers."""
     found: Json = _read(_root() / "jobs.yaml")
     return found
 

@@ -7,7 +7,7 @@ from typing import Any
 
 Json = dict[str, Any]
 OF_MONAI = "monai.networks.nets."
-HOSPITAL_DP = "wardround.privacy.hospital_dp.HospitalDP"
+HOSPITAL_DP = "wardround.dp.hospital_dp.HospitalDP"
 
 
 @dataclass(frozen=True)
@@ -20,21 +20,21 @@ class Job:
     sharing: Json
     aggregation: Json
     compression: Json | None
-    rule: Json
+    server_optimizer: Json
     task: Json
     federation: Json
     privacy: Json
-    rival: bool
+    fedavg_baseline: bool
 
     @property
-    def banks(self) -> list[str]:
-        """The banks that travel: the algorithm's own, then FedAvg's when it runs beside it."""
-        return [*self.algorithm["banks"], *(["fedavg"] if self.rival else [])]
+    def variables(self) -> list[str]:
+        """The variables that travel: the algorithm's own, then FedAvg's when it runs beside it."""
+        return [*self.algorithm["variables"], *(["fedavg"] if self.fedavg_baseline else [])]
 
     @property
-    def protection(self) -> Json | None:
-        """The settings of the hidden sum; None where the server reads updates."""
-        part = self.privacy.get("protection")
+    def secagg(self) -> Json | None:
+        """The settings of the secure sum; None where the server reads updates."""
+        part = self.privacy.get("secagg")
         return part["args"] if part else None
 
     @property
@@ -54,15 +54,15 @@ class Job:
     @property
     def trainer(self) -> Json:
         """The settings that the executor of every job has; what leaves is promised in `outbound`, not here."""
-        rival = {"path": "wardround.algorithms.fedavg.FedAvg", "args": {}}
+        fedavg_baseline = {"path": "wardround.algorithms.fedavg.FedAvg", "args": {}}
         return {
             "algorithm": self.algorithm["site"],
             "sharing": self.sharing,
-            **({"rival": rival} if self.rival else {}),
+            **({"fedavg_baseline": fedavg_baseline} if self.fedavg_baseline else {}),
             "model": self.task["model"],
             "schedule": self.federation["schedule"],
             "sampling": self.task["sampling"],
-            "judging": self.task["judging"],
+            "model_selection": self.task["model_selection"],
             "phantoms": self.task["phantoms"],
             "seed": self.task["seed"],
         }

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 
 @contextmanager

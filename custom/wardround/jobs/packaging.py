@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 
 from wardround import __version__
+from wardround.core.errors import ConfigRefused
 from wardround.core.files import write as write_file
-from wardround.errors import ConfigRefused
 from wardround.flare.made_with import digest_of, package_digest, package_files
 from wardround.flare.plain_jobs import require_plain_folder
 from wardround.jobs.folder import INSTALLED, MADE_WITH, job_files, made_with, printed

@@ -7,13 +7,13 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
-from wardround.errors import ConfigRefused
-from wardround.jobs import fragments, own
+from wardround.core.errors import ConfigRefused
+from wardround.dp.accounting import claim, full_noise_multiplier_for, noise_multiplier_for
+from wardround.dp.releases import GaussianRelease, SampledGaussianRelease
+from wardround.jobs import fragments, own_classes
 from wardround.jobs import settings as settings_of
 from wardround.jobs.job import HOSPITAL_DP, Job, Json
 from wardround.jobs.nearest import did_you_mean
-from wardround.privacy.accounting import claim, full_noise_multiplier_for, noise_multiplier_for
-from wardround.privacy.releases import GaussianRelease, SampledGaussianRelease
 
 # Settings that name a row or a fragment of app_configs/, and are applied before all others.
 BY_NAME = ("privacy=", "sharing=", "aggregation=", "compression=")
@@ -42,7 +42,7 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
         )
     row = page["defaults"] | page["jobs"][name]
     algorithm = copy.deepcopy(page["algorithms"][row["algorithm"]])
-    rule = copy.deepcopy(page["rules"][algorithm["rule"]])
+    server_optimizer = copy.deepcopy(page["server_optimizers"][algorithm["server_optimizer"]])
     row |= dict(one.split("=", 1) for one in settings if one.startswith(BY_NAME))
     sharing = copy.deepcopy(_sharing(page, row["sharing"]))
     task, federation, privacy = (fragments.fragment(kind, row[kind]) for kind in ("task", "federation", "privacy"))
@@ -56,19 +56,19 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
         sharing=sharing["part"],
         aggregation=copy.deepcopy(_row(page, "aggregation", row["aggregation"])),
         compression=_compression(page, row["compression"]),
-        rule=rule,
+        server_optimizer=server_optimizer,
         task=task,
         federation=federation,
         privacy=privacy,
-        rival=bool(row["rival"]),
+        fedavg_baseline=bool(row["fedavg_baseline"]),
     )
     for setting in settings:
         made = made if setting.startswith(BY_NAME) else settings_of.apply(made, setting)
     _count_columns(made, settings)
     named = row.get("title") if row["sharing"] == page["jobs"][name].get("sharing") else None
-    made = own.finished(made, _sharing(page, row["sharing"]), named)
-    if made.protection is not None:
-        made.protection["min_sites"] = made.federation["min_sites"]
+    made = own_classes.finished(made, _sharing(page, row["sharing"]), named)
+    if made.secagg is not None:
+        made.secagg["min_clients"] = made.federation["min_clients"]
     if made.compression is not None and "seed" in made.compression["args"]:
         made.compression["args"]["seed"] = made.task["seed"]
     if made.dp is not None:
@@ -125,20 +125,20 @@ def _count_columns(made: Job, settings: Sequence[str]) -> None:
 
 def _require_patience(made: Job) -> None:
     """Raise ConfigRefused unless the job states for how long stragglers are waited for."""
-    grace_s = made.federation["grace_s"]
-    if type(grace_s) is not int or grace_s < 0:
+    wait_time_after_min_received = made.federation["wait_time_after_min_received"]
+    if type(wait_time_after_min_received) is not int or wait_time_after_min_received < 0:
         raise ConfigRefused(
             f"how job {made.name} treats stragglers",
-            found=f"federation.grace_s={grace_s}",
+            found=f"federation.wait_time_after_min_received={wait_time_after_min_received}",
             expected="whole seconds, 0 or more",
-            fix="--set federation.grace_s=SECONDS",
+            fix="--set federation.wait_time_after_min_received=SECONDS",
         )
 
 
 def _promise(made: Job) -> None:
     """Write the promise into the mechanism: the given noise, or what keeps the whole job within its target epsilon."""
     dp, args = made.privacy["dp"], made.privacy["mechanism"]["args"]
-    numbers = {"delta": args["delta"], "rounds": made.schedule["rounds"], "work": made.schedule["work"]}
+    numbers = {"delta": args["delta"], "num_rounds": made.schedule["num_rounds"], "work": made.schedule["work"]}
     numbers |= {f"dp.{key}": value for key, value in dp.items() if key != "unit"}
     if wrong := [
         name for name, value in numbers.items() if isinstance(value, bool) or not isinstance(value, (int, float))
@@ -168,13 +168,13 @@ def _promise(made: Job) -> None:
 
 def _patient_noise(made: Job, delta: float, given: float) -> SampledGaussianRelease:
     dp, args, schedule = made.privacy["dp"], made.privacy["mechanism"]["args"], made.schedule
-    steps = schedule["rounds"] * schedule["work"]
-    noise = given or _noise(float(dp["target_epsilon"]), delta, float(dp["sampling_rate"]), steps)
-    promise = {"clip": dp["clip"], "noise_multiplier": noise}
-    promise |= {key: dp[key] for key in ("sampling_rate", "reference_patients")}
-    args |= {"promise": {"path": "wardround.privacy.patient_dp.PatientDP", "args": promise}}
-    args |= {"work": schedule["work"], "rounds": schedule["rounds"]}
-    return SampledGaussianRelease("patient", noise, float(dp["sampling_rate"]), steps)
+    steps = schedule["num_rounds"] * schedule["work"]
+    noise = given or _noise(float(dp["target_epsilon"]), delta, float(dp["sample_rate"]), steps)
+    promise = {"max_grad_norm": dp["max_grad_norm"], "noise_multiplier": noise}
+    promise |= {key: dp[key] for key in ("sample_rate", "reference_patients")}
+    args |= {"promise": {"path": "wardround.dp.patient_dp.PatientDP", "args": promise}}
+    args |= {"work": schedule["work"], "num_rounds": schedule["num_rounds"]}
+    return SampledGaussianRelease("patient", noise, float(dp["sample_rate"]), steps)
 
 
 def _hospital_noise(made: Job, delta: float, given: float) -> GaussianRelease:
@@ -182,21 +182,26 @@ def _hospital_noise(made: Job, delta: float, given: float) -> GaussianRelease:
     dp, args, rounds, sum_ = (
         made.privacy["dp"],
         made.privacy["mechanism"]["args"],
-        made.schedule["rounds"],
-        made.protection,
+        made.schedule["num_rounds"],
+        made.secagg,
     )
     if sum_ is None:
         raise ConfigRefused(
             f"job {made.name} with hospital-level noise",
             found="a privacy fragment without a sum in integers",
-            expected="`protection` beside `dp`; without masks every hospital adds the whole noise itself",
+            expected="`secagg` beside `dp`; without masks every hospital adds the whole noise itself",
             fix="use privacy=dp_adaptive",
         )
     target = 0.0 if given else float(dp["target_epsilon"])
     noise = given or _rounded_up(full_noise_multiplier_for(target, delta, rounds, "hospital"))
-    promise = {"clip": dp["clip"], "noise_multiplier": noise, "colluders": dp["colluders"], "hidden": sum_["masks"]}
-    promise |= {key: sum_[key] for key in ("sites", "min_sites", "bits")}
-    args |= {"promise": {"path": HOSPITAL_DP, "args": promise}, "rounds": rounds}
+    promise = {
+        "max_update_norm": dp["max_update_norm"],
+        "noise_multiplier": noise,
+        "colluders": dp["colluders"],
+        "distributed": sum_["masks"],
+    }
+    promise |= {key: sum_[key] for key in ("sites", "min_clients", "bits")}
+    args |= {"promise": {"path": HOSPITAL_DP, "args": promise}, "num_rounds": rounds}
     return GaussianRelease("hospital", noise, rounds)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.jobs.job import Job, Json, Typed, is_monai_path
 from wardround.jobs.nearest import did_you_mean
 
 # Settings that stand for a class; each takes the settings of that class, whatever they are called.
-CLASSES = ("model.path", "algorithm.path", "sharing.path", "aggregation.path", "rule.path")
+CLASSES = ("model.path", "algorithm.path", "sharing.path", "aggregation.path", "server_optimizer.path")
 
 MIXED = "wardround.aggregation.mixing.Mixed"
 
@@ -28,14 +28,14 @@ def places(made: Job) -> dict[str, Json]:
         "sharing": made.sharing["args"],
         **_aggregation(made),
         **({"compression": made.compression["args"]} if made.compression is not None else {}),
-        "rule": made.rule["args"],
+        "server_optimizer": made.server_optimizer["args"],
         "model": made.task["model"]["args"],
         "sampling": made.task["sampling"]["args"],
         **({"sampling.task": learns} if (learns := made.task["sampling"]["args"].get("task")) else {}),
-        "judging": made.task["judging"]["args"],
+        "model_selection": made.task["model_selection"]["args"],
         "phantoms": made.task["phantoms"]["args"],
         "task": made.task,
-        **({"protection": made.protection} if made.protection is not None else {}),
+        **({"secagg": made.secagg} if made.secagg is not None else {}),
         **({"scaling": made.privacy["scaling"]["args"]} if "scaling" in made.privacy else {}),
         **({"dp": made.dp, "mechanism": made.privacy["mechanism"]["args"]} if made.dp is not None else {}),
     }
@@ -57,9 +57,9 @@ def listed(made: Job) -> dict[str, Any]:
         for key, value in place.items()
         if _leaf(value)
     }
-    parts = (made.task["model"], made.algorithm["site"], made.sharing, made.aggregation, made.rule)
+    parts = (made.task["model"], made.algorithm["site"], made.sharing, made.aggregation, made.server_optimizer)
     paths = [part["path"] for part in parts]
-    return {"rival": made.rival, **dict(zip(CLASSES, paths, strict=True)), **found}
+    return {"fedavg_baseline": made.fedavg_baseline, **dict(zip(CLASSES, paths, strict=True)), **found}
 
 
 def apply(made: Job, setting: str) -> Job:
@@ -80,9 +80,9 @@ def apply(made: Job, setting: str) -> Job:
     if key.startswith("model.args.") and is_monai_path(made.task["model"]["path"]):
         key = f"model.{key.removeprefix('model.args.')}"
     value = _value(setting, text)
-    if key == "rival":
-        require_type(setting, value, made.rival)
-        return replace(made, rival=value)
+    if key == "fedavg_baseline":
+        require_type(setting, value, made.fedavg_baseline)
+        return replace(made, fedavg_baseline=value)
     prefix, _, last = key.rpartition(".")
     place = places(made).get(prefix, {})
     if last in place and _leaf(place[last]):
@@ -111,8 +111,8 @@ def require_type(setting: str, value: object, before: object) -> None:
 def _of_class(made: Job, key: str, text: str) -> Job:
     """Return the job with another class in one place, without settings yet, marked as typed by a person."""
     chosen = Typed(path=text, args={})
-    if key == "rule.path":
-        return replace(made, rule=chosen)
+    if key == "server_optimizer.path":
+        return replace(made, server_optimizer=chosen)
     if key == "aggregation.path":
         return replace(made, aggregation=chosen)
     if key == "sharing.path":
@@ -124,7 +124,7 @@ def _of_class(made: Job, key: str, text: str) -> Job:
 
 def _takes_any(made: Job, prefix: str) -> bool:
     """Tell whether settings of this prefix may have any name: those of a network, and of a class that was typed."""
-    typed = {"algorithm": made.algorithm["site"], "sharing": made.sharing, "rule": made.rule}
+    typed = {"algorithm": made.algorithm["site"], "sharing": made.sharing, "server_optimizer": made.server_optimizer}
     typed |= {"aggregation": made.aggregation}
     return prefix == "model" or isinstance(typed.get(prefix), Typed)
 

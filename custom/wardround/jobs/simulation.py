@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 PATIENCE_S = 20
 # Printed by `nvflare simulator` itself, about a Python script that our jobs do not have.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.jobs.recipes import Job, Json
 
 EVENTS = ["fed.analytix_log_stats"]

@@ -1,1 +1,1 @@
-"""What may leave a site, as one schema."""
+"""What may leave a site, as one schema, and who signed it."""

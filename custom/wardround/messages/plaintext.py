@@ -1,4 +1,5 @@
-"""What the server and a site say to each other in a plaintext job, as plain values; flare/wire.py writes and reads them."""
+"""What the server and a site say to each other in a plaintext job, as plain values; flare/plaintext_messages.py writes and
+reads them."""
 
 from __future__ import annotations
 
@@ -6,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wardround.arrays import Arrays
+from wardround.core.arrays import Arrays
 
 TRAIN, FINISH = "train", "finish"
 
 
 @dataclass(frozen=True)
 class Order:
-    """Server to site: the weights of every bank, this round and the number of rounds.
+    """Server to site: the weights of every variable, this round and the number of rounds.
 
     missed: by name, the sites whose update of the round before did not count: how many rounds had
     passed when one last did
@@ -21,7 +22,7 @@ class Order:
 
     weights: Arrays
     round: int
-    rounds: int
+    num_rounds: int
     missed: Mapping[str, int] = field(default_factory=dict)
 
     def since(self, site: str) -> int:

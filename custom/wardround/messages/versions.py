@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wardround import __version__
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 
 def require_version(site: str, facts: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Floor 2: networks, and their weights as one vector, as named blocks and on disk.
+"""Networks, and their weights as one vector, as named blocks and on disk.
 
 monai and timm are imported when a network is built.
 """

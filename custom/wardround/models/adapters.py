@@ -1,4 +1,4 @@
-"""Floor 2: low-rank adapters: a small trainable correction inside every convolution, as a part that a federation can share.
+"""Low-rank adapters: a small trainable correction inside every convolution, as a part that a federation can share.
 
 A convolution computes with W + up down instead of W, which is conv(x) + up(down(x)): `down` [rank, in, kernel] is a
 convolution to `rank` channels, public and fixed, `up` [out, rank] is a parameter and starts at zero. What is trained is
@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wardround.arrays import Array
-from wardround.rng import stream
+from wardround.core.arrays import Array
+from wardround.core.rng import stream
 
 SEED = 0
 

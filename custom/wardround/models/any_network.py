@@ -1,4 +1,4 @@
-"""Floor 2: any network by its class: one of MONAI's, or your own `nn.Module`, made fit for hospitals that train together.
+"""Any network by its class: one of MONAI's, or your own `nn.Module`, made fit for hospitals that train together.
 
 The class stands in a LIST of one {"path", "args"}. NVFlare checks a class that stands there against a hospital's own list of
 classes as any other, and leaves building it to us: it has to be built from the job's seed, so that all start alike.
@@ -14,7 +14,7 @@ from typing import Any, Literal, final
 
 from torch import nn
 
-from wardround.errors import ConfigRefused, ModelRefused
+from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.models.nets import require_federable, seeded
 from wardround.models.norms import without_batch_norms
 

@@ -1,4 +1,4 @@
-"""Floor 2: a network in 8 to 30 named blocks, the unit that a mask makes shared or personal.
+"""A network in 8 to 30 named blocks, the unit that a mask makes shared or personal.
 
 A norm, an adapter and a layer scale belong to the block they sit in.
 ViT       stem (patches, positions, class token) | every transformer block of the trunk (the last with the trunk's final

@@ -1,4 +1,4 @@
-"""Floor 2: what wardround reads of a MONAI bundle that it wrote: configs/metadata.json and models/model.pt.
+"""What wardround reads of a MONAI bundle that it wrote: configs/metadata.json and models/model.pt.
 
 A bundle may have been anywhere since: its code and the expressions in its configs are never run, its weights are read
 without unpickling and without trusting a size that they state, and they must match the digest and the architecture of
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from wardround.arrays import Array, digest
-from wardround.bounded import TooMuch, read_json
-from wardround.errors import ModelRefused
+from wardround.core.arrays import Array, digest
+from wardround.core.bounded import TooMuch, read_json
+from wardround.core.errors import ModelRefused
 from wardround.models import checkpoint
 from wardround.models.checkpoint import require_fingerprint
 from wardround.models.stored_arrays import state_dictionary

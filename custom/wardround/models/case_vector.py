@@ -1,4 +1,4 @@
-"""Floor 2: a patient's images and table columns as ONE flat vector, since a network of ours is handed one tensor.
+"""A patient's images and table columns as ONE flat vector, since a network of ours is handed one tensor.
 
 The order is images [M, *size], presence [M], values [F], known [F]. An absent modality is zeros with presence 0, an
 unknown value is 0 with known 0; `unpack` zeroes what is marked as absent, whatever stands there (not-a-number too), so
@@ -14,7 +14,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from wardround.errors import ConfigRefused, DataRefused, ModelRefused
+from wardround.core.errors import ConfigRefused, DataRefused, ModelRefused
 
 
 class Case(NamedTuple):

@@ -1,4 +1,4 @@
-"""Floor 2: weights on disk: one .npz without pickle, written atomically, that says which architecture it belongs to.
+"""Weights on disk: one .npz without pickle, written atomically, that says which architecture it belongs to.
 
 Content: one float32 entry `block.NAME` per block, and `header`: UTF-8 JSON with format, fingerprint, digest and meta.
 """
@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from wardround.arrays import Array, Arrays, digest
-from wardround.bounded import MOST_JSON, MOST_WEIGHTS, TooMuch, parse_json, stored_zip
 from wardround.core import files
-from wardround.errors import ModelRefused
+from wardround.core.arrays import Array, Arrays, digest
+from wardround.core.bounded import MOST_JSON, MOST_WEIGHTS, TooMuch, parse_json, stored_zip
+from wardround.core.errors import ModelRefused
+from wardround.core.paths import room
 from wardround.models.stored_arrays import npy
-from wardround.paths import room
 
 FORMAT = "wardround weights 1"
 

@@ -1,4 +1,4 @@
-"""Floor 2: the U-Net with a patient's table columns: they scale and shift the features at its lowest level (FiLM).
+"""The U-Net with a patient's table columns: they scale and shift the features at its lowest level (FiLM).
 
 The columns travel as 2 F constant channels behind the 8 of the images, values then known flags, and are read at one
 voxel: a patch of a patient carries them whole. An unknown value counts as 0, whatever stands there; nothing known at all

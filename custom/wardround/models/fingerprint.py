@@ -1,4 +1,4 @@
-"""Floor 2: the fingerprint of an architecture: weights load only into the network they were trained in.
+"""The fingerprint of an architecture: weights load only into the network they were trained in.
 
 Networks have the same fingerprint when the same weights give the same function in eval mode. It covers the class, every
 leaf layer with the settings that change its function (`SETTINGS`; of an adapter also the digest of its fixed numbers),

@@ -1,4 +1,4 @@
-"""Floor 2: a network as one flat vector: the form in which algorithms see it, and the training step itself.
+"""A network as one flat vector: the form in which algorithms see it, and the training step itself.
 
 Weights stay contiguous, in the order of `Layout`. Speed comes from channels_last_3d inputs (tasks/inputs.py) and from
 the norms of nets.py, which keep that format through the network.
@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from wardround.arrays import Layout
-from wardround.errors import ModelRefused
+from wardround.core.arrays import Layout
+from wardround.core.errors import ModelRefused
 from wardround.models.nets import Network, require_federable
 
 
@@ -76,7 +76,7 @@ class FlatModel:
             found = self.module(images) if len(images) > 1 else self._single(images)
         return found.float()
 
-    def gradient(
+    def value_and_grad(
         self, w: Tensor, images: Tensor, loss_fn: Callable[[Tensor], Tensor], *, dropout_seed: int | None = None
     ) -> tuple[float, Tensor]:
         """Return (loss, gradient) of loss_fn(network(images)) at w, in train mode.

@@ -1,4 +1,4 @@
-"""Floor 2: the weight gradients of one layer, one for every sample, from its input x and the gradient g of its output.
+"""The weight gradients of one layer, one for every sample, from its input x and the gradient g of its output.
 
 A sample owns N / S neighbouring rows of the N rows of x and g (a patient with several patches); its gradient is the
 sum over them. Each formula is what autograd would return for that sample alone.

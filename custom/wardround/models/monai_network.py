@@ -1,4 +1,4 @@
-"""Floor 2: any network of MONAI by its name and arguments, made fit for hospitals that train together.
+"""Any network of MONAI by its name and arguments, made fit for hospitals that train together.
 
 A job names `monai.networks.nets.NAME`, and nothing else is ever imported: a hospital that takes no code accepts such a job
 because the class on its list is this one, which is ours, and because what this one loads is restricted to the networks
@@ -17,7 +17,7 @@ from typing import Any, ClassVar, final
 
 from torch import nn
 
-from wardround.errors import ConfigRefused, ModelRefused
+from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.models.any_network import BatchNorms
 from wardround.models.nets import require_federable, seeded
 from wardround.models.norms import without_batch_norms

@@ -1,4 +1,4 @@
-"""Floor 2: the ready-made networks: frozen settings that build MONAI's U-Net and SegResNet.
+"""The ready-made networks: frozen settings that build MONAI's U-Net and SegResNet.
 
 `in_channels` and `out_channels` are the task's (tasks/task.py): an image and a flag for each channel, a logit for each region.
 By default they are those of the brain tumour task: four images and their flags, three regions.
@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
-from wardround.errors import ConfigRefused, ModelRefused
+from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.models.adapters import Adapted, adapt, is_as_drawn
 from wardround.models.film import FilmUNet
 from wardround.models.norms import AFFINE_INSTANCE, Norm, with_group_norms

@@ -1,4 +1,4 @@
-"""Floor 2: whether a segmentation network makes one logit for each region and voxel, tried on an empty patch.
+"""Whether a segmentation network makes one logit for each region and voxel, tried on an empty patch.
 
 Ready-made networks do by construction. Any other one is tried when a job is printed, and again when a site loads it.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.models.flat import FlatModel
 from wardround.models.nets import Network, SegResNet3d, UNet3d
 from wardround.models.per_sample import PerSample

@@ -1,4 +1,4 @@
-"""Floor 2: instance norms as GroupNorm: why, see nets.py."""
+"""Instance norms as GroupNorm: why, see nets.py."""
 
 from __future__ import annotations
 

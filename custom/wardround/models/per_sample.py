@@ -1,4 +1,4 @@
-"""Floor 2: the gradient of every sample of a batch in ONE forward and backward pass, as rows of a matrix.
+"""The gradient of every sample of a batch in ONE forward and backward pass, as rows of a matrix.
 
 The parameters are frozen for the pass, so autograd computes no summed weight gradient; instead a hook at the output of
 every layer that has parameters computes the gradients of all samples (layer_gradients.py) and drops x and g at once.
@@ -8,7 +8,7 @@ pay only where S x parameters does not fit the memory, which is what asking for 
 A row is the gradient of THAT sample alone only if no layer mixes samples. `require_exact` puts it to the test against
 autograd on made-up images, one sample at a time, for the network at hand: a job should call it once.
 Bit for bit a row can still depend on the others: where a sum is shared out among the threads of a CPU, the places of the
-cuts depend on the size of the batch. Passes whose number of rows is a multiple of the threads (`lanes`) cut between rows.
+cuts depend on the size of the batch. Passes whose number of rows is a multiple of the threads (`pad_multiple`) cut between rows.
 Sources: Goodfellow 2015, arXiv:1510.01799; Yousefpour et al. 2021, arXiv:2109.12298 (Opacus: hooks per layer).
 Deviations: 1. no summed gradient beside the single ones; 2. the formulas of convolutions (layer_gradients.py).
 """
@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from wardround.errors import ModelRefused
+from wardround.core.errors import ModelRefused
+from wardround.core.threads import one_thread
 from wardround.models.flat import FlatModel
 from wardround.models.layer_gradients import formula
-from wardround.models.threads import one_thread
 
 Losses = Callable[[Tensor], Tensor]
 TOLERANCE = 1e-4
@@ -42,12 +42,12 @@ class PerSample:
     parameters in a module without a formula: ModelRefused, by name, at once; except
     a parameter [1, ...] of such a module (a class token, positions): every row is given its own copy, which is exact
     where the module broadcasts it over the batch
-    lanes: every pass is filled up to a multiple of it with copies of the first row, whose logits are unused. On the U-Net,
-    lanes = threads makes a row of a CPU the same bits whoever is in the batch, wherever he stands.
+    pad_multiple: every pass is filled up to a multiple of it with copies of the first row, whose logits are unused. On the U-Net,
+    pad_multiple = threads makes a row of a CPU the same bits whoever is in the batch, wherever he stands.
     """
 
-    def __init__(self, model: FlatModel, lanes: int = 1) -> None:
-        self._model, self._lanes = model, lanes
+    def __init__(self, model: FlatModel, pad_multiple: int = 1) -> None:
+        self._model, self._pad_multiple = model, pad_multiple
         self._serial = True
         self._layers, self._tokens = _covered(model.module)
         stops = torch.tensor(model.layout.sizes).cumsum(0).tolist()
@@ -61,7 +61,7 @@ class PerSample:
 
         images [S x R, ...]: sample s owns the rows s R .. s R + R - 1 | losses: logits -> one loss per row, each a
         function of its own row | a sample's loss is the mean over its rows | samples = 0: nothing runs
-        one volume on a CPU: a copy rides along even if lanes = 1 (PyTorch is slow at single small volumes)
+        one volume on a CPU: a copy rides along even if pad_multiple = 1 (PyTorch is slow at single small volumes)
         a layer that is skipped, or whose input is changed in place before its gradient is known: ModelRefused
         """
         self._model.load(w)
@@ -123,7 +123,9 @@ class PerSample:
     def _run(self, images: Tensor, losses: Losses, samples: int) -> tuple[Tensor, Tensor]:
         module, count = self._model.module, len(images)
         volumes = images.dim() == 5
-        shown = max(-(-count // self._lanes) * self._lanes, 2 if volumes and images.device.type == "cpu" else 1)
+        shown = max(
+            -(-count // self._pad_multiple) * self._pad_multiple, 2 if volumes and images.device.type == "cpu" else 1
+        )
         if shown > count:
             images = torch.cat([images, images[:1].expand(shown - count, *images.shape[1:])])
             images = images.contiguous(memory_format=torch.channels_last_3d) if volumes else images

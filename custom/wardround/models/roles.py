@@ -1,4 +1,4 @@
-"""Floor 2: which parameter block is head, norm, adapter or body, so that an algorithm knows what stays at home.
+"""Which parameter block is head, norm, adapter or body, so that an algorithm knows what stays at home.
 
 norm     the scale and shift of every normalisation layer, wherever it is, the head included (FedBN needs all of them)
 adapter  the trained half (`up`) of every adapter (adapters.py), wherever it is, the head included: one small part
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from wardround.arrays import Layout
-from wardround.errors import ModelRefused
+from wardround.core.arrays import Layout
+from wardround.core.errors import ModelRefused
 from wardround.models.adapters import Adapted
 
 OWN_BANKS = ("model", "control")
@@ -48,14 +48,14 @@ def shared_layout(module: nn.Module, home_roles: Sequence[str]) -> Layout:
     return Layout(tuple(shapes), tuple(shapes.values()))
 
 
-def update_layout(module: nn.Module, banks: Sequence[str], home_roles: Sequence[str]) -> Layout:
-    """Return names (`bank:block`) and shapes of the blocks that an update holds: of the algorithm's own banks those that do
-    not stay home, of a rival's bank all.
+def update_layout(module: nn.Module, variables: Sequence[str], home_roles: Sequence[str]) -> Layout:
+    """Return names (`variable:block`) and shapes of the blocks that an update holds: of the algorithm's own variables those that do
+    not stay home, of a rival's variable all.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for bank in banks:
-        shared = shared_layout(module, home_roles if bank in OWN_BANKS else ())
-        shapes |= {f"{bank}:{name}": shape for name, shape in zip(shared.names, shared.shapes, strict=True)}
+    for variable in variables:
+        shared = shared_layout(module, home_roles if variable in OWN_BANKS else ())
+        shapes |= {f"{variable}:{name}": shape for name, shape in zip(shared.names, shared.shapes, strict=True)}
     return Layout(tuple(shapes), tuple(shapes.values()))
 
 

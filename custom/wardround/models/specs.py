@@ -1,4 +1,4 @@
-"""Floor 2: a network's settings as JSON beside its weights, and back. Only the networks listed here are ever built, and
+"""A network's settings as JSON beside its weights, and back. Only the networks listed here are ever built, and
 of MONAI those that monai_network.py loads.
 
 A file of weights may come from another building, so a class path inside it is a name to look up, never one to import, and
@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch.overrides import TorchFunctionMode
 
-from wardround.arrays import Arrays
-from wardround.errors import ConfigRefused, ModelRefused
+from wardround.core.arrays import Arrays
+from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.models.monai_network import MonaiNetwork
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.vit import ViTFusion

@@ -1,4 +1,4 @@
-"""Floor 2: arrays as they lie in a zip, read without a general parser: entries of .npz files, tensors of model.pt files.
+"""Arrays as they lie in a zip, read without a general parser: entries of .npz files, tensors of model.pt files.
 
 A description is compared with the bytes that are there before an array is made, so that nothing is larger than its file. No
 object is unpickled: of model.pt the few steps that `torch.save` writes for a dictionary of float tensors are followed here.
@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from wardround.arrays import Array
-from wardround.bounded import MIB, MOST_WEIGHTS, TooMuch, stored_zip
+from wardround.core.arrays import Array
+from wardround.core.bounded import MIB, MOST_WEIGHTS, TooMuch, stored_zip
 
 MOST_STEPS = 16 * MIB
 _NPY = re.compile(

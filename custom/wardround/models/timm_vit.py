@@ -1,4 +1,4 @@
-"""Floor 2: timm's vision transformers, by name: built without a download, taken apart into a stem and a trunk.
+"""Timm's vision transformers, by name: built without a download, taken apart into a stem and a trunk.
 
 Only timm's plain VisionTransformer is taken (vit_*, deit_*, dinov2 and others, `names`), pooled by its class token or by
 the mean, and made of layers that have a formula for the gradients of single samples. What computes is timm's; only the
@@ -20,9 +20,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from wardround.errors import ConfigRefused, ModelRefused
+from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.models.layer_gradients import formula
-from wardround.models.torchvision_door import open_torchvision
+from wardround.models.torchvision_adapter import open_torchvision
 from wardround.models.vectors import AddVector, Prepend, Scale
 from wardround.models.volume_stem import VolumePositions
 from wardround.models.weights_file import WeightsFile

@@ -1,4 +1,4 @@
-"""Floor 2: the few parameters of a ViT that belong to no ordinary layer, each in a layer of its own.
+"""The few parameters of a ViT that belong to no ordinary layer, each in a layer of its own.
 
 A layer of its own has a formula for the gradients of single samples (layer_gradients.py), which a bare parameter has not
 where one patient is several rows (modalities, slices).

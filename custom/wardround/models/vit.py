@@ -1,4 +1,4 @@
-"""Floor 2: a vision transformer over a patient's images and table columns: any subset of modalities, one prediction.
+"""A vision transformer over a patient's images and table columns: any subset of modalities, one prediction.
 
 Every modality goes through one trunk of timm's (timm_vit.py) as a stream of its own: a stem (patch embedding; one for
 all, or one each), then the shared blocks, which give one summary token per image, or per slice of a volume, or, with
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.models.case_vector import CaseVector, is_count
 from wardround.models.nets import require_federable, seeded
 from wardround.models.timm_vit import Trunk, build_vit

@@ -1,4 +1,4 @@
-"""Floor 2: a volume as tubelets: patches of some planes by some pixels, all tokens of a volume in one trunk.
+"""A volume as tubelets: patches of some planes by some pixels, all tokens of a volume in one trunk.
 
 The patch embedding is a convolution over depth, height and width whose stride is its kernel. A token's position is the
 sum of its place in the plane, which is the 2D network's, and its depth: one vector each, so D planes cost D / t vectors.

@@ -1,4 +1,4 @@
-"""Floor 2: a local file of weights that a job names by its content: every party checks it before the first step.
+"""A local file of weights that a job names by its content: every party checks it before the first step.
 
 A job says `weights: {file: PATH, sha256: DIGEST}`. The path is each machine's own, the digest is the job's promise: parties
 whose files differ cannot start from different weights, because all but one are refused. The file is read once, and what
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from wardround.bounded import MOST_WEIGHTS, TooMuch, read_bytes
-from wardround.errors import ConfigRefused, ModelRefused
+from wardround.core.bounded import MOST_WEIGHTS, TooMuch, read_bytes
+from wardround.core.errors import ConfigRefused, ModelRefused
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

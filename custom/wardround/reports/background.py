@@ -75,7 +75,7 @@ def what_left(run: Json) -> list[str]:
     """Return the kinds of numbers that every hospital sent."""
     parameters, said = (run.get("model") or {}).get("parameters"), run.get("settings") or {}
     weights = f" (up to {parameters:,} numbers per model)" if parameters else ""
-    private, hidden = said.get("dp.epsilon") is not None, said.get("protection.weights") == "patients_hidden"
+    private, hidden = said.get("dp.epsilon") is not None, said.get("secagg.weights") == "patients_in_sum"
     counts = "the number of training patients only inside the sum" if hidden else "number of training patients"
     hidden = hidden or private
     once = "which sequences exist" if hidden else "patient counts per split, scan counts per sequence"
@@ -98,7 +98,7 @@ def what_left(run: Json) -> list[str]:
 
 def who_reads(settings: Json) -> str:
     """Return who could read a single hospital's change of the weights, from the job's protection."""
-    masks, encryption = settings.get("protection.masks"), settings.get("protection.encryption")
+    masks, encryption = settings.get("secagg.masks"), settings.get("secagg.encryption")
     if encryption and masks and settings.get("dp.unit") != "hospital":
         return (
             "The changes were masked and encrypted: the server could read nothing of them, the hospitals only the sum of all. "

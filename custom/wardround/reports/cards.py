@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from wardround.core.validate import Json
-from wardround.messages.names import CANDIDATES, CLASSIFICATION, regions_in
+from wardround.messages.allowed_names import CANDIDATES, CLASSIFICATION, regions_in
 from wardround.reports.distances import in_words
 from wardround.reports.html import DASH, Cell, Table, duration, interval, number
 from wardround.reports.intervals import count_of_cases

@@ -8,8 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from wardround.core import files
+from wardround.core.errors import ConfigRefused
 from wardround.core.validate import Json
-from wardround.errors import ConfigRefused
 from wardround.reports.html import Table, html, interval, number
 from wardround.reports.intervals import Interval, bootstrap_mean
 from wardround.reports.summary import (

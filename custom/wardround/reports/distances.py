@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wardround.messages.names import regions_in
+from wardround.messages.allowed_names import regions_in
 from wardround.reports.intervals import count_of_cases
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.errors import ConfigRefused, DataRefused
-from wardround.rng import derive, stream
+from wardround.core.errors import ConfigRefused, DataRefused
+from wardround.core.rng import derive, stream
 
 Floats = NDArray[np.float64]
 REPEATS = 2000

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.errors import DataRefused
+from wardround.core.errors import DataRefused
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from wardround.messages.names import regions_in
+from wardround.messages.allowed_names import regions_in
 from wardround.reports.distances import one_in_words
 from wardround.reports.intervals import count_of_cases
 

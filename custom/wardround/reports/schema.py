@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wardround.core.validate import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Json, Maybe, OneOf, Some, check, finite
-from wardround.messages.names import CANDIDATES, SHIPPED, allowed
+from wardround.messages.allowed_names import CANDIDATES, SHIPPED, allowed
 from wardround.reports.summary import all_problems, by_name, overview, site_name, verdict_of
 
 VERSION = 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wardround.core import files
 from wardround.core.validate import COUNT, FLAG, NUMBER, TEXT, Each, Json, Maybe, check, finite
-from wardround.messages.names import CANDIDATES
+from wardround.messages.allowed_names import CANDIDATES
 from wardround.reports import cards
 from wardround.reports.html import DASH, Table, html, number
 from wardround.reports.pictures import gallery

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wardround.core.validate import Json
-from wardround.messages.names import CANDIDATES, CLASSIFICATION
+from wardround.messages.allowed_names import CANDIDATES, CLASSIFICATION
 from wardround.reports.verdict import (
     DICE,
     LEAST_DICE,
@@ -107,7 +107,7 @@ def deployed(run: Json, site: str) -> str | None:
 def floors_of(run: Json, site: str) -> dict[str, float]:
     """Return what the test numbers of a hospital must be above, from the job's settings and the hospital's classes."""
     settings = run.get("settings") or {}
-    least = settings.get("judging.least_dice")
+    least = settings.get("model_selection.least_dice")
     classes = len((run["sites"].get(site) or {}).get("classes") or settings.get("sampling.classes") or ())
     return floors(classes if classes > 1 else None, LEAST_DICE if least is None else float(least))
 
@@ -129,7 +129,8 @@ def short_run(report: Json) -> str:
     work = f" of {said['work']} gradient evaluations" if said.get("work") else ""
     return (
         f"This demonstration is short ({done} round{'s' if done != 1 else ''}{work}): a model that a hospital trains alone for as "
-        "long is hard to beat so early. More rounds, or fewer patients at each hospital, show what joining can do: --set rounds=20."
+        "long is hard to beat so early. More rounds, or fewer patients at each hospital, show what joining can do: --set "
+        "num_rounds=20."
     )
 
 

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wardround.errors import ConfigRefused
-from wardround.messages.names import CANDIDATES
+from wardround.core.errors import ConfigRefused
+from wardround.messages.allowed_names import CANDIDATES
 from wardround.reports.intervals import count_of_cases
 
 NAMES = {

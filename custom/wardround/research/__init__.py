@@ -1,1 +1,1 @@
-"""What a hospital never runs: attacks on a federation, to measure what a rule is worth."""
+"""What a hospital never runs: partitions, sweeps, baselines, attacks, a federation in one process."""

@@ -14,13 +14,13 @@ from typing import Any, final
 import numpy as np
 
 from wardround.aggregation.collect import require_finite
-from wardround.algorithms.base import Algorithm, Oracle
+from wardround.algorithms.base import Algorithm, Objective
 from wardround.algorithms.federation import FederationResult, SiteSide, run
-from wardround.algorithms.rules import Rule
 from wardround.algorithms.schedule import Schedule
-from wardround.arrays import Array, Arrays, Layout
+from wardround.algorithms.server_optimizers import ServerOptimizer
+from wardround.core.arrays import Array, Arrays, Layout
+from wardround.core.errors import Refusal, RoundRefused
 from wardround.core.stages import Aggregate, Aggregation, Replies, Update
-from wardround.errors import Refusal, RoundRefused
 from wardround.research.poisoning import Attack, Seen, require_attackers
 
 
@@ -29,7 +29,7 @@ from wardround.research.poisoning import Attack, Seen, require_attackers
 class Outcome:
     """What an attacked federation came to.
 
-    result: banks after the last whole round; None: not one round ended
+    result: variables after the last whole round; None: not one round ended
     rounds: for each whole round its aggregate, without the values
     missing: for each round, also one that was stopped, site -> why its update was refused
     stopped: why the aggregation stopped the run; None: it ran to its end
@@ -49,7 +49,7 @@ class Outcome:
 def run_attacked(
     sites: Mapping[str, SiteSide],
     algorithm: Algorithm,
-    rule: Rule,
+    server_optimizer: ServerOptimizer,
     schedule: Schedule,
     model: Arrays,
     aggregation: Aggregation,
@@ -71,7 +71,7 @@ def run_attacked(
         return AttackedRound(tuple(sites), aggregation, memory, outcome, attack, frozenset(hostile))
 
     try:
-        run(sides, algorithm, rule, schedule, dict(model), keep, new_sum)
+        run(sides, algorithm, server_optimizer, schedule, dict(model), keep, new_sum)
     except RoundRefused as refusal:
         outcome.stopped = str(refusal)
     return outcome
@@ -157,24 +157,24 @@ class AttackedRound:
 def poisoned(side: SiteSide, batch: Callable[[Any], Any]) -> SiteSide:
     """Return a site whose training batches are changed before any gradient."""
 
-    def oracle(round_: int) -> Oracle:
-        return _Poisoned(side.oracle(round_), batch)
+    def objective(round_: int) -> Objective:
+        return _Poisoned(side.objective(round_), batch)
 
-    return replace(side, oracle=oracle)
+    return replace(side, objective=objective)
 
 
 @final
 class _Poisoned:
-    """An oracle that draws poisoned batches. All else that it is asked for is the honest one's."""
+    """An objective that draws poisoned batches. All else that it is asked for is the honest one's."""
 
-    def __init__(self, oracle: Oracle, batch: Callable[[Any], Any]) -> None:
-        self._oracle, self._batch = oracle, batch
+    def __init__(self, objective: Objective, batch: Callable[[Any], Any]) -> None:
+        self._objective, self._batch = objective, batch
 
-    def draw(self, count: int) -> tuple[Any, ...]:
-        return tuple(self._batch(one) for one in self._oracle.draw(count))
+    def sample(self, count: int) -> tuple[Any, ...]:
+        return tuple(self._batch(one) for one in self._objective.sample(count))
 
-    def gradient(self, w: Any, batch: Any) -> Any:
-        return self._oracle.gradient(w, batch)
+    def value_and_grad(self, w: Any, batch: Any) -> Any:
+        return self._objective.value_and_grad(w, batch)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._oracle, name)
+        return getattr(self._objective, name)

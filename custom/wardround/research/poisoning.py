@@ -37,8 +37,8 @@ import torch
 from torch import Tensor
 
 from wardround.aggregation.rows import Floats, Rows
-from wardround.errors import ConfigRefused
-from wardround.rng import derive
+from wardround.core.errors import ConfigRefused
+from wardround.core.rng import derive
 
 
 @final

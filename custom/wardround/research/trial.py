@@ -1,6 +1,6 @@
 """A new algorithm on four synthetic hospitals in this process: the first look, before it becomes a job.
 
-What a site does is what it does in a job (`hospital.sweep.one_run`); nothing is hidden, noised or
+What a site does is what it does in a job (`research.sweep_run.one_run`); nothing is hidden, noised or
 charged here. The patients are invented, so the scores say that a method trains, and no more.
 """
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from wardround.algorithms.base import Algorithm
-from wardround.algorithms.rules import Mean, Rule
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.server_optimizers import Mean, ServerOptimizer
 from wardround.algorithms.sharing import EVERYTHING, Sharing
-from wardround.hospital.judging import Judging
-from wardround.hospital.opening import Phantoms
-from wardround.hospital.segmentation import Sampling
-from wardround.hospital.sweep import Setup, one_run
-from wardround.hospital.sweep_sites import Cell, MaskedPhantoms
 from wardround.models.nets import UNet3d
+from wardround.research.sweep_run import Setup, one_run
+from wardround.research.sweep_sites import Cell, MaskedPhantoms
+from wardround.training.evaluation import ModelSelection
+from wardround.training.opening import Phantoms
+from wardround.training.segmentation import Sampling
 
 SITES = 4
 PATIENTS = 10
@@ -29,12 +29,12 @@ CHANNELS = (4, 8, 16)
 
 def four_hospitals(
     algorithm: Algorithm,
-    rounds: int = 3,
+    num_rounds: int = 3,
     work: int = 20,
     lr: float = 0.1,
     seed: int = 0,
     sharing: Sharing = EVERYTHING,
-    rule: Rule | None = None,
+    server_optimizer: ServerOptimizer | None = None,
 ) -> dict[str, dict[str, float]]:
     """Return site -> {"local", "federated", "tuned"}: its mean Dice on test patients.
 
@@ -47,11 +47,11 @@ def four_hospitals(
     setup = Setup(
         algorithm,
         sharing,
-        rule or Mean(1.0),
-        Schedule(rounds, work, lr, 0.9, True, 0.0, 10.0, "cosine"),
+        server_optimizer or Mean(1.0),
+        Schedule(num_rounds, work, lr, 0.9, True, 0.0, 10.0, "cosine"),
         UNet3d(channels=CHANNELS),
         Sampling(PATCH, 2, tumour_probability=0.67, augment=True),
-        Judging((0, 5), lr=0.01),
+        ModelSelection((0, 5), lr=0.01),
     )
     source = MaskedPhantoms(Phantoms(SHAPE, 0), PATIENTS, seed)
     cell = Cell(SITES, alpha=None, missing=(), scanner=True)

@@ -1,1 +1,1 @@
-"""Floor 5: one model as a small HTTP service, without NVFlare."""
+"""One model as a small HTTP service, without NVFlare."""

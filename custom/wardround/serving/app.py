@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from aiohttp import BodyPartReader, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from wardround.errors import DataRefused, Refusal
-from wardround.hospital.bundle_words import NOT_A_DEVICE
+from wardround.core.errors import DataRefused, Refusal
+from wardround.export.bundle_text import NOT_A_DEVICE
 from wardround.serving.inference import MASK, Answer, Model, Place, Queue
 from wardround.serving.limits import Limits, Token, UploadRefused
 from wardround.serving.page import PAGE, POLICY

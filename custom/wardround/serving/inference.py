@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from wardround import __version__
+from wardround.core.errors import ModelRefused
 from wardround.data.volumes import encode_mask, read_images
-from wardround.errors import ModelRefused
-from wardround.hospital import origin
-from wardround.hospital.prediction import Weights, ready, regions_of, volumes_ml
 from wardround.models.fingerprint import fingerprint
 from wardround.serving.limits import UploadRefused
 from wardround.serving.upload import UploadedCase
+from wardround.training import origin
+from wardround.training.prediction import Weights, ready, regions_of, volumes_ml
 
 MASK = "mask.nii.gz"
 FIRST_GUESS_S = 30.0

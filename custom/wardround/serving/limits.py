@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wardround.errors import ConfigRefused, Refusal
+from wardround.core.errors import ConfigRefused, Refusal
 
 VARIABLE = "WARDROUND_TOKEN"
 SHORTEST = 24

@@ -6,7 +6,7 @@ import base64
 import hashlib
 from importlib import resources
 
-from wardround.hospital.bundle_words import NOT_A_DEVICE
+from wardround.export.bundle_text import NOT_A_DEVICE
 from wardround.reports.html import environment
 from wardround.tasks.brain_tumours import SEQUENCES
 

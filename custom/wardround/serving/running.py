@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 from wardround.serving.app import Service
 from wardround.serving.inference import Queue
 

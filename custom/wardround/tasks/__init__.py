@@ -1,1 +1,1 @@
-"""Floor 2: brain-tumour segmentation on plain arrays: regions, patches, augmentation, loss, inference, metrics."""
+"""What is learnt, on plain arrays: regions, classes, patches, augmentation, loss, inference, metrics."""

@@ -1,4 +1,4 @@
-"""Floor 2: MRI augmentation of a batch of normalised patches, on the device of the images, from one generator.
+"""MRI augmentation of a batch of normalised patches, on the device of the images, from one generator.
 
 Images are z-scores inside the brain (background exactly 0). In this order, drawn per patient, or also per modality:
 
@@ -22,7 +22,7 @@ from dataclasses import astuple, dataclass
 import torch
 from torch import Tensor
 
-from wardround.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused
 
 OFFSET = 2.0
 

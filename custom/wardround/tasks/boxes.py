@@ -1,4 +1,4 @@
-"""Floor 2: the smallest box around a mask."""
+"""The smallest box around a mask."""
 
 from __future__ import annotations
 

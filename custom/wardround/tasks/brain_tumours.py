@@ -1,4 +1,4 @@
-"""Floor 2: the brain tumour task: enhancing tumour (ET), tumour core (TC) and whole tumour (WT) from four MRI sequences.
+"""The brain tumour task: enhancing tumour (ET), tumour core (TC) and whole tumour (WT) from four MRI sequences.
 
 Source: Menze et al. 2015, doi:10.1109/TMI.2014.2377694 (BraTS); enhancing tumour is 3 as in BraTS 2023. A `whole_tumour` site has
 labels 0 and 1 only, and 1 means WT: its ET and TC are unknown, not empty.

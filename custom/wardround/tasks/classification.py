@@ -1,4 +1,4 @@
-"""Floor 2: classes of patients: the loss, and metrics that say so when a class is absent. One row of probabilities per patient.
+"""Classes of patients: the loss, and metrics that say so when a class is absent. One row of probabilities per patient.
 
     accuracy            share of patients whose most likely class is theirs
     balanced accuracy   mean of the recalls of the classes that are present (one class only: its recall)
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from wardround.rng import stream
+from wardround.core.rng import stream
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

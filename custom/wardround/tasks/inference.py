@@ -1,4 +1,4 @@
-"""Floor 2: a whole volume through a network: Gaussian-weighted sliding windows, or one window around everything.
+"""A whole volume through a network: Gaussian-weighted sliding windows, or one window around everything.
 
 1. The volume is cropped to the box of its voxels that are not 0 in all images; outside it logits are BACKGROUND.
 2. The box is covered by windows of `patch` voxels with `overlap`; logits are averaged with Gaussian weights. An axis

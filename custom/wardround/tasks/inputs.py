@@ -1,4 +1,4 @@
-"""Floor 2: what a network is shown: C images, C constant channels that tell which of them exist, and the record.
+"""What a network is shown: C images, C constant channels that tell which of them exist, and the record.
 
 A record of F numbers is 2 F more constant channels: values, then known flags (models/film.py reads them at one voxel).
 They are put beside a patch or window after it was cut, padded and augmented, so nothing of that reaches them.

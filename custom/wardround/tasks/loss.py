@@ -1,4 +1,4 @@
-"""Floor 2: the training loss: soft Dice plus binary cross-entropy, per patient and region, over known regions only.
+"""The training loss: soft Dice plus binary cross-entropy, per patient and region, over known regions only.
 
     p = sigmoid(logits),  L(b, r) = 1 - (2 sum p t + s) / (sum p + sum t + s) + mean BCE(p, t),  s = smooth
     L(b) = mean of L(b, r) over the regions known in b (0 if none),  L = mean of L(b) over the batch

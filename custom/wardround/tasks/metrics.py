@@ -1,4 +1,4 @@
-"""Floor 2: Dice and HD95 per region, with the BraTS rules for empty regions.
+"""Dice and HD95 per region, with the BraTS rules for empty regions.
 
 | prediction | truth | Dice    | HD95          |
 |------------|-------|---------|---------------|
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.errors import DataRefused
+from wardround.core.errors import DataRefused
 from wardround.tasks.boxes import bounding_box
 
 Mask = NDArray[np.bool_]

@@ -1,4 +1,4 @@
-"""Floor 2: training patches cut out of a volume; only the crop is read, so volumes may be memory maps of any size."""
+"""Training patches cut out of a volume; only the crop is read, so volumes may be memory maps of any size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Floor 2: the regions of a segmentation task: which values of a mask lie in each, which lie inside which, and back.
+"""The regions of a segmentation task: which values of a mask lie in each, which lie inside which, and back.
 
 Channel order of targets and logits: `names`. Masks of one kind may tell fewer regions than those of another: a region that
 a kind does not tell is unknown at that site, not empty.
@@ -22,7 +22,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.errors import ConfigRefused, DataRefused
+from wardround.core.errors import ConfigRefused, DataRefused
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,23}")
 _MOST = 255

@@ -1,4 +1,4 @@
-"""Floor 2: what is learnt, as a value: the images that go in, the regions that come out, and how both are treated.
+"""What is learnt, as a value: the images that go in, the regions that come out, and how both are treated.
 
 A job's `sampling.task` holds it as JSON (`task_from_json`); without one it is the brain tumour task (brain_tumours.py).
 Only names of the job's own task may leave a hospital: `Task.allowed_names` is what its exit and the server accept.
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from wardround.core.errors import ConfigRefused
 from wardround.data.source import Channels, HeadZScores, Normaliser, Source, Window
-from wardround.errors import ConfigRefused
-from wardround.messages.names import MEASURES, label_name, measure_of, metric_names
+from wardround.messages.allowed_names import MEASURES, label_name, measure_of, metric_names
 from wardround.tasks.augment import Augment
 from wardround.tasks.regions import Regions
 

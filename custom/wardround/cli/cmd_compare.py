@@ -1,0 +1,59 @@
+"""`wardround compare`: runs side by side."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wardround.core.terminal import DONE, command, existing, folder, interval, table
+from wardround.jobs import results
+
+TEXT = """
+Put two or more runs of one task side by side. The command prints the settings that differ, the mean test score, and the
+difference from the first run, paired by hospital with its interval. It also writes one page with a picture.
+
+  wardround compare wardround_runs/brats_fedavg wardround_runs/brats_perfedavg
+  wardround compare results/A results/B --out compared.html
+
+The runs must be of the same hospitals and patients. Scores that did not leave a hospital (few patients) are left out.
+"""
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = command(commands, "compare", "put runs side by side: settings, scores, one picture", TEXT, run)
+    parser.add_argument("runs", type=existing, nargs="+", metavar="RUN", help="as for `wardround report`")
+    parser.add_argument(
+        "--out", type=folder, default=Path("compared.html"), metavar="FILE", help="default: %(default)s"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, compare, write."""
+    from wardround.reports.compare import lines, require_comparable, rows, write_comparison
+    from wardround.reports.schema import build
+
+    runs = {
+        name: build(results.read(results.find(place))) for name, place in zip(_names(args.runs), args.runs, strict=True)
+    }
+    require_comparable(runs)
+    differ = lines(runs)
+    print(table(("setting", *runs), differ) if differ else "No setting differs.")
+    print()
+    cells = [[row["run"], _value(row["mean"]), interval(row["minus_first"]), str(row["sites"])] for row in rows(runs)]
+    print(table(("run", "mean test score", "minus the first, paired [95 %]", "hospitals"), cells))
+    print(f"open this: {write_comparison(runs, args.out).resolve()}")
+    return DONE
+
+
+def _names(places: Sequence[Path]) -> list[str]:
+    """Return what each run is called: the last part of its path; where two are the same, the whole path."""
+    short = [place.resolve().name for place in places]
+    unique = [name if short.count(name) == 1 else str(place) for name, place in zip(short, places, strict=True)]
+    return [name if unique.count(name) == 1 else f"{name} ({n + 1})" for n, name in enumerate(unique)]
+
+
+def _value(value: float | None) -> str:
+    return "not told" if value is None else f"{value:.3f}"

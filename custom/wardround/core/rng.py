@@ -1,0 +1,28 @@
+"""Two randomnesses that never meet.
+
+`stream` is reproducible (shuffling, augmentation, phantoms). `secret` is operating-system entropy for noise, masks and
+keys: it takes no seed, so no job can choose it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import numpy as np
+
+
+def derive(seed: int, *purpose: str | int) -> int:
+    """Return a 63-bit seed that depends on `seed` and on every word of `purpose`, the same on every machine."""
+    text = "\x1f".join([str(int(seed)), *(str(word) for word in purpose)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def stream(seed: int, *purpose: str | int) -> np.random.Generator:
+    """Return a generator for one purpose; streams of different purposes are independent."""
+    return np.random.default_rng(derive(seed, *purpose))
+
+
+def secret(size: int) -> bytes:
+    """Return `size` bytes of operating-system entropy."""
+    return os.urandom(size)

@@ -1,0 +1,1 @@
+"""Differential privacy: mechanisms, accounting, a hospital's ledger and budget. It knows nothing of secure aggregation."""

@@ -1,0 +1,145 @@
+"""What a hospital allows to be spent: its own file, never the job's.
+
+`local/wardround_budget.json` in the site's workspace. Every unit that it names is checked, over all jobs there ever were;
+what a job releases for a smaller unit than the file names can never fit (dp/releases.py says why).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from wardround.core.errors import ConfigRefused, ReleaseRefused
+from wardround.core.validate import once
+from wardround.dp.accounting import Claim, claim, mu_for
+from wardround.dp.releases import UNITS, Release, Unit, UnknownRelease, covers
+
+FILE = "wardround_budget.json"
+EXAMPLE = '{"patient": {"epsilon": 8, "delta": 1e-5}}'
+LARGEST_DELTA, SMALLEST_DELTA = 1e-3, 1e-7  # the sampler's cut tail, 1e-19 for a number, is 1e-9 after 1e10 numbers
+
+
+@final
+@dataclass(frozen=True)
+class Limit:
+    """The most that may be spent on one unit, for ever. epsilon above 0 and finite; delta 1e-7 to 1e-3; or refused."""
+
+    unit: Unit
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS or not _number(self.epsilon) or not _number(self.delta):
+            raise _refused("", f"{self.unit!r} {self.epsilon!r} {self.delta!r}", f"{', '.join(UNITS)}, and two numbers")
+        if not 0 < self.epsilon < math.inf or not SMALLEST_DELTA <= self.delta <= LARGEST_DELTA:
+            raise _refused(
+                "",
+                f"epsilon {self.epsilon!r}, delta {self.delta!r} per {self.unit}",
+                f"epsilon above 0 and finite, delta {SMALLEST_DELTA:g} to {LARGEST_DELTA:g}",
+            )
+
+
+@final
+@dataclass(frozen=True)
+class Budget:
+    """A hospital's limits: at least one, one for a unit."""
+
+    limits: tuple[Limit, ...]
+
+    def __post_init__(self) -> None:
+        units = [limit.unit for limit in self.limits]
+        if not units or len(set(units)) < len(units):
+            raise _refused("", f"limits for {units}", "one limit for a unit, and at least one")
+
+
+@final
+@dataclass(frozen=True)
+class Bill:
+    """What a plan means for one limit: spent so far; with what other jobs reserved; with the plan on top."""
+
+    limit: Limit
+    spent: Claim
+    reserved: Claim
+    planned: Claim
+
+    @property
+    def fits(self) -> bool:
+        return self.planned.epsilon <= self.limit.epsilon
+
+    def __str__(self) -> str:
+        parts = [("spent", self.spent), ("with what is reserved", self.reserved), ("with this job", self.planned)]
+        figures = ", ".join(f"{name} {part.epsilon:.4g} (mu {part.mu:.3f})" for name, part in parts)
+        return f"epsilon per {self.limit.unit} at delta {self.limit.delta:g}: {figures}"
+
+
+def read_budget(path: Path) -> Budget:
+    """Return the limits in a hospital's file.
+
+    no such file, no UTF-8 JSON, an unknown or repeated key or unit, a value out of range: ConfigRefused
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+    except FileNotFoundError as error:
+        raise _refused(path, "no such file", "a budget: jobs with differential privacy run only within one") from error
+    except (OSError, ValueError) as error:
+        raise _refused(path, f"not readable ({type(error).__name__}: {error!s:.80})", "a JSON file") from error
+    if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
+        raise _refused(path, "another structure", "an object of units")
+    for unit, value in content.items():
+        if unit not in UNITS or set(value) != {"epsilon", "delta"}:
+            raise _refused(path, f"{unit!r} with {sorted(value)}", f"{', '.join(UNITS)}, each with epsilon and delta")
+    try:
+        return Budget(tuple(Limit(unit, **value) for unit, value in content.items()))
+    except ConfigRefused as refusal:
+        raise _refused(path, refusal.found, refusal.expected) from refusal
+
+
+def bills(spent: Sequence[Release], reserved: Sequence[Release], plan: Sequence[Release], budget: Budget) -> list[Bill]:
+    """Return what a plan would mean for every limit."""
+    found = []
+    for limit in budget.limits:
+        steps = [[*spent], [*spent, *reserved], [*spent, *reserved, *plan]]
+        found.append(Bill(limit, *(claim(releases, limit.unit, limit.delta) for releases in steps)))
+    return found
+
+
+def require_within(
+    spent: Sequence[Release], reserved: Sequence[Release], plan: Sequence[Release], budget: Budget
+) -> None:
+    """Raise ReleaseRefused, with the figures, unless everything together stays within every limit."""
+    for bill in bills(spent, reserved, plan, budget):
+        if not bill.fits:
+            limit = bill.limit
+            raise ReleaseRefused(
+                "the privacy budget of this hospital",
+                found=f"{bill}{_why_infinite([*spent, *reserved, *plan], limit.unit)}",
+                expected=f"at most {limit.epsilon:g} (mu {mu_for(limit.epsilon, limit.delta):.3f}), by {FILE}",
+                fix="plan less (more noise, fewer rounds), free what ended jobs reserved (`wardround ledger close`), "
+                "or let the hospital decide on its budget anew",
+            )
+
+
+def _why_infinite(releases: Sequence[Release], unit: Unit) -> str:
+    for release in releases:
+        if isinstance(release, UnknownRelease):
+            return f"; infinite because of {release.what}"
+        if not covers(release, unit):
+            return f"; infinite because releases per {release.unit} promise nothing for a whole {unit}"
+    return ""
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _refused(path: Path | str, found: str, expected: str) -> ConfigRefused:
+    return ConfigRefused(
+        f"the hospital's privacy budget {path}".rstrip(),
+        found=found,
+        expected=expected,
+        fix=f"write {path or FILE}, for example: {EXAMPLE}",
+    )

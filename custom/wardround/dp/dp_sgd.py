@@ -1,0 +1,145 @@
+"""Patient-level DP-SGD: the gradient that an algorithm sees is a noised mean over patients.
+
+    P   every patient with probability q, each on its own (Poisson);   the draw is secret, P may be empty
+    r_p = round(g_p min(1, c / ||g_p||) / h)                           g_p: mean over everything patient p has in the step
+    g   = h (sum of r_p over P + round(N(0, (z C / h)^2))) / (q M)     M: reference patients, a public number
+
+h is a power of two so small that ||h r_p|| <= C for every g_p (c = C (1 - 2^-11), rounding adds at most C 2^-12): adding
+or removing ONE patient moves the sum by at most C, in exact arithmetic, because r_p are whole numbers.
+Everything an optimiser does with g afterwards (momentum, weight decay, a proximal term) is post-processing.
+
+The other 2^-12 of C are for float32, where g_p differs in its last bits with who else is drawn (training/dp_training.py:
+on a CPU it does not).
+
+Not protected: validation and test patients; the time that a step takes, which tells about how many were drawn.
+Sources: Abadi et al. 2016, arXiv:1607.00133, Algorithm 1; McMahan et al. 2018, arXiv:1710.06963 (fixed denominator).
+Deviations: 1. a sample is a patient; 2. the grid, against floating-point attacks (dp/gaussian_noise.py); 3. a gradient that
+is not finite counts as zero: an abort would be a release of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Protocol, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wardround.core.arrays import Arrays
+from wardround.core.errors import ReleaseRefused
+from wardround.core.keystream import Words
+from wardround.core.threads import one_thread
+from wardround.dp.gaussian_noise import secret_words, whole_noise
+from wardround.dp.noise_proof import Proof, note
+from wardround.dp.patient_dp import ROUNDING, PatientDP
+
+HIDDEN_LOSS = 0.0
+
+
+def poisson(words: Words, rate: float) -> NDArray[np.bool_]:
+    """Return which of the words' owners take part: each with probability floor(rate 2^64) / 2^64, which is <= rate."""
+    limit = int(Fraction(rate) * 2**64)
+    return words <= np.uint64(limit - 1) if limit else np.zeros(len(words), np.bool_)
+
+
+def clipped_sum(gradients: Iterable[Tensor], promise: PatientDP, size: int) -> Tensor:
+    """Return the sum of r_p, whole numbers in float64 [size]: NOT private before noise is added.
+
+    gradients: matrices [any, size], one row per patient, any float type | none, or no row: zeros
+    a row that is not finite: counts as zero
+    Guarantees: one row more or less moves h times the result by at most clip, exactly; the order does not matter.
+    """
+    h, reach = promise.step(size), promise.max_grad_norm * (1 - 2 * ROUNDING)
+    total = torch.zeros(size, dtype=torch.float64)
+    for matrix in gradients:
+        total = total.to(matrix.device)
+        with one_thread():
+            norms = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64)
+            for row, norm in zip(matrix, norms.tolist(), strict=True):
+                if math.isfinite(norm):
+                    total += torch.round(row.double() * (min(1.0, reach / norm if norm else 1.0) / h))
+    return total
+
+
+def noised_mean(gradients: Iterable[Tensor], promise: PatientDP, size: int) -> Tensor:
+    """Return g, float64 [size], with fresh noise: one release of the subsampled Gaussian mechanism, sensitivity C."""
+    h = promise.step(size)
+    noise = whole_noise(size, promise.noise_multiplier * promise.max_grad_norm / h)
+    total = clipped_sum(gradients, promise, size)
+    return torch.from_numpy((total.cpu().numpy() + noise) * (h / promise.denominator)).to(total.device)
+
+
+class PatientGradients(Protocol):
+    """What a site computes for the patients of one step. Nothing one patient adds may depend on who else is there."""
+
+    @property
+    def patients(self) -> Sequence[str]:
+        """Everybody who can be drawn."""
+
+    def sample(self, chosen: tuple[str, ...]) -> Any:
+        """Return the data of these patients for one step; asked for an empty draw too, so that steps stay in step."""
+
+    def gradients(self, w: Tensor, batch: Any) -> Iterable[Tensor]:
+        """Return matrices [any, len(w)] with one row per patient of the batch: the gradient of the patient's loss."""
+
+
+@dataclass
+class _Draw:
+    """The patients of one step; good for one release."""
+
+    chosen: tuple[str, ...]
+    data: Any
+    used: bool = False
+
+
+@final
+class PrivateObjective:
+    """The `Objective` of algorithms.base whose gradients are releases: at most `allowed` of them, one for each draw.
+
+    one more, or a second gradient on the same draw (its sample would not be fresh): ReleaseRefused, nothing computed
+    no patient drawn: noise alone | the loss is private: always HIDDEN_LOSS
+    """
+
+    def __init__(self, source: PatientGradients, promise: PatientDP, allowed: int) -> None:
+        self._source, self.promise, self._allowed = source, promise, allowed
+        self.released = 0
+
+    def sample(self, count: int) -> tuple[_Draw, ...]:
+        """Return `count` independent draws; a patient can be in several."""
+        return tuple(self._one() for _ in range(count))
+
+    def value_and_grad(self, w: Tensor, batch: _Draw) -> tuple[float, Tensor]:
+        """Return (HIDDEN_LOSS, noised mean gradient at w); counted before anything is computed."""
+        if batch.used or self.released >= self._allowed:
+            raise ReleaseRefused(
+                "a private gradient",
+                found="a draw used before"
+                if batch.used
+                else f"release {self.released + 1} of {self._allowed} reserved",
+                expected="one gradient for each draw, as many as the plan has reserved",
+                fix="use an algorithm that training.dp_training.releases_per_step knows, and reserve its work",
+            )
+        batch.used = True
+        self.released += 1
+        rows = self._source.gradients(w, batch.data) if batch.chosen else ()
+        return HIDDEN_LOSS, noised_mean(rows, self.promise, w.numel()).to(w)
+
+    def _one(self) -> _Draw:
+        patients = self._source.patients
+        taken = poisson(secret_words(len(patients)), self.promise.sample_rate)
+        chosen = tuple(who for who, here in zip(patients, taken, strict=True) if here)
+        return _Draw(chosen, self._source.sample(chosen))
+
+
+def prove(update: Arrays, objective: object) -> None:
+    """Note who made an update: the private oracle that all of its gradients came from.
+
+    Any other oracle proves nothing.
+    """
+    if isinstance(objective, PrivateObjective):
+        note(update, Proof(objective.promise, objective.released))

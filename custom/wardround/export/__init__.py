@@ -1,0 +1,1 @@
+"""A model as a MONAI bundle, with its card."""

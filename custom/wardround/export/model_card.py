@@ -1,0 +1,120 @@
+"""What a bundle says about how its model came to be: hospitals, patients, sequences, score, privacy, known limits.
+
+A bundle is made to be given away. So it follows the rule for few patients: counts below FEWEST are not told, nor is a score
+over fewer validation patients, unless the patients were invented. The rest is what the file of weights holds, which at the
+server is what left the hospitals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from wardround.training import origin
+
+FEWEST = 5
+NOT_TOLD = "not told"
+FEW = f"not told (fewer than {FEWEST}, or so at a hospital)"
+NOT_USABLE = "NOT USABLE YET: below the floor on its hospital's own test patients"
+LIMITS = (
+    "adults' brain MR as the hospitals above acquire it; other scanners, ages, treatments and diseases were not tried",
+    "the score is of the patients that the model was chosen with: expect less for others",
+    "a missing sequence makes masks worse, and how much was not measured here",
+)
+
+
+def for_others(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's meta without the numbers that would be about too few patients, scores to two digits."""
+    kept = dict(meta)
+    kept["val_score"] = _score(meta)
+    found = _card(meta)
+    if found:
+        kept["card"] = {**found, "patients": _patients(meta)}
+    return kept
+
+
+def told(name: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of metadata.json about data and score; name: what the score is called."""
+    score, data = _score(meta), meta.get("trained_on")
+    return {
+        "eval_metrics": {} if score is None else {name: score},
+        "trained_on": dict(data) if isinstance(data, Mapping) else {"data": origin.UNKNOWN},
+        "training_data": _data(meta),
+    }
+
+
+def card(metric: str, meta: Mapping[str, Any]) -> str:
+    """Return the model card as Markdown."""
+    found, score, patients = _card(meta), _score(meta), _patients(meta)
+    who = "phantoms (invented)" if origin.is_synthetic(meta) else "patients"
+    counts = ", ".join(f"{name} {FEW if n is None else n}" for name, n in (patients or {}).items())
+    n = (patients or {}).get("val")
+    shown = NOT_TOLD if score is None else f"{score:.2f}" + (f" (n = {n})" if n is not None else "")
+    rows = (
+        ("trained on", origin.words(meta)),
+        ("hospitals", found.get("hospitals", NOT_TOLD)),
+        (f"{who} per split", counts or NOT_TOLD),
+        ("sequences (hospitals that have them)", _pairs(found.get("sequences"))),
+        ("kinds of labels (hospitals)", _pairs(found.get("label_kinds"))),
+        (f"{metric} on validation {who}, which the choice was made by", shown),
+        ("rounds", found.get("rounds", meta.get("round", NOT_TOLD))),
+        ("privacy of the training", _privacy(meta)),
+        *((("verdict", NOT_USABLE),) if meta.get("usable") is False else ()),
+    )
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    limits = "\n".join(f"- {one}" for one in LIMITS)
+    return f"""## Model card
+
+| | |
+|---|---|
+{table}
+
+Known limits:
+
+{limits}
+"""
+
+
+def _card(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = meta.get("card")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _patients(meta: Mapping[str, Any]) -> dict[str, int | None] | None:
+    """Return patients per split, None for a number that is too small to be told; None: not known."""
+    counts = _card(meta).get("patients")
+    if not isinstance(counts, Mapping):
+        return None
+    least = 0 if origin.data_of(meta) == origin.PHANTOMS else FEWEST
+    return {str(name): n if isinstance(n, int) and n >= least else None for name, n in counts.items()}
+
+
+def _score(meta: Mapping[str, Any]) -> float | None:
+    """Return the validation score to two digits; over too few patients, or not known over how many: None."""
+    score, patients = meta.get("val_score"), _patients(meta)
+    if not isinstance(score, int | float) or isinstance(score, bool):
+        return None
+    few = patients is not None and patients.get("val") is None
+    return None if few else round(float(score), 2)
+
+
+def _data(meta: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in _card(meta).items() if key != "patients"}
+    return {**kept, "patients": _patients(meta), "privacy": _privacy(meta)}
+
+
+def _pairs(counts: object) -> str:
+    if not isinstance(counts, Mapping) or not counts:
+        return NOT_TOLD
+    return ", ".join(f"{name} ({n})" for name, n in counts.items())
+
+
+def _privacy(meta: Mapping[str, Any]) -> str:
+    """Return in words what noise the job's settings promised; the ledger of each hospital says what was spent."""
+    settings = meta.get("settings")
+    if not isinstance(settings, Mapping):
+        return NOT_TOLD
+    found = {str(key): value for key, value in settings.items() if str(key).startswith(("dp", "private"))}
+    if not found:
+        return "no differential privacy: the weights are not protected by noise"
+    return "differential privacy: " + ", ".join(f"{key} {value}" for key, value in found.items())

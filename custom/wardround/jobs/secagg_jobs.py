@@ -1,0 +1,35 @@
+"""What the two configs of a job with a secure sum have of their own. Pure; same shape as folder.py's."""
+
+from __future__ import annotations
+
+from wardround.jobs.allowed_names import allowed_names
+from wardround.jobs.building import build
+from wardround.jobs.recipes import Job, Json
+
+TASKS = ["join", "prepare", "train", "hop", "unmask", "finish"]
+
+
+def server_workflow(job: Job, about: Json) -> Json:
+    """Return the workflow: the controller of every job, in the mode in which it never holds a model."""
+    mode = {
+        "secagg": job.privacy["secagg"],
+        "model": job.task["model"],
+        "variables": job.variables,
+        "home_roles": list(build(job.sharing, "sharing").home_roles),
+        "allowed_names": allowed_names(job),
+    }
+    args = {
+        "mode": {"path": "wardround.flare.secagg_server.SecaggServer", "args": mode},
+        "num_rounds": job.schedule["num_rounds"],
+        "round_timeout_s": job.federation["round_timeout_s"],
+        "step_timeout_s": job.federation["step_timeout_s"],
+        "wait_time_after_min_received": job.federation["wait_time_after_min_received"],
+        "about": {"config_type": "dict", **about},
+    }
+    return {"id": "rounds", "path": "wardround.flare.controller.ServerController", "args": args}
+
+
+def site_settings(job: Job) -> Json:
+    """Return the executor's settings beside those of every job: what a server does in plaintext jobs."""
+    scaling = {"scaling": job.privacy["scaling"]} if "scaling" in job.privacy else {}
+    return {"server_optimizer": job.server_optimizer, "variables": job.variables, **scaling}

@@ -1,0 +1,108 @@
+"""What a federation is measured against: each hospital alone (local), and all patients in one place (central).
+
+Same network, first weights, patients, split, patches and schedule as the job. Per model the work is `rounds` x `work`
+gradient evaluations: what ONE site spends in the federation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from wardround.algorithms.base import Objective
+from wardround.algorithms.federation import local_only
+from wardround.algorithms.schedule import Schedule
+from wardround.data.site_config import SiteConfig
+from wardround.models import checkpoint
+from wardround.models.fingerprint import fingerprint
+from wardround.models.nets import Network
+from wardround.models.specs import describe
+from wardround.research.pooled_objective import PooledObjective
+from wardround.training import origin
+from wardround.training.opening import pick_device
+from wardround.training.splitting import split_of
+from wardround.training.task import TaskSampling, TaskSite
+
+Say = Callable[[str], None]
+
+
+def open_sites(
+    configs: Mapping[str, SiteConfig],
+    spec: Network,
+    sampling: TaskSampling,
+    seed: int,
+    cache: Path,
+    say: Say,
+    *,
+    patient_dp: bool,
+) -> dict[str, TaskSite]:
+    """Return every site, its cases decoded into its own cache or <cache>/<site>, split as a job with patient_dp does it."""
+    sites = {}
+    for name, config in configs.items():
+        say(f"{name}: {config.data}")
+        cohort = sampling.cohort(config, config.cache or cache / name, say)
+        split = split_of(cohort, patient_dp=patient_dp)
+        sites[name] = sampling.open(name, cohort, split, spec, seed, pick_device(config.device))
+    return sites
+
+
+def train_local(sites: Mapping[str, TaskSite], schedule: Schedule, initial: Tensor, say: Say) -> dict[str, Tensor]:
+    """Return one model per site, each trained on that site's patients alone: as the job's own local candidate."""
+    return {
+        name: local_only(_Telling(site.objective("local"), schedule, name, say), schedule, initial.to(site.device))
+        for name, site in sites.items()
+    }
+
+
+def train_central(sites: Mapping[str, TaskSite], schedule: Schedule, initial: Tensor, say: Say) -> Tensor:
+    """Return one model trained on the pooled training patients of all sites."""
+    members = list(sites.values())
+    objective = _Telling(PooledObjective(members, "central"), schedule, "central", say)
+    return local_only(objective, schedule, initial.to(members[0].device))
+
+
+def score(site: TaskSite, w: Tensor) -> dict[str, Any]:
+    """Return {"val": the score, "cases": test patients, "test": metric -> interval over the test patients}."""
+    w = w.to(site.device)
+    rows = site.rows(w, site.split.test)
+    return {"val": site.score(w, site.split.val), "cases": len(rows), "test": site.summary(rows)}
+
+
+def keep(path: Path, w: Tensor, spec: Network, sites: Sequence[TaskSite], about: Mapping[str, Any]) -> Path:
+    """Write the weights of a baseline so that `wardround predict` can use them; return the path."""
+    about_model = sites[0].about_model()
+    taught = {site.cohort.label_kind for site in sites}
+    about_model["label_kind"] = next(kind for kind in sites[0].sampling.kinds if kind in taught)
+    trained_on = origin.of_sites(origin.invented(site.cohort.patients) for site in sites)
+    meta = {"model": describe(spec), **about_model, "settings": dict(about), "trained_on": trained_on}
+    checkpoint.save(path, sites[0].layout.unflatten(w.detach().cpu().numpy()), fingerprint(sites[0].model.module), meta)
+    return path
+
+
+@dataclass
+class _Telling:
+    """An objective that says how far training is: one line per round's worth of gradient evaluations."""
+
+    objective: Objective
+    schedule: Schedule
+    name: str
+    say: Say
+    done: int = 0
+    total: float = 0.0
+
+    def sample(self, count: int) -> tuple[Any, ...]:
+        return self.objective.sample(count)
+
+    def value_and_grad(self, w: Tensor, batch: Any) -> tuple[float, Tensor]:
+        loss, gradient = self.objective.value_and_grad(w, batch)
+        self.done, self.total = self.done + 1, self.total + loss
+        if self.done % self.schedule.work == 0:
+            mean, self.total = self.total / self.schedule.work, 0.0
+            self.say(
+                f"{self.name}: round {self.done // self.schedule.work}/{self.schedule.num_rounds}, loss {mean:.3f}"
+            )
+        return loss, gradient

@@ -1,0 +1,300 @@
+"""One hospital's half of a secure sum: code the update once, keep it, hide it, and read the sum of all.
+
+hold     update -> integers, on disk: an attempt that fails is repeated with the same integers, never with new ones
+submit   integers -> packed -> tagged -> masked -> encrypted          (star)
+hop      the same, added to what the site before passed on            (ring)
+reveal   decrypt -> check the tags -> unpack -> mean of all sites; the grid of the next round
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wardround.core import files
+from wardround.core.arrays import Array, Arrays, Layout
+from wardround.core.errors import RoundRefused
+from wardround.core.rng import stream
+from wardround.messages import statements
+from wardround.messages.statements import Moment, Signed
+from wardround.secagg.bfv import Cipher
+from wardround.secagg.fixed_point import FixedStep, Grid, decode, encode, first_grid, fixed_grid, mean_of, next_grid
+from wardround.secagg.key_agreement import KeyAgreement
+from wardround.secagg.masks import derive
+from wardround.secagg.roster import ring_order, roster_digest, start_words
+from wardround.secagg.server import words_of
+from wardround.secagg.spec import SecAggSpec
+from wardround.secagg.tags import Tags
+
+
+@final
+@dataclass(frozen=True)
+class Incoming:
+    """What a site of the ring is handed: the order, who has added, and the last hop (none for the first site)."""
+
+    ready: tuple[str, ...]
+    done: tuple[str, ...]
+    statement: Signed | None
+    payload: bytes
+
+
+@final
+class SecAggClient:
+    """The sum of one job at one site. key: the seed of the sum key, None without encryption | seed: the job's.
+
+    noise: under hospital-level DP, what is handed over is noised already, in whole steps of a grid that never changes
+    """
+
+    def __init__(
+        self,
+        secagg: SecAggSpec,
+        agreement: KeyAgreement,
+        key: bytes | None,
+        folder: Path,
+        seed: int,
+        noise: FixedStep | None = None,
+    ) -> None:
+        self.secagg, self.agreement, self.folder, self.seed = secagg, agreement, folder, seed
+        self._key, self.noise = key, noise
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @cached_property
+    def _cipher(self) -> Cipher:
+        return Cipher(self.secagg.modulus, self._key)
+
+    def holds(self, round_: int) -> bool:
+        """Return whether the update of a round is coded already."""
+        return self._held(round_).is_file()
+
+    def hold(
+        self, round_: int, update: Arrays, patients: int, initial: Arrays, said: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Code an update and write it down; return what the receipt says.
+
+        initial: the job's first weights, for round 0 | said: JSON that goes with the update in every attempt
+        NaN, inf, other blocks than in round 0: ReleaseRefused | coded already: the old integers stay
+        """
+        if not self.holds(round_):
+            if round_ == 0:
+                self.begin({name: initial[name] for name in update if name in initial})
+            grid = self.grid(round_)
+            kept = self.noise is None and self.holds(round_ - 1)
+            residual = self._read(round_ - 1, "residual") if kept else None
+            draws = stream(self.seed, "rounding", self.agreement.name, round_)
+            coded = encode(grid, update, residual, self.secagg.weight(patients), patients, draws)
+            file = io.BytesIO()
+            np.savez(
+                file,
+                fields=coded.fields.astype(np.int16),
+                residual=coded.residual,
+                clipped=coded.clipped,
+                said=json.dumps(said),
+            )
+            files.write(self._held(round_), file.getvalue(), private=True, durable=True)
+            for old in (self._held(round_ - 2), self._part(round_ - 2)):
+                old.unlink(missing_ok=True)
+        clipped, values = int(self._read(round_, "clipped")), self.grid(round_).fields
+        return {"values": values, "clipped": clipped, "bits": self.secagg.bits}
+
+    def begin(self, blocks: Arrays) -> None:
+        """Write the grid of round 0: it follows from the job's first weights, so a site that missed that round has it too."""
+        self._save_grid(0, self._first_grid(blocks))
+
+    def fields(self, round_: int) -> NDArray[np.int32]:
+        """Return the integers of a round as they were written down: readable, they stay at the site."""
+        return self._read(round_, "fields").astype(np.int32)  # type: ignore[no-any-return]
+
+    def said(self, round_: int) -> dict[str, Any]:
+        """Return what was said when the update was coded."""
+        return dict(json.loads(str(self._read(round_, "said"))))
+
+    def submit(self, moment: Moment, prepares: Sequence[Signed], model: str) -> tuple[Signed, bytes]:
+        """Return the signed statement and payload of the update that is held for this round.
+
+        shares for this site that do not open: a complaint about their senders, and no payload
+        """
+        if (complaint := self.agreement.complaint(moment, prepares)) is not None:
+            return complaint, b""
+        start = self._word("model", moment, model), self._grid_word(moment)
+        payload = self._hidden(moment, prepares, start_words(*start))
+        return self._signed("submit", moment, prepares, payload, model=start[0]), payload
+
+    def ready(self, moment: Moment, prepares: Sequence[Signed], model: str) -> Signed:
+        """Return the statement that this site has trained and waits for its hop, or a complaint as `submit` does."""
+        if (complaint := self.agreement.complaint(moment, prepares)) is not None:
+            return complaint
+        words = {"grid": self._grid_word(moment), "model": self._word("model", moment, model)}
+        said = {**words, "roster": roster_digest(prepares)}
+        return statements.sign(self.agreement.identity, "ready", moment, **said)
+
+    def hop(self, moment: Moment, prepares: Sequence[Signed], incoming: Incoming) -> tuple[Signed, bytes]:
+        """Return this site's hop: what it was handed plus its own hidden update.
+
+        handed a hop that its sender did not sign for this moment, out of the order that the mask keys give, altered,
+        or with this site in it already: RoundRefused
+        """
+        name = self.agreement.name
+        order = ring_order(incoming.ready, prepares)
+        before = order[: order.index(name)] if name in order else []
+        if name not in order or [site for site in before if site in incoming.done] != list(incoming.done):
+            raise statements.refused("the server", "a hop out of order", "the order that the mask keys give")
+        payload = self._hidden(moment, prepares)
+        if incoming.done:
+            payload = self._cipher.dump(self._cipher.add(self._checked(moment, prepares, incoming), payload))
+        return self._signed("hop", moment, prepares, payload, done=[*incoming.done, name]), payload
+
+    def reveal(
+        self, moment: Moment, sites: Sequence[str], payload: bytes, ratio: float, roster: str = ""
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return (mean update by block, what is known of it) of a round's sum; writes the grid of the next round.
+
+        ratio: learning rate of the next round over this one's | fewer than min_clients: ConfigRefused
+        roster: the digest of the statements of who took part, as the server tells it; a site that took part knows it itself
+        not the sum of these sites, a wrong key: RoundRefused, and this site takes no more in this job (a server could learn
+        from a second try) | this site is not in it: its integers, with what rounding left, are dropped as if it had not trained
+        """
+        self.secagg.require_enough(len(set(sites)), f"the sum of round {moment.round + 1}")
+        self.agreement.require_going_on()
+        grid = self.grid(moment.round)
+        try:
+            totals, patients = self._open(moment, sites, payload, roster, grid)
+        except RoundRefused:
+            self.agreement.stop()
+            raise
+        following = grid if self.noise is not None else next_grid(grid, totals, len(sites), ratio)
+        self._save_grid(moment.round + 1, following)
+        if self.agreement.name not in sites:
+            self.forget(moment.round)
+        known = {"sites": len(sites), "patients": patients if self.secagg.weighted else None}
+        return mean_of(grid, totals, self.secagg.denominator(len(sites), patients)), known
+
+    def _open(
+        self, moment: Moment, sites: Sequence[str], payload: bytes, roster: str, grid: Grid
+    ) -> tuple[NDArray[np.int64], int]:
+        """Return (sums of the integers, patients) of a round's sum; anything but the sum of these sites: RoundRefused."""
+        count = self.secagg.packing.words(grid.fields)
+        if self.secagg.encryption:
+            tags = self._tags(moment, self._roster(moment, sites, roster))
+            words = tags.check(self._cipher.decrypt(payload), count, sites)
+        else:
+            words = words_of(payload)
+        totals, patients = decode(grid, self.secagg.packing.unpack(words, grid.fields, len(sites)))
+        if self.secagg.weighted and patients < len(sites):
+            raise RoundRefused(
+                "the patients in a sum",
+                found=f"fewer than its {len(sites)} sites",
+                expected="at least one for each",
+                fix="a message was altered, or the sites run different versions",
+            )
+        return totals, patients
+
+    def _roster(self, moment: Moment, sites: Sequence[str], told: str) -> str:
+        """Return the digest of who took part in a sum: what this site hid its own update for, else what it is told."""
+        if self.agreement.name not in sites:
+            return told
+        kept = json.loads(path.read_text(encoding="utf-8")) if (path := self._part(moment.round)).is_file() else {}
+        if kept.get("moment") != list(moment.words):
+            raise statements.refused("the server", "a sum with this site that it did not hide an update for", "its own")
+        return str(kept["roster"])
+
+    def forget(self, round_: int) -> None:
+        """Drop the integers of a round: noised integers may enter sums of ONE run only, another one takes fresh noise."""
+        self._held(round_).unlink(missing_ok=True)
+
+    def _first_grid(self, blocks: Arrays) -> Grid:
+        if self.noise is not None:
+            return fixed_grid(Layout.of(blocks), self.noise)
+        return first_grid(blocks, self.secagg.bits, weighted=self.secagg.weighted)
+
+    def grid(self, round_: int) -> Grid:
+        """Return the grid of a round that this site has reached."""
+        path = self.folder / f"grid-{round_:05d}.json"
+        if not path.is_file():
+            raise RoundRefused(
+                f"the grid of round {round_ + 1}",
+                found=f"no {path.name} in this site's state",
+                expected="what the round before left",
+                fix="resume with the same state folder, or start the job anew",
+            )
+        said = json.loads(path.read_text(encoding="utf-8"))
+        layout = Layout(tuple(said["names"]), tuple(tuple(shape) for shape in said["shapes"]))
+        return Grid(layout, said["bits"], tuple(said["exponents"]), said["weighted"])
+
+    def _hidden(self, moment: Moment, prepares: Sequence[Signed], start: str = "") -> bytes:
+        words = self.secagg.packing.pack(self.fields(moment.round))
+        if self.secagg.encryption:
+            roster = roster_digest(prepares)
+            said = json.dumps({"moment": list(moment.words), "roster": roster}).encode()
+            files.write(self._part(moment.round), said, private=True, durable=True)
+            words = self._tags(moment, roster).put(words, self.agreement.name)
+        words = self.agreement.mask(moment, prepares, words, start)
+        return self._cipher.encrypt(words) if self.secagg.encryption else bytes(words.astype("<u8").tobytes())
+
+    def _checked(self, moment: Moment, prepares: Sequence[Signed], incoming: Incoming) -> Any:
+        sender = incoming.done[-1]
+        if incoming.statement is None:
+            raise statements.refused(sender, "a hop without its statement", "the statement that it signed")
+        said = statements.read(incoming.statement, ["hop"], moment, self.agreement.authority)
+        expected = (sender, list(incoming.done), roster_digest(prepares), self._grid_word(moment))
+        if (said["site"], said["done"], said["roster"], said["grid"]) != expected:
+            raise statements.refused(sender, "a hop of another order or grid", "this round's")
+        if said["sha256"] != hashlib.sha256(incoming.payload).hexdigest():
+            raise statements.refused(sender, "a hop that was altered on its way", "the payload as it was signed")
+        return self._cipher.load(incoming.payload)
+
+    def _signed(self, kind: str, moment: Moment, prepares: Sequence[Signed], payload: bytes, **more: Any) -> Signed:
+        return statements.sign(
+            self.agreement.identity,
+            kind,
+            moment,
+            roster=roster_digest(prepares),
+            grid=self._grid_word(moment),
+            sha256=hashlib.sha256(payload).hexdigest(),
+            **more,
+        )
+
+    def _word(self, kind: str, moment: Moment, digest: str) -> str:
+        """Return a digest as it is told: under encryption keyed, for of few blocks all possible grids could be tried."""
+        return digest if self._key is None else derive(self._key, kind, *moment.words, digest).hex()
+
+    def _grid_word(self, moment: Moment) -> str:
+        return self._word("grid", moment, self.grid(moment.round).digest)
+
+    def _tags(self, moment: Moment, roster: str) -> Tags:
+        return Tags(self._key or b"", self.secagg.modulus, *moment.words, roster)
+
+    def _read(self, round_: int, key: str) -> Any:
+        """Return one part of what was written when an update was coded; RoundRefused when it cannot be read."""
+        path = self._held(round_)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return file[key]
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise RoundRefused(
+                f"this site's update of round {round_ + 1}",
+                found=f"no readable {path.name} ({type(error).__name__})",
+                expected="what this site wrote when it trained",
+                fix="start the job anew",
+            ) from error
+
+    def _held(self, round_: int) -> Path:
+        return self.folder / f"held-{round_:05d}.npz"
+
+    def _part(self, round_: int) -> Path:
+        return self.folder / f"roster-{round_:05d}.json"
+
+    def _save_grid(self, round_: int, grid: Grid) -> None:
+        layout = grid.layout
+        said = {"names": layout.names, "shapes": layout.shapes, "bits": grid.bits, "exponents": grid.exponents}
+        content = json.dumps({**said, "weighted": grid.weighted})
+        files.write(self.folder / f"grid-{round_:05d}.json", content, private=True, durable=True)

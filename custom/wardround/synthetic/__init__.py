@@ -1,0 +1,1 @@
+"""Phantoms: synthetic patients, scanners and hospitals. No person was scanned for them."""

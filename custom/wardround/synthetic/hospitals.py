@@ -1,0 +1,159 @@
+"""The hospitals of the phantoms: what their scanners do to a brain, whom they treat, what they lack.
+
+The differences are of the kind that normalising each volume cannot remove: contrast between tissues, weak lesion
+contrast, noise, blur, bias field, bright spots that are no tumour, tumour size, a missing modality. So one global model
+serves some of them badly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from wardround.core.errors import ConfigRefused
+from wardround.core.rng import stream
+from wardround.data.layouts import MODALITIES
+from wardround.synthetic.anatomy import TISSUES
+
+MOST_SITES = 64
+ORIENTATIONS = tuple("".join(axes) for axes in product("RL", "AP", "SI"))
+
+# rows MODALITIES, columns TISSUES (csf, grey, white, core, oedema, rim); arbitrary units, white matter in T1 is 0.75
+BASE_CONTRAST = np.array(
+    [
+        [0.25, 0.55, 0.75, 0.32, 0.48, 0.55],
+        [0.25, 0.55, 0.75, 0.32, 0.48, 1.10],
+        [1.00, 0.60, 0.42, 0.85, 0.82, 0.68],
+        [0.20, 0.58, 0.48, 0.55, 0.95, 0.74],
+    ],
+    np.float32,
+)
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """One site. Four-tuples are in the order t1, t1ce, t2, flair.
+
+    gain, gamma     stored value = gain * brightness ** gamma
+    contrast        (modality, tissue, shift) added to BASE_CONTRAST
+    noise           standard deviation of the noise, in the units of BASE_CONTRAST
+    bias_field      standard deviation of the logarithm of the smooth brightness drift
+    spots           bright spots in T2 and FLAIR that are no tumour, per patient
+    quiet_every     every n-th patient has no enhancing tumour (ET empty)
+    missing         modalities that this site does not acquire
+    orientation     voxel axes of the stored files, one of R/L, A/P, S/I each
+    """
+
+    name: str
+    patients: int
+    tumour_radius_mm: tuple[float, float]
+    gain: tuple[float, float, float, float] = (600.0, 600.0, 600.0, 600.0)
+    gamma: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    contrast: tuple[tuple[str, str, float], ...] = ()
+    noise: float = 0.05
+    blur_mm: float = 2.4
+    bias_field: float = 0.06
+    spots: int = 0
+    quiet_every: int = 4
+    missing: tuple[str, ...] = ()
+    spacing_mm: tuple[float, float, float] = (4.0, 4.0, 4.0)
+    orientation: str = "RAS"
+
+    def __post_init__(self) -> None:
+        wrong = [m for m in self.missing if m not in MODALITIES]
+        wrong += [f"{m}/{t}" for m, t, _ in self.contrast if m not in MODALITIES or t not in TISSUES]
+        wrong += [] if len(set(self.missing)) < len(MODALITIES) else ["no modality left"]
+        wrong += [] if self.orientation in ORIENTATIONS else [f"orientation {self.orientation!r}"]
+        wrong += [] if 0 < self.tumour_radius_mm[0] <= self.tumour_radius_mm[1] else ["tumour_radius_mm"]
+        wrong += [] if min(self.patients, self.quiet_every) >= 1 and min(self.spacing_mm) > 0 else ["counts or spacing"]
+        if wrong:
+            raise ConfigRefused(
+                f"the phantom hospital {self.name!r}",
+                found=", ".join(wrong),
+                expected=f"modalities {MODALITIES}, tissues {TISSUES}, axes like RAS, positive sizes",
+                fix="correct the profile",
+            )
+
+    def table(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        """Return the contrast [4 modalities, 6 tissues] of this hospital."""
+        table = BASE_CONTRAST.copy()
+        for modality, tissue, shift in self.contrast:
+            table[MODALITIES.index(modality), TISSUES.index(tissue)] += shift
+        return table
+
+
+HOSPITALS: tuple[Hospital, ...] = (
+    # a large centre with a modern scanner: sharp, clear, all four modalities
+    Hospital("north", 22, (17.0, 30.0), noise=0.05, blur_mm=2.0),
+    # an old scanner: noisy, blurred, little contrast agent (the rim hardly shows), small tumours
+    Hospital(
+        "east",
+        18,
+        (14.0, 22.0),
+        gain=(250.0, 240.0, 310.0, 200.0),
+        contrast=(("t1ce", "rim", -0.25), ("flair", "oedema", -0.12), ("t2", "grey", 0.10)),
+        noise=0.09,
+        blur_mm=3.4,
+        bias_field=0.10,
+        orientation="LPS",
+    ),
+    # FLAIR with poor suppression of fluid: ventricles as bright as oedema; elderly patients with bright spots
+    Hospital(
+        "south",
+        14,
+        (17.0, 28.0),
+        gain=(900.0, 850.0, 1200.0, 1000.0),
+        gamma=(1.0, 1.0, 0.8, 1.3),
+        contrast=(("flair", "csf", 0.60), ("flair", "oedema", -0.12), ("flair", "white", 0.16), ("t1", "white", -0.12)),
+        noise=0.06,
+        bias_field=0.08,
+        spots=8,
+        spacing_mm=(4.0, 4.0, 4.5),
+    ),
+    # no T2; T1 with inverted grey-white contrast; a strong bias field; large tumours, dark in FLAIR's centre
+    Hospital(
+        "west",
+        14,
+        (20.0, 32.0),
+        gain=(420.0, 400.0, 400.0, 640.0),
+        contrast=(("t1", "grey", 0.22), ("t1", "white", -0.22), ("t1", "oedema", 0.20), ("flair", "core", -0.30)),
+        noise=0.07,
+        bias_field=0.22,
+        spots=2,
+        quiet_every=3,
+        missing=("t2",),
+        orientation="LPS",
+    ),
+)
+
+
+def hospital(index: int) -> Hospital:
+    """Return the profile of the site with this index (0 .. 63), the same on every machine.
+
+    0 .. 3: HOSPITALS | from 4: one of the four with other numbers, named `north-2` and so on | else ConfigRefused
+    """
+    if not 0 <= index < MOST_SITES:
+        raise ConfigRefused(
+            "the number of a phantom hospital",
+            found=str(index),
+            expected=f"0 .. {MOST_SITES - 1}",
+            fix="use fewer sites",
+        )
+    base = HOSPITALS[index % len(HOSPITALS)]
+    if index < len(HOSPITALS):
+        return base
+    rng = stream(0, "hospital", index)
+    scale = float(rng.uniform(0.85, 1.15))
+    drift = tuple((m, t, round(float(rng.normal(0, 0.05)), 3)) for m in MODALITIES for t in TISSUES)
+    return replace(
+        base,
+        name=f"{base.name}-{index // len(HOSPITALS) + 1}",
+        patients=int(rng.integers(8, 17)),
+        tumour_radius_mm=(round(base.tumour_radius_mm[0] * scale, 2), round(base.tumour_radius_mm[1] * scale, 2)),
+        contrast=base.contrast + drift,
+        noise=round(base.noise * float(rng.uniform(0.7, 1.3)), 4),
+        blur_mm=round(base.blur_mm * float(rng.uniform(0.8, 1.2)), 2),
+        bias_field=round(base.bias_field * float(rng.uniform(0.7, 1.3)), 4),
+    )

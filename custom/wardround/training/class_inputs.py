@@ -1,0 +1,122 @@
+"""The cases of a folder of labelled images (data/description.py) as a trained classifier takes them; labels are not read.
+
+The model's own description says what its inputs are; the folder may have less: a sequence or a value that it lacks is
+missing, as in training. It may not have anything else, or the same under another definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wardround.core.errors import ConfigRefused, DataRefused
+from wardround.data.description import Description, Spec, file_of, read_description, read_rows
+from wardround.data.ehr import Known, Table, Values
+from wardround.data.pictures import read_picture
+
+INPUTS = ("classes", "modalities", "columns", "size", "depth", "span", "record")
+
+
+@dataclass(frozen=True)
+class Cases:
+    """N cases in the order of the table: files[i] modality -> image, values and known [N, F] of the model's record."""
+
+    names: tuple[str, ...]
+    files: tuple[Mapping[str, Path], ...]
+    values: Values
+    known: Known
+
+
+def read_cases(folder: Path, only: str | None, spec: Spec, record: bool) -> Cases:
+    """Return the cases of a folder, `only` one of them where it is given.
+
+    other classes, a sequence or column that the model does not know, a column in another unit or range: ConfigRefused
+    no such case, none at all, empty or repeated names, an image outside the folder, neither image nor value: DataRefused
+    record False: the folder's record is not looked at | cells of the record: as in ehr.py
+    """
+    found = read_description(folder)
+    _require(found, spec, record, str(folder))
+    header, rows = read_rows(found.table, found.spec.modalities)
+    absent = [name for name in ("case", *found.spec.modalities) if name not in header]
+    names = [row.get("case", "") for row in rows]
+    if absent or "" in names or len(set(names)) < len(names):
+        what = f"no column {absent[0]!r}" if absent else "cases without a name, or more than once"
+        raise _refused(f"the table {found.table}", what, "one row per case, each with its own name")
+    rows = [row for row in rows if only in (None, row["case"])]
+    if not rows:
+        what = f"no case {only!r}" if only is not None else "no case"
+        raise _refused(f"the table {found.table}", what, f"one of {len(names)} cases" if names else "a row per case")
+    files = tuple(_files(found, row) for row in rows)
+    values, known = _record(found, header, rows, spec.table if record else Table())
+    empty = [row["case"] for row, has, numbers in zip(rows, files, known, strict=True) if not has and not numbers.any()]
+    if empty:
+        raise _refused(
+            f"case {empty[0]!r}", f"nothing the model reads ({len(empty)} such cases)", "an image or a value"
+        )
+    return Cases(tuple(row["case"] for row in rows), files, values, known)
+
+
+def read_images(cases: Cases, rows: Sequence[int], spec: Spec) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return (images [B, M, *grid.shape], zeros where a sequence is missing, present [B, M]); damaged: DataRefused"""
+    images = np.zeros((len(rows), len(spec.modalities), *spec.grid.shape), np.float32)
+    present = np.zeros(images.shape[:2], bool)
+    for place, row in enumerate(rows):
+        for m, modality in enumerate(spec.modalities):
+            if (file := cases.files[row].get(modality)) is not None:
+                # float16 between file and network, as in the cache that training reads
+                images[place, m] = read_picture(cases.names[row], file, spec.grid).astype(np.float16)
+                present[place, m] = True
+    return images, present
+
+
+def _require(found: Description, spec: Spec, record: bool, where: str) -> None:
+    known = {column.name: column for column in spec.table.columns}
+    columns = found.spec.table.columns if record else ()
+    strangers = [column.name for column in columns if column.name not in known]
+    others = [column for column in columns if column.name in known and column != known[column.name]]
+    meant = [known[column.name] for column in others]
+    extra = [name for name in found.spec.modalities if name not in spec.modalities]
+    for wrong, what, seen, expected in (
+        (found.spec.classes != spec.classes, "classes", ", ".join(found.spec.classes), ", ".join(spec.classes)),
+        (extra, "sequences", ", ".join(map(repr, extra)), f"only {', '.join(spec.modalities)}"),
+        (strangers, "columns", ", ".join(map(repr, strangers)), f"only {', '.join(known)}"),
+        (others, "columns", str([c.as_json() for c in others]), str([c.as_json() for c in meant])),
+    ):
+        if wrong:
+            raise ConfigRefused(
+                f"{what} of {where}",
+                found=seen,
+                expected=f"{expected}, as the model was trained",
+                fix="describe the folder as the model's job does; what it lacks may be left out",
+            )
+
+
+def _files(found: Description, row: Mapping[str, str]) -> dict[str, Path]:
+    cells = {modality: row[modality] for modality in found.spec.modalities if row[modality]}
+    files = {modality: file_of(cell) for modality, cell in cells.items()}
+    if None in files.values():
+        raise _refused(f"case {row['case']!r}", "an image outside the folder of the images", "a path below 'images'")
+    return {modality: found.images / file for modality, file in files.items() if file is not None}
+
+
+def _record(
+    found: Description, header: Sequence[str], rows: Sequence[Mapping[str, str]], table: Table
+) -> tuple[Values, Known]:
+    """Return values and known [N, F] in the model's order; columns that the folder does not describe are not known."""
+    own = {column.name: column for column in found.spec.table.columns}
+    here = Table(tuple(own[column.name] for column in table.columns if column.name in own))
+    units = {name: unit for name, unit in found.units.items() if table.columns}
+    read, known = here.read(rows, header, units, str(found.table))
+    places = [table.features.index(feature) for feature in here.features]
+    shape = (len(rows), len(table.features))
+    values, has = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    values[:, places], has[:, places] = read, known
+    return values, has
+
+
+def _refused(what: str, found: str, expected: str) -> DataRefused:
+    return DataRefused(what, found=found, expected=expected, fix="correct the table, or name another case")

@@ -1,0 +1,239 @@
+"""A hospital's classes on its own patients: images of any subset of modalities and a record -> one class per patient.
+
+What is drawn: `batch` patients, one of each one's cases; images shifted and rescaled a little (augment); each modality
+and the record are hidden with probability `modality_dropout`, but one source is always left. A patient with several cases
+is scored on the mean of their probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wardround.core.arrays import Layout
+from wardround.core.errors import ConfigRefused
+from wardround.data.description import Spec
+from wardround.data.ehr import Table, table_from_json
+from wardround.data.labelled import LabelledCohort, open_labelled
+from wardround.data.pictures import Grid
+from wardround.data.site_config import SiteConfig
+from wardround.data.splits import Split
+from wardround.messages.allowed_names import CLASSES, CLASSIFICATION, label_name
+from wardround.models.case_vector import CaseVector
+from wardround.models.nets import Network
+from wardround.tasks import classification as classes_
+from wardround.training.case_objective import Batch, Cases
+from wardround.training.class_inputs import INPUTS
+from wardround.training.site_objective import SiteObjective, network_on, patient_count
+
+Rows = list[dict[str, float]]
+SCORED_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class CaseSampling:
+    """How patients are drawn, and what every site's folder must describe (data/description.py).
+
+    record: whether the network is given the columns
+    """
+
+    classes: Sequence[str]
+    modalities: Sequence[str]
+    columns: Sequence[Mapping[str, Any]]
+    size: int
+    depth: int
+    span: float
+    batch: int
+    modality_dropout: float
+    record: bool
+    augment: bool
+
+    def __post_init__(self) -> None:
+        sound = isinstance(self.batch, int) and 1 <= self.batch <= 1024
+        sound = sound and isinstance(self.augment, bool) and isinstance(self.record, bool)
+        if not (sound and 0 <= self.modality_dropout < 1):
+            raise ConfigRefused(
+                "the sampling of patients",
+                found=f"batch {self.batch}, modality_dropout {self.modality_dropout}, record {self.record}, "
+                f"augment {self.augment}",
+                expected="a batch of 1..1024, modality_dropout 0 or more and below 1, record and augment true or false",
+                fix="correct `sampling` in the job",
+            )
+        _ = self.spec
+
+    @cached_property
+    def spec(self) -> Spec:
+        table = table_from_json(self.columns, "the job's sampling")
+        return Spec(tuple(self.classes), tuple(self.modalities), table, Grid(self.size, self.depth, float(self.span)))
+
+    @cached_property
+    def vector(self) -> CaseVector:
+        """Return where what stands in a patient's vector, as the network must have it."""
+        spec = self.spec
+        return CaseVector(len(spec.modalities), spec.grid.shape, len(spec.table.features) if self.record else 0)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Return as JSON what a weights file must say about the network's inputs: as the job says it."""
+        spec = self.spec
+        columns = [column.as_json() for column in spec.table.columns]
+        names = {"classes": list(spec.classes), "modalities": list(spec.modalities), "columns": columns}
+        return {**{key: getattr(self, key) for key in INPUTS}, **names}
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kind of labels."""
+        return (CLASSES,)
+
+    @property
+    def allowed_names(self) -> tuple[str, ...]:
+        """Return every name of this task that a message may hold: sequences, classes, the kind of labels, scores."""
+        return (*self.modalities, *self.classes, label_name(CLASSES), *CLASSIFICATION)
+
+    def inputs(self, images: Any, present: Any, values: Any, known: Any) -> Tensor:
+        """Return patients' vectors [B, L] from arrays of a cohort's batch."""
+        if not self.record:
+            values, known = values[:, :0], known[:, :0]
+        return self.vector.pack(*(torch.from_numpy(np.asarray(a)) for a in (images, present, values, known)))
+
+    @property
+    def patch(self) -> Sequence[int]:
+        return self.spec.grid.shape
+
+    @property
+    def table(self) -> Table:
+        return self.spec.table
+
+    def cohort(self, config: SiteConfig, cache: Path, say: Callable[[str], None]) -> LabelledCohort:
+        """Open this site's folder of labelled images; one that describes something else: ConfigRefused."""
+        return open_labelled(config, cache, say, self.spec)
+
+    def require_network(self, spec: Network) -> None:
+        """Raise ConfigRefused unless the network takes these patients' vectors and tells these classes apart."""
+        found = (getattr(spec, "case", None), getattr(spec, "classes", None))
+        if found != (self.vector, len(self.classes)):
+            raise ConfigRefused(
+                "the job's network",
+                found=f"{found[0]}, {found[1]} classes",
+                expected=f"{self.vector}, {len(self.classes)} classes, as its sampling says",
+                fix="give model and sampling the same modalities, size, columns and classes",
+            )
+
+    def open(
+        self, name: str, cohort: LabelledCohort, split: Split, spec: Network, seed: int, device: str
+    ) -> ClassificationSite:
+        """Return the hospital's side of classification; a network for other patients or classes: ConfigRefused."""
+        self.require_network(spec)
+        return ClassificationSite(name, cohort, split, spec, self, seed, device)
+
+
+class ClassificationSite:
+    """Data, network and device of one hospital. Nothing here talks to anybody.
+
+    a class that no patient of a part has: left out of the means of that part (tasks/classification.py)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        cohort: LabelledCohort,
+        split: Split,
+        spec: Network,
+        sampling: CaseSampling,
+        seed: int,
+        device: str,
+    ) -> None:
+        self.name, self.cohort, self.split, self.sampling, self.seed = name, cohort, split, sampling, seed
+        self.device = torch.device(device)
+        self.model, self.blocks, self.roles = network_on(spec, seed, self.device)
+
+    @property
+    def layout(self) -> Layout:
+        return self.model.layout
+
+    @cached_property
+    def train_patients(self) -> int:
+        return patient_count(self.cohort.patients, self.split.train)
+
+    def objective(self, *purpose: str | int) -> SiteObjective[Batch]:
+        """Return gradients on this site's TRAIN patients; the same purpose gives the same batches on every machine."""
+        return SiteObjective(self, Cases, self.split.train, *purpose)
+
+    def drawn(self, cases: Sequence[str], *purpose: str | int) -> SiteObjective[Batch]:
+        """Return gradients over these cases alone."""
+        return SiteObjective(self, Cases, cases, *purpose)
+
+    def joined(self, batches: Sequence[Batch]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return (inputs [B, L], the function from logits to the loss of every patient)."""
+        labels = torch.cat([one.labels for one in batches])
+        return torch.cat([one.inputs for one in batches]), lambda out: classes_.cross_entropy_by_patient(out, labels)
+
+    def pooled(self, parts: Sequence[Batch]) -> Batch:
+        """Return batches of several sites as one, on this site's device."""
+        inputs, labels = (
+            torch.cat([getattr(part, key).to(self.device) for part in parts]) for key in ("inputs", "labels")
+        )
+        return Batch(inputs, labels, parts[0].seed, tuple(who for part in parts for who in part.patients))
+
+    def made_up(self, count: int) -> Tensor:
+        """Return noise with everything present."""
+        vector = self.sampling.vector
+        generator = torch.Generator().manual_seed(0)
+        sizes = ((vector.modalities, *vector.size), (vector.modalities,), (vector.columns,), (vector.columns,))
+        images, present, values, known = (torch.randn(count, *size, generator=generator) for size in sizes)
+        return vector.pack(images, torch.ones_like(present), values, torch.ones_like(known)).to(self.device)
+
+    def chances(self, w: Tensor, cases: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """Return case -> probabilities [C] at weights w; everything that a case has is shown."""
+        found: dict[str, NDArray[np.float64]] = {}
+        for start in range(0, len(cases), SCORED_AT_ONCE):
+            part = list(cases[start : start + SCORED_AT_ONCE])
+            got = self.cohort.batch(part)
+            inputs = self.sampling.inputs(got.images, got.present, got.values, got.known)
+            logits = self.model.outputs(w, inputs.to(self.device))
+            found |= dict(zip(part, classes_.softmax(logits), strict=True))
+        return found
+
+    def rows(self, w: Tensor, cases: Sequence[str]) -> Rows:
+        """Return one row for each patient: the class (its index) and the probability of every class."""
+        _, chances, labels = classes_.by_patient(self.chances(w, cases), self.cohort.labels, self.cohort.patients)
+        names = self.cohort.spec.classes
+        return [
+            {"class": float(label), **{f"p {name}": float(p) for name, p in zip(names, row, strict=True)}}
+            for label, row in zip(labels, chances, strict=True)
+        ]
+
+    def summary(self, rows: Rows) -> dict[str, dict[str, Any]]:
+        """Return balanced accuracy, accuracy, AUROC, calibration error and log loss with 95 % intervals over patients."""
+        return classes_.intervals(*_arrays(rows), self.seed)
+
+    def gain(self, rows: Rows, reference: Rows) -> dict[str, Any]:
+        """Return by how much the balanced accuracy is above the reference's, with its interval."""
+        (a, labels), (b, _) = _arrays(rows), _arrays(reference)
+        return classes_.paired_gain(a, b, labels, self.seed)
+
+    def score(self, w: Tensor, cases: Sequence[str]) -> float:
+        """Return the balanced accuracy over patients (the number that choices on validation are made with)."""
+        return classes_.balanced_accuracy(*_arrays(self.rows(w, cases)))
+
+    def about_model(self) -> dict[str, Any]:
+        """Return what the classes and inputs are (training/class_prediction.py reads it)."""
+        return {"label_kind": self.cohort.label_kind, "inputs": self.sampling.described}
+
+    def pictures(self, w: Tensor, words: str, out: Path, patients: Sequence[str] = ()) -> list[Path]:
+        """Nothing is drawn for classes."""
+        return []
+
+
+def _arrays(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    names = [key for key in rows[0] if key.startswith("p ")]
+    chances = np.array([[row[name] for name in names] for row in rows], np.float64)
+    return chances, np.array([int(row["class"]) for row in rows], np.int64)

@@ -1,0 +1,193 @@
+"""One hospital through a job: open, validate, train a round, judge. State lies on disk between rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from wardround.algorithms.base import Algorithm, LocalStart, Objective, personal
+from wardround.algorithms.fedavg import FedAvg
+from wardround.algorithms.federation import local_round, start_of
+from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING, Sharing
+from wardround.core.arrays import Array, Arrays, from_variable, in_variable
+from wardround.dp.dp_sgd import prove
+from wardround.dp.patient_dp import PatientDP
+from wardround.models.fingerprint import fingerprint
+from wardround.models.flat import first_weights
+from wardround.models.nets import Network
+from wardround.models.specs import describe
+from wardround.training import mask_history, origin, pages, state
+from wardround.training.dp_training import DPSite
+from wardround.training.evaluation import Evaluation, ModelSelection, evaluate
+from wardround.training.opening import Opened, open_site
+from wardround.training.splitting import split_of
+from wardround.training.task import TaskPhantoms, TaskSampling, TaskSite
+
+FEDAVG_BASELINE = "fedavg"
+
+
+class Settings(Protocol):
+    """What a job says of training at a site; private: the promise of its noise, None without."""
+
+    algorithm: Algorithm
+    sharing: Sharing
+    fedavg_baseline: Algorithm | None
+    model: Network
+    schedule: Schedule
+    sampling: TaskSampling
+    model_selection: ModelSelection
+    phantoms: TaskPhantoms
+    seed: int
+    private: PatientDP | None
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """Everything a site does for one job, given the weights of each round."""
+
+    name: str
+    opened: Opened
+    site: TaskSite
+    settings: Settings
+    states: Path
+
+    @staticmethod
+    def open(
+        name: str, workspace: Path, states: Path, *, simulator: bool, settings: Settings, say: Callable[[str], None]
+    ) -> Hospital:
+        """Open this hospital's data (decoded at most once) and build the job's network on its device."""
+        opened = open_site(
+            name,
+            workspace,
+            simulator=simulator,
+            phantoms=settings.phantoms,
+            sampling=settings.sampling,
+            seed=settings.seed,
+            say=say,
+        )
+        split = split_of(opened.cohort, patient_dp=settings.private is not None)
+        site = settings.sampling.open(name, opened.cohort, split, settings.model, settings.seed, opened.device)
+        return Hospital(name, opened, site, settings, states)
+
+    @property
+    def title(self) -> str:
+        return self.name if self.opened.label == self.name else f"{self.name} ({self.opened.label})"
+
+    @property
+    def weight(self) -> float:
+        """Return the weight in the mean: the training patients; 1 under patient-level DP, which must not tell them."""
+        return 1.0 if self.settings.private is not None else float(self.site.train_patients)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.site.model.module)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what the server is told about this site: counts and words, nothing about any patient."""
+        cohort, split = self.opened.cohort, self.site.split
+        parts = {"train": split.train, "val": split.val, "test": split.test}
+        return {
+            "label": "".join(c if c.isprintable() else " " for c in self.opened.label[:64]),
+            "cases": {part: len({cohort.patients[case] for case in cases}) for part, cases in parts.items()},
+            **({"classes": cohort.class_counts()} if cohort.label_kind == "classes" else {}),
+            "modalities": dict(cohort.modalities),
+            "label_kind": cohort.label_kind,
+            "device": str(self.site.device),
+            "phantoms": self.opened.phantoms or origin.invented(cohort.patients),
+            "fingerprint": self.fingerprint,
+        }
+
+    def validate(self, weights: Arrays, since: int) -> float:
+        """Return the mean validation Dice of the incoming model (with this site's own blocks where some stay home).
+
+        since: whose state this site starts from: that before round `since`, the one after its last round that counted
+        """
+        return self.site.score(self._start(weights, since).variables["model"], self.site.split.val)
+
+    def train(self, weights: Arrays, round_: int, since: int | None = None) -> tuple[dict[str, Array], float | None]:
+        """Train one round; return (the update that leaves, mean loss) and write the state for the next round.
+
+        since: as above; None: this site's update of the round before counted
+        under patient-level DP every gradient is private, which the outbound filter finds proved
+        (dp/noise_proof.py), and the loss, which is not, is None
+        """
+        site, algorithm, fedavg_baseline = self.site, self.settings.algorithm, self.settings.fedavg_baseline
+        steps = self.settings.schedule.steps(round_)
+        since = round_ if since is None else since
+        received, memory = self._vectors(algorithm, weights), self._memory(since)
+        objective = self._objective(round_)
+        delta, kept, losses = local_round(
+            algorithm, self.settings.sharing, received, memory, site.layout, site.roles, objective, steps
+        )
+        prove(delta, objective)
+        if fedavg_baseline is not None:
+            received = {"model": self._vector(from_variable(FEDAVG_BASELINE, weights))}
+            other, _, _ = local_round(
+                fedavg_baseline,
+                EVERYTHING,
+                received,
+                {},
+                site.layout,
+                site.roles,
+                site.objective("train", round_),
+                steps,
+            )
+            delta |= in_variable(FEDAVG_BASELINE, from_variable("model", other))
+        arrays = {name: vector.cpu().numpy() for name, vector in kept.items()}
+        mask_history.note(self.states, round_, kept, site.layout, site.blocks)
+        state.save(self.states, round_ + 1, arrays, self.fingerprint, {}, since)
+        return delta, None if self.settings.private is not None else sum(losses) / len(losses)
+
+    def evaluate(self, weights: Arrays, since: int) -> Evaluation:
+        """Judge the models this job allows: its own, FedAvg where it ran beside or is the job, and the local one."""
+        own = personal(self._start(weights, since))
+        plain = (self.settings.algorithm, self.settings.sharing) == (FedAvg(), EVERYTHING)
+        shared = plain or self.settings.private is not None
+        arms = {FEDAVG_BASELINE if shared and self.settings.fedavg_baseline is None else "personalised": own}
+        if self.settings.fedavg_baseline is not None:
+            arms[FEDAVG_BASELINE] = self._vector(from_variable(FEDAVG_BASELINE, weights))
+        found = evaluate(self.site, arms, self.initial, self.settings.schedule, self.settings.model_selection)
+        kept = mask_history.since(mask_history.history_of(self.states))
+        return found if kept is None else replace(found, numbers={**found.numbers, "personal": kept})
+
+    @cached_property
+    def initial(self) -> Tensor:
+        """Return the weights that the job's seed gives: where everything starts, the local baseline too."""
+        return first_weights(self.settings.model, self.settings.seed).to(self.site.device)
+
+    def keep(self, evaluation: Evaluation, out: Path, job: str) -> None:
+        """Write what the site keeps for itself: the model to deploy, the per-patient page, overlays."""
+        pages.keep_models(evaluation, self.site, self.fingerprint, describe(self.settings.model), self.facts, out)
+        pages.write_page(evaluation, self.site, job, self.facts, out, mask_history.history_of(self.states))
+
+    def _objective(self, round_: int) -> Objective:
+        if self._dp_site is None:
+            return self.site.objective("train", round_)
+        return self._dp_site.objective(self.settings.schedule.work, "train", round_)
+
+    @cached_property
+    def _dp_site(self) -> DPSite | None:
+        return None if self.settings.private is None else DPSite(self.site, self.settings.private)
+
+    def _start(self, weights: Arrays, since: int) -> LocalStart:
+        received = self._vectors(self.settings.algorithm, weights)
+        algorithm, sharing = self.settings.algorithm, self.settings.sharing
+        return start_of(algorithm, sharing, received, self._memory(since), self.site.layout, self.site.roles)
+
+    def _memory(self, round_: int) -> dict[str, Tensor]:
+        arrays, _ = state.load(self.states, round_, self.fingerprint)
+        return {name: torch.from_numpy(block).to(self.site.device) for name, block in arrays.items()}
+
+    def _vectors(self, algorithm: Algorithm, weights: Arrays) -> dict[str, Tensor]:
+        return {variable: self._vector(from_variable(variable, weights)) for variable in algorithm.variables}
+
+    def _vector(self, blocks: Arrays) -> Tensor:
+        return torch.from_numpy(self.site.layout.flatten(blocks)).to(self.site.device)

@@ -1,0 +1,125 @@
+"""How one hospital evaluates the models it could deploy: local, FedAvg, FedAvg + fine-tune, personalised.
+
+Everything is chosen on validation patients (the number of fine-tuning steps, the model to deploy); the test patients are
+scored once, at the end. Only means, intervals and counts are meant to leave (`Evaluation.numbers`); rows stay at the site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from wardround.algorithms.base import Steps
+from wardround.algorithms.federation import local_only
+from wardround.algorithms.finetune import fine_tune
+from wardround.algorithms.schedule import Schedule
+from wardround.core.errors import ConfigRefused
+from wardround.reports.verdict import LEAST_DICE, choose, floors, is_usable, score_of
+from wardround.training.task import Rows, TaskSite
+
+
+@dataclass(frozen=True)
+class ModelSelection:
+    """Fine-tuning offered to every model alike: `steps` SGD steps (one is chosen on validation) at learning rate `lr`.
+
+    least_dice: below it, with the lower end of the interval on test, no model is called usable; classes have chance instead
+    """
+
+    steps: Sequence[int]
+    lr: float
+    least_dice: float = LEAST_DICE
+
+    def __post_init__(self) -> None:
+        steps_fit = 0 in self.steps and len(self.steps) >= 2 and min(self.steps) >= 0
+        if not (steps_fit and 0 < self.lr < 10 and 0 <= self.least_dice < 1):
+            raise ConfigRefused(
+                "the fine-tuning choices",
+                found=f"steps {list(self.steps)}, lr {self.lr}, least_dice {self.least_dice}",
+                expected="0 and at least one positive number of steps, 0 < lr < 10, least_dice from 0 to below 1",
+                fix="correct `model_selection` in the job, for example steps [0, 1, 5, 20]",
+            )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """numbers: may leave the site | rows: per patient, stay | weights: the models that were evaluated, stay.
+
+    floors: test metric -> what the lower end of its interval must be above
+    """
+
+    numbers: dict[str, Any]
+    rows: Mapping[str, Rows]
+    weights: Mapping[str, Tensor]
+    floors: Mapping[str, float] = field(default_factory=dict)
+
+
+def evaluate(
+    site: TaskSite, arms: Mapping[str, Tensor], initial: Tensor, schedule: Schedule, model_selection: ModelSelection
+) -> Evaluation:
+    """Judge every candidate that `arms` allows.
+
+    arms: "fedavg" gives the candidates fedavg and fedavg_finetuned; "personalised" gives personalised.
+    initial: where the local baseline starts; it does the same work on the same schedule as the federation, alone.
+    """
+    validate, test = site.split.val, site.split.test
+    picked: dict[str, tuple[int, float, Tensor]] = {}
+    local = local_only(site.objective("local"), schedule, initial)
+    picked["local"] = (0, site.score(local, validate), local)
+    for arm, w in arms.items():
+        tuned = fine_tuned(site, w, model_selection)
+        if arm == "fedavg":
+            picked["fedavg"] = tuned[0]
+            picked["fedavg_finetuned"] = max(tuned[1:], key=lambda option: option[1])
+        else:
+            picked["personalised"] = max(tuned, key=lambda option: option[1])
+    rows = {name: site.rows(w, test) for name, (_, _, w) in picked.items()}
+    candidates = {
+        name: {
+            "k": k,
+            "val": val,
+            "test": site.summary(rows[name]),
+            "gain": None if name == "local" else site.gain(rows[name], rows["local"]),
+        }
+        for name, (k, val, _) in picked.items()
+    }
+    patients = len({site.cohort.patients[case] for case in validate})
+    deploy = choose({name: val for name, (_, val, _) in picked.items()}, patients, score_of(candidates))
+    # The test patients say whether the choice is good enough for anybody. They do not change the choice.
+    least = floors(_classes(rows[deploy]), model_selection.least_dice)
+    usable = is_usable(site.summary(rows[deploy]), least) is not False
+    numbers = {"candidates": candidates, "deploy": deploy, "usable": usable}
+    return Evaluation(numbers, rows, {name: w for name, (_, _, w) in picked.items()}, least)
+
+
+def spoken(numbers: Mapping[str, Any]) -> str:
+    """Return a judgement in a few words, for the site's log."""
+    return (
+        f"{'no model is usable yet, the best is' if numbers.get('usable') is False else 'deploy'} {numbers['deploy']}"
+    )
+
+
+def _classes(rows: Rows) -> int | None:
+    """Return how many classes the test patients have; None where there are none (segmentation)."""
+    return len({row["class"] for row in rows}) if "class" in rows[0] else None
+
+
+def shared_only(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what may leave under differential privacy: the scores of the shared model, which is private itself.
+
+    Every other candidate was trained or tuned on this site's patients without noise; so was what it is compared with, and
+    what the site chooses. All of that stays in the site's own report.
+    """
+    shared = {name: {**one, "gain": None} for name, one in numbers["candidates"].items() if name == "fedavg"}
+    told = {key: value for key, value in numbers.items() if key not in ("personal", "usable")}
+    return {**told, "candidates": shared, "deploy": None}
+
+
+def fine_tuned(site: TaskSite, w: Tensor, model_selection: ModelSelection) -> list[tuple[int, float, Tensor]]:
+    """Return (k, score on validation, weights after k steps) for every k offered, by rising k."""
+    ks = sorted(model_selection.steps)
+    steps = Steps(work=max(ks), lr=model_selection.lr)
+    snapshots = fine_tune(w, site.objective("fine-tune"), ks, steps)
+    return [(k, site.score(snapshots[k], site.split.val), snapshots[k]) for k in ks]

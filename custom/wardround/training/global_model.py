@@ -1,0 +1,217 @@
+"""The global model through a run: variables, the rule's state, the best model so far, all on disk after every round.
+
+In jobs in plaintext the server holds it; in jobs with a secure sum every site does, and the server never has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wardround.algorithms.server_optimizers import ServerOptimizer
+from wardround.core.arrays import Array, Arrays, from_variable, in_variable, require_same_blocks
+from wardround.core.errors import ModelRefused, RoundRefused
+from wardround.messages.allowed_names import BRAIN_TUMOURS
+from wardround.models import checkpoint
+from wardround.models.fingerprint import fingerprint
+from wardround.models.roles import OWN_BANKS, block_roles
+from wardround.models.specs import describe
+from wardround.training import origin, state
+
+_STATE, _MEMORY = "rule.", "memory."
+
+
+class GlobalModel:
+    """Weights under wire names, the round they are the start of, and what has happened so far.
+
+    round r means: r rounds are done; `best` is the model that was EVALUATED best on the sites' validation patients.
+    memory: numbers and arrays that the aggregation keeps between rounds; they are written down with the round
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: Any,
+        server_optimizer: ServerOptimizer,
+        weights: dict[str, Array],
+        rule_state: dict[str, Array],
+        meta: dict[str, Any],
+        inputs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.inputs = inputs
+        self.folder, self.server_optimizer, self._weights, self._rule_state = (
+            folder,
+            server_optimizer,
+            weights,
+            rule_state,
+        )
+        self._spec = spec
+        self.memory: dict[str, Any] = meta["memory"]
+        self.round: int = meta["round"]
+        self.history: list[dict[str, Any]] = meta["history"]
+        self.best: dict[str, Any] | None = meta["best"]
+        self.facts: dict[str, Any] = meta["facts"]
+        self._promise: Mapping[str, Any] = meta["promise"]
+
+    @staticmethod
+    def open(
+        folder: Path,
+        spec: Any,
+        server_optimizer: ServerOptimizer,
+        variables: list[str],
+        seed: int,
+        promise: Mapping[str, Any],
+        inputs: Mapping[str, Any] | None = None,
+    ) -> GlobalModel:
+        """Resume the newest round in the folder, or start from the seed. Another job's folder is refused.
+
+        inputs: what a weights file says about the network's inputs and outputs (`described` of a sampling), None: nothing
+        """
+        identity, newest = fingerprint(spec), state.latest(folder)
+        if newest:
+            arrays, meta = state.load(folder, newest, identity)
+            if meta["promise"] != dict(promise):
+                changed = sorted(key for key in promise if meta["promise"].get(key) != promise[key])
+                raise RoundRefused(
+                    "this state folder belongs to another job",
+                    found=f"other settings for {', '.join(changed) or 'this job'}",
+                    expected="the job that wrote it, unchanged",
+                    fix="resume with the same job, or use another state folder",
+                )
+            rule_state, kept = _named(arrays, _STATE), _named(arrays, _MEMORY)
+            weights = {name: block for name, block in arrays.items() if not name.startswith((_STATE, _MEMORY))}
+            meta = meta | {"memory": meta["memory"] | kept}
+            return GlobalModel(folder, spec, server_optimizer, weights, rule_state, meta, inputs)
+        model = initial_arrays(spec, seed)
+        zero = {name: np.zeros_like(block) for name, block in model.items()}
+        weights = {}
+        for variable in variables:
+            weights |= in_variable(variable, zero if variable == "control" else model)
+        size = sum(int(block.size) for block in model.values())
+        facts = {"name": type(spec).__name__, "parameters": size, "fingerprint": identity}
+        meta = {"round": 0, "history": [], "best": None, "facts": facts, "promise": dict(promise), "memory": {}}
+        return GlobalModel(folder, spec, server_optimizer, weights, server_optimizer.start(weights), meta, inputs)
+
+    def wire(self) -> dict[str, Array]:
+        """Return every variable under its wire names."""
+        return self._weights
+
+    def travelling(self, home_roles: Sequence[str]) -> frozenset[str]:
+        """Return the wire names that an update of this job holds: all but the blocks that the algorithm keeps at home.
+
+        A rival's variable (arrays.py) has no home: it travels whole.
+        """
+        roles = block_roles(self._spec.build(0))
+        names = [name.partition(":") for name in self._weights]
+        return frozenset(
+            f"{variable}:{block}"
+            for variable, _, block in names
+            if variable not in OWN_BANKS or roles[block] not in home_roles
+        )
+
+    def require_fits(self, site: str, found: str, delta: Arrays, travelling: Collection[str]) -> None:
+        """Raise ModelRefused unless the site trained this architecture; RoundRefused unless its update holds exactly the
+        blocks of `travelling`, in the server's shapes.
+        """
+        if found != self.facts["fingerprint"]:
+            raise ModelRefused(
+                f"the architecture of {site}",
+                found=f"fingerprint {found}",
+                expected=str(self.facts["fingerprint"]),
+                fix="run the same job and the same wardround version at every site",
+            )
+        require_same_blocks(
+            {name: self._weights[name] for name in travelling if name in delta}, delta, f"the update of {site}"
+        )
+        if lacking := sorted(set(travelling) - delta.keys()):
+            raise RoundRefused(
+                f"the update of {site} lacks blocks",
+                found=f"{len(lacking)} are not there, first {lacking[0]!r}",
+                expected="every block that travels in this job",
+                fix="run the same job and the same wardround version at every site",
+            )
+
+    def step(self, mean: Mapping[str, Array], participation: float, entry: dict[str, Any]) -> None:
+        """Apply the rule to one round's mean update and write everything down; NaN or inf: RoundRefused, the model stays."""
+        _require_finite(mean, "the mean update")
+        weights, rule_state = self.server_optimizer.apply(self._weights, mean, self._rule_state, participation)
+        _require_finite(weights, "the model")
+        self._consider(entry["val_score"], entry)
+        self._weights, self._rule_state = weights, rule_state
+        self.round += 1
+        self.history.append(entry)
+        kept = {name: value for name, value in self.memory.items() if isinstance(value, np.ndarray)}
+        arrays = self._weights | {_STATE + name: block for name, block in self._rule_state.items()}
+        arrays = arrays | {_MEMORY + name: block for name, block in kept.items()}
+        meta = {"history": self.history, "best": self.best, "facts": self.facts, "promise": dict(self._promise)}
+        meta["memory"] = {name: value for name, value in self.memory.items() if name not in kept}
+        state.save(self.folder, self.round, arrays, self.facts["fingerprint"], meta)
+
+    def finish(self, val_score: float | None, out: Path) -> None:
+        """Write the final and the best model of the `model` variable for `wardround predict`."""
+        self._consider(val_score, {})
+        self._write(out / "final_model.npz", val_score, {})
+        best = self.folder / "best_model.npz"
+        if best.is_file() and best.parent != out:
+            (out / best.name).write_bytes(best.read_bytes())
+
+    def _consider(self, val_score: float | None, entry: Mapping[str, Any]) -> None:
+        if val_score is not None and (self.best is None or val_score > self.best["val_score"]):
+            self.best = {"round": self.round, "val_score": val_score}
+            self._write(self.folder / "best_model.npz", val_score, entry)
+
+    def _write(self, path: Path, val_score: float | None, entry: Mapping[str, Any]) -> None:
+        """Write the `model` variable; entry: the round that begins with it, whose hospitals have not changed it yet.
+
+        The regions are those that the hospitals of its rounds taught; of the first weights, those that the hospitals know.
+        """
+        task = (self.inputs or {}).get("task")
+        kinds = tuple(task["outputs"]) if task else BRAIN_TUMOURS.label_kinds
+        kind = origin.kind_of_rounds(self.history, kinds) or origin.kind_of_rounds([entry], kinds)
+        meta = {
+            "model": describe(self._spec),
+            "patch": patch_of(self._promise),
+            "columns": self._promise.get("sampling.columns", ""),
+            "label_kind": "classes" if hasattr(self._spec, "classes") else kind,
+            "trained_on": origin.of_rounds(self.history),
+            "card": origin.card_of_rounds(self.history),
+            "round": self.round,
+            "val_score": val_score,
+            "settings": dict(self._promise),
+            **({} if self.inputs is None else {"inputs": dict(self.inputs)}),
+        }
+        checkpoint.save(path, from_variable("model", self._weights), self.facts["fingerprint"], meta)
+
+
+def _named(arrays: Arrays, prefix: str) -> dict[str, Array]:
+    """Return what stands under a prefix, without it."""
+    return {name.removeprefix(prefix): block for name, block in arrays.items() if name.startswith(prefix)}
+
+
+def _require_finite(arrays: Mapping[str, Array], what: str) -> None:
+    for name, block in arrays.items():
+        if not np.isfinite(block).all():
+            raise RoundRefused(
+                f"{what} of this round",
+                found=f"NaN or inf in block {name!r}",
+                expected="finite numbers: every hospital would refuse this model",
+                fix="the model of the round before is kept; lower the learning rate, or leave out the hospital that "
+                "sends huge updates, and start the job again",
+            )
+
+
+def patch_of(promise: Mapping[str, Any]) -> list[int] | None:
+    """Return the patch that the job trains on, None when its settings do not say."""
+    sizes = promise.get("sampling.patch")
+    return [int(n) for n in sizes] if sizes else None
+
+
+def initial_arrays(spec: Any, seed: int) -> dict[str, Array]:
+    """Return the blocks of a freshly built network."""
+    return {
+        name: parameter.detach().cpu().numpy().astype(np.float32)
+        for name, parameter in spec.build(seed).named_parameters()
+    }

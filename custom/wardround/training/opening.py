@@ -1,0 +1,156 @@
+"""From a hospital's ONE file to its cohort. The order is fixed: own file, simulator variable, phantoms (simulator only)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wardround.core.errors import ConfigRefused
+from wardround.data.site_config import SiteConfig, from_environment, read_site_config
+from wardround.messages.allowed_names import LEAST_PATIENTS
+from wardround.synthetic.hospitals import Hospital as Profile
+from wardround.synthetic.hospitals import hospital
+from wardround.synthetic.organ_phantoms import write_organs
+from wardround.synthetic.phantom_types import write_types
+from wardround.synthetic.phantoms import RECORD, are_phantoms, write_cohort
+from wardround.training.task import TaskPhantoms, TaskSampling
+
+SITE_FILE = "local/wardround.json"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A hospital's data: cohort, where it came from, its display name and device.
+
+    phantoms: the patients are synthetic: invented here, or in a folder of phantoms | fewest_patients: as SiteConfig's
+    """
+
+    cohort: Any
+    phantoms: bool
+    label: str
+    device: str
+    fewest_patients: int = LEAST_PATIENTS
+
+
+@dataclass(frozen=True)
+class Phantoms:
+    """How big the synthetic cohorts of the simulator are: voxels per axis; patients per site (0: as the profile says)."""
+
+    shape: tuple[int, int, int] | list[int]
+    patients: int
+
+    def write(self, root: Path, profile: Profile, seed: int) -> None:
+        """Write 3D images with tumour masks, and a record."""
+        x, y, z = (int(n) for n in self.shape)
+        write_cohort(root, profile, seed, shape=(x, y, z), patients=self.patients or None)
+
+
+@dataclass(frozen=True)
+class OrganPhantoms:
+    """CT with an organ. images: the words by which files are called | labels: values of the mask, the outermost first."""
+
+    shape: tuple[int, int, int] | list[int]
+    patients: int
+    images: Sequence[str]
+    labels: Sequence[int]
+
+    def write(self, root: Path, profile: Profile, seed: int) -> None:
+        """Write 3D images with masks."""
+        x, y, z = (int(n) for n in self.shape)
+        labels = [int(value) for value in self.labels]
+        write_organs(root, profile, seed, (x, y, z), self.patients or None, self.images, labels)
+
+
+@dataclass(frozen=True)
+class TypePhantoms:
+    """Slices with a tumour type and a record. strength: how much the record tells of the type, 0 to 2."""
+
+    shape: tuple[int, int, int] | list[int]
+    patients: int
+    strength: float
+
+    def write(self, root: Path, profile: Profile, seed: int) -> None:
+        """Write 2D images, the table and its description."""
+        x, y, z = (int(n) for n in self.shape)
+        count, strength = self.patients or None, self.strength
+        write_types(root, profile, seed, patients=count, shape=(x, y, z), strength=strength)
+
+
+def find_config(site: str, workspace: Path, environ: Mapping[str, str]) -> SiteConfig | None:
+    """Return this site's configuration, None when it has none: `local/wardround.json`, then the simulator's variable."""
+    own = workspace / SITE_FILE
+    if own.is_file():
+        return read_site_config(own)
+    return from_environment(site, environ)
+
+
+def open_site(
+    site: str,
+    workspace: Path,
+    *,
+    simulator: bool,
+    phantoms: TaskPhantoms,
+    sampling: TaskSampling,
+    seed: int,
+    say: Callable[[str], None],
+) -> Opened:
+    """Open this site's data, decoding only what the cache does not hold yet.
+
+    configured: that data | not configured, simulator: phantoms, loudly | not configured, real site: ConfigRefused
+    """
+    config = find_config(site, workspace, os.environ)
+    if config is None and not simulator:
+        raise ConfigRefused(
+            f"site {site!r} has no data",
+            found=f"no file {workspace / SITE_FILE}",
+            expected="a real site says where its cases are; synthetic patients are for the simulator only",
+            fix=f'write {workspace / SITE_FILE}, for example {{"data": "/data/brats"}}, and run `wardround data check`',
+        )
+    label = config.name if config is not None and config.name else site
+    if config is None:
+        profile = hospital(site_index(site))
+        root = workspace / "phantoms"
+        if not root.is_dir():  # a simulator with fewer threads than sites opens a site anew for every task
+            say(
+                f"NO DATA CONFIGURED: {site} invents SYNTHETIC patients ('{profile.name}'); no result is about real patients"
+            )
+        phantoms.write(root, profile, seed)
+        record = root / RECORD if (root / RECORD).is_file() else None
+        config, label = SiteConfig(data=root, record=record), profile.name
+    if config.fewest_patients < LEAST_PATIENTS:
+        say(f"{site} tells scores over {config.fewest_patients} patients or more: only for data that everybody may see")
+    cache = config.cache or workspace / "wardround_cache"
+    cohort = sampling.cohort(config, cache, say)
+    synthetic = are_phantoms(config.data, cohort.cases)
+    if synthetic and config.data != workspace / "phantoms":
+        say(
+            f"SYNTHETIC PATIENTS: the folder of {site} says that a program generated them; no result is about real patients"
+        )
+    return Opened(cohort, synthetic, label, pick_device(config.device), config.fewest_patients)
+
+
+def pick_device(wish: str) -> str:
+    """Return the torch device for `auto`, `cpu` or `cuda[:N]`; a GPU that is asked for and absent is refused."""
+    import torch
+
+    if wish == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wish.startswith("cuda"):
+        number = int(wish.partition(":")[2] or 0)
+        if not torch.cuda.is_available() or number >= torch.cuda.device_count():
+            raise ConfigRefused(
+                f"device {wish!r}",
+                found=f"{torch.cuda.device_count() if torch.cuda.is_available() else 0} usable GPUs",
+                expected="a GPU of that number",
+                fix='set "device": "auto" or "cpu" in the site\'s file, or mend the driver',
+            )
+    return wish
+
+
+def site_index(site: str) -> int:
+    """Return a profile number from a name: `site-3` is 2; names without a number are numbered by their letters."""
+    digits = "".join(ch for ch in site if ch.isdigit())
+    return int(digits) - 1 if digits and int(digits) > 0 else sum(site.encode()) % 4

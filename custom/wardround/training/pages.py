@@ -1,0 +1,82 @@
+"""What a hospital keeps for itself after a job: its models, its per-patient page, overlays. None of it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wardround.models import checkpoint
+from wardround.reports.patients import in_words, merit, summary
+from wardround.reports.site_page import write_site_report
+from wardround.reports.verdict import NAMES
+from wardround.training import origin
+from wardround.training.evaluation import Evaluation
+from wardround.training.task import TaskSite
+
+MODEL_FILE = "deploy_model.npz"
+
+
+def keep_models(
+    evaluation: Evaluation, site: TaskSite, identity: str, model: Mapping[str, Any], facts: Mapping[str, Any], out: Path
+) -> Path:
+    """Write the model to deploy as `deploy_model.npz`, with what `wardround predict` needs, and return its path.
+
+    facts: what this hospital says about its data
+    """
+    name = evaluation.numbers["deploy"]
+    candidate = evaluation.numbers["candidates"][name]
+    meta = {
+        "model": dict(model),
+        "candidate": name,
+        "k": candidate["k"],
+        "val_score": candidate["val"],
+        "usable": evaluation.numbers.get("usable"),
+        **site.about_model(),
+        "trained_on": origin.of_sites([facts["phantoms"]], others=name != "local"),
+        "card": origin.card_of_facts([facts]),
+    }
+    path = out / MODEL_FILE
+    arrays = site.layout.unflatten(evaluation.weights[name].detach().cpu().numpy())
+    checkpoint.save(path, arrays, identity, meta)
+    return path
+
+
+def write_page(
+    evaluation: Evaluation,
+    site: TaskSite,
+    job: str,
+    facts: Mapping[str, Any],
+    out: Path,
+    masks: Mapping[int, Any] | None = None,
+) -> Path:
+    """Write site_report.html with one row per test patient and model, worst patients first, and overlays of the worst.
+
+    masks: what training/mask_history.py kept
+    """
+    deploy = evaluation.numbers["deploy"]
+    patients = _patients(site)
+    of = {name: dict(zip(patients, rows, strict=True)) for name, rows in evaluation.rows.items()}
+    worst = sorted(patients, key=lambda patient: merit(of[deploy][patient]))
+    rows = [
+        {
+            "Patient": patient,
+            "Model": NAMES[name] + (" (chosen)" if name == deploy else ""),
+            **in_words(of[name][patient]),
+        }
+        for patient in worst
+        for name in (deploy, *(name for name in of if name != deploy))
+    ]
+    pictures = site.pictures(evaluation.weights[deploy], NAMES[deploy], out / "overlays", worst)
+    about = {
+        key: facts[key] for key in ("label", "cases", "classes", "modalities", "label_kind", "device") if key in facts
+    }
+    run = {"job": job, "site": site.name, "phantoms": facts["phantoms"], "about": about, "final": evaluation.numbers}
+    run["model_file"], run["summary"] = str(out / MODEL_FILE), summary(list(of[deploy].values()))
+    run["floors"] = dict(evaluation.floors)
+    run["masks"] = {str(round_): row for round_, row in (masks or {}).items()}
+    return write_site_report(run, rows, pictures, out)
+
+
+def _patients(site: TaskSite) -> list[str]:
+    return list(dict.fromkeys(site.cohort.patients[case] for case in site.split.test))

@@ -1,0 +1,99 @@
+"""Drawing patients for segmentation: one patch each, augmented, with the patient's record beside it.
+
+The record is one vector of a patient: no crop, flip or change of contrast touches it, and hiding a sequence does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wardround.core.errors import DataRefused
+from wardround.core.rng import derive
+from wardround.data.volumes import Volume
+from wardround.tasks.inputs import network_input
+from wardround.tasks.loss import bernoulli_divergence, dice_bce
+from wardround.tasks.patches import sample_patch
+
+if TYPE_CHECKING:
+    from wardround.training.segmentation import SegmentationSite
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images [B, 2 C + 2 F, H, W, D] (tasks/inputs.py; F numbers of a record) | targets uint8 [B,R,H,W,D] | known bool
+    [B,R] | seed of everything random in the network.
+    """
+
+    images: Tensor
+    targets: Tensor
+    known: Tensor
+    seed: int
+    patients: tuple[str, ...]
+
+    @property
+    def inputs(self) -> Tensor:
+        return self.images
+
+
+@final
+class Patches:
+    """The `Work` of site_objective.py on 3D images."""
+
+    def __init__(self, site: SegmentationSite, *purpose: str | int) -> None:
+        self._site = site
+        self._generator = torch.Generator(device=site.device)
+        self._generator.manual_seed(derive(site.seed, site.name, "augment", *purpose))
+
+    def batch(self, patients: tuple[str, ...], case_of: Callable[[str], str], rng: np.random.Generator) -> Batch:
+        """Return one batch with one fresh patch of each of these patients."""
+        site, regions = self._site, self._site.task.outputs
+        images, targets, present = [], [], []
+        for patient in patients:
+            case = case_of(patient)
+            volume = site.volume(case)
+            image, labels = sample_patch(
+                volume.image,
+                labels_of(volume),
+                site.foreground(case),
+                site.sampling.size,
+                rng,
+                site.sampling.tumour_probability,
+            )
+            images.append(image)
+            targets.append(regions.targets(labels, site.cohort.label_kind))
+            present.append(volume.present)
+        image_batch, present_batch, target_batch = site.augment(
+            self._there(images), self._there(present), self._there(targets), self._generator
+        )
+        inputs = network_input(image_batch, present_batch, self._there([site.record(who) for who in patients]))
+        known = torch.from_numpy(regions.known(site.cohort.label_kind)).to(site.device).expand(len(patients), -1)
+        return Batch(inputs, target_batch, known, int(rng.integers(2**31)), patients)
+
+    def loss(self, out: Tensor, batch: Batch) -> Tensor:
+        return dice_bce(out, batch.targets, batch.known)
+
+    def divergence(self, p: Tensor, q: Tensor, batch: Batch) -> float:
+        """Return KL(p || q) of the voxels' Bernoulli distributions, mean over voxels and known regions."""
+        return bernoulli_divergence(p, q, batch.known)
+
+    def _there(self, arrays: Sequence[NDArray[np.generic]]) -> Tensor:
+        return torch.from_numpy(np.stack(arrays)).to(self._site.device)
+
+
+def labels_of(volume: Volume) -> NDArray[np.uint8]:
+    """Return the labels uint8 [H,W,D] of a case that has them; a case without a mask cannot be trained on or scored."""
+    if volume.labels is None:
+        raise DataRefused(
+            f"case {volume.case}",
+            found="no mask",
+            expected="a mask of the tumour",
+            fix="add the seg file, or leave the case out",
+        )
+    return volume.labels

@@ -1,0 +1,283 @@
+"""One hospital's segmentation work: mini-batches and gradients for the algorithms, scores for the judgement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wardround.core.arrays import Layout
+from wardround.core.errors import ConfigRefused
+from wardround.data.cache import Cohort, open_cohort
+from wardround.data.ehr import Table, table_from_json
+from wardround.data.ehr_table import for_patients, site_ehr
+from wardround.data.ehr_text import words_of
+from wardround.data.site_config import SiteConfig
+from wardround.data.splits import Split
+from wardround.data.volumes import Volume
+from wardround.messages.allowed_names import SHARES, measure_of
+from wardround.models.nets import Network
+from wardround.models.network_fit import require_fit
+from wardround.reports.distances import apart
+from wardround.reports.intervals import bootstrap_mean, paired_gain
+from wardround.tasks.augment import Augment
+from wardround.tasks.brain_tumours import DESCRIPTION
+from wardround.tasks.inference import predict_regions
+from wardround.tasks.inputs import network_input
+from wardround.tasks.loss import dice_bce_by_patient
+from wardround.tasks.metrics import case_scores, case_volumes
+from wardround.tasks.task import Task, task_from_json
+from wardround.training.overlays import overlays
+from wardround.training.patch_objective import Batch, Patches, labels_of
+from wardround.training.site_objective import SiteObjective, network_on, patient_count
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How training patches are drawn: `batch` patients per mini-batch, one patch of `patch` voxels each.
+
+    columns: the record (EHR) that the network reads beside the images (ehr_columns.py); none: images alone
+    task: what is learnt (tasks/task.py); left out: brain tumours (tasks/brain_tumours.py)
+    """
+
+    patch: Sequence[int]
+    batch: int
+    tumour_probability: float
+    augment: bool
+    columns: Sequence[Mapping[str, Any]] = ()
+    task: Mapping[str, Any] = field(default_factory=lambda: DESCRIPTION)
+
+    def __post_init__(self) -> None:
+        good = len(self.patch) == 3 and all(4 <= int(n) <= 512 for n in self.patch) and 1 <= self.batch <= 256
+        if not (good and 0 <= self.tumour_probability <= 1):
+            raise ConfigRefused(
+                "the patch sampling",
+                found=f"patch {list(self.patch)}, batch {self.batch}, tumour_probability {self.tumour_probability}",
+                expected="three patch sizes of 4..512 voxels, a batch of 1..256, a probability",
+                fix="correct `sampling` in the job",
+            )
+        _ = words_of(self.table), self.learns
+
+    @cached_property
+    def learns(self) -> Task:
+        """Return the task: images, regions, how both are treated."""
+        return task_from_json(self.task, "the job's sampling")
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Return as JSON what a weights file must say about the network's inputs and outputs: as the job says it."""
+        return {"task": dict(self.task)}
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kinds of masks, the one that tells most first."""
+        return tuple(self.learns.outputs.kinds)
+
+    @property
+    def allowed_names(self) -> tuple[str, ...]:
+        """Return every name of this task that a message may hold."""
+        return self.learns.allowed_names
+
+    @cached_property
+    def table(self) -> Table:
+        """Return the columns of the record."""
+        return table_from_json(self.columns, "the job's sampling")
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        return (int(self.patch[0]), int(self.patch[1]), int(self.patch[2]))
+
+    @property
+    def network_inputs(self) -> int:
+        """Return how many channels a network is shown beside the record: each image, and whether it exists."""
+        return self.learns.network_inputs
+
+    @property
+    def regions(self) -> int:
+        """Return how many logits of a voxel a network makes."""
+        return len(self.learns.outputs.names)
+
+    def cohort(self, config: SiteConfig, cache: Path, say: Callable[[str], None]) -> Cohort:
+        """Open this site's images and masks, decoded at most once, and its record where the job uses one."""
+        if not self.columns:
+            return open_cohort(config, cache, say, self.learns.source)
+        rows = site_ehr(config, self.table)
+        cohort = open_cohort(config, cache, say, self.learns.source)
+        return replace(cohort, record=for_patients(rows, self.table, cohort.patients, say))
+
+    def require_network(self, spec: Network) -> None:
+        """Raise ConfigRefused unless the network takes patches of this size, and the record that comes beside them.
+
+        A network that is not ready-made is tried on an empty patch (models/network_fit.py).
+        """
+        divisor = int(getattr(spec, "divisor", 1))
+        if wrong := [n for n in self.size if n % divisor]:
+            raise ConfigRefused(
+                "the job's network and its patches",
+                found=f"sampling.patch {list(self.size)}, of which {wrong[0]} is no multiple of {divisor}",
+                expected=f"multiples of {divisor}: the network halves every side {divisor.bit_length() - 1} times",
+                fix=f"for example `--set sampling.patch={[max(divisor, n - n % divisor) for n in self.size]}`",
+            )
+        found, wanted = int(getattr(spec, "ehr_columns", 0)), len(self.table.features)
+        if found != wanted:
+            raise ConfigRefused(
+                "the job's network and record",
+                found=f"a network that reads {found} numbers of a record (`model.ehr_columns`)",
+                expected=f"{wanted}, which the {len(self.columns)} columns of `sampling` become",
+                fix="set `model.ehr_columns` to that number; a category is a number of its own",
+            )
+        require_fit(spec, self.network_inputs, self.regions, self.size)
+
+    def open(self, name: str, cohort: Cohort, split: Split, spec: Network, seed: int, device: str) -> SegmentationSite:
+        """Return the hospital's side of segmentation; a network for other patches or another record: ConfigRefused."""
+        self.require_network(spec)
+        return SegmentationSite(name, cohort, split, spec, self, seed, device)
+
+
+class SegmentationSite:
+    """Data, network and device of one hospital. Nothing here talks to anybody."""
+
+    def __init__(
+        self, name: str, cohort: Cohort, split: Split, spec: Network, sampling: Sampling, seed: int, device: str
+    ) -> None:
+        self.name, self.cohort, self.split, self.sampling, self.seed = name, cohort, split, sampling, seed
+        self.device = torch.device(device)
+        self.model, self.blocks, self.roles = network_on(spec, seed, self.device)
+        self.augment = sampling.learns.augmentation if sampling.augment else Augment.none()
+        self.task = sampling.learns
+        self._volumes: dict[str, Volume] = {}
+        self._foreground: dict[str, NDArray[np.int32]] = {}
+
+    @property
+    def layout(self) -> Layout:
+        return self.model.layout
+
+    def volume(self, case: str) -> Volume:
+        """Return the cached, preprocessed volume (memory-mapped: only what is read is loaded)."""
+        if case not in self._volumes:
+            self._volumes[case] = self.cohort.load(case)
+        return self._volumes[case]
+
+    def foreground(self, case: str) -> NDArray[np.int32]:
+        """Return int32 [N,3] tumour voxels of a case, read once."""
+        if case not in self._foreground:
+            self._foreground[case] = self.cohort.foreground(case)
+        return self._foreground[case]
+
+    def record(self, patient: str) -> NDArray[np.float32]:
+        """Return a patient's record, float32 [2 F]: values, then known flags; [0] where the job uses none."""
+        return self.cohort.record[patient] if self.sampling.columns else np.zeros(0, np.float32)
+
+    @cached_property
+    def train_patients(self) -> int:
+        return patient_count(self.cohort.patients, self.split.train)
+
+    def objective(self, *purpose: str | int) -> SiteObjective[Batch]:
+        """Return gradients on this site's TRAIN patients; the same purpose gives the same batches on every machine."""
+        return SiteObjective(self, Patches, self.split.train, *purpose)
+
+    def drawn(self, cases: Sequence[str], *purpose: str | int) -> SiteObjective[Batch]:
+        """Return gradients over these cases alone."""
+        return SiteObjective(self, Patches, cases, *purpose)
+
+    def joined(self, batches: Sequence[Batch]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return (the network's inputs, the function from logits to the loss of every patient)."""
+        images = torch.cat([one.images for one in batches]).contiguous(memory_format=torch.channels_last_3d)
+        targets, known = torch.cat([one.targets for one in batches]), torch.cat([one.known for one in batches])
+        return images, lambda logits: dice_bce_by_patient(logits, targets, known)
+
+    def pooled(self, parts: Sequence[Batch]) -> Batch:
+        """Return batches of several sites as one, on this site's device."""
+        images, targets, known = (
+            torch.cat([getattr(part, key).to(self.device) for part in parts]) for key in ("images", "targets", "known")
+        )
+        patients = tuple(who for part in parts for who in part.patients)
+        return Batch(images.contiguous(memory_format=torch.channels_last_3d), targets, known, parts[0].seed, patients)
+
+    def made_up(self, count: int) -> Tensor:
+        """Return noise with all sequences present and every value of a record known."""
+        generator = torch.Generator().manual_seed(0)
+        images = len(self.task.inputs.names)
+        noise = torch.randn(count, images, *self.sampling.size, generator=generator)
+        values = torch.randn(count, len(self.sampling.table.features), generator=generator)
+        record = torch.cat([values, torch.ones_like(values)], 1)
+        return network_input(*(part.to(self.device) for part in (noise, torch.ones(images), record)))
+
+    def labels(self, case: str) -> NDArray[np.uint8]:
+        """Return the labels uint8 [H,W,D] of a case."""
+        return labels_of(self.volume(case))
+
+    def about_model(self) -> dict[str, Any]:
+        """Return patch, kind of labels and the record's columns, for `wardround predict`."""
+        record = {"columns": words_of(self.sampling.table)} if self.sampling.columns else {}
+        about = {"patch": list(self.sampling.size), "label_kind": self.cohort.label_kind}
+        return {**about, "inputs": self.sampling.described, **record}
+
+    def pictures(self, w: Tensor, words: str, out: Path, patients: Sequence[str] = ()) -> list[Path]:
+        """Draw overlays of a test case of each of the first `patients`; none named: of the first test cases."""
+        return overlays(self, w, words, out, patients)
+
+    def predict(self, w: Tensor, case: str) -> NDArray[np.bool_]:
+        """Return bool [R,H,W,D] in the order of the regions for one case at weights w."""
+        self.model.load(w)
+        volume = self.volume(case)
+        return predict_regions(
+            self.model.module,
+            np.asarray(volume.image, np.float32),
+            volume.present,
+            self.sampling.size,
+            self.device,
+            self.task.outputs,
+            record=self.record(self.cohort.patients[case]),
+        )
+
+    def scores(self, w: Tensor, cases: Sequence[str], *, with_hd95: bool) -> list[dict[str, float]]:
+        """Return one dictionary of scores per case (tasks.metrics.case_scores) at weights w."""
+        regions, kind = self.task.outputs, self.cohort.label_kind
+        known, far = regions.known(kind), self.task.missed_mm
+        rows = []
+        for case in cases:
+            volume = self.volume(case)
+            truth = regions.targets(labels_of(volume), kind).astype(bool)
+            predicted = self.predict(w, case)
+            given = (predicted, truth, known, volume.spacing_mm, regions.names)
+            row = case_scores(*given, with_hd95=with_hd95, missed_mm=far)
+            rows.append(row | (case_volumes(*given) if with_hd95 else {}))
+        return rows
+
+    def rows(self, w: Tensor, cases: Sequence[str]) -> list[dict[str, float]]:
+        """Return one row of scores for each patient, in the order in which the patients come first among the cases."""
+        return by_patient(self, cases, self.scores(w, cases, with_hd95=True))
+
+    def summary(self, rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+        """Return metric -> mean with its interval over patients, one row per patient, and the distances apart from misses."""
+        told = self.task.metric_names
+        keys = [key for key in rows[0] if key in told and measure_of(key) not in SHARES]
+        means = {key: asdict(bootstrap_mean([row[key] for row in rows], self.seed)) for key in keys}
+        return means | {key: value for key, value in apart(rows).items() if key in told}
+
+    def gain(self, rows: Sequence[Mapping[str, float]], reference: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+        """Return how much better the mean Dice is than the reference's, with its interval over patients."""
+        a, b = ([row["dice_mean"] for row in one] for one in (rows, reference))
+        return asdict(paired_gain(a, b, self.seed))
+
+    def score(self, w: Tensor, cases: Sequence[str]) -> float:
+        """Return the mean Dice over known regions and cases (the number that choices on validation are made with)."""
+        return float(np.mean([row["dice_mean"] for row in self.scores(w, cases, with_hd95=False)]))
+
+
+def by_patient(
+    site: SegmentationSite, cases: Sequence[str], rows: Sequence[Mapping[str, float]]
+) -> list[dict[str, float]]:
+    """Average the rows of all scans of one patient: the patient is the unit of every count and interval."""
+    groups: dict[str, list[Mapping[str, float]]] = {}
+    for case, row in zip(cases, rows, strict=True):
+        groups.setdefault(site.cohort.patients[case], []).append(row)
+    return [{key: float(np.mean([row[key] for row in group])) for key in group[0]} for group in groups.values()]
