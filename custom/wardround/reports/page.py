@@ -34,7 +34,7 @@ def write_report(run: Json, out_dir: Path, overlays: Sequence[Path] = ()) -> Pat
 def write_plain_report(run: Json, out_dir: Path) -> Path:
     """Write a page without figures for a run whose report cannot be drawn: job, outcome, problems, who was in which round."""
     rounds = [f"round {one['round'] + 1}: {', '.join(one['aggregated'])}" for one in run["rounds"]]
-    return files.write(Path(out_dir) / REPORT, html("plain_report.html", {"run": run, "num_rounds": rounds}))
+    return files.write(Path(out_dir) / REPORT, html("plain_report.html", {"run": run, "rounds": rounds}))
 
 
 def render(report: Json, overlays: Sequence[Path] = ()) -> str:
