@@ -1,1 +1,3 @@
-"""How one update is made out of those of the sites: the mean, and rules against hostile sites."""
+"""How is one update made of those of the sites? By the mean, and by rules against
+hostile sites.
+"""
