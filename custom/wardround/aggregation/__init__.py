@@ -1,3 +1,1 @@
-"""How is one update made of those of the sites? By the mean, and by rules against
-hostile sites.
-"""
+"""How is one update made of all? By the mean, or by rules against hostile sites."""

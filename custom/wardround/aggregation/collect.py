@@ -1,5 +1,4 @@
-"""What do all rules share that read single updates? One Ask, replies as a matrix,
-flags.
+"""What do rules share that read single updates? One Ask, a matrix, and flags.
 
 A rule is a frozen value. `combine` is its pure core, on a matrix of n sites x d values,
 and `collect` is the round around it. The number f of hostile sites that the rule
@@ -74,9 +73,7 @@ class Context(Protocol):
 
     @property
     def memory(self) -> dict[str, Any]:
-        """Return numbers and arrays that the server keeps between rounds, across
-        restarts.
-        """
+        """Return what the server keeps between rounds and across restarts."""
         ...
 
 

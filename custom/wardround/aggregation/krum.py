@@ -64,9 +64,7 @@ class Krum(Majority):
 
 
 def scores(rows: Rows, f: int) -> Floats:
-    """Return for every row the sum of its n - f - 2 least squared distances, float64
-    [n].
-    """
+    """Return every row's sum of its n - f - 2 least squared distances, float64 [n]."""
     apart = pairwise(rows)
     np.fill_diagonal(apart, np.inf)
     nearest = np.sort(apart, axis=1)[:, : len(rows) - f - 2]

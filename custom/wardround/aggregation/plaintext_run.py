@@ -83,9 +83,7 @@ class Opener(Protocol):
     """Opens compressed updates (compression/opening.py)."""
 
     def opened(self, site: str, payload: Mapping[str, Any], round_: int) -> Mapping[str, Array]:
-        """Return the update that a site's message stands for; anything else raises a
-        Refusal.
-        """
+        """Return the update that a message stands for, or raise a Refusal."""
         ...
 
     def settle(self, counted: Collection[str]) -> None:
@@ -266,9 +264,7 @@ class PlaintextRun:
 
 
 def require_sites(sites: int, min_clients: int, simulator: bool) -> None:
-    """Raise RoundRefused before the first round of a run that can never have enough
-    sites.
-    """
+    """Raise RoundRefused before a run that can never have enough sites."""
     if sites < min_clients:
         words = f"{sites} site{'s' if sites != 1 else ''}, the job needs {min_clients} (min_clients)"
         advice = f"-n {min_clients}, or name so many sites with -c" if simulator else "start the sites that are missing"

@@ -1,5 +1,4 @@
-"""The first step of a secure sum: with which key and for which job does a site take
-part?
+"""The first step of a secure sum: which key and which job does a site have?
 
 A site says it once in a run.
 """
@@ -73,9 +72,7 @@ class Joins:
         return [site for site in sites if site not in self._signed]
 
     def forget(self, sites: Iterable[str]) -> None:
-        """Forget the statements of sites that were started again: their keys may be
-        gone.
-        """
+        """Forget the statements of restarted sites: their keys may be gone."""
         for site in sites:
             self._signed.pop(site, None)
 

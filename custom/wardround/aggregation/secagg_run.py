@@ -94,8 +94,7 @@ class SecaggRun:
         return self.record.best(self.state.history, self.num_rounds)
 
     def run(self, attendance: Attendance) -> Run:
-        """Have the sites join, run the remaining rounds, and have the final model
-        evaluated.
+        """Have the sites join, run the remaining rounds, evaluate the final model.
 
         Fewer sites than a sum must hold, or more than it has room for, raise
         ConfigRefused.
@@ -185,9 +184,7 @@ class SecaggRun:
         _log.info(self.record.line(self.num_rounds))
 
     def _judge(self, attendance: Attendance) -> Generator[Ask, Replies, bool]:
-        """Have every site evaluate the models, and compare their digests of the final
-        model.
-        """
+        """Have every site evaluate the models, and compare their final digests."""
         _log.info("every site now evaluates the models on its own patients")
         attendance.begin_round(self.num_rounds)
         moment = Moment(self._name, self.num_rounds, 0)

@@ -1,6 +1,4 @@
-"""What does the server of a secure sum keep on disk? The rounds that are done, and
-their sums.
-"""
+"""What does the server of a secure sum keep on disk? Finished rounds and their sums."""
 
 from __future__ import annotations
 

@@ -33,8 +33,7 @@ from wardround.core.errors import ConfigRefused, RoundRefused
 @final
 @dataclass(frozen=True)
 class StepCheck:
-    """When a step ruins a site's validation score: by more than `margin`, to below
-    `floor`.
+    """When a step ruins a site's score: a fall by over `margin`, to below `floor`.
 
     Both are needed: early scores are low and jump, and late ones fall a little without
     harm.

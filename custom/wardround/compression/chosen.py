@@ -28,9 +28,7 @@ class Compression(Protocol):
 
     @property
     def name(self) -> str:
-        """Return the name under which the job, the receipt and the compatibility table
-        list it.
-        """
+        """Return the name in the job, the receipt and the compatibility table."""
         ...
 
     @property
@@ -122,8 +120,7 @@ class LargestValues:
 @final
 @dataclass(frozen=True)
 class RandomSlices:
-    """One of `period` slices of every large block per round, the same everywhere
-    (rand-k).
+    """One of `period` slices of every large block per round (rand-k).
 
     seed: public; the slices are drawn from it.
     """

@@ -93,14 +93,10 @@ class Half:
         return self.blocks.unflatten(as_float32(values, "a half-precision update"))
 
     def settle(self, memory: Memory, counted: bool) -> None:
-        """Do nothing: an update that did not count is lost as it would be without
-        compression.
-        """
+        """Do nothing: an update that did not count is lost, as without compression."""
 
     def inbound(self, aggregate: Aggregate, round_: int, memory: Memory) -> Aggregate:
-        """Return the aggregate as it is: the messages were opened before they were
-        added.
-        """
+        """Return the aggregate unchanged: messages are opened before the sum."""
         return aggregate
 
 

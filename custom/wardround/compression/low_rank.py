@@ -144,9 +144,7 @@ class LowRank:
         memory[LEFT] = memory[LEFT] + self.blocks.flatten(self._read(left, round_, memory))
 
     def inbound(self, aggregate: Aggregate, round_: int, memory: Memory) -> Aggregate:
-        """Return the aggregate in the blocks' shapes, and keep the factors of the next
-        round.
-        """
+        """Return the aggregate in the blocks' shapes, and keep the next factors."""
         blocks = self._read(aggregate.params, round_, memory)
         for name, shape in zip(self.blocks.names, self.blocks.shapes, strict=True):
             if self._is_split(shape):
@@ -156,9 +154,7 @@ class LowRank:
         return Aggregate(blocks, aggregate.sites, aggregate.flagged)
 
     def public(self, round_: int, memory: Memory) -> dict[str, Array]:
-        """Return the public factors of a round, for a site that missed the mean before
-        it.
-        """
+        """Return a round's public factors, for a site that missed the last mean."""
         factors = self._factors(round_, memory)
         return {name: factor.astype(np.float32) for name, factor in factors.items()}
 

@@ -88,9 +88,7 @@ class Quantise:
         return int(2 ** (self.bits - 1) - 1)
 
     def layout(self, round_: int) -> Entries:
-        """Return the codes (two of 4 bits share a byte) and the power of two of every
-        chunk.
-        """
+        """Return the codes (4 bits: two in a byte) and the exponent of every chunk."""
         sizes = self.blocks.sizes
         codes = Entry("codes", "uint8", ((sum(sizes) * self.bits + 7) // 8,))
         return codes, Entry("exponents", "int8", (len(self._chunks(sizes)),))
@@ -139,14 +137,10 @@ class Quantise:
         return self.blocks.unflatten(as_float32(np.ldexp(q, exponents), "a quantised update"))
 
     def settle(self, memory: Memory, counted: bool) -> None:
-        """Do nothing: an update that did not count is lost as it would be without
-        compression.
-        """
+        """Do nothing: an update that did not count is lost, as without compression."""
 
     def inbound(self, aggregate: Aggregate, round_: int, memory: Memory) -> Aggregate:
-        """Return the aggregate as it is: the messages were opened before they were
-        added.
-        """
+        """Return the aggregate unchanged: messages are opened before the sum."""
         return aggregate
 
     def _chunks(self, sizes: tuple[int, ...]) -> list[int]:

@@ -138,9 +138,7 @@ class RandK:
         return self._whole(payload, round_)
 
     def settle(self, memory: Memory, counted: bool) -> None:
-        """Do nothing: an update that did not count is lost as it would be without
-        compression.
-        """
+        """Do nothing: an update that did not count is lost, as without compression."""
 
     def put_back(self, left: Arrays, round_: int, memory: Memory) -> None:
         """Add what a later stage rounded off to what the site still owes.

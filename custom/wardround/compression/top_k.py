@@ -210,7 +210,5 @@ def _corrected(
 
 
 def _checksum(held: Array) -> NDArray[np.int32]:
-    """Return the CRC-32 of g, int32 [1]: a check against chance, not against an
-    adversary.
-    """
+    """Return the CRC-32 of g, int32 [1], against chance and not an adversary."""
     return np.array([zlib.crc32(np.ascontiguousarray(held).tobytes())], np.uint32).view(np.int32)

@@ -139,9 +139,7 @@ class Layout:
         return blocks
 
     def mask(self, chosen: Iterable[str]) -> NDArray[np.bool_]:
-        """Return a boolean vector of length `total` that is true where a chosen block
-        is.
-        """
+        """Return a boolean vector [total] that is true where a chosen block is."""
         wanted = set(chosen)
         return np.repeat(np.array([name in wanted for name in self.names], bool), self.sizes)
 

@@ -34,9 +34,7 @@ class ConfigRefused(Refusal):
 
 
 class ModelRefused(Refusal):
-    """Weights that belong to another architecture, or a network that cannot be
-    federated.
-    """
+    """Weights of another architecture, or a network that cannot be federated."""
 
     code = "model"
 
@@ -48,9 +46,7 @@ class ReleaseRefused(Refusal):
 
 
 class RoundRefused(Refusal):
-    """A round that cannot be completed: too few sites, or contributions that do not
-    fit.
-    """
+    """A round with too few sites, or with contributions that do not fit."""
 
     code = "round"
 
@@ -65,8 +61,6 @@ class DiskRefused(Refusal):
 
 
 class VersionRefused(Refusal):
-    """A job that was made with another version of wardround than the one that runs
-    here.
-    """
+    """A job that was made with another version of wardround than this one."""
 
     code = "version"

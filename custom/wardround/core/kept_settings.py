@@ -19,9 +19,7 @@ FILE = "settings.sha256"
 
 
 def digest_of(*settings: object) -> str:
-    """Return a digest of settings whose `repr` shows all of them: frozen values,
-    numbers and texts.
-    """
+    """Return a digest of settings whose `repr` shows all that they hold."""
     return hashlib.sha256(repr(settings).encode()).hexdigest()
 
 
@@ -36,6 +34,7 @@ def require_same(folder: Path, digest: str, what: str) -> None:
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     if before == digest:
         return
+    # State without a digest could be of any settings, so it is refused as well.
     if before or any(folder.glob("round-*.npz")) or any(folder.glob("secrets.*")):
         raise RoundRefused(
             f"the state that this site keeps in {folder}",

@@ -57,9 +57,7 @@ def disk_refused(place: Path, what: str) -> DiskRefused:
 
 @contextmanager
 def room(place: Path, what: str) -> Iterator[None]:
-    """Turn a write that finds no room into DiskRefused; any other error is raised as it
-    is.
-    """
+    """Turn a write that finds no room into DiskRefused; other errors stay."""
     try:
         yield
     except OSError as error:
@@ -75,4 +73,5 @@ def reserve(file: Path) -> None:
     """
     if hasattr(os, "posix_fallocate"):
         with file.open("r+b") as opened:
+            # Not on every system; where it is missing, a full disk shows only later.
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)

@@ -24,9 +24,7 @@ def derive(seed: int, *purpose: str | int) -> int:
 
 
 def stream(seed: int, *purpose: str | int) -> np.random.Generator:
-    """Return a generator for one purpose; streams of different purposes are
-    independent.
-    """
+    """Return a generator for one purpose, independent of all other purposes."""
     return np.random.default_rng(derive(seed, *purpose))
 
 

@@ -192,9 +192,7 @@ class RunLog:
         }
 
     def final_val_score(self) -> float | None:
-        """Return the mean validation score of the final model over the sites that
-        evaluated it.
-        """
+        """Return the final model's mean validation score over the sites."""
         return _mean(list(self._final_val.values()))
 
     def best(self, history: list[dict[str, Any]], num_rounds: int) -> dict[str, Any] | None:
@@ -227,8 +225,7 @@ class RunLog:
 
 
 def remarks(num_rounds: Sequence[Mapping[str, Any]], lost: Sequence[str]) -> list[str]:
-    """Return sentences about the sites that were missing in some rounds or were
-    flagged.
+    """Return sentences about sites that missed some rounds or were flagged.
 
     A site that was lost has a problem of its own instead of a remark on missed rounds.
     """

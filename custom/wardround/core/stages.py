@@ -1,5 +1,4 @@
-"""What is a round made of? A chain of stages at every site, and one aggregation at the
-server.
+"""What is a round made of? Stages at every site, and one aggregation at the server.
 
 An update leaves a site through `Stage`s (clip, noise, sparsify, quantise, mask,
 encrypt), in the order of the job's JSON. The server runs one `Aggregation`, whose round
@@ -61,9 +60,7 @@ class Stage(Protocol):
 
     @property
     def name(self) -> str:
-        """Return the name under which the job, the receipt and the compatibility table
-        list it.
-        """
+        """Return the name in the job, the receipt and the compatibility table."""
         ...
 
     @property
@@ -140,8 +137,7 @@ beginning.
 
 
 class ServerRun(Protocol):
-    """What the controller drives: the server's side of one run, without network or
-    clock.
+    """The server's side of one run, without network or clock.
 
     The controller sends every Ask that `run` yields, waits, and sends in the Replies.
     When the run is aborted, the controller closes the generator. What `run` raises

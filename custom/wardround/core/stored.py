@@ -20,8 +20,7 @@ _ARRAY = "array."
 
 
 def save(path: Path, arrays: Mapping[str, NDArray[Any]], said: Mapping[str, Any]) -> None:
-    """Write both for their owner only, whole or not at all, so that they survive a
-    power cut.
+    """Write both for their owner only, whole or not at all, through a power cut.
 
     said: values that JSON can hold. Any other value raises TypeError, and nothing is
         written.

@@ -20,4 +20,5 @@ def one_thread() -> Iterator[None]:
     try:
         yield
     finally:
+        # The setting belongs to the whole process, so it is restored in any case.
         torch.set_num_threads(threads)

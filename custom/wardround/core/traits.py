@@ -131,8 +131,7 @@ PLAINTEXT = Part(
 
 
 def leaving(dp: Fitting | None, compression: Fitting | None, secagg: Fitting | None) -> list[Part]:
-    """Return the parts between training and aggregation, in the order that an update
-    meets.
+    """Return the parts between training and aggregation, in an update's order.
 
     dp: differential privacy, or None.
     compression: the compression, or None.

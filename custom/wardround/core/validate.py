@@ -33,6 +33,7 @@ class Leaf:
 
     def holds(self, value: object) -> bool:
         """Return whether the value has the type and lies within the limits."""
+        # In Python a bool is an int, so it comes first.
         if isinstance(value, bool):
             return bool in self.types
         if isinstance(value, (int, float)):
@@ -42,9 +43,7 @@ class Leaf:
         return isinstance(value, self.types)
 
     def beyond(self, value: object) -> bool:
-        """Return whether the value has the right type and is only too small or too
-        large.
-        """
+        """Return whether only the size of the value is wrong, not its type."""
         return isinstance(value, self.types) and not isinstance(value, bool) and not self.holds(value)
 
 

@@ -104,8 +104,7 @@ def epsilon_of(mu: float, delta: float) -> float:
 
 
 def mu_for(epsilon: float, delta: float) -> float:
-    """Return the largest mu whose epsilon at `delta` is at most `epsilon`, rounded
-    down.
+    """Return the largest mu (rounded down) with at most this epsilon at `delta`.
 
     It is infinite for an infinite epsilon.
     """
@@ -169,9 +168,7 @@ def claim(releases: Iterable[Release], unit: Unit, delta: float) -> Claim:
 
 
 def epsilon(releases: Iterable[Release], unit: Unit, delta: float) -> float:
-    """Return the epsilon of all the releases together for one unit, infinite as in
-    `claim`.
-    """
+    """Return the epsilon of all the releases for one unit, infinite as in `claim`."""
     return claim(releases, unit, delta).epsilon
 
 
@@ -184,8 +181,7 @@ def for_gaussians(delta: float) -> float:
 
 
 def noise_multiplier_for(target_epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
-    """Return the least noise multiplier whose sampled steps cost at most
-    `target_epsilon`.
+    """Return the least noise multiplier for sampled steps within `target_epsilon`.
 
     It is found to .01 % and rounded up. ConfigRefused is raised for a sample_rate or
     steps out of range, and for a target that is not above 0 and finite.
@@ -223,8 +219,7 @@ def full_noise_multiplier_for(target_epsilon: float, delta: float, count: int, u
 
 
 def require_meaningful(epsilon: float, accept_vacuous: bool) -> None:
-    """Raise ConfigRefused for an epsilon above `VACUOUS`, or for one that is not a
-    number.
+    """Raise ConfigRefused for an epsilon above `VACUOUS` or not a number.
 
     A job may accept that its epsilon is vacuous.
     """

@@ -149,9 +149,7 @@ def require_within(
     plan: Sequence[Release],
     budget: Budget,
 ) -> None:
-    """Raise ReleaseRefused, with the figures, unless everything stays within every
-    limit.
-    """
+    """Raise ReleaseRefused, with the figures, unless every limit is kept."""
     for bill in bills(spent, reserved, plan, budget):
         if not bill.fits:
             limit = bill.limit

@@ -1,5 +1,4 @@
-"""How is Gaussian noise drawn so that no job can choose it and its low bits betray
-nothing?
+"""How is Gaussian noise drawn so that no job can choose or reconstruct it?
 
     U = uniform 64-bit words: ChaCha20 under a fresh key of 32 bytes
     N = +-Phi^-1((U' + 1/2) / 2^64)
@@ -46,7 +45,5 @@ def normal(words: Words) -> NDArray[np.float64]:
 
 
 def whole_noise(count: int, deviation: float) -> NDArray[np.float64]:
-    """Return `count` fresh whole numbers: a rounded Gaussian of this standard
-    deviation.
-    """
+    """Return `count` fresh whole numbers: a Gaussian, rounded."""
     return np.rint(normal(secret_words(count)) * deviation)

@@ -54,8 +54,7 @@ class HospitalRelease:
         return GaussianRelease("hospital", self.promise.noise_multiplier, self.num_rounds)
 
     def require_exact(self, values: int) -> None:
-        """Raise ConfigRefused unless the cost of rounding fits what is set aside for
-        it.
+        """Raise ConfigRefused unless rounding costs no more than is set aside.
 
         It is the cost of `num_rounds` sums of `values` numbers.
         """
@@ -78,7 +77,5 @@ class HospitalRelease:
         }
 
     def inbound(self, aggregate: Aggregate, round_: int, memory: dict[str, Any]) -> Aggregate:
-        """Return the aggregate as it is: the mean of noised updates is what was
-        promised.
-        """
+        """Return the aggregate unchanged: it is the mean that was promised."""
         return aggregate

@@ -33,8 +33,7 @@ from wardround.dp.releases import Release, merged, repeated, rest, times
 @final
 @dataclass(frozen=True)
 class Job:
-    """Who releases: the id that NVFlare gave the run, the job's name, the code's
-    version.
+    """Who releases: NVFlare's id of the run, the job's name, and the code's version.
 
     continues: the id of the run of the same name that this one continues; "" for a run
         that begins.

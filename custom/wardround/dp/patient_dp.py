@@ -1,5 +1,4 @@
-"""What does a job with patient-level DP-SGD promise, apart from the training that keeps
-it?
+"""What does a job with patient-level DP-SGD promise, apart from its training?
 
 The training is in dp/dp_sgd.py. Whoever only charges for the noise, or checks it (the
 outbound filter, the ledger, a site's policy), reads this file and needs no network.

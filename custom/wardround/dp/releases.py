@@ -1,5 +1,4 @@
-"""What does one release cost? Frozen values that the accountant adds and the ledger
-keeps.
+"""What does one release cost? Values that the accountant adds and the ledger keeps.
 
 Neighbours differ by ONE unit, added or removed: an image, a patient or a hospital. A
 noise multiplier is the standard deviation of the noise over the L2 sensitivity to that,
