@@ -68,7 +68,7 @@ class PatientDP:
                 found=f"max_grad_norm {self.max_grad_norm}, noise_multiplier {self.noise_multiplier}, sample_rate "
                 f"{self.sample_rate}, reference_patients {self.reference_patients}",
                 expected="0 < max_grad_norm, 0 < noise_multiplier, 0 < sample_rate <= 1, reference_patients >= 1",
-                fix="set dp.max_update_norm, dp.noise_multiplier, dp.sample_rate and dp.reference_patients with `--set`",
+                fix="set dp.max_grad_norm, dp.noise_multiplier, dp.sample_rate and dp.reference_patients with `--set`",
             )
 
     @property
