@@ -1,1 +1,1 @@
-"""How one update is made out of those of the sites: the mean, and rules against hostile sites."""
+"""How is one update made of all? By the mean, or by rules against hostile sites."""

@@ -1,19 +1,23 @@
 """The weighted mean of updates whose norm is clipped.
 
-    mean = sum p_i d_i min(1, C / |d_i|) / sum p_i      C = factor * median norm of the round before
+    mean = sum p_i d_i min(1, C / |d_i|) / sum p_i
+    C = factor * median norm of the round before
 
-The bound C is public: the server keeps the median of each round's norms, taken before clipping, and
-any hostile minority moves it only within the honest norms. From the second round on, replies are
-folded as they arrive. The first round has no round before it: it holds its updates until all are
-in, and clips them at their own median. One hostile site moves the mean by at most its share of the
-weight times C: an attacker of ordinary length (a flipped sign) still counts, so at equal weights
-one of four that flips its sign halves the step. The rule is cheap, not strong.
+The bound C is public: the server keeps the median of each round's norms, taken before
+clipping, and a hostile minority moves it only within the honest norms. From the second
+round on, replies are folded as they arrive. The first round has no round before it: it
+holds its updates until all are in, and clips them at their own median. One hostile site
+moves the mean by at most its share of the weight times C. An attacker of ordinary
+length (a flipped sign) still counts, so at equal weights one of four sites that flips
+its sign halves the step. The rule is cheap, not strong.
 
-FLAGGED here is a norm above `far` times the bound: such an update is not clipped but left out.
-About half of the honest updates are clipped in any round, so being clipped is no flag.
+FLAGGED here is a norm above `far` times the bound: such an update is not clipped but
+left out. About half of the honest updates are clipped in any round, so being clipped is
+no flag.
 Source: Sun et al. 2019, arXiv:1911.07963 (norm thresholding).
-Deviations: 1. the bound follows the median norm; 2. the weight of a site is capped at `weight_cap`
-times the median weight of the round before; 3. what is far beyond the bound is left out.
+Deviations: 1. The bound follows the median norm. 2. The weight of a site is capped at
+`weight_cap` times the median weight of the round before. 3. What is far beyond the
+bound is left out.
 """
 
 from __future__ import annotations
@@ -23,7 +27,17 @@ from typing import Any, final
 
 import numpy as np
 
-from wardround.aggregation.collect import FAR, TRAIN, Collected, Combined, Context, Majority, capped, closed, read_once
+from wardround.aggregation.collect import (
+    FAR,
+    TRAIN,
+    Collected,
+    Combined,
+    Context,
+    Majority,
+    capped,
+    closed,
+    read_once,
+)
 from wardround.aggregation.refusals import (
     require_clients,
     require_common,
@@ -37,18 +51,20 @@ from wardround.core.arrays import Arrays, RunningMean, norm
 from wardround.core.errors import RoundRefused
 from wardround.core.stages import Aggregate, Ask, Rounds
 
-NORM, WEIGHT = "median_norm", "median_weight"
+# The names in the server's memory, which survives a restart.
+NORM = "median_norm"
+WEIGHT = "median_weight"
 
 
 @final
 @dataclass(frozen=True)
 class ClippedMean(Majority):
-    """The weighted mean of clipped updates. 2f or fewer sites are refused.
+    """The weighted mean of clipped updates. A round of 2f or fewer sites is refused.
 
-    f: how many hostile sites are tolerated
-    factor: the bound is so many times the median norm
-    weight_cap: 1 or more: a site counts for at most so many median sites
-    far: an update longer than so many bounds is flagged and left out
+    f: how many hostile sites are tolerated.
+    factor: the bound as a multiple of the median norm.
+    weight_cap: 1 or more; a site counts for at most so many median sites.
+    far: an update that is longer than so many bounds is flagged and left out.
     """
 
     f: int
@@ -58,7 +74,12 @@ class ClippedMean(Majority):
 
     def __post_init__(self) -> None:
         require_common(self.name, self.f, self.far)
-        require_field(self.name, 0 < self.factor < 1e6, f"factor {self.factor}", "a number above 0")
+        require_field(
+            self.name,
+            0 < self.factor < 1e6,
+            f"factor {self.factor}",
+            "a number above 0",
+        )
         reach = self.factor * self.far
         found = f"factor x far = {reach:g}"
         require_field(self.name, reach > 1, found, "above 1: the median norm is no flag")
@@ -66,10 +87,14 @@ class ClippedMean(Majority):
 
     @property
     def name(self) -> str:
+        """Return the name in words."""
         return "clipped mean"
 
     def combine(self, rows: Rows, weights: Floats) -> Combined:
-        """Return the mean of the rows clipped at their own median norm: the first round."""
+        """Return the mean of the rows, clipped at their own median norm.
+
+        The first round uses it.
+        """
         lengths = norms(rows)
         bound = self.factor * _positive(float(np.median(lengths)))
         scales, flagged = clip_scales(lengths, bound, self.far)
@@ -109,7 +134,11 @@ class ClippedMean(Majority):
             if why:
                 flagged[site] = why[0]
             else:
-                mean.add(scaled(update.params, float(scales[0])), min(update.weight, heaviest))
+                mean.add(
+                    scaled(update.params, float(scales[0])),
+                    min(update.weight, heaviest),
+                )
+            # Noted last: an update that raised above is not counted.
             lengths[site] = length
             weights[site] = update.weight
 
@@ -122,9 +151,9 @@ class ClippedMean(Majority):
 
 
 def clip_scales(lengths: Floats, bound: float, far: float) -> tuple[Floats, dict[int, str]]:
-    """Return (a factor for every row, row -> why it is flagged).
+    """Return a factor for every row, and for each flagged row the reason.
 
-    The factor is 1 within the bound, bound / length beyond it, and 0 where the row is flagged.
+    The factor is 1 within the bound, bound / length beyond it, and 0 for a flagged row.
     """
     flagged = {
         int(row): f"its update is {lengths[row] / bound:.3g} times as long as the bound of this "
@@ -137,7 +166,7 @@ def clip_scales(lengths: Floats, bound: float, far: float) -> tuple[Floats, dict
 
 
 def scaled(params: Arrays, factor: float) -> Arrays:
-    """Return the blocks times a factor; with 1, as they are, so that nothing is rounded."""
+    """Return the blocks times a factor. With a factor of 1 nothing is rounded."""
     if factor == 1.0:
         return params
     return {name: (block * factor).astype(np.float32) for name, block in params.items()}
@@ -150,7 +179,10 @@ def _remember(context: Context, lengths: Floats, weights: Floats) -> None:
 
 
 def _positive(median_norm: float) -> float:
-    """Return the median norm; 0: RoundRefused, as it would clip every later round to nothing."""
+    """Return the median norm.
+
+    A median norm of 0 raises RoundRefused: it would clip every later round to nothing.
+    """
     if median_norm > 0:
         return median_norm
     raise RoundRefused(

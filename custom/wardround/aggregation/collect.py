@@ -1,20 +1,23 @@
-"""What all rules that read single updates share: one Ask, the replies as a matrix, flags.
+"""What do rules share that read single updates? One Ask, a matrix, and flags.
 
-A rule is a frozen value. `combine` is its pure core, on a matrix of n sites x d values; `collect`
-is the round around it. The number f of hostile sites that the rule tolerates is stated in the job.
+A rule is a frozen value. `combine` is its pure core, on a matrix of n sites x d values,
+and `collect` is the round around it. The number f of hostile sites that the rule
+tolerates is stated in the job.
 
-A site is FLAGGED when its update lies more than `far` times as far from the aggregate as the
-median site's. With n > 2f and at most f liars that median lies between the smallest and the largest
-distance of an honest site, so liars can neither hide an outlier by moving the scale up nor have an
-honest site flagged unless its distance is `far` times that of another honest site. A flag is a
-remark, not a proof: an honest hospital with unusual patients can earn one, and an attacker that
-stays among the honest updates (ALIE) earns none. More than f flags contradict what the job assumes,
-so the round stops. Fewer than half of the sites can be flagged, so with 2f + 1 or 2f + 2 sites
+A site is FLAGGED when its update lies more than `far` times as far from the aggregate
+as the median site's. With n > 2f and at most f liars, that median lies between the
+smallest and the largest distance of an honest site. Liars can therefore neither hide an
+outlier by moving the scale up nor have an honest site flagged, unless its distance is
+`far` times that of another honest site. A flag is a remark, not a proof: an honest
+hospital with unusual patients can earn one, and an attacker that stays among the honest
+updates (ALIE) earns none. More than f flags contradict what the job assumes, so the
+round stops. Fewer than half of the sites can be flagged, so with 2f + 1 or 2f + 2 sites
 no round stops for that.
 
-Blocks that stay at home are absent from every update alike, and the rules run on the others. A site
-that sends other blocks than the first one is refused: a distance between updates of different
-blocks says nothing. Personal values that are sent as zeros (KL masks) count as zeros.
+Blocks that stay at home are absent from every update alike, and the rules run on the
+others. A site that sends other blocks than the first one is refused: a distance between
+updates of different blocks says nothing. Personal values that are sent as zeros (KL
+masks) count as zeros.
 """
 
 from __future__ import annotations
@@ -44,29 +47,33 @@ ROUNDING = 1e-6
 
 
 class Context(Protocol):
-    """What the controller hands to a round. A rule knows nothing else of it."""
+    """What the controller gives to a round. A rule knows nothing else of it."""
 
     @property
     def message(self) -> Any:
-        """Return the order that every site is sent."""
+        """Return the order that is sent to every site."""
         ...
 
     @property
     def need(self) -> int | None:
-        """Return how many accepted updates the round needs (min_clients); None: of all sites."""
+        """Return how many accepted updates the round needs (min_clients).
+
+        None means that all sites are needed.
+        """
         ...
 
     @property
     def read(self) -> Callable[[str, Any], Update]:
         """Return the strict reader (site, reply) -> Update.
 
-        It raises a Refusal unless the update holds exactly the blocks that travel, finite.
+        It raises a Refusal unless the update holds exactly the blocks that travel, with
+        finite values.
         """
         ...
 
     @property
     def memory(self) -> dict[str, Any]:
-        """Return numbers and arrays that the server keeps between rounds, across restarts."""
+        """Return what the server keeps between rounds and across restarts."""
         ...
 
 
@@ -74,9 +81,9 @@ class Context(Protocol):
 class Combined:
     """What a rule made of a matrix.
 
-    vector: float64 [d]
-    used: the rows that entered it
-    flagged: row -> why
+    vector: float64 [d].
+    used: the rows that entered it.
+    flagged: for each flagged row, the reason.
     """
 
     vector: Floats
@@ -98,12 +105,18 @@ class Rule(Aggregation, Protocol):
         ...
 
     def combine(self, rows: Rows, weights: Floats) -> Combined:
-        """Combine finite rows [n, d], n >= least_sites, with their patients [n]; not changed."""
+        """Combine finite rows [n, d] with their numbers of patients [n].
+
+        n is at least `least_sites`. Neither array is changed.
+        """
         ...
 
 
 class Collected:
-    """The updates of one round, in the order in which they came: `take` is handed to the Ask."""
+    """The updates of one round, in the order in which they came.
+
+    `take` is given to the Ask.
+    """
 
     def __init__(self, read: Callable[[str, Any], Update]) -> None:
         self._read = read
@@ -112,7 +125,10 @@ class Collected:
         self._weights: dict[str, float] = {}
 
     def take(self, site: str, reply: Any) -> None:
-        """Add one site's update. A second one, other blocks: RoundRefused."""
+        """Add one site's update.
+
+        A second update of the same site, or one of other blocks, raises RoundRefused.
+        """
         update = read_once(self._read, self._vectors, site, reply)
         layout = self._layout or Layout.of(update.params)
         vector = layout.flatten(update.params)
@@ -130,7 +146,10 @@ class Collected:
         return rows, np.array([self._weights[site] for site in self.sites()])
 
     def named(self, vector: Floats) -> dict[str, Array]:
-        """Return a vector [d] as named float32 arrays; not finite: RoundRefused."""
+        """Return a vector [d] as named float32 arrays.
+
+        A vector that is not finite raises RoundRefused.
+        """
         if self._layout is None or not np.isfinite(vector).all():
             raise RoundRefused(
                 "the aggregate of this round",
@@ -142,17 +161,20 @@ class Collected:
 
 
 class Majority:
-    """What rules share whose honest sites are the majority: one Ask, `combine` on what came, n > 2f.
+    """What rules share that need an honest majority: n > 2f.
 
-    A rule that needs more sites, or that folds updates as they come, says so itself.
+    They ask once and run `combine` on what came. A rule that needs more sites, or that
+    folds updates as they come, says so itself.
     """
 
     @property
     def traits(self) -> Traits:
+        """Return what such a rule needs: updates that are readable, of one layout."""
         return NEEDS
 
     @property
     def least_sites(self: Rule) -> int:
+        """Return the fewest updates with an honest majority."""
         return 2 * self.f + 1
 
     def round(self: Rule, context: Context) -> Rounds:
@@ -169,7 +191,10 @@ def collect(rule: Rule, context: Context) -> Rounds:
 
 
 def closed(rule: Rule, held: Collected) -> Aggregate:
-    """Return what a rule makes of a round's updates. Too few, more than f flagged: RoundRefused."""
+    """Return what a rule makes of a round's updates.
+
+    Too few updates, or more than f flagged ones, raise RoundRefused.
+    """
     sites = held.sites()
     require_sites(rule, len(sites))
     combined = rule.combine(*held.rows())
@@ -187,8 +212,9 @@ def read_once(
 ) -> Update:
     """Return the update in a reply.
 
-    It must be the site's first of this round, with a weight above 0; else RoundRefused. That its
-    values are finite is for `read`, which alone looks at them.
+    It must be the site's first of this round, with a weight above 0; otherwise
+    RoundRefused is raised. Whether its values are finite is the task of `read`, which
+    alone looks at them.
     """
     if site in seen:
         raise RoundRefused(
@@ -209,7 +235,10 @@ def read_once(
 
 
 def require_finite(update: Update) -> Update:
-    """Return the update; NaN or inf among its values: RoundRefused. For readers whose updates come by no wire."""
+    """Return the update; NaN or inf among its values raises RoundRefused.
+
+    It is for readers whose updates do not come over the network.
+    """
     if not all(np.isfinite(block).all() for block in update.params.values()):
         raise RoundRefused(
             "an update",
@@ -221,8 +250,12 @@ def require_finite(update: Update) -> Update:
 
 
 def far_rows(rows: Rows, vector: Floats, far: float) -> dict[int, str]:
-    """Return row -> why, of rows more than `far` times the median distance from `vector` away."""
+    """Return the reason for each row that is far away from `vector`.
+
+    Far is more than `far` times the median distance.
+    """
     away = distances(rows, vector)
+    # The floor: without it rounding alone would flag a site where all updates agree.
     scale = max(float(np.median(away)), ROUNDING * float(norms(vector[None])[0]))
     if scale == 0:
         why = "its update is not zero, and those of most sites are"
@@ -235,14 +268,18 @@ def far_rows(rows: Rows, vector: Floats, far: float) -> dict[int, str]:
 
 
 def capped(weights: Floats, most: float) -> Floats:
-    """Return the weights, none above `most` times their median.
+    """Return the weights, none of them above `most` times their median.
 
-    A site says itself how many patients it has: without the cap a liar says a million.
+    A site itself states how many patients it has: without the cap a liar states a
+    million.
     """
     return np.minimum(weights, most * np.median(weights))
 
 
 def require_tolerates(aggregation: Aggregation, min_clients: int) -> None:
-    """Raise ConfigRefused where a job lets a round close with too few updates for the f of its aggregation."""
+    """Raise ConfigRefused where a round may close with too few updates.
+
+    The f of the job's aggregation says how many are enough.
+    """
     if isinstance(aggregation, Majority):
         require_clients(cast(Rule, aggregation), min_clients)

@@ -1,12 +1,14 @@
 """Krum and Multi-Krum: the updates that have the nearest neighbours.
 
     score(i) = sum of |x_i - x_j|^2 over the n - f - 2 nearest others j
-    Krum: the update with the least score        Multi-Krum: the mean of the `keep` least
+    Krum: the update with the least score
+    Multi-Krum: the mean of the `keep` updates with the least scores
 
-The bound of the paper needs n >= 2f + 3: with four hospitals Krum cannot tolerate even one. Sites
-are not weighted. That an update is not kept is no flag: with keep = 1 that befalls n - 1 sites.
+The bound of the paper needs n >= 2f + 3: with four hospitals Krum cannot tolerate even
+one hostile site. Sites are not weighted. An update that is not kept is not flagged for
+that: with keep = 1 it happens to n - 1 sites.
 Source: Blanchard et al. 2017, arXiv:1703.02757 (their m is `keep` here).
-Deviations: 1. equal scores are decided by the lower row, so by the name of the site.
+Deviations: 1. Equal scores are decided by the lower row, so by the name of the site.
 """
 
 from __future__ import annotations
@@ -24,11 +26,14 @@ from wardround.aggregation.rows import Floats, Rows, pairwise, weighted_mean
 @final
 @dataclass(frozen=True)
 class Krum(Majority):
-    """The mean of the `keep` updates with the nearest neighbours. It needs 2f + 3 sites.
+    """The mean of the `keep` updates with the nearest neighbours.
 
-    f: how many hostile sites are tolerated
-    keep: 1 is Krum, more is Multi-Krum; it needs keep + f sites, or a hostile one must be kept
-    far: a site is flagged beyond so many times the median distance from what was kept
+    It needs 2f + 3 sites.
+
+    f: how many hostile sites are tolerated.
+    keep: 1 is Krum, more is Multi-Krum. It needs keep + f sites; with fewer, a hostile
+        update would have to be kept.
+    far: a site is flagged beyond so many times the median distance from what was kept.
     """
 
     f: int
@@ -42,10 +47,12 @@ class Krum(Majority):
 
     @property
     def name(self) -> str:
+        """Return the name in words."""
         return "Krum" if self.keep == 1 else "Multi-Krum"
 
     @property
     def least_sites(self) -> int:
+        """Return the fewest updates with which the bound of the paper holds."""
         return max(2 * self.f + 3, self.keep + self.f)
 
     def combine(self, rows: Rows, weights: Floats) -> Combined:
@@ -57,7 +64,7 @@ class Krum(Majority):
 
 
 def scores(rows: Rows, f: int) -> Floats:
-    """Return for every row the sum of its n - f - 2 least squared distances, float64 [n]."""
+    """Return every row's sum of its n - f - 2 least squared distances, float64 [n]."""
     apart = pairwise(rows)
     np.fill_diagonal(apart, np.inf)
     nearest = np.sort(apart, axis=1)[:, : len(rows) - f - 2]

@@ -2,8 +2,9 @@
 
     mean = sum p_i d_i / sum p_i        p_i: the number of training patients of site i
 
-Replies are folded in the order in which they arrive, in float64, so that memory does not grow with
-the number of sites. It tolerates nobody: a single site can move it anywhere.
+Replies are folded in the order in which they arrive, in float64, so memory does not
+grow with the number of sites. The mean tolerates no hostile site: a single one can move
+it anywhere.
 Source: McMahan et al. 2017, arXiv:1602.05629.
 """
 
@@ -21,14 +22,16 @@ from wardround.core.traits import READABLE, Traits
 @final
 @dataclass(frozen=True)
 class WeightedMean:
-    """The mean of the updates; each site counts as many times as it has training patients."""
+    """The mean of the updates. Each site counts as often as it has training patients."""
 
     @property
     def name(self) -> str:
+        """Return the name in words."""
         return "weighted mean"
 
     @property
     def traits(self) -> Traits:
+        """Return what the mean needs: updates that the server can read."""
         return Traits(needs=frozenset({READABLE}))
 
     def round(self, context: Context) -> Rounds:

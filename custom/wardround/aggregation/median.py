@@ -2,8 +2,9 @@
 
     m_j = median over the sites of x_ij
 
-With n > 2f every coordinate lies between the smallest and the largest honest value. Sites are not
-weighted: the number of patients is what a site says of itself, and a liar would weigh most.
+With n > 2f every coordinate lies between the smallest and the largest honest value.
+Sites are not weighted: a site itself states its number of patients, and a liar would
+weigh most.
 Source: Yin et al. 2018, arXiv:1803.01498, definition 1.
 Deviations: none. For even n the median is the mean of the two middle values.
 """
@@ -23,10 +24,12 @@ from wardround.aggregation.rows import Floats, Rows, columnwise
 @final
 @dataclass(frozen=True)
 class CoordinateMedian(Majority):
-    """The median of every value over the sites. A round of 2f or fewer sites is refused.
+    """The median of every value over the sites.
 
-    f: how many hostile sites are tolerated
-    far: a site is flagged beyond so many times the median distance from the median
+    A round of 2f or fewer sites is refused.
+
+    f: how many hostile sites are tolerated.
+    far: a site is flagged beyond so many times the median distance from the median.
     """
 
     f: int
@@ -37,10 +40,11 @@ class CoordinateMedian(Majority):
 
     @property
     def name(self) -> str:
+        """Return the name in words."""
         return "coordinate median"
 
     def combine(self, rows: Rows, weights: Floats) -> Combined:
-        """Return the median; every row enters it."""
+        """Return the median. Every row enters it."""
         vector = median(rows)
         return Combined(vector, tuple(range(len(rows))), far_rows(rows, vector, self.far))
 

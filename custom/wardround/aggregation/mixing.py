@@ -1,12 +1,14 @@
 """Nearest-neighbour mixing (NNM), a step before any rule.
 
-    y_i = mean of the n - f updates nearest to x_i, itself included      result = rule(y_1 ... y_n)
+    y_i = mean of the n - f updates nearest to x_i, itself included
+    result = rule(y_1 ... y_n)
 
-Updates of unequal hospitals differ more than a rule likes, and an attacker hides in the difference;
-mixing brings the honest ones together first. Sites are not weighted: a mixed row belongs to none.
-Flags are about the updates as they came, not about the mixed ones.
+Updates of unequal hospitals differ more than a rule likes, and an attacker hides in the
+difference. Mixing brings the honest updates together first. Sites are not weighted: a
+mixed row belongs to no single site. Flags are about the updates as they came, not about
+the mixed ones.
 Source: Allouah et al. 2023, arXiv:2302.01772 (NNM).
-Deviations: 1. equal distances are decided by the lower row.
+Deviations: 1. Equal distances are decided by the lower row.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from wardround.aggregation.rows import Floats, Rows, pairwise
 class Mixed(Majority):
     """A rule on mixed updates. It needs as many sites as the rule does.
 
-    then: the rule: what is done with the mixed updates; it says f
-    far: a site is flagged beyond so many times the median distance from the result
+    then: the rule for the mixed updates; it states f.
+    far: a site is flagged beyond so many times the median distance from the result.
     """
 
     then: Rule
@@ -41,14 +43,17 @@ class Mixed(Majority):
 
     @property
     def name(self) -> str:
+        """Return the name in words."""
         return f"mixing, then {self.then.name}"
 
     @property
     def f(self) -> int:
+        """Return how many hostile sites the rule tolerates."""
         return self.then.f
 
     @property
     def least_sites(self) -> int:
+        """Return the fewest updates that the rule needs."""
         return self.then.least_sites
 
     def combine(self, rows: Rows, weights: Floats) -> Combined:
@@ -63,7 +68,8 @@ class Mixed(Majority):
 def neighbours(rows: Rows, f: int) -> list[tuple[int, ...]]:
     """Return for every row the n - f rows nearest to it, itself first."""
     apart = pairwise(rows)
-    # Below every other distance, so that a row is its own neighbour even among equal ones.
+    # Below every other distance, so that a row is its own neighbour even among equal
+    # ones.
     np.fill_diagonal(apart, -1.0)
     ranked = np.argsort(apart, axis=1, kind="stable")[:, : len(rows) - f]
     return [tuple(int(row) for row in one) for one in ranked]

@@ -1,12 +1,18 @@
-"""A whole run of the server in a plaintext job: it reads the updates of single sites, and holds the model.
+"""How does the server run a plaintext job? It reads the updates of single sites.
 
-    in every round   train    the order: weights, round, whose last update did not count
-                              every update is read once, and folded in or held as the aggregation needs it
-                     step     the server's rule applied to the aggregate; then everything is on the disk
-    at the end       finish   the final weights; every site judges them on its own patients
+It also holds the model.
 
-A round goes on with `min_clients` updates or more. A generator (core/stages.py): who is silent, late or refuses is
-noted in `Attendance` by whoever sends the Asks.
+    in every round   train    the order: weights, round, and whose last update did not
+                              count; every update is read once, and folded in or held
+                              as the aggregation needs it
+                     step     the server optimizer applies the aggregate; then all is
+                              on the disk
+    at the end       finish   the final weights; every site evaluates them on its own
+                              patients
+
+A round closes with `min_clients` updates or more. The run is a generator
+(core/stages.py): whoever sends the Asks notes in `Attendance` which sites are silent,
+late or refuse.
 """
 
 from __future__ import annotations
@@ -21,7 +27,15 @@ from wardround.core.arrays import Array, Arrays, size_bytes
 from wardround.core.attendance import Attendance
 from wardround.core.errors import RoundRefused
 from wardround.core.run_log import RunLog, absent
-from wardround.core.stages import Aggregate, Aggregation, Ask, Replies, Rounds, Run, Update
+from wardround.core.stages import (
+    Aggregate,
+    Aggregation,
+    Ask,
+    Replies,
+    Rounds,
+    Run,
+    Update,
+)
 from wardround.messages import plaintext
 from wardround.messages.plaintext import Order
 from wardround.messages.versions import require_version
@@ -30,12 +44,14 @@ _log = logging.getLogger(__name__)
 
 
 class ServerModel(Protocol):
-    """The model at the server, and what is kept of the run so that it can be resumed (training/global_model.py).
+    """The model at the server, and what is kept so that the run can be resumed.
 
-    round: how many rounds are done
-    history: their entries
-    memory: numbers and arrays that the aggregation keeps between rounds
-    best: the round whose incoming model was judged best
+    It is training/global_model.py.
+
+    round: how many rounds are done.
+    history: the entries of these rounds.
+    memory: numbers and arrays that the aggregation keeps between rounds.
+    best: the round whose incoming model scored best.
     """
 
     round: int
@@ -48,11 +64,14 @@ class ServerModel(Protocol):
         ...
 
     def require_fits(self, site: str, found: str, delta: Arrays, travelling: Collection[str]) -> None:
-        """Raise a Refusal unless a site's network is this one, and its update holds exactly the blocks that travel."""
+        """Raise a Refusal unless a site's network is this one and its update fits.
+
+        The update must hold exactly the blocks that travel.
+        """
         ...
 
     def step(self, mean: Mapping[str, Array], participation: float, entry: dict[str, Any]) -> None:
-        """Apply the server's rule, and write model, history and memory down, all at once."""
+        """Apply the server optimizer, and write model, history and memory at once."""
         ...
 
     def finish(self, val_score: float | None, out: Path) -> None:
@@ -64,11 +83,11 @@ class Opener(Protocol):
     """Opens compressed updates (compression/opening.py)."""
 
     def opened(self, site: str, payload: Mapping[str, Any], round_: int) -> Mapping[str, Array]:
-        """Return the update that a site's message stands for; anything else: a Refusal."""
+        """Return the update that a message stands for, or raise a Refusal."""
         ...
 
     def settle(self, counted: Collection[str]) -> None:
-        """Go on from the messages of these sites; those of all others did not count."""
+        """Continue from the messages of these sites. Those of all others did not count."""
         ...
 
 
@@ -86,11 +105,12 @@ class RoundContext:
 class PlaintextRun:
     """The run of a plaintext job.
 
-    travelling: the names of the blocks that an update holds
-    aggregation: how one update is made of those of the sites
-    rounds, min_clients: how many rounds, and how many updates each needs
-    out: the folder for the final and the best model
-    opening: opens compressed updates; None: they come as float32
+    travelling: the names of the blocks that an update holds.
+    aggregation: how one update is made of those of the sites.
+    num_rounds: how many rounds the run has.
+    min_clients: how many updates each round needs.
+    out: the folder for the final and the best model.
+    opening: opens compressed updates; None means that they come as float32.
     """
 
     def __init__(
@@ -117,12 +137,18 @@ class PlaintextRun:
 
     @property
     def done(self) -> int:
+        """Return how many rounds are done."""
         return self.model.round
 
     def best(self) -> dict[str, Any] | None:
+        """Return the round whose incoming model scored best, with its score, or None."""
         return self.model.best
 
     def run(self, attendance: Attendance) -> Run:
+        """Run the remaining rounds, and then the final evaluation.
+
+        A run with too few sites raises RoundRefused before its first round.
+        """
         require_sites(len(attendance.configured), self._min_sites, self.record.simulator)
         for round_ in range(self.model.round, self._rounds):
             yield from self._round(round_, attendance)
@@ -149,9 +175,11 @@ class PlaintextRun:
             flagged=aggregate.flagged,
         )
         if self._opening is not None:
-            # Before the step, which writes the memory down: a site hears from `missed` whether its message counted.
+            # Before the step, which writes the memory down: a site hears from `missed`
+            # whether its message counted.
             self._opening.settle(done)
-        # The step is refused, and the model of the round before stays, where the aggregate is not finite.
+        # The step is refused, and the model of the round before stays, where the
+        # aggregate is not finite.
         self.model.step(aggregate.params, self._participation(done, there.configured), entry)
         _log.info(self.record.line(self._rounds))
         return aggregate
@@ -162,7 +190,10 @@ class PlaintextRun:
         return Order(self.model.wire(), round_, self._rounds, missed)
 
     def _read(self, site: str, reply: plaintext.Update, round_: int) -> Update:
-        """Return a site's update. It was read strictly from the wire; here it must be of this job and version."""
+        """Return a site's update.
+
+        It was read strictly from the wire. Here it must be of this job and version.
+        """
         require_version(site, reply.facts)
         delta = reply.delta
         if self._opening is not None:
@@ -171,12 +202,16 @@ class PlaintextRun:
         return Update(delta, reply.weight, reply.numbers)
 
     def _asked(self, num_rounds: Rounds, there: Attendance, done: list[str]) -> Rounds:
-        """Pass on what an aggregation asks, and note what it accepts; too few updates: RoundRefused.
+        """Pass on what an aggregation asks, and note what it accepts.
 
-        done: filled with the sites whose updates were accepted
+        Too few updates raise RoundRefused.
+
+        done: is filled with the sites whose updates were accepted.
         """
         ask = next(num_rounds)
         while True:
+            # Noted after the aggregation has accepted it: what it refuses is in no log
+            # entry.
             replies = yield replace(ask, take=self._noting(ask.take))
             done[:] = replies.answered
             if len(done) < self._min_sites:
@@ -206,7 +241,10 @@ class PlaintextRun:
         )
 
     def _participation(self, done: Sequence[str], configured: Sequence[str]) -> float:
-        """Return the share of all patients that took part; a site that never answered counts as an average one."""
+        """Return the share of all patients that took part.
+
+        A site that never answered counts as an average one.
+        """
         known = [self._weights[site] for site in configured if site in self._weights]
         unknown = (len(configured) - len(known)) * sum(known) / len(known)
         return min(1.0, sum(self._weights[site] for site in done) / (sum(known) + unknown))
@@ -219,17 +257,23 @@ class PlaintextRun:
         try:
             replies = yield Ask(plaintext.FINISH, self._order(self._rounds, there), self.record.scores)
         finally:
-            # Also where the run is aborted here: all rounds are done, and the model is there.
+            # Also where the run is aborted here: all rounds are done, and the model is
+            # there.
             self.model.finish(self.record.final_val_score(), self._out)
         return replies.answered == asked
 
 
 def require_sites(sites: int, min_clients: int, simulator: bool) -> None:
-    """Raise RoundRefused before the first round of a run that can never have enough sites."""
+    """Raise RoundRefused before a run that can never have enough sites."""
     if sites < min_clients:
         words = f"{sites} site{'s' if sites != 1 else ''}, the job needs {min_clients} (min_clients)"
         advice = f"-n {min_clients}, or name so many sites with -c" if simulator else "start the sites that are missing"
-        raise RoundRefused(words, found=f"{sites} in this run", expected=f"{min_clients} or more", fix=advice)
+        raise RoundRefused(
+            words,
+            found=f"{sites} in this run",
+            expected=f"{min_clients} or more",
+            fix=advice,
+        )
 
 
 def last_counted(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -1,4 +1,7 @@
-"""What jobs with a robust aggregation are refused for: too few sites for f, too many flags, fields that make no sense."""
+"""For what are jobs with a robust aggregation refused?
+
+For too few sites for f, for too many flags, and for fields that make no sense.
+"""
 
 from __future__ import annotations
 
@@ -74,9 +77,19 @@ def require_field(server_optimizer: str, good: bool, found: str, expected: str) 
 
 
 def require_common(server_optimizer: str, f: object, far: float) -> None:
-    """Raise ConfigRefused unless f is a whole number, 0 or more, and `far` is above 1."""
-    require_field(server_optimizer, type(f) is int and f >= 0, f"f {f!r}", "a whole number, 0 or more")
-    require_field(server_optimizer, 1 < far < float("inf"), f"far {far}", "a finite number above 1")
+    """Raise ConfigRefused unless f is a whole number from 0 and `far` is above 1."""
+    require_field(
+        server_optimizer,
+        type(f) is int and f >= 0,
+        f"f {f!r}",
+        "a whole number, 0 or more",
+    )
+    require_field(
+        server_optimizer,
+        1 < far < float("inf"),
+        f"far {far}",
+        "a finite number above 1",
+    )
 
 
 def require_weight_cap(server_optimizer: str, most: float) -> None:

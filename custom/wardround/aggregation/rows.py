@@ -1,8 +1,8 @@
-"""Arithmetic on the updates of a round as a matrix of n sites x d values, accumulated in float64.
+"""Arithmetic on the updates of a round as a matrix of n sites x d values, in float64.
 
-Everything works on slices of CHUNK columns, so that beside the matrix itself (float32 or float64)
-no second one of its size is ever made. Values whose squares leave float64 give the distance inf,
-never NaN, as long as the matrix itself is finite.
+Everything works on slices of CHUNK columns, so that beside the matrix itself (float32
+or float64) no second one of its size is ever made. Values whose squares leave float64
+give the distance inf, never NaN, as long as the matrix itself is finite.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 Rows = NDArray[np.floating[Any]]
 Floats = NDArray[np.float64]
-# 64 sites x 65,536 columns are 32 MB in float64: small beside a model, large for numpy's loops.
+# 64 sites x 65,536 columns are 32 MB in float64: small beside a model, large for
+# numpy's loops.
 CHUNK = 2**16
 
 
@@ -36,10 +37,11 @@ def distances(rows: Rows, point: NDArray[np.floating[Any]]) -> Floats:
 
 
 def pairwise(rows: Rows) -> Floats:
-    """Return the squared distances between all rows, float64 [n, n], exact zeros on the diagonal.
+    """Return the squared distances between all rows, float64 [n, n].
 
-    Differences are squared, not expanded into scalar products: |a|^2 + |b|^2 - 2ab loses the
-    distance of two long rows that lie close together, and that is what Krum ranks by.
+    The diagonal holds exact zeros. Differences are squared and not expanded into scalar
+    products: |a|^2 + |b|^2 - 2ab loses the distance of two long rows that lie close
+    together, and that is what Krum ranks by.
     """
     found = np.zeros((len(rows), len(rows)))
     with np.errstate(over="ignore"):
@@ -52,13 +54,16 @@ def pairwise(rows: Rows) -> Floats:
 
 
 def weighted_mean(rows: Rows, weights: NDArray[np.floating[Any]]) -> Floats:
-    """Return the mean of the rows with these weights [n] (0 or more, not all 0), float64 [d]."""
+    """Return the mean of the rows, float64 [d].
+
+    weights: [n], each 0 or more, and not all 0.
+    """
     shares = weights / weights.sum()
     return columnwise(rows, lambda part: shares @ part)
 
 
 def columnwise(rows: Rows, function: Callable[[Floats], Floats]) -> Floats:
-    """Return function(float64 [n, c]) -> [c] on all columns, float64 [d]."""
+    """Return function(float64 [n, c]) -> [c], applied to all columns, float64 [d]."""
     found = np.empty(rows.shape[1])
     for columns in _chunks(rows):
         found[columns] = function(rows[:, columns].astype(np.float64))

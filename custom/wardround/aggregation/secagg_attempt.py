@@ -1,8 +1,10 @@
-"""One attempt at one secure sum, as the server runs it: a pure generator that yields Asks.
+"""How does the server run one attempt at one secure sum? As a generator of Asks.
 
-    [prepare]  train  [hop, hop, ...]  [unmask]      [..]: where the protection needs it
+    [prepare]  train  [hop, hop, ...]  [unmask]
 
-When it returns, the sum lies open in the collector. It knows neither network, clock nor files.
+The steps in brackets happen where the secure sum needs them. When the generator
+returns, the sum lies open in the SecAggServer. It knows neither network, clock nor
+files.
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ Steps = Generator[Ask, Replies, None]
 class Attempt:
     """One attempt.
 
-    rounds: how many the run has
-    fingerprint: of the network that every site must train
-    joins: the statements of the sites that are there
-    sums: those that one of these sites may lack
+    num_rounds: how many rounds the run has.
+    fingerprint: of the network that every site must train.
+    joins: the statements of the sites that are present.
+    sums: the earlier sums that one of these sites may lack.
     """
 
     moment: Moment
@@ -49,15 +51,20 @@ class Attempt:
 
     @property
     def least(self) -> int:
-        """Return how many sites a sum must hold: min_clients; with masks, those that open them."""
+        """Return how many sites a sum must hold.
+
+        It is min_clients or, with masks, the number of sites that open them, if that is
+        more.
+        """
         opens = self.secagg.threshold_of(len(self.joins)) if self.secagg.masks else 0
         return max(self.secagg.min_clients, opens)
 
     def run(self) -> Generator[Ask, Replies, list[str]]:
-        """Run the attempt; return the sites that had prepared and whose masks were removed.
+        """Run the attempt, and return the prepared sites whose masks were removed.
 
-        too few sites, or shares that do not open: RoundRefused, and the round may be run again
-        shares that were handed out and opened nothing: ConfigRefused, and it must not be
+        Too few sites, or shares that do not open, raise RoundRefused, and the round may
+        be run a second time. Shares that were handed out and opened nothing raise
+        ConfigRefused, and the round must not be run a second time.
         """
         prepares = self.joins
         if self.secagg.masks:
@@ -65,6 +72,7 @@ class Attempt:
         self.secagg_server.begin(self.moment, prepares)
         call = Call(self.moment, self.num_rounds, self.joins, prepares, self.sums)
         trained = yield from self._train(call)
+        # Before anything is opened: a round that stops here has shown nothing.
         if self.secagg_server.complaints:
             yield from self._resolve(call)
         for site, reason in self.secagg_server.settle().items():
@@ -96,7 +104,7 @@ class Attempt:
         return tuple(found[site] for site in sorted(found))
 
     def _train(self, call: Call) -> Generator[Ask, Replies, tuple[str, ...]]:
-        """Have the sites train; in a star their payloads are added as they come."""
+        """Have the sites train. In a star their payloads are added as they come."""
         replies = yield Ask(TRAIN, call, self._take_update, need=self.least, deadline=TRAINING)
         handed = sum(len(one.payload) for one in self.sums)
         self.record.traffic(down=len(replies.answered) * handed)
@@ -119,9 +127,9 @@ class Attempt:
     def _resolve(self, call: Call) -> Steps:
         """Find out who lied where a share did not open, and take that site out.
 
-        Always raises RoundRefused: the round is run again without the liar. Nothing was opened
-        yet, and an attempt that is run again has fresh keys, so what is shown here says nothing
-        more.
+        It always raises RoundRefused: the round is run without the liar. Nothing was
+        opened yet, and the next attempt has fresh keys, so what is shown here reveals
+        nothing more.
         """
         answers: dict[str, Signed] = {}
 
@@ -131,7 +139,12 @@ class Attempt:
 
         for accused, accusers in self.secagg_server.accused().items():
             complaints = tuple(self.secagg_server.complaints[accuser] for accuser in accusers)
-            asked = Call(self.moment, self.num_rounds, prepares=call.prepares, complaints=complaints)
+            asked = Call(
+                self.moment,
+                self.num_rounds,
+                prepares=call.prepares,
+                complaints=complaints,
+            )
             yield Ask(UNMASK, asked, take, to=(accused,), deadline=STEP)
         for site, reason in self.secagg_server.judge(self.joins, answers).items():
             self.attendance.lose(site, reason)
@@ -143,7 +156,7 @@ class Attempt:
         )
 
     def _pass_around(self, call: Call, ready: Sequence[str]) -> Steps:
-        """Pass the sum round the ring; a site that does not answer is passed over."""
+        """Pass the sum round the ring. A site that does not answer is passed over."""
         last: Reply | None = None
 
         def take(site: str, reply: Reply) -> None:
@@ -176,7 +189,7 @@ class Attempt:
             )
 
     def _unmask(self, call: Call) -> Generator[Ask, Replies, list[str]]:
-        """Have those that are in the sum open its masks."""
+        """Have the sites that are in the sum open its masks."""
         answers: dict[str, Signed] = {}
 
         def take(site: str, reply: Reply) -> None:
@@ -198,13 +211,13 @@ class Attempt:
         except RoundRefused as refusal:
             for site, reason in self.secagg_server.blamed.items():
                 self.attendance.lose(site, reason)
-            # Who answered has given its shares for THIS sum and refuses any other one of this
-            # round: the difference of two sums is the update of one hospital.
+            # Who answered has given its shares for THIS sum and refuses any other one
+            # of this round: the difference of two sums is the update of one hospital.
             raise ConfigRefused(
                 f"round {self.moment.round + 1} cannot be opened, nor run again: {refusal.what}",
                 found=refusal.found,
                 expected=refusal.expected,
-                fix="mend the sites named in this log and start the job anew",
+                fix="mend the sites named in this log and start the job again",
             ) from refusal
 
     def _read(self, site: str, reply: Reply, kind: str) -> Mapping[str, object]:

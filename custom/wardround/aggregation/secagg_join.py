@@ -1,4 +1,7 @@
-"""The first step of a secure sum: a site says once in a run which key and which job it has."""
+"""The first step of a secure sum: which key and which job does a site have?
+
+A site says it once in a run.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,12 @@ from wardround.secagg.spec import SecAggSpec
 
 @final
 class Joins:
-    """The `join` statements of one run: all of one job and one sum key.
+    """The `join` statements of one run, all of one job and one sum key.
 
-    key_id: of the sum key in the server's own kit; "" without encryption
-    run: the name of this run, fresh whenever the server starts
-    rounds, begun: how many rounds the run has, and how many were done when the server began
+    key_id: of the sum key in the server's own kit, "" without encryption.
+    run: the name of this run, fresh whenever the server starts.
+    num_rounds: how many rounds the run has.
+    begun: how many rounds were done when the server began.
     """
 
     def __init__(
@@ -44,9 +48,9 @@ class Joins:
         self._signed: dict[str, Signed] = {}
 
     def ask(self, sites: Sequence[str], attendance: Attendance) -> Generator[Ask, Replies, None]:
-        """Have these sites join; take out those of another job than most.
+        """Have these sites join, and take out those of another job than most.
 
-        no job that more than half of the sites serve: ConfigRefused
+        If no job is served by more than half of the sites, it raises ConfigRefused.
         """
         yield Ask(
             JOIN,
@@ -68,7 +72,7 @@ class Joins:
         return [site for site in sites if site not in self._signed]
 
     def forget(self, sites: Iterable[str]) -> None:
-        """Forget the statements of sites that were started again: their keys may be gone."""
+        """Forget the statements of restarted sites: their keys may be gone."""
         for site in sites:
             self._signed.pop(site, None)
 
@@ -98,9 +102,9 @@ class Joins:
 
 
 def majority(said: Mapping[str, str], what: str, expected: str) -> str:
-    """Return what more than half of the sites said; "" where none said anything.
+    """Return what more than half of the sites said, or "" if none said anything.
 
-    no majority: ConfigRefused, and nobody is blamed
+    Without a majority it raises ConfigRefused, and no site is blamed.
     """
     values = list(said.values())
     most = max(values, key=values.count, default="")
@@ -109,6 +113,6 @@ def majority(said: Mapping[str, str], what: str, expected: str) -> str:
             what,
             found=f"{len(set(values))} different ones, none at more than half of {len(values)} sites",
             expected=expected,
-            fix="deploy one job folder to all sites, and start the job anew",
+            fix="deploy one job folder to all sites, and start the job again",
         )
     return most

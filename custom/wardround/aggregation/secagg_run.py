@@ -1,20 +1,21 @@
-"""The server's run of a secure sum: a pure generator that never has the model.
+"""How does the server run a secure sum? As a generator that never has the model.
 
 It asks, checks, adds and relays:
 
     join once
     in every round   [prepare]  train  [hop, hop, ...]  [unmask]
-    finish                               [..]: where the protection needs it
+    finish
 
-A site that goes missing after `prepare` is left out, and its masks are removed. Where too
-few sites are there to do that, the round is run again with those that are: they keep their
-integers, so nothing is trained twice. In the next round a missing site is asked again and
-handed the sums that it lacks, so that every site comes to the same model by the same sums.
-A late update never counts in another round: its mask, and under differential privacy its
+The steps in brackets happen where the secure sum needs them. A site that goes missing
+after `prepare` is left out, and its masks are removed. If too few sites are present for
+that, the round is run once more with those that are: they keep their integers, so
+nothing is trained twice. In the next round a missing site is asked again and is handed
+the sums that it lacks, so every site comes to the same model by the same sums. A late
+update never counts in another round: its mask, and under differential privacy its
 charge, belong to its own.
 
-What is yielded and sent in is said in core/stages.py. The run knows neither NVFlare nor a
-clock, and no folder but that of its state.
+What is yielded and sent in is described in core/stages.py. The run knows neither
+NVFlare nor a clock, and no folder but that of its state.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ _log = logging.getLogger(__name__)
 class SecaggRun:
     """One run of the server; a ServerRun (core/stages.py).
 
-    protection: the job's promise, the same as at the sites
-    collector: adds, and checks who says what
-    key_id: of the sum key in the server's own kit; "" without encryption
-    rounds: how many the whole run has
-    fingerprint: of the network that every site must train
+    secagg: the job's settings of the sum, the same as at the sites.
+    secagg_server: adds, and checks who says what.
+    key_id: of the sum key in the server's own kit, "" without encryption.
+    num_rounds: how many rounds the whole run has.
+    fingerprint: of the network that every site must train.
     """
 
     def __init__(
@@ -89,13 +90,14 @@ class SecaggRun:
         return self.state.round
 
     def best(self) -> dict[str, Any] | None:
-        """Return the round whose incoming model was judged best, with its score; None: none was."""
+        """Return the round whose incoming model scored best, with its score, or None."""
         return self.record.best(self.state.history, self.num_rounds)
 
     def run(self, attendance: Attendance) -> Run:
-        """Have the sites join, run the rounds that are left, and have the final model judged.
+        """Have the sites join, run the remaining rounds, evaluate the final model.
 
-        fewer sites than a sum must hold, or more than it has room for: ConfigRefused
+        Fewer sites than a sum must hold, or more than it has room for, raise
+        ConfigRefused.
         """
         self.secagg.require_enough(len(attendance.configured), "the sites of this run")
         yield from self._joins.ask(attendance.left(), attendance)
@@ -125,7 +127,7 @@ class SecaggRun:
         self._close(moment, recovered, attendance)
 
     def _join_again(self, attendance: Attendance) -> Generator[Ask, Replies, None]:
-        """Have sites join that were started again, or that were not there before."""
+        """Have sites join that were started again, or that were not present before."""
         self._joins.forget(attendance.returned)
         attendance.returned.clear()
         if strangers := self._joins.strangers(attendance.present()):
@@ -150,11 +152,12 @@ class SecaggRun:
         return self.state.since(behind)
 
     def _close(self, moment: Moment, recovered: Sequence[str], attendance: Attendance) -> None:
-        """Write down the sum that lies open in the collector."""
+        """Write down the sum that lies open in the SecAggServer."""
         added = sorted(self.secagg_server.added)
         configured = attendance.configured
         _log.info(f"{len(added)} of {len(configured)} sites are in the sum")
-        # Who voted on what the round starts from has its model, whether it is in the sum or not.
+        # Who voted on what the round starts from has its model, whether it is in the
+        # sum or not.
         self._reached |= dict.fromkeys(self.secagg_server.agreed, moment.round)
         why = {site: reason for site, reason in attendance.missing.items() if site not in added}
         entry = self.record.end_round(
@@ -181,7 +184,7 @@ class SecaggRun:
         _log.info(self.record.line(self.num_rounds))
 
     def _judge(self, attendance: Attendance) -> Generator[Ask, Replies, bool]:
-        """Have every site judge the models, and compare the final models by their digests."""
+        """Have every site evaluate the models, and compare their final digests."""
         _log.info("every site now evaluates the models on its own patients")
         attendance.begin_round(self.num_rounds)
         moment = Moment(self._name, self.num_rounds, 0)
@@ -206,5 +209,8 @@ class SecaggRun:
 
 
 def reached(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return by site the last round that it trained: it has the model that this round began with."""
+    """Return by site the last round that it trained.
+
+    It has the model with which this round began.
+    """
     return {site: entry["round"] for entry in history for site in entry["trained"]}

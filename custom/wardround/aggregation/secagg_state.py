@@ -1,4 +1,4 @@
-"""What the server of a secure sum keeps on disk: the rounds that are done, and their sums."""
+"""What does the server of a secure sum keep on disk? Finished rounds and their sums."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ FILE = "secure-round.json"
 class SecaggState:
     """The state after `round` rounds. The server has no model: it keeps sums.
 
-    A sum is kept until all sites that are left have applied it. A site that missed rounds is
-    handed the sums of those rounds, as they went to all others, and so comes to the same model.
+    A sum is kept until all remaining sites have applied it. A site that missed rounds
+    is handed the sums of those rounds, as they went to all others, and so comes to the
+    same model.
 
-    promise: the job's settings; a folder that another job wrote is refused
+    promise: the job's settings; a folder that another job wrote is refused.
     """
 
     def __init__(self, folder: Path, promise: Mapping[str, Any]) -> None:
@@ -36,7 +37,7 @@ class SecaggState:
     def open(folder: Path, promise: Mapping[str, Any]) -> SecaggState:
         """Resume what the folder holds, or start.
 
-        another job's folder, or a damaged one: RoundRefused
+        A folder of another job, or a damaged one, raises RoundRefused.
         """
         state = SecaggState(folder, promise)
         path = folder / FILE
@@ -61,15 +62,16 @@ class SecaggState:
     def add(self, revealed: Revealed, entry: dict[str, Any], oldest: int) -> None:
         """Write one round down.
 
-        entry: what the log says about it
-        oldest: no site needs a sum of a round before this one
+        entry: what the log says about it.
+        oldest: no site needs a sum of a round before this one.
         """
         gone = [one for one in self.revealed if one.moment.round < oldest]
         self.round += 1
         self.revealed = [*self.since(oldest), revealed]
         self.history.append(entry)
-        # First the sum, then what points to it, last what nobody points to any more: a server that
-        # is killed in between runs the round again, with the integers that the sites have kept.
+        # First the sum, then what points to it, last what nobody points to any more: a
+        # server that is killed in between runs the round again, with the integers that
+        # the sites have kept.
         files.write(self._payload(revealed), revealed.payload, private=True, durable=True)
         kept = {
             "round": self.round,

@@ -1,18 +1,23 @@
-"""What is left under secure aggregation, where no rule can read an update.
+"""What can be checked under secure aggregation, where no rule can read an update?
 
-1. Every site clips its own update (dp/, or the codec of the sum). A hostile site may not.
-2. The revealed sum is no longer than the clips allow: |sum p_i x_i| <= sum p_i C_i. A longer one
-   proves that some site did not clip, and the step is not applied. It does not say which site.
-3. Before a step is applied, every site scores the model with and without it on its own validation
-   patients, and refuses a step that ruins the score. The step falls when more than f sites refuse:
-   f liars alone can stop nothing.
+1. Every site clips its own update (dp/, or the codec of the sum). A hostile site may
+not.
 
-What this does not stop: one hostile update within its clip, such as a flipped sign or a step that
-costs every site less than `margin`; many small harms, each below the margin, one round after the
-other; a backdoor, which no clean validation patient triggers; harm to patients of a kind that only
-f sites or fewer treat; a hostile site that stays silent. Up to f honest sites that a step ruins
-are overruled: such a site keeps its own model. A vote says one bit about a site's patients in every
-round, which no epsilon counts: a job under differential privacy must not use it.
+2. The revealed sum is no longer than the clips allow: |sum p_i x_i| <= sum p_i C_i. A
+longer one proves that some site did not clip, and the step is not applied. It does not
+say which site.
+
+3. Before a step is applied, every site scores the model with and without it on its own
+validation patients, and refuses a step that ruins the score. The step falls when more
+than f sites refuse it: f liars alone can stop nothing.
+
+This does not stop one hostile update within its clip, such as a flipped sign or a step
+that costs every site less than `margin`; many small harms, each below the margin, one
+round after the other; a backdoor, which no clean validation patient triggers; harm to
+patients of a kind that only f sites or fewer treat; and a hostile site that stays
+silent. Up to f honest sites that a step ruins are overruled: such a site keeps its own
+model. A vote reveals one bit about a site's patients in every round, which no epsilon
+counts: a job under differential privacy must not use it.
 """
 
 from __future__ import annotations
@@ -28,12 +33,13 @@ from wardround.core.errors import ConfigRefused, RoundRefused
 @final
 @dataclass(frozen=True)
 class StepCheck:
-    """When a step ruins a site's validation score: by more than `margin`, to below `floor`.
+    """When a step ruins a site's score: a fall by over `margin`, to below `floor`.
 
-    Both are needed: early scores are low and jump, and late ones fall a little without harm.
+    Both are needed: early scores are low and jump, and late ones fall a little without
+    harm.
 
-    margin: in the units of the score (Dice: 0 to 1), above 0
-    floor: a score from which on no step is refused
+    margin: in the units of the score (Dice: 0 to 1), above 0.
+    floor: from this score on no step is refused.
     """
 
     margin: float
@@ -49,9 +55,10 @@ class StepCheck:
             )
 
     def ruins(self, before: float, after: float) -> bool:
-        """Return whether the step is to be refused; a score after it that is not a number is.
+        """Return whether the step is to be refused.
 
-        A score before it that is not a number compares with nothing: then the floor alone decides.
+        It is, if the score after it is not a number. A score before it that is not a
+        number compares with nothing, and then the floor alone decides.
         """
         if math.isnan(after):
             return True
@@ -60,9 +67,9 @@ class StepCheck:
 
 
 def require_accepted(refusing: Collection[str], sites: Collection[str], f: int) -> None:
-    """Raise RoundRefused where a step falls: more than f of the sites that were asked refuse it.
+    """Raise RoundRefused where more than f of the asked sites refuse a step.
 
-    refusing: sites that said no; names that were not asked do not count
+    refusing: the sites that refused. Names that were not asked do not count.
     """
     against = sorted(set(refusing) & set(sites))
     if len(against) > f:
@@ -82,9 +89,9 @@ def largest_sum(
 ) -> float:
     """Return the longest sum of weighted updates that the sites' clips allow.
 
-    clips: site -> the public bound on the norm of its update
-    weights: site -> what its update is multiplied with before the sum, of the same sites
-    rounding: what coding all updates of the sum can add to its norm, at most
+    clips: for each site, the public bound on the norm of its update.
+    weights: for each of the same sites, the factor of its update in the sum.
+    rounding: what coding all updates of the sum can add to its norm, at most.
     """
     sound = clips.keys() == weights.keys() and bool(clips)
     numbers = (*clips.values(), *weights.values())
@@ -99,7 +106,10 @@ def largest_sum(
 
 
 def require_sum_within(length: float, bound: float) -> None:
-    """Raise RoundRefused where a sum is longer than the clips of its sites allow, or is NaN."""
+    """Raise RoundRefused where a sum is longer than the clips of its sites allow.
+
+    A length that is not a number is refused too.
+    """
     if not length <= bound:
         raise RoundRefused(
             "the revealed sum",

@@ -1,3 +1,1 @@
-"""How many bytes of an update leave a site: half precision, quantisation, sparsification, low
-rank; each one is a stage.
-"""
+"""How many bytes of an update leave a site? Each compression is a stage."""

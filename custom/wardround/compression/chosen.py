@@ -1,7 +1,8 @@
-"""What a job names as its compression: a frozen value that makes the stage once the blocks of an update are known.
+"""What does a job name as its compression? A frozen value that makes the stage.
 
-Both ends of a job hold the same value: the site's chain sends with its stage, and the server opens every message with it
-(opening.py).
+The stage is made once the blocks of an update are known. Both ends of a job hold the
+same value: the site's chain sends with its stage, and the server opens every message
+with it (opening.py).
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _NO_BLOCKS = Layout((), ())
 
 @runtime_checkable
 class Compression(Protocol):
-    """How updates of a job get smaller."""
+    """How the updates of a job get smaller."""
 
     @property
     def name(self) -> str:
-        """Return the name under which the job, the receipt and the compatibility table list it."""
+        """Return the name in the job, the receipt and the compatibility table."""
         ...
 
     @property
@@ -55,13 +56,17 @@ class HalfPrecision:
     leaves: ClassVar[str] = "as 16-bit numbers; what rounding leaves over goes with the next update"
 
     def stage(self, blocks: Layout, site: str) -> Opened:
+        """Return the stage for updates of these blocks."""
         return Half(blocks)
 
 
 @final
 @dataclass(frozen=True)
 class Quantisation:
-    """`bits` (8 or 4) for each value and one byte for every `chunk` values. seed: public, of the random rounding."""
+    """`bits` (8 or 4) for each value, and one byte for every `chunk` values.
+
+    seed: public; the random rounding is drawn from it.
+    """
 
     bits: Literal[4, 8]
     chunk: int
@@ -75,16 +80,21 @@ class Quantisation:
 
     @property
     def leaves(self) -> str:
+        """Return in what form an update leaves."""
         return f"as {self.bits}-bit whole numbers; what rounding leaves over goes with the next update"
 
     def stage(self, blocks: Layout, site: str) -> Opened:
+        """Return the stage for updates of these blocks, sent by this site."""
         return Quantise(self.bits, self.chunk, self.seed, blocks, site)
 
 
 @final
 @dataclass(frozen=True)
 class LargestValues:
-    """The `share` of all values that changed most against what the server holds of this site's update (top-k, EF21)."""
+    """The `share` of all values that changed most (top-k, EF21).
+
+    The change is against what the server holds of this site's update.
+    """
 
     share: float
 
@@ -96,19 +106,24 @@ class LargestValues:
 
     @property
     def leaves(self) -> str:
+        """Return in what form an update leaves."""
         return (
             f"as the {self.share:.3g} of its values that differ most from what the server holds of the update before, "
             "and where they are; the server keeps what it holds of every site"
         )
 
     def stage(self, blocks: Layout, site: str) -> Opened:
+        """Return the stage for updates of these blocks, sent by this site."""
         return TopK(self.share, blocks, site)
 
 
 @final
 @dataclass(frozen=True)
 class RandomSlices:
-    """One of `period` slices of every large block in each round, the same at every site (rand-k). seed: public."""
+    """One of `period` slices of every large block per round (rand-k).
+
+    seed: public; the slices are drawn from it.
+    """
 
     period: int
     seed: int
@@ -121,7 +136,9 @@ class RandomSlices:
 
     @property
     def leaves(self) -> str:
+        """Return in what form an update leaves."""
         return f"one of {self.period} slices of its values in each round; the other values go with later updates"
 
     def stage(self, blocks: Layout, site: str) -> Opened:
+        """Return the stage for updates of these blocks."""
         return RandK(self.period, self.seed, blocks)

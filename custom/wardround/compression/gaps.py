@@ -1,9 +1,10 @@
-"""Increasing places below n as bytes: the gaps between them, about one byte for each place.
+"""How do increasing places below n become bytes? As the gaps between them.
 
-A gap g is g // 255 bytes of 255 and one byte g % 255; the rest of the row is filled with 255.
-The length depends on the number of places and on n alone, so that a reader knows it: all gaps
-together are below n, which bounds the bytes of 255 by n // 255. With one place in a hundred this
-takes 1.4 bytes for each place, where int32 takes 4 and a bit map 12.5.
+It takes about one byte for each place. A gap g is g // 255 bytes of 255 and one byte g
+% 255; the rest of the row is filled with 255. The length depends on the number of
+places and on n alone, so a reader knows it: all gaps together are below n, which bounds
+the bytes of 255 by n // 255. With one place in a hundred this takes 1.4 bytes for each
+place, where int32 takes 4 and a bit map 12.5.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ def to_gaps(places: NDArray[np.int64], total: int) -> NDArray[np.uint8]:
 
 
 def from_gaps(row: NDArray[np.uint8], count: int, total: int) -> NDArray[np.int64]:
-    """Return the places, int64 [count]; a row that no `count` places below `total` give:
-    RoundRefused.
+    """Return the places, int64 [count].
+
+    A row that no `count` places below `total` give raises RoundRefused.
     """
     ends = row != _SKIP
-    # A byte of 255 moves on by 255 places, any other one by its gap and the place itself.
+    # A byte of 255 moves on by 255 places, any other one by its gap and the place
+    # itself.
     places: NDArray[np.int64] = (np.cumsum(row.astype(np.int64) + ends) - 1)[ends]
     if len(row) != gaps_length(count, total) or len(places) != count or places[-1] >= total:
         raise RoundRefused(

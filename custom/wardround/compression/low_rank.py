@@ -1,27 +1,28 @@
-"""Low rank: PowerSGD with one exchange per round; linear given a public factor, so that it
-passes through a secure sum.
+"""Low rank: PowerSGD with one exchange per round, linear given a public factor.
 
-A block of two or more dimensions is a matrix M [n, m] (convolutions: [out, in * kernel]). With
-a factor of orthonormal columns that everyone holds, a site sends
+It therefore passes through a secure sum. A block of two or more dimensions is a matrix
+M [n, m] (convolutions: [out, in * kernel]). With a factor of orthonormal columns that
+everyone holds, a site sends
 
-    even rounds   S = M Q    [n, r]   read as  S Q^T   the next factor is  P = orth(mean of S)
-    odd rounds    S = M^T P  [m, r]   read as  P S^T   the next factor is  Q = orth(mean of S)
+    even rounds   S = M Q    [n, r]   read as  S Q^T   next factor  P = orth(mean of S)
+    odd rounds    S = M^T P  [m, r]   read as  P S^T   next factor  Q = orth(mean of S)
 
-Both are projections of M, and the mean of S is the S of the mean. What the projection leaves
-out waits in the site's error feedback. The factors follow from the revealed mean alone, so they
-tell nothing more than it does.
-Source: Vogels, Karimireddy & Jaggi 2019, arXiv:1905.13727, Algorithms 1 and 2 (warm start,
-error feedback).
-Deviations: 1. One exchange per round instead of two (P and then Q): a second one would cost a
-round trip of every hospital, and of a secure sum. The power iteration takes two rounds for a
-step, the first round after a start projects on a random factor, and a matrix of rank at most r
-passes whole from the second round on. A round sends about half of PowerSGD's bytes. 2. A site
-subtracts what was read of its own message, not of the mean: it knows that at once, also when it
-never hears the mean; the mean over the sites is the same. 3. Blocks of one dimension travel
-whole, and so do matrices for which r (n + m) >= n m.
+Both are projections of M, and the mean of S is the S of the mean. What the projection
+leaves out waits in the site's error feedback. The factors follow from the revealed mean
+alone, so they reveal nothing more than it does.
+Source: Vogels, Karimireddy & Jaggi 2019, arXiv:1905.13727, Algorithms 1 and 2 (warm
+start, error feedback).
+Deviations: 1. One exchange per round instead of two (P and then Q): a second one would
+cost a round trip of every hospital, and of a secure sum. The power iteration takes two
+rounds for a step, the first round after a start projects on a random factor, and a
+matrix of rank at most r passes whole from the second round on. A round sends about half
+of PowerSGD's bytes. 2. A site subtracts what was read of its own message, not of the
+mean: it knows that at once, also when it never hears the mean; the mean over the sites
+is the same. 3. Blocks of one dimension travel whole, and so do matrices for which r (n
++ m) >= n m.
 
-The factor of round t + 1 is known to whoever heard the mean of round t. A site that missed it
-is handed `public`.
+The factor of round t + 1 is known to every site that heard the mean of round t. A site
+that missed it is handed `public`.
 """
 
 from __future__ import annotations
@@ -33,25 +34,46 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.compression.payload import REST, Entries, Entry, Floats, Memory, in_order, kept, owed
+from wardround.compression.payload import (
+    REST,
+    Entries,
+    Entry,
+    Floats,
+    Memory,
+    in_order,
+    kept,
+    owed,
+)
 from wardround.core.arrays import Array, Arrays, Layout
 from wardround.core.errors import ConfigRefused, RoundRefused
 from wardround.core.rng import stream
 from wardround.core.stages import Aggregate, Receipt, Update
-from wardround.core.traits import ADDITIVE, BOUNDED, FIXED_LAYOUT, INTEGER, STEADY, WHOLE, Traits
+from wardround.core.traits import (
+    ADDITIVE,
+    BOUNDED,
+    FIXED_LAYOUT,
+    INTEGER,
+    STEADY,
+    WHOLE,
+    Traits,
+)
 
-LEFT, ROUND, FACTOR = "low_rank.left", "low_rank.round", "low_rank.factor:"
+# The names in the site's memory.
+LEFT = "low_rank.left"
+ROUND = "low_rank.round"
+FACTOR = "low_rank.factor:"
 TINY = 1e-6
-"""A column that others explain but for this share of its norm is float32 noise: it is drawn
-again.
+"""A column of which others explain all but this share of its norm is float32 noise, and
+it is drawn once more.
 """
 
 
 @final
 @dataclass(frozen=True)
 class LowRank:
-    """Send a projection of rank `rank` of every matrix. seed: public, of the job; the first
-    factor comes from it.
+    """Send a projection of rank `rank` of every matrix.
+
+    seed: of the job, public; the first factor comes from it.
     """
 
     rank: int
@@ -75,8 +97,9 @@ class LowRank:
             )
 
     def layout(self, round_: int) -> Entries:
-        """Return the blocks under their names: [n, r] of a matrix in even rounds, [m, r] in odd
-        ones.
+        """Return the blocks under their names.
+
+        Of a matrix it is [n, r] in even rounds and [m, r] in odd ones.
         """
         return tuple(
             Entry(
@@ -88,8 +111,9 @@ class LowRank:
         )
 
     def outbound(self, update: Update, round_: int, memory: Memory) -> tuple[Update, Receipt]:
-        """Return the projections of this round; the factor of this round is not known here:
-        RoundRefused.
+        """Return the projections of this round.
+
+        If the factor of this round is not known here, RoundRefused is raised.
         """
         wish = owed(update.params, self.blocks, memory, LEFT)
         factors = self._factors(round_, memory)
@@ -102,8 +126,8 @@ class LowRank:
                 continue
             matrix = self._matrix(block, round_)
             sent[name] = (matrix @ factors[name]).astype(np.float32)
-            # What the reader makes of the float32 numbers that travel is what the site no
-            # longer owes.
+            # What the reader makes of the float32 numbers that travel is what the site
+            # no longer owes.
             block -= self._block(sent[name], factors[name], block.shape, round_)
         memory[LEFT] = np.concatenate([block.ravel() for block in owes.values()])
         count = sum(block.size for block in sent.values())
@@ -113,13 +137,14 @@ class LowRank:
         }
 
     def put_back(self, left: Arrays, round_: int, memory: Memory) -> None:
-        """Add what a later stage rounded off to what the site still owes; left: in this round's
-        layout.
+        """Add what a later stage rounded off to what the site still owes.
+
+        left: in this round's layout.
         """
         memory[LEFT] = memory[LEFT] + self.blocks.flatten(self._read(left, round_, memory))
 
     def inbound(self, aggregate: Aggregate, round_: int, memory: Memory) -> Aggregate:
-        """Return the aggregate in the blocks' shapes, and keep the factors of the next round."""
+        """Return the aggregate in the blocks' shapes, and keep the next factors."""
         blocks = self._read(aggregate.params, round_, memory)
         for name, shape in zip(self.blocks.names, self.blocks.shapes, strict=True):
             if self._is_split(shape):
@@ -129,15 +154,14 @@ class LowRank:
         return Aggregate(blocks, aggregate.sites, aggregate.flagged)
 
     def public(self, round_: int, memory: Memory) -> dict[str, Array]:
-        """Return the factors of a round, for a site that missed the mean before it; they are
-        public.
-        """
+        """Return a round's public factors, for a site that missed the last mean."""
         factors = self._factors(round_, memory)
         return {name: factor.astype(np.float32) for name, factor in factors.items()}
 
     def adopt(self, factors: Arrays, round_: int, memory: Memory) -> None:
-        """Keep the factors of a round that the server handed over; what the site still owes
-        stays as it is.
+        """Keep the factors of a round that the server handed over.
+
+        What the site still owes stays as it is.
         """
         for name, factor in factors.items():
             memory[FACTOR + name] = factor
@@ -175,8 +199,9 @@ class LowRank:
         }
 
     def _matrix(self, block: Array, round_: int) -> Floats:
-        """Return what is multiplied by this round's factor: M [n, m] in even rounds, M^T in odd
-        ones.
+        """Return what is multiplied by this round's factor.
+
+        It is M [n, m] in even rounds and M^T in odd ones.
         """
         matrix = block.reshape(len(block), -1).astype(np.float64)
         return matrix if round_ % 2 == 0 else matrix.T
@@ -194,11 +219,10 @@ class LowRank:
 
 
 def orthonormal(columns: NDArray[Any], draws: np.random.Generator) -> Array:
-    """Return orthonormal columns of the same span, float32 [n, r] with r <= n, by Gram-Schmidt
-    in float64, done twice.
+    """Return orthonormal columns of the same span, float32 [n, r] with r <= n.
 
-    A column that the ones before it explain (zeros too) is replaced by a random one, so that
-    all r are always there.
+    It is Gram-Schmidt in float64, done twice. A column that the ones before it explain
+    (zeros too) is replaced by a random one, so that all r are always there.
     """
     found = np.zeros(columns.shape, np.float64)
     for place in range(columns.shape[1]):
@@ -213,8 +237,9 @@ def orthonormal(columns: NDArray[Any], draws: np.random.Generator) -> Array:
 
 
 def _apart(column: Floats, before: Floats) -> Floats:
-    """Return what the columns before do not explain; the second pass removes the rounding of
-    the first.
+    """Return what the columns before do not explain.
+
+    The second pass removes the rounding of the first.
     """
     once = column - before @ (before.T @ column)
     twice: Floats = once - before @ (before.T @ once)

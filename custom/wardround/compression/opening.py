@@ -1,7 +1,8 @@
-"""The server's end of a compression: every message is opened on its own, before anything is added.
+"""The server's end of a compression: every message is opened before anything is added.
 
-What the reader keeps of a site (top-k: what it holds of its update) lies in the memory of the run, under names of its own,
-and is written down together with the model of the round. It moves only where the message counted, as the site hears with
+What the server keeps of a site (for top-k, what it holds of the site's update) lies in
+the memory of the run, under names of its own, and is written down together with the
+model of the round. It moves only where the message counted, which the site learns from
 the next order: then both ends hold the same.
 """
 
@@ -24,28 +25,37 @@ PREFIX = "inbound"
 class Opening:
     """Opens the messages of one run.
 
-    blocks: what every update holds
-    memory: of the run; what the reader keeps of site S is written under `inbound:S:...`
-    largest: no value of an update may be larger, whatever its message says
+    blocks: what every update holds.
+    memory: that of the run. What is kept of site S has names `inbound:S:...`.
+    largest: no value of an update may be larger, whatever its message says.
     """
 
-    def __init__(self, compression: Compression, blocks: Layout, memory: dict[str, Any], largest: float) -> None:
+    def __init__(
+        self,
+        compression: Compression,
+        blocks: Layout,
+        memory: dict[str, Any],
+        largest: float,
+    ) -> None:
         self._compression = compression
         self._blocks = blocks
         self._memory = memory
         self._largest = largest
-        # What was opened in this round and is not settled: site -> its stage, and what the reader keeps of it.
+        # What was opened in this round and is not settled: site -> its stage, and what
+        # the reader keeps of it.
         self._open: dict[str, tuple[Opened, Memory]] = {}
 
     def opened(self, site: str, payload: Payload, round_: int) -> dict[str, Array]:
         """Return the update that a message stands for, float32 by block.
 
-        another layout, a state that is not held, a value beyond `largest`: RoundRefused
+        Another layout, a state that is not held, or a value beyond `largest` raises
+        RoundRefused.
         """
         stage = self._compression.stage(self._blocks, site)
         kept = self._kept(site)
         found = stage.opened(payload, round_, kept)
-        # Noted before the check below: an update that is refused must be settled as one that did not count.
+        # Noted before the check below: an update that is refused must be settled as one
+        # that did not count.
         self._open[site] = (stage, kept)
         for name, block in found.items():
             if np.max(np.abs(block), initial=0.0) > self._largest:
@@ -58,7 +68,10 @@ class Opening:
         return found
 
     def settle(self, counted: Collection[str]) -> None:
-        """Keep what the sites whose message counted will go on from; of the others, what was held before."""
+        """Keep what the sites whose message counted will continue from.
+
+        Of all other sites, what was held before is kept.
+        """
         for site, (stage, kept) in self._open.items():
             stage.settle(kept, site in counted)
             prefix = _prefix(site)
@@ -73,5 +86,6 @@ class Opening:
 
 
 def _prefix(site: str) -> str:
-    # A site's name holds no colon (NVFlare's names are those of hosts), so that no name is the start of another's.
+    # A site's name holds no colon (NVFlare's names are those of hosts), so that no name
+    # is the start of another's.
     return f"{PREFIX}:{site}:"

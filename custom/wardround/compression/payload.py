@@ -1,11 +1,11 @@
-"""What a compressed message holds: named arrays of a layout that both ends know before the
-message is read.
+"""What does a compressed message hold? Named arrays of a layout that both ends know.
 
-A compression is made for given blocks (names and shapes of the update it is handed) and states
-the layout of its messages from them alone, so that a reader refuses anything else; the number
-of payload bytes follows from the layout.
-Blocks are always taken in the alphabetical order of their names: two ends that hold the same
-blocks in another order still speak of the same coordinates.
+A compression is made for given blocks (names and shapes of the update that it is given)
+and states the layout of its messages from them alone. A reader refuses anything else,
+and the number of payload bytes follows from the layout.
+
+Blocks are always taken in the alphabetical order of their names: two ends that hold the
+same blocks in another order still speak of the same coordinates.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ Entries = tuple[Entry, ...]
 
 
 class Opened(Stage, Protocol):
-    """A compression whose messages are opened one by one, before anything is added: it needs a
-    readable update.
+    """A compression whose messages are opened one by one, before anything is added.
+
+    It needs readable updates.
     """
 
     def layout(self, round_: int) -> Entries:
@@ -57,21 +58,23 @@ class Opened(Stage, Protocol):
         ...
 
     def opened(self, payload: Payload, round_: int, memory: Memory) -> dict[str, Array]:
-        """Return the update that a message stands for, float32; a message of another layout:
-        RoundRefused.
+        """Return the update that a message stands for, float32.
 
-        memory: what the reader keeps for this one sender
+        A message of another layout raises RoundRefused.
+
+        memory: what the reader keeps for this one sender.
         """
         ...
 
     def settle(self, memory: Memory, counted: bool) -> None:
-        """Tell either end whether the message of this round counted in the mean."""
+        """Record at either end whether the message of this round counted in the mean."""
         ...
 
 
 class Linear(Stage, Protocol):
-    """A compression that commutes with weighted means: it passes through a secure sum, and the
-    sum is opened.
+    """A compression that commutes with weighted means.
+
+    It passes through a secure sum, and the sum is opened.
     """
 
     def layout(self, round_: int) -> Entries:
@@ -81,14 +84,15 @@ class Linear(Stage, Protocol):
     def put_back(self, left: Arrays, round_: int, memory: Memory) -> None:
         """Add what a later stage (fixed point) rounded off to what the site still owes.
 
-        left: by the names and shapes of the message of this round
+        left: by the names and shapes of this round's message.
         """
         ...
 
 
 def payload_bytes(entries: Iterable[Entry]) -> int:
-    """Return the payload bytes of a message, without the envelope (names, signatures) around
-    it.
+    """Return the payload bytes of a message.
+
+    The envelope around it (names, signatures) is not counted.
     """
     return sum(entry.bytes for entry in entries)
 
@@ -101,8 +105,9 @@ def in_order(blocks: Layout) -> Layout:
 
 
 def require_entries(payload: Payload, entries: Entries, what: str) -> None:
-    """Raise RoundRefused unless the message holds exactly these arrays, with finite
-    floating-point values.
+    """Raise RoundRefused unless the message holds exactly these arrays.
+
+    Floating-point values must be finite.
     """
     expected = {entry.name: (entry.dtype, entry.shape) for entry in entries}
     found = {name: (str(array.dtype), tuple(array.shape)) for name, array in payload.items()}
@@ -119,7 +124,10 @@ def require_entries(payload: Payload, entries: Entries, what: str) -> None:
 
 
 def as_float32(values: Floats, what: str) -> Array:
-    """Return what a message stands for as float32; a number beyond its range: RoundRefused."""
+    """Return what a message stands for as float32.
+
+    A number beyond the range of float32 raises RoundRefused.
+    """
     with np.errstate(over="ignore"):
         found: Array = values.astype(np.float32)
     if not np.isfinite(found).all():
@@ -128,12 +136,13 @@ def as_float32(values: Floats, what: str) -> Array:
 
 
 def owed(update: Arrays, blocks: Layout, memory: Memory, key: str | None) -> Floats:
-    """Return the update plus what the site still owes (float32 `memory[key]`, zeros at first)
-    as one float64 vector.
+    """Return the update plus what the site still owes, as one float64 vector.
 
-    key: None where nothing is owed
-    NaN or inf: ReleaseRefused, nothing leaves
-    other blocks than the stage's: RoundRefused
+    NaN or inf raises ReleaseRefused, and nothing leaves. Other blocks than the stage's
+    raise RoundRefused.
+
+    key: what is owed is the float32 array `memory[key]`, or zeros at first; None means
+        that nothing is owed.
     """
     wish = blocks.flatten(update).astype(np.float64)
     if key is not None and key in memory:
@@ -149,7 +158,7 @@ def owed(update: Arrays, blocks: Layout, memory: Memory, key: str | None) -> Flo
 
 
 def kept(memory: Memory, key: str, shape: tuple[int, ...]) -> Array:
-    """Return a float32 array of the memory; one of another shape: RoundRefused."""
+    """Return a float32 array of the memory; another shape raises RoundRefused."""
     array: Array = memory[key]
     if array.shape != shape:
         raise RoundRefused(

@@ -1,18 +1,17 @@
-"""Quantisation to 8 or 4 bits: whole multiples of a power-of-two step per chunk, rounded at
-random and without bias.
+"""Quantisation to 8 or 4 bits, rounded at random and without bias.
 
-    q = floor(v / step + u)     E[q step] = v     left = v - q step, added to the site's next update
+    q = floor(v / step + u)     E[q step] = v
+    left = v - q step           added to the site's next update
 
-The step of a chunk of values is the least power of two with which its largest value fits, so
-that nothing is clipped; one byte of every chunk says which. The rounding is that of the secure
-sums (core/rounding.py), whose step is public and the same at every site; here every site has
-steps of its own, so messages are opened before they are added.
-Source: Alistarh et al. 2017, arXiv:1610.02132 (QSGD: random rounding per bucket); Karimireddy
-et al. 2019, arXiv:1901.09847 (error feedback).
-Deviations: 1. the largest value of a chunk instead of its norm, and steps that are powers of
-two: decoding is exact.
-2. The random numbers are those of the job's seed, the site's name and the round: a run can be
-repeated.
+The step of a chunk of values is the least power of two with which its largest value
+fits, so nothing is clipped; one byte of every chunk says which. The rounding is that of
+the secure sums (core/rounding.py), whose step is public and the same at every site.
+Here every site has steps of its own, so messages are opened before they are added.
+Source: Alistarh et al. 2017, arXiv:1610.02132 (QSGD: random rounding per bucket);
+Karimireddy et al. 2019, arXiv:1901.09847 (error feedback).
+Deviations: 1. The largest value of a chunk instead of its norm, and steps that are
+powers of two: decoding is exact. 2. The random numbers are those of the job's seed, the
+site's name and the round: a run can be repeated.
 """
 
 from __future__ import annotations
@@ -39,7 +38,15 @@ from wardround.core.errors import ConfigRefused, RoundRefused
 from wardround.core.rng import stream
 from wardround.core.rounding import least_exponents, round_to_steps
 from wardround.core.stages import Aggregate, Receipt, Update
-from wardround.core.traits import ADDITIVE, BOUNDED, INTEGER, READABLE, STEADY, WHOLE, Traits
+from wardround.core.traits import (
+    ADDITIVE,
+    BOUNDED,
+    INTEGER,
+    READABLE,
+    STEADY,
+    WHOLE,
+    Traits,
+)
 
 LEFT = "quantise.left"
 
@@ -47,9 +54,10 @@ LEFT = "quantise.left"
 @final
 @dataclass(frozen=True)
 class Quantise:
-    """Send `bits` per value and one byte per chunk of at most `chunk` values of one block.
+    """Send `bits` per value, and one byte per chunk.
 
-    seed, site: what the random rounding is drawn from
+    chunk: the most values of one block that share a step.
+    seed, site: what the random rounding is drawn from.
     """
 
     bits: Literal[4, 8]
@@ -80,13 +88,13 @@ class Quantise:
         return int(2 ** (self.bits - 1) - 1)
 
     def layout(self, round_: int) -> Entries:
-        """Return the codes (two of 4 bits share a byte) and the power of two of every chunk."""
+        """Return the codes (4 bits: two in a byte) and the exponent of every chunk."""
         sizes = self.blocks.sizes
         codes = Entry("codes", "uint8", ((sum(sizes) * self.bits + 7) // 8,))
         return codes, Entry("exponents", "int8", (len(self._chunks(sizes)),))
 
     def outbound(self, update: Update, round_: int, memory: Memory) -> tuple[Update, Receipt]:
-        """Return the codes; what rounding left over stays in memory as float32."""
+        """Return the codes. What rounding leaves over stays in memory as float32."""
         wish = owed(update.params, self.blocks, memory, LEFT)
         chunks = self._chunks(self.blocks.sizes)
         starts = np.cumsum((0, *chunks[:-1]))
@@ -95,8 +103,8 @@ class Quantise:
         draws = stream(self.seed, "quantise", self.site, round_)
         q, left, clipped = round_to_steps(wish, steps, float(self.levels), draws)
         memory[LEFT] = left.astype(np.float32)
-        # Codes travel as whole numbers of 1 to 2 levels + 1: zero is the padding of an odd
-        # number of 4-bit codes.
+        # Codes travel as whole numbers of 1 to 2 levels + 1: zero is the padding of an
+        # odd number of 4-bit codes.
         codes = (q + (self.levels + 1)).astype(np.uint8)
         payload: Payload = {
             "codes": codes if self.bits == 8 else _pairs(codes),
@@ -108,8 +116,10 @@ class Quantise:
         }
 
     def opened(self, payload: Payload, round_: int, memory: Memory) -> dict[str, Array]:
-        """Return the blocks as float32: whole multiples of the steps, exactly what the sender
-        has counted as sent.
+        """Return the blocks as float32.
+
+        They are whole multiples of the steps, exactly what the sender has counted as
+        sent.
         """
         require_entries(payload, self.layout(round_), "a quantised update")
         codes = payload["codes"] if self.bits == 8 else _singles(payload["codes"])
@@ -127,14 +137,14 @@ class Quantise:
         return self.blocks.unflatten(as_float32(np.ldexp(q, exponents), "a quantised update"))
 
     def settle(self, memory: Memory, counted: bool) -> None:
-        """Do nothing: an update that did not count is lost as it would be without compression."""
+        """Do nothing: an update that did not count is lost, as without compression."""
 
     def inbound(self, aggregate: Aggregate, round_: int, memory: Memory) -> Aggregate:
-        """Return the aggregate as it is: the messages were opened before they were added."""
+        """Return the aggregate unchanged: messages are opened before the sum."""
         return aggregate
 
     def _chunks(self, sizes: tuple[int, ...]) -> list[int]:
-        """Return the sizes of the chunks of all blocks; a chunk never spans two blocks."""
+        """Return the sizes of the chunks of all blocks. A chunk never spans two blocks."""
         chunks: list[int] = []
         for size in sizes:
             whole, rest = divmod(size, self.chunk)

@@ -1,25 +1,25 @@
-"""Top-k in the EF21 form: both ends keep what the receiver holds of a site's update, and only
-the correction travels.
+"""Top-k in the EF21 form: both ends keep an update, and only its correction travels.
 
-    c = top_k(update - g)        g <- g + c  at both ends; the receiver goes on with g
+    c = top_k(update - g)        g <- g + c  at both ends
 
-Plain top-k with a constant step can stall or diverge when hospitals differ; EF21 converges as
-gradient descent does, because the k largest corrections shrink what g lacks by at least the
-factor 1 - k/n in square.
+g is what the receiver holds of a site's update, and what it computes with. Plain top-k
+with a constant step can stall or diverge when hospitals differ; EF21 converges as
+gradient descent does, because the k largest corrections shrink what g lacks by at least
+the factor 1 - k/n in square.
 Source: Richtarik, Sokolov & Fatkhullin 2021, arXiv:2106.05203, Algorithm 2; for both
 directions: Fatkhullin et al. 2021, arXiv:2110.03294.
-Deviations: 1. g tracks the difference of a whole local training instead of a gradient. 2. The
-values of c travel as float16 times a power of two; c is what float16 holds, so that both ends
-add the same. 3. g starts at zero instead of at a full gradient, so that the first message is
-small too. 4. The mean is over the sites of the round: the g of a site that is absent is not
-used.
+Deviations: 1. g tracks the difference of a whole local training instead of a gradient.
+2. The values of c travel as float16 times a power of two; c is what float16 holds, so
+that both ends add the same. 3. g starts at zero instead of at a full gradient, so that
+the first message is small too. 4. The mean is over the sites of the round: the g of a
+site that is absent is not used.
 
-A message that did not count (the site was late, the round failed, a rule set the site apart)
-must move neither end. Both ends therefore hold g and the next g apart until `settle` says
-whether the message counted. Every message names the g that it corrects by a checksum; the
-receiver refuses a correction of anything but its own g, or of zeros, which starts it over. A
-site starts over when it never heard what became of its message, and after two messages that did
-not count.
+A message that did not count (the site was late, the round failed, a rule set the site
+apart) must move neither end. Both ends therefore hold g and the next g apart until
+`settle` says whether the message counted. Every message names the g that it corrects by
+a checksum. The receiver refuses a correction of anything but its own g, or of zeros,
+which starts it over. A site starts over when it never heard what became of its message,
+and after two messages that did not count.
 """
 
 from __future__ import annotations
@@ -49,18 +49,32 @@ from wardround.compression.payload import (
 from wardround.core.arrays import Array, Layout
 from wardround.core.errors import ConfigRefused, RoundRefused
 from wardround.core.stages import Aggregate, Receipt, Update
-from wardround.core.traits import ADDITIVE, BOUNDED, FIXED_LAYOUT, INTEGER, READABLE, STEADY, WHOLE, Traits
+from wardround.core.traits import (
+    ADDITIVE,
+    BOUNDED,
+    FIXED_LAYOUT,
+    INTEGER,
+    READABLE,
+    STEADY,
+    WHOLE,
+    Traits,
+)
 
-HELD, NEXT, ASKED, LOST = "top_k.held", "top_k.next", "top_k.asked", "top_k.lost"
+# The names in the memory of either end.
+HELD = "top_k.held"
+NEXT = "top_k.next"
+ASKED = "top_k.asked"
+LOST = "top_k.lost"
 
 
 @final
 @dataclass(frozen=True)
 class TopK:
-    """Send the `share` of all values in which the update differs most from what the receiver
-    holds of it.
+    """Send the `share` of all values in which the update differs most.
 
-    site: the name under which an aggregate lists the sender
+    Differences are taken from what the receiver holds of the update.
+
+    site: the name under which an aggregate lists the sender.
     """
 
     share: float
@@ -84,8 +98,10 @@ class TopK:
             )
 
     def layout(self, round_: int) -> Entries:
-        """Return the values, where they are as gaps, their power of two, and the checksum of
-        the g they correct.
+        """Return the arrays of a message.
+
+        They are the values, their places as gaps, their power of two, and the checksum
+        of the g that they correct.
         """
         total = self.blocks.total
         count = self._count(total)
@@ -97,12 +113,13 @@ class TopK:
         )
 
     def outbound(self, update: Update, round_: int, memory: Memory) -> tuple[Update, Receipt]:
-        """Return the k largest corrections. The next g waits in memory until `settle` says that
-        the message counted.
+        """Return the k largest corrections.
 
-        asked twice in one round: the correction is made of the same g
+        The next g waits in memory until `settle` says that the message counted. If it
+        is called twice in one round, both corrections are made of the same g.
         """
         wish = owed(update.params, self.blocks, memory, None)
+        # A next g of an earlier round: nobody said whether that message counted.
         unknown = NEXT in memory and memory[ASKED] != round_
         held = _held({} if unknown else memory, self.blocks.total)
         lacks = wish - held
@@ -125,10 +142,10 @@ class TopK:
         }
 
     def opened(self, payload: Payload, round_: int, memory: Memory) -> dict[str, Array]:
-        """Return the next g of this sender, float32; it is not held before `settle` says that
-        the message counted.
+        """Return the next g of this sender, float32.
 
-        a correction of a g that this end does not hold, or places beyond the blocks: RoundRefused
+        It is not held before `settle` says that the message counted. A correction of a
+        g that this end does not hold, or places beyond the blocks, raises RoundRefused.
         """
         require_entries(payload, self.layout(round_), "a top-k update")
         fresh = np.zeros(self.blocks.total, np.float32)
@@ -147,8 +164,9 @@ class TopK:
         return self.blocks.unflatten(memory[NEXT].copy())
 
     def settle(self, memory: Memory, counted: bool) -> None:
-        """Take the next g where the message counted; where it did not, keep g, and start over
-        at the second time.
+        """Take the next g where the message counted.
+
+        Where it did not count, g is kept; at the second time in a row, g starts over.
         """
         following = memory.pop(NEXT, None)
         if following is None:
@@ -161,7 +179,10 @@ class TopK:
             memory[HELD], memory[LOST] = np.zeros_like(following), 0
 
     def inbound(self, aggregate: Aggregate, round_: int, memory: Memory) -> Aggregate:
-        """Return the aggregate as it is; the site learns from it whether its message counted."""
+        """Return the aggregate unchanged.
+
+        The site learns from it whether its message counted.
+        """
         self.settle(memory, self.site in aggregate.sites)
         return aggregate
 
@@ -179,8 +200,9 @@ def _corrected(
     values: NDArray[np.float16],
     exponent: NDArray[np.int8],
 ) -> Array:
-    """Return g + c: the same operation on the same numbers at both ends, so that both hold the
-    same g.
+    """Return g + c.
+
+    It is the same operation on the same numbers at both ends, so both hold the same g.
     """
     following = held.copy()
     following[chosen] += as_float32(from_half(values, exponent), "a top-k update")
@@ -188,5 +210,5 @@ def _corrected(
 
 
 def _checksum(held: Array) -> NDArray[np.int32]:
-    """Return the CRC-32 of g, int32 [1]: a check against chance, not against an adversary."""
+    """Return the CRC-32 of g, int32 [1], against chance and not an adversary."""
     return np.array([zlib.crc32(np.ascontiguousarray(held).tobytes())], np.uint32).view(np.int32)

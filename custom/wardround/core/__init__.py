@@ -1,1 +1,4 @@
-"""What every room stands on: arrays, errors, files, random numbers, validation. It imports no other room."""
+"""What every room stands on: arrays, errors, files, random numbers and validation.
+
+It imports no other room.
+"""

@@ -1,7 +1,8 @@
-"""The vector space of model weights: named float32 arrays that can be added, scaled, flattened and averaged.
+"""How are model weights added, scaled, flattened, averaged and compared?
 
-`Arrays` maps a block name to an array. A wire name is `variable:block` (variable `model` is the model itself, `control` SCAFFOLD's
-variates, any other variable a baseline that travels in the same message).
+`Arrays` maps the name of a block to a float32 array. A wire name is `variable:block`.
+The variable `model` is the model itself, `control` holds SCAFFOLD's control variates,
+and any other variable is a baseline that travels in the same message.
 """
 
 from __future__ import annotations
@@ -20,13 +21,20 @@ Arrays = Mapping[str, Array]
 
 
 def subtract(a: Arrays, b: Arrays) -> dict[str, Array]:
-    """Return a - b block by block; both must have the same names and shapes."""
+    """Return a - b, block by block.
+
+    Both must have the same names and shapes; otherwise it raises RoundRefused.
+    """
     require_same_blocks(a, b, "a difference of weights")
     return {name: np.subtract(a[name], b[name], dtype=np.float32) for name in a}
 
 
 def add_scaled(a: Arrays, b: Arrays, factor: float) -> dict[str, Array]:
-    """Return a + factor * b for the blocks of b; blocks that only a has are kept as they are."""
+    """Return a + factor * b for the blocks of b.
+
+    Blocks that only a has are returned unchanged. A block of b that a lacks, or that
+    has another shape there, raises RoundRefused.
+    """
     require_same_blocks({name: a[name] for name in b if name in a}, b, "a sum of weights")
     step = np.float32(factor)
     return {name: a[name] + step * b[name] if name in b else a[name] for name in a}
@@ -38,8 +46,12 @@ def norm(a: Arrays) -> float:
 
 
 def digest(a: Arrays) -> str:
-    """Return a hexadecimal SHA-256 over names, shapes and bytes, independent of the order of the names."""
+    """Return the SHA-256 over names, shapes and bytes, in hexadecimal digits.
+
+    The order of the names does not change it.
+    """
     sha = hashlib.sha256()
+    # Shapes are hashed too: the same bytes in another shape are another model.
     for name in sorted(a):
         block = np.ascontiguousarray(a[name], dtype=np.float32)
         sha.update(f"{name}{block.shape}".encode())
@@ -91,10 +103,12 @@ class Layout:
 
     @property
     def sizes(self) -> tuple[int, ...]:
+        """Return the number of values of every block."""
         return tuple(int(np.prod(shape)) for shape in self.shapes)
 
     @property
     def total(self) -> int:
+        """Return the number of values of all blocks together."""
         return sum(self.sizes)
 
     @staticmethod
@@ -103,9 +117,15 @@ class Layout:
         return Layout(tuple(a), tuple(tuple(block.shape) for block in a.values()))
 
     def flatten(self, a: Arrays) -> Array:
-        """Return one float32 vector of length `total`; a must hold exactly the blocks of this layout."""
+        """Return one float32 vector of length `total`.
+
+        `a` must hold exactly the blocks of this layout; otherwise it raises
+        RoundRefused.
+        """
         require_same_blocks(
-            a, {n: np.empty(s, np.float32) for n, s in zip(self.names, self.shapes, strict=True)}, "flatten"
+            a,
+            {n: np.empty(s, np.float32) for n, s in zip(self.names, self.shapes, strict=True)},
+            "flatten",
         )
         return np.concatenate([np.asarray(a[name], np.float32).ravel() for name in self.names])
 
@@ -119,18 +139,23 @@ class Layout:
         return blocks
 
     def mask(self, chosen: Iterable[str]) -> NDArray[np.bool_]:
-        """Return a boolean vector of length `total`, true in the coordinates of the chosen blocks."""
+        """Return a boolean vector [total] that is true where a chosen block is."""
         wanted = set(chosen)
         return np.repeat(np.array([name in wanted for name in self.names], bool), self.sizes)
 
 
 class RunningMean:
-    """Weighted mean of updates added as they arrive: memory does not grow with the number of sites.
+    """The weighted mean of updates that are added as they arrive.
 
-    weight <= 0, NaN or inf, a value that is not finite, other names or shapes than the first: RoundRefused, nothing added
+    Its memory does not grow with the number of sites. An update is refused with
+    RoundRefused, and nothing of it is added, when its weight is not a finite number
+    above 0, when one of its values is not finite, or when its names or shapes differ
+    from those of the first update.
     """
 
     def __init__(self) -> None:
+        # The sum is kept in float64, so that the order of arrival matters as little as
+        # it can.
         self._sum: dict[str, NDArray[np.float64]] = {}
         self._weight = 0.0
         self.count = 0
@@ -147,7 +172,10 @@ class RunningMean:
         self.count += 1
 
     def mean(self) -> dict[str, Array]:
-        """Return the weighted mean as float32; RoundRefused before the first update."""
+        """Return the weighted mean as float32.
+
+        It raises RoundRefused before the first update.
+        """
         _require_some(self.count)
         return {name: (total / self._weight).astype(np.float32) for name, total in self._sum.items()}
 
@@ -155,7 +183,10 @@ class RunningMean:
 def _require_sound(update: Arrays, weight: float) -> None:
     if not (np.isfinite(weight) and weight > 0):
         raise RoundRefused(
-            "an update's weight", found=f"{weight}", expected="a finite number above 0", fix="check the site"
+            "an update's weight",
+            found=f"{weight}",
+            expected="a finite number above 0",
+            fix="check the site",
         )
     for name, block in update.items():
         if not np.isfinite(block).all():
@@ -169,4 +200,9 @@ def _require_sound(update: Arrays, weight: float) -> None:
 
 def _require_some(count: int) -> None:
     if not count:
-        raise RoundRefused("a mean of no updates", found="0 updates", expected="at least 1", fix="see the sites' logs")
+        raise RoundRefused(
+            "a mean of no updates",
+            found="0 updates",
+            expected="at least 1",
+            fix="see the sites' logs",
+        )

@@ -1,7 +1,8 @@
-"""Reading what strangers wrote without growing beyond a limit: sizes are compared before anything is read.
+"""How is a file that a stranger wrote read without growing beyond a limit?
 
-A small file can announce petabytes, or inflate to them. What is too much raises TooMuch, a ValueError whose text says what
-was found; the caller knows which file it was and makes a refusal of it.
+A small file can announce petabytes, or inflate to them, so sizes are compared before
+anything is read. What exceeds a limit raises TooMuch, a ValueError whose text says what
+was found. The caller knows which file it was and turns the error into a refusal.
 """
 
 from __future__ import annotations
@@ -17,19 +18,27 @@ from pathlib import Path
 from typing import Any
 
 MIB = 2**20
-MOST_JSON, MOST_TABLE, MOST_PICTURE, MOST_WEIGHTS = 64 * MIB, 256 * MIB, 256 * MIB, 8192 * MIB
+MOST_JSON = 64 * MIB
+MOST_TABLE = 256 * MIB
+MOST_PICTURE = 256 * MIB
+MOST_WEIGHTS = 8192 * MIB
 MOST_ENTRIES = 100_000
 CHUNK = MIB
 
 
 class TooMuch(ValueError):
-    """More bytes, entries or levels than a reader takes; the text is a refusal's `found`."""
+    """A file has more bytes, entries or levels than a reader accepts.
+
+    The text is the `found` of a refusal.
+    """
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """Return the content of a regular file of `most` bytes at most; a pipe or device is never read.
+    """Return the content of a regular file of at most `most` bytes.
 
-    larger, or no regular file: TooMuch | not readable: OSError (a folder: IsADirectoryError)
+    A pipe or device is never read. A larger file, or one that is not regular, raises
+    TooMuch. A file that cannot be read raises OSError, and a folder raises
+    IsADirectoryError.
     """
     about = path.stat()
     if stat.S_ISDIR(about.st_mode):
@@ -39,16 +48,28 @@ def read_bytes(path: Path, most: int) -> bytes:
     if about.st_size > most:
         raise TooMuch(f"{about.st_size} bytes (limit {most})")
     with path.open("rb") as stream:
+        # The file may have grown since its size was read.
         return stream.read(most + 1)[:most]
 
 
-def read_json(path: Path, most: int = MOST_JSON, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Return the JSON in a file in UTF-8, with or without a byte order mark; refused like `read_bytes` and `parse_json`."""
+def read_json(
+    path: Path,
+    most: int = MOST_JSON,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
+    """Return the JSON in a UTF-8 file, with or without a byte order mark.
+
+    It raises what `read_bytes` and `parse_json` raise.
+    """
     return parse_json(read_bytes(path, most).decode("utf-8-sig"), pairs)
 
 
 def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Return parsed JSON; no JSON: ValueError | nested deeper than the parser can go: TooMuch"""
+    """Return the parsed JSON.
+
+    Text that is not JSON raises ValueError. Text that is nested deeper than the parser
+    can go raises TooMuch.
+    """
     try:
         return json.loads(text, object_pairs_hook=pairs)
     except RecursionError:
@@ -56,7 +77,10 @@ def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] 
 
 
 def gunzip(content: bytes, most: int) -> bytes:
-    """Return decompressed gzip data, counted while they grow; more than `most` bytes: TooMuch, damaged: as gzip says."""
+    """Return decompressed gzip data, which are counted while they grow.
+
+    More than `most` bytes raise TooMuch. Damaged data raise what gzip raises.
+    """
     parts, size = [], 0
     with gzip.open(io.BytesIO(content)) as stream:
         while part := stream.read(CHUNK):
@@ -68,17 +92,23 @@ def gunzip(content: bytes, most: int) -> bytes:
 
 
 def gunzip_head(content: bytes, size: int) -> bytes:
-    """Return the first `size` bytes of decompressed gzip data, or all of them; nothing behind them is decompressed."""
+    """Return the first `size` bytes of decompressed gzip data, or all if there are
+    fewer.
+
+    Nothing behind them is decompressed.
+    """
     with gzip.open(io.BytesIO(content)) as stream:
         return stream.read(size)
 
 
 @contextmanager
 def stored_zip(path: Path, most: int) -> Iterator[zipfile.ZipFile]:
-    """Open a zip whose entries are stored as they are, so that none is larger than the file that holds it.
+    """Open a zip whose entries are stored without compression.
 
-    compressed or encrypted entries, entries that overlap, too many, a file above `most` bytes, no regular file: TooMuch
-    no zip: BadZipFile
+    No entry can then be larger than the file that holds it. It raises TooMuch for
+    compressed, encrypted or overlapping entries, for too many entries, for a file above
+    `most` bytes, and for anything but a regular file. It raises BadZipFile for a file
+    that is not a zip.
     """
     size = path.stat().st_size
     if not stat.S_ISREG(path.stat().st_mode) or size > most:
@@ -89,6 +119,7 @@ def stored_zip(path: Path, most: int) -> Iterator[zipfile.ZipFile]:
             raise TooMuch(f"{len(entries)} entries (limit {MOST_ENTRIES})")
         if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
             raise TooMuch("compressed or encrypted entries")
+        # Entries that overlap announce more bytes together than the file has.
         if sum(max(entry.file_size, entry.compress_size) for entry in entries) > size:
             raise TooMuch("entries that announce more bytes than the file has")
         yield archive

@@ -1,8 +1,10 @@
-"""The one writer of files: whoever reads a file finds the old content or the new one, never a half.
+"""How is a file written so that a reader finds the old content or the new one, whole?
 
-The content goes into a new file in the same folder, which then takes the name. Three things can be asked for beyond that:
-private (nobody but the owner can read it), durable (it survives a power cut once the call returns), room (a full disk
-is a refusal that says what may be deleted).
+This is the only writer of files. The content goes into a new file in the same folder,
+and that file then takes the name. A caller can ask for two things beyond that: private
+(nobody but the owner can read the file) and durable (the file survives a power cut once
+the call has returned). `write` also turns a full disk into a refusal that says what may
+be deleted.
 """
 
 from __future__ import annotations
@@ -17,32 +19,41 @@ from typing import BinaryIO
 from wardround.core.paths import room
 
 FOLDER_MODE = 0o700
-PRIVATE, PUBLIC = 0o600, 0o666
+# The umask of the process is applied on top of PUBLIC.
+PRIVATE = 0o600
+PUBLIC = 0o666
 _OTHERS = 0o077
 
 
 def write(path: Path, content: str | bytes, *, private: bool = False, durable: bool = False) -> Path:
-    """Write a file whole or not at all, and return its path; its folder is made if absent.
+    """Write a file whole or not at all, and return its path.
 
-    content: a text is written as UTF-8
-    private: mode 600; otherwise the mode follows the process's umask
-    durable: on the disk when this returns
-    no room on the disk: DiskRefused, and the old file stays; any other OSError is left as it is
+    Its folder is made if it does not exist. When the disk has no room, it raises
+    DiskRefused and the old file stays; any other OSError is raised as it is.
+
+    content: a text is written as UTF-8.
+    private: the file gets mode 600; otherwise the mode follows the process's umask.
+    durable: the content is on the disk when this returns.
     """
     data = content.encode() if isinstance(content, str) else content
-    with room(path.parent, path.name), replacing(path, private=private, durable=durable) as file:
+    with (
+        room(path.parent, path.name),
+        replacing(path, private=private, durable=durable) as file,
+    ):
         write_all(file.fileno(), data)
     return path
 
 
 @contextmanager
 def replacing(path: Path, *, private: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
-    """Give a file to write into, which takes the name `path` when the block ends; a block that raises leaves no trace.
+    """Give a file to write into, which takes the name `path` when the block ends.
 
-    OSError, a full disk among them, is left as it is.
+    A block that raises leaves no trace. An OSError is raised as it is, also that of a
+    full disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: two processes may write the same file at once, and the later one wins whole.
+    # A name of its own: two processes may write the same file at once, and the later
+    # one wins whole.
     new = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE if private else PUBLIC)
     try:
@@ -51,7 +62,8 @@ def replacing(path: Path, *, private: bool = False, durable: bool = False) -> It
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        # The order matters: content on the disk, then the name, then the folder that holds the name.
+        # The order matters: content on the disk, then the name, then the folder that
+        # holds the name.
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
@@ -60,7 +72,7 @@ def replacing(path: Path, *, private: bool = False, durable: bool = False) -> It
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all the bytes: one call of the system may take only some of them."""
+    """Write all the bytes: one system call may take only some of them."""
     while data:
         data = data[os.write(descriptor, data) :]
 
@@ -75,7 +87,10 @@ def sync_folder(path: Path) -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """Return the folder, made if absent, with mode 700; a looser mode of one that was there before is tightened."""
+    """Return the folder with mode 700, and make it if it does not exist.
+
+    An existing folder with a looser mode is tightened.
+    """
     path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     if path.stat().st_mode & _OTHERS:
         path.chmod(FOLDER_MODE)
@@ -83,5 +98,10 @@ def private_folder(path: Path) -> Path:
 
 
 def owner_only() -> None:
-    """From here on, this process makes files and folders that only their owner may read, whatever its umask was."""
+    """Let this process make files and folders that only their owner can read.
+
+    It holds from this call on, whatever the umask was.
+    """
+    # The umask can only be read by setting it: the inner call reads it and closes it to
+    # all others, the outer call restores what was stricter before.
     os.umask(os.umask(_OTHERS) | _OTHERS)

@@ -1,8 +1,10 @@
-"""What a folder of kept state was made under: a job with other settings, of the same name or not, does not go on from it.
+"""Under which settings was a folder of kept state made, and may this job go on from it?
 
-State outlives a job (docs/operations.md), and a reservation of privacy budget goes on with it. A job that inherits both and
-trains in another way would be charged for a promise that nobody keeps. So the first job writes down a digest of everything
-that shapes an update and its noise, and every other one has to have the same.
+State outlives a job (docs/operations.md), and a reservation of privacy budget continues
+with it. A job that inherited both and trained in another way would be charged for a
+promise that nobody keeps. Therefore the first job writes down a digest of everything
+that shapes an update and its noise, and every later job must have the same digest,
+whether its name is the same or not.
 """
 
 from __future__ import annotations
@@ -17,19 +19,22 @@ FILE = "settings.sha256"
 
 
 def digest_of(*settings: object) -> str:
-    """Return a digest of settings whose `repr` tells all of them (frozen values, numbers, texts)."""
+    """Return a digest of settings whose `repr` shows all that they hold."""
     return hashlib.sha256(repr(settings).encode()).hexdigest()
 
 
 def require_same(folder: Path, digest: str, what: str) -> None:
-    """Write the digest into a folder that has none and no state yet; another one, or state without one: RoundRefused.
+    """Write the digest into a folder that has neither a digest nor state.
 
-    what: whose settings they are, for the person who reads the refusal
+    Another digest, or state without a digest, raises RoundRefused.
+
+    what: whose settings they are, for the person who reads the refusal.
     """
     path = folder / FILE
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     if before == digest:
         return
+    # State without a digest could be of any settings, so it is refused as well.
     if before or any(folder.glob("round-*.npz")) or any(folder.glob("secrets.*")):
         raise RoundRefused(
             f"the state that this site keeps in {folder}",

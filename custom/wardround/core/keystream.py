@@ -1,6 +1,8 @@
-"""Uniform words of 64 bits or less from a key: the same for everybody who has the key, unpredictable for everybody else.
+"""How does a key become uniform words that only its owners can compute?
 
-Masks are made of them, and so is noise. Source: RFC 8439 (ChaCha20).
+The words have 64 bits or fewer. They are the same for everybody who has the key and
+unpredictable for everybody else. Masks are made of them, and so is noise.
+Source: RFC 8439 (ChaCha20).
 """
 
 from __future__ import annotations
@@ -15,7 +17,12 @@ KEY_BYTES = 32
 
 
 def expand(seed: bytes, count: int, modulus: int) -> Words:
-    """Return `count` words, uniform in [0, modulus), the same wherever the seed is known (ChaCha20; rejection, no bias)."""
+    """Return `count` words, uniform in [0, modulus), from ChaCha20 under this key.
+
+    They are the same wherever the seed is known. Words at or above the modulus are
+    rejected, so the result has no bias.
+    """
+    # The nonce is zero: a key is for one stream, and its owners must get the same one.
     stream = Cipher(algorithms.ChaCha20(seed, bytes(16)), mode=None).encryptor()
     if modulus == WORD:
         return np.frombuffer(stream.update(bytes(8 * count)), "<u8").astype(np.uint64)
@@ -23,6 +30,7 @@ def expand(seed: bytes, count: int, modulus: int) -> Words:
     found: list[Words] = []
     missing = count
     while missing > 0:
+        # 64 words more than are missing, so that the last few do not take many passes.
         drawn = np.frombuffer(stream.update(bytes(8 * (missing + 64))), "<u8").astype(np.uint64) >> shift
         found.append(drawn[drawn < np.uint64(modulus)][:missing])
         missing -= len(found[-1])

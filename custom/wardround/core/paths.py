@@ -1,4 +1,7 @@
-"""What can be wrong with a place on disk: a path that NVFlare cuts in pieces, a disk without room."""
+"""What can be wrong with a place on disk?
+
+NVFlare cuts a path with blanks into pieces, and a disk may have no room.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def is_plain(place: Path | str) -> bool:
-    """Return whether a path stays whole in a command line: NVFlare writes one as a text and splits it as a shell does."""
+    """Return whether a path stays whole in a command line.
+
+    NVFlare writes a command line as one text and splits it as a shell does.
+    """
     text = str(place)
     try:
         return shlex.split(text, comments=True) == [text] and text.isprintable()
@@ -25,12 +31,19 @@ def is_plain(place: Path | str) -> bool:
 
 
 def no_room(error: OSError) -> bool:
-    """Return whether a write failed for want of room: a full disk or a quota. NumPy tells the first without a number."""
+    """Return whether a write failed because a disk was full or a quota was used up.
+
+    NumPy reports a full disk without an error number, so its text is read.
+    """
     return error.errno in _NO_ROOM or (error.errno is None and "requested and" in str(error))
 
 
 def disk_refused(place: Path, what: str) -> DiskRefused:
-    """Return the refusal for a write that found no room. place: in or above which it was | what: was to be written."""
+    """Return the refusal for a write that found no room.
+
+    place: the path that was written, or a folder above it.
+    what: what was to be written.
+    """
     nearest = next((one for one in (place, *place.absolute().parents) if one.exists()), Path("/"))
     free = shutil.disk_usage(nearest).free / 1e6
     return DiskRefused(
@@ -44,7 +57,7 @@ def disk_refused(place: Path, what: str) -> DiskRefused:
 
 @contextmanager
 def room(place: Path, what: str) -> Iterator[None]:
-    """Turn a write that finds no room into a DiskRefused; any other error stays what it is."""
+    """Turn a write that finds no room into DiskRefused; other errors stay."""
     try:
         yield
     except OSError as error:
@@ -54,7 +67,11 @@ def room(place: Path, what: str) -> Iterator[None]:
 
 
 def reserve(file: Path) -> None:
-    """Give a file of holes its blocks on the disk now: a memory map that finds none later kills the process (SIGBUS)."""
+    """Give a sparse file its blocks on the disk now.
+
+    A memory map that finds no block later would kill the process (SIGBUS).
+    """
     if hasattr(os, "posix_fallocate"):
         with file.open("r+b") as opened:
+            # Not on every system; where it is missing, a full disk shows only later.
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)

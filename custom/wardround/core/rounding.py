@@ -1,10 +1,9 @@
-"""Stochastic rounding of float64 values to whole multiples of power-of-two steps, with what
-rounding left over.
+"""How are float64 values rounded at random to whole multiples of power-of-two steps?
 
     q = floor(v / step + u), u ~ U[0, 1)        left = v - q step        E[q step] = v
 
-A power of two divides and multiplies without error in float64, so v = q step + left holds
-exactly.
+A power of two divides and multiplies without error in float64, so v = q step + left
+holds exactly.
 Source: Gupta et al. 2015, arXiv:1502.02551 (stochastic rounding).
 """
 
@@ -16,20 +15,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-LOWEST, HIGHEST = -60, 20
-"""The exponents of a step: far outside of what weights and updates are, and both fit into an
-int8.
+LOWEST = -60
+HIGHEST = 20
+"""The exponents of a step.
+
+They lie far outside the range of weights and updates, and both fit into an int8.
 """
 
 
 def round_to_steps(
-    values: Floats, steps: Floats | float, limits: Floats | float, rng: np.random.Generator
+    values: Floats,
+    steps: Floats | float,
+    limits: Floats | float,
+    rng: np.random.Generator,
 ) -> tuple[Floats, Floats, int]:
-    """Return (q, left, clipped): whole numbers in [-limits, limits], `values - q * steps`, and
-    how many were clipped.
+    """Return (q, left, clipped).
 
-    values: float64 [n], finite; it is overwritten, and `left` is the same array
-    steps, limits: one number for each value, or one for all; the steps are powers of two
+    q holds whole numbers in [-limits, limits], `left` is `values - q * steps`, and
+    `clipped` is how many numbers were clipped.
+
+    values: finite float64 [n]. It is overwritten, and `left` is the same array.
+    steps, limits: one number for each value, or one for all. The steps are powers of
+        two.
     """
     scaled = values / steps
     # Beyond 2**29 the sum of the next line can round up to the next whole number.
@@ -43,9 +50,12 @@ def round_to_steps(
 
 
 def least_exponents(reach: Any, levels: int) -> NDArray[np.int32]:
-    """Return the least e with levels * 2**e >= reach for every reach >= 0, kept within LOWEST
-    to HIGHEST.
+    """Return for every reach >= 0 the least e with levels * 2**e >= reach, as int32.
+
+    The result is kept within LOWEST to HIGHEST.
     """
     mantissa, exponent = np.frexp(np.asarray(reach, np.float64) / levels)
+    # frexp returns a mantissa in [0.5, 1): only for 0.5 is the number itself a power of
+    # two.
     least: NDArray[np.int32] = np.clip(exponent - (mantissa == 0.5), LOWEST, HIGHEST).astype(np.int32)
     return least

@@ -1,4 +1,4 @@
-"""What happens in a run, as it happens: rounds, scores and problems, as the dictionary that reports are made from."""
+"""What happens in a run? Rounds, scores and problems, as the dictionary behind reports."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ SHOWN_FACTS = ("label", "cases", "classes", "modalities", "label_kind", "device"
 
 
 def now() -> str:
+    """Return the time in UTC as ISO 8601, in whole seconds."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def flat(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the job's settings with groups as dotted names ("model.channels"), as reports print them."""
+    """Return the job's settings with groups as dotted names, as reports print them.
+
+    For example, `model` with `channels` becomes "model.channels".
+    """
     found: dict[str, Any] = {}
     for key, value in about.items():
         if isinstance(value, Mapping):
@@ -31,18 +35,25 @@ def flat(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class RunLog:
-    """Collects rounds, scores and problems.
+    """Collects the rounds, scores and problems of one run.
 
-    clock: seconds since some moment, for how long a round took
+    clock: returns seconds since some moment; it measures how long a round took.
     """
 
-    def __init__(self, run: dict[str, Any], simulator: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        self.run, self.simulator = run, simulator
+    def __init__(
+        self,
+        run: dict[str, Any],
+        simulator: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.run = run
+        self.simulator = simulator
         self._clock = clock
         self._began = clock()
         self._round: dict[str, Any] = {}
         self._final_val: dict[str, float | None] = {}
-        self.real: set[str] = set()  # sites whose patients are not invented
+        # Sites whose patients are real, not phantoms.
+        self.real: set[str] = set()
 
     @classmethod
     def begin(
@@ -53,7 +64,10 @@ class RunLog:
         history: list[dict[str, Any]],
         clock: Callable[[], float] = time.monotonic,
     ) -> Self:
-        """Start a record; a resumed run brings the history of its earlier rounds."""
+        """Start the log of a run.
+
+        A resumed run brings the history of its earlier rounds.
+        """
         run = {
             "job": about["job"],
             "version": __version__,
@@ -77,10 +91,14 @@ class RunLog:
 
     @property
     def problems(self) -> list[str]:
+        """Return a copy of the problems that were noted so far."""
         return list(self.run["problems"])
 
     def problem(self, text: str, site: str | None = None) -> None:
-        """Note something that makes the run incomplete; site: the one that was lost by it."""
+        """Note something that makes the run incomplete.
+
+        site: the site that was lost by it, if one was.
+        """
         self.run["problems"].append(text)
         if site is not None:
             self.run["lost"].append(site)
@@ -88,13 +106,25 @@ class RunLog:
     def begin_round(self, round_: int, bytes_down_each: int) -> None:
         """Open a round; its seconds are counted from here."""
         self._began = self._clock()
-        self._round = {"round": round_, "down": bytes_down_each, "bytes_up": 0, "sites": {}, "facts": {}}
+        self._round = {
+            "round": round_,
+            "down": bytes_down_each,
+            "bytes_up": 0,
+            "sites": {},
+            "facts": {},
+        }
 
     def seconds(self) -> float:
         """Return how long the round has been going on."""
         return self._clock() - self._began
 
-    def update(self, site: str, numbers: Mapping[str, float | None], facts: Mapping[str, Any], size: int) -> None:
+    def update(
+        self,
+        site: str,
+        numbers: Mapping[str, float | None],
+        facts: Mapping[str, Any],
+        size: int,
+    ) -> None:
         """Note one accepted update."""
         self._round["sites"][site] = dict(numbers)
         self._round["facts"][site] = dict(facts)
@@ -115,11 +145,16 @@ class RunLog:
         missing: Mapping[str, str] | None = None,
         flagged: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Close a round and return its entry; val_score is the unweighted mean over sites of the INCOMING model.
+        """Close a round and return its entry.
 
-        missing: why, by site that is not in the sum
-        flagged: why, by site whose update the aggregation set apart; an entry has this key only where there is one
-        attempts: how often the sum was tried | recovered: sites that had agreed on masks and are not in the sum
+        The entry's `val_score` is the unweighted mean over sites of the score of the
+        INCOMING model.
+
+        missing: for each site that is not in the sum, the reason.
+        flagged: for each site whose update the aggregation set apart, the reason. An
+            entry has this key only if there is one.
+        attempts: how often the sum was tried.
+        recovered: the sites that had agreed on masks and are not in the sum.
         """
         sites = self._round["sites"]
         entry = self._round | {
@@ -150,25 +185,32 @@ class RunLog:
         )
 
     def scores(self, site: str, scores: Mapping[str, Any]) -> None:
-        """Note one site's judgement."""
+        """Note the scores of one site's final evaluation."""
         self._final_val[site] = scores["val_score"]
         self.run["final"][site] = {
             key: scores[key] for key in ("candidates", "deploy", "usable", "personal") if key in scores
         }
 
     def final_val_score(self) -> float | None:
-        """Return the mean validation score of the final model over the sites that judged it."""
+        """Return the final model's mean validation score over the sites."""
         return _mean(list(self._final_val.values()))
 
     def best(self, history: list[dict[str, Any]], num_rounds: int) -> dict[str, Any] | None:
-        """Return the round whose incoming model had the best mean validation score; `rounds`: the final model."""
+        """Return the round whose incoming model had the best mean validation score.
+
+        The round `num_rounds` stands for the final model. It returns None when no round
+        has a score.
+        """
         rated = [{"round": entry["round"], "val_score": entry["val_score"]} for entry in history]
         rated += [{"round": num_rounds, "val_score": self.final_val_score()}]
         rated = [one for one in rated if one["val_score"] is not None]
         return max(rated, key=lambda one: float(one["val_score"])) if rated else None
 
     def never(self) -> list[str]:
-        """Return the sites that were configured and whose updates never counted, unless they were lost with a reason."""
+        """Return the configured sites whose updates never counted.
+
+        A site that was lost with a reason is not among them.
+        """
         rounds = self.run["rounds"]
         configured = {site for entry in rounds for site in entry["configured"]}
         counted = {site for entry in rounds for site in entry["aggregated"]}
@@ -183,9 +225,9 @@ class RunLog:
 
 
 def remarks(num_rounds: Sequence[Mapping[str, Any]], lost: Sequence[str]) -> list[str]:
-    """Return in words which sites were missing in some rounds, or flagged by the aggregation.
+    """Return sentences about sites that missed some rounds or were flagged.
 
-    A site that was lost has its problem instead of a remark on rounds that it missed.
+    A site that was lost has a problem of its own instead of a remark on missed rounds.
     """
     found: list[str] = []
     why: dict[tuple[str, str], list[str]] = {}
@@ -205,12 +247,12 @@ def remarks(num_rounds: Sequence[Mapping[str, Any]], lost: Sequence[str]) -> lis
 
 
 def absent(missing: Mapping[str, str]) -> str:
-    """Return in words who is missing and why."""
+    """Return in words which sites are missing and why."""
     return "; ".join(f"{site}: {reason}" for site, reason in sorted(missing.items())) or "nobody is missing"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean of the values that were told."""
+    """Return the mean of the values that are not None; None if there are none."""
     told = [value for value in values if value is not None]
     return sum(told) / len(told) if told else None
 

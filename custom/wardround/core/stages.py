@@ -1,10 +1,11 @@
-"""A round as a chain of stages at every site and one aggregation at the server.
+"""What is a round made of? Stages at every site, and one aggregation at the server.
 
-An update leaves a site through `Stage`s (clip, noise, sparsify, quantise, mask, encrypt), in the
-order of the job's JSON. The server runs one `Aggregation`, whose round is a generator: it yields
-`Ask`s and is sent `Replies`. So is a whole run of the server (`ServerRun`). None of them knows
-NVFlare, files or clocks, so that a silent site at any step is one line of a test. What goes with what is
-computed from traits (core/traits.py).
+An update leaves a site through `Stage`s (clip, noise, sparsify, quantise, mask,
+encrypt), in the order of the job's JSON. The server runs one `Aggregation`, whose round
+is a generator: it yields `Ask`s and is sent `Replies`. A whole run of the server
+(`ServerRun`) is a generator too. None of them knows NVFlare, files or clocks, so a site
+that is silent at any step is one line of a test. What fits together is computed from
+traits (core/traits.py).
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from wardround.core.traits import Traits
 
 @dataclass(frozen=True)
 class Update:
-    """What one site has to say about a round. `weight` is the number of its training patients.
+    """What one site contributes to a round.
 
-    params: differences, by name
-    metrics: numbers that the message's schema lists, and nothing else
+    params: the differences from the global model, by name.
+    weight: the number of the site's training patients.
+    metrics: numbers that the message's schema lists, and nothing else.
     """
 
     params: Arrays
@@ -34,7 +36,12 @@ class Update:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What a round made of the updates: a mean of differences, who is in it, and who was set apart by the rule and why."""
+    """What a round made of the updates.
+
+    params: the mean of the differences, by name.
+    sites: the sites whose updates are in it.
+    flagged: for each site that the aggregation set apart, the reason.
+    """
 
     params: Arrays
     sites: tuple[str, ...]
@@ -47,49 +54,57 @@ Receipt = dict[str, Any]
 class Stage(Protocol):
     """One thing that happens to an update on its way out of a site.
 
-    A stage is a frozen value. What it has to remember lies in `memory`, which the site keeps.
+    A stage is a frozen value. What it has to remember lies in `memory`, which the site
+    keeps.
     """
 
     @property
     def name(self) -> str:
-        """Return the name under which the job, the receipt and the compatibility table list it."""
+        """Return the name in the job, the receipt and the compatibility table."""
         ...
 
     @property
     def traits(self) -> Traits:
-        """Return what it needs and what it makes of an update."""
+        """Return what the stage needs of an update and what it makes of it."""
         ...
 
     def outbound(self, update: Update, round_: int, memory: dict[str, Any]) -> tuple[Update, Receipt]:
-        """Return the update as it goes on, and the receipt of what was done to it.
+        """Return the update for the next stage, and the receipt of what was done to it.
 
-        memory: may be written; it holds named arrays and numbers
+        memory: named arrays and numbers of this stage, which it may change.
         """
         ...
 
     def inbound(self, aggregate: Aggregate, round_: int, memory: dict[str, Any]) -> Aggregate:
         """Return the aggregate in the form in which this stage was given updates.
 
-        A quantiser dequantises, a scaling is undone; most stages return it as it is.
+        A quantiser dequantises and a scaling is undone. Most stages return it
+        unchanged.
         """
         ...
 
 
-TRAINING, STEP = "training", "step"
-"""The two deadlines of a job: that of a task in which sites train or judge, and that of all else."""
+TRAINING = "training"
+STEP = "step"
+"""The two deadlines of a job: TRAINING for a task in which sites train or evaluate, and
+STEP for every other task.
+"""
 
 
 @dataclass(frozen=True)
 class Ask:
     """One question of the server to some sites.
 
-    message: a plain value; whoever sends it knows how it is written on the wire
-    take: reads one answer and folds it in as it arrives, so that memory is flat in the number of
-    sites; what it raises loses that site. It is handed the answer as a plain value, strictly read
-    to: None for every site that is present
-    need: how many accepted answers start the wait for the others; None: all are waited for
-    deadline: TRAINING or STEP
-    round_: the round in whose name it is asked; None: the one that is going on
+    message: a plain value. Whoever sends it knows how it is written on the wire.
+    take: reads one answer, strictly checked, as a plain value. It folds the answer in
+        as it arrives, so memory does not grow with the number of sites. If it raises,
+        that site is lost.
+    to: the sites that are asked; None means every site that is present.
+    need: how many accepted answers start the wait for the others; None means that all
+        are awaited.
+    deadline: TRAINING or STEP.
+    round_: the round in whose name the question is asked; None means the one that is
+        going on.
     """
 
     task: str
@@ -103,45 +118,60 @@ class Ask:
 
 @dataclass(frozen=True)
 class Replies:
-    """Who answered an Ask with something that `take` accepted, and who did not and why."""
+    """Which sites answered an Ask with something that `take` accepted.
+
+    missing: for each other site, the reason.
+    """
 
     answered: tuple[str, ...]
     missing: Mapping[str, str] = field(default_factory=dict)
 
 
 Run = Generator[Ask, Replies, bool]
-"""A whole run of the server. It returns whether every site that was asked judged the final model:
-then the state that was kept of the run is over, and the same job begins anew."""
+"""A whole run of the server.
+
+It returns whether every site that was asked evaluated the final model. In that case the
+state that was kept of the run is no longer needed, and the same job starts from its
+beginning.
+"""
 
 
 class ServerRun(Protocol):
-    """What the controller drives: the server's side of one run, with neither network nor clock.
+    """The server's side of one run, without network or clock.
 
-    The controller sends every Ask that `run` yields, waits, and sends in the Replies. When the run
-    is aborted it closes the generator. What `run` raises stops the run with that reason. Whatever
-    happens, the record is closed and the report written.
+    The controller sends every Ask that `run` yields, waits, and sends in the Replies.
+    When the run is aborted, the controller closes the generator. What `run` raises
+    stops the run with that reason. In every case the log is closed and the report is
+    written.
     """
 
     @property
     def record(self) -> RunLog:
-        """Return the log of the run; it holds the earlier rounds of a run that is resumed."""
+        """Return the log of the run. In a resumed run it holds the earlier rounds."""
         ...
 
     @property
     def done(self) -> int:
-        """Return how many rounds are done: above 0 before `run`, the run is resumed."""
+        """Return how many rounds are done.
+
+        A number above 0 before `run` means a resumed run.
+        """
         ...
 
     def run(self, attendance: Attendance) -> Run:
-        """Run the rounds that are left, and then the final evaluation.
+        """Run the remaining rounds, and then the final evaluation.
 
-        attendance: who is there. The run begins rounds on it and takes out who lied; who is silent,
-        refuses, or sends what `take` does not accept, is noted by the controller
+        attendance: who is there. The run begins rounds on it and takes out sites that
+            lied. The controller notes sites that are silent, that refuse, or whose
+            answer `take` does not accept.
         """
         ...
 
     def best(self) -> dict[str, Any] | None:
-        """Return the round whose incoming model was judged best, with its score; None: none was."""
+        """Return the round whose incoming model scored best, with its score.
+
+        It returns None when no model was evaluated.
+        """
         ...
 
 
@@ -149,7 +179,7 @@ Rounds = Generator[Ask, Replies, Aggregate]
 
 
 class Aggregation(Protocol):
-    """How one update is made out of those of the sites."""
+    """How one update is made of those of the sites."""
 
     @property
     def name(self) -> str:
@@ -158,9 +188,9 @@ class Aggregation(Protocol):
 
     @property
     def traits(self) -> Traits:
-        """Return what it needs of updates."""
+        """Return what the aggregation needs of updates."""
         ...
 
     def round(self, context: Any) -> Rounds:
-        """Run one round: yield Asks, return the Aggregate."""
+        """Run one round: yield Asks and return the Aggregate."""
         ...

@@ -1,4 +1,4 @@
-"""Named arrays and what JSON can hold beside them, as one file of a party's own state."""
+"""How does one party keep named arrays, and JSON beside them, in one file of its own?"""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 
 from wardround.core import files
 
-_SAID, _ARRAY = "said", "array."
+# The arrays have a prefix, so that no array can take the name of the JSON entry.
+_SAID = "said"
+_ARRAY = "array."
 
 
 def save(path: Path, arrays: Mapping[str, NDArray[Any]], said: Mapping[str, Any]) -> None:
-    """Write both so that they survive a power cut, whole or not at all, for their owner only.
+    """Write both for their owner only, whole or not at all, through a power cut.
 
-    said: what JSON can hold; otherwise TypeError, and nothing is written
+    said: values that JSON can hold. Any other value raises TypeError, and nothing is
+        written.
     """
     file = io.BytesIO()
     entries: dict[str, Any] = {f"{_ARRAY}{name}": array for name, array in arrays.items()}
@@ -29,7 +32,10 @@ def save(path: Path, arrays: Mapping[str, NDArray[Any]], said: Mapping[str, Any]
 
 
 def load(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None:
-    """Return (arrays, said) as `save` wrote them; no such file, or one that is damaged: None."""
+    """Return (arrays, said) as `save` wrote them.
+
+    It returns None when there is no such file, or when the file is damaged.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name.removeprefix(_ARRAY): file[name] for name in file.files if name.startswith(_ARRAY)}

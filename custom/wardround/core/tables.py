@@ -1,7 +1,9 @@
-"""CSV text as this package writes it, everywhere: no cell of it is a formula to a spreadsheet.
+"""How is CSV written so that no cell of it is a formula to a spreadsheet?
 
-A name that a stranger chose (`=HYPERLINK(...)`) would be computed where the table is opened. Text that begins like a formula
-gets an apostrophe before it, which spreadsheets show as text; `plain` takes it away when a table is read again.
+A name that a stranger chose, such as `=HYPERLINK(...)`, would be computed where the
+table is opened. A text that begins like a formula is written with an apostrophe before
+it, which spreadsheets take as the mark of text. `plain` removes it when a table is read
+again.
 Source: OWASP, CSV Injection.
 """
 
@@ -16,12 +18,15 @@ _QUOTED = frozenset(',;\t"\r\n')
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Return rows as CSV: cells separated by commas, lines ended by LF; numbers stay numbers, None is an empty cell."""
+    """Return rows as CSV, with commas between cells and LF at the end of every line.
+
+    Numbers stay numbers, and None becomes an empty cell.
+    """
     return "".join(",".join(map(_cell, row)) + "\n" for row in rows)
 
 
 def plain(cell: str) -> str:
-    """Return a cell that `csv_text` wrote as it was before."""
+    """Return a cell as it was before `csv_text` wrote it."""
     return cell[1:] if cell[:1] == "'" and cell[1:2] and cell[1] in FORMULA + "'" else cell
 
 

@@ -1,4 +1,4 @@
-"""What all commands share: how one is declared, progress on stderr, tables of plain text on stdout."""
+"""What do all commands share? Declarations, progress on stderr, and tables on stdout."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from wardround.core.errors import ConfigRefused
 from wardround.core.paths import is_plain
 
 Run = Callable[[argparse.Namespace], int]
-DONE, INCOMPLETE, REFUSED = 0, 1, 2
+DONE = 0
+INCOMPLETE = 1
+REFUSED = 2
 
 
 def command(commands: Any, name: str, summary: str, text: str, run: Run) -> argparse.ArgumentParser:
-    """Add one command: `summary` for the list of commands, `text` (kept as it is) for its own --help."""
+    """Add one command.
+
+    summary: its line in the list of commands.
+    text: its own --help, printed as it is.
+    """
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -30,7 +36,10 @@ def command(commands: Any, name: str, summary: str, text: str, run: Run) -> argp
 
 
 def group(commands: Any, name: str, summary: str, text: str) -> Any:
-    """Add a command that only holds others, and return where to add them; alone it prints its help."""
+    """Add a command that only holds others, and return where they are added.
+
+    Called alone, it prints its help.
+    """
 
     def overview(_: argparse.Namespace) -> int:
         parser.print_help()
@@ -46,7 +55,7 @@ def say(text: str) -> None:
 
 
 def counter(what: str) -> Callable[[int, int], None]:
-    """Return a progress function (done, in all) that says about ten lines."""
+    """Return a progress function (done, in all) that prints about ten lines."""
 
     def tell(done: int, total: int) -> None:
         if done == total or done % max(1, total // 10) == 0:
@@ -56,7 +65,7 @@ def counter(what: str) -> Callable[[int, int], None]:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table of text, columns as wide as their longest cell."""
+    """Return a table as text, with columns as wide as their longest cell."""
     lines = [heads, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
@@ -64,7 +73,10 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def interval(value: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """Return "0.612 [0.550, 0.671]", without bounds where there are none, or none apart from each other; None: a dash."""
+    """Return a number with its interval, for example "0.612 [0.550, 0.671]".
+
+    The bounds are left out where they are unknown or equal. None becomes a dash.
+    """
     if value is None or value.get("value") is None:
         return "-"
     if value.get("low") is None or value.get("high") in (None, value.get("low")):
@@ -73,12 +85,12 @@ def interval(value: Mapping[str, Any] | None, digits: int = 3) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return "1 site", "3 sites"."""
+    """Return a number with its noun, for example "1 site" or "3 sites"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def existing(text: str) -> Path:
-    """Argument type: a path that exists."""
+    """Return the path for an argument that must exist."""
     path = Path(text).expanduser()
     if not path.exists():
         raise argparse.ArgumentTypeError(f"there is no {path}")
@@ -86,14 +98,16 @@ def existing(text: str) -> Path:
 
 
 def folder(text: str) -> Path:
-    """Argument type: a path whose ~ is the home folder."""
+    """Return the path for an argument, with ~ replaced by the home folder."""
     return Path(text).expanduser()
 
 
 def require_writable(place: Path, what: str) -> None:
-    """Raise ConfigRefused unless this user may make files in a folder, or in the nearest one above it that exists.
+    """Raise ConfigRefused unless this user may make files in a folder.
 
-    Tried, because mode bits do not tell it: of the administrator, of a file system that is mounted read-only, of a full one.
+    For a folder that does not exist, the nearest existing folder above it counts. It is
+    tried by writing, because mode bits do not show it: not for an administrator, and
+    not for a file system that is mounted read-only or full.
     """
     nearest = next(one for one in (place, *place.resolve().parents) if one.exists())
     try:
@@ -109,10 +123,12 @@ def require_writable(place: Path, what: str) -> None:
 
 
 def require_plain(place: Path | str, what: str, example: str) -> None:
-    """Raise ConfigRefused for a path that NVFlare would cut in pieces.
+    """Raise ConfigRefused for a path that NVFlare would cut into pieces.
 
-    NVFlare writes command lines as one text and splits them as a shell does: at blanks, quotes, backslashes and `#`.
-    example: what could be given instead
+    NVFlare writes command lines as one text and splits them as a shell does: at blanks,
+    quotes, backslashes and `#`.
+
+    example: a path that could be given instead.
     """
     text = str(place)
     if not is_plain(text):
@@ -127,7 +143,7 @@ def require_plain(place: Path | str, what: str, example: str) -> None:
 
 
 def positive(text: str) -> int:
-    """Argument type: a whole number above 0."""
+    """Return the number for an argument that must be a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)

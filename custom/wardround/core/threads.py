@@ -1,4 +1,4 @@
-"""How many threads torch uses for a while."""
+"""How many threads does torch use for a while?"""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Many small steps in a row: sharing each out among threads can cost more than it saves (PerSample.pick_pace)."""
+    """Let torch use one thread inside the block.
+
+    For many small steps in a row, sharing each step among threads can cost more than it
+    saves (PerSample.pick_pace).
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
+        # The setting belongs to the whole process, so it is restored in any case.
         torch.set_num_threads(threads)

@@ -1,7 +1,9 @@
-"""What fits together in one job, computed from traits: what each part needs of an update, and what it makes of it.
+"""Which parts fit together in one job? It is computed from traits.
 
-The parts of a job meet an update in one order: which blocks are shared, the algorithm, a model beside it, differential
-privacy, compression, the secure sum, the aggregation. A property holds until a part breaks it.
+A trait says what a part needs of an update and what it makes of it. The parts of a job
+meet an update in one order: which blocks are shared, the algorithm, a model beside it,
+differential privacy, compression, the secure sum, the aggregation. A property holds
+until a part breaks it.
 """
 
 from __future__ import annotations
@@ -35,35 +37,53 @@ STEADY = "steady"
 PLAIN = frozenset({READABLE, ADDITIVE, FIXED_LAYOUT, WHOLE, COUNTED, ALONE, SAME_BLOCKS, STEADY})
 """What an update is before any part of the job has touched it."""
 WORDS = {
-    READABLE: ("updates that the server reads one by one", "updates that nobody opens one by one"),
+    READABLE: (
+        "updates that the server reads one by one",
+        "updates that nobody opens one by one",
+    ),
     ADDITIVE: (
         "messages whose sum is the sum of the updates",
         "messages whose sum is not the sum of the updates",
     ),
-    BOUNDED: ("updates whose norm has a public bound", "updates whose norm has no public bound"),
-    INTEGER: ("integers of a stated range", "values that are not integers of a stated range"),
-    FIXED_LAYOUT: ("the same entries from every site", "messages whose entries differ from site to site"),
+    BOUNDED: (
+        "updates whose norm has a public bound",
+        "updates whose norm has no public bound",
+    ),
+    INTEGER: (
+        "integers of a stated range",
+        "values that are not integers of a stated range",
+    ),
+    FIXED_LAYOUT: (
+        "the same entries from every site",
+        "messages whose entries differ from site to site",
+    ),
     WHOLE: ("whole blocks", "blocks of which only a part travels, or not as they are"),
-    COUNTED: ("a number of patients with every update", "updates that come without a number of patients"),
+    COUNTED: (
+        "a number of patients with every update",
+        "updates that come without a number of patients",
+    ),
     ALONE: ("one model", "a second model that leaves in the same round"),
-    SAME_BLOCKS: ("the same blocks at every hospital", "blocks that each hospital chooses for itself"),
+    SAME_BLOCKS: (
+        "the same blocks at every hospital",
+        "blocks that each hospital chooses for itself",
+    ),
     STEADY: (
         "the same shared blocks in every round",
         "blocks that are shared in one round and stay at home in another",
     ),
 }
-"""Of every property: what a refusal expects, and what it finds."""
+"""For each property: what a refusal expects, and what it finds."""
 
 
 @dataclass(frozen=True)
 class Traits:
     """What a part of the chain needs of an update, and what it makes of it.
 
-    needs: properties that must hold before it
-    needs_one_of: properties of which one must hold before it; empty: none is asked for
-    gives: properties that hold after it
-    breaks: properties that hold no longer
-    why: property -> why it is needed, as a refusal prints it
+    needs: the properties that must hold before it.
+    needs_one_of: properties of which one must hold before it; if empty, none is needed.
+    gives: the properties that hold after it.
+    breaks: the properties that no longer hold after it.
+    why: for a property, why it is needed, as a refusal prints it.
     """
 
     needs: frozenset[str] = frozenset()
@@ -74,7 +94,7 @@ class Traits:
 
 
 class Fitting(Protocol):
-    """What has to fit into a job: a name, and the traits from which it is computed with what it goes together."""
+    """What has to fit into a job: a name and the traits."""
 
     @property
     def name(self) -> str:
@@ -83,13 +103,16 @@ class Fitting(Protocol):
 
     @property
     def traits(self) -> Traits:
-        """Return what it needs and what it makes of an update."""
+        """Return what it needs of an update and what it makes of it."""
         ...
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a job of which only the traits count. without: the command or act that leaves it out."""
+    """A part of a job of which only the traits count.
+
+    without: the command or act that leaves it out.
+    """
 
     name: str
     traits: Traits
@@ -108,10 +131,11 @@ PLAINTEXT = Part(
 
 
 def leaving(dp: Fitting | None, compression: Fitting | None, secagg: Fitting | None) -> list[Part]:
-    """Return the parts between training and aggregation in the order in which they meet an update; None: there is none.
+    """Return the parts between training and aggregation, in an update's order.
 
-    dp: differential privacy
-    protection: the secure sum
+    dp: differential privacy, or None.
+    compression: the compression, or None.
+    secagg: the secure sum, or None; a plaintext server then takes its place.
     """
     found = []
     if dp is not None:
@@ -127,8 +151,8 @@ def leaving(dp: Fitting | None, compression: Fitting | None, secagg: Fitting | N
 class Misfit:
     """A part that does not find what it needs.
 
-    lacking: one property, or several of which one would do
-    culprits: the parts that broke them
+    lacking: one property, or several of which one would do.
+    culprits: the parts that broke them.
     """
 
     part: Fitting
@@ -142,7 +166,7 @@ class Misfit:
 
     @property
     def expected(self) -> str:
-        """Return what it needs, and why where the part says so."""
+        """Return what the part needs, with the reason where the part states one."""
         why = [self.part.traits.why[one] for one in self.lacking if one in self.part.traits.why]
         return why[0] if why else " or ".join(WORDS[one][0] for one in self.lacking)
 
@@ -165,15 +189,16 @@ def without(part: Fitting) -> str:
 
 
 def misfit(stages: Iterable[Fitting], aggregation: Fitting | None = None) -> Misfit | None:
-    """Return the first part that does not find what it needs; None where all do.
+    """Return the first part that does not find what it needs, or None where all do.
 
-    aggregation: None where this end of the job does not know it, as at a site
+    aggregation: None where this end of the job does not know it, as at a site.
     """
     properties = set(PLAIN)
     broken_by: dict[str, Fitting] = {}
     for part in (*stages, *([] if aggregation is None else [aggregation])):
         traits = part.traits
-        # First a property of which the part says why it needs it: the reason that is told is the telling one.
+        # A property comes first if the part says why it needs it: that reason explains
+        # most.
         lacking = sorted(traits.needs - properties, key=lambda one: (one not in part.traits.why, one))[:1]
         if not lacking and traits.needs_one_of and not traits.needs_one_of & properties:
             lacking = sorted(traits.needs_one_of)
@@ -189,7 +214,10 @@ def misfit(stages: Iterable[Fitting], aggregation: Fitting | None = None) -> Mis
 
 
 def require_fit(stages: Iterable[Fitting], aggregation: Fitting | None = None) -> None:
-    """Raise ConfigRefused unless every stage, and last the aggregation, finds the properties that it needs."""
+    """Raise ConfigRefused unless every part finds the properties that it needs.
+
+    The aggregation comes last.
+    """
     found = misfit(stages, aggregation)
     if found is not None:
         raise found.refusal()

@@ -1,6 +1,7 @@
-"""A strict check of JSON values against a shape that people can read.
+"""Does a JSON value have the shape that it must have?
 
-A shape is a dict of shapes, a list of one shape, `Each`, `Maybe`, `Some`, `OneOf`, `Like` or a `Leaf`.
+A shape is readable: it is a dict of shapes, a list of one shape, `Each`, `Maybe`,
+`Some`, `OneOf`, `Like` or a `Leaf`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Leaf:
-    """A value of one of these Python types; bool is no number; numbers are finite and from `least` to `most`."""
+    """A value of one of these Python types.
+
+    A bool does not count as a number. Numbers are finite and lie between `least` and
+    `most`.
+    """
 
     name: str
     types: tuple[type, ...]
@@ -27,15 +32,18 @@ class Leaf:
     most: float = sys.float_info.max
 
     def holds(self, value: object) -> bool:
+        """Return whether the value has the type and lies within the limits."""
+        # In Python a bool is an int, so it comes first.
         if isinstance(value, bool):
             return bool in self.types
         if isinstance(value, (int, float)):
-            # NaN fits between no two numbers, and an integer that no float can hold is above the largest one.
+            # NaN fits between no two numbers, and an integer that no float can hold is
+            # above the largest one.
             return isinstance(value, self.types) and self.least <= value <= self.most
         return isinstance(value, self.types)
 
     def beyond(self, value: object) -> bool:
-        """Tell whether the value is of the right type and only too small or too large."""
+        """Return whether only the size of the value is wrong, not its type."""
         return isinstance(value, self.types) and not isinstance(value, bool) and not self.holds(value)
 
 
@@ -48,18 +56,22 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Like:
-    """A text that matches the whole regular expression; `name` says in words what that is."""
+    """A text that matches the whole regular expression.
+
+    `name` says in words what it is.
+    """
 
     name: str
     pattern: str
 
     def holds(self, value: object) -> bool:
+        """Return whether the value is a text that matches."""
         return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
 
 
 @dataclass(frozen=True)
 class Maybe:
-    """null, or the shape."""
+    """Either null or the shape."""
 
     shape: Any
 
@@ -87,10 +99,11 @@ SCALAR = Leaf("a text, number or flag", (str, int, float, bool))
 
 
 def check(value: Any, shape: Any, path: str = "report") -> None:
-    """Raise ConfigRefused, naming the path, unless `value` has the shape.
+    """Raise ConfigRefused, which names the path, unless `value` has the shape.
 
-    dict shape: keys ending in "?" may be absent, all others must be there, no further key is allowed
-    list shape: a list of that shape | the value itself is never printed, only its type
+    In a dict shape, keys that end in "?" may be absent, all others must be there, and
+    no further key is allowed. A list shape is a list of its one shape. The value itself
+    is never printed, only its type.
     """
     if isinstance(shape, Maybe):
         if value is not None:
@@ -102,7 +115,12 @@ def check(value: Any, shape: Any, path: str = "report") -> None:
     elif isinstance(shape, (Leaf, Like)):
         _require(shape.holds(value), value, shape.name, path)
     elif isinstance(shape, OneOf):
-        _require(value in shape.values and not isinstance(value, bool), value, f"one of {list(shape.values)}", path)
+        _require(
+            value in shape.values and not isinstance(value, bool),
+            value,
+            f"one of {list(shape.values)}",
+            path,
+        )
     elif isinstance(shape, list):
         _require(isinstance(value, list), value, "a list", path)
         for i, item in enumerate(value):
@@ -118,7 +136,10 @@ def check(value: Any, shape: Any, path: str = "report") -> None:
 
 
 def finite(value: Any) -> Any:
-    """Return the JSON value with NaN and inf replaced by None and tuples by lists, all the way down."""
+    """Return the JSON value with NaN and inf replaced by None, and tuples by lists.
+
+    It goes through all levels.
+    """
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -127,7 +148,10 @@ def finite(value: Any) -> Any:
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object of these pairs, for a reader of JSON; a repeated key, of which a reader would take the last: ValueError"""
+    """Return the object of these pairs, for a reader of JSON.
+
+    A repeated key raises ValueError: a reader would otherwise take the last one.
+    """
     content = dict(pairs)
     if len(content) < len(pairs):
         raise ValueError("the same key twice in one object")

@@ -1,1 +1,4 @@
-"""Differential privacy: mechanisms, accounting, a hospital's ledger and budget. It knows nothing of secure aggregation."""
+"""Differential privacy: mechanisms, accounting, and a hospital's ledger and budget.
+
+It knows nothing of secure aggregation.
+"""

@@ -1,7 +1,8 @@
-"""What a hospital allows to be spent: its own file, never the job's.
+"""How much may be spent? The hospital decides it in a file of its own, never the job.
 
-`local/wardround_budget.json` in the site's workspace. Every unit that it names is checked, over all jobs there ever were;
-what a job releases for a smaller unit than the file names can never fit (dp/releases.py says why).
+The file is `local/wardround_budget.json` in the site's workspace. Every unit that it
+names is checked over all jobs there ever were. What a job releases for a smaller unit
+than the file names can never fit (dp/releases.py says why).
 """
 
 from __future__ import annotations
@@ -20,13 +21,20 @@ from wardround.dp.releases import UNITS, Release, Unit, UnknownRelease, covers
 
 FILE = "wardround_budget.json"
 EXAMPLE = '{"patient": {"epsilon": 8, "delta": 1e-5}}'
-LARGEST_DELTA, SMALLEST_DELTA = 1e-3, 1e-7  # the sampler's cut tail, 1e-19 for a number, is 1e-9 after 1e10 numbers
+LARGEST_DELTA = 1e-3
+# The sampler's cut tail, 1e-19 for a number, is 1e-9 after 1e10 numbers: well below
+# this.
+SMALLEST_DELTA = 1e-7
 
 
 @final
 @dataclass(frozen=True)
 class Limit:
-    """The most that may be spent on one unit, for ever. epsilon above 0 and finite; delta 1e-7 to 1e-3; or refused."""
+    """The most that may be spent on one unit, for ever.
+
+    epsilon must be above 0 and finite, and delta between 1e-7 and 1e-3; anything else
+    is refused with ConfigRefused.
+    """
 
     unit: Unit
     epsilon: float
@@ -34,7 +42,11 @@ class Limit:
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS or not _number(self.epsilon) or not _number(self.delta):
-            raise _refused("", f"{self.unit!r} {self.epsilon!r} {self.delta!r}", f"{', '.join(UNITS)}, and two numbers")
+            raise _refused(
+                "",
+                f"{self.unit!r} {self.epsilon!r} {self.delta!r}",
+                f"{', '.join(UNITS)}, and two numbers",
+            )
         if not 0 < self.epsilon < math.inf or not SMALLEST_DELTA <= self.delta <= LARGEST_DELTA:
             raise _refused(
                 "",
@@ -46,7 +58,7 @@ class Limit:
 @final
 @dataclass(frozen=True)
 class Budget:
-    """A hospital's limits: at least one, one for a unit."""
+    """A hospital's limits: at least one, and at most one for each unit."""
 
     limits: tuple[Limit, ...]
 
@@ -59,7 +71,12 @@ class Budget:
 @final
 @dataclass(frozen=True)
 class Bill:
-    """What a plan means for one limit: spent so far; with what other jobs reserved; with the plan on top."""
+    """What a plan means for one limit.
+
+    spent: what has been spent so far.
+    reserved: this, and what other jobs have reserved.
+    planned: this, and the plan on top.
+    """
 
     limit: Limit
     spent: Claim
@@ -68,10 +85,15 @@ class Bill:
 
     @property
     def fits(self) -> bool:
+        """Return whether the plan stays within the limit."""
         return self.planned.epsilon <= self.limit.epsilon
 
     def __str__(self) -> str:
-        parts = [("spent", self.spent), ("with what is reserved", self.reserved), ("with this job", self.planned)]
+        parts = [
+            ("spent", self.spent),
+            ("with what is reserved", self.reserved),
+            ("with this job", self.planned),
+        ]
         figures = ", ".join(f"{name} {part.epsilon:.4g} (mu {part.mu:.3f})" for name, part in parts)
         return f"epsilon per {self.limit.unit} at delta {self.limit.delta:g}: {figures}"
 
@@ -79,26 +101,40 @@ class Bill:
 def read_budget(path: Path) -> Budget:
     """Return the limits in a hospital's file.
 
-    no such file, no UTF-8 JSON, an unknown or repeated key or unit, a value out of range: ConfigRefused
+    ConfigRefused is raised when there is no such file, when it is not JSON in UTF-8,
+    and when a key or unit is unknown or repeated or a value is out of range.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except FileNotFoundError as error:
-        raise _refused(path, "no such file", "a budget: jobs with differential privacy run only within one") from error
+        raise _refused(
+            path,
+            "no such file",
+            "a budget: jobs with differential privacy run only within one",
+        ) from error
     except (OSError, ValueError) as error:
         raise _refused(path, f"not readable ({type(error).__name__}: {error!s:.80})", "a JSON file") from error
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise _refused(path, "another structure", "an object of units")
     for unit, value in content.items():
         if unit not in UNITS or set(value) != {"epsilon", "delta"}:
-            raise _refused(path, f"{unit!r} with {sorted(value)}", f"{', '.join(UNITS)}, each with epsilon and delta")
+            raise _refused(
+                path,
+                f"{unit!r} with {sorted(value)}",
+                f"{', '.join(UNITS)}, each with epsilon and delta",
+            )
     try:
         return Budget(tuple(Limit(unit, **value) for unit, value in content.items()))
     except ConfigRefused as refusal:
         raise _refused(path, refusal.found, refusal.expected) from refusal
 
 
-def bills(spent: Sequence[Release], reserved: Sequence[Release], plan: Sequence[Release], budget: Budget) -> list[Bill]:
+def bills(
+    spent: Sequence[Release],
+    reserved: Sequence[Release],
+    plan: Sequence[Release],
+    budget: Budget,
+) -> list[Bill]:
     """Return what a plan would mean for every limit."""
     found = []
     for limit in budget.limits:
@@ -108,9 +144,12 @@ def bills(spent: Sequence[Release], reserved: Sequence[Release], plan: Sequence[
 
 
 def require_within(
-    spent: Sequence[Release], reserved: Sequence[Release], plan: Sequence[Release], budget: Budget
+    spent: Sequence[Release],
+    reserved: Sequence[Release],
+    plan: Sequence[Release],
+    budget: Budget,
 ) -> None:
-    """Raise ReleaseRefused, with the figures, unless everything together stays within every limit."""
+    """Raise ReleaseRefused, with the figures, unless every limit is kept."""
     for bill in bills(spent, reserved, plan, budget):
         if not bill.fits:
             limit = bill.limit
@@ -119,7 +158,7 @@ def require_within(
                 found=f"{bill}{_why_infinite([*spent, *reserved, *plan], limit.unit)}",
                 expected=f"at most {limit.epsilon:g} (mu {mu_for(limit.epsilon, limit.delta):.3f}), by {FILE}",
                 fix="plan less (more noise, fewer rounds), free what ended jobs reserved (`wardround ledger close`), "
-                "or let the hospital decide on its budget anew",
+                "or have the hospital write another budget",
             )
 
 

@@ -1,4 +1,7 @@
-"""What a stage must say whose releases cost privacy budget: the ledger charges from it, nothing else."""
+"""What must a stage say whose releases cost privacy budget?
+
+The ledger charges from these answers and from nothing else.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,23 @@ from wardround.dp.releases import Release, Unit
 
 @runtime_checkable
 class Charged(Stage, Protocol):
-    """A stage whose releases cost something: per round, and over the whole job."""
+    """A stage whose releases cost something, per round and over the whole job."""
 
     @property
     def unit(self) -> Unit:
-        """Return whom the releases hide."""
+        """Return the unit that the releases hide."""
 
     @property
     def num_rounds(self) -> int:
-        """Return how many rounds the job has, each of which is one release."""
+        """Return how many rounds the job has; each of them is one release."""
 
     @property
     def delta(self) -> float:
-        """Return the delta at which epsilon is told."""
+        """Return the delta at which epsilon is stated."""
 
     @property
     def accept_vacuous(self) -> bool:
-        """Return whether an epsilon that is no privacy claim is accepted."""
+        """Return whether the job accepts an epsilon that is no privacy claim."""
 
     def cost(self) -> Release:
         """Return what one round's update costs."""
@@ -39,7 +42,7 @@ class Charged(Stage, Protocol):
 def require_whole(mechanism: object) -> None:
     """Raise ConfigRefused when a mechanism lacks a value.
 
-    NVFlare turns an undefined variable of a config into None.
+    NVFlare turns an undefined variable of a configuration into None.
     """
     absent = [name for name, value in vars(mechanism).items() if value is None]
     if absent:

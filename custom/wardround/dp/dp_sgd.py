@@ -1,20 +1,27 @@
-"""Patient-level DP-SGD: the gradient that an algorithm sees is a noised mean over patients.
+"""Patient-level DP-SGD: how does a site get a gradient that hides every single patient?
 
-    P   every patient with probability q, each on its own (Poisson);   the draw is secret, P may be empty
-    r_p = round(g_p min(1, c / ||g_p||) / h)                           g_p: mean over everything patient p has in the step
-    g   = h (sum of r_p over P + round(N(0, (z C / h)^2))) / (q M)     M: reference patients, a public number
+    P   every patient with probability q, each on its own (Poisson)
+    r_p = round(g_p min(1, c / ||g_p||) / h)
+    g   = h (sum of r_p over P + round(N(0, (z C / h)^2))) / (q M)
 
-h is a power of two so small that ||h r_p|| <= C for every g_p (c = C (1 - 2^-11), rounding adds at most C 2^-12): adding
-or removing ONE patient moves the sum by at most C, in exact arithmetic, because r_p are whole numbers.
-Everything an optimiser does with g afterwards (momentum, weight decay, a proximal term) is post-processing.
+The draw P is secret and may be empty. g_p is the mean gradient over everything that
+patient p has in the step. M is the number of reference patients, which is public. h is
+a power of two so small that ||h r_p|| <= C for every g_p (c = C (1 - 2^-11), and
+rounding adds at most C 2^-12). Adding or removing ONE patient therefore moves the sum
+by at most C, in exact arithmetic, because the r_p are whole numbers. Everything that an
+optimiser does with g afterwards (momentum, weight decay, a proximal term) is
+post-processing.
 
-The other 2^-12 of C are for float32, where g_p differs in its last bits with who else is drawn (training/dp_training.py:
-on a CPU it does not).
+The other 2^-12 of C are for float32, where g_p differs in its last bits with the other
+patients that are drawn (training/dp_training.py: on a CPU it does not).
 
-Not protected: validation and test patients; the time that a step takes, which tells about how many were drawn.
-Sources: Abadi et al. 2016, arXiv:1607.00133, Algorithm 1; McMahan et al. 2018, arXiv:1710.06963 (fixed denominator).
-Deviations: 1. a sample is a patient; 2. the grid, against floating-point attacks (dp/gaussian_noise.py); 3. a gradient that
-is not finite counts as zero: an abort would be a release of its own.
+Not protected are validation and test patients, and the time that a step takes, which
+shows roughly how many patients were drawn.
+Sources: Abadi et al. 2016, arXiv:1607.00133, Algorithm 1; McMahan et al. 2018,
+arXiv:1710.06963 (fixed denominator).
+Deviations: 1. A sample is a patient. 2. The grid, against floating-point attacks
+(dp/gaussian_noise.py). 3. A gradient that is not finite counts as zero: an abort would
+be a release of its own.
 """
 
 from __future__ import annotations
@@ -38,26 +45,33 @@ from wardround.dp.gaussian_noise import secret_words, whole_noise
 from wardround.dp.noise_proof import Proof, note
 from wardround.dp.patient_dp import ROUNDING, PatientDP
 
+# The loss of a private step depends on its patients and is never shown.
 HIDDEN_LOSS = 0.0
 
 
 def poisson(words: Words, rate: float) -> NDArray[np.bool_]:
-    """Return which of the words' owners take part: each with probability floor(rate 2^64) / 2^64, which is <= rate."""
+    """Return which owners of the words take part.
+
+    Each takes part with probability floor(rate 2^64) / 2^64, which is at most `rate`.
+    """
     limit = int(Fraction(rate) * 2**64)
     return words <= np.uint64(limit - 1) if limit else np.zeros(len(words), np.bool_)
 
 
 def clipped_sum(gradients: Iterable[Tensor], promise: PatientDP, size: int) -> Tensor:
-    """Return the sum of r_p, whole numbers in float64 [size]: NOT private before noise is added.
+    """Return the sum of r_p as whole numbers in float64 [size].
 
-    gradients: matrices [any, size], one row per patient, any float type | none, or no row: zeros
-    a row that is not finite: counts as zero
-    Guarantees: one row more or less moves h times the result by at most clip, exactly; the order does not matter.
+    It is NOT private before noise is added. One row more or less moves h times the
+    result by at most the clip, exactly, and the order of the rows does not matter.
+
+    gradients: matrices [any, size] of any float type with one row per patient. Without
+        any row the result is zeros. A row that is not finite counts as zero.
     """
     h, reach = promise.step(size), promise.max_grad_norm * (1 - 2 * ROUNDING)
     total = torch.zeros(size, dtype=torch.float64)
     for matrix in gradients:
         total = total.to(matrix.device)
+        # Rows are short, and sharing each out among threads costs more than it saves.
         with one_thread():
             norms = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64)
             for row, norm in zip(matrix, norms.tolist(), strict=True):
@@ -67,7 +81,10 @@ def clipped_sum(gradients: Iterable[Tensor], promise: PatientDP, size: int) -> T
 
 
 def noised_mean(gradients: Iterable[Tensor], promise: PatientDP, size: int) -> Tensor:
-    """Return g, float64 [size], with fresh noise: one release of the subsampled Gaussian mechanism, sensitivity C."""
+    """Return g, float64 [size], with fresh noise.
+
+    This is one release of the subsampled Gaussian mechanism with sensitivity C.
+    """
     h = promise.step(size)
     noise = whole_noise(size, promise.noise_multiplier * promise.max_grad_norm / h)
     total = clipped_sum(gradients, promise, size)
@@ -75,22 +92,31 @@ def noised_mean(gradients: Iterable[Tensor], promise: PatientDP, size: int) -> T
 
 
 class PatientGradients(Protocol):
-    """What a site computes for the patients of one step. Nothing one patient adds may depend on who else is there."""
+    """What a site computes for the patients of one step.
+
+    What one patient adds must not depend on the other patients that are drawn.
+    """
 
     @property
     def patients(self) -> Sequence[str]:
-        """Everybody who can be drawn."""
+        """Return everybody who can be drawn."""
 
     def sample(self, chosen: tuple[str, ...]) -> Any:
-        """Return the data of these patients for one step; asked for an empty draw too, so that steps stay in step."""
+        """Return the data of these patients for one step.
+
+        It is called for an empty draw too, so that every step is one call.
+        """
 
     def gradients(self, w: Tensor, batch: Any) -> Iterable[Tensor]:
-        """Return matrices [any, len(w)] with one row per patient of the batch: the gradient of the patient's loss."""
+        """Return matrices [any, len(w)] with one row per patient of the batch.
+
+        A row is the gradient of that patient's loss.
+        """
 
 
 @dataclass
 class _Draw:
-    """The patients of one step; good for one release."""
+    """The patients of one step. It is good for one release."""
 
     chosen: tuple[str, ...]
     data: Any
@@ -99,22 +125,29 @@ class _Draw:
 
 @final
 class PrivateObjective:
-    """The `Objective` of algorithms.base whose gradients are releases: at most `allowed` of them, one for each draw.
+    """The `Objective` of algorithms.base whose gradients are releases.
 
-    one more, or a second gradient on the same draw (its sample would not be fresh): ReleaseRefused, nothing computed
-    no patient drawn: noise alone | the loss is private: always HIDDEN_LOSS
+    There are at most `allowed` of them, one for each draw. One more, or a second
+    gradient on the same draw (whose sample would not be fresh), raises ReleaseRefused,
+    and nothing is computed. When no patient is drawn, the gradient is noise alone. The
+    loss is private, so it is always HIDDEN_LOSS.
     """
 
     def __init__(self, source: PatientGradients, promise: PatientDP, allowed: int) -> None:
-        self._source, self.promise, self._allowed = source, promise, allowed
+        self._source = source
+        self.promise = promise
+        self._allowed = allowed
         self.released = 0
 
     def sample(self, count: int) -> tuple[_Draw, ...]:
-        """Return `count` independent draws; a patient can be in several."""
+        """Return `count` independent draws. A patient can be in several of them."""
         return tuple(self._one() for _ in range(count))
 
     def value_and_grad(self, w: Tensor, batch: _Draw) -> tuple[float, Tensor]:
-        """Return (HIDDEN_LOSS, noised mean gradient at w); counted before anything is computed."""
+        """Return (HIDDEN_LOSS, the noised mean gradient at w).
+
+        The release is counted before anything is computed.
+        """
         if batch.used or self.released >= self._allowed:
             raise ReleaseRefused(
                 "a private gradient",
@@ -124,6 +157,7 @@ class PrivateObjective:
                 expected="one gradient for each draw, as many as the plan has reserved",
                 fix="use an algorithm that training.dp_training.releases_per_step knows, and reserve its work",
             )
+        # Counted first: what fails half way may have shown something by failing.
         batch.used = True
         self.released += 1
         rows = self._source.gradients(w, batch.data) if batch.chosen else ()
@@ -137,9 +171,9 @@ class PrivateObjective:
 
 
 def prove(update: Arrays, objective: object) -> None:
-    """Note who made an update: the private oracle that all of its gradients came from.
+    """Note which private objective all gradients of an update came from.
 
-    Any other oracle proves nothing.
+    Any other objective proves nothing.
     """
     if isinstance(objective, PrivateObjective):
         note(update, Proof(objective.promise, objective.released))

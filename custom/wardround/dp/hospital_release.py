@@ -1,6 +1,7 @@
-"""Hospital-level DP on its way out: ONE clip of the whole update and noise, whatever has been handed over.
+"""Hospital-level DP as a stage: ONE clip of the whole update, and noise.
 
-The training side divides by public scales before (dp/scaling.py); nothing that is promised here depends on them.
+It acts on whatever update it is given. The training side divides by public scales
+before (dp/scaling.py), and nothing that is promised here depends on them.
 """
 
 from __future__ import annotations
@@ -21,11 +22,15 @@ from wardround.dp.scales import isotropic
 @final
 @dataclass(frozen=True)
 class HospitalRelease:
-    """Clip and noise for one update of the whole hospital; what leaves is in whole steps of `promise.step`.
+    """Clip and noise for one update of the whole hospital.
 
-    promise: clip, noise, and the sum for which it is made
-    rounds: releases of the job
-    a value missing: ConfigRefused
+    What leaves is in whole steps of `promise.step`. A missing value raises
+    ConfigRefused.
+
+    promise: clip and noise, and the sum for which they are made.
+    num_rounds: how many releases the job makes.
+    delta: the delta at which epsilon is stated.
+    accept_vacuous: whether an epsilon that is no privacy claim is accepted.
     """
 
     promise: HospitalDP
@@ -49,19 +54,28 @@ class HospitalRelease:
         return GaussianRelease("hospital", self.promise.noise_multiplier, self.num_rounds)
 
     def require_exact(self, values: int) -> None:
-        """Raise ConfigRefused unless what rounding costs in `rounds` sums of so many values fits what is set aside."""
+        """Raise ConfigRefused unless rounding costs no more than is set aside.
+
+        It is the cost of `num_rounds` sums of `values` numbers.
+        """
         noise_shares.epsilon(self.promise, values, self.num_rounds, [], self.delta)
 
     def outbound(self, update: Update, round_: int, memory: dict[str, Any]) -> tuple[Update, Receipt]:
-        """Return the update clipped as one vector, with this hospital's noise; NaN or inf: ReleaseRefused."""
+        """Return the update clipped as one vector, with this hospital's noise.
+
+        NaN or inf raises ReleaseRefused.
+        """
         p = self.promise
         where = f"{p.shares} shares of it make the whole" if p.distributed else "all of it added here"
         words = (
             f"z {p.noise_multiplier:.4g}, clip {p.max_update_norm:g}, unit: hospital, noise {p.deviation:.4g} ({where})"
         )
         noised = privatise(p, update.params, isotropic(Layout.of(update.params))).update
-        return replace(update, params=noised), {"mechanism": "Gaussian", "guarantee": words}
+        return replace(update, params=noised), {
+            "mechanism": "Gaussian",
+            "guarantee": words,
+        }
 
     def inbound(self, aggregate: Aggregate, round_: int, memory: dict[str, Any]) -> Aggregate:
-        """Return the aggregate as it is: the mean of noised updates is what was promised."""
+        """Return the aggregate unchanged: it is the mean that was promised."""
         return aggregate

@@ -1,13 +1,19 @@
-"""A site's ledger: what every job may still release, and did. The file under it: dp/ledger_file.py.
+"""What may every job still release at this site, and what did it release?
 
-    reserve   before training: the whole plan of a job, if it fits the hospital's budget on top of everything before it
-    spend     before every release: the entry is on the disk when this returns, and not earlier may anything leave
+The file under it is in dp/ledger_file.py.
+
+    reserve   before training: the whole plan of a job, if it fits the hospital's budget
+              on top of everything before it
+    spend     before every release: the entry is on the disk when this returns, and
+              nothing may leave earlier
     close     after the job: what it reserved and did not spend is free again
 
-What counts: all spends, whoever made them and however often, and of open reservations what was not spent yet. Restarted
-under the same id a job finds its reservation; what it releases again counts again, and when that goes beyond the
-reservation, it must fit the budget on its own. A job that ends without `close` keeps its reservation until a person frees
-it (`wardround ledger close`). One ledger per SITE, in a folder of the site's own, never in a job's workspace.
+What counts is every spend, whoever made it and however often, and the unspent part of
+open reservations. A job that is restarted under the same id finds its reservation. What
+it releases a second time counts a second time; beyond the reservation it must fit the
+budget on its own. A job that ends without `close` keeps its reservation until a person
+frees it (`wardround ledger close`). There is one ledger per SITE, in a folder of the
+site's own, never in a job's workspace.
 """
 
 from __future__ import annotations
@@ -27,9 +33,10 @@ from wardround.dp.releases import Release, merged, repeated, rest, times
 @final
 @dataclass(frozen=True)
 class Job:
-    """Who releases: the id that NVFlare gave the run, the job's name, and the version of the code.
+    """Who releases: NVFlare's id of the run, the job's name, and the code's version.
 
-    continues: the id of the run that this one goes on from, of the same name; "" for a run that begins
+    continues: the id of the run of the same name that this one continues; "" for a run
+        that begins.
     """
 
     id: str
@@ -39,16 +46,23 @@ class Job:
 
     def __post_init__(self) -> None:
         if not self.id or not self.name or not self.version:
-            raise ConfigRefused("a ledger entry", found=f"{self}", expected="id, name, version", fix="name the job")
+            raise ConfigRefused(
+                "a ledger entry",
+                found=f"{self}",
+                expected="id, name, version",
+                fix="name the job",
+            )
 
 
 @final
 @dataclass(frozen=True)
 class Account:
-    """One job in the ledger. reserved: by key, while it is open; {} after close.
+    """One job in the ledger.
 
-    settings: by key, what the reservation is bound to | before: by key, what the runs that this one continues had spent of
-    the same plan when it took their reservation over
+    reserved: the reservation by key while it is open; {} after close.
+    settings: by key, the settings to which the reservation is bound.
+    before: by key, what the continued runs had spent of the same plan when this one
+        took their reservation over.
     """
 
     job: Job
@@ -58,12 +72,15 @@ class Account:
     before: Mapping[str, tuple[Release, ...]] = field(default_factory=dict)
 
     def open(self, key: str) -> list[Release]:
-        """Return what is reserved under a key and not spent yet, by this run or by those that it continues."""
+        """Return what is reserved under a key and not spent yet.
+
+        Spends of the runs that this one continues count too.
+        """
         done = (*self.before.get(key, ()), *self.spent.get(key, ()))
         return rest([self.reserved[key]], done) if key in self.reserved else []
 
     def is_of(self, job: Job) -> bool:
-        """Tell whether this is another run of the same chain: the one that `job` continues, or one more that did."""
+        """Return whether this is another run of the chain that `job` continues."""
         return self.job.id != job.id and bool(job.continues) and job.continues in (self.job.id, self.job.continues)
 
 
@@ -77,7 +94,7 @@ class State:
 
     @property
     def spent(self) -> list[Release]:
-        """Return everything that was released, or must be taken as released."""
+        """Return everything that was released, or that must be taken as released."""
         return merged(one for account in self.accounts.values() for many in account.spent.values() for one in many)
 
     @property
@@ -88,13 +105,20 @@ class State:
 
     @property
     def clock_back(self) -> list[int]:
-        """Return the lines (from 1) whose time lies before that of the line above. It is told, never refused."""
+        """Return the lines (from 1) whose time lies before that of the line above.
+
+        This is reported and never refused.
+        """
         return [entry.n + 1 for entry in self.chain.entries if entry.clock_back_s > 0]
 
 
 @final
 class Ledger:
-    """The ledger in a folder. Every method reads and checks all of it; damaged, locked or full disk: ReleaseRefused."""
+    """The ledger in a folder.
+
+    Every method reads and checks all of it. A ledger that is damaged or locked, or a
+    full disk, raises ReleaseRefused.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -109,23 +133,34 @@ class Ledger:
         return bills(state.spent, state.reserved, list(plan.values()), budget)
 
     def reserve(self, job: Job, plan: Mapping[str, Release], budget: Budget, settings: str = "") -> None:
-        """Reserve a job's whole plan, by key. Call it before training. settings: digest of what shapes its updates
+        """Reserve a job's whole plan, by key, before training.
 
-        over budget: ReleaseRefused with the figures | the same again: nothing is added, the budget is checked anew
-        a job that continues another takes its reservation over: what was spent of it stays spent and is not planned again
-        another plan or other settings under the same id, or than the job that is continued: ConfigRefused | an empty plan:
-        ConfigRefused
+        When the same plan is reserved a second time, nothing is added, and the budget
+        is checked once more. A job that continues another takes its reservation over:
+        what was spent of it stays spent and is not planned twice. It raises
+        ReleaseRefused with the figures when the budget is exceeded. It raises
+        ConfigRefused for an empty plan, and for another plan or other settings than
+        those of the same id or of the continued job.
+
+        settings: a digest of what shapes the job's updates.
         """
         if not plan:
             raise _refused(job, "an empty plan", "what the job is going to release")
         with ledger_file.writing(self.folder) as writer:
             state = _state(writer.chain)
             account = state.accounts.get(job.id, Account(job, {}, {}))
-            for one in (account, *(other for other in state.accounts.values() if other.is_of(job))):
+            for one in (
+                account,
+                *(other for other in state.accounts.values() if other.is_of(job)),
+            ):
                 changed = [key for key, release in plan.items() if one.reserved.get(key, release) != release]
                 changed += [key for key in plan if key in one.reserved and one.settings.get(key, "") != settings]
                 if changed or one.job.name != job.name:
-                    raise _refused(job, f"{one.job.name}, and another plan or settings: {changed}", "what was reserved")
+                    raise _refused(
+                        job,
+                        f"{one.job.name}, and another plan or settings: {changed}",
+                        "what was reserved",
+                    )
             fresh = {key: release for key, release in plan.items() if key not in account.reserved}
             accounts = dict(state.accounts)
             for key, release in fresh.items():
@@ -139,9 +174,11 @@ class Ledger:
                 writer.append(job.id, job.name, job.version, "reserve", key, release, **more)
 
     def spend(self, job: Job, key: str, release: Release, budget: Budget) -> Entry:
-        """Write down a release and return its entry (for the receipt). Release AFTER this returns; if it raises, never.
+        """Write a release down and return its entry for the receipt.
 
-        within what the job reserved under `key`: no further question | beyond it: only if it fits the budget
+        Release only AFTER this returns; if it raises, never. Within what the job
+        reserved under `key`, nothing else is asked. Beyond it, the release must fit the
+        budget.
         """
         with ledger_file.writing(self.folder) as writer:
             state = _state(writer.chain)
@@ -153,7 +190,10 @@ class Ledger:
             return writer.append(job.id, job.name, job.version, "spend", key, release)
 
     def close(self, job_id: str) -> None:
-        """Free what a job reserved and did not spend. Closed before: nothing is added | unknown job: ReleaseRefused"""
+        """Free what a job reserved and did not spend.
+
+        A job that was closed before adds nothing. An unknown job raises ReleaseRefused.
+        """
         with ledger_file.writing(self.folder) as writer:
             account = _state(writer.chain).accounts.get(job_id)
             if account is None:
@@ -168,9 +208,10 @@ class Ledger:
 
 
 def require_affordable(ledger: Ledger, budget: Budget, plan: Mapping[str, Release]) -> None:
-    """Raise ReleaseRefused, with the figures, unless a plan fits on top of all that was spent and reserved.
+    """Raise ReleaseRefused, with the figures, unless a plan fits the budget.
 
-    A question only: between it and the training another job may come. `Ledger.reserve` asks and reserves in one.
+    Everything that was spent and reserved counts. This only asks: another job may come
+    between it and the training. `Ledger.reserve` asks and reserves in one step.
     """
     state = ledger.state()
     require_within(state.spent, state.reserved, list(plan.values()), budget)
@@ -192,7 +233,10 @@ def _state(chain: Chain) -> State:
 
 
 def _take(accounts: dict[str, Account], job: Job, key: str, release: Release, settings: str) -> None:
-    """Put a reservation into the accounts; those that it continues hold none under this key from now on."""
+    """Put a reservation into the accounts.
+
+    The accounts that it continues hold none under this key from now on.
+    """
     before: list[Release] = []
     for one in [account for account in accounts.values() if account.is_of(job)]:
         before += one.spent.get(key, ())

@@ -1,19 +1,20 @@
-"""The file of a site's ledger: append-only, hash-chained, written ahead. What it means is in dp/ledger.py.
+"""How does the file of a ledger survive crashes? What it means is in dp/ledger.py.
 
-wardround_ledger.jsonl       one entry a line; `previous` is the SHA-256 of the line before
-wardround_ledger_head.json   how many lines there are, the hash of the last one, and the line that is being written
+    wardround_ledger.jsonl       one entry a line; `previous`: SHA-256 of the line before
+    wardround_ledger_head.json   how many lines, the hash of the last, the line in writing
 
 To append, under the lock on the ledger:
-    1. announce   a new head that holds the whole next line; written beside, fsynced, renamed, folder fsynced
+    1. announce   a new head with the whole next line; fsynced, renamed, folder fsynced
     2. write      the line; fsynced
     3. settle     a new head that counts it, written in the same way
     4. return     only now may the caller release anything
-From 1 on the line COUNTS: whoever opens the ledger after a crash in 1, 2 or 3 finds nothing, a piece, or all of the
-announced line behind the counted ones, counts it and, when writing, completes it. Before 1 nothing was promised and
-nothing was released. So a crash can count a release that did not happen, and cannot miss one that did.
-Anything else behind the counted lines, and a line that does not fit its neighbours or the head, is refused.
-What this cannot see: ledger AND head deleted, both put back to an older copy, or both forged (a chain has no key). So
-note the head elsewhere, and compare it: `wardround ledger verify FOLDER --expect COUNT:SHA256`.
+From 1 on the line COUNTS: whoever opens the ledger after a crash in 1, 2 or 3 finds
+nothing, a piece, or all of the announced line behind the counted ones, counts it and,
+when writing, completes it. Before 1 nothing was promised or released. So a crash can
+count a release that did not happen, and cannot miss one that did. Anything else behind
+the counted lines, and a line that does not fit its neighbours or the head, is refused.
+Not seen: ledger AND head deleted, put back to an older copy, or forged (a chain has no
+key). Note the head elsewhere: `wardround ledger verify FOLDER --expect COUNT:SHA256`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from wardround.core import files
 from wardround.core.errors import ReleaseRefused
 from wardround.dp.releases import Release, from_json, to_json
 
-FILE, HEAD = "wardround_ledger.jsonl", "wardround_ledger_head.json"
+FILE = "wardround_ledger.jsonl"
+HEAD = "wardround_ledger_head.json"
 FORMAT = "wardround ledger 1"
 GENESIS = "0" * 64
 KINDS = ("reserve", "spend", "close")
@@ -47,10 +49,11 @@ _OPTIONAL = ("settings", "continues")
 @final
 @dataclass(frozen=True)
 class Entry:
-    """One line. what: reserve, spend, close | clock_back_s: by how much its time lies before that of the line above.
+    """One line: `what` is reserve, spend or close.
 
-    settings: of a reservation, the digest of what shapes the job's updates | continues: the job that it goes on from
-    (both are left out of the line where there is nothing to say)
+    clock_back_s: by how much its time lies before that of the line above.
+    settings: of a reservation, the digest of what shapes the job's updates.
+    continues: the job that this one continues. Both are left out where they are empty.
     """
 
     n: int
@@ -69,7 +72,7 @@ class Entry:
 @final
 @dataclass(frozen=True)
 class Chain:
-    """A checked ledger. pending: the last entry is announced and not settled; it counts."""
+    """A checked ledger. If `pending`, the last entry is not settled yet; it counts."""
 
     entries: tuple[Entry, ...]
     lines: tuple[bytes, ...]
@@ -82,9 +85,9 @@ class Chain:
 
 
 def read(folder: Path) -> Chain:
-    """Return the checked ledger of a folder; no ledger: no entries. Nothing is written.
+    """Return the checked ledger of a folder, without entries if there is none.
 
-    damaged, edited, shortened, replaced, without its head: ReleaseRefused with file and line
+    A damaged, edited, shortened or replaced one raises ReleaseRefused with the line.
     """
     path = folder / FILE
     try:
@@ -100,15 +103,17 @@ def read(folder: Path) -> Chain:
 
 @final
 class Writer:
-    """A ledger, open and locked."""
+    """A ledger that is open and locked."""
 
     def __init__(self, folder: Path, descriptor: int, chain: Chain) -> None:
-        self.chain, self._folder, self._descriptor = chain, folder, descriptor
+        self.chain = chain
+        self._folder = folder
+        self._descriptor = descriptor
 
     def append(
         self, job_id: str, job: str, version: str, what: str, key: str, release: Release | None, **more: str
     ) -> Entry:
-        """Return the new entry when it is on the disk: from now on the caller may release. more: settings, continues"""
+        """Return the new entry once it is on the disk: now the caller may release."""
         now, settled = datetime.now(timezone.utc), self.chain
         above = datetime.fromisoformat(settled.entries[-1].time) if settled.entries else now
         back = round(max(0.0, (above - now).total_seconds()), 3)
@@ -123,7 +128,8 @@ class Writer:
         return entry
 
     def finish(self) -> None:
-        """Complete a pending entry: write its line, over a piece of it if that is there, and settle the head."""
+        """Complete a pending entry: write its line, and settle the head."""
+        # A piece of the line, left by a crash, is written over.
         os.lseek(self._descriptor, sum(map(len, self.chain.lines[:-1])), os.SEEK_SET)
         _write(self._descriptor, self.chain.lines[-1])
         _write_head(self._folder, self.chain.lines, "")
@@ -132,14 +138,17 @@ class Writer:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[Writer]:
-    """Open the ledger for as long as the block runs, alone; a pending entry is completed first.
+    """Open the ledger, alone, while the block runs; a pending entry is completed first.
 
-    as `read`; locked for a minute; OSError (disk full, no permission): ReleaseRefused, and nothing may be released
+    What `read` refuses, a lock for a minute, or an OSError: ReleaseRefused. Then
+    nothing may be released.
     """
     path = folder / FILE
     try:
         with _opened(folder) as file:
             _lock(file.fileno(), path, fcntl.LOCK_EX)
+            # The lock is on the file that was opened: a file that has taken its name
+            # has none.
             if path.stat().st_ino != os.fstat(file.fileno()).st_ino:
                 raise _damaged(path, "a file that was replaced while it was being opened", "that nobody touches it")
             writer = Writer(folder, file.fileno(), _checked(folder, file.readall()))
@@ -156,7 +165,7 @@ def writing(folder: Path) -> Iterator[Writer]:
 
 
 def _opened(folder: Path) -> FileIO:
-    """Open the ledger; make an empty one only where there is no head either."""
+    """Open the ledger. An empty one is made only where there is no head either."""
     path = folder / FILE
     try:
         return FileIO(path, "r+")
@@ -168,7 +177,7 @@ def _opened(folder: Path) -> FileIO:
 
 
 def _checked(folder: Path, data: bytes | None) -> Chain:
-    """Return the chain in the ledger's bytes (None: no file), after checking every line and the head."""
+    """Return the chain in the ledger's bytes (None: no file), after checking all of it."""
     path, count, last, announced = folder / FILE, *_read_head(folder, bool(data))
     if data is None and (count or announced):
         raise _damaged(path, f"no such file, though its head counts {count} lines", "the ledger beside its head")
@@ -190,7 +199,7 @@ def _checked(folder: Path, data: bytes | None) -> Chain:
 
 
 def _entry(path: Path, number: int, line: bytes, above: list[bytes]) -> Entry:
-    """Return the entry in a line that is written as we write it, is the `number`-th from 0, and knows the line above."""
+    """Return the entry in a line: written as we write it, and following the line above."""
     where, previous = f"line {number + 1}", ""
     try:
         content = json.loads(line)
@@ -230,7 +239,7 @@ def _canonical(content: Any) -> bytes:
 
 
 def _read_head(folder: Path, needed: bool) -> tuple[int, str, str]:
-    """Return how many lines count, the hash of the last, and the announced line ("": none)."""
+    """Return how many lines count, the hash of the last, and the announced line or ""."""
     path = folder / HEAD
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

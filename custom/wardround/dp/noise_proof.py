@@ -1,9 +1,11 @@
-"""What a private training hands to the outbound filter as its proof: which update, under which promise, how many releases.
+"""How does the outbound filter know that an update was trained with noise?
 
-The exit must know that an update was trained with noise. It may not infer that from what is absent (no loss beside it): whoever
-leaves the loss away would then have proved noise. So the hospital notes, for exactly the bytes that its private oracle made, what
-that oracle counted; the exit takes the note, once, and compares it with what it is going to charge. No note: nothing leaves.
-The notes are of this process and are never written down: an update that outlives its process is trained anew.
+It may not infer that from what is absent, such as a loss: whoever left the loss away
+would then have proved noise. So the training notes, for exactly the bytes that its
+private objective made, what that objective counted. The filter takes the note, once,
+and compares it with what it is going to charge. Without a note nothing leaves. Notes
+belong to this process and are never written down: an update that outlives its process
+is trained a second time.
 """
 
 from __future__ import annotations
@@ -18,20 +20,27 @@ from wardround.dp.patient_dp import PatientDP
 @final
 @dataclass(frozen=True)
 class Proof:
-    """Private gradients that were released while an update was made, all of them under one promise."""
+    """The private gradients that were released while an update was made.
+
+    All of them were made under one promise.
+    """
 
     promise: PatientDP
     released: int
 
 
+# By the digest of the update, so that a changed update finds no note.
 _noted: dict[str, Proof] = {}
 
 
 def note(update: Arrays, proof: Proof) -> None:
-    """Note what made exactly these bytes; `dp_sgd.prove` does it for a private oracle."""
+    """Note what made exactly these bytes. `dp_sgd.prove` calls it."""
     _noted[digest(update)] = proof
 
 
 def take(update: Arrays) -> Proof | None:
-    """Return the proof of exactly these bytes, once; an update that was changed, or that left before, has none."""
+    """Return the proof of exactly these bytes, once.
+
+    An update that was changed, or that left before, has none.
+    """
     return _noted.pop(digest(update), None)

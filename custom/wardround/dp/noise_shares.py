@@ -1,22 +1,34 @@
-"""What a sum of rounded noise shares costs beyond ONE Gaussian, in total variation, for accounting in delta.
+"""What does a sum of rounded noise shares cost beyond ONE Gaussian?
 
-    P   sum over m sites of round(x_i + N(0, s^2))               what is opened            (s, x in steps of the codec)
-    I   round(X + N(0, m s^2) + B),  X = sum of x_i              what the accountant knows
-        B: m - 1 independent uniform numbers on (-1/2, 1/2), added up
+The answer is a total variation, for accounting in delta.
 
-I only processes X + N(0, m s^2): the Gaussian mechanism with the sensitivity of X, no rounding in it. And P is nearly I:
-one share has the masses (phi_s * rect)(k - x), with the characteristic function sum_j G(t + 2 pi j) e^{i (t + 2 pi j) x},
-G(t) = e^{-s^2 t^2 / 2} sin(t / 2) / (t / 2) (Poisson's summation). The product of m of them is that of I plus the terms in
-which not all j are equal. On |t| <= pi each of those is at most a product of m Gaussian factors, k of them off centre, and
-the factors off centre add up to at most 2.01 times the nearest one; so every single probability is off by at most
+    P   sum over m sites of round(x_i + N(0, s^2))      what is opened
+    I   round(X + N(0, m s^2) + B),  X = sum of x_i     what the accountant knows
 
-    B(m) = sum_{k=1}^{m-1} binom(m, k) 2.01^k e^{-2 pi^2 s^2 k (m - k) / m} + 2.01^m e^{-m pi^2 s^2 / 2}        B(1) = 0
+s and x are in steps of the codec. B is m - 1 independent uniform numbers on (-1/2,
+1/2), added up. I only processes X + N(0, m s^2): the Gaussian mechanism with the
+sensitivity of X and no rounding in it. And P is nearly I: one share has the masses
+(phi_s * rect)(k - x), with the characteristic function sum_j G(t + 2 pi j) e^{i (t + 2
+pi j) x}, G(t) = e^{-s^2 t^2 / 2} sin(t / 2) / (t / 2) (Poisson's summation). The
+product of m of them is that of I plus the terms in which not all j are equal. On |t| <=
+pi each of those is at most a product of m Gaussian factors, k of them off centre, and
+the factors off centre add up to at most 2.01 times the nearest one. So every single
+probability is off by at most
 
-(1e-26 at s = 2.5, m = 2). Summed over the whole numbers within reach that is a total variation, in both worlds, so
-delta(epsilon) <= delta_Gauss(epsilon, mu) + (1 + e^epsilon) rounds values distance.
-Counted: B(m) and the tails that the sampler cannot draw. Not counted, as in dp/gaussian_noise.py: float64 arithmetic.
-Source: Kairouz et al. 2021, arXiv:2102.06387 (sums of discrete Gaussians: the same exponent).
-Deviations: 1. for rounded Gaussians, whose ideal is a processed Gaussian, so that mu-GDP and the exact ledger hold.
+    B(m) = sum_{k=1}^{m-1} binom(m, k) 2.01^k e^{-2 pi^2 s^2 k (m - k) / m}
+           + 2.01^m e^{-m pi^2 s^2 / 2},        B(1) = 0
+
+(1e-26 at s = 2.5, m = 2). Summed over the whole numbers within reach that is a total
+variation, in both worlds, so
+
+    delta(epsilon) <= delta_Gauss(epsilon, mu) + (1 + e^epsilon) rounds values distance
+
+B(m) and the tails that the sampler cannot draw are counted. Float64 arithmetic is not
+counted, as in dp/gaussian_noise.py.
+Source: Kairouz et al. 2021, arXiv:2102.06387 (sums of discrete Gaussians: the same
+exponent).
+Deviations: 1. For rounded Gaussians, whose ideal is a processed Gaussian, so that
+mu-GDP and the exact ledger hold.
 """
 
 from __future__ import annotations
@@ -30,18 +42,26 @@ from wardround.dp.accounting import epsilon as gaussian_epsilon
 from wardround.dp.hospital_dp import REACH, HospitalDP
 from wardround.dp.releases import Release
 
+# The bound above is proved for noise of at least PROVED steps. TAIL is the probability
+# of the numbers that the sampler cannot draw.
 PROVED = 1.0
 TAIL = 2.0**-63
 _OFF_CENTRE = 2.01
 
 
 def aliasing(deviation: float, shares: int) -> float:
-    """Return B(m), a bound on how far a probability of the sum is from the ideal one. deviation: of a share, in steps.
+    """Return B(m): how far a probability of the sum is at most from the ideal one.
 
-    one share: 0, it is the ideal | deviation below PROVED: ConfigRefused (HospitalDP asks for more anyway)
+    One share gives 0: it is the ideal. A deviation below PROVED raises ConfigRefused
+    (HospitalDP asks for more anyway).
+
+    deviation: of one share, in steps of the codec.
     """
     if not deviation >= PROVED or shares < 1:
-        raise _refused(f"{shares} shares of {deviation:.3g} steps", f"1 or more, of at least {PROVED} step")
+        raise _refused(
+            f"{shares} shares of {deviation:.3g} steps",
+            f"1 or more, of at least {PROVED} step",
+        )
     if shares == 1:
         return 0.0
     square, m = (math.pi * deviation) ** 2, shares
@@ -53,7 +73,10 @@ def aliasing(deviation: float, shares: int) -> float:
 
 
 def distance(promise: HospitalDP) -> float:
-    """Return the total variation between P and I for ONE value, for the worst number of shares a sum may hold."""
+    """Return the total variation between P and I for ONE value.
+
+    It is that of the worst number of shares that a sum may hold.
+    """
     steps = promise.deviation / promise.step
     reach = math.ceil(REACH * steps) + 1
     most = promise.sites - 1 - promise.colluders if promise.distributed else 1
@@ -64,14 +87,22 @@ def distance(promise: HospitalDP) -> float:
 
 
 def extra_delta(promise: HospitalDP, values: int, num_rounds: int, epsilon: float) -> float:
-    """Return what `rounds` sums of `values` numbers add to delta(epsilon) of the Gaussian mechanism."""
+    """Return what `num_rounds` sums of `values` numbers add to delta(epsilon)."""
     return (1 + math.exp(epsilon)) * num_rounds * values * distance(promise)
 
 
-def epsilon(promise: HospitalDP, values: int, num_rounds: int, others: Iterable[Release], delta: float) -> float:
-    """Return epsilon per hospital of `rounds` sums and `others`, with everything that is counted inside delta.
+def epsilon(
+    promise: HospitalDP,
+    values: int,
+    num_rounds: int,
+    others: Iterable[Release],
+    delta: float,
+) -> float:
+    """Return the epsilon per hospital of `num_rounds` sums and `others`.
 
-    a 64th of delta is set aside (accounting.claim) for the noise not being exactly one Gaussian; more than that: ConfigRefused
+    Everything that is counted is inside delta. A 64th of delta is set aside
+    (accounting.claim) because the noise is not exactly one Gaussian; when that does not
+    suffice, ConfigRefused is raised.
     """
     releases = [*others, *[promise.release] * num_rounds]
     found = gaussian_epsilon(releases, "hospital", delta)
@@ -84,4 +115,9 @@ def epsilon(promise: HospitalDP, values: int, num_rounds: int, others: Iterable[
 
 
 def _refused(found: str, expected: str) -> ConfigRefused:
-    return ConfigRefused("shares of noise", found=found, expected=expected, fix="correct the job's privacy settings")
+    return ConfigRefused(
+        "shares of noise",
+        found=found,
+        expected=expected,
+        fix="print the job again with other values, such as `--set dp.noise_multiplier=NUMBER`",
+    )

@@ -1,7 +1,8 @@
-"""Patient-level DP on its way out: nothing is added here, the noise is in every step of the training.
+"""Patient-level DP as a stage: it demands the proof of the noise, and adds none itself.
 
-What this stage does is to demand the proof of that noise (dp/noise_proof.py) for exactly the update that it
-is handed, and to say what the ledger charges for it.
+The noise is in every step of the training. This stage demands its proof
+(dp/noise_proof.py) for exactly the update that it is given, and says what the ledger
+charges for it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from wardround.dp.releases import Release, SampledGaussianRelease, Unit
 @final
 @dataclass(frozen=True)
 class PatientRelease:
-    """The first stage of a job with patient-level DP: what the hospital trains under, and what it is charged for.
+    """The first stage of a job with patient-level DP.
 
-    promise: of every private gradient
-    work: private gradients per round
-    rounds: releases of the job
-    a value missing: ConfigRefused
+    A missing value raises ConfigRefused.
+
+    promise: that of every private gradient.
+    work: private gradients per round.
+    num_rounds: how many releases the job makes.
+    delta: the delta at which epsilon is stated.
+    accept_vacuous: whether an epsilon that is no privacy claim is accepted.
     """
 
     promise: PatientDP
@@ -51,9 +55,10 @@ class PatientRelease:
         return self._release(self.work * self.num_rounds)
 
     def outbound(self, update: Update, round_: int, memory: dict[str, Any]) -> tuple[Update, Receipt]:
-        """Return the update as it is, once its training has proved the noise.
+        """Return the update unchanged, once its training has proved the noise.
 
-        no proof of these very bytes, other noise, more or fewer gradients than are charged: ReleaseRefused
+        It raises ReleaseRefused without a proof of these very bytes, for other noise,
+        and for more or fewer gradients than are charged.
         """
         p, proof = self.promise, noise_proof.take(update.params)
         if proof != noise_proof.Proof(p, self.work):
@@ -68,7 +73,7 @@ class PatientRelease:
         return update, {"mechanism": "DP-SGD", "guarantee": words}
 
     def inbound(self, aggregate: Aggregate, round_: int, memory: dict[str, Any]) -> Aggregate:
-        """Return the aggregate as it is."""
+        """Return the aggregate unchanged."""
         return aggregate
 
     def _release(self, steps: int) -> Release:

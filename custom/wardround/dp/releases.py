@@ -1,11 +1,14 @@
-"""What one release costs, in one vocabulary: frozen values that the accountant adds up and the ledger keeps.
+"""What does one release cost? Values that the accountant adds and the ledger keeps.
 
-Neighbours differ by ONE unit, added or removed (an image, a patient, a hospital). A noise multiplier is the standard
-deviation of the noise over the L2 sensitivity to that, the clipping bound C.
-A hospital holds its patients and a patient his images, so a release that hides a unit also hides the smaller ones. But with
-one patient fewer a hospital's update is not removed, it is REPLACED: from u to u', both within C, up to 2 C apart. So for
-smaller units the noise multiplier counts half (mu counts double), and chance to take part is not counted in their favour.
-The other way there is no finite promise: it would depend on how many images a patient has.
+Neighbours differ by ONE unit, added or removed: an image, a patient or a hospital. A
+noise multiplier is the standard deviation of the noise over the L2 sensitivity to that,
+which is the clipping bound C.
+A hospital holds its patients, and a patient holds their images, so a release that hides
+a unit also hides the smaller ones. But with one patient fewer a hospital's update is
+not removed, it is REPLACED: from u to u', both within C, up to 2 C apart. For smaller
+units the noise multiplier therefore counts half (mu counts double), and the chance to
+take part is not counted in their favour. In the other direction there is no finite
+promise: it would depend on how many images a patient has.
 """
 
 from __future__ import annotations
@@ -19,13 +22,17 @@ from wardround.core.errors import ConfigRefused
 
 Unit = Literal["image", "patient", "hospital"]
 UNITS: tuple[Unit, ...] = ("image", "patient", "hospital")
+# A replaced update moves by twice the clip.
 REPLACED = 2.0
 
 
 @final
 @dataclass(frozen=True)
 class GaussianRelease:
-    """`count` releases of a sum in which every unit takes part. No defaults; a value out of range: ConfigRefused."""
+    """`count` releases of a sum in which every unit takes part.
+
+    No field has a default. A value out of range raises ConfigRefused.
+    """
 
     unit: Unit
     noise_multiplier: float
@@ -38,9 +45,12 @@ class GaussianRelease:
 @final
 @dataclass(frozen=True)
 class SampledGaussianRelease:
-    """`steps` releases in each of which every unit takes part with a chance of its own (Poisson sampling, DP-SGD).
+    """`steps` releases in each of which every unit takes part by a chance of its own.
 
-    sample_rate: above 0, at most 1. A batch of fixed size, or a shuffled one, is NOT this.
+    This is the Poisson sampling of DP-SGD. A batch of fixed size, or a shuffled one, is
+    NOT this. A value out of range raises ConfigRefused.
+
+    sample_rate: above 0, at most 1.
     """
 
     unit: Unit
@@ -57,7 +67,10 @@ class SampledGaussianRelease:
 @final
 @dataclass(frozen=True)
 class UnknownRelease:
-    """Something left the hospital and nobody knows what it cost: epsilon is infinite, for every unit."""
+    """Something left the hospital, and nobody knows what it cost.
+
+    Its epsilon is infinite for every unit.
+    """
 
     what: str
 
@@ -79,7 +92,8 @@ def to_json(release: Release) -> dict[str, Any]:
 def from_json(value: Any) -> Release:
     """Return the release that a ledger holds.
 
-    an unknown kind, a missing or unknown key, a value out of range: UnknownRelease, which costs everything; never less
+    An unknown kind, a missing or unknown key, or a value out of range gives
+    UnknownRelease, which costs everything. It never gives less.
     """
     kind = _KINDS.get(value["kind"]) if isinstance(value, dict) and isinstance(value.get("kind"), str) else None
     if kind is None:
@@ -97,19 +111,22 @@ def from_json(value: Any) -> Release:
 
 
 def covers(release: Release, unit: Unit) -> bool:
-    """Tell whether a release hides a unit: its own unit and the smaller ones."""
+    """Return whether a release hides a unit: its own unit, and the smaller ones."""
     return not isinstance(release, UnknownRelease) and UNITS.index(release.unit) >= UNITS.index(unit)
 
 
 def seen_by(release: Release, unit: Unit) -> Release:
-    """Return what a release is for a unit that it covers: itself, or, for a smaller one, full replacement at half noise."""
+    """Return what a release is for a unit that it covers.
+
+    It is the release itself or, for a smaller unit, full replacement at half the noise.
+    """
     if isinstance(release, UnknownRelease) or release.unit == unit:
         return release
     return GaussianRelease(unit, release.noise_multiplier / REPLACED, times(release))
 
 
 def times(release: Release) -> int:
-    """Return how often a release is made; 1 if that is unknown."""
+    """Return how often a release is made, or 1 if that is unknown."""
     if isinstance(release, GaussianRelease):
         return release.count
     return release.steps if isinstance(release, SampledGaussianRelease) else 1
@@ -123,7 +140,10 @@ def repeated(release: Release, number: int) -> Release:
 
 
 def merged(releases: Iterable[Release]) -> list[Release]:
-    """Return the releases with equal ones counted together, in order of first appearance."""
+    """Return the releases with equal ones counted together.
+
+    They stand in the order of their first appearance.
+    """
     counts: dict[Release, int] = {}
     for release in releases:
         one = repeated(release, 1)
@@ -132,7 +152,10 @@ def merged(releases: Iterable[Release]) -> list[Release]:
 
 
 def rest(planned: Iterable[Release], done: Iterable[Release]) -> list[Release]:
-    """Return what of a plan is still to come. What was done with other settings than planned frees nothing."""
+    """Return what of a plan is still to come.
+
+    A release that was made with other settings than planned frees nothing.
+    """
     counts = {repeated(release, 1): times(release) for release in merged(done)}
     left = [(release, times(release) - counts.get(repeated(release, 1), 0)) for release in merged(planned)]
     return [repeated(release, count) for release, count in left if count > 0]
@@ -147,11 +170,17 @@ def _check(unit: Any, noise_multiplier: Any, name: str, count: Any) -> None:
         raise _refused(f"unit {unit!r}", " or ".join(UNITS))
     if not _number(noise_multiplier) or noise_multiplier <= 0:
         raise _refused(
-            f"noise_multiplier {noise_multiplier!r}", "above 0 and finite: without noise there is no epsilon"
+            f"noise_multiplier {noise_multiplier!r}",
+            "above 0 and finite: without noise there is no epsilon",
         )
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise _refused(f"{name} {count!r}", "a whole number, 1 or more")
 
 
 def _refused(found: str, expected: str) -> ConfigRefused:
-    return ConfigRefused("a private release", found=found, expected=expected, fix="correct the job's privacy settings")
+    return ConfigRefused(
+        "a private release",
+        found=found,
+        expected=expected,
+        fix="print the job again with other values, such as `--set dp.noise_multiplier=NUMBER`",
+    )

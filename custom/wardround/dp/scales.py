@@ -1,15 +1,24 @@
-"""Public scales for hospital-level noise: wide where the loss is flat and updates are large, narrow where not.
+"""Which public scales make hospital-level noise cost the least accuracy?
 
-    s_g proportional to (v_g / h_g)^(1/4)        v: mean squared update, h: mean squared gradient (Fisher), by group g
+They are wide where the loss is flat and updates are large, and narrow elsewhere.
 
-The weighted error of a released update is proportional to C^2 sum_g d_g h_g s_g^2 (d_g values in a group), and a clip that
-lets the update through has C^2 = sum_g d_g v_g / s_g^2. Cauchy-Schwarz: the product is least at s_g^4 = v_g / h_g, where it
-is (sum d sqrt(v h))^2; s = 1 has (sum d v)(sum d h). No gain where v is proportional to h, as after a single SGD step.
-v and h must be public: from public data or a public checkpoint (`squares`), from what was released before
-(`squares_of_mean`, one round behind: post-processing, free), or bought (`energy`, a release of its own at multiplier z0).
-Never a site's own in plaintext. A bad estimate costs accuracy, never privacy: dp/hospital_dp.py is valid for every public s.
-The same bits on every machine: exact sums (fsum), and only + - * / and square roots, which IEEE 754 rounds correctly.
-Source: ours; the idea of Fisher-adaptive noise is that of MM-PFL-ADP, whose clip is not valid (benchmarks/canary.py).
+    s_g proportional to (v_g / h_g)^(1/4)
+    v: mean squared update, h: mean squared gradient (Fisher), by group g
+
+The weighted error of a released update is proportional to C^2 sum_g d_g h_g s_g^2 (d_g
+values in a group), and a clip that lets the update through has C^2 = sum_g d_g v_g /
+s_g^2. By Cauchy-Schwarz the product is least at s_g^4 = v_g / h_g, where it is (sum d
+sqrt(v h))^2; s = 1 gives (sum d v)(sum d h). Nothing is gained where v is proportional
+to h, as after a single SGD step.
+v and h must be public: from public data or a public checkpoint (`squares`), from an
+earlier release (`squares_of_mean`, one round behind, free as post-processing), or
+bought (`energy`, a release of its own at multiplier z0). They are never a site's own in
+plaintext. A bad estimate costs accuracy and never privacy: dp/hospital_dp.py is valid
+for every public s.
+All machines compute the same bits: sums are exact (fsum), and only + - * / and square
+roots are used, which IEEE 754 rounds correctly.
+Source: ours; the idea of Fisher-adaptive noise is that of MM-PFL-ADP, whose clip is not
+valid (benchmarks/canary.py).
 """
 
 from __future__ import annotations
@@ -22,18 +31,27 @@ import numpy as np
 from wardround.core.arrays import Array, Arrays, Layout
 from wardround.core.errors import ConfigRefused
 
-FLOOR, CLAMP, MOST_GROUPS = 1e-4, 16.0, 30
+# A mean square below FLOOR of the largest counts as that, and scales stay within 1 /
+# CLAMP to CLAMP: an estimate from few values must not decide alone.
+FLOOR = 1e-4
+CLAMP = 16.0
+MOST_GROUPS = 30
 
 
 def groups_of(layout: Layout, most: int = MOST_GROUPS) -> tuple[int, ...]:
-    """Return a group number, from 0, for every block: at most `most`, each of neighbours of one kind.
+    """Return a group number, from 0, for every block.
 
-    blocks with one axis (norms, biases) and kernels never share a group: their updates differ in size
+    There are at most `most` groups, each of neighbours of one kind. Blocks with one
+    axis (norms, biases) and kernels never share a group, because their updates differ
+    in size.
     """
     kinds = [[b for b, shape in enumerate(layout.shapes) if (len(shape) > 1) == kernel] for kernel in (False, True)]
     kinds = [blocks for blocks in kinds if blocks]
     if most < len(kinds) or not layout.names:
-        raise _refused(f"{len(layout.names)} blocks in {most} groups", "at least a block, and a group for each kind")
+        raise _refused(
+            f"{len(layout.names)} blocks in {most} groups",
+            "at least a block, and a group for each kind",
+        )
     shares = _parts([len(blocks) for blocks in kinds], most)
     found, first = [0] * len(layout.names), 0
     for blocks, parts in zip(kinds, shares, strict=True):
@@ -52,7 +70,10 @@ def sizes_of(layout: Layout, groups: Sequence[int]) -> tuple[int, ...]:
 
 
 def squares(layout: Layout, groups: Sequence[int], a: Arrays) -> tuple[float, ...]:
-    """Return the mean square by group: of PUBLIC numbers only (gradients give h, updates give v)."""
+    """Return the mean square by group, of PUBLIC numbers only.
+
+    Gradients give h, and updates give v.
+    """
     flat = [np.asarray(a[name], np.float64).ravel() for name in layout.names]
     sums = [
         math.fsum(
@@ -64,12 +85,19 @@ def squares(layout: Layout, groups: Sequence[int], a: Arrays) -> tuple[float, ..
 
 
 def squares_of_mean(
-    layout: Layout, groups: Sequence[int], mean: Arrays, scales: Mapping[str, float], deviation: float
+    layout: Layout,
+    groups: Sequence[int],
+    mean: Arrays,
+    scales: Mapping[str, float],
+    deviation: float,
 ) -> tuple[float, ...]:
-    """Return v by group from a released mean U / n: its mean square less that of the noise, times s^2.
+    """Return v by group from a released mean U / n.
 
-    deviation: of the noise in the mean, in units of u: d / sqrt(n) | it may lag a round behind, and be averaged over rounds
-    a group below the standard error of that difference counts as much as the error: it cannot be told from zero
+    It is the mean square less that of the noise, times s^2. It may lag a round behind,
+    and it may be averaged over rounds. A group below the standard error of that
+    difference counts as much as the error, because it cannot be told from zero.
+
+    deviation: of the noise in the mean, d / sqrt(n), in units of u.
     """
     raw, sizes = squares(layout, groups, mean), sizes_of(layout, groups)
     square = {group: scales[name] ** 2 for name, group in zip(layout.names, groups, strict=True)}
@@ -80,9 +108,11 @@ def squares_of_mean(
 
 
 def energy(layout: Layout, groups: Sequence[int], difference: Arrays) -> Array:
-    """Return each group's part of the squared norm, float32: PRIVATE, to be released by `hospital_dp.privatise`.
+    """Return each group's part of the squared norm, float32.
 
-    Guarantees: 0 or more, they add up to 1, so the L2 norm is at most 1 = the clip to use | zero update: zeros
+    It is PRIVATE and must be released by `hospital_dp.privatise`. The parts are 0 or
+    more and add up to 1, so the L2 norm is at most 1, which is the clip to use. A zero
+    update gives zeros.
     """
     each = squares(layout, groups, difference)
     total = [value * size for value, size in zip(each, sizes_of(layout, groups), strict=True)]
@@ -92,10 +122,12 @@ def energy(layout: Layout, groups: Sequence[int], difference: Arrays) -> Array:
 
 
 def squares_of_energy(histogram: Array, sizes: Sequence[int], deviation: float) -> tuple[float, ...]:
-    """Return v by group, up to a factor, from a released mean histogram. deviation: of the noise in it, d / sqrt(n).
+    """Return v by group, up to a factor, from a released mean histogram.
 
-    Shrunk towards equal v (James and Stein 1961, positive part): a histogram that could be noise alone says equal v.
-    a part that is negative after that: 0
+    It is shrunk towards equal v (James and Stein 1961, positive part): a histogram that
+    could be noise alone gives equal v. A part that is negative after that counts as 0.
+
+    deviation: of the noise in the histogram, d / sqrt(n).
     """
     whole, parts = sum(sizes), [float(part) for part in histogram.tolist()]
     equal = [size / whole for size in sizes]
@@ -108,9 +140,13 @@ def squares_of_energy(histogram: Array, sizes: Sequence[int], deviation: float) 
 
 
 def scales(v: Sequence[float], h: Sequence[float], sizes: Sequence[int]) -> tuple[float, ...]:
-    """Return s by group: (v / h)^(1/4), so that the mean over values of s^2 is 1, then clamped to 1/CLAMP .. CLAMP.
+    """Return s by group.
 
-    v, h: below FLOOR of the largest one they count as that; all zero: 1 each | negative, NaN, inf: ConfigRefused
+    It is (v / h)^(1/4), scaled so that the mean of s^2 over values is 1, and then
+    clamped to 1/CLAMP .. CLAMP. Negative numbers, NaN and inf raise ConfigRefused.
+
+    v, h: by group. A number below FLOOR of the largest one counts as that. If all are
+        zero, each counts as 1.
     """
     raw = [math.sqrt(math.sqrt(a / b)) for a, b in zip(_floored(v), _floored(h), strict=True)]
     mean = math.fsum(size * s * s for size, s in zip(sizes, raw, strict=True)) / sum(sizes)
@@ -118,7 +154,7 @@ def scales(v: Sequence[float], h: Sequence[float], sizes: Sequence[int]) -> tupl
 
 
 def by_block(layout: Layout, groups: Sequence[int], s: Sequence[float]) -> dict[str, float]:
-    """Return the scale of every block, as hospital_dp takes it."""
+    """Return the scale of every block, in the form that hospital_dp takes."""
     return {name: s[group] for name, group in zip(layout.names, groups, strict=True)}
 
 
@@ -135,7 +171,11 @@ def _floored(values: Sequence[float]) -> list[float]:
 
 
 def _parts(blocks: Sequence[int], most: int) -> list[int]:
-    """Return how many groups each kind gets: one for every block if they fit, else in proportion, at least one."""
+    """Return how many groups each kind gets.
+
+    Every block has its own if they fit; otherwise the groups are shared in proportion,
+    with at least one for each kind.
+    """
     if sum(blocks) <= most:
         return list(blocks)
     if len(blocks) == 1:
@@ -145,4 +185,9 @@ def _parts(blocks: Sequence[int], most: int) -> list[int]:
 
 
 def _refused(found: str, expected: str) -> ConfigRefused:
-    return ConfigRefused("scales of private noise", found=found, expected=expected, fix="correct `privacy` in the job")
+    return ConfigRefused(
+        "scales of private noise",
+        found=found,
+        expected=expected,
+        fix="print the job again with the scales that `wardround scales` prints",
+    )

@@ -1,8 +1,11 @@
-"""Which public scales a job uses in which round: 1, fixed ones from public data, or such that follow what is released.
+"""Which public scales does a job use in which round?
 
-    fixed     s as given, by group (`wardround scales` finds them at a synthetic hospital that takes no part)
-    follow    s ~ (v / h)^(1/4) with v from the mean that was released in the round before (post-processing: free), h as given
+    fixed     s as given, by group (`wardround scales` finds them at a synthetic
+              hospital that takes no part)
+    follow    s ~ (v / h)^(1/4), with h as given and v from the mean that was released
+              in the round before (post-processing, free)
     neither   s = 1: isotropic noise
+
 Every site computes the same bits from the same released numbers (dp/scales.py).
 """
 
@@ -24,9 +27,14 @@ from wardround.dp.scales import by_block, groups_of, scales, sizes_of, squares_o
 @final
 @dataclass(frozen=True)
 class Scaling:
-    """start: s of round 0 by group, [] for 1 each | curvature: h by group, [] for equal | follow: see above.
+    """The scales of a job.
 
-    not public numbers within 2**-20 .. 2**20, follow not true or false: ConfigRefused
+    Numbers that are not within 2**-20 to 2**20, or a `follow` that is not true or
+    false, raise ConfigRefused.
+
+    start: s of round 0 by group; [] means 1 each.
+    curvature: h by group; [] means equal.
+    follow: whether s follows the released means.
     """
 
     start: Sequence[float]
@@ -38,19 +46,32 @@ class Scaling:
             values = getattr(self, name)
             listed = isinstance(values, (list, tuple))
             if not listed or not all(_within(value) for value in values) or not isinstance(self.follow, bool):
-                raise _refused(f"{name} {values!r:.60}, follow {self.follow!r}", "numbers above 0, and true or false")
+                raise _refused(
+                    f"{name} {values!r:.60}, follow {self.follow!r}",
+                    "numbers above 0, and true or false",
+                )
             object.__setattr__(self, name, tuple(float(value) for value in values))
 
     def first(self, layout: Layout) -> tuple[float, ...]:
-        """Return s of round 0 by group; another number of groups than the shared part has: ConfigRefused."""
+        """Return s of round 0 by group.
+
+        Another number of groups than the shared part has raises ConfigRefused.
+        """
         number = max(groups_of(layout)) + 1
         for name in ("start", "curvature"):
             if len(getattr(self, name)) not in (0, number):
-                raise _refused(f"{len(getattr(self, name))} values of {name}", f"none or {number}, one for each group")
+                raise _refused(
+                    f"{len(getattr(self, name))} values of {name}",
+                    f"none or {number}, one for each group",
+                )
         return tuple(self.start) or (1.0,) * number
 
     def after(self, layout: Layout, s: Sequence[float], mean: Arrays, deviation: float) -> tuple[float, ...]:
-        """Return s of the next round. mean: released, U / n | deviation: of the noise in it, in the same units."""
+        """Return s of the next round.
+
+        mean: the released mean, U / n.
+        deviation: of the noise in it, in the same units.
+        """
         if not self.follow:
             return tuple(s)
         groups = groups_of(layout)
@@ -63,12 +84,12 @@ ISOTROPIC = Scaling((), (), follow=False)
 
 
 def scaled(s: Sequence[float], blocks: Arrays) -> dict[str, Array]:
-    """Return blocks times the scale of their group, float32."""
+    """Return the blocks times the scale of their group, float32."""
     return _times(blocks, _by_block(s, blocks))
 
 
 def unscaled(s: Sequence[float], blocks: Arrays) -> dict[str, Array]:
-    """Return blocks divided by the scale of their group, float32."""
+    """Return the blocks divided by the scale of their group, float32."""
     return _times(blocks, {name: 1 / value for name, value in _by_block(s, blocks).items()})
 
 

@@ -1,12 +1,15 @@
-"""The adapter to TenSEAL: packed words under exact integer BFV, symmetric and seeded, one small polynomial.
+"""The adapter to TenSEAL: packed words under exact integer BFV, symmetric and seeded.
 
-Only additions are needed, so the ciphertext modulus is ONE 60-bit prime (no key-switching prime), and the plaintext prime
-t may take all of it that the noise leaves: a fresh ciphertext holds 4096 words of up to 50 bits in 32,972 bytes.
-Exactness is a bound, not a hope: fresh noise is at most 21 (SEAL samples it from 21 minus 21 coin flips), scaling a
-message rounds by at most 1/2, so a sum over k sites decrypts exactly while 2 t (22 k + 2) < q.
-Sources: Fan and Vercauteren 2012, ePrint 2012/144; Albrecht et al. 2018, Homomorphic Encryption Standard, table 1.
-Deviations: none in the scheme (it is Microsoft SEAL's); the secret key is derived from a 64-byte seed, so that a key file
-is small and serves every t.
+Only additions are needed, so the ciphertext modulus is ONE 60-bit prime (no
+key-switching prime), and the plaintext prime t may take all of it that the noise
+leaves: a fresh ciphertext holds 4096 words of up to 50 bits in 32,972 bytes.
+Exactness is a bound, not a hope: fresh noise is at most 21 (SEAL samples it from 21
+minus 21 coin flips), and scaling a message rounds by at most 1/2, so a sum over k sites
+decrypts exactly while 2 t (22 k + 2) < q.
+Sources: Fan and Vercauteren 2012, ePrint 2012/144; Albrecht et al. 2018, Homomorphic
+Encryption Standard, table 1.
+Deviations: none in the scheme (it is Microsoft SEAL's). The secret key is derived from
+a 64-byte seed, so that a key file is small and serves every t.
 """
 
 from __future__ import annotations
@@ -28,16 +31,24 @@ SLOTS = 4096
 Q_BITS = 60
 Q_LEAST = 2**59
 SEED_BYTES = 64
-# Largest log2 of the whole coefficient modulus for 128-bit classical security with a ternary secret, by degree.
+# Largest log2 of the whole coefficient modulus for 128-bit classical security with a
+# ternary secret, by degree.
 STANDARD_128 = {1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438, 32768: 881}
+# The bound on fresh noise and rounding, rounded up.
 NOISE = 22
 MOST_WORD_BITS = 50
-FRESH_BYTES, SUM_BYTES = 32_972, 65_659
+# What SEAL writes for one ciphertext, fresh and summed, and the most that is read of
+# one.
+FRESH_BYTES = 32_972
+SUM_BYTES = 65_659
 _MOST_BYTES = 80_000
 
 
 def require_128_bits(degree: int, modulus_bits: int) -> None:
-    """Raise ConfigRefused unless the homomorphic-encryption standard gives these parameters 128 bits or more."""
+    """Raise ConfigRefused unless these parameters have 128 bits of security or more.
+
+    The homomorphic-encryption standard decides.
+    """
     allowed = STANDARD_128.get(degree)
     if allowed is None or modulus_bits > allowed:
         raise ConfigRefused(
@@ -49,9 +60,9 @@ def require_128_bits(degree: int, modulus_bits: int) -> None:
 
 
 def plain_modulus(radix: int, sites: int) -> int:
-    """Return the plaintext prime that packs the most fields of this radix and still sums `sites` messages exactly.
+    """Return the plaintext prime that packs the most fields of this radix.
 
-    no field fits: ConfigRefused
+    It still sums `sites` messages exactly. If no field fits, ConfigRefused is raised.
     """
     most = min(2**MOST_WORD_BITS, (Q_LEAST - 1) // (2 * (NOISE * sites + 2)))
     for count in range(fields_below(radix, most), 0, -1):
@@ -69,9 +80,11 @@ def plain_modulus(radix: int, sites: int) -> int:
 
 @final
 class Cipher:
-    """Encrypts, adds and decrypts uint64 words below `modulus`, a whole number of polynomials of SLOTS words at a time.
+    """Encrypts, adds and decrypts uint64 words below `modulus`.
 
-    seed None: a server's: it can add and cannot read.
+    It takes a whole number of polynomials of SLOTS words at a time.
+
+    seed: that of the secret key; None at a server, which can add and cannot read.
     """
 
     def __init__(self, modulus: int, seed: bytes | None = None) -> None:
@@ -87,12 +100,18 @@ class Cipher:
             self._secret = keys.secret_key()
 
     def encrypt(self, words: Words) -> bytes:
-        """Return one message of fresh ciphertexts; words: uint64 [n SLOTS]."""
+        """Return one message of fresh ciphertexts.
+
+        words: uint64 [n SLOTS].
+        """
         encryptor = self._seal.Encryptor(self._context, self._key())
         return self._dump(encryptor.encrypt_symmetric(self._plain(part)) for part in _parts(words))
 
     def decrypt(self, message: bytes) -> Words:
-        """Return uint64 [n SLOTS]; a message that is no whole number of ciphertexts: RoundRefused."""
+        """Return uint64 [n SLOTS].
+
+        A message that is no whole number of ciphertexts raises RoundRefused.
+        """
         decryptor = self._seal.Decryptor(self._context, self._key())
         rows = []
         for one in self.load(message):
@@ -102,7 +121,10 @@ class Cipher:
         return np.concatenate(rows)
 
     def load(self, message: bytes) -> list[Any]:
-        """Return the ciphertexts of a message; truncated, damaged or foreign: RoundRefused."""
+        """Return the ciphertexts of a message.
+
+        A message that is truncated, damaged or foreign raises RoundRefused.
+        """
         found = []
         with tempfile.TemporaryDirectory(dir=_memory()) as folder:
             file = Path(folder) / "one"
@@ -113,13 +135,20 @@ class Cipher:
                     one.load(self._context, str(file))
                 except (ValueError, RuntimeError) as error:
                     raise _damaged(f"a part that SEAL does not read ({type(error).__name__})") from error
+                # Fresh ciphertexts and their sums have two polynomials, and nothing
+                # else is sent.
                 if one.size() != 2:
                     raise _damaged(f"a ciphertext of {one.size()} polynomials")
                 found.append(one)
         return found
 
     def add(self, total: list[Any] | None, message: bytes) -> list[Any]:
-        """Return total + message, in place; None: the message itself. Another number of ciphertexts: RoundRefused."""
+        """Return total + message, added in place.
+
+        For a total of None it is the message itself.
+
+        Another number of ciphertexts raises RoundRefused.
+        """
         arrived = self.load(message)
         if total is None:
             return arrived
@@ -130,7 +159,7 @@ class Cipher:
         return total
 
     def add_words(self, total: list[Any], words: Words) -> None:
-        """Add words that need not be hidden (masks that were opened) to a sum, in place."""
+        """Add words that need not be hidden (opened masks) to a sum, in place."""
         for mine, part in zip(total, _parts(words), strict=True):
             self._evaluator.add_plain_inplace(mine, self._plain(part))
 
@@ -150,6 +179,8 @@ class Cipher:
             for one in ciphertexts:
                 one.save(str(file))
                 part = file.read_bytes()
+                # The order on the wire: the length in four bytes, little-endian, then
+                # the ciphertext.
                 parts += [struct.pack("<I", len(part)), part]
         return b"".join(parts)
 
@@ -197,6 +228,7 @@ def _split(message: bytes) -> Iterator[bytes]:
         header = message[place : place + 4]
         size = struct.unpack("<I", header)[0] if len(header) == 4 else 0
         place += 4
+        # The announced length is compared before anything is read.
         if not 0 < size <= min(_MOST_BYTES, len(message) - place):
             raise _damaged("a truncated message")
         yield message[place : place + size]

@@ -1,9 +1,9 @@
-"""One hospital's half of a secure sum: code the update once, keep it, hide it, and read the sum of all.
+"""One hospital's half of a secure sum: code an update, hide it, read the sum.
 
-hold     update -> integers, on disk: an attempt that fails is repeated with the same integers, never with new ones
-submit   integers -> packed -> tagged -> masked -> encrypted          (star)
-hop      the same, added to what the site before passed on            (ring)
-reveal   decrypt -> check the tags -> unpack -> mean of all sites; the grid of the next round
+hold     code the update, on disk: a repeated attempt uses the same integers
+submit   pack, tag, mask and encrypt them (star)
+hop      the same, added to what the site before passed on (ring)
+reveal   decrypt, check tags, unpack: the mean of all sites, and the next grid
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from wardround.secagg.tags import Tags
 @final
 @dataclass(frozen=True)
 class Incoming:
-    """What a site of the ring is handed: the order, who has added, and the last hop (none for the first site)."""
+    """What a site of the ring is handed; no statement and no payload for the first."""
 
     ready: tuple[str, ...]
     done: tuple[str, ...]
@@ -50,9 +50,9 @@ class Incoming:
 
 @final
 class SecAggClient:
-    """The sum of one job at one site. key: the seed of the sum key, None without encryption | seed: the job's.
+    """The sum of one job at one site. `key` is the seed of the sum key, if any.
 
-    noise: under hospital-level DP, what is handed over is noised already, in whole steps of a grid that never changes
+    noise: under hospital-level DP, updates arrive noised, in steps of a fixed grid.
     """
 
     def __init__(
@@ -64,8 +64,12 @@ class SecAggClient:
         seed: int,
         noise: FixedStep | None = None,
     ) -> None:
-        self.secagg, self.agreement, self.folder, self.seed = secagg, agreement, folder, seed
-        self._key, self.noise = key, noise
+        self.secagg = secagg
+        self.agreement = agreement
+        self.folder = folder
+        self.seed = seed
+        self._key = key
+        self.noise = noise
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @cached_property
@@ -79,10 +83,10 @@ class SecAggClient:
     def hold(
         self, round_: int, update: Arrays, patients: int, initial: Arrays, said: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Code an update and write it down; return what the receipt says.
+        """Code an update once, write it down, and return what the receipt says.
 
-        initial: the job's first weights, for round 0 | said: JSON that goes with the update in every attempt
-        NaN, inf, other blocks than in round 0: ReleaseRefused | coded already: the old integers stay
+        initial: the job's first weights, for round 0.
+        said: JSON that goes with the update in every attempt.
         """
         if not self.holds(round_):
             if round_ == 0:
@@ -100,6 +104,7 @@ class SecAggClient:
                 clipped=coded.clipped,
                 said=json.dumps(said),
             )
+            # On the disk first: an attempt that is repeated reads these integers.
             files.write(self._held(round_), file.getvalue(), private=True, durable=True)
             for old in (self._held(round_ - 2), self._part(round_ - 2)):
                 old.unlink(missing_ok=True)
@@ -107,11 +112,11 @@ class SecAggClient:
         return {"values": values, "clipped": clipped, "bits": self.secagg.bits}
 
     def begin(self, blocks: Arrays) -> None:
-        """Write the grid of round 0: it follows from the job's first weights, so a site that missed that round has it too."""
+        """Write the grid of round 0, which follows from the job's first weights."""
         self._save_grid(0, self._first_grid(blocks))
 
     def fields(self, round_: int) -> NDArray[np.int32]:
-        """Return the integers of a round as they were written down: readable, they stay at the site."""
+        """Return the integers of a round: readable, so they stay at the site."""
         return self._read(round_, "fields").astype(np.int32)  # type: ignore[no-any-return]
 
     def said(self, round_: int) -> dict[str, Any]:
@@ -119,10 +124,7 @@ class SecAggClient:
         return dict(json.loads(str(self._read(round_, "said"))))
 
     def submit(self, moment: Moment, prepares: Sequence[Signed], model: str) -> tuple[Signed, bytes]:
-        """Return the signed statement and payload of the update that is held for this round.
-
-        shares for this site that do not open: a complaint about their senders, and no payload
-        """
+        """Return statement and payload for a round, or a complaint about bad shares."""
         if (complaint := self.agreement.complaint(moment, prepares)) is not None:
             return complaint, b""
         start = self._word("model", moment, model), self._grid_word(moment)
@@ -130,7 +132,7 @@ class SecAggClient:
         return self._signed("submit", moment, prepares, payload, model=start[0]), payload
 
     def ready(self, moment: Moment, prepares: Sequence[Signed], model: str) -> Signed:
-        """Return the statement that this site has trained and waits for its hop, or a complaint as `submit` does."""
+        """Return the statement that this site awaits its hop, or a complaint."""
         if (complaint := self.agreement.complaint(moment, prepares)) is not None:
             return complaint
         words = {"grid": self._grid_word(moment), "model": self._word("model", moment, model)}
@@ -138,11 +140,7 @@ class SecAggClient:
         return statements.sign(self.agreement.identity, "ready", moment, **said)
 
     def hop(self, moment: Moment, prepares: Sequence[Signed], incoming: Incoming) -> tuple[Signed, bytes]:
-        """Return this site's hop: what it was handed plus its own hidden update.
-
-        handed a hop that its sender did not sign for this moment, out of the order that the mask keys give, altered,
-        or with this site in it already: RoundRefused
-        """
+        """Return this site's hop: what it was handed, once checked, plus its update."""
         name = self.agreement.name
         order = ring_order(incoming.ready, prepares)
         before = order[: order.index(name)] if name in order else []
@@ -156,12 +154,14 @@ class SecAggClient:
     def reveal(
         self, moment: Moment, sites: Sequence[str], payload: bytes, ratio: float, roster: str = ""
     ) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Return (mean update by block, what is known of it) of a round's sum; writes the grid of the next round.
+        """Return (mean update, what is known of it), and write the next round's grid.
 
-        ratio: learning rate of the next round over this one's | fewer than min_clients: ConfigRefused
-        roster: the digest of the statements of who took part, as the server tells it; a site that took part knows it itself
-        not the sum of these sites, a wrong key: RoundRefused, and this site takes no more in this job (a server could learn
-        from a second try) | this site is not in it: its integers, with what rounding left, are dropped as if it had not trained
+        After another sum or a wrong key (RoundRefused) this site leaves the job: a
+        server could learn from a second try. A site that is not in the sum drops its
+        integers.
+
+        ratio: the learning rate of the next round over this one's.
+        roster: the digest of who took part, for a site that did not.
         """
         self.secagg.require_enough(len(set(sites)), f"the sum of round {moment.round + 1}")
         self.agreement.require_going_on()
@@ -181,7 +181,7 @@ class SecAggClient:
     def _open(
         self, moment: Moment, sites: Sequence[str], payload: bytes, roster: str, grid: Grid
     ) -> tuple[NDArray[np.int64], int]:
-        """Return (sums of the integers, patients) of a round's sum; anything but the sum of these sites: RoundRefused."""
+        """Return (sums, patients); RoundRefused unless it is the sum of these sites."""
         count = self.secagg.packing.words(grid.fields)
         if self.secagg.encryption:
             tags = self._tags(moment, self._roster(moment, sites, roster))
@@ -199,7 +199,7 @@ class SecAggClient:
         return totals, patients
 
     def _roster(self, moment: Moment, sites: Sequence[str], told: str) -> str:
-        """Return the digest of who took part in a sum: what this site hid its own update for, else what it is told."""
+        """Return the digest of who took part: this site's record, or else `told`."""
         if self.agreement.name not in sites:
             return told
         kept = json.loads(path.read_text(encoding="utf-8")) if (path := self._part(moment.round)).is_file() else {}
@@ -208,7 +208,7 @@ class SecAggClient:
         return str(kept["roster"])
 
     def forget(self, round_: int) -> None:
-        """Drop the integers of a round: noised integers may enter sums of ONE run only, another one takes fresh noise."""
+        """Drop a round's integers: noised ones may enter the sums of ONE run only."""
         self._held(round_).unlink(missing_ok=True)
 
     def _first_grid(self, blocks: Arrays) -> Grid:
@@ -224,7 +224,7 @@ class SecAggClient:
                 f"the grid of round {round_ + 1}",
                 found=f"no {path.name} in this site's state",
                 expected="what the round before left",
-                fix="resume with the same state folder, or start the job anew",
+                fix="resume with the same state folder, or start the job again",
             )
         said = json.loads(path.read_text(encoding="utf-8"))
         layout = Layout(tuple(said["names"]), tuple(tuple(shape) for shape in said["shapes"]))
@@ -264,7 +264,7 @@ class SecAggClient:
         )
 
     def _word(self, kind: str, moment: Moment, digest: str) -> str:
-        """Return a digest as it is told: under encryption keyed, for of few blocks all possible grids could be tried."""
+        """Return a digest as it is sent: keyed, or few blocks could be guessed."""
         return digest if self._key is None else derive(self._key, kind, *moment.words, digest).hex()
 
     def _grid_word(self, moment: Moment) -> str:
@@ -274,7 +274,7 @@ class SecAggClient:
         return Tags(self._key or b"", self.secagg.modulus, *moment.words, roster)
 
     def _read(self, round_: int, key: str) -> Any:
-        """Return one part of what was written when an update was coded; RoundRefused when it cannot be read."""
+        """Return one part of what `hold` wrote, or raise RoundRefused."""
         path = self._held(round_)
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -284,7 +284,7 @@ class SecAggClient:
                 f"this site's update of round {round_ + 1}",
                 found=f"no readable {path.name} ({type(error).__name__})",
                 expected="what this site wrote when it trained",
-                fix="start the job anew",
+                fix="start the job again",
             ) from error
 
     def _held(self, round_: int) -> Path:

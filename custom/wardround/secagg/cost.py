@@ -1,4 +1,7 @@
-"""What a secure sum costs, before anyone provisions: bytes from closed forms, seconds by doing it once here."""
+"""What does a secure sum cost, before anyone provisions?
+
+Bytes follow from closed forms, and seconds are measured by doing it once here.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,21 @@ from wardround.secagg.fixed_point import encode, first_grid
 from wardround.secagg.spec import SecAggSpec
 from wardround.secagg.tags import Tags, polynomials
 
+# The length before every ciphertext of a message.
 HEADER = 4
 
 
 @final
 @dataclass(frozen=True)
 class Cost:
-    """Bytes of one site and round, as payload (a few kB of signed statements come on top).
+    """Bytes of one site and round, as payload.
 
-    up: what a site sends | down: what it receives | server: what the server holds of the sum, however many sites
-    The ring passes sums: its `up` is a hop, its `down` a hop and the final sum.
+    A few kB of signed statements come on top. The ring passes sums: its `up` is a hop,
+    and its `down` is a hop and the final sum.
+
+    up: what a site sends.
+    down: what a site receives.
+    server: what the server holds of the sum, however many sites there are.
     """
 
     parameters: int
@@ -50,7 +58,11 @@ def cost(secagg: SecAggSpec, weights: Arrays) -> Cost:
 
 
 def seconds(secagg: SecAggSpec, weights: Arrays) -> dict[str, float]:
-    """Return the seconds of hiding (code, pack, tag, mask against 3 others, encrypt), adding and reading one update here."""
+    """Return the seconds that one update takes here, by step.
+
+    The steps are hiding it (code, pack, tag, mask against 3 others, encrypt), adding it
+    and reading it.
+    """
     rng = stream(0, "cost")
     update = {name: rng.normal(0, 0.01, block.shape).astype(np.float32) for name, block in weights.items()}
     grid = first_grid(weights, secagg.bits, weighted=secagg.weighted)
@@ -61,7 +73,11 @@ def seconds(secagg: SecAggSpec, weights: Arrays) -> dict[str, float]:
     words = Tags(key, secagg.modulus, "cost").put(plain, "a") if cipher else plain
     if secagg.masks:
         pairs = [(name, secret(KEY_BYTES)) for name in ("b", "c", "d")]
-        hidden = masks.add(words, masks.mask_of("a", None, pairs, len(words), secagg.modulus), secagg.modulus)
+        hidden = masks.add(
+            words,
+            masks.mask_of("a", None, pairs, len(words), secagg.modulus),
+            secagg.modulus,
+        )
     else:
         hidden = words
     payload = cipher.encrypt(hidden) if cipher else hidden.tobytes()
@@ -74,4 +90,8 @@ def seconds(secagg: SecAggSpec, weights: Arrays) -> dict[str, float]:
         masks.add(np.frombuffer(payload, "<u8").astype(np.uint64), hidden, secagg.modulus)
         added = time.perf_counter()
     packing.unpack(plain, grid.fields, 1)
-    return {"hide_s": sent - begun, "add_s": added - sent, "reveal_s": time.perf_counter() - added}
+    return {
+        "hide_s": sent - begun,
+        "add_s": added - sent,
+        "reveal_s": time.perf_counter() - added,
+    }

@@ -1,10 +1,12 @@
-"""The key of the encrypted sum: one file per role, made at provisioning.
+"""Where is the key of the encrypted sum? In one file per role, made at provisioning.
 
-    site     startup/wardround_sum_key.key       the 64-byte seed of the BFV key, and its id
-    server   startup/wardround_sum_public.json   the id alone: the server adds and never reads
+    site     startup/wardround_sum_key.key       the 64-byte seed of the BFV key, its id
+    server   startup/wardround_sum_public.json   the id alone: the server adds and never
+                                                 reads
 
-All sites share one key: whoever has it AND the ciphertexts (a site that helps the server) reads single updates. Masks
-inside the ciphertext close that; docs/threat-model.md says who learns what.
+All sites share one key: whoever has it AND the ciphertexts (a site that helps the
+server) reads single updates. Masks inside the ciphertext close that;
+docs/threat-model.md says who learns what.
 """
 
 from __future__ import annotations
@@ -19,9 +21,12 @@ from wardround.core.errors import ConfigRefused
 from wardround.core.rng import secret
 from wardround.secagg.bfv import SEED_BYTES
 
-# NVFlare's console shows files that end in .json, .txt, .log, .csv, .sh, .config or .py; a key has none of these endings.
-SITE_FILE, SERVER_FILE = "wardround_sum_key.key", "wardround_sum_public.json"
-FIRST_FILE = "wardround_sum_key.json"  # the name in kits of the first release, which the console could show
+# NVFlare's console shows files that end in .json, .txt, .log, .csv, .sh, .config or
+# .py; a key has none of these endings.
+SITE_FILE = "wardround_sum_key.key"
+SERVER_FILE = "wardround_sum_public.json"
+# The name in kits of the first release, which the console could show.
+FIRST_FILE = "wardround_sum_key.json"
 FORMAT = "wardround sum key 1"
 
 
@@ -31,13 +36,16 @@ def new_seed() -> bytes:
 
 
 def key_id(seed: bytes) -> str:
-    """Return 32 hexadecimal digits that tell keys apart and nothing about them."""
+    """Return 32 hexadecimal digits that tell keys apart and reveal nothing about them."""
     return hashlib.sha256(b"wardround sum key id" + seed).hexdigest()[:32]
 
 
 def write_site(folder: Path, seed: bytes) -> Path:
     """Write a site's file, readable by its owner only, and return it."""
-    return _write(folder / SITE_FILE, {"format": FORMAT, "key_id": key_id(seed), "seed": seed.hex()})
+    return _write(
+        folder / SITE_FILE,
+        {"format": FORMAT, "key_id": key_id(seed), "seed": seed.hex()},
+    )
 
 
 def write_server(folder: Path, seed: bytes) -> Path:
@@ -46,7 +54,10 @@ def write_server(folder: Path, seed: bytes) -> Path:
 
 
 def read_site(folder: Path) -> bytes:
-    """Return the seed in a site's file; missing, damaged, or not a site's: ConfigRefused with the file's name."""
+    """Return the seed in a site's file.
+
+    A file that is missing, damaged or not a site's raises ConfigRefused with its name.
+    """
     path = folder / SITE_FILE
     if not path.exists() and (folder / FIRST_FILE).exists():
         raise ConfigRefused(
@@ -66,7 +77,10 @@ def read_site(folder: Path) -> bytes:
 
 
 def read_server(folder: Path) -> str:
-    """Return the key's id in the server's file; missing, damaged, or with a key in it: ConfigRefused."""
+    """Return the key's id in the server's file.
+
+    A file that is missing or damaged, or that has a key in it, raises ConfigRefused.
+    """
     path = folder / SERVER_FILE
     content = _read(path, "server")
     if set(content) != {"format", "key_id"}:
@@ -75,7 +89,10 @@ def read_server(folder: Path) -> str:
 
 
 def require_no_key(folders: Iterable[Path]) -> None:
-    """Raise ConfigRefused when a server's folder holds a site's key file: such a server could read every update."""
+    """Raise ConfigRefused when a server's folder holds a site's key file.
+
+    Such a server could read every update.
+    """
     for folder in folders:
         for name in (SITE_FILE, FIRST_FILE):
             if (folder / name).exists():

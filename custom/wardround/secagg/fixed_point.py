@@ -1,15 +1,19 @@
-"""The fixed-point codec: float updates become small integers that can be summed exactly in any group.
+"""The fixed-point codec: how do float updates become integers that any group can sum?
 
-    v_i = w_i x_i + residual_i          q_i = floor(v_i / step + u), u ~ U[0, 1), clipped to +-limit
+    v_i = w_i x_i + residual_i
+    q_i = floor(v_i / step + u), u ~ U[0, 1), clipped to +-limit
     residual_i <- v_i - q_i step        mean = step sum_i q_i / sum_i w_i
 
-`step` is a power of two per block of weights, so that v / step and q step are exact in float64. It is public: round 0
-takes it from the initial weights (which the job's seed gives), every later round from the mean that was revealed in the
-round before (post-processing of a released number: nothing about one site is told). w_i is 1 (equal weights) or
-n_i / reference with the denominators n_i inside the same sum, as digits, so that no n_i is ever seen.
-Sources: Gupta et al. 2015, arXiv:1502.02551 (stochastic rounding); Seide et al. 2014; Karimireddy et al. 2019,
-arXiv:1901.09847 (error feedback).
-Deviations: 1. blocks of at most WIDE values carry two digits each: norms and biases move much more than convolutions.
+`step` is a power of two per block, so that v / step and q step are exact in float64. It
+is public: round 0 takes it from the initial weights (which the job's seed gives), and
+every later round from the mean that the round before revealed (post-processing of a
+released number: it says nothing about one site). w_i is 1 (equal weights) or n_i /
+reference, with the denominators n_i inside the same sum, as digits, so that no n_i is
+ever seen.
+Sources: Gupta et al. 2015, arXiv:1502.02551 (stochastic rounding); Seide et al. 2014;
+Karimireddy et al. 2019, arXiv:1901.09847 (error feedback).
+Deviations: 1. Blocks of at most WIDE values carry two digits each: norms and biases
+move much more than convolutions.
 """
 
 from __future__ import annotations
@@ -28,17 +32,21 @@ from wardround.core.errors import ReleaseRefused, RoundRefused
 from wardround.core.rounding import HIGHEST, LOWEST, least_exponents, round_to_steps
 
 Ints = NDArray[np.int64]
-WIDE, WEIGHT_DIGITS, MARGIN = 512, 3, 16.0
-FIRST_RANGE, WIDE_RANGE = 1.0, 4.0
+WIDE = 512
+WEIGHT_DIGITS = 3
+MARGIN = 16.0
+FIRST_RANGE = 1.0
+WIDE_RANGE = 4.0
 
 
 @final
 @dataclass(frozen=True)
 class Grid:
-    """The public agreement of one round: layout of the vector, payload bits, and the step 2**exponent of every block.
+    """The public agreement of one round: layout, bits, and the step of every block.
 
-    A coded update is `fields` integers in [-levels, levels]: a digit per value, a second one for the values of wide
-    blocks, WEIGHT_DIGITS for the weight of the site (none when weights are equal).
+    A coded update is `fields` integers in [-levels, levels]: a digit per value, a
+    second one for values of wide blocks, and WEIGHT_DIGITS for the site's weight (if
+    weighted).
     """
 
     layout: Layout
@@ -65,8 +73,14 @@ class Grid:
 
     @property
     def digest(self) -> str:
-        """Return what all sites must have in common before their integers may be added."""
-        words = [self.layout.names, self.layout.shapes, self.bits, self.exponents, self.weighted]
+        """Return what all sites must have in common before their integers are added."""
+        words = [
+            self.layout.names,
+            self.layout.shapes,
+            self.bits,
+            self.exponents,
+            self.weighted,
+        ]
         return hashlib.sha256(repr(words).encode()).hexdigest()
 
     def steps(self) -> NDArray[np.float64]:
@@ -76,18 +90,22 @@ class Grid:
     def limits(self) -> Ints:
         """Return the largest |q| of every value, int64 [layout.total]."""
         one, two = self.levels, self.levels * (self.base + 1)
-        return np.repeat(np.array([two if wide else one for wide in self.wide], np.int64), self.layout.sizes)
+        return np.repeat(
+            np.array([two if wide else one for wide in self.wide], np.int64),
+            self.layout.sizes,
+        )
 
     def error(self) -> NDArray[np.float64]:
-        """Return the published bound, float64 [layout.total]: |q step - v| < error for every v within limit * step.
+        """Return error [layout.total]: |q step - v| < error within limit * step.
 
-        The mean over k equally weighted sites keeps the bound; its standard deviation is at most error / (2 sqrt(k)).
+        The mean over k equal sites keeps it; its standard deviation is <= error / (2
+        sqrt(k)).
         """
         return self.steps()
 
 
 class FixedStep(Protocol):
-    """What noises an update before it comes here: on a grid with one step, 2**exponent, that never changes."""
+    """The grid on which an update was noised: one step, 2**exponent, for all rounds."""
 
     @property
     def bits(self) -> int:
@@ -101,7 +119,7 @@ class FixedStep(Protocol):
 @final
 @dataclass(frozen=True)
 class Coded:
-    """One site's update as integers [grid.fields], and what rounding and clipping left over, float32 [layout.total]."""
+    """An update's integers [grid.fields], and what they lack, float32 [layout.total]."""
 
     fields: NDArray[np.int32]
     residual: Array
@@ -109,14 +127,14 @@ class Coded:
 
 
 def fields_of(layout: Layout, bits: int, *, weighted: bool) -> int:
-    """Return how many integers an update of these blocks has: it depends on their sizes alone, so the server knows it."""
+    """Return how many integers an update of these blocks has, from their sizes alone."""
     return Grid(layout, bits, (), weighted).fields
 
 
 def first_grid(weights: Arrays, bits: int, *, weighted: bool) -> Grid:
-    """Return the grid of round 0 for updates of these blocks: four times the spread of the initial weights fits.
+    """Return the grid of round 0: four times the spread of the initial weights fits.
 
-    wide blocks: +-WIDE_RANGE | blocks that start at zero (control variates): +-FIRST_RANGE
+    Wide blocks get +-WIDE_RANGE, and blocks that start at zero +-FIRST_RANGE.
     """
     names = tuple(weights)
     layout = Layout(names, tuple(tuple(weights[name].shape) for name in names))
@@ -130,24 +148,27 @@ def first_grid(weights: Arrays, bits: int, *, weighted: bool) -> Grid:
 
 
 def fixed_grid(layout: Layout, noise: FixedStep) -> Grid:
-    """Return the grid of one step on which an update was noised: never adapted, or a value could be cut off."""
+    """Return the grid on which an update was noised: adapting it could cut values off."""
     return Grid(layout, noise.bits, (noise.exponent,) * len(layout.names), weighted=False)
 
 
 def next_grid(grid: Grid, totals: Ints, sites: int, ratio: float) -> Grid:
     """Return the grid of the next round from the revealed sum over `sites` sites.
 
-    MARGIN times the spread of the mean fits, and what this round's rounding left over (below one old step) with it.
+    MARGIN times the spread of the mean fits, with what this round's rounding left over.
+    A block whose sum is zero gets half its step, and a wide block at least half: the
+    mean of a few values can be near zero by chance. Integers until the last step are
+    the same everywhere.
 
-    totals: int64 [layout.total], what `decode` gave | ratio: learning rate of the next round over this round's
-    a block whose sum is zero: its step is halved | a wide block's step is at most halved: the mean of a few values can be
-    near zero by chance | integer arithmetic until the last step: the same on every machine
+    totals: int64 [layout.total], from `decode`.
+    ratio: the learning rate of the next round over this round's.
     """
     exponents, start = [], 0
     for size, exponent in zip(grid.layout.sizes, grid.exponents, strict=True):
         block = totals[start : start + size]
         start += size
         peak = int(np.abs(block).max(initial=0))
+        # Squares of 20 bits, and 2**20 of them in a part: every sum stays below 2**63.
         shift = max(0, peak.bit_length() - 20)
         square = sum(int(np.dot(part, part)) for part in np.array_split(block >> shift, 1 + size // 2**20))
         rms = math.ldexp(math.sqrt(square / max(1, size)) / sites, exponent + shift)
@@ -159,11 +180,16 @@ def next_grid(grid: Grid, totals: Ints, sites: int, ratio: float) -> Grid:
 
 
 def encode(
-    grid: Grid, update: Arrays, residual: Array | None, weight: float, patients: int, rng: np.random.Generator
+    grid: Grid,
+    update: Arrays,
+    residual: Array | None,
+    weight: float,
+    patients: int,
+    rng: np.random.Generator,
 ) -> Coded:
-    """Return the integers of `weight * update + residual` (residual None: none yet) and the weight digits.
+    """Return the integers of `weight * update + residual` and the weight digits.
 
-    NaN or inf, blocks that are not the grid's, more patients than the digits hold: ReleaseRefused, nothing leaves
+    NaN, inf, blocks other than the grid's, or too many patients: ReleaseRefused.
     """
     try:
         wish = grid.layout.flatten(update).astype(np.float64) * weight
@@ -176,16 +202,19 @@ def encode(
         name = next(name for name, block in bad.items() if not block.all())
         raise _refused(f"NaN or inf in block {name!r}", "finite numbers")
     if grid.weighted and not 0 < patients < (grid.levels + 1) ** WEIGHT_DIGITS:
-        raise _refused("a number of patients out of range", f"1 to {(grid.levels + 1) ** WEIGHT_DIGITS - 1}")
+        raise _refused(
+            "a number of patients out of range",
+            f"1 to {(grid.levels + 1) ** WEIGHT_DIGITS - 1}",
+        )
     steps, limits, _ = _constants(grid)
     inside, left, clipped = round_to_steps(wish, steps, limits, rng)
     return Coded(_digits(grid, inside, patients), left.astype(np.float32), clipped)
 
 
 def decode(grid: Grid, sums: Ints) -> tuple[Ints, int]:
-    """Return (sum of q int64 [layout.total], sum of the patients) from summed fields int64 [grid.fields].
+    """Return (sum of q, int64 [layout.total], sum of the patients; 0 if not weighted).
 
-    equal weights: the second number is 0
+    sums: the summed fields, int64 [grid.fields].
     """
     total = grid.layout.total
     if sums.shape != (grid.fields,):
@@ -206,13 +235,13 @@ def decode(grid: Grid, sums: Ints) -> tuple[Ints, int]:
 
 
 def mean_of(grid: Grid, totals: Ints, denominator: float) -> dict[str, Array]:
-    """Return step * totals / denominator by block, float32. denominator: sum of the weights, above 0."""
+    """Return step * totals / denominator by block, float32. The denominator is > 0."""
     values: Any = totals * _constants(grid)[0] / denominator
     return grid.layout.unflatten(values.astype(np.float32))
 
 
 def _digits(grid: Grid, q: NDArray[np.float64], patients: int) -> NDArray[np.int32]:
-    """Return the fields of whole numbers: low digits, high digits of the wide values, digits of the patients."""
+    """Return the fields: low digits, wide high digits, digits of the patients."""
     total, wide = grid.layout.total, _constants(grid)[2]
     fields = np.empty(grid.fields, np.int32)
     fields[:total] = q
@@ -228,7 +257,7 @@ def _digits(grid: Grid, q: NDArray[np.float64], patients: int) -> NDArray[np.int
 
 @lru_cache(maxsize=4)
 def _constants(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64], Ints]:
-    """Return (steps, limits, places of the values of wide blocks), made once for a grid."""
+    """Return (steps, limits, places of values in wide blocks), made once."""
     wide = np.flatnonzero(np.repeat(np.array(grid.wide, bool), grid.layout.sizes))
     made = (grid.steps(), grid.limits().astype(np.float64), wide.astype(np.int64))
     for one in made:
@@ -237,12 +266,12 @@ def _constants(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64], In
 
 
 def _spare(bits: int) -> float:
-    """Return how much wider than needed the range is: bits beyond 12 are spent on large hospitals, not on fineness."""
+    """Return how much wider than needed the range is: bits beyond 12 go into that."""
     return float(2 ** max(0, bits - 12))
 
 
 def _exponent(reach: float, size: int, bits: int) -> int:
-    """Return the least e with levels * 2**e >= reach (both digits counted for a wide block)."""
+    """Return the least e with levels * 2**e >= reach (wide: both digits)."""
     levels = 2 ** (bits - 1) - 1
     whole = levels * (2 * levels + 2) if size <= WIDE else levels
     return int(least_exponents(reach, whole))

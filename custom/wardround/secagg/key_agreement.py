@@ -1,15 +1,7 @@
-"""One site's part in agreeing on masks and opening them: join, prepare, mask, unmask; complain, justify.
+"""One site's part in agreeing on masks and opening them: join, prepare, mask, unmask.
 
-Secrets stay in one file. What a site refuses, whatever the server says: a set of fewer than min_clients; a message of another
-run, round or attempt, or of another job; a key that its owner did not sign; a second set of sites for one moment; more of a job
-whose sum it refused; to use one mask for two updates or two sets of sites; to open a round for two different sets of sites, or
-for another set than it masked for (the difference of two such sums is one hospital's update); to prepare a round again with a
-site that was not asked before, or after a later one, or in a run that it has left: else two groups of sites open one update in
-two sums. Sources: Bonawitz et al. 2017, ePrint 2017/281, figure 4 (rounds 0 to 4, signed keys). Deviations: 1. the mask key and
-own mask are made for one round and attempt and shared with every site that joined; 2. the consistency check (round 3) is the
-rule above: a site answers for one set of survivors in a round, and no other; 3. pair masks depend on what the round starts from
-(Pasquini et al. 2022, arXiv:2111.07380): a server that hands out the sums itself could hand one site another model than all
-others, whose updates vanish; then the masks do not cancel and it reads noise.
+What a site refuses, whatever the server says, is listed in secagg/__init__.py with the
+sources. Its secrets stay in one file.
 """
 
 from __future__ import annotations
@@ -35,23 +27,27 @@ FILE = "secrets.json"
 
 @final
 class KeyAgreement:
-    """A site in one job. folder: its own, on disk between processes | key_id: of its sum key ("" without encryption)
+    """A site in one job, with a folder of its own that outlives its processes.
 
-    job: a digest of the job as the site itself knows it (job_digest); sites that know another one are refused
+    job: digest of the job as this site knows it (job_digest); others are refused.
     """
 
     def __init__(
         self, secagg: SecAggSpec, identity: Identity, authority: Authority, key_id: str, folder: Path, job: str
     ) -> None:
-        self.secagg, self.identity, self.authority, self.key_id = secagg, identity, authority, key_id
-        self.job, self._file = job, folder / FILE
+        self.secagg = secagg
+        self.identity = identity
+        self.authority = authority
+        self.key_id = key_id
+        self.job = job
+        self._file = folder / FILE
 
     @property
     def name(self) -> str:
         return self.identity.name
 
     def join(self, run: str) -> Signed:
-        """Return this site's channel key for a run, the same when it is asked again; a run that it has left: RoundRefused."""
+        """Return the channel key for a run, or refuse a run that was left."""
         kept = self._load()
         self.require_going_on(kept)
         left = [*kept.get("left", []), *([kept["run"]] if kept.get("run") not in (None, run) else [])]
@@ -66,11 +62,11 @@ class KeyAgreement:
         return statements.sign(self.identity, "join", joined(run), channel=channel, key_id=self.key_id, job=self.job)
 
     def prepare(self, moment: Moment, joins: Sequence[Signed]) -> Signed:
-        """Return a fresh mask key and sealed shares for every site that joined; asked again for a moment: the same ones.
+        """Return a fresh mask key and sealed shares for every site that joined.
 
-        Fresh keys for one moment, as often as a server asks, would let it choose the order of a ring.
-        other sites than before for one moment, a site more than when this round was prepared before, a round before the last
-        that was prepared: RoundRefused
+        For one moment they stay the same: a server that gets others as often as it asks
+        could choose the order of a ring. Other sites for one moment, an earlier round,
+        or new sites in a repeated round raise RoundRefused.
         """
         kept, peers = self._kept(moment.run), self._peers(moment.run, joins)
         names, digest = sorted(peers), peers_digest(joins)
@@ -94,7 +90,9 @@ class KeyAgreement:
                 "a round that is repeated is repeated with those that are left",
             )
         kept["asked"] = {"round": moment.round, "attempt": moment.attempt, "names": names}
-        mask, own, seal = masks.new_key(), masks.new_key(), masks.new_key()
+        mask = masks.new_key()
+        own = masks.new_key()
+        seal = masks.new_key()
         said: dict[str, Any] = {
             "peers": digest,
             "mask": masks.public_of(mask).hex(),
@@ -109,7 +107,7 @@ class KeyAgreement:
     def _shares(
         self, mask: bytes, own: bytes, seal: bytes, peers: Mapping[str, bytes], moment: Moment
     ) -> dict[str, dict[str, str]]:
-        """Return the sealed shares of both secrets for every site, and their digests."""
+        """Return the sealed shares of both secrets for every site, with digests."""
         names, threshold = sorted(peers), self.secagg.threshold_of(len(peers))
         of_mask, of_own = (shamir.split(one, len(names), threshold) for one in (mask, own))
         sealed, digests = {}, {}
@@ -122,7 +120,7 @@ class KeyAgreement:
     def roster(self, moment: Moment, prepares: Sequence[Signed]) -> dict[str, dict[str, Any]]:
         """Return who takes part, by name, after checking every signature.
 
-        prepares: the `prepare` statements of a masked sum, the `join` statements of any other
+        prepares: the `prepare` statements or, without masks, the `join` statements.
         """
         if not self.secagg.masks:
             return {site: {} for site in self._peers(moment.run, prepares)}
@@ -135,9 +133,9 @@ class KeyAgreement:
         return found
 
     def complaint(self, moment: Moment, prepares: Sequence[Signed]) -> Signed | None:
-        """Return a signed complaint about the sites whose share for this one does not open; None when all open.
+        """Return a complaint about sites whose share does not open, or None.
 
-        It is made before anything is masked, so that the round can be run again without whoever lied.
+        Nothing is masked yet, so the round can be run without whoever lied.
         """
         if not self.secagg.masks:
             return None
@@ -153,7 +151,7 @@ class KeyAgreement:
         return statements.sign(self.identity, "complain", moment, roster=names, against=sorted(against))
 
     def justify(self, moment: Moment, prepares: Sequence[Signed], complaints: Sequence[Signed]) -> Signed:
-        """Return, for every site that signed a complaint about this one, the key that opens the share made for it."""
+        """Return the key of its share for every site that complained about this one."""
         self.roster(moment, prepares)
         seal, names = bytes.fromhex(self._prepared(moment)["seal"]), roster_digest(prepares)
         keys = {}
@@ -165,15 +163,14 @@ class KeyAgreement:
         return statements.sign(self.identity, "justify", moment, roster=names, keys=keys)
 
     def _received(self, moment: Moment, said: Mapping[str, Any]) -> tuple[bytes, bytes]:
-        """Return both shares that a site sent to this one; they do not open, or are not those promised: RoundRefused."""
+        """Return both shares of a sender; RoundRefused unless they are as promised."""
         channel = bytes.fromhex(self._kept(moment.run)["channel"])
         return sealed_shares.open_received(channel, said, moment, self.name)
 
     def mask(self, moment: Moment, prepares: Sequence[Signed], words: Words, start: str = "") -> Words:
-        """Return words under this site's masks (as they are without masks).
+        """Return words under this site's masks, once for an update and a set of sites.
 
-        start: of what model and grid the update is, the same at all sites (start_words); "" in a ring, whose sums are tagged
-        another text, or another set of sites, for a moment that has one: RoundRefused
+        start: the model and grid of the update (start_words); "" in a ring.
         """
         roster = self.roster(moment, prepares)
         if not self.secagg.masks:
@@ -198,10 +195,12 @@ class KeyAgreement:
     def unmask(
         self, moment: Moment, joins: Sequence[Signed], prepares: Sequence[Signed], survivors: Sequence[str]
     ) -> Signed:
-        """Return shares of the own masks of the survivors and of the mask keys of the others; written down before."""
+        """Return shares of survivors' own masks and of the others' mask keys."""
         if not self.secagg.masks:
             raise statements.refused("the server", "an opening where nothing is masked", "a job with masks")
-        kept, roster, peers = self._kept(moment.run), self.roster(moment, prepares), self._peers(moment.run, joins)
+        kept = self._kept(moment.run)
+        roster = self.roster(moment, prepares)
+        peers = self._peers(moment.run, joins)
         inside = sorted(set(survivors))
         self.secagg.require_enough(len(inside), f"the sum of round {moment.round + 1}")
         least = self.secagg.threshold_of(len(peers))
@@ -223,6 +222,7 @@ class KeyAgreement:
                 f"a second opening of round {moment.round + 1} for other sites",
                 "one sum for each round: the difference of two is one hospital's update",
             )
+        # On the disk before the shares leave: a restart must not open another set.
         kept["opened"] = {"round": moment.round, "survivors": inside}
         self._save(kept)
         shares = {}
@@ -232,11 +232,11 @@ class KeyAgreement:
         return statements.sign(self.identity, "unmask", moment, roster=names, survivors=inside, shares=shares)
 
     def stop(self) -> None:
-        """Take no more in this job: a sum was refused, and a server could learn from a second try, in another run too."""
+        """Leave this job after a refused sum: a server could learn by trying twice."""
         self._save({**self._load(), "stopped": self.job})
 
     def _peers(self, run: str, joins: Sequence[Signed]) -> dict[str, bytes]:
-        """Return the channel key of every site that joined, after checking signatures and that all hold one sum key."""
+        """Return the checked channel key of every site that joined."""
         said = {}
         for one in joins:
             content = statements.read(one, ["join"], joined(run), self.authority)
@@ -265,7 +265,7 @@ class KeyAgreement:
         return kept
 
     def require_going_on(self, kept: Mapping[str, Any] | None = None) -> None:
-        """Raise RoundRefused after a sum that was refused in this job. Not in this run: a run is any word that a server says."""
+        """Raise RoundRefused after a refused sum of this job, in whichever run."""
         if (self._load() if kept is None else kept).get("stopped") == self.job:
             raise statements.refused(
                 "the server", "more of a job whose sum this site refused", "a new job: submit it again"
@@ -287,14 +287,14 @@ class KeyAgreement:
                 f"this site's {FILE}",
                 found="no readable JSON",
                 expected="what this site wrote before",
-                fix="start the job anew: without this file it is unknown what was opened already",
+                fix="start the job again: without this file it is unknown what was opened already",
             ) from error
 
     def _save(self, kept: Mapping[str, Any]) -> None:
-        """Write the secrets so that a crash leaves the old file or the new one; only the owner may read them."""
+        """Write the secrets, for the owner only; a crash leaves a whole file."""
         files.write(files.private_folder(self._file.parent) / FILE, json.dumps(kept), private=True, durable=True)
 
 
 def _seal_key(seal: bytes, receiver: str) -> bytes:
-    """Return the private key under which one receiver's share is sealed: it can be shown without telling any other."""
+    """Return the key that seals one share; it can be shown without the others."""
     return masks.derive(seal, "seal", receiver)

@@ -1,8 +1,9 @@
-"""Several summable integers in one word: mixed radix with room for the stated number of sites.
+"""How do several summable integers share one word? In mixed radix, with room for sites.
 
-A field holds u = q + levels in 0 .. 2 levels; a sum over at most `sites` sites stays below `radix` = 2 levels sites + 1,
-so a field never carries into the next: overflow is impossible by construction. A word holds as many fields as fit below
-the modulus of its group: 2**64 for plain and masked sums, the plaintext prime under encryption.
+A field holds u = q + levels in 0 .. 2 levels. A sum over at most `sites` sites stays
+below `radix` = 2 levels sites + 1, so a field never carries into the next: overflow is
+impossible by construction. A word holds as many fields as fit below the modulus of its
+group: 2**64 for plain and masked sums, the plaintext prime under encryption.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ from wardround.core.keystream import WORD, Words
 @final
 @dataclass(frozen=True)
 class Packing:
-    """levels: largest |q| of a field | sites: the most sites that one sum may hold | modulus: of the words."""
+    """How integers are packed into words.
+
+    levels: the largest |q| of a field.
+    sites: the most sites that one sum may hold.
+    modulus: that of the words.
+    """
 
     levels: int
     sites: int
@@ -37,6 +43,7 @@ class Packing:
 
     @property
     def radix(self) -> int:
+        """Return how many values a field of a sum can have."""
         return 2 * self.levels * self.sites + 1
 
     @property
@@ -49,7 +56,10 @@ class Packing:
         return -(-count // self.fields)
 
     def pack(self, q: NDArray[np.int32]) -> Words:
-        """Return uint64 [words(len(q))] from integers in [-levels, levels]; others: RoundRefused."""
+        """Return uint64 [words(len(q))] from integers in [-levels, levels].
+
+        Other integers raise RoundRefused.
+        """
         if q.size and max(int(q.max()), -int(q.min())) > self.levels:
             raise RoundRefused(
                 "an integer of an update",
@@ -60,6 +70,7 @@ class Packing:
         padded = np.zeros(self.words(len(q)) * self.fields, np.int64)
         padded[: len(q)] = q
         rows: Any = (padded + self.levels).astype(np.uint64).reshape(self.fields, -1)
+        # Horner's scheme: the last row is the highest digit of every word.
         word = rows[-1].copy()
         for row in rows[-2::-1]:
             word *= np.uint64(self.radix)
@@ -69,7 +80,8 @@ class Packing:
     def unpack(self, words: Words, count: int, added: int) -> NDArray[np.int64]:
         """Return the `count` sums, int64, of words that `added` sites were added into.
 
-        more sites than the packing has room for, another number of words, a word that no sum gives: RoundRefused
+        More sites than the packing has room for, another number of words, or a word
+        that no sum gives raise RoundRefused.
         """
         if not (1 <= added <= self.sites and len(words) == self.words(count)):
             raise RoundRefused(
@@ -83,6 +95,8 @@ class Packing:
             rest, row = np.divmod(rest, np.uint64(self.radix))
             rows.append(row.astype(np.int64))
         sums = np.concatenate(rows)
+        # So many sites cannot sum up to more: an altered message or a wrong key shows
+        # here.
         if rest.any() or int(sums.max(initial=0)) > 2 * self.levels * added:
             raise RoundRefused(
                 "a packed sum",

@@ -1,10 +1,14 @@
-"""Which sums this site's updates went into, over all jobs: the same update in sums of two sets of sites is refused.
+"""Into which sums did this site's updates go, over all jobs?
 
-The difference of two such sums is one hospital's update, in the open. Within a run the site's secrets remember what was opened
-(secagg/key_agreement.py); a job that is simply submitted again has new secrets. So the hospital keeps, beside its ledger, for every
-digest of settings and for every round: the sites that it masked for, the sites whose sum it opened, and a digest of its update.
-Another run of the same settings, or one whose update is the same, must name the same sites; a run that goes on from kept state
-is the same run. What cannot be seen: a job whose settings differ a little, so that its updates differ a little.
+The same update in sums of two sets of sites is refused: the difference of two such sums
+is one hospital's update, in plaintext. Within a run the site's secrets remember what
+was opened (secagg/key_agreement.py), but a job that is simply submitted a second time
+has new secrets. So the hospital keeps, beside its ledger, for every digest of settings
+and for every round: the sites that it masked for, the sites whose sum it opened, and a
+digest of its update. Another run of the same settings, or one whose update is the same,
+must name the same sites. A run that continues from kept state is the same run. What
+cannot be seen is a job whose settings differ a little, so that its updates differ a
+little.
 """
 
 from __future__ import annotations
@@ -19,13 +23,18 @@ from typing import Any
 from wardround.core import files
 from wardround.core.errors import RoundRefused
 
-FILE, FORMAT = "wardround_served.json", "wardround served 1"
+FILE = "wardround_served.json"
+FORMAT = "wardround served 1"
 
 
 def require_same_sites(folder: Path, run: str, settings: str, round_: int, **seen: Any) -> None:
-    """Write down what is seen of a round, before an answer leaves; other than another run of the same saw: RoundRefused.
+    """Write down what is seen of a round, before an answer leaves.
 
-    run: the id of the job that this run began as | seen: `roster`, `opened` (site names), `update` (a digest)
+    If another run of the same settings or update saw something else, it raises
+    RoundRefused.
+
+    run: the id of the job as which this run began.
+    seen: `roster` and `opened` (names of sites), and `update` (a digest).
     """
     with _locked(folder):
         kept = _read(folder)
@@ -39,15 +48,21 @@ def require_same_sites(folder: Path, run: str, settings: str, round_: int, **see
                     raise _refused(round_, name, other[name], seen[name])
         if mine["run"] == run:
             mine |= {name: value if isinstance(value, str) else sorted(value) for name, value in seen.items()}
-        files.write(folder / FILE, json.dumps({"format": FORMAT, "settings": kept}), private=True, durable=True)
+        # On the disk before the answer leaves: a restart must not forget who was in a
+        # sum.
+        files.write(
+            folder / FILE,
+            json.dumps({"format": FORMAT, "settings": kept}),
+            private=True,
+            durable=True,
+        )
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     with (folder / f"{FILE}.lock").open("w") as lock:
-        fcntl.flock(
-            lock, fcntl.LOCK_EX
-        )  # two jobs may run at once: who reads last must have seen what was written first
+        # Two jobs may run at once: the one that reads last must see what was written.
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -1,12 +1,12 @@
-"""The server's part of a secure sum: check who says what, add as it arrives, open the masks of the sum alone.
+"""The server's part of a secure sum: check who says what, add, and unmask the sum.
 
-Whatever does not fit its signed statement is refused with the name of the site and is not added. How long an update is follows
-from the server's own layout of the model, never from what came first. What a round starts from (the digests of model and
-grid) is voted on: updates are added by what their sites started from, and the sum of the majority counts. Memory holds one
-sum for every such start, which is one unless somebody lies or differs.
-
-A statement that honest sites cannot use is the fault of its sender. What the server can see is refused when it arrives; a share
-that does not open is complained of by its receiver, and its sender shows the one key that opens it, or is out.
+What does not fit its signed statement is refused with the site's name and not added.
+The length of an update follows from the server's own layout. Sites vote on what a round
+starts from (digests of model and grid): updates are added by their start, and the sum
+of the majority counts. Memory holds one sum for every start, one unless somebody lies.
+A statement that honest sites cannot use is its sender's fault. What the server sees is
+refused on arrival. Of a share that does not open its receiver complains; its sender
+shows the one key that opens it, or is out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Start = tuple[str, str]
 
 @dataclass
 class _Sum:
-    """The sum over the sites that started a round from the same model and grid, in the order in which they were added."""
+    """The sum over sites with one start of the round, in the order of their arrival."""
 
     total: Any = None
     sites: list[str] = field(default_factory=list)
@@ -44,17 +44,19 @@ class _Sum:
 
 @final
 class SecAggServer:
-    """The sum of one job, round after round. fields: how many integers an update has, by the server's own layout."""
+    """The sum of one job, round after round. `fields` is the size of an update."""
 
     def __init__(self, secagg: SecAggSpec, authority: Authority, fields: int) -> None:
-        self.secagg, self.authority = secagg, authority
+        self.secagg = secagg
+        self.authority = authority
         self._cipher = Cipher(secagg.modulus) if secagg.encryption else None
         words = secagg.packing.words(fields)
         self._count = SLOTS * polynomials(words) if secagg.encryption else words
 
     def begin(self, moment: Moment, prepares: Sequence[Signed]) -> None:
-        """Start an attempt with the sites that prepared; without masks, with the `join` statements of those that are there."""
-        self.moment, self.prepares = moment, list(prepares)
+        """Start an attempt with the sites that prepared or, without masks, joined."""
+        self.moment = moment
+        self.prepares = list(prepares)
         read = read_roster if self.secagg.masks else read_joins
         self.roster = read(moment, prepares, self.authority)
         self.agreed: dict[str, Start] = {}
@@ -65,7 +67,7 @@ class SecAggServer:
 
     @property
     def added(self) -> list[str]:
-        """Return who is in the sum: of the sums by start, the one that was chosen; before that, the one with most sites."""
+        """Return who is in the chosen sum, or before the choice in the largest."""
         if self._chosen is not None:
             return self._sums[self._chosen].sites
         return max((one.sites for one in self._sums.values()), key=len, default=[])
@@ -75,7 +77,7 @@ class SecAggServer:
         self._vote(site, self._read(site, signed, "ready", b""))
 
     def submit(self, site: str, signed: Signed, payload: bytes) -> None:
-        """Add one site's payload (star) to the sum of those that started from the same model and grid."""
+        """Add one site's payload (star) to the sum of those with the same start."""
         content = self._read(site, signed, "submit", payload)
         if site in self.agreed:
             raise statements.refused(site, "a second update", "one in each round")
@@ -87,7 +89,7 @@ class SecAggServer:
         self._vote(site, content)
 
     def hop(self, site: str, signed: Signed, payload: bytes) -> None:
-        """Take the partial sum that a site passes on (ring): it replaces the one before."""
+        """Take the partial sum that a site passes on (ring): it replaces the last."""
         content = self._read(site, signed, "hop", payload)
         if content["done"] != [*self.added, site]:
             raise statements.refused(site, "a hop out of order", f"its own after those of {len(self.added)} sites")
@@ -96,9 +98,9 @@ class SecAggServer:
         self._chosen = start
 
     def settle(self) -> dict[str, str]:
-        """Choose the start that most sites had; return why, by site, for those that had another.
+        """Choose the start that most sites had; return why the others are out.
 
-        no start with more than half of the sites: ConfigRefused, nobody is blamed
+        Without a majority it raises ConfigRefused, and no site is blamed.
         """
         votes: dict[Start, list[str]] = {}
         for site, start in self.agreed.items():
@@ -112,7 +114,7 @@ class SecAggServer:
                 "hospitals hold different global models",
                 found=f"{len(votes)} different ones, none at more than half; others at {', '.join(strangers)}",
                 expected="one model and one grid at every site",
-                fix="start the job anew; if it comes again, a message was altered or a site runs other code",
+                fix="start the job again; if it comes again, a message was altered or a site runs other code",
             )
         self._chosen = most
         self._sums.setdefault(most, _Sum())
@@ -135,9 +137,9 @@ class SecAggServer:
         return found
 
     def judge(self, joins: Sequence[Signed], answers: Mapping[str, Signed]) -> dict[str, str]:
-        """Return who lied, by site, and how: the accused whose key does not open its share, or else its accuser.
+        """Return who lied and how: the accused whose key opens nothing, or its accuser.
 
-        answers: the `justify` statements by accused site; who has not answered is not judged
+        answers: the `justify` statements; without one an accused is passed over.
         """
         channels = {said["site"]: bytes.fromhex(said["channel"]) for said in map(statements.peek, joins)}
         liars: dict[str, str] = {}
@@ -157,8 +159,9 @@ class SecAggServer:
         return liars
 
     def read_shares(self, site: str, signed: Signed) -> dict[str, bytes]:
-        """Return what a survivor answers to `unmask`, by owner of the secret; shares of another sum, or other ones than
-        their owners promised: RoundRefused.
+        """Return a survivor's shares, by owner, if they are those that were promised.
+
+        Shares of another sum, or other shares, raise RoundRefused.
         """
         inside = sorted(self.added)
         content = statements.read_own(site, signed, "unmask", self.moment, self.authority)
@@ -176,10 +179,10 @@ class SecAggServer:
         return shares
 
     def unmask(self, answers: Mapping[str, Signed]) -> list[str]:
-        """Remove the masks from the sum with the answers of the survivors; return who was recovered (not in the sum).
+        """Remove the masks from the sum; return the prepared sites that are not in it.
 
-        too few answers, or a secret that no `threshold` of promised shares gives: RoundRefused, nothing is opened, and
-        `blamed` names the site that shared another secret than it promised
+        Too few answers, or shares that give no promised secret: RoundRefused, nothing
+        is opened, and `blamed` names a site that shared another secret.
         """
         inside = sorted(self.added)
         said = {site: self.read_shares(site, signed) for site, signed in answers.items()}
@@ -246,7 +249,7 @@ class SecAggServer:
         return expand(secret, self._count, self.secagg.modulus)
 
     def _pair_masks(self, dropped: str, secret: bytes, inside: Sequence[str]) -> Words:
-        """Return what the survivors added for a site that is not in the sum: the negative of what it would have added."""
+        """Return what the survivors added for a site that is not in the sum."""
         digest = roster_digest(self.prepares)
         start = "" if self.secagg.ring else start_words(*self.agreed[inside[0]])
         publics = {other: bytes.fromhex(self.roster[other]["mask"]) for other in inside}
@@ -259,7 +262,7 @@ class SecAggServer:
     def _secrets(
         self, peers: Sequence[str], said: Mapping[str, Mapping[str, bytes]], threshold: int, inside: Sequence[str]
     ) -> dict[str, bytes]:
-        """Return by site the own mask of who is in the sum and the mask key of who is not, as promised in `prepare`."""
+        """Return own masks of the sites in the sum and mask keys of the others."""
         found: dict[str, bytes] = {}
         for site in self.roster:
             for chosen in islice(combinations(sorted(said), threshold), MOST_SUBSETS):
@@ -274,7 +277,7 @@ class SecAggServer:
         return found
 
     def _promised(self, site: str, shares: Mapping[int, bytes], inside: bool) -> bytes | None:
-        """Return the secret that the shares give, None when it is not the one that the site promised."""
+        """Return the secret that the shares give, or None if it was not promised."""
         try:
             secret = shamir.combine(shares)
         except RoundRefused:
@@ -286,7 +289,7 @@ class SecAggServer:
 
 
 def words_of(payload: bytes) -> Words:
-    """Return the words of a plain payload; no whole number of them: RoundRefused."""
+    """Return the words of a plain payload, or raise RoundRefused."""
     if not payload or len(payload) % 8:
         raise RoundRefused(
             "a payload of words",

@@ -1,7 +1,9 @@
-"""Startup kits for NVFlare's simulator, which has none: a root, a certificate for each site, one sum key.
+"""What stands for startup kits in NVFlare's simulator, which has none?
 
-The simulator's parties are processes of one machine and one user, so this protects nobody; it lets the same code and the
-same checks run there as at real hospitals. Made once for a run, under a lock, by whoever comes first.
+A root, a certificate for each site, and one sum key. The simulator's parties are
+processes of one machine and one user, so this protects nobody; it lets the same code
+and the same checks run there as at real hospitals. It is made once for a run, under a
+lock, by the process that comes first.
 """
 
 from __future__ import annotations
@@ -24,11 +26,16 @@ from cryptography.x509.oid import NameOID
 from wardround.messages.identity import CERTIFICATE, KEY, ROOT
 from wardround.secagg import encryption_key
 
-ROOT_KEY, ROOT_NAME, DAYS = "rootCA.key", "wardround simulator", 30
+ROOT_KEY = "rootCA.key"
+ROOT_NAME = "wardround simulator"
+DAYS = 30
 
 
 def site_kit(common: Path, site: str, startup: Path) -> None:
-    """Give a simulated site what a real one gets: certificate, key, root certificate, the sum key's file."""
+    """Give a simulated site what a real one gets.
+
+    That is certificate, key, root certificate and the sum key's file.
+    """
     root, authority, seed = _common(common)
     if not all((startup / name).is_file() for name in (CERTIFICATE, KEY, ROOT, encryption_key.SITE_FILE)):
         key = rsa.generate_private_key(65537, 2048)
@@ -50,6 +57,8 @@ def server_kit(common: Path, startup: Path) -> None:
 def _common(folder: Path) -> tuple[x509.Certificate, rsa.RSAPrivateKey, bytes]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (folder / "lock").open("w") as lock:
+        # All parties start at once: the first one makes the root, and the others wait
+        # for it.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / ROOT).is_file():
             key = rsa.generate_private_key(65537, 2048)
@@ -77,5 +86,6 @@ def _named(name: str) -> x509.Name:
 
 
 def _write_key(path: Path, key: rsa.RSAPrivateKey) -> None:
+    # The mode is set while the file is still empty.
     path.touch(mode=0o600)
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))

@@ -1,9 +1,13 @@
-"""What a job promises about its sum: one frozen value from which everything else follows.
+"""What does a job promise about its sum? One frozen value, from which all else follows.
 
-fixed   masks False, encryption False, ring False     the server reads integers: for comparison
-masked  masks True                                    Bonawitz et al. 2017: the server reads the sum alone
-he      encryption True (masks True: optional)        exact BFV: the server reads nothing
-ring    masks, encryption and ring True               Zhou et al. 2024: passed from site to site, each adding its own
+fixed   no masks, no encryption, no ring
+        the server reads integers: for comparison
+masked  masks
+        Bonawitz et al. 2017: the server reads the sum alone
+he      encryption (masks optional)
+        exact BFV: the server reads nothing
+ring    masks, encryption and ring
+        Zhou et al. 2024: passed from site to site, each adding its own
 """
 
 from __future__ import annotations
@@ -13,10 +17,21 @@ from typing import Literal, final
 
 from wardround.core.errors import ConfigRefused
 from wardround.core.keystream import WORD
-from wardround.core.traits import ADDITIVE, ALONE, COUNTED, FIXED_LAYOUT, READABLE, SAME_BLOCKS, WHOLE, Part, Traits
+from wardround.core.traits import (
+    ADDITIVE,
+    ALONE,
+    COUNTED,
+    FIXED_LAYOUT,
+    READABLE,
+    SAME_BLOCKS,
+    WHOLE,
+    Part,
+    Traits,
+)
 from wardround.secagg.bfv import plain_modulus
 from wardround.secagg.packing import Packing
 
+# In a sum of two, each site would learn the update of the other.
 LEAST_SITES = 3
 NAMES = {
     "fixed": "a sum in fixed point",
@@ -30,13 +45,19 @@ NEEDS = frozenset({ADDITIVE, FIXED_LAYOUT, WHOLE})
 WHY = {
     WHOLE: "whole blocks: the codec of a sum has one step for each block of the model",
     COUNTED: "the number of a hospital's patients, by which the sum weighs its update; or --set secagg.weights=equal",
-    # In the first round with masks both models still start and train alike: the sum of the one less that of the other
-    # is, block by block, what those who keep the block have left out; where that is one hospital, its update.
+    # In the first round with masks both models still start and train alike: the sum of
+    # the one less that of the other is, block by block, what those who keep the block
+    # have left out; where that is one hospital, its update.
     ALONE: "one model, or the same blocks everywhere: the difference of two sums is the update of those that keep a block",
 }
 ANY_SUM = Part(
     "a secure sum",
-    Traits(needs=NEEDS, needs_one_of=frozenset({ALONE, SAME_BLOCKS}), breaks=frozenset({READABLE}), why=WHY),
+    Traits(
+        needs=NEEDS,
+        needs_one_of=frozenset({ALONE, SAME_BLOCKS}),
+        breaks=frozenset({READABLE}),
+        why=WHY,
+    ),
 )
 """What holds for the sum of every mode."""
 
@@ -44,13 +65,17 @@ ANY_SUM = Part(
 @final
 @dataclass(frozen=True)
 class SecAggSpec:
-    """A promise: no defaults.
+    """The settings of a secure sum; none has a default.
 
-    sites: the most that one sum may hold (sizes the fields) | min_clients: fewer are never summed, 3 or more
-    bits: of the payload, 4 to 16 | weights: equal (1 each), patients_plaintext (n_i, told to the server), patients_in_sum
-    (n_i inside the sum only) | reference_patients: n_i is coded as n_i / reference_patients
-    threshold: how many sites must help to open a masked sum, more than half of `sites`: else a server that lies opens it
-    for two sets with two groups of sites; 0: all but one, at least 3
+    sites: the most that one sum may hold; it sizes the fields.
+    min_clients: fewer are never summed; 3 or more.
+    bits: of the payload, 4 to 16.
+    weights: equal (1 each), patients_plaintext (n_i, which the server learns) or
+        patients_in_sum (n_i inside the sum only).
+    reference_patients: n_i is coded as n_i / reference_patients.
+    threshold: how many sites must help to open a masked sum, more than half of `sites`:
+        with fewer, a server that lies opens it for two sets with two groups of sites. 0
+        means all but one, at least 3.
     """
 
     sites: int
@@ -72,20 +97,29 @@ class SecAggSpec:
         wrong += [name for name in numbers if type(getattr(self, name)) is not int]
         if wrong or self.weights is None:
             raise _refused(
-                f"no proper {', '.join(wrong) or 'weights'}", "every value: whole numbers, and true or false"
+                f"no proper {', '.join(wrong) or 'weights'}",
+                "every value: whole numbers, and true or false",
             )
         if not LEAST_SITES <= self.min_clients <= self.sites <= 256:
             raise _refused(
                 f"min_clients {self.min_clients}, sites {self.sites}",
                 "3 <= min_clients <= sites <= 256: a sum of two tells each of them the other's update",
             )
-        if not 4 <= self.bits <= 16 or self.weights not in ("equal", "patients_plaintext", "patients_in_sum"):
+        if not 4 <= self.bits <= 16 or self.weights not in (
+            "equal",
+            "patients_plaintext",
+            "patients_in_sum",
+        ):
             raise _refused(
                 f"bits {self.bits}, weights {self.weights!r}",
                 "4 to 16 bits, equal, patients_plaintext or patients_in_sum",
             )
         if self.ring and not (self.masks and self.encryption):
-            raise _refused("a ring without masks or encryption", "both: else neighbours read each other's updates")
+            raise _refused(
+                "a ring without masks or encryption",
+                "both: else neighbours read each other's updates",
+            )
+        # More than half: two groups without a common site cannot both open a sum.
         least = max(LEAST_SITES, self.sites // 2 + 1)
         if self.reference_patients < 1 or not (self.threshold == 0 or least <= self.threshold <= self.sites):
             raise _refused(
@@ -100,15 +134,17 @@ class SecAggSpec:
 
     @property
     def traits(self) -> Traits:
-        """Return what a sum needs; nobody opens a single update of it."""
+        """Return what a sum needs. Nobody opens a single update of it."""
         return replace(ANY_SUM.traits, needs=NEEDS | {COUNTED}) if self.weighted else ANY_SUM.traits
 
     @property
     def weighted(self) -> bool:
+        """Return whether an update counts by its site's number of patients."""
         return self.weights != "equal"
 
     @property
     def levels(self) -> int:
+        """Return the largest whole number of the codec."""
         return int(2 ** (self.bits - 1) - 1)
 
     @property
@@ -118,6 +154,7 @@ class SecAggSpec:
 
     @property
     def packing(self) -> Packing:
+        """Return how integers are packed into words."""
         return Packing(self.levels, self.sites, self.modulus)
 
     @property
@@ -134,7 +171,7 @@ class SecAggSpec:
         return patients / self.reference_patients if self.weighted else 1.0
 
     def denominator(self, sites: int, patients: int) -> float:
-        """Return the sum of the w_i from what the sum told."""
+        """Return the sum of the w_i from what the sum revealed."""
         return patients / self.reference_patients if self.weighted else float(sites)
 
     def threshold_of(self, sites: int) -> int:
@@ -153,4 +190,9 @@ class SecAggSpec:
 
 
 def _refused(found: str, expected: str) -> ConfigRefused:
-    return ConfigRefused("the job's protection", found=found, expected=expected, fix="correct `secagg` in the job")
+    return ConfigRefused(
+        "the job's protection",
+        found=found,
+        expected=expected,
+        fix="print the job again with `--set secagg.NAME=VALUE` for what was found",
+    )
