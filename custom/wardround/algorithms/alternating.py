@@ -73,6 +73,8 @@ class Alternating:
                 fix="--set sharing=head_at_home, or another algorithm",
             )
         home_steps = min(max(1, round(self.home_share * steps.work)), steps.work - 1)
+        # Home blocks first: the shared ones are then fitted to a head that suits this
+        # site.
         w, first = descend(start.variables["model"], plain(objective), home_steps, steps, home)
         w, second = descend(w, plain(objective), steps.work - home_steps, steps, ~home)
         return LocalEnd({"model": w}, tuple(first + second))

@@ -19,6 +19,7 @@ from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused, RoundRefused
 from wardround.core.traits import ALONE, STEADY, Part, Traits
 
+# Names in a site's memory: what its mask keeps, and its own model.
 MASK = "mask"
 PERSONAL = "personal"
 Direction = Callable[[Tensor], tuple[float, Tensor]]
@@ -204,10 +205,13 @@ def descend(
     RoundRefused is raised for a loss or weight that is not finite.
     """
     w = w.clone()
+    # The velocity starts at zero in every round: it would point at a model that is
+    # gone.
     velocity = torch.zeros_like(w)
     losses = []
     for _ in range(count):
         loss, g = direction(w)
+        # 1e-12 keeps a gradient of exactly zero from dividing by zero.
         if steps.clip_norm > 0 and (scale := steps.clip_norm / (g.norm() + 1e-12)) < 1:
             g.mul_(scale)
         if steps.weight_decay:

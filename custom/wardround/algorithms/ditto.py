@@ -59,6 +59,8 @@ class Ditto:
         half = whole_steps(steps.work, 2, self.name)
         received = start.variables["model"]
         w, losses = descend(received, plain(objective), half, steps)
+        # The personal model draws its batches after the shared one: the order fixes the
+        # stream.
         v, _ = descend(
             personal(start),
             proximal(plain(objective), received, self.lam),

@@ -92,9 +92,12 @@ def local_round(
     travels = [name for name in layout.names if roles[name] not in sharing.home_roles]
     update: dict[str, Array] = {}
     for variable in algorithm.variables:
+        # Masked values leave as zeros, not as a shorter message: the layout must not
+        # reveal the mask.
         change = (end.variables[variable] - start.variables[variable]).to(torch.float32).masked_fill(own, 0)
         blocks = layout.unflatten(change.cpu().numpy())
         update |= in_variable(variable, {name: blocks[name] for name in travels})
+    # Kept whole: which blocks the next round takes from it depends on the next mask.
     if sharing.home_roles or MASK in kept:
         kept["home"] = end.variables["model"]
     return update, kept, end.losses
@@ -185,6 +188,7 @@ def run(
     result = FederationResult(first_variables(algorithm, model), {site: {} for site in sites}, sharing=sharing)
     state = server_optimizer.start(result.variables)
     for round_ in range(schedule.num_rounds):
+        # The order of `sites` is the order of the sum: float32 addition depends on it.
         mean, losses = new_sum(round_), {}
         for site, side in sites.items():
             received, memory = vectors(algorithm, result.variables, side.layout), result.memories[site]
@@ -228,6 +232,7 @@ def begin(algorithm: Algorithm, sharing: Sharing, steps: Steps) -> None:
     data: when a job is printed, and again when a site loads it.
     """
     require_together(algorithm, sharing)
+    # One block of each role is enough: algorithms look at roles, never at sizes.
     roles = {f"{role}.weight": role for role in ("body", "norm", "adapter", "head")}
     layout = Layout(tuple(roles), ((1,),) * len(roles))
     received = {variable: torch.zeros(layout.total) for variable in algorithm.variables}

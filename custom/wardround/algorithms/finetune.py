@@ -45,5 +45,6 @@ def fine_tune(
             snapshots[k] = at.clone()
         return raw(at)
 
+    # The last snapshot is the end of the path; `watched` sees only the starts of steps.
     snapshots[max(ks)], _ = descend(w, watched, max(ks), steps)
     return snapshots

@@ -15,7 +15,7 @@ privacy work unchanged. The sum of a block is that of the hospitals that share i
 may be few, or one.
 
 `home` names roles that stay at home from the start (sharing.py); masks choose among the
-other blocks. `choose` selects a control instead: kl, random, norms, head, or none
+other blocks. `choose` is kl, or one of the controls: random, norms, head, and none
 (nothing but `home`).
 
 Source: see masks.py.
@@ -39,6 +39,7 @@ from wardround.core.errors import ConfigRefused
 from wardround.core.rng import stream
 from wardround.core.traits import SAME_BLOCKS, STEADY, Traits
 
+# The name in the site's memory under which the attention of the last choice lies.
 ATTENTION = "attention"
 # The controls that keep all blocks of one role, at every hospital alike.
 FIXED: Mapping[str, str] = {"norms": "norm", "head": "head"}
@@ -102,6 +103,7 @@ class KLMask:
     batches: int
 
     def __post_init__(self) -> None:
+        # A job's JSON holds a list; a frozen value must be hashable.
         object.__setattr__(self, "home", at_home(self.home))
         absent = [name for name, value in vars(self).items() if value is None]
         whole = all(type(value) is int for value in (self.every, self.warm_up, self.batches))
@@ -117,6 +119,7 @@ class KLMask:
                 "0 <= rho < 1, 0 < leave <= enter, 0 < most < 1",
             )
 
+        # Such a choice would leave no block to share.
         if self.choose in FIXED and set(ROLES) - set(self.home) == {FIXED[self.choose]}:
             raise _refused(
                 f"choose {self.choose}, home {list(self.home)}",
@@ -164,17 +167,25 @@ class KLMask:
     def _masked(self, w: Tensor, start: LocalStart, probe: Probe) -> dict[str, Tensor]:
         if self.choose in FIXED:
             return {MASK: (start.mask(FIXED[self.choose]) & ~start.mask(*self.home)).to(w.dtype)}
+        # Blocks that stay at home by role are one nameless block, which is never
+        # scored.
         travels = {name for name in start.layout.names if start.roles[name] not in self.home}
         layout, blocks = (
             start.layout,
             {name: b if name in travels else "" for name, b in probe.blocks.items()},
         )
         sizes = {b: size for b, size in block_sizes(layout, blocks).items() if b}
+        # The stream is named after the site, not the round: a hospital keeps its random
+        # blocks.
         if self.choose == "random":
             found = drawn(sizes, self.most, stream(0, "random mask", probe.label))
             return {MASK: by_value(layout, blocks, dict.fromkeys(found, 1.0)).to(w)}
+        # Compare with the model as it came, not with the start, in which personal
+        # blocks are the site's own already.
         received = start.received if start.received is not None else start.variables["model"]
         names = {b: frozenset(n for n in layout.names if blocks[n] == b) for b in sizes}
+        # Attention and mask are kept per value in the memory, so that both survive a
+        # restart like any other vector.
         before = _without_rest(read(layout, blocks, start.memory.get(ATTENTION)))
         scores = attention(before, self._divergences(w, received, names, probe), self.rho)
         held_out = HeldOut(w, received, probe, self.batches)

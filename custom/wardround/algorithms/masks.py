@@ -62,11 +62,14 @@ def chosen(
     """
     enter, leave, most = thresholds
     count, room = len(scores), most * sum(sizes.values())
+    # Ties keep the order of the blocks, so the choice is the same on every machine.
     ranked = sorted(scores, key=lambda b: -scores[b])
     staying = [b for b in ranked if b in personal and scores[b] >= leave / count]
     entering = [b for b in ranked if b not in personal and scores[b] >= enter / count]
     found: list[str] = []
     for b in [*staying, *entering]:
+        # A block that does not fit is passed over: a smaller one with less attention
+        # may fit.
         fits = sum(sizes[one] for one in [*found, b]) <= room
         if fits and (b in staying or better(b)):
             found.append(b)

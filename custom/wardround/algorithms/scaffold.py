@@ -53,6 +53,7 @@ class Scaffold:
 
         def corrected(w: Tensor) -> tuple[float, Tensor]:
             loss, g = raw(w)
+            # Added at once: the next evaluation may overwrite the gradient.
             total.add_(g)
             return loss, g - own + shared
 

@@ -159,6 +159,7 @@ def _adapt(
             delta * delta,
         )
         kept[f"m.{name}"], kept[f"v.{name}"] = m, v
+        # Factors are float32, so that the arrays stay float32 in every version of NumPy.
         root: Array = np.sqrt(v)
         moved[name] = weights[name] + np.float32(server_optimizer.lr) * m / (root + np.float32(server_optimizer.tau))
     return moved, kept

@@ -45,6 +45,8 @@ def write_folder(out: Path, content: Content) -> Path:
     ModelRefused is raised for a file of weights whose description holds what MONAI
     would run.
     """
+    # MONAI evaluates every `$` text of a bundle: a forged description would run as
+    # code.
     if not _is_inert(content.entry):
         raise ModelRefused(
             "the description in the file of weights",

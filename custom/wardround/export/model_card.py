@@ -13,6 +13,7 @@ from typing import Any
 
 from wardround.training import origin
 
+# The limit below which numbers about patients are withheld everywhere else too.
 FEWEST = 5
 NOT_TOLD = "not told"
 FEW = f"not told (fewer than {FEWEST}, or so at a hospital)"

@@ -58,6 +58,7 @@ def ready(network: nn.Module, norm: str, weights: str, device: str) -> nn.Module
     """
     # By parameters, not by the state dictionary: some networks hold a layer under two names (DynUNet), or index tables.
     wanted = dict(network.named_parameters())
+    # weights_only: a state dictionary from elsewhere must not run code.
     found = torch.load(weights, map_location="cpu", weights_only=True)
     if {name: one.shape for name, one in wanted.items()} != {name: one.shape for name, one in found.items()}:
         raise ConfigRefused(

@@ -82,6 +82,8 @@ class AnyNetwork:
         made = made if self.batch_norms == "refuse" else without_batch_norms(made, self.batch_norms)
         try:
             require_federable(made)
+        # The refusal names a layer; its fix is extended by the setting that replaces
+        # it.
         except ModelRefused as refusal:
             words = f"{refusal.fix} (`--set model.batch_norms=group` puts GroupNorm there)"
             raise ModelRefused(

@@ -21,6 +21,7 @@ import re
 
 from torch import nn
 
+# More blocks than this make a mask costly to choose and hard to read.
 MOST = 30
 _TRUNK = re.compile(r"trunk\.blocks\.(\d+)\.(?:(attn|norm1|ls1)|(?:mlp|norm2|ls2))\b")
 _FIRST = (

@@ -97,6 +97,7 @@ def load(
         raise _refused(bundle, f"not readable ({type(error).__name__})") from error
     if not ours:
         raise _refused(bundle, f"format {entry['format']!r}")
+    # Format first: another format may compute its digest another way.
     if not intact:
         raise _refused(bundle, "weights that do not match the digest in metadata.json")
     if expected_fingerprint is not None:

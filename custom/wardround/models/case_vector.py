@@ -99,6 +99,8 @@ class CaseVector:
         for what, part, shape in zip(Case._fields, case, shapes, strict=True):
             if part.shape != (len(images), *shape):
                 raise _misfit(f"the {what} of a batch", tuple(part.shape), ("B", *shape))
+        # Packed, unpacked and packed again, so that absent parts are zeros in the
+        # vector itself.
         flat = torch.cat([part.to(torch.float32).flatten(1) for part in case], 1)
         return torch.cat([part.flatten(1) for part in self.unpack(flat)], 1)
 

@@ -18,6 +18,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+# Wide enough for the few columns of a record.
 HIDDEN = 32
 
 
@@ -40,6 +41,7 @@ class FilmUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         images, table = x[:, : -2 * self.columns], x[:, -2 * self.columns :, 0, 0, 0]
         values, known = table.chunk(2, 1)
+        # Not multiplied by the flag: NaN times 0 would stay NaN.
         has = known > 0
         scale, shift = self.film(
             torch.cat([torch.where(has, values, 0.0), has.to(x.dtype)], 1),

@@ -19,6 +19,7 @@ from torch import nn
 if TYPE_CHECKING:
     from wardround.models.nets import Network
 
+# Settings of a layer that change its function and do not show in shapes.
 SETTINGS = (
     "kernel_size",
     "stride",

@@ -84,6 +84,7 @@ class FlatModel:
                 expected=f"shape {tuple(self.vector.shape)}",
                 fix="use weights of this architecture",
             )
+        # The model's own vector is in place already.
         if vector.data_ptr() != self.vector.data_ptr():
             self.vector.copy_(vector.detach())
 

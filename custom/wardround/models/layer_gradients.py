@@ -73,6 +73,7 @@ def _conv_weight(part: _ConvNd, inner: Tensor, outer: Tensor, samples: int) -> T
 
     For a transposed convolution it is the other way round.
     """
+    # A 1 x 1 convolution with stride 1 is a matrix product over voxels.
     if part.groups == 1 and set((*part.kernel_size, *part.stride)) == {1} and not any(map(int, part.padding)):
         rows, columns = (_tokens(side.movedim(1, -1), samples) for side in (outer, inner))
         return torch.bmm(rows.mT, columns).view(samples, *part.weight.shape)
@@ -86,6 +87,7 @@ def _conv_weight(part: _ConvNd, inner: Tensor, outer: Tensor, samples: int) -> T
     strides = list(part.stride)
     dilations = list(part.dilation)
     nothing = [0] * len(strides)
+    # Only the weight's gradient is wanted, neither the input's nor the bias's.
     mask = [False, True, False]
     found = [
         torch.ops.aten.convolution_backward(

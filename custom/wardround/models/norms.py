@@ -7,6 +7,7 @@ from typing import Literal
 from torch import nn
 
 Norm = Literal["instance", "group"]
+# The usual number of groups in MONAI's SegResNet.
 MAX_GROUPS = 8
 AFFINE_INSTANCE = ("instance", {"affine": True})
 

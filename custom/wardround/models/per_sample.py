@@ -39,6 +39,7 @@ from wardround.models.flat import FlatModel
 from wardround.models.layer_gradients import formula
 
 Losses = Callable[[Tensor], Tensor]
+# Far above float32 rounding, far below what a layer that mixes samples shows.
 TOLERANCE = 1e-4
 
 
@@ -96,10 +97,9 @@ class PerSample:
     def pick_pace(self, images: Tensor, repeats: int = 3) -> bool:
         """Time the formulas on one thread and on all; return whether one is faster.
 
-        The faster way is kept. The formulas are many small steps: sharing them out
-        among threads pays where cores are free, and costs more than it saves where
-        others want them (on two busy cores 118 ms for 30 ms). Rows change in their last
-        bits at most.
+        The formulas are many small steps: sharing them out among threads pays where
+        cores are free, and costs more than it saves where others want them (on two busy
+        cores 118 ms for 30 ms). Rows change in their last bits at most.
         """
         spent = {True: 0.0, False: 0.0}
         for turn in range(2 * repeats + 2):
@@ -113,10 +113,9 @@ class PerSample:
     def require_exact(self, images: Tensor) -> float:
         """Return the median relative difference to autograd over images [S, ...].
 
-        Use five or so made-up images, no patient's; each is tried alone, with dropout
-        off. It is the median, since float32 alone can tip one activation of an image
-        over its kink, which shows at about 1e-3. ModelRefused is raised above
-        TOLERANCE.
+        Use five or so made-up images, no patient's; each is tried alone, without
+        dropout. It is the median, since float32 alone can tip one activation over its
+        kink, which shows at about 1e-3. ModelRefused is raised above TOLERANCE.
         """
         module = self._model.module.eval()
         blocks = list(module.parameters())
@@ -218,6 +217,8 @@ class _Pass:
 
     def _collect(self, name: str, part: nn.Module, x: Tensor, version: int, g: Tensor) -> None:
         how, samples = formula(part), len(self.rows)
+        # PyTorch counts changes in place: another version means that x is not what the
+        # layer saw.
         if how is None or x._version != version:
             raise _refused(
                 f"{name!r}, whose input is changed in place before its gradient is known",

@@ -58,6 +58,7 @@ class PerturbedOutputs:
     def __init__(self, model: FlatModel, w: Tensor, other: Tensor, images: Tensor) -> None:
         model.load(other)
         self._model = model
+        # A copy: the caller may change w while outputs are asked for.
         self._w = w.detach().clone()
         self._images = images
         sizes = list(model.layout.sizes)

@@ -24,6 +24,7 @@ from wardround.core.arrays import Layout
 from wardround.core.errors import ModelRefused
 from wardround.models.adapters import Adapted
 
+# The algorithm's own variables; any other one is a baseline's.
 OWN_BANKS = ("model", "control")
 NORMS = (
     nn.GroupNorm,

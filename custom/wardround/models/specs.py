@@ -23,6 +23,7 @@ from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.vit import ViTFusion
 
 Segmenting = UNet3d | SegResNet3d | MonaiNetwork
+# A class name in a file is looked up here, never imported.
 KNOWN: Mapping[str, Callable[..., Segmenting]] = {
     "UNet3d": UNet3d,
     "SegResNet3d": SegResNet3d,

@@ -34,6 +34,7 @@ from wardround.models.weights_file import WeightsFile
 
 POOLS = ("token", "avg")
 BARE = {"cls_token", "reg_token", "pos_embed"}
+# Parts of published weights that a network without a head does not have.
 UNUSED = ("head.", "head_dist.", "mask_token")
 
 
@@ -164,6 +165,7 @@ def _load(vit: Any, name: str, file: WeightsFile) -> None:
 
     state = {key: block.float() for key, block in _read(file).items() if not key.startswith(UNUSED)}
     own = vit.state_dict()
+    # A file for three colours or another size is adapted before it is compared.
     kernels, positions = state.get("patch_embed.proj.weight"), state.get("pos_embed")
     if kernels is not None and kernels.dim() == 4:
         state["patch_embed.proj.weight"] = kernels.sum(1, keepdim=True)

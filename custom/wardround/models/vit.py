@@ -35,6 +35,7 @@ from wardround.models.volume_stem import VolumeStem
 from wardround.models.weights_file import WeightsFile
 
 Stems = Literal["shared", "separate"]
+# The standard deviation with which ViT parameters are drawn, as in timm.
 STD = 0.02
 
 
@@ -142,6 +143,8 @@ class ViTFusionNet(nn.Module):
                 depth = _drawn(1, spec.size[0] // spec.tubelet, 1, width)
             stems = [stem] + [deepcopy(stem) for _ in range(spec.modalities - 1)]
             if spec.weights is None:
+                # Copies would start alike; drawn weights differ by stem, weights of a
+                # file do not.
                 for stem in stems[1:]:
                     stem.proj.reset_parameters()
             self.stems = nn.ModuleList(stems if spec.stems == "separate" else stems[:1])

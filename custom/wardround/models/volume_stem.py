@@ -39,6 +39,8 @@ class VolumeStem(nn.Module):
         self.proj = nn.Conv3d(1, width, size, size, bias=bias)
         self.norm = flat.norm
         if inflate:
+            # Divided by the depth: a volume that is constant over it gives the 2D
+            # stem's tokens.
             kernels = flat.proj.weight.detach()[:, :, None] / tubelet
             self.proj.weight.data.copy_(kernels.expand_as(self.proj.weight))
             if self.proj.bias is not None:

@@ -57,6 +57,8 @@ class WeightsFile:
         the one that the job names.
         """
         try:
+            # Read once: a file that is exchanged between check and use cannot slip
+            # through.
             content = read_bytes(self.file.expanduser(), MOST_WEIGHTS)
         except (OSError, RuntimeError, TooMuch) as error:
             raise ModelRefused(

@@ -159,6 +159,8 @@ class AttackedRound:
 
     def _forged(self, forge: Callable[[Seen], Any]) -> dict[str, Update]:
         layout = Layout.of(next(iter(self._updates.values())).params)
+        # The order of the sites is that of `weights`, by which a forger scales its
+        # update.
         honest = [name for name in self._sites if name not in self._hostile]
         rows = np.stack([layout.flatten(self._updates[name].params) for name in honest])
         weights = tuple(update.weight for update in self._updates.values())

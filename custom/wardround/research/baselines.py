@@ -110,6 +110,7 @@ def keep(
 ) -> Path:
     """Write the weights of a baseline for `wardround predict`; return the path."""
     about_model = sites[0].about_model()
+    # The most detailed kind that any site has: the pooled model learns its regions.
     taught = {site.cohort.label_kind for site in sites}
     about_model["label_kind"] = next(kind for kind in sites[0].sampling.kinds if kind in taught)
     trained_on = origin.of_sites(origin.invented(site.cohort.patients) for site in sites)

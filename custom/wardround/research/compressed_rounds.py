@@ -15,6 +15,7 @@ from wardround.compression.payload import Linear, Memory, Opened, Payload
 from wardround.core.arrays import Array, Arrays, RunningMean
 from wardround.core.stages import Aggregate, Update
 
+# The server compresses the way down, so it has a stage and a memory like a site.
 SERVER = "server"
 
 

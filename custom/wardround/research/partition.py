@@ -210,22 +210,31 @@ def _scan(
     return {site: out / site / "data" for site in sites}
 
 
+# Above each method: the fields of Options that it reads.
 METHODS: dict[str, Method] = {
-    "column": _by_table,  # table, site_column, case_column
-    "pattern": _by_pattern,  # pattern
-    "fets": lambda files, options: by_fets_csv(_table(options)),  # table
-    "datalist": _by_datalist,  # table: a JSON file, or a folder of them
+    # table, site_column, case_column
+    "column": _by_table,
+    # pattern
+    "pattern": _by_pattern,
+    # table
+    "fets": lambda files, options: by_fets_csv(_table(options)),
+    # table: a JSON file, or a folder of them
+    "datalist": _by_datalist,
+    # sites, seed, ratio
     "quantity": lambda files, o: by_quantity(
         _patients(files),
         o.sites,
         o.seed,
         o.ratio,
-    ),  # sites, seed, ratio
-    "size": lambda files, o: by_tumour_size(_volumes(files), o.sites),  # sites
-    "dirichlet": _by_dirichlet,  # sites, seed, alpha; table, label_column
+    ),
+    # sites
+    "size": lambda files, o: by_tumour_size(_volumes(files), o.sites),
+    # sites, seed, alpha; table, label_column
+    "dirichlet": _by_dirichlet,
+    # sites, seed; writes copies
     "scanner": lambda files, o: by_equal_parts(
         _patients(files),
         o.sites,
         o.seed,
-    ),  # sites, seed; writes copies
+    ),
 }

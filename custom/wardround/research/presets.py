@@ -25,6 +25,7 @@ from wardround.research.skew import LabelledSet
 
 BLOCK = 30
 GAP = 10
+# A laboratory value older than this says little about the day of the film.
 LAB_DAYS = 3.0
 
 

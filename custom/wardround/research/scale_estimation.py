@@ -23,6 +23,7 @@ from wardround.dp.scales import groups_of, scales, sizes_of, squares
 from wardround.dp.scaling import unscaled
 from wardround.training.task import TaskSite
 
+# Noise grows with the clipping norm as the signal does; half the norm halves both.
 CLIP_SHARE = 0.5
 
 

@@ -64,6 +64,7 @@ def one_run(setup: Setup, source: Source, cell: Cell, seed: int, place: Path, sa
     dealt = source.write(cell, seed, place / "sites")
     sites: dict[str, TaskSite] = {}
     for name, config in dealt.configs.items():
+        # Everything is written below `place`, which the caller removes.
         cohort = setup.sampling.cohort(config, place / "cache" / name, lambda words: None)
         sites[name] = setup.sampling.open(
             name,

@@ -21,6 +21,7 @@ from wardround.training.evaluation import ModelSelection
 from wardround.training.opening import Phantoms
 from wardround.training.segmentation import Sampling
 
+# Small, so that a first look takes little time on a CPU.
 SITES = 4
 PATIENTS = 10
 SHAPE = (24, 24, 24)

@@ -164,6 +164,7 @@ def hospital(index: int) -> Hospital:
     base = HOSPITALS[index % len(HOSPITALS)]
     if index < len(HOSPITALS):
         return base
+    # Seed 0, whatever the job's: the profiles are part of the program.
     rng = stream(0, "hospital", index)
     scale = float(rng.uniform(0.85, 1.15))
     drift = tuple((m, t, round(float(rng.normal(0, 0.05)), 3)) for m in MODALITIES for t in TISSUES)

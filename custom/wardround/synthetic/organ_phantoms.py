@@ -36,6 +36,7 @@ NOISE = 300.0
 BODY = 0.86
 LARGEST = 0.42
 SMALLER = 0.6
+# Raised when the same parameters give other phantoms: older cohorts are then rewritten.
 VERSION = 1
 
 

@@ -48,6 +48,7 @@ from wardround.synthetic.phantoms import (
     make_labels,
 )
 
+# Raised when the same parameters give other phantoms: older cohorts are then rewritten.
 VERSION = 1
 
 

@@ -59,7 +59,9 @@ __all__ = [
 
 MARKER = "phantoms.json"
 RECORD = "record.csv"
+# Raised when the same parameters give other phantoms: older cohorts are then rewritten.
 VERSION = 2
+# Below this a tumour has no room for three nested parts.
 SMALLEST = 12
 PATIENT_JITTER = 0.03
 TEXTURE = 0.04
@@ -232,6 +234,8 @@ def save(path: Path, volume: NDArray[Any], profile: Hospital) -> None:
         affine,
     )
     image.header.set_xyzt_units("mm")
+    # mtime 0 keeps the time of writing out of the file, so that equal phantoms are
+    # equal bytes.
     path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
 
 

@@ -90,6 +90,7 @@ def auroc(chances: Floats, labels: Ints) -> float | None:
 
 def calibration_error(chances: Floats, labels: Ints) -> float:
     """Return the expected calibration error of the most likely class."""
+    # A probability of exactly 1 belongs to the last bin.
     top, hit = chances.max(1), chances.argmax(1) == labels
     place = np.minimum((top * BINS).astype(np.int64), BINS - 1)
     total = 0.0

@@ -30,7 +30,9 @@ from wardround.tasks.regions import Regions
 
 # A logit of -20 is a probability of 2e-9: no threshold in use calls it foreground.
 BACKGROUND = -20.0
+# Fits every network that halves a side up to four times.
 MULTIPLE = 16
+# Voxels up to which computing a copy beside a window is faster than the window alone.
 PAIRED_UP_TO = 64**3
 
 
@@ -68,6 +70,7 @@ def predict_logits(
     flags = torch.from_numpy(np.asarray(present, bool)).to(device)
     table = None if record is None else torch.from_numpy(record).to(device)
     window = patch if patch is not None else [-(-n // MULTIPLE) * MULTIPLE for n in crop.shape[2:]]
+    # Restored one by one: a caller may have frozen single parts in evaluation mode.
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:

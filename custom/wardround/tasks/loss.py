@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+# The axes D, H, W.
 VOXELS = (2, 3, 4)
 
 

@@ -32,6 +32,7 @@ from wardround.core.errors import DataRefused
 from wardround.tasks.boxes import bounding_box
 
 Mask = NDArray[np.bool_]
+# About the diagonal of a BraTS volume; see the sources above.
 MISSED_MM = 374.0
 PERCENTILE = 95
 

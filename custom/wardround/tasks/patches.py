@@ -39,6 +39,7 @@ def sample_patch(
         start = np.clip(start, 0, np.maximum(slack, 0))
     else:
         start = rng.integers(0, np.maximum(slack, 0) + 1)
+    # A volume shorter than the patch lies in its middle.
     start = np.where(slack < 0, slack // 2, start)
     inside = tuple(slice(max(0, s), min(n, s + p)) for s, n, p in zip(start, shape, size, strict=True))
     target = tuple(slice(cut.start - s, cut.stop - s) for cut, s in zip(inside, start, strict=True))

@@ -26,6 +26,7 @@ from wardround.data.description import (
 from wardround.data.ehr import Known, Table, Values
 from wardround.data.pictures import read_picture
 
+# The keys of a weights file's `inputs`, which are the settings of CaseSampling.
 INPUTS = ("classes", "modalities", "columns", "size", "depth", "span", "record")
 
 

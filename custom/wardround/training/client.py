@@ -34,6 +34,7 @@ from wardround.training.opening import Opened, open_site
 from wardround.training.splitting import split_of
 from wardround.training.task import TaskPhantoms, TaskSampling, TaskSite
 
+# The variable under which the FedAvg baseline travels in the same messages.
 FEDAVG_BASELINE = "fedavg"
 
 
@@ -181,6 +182,8 @@ class Hospital:
         )
         # The proof is made of the delta before the baseline's blocks join it.
         prove(delta, objective)
+        # Trained on a fresh objective with the same batches: it cannot change the
+        # numbers of the job's own model.
         if fedavg_baseline is not None:
             received = {"model": self._vector(from_variable(FEDAVG_BASELINE, weights))}
             other, _, _ = local_round(
@@ -208,6 +211,8 @@ class Hospital:
         it, and the local one.
         """
         own = personal(self._start(weights, since))
+        # A job that is FedAvg itself has no separate baseline: its model is the
+        # baseline.
         plain = (self.settings.algorithm, self.settings.sharing) == (
             FedAvg(),
             EVERYTHING,

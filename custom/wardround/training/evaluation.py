@@ -82,11 +82,15 @@ def evaluate(
     """
     validate, test = site.split.val, site.split.test
     picked: dict[str, tuple[int, float, Tensor]] = {}
+    # The local baseline draws from a stream of its own, so that nothing in the
+    # federation depends on it.
     local = local_only(site.objective("local"), schedule, initial)
     picked["local"] = (0, site.score(local, validate), local)
     for arm, w in arms.items():
         tuned = fine_tuned(site, w, model_selection)
         if arm == "fedavg":
+            # tuned[0] is the model after 0 steps: ModelSelection requires a 0 among the
+            # steps.
             picked["fedavg"] = tuned[0]
             picked["fedavg_finetuned"] = max(tuned[1:], key=lambda option: option[1])
         else:

@@ -23,6 +23,7 @@ from wardround.models.roles import OWN_BANKS, block_roles
 from wardround.models.specs import describe
 from wardround.training import origin, state
 
+# Prefixes in the state file; wire names hold a colon, so they never collide.
 _STATE, _MEMORY = "rule.", "memory."
 
 
@@ -78,6 +79,8 @@ class GlobalModel:
         identity, newest = fingerprint(spec), state.latest(folder)
         if newest:
             arrays, meta = state.load(folder, newest, identity)
+            # A resumed run must be the same job: other settings would mix two
+            # experiments in one history.
             if meta["promise"] != dict(promise):
                 changed = sorted(key for key in promise if meta["promise"].get(key) != promise[key])
                 raise RoundRefused(
@@ -150,6 +153,8 @@ class GlobalModel:
 
         NaN or inf raises RoundRefused, and the model stays as it was.
         """
+        # Checked before anything changes: a refused round leaves the last model in
+        # place.
         _require_finite(mean, "the mean update")
         weights, rule_state = self.server_optimizer.apply(self._weights, mean, self._rule_state, participation)
         _require_finite(weights, "the model")

@@ -36,6 +36,7 @@ def note(
         return
     mask, attention = (read(layout, blocks, memory.get(key)) for key in (MASK, ATTENTION))
     personal = [block for block, value in (mask or {}).items() if value > 0]
+    # Six digits are enough for the page that shows them.
     shares = {block: round(value, 6) for block, value in (attention or {}).items()}
     # A round that is repeated may follow a longer run: later lines belong to the run
     # that was abandoned.

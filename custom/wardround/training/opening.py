@@ -22,6 +22,7 @@ from wardround.synthetic.phantom_types import write_types
 from wardround.synthetic.phantoms import RECORD, are_phantoms, write_cohort
 from wardround.training.task import TaskPhantoms, TaskSampling
 
+# `local/` belongs to the site: no job writes there.
 SITE_FILE = "local/wardround.json"
 
 
@@ -148,6 +149,7 @@ def open_site(
         phantoms.write(root, profile, seed)
         record = root / RECORD if (root / RECORD).is_file() else None
         config, label = SiteConfig(data=root, record=record), profile.name
+    # A site may lower the limit for public data; its log must say so.
     if config.fewest_patients < LEAST_PATIENTS:
         say(
             f"{site} tells scores over {config.fewest_patients} patients or more: only for data that everybody may see",

@@ -20,6 +20,8 @@ MIXED = "mixed"
 UNKNOWN = "unknown"
 NOTHING = "nothing"
 CLASSES = "classes"
+# Every generated case has this prefix; a real one that has it counts as invented, which
+# errs on the safe side.
 PREFIX = "phantom-"
 SHOUT = "TRAINED ON INVENTED PATIENTS (phantoms): nothing that this model says is about a real person"
 NOT_KNOWN = "what this model was trained on is not known: its file does not say it"
@@ -63,6 +65,7 @@ def of_rounds(num_rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for entry in num_rounds:
         facts = entry.get("facts", {})
         for site in entry.get("aggregated", facts):
+            # A site that is silent in a later round keeps what it said earlier.
             told = facts.get(site, {}).get("phantoms")
             said[site] = told if isinstance(told, bool) else said.get(site)
     return of_sites(said.values())

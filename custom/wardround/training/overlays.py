@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 OVERLAYS = 2
 SEQUENCES = {"flair": "FLAIR", "t1ce": "T1 with contrast", "t2": "T2", "t1": "T1"}
+# In this order: FLAIR shows the whole tumour, contrast-enhanced T1 its core.
 _SHOWN_ON = ("flair", "t1ce", "t2", "t1")
 
 

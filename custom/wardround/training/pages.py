@@ -65,6 +65,7 @@ def write_page(
     overlays of the worst.
     masks: The history that training/mask_history.py kept.
     """
+    # The page is for the hospital alone: it names patients.
     deploy = evaluation.numbers["deploy"]
     patients = _patients(site)
     of = {name: dict(zip(patients, rows, strict=True)) for name, rows in evaluation.rows.items()}

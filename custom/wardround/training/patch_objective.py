@@ -55,6 +55,8 @@ class Patches:
 
     def __init__(self, site: SegmentationSite, *purpose: str | int) -> None:
         self._site = site
+        # The augmentation has a generator on the images' device; patches are drawn by
+        # numpy on the CPU.
         self._generator = torch.Generator(device=site.device)
         self._generator.manual_seed(derive(site.seed, site.name, "augment", *purpose))
 

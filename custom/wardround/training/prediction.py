@@ -99,6 +99,8 @@ def read_weights(file: Path) -> Weights:
     spec = rebuild(meta.get("model"), str(file))
     require_size(spec, arrays, str(file))
     table = _table(spec, meta, file)
+    # Read a second time, now against the fingerprint of the architecture that was
+    # rebuilt.
     arrays, _ = bundle_files.load_any(file, fingerprint(spec))
     patch = meta.get("patch")
     if patch is not None:

@@ -87,6 +87,8 @@ class SiteObjective(Generic[B]):
         self._site = site
         self._make = work
         self._work = work(site, *purpose)
+        # Named after seed, site and purpose: training, calibration and fine-tuning
+        # never share draws.
         self._rng = stream(site.seed, site.name, "batches", *purpose)
         self._cases: dict[str, list[str]] = {}
         for case in cases:

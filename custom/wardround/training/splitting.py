@@ -25,6 +25,7 @@ def split_of(cohort: Any, seed: int = 0, *, patient_dp: bool = False) -> Split:
 
     Refusals are those of data/splits.py.
     """
+    # Neither labels nor other patients may decide here; see above.
     if patient_dp:
         return split_patients(cohort.patients, seed=seed, fixed_training=True)
     if cohort.label_kind != "classes":
