@@ -23,7 +23,7 @@ def test_the_content_that_was_promised_is_read(tmp_path: Path, monkeypatch: pyte
 
 def test_another_content_is_refused_with_both_digests(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(b"")
-    with pytest.raises(ModelRefused, match=rf"(?s){EMPTY}.*{'1' * 64}.*print the job anew"):
+    with pytest.raises(ModelRefused, match=rf"(?s){EMPTY}.*{'1' * 64}.*print the job again"):
         WeightsFile(tmp_path / "w.pt", "1" * 64).read()
 
 

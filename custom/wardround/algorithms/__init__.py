@@ -1,1 +1,1 @@
-"""Federated algorithms as frozen values: one local function each, what is shared, and server optimizers."""
+"""Federated algorithms as frozen values: local training, sharing, server optimizers."""

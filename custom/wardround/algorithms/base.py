@@ -1,8 +1,9 @@
-"""The seam of this floor: what an algorithm is given, what it gives back, and the one descent loop they all share.
+"""What is an algorithm given, what does it return, and how does it descend?
 
-A model is ONE flat float32 vector; a variable is a named vector that travels (`model`, SCAFFOLD's `control`). Algorithms
-differ by the direction they walk in, so they run unchanged on a U-Net and on a quadratic whose answer is known (there
-in float64: an algorithm keeps the precision of the vectors it is given).
+A model is ONE flat float32 vector. A variable is a named vector that travels (`model`,
+SCAFFOLD's `control`). Algorithms differ in the direction in which they step, so they
+run unchanged on a U-Net and on a quadratic whose answer is known (there in float64: an
+algorithm keeps the precision of the vectors it is given).
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused, RoundRefused
 from wardround.core.traits import ALONE, STEADY, Part, Traits
 
+# Names in a site's memory: what its mask keeps, and its own model.
 MASK = "mask"
 PERSONAL = "personal"
 Direction = Callable[[Tensor], tuple[float, Tensor]]
-BESIDE = Part("FedAvg beside it", Traits(breaks=frozenset({ALONE})), "--set fedavg_baseline=false")
+BESIDE = Part(
+    "FedAvg beside it",
+    Traits(breaks=frozenset({ALONE})),
+    "--set fedavg_baseline=false",
+)
 """FedAvg, trained in the same rounds so that the report can compare."""
 
 
@@ -29,17 +35,31 @@ class Objective(Protocol):
     """Stochastic gradients of one site's loss."""
 
     def sample(self, count: int) -> tuple[Any, ...]:
-        """Return `count` mini-batches, disjoint in patients while the site has enough of them."""
+        """Return `count` mini-batches.
+
+        They are disjoint in patients while the site has enough of them.
+        """
 
     def value_and_grad(self, w: Tensor, batch: Any) -> tuple[float, Tensor]:
-        """Return (loss, gradient) at w; the next call may overwrite the gradient, and so may the caller. Dropout depends on
-        the batch only.
+        """Return (loss, gradient) at w.
+
+        The next call may overwrite the gradient, and so may the caller. Dropout depends
+        on the batch only.
         """
 
 
 @dataclass(frozen=True)
 class Steps:
-    """How one site works in one round: `work` gradient evaluations with SGD at learning rate `lr`. round: from 0."""
+    """How one site works in one round.
+
+    work: The number of gradient evaluations, at least 1.
+    lr: The learning rate of SGD, above 0 and below 10.
+    momentum, nesterov, weight_decay: As in torch.optim.SGD.
+    clip_norm: The largest norm of a step's direction; 0 means no clipping.
+    round: The round, counted from 0.
+
+    Values outside their ranges raise ConfigRefused.
+    """
 
     work: int
     lr: float
@@ -57,20 +77,27 @@ class Steps:
                 found=f"work {self.work}, lr {self.lr}, momentum {self.momentum}, weight_decay {self.weight_decay}, "
                 f"clip_norm {self.clip_norm}",
                 expected="work >= 1, 0 < lr < 10, 0 <= momentum < 1, 0 <= weight_decay < 10, clip_norm >= 0 (0: none)",
-                fix="correct the job's arguments",
+                fix="set these values in the job, as --set work=40 --set lr=0.05",
             )
         if self.nesterov and not self.momentum:
             raise ConfigRefused(
-                "Nesterov steps", found="momentum 0", expected="momentum > 0", fix="set momentum, or nesterov to false"
+                "Nesterov steps",
+                found="momentum 0",
+                expected="momentum > 0",
+                fix="set momentum, or nesterov to false",
             )
 
 
 @dataclass(frozen=True)
 class LocalStart:
-    """What a site starts a round from: variables as received (personal blocks filled in), and what it kept itself.
+    """What a site starts a round from.
 
-    received: the model as it came, before personal blocks were filled in; None: nothing was filled in
-    home_roles: the roles of the blocks that never leave (sharing.py)
+    variables: The variables as received, with the site's own blocks filled in.
+    memory: What the site kept from its last round.
+    layout: The blocks of the flat vectors.
+    roles: The role of each block.
+    received: The model as it came; None if no blocks were filled in.
+    home_roles: The roles of the blocks that never leave (sharing.py).
     """
 
     variables: Mapping[str, Tensor]
@@ -82,25 +109,33 @@ class LocalStart:
 
     @property
     def home(self) -> Tensor:
-        """Return a boolean vector, true where a value stays at this site in this round: by its role, or by memory["mask"]."""
+        """Return a boolean vector: true where a value stays at this site in this round.
+
+        A value stays by its role, or by memory["mask"].
+        """
         return self.mask(*self.home_roles) | self.masked
 
     @property
     def masked(self) -> Tensor:
-        """Return a boolean vector, true where memory["mask"] says that a value is this site's own; nowhere without it."""
+        """Return a boolean vector: true where memory["mask"] keeps a value here.
+
+        Without a mask it is false everywhere.
+        """
         return masked(self.memory, self.variables["model"])
 
     def mask(self, *roles: str) -> Tensor:
-        """Return a boolean vector, true where the block has one of the roles (`head`, `norm`, `body`)."""
+        """Return a boolean vector: true where a block has one of these roles."""
         chosen = [name for name in self.layout.names if self.roles[name] in roles]
         return torch.from_numpy(self.layout.mask(chosen)).to(self.variables["model"].device)
 
 
 @dataclass(frozen=True)
 class LocalEnd:
-    """What a site ends a round with. The update that leaves is variables minus variables received, without personal blocks.
+    """What a site ends a round with.
 
-    memory["personal"] is the site's own model before fine-tuning, where that is not the model that it trains with others.
+    The update that leaves is `variables` minus the variables received, without blocks
+    that stay at home. memory["personal"] is the site's own model before fine-tuning, if
+    that is not the model that it trains with the others.
     """
 
     variables: Mapping[str, Tensor]
@@ -109,7 +144,10 @@ class LocalEnd:
 
 
 class Algorithm(Protocol):
-    """A local algorithm: a frozen value with one pure function. What leaves the site is not its affair (sharing.py)."""
+    """A local algorithm: a frozen value with one pure function.
+
+    What leaves the site is not decided here but in sharing.py.
+    """
 
     @property
     def name(self) -> str:
@@ -124,7 +162,10 @@ class Algorithm(Protocol):
 
 
 def traits_of(algorithm: Algorithm) -> Traits:
-    """Return what an algorithm needs: with a second variable on the server, the same blocks in every round."""
+    """Return what an algorithm needs of the stages around it.
+
+    An algorithm with a second variable needs the same shared blocks in every round.
+    """
     if len(algorithm.variables) == 1:
         return Traits()
     kept = ", ".join(algorithm.variables[1:])
@@ -140,24 +181,37 @@ def personal(start: LocalStart) -> Tensor:
 
 
 def masked(memory: Mapping[str, Tensor], like: Tensor) -> Tensor:
-    """Return a boolean vector as long as `like`: where memory["mask"] keeps a value at the site; nowhere without it."""
+    """Return a boolean vector like `like`: true where memory["mask"] keeps a value.
+
+    Without a mask it is false everywhere.
+    """
     return memory[MASK] > 0 if MASK in memory else torch.zeros_like(like, dtype=torch.bool)
 
 
 def descend(
-    w: Tensor, direction: Direction, count: int, steps: Steps, mask: Tensor | None = None
+    w: Tensor,
+    direction: Direction,
+    count: int,
+    steps: Steps,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, list[float]]:
-    """Walk `count` SGD steps from w (not changed) and return (new w, losses).
+    """Take `count` SGD steps from w, which is not changed; return (new w, losses).
 
-    momentum, Nesterov, weight decay: as in torch.optim.SGD, the velocity starts at zero | count 0: a copy of w
-    clip_norm > 0: the whole direction (with a method's own terms) is scaled to at most that norm, before weight decay
-    mask: only true coordinates move | a loss or weight that is not finite: RoundRefused
+    Momentum, Nesterov and weight decay are those of torch.optim.SGD, with a velocity
+    that starts at zero. With clip_norm > 0 the whole direction, a method's own terms
+    included, is scaled to at most that norm, before weight decay.
+    mask: Only coordinates where it is true move; None moves all.
+
+    RoundRefused is raised for a loss or weight that is not finite.
     """
     w = w.clone()
+    # The velocity starts at zero in every round: it would point at a model that is
+    # gone.
     velocity = torch.zeros_like(w)
     losses = []
     for _ in range(count):
         loss, g = direction(w)
+        # 1e-12 keeps a gradient of exactly zero from dividing by zero.
         if steps.clip_norm > 0 and (scale := steps.clip_norm / (g.norm() + 1e-12)) < 1:
             g.mul_(scale)
         if steps.weight_decay:
@@ -169,6 +223,7 @@ def descend(
             g = g.add_(velocity, alpha=steps.momentum) if steps.nesterov else velocity
         w.add_(g, alpha=-steps.lr)
         losses.append(loss)
+    # One check after the loop is enough: a weight that is NaN or inf stays so.
     if not (torch.isfinite(w).all() and torch.isfinite(torch.tensor(losses)).all()):
         raise RoundRefused(
             "local training diverged",
@@ -185,9 +240,9 @@ def plain(objective: Objective) -> Direction:
 
 
 def whole_steps(work: int, cost: int, who: str) -> int:
-    """Return work / cost steps of `cost` gradient evaluations each.
+    """Return the number of steps that cost `cost` gradient evaluations each.
 
-    not a whole number above 0: ConfigRefused
+    ConfigRefused is raised unless `work` is a positive multiple of `cost`.
     """
     if work < cost or work % cost:
         raise ConfigRefused(

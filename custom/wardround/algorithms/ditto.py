@@ -1,9 +1,12 @@
-"""Ditto: beside the shared model each site trains its own, pulled towards the shared one by lam.
+"""How does a hospital train a model of its own beside the shared one?
+
+Ditto pulls the site's own model v towards the shared one by lam:
 
     v <- v - lr (g(v) + lam (v - w_t))
 
 Source: Li et al. 2021, arXiv:2012.04221, Algorithm 1 and eq. (1).
-Deviations: 1. the shared and the personal model get half of the work each, so that every method does equal local work.
+Deviations: 1. The shared and the personal model get half of the work each, so that
+every method does equal local work.
 """
 
 from __future__ import annotations
@@ -29,9 +32,13 @@ from wardround.core.errors import ConfigRefused
 @final
 @dataclass(frozen=True)
 class Ditto:
-    """lam >= 0: 0 is local training; memory `personal` is v, the shared model at first.
+    """Ditto with plain or momentum SGD.
 
-    Plain steps need lr lam < 2 to be stable. The losses reported are the shared model's, so that curves compare.
+    lam: The pull towards the shared model, at least 0; 0 is local training. Plain steps
+        need lr lam < 2 to be stable.
+
+    memory["personal"] is v, which starts as the shared model. The losses reported are
+    those of the shared model, so that curves compare.
     """
 
     lam: float
@@ -42,12 +49,22 @@ class Ditto:
     def __post_init__(self) -> None:
         if self.lam is None or not 0 <= self.lam < 1e6:
             raise ConfigRefused(
-                "Ditto", found=f"lam {self.lam}", expected="0 <= lam", fix="correct `algorithm.lam` in the job"
+                "Ditto",
+                found=f"lam {self.lam}",
+                expected="0 <= lam",
+                fix="--set algorithm.lam=0.1, or another number of 0 or more",
             )
 
     def train(self, start: LocalStart, objective: Objective, steps: Steps) -> LocalEnd:
         half = whole_steps(steps.work, 2, self.name)
         received = start.variables["model"]
         w, losses = descend(received, plain(objective), half, steps)
-        v, _ = descend(personal(start), proximal(plain(objective), received, self.lam), half, steps)
+        # The personal model draws its batches after the shared one: the order fixes the
+        # stream.
+        v, _ = descend(
+            personal(start),
+            proximal(plain(objective), received, self.lam),
+            half,
+            steps,
+        )
         return LocalEnd({"model": w}, tuple(losses), {PERSONAL: v})

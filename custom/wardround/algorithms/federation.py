@@ -1,8 +1,11 @@
-"""One round at one site, free of input and output, and the in-process federation that benchmarks and tests run.
+"""What is one round at one site, and a federation without NVFlare?
 
-The NVFlare executor calls exactly `local_round`; `run` is the same federation without NVFlare.
-Deviations from the papers: 1. ONE weight per site (its training patients) for all variables: SCAFFOLD's control variates
-are weighted by p_i as the model is, so that they correct the drift from the weighted objective sum p_i f_i.
+Both are free of input and output. NVFlare's executor calls exactly `local_round`; `run`
+is the same federation in one process, for benchmarks and tests.
+
+Deviations from the papers: 1. ONE weight per site (its training patients) holds for all
+variables: SCAFFOLD's control variates are weighted by p_i as the model is, so that they
+correct the drift from the weighted objective sum p_i f_i.
 """
 
 from __future__ import annotations
@@ -44,9 +47,10 @@ def start_of(
     layout: Layout,
     roles: Mapping[str, str],
 ) -> LocalStart:
-    """Return a round's start: the variables as received, with the site's own blocks where some stay home.
+    """Return a round's start: received variables, with the site's own blocks at home.
 
-    no memory["home"] yet: the received values | variables, lengths or roles that do not fit the model: RoundRefused
+    Without memory["home"] the received values are used everywhere. RoundRefused is
+    raised for variables, lengths or roles that do not fit the model.
     """
     _require_fits(algorithm, received, memory, layout, roles)
     start = LocalStart(received, memory, layout, roles, None, sharing.home_roles)
@@ -66,25 +70,34 @@ def local_round(
     objective: Objective,
     steps: Steps,
 ) -> tuple[dict[str, Array], dict[str, Tensor], tuple[float, ...]]:
-    """Return (update, memory, losses): the update holds `variable:block` differences, float32, of blocks that travel.
+    """Return (update, memory, losses) of one round at one site.
 
-    received, memory: flat vectors by name, not changed | memory returned: complete, replaces the one given
-    memory["home"]: the whole model after the round, kept where some blocks stay home
-    memory["mask"]: 1 where a value is this site's own, as the sharing has chosen: such values start from memory["home"] and
-    leave as zeros, by the mask of before the round and by the one chosen after it
-    no block of the network is shared: ConfigRefused
+    update: `variable:block` differences, float32, of the blocks that travel.
+    memory: The complete new memory, which replaces the one given.
+    received, memory: Flat vectors by name; neither is changed.
+
+    memory["home"] is the whole model after the round, kept if some blocks stay home.
+    memory["mask"] is 1 where a value is this site's own by the sharing's choice: such
+    values start from memory["home"] and leave as zeros, by the mask from before the
+    round and by the one chosen after it. ConfigRefused is raised if no block of the
+    network is shared.
     """
     start = start_of(algorithm, sharing, received, memory, layout, roles)
     require_shared(start, sharing)
     end = algorithm.train(start, objective, steps)
     kept = {**memory, **end.memory, **sharing.chosen(end.variables["model"], start, objective, steps)}
+    # Both masks count: a block that has just become personal must not leave in this
+    # round either.
     own = start.masked | masked(kept, start.variables["model"])
     travels = [name for name in layout.names if roles[name] not in sharing.home_roles]
     update: dict[str, Array] = {}
     for variable in algorithm.variables:
+        # Masked values leave as zeros, not as a shorter message: the layout must not
+        # reveal the mask.
         change = (end.variables[variable] - start.variables[variable]).to(torch.float32).masked_fill(own, 0)
         blocks = layout.unflatten(change.cpu().numpy())
         update |= in_variable(variable, {name: blocks[name] for name in travels})
+    # Kept whole: which blocks the next round takes from it depends on the next mask.
     if sharing.home_roles or MASK in kept:
         kept["home"] = end.variables["model"]
     return update, kept, end.losses
@@ -93,7 +106,12 @@ def local_round(
 @final
 @dataclass(frozen=True)
 class SiteSide:
-    """One site of an in-process federation: an objective for each round, its weight (training patients), its blocks."""
+    """One site of an in-process federation.
+
+    objective: The site's objective in each round.
+    weight: The number of its training patients.
+    layout, roles: The blocks of its model and their roles.
+    """
 
     objective: Callable[[int], Objective]
     weight: float
@@ -104,7 +122,13 @@ class SiteSide:
 @final
 @dataclass
 class FederationResult:
-    """Banks under wire names, the sites' memories, and for every round the mean local loss of each site."""
+    """The state of an in-process federation after a round.
+
+    variables: The variables under wire names.
+    memories: The memory of each site.
+    history: The mean local loss of each site, for every round.
+    sharing: How the sites share.
+    """
 
     variables: dict[str, Array]
     memories: dict[str, dict[str, Tensor]]
@@ -119,7 +143,10 @@ class FederationResult:
 
 
 def vectors(algorithm: Algorithm, variables: Mapping[str, Array], layout: Layout) -> dict[str, Tensor]:
-    """Return the algorithm's variables as flat float32 tensors; blocks that do not fit the layout: RoundRefused."""
+    """Return the algorithm's variables as flat float32 tensors.
+
+    RoundRefused is raised for blocks that do not fit the layout.
+    """
     return {
         variable: torch.from_numpy(layout.flatten(from_variable(variable, variables)))
         for variable in algorithm.variables
@@ -127,7 +154,10 @@ def vectors(algorithm: Algorithm, variables: Mapping[str, Array], layout: Layout
 
 
 def first_variables(algorithm: Algorithm, model: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the variables before round 0 under wire names: the model, and zeros for SCAFFOLD's control."""
+    """Return the variables before round 0 under wire names.
+
+    They are the model, and zeros for SCAFFOLD's control.
+    """
     variables: dict[str, Array] = {}
     for variable in algorithm.variables:
         variables |= in_variable(
@@ -146,15 +176,19 @@ def run(
     new_sum: Callable[[int], Sum] = lambda round_: RunningMean(),
     sharing: Sharing = EVERYTHING,
 ) -> FederationResult:
-    """Run all rounds with every site taking part; on_round sees (round, result so far) after each.
+    """Run all rounds with every site taking part and return the result.
 
-    new_sum(round): what the round's updates are added into, in the order of `sites` (default: the float32 mean)
-    sharing: which blocks stay at the sites; an algorithm that is not sound with it: ConfigRefused
+    on_round: Called with (round, result so far) after each round.
+    new_sum: Returns what a round's updates are added into, in the order of `sites`; by
+        default the float32 mean.
+    sharing: Which blocks stay at the sites. ConfigRefused is raised for an algorithm
+        that is not sound with it.
     """
     require_together(algorithm, sharing)
     result = FederationResult(first_variables(algorithm, model), {site: {} for site in sites}, sharing=sharing)
     state = server_optimizer.start(result.variables)
     for round_ in range(schedule.num_rounds):
+        # The order of `sites` is the order of the sum: float32 addition depends on it.
         mean, losses = new_sum(round_), {}
         for site, side in sites.items():
             received, memory = vectors(algorithm, result.variables, side.layout), result.memories[site]
@@ -177,11 +211,11 @@ def run(
 
 
 class _Begun(Exception):
-    """Ends a try-out: the first gradient was asked for."""
+    """Ends a trial start: the first gradient was asked for."""
 
 
 class _Line:
-    """An objective over nothing, for a try-out: it draws empty batches, and ends at the first gradient."""
+    """An objective without data for a trial start, which ends at the first gradient."""
 
     def sample(self, count: int) -> tuple[None, ...]:
         return (None,) * count
@@ -191,12 +225,14 @@ class _Line:
 
 
 def begin(algorithm: Algorithm, sharing: Sharing, steps: Steps) -> None:
-    """Let an algorithm start one round on a model of one number for each role, and stop it at its first gradient.
+    """Start one round of an algorithm on a tiny model, up to the first gradient.
 
-    Whatever an algorithm refuses because of the amount of work, its variables or what stays at home, it refuses here, without
-    any data: when a job is printed, and again when a site loads it.
+    The model has one number for each role. Whatever an algorithm refuses because of the
+    amount of work, its variables or what stays at home, it refuses here without any
+    data: when a job is printed, and again when a site loads it.
     """
     require_together(algorithm, sharing)
+    # One block of each role is enough: algorithms look at roles, never at sizes.
     roles = {f"{role}.weight": role for role in ("body", "norm", "adapter", "head")}
     layout = Layout(tuple(roles), ((1,),) * len(roles))
     received = {variable: torch.zeros(layout.total) for variable in algorithm.variables}
@@ -206,9 +242,11 @@ def begin(algorithm: Algorithm, sharing: Sharing, steps: Steps) -> None:
 
 
 def local_only(objective: Objective, schedule: Schedule, w: Tensor) -> Tensor:
-    """Return w (not changed) trained alone: the same work, rates and restarts of the velocity as one site of `run`.
+    """Return w trained alone; w is not changed.
 
-    an objective over the pooled patients of all sites: the centralised model
+    The work, the learning rates and the restarts of the velocity are those of one site
+    in `run`. With an objective over the pooled patients of all sites this is the
+    centralised model.
     """
     for round_ in range(schedule.num_rounds):
         steps = schedule.steps(round_)

@@ -1,7 +1,10 @@
-"""FedProx: FedAvg with a proximal term (mu/2) ||w - w_t||^2 in the local loss.
+"""How does a hospital stay near the shared model? FedProx adds a proximal term.
+
+The term (mu/2) ||w - w_t||^2 is added to the local loss.
 
 Source: Li et al. 2020, arXiv:1812.06127, eq. (2).
-Deviations: 1. the local problem is solved with a fixed number of SGD steps, not to a gamma-inexact solution.
+Deviations: 1. The local problem is solved with a fixed number of SGD steps, not to a
+gamma-inexact solution.
 """
 
 from __future__ import annotations
@@ -11,12 +14,23 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from wardround.algorithms.base import Direction, LocalEnd, LocalStart, Objective, Steps, descend, plain
+from wardround.algorithms.base import (
+    Direction,
+    LocalEnd,
+    LocalStart,
+    Objective,
+    Steps,
+    descend,
+    plain,
+)
 from wardround.core.errors import ConfigRefused
 
 
 def proximal(direction: Direction, centre: Tensor, mu: float) -> Direction:
-    """Return the direction plus mu (w - centre); mu = 0 returns the direction itself, bit for bit."""
+    """Return the direction plus mu (w - centre).
+
+    With mu = 0 this is the direction itself, bit for bit.
+    """
     if mu == 0:
         return direction
 
@@ -30,7 +44,12 @@ def proximal(direction: Direction, centre: Tensor, mu: float) -> Direction:
 @final
 @dataclass(frozen=True)
 class FedProx:
-    """mu >= 0; mu = 0 is FedAvg bit for bit. The losses reported are without the proximal term."""
+    """FedProx; each step costs one gradient evaluation.
+
+    mu: The weight of the proximal term, at least 0; 0 is FedAvg bit for bit.
+
+    The losses reported are without the proximal term.
+    """
 
     mu: float
 
@@ -40,10 +59,18 @@ class FedProx:
     def __post_init__(self) -> None:
         if self.mu is None or not 0 <= self.mu < 1e6:
             raise ConfigRefused(
-                "FedProx", found=f"mu {self.mu}", expected="0 <= mu", fix="correct `algorithm.mu` in the job"
+                "FedProx",
+                found=f"mu {self.mu}",
+                expected="0 <= mu",
+                fix="--set algorithm.mu=0.01, or another number of 0 or more",
             )
 
     def train(self, start: LocalStart, objective: Objective, steps: Steps) -> LocalEnd:
         received = start.variables["model"]
-        w, losses = descend(received, proximal(plain(objective), received, self.mu), steps.work, steps)
+        w, losses = descend(
+            received,
+            proximal(plain(objective), received, self.mu),
+            steps.work,
+            steps,
+        )
         return LocalEnd({"model": w}, tuple(losses))

@@ -1,14 +1,23 @@
-"""KL masks: each hospital finds out which blocks of its model differ in effect from the shared ones, and keeps those.
+"""Which blocks of a hospital's model differ in effect from the shared ones?
 
-    KL_b = mean over calibration batches of KL(p(.|x; w) || p(.|x; w with block b as received))
+KL masks keep these blocks at the hospital. After local training, every `every` rounds
+from `warm_up` on, each block is scored:
 
-after local training, every `every` rounds from `warm_up` on; masks.py makes a mask of it. Personal blocks start the next round
-from their own values and never leave, in the round that they become personal either. A block that becomes shared again
-starts from the received values. In their place an update holds zeros, and the server divides by ALL hospitals: no mask leaves
-the site, and every update has the same layout, so that secure sums and differential privacy work as they are. The sum of a
-block is that of the hospitals who share it, who may be few, or one.
-home: roles that stay at home from the start (sharing.py); masks choose among the other blocks.
-Controls, as one argument: `choose`: kl | random | norms | head | none (nothing but `home`).
+    KL_b = mean over calibration batches of
+           KL(p(.|x; w) || p(.|x; w with block b as received))
+
+masks.py makes a mask of the scores. Personal blocks start the next round from their own
+values and never leave, nor do they in the round in which they become personal. A block
+that becomes shared again starts from the received values. In the place of personal
+blocks an update holds zeros, and the server divides by ALL hospitals: no mask leaves
+the site, and every update has the same layout, so that secure sums and differential
+privacy work unchanged. The sum of a block is that of the hospitals that share it, which
+may be few, or one.
+
+`home` names roles that stay at home from the start (sharing.py); masks choose among the
+other blocks. `choose` is kl, or one of the controls: random, norms, head, and none
+(nothing but `home`).
+
 Source: see masks.py.
 """
 
@@ -30,6 +39,7 @@ from wardround.core.errors import ConfigRefused
 from wardround.core.rng import stream
 from wardround.core.traits import SAME_BLOCKS, STEADY, Traits
 
+# The name in the site's memory under which the attention of the last choice lies.
 ATTENTION = "attention"
 # The controls that keep all blocks of one role, at every hospital alike.
 FIXED: Mapping[str, str] = {"norms": "norm", "head": "head"}
@@ -37,7 +47,7 @@ Outputs = Callable[[Collection[str]], Tensor]
 
 
 class Probe(Objective, Protocol):
-    """An objective that can compare two models as well."""
+    """An objective that can also compare two models."""
 
     @property
     def label(self) -> str:
@@ -45,7 +55,7 @@ class Probe(Objective, Protocol):
 
     @property
     def blocks(self) -> Mapping[str, str]:
-        """Parameter name -> block name."""
+        """The block of each parameter."""
 
     def calibration(self, count: int) -> tuple[Any, ...]:
         """Return the same `count` batches of training patients each time."""
@@ -54,7 +64,10 @@ class Probe(Objective, Protocol):
         """Return the same `count` batches of validation patients each time."""
 
     def near(self, w: Tensor, other: Tensor, batch: Any) -> Outputs:
-        """Return the function names -> the network's outputs at w with the parameters of these names as in `other`."""
+        """Return the network's outputs as a function of parameter names.
+
+        The parameters of these names are those of `other`, all others those of w.
+        """
 
     def divergence(self, p: Tensor, q: Tensor, batch: Any) -> float:
         """Return the mean KL(p || q) of two outputs on one batch."""
@@ -66,7 +79,18 @@ class Probe(Objective, Protocol):
 @final
 @dataclass(frozen=True)
 class KLMask:
-    """choose: see above | batches: of the calibration part and of the held-out part | a value out of range: ConfigRefused"""
+    """Dynamic masks, or one of their controls.
+
+    choose: The way to choose blocks; see above.
+    home: Roles that never leave.
+    every, warm_up: The rounds between choices, and the first round with one.
+    rho: The share of the old attention that is kept, at least 0 and below 1.
+    enter, leave: The thresholds of masks.py, with 0 < leave <= enter.
+    most: The largest personal share of all parameters, above 0 and below 1.
+    batches: The batches of the calibration part, and of the held-out part.
+
+    Values outside their ranges raise ConfigRefused.
+    """
 
     choose: Choice
     home: tuple[str, ...]
@@ -79,13 +103,15 @@ class KLMask:
     batches: int
 
     def __post_init__(self) -> None:
+        # A job's JSON holds a list; a frozen value must be hashable.
         object.__setattr__(self, "home", at_home(self.home))
         absent = [name for name, value in vars(self).items() if value is None]
         whole = all(type(value) is int for value in (self.every, self.warm_up, self.batches))
         counts = whole and self.every >= 1 and self.warm_up >= 0 and self.batches >= 1
         if absent or self.choose not in CHOICES or not counts:
             raise _refused(
-                f"{self}", f"choose one of {', '.join(CHOICES)}, every and batches 1 or more, warm_up 0 or more"
+                f"{self}",
+                f"choose one of {', '.join(CHOICES)}, every and batches 1 or more, warm_up 0 or more",
             )
         if not (0 <= self.rho < 1 and 0 < self.leave <= self.enter and 0 < self.most < 1):
             raise _refused(
@@ -93,8 +119,12 @@ class KLMask:
                 "0 <= rho < 1, 0 < leave <= enter, 0 < most < 1",
             )
 
+        # Such a choice would leave no block to share.
         if self.choose in FIXED and set(ROLES) - set(self.home) == {FIXED[self.choose]}:
-            raise _refused(f"choose {self.choose}, home {list(self.home)}", "a choice that is not all that is shared")
+            raise _refused(
+                f"choose {self.choose}, home {list(self.home)}",
+                "a choice that is not all that is shared",
+            )
 
     @property
     def home_roles(self) -> tuple[str, ...]:
@@ -118,8 +148,17 @@ class KLMask:
         own = f"the blocks that became this hospital's own, at most {self.most:.0%} of the parameters"
         return ", ".join([*always, *([own] if self.choose != "none" else [])])
 
-    def chosen(self, w: Tensor, start: LocalStart, objective: Objective, steps: Steps) -> Mapping[str, Tensor]:
-        """Return the mask and, for `kl`, the attention after local training to w; {} in rounds in which none is due."""
+    def chosen(
+        self,
+        w: Tensor,
+        start: LocalStart,
+        objective: Objective,
+        steps: Steps,
+    ) -> Mapping[str, Tensor]:
+        """Return the mask, and for `kl` the attention, after local training to w.
+
+        In rounds in which no choice is due it is empty.
+        """
         due = steps.round >= self.warm_up and (steps.round - self.warm_up) % self.every == 0
         if not due or self.choose == "none":
             return {}
@@ -128,14 +167,25 @@ class KLMask:
     def _masked(self, w: Tensor, start: LocalStart, probe: Probe) -> dict[str, Tensor]:
         if self.choose in FIXED:
             return {MASK: (start.mask(FIXED[self.choose]) & ~start.mask(*self.home)).to(w.dtype)}
+        # Blocks that stay at home by role are one nameless block, which is never
+        # scored.
         travels = {name for name in start.layout.names if start.roles[name] not in self.home}
-        layout, blocks = start.layout, {name: b if name in travels else "" for name, b in probe.blocks.items()}
+        layout, blocks = (
+            start.layout,
+            {name: b if name in travels else "" for name, b in probe.blocks.items()},
+        )
         sizes = {b: size for b, size in block_sizes(layout, blocks).items() if b}
+        # The stream is named after the site, not the round: a hospital keeps its random
+        # blocks.
         if self.choose == "random":
             found = drawn(sizes, self.most, stream(0, "random mask", probe.label))
             return {MASK: by_value(layout, blocks, dict.fromkeys(found, 1.0)).to(w)}
+        # Compare with the model as it came, not with the start, in which personal
+        # blocks are the site's own already.
         received = start.received if start.received is not None else start.variables["model"]
         names = {b: frozenset(n for n in layout.names if blocks[n] == b) for b in sizes}
+        # Attention and mask are kept per value in the memory, so that both survive a
+        # restart like any other vector.
         before = _without_rest(read(layout, blocks, start.memory.get(ATTENTION)))
         scores = attention(before, self._divergences(w, received, names, probe), self.rho)
         held_out = HeldOut(w, received, probe, self.batches)
@@ -150,7 +200,11 @@ class KLMask:
         return {ATTENTION: by_value(layout, blocks, scores).to(w), MASK: chosen_.to(w)}
 
     def _divergences(
-        self, w: Tensor, received: Tensor, names: Mapping[str, Collection[str]], probe: Probe
+        self,
+        w: Tensor,
+        received: Tensor,
+        names: Mapping[str, Collection[str]],
+        probe: Probe,
     ) -> dict[str, float]:
         batches = probe.calibration(self.batches)
         total = dict.fromkeys(names, 0.0)
@@ -163,10 +217,13 @@ class KLMask:
 
 
 class HeldOut:
-    """Mean losses on the held-out batches; nothing is drawn or run before the first is asked for."""
+    """Mean losses on held-out batches, drawn only when the first loss is asked for."""
 
     def __init__(self, w: Tensor, received: Tensor, probe: Probe, count: int) -> None:
-        self._w, self._received, self._probe, self._count = w, received, probe, count
+        self._w = w
+        self._received = received
+        self._probe = probe
+        self._count = count
 
     @cached_property
     def _batches(self) -> list[tuple[Any, Outputs]]:
@@ -179,7 +236,7 @@ class HeldOut:
 
 
 def block_sizes(layout: Layout, blocks: Mapping[str, str]) -> dict[str, int]:
-    """Return block -> number of values, in the order of the layout."""
+    """Return the number of values of each block, in the order of the layout."""
     sizes: dict[str, int] = {}
     for name, size in zip(layout.names, layout.sizes, strict=True):
         sizes[blocks[name]] = sizes.get(blocks[name], 0) + size
@@ -187,13 +244,23 @@ def block_sizes(layout: Layout, blocks: Mapping[str, str]) -> dict[str, int]:
 
 
 def by_value(layout: Layout, blocks: Mapping[str, str], values: Mapping[str, float]) -> Tensor:
-    """Return a vector [layout.total] that holds each block's value at all its places, 0 where there is none."""
+    """Return a vector [layout.total] that holds each block's value at all its places.
+
+    Blocks without a value get 0.
+    """
     each = torch.tensor([values.get(blocks[name], 0.0) for name in layout.names])
     return torch.repeat_interleave(each, torch.tensor(layout.sizes))
 
 
-def read(layout: Layout, blocks: Mapping[str, str], vector: Tensor | None) -> dict[str, float] | None:
-    """Return block -> value of what `by_value` wrote, of a block that is marked in part the mark; None: None."""
+def read(
+    layout: Layout,
+    blocks: Mapping[str, str],
+    vector: Tensor | None,
+) -> dict[str, float] | None:
+    """Return the value of each block from a vector that `by_value` wrote.
+
+    A block that is marked only in part counts as marked. None gives None.
+    """
     if vector is None:
         return None
     firsts = torch.tensor([0, *layout.sizes[:-1]]).cumsum(0)

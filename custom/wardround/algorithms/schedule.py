@@ -1,4 +1,4 @@
-"""How much local work a job asks for, and how the learning rate falls over its rounds."""
+"""How much local work does a job ask for, and how does the learning rate fall?"""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from typing import Literal, final
 from wardround.algorithms.base import Steps
 from wardround.core.errors import ConfigRefused
 
+# The cosine does not end at 0, so that the last round still learns.
 FLOOR = 0.05
 
 
 @final
 @dataclass(frozen=True)
 class Schedule:
-    """A promise: no defaults. `work` gradient evaluations per site and round; clip_norm 0: no clipping.
+    """The local work of every round; no value has a default.
 
-    decay cosine: lr in round 0, down half a cosine to FLOOR * lr in the last round; one round only: lr
-    decay constant: lr | within a round the rate does not change | a value missing or senseless: ConfigRefused
+    num_rounds: The number of rounds, at least 1.
+    work: Gradient evaluations per site and round.
+    lr: The learning rate of round 0.
+    decay: "cosine" takes lr down half a cosine to FLOOR * lr in the last round; a
+        single round has lr. "constant" keeps lr. Within a round the rate does not
+        change.
+    momentum, nesterov, weight_decay, clip_norm: As in `Steps`.
+
+    A value that is missing or out of its range raises ConfigRefused.
     """
 
     num_rounds: int
@@ -37,18 +45,32 @@ class Schedule:
                 "the schedule",
                 found=f"missing {absent}" if absent else f"rounds {self.num_rounds}, decay {self.decay!r}",
                 expected="every value given, rounds >= 1, decay cosine or constant",
-                fix="correct `schedule` in the job",
+                fix="set every value of the job's schedule, as --set num_rounds=3",
             )
         self.steps(0)
 
     def steps(self, round_: int) -> Steps:
-        """Return the local steps of a round, counted from 0; a round outside the schedule: ConfigRefused."""
+        """Return the local steps of a round, counted from 0.
+
+        ConfigRefused is raised for a round outside the schedule.
+        """
         if not 0 <= round_ < self.num_rounds:
             raise ConfigRefused(
-                "a round", found=f"{round_}", expected=f"0..{self.num_rounds - 1}", fix="raise `rounds` in the schedule"
+                "a round",
+                found=f"{round_}",
+                expected=f"0..{self.num_rounds - 1}",
+                fix="--set num_rounds=NUMBER, larger than that round",
             )
         factor = 1.0
         if self.decay == "cosine" and self.num_rounds > 1:
             factor = FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * round_ / (self.num_rounds - 1)))
         rate = self.lr * factor
-        return Steps(self.work, rate, self.momentum, self.nesterov, self.weight_decay, self.clip_norm, round_)
+        return Steps(
+            self.work,
+            rate,
+            self.momentum,
+            self.nesterov,
+            self.weight_decay,
+            self.clip_norm,
+            round_,
+        )

@@ -1,11 +1,16 @@
-"""What a server does with the mean update of a round: pure rules on named arrays, state included. No torch here.
+"""What does the server do with the mean update of a round?
 
-The rule's own step is for the variable `model`; `control` (SCAFFOLD) moves by |S|/N of its mean, any other variable (a rival
-method that travels in the same message) by its whole mean.
-Source: McMahan et al. 2017, arXiv:1602.05629, Algorithm 1 (Mean); Reddi et al. 2021, arXiv:2003.00295, Algorithm 2
-(FedAdam, FedYogi); Karimireddy et al. 2020, arXiv:1910.06378, Algorithm 1, server (`control`).
-Deviations: 1. the mean is weighted by patients; Reddi et al. and Karimireddy et al. write a plain mean over sites.
-As in Algorithm 2 there is no bias correction; v starts at tau^2, the least value it allows, and m at 0.
+Server optimizers are pure functions of named arrays, their state included; they do not
+use torch. The optimizer's own step is for the variable `model`. `control` (SCAFFOLD)
+moves by |S|/N of its mean, and any other variable (that of a baseline that travels in
+the same message) by its whole mean.
+
+Source: McMahan et al. 2017, arXiv:1602.05629, Algorithm 1 (Mean); Reddi et al. 2021,
+arXiv:2003.00295, Algorithm 2 (FedAdam, FedYogi); Karimireddy et al. 2020,
+arXiv:1910.06378, Algorithm 1, server (`control`).
+Deviations: 1. The mean is weighted by patients; Reddi et al. and Karimireddy et al.
+write a plain mean over sites. As in Algorithm 2 there is no bias correction; v starts
+at tau^2, the least value it allows, and m at 0.
 """
 
 from __future__ import annotations
@@ -24,23 +29,35 @@ Applied = tuple[dict[str, Array], State]
 
 
 class ServerOptimizer(Protocol):
-    """A server optimizer: a frozen value; weights and mean have wire names `variable:block`, the state is named arrays too."""
+    """A server optimizer: a frozen value.
+
+    Weights and mean have wire names `variable:block`; the state is named arrays too.
+    """
 
     def start(self, weights: Arrays) -> State:
         """Return the state before the first round."""
 
-    def apply(self, weights: Arrays, mean: Arrays, state: Arrays, participation: float) -> Applied:
+    def apply(
+        self,
+        weights: Arrays,
+        mean: Arrays,
+        state: Arrays,
+        participation: float,
+    ) -> Applied:
         """Return (new weights, new state); nothing given is changed.
 
-        participation: |S|/N of this round; with unequal weights the share of all weight, so that c stays sum p_i c_i
-        blocks without an update: kept, with their state | an update of blocks that are not here: RoundRefused
+        participation: |S|/N of this round; with unequal weights the share of all
+            weight, so that c stays sum p_i c_i.
+
+        Blocks without an update are kept, with their state. RoundRefused is raised for
+        an update of blocks that are not here.
         """
 
 
 @final
 @dataclass(frozen=True)
 class Mean:
-    """FedAvg: w + server_lr * D."""
+    """FedAvg's step, w + server_lr * D."""
 
     server_lr: float
 
@@ -50,7 +67,13 @@ class Mean:
     def start(self, weights: Arrays) -> State:
         return {}
 
-    def apply(self, weights: Arrays, mean: Arrays, state: Arrays, participation: float) -> Applied:
+    def apply(
+        self,
+        weights: Arrays,
+        mean: Arrays,
+        state: Arrays,
+        participation: float,
+    ) -> Applied:
         moved = _move_others(weights, mean, participation)
         return add_scaled(moved, _variable(mean, "model"), self.server_lr), {}
 
@@ -58,7 +81,10 @@ class Mean:
 @final
 @dataclass(frozen=True)
 class FedAdam:
-    """m = b1 m + (1-b1) D;  v = b2 v + (1-b2) D^2;  w + lr m / (sqrt(v) + tau)."""
+    """The Adam step on the mean update D.
+
+    m = b1 m + (1-b1) D;  v = b2 v + (1-b2) D^2;  w + lr m / (sqrt(v) + tau).
+    """
 
     lr: float
     beta1: float
@@ -72,14 +98,20 @@ class FedAdam:
     def start(self, weights: Arrays) -> State:
         return _moments(weights, self.tau)
 
-    def apply(self, weights: Arrays, mean: Arrays, state: Arrays, participation: float) -> Applied:
+    def apply(
+        self,
+        weights: Arrays,
+        mean: Arrays,
+        state: Arrays,
+        participation: float,
+    ) -> Applied:
         return _adapt(self, lambda v, square: square - v, weights, mean, state, participation)
 
 
 @final
 @dataclass(frozen=True)
 class FedYogi:
-    """As FedAdam with v = v - (1-b2) D^2 sign(v - D^2)."""
+    """The Yogi step: FedAdam with v = v - (1-b2) D^2 sign(v - D^2)."""
 
     lr: float
     beta1: float
@@ -93,8 +125,21 @@ class FedYogi:
     def start(self, weights: Arrays) -> State:
         return _moments(weights, self.tau)
 
-    def apply(self, weights: Arrays, mean: Arrays, state: Arrays, participation: float) -> Applied:
-        return _adapt(self, lambda v, square: square * np.sign(square - v), weights, mean, state, participation)
+    def apply(
+        self,
+        weights: Arrays,
+        mean: Arrays,
+        state: Arrays,
+        participation: float,
+    ) -> Applied:
+        return _adapt(
+            self,
+            lambda v, square: square * np.sign(square - v),
+            weights,
+            mean,
+            state,
+            participation,
+        )
 
 
 def _adapt(
@@ -105,12 +150,16 @@ def _adapt(
     state: Arrays,
     participation: float,
 ) -> Applied:
-    """Both rules share m and the step; v moves by (1-b2) change(v, D^2)."""
+    """Return the step of both: they share m, and v moves by (1-b2) change(v, D^2)."""
     moved, kept = _move_others(weights, mean, participation), dict(state)
     for name, delta in _variable(mean, "model").items():
         m = np.float32(server_optimizer.beta1) * state[f"m.{name}"] + np.float32(1 - server_optimizer.beta1) * delta
-        v = state[f"v.{name}"] + np.float32(1 - server_optimizer.beta2) * change(state[f"v.{name}"], delta * delta)
+        v = state[f"v.{name}"] + np.float32(1 - server_optimizer.beta2) * change(
+            state[f"v.{name}"],
+            delta * delta,
+        )
         kept[f"m.{name}"], kept[f"v.{name}"] = m, v
+        # Factors are float32, so that the arrays stay float32 in every version of NumPy.
         root: Array = np.sqrt(v)
         moved[name] = weights[name] + np.float32(server_optimizer.lr) * m / (root + np.float32(server_optimizer.tau))
     return moved, kept
@@ -123,12 +172,24 @@ def _moments(weights: Arrays, tau: float) -> State:
 
 
 def _move_others(weights: Arrays, mean: Arrays, participation: float) -> dict[str, Array]:
-    """Return the weights with every variable but `model` moved; refuse a mean that does not fit, whatever its variable."""
+    """Return the weights with every variable but `model` moved.
+
+    RoundRefused is raised for a mean that does not fit, whatever its variable.
+    """
     if not 0 < participation <= 1:
         raise RoundRefused(
-            "participation", found=f"{participation}", expected="above 0, at most 1", fix="count the sites"
+            "participation",
+            found=f"{participation}",
+            expected="above 0, at most 1",
+            fix="count the sites",
         )
-    require_same_blocks({name: weights[name] for name in mean if name in weights}, mean, "a mean update")
+    require_same_blocks(
+        {name: weights[name] for name in mean if name in weights},
+        mean,
+        "a mean update",
+    )
+    # `control` is an average over ALL sites: those that did not take part changed
+    # nothing.
     control = _variable(mean, "control")
     others = {name: block for name, block in mean.items() if name not in control and not name.startswith("model:")}
     return add_scaled(add_scaled(weights, control, participation), others, 1.0)
@@ -145,7 +206,7 @@ def _require_positive(server_optimizer: str, **values: float) -> None:
                 server_optimizer,
                 found=f"{name} {value}",
                 expected=f"{name} > 0",
-                fix="correct `server_optimizer` in the job",
+                fix=f"--set server_optimizer.{name}=NUMBER, within that range",
             )
 
 
@@ -156,5 +217,5 @@ def _require_share(server_optimizer: str, **values: float) -> None:
                 server_optimizer,
                 found=f"{name} {value}",
                 expected=f"0 <= {name} < 1",
-                fix="correct `server_optimizer` in the job",
+                fix=f"--set server_optimizer.{name}=NUMBER, within that range",
             )

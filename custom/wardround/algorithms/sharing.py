@@ -1,14 +1,18 @@
-"""What leaves a hospital and what stays: a value beside the algorithm, so that every algorithm meets every way to share.
+"""What leaves a hospital, and what stays?
 
-An algorithm says how a hospital trains. A sharing says which blocks of the model travel: all of them (`Everything`), all
-but those of some roles (`Roles`), or all but those that the hospital chooses in each round (`klmask.KLMask`). Two places
-act on it: `federation.start_of` puts the hospital's own values in the place of the blocks that stay at home before a round,
-and `federation.local_round` takes them out of the update after it.
+Sharing is a value beside the algorithm, so that every algorithm meets every way to
+share. An algorithm says how a hospital trains. A sharing says which blocks of the model
+travel: all of them (`Everything`), all but those of some roles (`Roles`), or all but
+those that the hospital chooses in each round (`klmask.KLMask`). Two places act on it:
+`federation.start_of` puts the hospital's own values in the place of the blocks that
+stay at home before a round, and `federation.local_round` takes them out of the update
+after it.
 
-FedBN is FedAvg with `Roles(("norm",))`, Li et al. 2021, arXiv:2102.07623. FedSim is FedAvg with most roles at home,
-Pillutla et al. 2022, arXiv:2204.03809, Algorithm 2.
-Deviations: 1. (FedBN) the layers are instance or group norms, since batch norm is refused here; 2. (FedSim) the parts are
-the roles of models/roles.py, with one learning rate for both parts, and every site takes part in every round.
+FedBN is FedAvg with `Roles(("norm",))`, Li et al. 2021, arXiv:2102.07623. FedSim is
+FedAvg with most roles at home, Pillutla et al. 2022, arXiv:2204.03809, Algorithm 2.
+Deviations: 1. (FedBN) The layers are instance or group norms, since batch norm is
+refused here. 2. (FedSim) The parts are the roles of models/roles.py, with one learning
+rate for both parts, and every site takes part in every round.
 """
 
 from __future__ import annotations
@@ -19,7 +23,14 @@ from typing import ClassVar, Protocol, final
 
 from torch import Tensor
 
-from wardround.algorithms.base import BESIDE, Algorithm, LocalStart, Objective, Steps, traits_of
+from wardround.algorithms.base import (
+    BESIDE,
+    Algorithm,
+    LocalStart,
+    Objective,
+    Steps,
+    traits_of,
+)
 from wardround.core.errors import ConfigRefused
 from wardround.core.traits import Part, Traits, require_fit
 
@@ -35,8 +46,9 @@ ROLES: Mapping[str, str] = {
 class Sharing(Protocol):
     """Which blocks of a model stay at the hospital: a frozen value.
 
-    `home_roles` never leave. `chosen` may keep more blocks at home, anew in each round: it returns a boolean mask as
-    `memory["mask"]`, and blocks that a mask keeps leave as zeros, so that every update has the same layout.
+    `home_roles` never leave. `chosen` may keep further blocks at home, chosen again in
+    each round: it returns a boolean mask as `memory["mask"]`. Blocks that a mask keeps
+    leave as zeros, so that every update has the same layout.
     """
 
     @property
@@ -45,22 +57,31 @@ class Sharing(Protocol):
 
     @property
     def traits(self) -> Traits:
-        """What it makes of an update.
+        """What this sharing makes of an update.
 
-        It breaks STEADY where `chosen` may keep other blocks in one round than in another, and SAME_BLOCKS where
-        one hospital may keep other blocks than another.
+        It breaks STEADY if `chosen` may keep other blocks in one round than in another,
+        and SAME_BLOCKS if one hospital may keep other blocks than another.
         """
 
     @property
     def title(self) -> str:
-        """The words that follow the algorithm's name in a title; an empty text where everything is shared."""
+        """The words after the algorithm's name in a title; empty for Everything."""
 
     @property
     def stays(self) -> str:
-        """What stays at the hospital, as the card of a job prints it; an empty text for nothing."""
+        """What stays at the hospital, as a job's card prints it; empty for nothing."""
 
-    def chosen(self, w: Tensor, start: LocalStart, objective: Objective, steps: Steps) -> Mapping[str, Tensor]:
-        """Return what the site's memory must hold of a choice made after local training to w; usually nothing."""
+    def chosen(
+        self,
+        w: Tensor,
+        start: LocalStart,
+        objective: Objective,
+        steps: Steps,
+    ) -> Mapping[str, Tensor]:
+        """Return what the site's memory must hold of a choice; usually nothing.
+
+        w: The model after local training.
+        """
 
 
 @final
@@ -73,7 +94,13 @@ class Everything:
     title: ClassVar[str] = ""
     stays: ClassVar[str] = ""
 
-    def chosen(self, w: Tensor, start: LocalStart, objective: Objective, steps: Steps) -> Mapping[str, Tensor]:
+    def chosen(
+        self,
+        w: Tensor,
+        start: LocalStart,
+        objective: Objective,
+        steps: Steps,
+    ) -> Mapping[str, Tensor]:
         return {}
 
 
@@ -83,7 +110,10 @@ EVERYTHING = Everything()
 @final
 @dataclass(frozen=True)
 class Roles:
-    """All blocks leave but those of the roles in `home`, one or more of the four in ROLES, but not all of them."""
+    """All blocks leave but those of the roles in `home`.
+
+    home: One or more of the four in ROLES, but not all of them.
+    """
 
     home: tuple[str, ...]
 
@@ -112,12 +142,21 @@ class Roles:
     def stays(self) -> str:
         return ", ".join(ROLES[role] for role in self.home)
 
-    def chosen(self, w: Tensor, start: LocalStart, objective: Objective, steps: Steps) -> Mapping[str, Tensor]:
+    def chosen(
+        self,
+        w: Tensor,
+        start: LocalStart,
+        objective: Objective,
+        steps: Steps,
+    ) -> Mapping[str, Tensor]:
         return {}
 
 
 def at_home(home: object) -> tuple[str, ...]:
-    """Return the roles of a job's `home` in the order of ROLES; an unknown role, or all of them: ConfigRefused."""
+    """Return the roles of a job's `home` in the order of ROLES.
+
+    ConfigRefused is raised for an unknown role, and for all roles.
+    """
     given = home if isinstance(home, (list, tuple)) else (home,)
     unknown = [role for role in given if role not in ROLES]
     if unknown or len(set(given)) == len(ROLES):
@@ -131,10 +170,11 @@ def at_home(home: object) -> tuple[str, ...]:
 
 
 def require_together(algorithm: Algorithm, sharing: Sharing) -> None:
-    """Raise ConfigRefused where an algorithm is not sound with this way to share.
+    """Raise ConfigRefused if an algorithm is not sound with this way to share.
 
-    An algorithm whose class still says `home_roles` means to keep blocks at home: nobody reads that any more, so that
-    they would leave. Everything else follows from the traits.
+    An algorithm whose class still has `home_roles` means to keep blocks at home.
+    Nothing reads that attribute any more, so these blocks would leave. Everything else
+    follows from the traits.
     """
     if hasattr(algorithm, "home_roles"):
         raise ConfigRefused(
@@ -148,9 +188,10 @@ def require_together(algorithm: Algorithm, sharing: Sharing) -> None:
 
 
 def parts(algorithm: Algorithm, sharing: Sharing, beside: bool) -> tuple[Part, ...]:
-    """Return what decides which blocks of which models leave a hospital, for `core.stages.require_fit`.
+    """Return what decides which blocks of which models leave a hospital.
 
-    beside: whether FedAvg is trained in the same rounds
+    The parts are for `core.stages.require_fit`.
+    beside: Whether FedAvg is trained in the same rounds.
     """
     shared = Part(
         sharing.title or "everything shared",
@@ -162,7 +203,7 @@ def parts(algorithm: Algorithm, sharing: Sharing, beside: bool) -> tuple[Part, .
 
 
 def require_shared(start: LocalStart, sharing: Sharing) -> None:
-    """Raise ConfigRefused where a network has no block outside the roles that stay at home: nothing would be shared."""
+    """Raise ConfigRefused if every block of a network stays at home."""
     if all(role in sharing.home_roles for role in start.roles.values()):
         raise ConfigRefused(
             "what this job shares",

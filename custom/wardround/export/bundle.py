@@ -1,8 +1,10 @@
-"""A model as a MONAI bundle: MONAI alone loads and runs it, with masks equal, bit by bit, to those of `wardround predict`.
+"""How does a model become a MONAI bundle that MONAI alone loads and runs?
 
-The network is MONAI's own (models/monai_form.py). Reading, normalising and sliding windows are ours, and MONAI has no equal of
-them: the bundle carries the source of FIRST and of what it imports, under the name CODE, copied from the package that writes
-it.
+Its masks equal, bit for bit, those of `wardround predict`. The network is MONAI's own
+(models/monai_form.py). Reading, normalising and sliding windows are ours, and MONAI has
+no equal of them: the bundle carries the source of FIRST and of what it imports, under
+the name CODE, copied from the package that writes it.
+
 Source: MONAI Bundle Specification.
 """
 
@@ -33,10 +35,16 @@ _IMPORT = re.compile(r"^ *from wardround\.([\w.]+) import", re.MULTILINE)
 
 
 def write_bundle(out: Path, weights: Weights, title: Title) -> Path:
-    """Write the bundle `out` and return it; refused like `write_folder`. A U-Net that reads a record: ModelRefused."""
+    """Write the bundle `out` and return it.
+
+    Refusals are those of `write_folder`. A U-Net that reads a record raises
+    ModelRefused.
+    """
     spec, arrays = without_adapters(weights.spec, weights.arrays)
     network = monai_config(spec, CODE)
-    meta = for_others({**weights.meta, "label_kind": kind_of(weights, None), "model": describe(spec)})
+    meta = for_others(
+        {**weights.meta, "label_kind": kind_of(weights, None), "model": describe(spec)},
+    )
     entry = bundle_files.about(arrays, fingerprint(spec), __version__, meta)
     more = {
         **words(title, meta),
@@ -44,7 +52,10 @@ def write_bundle(out: Path, weights: Weights, title: Title) -> Path:
         "network_data_format": _tensors(spec, weights.task),
     }
     inference = _inference(spec, network, meta)
-    return write_folder(out, Content(arrays, entry, more, inference, readme(title, entry, CODE), _code()))
+    return write_folder(
+        out,
+        Content(arrays, entry, more, inference, readme(title, entry, CODE), _code()),
+    )
 
 
 def _tensors(spec: Spec, task: Task) -> dict[str, Any]:
@@ -60,7 +71,10 @@ def _tensors(spec: Spec, task: Task) -> dict[str, Any]:
         "value_range": [-5, 5],
         "is_patch_data": True,
         "channel_def": {
-            str(i): text for i, text in enumerate((*images, *(f"1 if {one} exists, else 0" for one in images)))
+            str(i): text
+            for i, text in enumerate(
+                (*images, *(f"1 if {one} exists, else 0" for one in images)),
+            )
         },
     }
     pred = image | {
@@ -72,7 +86,11 @@ def _tensors(spec: Spec, task: Task) -> dict[str, Any]:
     return {"inputs": {"image": image}, "outputs": {"pred": pred}}
 
 
-def _inference(spec: Spec, network: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
+def _inference(
+    spec: Spec,
+    network: Mapping[str, Any],
+    meta: Mapping[str, Any],
+) -> dict[str, Any]:
     parts = f"{CODE}.hospital.monai_case"
     task = dict((meta.get("inputs") or {}).get("task", DESCRIPTION))
     return {
@@ -95,7 +113,11 @@ def _inference(spec: Spec, network: Mapping[str, Any], meta: Mapping[str, Any]) 
         "preprocessing": {"_target_": f"{parts}.ReadCase"},
         "dataset": {
             "_target_": "Dataset",
-            "data": {"_target_": f"{parts}.cases", "folder": "@dataset_dir", "task": "@task"},
+            "data": {
+                "_target_": f"{parts}.cases",
+                "folder": "@dataset_dir",
+                "task": "@task",
+            },
             "transform": "@preprocessing",
         },
         "inferer": {
@@ -125,8 +147,14 @@ def _inference(spec: Spec, network: Mapping[str, Any], meta: Mapping[str, Any]) 
 
 
 def _code() -> dict[str, str]:
-    """Return the source of FIRST and all that it imports of ours, under the name CODE, by path in the bundle."""
-    package, note = resources.files("wardround"), f'"""Copied from wardround {__version__}."""\n'
+    """Return the source of FIRST and of all that it imports of ours.
+
+    It is under the name CODE, by path in the bundle.
+    """
+    package, note = (
+        resources.files("wardround"),
+        f'"""Copied from wardround {__version__}."""\n',
+    )
     files = {f"{CODE}/__init__.py": note}
     wanted = [FIRST]
     while wanted:

@@ -1,4 +1,4 @@
-"""The folder of a bundle: it appears complete or not at all."""
+"""How does the folder of a bundle appear complete or not at all?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,15 @@ SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 
 @dataclass(frozen=True)
 class Content:
-    """entry: what bundle_files.about says | more: the rest of metadata.json | code: further files by path."""
+    """What a bundle's folder holds.
+
+    arrays: The weights.
+    entry: What bundle_files.about says.
+    more: The rest of metadata.json.
+    inference: The content of inference.json.
+    readme: The text of docs/README.md.
+    code: Further files by path.
+    """
 
     arrays: Arrays
     entry: Mapping[str, Any]
@@ -31,10 +39,14 @@ class Content:
 
 
 def write_folder(out: Path, content: Content) -> Path:
-    """Write the folder `out` and return it; it holds something already, or cannot be written: ConfigRefused.
+    """Write the folder `out` and return it.
 
-    a file of weights whose description holds what MONAI would run: ModelRefused
+    ConfigRefused is raised if it holds something already or cannot be written.
+    ModelRefused is raised for a file of weights whose description holds what MONAI
+    would run.
     """
+    # MONAI evaluates every `$` text of a bundle: a forged description would run as
+    # code.
     if not _is_inert(content.entry):
         raise ModelRefused(
             "the description in the file of weights",
@@ -44,7 +56,10 @@ def write_folder(out: Path, content: Content) -> Path:
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigRefused(
-            f"the folder {out}", found="something in it", expected="a new or empty folder", fix="choose another --out"
+            f"the folder {out}",
+            found="something in it",
+            expected="a new or empty folder",
+            fix="choose another --out",
         )
     texts = {
         bundle_files.METADATA.as_posix(): _json(_metadata(content)),
@@ -55,6 +70,8 @@ def write_folder(out: Path, content: Content) -> Path:
     }
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        # The folder is made beside `out`, on the same file system, so that it can be
+        # renamed.
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
             made = Path(scratch) / out.name
             bundle_files.write_weights(made, content.arrays)
@@ -88,7 +105,10 @@ def _metadata(content: Content) -> dict[str, Any]:
 
 
 def _is_inert(value: Any) -> bool:
-    """Return whether MONAI takes a value as it is: no `$`, `@` or `%` begins a text, nothing asks to be built."""
+    """Return whether MONAI takes a value as it is.
+
+    No text begins with `$`, `@` or `%`, and nothing asks to be built.
+    """
     if isinstance(value, Mapping):
         return "_target_" not in value and all(_is_inert(part) for pair in value.items() for part in pair)
     if isinstance(value, (list, tuple)):
@@ -97,7 +117,7 @@ def _is_inert(value: Any) -> bool:
 
 
 def _licence() -> str:
-    """Return the licence of the code: from the installed package, else from the checkout that runs."""
+    """Return the licence of the code, from the package or else from the checkout."""
     try:
         held = metadata.distribution("wardround")
         text = held.read_text("licenses/LICENSE") or held.read_text("LICENSE")

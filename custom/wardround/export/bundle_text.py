@@ -1,4 +1,7 @@
-"""What a bundle says about itself to people: the words of metadata.json, and docs/README.md."""
+"""What does a bundle tell people about itself?
+
+It tells them in the words of metadata.json and in docs/README.md.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,12 @@ WHOLE = "0 background, 1 whole tumour: this model learnt no other region"
 
 @dataclass(frozen=True)
 class Title:
-    """name: letters, digits, _ | choice: which model it is, in words | authors, copyright: of the weights."""
+    """How a bundle is called.
+
+    name: Letters, digits and _.
+    choice: Which model it is, in words.
+    authors, copyright: Those of the weights.
+    """
 
     name: str
     choice: str
@@ -31,12 +39,18 @@ class Title:
 
 
 def task_of(meta: Mapping[str, Any]) -> Task:
-    """Return what a model learnt; its file does not say it: brain tumours."""
-    return task_from_json((meta.get("inputs") or {}).get("task", DESCRIPTION), "the file of weights")
+    """Return what a model learnt; brain tumours if its file does not say it."""
+    return task_from_json(
+        (meta.get("inputs") or {}).get("task", DESCRIPTION),
+        "the file of weights",
+    )
 
 
 def values_of(meta: Mapping[str, Any]) -> str:
-    """Return in words what the values of a mask mean: only regions that somebody trained."""
+    """Return in words what the values of a mask mean.
+
+    Only regions that somebody trained are named.
+    """
     task = task_of(meta)
     if not task.brats_masks:
         kinds = task.outputs.kinds[str(meta.get("label_kind") or task.outputs.default_kind)]
@@ -45,7 +59,7 @@ def values_of(meta: Mapping[str, Any]) -> str:
 
 
 def words(title: Title, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of metadata.json that are text, and the score that the model was chosen by."""
+    """Return the entries of metadata.json that are text, and the selection score."""
     return {
         "name": title.name,
         "task": BRAIN if task_of(meta).brats_masks else f"Segmentation of {', '.join(task_of(meta).outputs.names)}",
@@ -58,13 +72,22 @@ def words(title: Title, meta: Mapping[str, Any]) -> dict[str, Any]:
         "for each: which exist",
         "pred_classes": values_of(meta),
         **told("mean_dice_on_validation", meta),
-        "references": ["Cicek et al. 2016, arXiv:1606.06650", "Myronenko 2018, arXiv:1810.11654"],
+        "references": [
+            "Cicek et al. 2016, arXiv:1606.06650",
+            "Myronenko 2018, arXiv:1810.11654",
+        ],
     }
 
 
 def readme(title: Title, entry: Mapping[str, Any], code: str) -> str:
-    """Return docs/README.md; entry: what bundle_files.about wrote, code: the package inside the bundle."""
-    meta, model, task = entry["meta"], entry["meta"]["model"], task_of(entry["meta"])
+    """Return docs/README.md.
+
+    entry: What bundle_files.about wrote.
+    code: The name of the package inside the bundle.
+    """
+    meta = entry["meta"]
+    model = entry["meta"]["model"]
+    task = task_of(entry["meta"])
     settings = ", ".join(f"{key} {value}" for key, value in model["args"].items())
     return f"""# {title.name}
 

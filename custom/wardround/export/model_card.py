@@ -1,8 +1,9 @@
-"""What a bundle says about how its model came to be: hospitals, patients, sequences, score, privacy, known limits.
+"""How did a bundle's model come to be, as its card says?
 
-A bundle is made to be given away. So it follows the rule for few patients: counts below FEWEST are not told, nor is a score
-over fewer validation patients, unless the patients were invented. The rest is what the file of weights holds, which at the
-server is what left the hospitals.
+The card names hospitals, patients, sequences, score, privacy and known limits. A bundle
+is made to be given away, so it withholds small numbers: counts below FEWEST, and a
+score over fewer validation patients, unless the patients were invented. The rest is
+what the file of weights holds, which at the server is what left the hospitals.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from wardround.training import origin
 
+# The limit below which numbers about patients are withheld everywhere else too.
 FEWEST = 5
 NOT_TOLD = "not told"
 FEW = f"not told (fewer than {FEWEST}, or so at a hospital)"
@@ -24,7 +26,10 @@ LIMITS = (
 
 
 def for_others(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a file's meta without the numbers that would be about too few patients, scores to two digits."""
+    """Return a file's meta without numbers about too few patients.
+
+    Scores are rounded to two digits.
+    """
     kept = dict(meta)
     kept["val_score"] = _score(meta)
     found = _card(meta)
@@ -34,7 +39,10 @@ def for_others(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def told(name: str, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of metadata.json about data and score; name: what the score is called."""
+    """Return the entries of metadata.json about data and score.
+
+    name: What the score is called.
+    """
     score, data = _score(meta), meta.get("trained_on")
     return {
         "eval_metrics": {} if score is None else {name: score},
@@ -45,7 +53,9 @@ def told(name: str, meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def card(metric: str, meta: Mapping[str, Any]) -> str:
     """Return the model card as Markdown."""
-    found, score, patients = _card(meta), _score(meta), _patients(meta)
+    found = _card(meta)
+    score = _score(meta)
+    patients = _patients(meta)
     who = "phantoms (invented)" if origin.is_synthetic(meta) else "patients"
     counts = ", ".join(f"{name} {FEW if n is None else n}" for name, n in (patients or {}).items())
     n = (patients or {}).get("val")
@@ -81,7 +91,10 @@ def _card(meta: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _patients(meta: Mapping[str, Any]) -> dict[str, int | None] | None:
-    """Return patients per split, None for a number that is too small to be told; None: not known."""
+    """Return patients per split, None if they are not known.
+
+    A number that is too small to be given away is None.
+    """
     counts = _card(meta).get("patients")
     if not isinstance(counts, Mapping):
         return None
@@ -90,7 +103,10 @@ def _patients(meta: Mapping[str, Any]) -> dict[str, int | None] | None:
 
 
 def _score(meta: Mapping[str, Any]) -> float | None:
-    """Return the validation score to two digits; over too few patients, or not known over how many: None."""
+    """Return the validation score to two digits.
+
+    It is None over too few patients, and if their number was withheld.
+    """
     score, patients = meta.get("val_score"), _patients(meta)
     if not isinstance(score, int | float) or isinstance(score, bool):
         return None
@@ -110,7 +126,10 @@ def _pairs(counts: object) -> str:
 
 
 def _privacy(meta: Mapping[str, Any]) -> str:
-    """Return in words what noise the job's settings promised; the ledger of each hospital says what was spent."""
+    """Return in words which noise the job's settings promised.
+
+    The ledger of each hospital says what was spent.
+    """
     settings = meta.get("settings")
     if not isinstance(settings, Mapping):
         return NOT_TOLD

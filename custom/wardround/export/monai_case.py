@@ -1,6 +1,7 @@
-"""The parts that a bundle's inference.json names: a case in, a mask out, with the steps of `wardround predict`.
+"""Which parts does a bundle's inference.json name? A case in, a mask out.
 
-A bundle carries this file and what it imports, so it asks for MONAI, torch and nibabel only; nothing here may need more.
+The steps are those of `wardround predict`. A bundle carries this file and what it
+imports, so it asks for MONAI, torch and nibabel only; nothing here may need more.
 """
 
 from __future__ import annotations
@@ -34,18 +35,30 @@ class Dataset(Protocol):
 
 
 def cases(folder: str, task: Mapping[str, Any]) -> list[CaseFiles]:
-    """Return the cases in a folder, which may itself be one; refused like find_cases, masks are not needed."""
-    return list(find_cases(Path(folder), require_seg=False, source=task_from_json(task, "the bundle").source))
+    """Return the cases in a folder, which may itself be one; no masks are needed.
+
+    Refusals are those of find_cases.
+    """
+    return list(
+        find_cases(
+            Path(folder),
+            require_seg=False,
+            source=task_from_json(task, "the bundle").source,
+        )
+    )
 
 
 def ready(network: nn.Module, norm: str, weights: str, device: str) -> nn.Module:
-    """Return the network with its weights, norms as in training (nets.py), on the device, for evaluation.
+    """Return the network with its weights on the device, for evaluation.
 
-    norm: instance or group for the ready-made networks, whose norms become GroupNorm; any other word: norms as built
-    parameters too many, too few or of other shapes: ConfigRefused
+    norm: instance or group for the ready-made networks, whose norms become GroupNorm as
+        in training (nets.py); any other word keeps norms as built.
+
+    ConfigRefused is raised for too many or too few parameters, or other shapes.
     """
     # By parameters, not by the state dictionary: some networks hold a layer under two names (DynUNet), or index tables.
     wanted = dict(network.named_parameters())
+    # weights_only: a state dictionary from elsewhere must not run code.
     found = torch.load(weights, map_location="cpu", weights_only=True)
     if {name: one.shape for name, one in wanted.items()} != {name: one.shape for name, one in found.items()}:
         raise ConfigRefused(
@@ -63,17 +76,27 @@ def ready(network: nn.Module, norm: str, weights: str, device: str) -> nn.Module
 
 @dataclass(frozen=True)
 class ReadCase:
-    """CaseFiles -> {"image": float32 [2 C, H, W, D] in RAS, C images and which of them exist; "case": the files}."""
+    """Reads CaseFiles into {"image": ..., "case": the files}.
+
+    The image is float32 [2 C, H, W, D] in RAS: C images, and which of them exist.
+    """
 
     def __call__(self, files: CaseFiles) -> dict[str, Any]:
         volume = read_images(files)
         image = torch.from_numpy(np.asarray(volume.image, np.float32))[None]
-        return {"image": network_input(image, torch.from_numpy(volume.present))[0], "case": files}
+        return {
+            "image": network_input(image, torch.from_numpy(volume.present))[0],
+            "case": files,
+        }
 
 
 @dataclass(frozen=True)
 class CaseInferer:
-    """[1, 2 C, H, W, D] -> logits [1, R, H, W, D], one for each region of the task (tasks/inference.py). patch None: one window."""
+    """Makes logits [1, R, H, W, D] of an input [1, 2 C, H, W, D].
+
+    There is one for each region of the task (tasks/inference.py).
+    patch: The size of the windows; None takes one window.
+    """
 
     patch: Sequence[int] | None
     device: str
@@ -83,15 +106,24 @@ class CaseInferer:
         image: NDArray[np.float32] = inputs[0].cpu().numpy()
         task = task_from_json(self.task, "the bundle")
         many, regions = len(task.inputs.names), len(task.outputs.names)
-        found = predict_logits(network, image[:many], image[many:, 0, 0, 0] > 0, self.patch, self.device, regions)
+        found = predict_logits(
+            network,
+            image[:many],
+            image[many:, 0, 0, 0] > 0,
+            self.patch,
+            self.device,
+            regions,
+        )
         return torch.from_numpy(found)[None]
 
 
 @dataclass(frozen=True)
 class WriteMask:
-    """Write <case>_mask.nii.gz with the axes, shape and affine of the case's first image, and return its path.
+    """Writes <case>_mask.nii.gz and returns its path.
 
-    known: the kind of labels that the model was trained on; a label_kind with more regions: ConfigRefused
+    The mask has the axes, shape and affine of the case's first image.
+    known: The kind of labels that the model was trained on. A label_kind with more
+        regions raises ConfigRefused.
     """
 
     folder: str
@@ -121,18 +153,22 @@ class WriteMask:
 
 
 def say_used(files: CaseFiles) -> None:
-    """Print which sequences of a case are used, which are not there, and which of its images are passed over."""
+    """Print which sequences of a case are used, missing and passed over."""
     missing = ", ".join(name for name in files.source.names if name not in files.images) or "none"
     print(f"{files.case}: used {', '.join(files.images)}; missing: {missing}", flush=True)
     if unused := unused_files(next(iter(files.images.values())).parent, files.source.channels):
-        print(f"{files.case}: WARNING: images that are not used: {', '.join(unused)}", flush=True)
+        print(
+            f"{files.case}: WARNING: images that are not used: {', '.join(unused)}",
+            flush=True,
+        )
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """`run()` sends every case of a data set through network and postprocessing, and returns what the latter returns.
+    """Sends every case of a data set through network and postprocessing.
 
-    remark: what whoever runs it must know about the model, said first
+    `run()` returns what postprocessing returns.
+    remark: What whoever runs it must know about the model; it is printed first.
     """
 
     dataset: Dataset

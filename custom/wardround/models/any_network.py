@@ -1,7 +1,9 @@
-"""Any network by its class: one of MONAI's, or your own `nn.Module`, made fit for hospitals that train together.
+"""How does a job name any network by its class and make it fit for federation?
 
-The class stands in a LIST of one {"path", "args"}. NVFlare checks a class that stands there against a hospital's own list of
-classes as any other, and leaves building it to us: it has to be built from the job's seed, so that all start alike.
+The network may be one of MONAI's, or your own `nn.Module`. The class stands in a LIST
+of one {"path", "args"}. NVFlare checks a class that stands there against a hospital's
+own list of classes like any other, and leaves building it to us: it has to be built
+from the job's seed, so that all sites start alike.
 """
 
 from __future__ import annotations
@@ -24,11 +26,16 @@ BatchNorms = Literal["refuse", "group", "instance"]
 @final
 @dataclass(frozen=True)
 class AnyNetwork:
-    """network: [{"path": an nn.Module class, "args": its settings}].
+    """A network by its class.
 
-    batch_norms: what becomes of BatchNorm layers, whose statistics differ between hospitals: the network is refused, or
-    each becomes a GroupNorm, with as many groups as divide the channels (8 at most), or with one group per channel
-    another structure, no such class, no nn.Module: ConfigRefused
+    network: [{"path": an nn.Module class, "args": its settings}].
+    batch_norms: What becomes of BatchNorm layers, whose statistics differ between
+        hospitals. "refuse" refuses the network; "group" makes each a GroupNorm with as
+        many groups as divide the channels (8 at most); "instance" makes one with one
+        group per channel.
+
+    ConfigRefused is raised for another structure, and for a class that does not exist
+    or is no nn.Module.
     """
 
     network: Sequence[Mapping[str, Any]]
@@ -50,22 +57,41 @@ class AnyNetwork:
             )
 
     def build(self, seed: int) -> nn.Module:
-        """Return the network on the CPU, built from this seed; settings that it does not take: ConfigRefused.
+        """Return the network on the CPU, built from this seed.
 
-        BatchNorm where it is refused, running statistics, anything but float32 parameters: ModelRefused
+        ConfigRefused is raised for settings that it does not take. ModelRefused is
+        raised for BatchNorm where it is refused, for running statistics, and for
+        parameters that are not float32.
         """
         part = self.network[0]
         kind = self._kind()
         try:
             made: nn.Module = seeded(lambda: kind(**part["args"]), seed)
-        except (TypeError, ValueError, RuntimeError, LookupError, ImportError, AttributeError) as error:
-            raise _refused(f"{part['path']} with {dict(part['args'])}: {error}", "settings that it takes") from error
+        except (
+            TypeError,
+            ValueError,
+            RuntimeError,
+            LookupError,
+            ImportError,
+            AttributeError,
+        ) as error:
+            raise _refused(
+                f"{part['path']} with {dict(part['args'])}: {error}",
+                "settings that it takes",
+            ) from error
         made = made if self.batch_norms == "refuse" else without_batch_norms(made, self.batch_norms)
         try:
             require_federable(made)
+        # The refusal names a layer; its fix is extended by the setting that replaces
+        # it.
         except ModelRefused as refusal:
             words = f"{refusal.fix} (`--set model.batch_norms=group` puts GroupNorm there)"
-            raise ModelRefused(refusal.what, found=refusal.found, expected=refusal.expected, fix=words) from refusal
+            raise ModelRefused(
+                refusal.what,
+                found=refusal.found,
+                expected=refusal.expected,
+                fix=words,
+            ) from refusal
         return made
 
     def _kind(self) -> type[nn.Module]:
@@ -74,7 +100,10 @@ class AnyNetwork:
         try:
             found = getattr(importlib.import_module(module), name, None)
         except (ImportError, ValueError) as error:
-            raise _refused(f"{path} ({error})", "a class that this Python can import") from error
+            raise _refused(
+                f"{path} ({error})",
+                "a class that this Python can import",
+            ) from error
         if not inspect.isclass(found) or not issubclass(found, nn.Module):
             raise _refused(path, "an nn.Module class")
         return found
@@ -85,5 +114,5 @@ def _refused(found: str, expected: str) -> ConfigRefused:
         "the job's network",
         found=found,
         expected=expected,
-        fix="correct --set model.path and model.* (docs/extending.md)",
+        fix="set it with --set model.path=... and model.* (docs/extending.md)",
     )

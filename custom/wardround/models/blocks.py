@@ -1,13 +1,18 @@
-"""A network in 8 to 30 named blocks, the unit that a mask makes shared or personal.
+"""Which named blocks does a network have, as units that become shared or personal?
 
-A norm, an adapter and a layer scale belong to the block they sit in.
-ViT       stem (patches, positions, class token) | every transformer block of the trunk (the last with the trunk's final
-          norm), in two, attention and mlp, where there are fewer than 8, in groups of neighbours where there are more
-          than 24 | fusion (with modalities and slices) | ehr | head (with the norm before it)
-U-Net     every convolution with the norm and activation behind it; the units of a level together where that makes more
-          than 30 | ehr (film.py)
-SegResNet every residual block and every convolution that changes the resolution, the first and the last
-others    the outermost modules, of which there may be fewer than 8 or more than 30
+There are 8 to 30 of them. A norm, an adapter and a layer scale belong to the block in
+which they sit.
+
+    ViT        stem (patches, positions, class token); every transformer block of the
+               trunk (the last with the trunk's final norm), in two, attention and
+               mlp, where there are fewer than 8, in groups of neighbours where there
+               are more than 24; fusion (with modalities and slices); ehr; head (with
+               the norm before it)
+    U-Net      every convolution with the norm and activation behind it; the units of
+               a level together where that makes more than 30; ehr (film.py)
+    SegResNet  every residual block and every convolution that changes the
+               resolution, the first and the last
+    others     the outermost modules, which may be fewer than 8 or more than 30
 """
 
 from __future__ import annotations
@@ -16,12 +21,21 @@ import re
 
 from torch import nn
 
+# More blocks than this make a mask costly to choose and hard to read.
 MOST = 30
 _TRUNK = re.compile(r"trunk\.blocks\.(\d+)\.(?:(attn|norm1|ls1)|(?:mlp|norm2|ls2))\b")
-_FIRST = ("stems.", "trunk.outside.", "trunk.prefix.", "trunk.inside.", "trunk.norm_pre.")
+_FIRST = (
+    "stems.",
+    "trunk.outside.",
+    "trunk.prefix.",
+    "trunk.inside.",
+    "trunk.norm_pre.",
+)
 _LAYER = re.compile(r"(\.conv)?\.(weight|bias|up)$|\.adn\..*$")
 _UNIT = re.compile(r"\.conv\.unit\d+$|\.residual$")
-_RESIDUAL = re.compile(r"((?:down_layers|up_layers)\.\d+\.\d+|up_samples\.\d+|convInit|conv_final)\.")
+_RESIDUAL = re.compile(
+    r"((?:down_layers|up_layers)\.\d+\.\d+|up_samples\.\d+|convInit|conv_final)\.",
+)
 
 
 def blocks_of(module: nn.Module) -> dict[str, str]:
@@ -42,7 +56,7 @@ def blocks_of(module: nn.Module) -> dict[str, str]:
 
 
 def _by_place(names: list[str]) -> dict[str, str]:
-    """Return the place of every parameter in the outermost modules of which there are at least two: the blocks of any network."""
+    """Return the blocks of any network: the outermost level with at least two modules."""
     deepest = max((name.count(".") for name in names), default=0)
     for depth in range(1, deepest + 1):
         found = {name: ".".join(name.split(".")[:-1][:depth]) or name for name in names}

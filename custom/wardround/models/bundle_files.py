@@ -1,8 +1,9 @@
-"""What wardround reads of a MONAI bundle that it wrote: configs/metadata.json and models/model.pt.
+"""What does wardround read of a MONAI bundle that it wrote?
 
-A bundle may have been anywhere since: its code and the expressions in its configs are never run, its weights are read
-without unpickling and without trusting a size that they state, and they must match the digest and the architecture of
-metadata.json.
+It reads configs/metadata.json and models/model.pt. A bundle may have been anywhere
+since: its code and the expressions in its configs are never run, its weights are read
+without unpickling and without trusting a size that they state, and they must match the
+digest and the architecture of metadata.json.
 """
 
 from __future__ import annotations
@@ -28,8 +29,13 @@ METADATA, WEIGHTS = Path("configs/metadata.json"), Path("models/model.pt")
 ENTRY = "wardround"
 
 
-def about(arrays: Mapping[str, Array], fingerprint: str, version: str, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entry of metadata.json from which wardround knows its own bundles."""
+def about(
+    arrays: Mapping[str, Array],
+    fingerprint: str,
+    version: str,
+    meta: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the entry of metadata.json by which wardround recognises its own bundles."""
     return {
         "format": FORMAT,
         "wardround_version": version,
@@ -43,18 +49,27 @@ def write_weights(bundle: Path, arrays: Mapping[str, Array]) -> None:
     """Write models/model.pt: a state dictionary as `torch.save` makes it."""
     file = bundle / WEIGHTS
     file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({name: torch.from_numpy(np.array(block, np.float32, order="C")) for name, block in arrays.items()}, file)
+    torch.save(
+        {name: torch.from_numpy(np.array(block, np.float32, order="C")) for name, block in arrays.items()},
+        file,
+    )
 
 
-def load(bundle: Path, expected_fingerprint: str | None = None) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Return (arrays, what their writer said about them), like `checkpoint.load`.
+def load(
+    bundle: Path,
+    expected_fingerprint: str | None = None,
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return (arrays, meta) of a bundle, like `checkpoint.load`.
 
-    no bundle, not ours, damaged, too large, pickled objects in it, weights that are not those it was written with: ModelRefused
-    another architecture than expected (if one is given): ModelRefused
+    ModelRefused is raised when there is no bundle, when it is not ours, damaged or too
+    large, when it holds pickled objects, when the weights are not those it was written
+    with, and when the architecture is not the expected one (if one is given).
     """
     try:
         entry = read_json(bundle / METADATA)[ENTRY]
-        found, meta, said = str(entry["fingerprint"]), dict(entry["meta"]), entry["digest"]
+        found = str(entry["fingerprint"])
+        meta = dict(entry["meta"])
+        said = entry["digest"]
         ours = entry["format"] == FORMAT
         arrays = state_dictionary(bundle / WEIGHTS)
         intact = said == digest(arrays)
@@ -63,7 +78,10 @@ def load(bundle: Path, expected_fingerprint: str | None = None) -> tuple[dict[st
     except MemoryError as error:
         raise _refused(bundle, "more than this machine's memory holds") from error
     except OSError as error:
-        raise _refused(bundle, f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}") from error
+        raise _refused(
+            bundle,
+            f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}",
+        ) from error
     except (
         ValueError,
         KeyError,
@@ -79,6 +97,7 @@ def load(bundle: Path, expected_fingerprint: str | None = None) -> tuple[dict[st
         raise _refused(bundle, f"not readable ({type(error).__name__})") from error
     if not ours:
         raise _refused(bundle, f"format {entry['format']!r}")
+    # Format first: another format may compute its digest another way.
     if not intact:
         raise _refused(bundle, "weights that do not match the digest in metadata.json")
     if expected_fingerprint is not None:
@@ -86,8 +105,11 @@ def load(bundle: Path, expected_fingerprint: str | None = None) -> tuple[dict[st
     return arrays, meta
 
 
-def load_any(path: Path, expected_fingerprint: str | None = None) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Return what `load` reads of a folder, what `checkpoint.load` reads of a file."""
+def load_any(
+    path: Path,
+    expected_fingerprint: str | None = None,
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return what `load` reads of a folder, or `checkpoint.load` of a file."""
     return (load if path.is_dir() else checkpoint.load)(path, expected_fingerprint)
 
 

@@ -1,8 +1,10 @@
-"""A patient's images and table columns as ONE flat vector, since a network of ours is handed one tensor.
+"""How do a patient's images and table columns become ONE flat vector?
 
-The order is images [M, *size], presence [M], values [F], known [F]. An absent modality is zeros with presence 0, an
-unknown value is 0 with known 0; `unpack` zeroes what is marked as absent, whatever stands there (not-a-number too), so
-nothing behind it can see the difference. Which modalities are dropped in training is decided when a batch is drawn.
+A network of ours is given one tensor. The order is images [M, *size], presence [M],
+values [F], known [F]. An absent modality is zeros with presence 0; an unknown value is
+0 with known 0. `unpack` zeroes what is marked as absent, whatever stands there
+(not-a-number too), so that nothing behind it can see the difference. Which modalities
+are dropped in training is decided when a batch is drawn.
 """
 
 from __future__ import annotations
@@ -18,7 +20,13 @@ from wardround.core.errors import ConfigRefused, DataRefused, ModelRefused
 
 
 class Case(NamedTuple):
-    """A batch of patients: images [B, M, *size], presence [B, M], values [B, F], known [B, F]; marks are 0 or 1."""
+    """A batch of patients.
+
+    images: [B, M, *size].
+    presence: 1 or 0 for each image, [B, M].
+    values: [B, F].
+    known: 1 or 0 for each value, [B, F].
+    """
 
     images: Tensor
     presence: Tensor
@@ -29,9 +37,14 @@ class Case(NamedTuple):
 @final
 @dataclass(frozen=True)
 class CaseVector:
-    """Where what stands in a vector of `length` float32.
+    """The layout of a patient's vector of `length` float32.
 
-    size: (H, W) or (D, H, W) | counts that are not whole or below 0, other sizes, neither modality nor column: ConfigRefused
+    modalities: The number of images, 0 or more.
+    size: (H, W) or (D, H, W) of an image.
+    columns: The number of values, 0 or more.
+
+    ConfigRefused is raised for counts that are not whole or negative, for another size,
+    and for neither modality nor column.
     """
 
     modalities: int
@@ -45,9 +58,17 @@ class CaseVector:
             if not is_count(getattr(self, what), 0):
                 raise _refused(what, getattr(self, what), "a whole number, 0 or more")
         if len(size) not in (2, 3) or not all(is_count(n, 1) for n in size):
-            raise _refused("size", self.size, "(H, W) or (D, H, W) in whole numbers above 0, for example [128, 128]")
+            raise _refused(
+                "size",
+                self.size,
+                "(H, W) or (D, H, W) in whole numbers above 0, for example [128, 128]",
+            )
         if self.modalities + self.columns == 0:
-            raise _refused("modalities and columns", "0 and 0", "at least one modality or one column")
+            raise _refused(
+                "modalities and columns",
+                "0 and 0",
+                "at least one modality or one column",
+            )
 
     @property
     def length(self) -> int:
@@ -55,25 +76,39 @@ class CaseVector:
 
     @property
     def _parts(self) -> tuple[int, int, int, int]:
-        return self.modalities * math.prod(self.size), self.modalities, self.columns, self.columns
+        return (
+            self.modalities * math.prod(self.size),
+            self.modalities,
+            self.columns,
+            self.columns,
+        )
 
     def pack(self, images: Tensor, presence: Tensor, values: Tensor, known: Tensor) -> Tensor:
-        """Return [B, length], float32, a new tensor; what is marked as absent becomes 0.
+        """Return [B, length], float32, a new tensor; what is absent becomes 0.
 
-        shapes that do not fit: ModelRefused | a patient with nothing at all: DataRefused
+        ModelRefused is raised for shapes that do not fit, DataRefused for a patient
+        with nothing at all.
         """
         case = Case(images, presence, values, known)
-        shapes = ((self.modalities, *self.size), (self.modalities,), (self.columns,), (self.columns,))
+        shapes = (
+            (self.modalities, *self.size),
+            (self.modalities,),
+            (self.columns,),
+            (self.columns,),
+        )
         for what, part, shape in zip(Case._fields, case, shapes, strict=True):
             if part.shape != (len(images), *shape):
                 raise _misfit(f"the {what} of a batch", tuple(part.shape), ("B", *shape))
+        # Packed, unpacked and packed again, so that absent parts are zeros in the
+        # vector itself.
         flat = torch.cat([part.to(torch.float32).flatten(1) for part in case], 1)
         return torch.cat([part.flatten(1) for part in self.unpack(flat)], 1)
 
     def unpack(self, flat: Tensor) -> Case:
-        """Return the parts of [B, length]; what is marked as absent is 0, marks are exactly 0 or 1.
+        """Return the parts of [B, length]; what is absent is 0, marks are 0 or 1.
 
-        another length: ModelRefused | a patient with nothing at all: DataRefused
+        ModelRefused is raised for another length, DataRefused for a patient with
+        nothing at all.
         """
         if flat.dim() != 2 or flat.shape[1] != self.length:
             raise _misfit("a batch of patients", tuple(flat.shape), ("B", self.length))
@@ -90,18 +125,24 @@ class CaseVector:
         pixels = images.reshape(len(flat), self.modalities, *self.size)
         shown = present.view(*present.shape, *(1 for _ in self.size))
         return Case(
-            torch.where(shown, pixels, 0.0), present.to(flat.dtype), torch.where(has, values, 0.0), has.to(flat.dtype)
+            torch.where(shown, pixels, 0.0),
+            present.to(flat.dtype),
+            torch.where(has, values, 0.0),
+            has.to(flat.dtype),
         )
 
 
 def is_count(value: object, least: int) -> bool:
-    """Whether a value is a whole number (no bool), `least` or more."""
+    """Return whether a value is a whole number (no bool), `least` or more."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _refused(what: str, found: object, expected: str) -> ConfigRefused:
     return ConfigRefused(
-        f"a case's {what}", found=str(found), expected=expected, fix="correct the job's model arguments"
+        f"a case's {what}",
+        found=str(found),
+        expected=expected,
+        fix="set it with --set model.NAME=VALUE in the job",
     )
 
 

@@ -1,6 +1,8 @@
-"""Weights on disk: one .npz without pickle, written atomically, that says which architecture it belongs to.
+"""How do weights lie on disk?
 
-Content: one float32 entry `block.NAME` per block, and `header`: UTF-8 JSON with format, fingerprint, digest and meta.
+They are one .npz without pickle, written atomically, that says which architecture it
+belongs to. It holds one float32 entry `block.NAME` per block, and `header`: UTF-8 JSON
+with format, fingerprint, digest and meta.
 """
 
 from __future__ import annotations
@@ -17,7 +19,13 @@ import numpy as np
 
 from wardround.core import files
 from wardround.core.arrays import Array, Arrays, digest
-from wardround.core.bounded import MOST_JSON, MOST_WEIGHTS, TooMuch, parse_json, stored_zip
+from wardround.core.bounded import (
+    MOST_JSON,
+    MOST_WEIGHTS,
+    TooMuch,
+    parse_json,
+    stored_zip,
+)
 from wardround.core.errors import ModelRefused
 from wardround.core.paths import room
 from wardround.models.stored_arrays import npy
@@ -28,26 +36,43 @@ FORMAT = "wardround weights 1"
 def save(path: str | Path, arrays: Arrays, fingerprint: str, meta: Mapping[str, Any]) -> None:
     """Write the arrays so that a reader sees the old file or the new one, never a part.
 
-    meta: what JSON can hold (otherwise TypeError, nothing written) | folder missing: made | no room: DiskRefused
+    meta: Anything that JSON can hold; otherwise TypeError is raised and nothing
+        written.
+
+    A missing folder is made. DiskRefused is raised if there is no room.
     """
     path = Path(path)
-    header = {"format": FORMAT, "fingerprint": fingerprint, "digest": digest(arrays), "meta": dict(meta)}
+    header = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "digest": digest(arrays),
+        "meta": dict(meta),
+    }
     entries: dict[str, Any] = {f"block.{name}": np.asarray(block, np.float32) for name, block in arrays.items()}
     entries["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     # For its owner only: weights can tell of patients.
-    with room(path.parent, f"the weights {path.name}"), files.replacing(path, private=True, durable=True) as file:
+    with (
+        room(path.parent, f"the weights {path.name}"),
+        files.replacing(path, private=True, durable=True) as file,
+    ):
         np.savez(file, allow_pickle=False, **entries)
 
 
-def load(path: str | Path, expected_fingerprint: str | None = None) -> tuple[dict[str, Array], dict[str, Any]]:
+def load(
+    path: str | Path,
+    expected_fingerprint: str | None = None,
+) -> tuple[dict[str, Array], dict[str, Any]]:
     """Return (arrays, meta) as they were saved.
 
-    missing, truncated, damaged, not written by `save`, or announcing more than it holds: ModelRefused
-    another architecture than expected (if one is given): ModelRefused
+    ModelRefused is raised for a file that is missing, truncated, damaged, not written
+    by `save`, or announces more than it holds, and for another architecture than the
+    expected one (if one is given).
     """
     path = Path(path)
     try:
         with stored_zip(path, MOST_WEIGHTS) as file:
+            # The file may come from elsewhere: a size is checked before memory is
+            # allocated for it.
             if file.getinfo("header.npy").file_size > MOST_JSON:
                 raise TooMuch(f"a header of more than {MOST_JSON} bytes")
             header = parse_json(npy(file.read("header.npy")).tobytes())

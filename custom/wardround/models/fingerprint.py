@@ -1,9 +1,11 @@
-"""The fingerprint of an architecture: weights load only into the network they were trained in.
+"""Which architecture is this? Weights load only into the network they come from.
 
-Networks have the same fingerprint when the same weights give the same function in eval mode. It covers the class, every
-leaf layer with the settings that change its function (`SETTINGS`; of an adapter also the digest of its fixed numbers),
-names, shapes and dtypes of the parameters, and the `signature` of a network that has one: what no single layer shows. It
-does not depend on weights, device, dropout, or on how a version of torch prints a layer.
+Networks have the same fingerprint when the same weights give the same function in eval
+mode. It covers the class, every leaf layer with the settings that change its function
+(`SETTINGS`; of an adapter also the digest of its fixed numbers), names, shapes and
+dtypes of the parameters, and the `signature` of a network that has one: what no single
+layer shows. It does not depend on weights, device or dropout, or on how a version of
+torch prints a layer.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import nn
 if TYPE_CHECKING:
     from wardround.models.nets import Network
 
+# Settings of a layer that change its function and do not show in shapes.
 SETTINGS = (
     "kernel_size",
     "stride",
@@ -33,10 +36,14 @@ SETTINGS = (
 
 
 def fingerprint(network: nn.Module | Network) -> str:
-    """Return 16 hexadecimal digits; settings are built first, so a network and its settings agree."""
+    """Return 16 hexadecimal digits for a network, or for settings, built first."""
     module = network if isinstance(network, nn.Module) else network.build(0)
     layers = [
-        [name, type(part).__name__, [[key, str(getattr(part, key))] for key in SETTINGS if hasattr(part, key)]]
+        [
+            name,
+            type(part).__name__,
+            [[key, str(getattr(part, key))] for key in SETTINGS if hasattr(part, key)],
+        ]
         for name, part in module.named_modules()
         if next(part.children(), None) is None and not isinstance(part, nn.modules.dropout._DropoutNd | nn.Identity)
     ]

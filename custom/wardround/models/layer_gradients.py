@@ -1,13 +1,18 @@
-"""The weight gradients of one layer, one for every sample, from its input x and the gradient g of its output.
+"""What is the weight gradient of one layer for every sample?
 
-A sample owns N / S neighbouring rows of the N rows of x and g (a patient with several patches); its gradient is the
-sum over them. Each formula is what autograd would return for that sample alone.
+It is computed from the layer's input x and the gradient g of its output. A sample owns
+N / S neighbouring rows of the N rows of x and g (a patient with several patches), and
+its gradient is the sum over them. Each formula returns what autograd would return for
+that sample alone.
 
-A 3D convolution with one row falls onto PyTorch's slow path on a CPU, so a row is cut along its first axis into two
-overlapping windows: the weight gradient of a convolution is the sum of those of its windows. On the U-Net with 32^3
-patches this takes about 1.7 times the time of the gradient summed over the batch (grouped convolution 2.9, unfolding
+A 3D convolution with one row falls onto PyTorch's slow path on a CPU, so a row is cut
+along its first axis into two overlapping windows: the weight gradient of a convolution
+is the sum of those of its windows. On the U-Net with 32^3 patches this takes about 1.7
+times the time of the gradient summed over the batch (grouped convolution 2.9, unfolding
 as Opacus does it 5 to 15).
-Sources: Goodfellow 2015, arXiv:1510.01799 (linear layers); Rochette et al. 2019, arXiv:1912.06015 (convolutions).
+
+Sources: Goodfellow 2015, arXiv:1510.01799 (linear layers); Rochette et al. 2019,
+arXiv:1912.06015 (convolutions).
 Deviations: 1. the windows.
 """
 
@@ -22,7 +27,12 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from wardround.models.adapters import Adapted, AdaptedConv3d, AdaptedConvTranspose3d, up_gradients
+from wardround.models.adapters import (
+    Adapted,
+    AdaptedConv3d,
+    AdaptedConvTranspose3d,
+    up_gradients,
+)
 from wardround.models.vectors import AddVector, Prepend, Scale
 
 Blocks = Mapping[str, Tensor]
@@ -30,9 +40,10 @@ Formula = Callable[[Any, Tensor, Tensor, int], Blocks]
 
 
 def formula(part: nn.Module) -> Formula | None:
-    """Return the formula of a layer that has parameters of its own, or None where there is none.
+    """Return the formula of a layer with parameters of its own, None if there is none.
 
-    a subclass: covered while it has its parent's forward | padding that is not zeros, or a word: None
+    A subclass is covered while it has its parent's forward. Padding that is not zeros,
+    or is a word, is not covered.
     """
     if isinstance(part, _ConvNd) and (part.padding_mode != "zeros" or isinstance(part.padding, str)):
         return None
@@ -58,7 +69,11 @@ def _adapted(part: Adapted, x: Tensor, g: Tensor, samples: int) -> Blocks:
 
 
 def _conv_weight(part: _ConvNd, inner: Tensor, outer: Tensor, samples: int) -> Tensor:
-    """Return [S, *weight.shape] of the convolution that maps `inner` to `outer` (transposed: the other way round)."""
+    """Return [S, *weight.shape] of the convolution that maps `inner` to `outer`.
+
+    For a transposed convolution it is the other way round.
+    """
+    # A 1 x 1 convolution with stride 1 is a matrix product over voxels.
     if part.groups == 1 and set((*part.kernel_size, *part.stride)) == {1} and not any(map(int, part.padding)):
         rows, columns = (_tokens(side.movedim(1, -1), samples) for side in (outer, inner))
         return torch.bmm(rows.mT, columns).view(samples, *part.weight.shape)
@@ -68,20 +83,38 @@ def _conv_weight(part: _ConvNd, inner: Tensor, outer: Tensor, samples: int) -> T
         padding[0] = 0
     many = len(inner) // samples
     one = part.weight.detach()
-    sizes, strides, dilations = [one.shape[0]], list(part.stride), list(part.dilation)
+    sizes = [one.shape[0]]
+    strides = list(part.stride)
+    dilations = list(part.dilation)
     nothing = [0] * len(strides)
+    # Only the weight's gradient is wanted, neither the input's nor the bias's.
     mask = [False, True, False]
     found = [
         torch.ops.aten.convolution_backward(
-            g, x, one, sizes, strides, padding, dilations, False, nothing, part.groups, mask
+            g,
+            x,
+            one,
+            sizes,
+            strides,
+            padding,
+            dilations,
+            False,
+            nothing,
+            part.groups,
+            mask,
         )[1]
         for x, g in zip(torch.split(inner, many), torch.split(outer, many), strict=True)
     ]
     return torch.stack(found)
 
 
-def _windows(part: _ConvNd, inner: Tensor, outer: Tensor, padding: int) -> tuple[Tensor, Tensor]:
-    """Return inner and outer with twice the rows: each one's first and second half along the first spatial axis."""
+def _windows(
+    part: _ConvNd,
+    inner: Tensor,
+    outer: Tensor,
+    padding: int,
+) -> tuple[Tensor, Tensor]:
+    """Return inner and outer with twice the rows: the halves along the first axis."""
     stride, reach = part.stride[0], part.dilation[0] * (part.kernel_size[0] - 1) + 1
     depth = outer.shape[2]
     half = -(-depth // 2)
@@ -115,8 +148,18 @@ def _instance_norm(part: _InstanceNorm, x: Tensor, g: Tensor, samples: int) -> B
     return _scale_and_shift(part, x.shape[1], x, g, samples)
 
 
-def _scale_and_shift(part: nn.GroupNorm | _InstanceNorm, groups: int, x: Tensor, g: Tensor, samples: int) -> Blocks:
-    """Normalise x anew, by sums over one channel at a time: faster than the layer itself where channels come last."""
+def _scale_and_shift(
+    part: nn.GroupNorm | _InstanceNorm,
+    groups: int,
+    x: Tensor,
+    g: Tensor,
+    samples: int,
+) -> Blocks:
+    """Return the gradients of a norm's scale and shift.
+
+    x is normalised here again, by sums over one channel at a time, which is faster than
+    the layer itself where channels come last.
+    """
     values, g = x.reshape(*x.shape[:2], -1), g.reshape(*x.shape[:2], -1)
     centred = values - _over_group(values.mean(2), groups)[..., None]
     variance = _over_group(centred.square().mean(2), groups)

@@ -1,6 +1,8 @@
-"""A network of ours as a plain network of MONAI: the same function, weights under the same names.
+"""How is a network of ours written as a plain network of MONAI?
 
-Adapters are added into the kernels, which is what their forward pass does (adapters.py), so nothing is rounded anew.
+It is the same function, with weights under the same names. Adapters are added into the
+kernels, which is what their forward pass does (adapters.py), so nothing is rounded a
+second time.
 """
 
 from __future__ import annotations
@@ -22,11 +24,16 @@ Spec = UNet3d | SegResNet3d | MonaiNetwork
 
 
 def without_adapters(spec: Spec, arrays: Mapping[str, Array]) -> tuple[Spec, dict[str, Array]]:
-    """Return settings and weights of the same function without adapters; rank 0: what was given."""
+    """Return settings and weights of the same function without adapters.
+
+    With rank 0 they are what was given.
+    """
     if isinstance(spec, MonaiNetwork) or not spec.adapter_rank:
         return spec, dict(arrays)
     module = spec.build(0)
-    module.load_state_dict({name: torch.from_numpy(block.copy()) for name, block in arrays.items()})
+    module.load_state_dict(
+        {name: torch.from_numpy(block.copy()) for name, block in arrays.items()},
+    )
     folded = {name: block for name, block in arrays.items() if not name.endswith(".up")}
     with torch.no_grad():
         for name, part in module.named_modules():
@@ -36,11 +43,13 @@ def without_adapters(spec: Spec, arrays: Mapping[str, Array]) -> tuple[Spec, dic
 
 
 def monai_config(spec: Spec, package: str) -> dict[str, Any]:
-    """Return the network as MONAI's config language builds it: its UNet or SegResNet, and nothing else where that is possible.
+    """Return the network as MONAI's config language builds it.
 
-    norms whose number of groups differs from layer to layer (norm "group", save for a SegResNet of 8 n filters): MONAI
-    cannot say that, so `with_group_norms`, under the name `package`.models.norms, is put around it
-    a U-Net that reads a record: ModelRefused, MONAI has none
+    Where possible this is its UNet or SegResNet and nothing else. MONAI cannot describe
+    norms whose number of groups differs from layer to layer (norm "group", except in a
+    SegResNet of 8 n filters), so `with_group_norms`, under the name
+    `package`.models.norms, is put around the network. ModelRefused is raised for a
+    U-Net that reads a record, which MONAI does not have.
     """
     if columns := int(getattr(spec, "ehr_columns", 0)):
         raise ModelRefused(
@@ -53,14 +62,25 @@ def monai_config(spec: Spec, package: str) -> dict[str, Any]:
         theirs = {"_target_": spec.network, **spec.args}
         if spec.batch_norms == "refuse":
             return theirs
-        return {"_target_": f"{package}.models.norms.without_batch_norms", "network": theirs, "norm": spec.batch_norms}
+        return {
+            "_target_": f"{package}.models.norms.without_batch_norms",
+            "network": theirs,
+            "norm": spec.batch_norms,
+        }
     args = {key: _listed(value) for key, value in spec.monai_args.items()}
-    plain = {"_target_": "SegResNet" if isinstance(spec, SegResNet3d) else "UNet", **args}
+    plain = {
+        "_target_": "SegResNet" if isinstance(spec, SegResNet3d) else "UNet",
+        **args,
+    }
     if spec.norm == "instance":
         return plain
     if isinstance(spec, SegResNet3d) and spec.filters % MAX_GROUPS == 0:
         return plain | {"norm": ["group", {"num_groups": MAX_GROUPS}]}
-    return {"_target_": f"{package}.models.norms.with_group_norms", "network": plain, "norm": spec.norm}
+    return {
+        "_target_": f"{package}.models.norms.with_group_norms",
+        "network": plain,
+        "norm": spec.norm,
+    }
 
 
 def _listed(value: Any) -> Any:

@@ -1,10 +1,13 @@
-"""Any network of MONAI by its name and arguments, made fit for hospitals that train together.
+"""How does a job name any network of MONAI, by its name and arguments?
 
-A job names `monai.networks.nets.NAME`, and nothing else is ever imported: a hospital that takes no code accepts such a job
-because the class on its list is this one, which is ours, and because what this one loads is restricted to the networks
-that the installed MONAI exports, built from numbers and words alone. No argument may name a file, an address or weights
-to fetch.
-The network is built as MONAI builds it. Deviation: BatchNorm layers become GroupNorm where `batch_norms` says so.
+A job names `monai.networks.nets.NAME`, and nothing else is ever imported. A hospital
+that takes no code accepts such a job, because the class on its list is this one, which
+is ours, and because what this one loads is restricted to the networks that the
+installed MONAI exports, built from numbers and words alone. No argument may name a
+file, an address or weights to fetch.
+
+The network is built as MONAI builds it.
+Deviations: 1. BatchNorm layers become GroupNorm where `batch_norms` says so.
 """
 
 from __future__ import annotations
@@ -32,11 +35,17 @@ FETCHED = ("pretrained", "url", "repo", "filename", "weights", "dir")
 @final
 @dataclass(frozen=True)
 class MonaiNetwork:
-    """network: "monai.networks.nets.NAME" | args: the arguments of that class, as JSON holds them.
+    """A network of MONAI by its name.
 
-    batch_norms: what becomes of BatchNorm layers, whose statistics differ between hospitals: the network is refused, or
-    each becomes a GroupNorm, with as many groups as divide the channels (8 at most), or with one group per channel
-    another path, an argument that the class does not take or that fetches something: ConfigRefused
+    network: "monai.networks.nets.NAME".
+    args: The arguments of that class, as JSON holds them.
+    batch_norms: What becomes of BatchNorm layers, whose statistics differ between
+        hospitals. "refuse" refuses the network; "group" makes each a GroupNorm with as
+        many groups as divide the channels (8 at most); "instance" makes one with one
+        group per channel.
+
+    ConfigRefused is raised for another path, and for an argument that the class does
+    not take or that fetches something.
     """
 
     network: str
@@ -50,7 +59,11 @@ class MonaiNetwork:
     norm: ClassVar[str] = "as built"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.args, Mapping) or self.batch_norms not in ("refuse", "group", "instance"):
+        if not isinstance(self.args, Mapping) or self.batch_norms not in (
+            "refuse",
+            "group",
+            "instance",
+        ):
             raise _refused(
                 f"args of type {type(self.args).__name__}, batch_norms {self.batch_norms!r}",
                 "a mapping of arguments, and refuse, group or instance",
@@ -58,9 +71,15 @@ class MonaiNetwork:
         object.__setattr__(self, "args", dict(self.args))
         signature = inspect.signature(self._kind()).parameters
         if unknown := [name for name in self.args if name not in signature]:
-            raise _refused(f"{self.network} with {', '.join(map(str, unknown))}", f"among {', '.join(signature)}")
+            raise _refused(
+                f"{self.network} with {', '.join(map(str, unknown))}",
+                f"among {', '.join(signature)}",
+            )
         if wrong := [name for name, value in self.args.items() if not _is_plain(value)]:
-            raise _refused(f"the argument {wrong[0]}", "numbers, short words, lists and mappings of them")
+            raise _refused(
+                f"the argument {wrong[0]}",
+                "numbers, short words, lists and mappings of them",
+            )
         given = {name: one.default for name, one in signature.items()} | dict(self.args)
         fetched = [
             name
@@ -74,10 +93,12 @@ class MonaiNetwork:
             )
 
     def build(self, seed: int) -> nn.Module:
-        """Return the network on the CPU, built from this seed; settings that do not fit together: ConfigRefused.
+        """Return the network on the CPU, built from this seed.
 
-        BatchNorm where it is refused, running statistics, anything but float32 parameters: ModelRefused
-        Its `signature` makes network and arguments a part of its fingerprint (fingerprint.py), dropout included.
+        Its `signature` makes network and arguments a part of its fingerprint
+        (fingerprint.py), dropout included. ConfigRefused is raised for settings that do
+        not fit together. ModelRefused is raised for BatchNorm where it is refused, for
+        running statistics, and for parameters that are not float32.
         """
         kind = self._kind()
         try:
@@ -93,7 +114,8 @@ class MonaiNetwork:
         ) as error:
             said = str(error).partition("\n")[0][:200]
             raise _refused(
-                f"{self.network} with {self._written}: {said}", "arguments that it can be built with"
+                f"{self.network} with {self._written}: {said}",
+                "arguments that it can be built with",
             ) from error
         made = made if self.batch_norms == "refuse" else without_batch_norms(made, self.batch_norms)
         try:
@@ -102,7 +124,12 @@ class MonaiNetwork:
             words = (
                 "`--set model.batch_norms=group` puts GroupNorm in the place of BatchNorm; else name another network"
             )
-            raise ModelRefused(refusal.what, found=refusal.found, expected=refusal.expected, fix=words) from refusal
+            raise ModelRefused(
+                refusal.what,
+                found=refusal.found,
+                expected=refusal.expected,
+                fix=words,
+            ) from refusal
         made.signature = f"{self.network} {self.batch_norms} {self._written}"  # type: ignore[assignment]
         return made
 
@@ -113,17 +140,23 @@ class MonaiNetwork:
     def _kind(self) -> type[nn.Module]:
         found = network_class(self.network) if isinstance(self.network, str) else None
         if found is None:
-            raise _refused(repr(self.network)[:100], f"the name of a network class, {PREFIX}NAME")
+            raise _refused(
+                repr(self.network)[:100],
+                f"the name of a network class, {PREFIX}NAME",
+            )
         return found
 
 
 def is_monai_path(path: object) -> bool:
-    """Return whether a path has the form that MonaiNetwork loads: one name below monai.networks.nets."""
+    """Return whether a path is one name below monai.networks.nets."""
     return isinstance(path, str) and path.startswith(PREFIX) and path[len(PREFIX) :].isidentifier()
 
 
 def network_class(path: str) -> type[nn.Module] | None:
-    """Return the class that MONAI exports under this path, None where the path names none that MONAI itself defines."""
+    """Return the class that MONAI exports under this path.
+
+    None is returned if the path names none that MONAI itself defines.
+    """
     if not is_monai_path(path):
         return None
     from monai.networks import nets
@@ -138,7 +171,10 @@ def _fetches(name: str) -> bool:
 
 
 def _is_plain(value: object) -> bool:
-    """Return whether an argument is data alone: no path, no address, nothing that a config reader would build."""
+    """Return whether an argument is data alone.
+
+    It holds no path, no address, and nothing that a config reader would build.
+    """
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and key not in BUILT and _is_plain(one) for key, one in value.items())
     if isinstance(value, list | tuple):

@@ -1,16 +1,22 @@
-"""The ready-made networks: frozen settings that build MONAI's U-Net and SegResNet.
+"""Which networks are ready-made? MONAI's U-Net and SegResNet, as frozen settings.
 
-`in_channels` and `out_channels` are the task's (tasks/task.py): an image and a flag for each channel, a logit for each region.
-By default they are those of the brain tumour task: four images and their flags, three regions.
+`in_channels` and `out_channels` are the task's (tasks/task.py): an image and a flag for
+each channel, a logit for each region. By default they are those of the brain tumour
+task: four images and their flags, three regions.
 
-Every normalisation is a `GroupNorm` with its own scale and shift. "instance" is GroupNorm with one group per channel:
-the same numbers as InstanceNorm3d, but it keeps activations in channels_last_3d, so that contiguous weights run at full
-speed on a CPU (a training step of the U-Net takes about .75 of the time). "group" takes as many groups as divide the
-channels, 8 at most.
-`ehr_columns` above 0 gives the U-Net a patient's table columns, as 2 F more channels (film.py).
-`adapter_rank` above 0 gives every convolution a low-rank adapter (adapters.py); the other weights start the same.
-Sources: Cicek et al. 2016, arXiv:1606.06650; Kerfoot et al. 2018 (residual U-Net); Myronenko 2018, arXiv:1810.11654.
-Deviations: 1. the norms above; 2. SegResNet without the variational branch.
+Every normalisation is a `GroupNorm` with its own scale and shift. "instance" is
+GroupNorm with one group per channel: the same numbers as InstanceNorm3d, but it keeps
+activations in channels_last_3d, so that contiguous weights run at full speed on a CPU
+(a training step of the U-Net takes about .75 of the time). "group" takes as many groups
+as divide the channels, 8 at most.
+
+`ehr_columns` above 0 gives the U-Net a patient's table columns, as 2 F more channels
+(film.py). `adapter_rank` above 0 gives every convolution a low-rank adapter
+(adapters.py); the other weights start the same.
+
+Sources: Cicek et al. 2016, arXiv:1606.06650; Kerfoot et al. 2018 (residual U-Net);
+Myronenko 2018, arXiv:1810.11654.
+Deviations: 1. the norms above. 2. SegResNet has no variational branch.
 """
 
 from __future__ import annotations
@@ -39,10 +45,16 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class UNet3d:
-    """MONAI's residual 3D U-Net: one level per entry of `channels`, stride 2 between levels.
+    """MONAI's residual 3D U-Net, with stride 2 between levels.
 
-    adapter_rank, ehr_columns: 0 for none | fewer than 2 levels, a width below 1, residual_units, adapter_rank or
-    ehr_columns not whole or below 0, another norm, dropout outside [0, 1): ConfigRefused
+    channels: The width of each level, at least two.
+    residual_units: Residual units per level, 0 or more.
+    norm: "instance" or "group".
+    dropout: At least 0 and below 1.
+    adapter_rank, ehr_columns: 0 for none.
+    in_channels, out_channels: Those of the task.
+
+    ConfigRefused is raised for values outside these ranges.
     """
 
     channels: tuple[int, ...] = (16, 32, 64)
@@ -57,22 +69,30 @@ class UNet3d:
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
         if len(self.channels) < 2 or not all(_is_count(width, 1) for width in self.channels):
-            raise _refused("channels", self.channels, "at least two whole numbers above 0, for example [16, 32, 64]")
+            raise _refused(
+                "channels",
+                self.channels,
+                "at least two whole numbers above 0, for example [16, 32, 64]",
+            )
         if not _is_count(self.residual_units, 0):
             raise _refused("residual_units", self.residual_units, "a whole number, 0 or more")
         if not _is_count(self.ehr_columns, 0):
-            raise _refused("ehr_columns", self.ehr_columns, "a whole number, 0 or more (0: images alone)")
+            raise _refused(
+                "ehr_columns",
+                self.ehr_columns,
+                "a whole number, 0 or more (0: images alone)",
+            )
         _check_common(self.norm, self.dropout, self.adapter_rank)
         _check_channels(self.in_channels, self.out_channels)
 
     @property
     def divisor(self) -> int:
-        """Every spatial size of an input must be a multiple of this."""
+        """The number of which every spatial size of an input must be a multiple."""
         return int(2 ** (len(self.channels) - 1))
 
     @property
     def monai_args(self) -> dict[str, Any]:
-        """What MONAI's UNet is made with, before its norms are replaced."""
+        """The arguments of MONAI's UNet, before its norms are replaced."""
         return {
             "spatial_dims": 3,
             "in_channels": self.in_channels,
@@ -85,7 +105,7 @@ class UNet3d:
         }
 
     def build(self, seed: int) -> nn.Module:
-        """Return the network on the CPU; the global random state of torch is left as it was."""
+        """Return the network on the CPU; torch's global random state stays as it was."""
 
         def make() -> nn.Module:
             from monai.networks.nets import UNet
@@ -98,10 +118,12 @@ class UNet3d:
 
 @dataclass(frozen=True)
 class SegResNet3d:
-    """MONAI's SegResNet: four levels of 1, 2, 2, 4 residual blocks, `filters` channels at the first.
+    """MONAI's SegResNet: four levels of 1, 2, 2 and 4 residual blocks.
 
-    adapter_rank: 0 for none | filters below 1, adapter_rank below 0, either not whole, another norm, dropout outside
-    [0, 1): ConfigRefused
+    filters: The channels of the first level, at least 1.
+    norm, dropout, adapter_rank, in_channels, out_channels: As in UNet3d.
+
+    ConfigRefused is raised for values outside their ranges.
     """
 
     filters: int = 16
@@ -123,7 +145,7 @@ class SegResNet3d:
 
     @property
     def monai_args(self) -> dict[str, Any]:
-        """What MONAI's SegResNet is made with, before its norms are replaced."""
+        """The arguments of MONAI's SegResNet, before its norms are replaced."""
         return {
             "spatial_dims": 3,
             "init_filters": self.filters,
@@ -134,7 +156,7 @@ class SegResNet3d:
         }
 
     def build(self, seed: int) -> nn.Module:
-        """Return the network on the CPU; the global random state of torch is left as it was."""
+        """Return the network on the CPU; torch's global random state stays as it was."""
 
         def make() -> nn.Module:
             from monai.networks.nets import SegResNet
@@ -146,12 +168,12 @@ class SegResNet3d:
 
 
 def require_federable(module: nn.Module) -> None:
-    """Raise ModelRefused for a network whose sites would disagree although they hold the same parameters.
+    """Raise ModelRefused if sites would disagree although their parameters agree.
 
-    BatchNorm of any kind, running statistics, parameters that are not float32: ModelRefused
-    any other floating-point buffer (it could drift, and does not travel): ModelRefused
-    integer buffers (index tables): accepted
-    the fixed projection of an adapter: accepted while it is what its place draws, which is the same at every site
+    Refused are BatchNorm of any kind, running statistics, parameters that are not
+    float32, and any other floating-point buffer, which could drift and does not travel.
+    Integer buffers (index tables) are accepted. The fixed projection of an adapter is
+    accepted while it is what its place draws, which is the same at every site.
     """
     drawn = {
         f"{name}.down".removeprefix(".")
@@ -162,7 +184,9 @@ def require_federable(module: nn.Module) -> None:
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             raise _not_federable(f"{type(part).__name__} at {name!r}")
     for name, buffer in module.named_buffers():
-        if (buffer.is_floating_point() and name not in drawn) or name.endswith("num_batches_tracked"):
+        if (buffer.is_floating_point() and name not in drawn) or name.endswith(
+            "num_batches_tracked",
+        ):
             raise _not_federable(f"buffer {name!r}")
     for name, parameter in module.named_parameters():
         if parameter.dtype != torch.float32:
@@ -170,7 +194,10 @@ def require_federable(module: nn.Module) -> None:
 
 
 def seeded(make: Callable[[], Made], seed: int) -> Made:
-    """Return what `make` builds from this seed; the global random state of torch is left as it was."""
+    """Return what `make` builds from this seed.
+
+    The global random state of torch is left as it was.
+    """
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
     try:
@@ -179,7 +206,12 @@ def seeded(make: Callable[[], Made], seed: int) -> Made:
         torch.default_generator.set_state(state)
 
 
-def _built(make: Callable[[], nn.Module], seed: int, norm: Norm, adapter_rank: int) -> nn.Module:
+def _built(
+    make: Callable[[], nn.Module],
+    seed: int,
+    norm: Norm,
+    adapter_rank: int,
+) -> nn.Module:
     net = with_group_norms(seeded(make, seed), norm)
     adapt(net, adapter_rank)
     require_federable(net)
@@ -192,21 +224,36 @@ def _is_count(value: object, least: int) -> bool:
 
 def _check_common(norm: str, dropout: float, adapter_rank: object) -> None:
     if norm not in ("instance", "group"):
-        raise _refused("norm", norm, "'instance' or 'group' (no batch norm: its statistics differ between sites)")
+        raise _refused(
+            "norm",
+            norm,
+            "'instance' or 'group' (no batch norm: its statistics differ between sites)",
+        )
     if not 0 <= dropout < 1:
         raise _refused("dropout", dropout, "a number in [0, 1)")
     if not _is_count(adapter_rank, 0):
-        raise _refused("adapter_rank", adapter_rank, "a whole number, 0 or more (0: no adapters)")
+        raise _refused(
+            "adapter_rank",
+            adapter_rank,
+            "a whole number, 0 or more (0: no adapters)",
+        )
 
 
 def _check_channels(inputs: object, outputs: object) -> None:
     if not (_is_count(inputs, 1) and _is_count(outputs, 1)):
-        raise _refused("channels in and out", (inputs, outputs), "two whole numbers above 0, those of the job's task")
+        raise _refused(
+            "channels in and out",
+            (inputs, outputs),
+            "two whole numbers above 0, those of the job's task",
+        )
 
 
 def _refused(what: str, found: object, expected: str) -> ConfigRefused:
     return ConfigRefused(
-        f"the network's {what}", found=repr(found), expected=expected, fix="correct the job's model arguments"
+        f"the network's {what}",
+        found=repr(found),
+        expected=expected,
+        fix="set it with --set model.NAME=VALUE in the job",
     )
 
 

@@ -1,6 +1,7 @@
-"""Whether a segmentation network makes one logit for each region and voxel, tried on an empty patch.
+"""Does a segmentation network make one logit for each region and voxel?
 
-Ready-made networks do by construction. Any other one is tried when a job is printed, and again when a site loads it.
+Ready-made networks do by construction. Any other one is tried on an empty patch when a
+job is printed, and again when a site loads it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ READY_MADE = (UNet3d, SegResNet3d)
 
 
 def require_fit(spec: Network, inputs: int, regions: int, patch: Sequence[int]) -> None:
-    """Raise ConfigRefused unless the network turns [B, inputs, *patch] into logits [B, regions, *patch].
+    """Raise ConfigRefused unless [B, inputs, *patch] becomes [B, regions, *patch].
 
-    In training as in evaluation: deep supervision, which returns several outputs in training, is refused.
+    This must hold in training as in evaluation: deep supervision, which returns several
+    outputs in training, is refused.
     """
     if isinstance(spec, READY_MADE):
         found = (spec.in_channels, spec.out_channels)
@@ -37,9 +39,10 @@ def require_fit(spec: Network, inputs: int, regions: int, patch: Sequence[int]) 
 
 
 def require_output(module: nn.Module, inputs: int, regions: int, patch: Sequence[int]) -> None:
-    """Raise ConfigRefused unless the network makes one logit for each region and voxel, in both modes.
+    """Raise ConfigRefused unless the network makes one logit per region and voxel.
 
-    The module is left in evaluation mode, the global random state of torch as it was.
+    Both modes are tried. The module is left in evaluation mode, torch's global random
+    state as it was.
     """
     # A batch of two: norms over the batch alone would refuse a single small volume in training.
     given, wanted = (2, inputs, *patch), (2, regions, *patch)
@@ -51,7 +54,14 @@ def require_output(module: nn.Module, inputs: int, regions: int, patch: Sequence
             # MONAI's DynUNet stacks the outputs of deep supervision on an axis of their own.
             several = isinstance(made, list | tuple) or made.dim() == len(wanted) + 1
             found = _words(made)
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, ImportError) as error:
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            IndexError,
+            AttributeError,
+            ImportError,
+        ) as error:
             found = f"an error of the network: {str(error).partition(chr(10))[0][:200]}"
         finally:
             module.eval()
@@ -61,13 +71,18 @@ def require_output(module: nn.Module, inputs: int, regions: int, patch: Sequence
             if several:
                 fix = "switch deep supervision off (DynUNet: `--set model.args.deep_supervision=false`, SegResNetDS: "
                 fix += "`--set model.args.dsdepth=1`), or name a network with one output"
-            raise _refused(f"{found}, {mode}", f"shape {wanted} (batch, regions, patch) for an input of {given}", fix)
+            raise _refused(
+                f"{found}, {mode}",
+                f"shape {wanted} (batch, regions, patch) for an input of {given}",
+                fix,
+            )
 
 
 def require_private(spec: Network, inputs: int, patch: Sequence[int]) -> None:
-    """Raise ModelRefused unless gradients of single patients can be computed, as patient-level privacy needs them.
+    """Raise ModelRefused unless per-sample gradients can be computed.
 
-    a layer without a formula, layers that mix patients, inputs changed in place: ModelRefused (per_sample.py)
+    Patient-level DP needs them. Refused are a layer without a formula, layers that mix
+    patients, and inputs changed in place (per_sample.py).
     """
     model = FlatModel(spec.build(0))
     images = torch.randn(3, inputs, *patch, generator=torch.Generator().manual_seed(0))
@@ -89,4 +104,9 @@ def _channels(inputs: int, regions: int) -> str:
 
 
 def _refused(found: str, expected: str, fix: str) -> ConfigRefused:
-    return ConfigRefused("the job's network, given one patch", found=found, expected=expected, fix=fix)
+    return ConfigRefused(
+        "the job's network, given one patch",
+        found=found,
+        expected=expected,
+        fix=fix,
+    )

@@ -1,4 +1,4 @@
-"""Instance norms as GroupNorm: why, see nets.py."""
+"""How do other norms become GroupNorm? The reason is in nets.py."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import Literal
 from torch import nn
 
 Norm = Literal["instance", "group"]
+# The usual number of groups in MONAI's SegResNet.
 MAX_GROUPS = 8
 AFFINE_INSTANCE = ("instance", {"affine": True})
 
 
 def with_group_norms(network: nn.Module, norm: Norm) -> nn.Module:
-    """Return the network, in which every InstanceNorm3d has become a GroupNorm with its scale and shift, in place.
+    """Return the network, in which every InstanceNorm3d has become a GroupNorm.
 
-    instance: one group per channel | group: as many groups as divide the channels, MAX_GROUPS at most
-    no InstanceNorm3d in it: nothing happens
+    It is changed in place, and scales and shifts are kept. "instance" takes one group
+    per channel; "group" takes as many groups as divide the channels, MAX_GROUPS at
+    most. Without an InstanceNorm3d nothing happens.
     """
     for name, child in network.named_children():
         if isinstance(child, nn.InstanceNorm3d):
@@ -28,7 +30,10 @@ def with_group_norms(network: nn.Module, norm: Norm) -> nn.Module:
 
 
 def without_batch_norms(network: nn.Module, norm: Norm) -> nn.Module:
-    """Return the network, in which every BatchNorm, of any number of dimensions, has become a fresh GroupNorm, in place."""
+    """Return the network, in which every BatchNorm has become a fresh GroupNorm.
+
+    It is changed in place. Every number of dimensions is covered.
+    """
     for name, child in network.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             setattr(network, name, _group_norm(child.num_features, norm, child.eps))

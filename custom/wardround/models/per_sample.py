@@ -1,16 +1,23 @@
-"""The gradient of every sample of a batch in ONE forward and backward pass, as rows of a matrix.
+"""What is the gradient of every sample of a batch, in ONE forward and backward pass?
 
-The parameters are frozen for the pass, so autograd computes no summed weight gradient; instead a hook at the output of
-every layer that has parameters computes the gradients of all samples (layer_gradients.py) and drops x and g at once.
-Two passes (norms first, then a reweighted loss, as ghost clipping does) go through the network backwards twice; they
-pay only where S x parameters does not fit the memory, which is what asking for fewer samples at a time is for.
+The parameters are frozen for the pass, so autograd computes no summed weight gradient.
+Instead, a hook at the output of every layer with parameters computes the gradients of
+all samples (layer_gradients.py) and drops x and g at once. Two passes (norms first,
+then a reweighted loss, as ghost clipping does) go through the network backwards twice;
+they pay only where S x parameters does not fit the memory, for which fewer samples at a
+time can be asked for.
 
-A row is the gradient of THAT sample alone only if no layer mixes samples. `require_exact` puts it to the test against
-autograd on made-up images, one sample at a time, for the network at hand: a job should call it once.
-Bit for bit a row can still depend on the others: where a sum is shared out among the threads of a CPU, the places of the
-cuts depend on the size of the batch. Passes whose number of rows is a multiple of the threads (`pad_multiple`) cut between rows.
-Sources: Goodfellow 2015, arXiv:1510.01799; Yousefpour et al. 2021, arXiv:2109.12298 (Opacus: hooks per layer).
-Deviations: 1. no summed gradient beside the single ones; 2. the formulas of convolutions (layer_gradients.py).
+A row is the gradient of THAT sample alone only if no layer mixes samples.
+`require_exact` tests this against autograd on made-up images, one sample at a time, for
+the network at hand: a job should call it once. Bit for bit a row can still depend on
+the others: where a sum is shared out among the threads of a CPU, the places of the cuts
+depend on the size of the batch. Passes whose number of rows is a multiple of the
+threads (`pad_multiple`) cut between rows.
+
+Sources: Goodfellow 2015, arXiv:1510.01799; Yousefpour et al. 2021, arXiv:2109.12298
+(Opacus: hooks per layer).
+Deviations: 1. There is no summed gradient beside the single ones. 2. The formulas of
+convolutions (layer_gradients.py).
 """
 
 from __future__ import annotations
@@ -32,18 +39,20 @@ from wardround.models.flat import FlatModel
 from wardround.models.layer_gradients import formula
 
 Losses = Callable[[Tensor], Tensor]
+# Far above float32 rounding, far below what a layer that mixes samples shows.
 TOLERANCE = 1e-4
 
 
 @final
 class PerSample:
-    """The gradients of single samples of a FlatModel, float32 throughout (no autocast).
+    """The gradients of single samples of a FlatModel, float32 without autocast.
 
-    parameters in a module without a formula: ModelRefused, by name, at once; except
-    a parameter [1, ...] of such a module (a class token, positions): every row is given its own copy, which is exact
-    where the module broadcasts it over the batch
-    pad_multiple: every pass is filled up to a multiple of it with copies of the first row, whose logits are unused. On the U-Net,
-    pad_multiple = threads makes a row of a CPU the same bits whoever is in the batch, wherever he stands.
+    A parameter [1, ...] of a module without a formula (a class token, positions) is
+    given to every row as a copy, which is exact where the module broadcasts it over the
+    batch. Any other such parameter raises ModelRefused, by name, at once.
+    pad_multiple: Every pass is filled up to a multiple of this with copies of the first
+        row, whose logits are unused. On the U-Net, pad_multiple = threads gives a row
+        the same bits on a CPU whoever else is in the batch.
     """
 
     def __init__(self, model: FlatModel, pad_multiple: int = 1) -> None:
@@ -55,14 +64,25 @@ class PerSample:
         self._at = {id(block): slice(start, stop) for block, start, stop in ends}
 
     def gradients(
-        self, w: Tensor, images: Tensor, losses: Losses, samples: int, *, dropout_seed: int | None = None
+        self,
+        w: Tensor,
+        images: Tensor,
+        losses: Losses,
+        samples: int,
+        *,
+        dropout_seed: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return (losses [S], gradients [S, layout.total]) at w, in train mode, both new tensors.
+        """Return (losses [S], gradients [S, layout.total]) at w, in train mode.
 
-        images [S x R, ...]: sample s owns the rows s R .. s R + R - 1 | losses: logits -> one loss per row, each a
-        function of its own row | a sample's loss is the mean over its rows | samples = 0: nothing runs
-        one volume on a CPU: a copy rides along even if pad_multiple = 1 (PyTorch is slow at single small volumes)
-        a layer that is skipped, or whose input is changed in place before its gradient is known: ModelRefused
+        images: [S x R, ...]; sample s owns the rows s R .. s R + R - 1.
+        losses: Returns one loss per row of logits, each a function of its own row. A
+            sample's loss is the mean over its rows.
+        samples: S; with 0 nothing runs.
+
+        Both results are new tensors. One volume on a CPU is computed beside a copy even
+        if pad_multiple = 1, because PyTorch is slow at single small volumes.
+        ModelRefused is raised for a layer that is skipped, or whose input is changed in
+        place before its gradient is known.
         """
         self._model.load(w)
         self._model.module.train()
@@ -75,10 +95,11 @@ class PerSample:
             return self._run(images, losses, samples)
 
     def pick_pace(self, images: Tensor, repeats: int = 3) -> bool:
-        """Time a pass with the formulas on one thread and on all, keep the faster; return whether that is one thread.
+        """Time the formulas on one thread and on all; return whether one is faster.
 
-        The formulas are many small steps. Sharing them out among threads pays where the cores are free, and costs more than
-        it saves where others want them too (on two busy cores 118 ms for 30 ms). Rows change in their last bits at most.
+        The formulas are many small steps: sharing them out among threads pays where
+        cores are free, and costs more than it saves where others want them (on two busy
+        cores 118 ms for 30 ms). Rows change in their last bits at most.
         """
         spent = {True: 0.0, False: 0.0}
         for turn in range(2 * repeats + 2):
@@ -90,18 +111,21 @@ class PerSample:
         return self._serial
 
     def require_exact(self, images: Tensor) -> float:
-        """Return the median over the images of the relative difference to autograd, one at a time, at the present weights.
+        """Return the median relative difference to autograd over images [S, ...].
 
-        images [S, ...], five or so: made-up ones, no patient's | dropout is switched off for the test
-        The median, since float32 alone can tip one activation of an image over its kink, which shows at about 1e-3.
-        above TOLERANCE (a layer mixes samples, or is not what its class says): ModelRefused
+        Use five or so made-up images, no patient's; each is tried alone, without
+        dropout. It is the median, since float32 alone can tip one activation over its
+        kink, which shows at about 1e-3. ModelRefused is raised above TOLERANCE.
         """
         module = self._model.module.eval()
         blocks = list(module.parameters())
         direction = torch.Generator().manual_seed(0)
 
         def losses(logits: Tensor) -> Tensor:
-            weights = torch.randn(logits.shape[1:], generator=direction.manual_seed(0)).to(logits)
+            weights = torch.randn(
+                logits.shape[1:],
+                generator=direction.manual_seed(0),
+            ).to(logits)
             return (logits * weights).flatten(1).sum(1)
 
         _, found = self._run(images, losses, len(images))
@@ -109,7 +133,10 @@ class PerSample:
         for index, row in enumerate(found):
             # asking for the image's gradient too: PyTorch 2.13 crashes in a GroupNorm that need not go on to its input
             image = images[index : index + 1].clone(memory_format=torch.preserve_format).requires_grad_()
-            alone = torch.autograd.grad(losses(module(image).float()).sum(), [*blocks, image])[:-1]
+            alone = torch.autograd.grad(
+                losses(module(image).float()).sum(),
+                [*blocks, image],
+            )[:-1]
             truth = torch.cat([block.reshape(-1) for block in alone])
             errors.append(float((row - truth).norm() / truth.norm().clamp(min=1e-30)))
         error = statistics.median(errors)
@@ -124,7 +151,8 @@ class PerSample:
         module, count = self._model.module, len(images)
         volumes = images.dim() == 5
         shown = max(
-            -(-count // self._pad_multiple) * self._pad_multiple, 2 if volumes and images.device.type == "cpu" else 1
+            -(-count // self._pad_multiple) * self._pad_multiple,
+            2 if volumes and images.device.type == "cpu" else 1,
         )
         if shown > count:
             images = torch.cat([images, images[:1].expand(shown - count, *images.shape[1:])])
@@ -134,7 +162,10 @@ class PerSample:
             name: block.detach().expand(len(images), *block.shape[1:]).contiguous().requires_grad_()
             for name, block in self._tokens.items()
         }
-        with _frozen(module), _Pass(self._layers, self._at, rows, count, shown, self._serial).tapped():
+        with (
+            _frozen(module),
+            _Pass(self._layers, self._at, rows, count, shown, self._serial).tapped(),
+        ):
             logits = functional_call(module, tokens, (images,)) if tokens else module(images)
             by_sample = losses(logits[:count].float()).reshape(samples, -1).mean(1)
             by_sample.sum().backward()  # type: ignore[no-untyped-call]
@@ -167,7 +198,10 @@ class _Pass:
             for handle in handles:
                 handle.remove()
         if skipped := sorted(set(self.layers) - self.ran):
-            raise _refused(f"layer {skipped[0]!r}, which has parameters but is not called", "call it, or remove it")
+            raise _refused(
+                f"layer {skipped[0]!r}, which has parameters but is not called",
+                "call it, or remove it",
+            )
 
     def _tap(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         def hook(part: nn.Module, given: tuple[Any, ...], out: Tensor) -> Tensor:
@@ -183,10 +217,18 @@ class _Pass:
 
     def _collect(self, name: str, part: nn.Module, x: Tensor, version: int, g: Tensor) -> None:
         how, samples = formula(part), len(self.rows)
+        # PyTorch counts changes in place: another version means that x is not what the
+        # layer saw.
         if how is None or x._version != version:
-            raise _refused(f"{name!r}, whose input is changed in place before its gradient is known", "inplace=False")
+            raise _refused(
+                f"{name!r}, whose input is changed in place before its gradient is known",
+                "inplace=False",
+            )
         if len(g) % self.shown or len(x) != len(g):
-            raise _refused(f"{name!r}, whose first axis is not the batch", "keep [B, ...] in every layer")
+            raise _refused(
+                f"{name!r}, whose first axis is not the batch",
+                "keep [B, ...] in every layer",
+            )
         own = len(g) // self.shown * self.count
         x, g = x[:own], g[:own]
         with torch.no_grad(), one_thread() if self.serial else nullcontext():
@@ -195,7 +237,7 @@ class _Pass:
 
 
 class _Source(torch.autograd.Function):
-    """The identity, as a copy: where the graph begins when neither images nor parameters ask for gradients."""
+    """The identity as a copy: where the graph begins if nothing asks for gradients."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, start: Tensor) -> Tensor:
@@ -220,7 +262,7 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 
 
 def _covered(module: nn.Module) -> tuple[dict[str, nn.Module], dict[str, nn.Parameter]]:
-    """Return the layers that have a formula, and the parameters that are given to every row, by name."""
+    """Return (layers with a formula, parameters that every row is given), by name."""
     layers: dict[str, nn.Module] = {}
     tokens: dict[str, nn.Parameter] = {}
     for name, part in module.named_modules():
@@ -230,14 +272,20 @@ def _covered(module: nn.Module) -> tuple[dict[str, nn.Module], dict[str, nn.Para
             continue
         for key, block in own.items():
             if block.dim() < 2 or block.shape[0] != 1:
-                raise _refused(f"{type(part).__name__} at {name!r} ({key})", _FIXES.get(type(part).__name__, _FIX))
+                raise _refused(
+                    f"{type(part).__name__} at {name!r} ({key})",
+                    _FIXES.get(type(part).__name__, _FIX),
+                )
             tokens[f"{name}.{key}" if name else key] = block
     return layers, tokens
 
 
 _FIX = "build it of Linear, convolutions padded with zeros, GroupNorm, InstanceNorm, LayerNorm and PReLU"
 _FIXES = {
-    **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"), "replace it by nn.GroupNorm"),
+    **dict.fromkeys(
+        ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"),
+        "replace it by nn.GroupNorm",
+    ),
     "MultiheadAttention": "write the attention with nn.Linear and scaled_dot_product_attention, as timm does",
     "Embedding": "give positions as a parameter [1, N, D]",
 }

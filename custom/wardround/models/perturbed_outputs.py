@@ -1,9 +1,12 @@
-"""A network's outputs with a few parameters swapped for others: only what follows from those is computed.
+"""What are a network's outputs with a few parameters swapped for others?
 
-At w every module with parameters keeps what it was given and what it returned. After a swap a module none of whose
-parameters changed, given the same values again, returns what it returned; everything else runs. Swapping the last of L
-blocks in a row costs one block, the first one all of them: on average half of a forward pass. The numbers are those of
-`FlatModel.outputs`, bit for bit on a CPU: nothing is approximated. Memory: the activations of one batch, as in training.
+Only what follows from those parameters is computed. At w every module with parameters
+keeps what it was given and what it returned. After a swap, a module none of whose
+parameters changed returns what it returned if it is given the same values again;
+everything else runs. Swapping the last of L blocks in a row costs one block, swapping
+the first costs all of them: on average half of a forward pass. The numbers are those of
+`FlatModel.outputs`, bit for bit on a CPU: nothing is approximated. Memory: the
+activations of one batch, as in training.
 """
 
 from __future__ import annotations
@@ -21,7 +24,11 @@ from wardround.models.flat import FlatModel
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a module at w; versions: PyTorch's counters of changes in place, by which a tensor is known to be intact."""
+    """One call of a module at w.
+
+    versions: PyTorch's counters of changes in place, which show whether a tensor is
+        intact.
+    """
 
     given: tuple[Any, ...]
     returned: Tensor
@@ -32,25 +39,33 @@ class _Call:
         return _Call(given, returned, _versions(given, returned))
 
     def answers(self, given: tuple[Any, ...]) -> bool:
-        """Whether this call was given the same values, and neither they nor the answer were changed since."""
+        """Return whether this call was given the same values, all still unchanged."""
         same = len(given) == len(self.given) and all(map(_same, given, self.given))
         return same and self.versions == _versions(self.given, self.returned)
 
 
 @final
 class PerturbedOutputs:
-    """The function names -> float32 outputs for these images at w, with the parameters of these names as in `other`.
+    """The network's outputs for these images, as a function of parameter names.
 
-    no names: the outputs at w | names that the network does not have: not looked at
-    a module that is given something other than tensors, numbers, texts and None, or returns no tensor: runs every time
-    a network that was used for other things in between: no matter | w or other of another length: ModelRefused
+    The parameters of these names are those of `other`, all others those of w. Names
+    that the network does not have are ignored. A module that is given something other
+    than tensors, numbers, texts and None, or returns no tensor, runs every time. The
+    network may be used for other things in between. ModelRefused is raised for w or
+    other of another length.
     """
 
     def __init__(self, model: FlatModel, w: Tensor, other: Tensor, images: Tensor) -> None:
         model.load(other)
-        self._model, self._w, self._images = model, w.detach().clone(), images
+        self._model = model
+        # A copy: the caller may change w while outputs are asked for.
+        self._w = w.detach().clone()
+        self._images = images
         sizes = list(model.layout.sizes)
-        into, from_ = torch.split(model.vector, sizes), torch.split(other.detach(), sizes)
+        into, from_ = (
+            torch.split(model.vector, sizes),
+            torch.split(other.detach(), sizes),
+        )
         self._swaps = dict(zip(model.layout.names, zip(into, from_, strict=True), strict=True))
         self._calls: dict[nn.Module, list[_Call]] = {}
         names = {id(block): name for name, block in model.module.named_parameters()}
@@ -60,7 +75,7 @@ class PerturbedOutputs:
             self._first = model.outputs(self._w, images)
 
     def __call__(self, names: Collection[str] = ()) -> Tensor:
-        """Return the outputs, float32."""
+        """Return the outputs, float32; without names those at w."""
         changed = self._swaps.keys() & names
         if not changed:
             return self._first.clone()
@@ -80,7 +95,13 @@ class PerturbedOutputs:
         with self._answering(answer):
             return self._model.outputs(self._model.vector, self._images)
 
-    def _record(self, part: nn.Module, run: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    def _record(
+        self,
+        part: nn.Module,
+        run: Callable[..., Any],
+        *given: Any,
+        **named: Any,
+    ) -> Any:
         returned, key = run(*given, **named), _key(given, named)
         if isinstance(returned, Tensor) and all(isinstance(one, (Tensor, int, float, str, type(None))) for one in key):
             self._calls.setdefault(part, []).append(_Call.of(key, returned))
@@ -88,7 +109,7 @@ class PerturbedOutputs:
 
     @contextmanager
     def _answering(self, answer: Callable[..., Any]) -> Iterator[None]:
-        """Within, a call of a module with parameters goes to answer(module, its own forward, ...)."""
+        """Send calls of modules with parameters to answer(module, its forward, ...)."""
         for part in self._owned:
             part.forward = _bound(answer, part, part.forward)
         try:
@@ -98,7 +119,11 @@ class PerturbedOutputs:
                 del part.forward
 
 
-def _bound(answer: Callable[..., Any], part: nn.Module, run: Callable[..., Any]) -> Callable[..., Any]:
+def _bound(
+    answer: Callable[..., Any],
+    part: nn.Module,
+    run: Callable[..., Any],
+) -> Callable[..., Any]:
     return lambda *given, **named: answer(part, run, *given, **named)
 
 

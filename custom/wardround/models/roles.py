@@ -1,12 +1,17 @@
-"""Which parameter block is head, norm, adapter or body, so that an algorithm knows what stays at home.
+"""Is a parameter block head, norm, adapter or body? So it is known what stays home.
 
-norm     the scale and shift of every normalisation layer, wherever it is, the head included (FedBN needs all of them)
-adapter  the trained half (`up`) of every adapter (adapters.py), wherever it is, the head included: one small part
-head     everything else in the last block: U-Net: the last up step (transposed convolution and output unit);
-         SegResNet: the last up sample, the last up layer and the final convolution; ViT: `head`; any other network: the
-         last module that owns parameters and is no norm (without its adapter)
-body     the rest
-FedRep keeps head home; the head's own norms are few numbers, and a job that wants them home too asks for head and norm.
+    norm     the scale and shift of every normalisation layer, wherever it is, the
+             head included (FedBN needs all of them)
+    adapter  the trained half (`up`) of every adapter (adapters.py), wherever it is,
+             the head included: one small part
+    head     everything else in the last block. U-Net: the last up step (transposed
+             convolution and output unit). SegResNet: the last up sample, the last up
+             layer and the final convolution. ViT: `head`. Any other network: the last
+             module that owns parameters and is no norm (without its adapter)
+    body     the rest
+
+FedRep keeps the head home. The head's own norms are few numbers; a job that wants them
+home too asks for head and norm.
 """
 
 from __future__ import annotations
@@ -19,14 +24,20 @@ from wardround.core.arrays import Layout
 from wardround.core.errors import ModelRefused
 from wardround.models.adapters import Adapted
 
+# The algorithm's own variables; any other one is a baseline's.
 OWN_BANKS = ("model", "control")
-NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm, nn.LocalResponseNorm)
+NORMS = (
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.LocalResponseNorm,
+)
 
 
 def block_roles(module: nn.Module) -> dict[str, str]:
-    """Return `head`, `norm`, `adapter` or `body` for every parameter name, in the order of the parameters.
+    """Return the role of every parameter name, in the order of the parameters.
 
-    a network without a head (no parameters outside norms): ModelRefused
+    ModelRefused is raised for a network without a head (no parameters outside norms).
     """
     norms = {
         f"{owner}.{name}".removeprefix(".")
@@ -42,15 +53,24 @@ def block_roles(module: nn.Module) -> dict[str, str]:
 
 
 def shared_layout(module: nn.Module, home_roles: Sequence[str]) -> Layout:
-    """Return names and shapes of the blocks whose role does not stay home, in the order of the parameters; none: empty."""
+    """Return names and shapes of the blocks whose role does not stay home.
+
+    They are in the order of the parameters; there may be none.
+    """
     roles = block_roles(module)
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters() if roles[name] not in home_roles}
     return Layout(tuple(shapes), tuple(shapes.values()))
 
 
-def update_layout(module: nn.Module, variables: Sequence[str], home_roles: Sequence[str]) -> Layout:
-    """Return names (`variable:block`) and shapes of the blocks that an update holds: of the algorithm's own variables those that do
-    not stay home, of a rival's variable all.
+def update_layout(
+    module: nn.Module,
+    variables: Sequence[str],
+    home_roles: Sequence[str],
+) -> Layout:
+    """Return names (`variable:block`) and shapes of the blocks that an update holds.
+
+    Of the algorithm's own variables these are the blocks that do not stay home, of a
+    baseline's variable all blocks.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for variable in variables:
@@ -66,7 +86,11 @@ def _head_prefixes(module: nn.Module, names: list[str]) -> tuple[str, ...]:
     if unet and isinstance(levels, nn.Sequential):
         return (f"model.{len(levels) - 1}.",)
     if kind == "SegResNet" and isinstance(levels, nn.ModuleList):
-        return (f"up_layers.{len(levels) - 1}.", f"up_samples.{len(levels) - 1}.", "conv_final.")
+        return (
+            f"up_layers.{len(levels) - 1}.",
+            f"up_samples.{len(levels) - 1}.",
+            "conv_final.",
+        )
     if kind == "ViTFusionNet":
         return ("head.",)
     if not names:

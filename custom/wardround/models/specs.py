@@ -1,8 +1,9 @@
-"""A network's settings as JSON beside its weights, and back. Only the networks listed here are ever built, and
-of MONAI those that monai_network.py loads.
+"""How are a network's settings kept as JSON beside its weights, and read again?
 
-A file of weights may come from another building, so a class path inside it is a name to look up, never one to import, and
-a path to pretrained weights is dropped: the file brings the weights, and none other is opened.
+Only the networks listed here are ever built, and of MONAI those that monai_network.py
+loads. A file of weights may come from another building: a class path inside it is a
+name to look up, never one to import, and a path to pretrained weights is dropped,
+because the file brings the weights and no other is opened.
 """
 
 from __future__ import annotations
@@ -22,38 +23,47 @@ from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.vit import ViTFusion
 
 Segmenting = UNet3d | SegResNet3d | MonaiNetwork
+# A class name in a file is looked up here, never imported.
 KNOWN: Mapping[str, Callable[..., Segmenting]] = {
     "UNet3d": UNet3d,
     "SegResNet3d": SegResNet3d,
     "MonaiNetwork": MonaiNetwork,
 }
+# The largest width, and the largest number of repeated parts, that a file may ask for.
 LARGEST, LOOPS = 2**14, 64
 COUNTED = ("residual_units", "adapter_rank", "depth", "fusion_depth", "modalities")
 Spec = TypeVar("Spec")
 
 
 def describe(spec: Any) -> dict[str, Any]:
-    """Return {"path": class name, "args": settings} of a network's settings (a frozen dataclass)."""
+    """Return {"path": class name, "args": settings} of a frozen dataclass."""
     return {"path": type(spec).__qualname__, "args": asdict(spec)}
 
 
 def rebuild(description: object, where: str) -> Segmenting:
-    """Return the settings of a segmentation network that `describe` wrote; `where` is the file they came from.
+    """Return the settings of a segmentation network that `describe` wrote.
 
-    another class, unknown or refused settings, no description at all: ModelRefused
+    where: The file they came from, for messages.
+
+    ModelRefused is raised for another class, for settings that are unknown or refused,
+    and without a description.
     """
     return _rebuilt(description, where, KNOWN)
 
 
 def rebuild_classifier(description: object, where: str) -> ViTFusion:
-    """Return the settings of a classifier that `describe` wrote, without `weights`; refused like `rebuild`."""
+    """Return the settings of a classifier that `describe` wrote, without `weights`.
+
+    Refusals are those of `rebuild`.
+    """
     return replace(_rebuilt(description, where, {"ViTFusion": ViTFusion}), weights=None)
 
 
 def require_size(spec: Any, arrays: Arrays, where: str) -> None:
-    """Raise ModelRefused unless a network's blocks are those of a file; none is made in memory to find that out.
+    """Raise ModelRefused unless a network's blocks are those of a file.
 
-    A description of a few bytes could ask for a network of any size: building it would be the harm.
+    No block is made in memory to find out. A description of a few bytes could ask for a
+    network of any size: building it would be the harm.
     """
     with torch.device("meta"), _NumbersOnCpu():
         wanted = {name: tuple(block.shape) for name, block in spec.build(0).named_parameters()}
@@ -68,17 +78,24 @@ def require_size(spec: Any, arrays: Arrays, where: str) -> None:
 
 
 class _NumbersOnCpu(TorchFunctionMode):
-    """Keeps torch.linspace on the CPU: MONAI's transformers read single numbers of it while they are built."""
+    """Keeps torch.linspace on the CPU while a network is built on "meta".
+
+    MONAI's transformers read single numbers of it.
+    """
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         more = {"device": "cpu"} if func is torch.linspace else {}
         return func(*args, **{**(kwargs or {}), **more})
 
 
 def _sound(value: object, most: int = LARGEST) -> bool:
-    """Return whether settings from a file are numbers and words of a size that some network has."""
+    """Return whether settings from a file are of a size that some network has."""
     if isinstance(value, Mapping):
         return all(_sound(one, LOOPS if key in COUNTED else LARGEST) for key, one in value.items())
     if isinstance(value, list):

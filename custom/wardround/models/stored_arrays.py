@@ -1,8 +1,12 @@
-"""Arrays as they lie in a zip, read without a general parser: entries of .npz files, tensors of model.pt files.
+"""How are arrays in a zip read without a general parser?
 
-A description is compared with the bytes that are there before an array is made, so that nothing is larger than its file. No
-object is unpickled: of model.pt the few steps that `torch.save` writes for a dictionary of float tensors are followed here.
-Sources: NumPy's NPY format 1.0 and 2.0 (numpy.lib.format); Python's pickletools; torch/serialization.py.
+They are entries of .npz files, and tensors of model.pt files. A description is compared
+with the bytes that are there before an array is made, so that nothing is larger than
+its file. No object is unpickled: of model.pt only the few steps are followed that
+`torch.save` writes for a dictionary of float tensors.
+
+Sources: NumPy's NPY format 1.0 and 2.0 (numpy.lib.format); Python's pickletools;
+torch/serialization.py.
 """
 
 from __future__ import annotations
@@ -21,17 +25,21 @@ import numpy as np
 from wardround.core.arrays import Array
 from wardround.core.bounded import MIB, MOST_WEIGHTS, TooMuch, stored_zip
 
+# The pickle of a state dictionary holds names and shapes only: 16 MiB is plenty.
 MOST_STEPS = 16 * MIB
 _NPY = re.compile(
     rb"\{'descr': '(?P<kind><f4|\|u1)', 'fortran_order': (?P<order>True|False), "
     rb"'shape': \((?P<shape>(?:\d{1,15}, )*(?:\d{1,15},?)?)\), \} *\n"
 )
-_REBUILD, _FLOATS, _ORDERED = "torch._utils _rebuild_tensor_v2", "torch FloatStorage", "collections OrderedDict"
+_REBUILD = "torch._utils _rebuild_tensor_v2"
+_FLOATS = "torch FloatStorage"
+_ORDERED = "collections OrderedDict"
 
 
 def npy(content: bytes) -> np.ndarray[Any, Any]:
-    """Return the array of a .npy entry as `numpy.save` writes float32 and uint8; another, or other bytes than it announces:
-    ValueError
+    """Return the array of a .npy entry as `numpy.save` writes float32 and uint8.
+
+    ValueError is raised for another type, and for other bytes than it announces.
     """
     start = {b"\x93NUMPY\x01\x00": 10, b"\x93NUMPY\x02\x00": 12}.get(content[:8], 0)
     length = int.from_bytes(content[8:start], "little")
@@ -39,16 +47,26 @@ def npy(content: bytes) -> np.ndarray[Any, Any]:
     if match is None:
         raise ValueError("no array of float32 or uint8")
     shape = tuple(int(one) for one in match["shape"].replace(b",", b" ").split())
-    values = np.frombuffer(content, "<f4" if match["kind"] == b"<f4" else "u1", offset=start + length)
+    values = np.frombuffer(
+        content,
+        "<f4" if match["kind"] == b"<f4" else "u1",
+        offset=start + length,
+    )
     if math.prod(shape) != len(values):
-        raise TooMuch(f"an array that announces {math.prod(shape)} values, and {len(values)} are there")
-    return values.reshape(shape, order="F" if match["order"] == b"True" else "C").copy(order="K")
+        raise TooMuch(
+            f"an array that announces {math.prod(shape)} values, and {len(values)} are there",
+        )
+    return values.reshape(shape, order="F" if match["order"] == b"True" else "C").copy(
+        order="K",
+    )
 
 
 def state_dictionary(path: Path) -> dict[str, Array]:
-    """Return the float32 arrays of a file that `torch.save` wrote of a dictionary of contiguous CPU tensors, one storage each.
+    """Return the float32 arrays of a file that `torch.save` wrote.
 
-    anything else in it, sizes or strides that do not fit the bytes: ValueError | no zip: BadZipFile
+    The file holds a dictionary of contiguous CPU tensors, one storage each. ValueError
+    is raised for anything else in it, and for sizes or strides that do not fit the
+    bytes; BadZipFile if it is no zip.
     """
     with stored_zip(path, MOST_WEIGHTS) as archive:
         steps = [entry for entry in archive.infolist() if entry.filename.count("/") == 1]
@@ -60,6 +78,8 @@ def state_dictionary(path: Path) -> dict[str, Array]:
             raise ValueError("another byte order")
         found = _followed(archive.read(steps[0]))
         keys = [tensor.key for tensor in found.values()]
+        # Tensors that share a storage could be many times larger together than the
+        # file.
         if len(set(keys)) < len(keys):
             raise ValueError("tensors that share a storage")
         return {name: _array(archive, f"{root}data/{tensor.key}", tensor) for name, tensor in found.items()}
@@ -67,7 +87,11 @@ def state_dictionary(path: Path) -> dict[str, Array]:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """key: the entry with the values | shape, strides: in values"""
+    """A tensor's entry in the archive.
+
+    key: The entry with the values.
+    shape, strides: In values, not bytes.
+    """
 
     key: str
     shape: tuple[int, ...]
@@ -78,7 +102,9 @@ def _array(archive: zipfile.ZipFile, entry: str, tensor: _Tensor) -> Array:
     values = np.frombuffer(archive.read(entry), "<f4")
     last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
     if math.prod(tensor.shape) != len(values) or (len(values) and last >= len(values)):
-        raise TooMuch(f"a tensor that announces {math.prod(tensor.shape)} values, and {len(values)} are there")
+        raise TooMuch(
+            f"a tensor that announces {math.prod(tensor.shape)} values, and {len(values)} are there",
+        )
     if not len(values):
         return values.reshape(tensor.shape)
     steps = tuple(4 * step if n > 1 else 4 for n, step in zip(tensor.shape, tensor.strides, strict=True))
@@ -86,7 +112,11 @@ def _array(archive: zipfile.ZipFile, entry: str, tensor: _Tensor) -> Array:
 
 
 def _followed(steps: bytes) -> dict[str, _Tensor]:
-    """Return the dictionary that the steps make; a step, class or value that `torch.save` does not write for one: ValueError"""
+    """Return the dictionary that the pickle's steps make.
+
+    ValueError is raised for a step, class or value that `torch.save` does not write for
+    one.
+    """
     machine = _Machine([], [], {})
     for step, value, _ in pickletools.genops(steps):
         if step.name not in _STEPS:
@@ -102,14 +132,14 @@ def _followed(steps: bytes) -> dict[str, _Tensor]:
 
 @dataclass(frozen=True)
 class _Machine:
-    """What pickle's steps work on; each method is one step or a few of a kind."""
+    """What pickle's steps work on; each method is one step, or a few of a kind."""
 
     stack: list[Any]
     marks: list[int]
     memo: dict[Any, Any]
 
     def nothing(self, _: Any) -> None:
-        """PROTO, STOP"""
+        """Do nothing, for PROTO and STOP."""
 
     def push(self, value: Any) -> None:
         self.stack.append(value)

@@ -1,12 +1,17 @@
-"""Timm's vision transformers, by name: built without a download, taken apart into a stem and a trunk.
+"""How is a vision transformer of timm built by name, as a stem and a trunk?
 
-Only timm's plain VisionTransformer is taken (vit_*, deit_*, dinov2 and others, `names`), pooled by its class token or by
-the mean, and made of layers that have a formula for the gradients of single samples. What computes is timm's; only the
-bare parameters (class token, registers, positions, layer scales) move into layers of their own (vectors.py), and its
-layer norms become torch's, which compute the same. `pretrained` is always False: weights come from a local file whose
-content is known (weights_file.py), or are drawn.
-Sources: Dosovitskiy et al. 2021, arXiv:2010.11929; Touvron et al. 2021, arXiv:2012.12877; timm (Wightman 2019).
-Deviations: 1. one input channel: the kernels of a file's three are added up, as timm does.
+It is built without a download. Only timm's plain VisionTransformer is taken (vit_*,
+deit_*, dinov2 and others, `names`), pooled by its class token or by the mean, and made
+of layers that have a formula for the gradients of single samples. What computes is
+timm's; only the bare parameters (class token, registers, positions, layer scales) move
+into layers of their own (vectors.py), and its layer norms become torch's, which compute
+the same. `pretrained` is always False: weights come from a local file whose content is
+known (weights_file.py), or are drawn.
+
+Sources: Dosovitskiy et al. 2021, arXiv:2010.11929; Touvron et al. 2021,
+arXiv:2012.12877; timm (Wightman 2019).
+Deviations: 1. There is one input channel: the kernels of a file's three are added up,
+as timm does.
 """
 
 from __future__ import annotations
@@ -29,14 +34,17 @@ from wardround.models.weights_file import WeightsFile
 
 POOLS = ("token", "avg")
 BARE = {"cls_token", "reg_token", "pos_embed"}
+# Parts of published weights that a network without a head does not have.
 UNUSED = ("head.", "head_dist.", "mask_token")
 
 
 @final
 class Trunk(nn.Module):
-    """Patch tokens [R, N, D] -> one summary [R, D]: positions, class token, transformer blocks, pooling, as in timm.
+    """The trunk of a ViT, from patch tokens [R, N, D] to one summary each [R, D].
 
-    depth [1, T, 1, D]: tokens are those of volumes, T times the plane's (volume_stem.py)
+    Positions, class token, transformer blocks and pooling are as in timm.
+    depth: Depth positions [1, T, 1, D]. If they are given, tokens are those of volumes,
+        T times the plane's (volume_stem.py).
     """
 
     def __init__(self, vit: Any, depth: Tensor | None = None) -> None:
@@ -50,30 +58,47 @@ class Trunk(nn.Module):
             self.outside = VolumePositions(vit.pos_embed[:, own:], depth)
             self.prefix = Prepend(torch.cat(prefix, 1) + vit.pos_embed[:, :own]) if own else self.prefix
             self.inside = nn.Identity()
-        self.norm_pre, self.blocks, self.norm, self.fc_norm = vit.norm_pre, vit.blocks, vit.norm, vit.fc_norm
+        self.norm_pre = vit.norm_pre
+        self.blocks = vit.blocks
+        self.norm = vit.norm
+        self.fc_norm = vit.fc_norm
         self.skipped = None if vit.global_pool == "token" else sum(token.shape[1] for token in prefix)
 
     def forward(self, patches: Tensor) -> Tensor:
         tokens = self.inside(self.prefix(self.outside(patches)))
         tokens = self.norm(self.blocks(self.norm_pre(tokens)))
-        summary: Tensor = self.fc_norm(tokens[:, 0] if self.skipped is None else tokens[:, self.skipped :].mean(1))
+        summary: Tensor = self.fc_norm(
+            tokens[:, 0] if self.skipped is None else tokens[:, self.skipped :].mean(1),
+        )
         return summary
 
 
 def names() -> list[str]:
-    """Return the names that `build_vit` looks among, without tags of weights."""
+    """Return the names among which `build_vit` looks, without tags of weights."""
     import timm
 
-    return [*timm.list_models(module="vision_transformer"), *timm.list_models(module="deit")]
+    return [
+        *timm.list_models(module="vision_transformer"),
+        *timm.list_models(module="deit"),
+    ]
 
 
 def build_vit(
-    name: str, size: tuple[int, int], depth: int, weights: WeightsFile | None, patch_size: int | None = None
+    name: str,
+    size: tuple[int, int],
+    depth: int,
+    weights: WeightsFile | None,
+    patch_size: int | None = None,
 ) -> Any:
-    """Return timm's ViT for one channel of (H, W), without a head; drawn from torch's random state, or read from a file.
+    """Return timm's ViT for one channel of (H, W), without a head.
 
-    depth 0, patch_size None: as timm has it | an unknown name, patches that do not divide H and W: ConfigRefused
-    parts that cannot be told apart by patient, a file that is missing, or of another network: ModelRefused
+    name: The name of a ViT of timm.
+    depth, patch_size: 0 and None are as timm has them.
+    weights: The file to read; None draws from torch's random state.
+
+    ConfigRefused is raised for an unknown name, for patches that do not divide H and W,
+    and for parts without a formula for per-sample gradients. ModelRefused is raised for
+    a file that is missing, or of another network.
     """
     open_torchvision()
     import timm
@@ -81,13 +106,24 @@ def build_vit(
 
     if name not in (known := names()):
         near = difflib.get_close_matches(name.partition(".")[0], known, 4, 0.3)
-        raise _refused("name", repr(name), f"a ViT of timm without a tag of weights, for example {', '.join(near)}")
-    asked = {"img_size": size, "in_chans": 1, "num_classes": 0, "dynamic_img_size": False}
+        raise _refused(
+            "name",
+            repr(name),
+            f"a ViT of timm without a tag of weights, for example {', '.join(near)}",
+        )
+    asked = {
+        "img_size": size,
+        "in_chans": 1,
+        "num_classes": 0,
+        "dynamic_img_size": False,
+    }
     chosen = {key: value for key, value in (("depth", depth), ("patch_size", patch_size)) if value}
     vit: Any = timm.create_model(name, pretrained=False, **asked, **chosen)
     if type(vit) is not VisionTransformer or vit.global_pool not in POOLS or vit.pos_embed is None:
         raise _refused(
-            "name", f"{name!r} ({type(vit).__name__}, pooled by {getattr(vit, 'global_pool', '?')!r})", _PLAIN
+            "name",
+            f"{name!r} ({type(vit).__name__}, pooled by {getattr(vit, 'global_pool', '?')!r})",
+            _PLAIN,
         )
     patch = max(vit.patch_embed.patch_size)
     if any(side % patch for side in size):
@@ -100,16 +136,23 @@ def build_vit(
     for place, part in vit.named_modules():
         owned = {key for key, _ in part.named_parameters(recurse=False)} - (BARE if part is vit else set())
         if owned and (part is vit or formula(part) is None):
-            raise _refused("name", f"{name!r}, which has {type(part).__name__} at {place!r}", _PLAIN)
+            raise _refused(
+                "name",
+                f"{name!r}, which has {type(part).__name__} at {place!r}",
+                _PLAIN,
+            )
     return vit
 
 
 def _plain_layers(module: nn.Module, layer_scale: type[nn.Module]) -> None:
-    """Replace timm's layer norms and layer scales by ours, which hold the same numbers."""
+    """Replace timm's layer norms and layer scales by ours, with the same numbers."""
     for name, child in module.named_children():
         if isinstance(child, layer_scale):
             setattr(module, name, Scale(child.gamma))  # type: ignore[arg-type]
-        elif isinstance(child, nn.LayerNorm) and type(child).__name__ in ("LayerNorm", "LayerNormFp32"):
+        elif isinstance(child, nn.LayerNorm) and type(child).__name__ in (
+            "LayerNorm",
+            "LayerNormFp32",
+        ):
             plain = nn.LayerNorm(child.normalized_shape, child.eps, child.elementwise_affine)
             plain.weight, plain.bias = child.weight, child.bias
             setattr(module, name, plain)
@@ -122,6 +165,7 @@ def _load(vit: Any, name: str, file: WeightsFile) -> None:
 
     state = {key: block.float() for key, block in _read(file).items() if not key.startswith(UNUSED)}
     own = vit.state_dict()
+    # A file for three colours or another size is adapted before it is compared.
     kernels, positions = state.get("patch_embed.proj.weight"), state.get("pos_embed")
     if kernels is not None and kernels.dim() == 4:
         state["patch_embed.proj.weight"] = kernels.sum(1, keepdim=True)
@@ -130,7 +174,9 @@ def _load(vit: Any, name: str, file: WeightsFile) -> None:
         side = positions.shape[1] - prefix
         if side > 0 and int(side**0.5) ** 2 == side and positions.shape[2] == vit.embed_dim:
             state["pos_embed"] = resample_abs_pos_embed(
-                positions, list(vit.patch_embed.grid_size), num_prefix_tokens=prefix
+                positions,
+                list(vit.patch_embed.grid_size),
+                num_prefix_tokens=prefix,
             )
     wrong = [f"{key} is missing" for key in own if key not in state]
     wrong += [f"{key} is too much" for key in state if key not in own]
@@ -141,12 +187,19 @@ def _load(vit: Any, name: str, file: WeightsFile) -> None:
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise _unfit(file, "; ".join(wrong[:3]) + more, f"the weights of timm's {name} with {len(vit.blocks)} blocks")
+        raise _unfit(
+            file,
+            "; ".join(wrong[:3]) + more,
+            f"the weights of timm's {name} with {len(vit.blocks)} blocks",
+        )
     vit.load_state_dict(state)
 
 
 def _read(file: WeightsFile) -> Mapping[str, Tensor]:
-    """Return the tensors of a safetensors file or of a file of torch.save; nothing in it is ever run."""
+    """Return the tensors of a safetensors file or of a file of torch.save.
+
+    Nothing in the file is ever run.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -156,15 +209,28 @@ def _read(file: WeightsFile) -> Mapping[str, Tensor]:
             found: Any = load(content)
         else:
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        pickle.UnpicklingError,
+        SafetensorError,
+    ) as error:
         raise _unfit(
-            file, f"cannot be read ({type(error).__name__})", "safetensors, or a state dict of torch.save"
+            file,
+            f"cannot be read ({type(error).__name__})",
+            "safetensors, or a state dict of torch.save",
         ) from error
     for wrapper in ("model", "state_dict"):
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
     if not isinstance(found, Mapping) or not all(isinstance(block, Tensor) for block in found.values()):
-        raise _unfit(file, "no table of named tensors", "safetensors, or a state dict of torch.save")
+        raise _unfit(
+            file,
+            "no table of named tensors",
+            "safetensors, or a state dict of torch.save",
+        )
     return found
 
 
@@ -174,7 +240,12 @@ _PLAIN = (
 
 
 def _refused(what: str, found: str, expected: str) -> ConfigRefused:
-    return ConfigRefused(f"the ViT's {what}", found=found, expected=expected, fix="correct the job's model arguments")
+    return ConfigRefused(
+        f"the ViT's {what}",
+        found=found,
+        expected=expected,
+        fix="set it with --set model.NAME=VALUE in the job",
+    )
 
 
 def _unfit(file: WeightsFile, found: str, expected: str) -> ModelRefused:

@@ -1,7 +1,8 @@
-"""The few parameters of a ViT that belong to no ordinary layer, each in a layer of its own.
+"""Where are a ViT's parameters that belong to no ordinary layer?
 
-A layer of its own has a formula for the gradients of single samples (layer_gradients.py), which a bare parameter has not
-where one patient is several rows (modalities, slices).
+Each is in a layer of its own. Such a layer has a formula for the gradients of single
+samples (layer_gradients.py), which a bare parameter has not if one patient is several
+rows (modalities, slices).
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from torch import Tensor, nn
 
 @final
 class AddVector(nn.Module):
-    """x [B, ...] + vector [1, ...], which is broadcast over the axes where it has length 1 (positions, modalities)."""
+    """Returns x [B, ...] + vector [1, ...].
+
+    The vector is broadcast over the axes where it has length 1 (positions, modalities).
+    """
 
     def __init__(self, vector: Tensor) -> None:
         super().__init__()
@@ -26,7 +30,10 @@ class AddVector(nn.Module):
 
 @final
 class Prepend(nn.Module):
-    """tokens [1, P, D] before x [B, N, D] (class token, registers, fusion token): [B, P + N, D]."""
+    """Returns [B, P + N, D]: tokens [1, P, D] before x [B, N, D].
+
+    The tokens are a class token, registers or a fusion token.
+    """
 
     def __init__(self, tokens: Tensor) -> None:
         super().__init__()
@@ -38,7 +45,7 @@ class Prepend(nn.Module):
 
 @final
 class Scale(nn.Module):
-    """x [..., D] * gamma [D], timm's LayerScale."""
+    """Returns x [..., D] * gamma [D], timm's LayerScale."""
 
     def __init__(self, gamma: Tensor) -> None:
         super().__init__()

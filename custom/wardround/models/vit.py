@@ -1,14 +1,18 @@
-"""A vision transformer over a patient's images and table columns: any subset of modalities, one prediction.
+"""How does one network read any subset of a patient's images and table columns?
 
-Every modality goes through one trunk of timm's (timm_vit.py) as a stream of its own: a stem (patch embedding; one for
-all, or one each), then the shared blocks, which give one summary token per image, or per slice of a volume, or, with
-tubelets (volume_stem.py), per whole volume. The summaries
-of all modalities, with a learned vector for the modality (and the slice), the token of the EHR branch and a fusion token
-attend to each other, absent ones masked; the fusion token goes to the head. Input: one vector per patient (case_vector.py).
-No dropout in here: modality dropout is done by the task when it draws a batch, so a step is a function of its batch.
-Sources: timm_vit.py; volume_stem.py; Nagrani et al. 2021, arXiv:2107.00135 (fusion late, through few tokens); Neverova et al. 2015,
-arXiv:1501.00102 (modality dropout).
-Deviations: 1. streams meet as summary tokens only, not as patch tokens; 2. the trunk is shared by the modalities.
+Every modality goes through one trunk of timm's (timm_vit.py) as a stream of its own: a
+stem (patch embedding; one for all, or one each), then the shared blocks, which give one
+summary token per image, or per slice of a volume, or, with tubelets (volume_stem.py),
+per whole volume. The summaries of all modalities, with a learned vector for the
+modality (and the slice), the token of the EHR branch and a fusion token attend to each
+other, absent ones masked; the fusion token goes to the head. The input is one vector
+per patient (case_vector.py). There is no dropout here: modality dropout is done by the
+task when it draws a batch, so a step is a function of its batch.
+
+Sources: timm_vit.py; volume_stem.py; Nagrani et al. 2021, arXiv:2107.00135 (fusion
+late, through few tokens); Neverova et al. 2015, arXiv:1501.00102 (modality dropout).
+Deviations: 1. Streams meet as summary tokens only, not as patch tokens. 2. The trunk is
+shared by the modalities.
 """
 
 from __future__ import annotations
@@ -31,19 +35,29 @@ from wardround.models.volume_stem import VolumeStem
 from wardround.models.weights_file import WeightsFile
 
 Stems = Literal["shared", "separate"]
+# The standard deviation with which ViT parameters are drawn, as in timm.
 STD = 0.02
 
 
 @final
 @dataclass(frozen=True)
 class ViTFusion:
-    """A timm ViT by `name`, its streams fused with each other and with `columns` values: [B, case.length] -> [B, classes].
+    """A timm ViT per modality, fused with columns: [B, case.length] to [B, classes].
 
-    size: (H, W), or (D, H, W) for volumes | depth: blocks of the trunk, 0 for as many as timm has
-    patch: pixels per side of a patch, null: as timm has | tubelet: planes in a patch of a volume, null: slice by slice
-    weights: {file, sha256} for stem and trunk (weights_file.py), null: drawn from the seed; a file of another patch: refused
-    modalities 0: no trunk, `name` sets the width
-    what __post_init__ finds: ConfigRefused; an unknown name, sizes that the patches do not divide: ConfigRefused by `build`
+    name: The ViT of timm; without modalities it sets the width only.
+    modalities: The number of images; 0 means no trunk.
+    size: (H, W), or (D, H, W) for volumes.
+    columns, classes: The number of values read, and of logits made.
+    stems: "shared", or "separate" for one stem per modality.
+    depth: Blocks of the trunk, 0 for as many as timm has.
+    fusion_depth: Fusion blocks, at least 1.
+    weights: {file, sha256} for stem and trunk (weights_file.py); None draws from the
+        seed. A file of another patch is refused.
+    patch: Pixels per side of a patch; None is as timm has it.
+    tubelet: Planes in a patch of a volume; None goes slice by slice.
+
+    Values outside their ranges raise ConfigRefused. An unknown name, and sizes that the
+    patches do not divide, raise it in `build`.
     """
 
     name: str
@@ -61,14 +75,22 @@ class ViTFusion:
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", self.case.size)
         if not isinstance(self.name, str) or not self.name:
-            raise _refused("name", self.name, "the name of a ViT of timm, for example 'vit_tiny_patch16_224'")
+            raise _refused(
+                "name",
+                self.name,
+                "the name of a ViT of timm, for example 'vit_tiny_patch16_224'",
+            )
         for what, least in (("classes", 2), ("depth", 0), ("fusion_depth", 1)):
             if not is_count(getattr(self, what), least):
                 raise _refused(what, getattr(self, what), f"a whole number, {least} or more")
         if self.stems not in ("shared", "separate"):
             raise _refused("stems", self.stems, "'shared' or 'separate'")
         if self.patch is not None and not is_count(self.patch, 1):
-            raise _refused("patch", self.patch, "a whole number above 0, or null for the patch of `name`")
+            raise _refused(
+                "patch",
+                self.patch,
+                "a whole number above 0, or null for the patch of `name`",
+            )
         volume = len(self.size) == 3
         if self.tubelet is not None and not (is_count(self.tubelet, 1) and volume and self.size[0] % self.tubelet == 0):
             expected = "null, or a whole number that divides D of a size (D, H, W)"
@@ -80,16 +102,22 @@ class ViTFusion:
 
     @property
     def case(self) -> CaseVector:
-        """Where what stands in the vector of a patient."""
+        """The layout of a patient's vector."""
         return CaseVector(self.modalities, self.size, self.columns)
 
     def build(self, seed: int) -> ViTFusionNet:
-        """Return the network on the CPU; the global random state of torch is left as it was. Takes seconds: imports timm."""
+        """Return the network on the CPU; torch's global random state stays as it was.
+
+        This takes seconds, because timm is imported.
+        """
         height, width = self.size[-2:]
 
         def make() -> ViTFusionNet:
             weights = None if self.weights is None else WeightsFile.of(self.weights)
-            return ViTFusionNet(self, build_vit(self.name, (height, width), self.depth, weights, self.patch))
+            return ViTFusionNet(
+                self,
+                build_vit(self.name, (height, width), self.depth, weights, self.patch),
+            )
 
         net = seeded(make, seed)
         require_federable(net)
@@ -98,7 +126,7 @@ class ViTFusion:
 
 @final
 class ViTFusionNet(nn.Module):
-    """The network that ViTFusion builds; the head is `head`."""
+    """The network that ViTFusion builds; its head is `head`."""
 
     def __init__(self, spec: ViTFusion, vit: Any) -> None:
         super().__init__()
@@ -115,6 +143,8 @@ class ViTFusionNet(nn.Module):
                 depth = _drawn(1, spec.size[0] // spec.tubelet, 1, width)
             stems = [stem] + [deepcopy(stem) for _ in range(spec.modalities - 1)]
             if spec.weights is None:
+                # Copies would start alike; drawn weights differ by stem, weights of a
+                # file do not.
                 for stem in stems[1:]:
                     stem.proj.reset_parameters()
             self.stems = nn.ModuleList(stems if spec.stems == "separate" else stems[:1])
@@ -122,7 +152,11 @@ class ViTFusionNet(nn.Module):
             self.modality = AddVector(_drawn(1, spec.modalities, 1, width))
             self.slice = AddVector(_drawn(1, 1, self.slices, width)) if self.slices > 1 else nn.Identity()
         if spec.columns:
-            self.ehr = nn.Sequential(nn.Linear(2 * spec.columns, width), nn.GELU(), nn.Linear(width, width))
+            self.ehr = nn.Sequential(
+                nn.Linear(2 * spec.columns, width),
+                nn.GELU(),
+                nn.Linear(width, width),
+            )
         self.token = Prepend(_drawn(1, 1, width))
         self.fusion = nn.ModuleList(FusionBlock(width, heads) for _ in range(spec.fusion_depth))
         self.norm = nn.LayerNorm(width)
@@ -149,14 +183,20 @@ class ViTFusionNet(nn.Module):
         return logits
 
     def _summaries(self, images: Tensor) -> Tensor:
-        """[B, M, H, W] or [B, M, S, H, W] -> [B, M, S, D], S = 1 with tubelets; rows of the trunk are patients first."""
+        """Return summaries [B, M, S, D] of [B, M, H, W] or [B, M, S, H, W].
+
+        S is 1 with tubelets. The rows of the trunk are patients first.
+        """
         rows, modalities = len(images), self.case.modalities
         planes = images.reshape(rows, modalities, self.slices, 1, *self.plane)
         if len(self.stems) == 1:
             patches = self.stems[0](planes.flatten(0, 2))
         else:
             streams = [stem(planes[:, index].flatten(0, 1)) for index, stem in enumerate(self.stems)]
-            each = torch.stack([stream.unflatten(0, (rows, self.slices)) for stream in streams], 1)
+            each = torch.stack(
+                [stream.unflatten(0, (rows, self.slices)) for stream in streams],
+                1,
+            )
             patches = each.flatten(0, 2)
         summaries: Tensor = self.trunk(patches).reshape(rows, modalities, self.slices, -1)
         return summaries
@@ -164,13 +204,20 @@ class ViTFusionNet(nn.Module):
 
 @final
 class FusionBlock(nn.Module):
-    """A transformer block (norms first) over tokens [B, T, D] that attend to what `mask` [B, 1, 1, T] shows."""
+    """A transformer block (norms first) over tokens [B, T, D].
+
+    The tokens attend to what `mask` [B, 1, 1, T] shows.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1, self.qkv, self.proj = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.norm2, self.fc1, self.fc2 = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
         self.act = nn.GELU()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -187,5 +234,8 @@ def _drawn(*shape: int) -> Tensor:
 
 def _refused(what: str, found: object, expected: str) -> ConfigRefused:
     return ConfigRefused(
-        f"the network's {what}", found=repr(found), expected=expected, fix="correct the job's model arguments"
+        f"the network's {what}",
+        found=repr(found),
+        expected=expected,
+        fix="set it with --set model.NAME=VALUE in the job",
     )

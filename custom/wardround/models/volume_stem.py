@@ -1,11 +1,16 @@
-"""A volume as tubelets: patches of some planes by some pixels, all tokens of a volume in one trunk.
+"""How does a volume become tokens? As tubelets: some planes by some pixels.
 
-The patch embedding is a convolution over depth, height and width whose stride is its kernel. A token's position is the
-sum of its place in the plane, which is the 2D network's, and its depth: one vector each, so D planes cost D / t vectors.
-With one plane and tubelets of one plane this is the 2D stem, number for number.
-Sources: Arnab et al. 2021, arXiv:2103.15691 (tubelet embedding; kernels of a 2D file repeated over depth and divided by
-its length, as Carreira and Zisserman 2017, arXiv:1705.07750).
-Deviations: 1. positions are factorised into plane and depth, not repeated for every depth.
+All tokens of a volume go through one trunk. The patch embedding is a convolution over
+depth, height and width whose stride is its kernel. A token's position is the sum of its
+place in the plane, which is the 2D network's, and its depth: one vector each, so D
+planes cost D / t vectors. With one plane and tubelets of one plane this is the 2D stem,
+number for number.
+
+Sources: Arnab et al. 2021, arXiv:2103.15691 (tubelet embedding; kernels of a 2D file
+repeated over depth and divided by its length, as Carreira and Zisserman 2017,
+arXiv:1705.07750).
+Deviations: 1. Positions are factorised into plane and depth, not repeated for every
+depth.
 """
 
 from __future__ import annotations
@@ -19,9 +24,12 @@ from wardround.models.vectors import AddVector
 
 @final
 class VolumeStem(nn.Module):
-    """Volumes [R, 1, D, H, W] -> tokens [R, D/t * H/p * W/p, width], depth slowest, from timm's patch embedding.
+    """Volumes [R, 1, D, H, W] to tokens [R, D/t * H/p * W/p, width], depth slowest.
 
-    inflate: kernels are those of `flat`, spread over depth (weights of a file); otherwise drawn anew
+    flat: timm's patch embedding.
+    tubelet: t, the planes of a patch.
+    inflate: Whether kernels are those of `flat`, spread over depth (weights of a file);
+        otherwise they are freshly drawn.
     """
 
     def __init__(self, flat: Any, tubelet: int, inflate: bool) -> None:
@@ -31,6 +39,8 @@ class VolumeStem(nn.Module):
         self.proj = nn.Conv3d(1, width, size, size, bias=bias)
         self.norm = flat.norm
         if inflate:
+            # Divided by the depth: a volume that is constant over it gives the 2D
+            # stem's tokens.
             kernels = flat.proj.weight.detach()[:, :, None] / tubelet
             self.proj.weight.data.copy_(kernels.expand_as(self.proj.weight))
             if self.proj.bias is not None:
@@ -43,7 +53,11 @@ class VolumeStem(nn.Module):
 
 @final
 class VolumePositions(nn.Module):
-    """tokens [R, T * N, D] + place in the plane [1, 1, N, D] + depth [1, T, 1, D]; T = 1: no depth."""
+    """Returns tokens [R, T * N, D] plus positions in the plane and in depth.
+
+    plane: [1, 1, N, D].
+    depth: [1, T, 1, D]; with T = 1 there is no depth.
+    """
 
     def __init__(self, plane: Tensor, depth: Tensor) -> None:
         super().__init__()
@@ -52,5 +66,7 @@ class VolumePositions(nn.Module):
         self.layers = depth.shape[1]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        placed: Tensor = self.depth(self.plane(tokens.reshape(len(tokens), self.layers, -1, tokens.shape[-1])))
+        placed: Tensor = self.depth(
+            self.plane(tokens.reshape(len(tokens), self.layers, -1, tokens.shape[-1])),
+        )
         return placed.flatten(1, 2)

@@ -1,8 +1,9 @@
-"""A local file of weights that a job names by its content: every party checks it before the first step.
+"""Which file of weights does a job start from? One that it names by its content.
 
-A job says `weights: {file: PATH, sha256: DIGEST}`. The path is each machine's own, the digest is the job's promise: parties
-whose files differ cannot start from different weights, because all but one are refused. The file is read once, and what
-was read is what was checked.
+A job says `weights: {file: PATH, sha256: DIGEST}`. The path is each machine's own, the
+digest is fixed by the job: parties whose files differ cannot start from different
+weights, because all but one are refused, each before its first step. The file is read
+once, and what was read is what was checked.
 """
 
 from __future__ import annotations
@@ -23,14 +24,22 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 @final
 @dataclass(frozen=True)
 class WeightsFile:
-    """Where the file is on this machine (absolute, or with ~), and the SHA-256 of its content."""
+    """A file of weights and its content.
+
+    file: Where it is on this machine, absolute or with ~.
+    sha256: The SHA-256 of its content.
+    """
 
     file: Path
     sha256: str
 
     @staticmethod
     def of(given: object) -> WeightsFile:
-        """Return what a job's `weights` says; a path alone, other keys, a relative path, no digest: ConfigRefused."""
+        """Return what a job's `weights` says.
+
+        ConfigRefused is raised for a path alone, other keys, a relative path, and
+        without a digest.
+        """
         sound = isinstance(given, Mapping) and set(given) == {"file", "sha256"}
         values = dict(given) if isinstance(given, Mapping) and sound else {}
         file, digest = values.get("file"), values.get("sha256")
@@ -43,10 +52,13 @@ class WeightsFile:
     def read(self) -> bytes:
         """Return the content.
 
-            missing, not readable, too large, or no regular file (a job could name a device): ModelRefused, with what to do
-        another content than the job promises: ModelRefused
+        ModelRefused is raised when the file is missing, not readable or too large, when
+        it is no regular file (a job could name a device), and when its content is not
+        the one that the job names.
         """
         try:
+            # Read once: a file that is exchanged between check and use cannot slip
+            # through.
             content = read_bytes(self.file.expanduser(), MOST_WEIGHTS)
         except (OSError, RuntimeError, TooMuch) as error:
             raise ModelRefused(
@@ -61,7 +73,7 @@ class WeightsFile:
                 f"weights of a ViT: {self.file}",
                 found=f"SHA-256 {found}",
                 expected=f"SHA-256 {self.sha256}, which the job promises: all must start from the same weights",
-                fix="copy the file that the job means, or print the job anew with this file's digest",
+                fix="copy the file that the job means, or print the job again with this file's digest",
             )
         return content
 

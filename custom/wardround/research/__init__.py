@@ -1,1 +1,1 @@
-"""What a hospital never runs: partitions, sweeps, baselines, attacks, a federation in one process."""
+"""What a hospital never runs: partitions, sweeps, baselines, attacks, one process."""

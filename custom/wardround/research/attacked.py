@@ -1,8 +1,9 @@
-"""The in-process federation with any aggregation, and with hostile sites among its own.
+"""What happens to an in-process federation with hostile sites among its own?
 
-What an honest site does is what it does in a job (`algorithms.federation.local_round`); the
-aggregation is the value that a job names, driven through its generator as the server drives it.
-Hostile sites act after the honest ones of the same round, and know what those send.
+What an honest site does is what it does in a job (`algorithms.federation.local_round`).
+The aggregation is the value that a job names, driven through its generator as the
+server drives it. Hostile sites act after the honest ones of the same round, and know
+what those send.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from wardround.research.poisoning import Attack, Seen, require_attackers
 class Outcome:
     """What an attacked federation came to.
 
-    result: variables after the last whole round; None: not one round ended
-    rounds: for each whole round its aggregate, without the values
-    missing: for each round, also one that was stopped, site -> why its update was refused
-    stopped: why the aggregation stopped the run; None: it ran to its end
+    result: The variables after the last whole round; None if no round ended.
+    rounds: The aggregate of each whole round, without the values.
+    missing: For each round, also one that was stopped, the sites whose update was
+        refused, and why.
+    stopped: Why the aggregation stopped the run; None if it ran to its end.
     """
 
     result: FederationResult | None = None
@@ -41,7 +43,7 @@ class Outcome:
     stopped: str | None = None
 
     def flags(self) -> dict[str, int]:
-        """Return site -> in how many rounds it was flagged."""
+        """Return in how many rounds each site was flagged."""
         names = [site for one in self.rounds for site in one.flagged]
         return {site: names.count(site) for site in sorted(set(names))}
 
@@ -56,7 +58,10 @@ def run_attacked(
     attack: Attack | None = None,
     hostile: Sequence[str] = (),
 ) -> Outcome:
-    """Run all rounds, or until the aggregation stops the run. Nobody hostile: an honest run."""
+    """Run all rounds, or until the aggregation stops the run.
+
+    Without a hostile site this is an honest run.
+    """
     require_attackers(hostile, list(sites))
     outcome, memory = Outcome(), dict[str, Any]()
     sides = {
@@ -68,7 +73,14 @@ def run_attacked(
         outcome.result = result
 
     def new_sum(round_: int) -> AttackedRound:
-        return AttackedRound(tuple(sites), aggregation, memory, outcome, attack, frozenset(hostile))
+        return AttackedRound(
+            tuple(sites),
+            aggregation,
+            memory,
+            outcome,
+            attack,
+            frozenset(hostile),
+        )
 
     try:
         run(sides, algorithm, server_optimizer, schedule, dict(model), keep, new_sum)
@@ -81,8 +93,9 @@ def run_attacked(
 class AttackedRound:
     """The `Sum` of one round, and the context of its aggregation.
 
-    It holds the updates until all are in, lets the hostile sites act, and aggregates. All sites of
-    a process answer (need), and they have been given the model already (message).
+    It holds the updates until all are in, lets the hostile sites act, and aggregates.
+    All sites of a process answer, so `need` is None; they have been given the model
+    already, so `message` is None.
     """
 
     need = None
@@ -98,14 +111,19 @@ class AttackedRound:
         hostile: frozenset[str],
     ) -> None:
         self.memory = memory
-        self._sites, self._aggregation, self._outcome = tuple(sites), aggregation, outcome
+        self._sites = tuple(sites)
+        self._aggregation = aggregation
+        self._outcome = outcome
         self._forge = attack.forge if attack and hostile else None
         self._hostile = hostile
         self._updates: dict[str, Update] = {}
 
     @staticmethod
     def read(site: str, reply: Any) -> Update:
-        """Return the reply, which in one process is the update itself; NaN or inf: RoundRefused."""
+        """Return the reply, which in one process is the update itself.
+
+        NaN or inf raises RoundRefused.
+        """
         return require_finite(reply)
 
     def add(self, update: Arrays, weight: float) -> None:
@@ -113,7 +131,7 @@ class AttackedRound:
         self._updates[self._sites[len(self._updates)]] = Update(update, weight)
 
     def mean(self) -> dict[str, Array]:
-        """Return the aggregate; what the aggregation refuses: RoundRefused."""
+        """Return the aggregate; what the aggregation refuses raises RoundRefused."""
         sent = self._forged(self._forge) if self._forge else self._updates
         rounds = self._aggregation.round(self)
         ask = next(rounds)
@@ -141,6 +159,8 @@ class AttackedRound:
 
     def _forged(self, forge: Callable[[Seen], Any]) -> dict[str, Update]:
         layout = Layout.of(next(iter(self._updates.values())).params)
+        # The order of the sites is that of `weights`, by which a forger scales its
+        # update.
         honest = [name for name in self._sites if name not in self._hostile]
         rows = np.stack([layout.flatten(self._updates[name].params) for name in honest])
         weights = tuple(update.weight for update in self._updates.values())
@@ -150,7 +170,10 @@ class AttackedRound:
                 own = self._updates[name]
                 vector = layout.flatten(own.params).astype(np.float64)
                 forged = forge(Seen(rows, vector, weights, own.weight))
-                sent[name] = Update(layout.unflatten(np.asarray(forged, np.float32)), own.weight)
+                sent[name] = Update(
+                    layout.unflatten(np.asarray(forged, np.float32)),
+                    own.weight,
+                )
         return sent
 
 
@@ -165,7 +188,7 @@ def poisoned(side: SiteSide, batch: Callable[[Any], Any]) -> SiteSide:
 
 @final
 class _Poisoned:
-    """An objective that draws poisoned batches. All else that it is asked for is the honest one's."""
+    """An objective that draws poisoned batches and is otherwise the honest one."""
 
     def __init__(self, objective: Objective, batch: Callable[[Any], Any]) -> None:
         self._objective, self._batch = objective, batch

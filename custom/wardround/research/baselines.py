@@ -1,7 +1,8 @@
-"""What a federation is measured against: each hospital alone (local), and all patients in one place (central).
+"""What is a federation measured against? Each hospital alone, and all in one place.
 
-Same network, first weights, patients, split, patches and schedule as the job. Per model the work is `rounds` x `work`
-gradient evaluations: what ONE site spends in the federation.
+The network, first weights, patients, split, patches and schedule are those of the job.
+The work per model is `num_rounds` x `work` gradient evaluations: what ONE site spends
+in the federation.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ def open_sites(
     *,
     patient_dp: bool,
 ) -> dict[str, TaskSite]:
-    """Return every site, its cases decoded into its own cache or <cache>/<site>, split as a job with patient_dp does it."""
+    """Return every site, split as a job with this `patient_dp` splits it.
+
+    Cases are decoded into the site's own cache, or into <cache>/<site>.
+    """
     sites = {}
     for name, config in configs.items():
         say(f"{name}: {config.data}")
@@ -50,15 +54,32 @@ def open_sites(
     return sites
 
 
-def train_local(sites: Mapping[str, TaskSite], schedule: Schedule, initial: Tensor, say: Say) -> dict[str, Tensor]:
-    """Return one model per site, each trained on that site's patients alone: as the job's own local candidate."""
+def train_local(
+    sites: Mapping[str, TaskSite],
+    schedule: Schedule,
+    initial: Tensor,
+    say: Say,
+) -> dict[str, Tensor]:
+    """Return one model per site, each trained on that site's patients alone.
+
+    It is trained as the job's own local candidate is.
+    """
     return {
-        name: local_only(_Telling(site.objective("local"), schedule, name, say), schedule, initial.to(site.device))
+        name: local_only(
+            _Telling(site.objective("local"), schedule, name, say),
+            schedule,
+            initial.to(site.device),
+        )
         for name, site in sites.items()
     }
 
 
-def train_central(sites: Mapping[str, TaskSite], schedule: Schedule, initial: Tensor, say: Say) -> Tensor:
+def train_central(
+    sites: Mapping[str, TaskSite],
+    schedule: Schedule,
+    initial: Tensor,
+    say: Say,
+) -> Tensor:
     """Return one model trained on the pooled training patients of all sites."""
     members = list(sites.values())
     objective = _Telling(PooledObjective(members, "central"), schedule, "central", say)
@@ -66,26 +87,54 @@ def train_central(sites: Mapping[str, TaskSite], schedule: Schedule, initial: Te
 
 
 def score(site: TaskSite, w: Tensor) -> dict[str, Any]:
-    """Return {"val": the score, "cases": test patients, "test": metric -> interval over the test patients}."""
+    """Return the scores of a model at one site.
+
+    "val" is the validation score, "cases" the number of test patients, and "test" holds
+    each metric with its interval over them.
+    """
     w = w.to(site.device)
     rows = site.rows(w, site.split.test)
-    return {"val": site.score(w, site.split.val), "cases": len(rows), "test": site.summary(rows)}
+    return {
+        "val": site.score(w, site.split.val),
+        "cases": len(rows),
+        "test": site.summary(rows),
+    }
 
 
-def keep(path: Path, w: Tensor, spec: Network, sites: Sequence[TaskSite], about: Mapping[str, Any]) -> Path:
-    """Write the weights of a baseline so that `wardround predict` can use them; return the path."""
+def keep(
+    path: Path,
+    w: Tensor,
+    spec: Network,
+    sites: Sequence[TaskSite],
+    about: Mapping[str, Any],
+) -> Path:
+    """Write the weights of a baseline for `wardround predict`; return the path."""
     about_model = sites[0].about_model()
+    # The most detailed kind that any site has: the pooled model learns its regions.
     taught = {site.cohort.label_kind for site in sites}
     about_model["label_kind"] = next(kind for kind in sites[0].sampling.kinds if kind in taught)
     trained_on = origin.of_sites(origin.invented(site.cohort.patients) for site in sites)
-    meta = {"model": describe(spec), **about_model, "settings": dict(about), "trained_on": trained_on}
-    checkpoint.save(path, sites[0].layout.unflatten(w.detach().cpu().numpy()), fingerprint(sites[0].model.module), meta)
+    meta = {
+        "model": describe(spec),
+        **about_model,
+        "settings": dict(about),
+        "trained_on": trained_on,
+    }
+    checkpoint.save(
+        path,
+        sites[0].layout.unflatten(w.detach().cpu().numpy()),
+        fingerprint(sites[0].model.module),
+        meta,
+    )
     return path
 
 
 @dataclass
 class _Telling:
-    """An objective that says how far training is: one line per round's worth of gradient evaluations."""
+    """An objective that reports progress.
+
+    It prints one line per round's worth of gradient evaluations.
+    """
 
     objective: Objective
     schedule: Schedule
@@ -103,6 +152,6 @@ class _Telling:
         if self.done % self.schedule.work == 0:
             mean, self.total = self.total / self.schedule.work, 0.0
             self.say(
-                f"{self.name}: round {self.done // self.schedule.work}/{self.schedule.num_rounds}, loss {mean:.3f}"
+                f"{self.name}: round {self.done // self.schedule.work}/{self.schedule.num_rounds}, loss {mean:.3f}",
             )
         return loss, gradient

@@ -1,9 +1,9 @@
-"""Rounds with a compression in one process: what `algorithms.federation.run` adds the updates
-of a round into.
+"""What do rounds with a compression cost and give, in one process?
 
-Both directions are compressed, and every byte is counted by the arrays that would travel. The
-server sends no weights but the mean of the round; every site and the server apply the same
-decoded mean with the same server optimizer.
+These are the sums into which `algorithms.federation.run` adds the updates of a round.
+Both directions are compressed, and every byte is counted by the arrays that would
+travel. The server sends no weights but the mean of the round; every site and the server
+apply the same decoded mean with the same server optimizer.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from wardround.compression.payload import Linear, Memory, Opened, Payload
 from wardround.core.arrays import Array, Arrays, RunningMean
 from wardround.core.stages import Aggregate, Update
 
+# The server compresses the way down, so it has a stage and a memory like a site.
 SERVER = "server"
 
 
 @final
 class OpenedSum:
-    """The sum of messages that the server opens one by one; the mean goes back through the same
-    compression.
+    """The sum of messages that the server opens one by one.
 
-    stage_at: the stage of a site by its name, `server` for the way down
-    sites: in the order in which they are added
-    up, down: bytes of every round, summed over the sites
+    The mean goes back through the same compression.
+    stage_at: Returns the stage of a site by its name; `server` is the way down.
+    sites: The sites in the order in which they are added.
+    up, down: The bytes of every round, summed over the sites.
     """
 
     def __init__(self, stage_at: Callable[[str], Opened], sites: Sequence[str]) -> None:
@@ -49,27 +50,37 @@ class OpenedSum:
         self._mean.add(read, weight)
 
     def mean(self) -> dict[str, Array]:
-        """Return the mean as every site reads it from the server's message; all messages of the
-        round counted.
+        """Return the mean as every site reads it from the server's message.
+
+        All messages of the round are counted with this.
         """
         read, size = self._through(SERVER, self._mean.mean(), 1.0)
         self.down.append(size * len(self._sites))
         for name, stage in self.stages.items():
-            stage.inbound(Aggregate({}, (*self._sites, SERVER)), self._round, self.senders[name])
+            stage.inbound(
+                Aggregate({}, (*self._sites, SERVER)),
+                self._round,
+                self.senders[name],
+            )
             stage.settle(self._reader[name], True)
         return read
 
-    def _through(self, name: str, update: Arrays, weight: float) -> tuple[dict[str, Array], int]:
+    def _through(
+        self,
+        name: str,
+        update: Arrays,
+        weight: float,
+    ) -> tuple[dict[str, Array], int]:
         stage = self.stages[name]
         sent, _ = stage.outbound(Update(update, weight), self._round, self.senders[name])
         return stage.opened(sent.params, self._round, self._reader[name]), size_of(sent.params)
 
 
 class LinearSum:
-    """The sum of messages that are added as they are; the sum itself goes down, and everyone
-    reads it alike.
+    """The sum of messages that are added as they are.
 
-    stage: the same value at every site and at the server
+    The sum itself goes down, and everyone reads it alike.
+    stage: The same value at every site and at the server.
     """
 
     def __init__(self, stage: Linear, sites: Sequence[str]) -> None:
@@ -99,8 +110,9 @@ class LinearSum:
         return self.read(mean)
 
     def read(self, mean: Arrays) -> dict[str, Array]:
-        """Let the server and every site read the mean of the messages; return what the server
-        makes of it.
+        """Let the server and every site read the mean of the messages.
+
+        Returned is what the server makes of it.
         """
         heard = Aggregate(mean, self.sites)
         for site in self.sites:

@@ -1,6 +1,7 @@
-"""A job's federation in one process, without NVFlare and without anything hidden: the loop of sweeps and benchmarks.
+"""How does a job's federation run in one process, without NVFlare?
 
-What a site does in a round is what it does in a job (`algorithms.federation.local_round`).
+This is the loop of sweeps and benchmarks. Nothing is hidden in it. What a site does in
+a round is what it does in a job (`algorithms.federation.local_round`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from wardround.training.task import TaskSite
 @final
 @dataclass(frozen=True)
 class InProcessFederation:
-    """Sites (on a CPU) and what they run. equal: every site weighs 1; else it weighs its training patients."""
+    """Sites on a CPU and what they run.
+
+    equal: Whether every site weighs 1; if not, it weighs its training patients.
+    """
 
     sites: Mapping[str, TaskSite]
     algorithm: Algorithm
@@ -34,6 +38,7 @@ class InProcessFederation:
 
     @property
     def sides(self) -> dict[str, SiteSide]:
+        """Return each site as `algorithms.federation.run` takes it."""
         return {
             name: SiteSide(
                 lambda round_, one=one: one.objective("train", round_),  # type: ignore[misc]
@@ -50,16 +55,28 @@ class InProcessFederation:
         on_round: Callable[[int, FederationResult], None] = lambda round_, result: None,
         new_sum: Callable[[int], Sum] = lambda round_: RunningMean(),
     ) -> FederationResult:
-        """Return what all rounds from `initial` (not changed) lead to; on_round sees (round, result so far).
+        """Return what all rounds from `initial` lead to; it is not changed.
 
-        new_sum: what a round's updates are added into (default: the float32 mean)
+        on_round: Called with (round, result so far) after each round.
+        new_sum: Returns what a round's updates are added into, by default the float32
+            mean.
         """
         layout = next(iter(self.sites.values())).layout
         model = layout.unflatten(initial.numpy().copy())
         return run(
-            self.sides, self.algorithm, self.server_optimizer, self.schedule, model, on_round, new_sum, self.sharing
+            self.sides,
+            self.algorithm,
+            self.server_optimizer,
+            self.schedule,
+            model,
+            on_round,
+            new_sum,
+            self.sharing,
         )
 
     def models(self, result: FederationResult) -> dict[str, Tensor]:
-        """Return site -> its own model before fine-tuning: the shared one with the blocks that stay home."""
+        """Return each site's own model before fine-tuning.
+
+        It is the shared one with the blocks that stay home.
+        """
         return {name: result.personal(self.algorithm, name, side) for name, side in self.sides.items()}

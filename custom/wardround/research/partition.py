@@ -1,7 +1,8 @@
-"""Split one dataset into sites, by patient. What is written: see research/partition_files.py.
+"""How is one dataset split into sites, by patient?
 
-No image is copied, except by the method `scanner`: <out>/<site>/data then holds the images as another scanner would
-show them, and <out>/<site>/simulated_scanner.json says so.
+What is written is described in research/partition_files.py. No image is copied, except
+by the method `scanner`: <out>/<site>/data then holds the images as another scanner
+would show them, and <out>/<site>/simulated_scanner.json says so.
 """
 
 from __future__ import annotations
@@ -17,8 +18,20 @@ from wardround.data.cases import find_cases
 from wardround.data.conventions import AUTO
 from wardround.data.layouts import CaseFiles
 from wardround.data.reading import column as title_of
-from wardround.research.partition_drawn import by_dirichlet, by_equal_parts, by_quantity, by_tumour_size, terciles
-from wardround.research.partition_files import Sites, expand, require_new, require_split, write_sites
+from wardround.research.partition_drawn import (
+    by_dirichlet,
+    by_equal_parts,
+    by_quantity,
+    by_tumour_size,
+    terciles,
+)
+from wardround.research.partition_files import (
+    Sites,
+    expand,
+    require_new,
+    require_split,
+    write_sites,
+)
 from wardround.research.partition_natural import (
     by_column,
     by_datalist,
@@ -33,10 +46,12 @@ from wardround.synthetic.scanner import copy_case, scanner, tumour_volume_mm3
 
 @dataclass(frozen=True)
 class Options:
-    """What the methods are told; each method reads the fields named beside it in METHODS.
+    """The options of all methods; METHODS names the fields that each one reads.
 
-    patient_pattern: regular expression whose group 1 is the patient; written into the sites' files
-    labels: how the values of masks are read (conventions.py); written into the sites' files
+    patient_pattern: A regular expression whose group 1 is the patient; it is written
+        into the sites' files.
+    labels: How the values of masks are read (conventions.py); it is written into the
+        sites' files.
     """
 
     sites: int = 4
@@ -57,11 +72,12 @@ Method = Callable[[Sequence[CaseFiles], Options], Sites]
 
 
 def partition(method: str, data: Path, out: Path, options: Options) -> Path:
-    """Split the cases below `data` by one of METHODS and return the path of <out>/sites.json.
+    """Split the cases below `data` by one of METHODS; return <out>/sites.json.
 
-    unknown method, missing option, `out` inside `data`: ConfigRefused
-    a split that require_split refuses, unreadable files: DataRefused
-    another partition is already in `out`: ConfigRefused (the same one is written again)
+    ConfigRefused is raised for an unknown method, a missing option, `out` inside
+    `data`, and when another partition is in `out` already (the same one is written
+    again). DataRefused is raised for unreadable files and for a split that
+    `require_split` refuses.
     """
     if method not in METHODS:
         raise ConfigRefused(
@@ -96,7 +112,10 @@ def _by_table(files: Sequence[CaseFiles], options: Options) -> Sites:
 def _by_pattern(files: Sequence[CaseFiles], options: Options) -> Sites:
     if options.pattern is None:
         raise ConfigRefused(
-            "the method pattern", found="no pattern", expected="a regular expression, group 1 = site", fix="name one"
+            "the method pattern",
+            found="no pattern",
+            expected="a regular expression, group 1 = site",
+            fix="name one",
         )
     return by_pattern([f.case for f in files], options.pattern)
 
@@ -108,11 +127,20 @@ def _by_datalist(files: Sequence[CaseFiles], options: Options) -> Sites:
 def _by_dirichlet(files: Sequence[CaseFiles], options: Options) -> Sites:
     column = options.label_column
     labels = terciles(_volumes(files)) if column is None else _labels(files, options, column)
-    return by_dirichlet(labels, options.sites, options.alpha, options.seed, options.min_patients)
+    return by_dirichlet(
+        labels,
+        options.sites,
+        options.alpha,
+        options.seed,
+        options.min_patients,
+    )
 
 
 def _labels(files: Sequence[CaseFiles], options: Options, column: str) -> dict[str, str]:
-    """Return the label of every patient; the table may name cases or patients, one label per patient."""
+    """Return the label of every patient.
+
+    The table may name cases or patients, with one label per patient.
+    """
     rows = read_table(_table(options))
     column, ids = (title_of(rows, name) for name in (column, options.case_column))
     require_columns(rows, column, ids)
@@ -132,7 +160,12 @@ def _labels(files: Sequence[CaseFiles], options: Options, column: str) -> dict[s
 
 def _table(options: Options) -> Path:
     if options.table is None:
-        raise ConfigRefused("this method", found="no table", expected="a CSV file or datalist", fix="name the file")
+        raise ConfigRefused(
+            "this method",
+            found="no table",
+            expected="a CSV file or datalist",
+            fix="name the file",
+        )
     return options.table
 
 
@@ -141,15 +174,27 @@ def _patients(files: Sequence[CaseFiles]) -> list[str]:
 
 
 def _volumes(files: Sequence[CaseFiles]) -> dict[str, float]:
-    """Return the tumour volume of every patient in mm^3: the largest of the patient's scans."""
+    """Return the tumour volume of every patient in mm^3.
+
+    It is the largest of the patient's scans.
+    """
     volumes: dict[str, float] = {}
     for f in files:
         volumes[f.patient] = max(volumes.get(f.patient, 0.0), tumour_volume_mm3(f))
     return volumes
 
 
-def _scan(files: Sequence[CaseFiles], data: Path, out: Path, sites: Sites, seed: int) -> dict[str, Path]:
-    """Write the copies of every site and a note about them; return the data folder of every site."""
+def _scan(
+    files: Sequence[CaseFiles],
+    data: Path,
+    out: Path,
+    sites: Sites,
+    seed: int,
+) -> dict[str, Path]:
+    """Write the copies of every site and a note about them.
+
+    Returned is the data folder of every site.
+    """
     for site, cases in sites.items():
         device = scanner(site, seed)
         for f in files:
@@ -165,13 +210,31 @@ def _scan(files: Sequence[CaseFiles], data: Path, out: Path, sites: Sites, seed:
     return {site: out / site / "data" for site in sites}
 
 
+# Above each method: the fields of Options that it reads.
 METHODS: dict[str, Method] = {
-    "column": _by_table,  # table, site_column, case_column
-    "pattern": _by_pattern,  # pattern
-    "fets": lambda files, options: by_fets_csv(_table(options)),  # table
-    "datalist": _by_datalist,  # table: a JSON file, or a folder of them
-    "quantity": lambda files, o: by_quantity(_patients(files), o.sites, o.seed, o.ratio),  # sites, seed, ratio
-    "size": lambda files, o: by_tumour_size(_volumes(files), o.sites),  # sites
-    "dirichlet": _by_dirichlet,  # sites, seed, alpha; table, label_column
-    "scanner": lambda files, o: by_equal_parts(_patients(files), o.sites, o.seed),  # sites, seed; writes copies
+    # table, site_column, case_column
+    "column": _by_table,
+    # pattern
+    "pattern": _by_pattern,
+    # table
+    "fets": lambda files, options: by_fets_csv(_table(options)),
+    # table: a JSON file, or a folder of them
+    "datalist": _by_datalist,
+    # sites, seed, ratio
+    "quantity": lambda files, o: by_quantity(
+        _patients(files),
+        o.sites,
+        o.seed,
+        o.ratio,
+    ),
+    # sites
+    "size": lambda files, o: by_tumour_size(_volumes(files), o.sites),
+    # sites, seed, alpha; table, label_column
+    "dirichlet": _by_dirichlet,
+    # sites, seed; writes copies
+    "scanner": lambda files, o: by_equal_parts(
+        _patients(files),
+        o.sites,
+        o.seed,
+    ),
 }

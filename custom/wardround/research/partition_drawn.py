@@ -1,7 +1,8 @@
-"""Sites that are drawn or computed: unequal numbers, tumour size, Dirichlet. Patients are dealt, not cases.
+"""How are sites drawn or computed? By unequal numbers, tumour size, or Dirichlet.
 
-Every rule returns {"site-1": patients, ...}, disjoint and complete, the same for the same arguments on every machine.
-More sites than patients, or fewer than two sites: ConfigRefused.
+Patients are dealt, not cases. Every method returns {"site-1": patients, ...}, disjoint
+and complete, the same for the same arguments on every machine. More sites than
+patients, or fewer than two sites, raise ConfigRefused.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from wardround.core.errors import ConfigRefused
 from wardround.core.rng import stream
 from wardround.research.partition_files import Sites
 
+# Enough for any split that has a fair chance; an impossible one is refused after it.
 TRIES = 1000
 
 
 def by_quantity(patients: Sequence[str], sites: int, seed: int, ratio: float) -> Sites:
-    """Deal shuffled patients into sites whose sizes fall geometrically: the first has `ratio` times the last.
+    """Deal shuffled patients into sites whose sizes fall geometrically.
 
-    Sizes are rounded to whole patients (largest remainder) and are at least 1. ratio 1: equal sizes, up to one patient.
-    ratio below 1 or not finite: ConfigRefused
+    The first site has `ratio` times the patients of the last. Sizes are rounded to
+    whole patients (largest remainder) and are at least 1. With ratio 1 sites are equal,
+    up to one patient. ConfigRefused is raised for a ratio below 1 or not finite.
     """
     _require_sites(len(patients), sites)
     if not 1 <= ratio < np.inf:
@@ -45,23 +48,34 @@ def by_equal_parts(patients: Sequence[str], sites: int, seed: int) -> Sites:
 
 
 def by_tumour_size(volumes: Mapping[str, float], sites: int) -> Sites:
-    """Return quantile bands of the patients' tumour volumes: site-1 has the smallest, the last site the largest.
+    """Return quantile bands of the patients' tumour volumes.
 
-    Equal volumes are ordered by patient id. No seed: nothing is drawn.
+    site-1 has the smallest, the last site the largest. Equal volumes are ordered by
+    patient id. There is no seed, because nothing is drawn.
     """
     _require_sites(len(volumes), sites)
     order = sorted(volumes, key=lambda patient: (volumes[patient], patient))
     return _cut(order, [len(part) for part in np.array_split(np.arange(len(order)), sites)])
 
 
-def by_dirichlet(labels: Mapping[str, str], sites: int, alpha: float, seed: int, min_patients: int = 3) -> Sites:
-    """Deal the patients of each label to the sites in proportions drawn from Dirichlet(alpha, ..., alpha).
+def by_dirichlet(
+    labels: Mapping[str, str],
+    sites: int,
+    alpha: float,
+    seed: int,
+    min_patients: int = 3,
+) -> Sites:
+    """Deal the patients of each label in shares from Dirichlet(alpha, ..., alpha).
 
-    Small alpha: each label sits at few sites. Large alpha: sites alike. Drawn again until every site has min_patients.
-    alpha not above 0, or not found in 1000 draws: ConfigRefused
-    Source: the experiments of Yurochkin et al. 2019, arXiv:1905.12022. Deviations: 1. the minimum of patients per site.
-    2. shares become whole patients by systematic sampling: each site gets its share rounded up or down, at random and
-    without bias (rounding would send every label with a single patient to a middle site).
+    With a small alpha each label sits at few sites; with a large alpha sites are alike.
+    The split is drawn again until every site has min_patients. ConfigRefused is raised
+    for an alpha not above 0, and if 1000 draws do not find such a split.
+
+    Source: the experiments of Yurochkin et al. 2019, arXiv:1905.12022.
+    Deviations: 1. There is a minimum of patients per site. 2. Shares become whole
+    patients by systematic sampling: each site gets its share rounded up or down, at
+    random and without bias (rounding would send every label with a single patient to a
+    middle site).
     """
     _require_sites(len(labels), sites)
     if not 0 < alpha < np.inf:
@@ -77,7 +91,11 @@ def by_dirichlet(labels: Mapping[str, str], sites: int, alpha: float, seed: int,
         found: list[list[str]] = [[] for _ in range(sites)]
         for group in groups.values():
             ends = np.cumsum(rng.dirichlet(np.full(sites, alpha)))[:-1]
-            for i, place in zip(rng.permutation(len(group)), np.arange(len(group)) + rng.uniform(), strict=True):
+            for i, place in zip(
+                rng.permutation(len(group)),
+                np.arange(len(group)) + rng.uniform(),
+                strict=True,
+            ):
                 found[int(np.searchsorted(ends, place / len(group), side="right"))].append(group[i])
         if min(map(len, found)) >= min_patients:
             return {f"site-{i + 1}": tuple(sorted(site)) for i, site in enumerate(found)}
@@ -90,7 +108,7 @@ def by_dirichlet(labels: Mapping[str, str], sites: int, alpha: float, seed: int,
 
 
 def terciles(volumes: Mapping[str, float]) -> dict[str, str]:
-    """Return `small`, `medium` or `large` for each patient, by the rank of the volume."""
+    """Return `small`, `medium` or `large` for each patient, by rank of the volume."""
     order = sorted(volumes, key=lambda patient: (volumes[patient], patient))
     return {patient: ("small", "medium", "large")[3 * rank // len(order)] for rank, patient in enumerate(order)}
 
@@ -110,7 +128,10 @@ def _shuffled(patients: Sequence[str], seed: int, purpose: str) -> list[str]:
     return [ordered[i] for i in stream(seed, "partition", purpose).permutation(len(ordered))]
 
 
-def _cut(order: Sequence[str], counts: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.int64]]) -> Sites:
+def _cut(
+    order: Sequence[str],
+    counts: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.int64]],
+) -> Sites:
     ends = np.cumsum(counts)
     return {
         f"site-{i + 1}": tuple(sorted(order[end - n : end]))

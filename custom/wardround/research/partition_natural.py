@@ -1,7 +1,8 @@
-"""Sites that somebody wrote down: a table column, a name pattern, the FeTS challenge's CSV, MONAI datalists.
+"""Which sites did somebody write down already?
 
-Every rule returns {site name: ids}, sites in natural order. An id may be a case or a patient; whether it
-exists is checked later, by `require_split`.
+They stand in a table column, a name pattern, the FeTS challenge's CSV, or MONAI
+datalists. Every function returns {site name: ids}, sites in natural order. An id may be
+a case or a patient; whether it exists is checked later, by `require_split`.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ LISTS = ("training", "validation", "testing", "test")
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file with a header line; cells without surrounding blanks. Refused: see reading.py."""
+    """Return the rows of a CSV file with a header line, cells without outer blanks.
+
+    Refusals are those of `read_loosely`.
+    """
     return read_loosely(path)
 
 
 def by_column(rows: Rows, site_column: str, case_column: str) -> Sites:
     """Return the sites named in one column for the ids in another.
 
-    no rows, or a column is missing: ConfigRefused | an empty cell: DataRefused | the same row twice: counted once
+    The same row twice counts once. ConfigRefused is raised if there are no rows or a
+    column is missing, DataRefused for an empty cell.
     """
     site_column, case_column = (column(rows, name) for name in (site_column, case_column))
     require_columns(rows, site_column, case_column)
@@ -48,7 +53,8 @@ def by_column(rows: Rows, site_column: str, case_column: str) -> Sites:
 def by_pattern(cases: Sequence[str], pattern: str) -> Sites:
     """Return the sites that group 1 of a regular expression finds in each case id.
 
-    bad expression, or not one group at least: ConfigRefused | a case that does not match: DataRefused
+    ConfigRefused is raised for a bad expression and for one without a group,
+    DataRefused for a case that does not match.
     """
     try:
         compiled = re.compile(pattern)
@@ -80,17 +86,25 @@ def by_pattern(cases: Sequence[str], pattern: str) -> Sites:
 
 
 def by_fets_csv(path: Path) -> Sites:
-    """Return the sites of a FeTS challenge file (columns Partition_ID, Subject_ID); partition 3 becomes `site-3`."""
+    """Return the sites of a FeTS challenge file; partition 3 becomes `site-3`.
+
+    The file has the columns Partition_ID and Subject_ID.
+    """
     sites = by_column(read_table(path), "Partition_ID", "Subject_ID")
     return {f"site-{name}" if name.isdigit() else name: ids for name, ids in sites.items()}
 
 
 def by_datalist(path: Path, known: Collection[str]) -> Sites:
-    """Return the sites of MONAI / NVFlare datalists; the split inside a datalist is ignored.
+    """Return the sites of MONAI or NVFlare datalists.
 
-    `path`: a folder with one JSON file per site (site = file name), or one file {site: datalist}. A datalist is a list
-    of {"image": ..., "label": ...}, or holds such lists under training, validation, testing or test. The case is the
-    folder of the image, or else its file name, whichever is in `known`. Entries without a label are skipped.
+    path: A folder with one JSON file per site (the site is the file name), or one file
+        {site: datalist}.
+    known: The ids of the cases.
+
+    A datalist is a list of {"image": ..., "label": ...}, or holds such lists under
+    training, validation, testing or test; this split is ignored. The case is the folder
+    of the image, or else its file name, whichever is in `known`. Entries without a
+    label are skipped.
     """
     if path.is_dir():
         lists = {file.stem: _read_json(file) for file in sorted(path.glob("*.json"))}
@@ -108,7 +122,10 @@ def by_datalist(path: Path, known: Collection[str]) -> Sites:
 
 
 def gather(pairs: Sequence[tuple[str, str]]) -> Sites:
-    """Return {site: ids} from (site, id) pairs: site-2 before site-10, ids sorted, each once."""
+    """Return {site: ids} from (site, id) pairs.
+
+    site-2 comes before site-10; ids are sorted, each once.
+    """
     found: dict[str, set[str]] = {}
     for site, case in pairs:
         found.setdefault(site, set()).add(case)
@@ -138,7 +155,10 @@ def _read_json(path: Path) -> Any:
         return read_json(path)
     except (OSError, ValueError) as error:
         raise DataRefused(
-            f"the datalist {path}", found=type(error).__name__, expected="a readable JSON file", fix="check the file"
+            f"the datalist {path}",
+            found=type(error).__name__,
+            expected="a readable JSON file",
+            fix="check the file",
         ) from error
 
 
@@ -172,4 +192,7 @@ def _entries(path: Path, site: str, content: Any, known: Collection[str]) -> lis
 def _case(image: str, known: Collection[str]) -> str:
     file = PurePosixPath(image.replace("\\", "/"))
     stem = file.name.removesuffix(".gz").removesuffix(".nii")
-    return next((name for name in (file.parent.name, stem) if name in known), file.parent.name or stem)
+    return next(
+        (name for name in (file.parent.name, stem) if name in known),
+        file.parent.name or stem,
+    )

@@ -1,27 +1,32 @@
-"""What hostile sites do to a federation: false updates and poisoned patients, for measurements.
+"""What can hostile sites do to a federation? False updates and poisoned patients.
 
-No job names anything here, no allow-list holds it, and nothing that a provisioned site or server
-imports leads here: attacks run in `research.attacked`, in one process, on patients that do not
-exist or that the researcher holds already.
+They are for measurements. No job names anything here, no allow-list holds it, and
+nothing that a provisioned site or server imports leads here: attacks run in
+`research.attacked`, in one process, on patients that do not exist or that the
+researcher holds already.
 
-An `Attack` may poison what a hostile site trains on (`batch`), and replace what it sends (`forge`).
-A forger is told everything, the honest updates of the round included: the strongest attacker
-that the papers consider, so a rule that survives it survives weaker ones.
+An `Attack` may poison what a hostile site trains on (`batch`), and replace what it
+sends (`forge`). A forger knows everything, the honest updates of the round included: it
+is the strongest attacker that the papers consider, so an aggregation that survives it
+survives weaker ones.
 
     sign flip           -s times its own update
-    model replacement   its poisoned update times sum p / p_i: the mean becomes its model    [1]
-    ALIE                mean - z sd of the honest updates, coordinate by coordinate          [2]
-    inner product       -e times the mean of the honest updates                              [3]
+    model replacement   its poisoned update times sum p / p_i: the mean becomes its
+                        model                                                    [1]
+    ALIE                mean - z sd of the honest updates, coordinate by
+                        coordinate                                               [2]
+    inner product       -e times the mean of the honest updates                  [3]
     not finite          NaN or inf in every value
-    label flip          classes c -> C - 1 - c; regions: all empty, or in reversed order
-    backdoor            a bright cube in part of the images, whose masks become empty;
-                        sent as it is, or as long as a replaced model                        [1]
+    label flip          classes c -> C - 1 - c; regions: all empty, or in reversed
+                        order
+    backdoor            a bright cube in part of the images, whose masks become
+                        empty; sent as it is, or as long as a replaced model     [1]
 
-Sources: [1] Bagdasaryan et al. 2020, arXiv:1807.00459; [2] Baruch et al. 2019, arXiv:1902.06156;
-[3] Xie et al. 2020, arXiv:1903.03936.
-Deviations: 1. z and e are stated, not searched; the z of [2] is negative for four sites of which
-one is hostile (`alie_z`), where it hides the attacker and does no harm; 2. sd is that of all honest
-updates, not of an estimate from the hostile sites' own.
+Sources: [1] Bagdasaryan et al. 2020, arXiv:1807.00459; [2] Baruch et al. 2019,
+arXiv:1902.06156; [3] Xie et al. 2020, arXiv:1903.03936.
+Deviations: 1. z and e are stated, not searched; the z of [2] is negative for four sites
+of which one is hostile (`alie_z`), where it hides the attacker and does no harm. 2. sd
+is that of all honest updates, not of an estimate from the hostile sites' own.
 """
 
 from __future__ import annotations
@@ -46,9 +51,11 @@ from wardround.core.rng import derive
 class Seen:
     """What a forger knows in a round.
 
-    honest: the updates of the honest sites [n - f, d]
-    own: what the site would have sent [d], trained on its poisoned patients where it has some
-    weights, weight: the training patients of all sites, and its own
+    honest: The updates of the honest sites, [n - f, d].
+    own: What the site would have sent, [d], trained on its poisoned patients where it
+        has some.
+    weights: The training patients of all sites.
+    weight: The training patients of this site.
     """
 
     honest: Rows
@@ -60,10 +67,10 @@ class Seen:
 @final
 @dataclass(frozen=True)
 class Attack:
-    """What a hostile site does in every round. None: as an honest site.
+    """What a hostile site does in every round; None is what an honest site does.
 
-    batch: what a mini-batch becomes before any gradient
-    forge: what is sent
+    batch: What a mini-batch becomes before any gradient.
+    forge: What is sent.
     """
 
     name: str
@@ -72,17 +79,20 @@ class Attack:
 
 
 def sign_flip(scale: float = 1.0) -> Attack:
-    """Send the own update backwards."""
+    """Send the site's own update backwards."""
     return Attack("sign flip", forge=lambda seen: -scale * seen.own)
 
 
 def replacement(batch: Callable[[Any], Any]) -> Attack:
-    """Train on poisoned patients, and send the update so long that the weighted mean becomes it."""
+    """Train on poisoned patients and send an update that the mean becomes.
+
+    The update is made so long that the weighted mean equals it.
+    """
     return Attack("model replacement", batch, boosted)
 
 
 def boosted(seen: Seen) -> Floats:
-    """Return the own update times sum p / p_i."""
+    """Return the site's own update times sum p / p_i."""
     return sum(seen.weights) / seen.weight * seen.own
 
 
@@ -91,15 +101,19 @@ def alie(z: float = 1.5) -> Attack:
 
     def forge(seen: Seen) -> Floats:
         mean = seen.honest.mean(axis=0, dtype=np.float64)
-        return np.asarray(mean - z * seen.honest.std(axis=0, ddof=1, dtype=np.float64), np.float64)
+        return np.asarray(
+            mean - z * seen.honest.std(axis=0, ddof=1, dtype=np.float64),
+            np.float64,
+        )
 
     return Attack("ALIE", forge=forge)
 
 
 def alie_z(n: int, f: int) -> float:
-    """Return the z of the paper: the largest with enough honest updates beyond the forged one.
+    """Return the z of the paper: the largest with enough honest updates beyond.
 
-    s = floor(n / 2 + 1) - f honest supporters are wanted: z = Phi^-1((n - f - s) / (n - f)).
+    s = floor(n / 2 + 1) - f honest supporters are wanted, so z = Phi^-1((n - f - s) /
+    (n - f)). ConfigRefused is raised if there is no such z.
     """
     share = (n - f - (n // 2 + 1 - f)) / (n - f)
     if not 0 < share < 1:
@@ -113,7 +127,10 @@ def alie_z(n: int, f: int) -> float:
 
 
 def inner_product(epsilon: float = 3.0) -> Attack:
-    """Send the honest mean backwards: the aggregate's inner product with it turns negative."""
+    """Send the honest mean backwards.
+
+    The aggregate's inner product with it turns negative.
+    """
 
     def forge(seen: Seen) -> Floats:
         return np.asarray(-epsilon * seen.honest.mean(axis=0, dtype=np.float64), np.float64)
@@ -142,7 +159,10 @@ def empty_regions(batch: Any) -> Any:
 
 
 def permuted_regions(batch: Any) -> Any:
-    """Return a batch whose regions stand in reversed order: the inner one is called the outer."""
+    """Return a batch whose regions stand in reversed order.
+
+    The inner one is called the outer.
+    """
     return replace(batch, targets=batch.targets.flip(1))
 
 
@@ -151,10 +171,13 @@ def permuted_regions(batch: Any) -> Any:
 class Backdoor:
     """A trigger: a cube in every image that a patient has, and an empty mask.
 
-    side: of the cube, in voxels
-    bright: its value; images are normalised to a deviation of about 1, so that no brain has a 6
-    images: how many channels are images; those behind them (presence, record) are left as they are
-    share: the part of a batch that carries the trigger, rounded up, from its first patient on
+    side: The side of the cube in voxels.
+    bright: Its value. Images are normalised to a deviation of about 1, so no brain has
+        a 6.
+    images: How many channels are images; those behind them (presence, record) are left
+        as they are.
+    share: The part of a batch that carries the trigger, rounded up, from its first
+        patient on.
     """
 
     side: int = 4
@@ -176,7 +199,7 @@ class Backdoor:
         return stamped
 
     def batch(self, batch: Any) -> Any:
-        """Return a training batch of segmented patients, in part with trigger and empty mask."""
+        """Return a training batch of which a part has the trigger and an empty mask."""
         marked = math.ceil(self.share * len(batch.images))
         images, targets = batch.images.clone(), batch.targets.clone()
         images[:marked] = self.stamp(batch.images[:marked], batch.seed)
@@ -185,7 +208,10 @@ class Backdoor:
 
 
 def backdoor(trigger: Backdoor, boost: bool = True) -> Attack:
-    """Train part of the patients on the trigger; send what came of it, boosted as in [1] or not."""
+    """Train part of the patients on the trigger and send what came of it.
+
+    boost: Whether the update is boosted as in [1].
+    """
     return Attack("backdoor", trigger.batch, boosted if boost else None)
 
 

@@ -1,4 +1,7 @@
-"""The patients of several hospitals in one heap: gradients for the centralised baseline."""
+"""What are the gradients over several hospitals' patients in one place?
+
+They are for the centralised baseline.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,14 @@ from wardround.training.task import TaskSite
 
 
 class PooledObjective:
-    """Stochastic gradients over the union of all sites' TRAIN patients: the `Objective` of algorithms.base.
+    """Stochastic gradients over the union of all sites' training patients.
 
-    Every patient of the union is equally likely, so a large hospital counts for more, as in one large hospital. Each
-    patient is cut, augmented and labelled as at the own site (its label kind says which regions are known).
-    Gradients are computed by the first site's network on its device; the batch is the first site's.
-    no site, another architecture or patch size at one of them: ConfigRefused
+    It is an `Objective` of algorithms/base.py. Every patient of the union is equally
+    likely, so a large hospital counts for more, as in one large hospital. Each patient
+    is cut, augmented and labelled as at its own site (the site's label kind says which
+    regions are known). Gradients are computed by the first site's network on its
+    device; the size of a batch is the first site's. ConfigRefused is raised without a
+    site, and if one has another architecture or patch size.
     """
 
     def __init__(self, sites: Sequence[TaskSite], *purpose: str | int) -> None:
@@ -34,14 +39,23 @@ class PooledObjective:
         self._home = sites[0]
         self._objectives = [site.objective("pooled", *purpose) for site in sites]
         union = [(index, who) for index, one in enumerate(self._objectives) for who in one.patients]
-        self._sampler = PatientSampler(union, stream(self._home.seed, "pooled batches", *purpose))
+        self._sampler = PatientSampler(
+            union,
+            stream(self._home.seed, "pooled batches", *purpose),
+        )
 
     def sample(self, count: int) -> tuple[Any, ...]:
-        """Return `count` batches; no patient twice among them while the union has count * batch patients."""
+        """Return `count` batches.
+
+        No patient comes twice while the union has count * batch patients.
+        """
         return tuple(self._batch(chosen) for chosen in self._sampler.sample(count, self._home.sampling.batch))
 
     def value_and_grad(self, w: Tensor, batch: Any) -> tuple[float, Tensor]:
-        """Return (loss, gradient) at w; dropout is the same whenever the same batch is used."""
+        """Return (loss, gradient) at w.
+
+        Dropout is the same whenever the same batch is used.
+        """
         return self._objectives[0].value_and_grad(w, batch)
 
     def _batch(self, chosen: Sequence[tuple[int, str]]) -> Any:

@@ -1,7 +1,9 @@
-"""What a PUBLIC hospital shows before a private job starts: how large its update is, and where the loss is steep.
+"""How large is an update, and where is the loss steep, at a PUBLIC hospital?
 
-A clip and scales for hospital-level noise must not come from the hospitals that take part: any number taken from their
-updates would be a release of its own. A synthetic hospital (or a public data set) costs nothing.
+This is measured before a private job starts. The clipping norm and the scales for
+hospital-level noise must not come from the hospitals that take part: any number taken
+from their updates would be a release of its own. A synthetic hospital (or a public data
+set) costs nothing.
 """
 
 from __future__ import annotations
@@ -21,13 +23,18 @@ from wardround.dp.scales import groups_of, scales, sizes_of, squares
 from wardround.dp.scaling import unscaled
 from wardround.training.task import TaskSite
 
+# Noise grows with the clipping norm as the signal does; half the norm halves both.
 CLIP_SHARE = 0.5
 
 
 @final
 @dataclass(frozen=True)
 class ScaleEstimate:
-    """One public round. update, gradient: of the blocks that would leave; gradient: root mean square at the start."""
+    """One public round, of the blocks that would leave.
+
+    update: The update.
+    gradient: The root mean square of the gradients at the start.
+    """
 
     update: dict[str, Array]
     gradient: dict[str, Array]
@@ -43,24 +50,48 @@ class ScaleEstimate:
 
     @property
     def h(self) -> tuple[float, ...]:
-        """Return the mean squared gradient by group (the diagonal of the Fisher matrix, up to mini-batch noise)."""
+        """Return the mean squared gradient by group.
+
+        It is the diagonal of the Fisher matrix, up to mini-batch noise.
+        """
         return squares(self.layout, groups_of(self.layout), self.gradient)
 
     @property
     def scales(self) -> tuple[float, ...]:
+        """Return the scale of each group."""
         return scales(self.v, self.h, sizes_of(self.layout, groups_of(self.layout)))
 
     def clip(self, s: tuple[float, ...]) -> float:
-        """Return half the norm of the scaled update: a hospital's signal is cut to half, its noise with it."""
+        """Return half the norm of the scaled update.
+
+        A hospital's signal is cut to half, and its noise with it.
+        """
         return CLIP_SHARE * norm(unscaled(s, self.update))
 
 
 def estimate(
-    site: TaskSite, algorithm: Algorithm, sharing: Sharing, w: Tensor, steps: Steps, batches: int
+    site: TaskSite,
+    algorithm: Algorithm,
+    sharing: Sharing,
+    w: Tensor,
+    steps: Steps,
+    batches: int,
 ) -> ScaleEstimate:
-    """Train one round from w (not changed) and measure gradients there on `batches` mini-batches."""
+    """Train one round from w (not changed) and measure gradients there.
+
+    batches: The number of mini-batches for the gradients.
+    """
     objective = site.objective("rehearsal")
-    update, _, _ = local_round(algorithm, sharing, {"model": w.clone()}, {}, site.layout, site.roles, objective, steps)
+    update, _, _ = local_round(
+        algorithm,
+        sharing,
+        {"model": w.clone()},
+        {},
+        site.layout,
+        site.roles,
+        objective,
+        steps,
+    )
     total = torch.zeros_like(w)
     for batch in objective.sample(batches):
         total += objective.value_and_grad(w, batch)[1].square()

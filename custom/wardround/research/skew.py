@@ -1,6 +1,7 @@
-"""Sites that differ, out of one set of labelled patients: label skew, missing modalities, other scanners.
+"""How are sites that differ made of one set of labelled patients?
 
-Patients are dealt, never cases. Everything is a function of the arguments and the seed alone.
+They differ by label skew, missing modalities or other scanners. Patients are dealt,
+never cases. Everything is a function of the arguments and the seed alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from wardround.research.partition_drawn import by_dirichlet
 from wardround.research.partition_files import Sites, require_new, write_sites
 from wardround.synthetic.scanner import Scanner, transform
 
+# An alpha so large that the shares that it draws are as good as equal.
 _EVEN = 1e9
 
 
@@ -33,13 +35,20 @@ class LabelledSet:
     rows: tuple[Row, ...]
 
     def labels(self) -> dict[str, str]:
-        """Return patient -> class; patients whose label nobody knows are not in it."""
+        """Return the class of each patient; without a known label a patient is not in
+        it.
+        """
         return {row.patient: row.label for row in self.rows if row.label}
 
 
 @dataclass(frozen=True)
 class Skew:
-    """Sites with their patients; `moved`: how many were moved so that every site has enough."""
+    """Sites with their patients.
+
+    sites: The patients of each site.
+    counts: The number of patients of each class at each site.
+    moved: How many patients were moved so that every site has enough.
+    """
 
     sites: Sites
     counts: Mapping[str, Mapping[str, int]]
@@ -49,22 +58,45 @@ class Skew:
         classes = list(next(iter(self.counts.values())))
         width = [max(len(c), 5) for c in classes]
         first = max(map(len, self.counts))
-        lines = ["  ".join([" " * first, *(c.rjust(w) for c, w in zip(classes, width, strict=True))])]
+        lines = [
+            "  ".join(
+                [
+                    " " * first,
+                    *(c.rjust(w) for c, w in zip(classes, width, strict=True)),
+                ]
+            )
+        ]
         for site, row in self.counts.items():
             lines.append(
-                "  ".join([site.ljust(first), *(str(row[c]).rjust(w) for c, w in zip(classes, width, strict=True))])
+                "  ".join(
+                    [
+                        site.ljust(first),
+                        *(str(row[c]).rjust(w) for c, w in zip(classes, width, strict=True)),
+                    ]
+                )
             )
         return "\n".join([*lines, f"{self.moved} patients moved to reach the minimum"])
 
 
-def label_skew(labels: Mapping[str, str], sites: int, alpha: float, seed: int, min_patients: int = 3) -> Skew:
-    """Deal patients (patient -> class) to `sites` sites: of each class, shares from Dirichlet(alpha, ..., alpha).
+def label_skew(
+    labels: Mapping[str, str],
+    sites: int,
+    alpha: float,
+    seed: int,
+    min_patients: int = 3,
+) -> Skew:
+    """Deal patients to sites in shares of each class from Dirichlet(alpha, ...).
 
-    alpha inf: equal shares, up to one patient of each class per site | small alpha: each class sits at few sites
-    Every site has min_patients: a site with fewer gets them one by one from the largest site, out of that site's most
-    frequent class, so skew is kept. (by_dirichlet draws again instead, which at alpha 0.05 with few classes never ends.)
-    A site may lack classes or have a single one: `counts` (site -> class -> patients) says so.
-    alpha not above 0 | sites * min_patients above the number of patients, sites below 2: ConfigRefused
+    labels: The class of each patient.
+    alpha: inf gives equal shares, up to one patient of each class per site; with a
+        small alpha each class sits at few sites.
+
+    Every site has min_patients: a site with fewer gets them one by one from the largest
+    site, out of that site's most frequent class, so skew is kept. (by_dirichlet draws
+    again instead, which at alpha 0.05 with few classes never ends.) A site may lack
+    classes or have a single one: `counts` says so. ConfigRefused is raised for an alpha
+    not above 0, for fewer patients than sites * min_patients, and for fewer than two
+    sites.
     """
     if sites * min_patients > len(labels):
         raise ConfigRefused(
@@ -78,7 +110,10 @@ def label_skew(labels: Mapping[str, str], sites: int, alpha: float, seed: int, m
     rng = stream(seed, "skew repair")
     moved = 0
     while min(map(len, found.values())) < min_patients:
-        poor, rich = min(found, key=lambda s: len(found[s])), max(found, key=lambda s: len(found[s]))
+        poor, rich = (
+            min(found, key=lambda s: len(found[s])),
+            max(found, key=lambda s: len(found[s])),
+        )
         common = Counter(labels[p] for p in sorted(found[rich])).most_common(1)[0][0]
         choice = sorted(p for p in found[rich] if labels[p] == common)
         patient = choice[int(rng.integers(len(choice)))]
@@ -89,36 +124,54 @@ def label_skew(labels: Mapping[str, str], sites: int, alpha: float, seed: int, m
     return Skew(dealt, class_table(labels, dealt), moved)
 
 
-def class_table(labels: Mapping[str, str], sites: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
-    """Return site -> class -> number of patients, with zeros; classes are sorted."""
+def class_table(
+    labels: Mapping[str, str],
+    sites: Mapping[str, Sequence[str]],
+) -> dict[str, dict[str, int]]:
+    """Return the number of patients of each class at each site, with zeros.
+
+    Classes are sorted.
+    """
     classes = sorted(set(labels.values()))
     return {s: {c: sum(labels.get(p) == c for p in patients) for c in classes} for s, patients in sites.items()}
 
 
 def deal(whole: LabelledSet, sites: Mapping[str, Sequence[str]]) -> dict[str, LabelledSet]:
-    """Return the rows of every site's patients; rows of patients at no site are left out. A patient at two sites:
-    ConfigRefused
+    """Return the rows of every site's patients.
+
+    Rows of patients at no site are left out. ConfigRefused is raised for a patient at
+    two sites.
     """
     everyone = [patient for patients in sites.values() for patient in patients]
     if len(set(everyone)) < len(everyone):
         raise ConfigRefused(
-            "the sites", found="a patient at two sites", expected="every patient at one", fix="deal again"
+            "the sites",
+            found="a patient at two sites",
+            expected="every patient at one",
+            fix="deal again",
         )
     return {
-        site: replace(whole, rows=tuple(row for row in whole.rows if row.patient in set(patients)))
+        site: replace(
+            whole,
+            rows=tuple(row for row in whole.rows if row.patient in set(patients)),
+        )
         for site, patients in sites.items()
     }
 
 
 def without_modalities(site: LabelledSet, missing: Sequence[str]) -> tuple[LabelledSet, int]:
-    """Return the site as if it never acquired these modalities, and how many cases are gone because they had no other.
+    """Return (the site as if it never acquired these modalities, lost cases).
 
-    a modality that the description does not have, or all of them: ConfigRefused
+    A case is lost if it has no other modality. ConfigRefused is raised for a modality
+    that the description does not have, and for all of them.
     """
     own = site.description.spec.modalities
     if not set(missing) < set(own):
         raise ConfigRefused(
-            "the missing modalities", found=str(tuple(missing)), expected=f"some of {own}, not all", fix="correct them"
+            "the missing modalities",
+            found=str(tuple(missing)),
+            expected=f"some of {own}, not all",
+            fix="name modalities of this set, and leave one of them out",
         )
     rows = [replace(row, images={m: f for m, f in row.images.items() if m not in missing}) for row in site.rows]
     kept = tuple(row for row in rows if any(row.images.values()))
@@ -126,11 +179,12 @@ def without_modalities(site: LabelledSet, missing: Sequence[str]) -> tuple[Label
 
 
 def rescan(site: LabelledSet, out: Path, device: Scanner, seed: int) -> LabelledSet:
-    """Write COPIES of the site's images below `out` as the simulated scanner would show them; return the site with
-    them. They are patient images like the originals.
+    """Write COPIES of the site's images as the simulated scanner would show them.
 
-    pictures become PNG of 16 bits, NIfTI stays NIfTI (float32, RAS); pixels of exactly 0 stay 0 | unreadable, not
-    finite: DataRefused
+    Returned is the site with the copies, which are below `out` and are patient images
+    like the originals. Pictures become PNG of 16 bits; NIfTI stays NIfTI (float32,
+    RAS). Pixels of exactly 0 stay 0. DataRefused is raised for images that are
+    unreadable or not finite.
     """
     rows = []
     for row in site.rows:
@@ -138,22 +192,34 @@ def rescan(site: LabelledSet, out: Path, device: Scanner, seed: int) -> Labelled
         for modality, cell in row.images.items():
             if cell:
                 gamma = float(stream(seed, "gamma", device.name, modality).uniform(*device.gamma_range))
-                images[modality] = _rescan(row.case, site.description.images, cell, out, device, gamma, seed)
+                images[modality] = _rescan(
+                    row.case,
+                    site.description.images,
+                    cell,
+                    out,
+                    device,
+                    gamma,
+                    seed,
+                )
         rows.append(replace(row, images=images))
     return LabelledSet(replace(site.description, images=out.resolve()), tuple(rows))
 
 
 def write_labelled_sites(out: Path, sites: Mapping[str, LabelledSet]) -> Path:
-    """Write <out>/<site>/data/{dataset.json, cases.csv} for every site and the files of research/partition_files.py; return
-    the path of sites.json.
+    """Write a folder for every site and the files of partition_files.py.
 
-    Unless all names are like `site-3`, they become site-1, site-2, ... | another partition in `out`: ConfigRefused
-    a site without rows: DataRefused
+    The folder is <out>/<site>/data with dataset.json and cases.csv; the path of
+    sites.json is returned. Unless all names are like `site-3`, they become site-1,
+    site-2, ... ConfigRefused is raised for another partition in `out`, DataRefused for
+    a site without rows.
     """
     empty = [name for name, site in sites.items() if not site.rows]
     if empty:
         raise DataRefused(
-            f"the site {empty[0]!r}", found="no case", expected="cases at every site", fix="use fewer sites"
+            f"the site {empty[0]!r}",
+            found="no case",
+            expected="cases at every site",
+            fix="use fewer sites",
         )
     cases = {name: [row.case for row in site.rows] for name, site in sites.items()}
     keys = require_new(out, cases)
@@ -161,7 +227,15 @@ def write_labelled_sites(out: Path, sites: Mapping[str, LabelledSet]) -> Path:
     return write_sites(out, roots, cases)
 
 
-def _rescan(case: str, root: Path, cell: str, out: Path, device: Scanner, gamma: float, seed: int) -> str:
+def _rescan(
+    case: str,
+    root: Path,
+    cell: str,
+    out: Path,
+    device: Scanner,
+    gamma: float,
+    seed: int,
+) -> str:
     """Return the path of the copy, relative to `out`."""
     import nibabel
 
@@ -171,10 +245,16 @@ def _rescan(case: str, root: Path, cell: str, out: Path, device: Scanner, gamma:
         scan = read_scan(case, root / path, None, np.float32)
         if not np.isfinite(scan.data).all():
             raise DataRefused(
-                f"case {case!r}, file {path.name}", found="NaN or inf", expected="finite numbers", fix="export it again"
+                f"case {case!r}, file {path.name}",
+                found="NaN or inf",
+                expected="finite numbers",
+                fix="export it again",
             )
         (out / path).parent.mkdir(parents=True, exist_ok=True)
-        nibabel.save(nibabel.Nifti1Image(transform(scan.data, device, gamma, rng), scan.affine), out / path)
+        nibabel.save(
+            nibabel.Nifti1Image(transform(scan.data, device, gamma, rng), scan.affine),
+            out / path,
+        )
         return str(path)
     seen = transform(decode(case, root / path)[:, :, None], device, gamma, rng)[:, :, 0]
     scaled = np.ceil(seen / max(float(seen.max()), 1e-12) * 65535)

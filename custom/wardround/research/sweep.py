@@ -1,4 +1,4 @@
-"""The loop of `wardround sweep`: which runs there are, which are finished, and the files that they leave."""
+"""Which runs does `wardround sweep` make, which are finished, what do they leave?"""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ FILE, WORK = "sweep.json", "work-"
 
 
 def require_plaintext(job: Job) -> None:
-    """Raise ConfigRefused for a job that hides or noises what leaves: nothing here would do that."""
+    """Raise ConfigRefused for a job that hides or noises what leaves.
+
+    A sweep would do neither.
+    """
     if job.privacy["kind"] == "plaintext" and job.dp is None:
         return
     fix = (
@@ -45,7 +48,10 @@ def require_plaintext(job: Job) -> None:
 
 
 def setup_of(job: Job) -> Setup:
-    """Return what the job trains; settings that its classes do not take: ConfigRefused."""
+    """Return what the job trains.
+
+    ConfigRefused is raised for settings that its classes do not take.
+    """
     building.require_buildable(job)
     parts = {name: building.build(job.task[name], name) for name in ("model", "sampling", "model_selection")}
     schedule = building.build(job.federation["schedule"], "schedule")
@@ -55,12 +61,21 @@ def setup_of(job: Job) -> Setup:
     )
     sharing = building.build(job.sharing, "sharing")
     return Setup(
-        algorithm, sharing, server_optimizer, schedule, parts["model"], parts["sampling"], parts["model_selection"]
+        algorithm,
+        sharing,
+        server_optimizer,
+        schedule,
+        parts["model"],
+        parts["sampling"],
+        parts["model_selection"],
     )
 
 
 def identity(job: Job, data: Json) -> Json:
-    """Return everything but the grid that the numbers depend on: a folder holds runs of one identity."""
+    """Return everything but the grid on which the numbers depend.
+
+    A folder holds runs of one identity.
+    """
     parts = {
         "algorithm": job.algorithm["site"],
         "sharing": job.sharing,
@@ -68,20 +83,29 @@ def identity(job: Job, data: Json) -> Json:
         "schedule": job.federation["schedule"],
     }
     parts |= {name: job.task[name] for name in ("model", "sampling", "model_selection")}
-    found: Json = json.loads(json.dumps({"job": job.name, "version": __version__, **parts, "data": data}))
+    found: Json = json.loads(
+        json.dumps({"job": job.name, "version": __version__, **parts, "data": data}),
+    )
     return found
 
 
 @final
 @dataclass(frozen=True)
 class Kept:
-    """The finished runs of one sweep: <folder>/sweep.json says of what, <folder>/runs/ holds a file for each."""
+    """The finished runs of one sweep.
+
+    <folder>/sweep.json says what they are runs of; <folder>/runs/ holds one file each.
+    """
 
     folder: Path
 
     @staticmethod
     def open(folder: Path, wanted: Json) -> Kept:
-        """Return the folder, made if need be; one that holds anything else, or runs of other settings: ConfigRefused."""
+        """Return the folder, made if need be.
+
+        ConfigRefused is raised for a folder that holds anything else, or runs of other
+        settings.
+        """
         file = folder / FILE
         if not file.is_file():
             if folder.exists() and any(folder.iterdir()):
@@ -91,12 +115,13 @@ class Kept:
         before = _read(file)
         if different := sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key)):
             raise _another(folder, f"a sweep with another {', '.join(different)}")
+        # Left by a sweep that was killed: copies of patients' data must not stay.
         for rest in folder.glob(f"{WORK}*"):
             shutil.rmtree(rest)
         return Kept(folder)
 
     def find(self, cell: Cell, seed: int) -> Json | None:
-        """Return the run of this setting and seed, if it is finished."""
+        """Return the run of this setting and seed, None if it is not finished."""
         file = self._file(cell, seed)
         return _read(file) if file.is_file() else None
 
@@ -105,17 +130,28 @@ class Kept:
         files.write(self._file(cell, seed), json.dumps(run, indent=1, allow_nan=False) + "\n")
 
     def _file(self, cell: Cell, seed: int) -> Path:
-        name = hashlib.sha256(json.dumps([cell.as_json(), seed], sort_keys=True).encode()).hexdigest()[:16]
+        name = hashlib.sha256(
+            json.dumps([cell.as_json(), seed], sort_keys=True).encode(),
+        ).hexdigest()[:16]
         return self.folder / "runs" / f"{name}.json"
 
 
 def run_all(
-    setup_for: Callable[[Cell], Setup], source: Source, cells: Sequence[Cell], seeds: Sequence[int], kept: Kept
+    setup_for: Callable[[Cell], Setup],
+    source: Source,
+    cells: Sequence[Cell],
+    seeds: Sequence[int],
+    kept: Kept,
 ) -> list[list[Json]]:
-    """Return the runs of every setting, one per seed; finished ones are read, the others are trained now."""
+    """Return the runs of every setting, one per seed.
+
+    Finished ones are read, the others are trained now.
+    """
     todo = [(cell, seed) for cell in cells for seed in seeds]
     done = sum(kept.find(*one) is not None for one in todo)
-    say(f"{len(todo)} runs: {len(cells)} settings x {len(seeds)} seeds; {done} are finished already")
+    say(
+        f"{len(todo)} runs: {len(cells)} settings x {len(seeds)} seeds; {done} are finished already",
+    )
     for number, (cell, seed) in enumerate(todo):
         if kept.find(cell, seed) is not None:
             continue
@@ -140,7 +176,10 @@ def _read(file: Path) -> Json:
         content = None
     if not isinstance(content, dict):
         raise DataRefused(
-            f"the file {file}", found="no JSON object", expected="what a sweep wrote", fix="delete it, it is made again"
+            f"the file {file}",
+            found="no JSON object",
+            expected="what a sweep wrote",
+            fix="delete it, it is made again",
         )
     return content
 

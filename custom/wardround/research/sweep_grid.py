@@ -1,4 +1,7 @@
-"""The grid of `wardround sweep`: what the options --alpha, --missing, --scanner, --sites, --over and --seeds say."""
+"""Which settings do the options of `wardround sweep` name?
+
+The options are --alpha, --missing, --scanner, --sites, --over and --seeds.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,27 @@ ALPHAS, QUICK_ALPHAS = (0.05, 0.1, 0.5, math.inf), (0.1, math.inf)
 
 
 def _over(options: Sequence[str]) -> list[tuple[tuple[str, str], ...]]:
-    """Return every combination of the values that --over names; nothing named: one setting, unchanged."""
+    """Return every combination of the values that --over names.
+
+    Without --over there is one setting, unchanged.
+    """
     axes = []
     for option in options:
         key, equals, text = option.partition("=")
         values = re.findall(r"\[[^\]]*\]|[^,\[\]]+", text)
         if not key or not equals or ",".join(values) != text or len(set(values)) < max(1, len(values)):
-            raise refused("--over", repr(option), "SETTING=VALUE,VALUE, each value once: --over lr=.01,.05")
+            raise refused(
+                "--over",
+                repr(option),
+                "SETTING=VALUE,VALUE, each value once: --over lr=.01,.05",
+            )
         axes.append([(key, value) for value in values])
     if len({axis[0][0] for axis in axes}) < len(axes):
-        raise refused("--over", "the same setting twice", "each setting once, with all of its values")
+        raise refused(
+            "--over",
+            "the same setting twice",
+            "each setting once, with all of its values",
+        )
     return list(product(*axes))
 
 
@@ -62,18 +76,40 @@ def grid(args: argparse.Namespace, job: Job) -> list[Cell]:
     return list(dict.fromkeys(cells))
 
 
-def _given(args: argparse.Namespace, job: Job, over: Sequence[tuple[tuple[str, str], ...]]) -> list[Cell]:
-    """Return the settings over hospitals that exist: their patients cannot be dealt, made or scanned another way."""
+def _given(
+    args: argparse.Namespace,
+    job: Job,
+    over: Sequence[tuple[tuple[str, str], ...]],
+) -> list[Cell]:
+    """Return the settings over hospitals that exist.
+
+    Their patients cannot be dealt, made or scanned another way.
+    """
     from wardround.data.site_config import read_sites
     from wardround.research.sweep_sites import Cell
 
-    words = {"--alpha": args.alpha, "--missing": args.missing, "--patients": args.patients}
+    words = {
+        "--alpha": args.alpha,
+        "--missing": args.missing,
+        "--patients": args.patients,
+    }
     named = [option for option, value in words.items() if value] + (["--scanner"] if args.scanner != "0" else [])
     if named:
-        raise refused(f"{', '.join(named)} with --sites-file", "hospitals that exist", "--over and --seeds alone")
-    count, least = len(read_sites(args.sites_file)), max(2, job.federation["min_clients"])
+        raise refused(
+            f"{', '.join(named)} with --sites-file",
+            "hospitals that exist",
+            "--over and --seeds alone",
+        )
+    count, least = (
+        len(read_sites(args.sites_file)),
+        max(2, job.federation["min_clients"]),
+    )
     if count < least:
-        raise refused("--sites-file", f"{count} hospitals", f"at least {least}, as the job has it")
+        raise refused(
+            "--sites-file",
+            f"{count} hospitals",
+            f"at least {least}, as the job has it",
+        )
     return [Cell(count, None, (), False, changed) for changed in over]
 
 
@@ -85,13 +121,17 @@ def _alphas(text: str) -> list[float]:
         except ValueError:
             alpha = math.nan
         if not alpha > 0:
-            raise refused("--alpha", repr(word), "numbers above 0, or inf for an even deal, with commas")
+            raise refused(
+                "--alpha",
+                repr(word),
+                "numbers above 0, or inf for an even deal, with commas",
+            )
         found.append(alpha)
     return found
 
 
 def _missing(options: Sequence[str], sites: int, modalities: Sequence[str]) -> list[Any]:
-    """Return the settings that --missing names, for so many sites."""
+    """Return the settings that --missing names for this number of sites."""
     from wardround.research.sweep_sites import lacking
 
     found = []
@@ -117,6 +157,7 @@ def _missing(options: Sequence[str], sites: int, modalities: Sequence[str]) -> l
 
 
 def seeds(args: argparse.Namespace, job: Job) -> list[int]:
+    """Return the seeds that --seeds names, by default three from the job's on."""
     first = int(job.task["seed"])
     found = [_whole("--seeds", text, 0) for text in _words("--seeds", args.seeds)] if args.seeds else []
     found = found or [first, first + 1, first + 2]
@@ -132,9 +173,19 @@ def _words(option: str, text: str) -> list[str]:
 
 def _whole(option: str, text: str, low: int, high: float = math.inf) -> int:
     if not text.isdecimal() or not low <= int(text) <= high:
-        raise refused(option, repr(text), f"whole numbers, {low} or {'more' if high == math.inf else f'{high:g}'}")
+        raise refused(
+            option,
+            repr(text),
+            f"whole numbers, {low} or {'more' if high == math.inf else f'{high:g}'}",
+        )
     return int(text)
 
 
 def refused(what: str, found: str, expected: str) -> ConfigRefused:
-    return ConfigRefused(what, found=found, expected=expected, fix="correct it; `wardround sweep --help` has examples")
+    """Return the refusal of an option."""
+    return ConfigRefused(
+        what,
+        found=found,
+        expected=expected,
+        fix="write it like the examples of `wardround sweep --help`",
+    )

@@ -1,9 +1,15 @@
-"""One setting of a sweep: a job's federation and every site alone, at equal local work, scored on test patients.
+"""What does one setting of a sweep give, for the federation and every site alone?
 
-    local        each site alone: the job's schedule, rounds x work gradient evaluations, as the job's own local candidate
-    federated    the site's model after the last round, as it comes
-    tuned        that model after k steps on the site's own patients; k is chosen on validation from the job's `model_selection`
-Nothing is chosen on test. Scores are the job's: mean Dice, or the balanced accuracy over the classes PRESENT in a part.
+Both do equal local work and are scored on test patients.
+
+    local      each site alone: the job's schedule, num_rounds x work gradient
+               evaluations, as the job's own local candidate
+    federated  the site's model after the last round, as it comes
+    tuned      that model after k steps on the site's own patients; k is chosen on
+               validation from the job's `model_selection`
+
+Nothing is chosen on test. Scores are the job's: mean Dice, or the balanced accuracy
+over the classes PRESENT in a part.
 """
 
 from __future__ import annotations
@@ -49,22 +55,36 @@ class Setup:
 
 
 def one_run(setup: Setup, source: Source, cell: Cell, seed: int, place: Path, say: Say) -> Json:
-    """Return {"cell", "seed", "moved", "sites"}: site -> patients and classes by part, lost cases, scores and gains.
+    """Return {"cell", "seed", "moved", "sites"} of one run.
 
-    seed: of the deal, the split, first weights and batches | place: an empty folder; what is written there are patients' data
+    Each site has patients and classes by part, lost cases, scores and gains.
+    seed: The seed of the deal, the split, the first weights and the batches.
+    place: An empty folder. What is written there are patients' data.
     """
     dealt = source.write(cell, seed, place / "sites")
     sites: dict[str, TaskSite] = {}
     for name, config in dealt.configs.items():
+        # Everything is written below `place`, which the caller removes.
         cohort = setup.sampling.cohort(config, place / "cache" / name, lambda words: None)
-        sites[name] = setup.sampling.open(name, cohort, split_of(cohort, seed), setup.model, seed, "cpu")
+        sites[name] = setup.sampling.open(
+            name,
+            cohort,
+            split_of(cohort, seed),
+            setup.model,
+            seed,
+            "cpu",
+        )
     initial = first_weights(setup.model, seed)
     local = {}
     for name, site in sites.items():
         local[name] = local_only(site.objective("local"), setup.schedule, initial)
         say(f"  {name}: local model trained on {site.train_patients} patients")
     consortium = InProcessFederation(
-        sites, setup.algorithm, setup.server_optimizer, setup.schedule, sharing=setup.sharing
+        sites,
+        setup.algorithm,
+        setup.server_optimizer,
+        setup.schedule,
+        sharing=setup.sharing,
     )
 
     def told(round_: int, result: FederationResult) -> None:
@@ -78,11 +98,20 @@ def one_run(setup: Setup, source: Source, cell: Cell, seed: int, place: Path, sa
     return {"cell": cell.as_json(), "seed": seed, "moved": dealt.moved, "sites": rows}
 
 
-def _judged(site: TaskSite, local: Tensor, shared: Tensor, model_selection: ModelSelection) -> Json:
+def _judged(
+    site: TaskSite,
+    local: Tensor,
+    shared: Tensor,
+    model_selection: ModelSelection,
+) -> Json:
     options = fine_tuned(site, shared, model_selection)
     k, val, tuned = max(options, key=lambda option: option[1])
     alone, plain, best = (site.rows(w, site.split.test) for w in (local, options[0][2], tuned))
-    vals = {"local": site.score(local, site.split.val), "federated": options[0][1], "tuned": val}
+    vals = {
+        "local": site.score(local, site.split.val),
+        "federated": options[0][1],
+        "tuned": val,
+    }
     return {
         "patients": {part: len(_patients(site, part)) for part in PARTS},
         "classes": _classes(site),
@@ -103,7 +132,7 @@ def _patients(site: TaskSite, part: str) -> set[str]:
 
 
 def _classes(site: TaskSite) -> Mapping[str, Mapping[str, int]] | None:
-    """Return part -> class -> patients; segmentation: None."""
+    """Return the patients of each class by part; None for segmentation."""
     cohort: Any = site.cohort
     if cohort.label_kind != "classes":
         return None

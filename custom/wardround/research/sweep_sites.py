@@ -1,7 +1,9 @@
-"""Hospitals that differ on purpose, for one setting of a sweep: how many, label skew, missing modalities, other scanners.
+"""How are hospitals made that differ on purpose, for one setting of a sweep?
 
-Three sources: labelled patients that are dealt (also phantoms with a type: one pool, all from one scanner), phantoms with
-tumour masks, which are made for each site, and hospitals that exist already. All are functions of setting and seed alone.
+They differ in number, label skew, missing modalities and scanners. There are three
+sources: labelled patients that are dealt (also phantoms with a type: one pool, all from
+one scanner), phantoms with tumour masks, which are made for each site, and hospitals
+that exist already. All are functions of setting and seed alone.
 """
 
 from __future__ import annotations
@@ -14,12 +16,20 @@ from typing import Any, Protocol, final
 
 from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data.site_config import SiteConfig, read_sites
-from wardround.research.skew import LabelledSet, deal, label_skew, rescan, without_modalities, write_labelled_sites
+from wardround.research.skew import (
+    LabelledSet,
+    deal,
+    label_skew,
+    rescan,
+    without_modalities,
+    write_labelled_sites,
+)
 from wardround.synthetic.hospitals import HOSPITALS, MOST_SITES, Hospital, hospital
 from wardround.synthetic.scanner import scanner
 from wardround.training.opening import Phantoms
 
 Missing = tuple[tuple[str, tuple[str, ...]], ...]
+# One patient for each of training, validation and test.
 LEAST = 3
 
 
@@ -28,9 +38,12 @@ LEAST = 3
 class Cell:
     """One setting of the grid.
 
-    alpha: of the label skew; inf is an even deal, None where there is nothing to skew
-    missing: (site, the modalities that it lacks)
-    changed: (setting of the job, its value as on the command line)
+    sites: The number of sites.
+    alpha: The alpha of the label skew; inf is an even deal, None if there is nothing to
+        skew.
+    missing: The sites that lack modalities, and which.
+    scanner: Whether sites have other scanners.
+    changed: The settings of the job that differ, with values as on the command line.
     """
 
     sites: int
@@ -40,14 +53,25 @@ class Cell:
     changed: tuple[tuple[str, str], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the form that files hold; alpha inf is "inf", since JSON has no such number."""
+        """Return the form that files hold.
+
+        alpha inf is "inf", since JSON has no such number.
+        """
         alpha = str(self.alpha) if self.alpha is not None and math.isinf(self.alpha) else self.alpha
         lacks = {site: list(names) for site, names in self.missing}
-        found: dict[str, Any] = {"sites": self.sites, "alpha": alpha, "missing": lacks, "scanner": self.scanner}
+        found: dict[str, Any] = {
+            "sites": self.sites,
+            "alpha": alpha,
+            "missing": lacks,
+            "scanner": self.scanner,
+        }
         return found | ({"set": dict(self.changed)} if self.changed else {})
 
     def __str__(self) -> str:
-        words = [f"{self.sites} sites", *([] if self.alpha is None else [f"alpha {self.alpha:g}"])]
+        words = [
+            f"{self.sites} sites",
+            *([] if self.alpha is None else [f"alpha {self.alpha:g}"]),
+        ]
         words += [f"{site} lacks {'+'.join(names)}" for site, names in self.missing]
         words += ["other scanners"] if self.scanner else []
         return ", ".join([*words, *(f"{key}={value}" for key, value in self.changed)])
@@ -56,7 +80,12 @@ class Cell:
 @final
 @dataclass(frozen=True)
 class Dealt:
-    """moved: patients moved so that every site has enough | lost: site -> cases that had no other modality."""
+    """The hospitals of a setting.
+
+    configs: The configuration of each site.
+    moved: How many patients were moved so that every site has enough.
+    lost: How many cases of each site had no other modality.
+    """
 
     configs: Mapping[str, SiteConfig]
     moved: int
@@ -67,7 +96,7 @@ class Source(Protocol):
     """Where the hospitals of a setting come from."""
 
     def require(self, cell: Cell, seed: int) -> None:
-        """Raise a Refusal if this setting cannot be made; writes nothing."""
+        """Raise a Refusal if this setting cannot be made; nothing is written."""
 
     def write(self, cell: Cell, seed: int, place: Path) -> Dealt:
         """Write the hospitals below `place`."""
@@ -76,9 +105,12 @@ class Source(Protocol):
 @final
 @dataclass(frozen=True)
 class LabelledSource:
-    """Labelled patients, dealt anew for every setting and seed. least: patients of every site before modalities are taken away.
+    """Labelled patients, dealt again for every setting and seed.
 
-    per_site: of the whole set only so many patients for each site are used, the first by name; None: all patients
+    whole: All patients.
+    least: The patients of every site before modalities are taken away.
+    per_site: Use only so many patients of the whole set for each site, the first by
+        name; None uses all.
     """
 
     whole: LabelledSet
@@ -92,14 +124,29 @@ class LabelledSource:
         sites, moved, lost = self._sites(cell, seed)
         if cell.scanner:
             for name in sites:
-                sites[name] = rescan(sites[name], place / name / "scanned", scanner(name, seed), seed)
+                sites[name] = rescan(
+                    sites[name],
+                    place / name / "scanned",
+                    scanner(name, seed),
+                    seed,
+                )
         return Dealt(read_sites(write_labelled_sites(place, sites)), moved, lost)
 
-    def _sites(self, cell: Cell, seed: int) -> tuple[dict[str, LabelledSet], int, dict[str, int]]:
+    def _sites(
+        self,
+        cell: Cell,
+        seed: int,
+    ) -> tuple[dict[str, LabelledSet], int, dict[str, int]]:
         labels = dict(sorted(self.whole.labels().items()))
         if self.per_site is not None:
             labels = dict(list(labels.items())[: self.per_site * cell.sites])
-        skew = label_skew(labels, cell.sites, math.inf if cell.alpha is None else cell.alpha, seed, self.least)
+        skew = label_skew(
+            labels,
+            cell.sites,
+            math.inf if cell.alpha is None else cell.alpha,
+            seed,
+            self.least,
+        )
         sites, lost = deal(self.whole, skew.sites), {}
         for site, names in cell.missing:
             sites[site], lost[site] = without_modalities(sites[site], names)
@@ -117,9 +164,11 @@ class LabelledSource:
 @final
 @dataclass(frozen=True)
 class MaskedPhantoms:
-    """Phantoms with tumour masks, made for each site: other patients everywhere, the tumour sizes of the first profile.
+    """Phantoms with tumour masks, made for each site.
 
-    Without `scanner` all sites have the first profile's scanner, with it each has that of its own profile (synthetic/hospitals.py).
+    Patients are other ones everywhere, with the tumour sizes of the first profile.
+    Without `scanner` all sites have the first profile's scanner; with it each has that
+    of its own profile (synthetic/hospitals.py).
     """
 
     phantoms: Phantoms
@@ -132,7 +181,7 @@ class MaskedPhantoms:
                 "the phantom hospitals",
                 found=f"{cell.sites} hospitals of {self.patients} patients",
                 expected=f"2 to {MOST_SITES} hospitals of at least {LEAST} patients",
-                fix="correct the numbers",
+                fix="set --sites and --patients within these limits",
             )
         for index in range(cell.sites):
             self._profile(cell, index)
@@ -162,12 +211,18 @@ class MaskedPhantoms:
 @final
 @dataclass(frozen=True)
 class Given:
-    """Hospitals that exist already, as a sites file lists them: every setting trains on the same patients."""
+    """Hospitals that exist already, as a sites file lists them.
+
+    Every setting trains on the same patients.
+    """
 
     configs: Mapping[str, SiteConfig]
 
     def require(self, cell: Cell, seed: int) -> None:
-        """Accept every setting: `wardround sweep` lets nothing but settings of the job vary over given hospitals."""
+        """Accept every setting.
+
+        Over given hospitals `wardround sweep` varies nothing but settings of the job.
+        """
 
     def write(self, cell: Cell, seed: int, place: Path) -> Dealt:
         """Return the hospitals as they are; nothing is written."""
@@ -175,16 +230,18 @@ class Given:
 
 
 def lacking(count: int, sites: int, modalities: Sequence[str]) -> Missing:
-    """Return the setting in which the last `count` sites lack one modality each: the last one, the last but one, and so on.
+    """Return the setting in which the last `count` sites lack one modality each.
 
-    more than `sites`, below 0, or none would be left of a single modality: ConfigRefused
+    The last site lacks the last modality, the last but one the one before, and so on.
+    ConfigRefused is raised for a count below 0 or above `sites`, and if none would be
+    left of a single modality.
     """
     if not 0 <= count <= sites or (count and len(modalities) < 2):
         raise ConfigRefused(
             "the sites that lack a modality",
             found=f"{count} of {sites} sites, modalities {', '.join(modalities)}",
             expected="0 or more, at most all sites, and two modalities at least",
-            fix="correct --missing",
+            fix="set --missing within these limits",
         )
     order = list(reversed(modalities))
     return tuple((f"site-{sites - count + k + 1}", (order[k % len(order)],)) for k in range(count))

@@ -1,7 +1,8 @@
-"""A new algorithm on four synthetic hospitals in this process: the first look, before it becomes a job.
+"""Does a new algorithm train? A first look on four synthetic hospitals.
 
-What a site does is what it does in a job (`research.sweep_run.one_run`); nothing is hidden, noised or
-charged here. The patients are invented, so the scores say that a method trains, and no more.
+It runs in this process, before the algorithm becomes a job. What a site does is what it
+does in a job (`research.sweep_run.one_run`); nothing is hidden, noised or charged here.
+The patients are invented, so the scores say that a method trains, and no more.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from wardround.training.evaluation import ModelSelection
 from wardround.training.opening import Phantoms
 from wardround.training.segmentation import Sampling
 
+# Small, so that a first look takes little time on a CPU.
 SITES = 4
 PATIENTS = 10
 SHAPE = (24, 24, 24)
@@ -36,13 +38,17 @@ def four_hospitals(
     sharing: Sharing = EVERYTHING,
     server_optimizer: ServerOptimizer | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Return site -> {"local", "federated", "tuned"}: its mean Dice on test patients.
+    """Return the mean Dice on each site's test patients, by site and model.
 
-    local: the hospital alone, with the same amount of work as in the federation
-    federated: its model after the last round, as the federation leaves it
-    tuned: that model after a few steps on its own patients; how many is chosen on validation
-    work: gradient evaluations of a site in one round | rule: what the server does, default the mean
-    The sites have different scanners. The same arguments give the same numbers on one machine.
+    The models are "local" (the hospital alone, with the same amount of work as in the
+    federation), "federated" (its model after the last round, as the federation leaves
+    it) and "tuned" (that model after a few steps on its own patients; how many is
+    chosen on validation).
+    work: Gradient evaluations of a site in one round.
+    server_optimizer: What the server does; by default it takes the mean.
+
+    The sites have different scanners. The same arguments give the same numbers on one
+    machine.
     """
     setup = Setup(
         algorithm,

@@ -1,7 +1,9 @@
-"""The geometry of one phantom patient: an ellipsoidal brain with inner structure, a nested irregular tumour.
+"""What is the geometry of one phantom patient?
 
-Everything is drawn in millimetres around the centre of the volume, axes right, anterior, superior. H, W, D voxels.
-Labels are those of BraTS files: 1 necrotic (or non-enhancing) core, 2 oedema, 4 enhancing rim.
+It is an ellipsoidal brain with inner structure, and a nested irregular tumour.
+Everything is drawn in millimetres around the centre of the volume, axes right,
+anterior, superior, with H, W, D voxels. Labels are those of BraTS files: 1 necrotic (or
+non-enhancing) core, 2 oedema, 4 enhancing rim.
 """
 
 from __future__ import annotations
@@ -16,16 +18,23 @@ Labels = NDArray[np.uint8]
 Field = NDArray[np.float32]
 
 TISSUES = ("csf", "grey", "white", "core", "oedema", "rim")
-CSF, GREY, WHITE, CORE, OEDEMA, RIM = 1, 2, 3, 4, 5, 6
+CSF = 1
+GREY = 2
+WHITE = 3
+CORE = 4
+OEDEMA = 5
+RIM = 6
 BRAIN_FRACTION = (0.80, 0.90, 0.78)
 WAVES = 6
 
 
 @dataclass(frozen=True)
 class Tumour:
-    """A blob: its surface lies at radius_mm * (1 + irregularity * a smooth function of direction with unit variance).
+    """A blob with an irregular surface.
 
-    The tumour core reaches to core_fraction of that surface, the necrosis to necrosis_fraction of it.
+    The surface lies at radius_mm * (1 + irregularity * a smooth function of direction
+    with unit variance). The tumour core reaches to core_fraction of that surface, the
+    necrosis to necrosis_fraction of it.
     """
 
     centre_mm: tuple[float, float, float]
@@ -37,28 +46,50 @@ class Tumour:
 
 
 def coordinates(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Field:
-    """Return [3, H, W, D]: the position of every voxel centre in mm, 0 at the centre of the volume."""
+    """Return the position of every voxel centre in mm, [3, H, W, D].
+
+    The centre of the volume is 0.
+    """
     axes = [(np.arange(n, dtype=np.float32) - (n - 1) / 2) * step for n, step in zip(shape, spacing_mm, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
 
 
 def semi_axes_mm(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Field:
-    """Return the half lengths [3] of the largest brain: BRAIN_FRACTION of the volume along every axis."""
+    """Return the half lengths [3] of the largest brain in mm.
+
+    They are BRAIN_FRACTION of the volume along every axis.
+    """
     return np.array(
-        [f * n * step / 2 for f, n, step in zip(BRAIN_FRACTION, shape, spacing_mm, strict=True)], np.float32
+        [f * n * step / 2 for f, n, step in zip(BRAIN_FRACTION, shape, spacing_mm, strict=True)],
+        np.float32,
     )
 
 
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma_voxels: float) -> Field:
-    """Return Gaussian noise [shape] filtered to a correlation length of sigma_voxels, mean 0 and variance 1."""
+def smooth_noise(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    sigma_voxels: float,
+) -> Field:
+    """Return Gaussian noise [shape] of mean 0 and variance 1.
+
+    It is filtered to a correlation length of sigma_voxels.
+    """
     from scipy.ndimage import gaussian_filter
 
-    noise = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma_voxels, mode="wrap", truncate=3.0)
+    noise = gaussian_filter(
+        rng.standard_normal(shape, dtype=np.float32),
+        sigma_voxels,
+        mode="wrap",
+        truncate=3.0,
+    )
     return np.asarray((noise - noise.mean()) / noise.std(), np.float32)
 
 
 def smooth_drift(rng: np.random.Generator, shape: tuple[int, ...]) -> Field:
-    """Return a smooth field [shape] of mean 0 and variance 1: a random polynomial of degree 2."""
+    """Return a smooth field [shape] of mean 0 and variance 1.
+
+    It is a random polynomial of degree 2.
+    """
     axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in shape]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
     a = rng.standard_normal(9).astype(np.float32)
@@ -68,7 +99,11 @@ def smooth_drift(rng: np.random.Generator, shape: tuple[int, ...]) -> Field:
 
 
 def brain(xyz: Field, semi_mm: Field, rng: np.random.Generator) -> Labels:
-    """Return a tissue map [H, W, D]: 0 outside, CSF (outer layer, two ventricles), GREY (cortex, islands), WHITE."""
+    """Return a tissue map [H, W, D], 0 outside the brain.
+
+    CSF is the outer layer and two ventricles, GREY the cortex and islands, WHITE the
+    rest.
+    """
     r = np.sqrt(np.sum((xyz / semi_mm[:, None, None, None]) ** 2, axis=0))
     folds = smooth_noise(rng, r.shape, 1.6)
     tissue = np.where(r + 0.07 * folds < 0.74, WHITE, GREY).astype(np.uint8)
@@ -77,16 +112,28 @@ def brain(xyz: Field, semi_mm: Field, rng: np.random.Generator) -> Labels:
     for side in (-1.0, 1.0):
         centre = semi_mm * np.array([0.17 * side, -0.05, 0.08], np.float32)
         half = swollen * semi_mm * np.array([0.10, 0.36, 0.16], np.float32)
-        tissue[np.sum(((xyz - centre[:, None, None, None]) / half[:, None, None, None]) ** 2, axis=0) < 1] = CSF
+        tissue[
+            np.sum(
+                ((xyz - centre[:, None, None, None]) / half[:, None, None, None]) ** 2,
+                axis=0,
+            )
+            < 1
+        ] = CSF
     tissue[r > 0.95] = CSF
     tissue[r > 1] = 0
     return tissue
 
 
-def place_tumour(rng: np.random.Generator, semi_mm: Field, radius_mm: tuple[float, float], enhancing: bool) -> Tumour:
-    """Return a tumour of random size at a random place where it fits inside the brain.
+def place_tumour(
+    rng: np.random.Generator,
+    semi_mm: Field,
+    radius_mm: tuple[float, float],
+    enhancing: bool,
+) -> Tumour:
+    """Return a tumour of random size at a random place where it fits in the brain.
 
-    A radius above 55 % of the shortest half axis (very small volumes) is reduced to that.
+    A radius above 55 % of the shortest half axis (very small volumes) is reduced to
+    that.
     """
     shortest = float(semi_mm.min())
     radius = min(float(rng.uniform(*radius_mm)), 0.55 * shortest)
@@ -107,8 +154,10 @@ def place_tumour(rng: np.random.Generator, semi_mm: Field, radius_mm: tuple[floa
 def tumour_labels(xyz: Field, inside: Mask, tumour: Tumour, rng: np.random.Generator) -> Labels:
     """Return labels [H, W, D] in {0, 1, 2, 4}, zero outside `inside`.
 
-    Nested: no voxel of the core (1, 4) has a face in common with a voxel outside the tumour, none of the necrosis
-    (1) with oedema. | irregularity 0: a ball, clipped by `inside` | not enhancing: the whole core is 1, ET is empty
+    They are nested: no voxel of the core (1, 4) has a face in common with a voxel
+    outside the tumour, none of the necrosis (1) with oedema. Irregularity 0 gives a
+    ball, clipped by `inside`. If the tumour does not enhance, the whole core is 1 and
+    ET is empty.
     """
     from scipy.ndimage import binary_erosion
 
@@ -126,12 +175,17 @@ def tumour_labels(xyz: Field, inside: Mask, tumour: Tumour, rng: np.random.Gener
 
 
 def add_tumour(tissue: Labels, labels: Labels) -> Labels:
-    """Return the tissue map with the tumour in it (values as in CSF .. RIM)."""
+    """Return the tissue map with the tumour in it; values are CSF .. RIM."""
     table = np.array([0, CORE, OEDEMA, 0, RIM], np.uint8)
     return np.where(labels > 0, table[labels], tissue)
 
 
-def _radial(away: Field, distance: Field, irregularity: float, rng: np.random.Generator) -> Field:
+def _radial(
+    away: Field,
+    distance: Field,
+    irregularity: float,
+    rng: np.random.Generator,
+) -> Field:
     """Return 1 + irregularity * (a sum of plane waves on the unit sphere), at least 0.5."""
     unit = away / np.maximum(distance, 1e-3)
     total = np.zeros(distance.shape, np.float32)

@@ -1,8 +1,10 @@
-"""The hospitals of the phantoms: what their scanners do to a brain, whom they treat, what they lack.
+"""What are the hospitals of the phantoms like?
 
-The differences are of the kind that normalising each volume cannot remove: contrast between tissues, weak lesion
-contrast, noise, blur, bias field, bright spots that are no tumour, tumour size, a missing modality. So one global model
-serves some of them badly.
+A profile says what a hospital's scanners do to a brain, whom it treats and what it
+lacks. The differences are of the kind that normalising each volume cannot remove:
+contrast between tissues, weak lesion contrast, noise, blur, bias field, bright spots
+that are no tumour, tumour size, a missing modality. So one global model serves some
+hospitals badly.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from wardround.synthetic.anatomy import TISSUES
 MOST_SITES = 64
 ORIENTATIONS = tuple("".join(axes) for axes in product("RL", "AP", "SI"))
 
-# rows MODALITIES, columns TISSUES (csf, grey, white, core, oedema, rim); arbitrary units, white matter in T1 is 0.75
+# Rows are MODALITIES, columns TISSUES (csf, grey, white, core, oedema, rim). Units are
+# arbitrary; white matter in T1 is 0.75.
 BASE_CONTRAST = np.array(
     [
         [0.25, 0.55, 0.75, 0.32, 0.48, 0.55],
@@ -34,16 +37,18 @@ BASE_CONTRAST = np.array(
 
 @dataclass(frozen=True)
 class Hospital:
-    """One site. Four-tuples are in the order t1, t1ce, t2, flair.
+    """One site; four-tuples are in the order t1, t1ce, t2, flair.
 
-    gain, gamma     stored value = gain * brightness ** gamma
-    contrast        (modality, tissue, shift) added to BASE_CONTRAST
-    noise           standard deviation of the noise, in the units of BASE_CONTRAST
-    bias_field      standard deviation of the logarithm of the smooth brightness drift
-    spots           bright spots in T2 and FLAIR that are no tumour, per patient
-    quiet_every     every n-th patient has no enhancing tumour (ET empty)
-    missing         modalities that this site does not acquire
-    orientation     voxel axes of the stored files, one of R/L, A/P, S/I each
+    gain, gamma: The stored value is gain * brightness ** gamma.
+    contrast: (modality, tissue, shift) is added to BASE_CONTRAST.
+    noise: The standard deviation of the noise, in the units of BASE_CONTRAST.
+    bias_field: The standard deviation of the logarithm of the smooth brightness drift.
+    spots: Bright spots in T2 and FLAIR that are no tumour, per patient.
+    quiet_every: Every n-th patient has no enhancing tumour (ET empty).
+    missing: Modalities that this site does not acquire.
+    orientation: The voxel axes of the stored files, one of R/L, A/P, S/I each.
+
+    ConfigRefused is raised for values that do not exist or are out of range.
     """
 
     name: str
@@ -73,7 +78,7 @@ class Hospital:
                 f"the phantom hospital {self.name!r}",
                 found=", ".join(wrong),
                 expected=f"modalities {MODALITIES}, tissues {TISSUES}, axes like RAS, positive sizes",
-                fix="correct the profile",
+                fix="set these fields of the profile to such values",
             )
 
     def table(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
@@ -93,7 +98,11 @@ HOSPITALS: tuple[Hospital, ...] = (
         18,
         (14.0, 22.0),
         gain=(250.0, 240.0, 310.0, 200.0),
-        contrast=(("t1ce", "rim", -0.25), ("flair", "oedema", -0.12), ("t2", "grey", 0.10)),
+        contrast=(
+            ("t1ce", "rim", -0.25),
+            ("flair", "oedema", -0.12),
+            ("t2", "grey", 0.10),
+        ),
         noise=0.09,
         blur_mm=3.4,
         bias_field=0.10,
@@ -106,7 +115,12 @@ HOSPITALS: tuple[Hospital, ...] = (
         (17.0, 28.0),
         gain=(900.0, 850.0, 1200.0, 1000.0),
         gamma=(1.0, 1.0, 0.8, 1.3),
-        contrast=(("flair", "csf", 0.60), ("flair", "oedema", -0.12), ("flair", "white", 0.16), ("t1", "white", -0.12)),
+        contrast=(
+            ("flair", "csf", 0.60),
+            ("flair", "oedema", -0.12),
+            ("flair", "white", 0.16),
+            ("t1", "white", -0.12),
+        ),
         noise=0.06,
         bias_field=0.08,
         spots=8,
@@ -118,7 +132,12 @@ HOSPITALS: tuple[Hospital, ...] = (
         14,
         (20.0, 32.0),
         gain=(420.0, 400.0, 400.0, 640.0),
-        contrast=(("t1", "grey", 0.22), ("t1", "white", -0.22), ("t1", "oedema", 0.20), ("flair", "core", -0.30)),
+        contrast=(
+            ("t1", "grey", 0.22),
+            ("t1", "white", -0.22),
+            ("t1", "oedema", 0.20),
+            ("flair", "core", -0.30),
+        ),
         noise=0.07,
         bias_field=0.22,
         spots=2,
@@ -130,9 +149,10 @@ HOSPITALS: tuple[Hospital, ...] = (
 
 
 def hospital(index: int) -> Hospital:
-    """Return the profile of the site with this index (0 .. 63), the same on every machine.
+    """Return the profile of the site with this index, the same on every machine.
 
-    0 .. 3: HOSPITALS | from 4: one of the four with other numbers, named `north-2` and so on | else ConfigRefused
+    0 .. 3 are HOSPITALS; from 4 to 63 it is one of the four with other numbers, named
+    `north-2` and so on. ConfigRefused is raised for another index.
     """
     if not 0 <= index < MOST_SITES:
         raise ConfigRefused(
@@ -144,6 +164,7 @@ def hospital(index: int) -> Hospital:
     base = HOSPITALS[index % len(HOSPITALS)]
     if index < len(HOSPITALS):
         return base
+    # Seed 0, whatever the job's: the profiles are part of the program.
     rng = stream(0, "hospital", index)
     scale = float(rng.uniform(0.85, 1.15))
     drift = tuple((m, t, round(float(rng.normal(0, 0.05)), 3)) for m in MODALITIES for t in TISSUES)
@@ -151,7 +172,10 @@ def hospital(index: int) -> Hospital:
         base,
         name=f"{base.name}-{index // len(HOSPITALS) + 1}",
         patients=int(rng.integers(8, 17)),
-        tumour_radius_mm=(round(base.tumour_radius_mm[0] * scale, 2), round(base.tumour_radius_mm[1] * scale, 2)),
+        tumour_radius_mm=(
+            round(base.tumour_radius_mm[0] * scale, 2),
+            round(base.tumour_radius_mm[1] * scale, 2),
+        ),
         contrast=base.contrast + drift,
         noise=round(base.noise * float(rng.uniform(0.7, 1.3)), 4),
         blur_mm=round(base.blur_mm * float(rng.uniform(0.8, 1.2)), 2),

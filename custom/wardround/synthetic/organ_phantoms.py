@@ -1,10 +1,13 @@
-"""Phantom patients of a CT task: a body in air, with an organ in it, in Hounsfield-like numbers.
+"""What are the phantom patients of a CT task?
+
+They are a body in air with an organ in it, in Hounsfield-like numbers.
 
     <root>/phantom-north-p000/phantom-north-p000_{<image>, ..., seg}.nii.gz
     <root>/phantoms.json      written last: all parameters
 
-Air is -1000, soft tissue about 40, the organ about 120; several label values are nested ellipsoids, the first outermost.
-What differs between hospitals (phantom scanners of synthetic/hospitals.py): noise, blur, spacing and orientation.
+Air is -1000, soft tissue about 40, the organ about 120. Several label values are nested
+ellipsoids, the first outermost. Hospitals (the phantom scanners of
+synthetic/hospitals.py) differ by noise, blur, spacing and orientation.
 """
 
 from __future__ import annotations
@@ -24,9 +27,16 @@ from wardround.synthetic.anatomy import coordinates
 from wardround.synthetic.hospitals import Hospital
 from wardround.synthetic.phantoms import MARKER, SMALLEST, clear, finished, save
 
-AIR, TISSUE, ORGAN, STEP = -1000.0, 40.0, 120.0, 60.0
-NOISE = 300.0  # Hounsfield-like numbers for a noise of 1 in the units of synthetic/hospitals.py
-BODY, LARGEST, SMALLER = 0.86, 0.42, 0.6
+AIR = -1000.0
+TISSUE = 40.0
+ORGAN = 120.0
+STEP = 60.0
+# Hounsfield-like numbers for a noise of 1 in the units of synthetic/hospitals.py.
+NOISE = 300.0
+BODY = 0.86
+LARGEST = 0.42
+SMALLER = 0.6
+# Raised when the same parameters give other phantoms: older cohorts are then rewritten.
 VERSION = 1
 
 
@@ -41,9 +51,12 @@ def write_organs(
 ) -> tuple[Path, ...]:
     """Write the patients of one hospital below `root` and return their folders.
 
-    images: the words by which files are called | labels: the values of the mask, the outermost region first
-    finished before with the same parameters: nothing is written | root holds anything but phantoms: DataRefused
-    shape below SMALLEST, patients below 1, no image or label: ConfigRefused
+    images: The words by which image files are recognised.
+    labels: The values of the mask, the outermost region first.
+
+    If they were finished before with the same parameters, nothing is written.
+    DataRefused is raised if root holds anything but phantoms, ConfigRefused for a shape
+    below SMALLEST, fewer than 1 patient, and without an image or label.
     """
     count = profile.patients if patients is None else patients
     if count < 1 or min(shape) < SMALLEST or not images or not labels:
@@ -51,10 +64,18 @@ def write_organs(
             "a cohort of phantoms",
             found=f"{count} patients of shape {tuple(shape)}, images {list(images)}, labels {list(labels)}",
             expected=f"at least 1 patient, three axes of at least {SMALLEST} voxels, an image and a label",
-            fix="correct `phantoms` in the job",
+            fix="set these values of `phantoms` in the job",
         )
-    wanted = {"version": VERSION, "profile": asdict(profile), "seed": seed, "shape": list(shape), "patients": count}
-    parameters = json.loads(json.dumps({**wanted, "images": list(images), "labels": list(labels)}))
+    wanted = {
+        "version": VERSION,
+        "profile": asdict(profile),
+        "seed": seed,
+        "shape": list(shape),
+        "patients": count,
+    }
+    parameters = json.loads(
+        json.dumps({**wanted, "images": list(images), "labels": list(labels)}),
+    )
     folders = tuple(root / f"phantom-{profile.name}-p{i:03d}" for i in range(count))
     if finished(root, parameters) and all(folder.is_dir() for folder in folders):
         return folders
@@ -63,17 +84,26 @@ def write_organs(
         mask, drawn = organ(profile, seed, shape, index, labels)
         folder.mkdir(parents=True)
         for image in images:
-            save(folder / f"{folder.name}_{image}.nii.gz", scan(profile, seed, index, image, drawn), profile)
+            save(
+                folder / f"{folder.name}_{image}.nii.gz",
+                scan(profile, seed, index, image, drawn),
+                profile,
+            )
         save(folder / f"{folder.name}_seg.nii.gz", mask, profile)
     content = {"what": "synthetic phantoms, not patients", "parameters": parameters}
+    # Last: a cohort without the marker was interrupted, and is written again.
     files.write(root / MARKER, json.dumps(content, indent=1) + "\n")
     return folders
 
 
 def organ(
-    profile: Hospital, seed: int, shape: tuple[int, int, int], index: int, labels: Sequence[int]
+    profile: Hospital,
+    seed: int,
+    shape: tuple[int, int, int],
+    index: int,
+    labels: Sequence[int],
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return (the mask, the clean image), both [H, W, D], of patient `index`."""
+    """Return (mask, clean image) of patient `index`, both [H, W, D]."""
     rng = stream(seed, "phantom organ", profile.name, index)
     xyz = coordinates(shape, profile.spacing_mm)
     half = np.array(shape, np.float32) * np.array(profile.spacing_mm, np.float32) / 2
@@ -88,16 +118,35 @@ def organ(
     return mask, drawn
 
 
-def scan(profile: Hospital, seed: int, index: int, image: str, drawn: NDArray[np.float32]) -> NDArray[np.int16]:
+def scan(
+    profile: Hospital,
+    seed: int,
+    index: int,
+    image: str,
+    drawn: NDArray[np.float32],
+) -> NDArray[np.int16]:
     """Return what the hospital's scanner makes of a clean image."""
     from scipy.ndimage import gaussian_filter
 
     rng = stream(seed, "phantom organ scanner", profile.name, index, image)
-    seen = gaussian_filter(drawn, [profile.blur_mm / 2.355 / step for step in profile.spacing_mm], truncate=3.0)
+    seen = gaussian_filter(
+        drawn,
+        [profile.blur_mm / 2.355 / step for step in profile.spacing_mm],
+        truncate=3.0,
+    )
     noise = NOISE * profile.noise * rng.standard_normal(drawn.shape, dtype=np.float32)
     return np.asarray(np.clip(np.rint(seen + noise), -1024, 3071), np.int16)
 
 
-def _inside(xyz: NDArray[np.float32], centre: NDArray[np.floating], semi: NDArray[np.floating]) -> NDArray[np.bool_]:
-    scaled = (xyz - np.asarray(centre)[:, None, None, None]) / np.asarray(semi)[:, None, None, None]
+def _inside(
+    xyz: NDArray[np.float32],
+    centre: NDArray[np.floating],
+    semi: NDArray[np.floating],
+) -> NDArray[np.bool_]:
+    scaled = (xyz - np.asarray(centre)[:, None, None, None]) / np.asarray(semi)[
+        :,
+        None,
+        None,
+        None,
+    ]
     return np.asarray((scaled**2).sum(axis=0) < 1)

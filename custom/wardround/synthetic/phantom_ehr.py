@@ -1,10 +1,13 @@
-"""The record of a phantom patient: age, sex and two laboratory values that depend on the tumour's type.
+"""What is the record of a phantom patient?
 
-The type is one of synthetic/phantom_types.py, or, beside masks, one of `kind_of`: whether the tumour enhances, and how large it is.
+It holds age, sex and two laboratory values that depend on the tumour's type. The type
+is one of synthetic/phantom_types.py, or, beside masks, one of `kind_of`: whether the
+tumour enhances, and how large it is.
 
-Given the type all four are independent with known distributions, so the best possible accuracy from the record alone,
-or from the record and some of the sequences, can be computed. A function of the type alone would make the images
-superfluous; no connection would make the record superfluous. Synthetic: no medical truth in the numbers.
+Given the type all four are independent with known distributions, so the best possible
+accuracy from the record alone, or from the record and some of the sequences, can be
+computed. A function of the type alone would make the images superfluous; no connection
+would make the record superfluous. The numbers hold no medical truth.
 """
 
 from __future__ import annotations
@@ -45,9 +48,10 @@ _MALE = (0.5, (0.0, -0.15, 0.15))
 def kind_of(volumes_mm3: Mapping[str, float]) -> int:
     """Return the type that a tumour with these volumes (ET, WT) has in the record.
 
-    0: no enhancing part | 1: smaller than LARGE_MM3, 2: larger, both enhancing
-    So the record tells in part whether ET is empty, and how large the tumour is (CRP rises from 0 to 2 by 24 mg/l, LDH from
-    1 to 2 by 90 U/l); it does not tell where. T1ce shows the same, where a site has it and training does not hide it.
+    0 has no enhancing part; 1 and 2 enhance, 1 is smaller than LARGE_MM3 and 2 is
+    larger. So the record tells in part whether ET is empty, and how large the tumour is
+    (CRP rises from 0 to 2 by 24 mg/l, LDH from 1 to 2 by 90 U/l). It does not tell
+    where. T1ce shows the same, where a site has it and training does not hide it.
     """
     if not volumes_mm3["ET"]:
         return 0
@@ -55,9 +59,10 @@ def kind_of(volumes_mm3: Mapping[str, float]) -> int:
 
 
 def draw_record(kind: int, rng: np.random.Generator, strength: float = 1.0) -> dict[str, str]:
-    """Return the cells of a patient of type `kind`; each laboratory value is missing with probability 0.15.
+    """Return the cells of a patient of type `kind`.
 
-    strength: factor on all differences between types, 0 (no connection) .. 2
+    Each laboratory value is missing with probability 0.15.
+    strength: The factor on all differences between types, from 0 (no connection) to 2.
     """
     record = {"sex": "m" if rng.uniform() < _MALE[0] + strength * _MALE[1][kind] else "f"}
     for name, (middle, shifts, deviation) in _NORMAL.items():
@@ -74,9 +79,11 @@ def posterior(
     strength: float = 1.0,
     priors: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> NDArray[np.float64]:
-    """Return [N, 3]: the probability of each type given the record and what the modalities `seen` show.
+    """Return the probability of each type, [N, 3].
 
-    What a modality shows (ring, halo) is taken from the patient's true type: as a perfect reader would see it.
+    It is given the record and what the modalities `seen` show. What a modality shows
+    (ring, halo) is taken from the patient's true type, as a perfect reader would see
+    it.
     """
     log = np.tile(np.log(np.asarray(priors, np.float64)), (len(record), 1))
     for i, cells in enumerate(record):
@@ -95,14 +102,18 @@ def posterior(
 
 
 def bayes_limit(
-    seen: Sequence[str] = (), strength: float = 1.0, priors: Sequence[float] = (1.0, 1.0, 1.0), draws: int = 4000
+    seen: Sequence[str] = (),
+    strength: float = 1.0,
+    priors: Sequence[float] = (1.0, 1.0, 1.0),
+    draws: int = 4000,
 ) -> float:
-    """Return the accuracy that nobody can beat, from the record and the modalities `seen`; by simulation, standard
-    error at most 0.5 / sqrt(draws).
+    """Return the accuracy that nobody can beat from the record and `seen`.
 
-    It is the mean of the largest posterior probability (that a few CRP values below 0 are written as 0 is ignored).
-    strength 1, equal priors: .73 record alone, .89 with t1ce or with flair. Both signs seen: 1.
-    Images of real scanners are noisier than `seen` assumes, so a network stays below.
+    It is simulated, with a standard error of at most 0.5 / sqrt(draws), as the mean of
+    the largest posterior probability (that a few CRP values below 0 are written as 0 is
+    ignored). With strength 1 and equal priors it is .73 for the record alone, .89 with
+    t1ce or with flair, and 1 if both signs are seen. Images of real scanners are
+    noisier than `seen` assumes, so a network stays below.
     """
     rng = stream(0, "phantom record limit")
     share = np.asarray(priors, np.float64) / np.sum(priors)

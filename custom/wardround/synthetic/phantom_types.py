@@ -1,18 +1,23 @@
-"""Phantom patients with a type of tumour: one axial slice per sequence, and a record that fits the type.
+"""What are phantom patients with a type of tumour?
 
-    <root>/dataset.json, cases.csv         as any folder of labelled images (description.py)
+They have one axial slice per sequence, and a record that fits the type.
+
+    <root>/dataset.json, cases.csv   as any folder of labelled images
+                                     (description.py)
     <root>/images/phantom-north-p000_{t1,t1ce,t2,flair}.png
-    <root>/phantoms.json                   written last: all parameters
+    <root>/phantoms.json             written last: all parameters
 
-Patient i of a hospital has the brain and the tumour that synthetic/phantoms.py gives patient i (same seed and shape), and the
-slice is where the tumour is largest. Types differ by two signs, each shown by other sequences:
+Patient i of a hospital has the brain and the tumour that synthetic/phantoms.py gives
+patient i (same seed and shape), and the slice is where the tumour is largest. Types
+differ by two signs, each shown by other sequences:
 
     ring         bright rim in t1ce, no oedema in t2 and flair
     halo         no rim in t1ce, bright oedema in t2 and flair
     ring_halo    both
 
-So t1ce alone cannot tell ring from ring_halo, t2 and flair cannot tell halo from ring_halo, t1 tells nothing; shape and
-place tell nothing. The scanner effects and missing modalities are those of the hospital.
+So t1ce alone cannot tell ring from ring_halo, and t2 and flair cannot tell halo from
+ring_halo; t1, shape and place tell nothing. The scanner effects and missing modalities
+are those of the hospital.
 """
 
 from __future__ import annotations
@@ -34,8 +39,16 @@ from wardround.data.pictures import Grid, write_picture
 from wardround.synthetic.anatomy import TISSUES, Labels, smooth_drift, smooth_noise
 from wardround.synthetic.hospitals import Hospital
 from wardround.synthetic.phantom_ehr import CLASSES, COLUMNS, HALO, RING, draw_record
-from wardround.synthetic.phantoms import MARKER, PATIENT_JITTER, SMALLEST, TEXTURE, Shape, make_labels
+from wardround.synthetic.phantoms import (
+    MARKER,
+    PATIENT_JITTER,
+    SMALLEST,
+    TEXTURE,
+    Shape,
+    make_labels,
+)
 
+# Raised when the same parameters give other phantoms: older cohorts are then rewritten.
 VERSION = 1
 
 
@@ -54,12 +67,18 @@ def write_types(
     strength: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write the patients of one hospital and return `root`, a folder that `open_labelled` reads.
+    """Write the patients of one hospital and return `root`.
 
-    priors: shares of the types at this hospital, in any scale; 0: absent | strength: see synthetic/phantom_ehr.py
-    Patient i depends on (profile, seed, shape, priors, strength, i) alone.
-    finished before with the same parameters: nothing is written | interrupted, or other parameters: written again
-    root holds anything but such phantoms: DataRefused | numbers that make no sense: ConfigRefused
+    It is a folder that `open_labelled` reads. Patient i depends on (profile, seed,
+    shape, priors, strength, i) alone.
+    priors: The shares of the types at this hospital, in any scale; 0 is absent.
+    strength: See synthetic/phantom_ehr.py.
+    progress: Called with (patients done, patients in all).
+
+    If they were finished before with the same parameters, nothing is written; if they
+    were interrupted or have other parameters, they are written again. DataRefused is
+    raised if root holds anything but such phantoms, ConfigRefused for numbers out of
+    range.
     """
     count = profile.patients if patients is None else patients
     share = np.asarray(priors, np.float64)
@@ -69,7 +88,7 @@ def write_types(
             "phantoms with a type",
             found=f"{count} patients of shape {tuple(shape)}, priors {tuple(priors)}, strength {strength}",
             expected=f"1 patient, axes of {SMALLEST} voxels or more, three shares (sum above 0), strength 0..2",
-            fix="correct the numbers",
+            fix="set these numbers within the limits",
         )
     parameters = {
         "version": VERSION,
@@ -80,7 +99,13 @@ def write_types(
         "priors": [float(p) for p in priors],
         "strength": strength,
     }
-    content = json.dumps({"what": "synthetic phantoms, not patients", "parameters": parameters}, indent=1) + "\n"
+    content = (
+        json.dumps(
+            {"what": "synthetic phantoms, not patients", "parameters": parameters},
+            indent=1,
+        )
+        + "\n"
+    )
     if _finished(root, content):
         return root
     rows = []
@@ -95,13 +120,27 @@ def write_types(
         if progress is not None:
             progress(i + 1, count)
     grid = max(shape[:2])
-    write_folder(root, Description(spec_of(grid), root.resolve() / "images", root / "cases.csv"), rows)
+    write_folder(
+        root,
+        Description(spec_of(grid), root.resolve() / "images", root / "cases.csv"),
+        rows,
+    )
+    # Last: a cohort without the marker was interrupted, and is written again.
     files.write(root / MARKER, content)
     return root
 
 
-def make_slices(profile: Hospital, seed: int, shape: Shape, index: int, kind: int) -> dict[str, NDArray[np.uint16]]:
-    """Return one slice [H, W] per modality that the hospital has: 0 outside the brain, 1 or more inside."""
+def make_slices(
+    profile: Hospital,
+    seed: int,
+    shape: Shape,
+    index: int,
+    kind: int,
+) -> dict[str, NDArray[np.uint16]]:
+    """Return one slice [H, W] per modality that the hospital has.
+
+    Values are 0 outside the brain, 1 or more inside.
+    """
     from scipy.ndimage import gaussian_filter
 
     tissue, labels = make_labels(replace(profile, quiet_every=10**9), seed, shape, index)
@@ -115,6 +154,8 @@ def make_slices(profile: Hospital, seed: int, shape: Shape, index: int, kind: in
     table = contrast(profile, kind) + rng.normal(0, PATIENT_JITTER, (4, 6)).astype(np.float32)
     images = {}
     for row, modality in enumerate(MODALITIES):
+        # Drawn for a missing modality too, so that the others do not depend on what is
+        # missing.
         bias = np.exp(np.float32(profile.bias_field) * smooth_drift(rng, (*tissue.shape, 1))[:, :, 0])
         noise = rng.standard_normal(tissue.shape, dtype=np.float32) * np.float32(profile.noise)
         if modality in profile.missing:
@@ -129,10 +170,11 @@ def make_slices(profile: Hospital, seed: int, shape: Shape, index: int, kind: in
 
 
 def contrast(profile: Hospital, kind: int) -> NDArray[np.float32]:
-    """Return the hospital's contrast [4, 6] for a tumour of this type: a sign that the type lacks is erased from the
-    sequences that would show it.
+    """Return the hospital's contrast [4, 6] for a tumour of this type.
 
-    no ring: the rim in t1ce is as in t1 | no halo: the oedema in t2 and flair is as white matter there
+    A sign that the type lacks is erased from the sequences that would show it: without
+    ring the rim in t1ce is as in t1, without halo the oedema in t2 and flair is as
+    white matter there.
     """
     table = profile.table()
     t1, t1ce, t2, flair = range(4)
@@ -146,7 +188,11 @@ def contrast(profile: Hospital, kind: int) -> NDArray[np.float32]:
 
 
 def _patient(
-    profile: Hospital, seed: int, index: int, share: NDArray[np.float64], strength: float
+    profile: Hospital,
+    seed: int,
+    index: int,
+    share: NDArray[np.float64],
+    strength: float,
 ) -> tuple[int, dict[str, str]]:
     rng = stream(seed, "phantom type", profile.name, index)
     kind = int(rng.choice(len(CLASSES), p=share))
@@ -154,7 +200,10 @@ def _patient(
 
 
 def _spots(rng: np.random.Generator, tissue: Labels, count: int) -> NDArray[np.bool_]:
-    """Return single bright pixels in healthy white matter; a slice shows a fifth of the patient's."""
+    """Return single bright pixels in healthy white matter.
+
+    A slice shows a fifth of the patient's.
+    """
     spots = np.zeros(tissue.shape, bool)
     places = np.flatnonzero(tissue == 1 + TISSUES.index("white"))
     spots.flat[rng.choice(places, min(-(-count // 5), len(places)), replace=False)] = True
@@ -162,7 +211,10 @@ def _spots(rng: np.random.Generator, tissue: Labels, count: int) -> NDArray[np.b
 
 
 def _finished(root: Path, content: str) -> bool:
-    """Return whether root holds exactly these phantoms; else make it ready for them, or refuse it."""
+    """Return whether root holds exactly these phantoms.
+
+    If not, it is made ready for them, or refused.
+    """
     ours = {FILE, "cases.csv", "images", MARKER}
     root.mkdir(parents=True, exist_ok=True)
     foreign = sorted(entry.name for entry in root.iterdir() if entry.name.removesuffix(".partial") not in ours)

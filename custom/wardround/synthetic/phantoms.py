@@ -1,8 +1,12 @@
-"""Cohorts of phantom patients, written as real NIfTI files in BraTS layout. No person was scanned for them.
+"""What is a cohort of phantom patients with masks?
+
+The patients are real NIfTI files in BraTS layout. No person was scanned for them.
 
     <root>/phantom-north-p000/phantom-north-p000_{t1,t1ce,t2,flair,seg}.nii.gz
-    <root>/record.csv         a record that fits the tumour in part (synthetic/phantom_ehr.py), for jobs that use one (ehr_table.py)
-    <root>/phantoms.json      written last: all parameters, and the volume of every region of every case in mm^3
+    <root>/record.csv       a record that fits the tumour in part (phantom_ehr.py),
+                            for jobs that use one (ehr_table.py)
+    <root>/phantoms.json    written last: all parameters, and the volume of every
+                            region of every case in mm^3
 
 Background is exactly 0 (as after skull stripping), the brain is 1 or more.
 """
@@ -43,11 +47,21 @@ from wardround.synthetic.anatomy import (
 from wardround.synthetic.hospitals import HOSPITALS, Hospital, hospital
 from wardround.synthetic.phantom_ehr import COLUMNS, draw_record, kind_of
 
-__all__ = ["HOSPITALS", "MARKER", "RECORD", "Hospital", "are_phantoms", "hospital", "write_cohort"]
+__all__ = [
+    "HOSPITALS",
+    "MARKER",
+    "RECORD",
+    "Hospital",
+    "are_phantoms",
+    "hospital",
+    "write_cohort",
+]
 
 MARKER = "phantoms.json"
 RECORD = "record.csv"
+# Raised when the same parameters give other phantoms: older cohorts are then rewritten.
 VERSION = 2
+# Below this a tumour has no room for three nested parts.
 SMALLEST = 12
 PATIENT_JITTER = 0.03
 TEXTURE = 0.04
@@ -55,7 +69,10 @@ Shape = tuple[int, int, int]
 
 
 def are_phantoms(root: Path, cases: Iterable[str]) -> bool:
-    """Return whether a folder says that its patients are synthetic, and holds no case with another kind of name."""
+    """Return whether a folder says that its patients are synthetic.
+
+    All cases must have a phantom's name too.
+    """
     return (root / MARKER).is_file() and all(case.startswith("phantom-") for case in cases)
 
 
@@ -69,11 +86,14 @@ def write_cohort(
 ) -> tuple[Path, ...]:
     """Write the patients of one hospital below `root` and return their folders.
 
-    Patient i depends on (profile, seed, shape, i) alone: a larger cohort begins with the smaller one.
-    `progress` is called with (patients done, patients in all).
+    Patient i depends on (profile, seed, shape, i) alone: a larger cohort begins with
+    the smaller one.
+    progress: Called with (patients done, patients in all).
 
-    finished before with the same parameters: nothing is written | interrupted, or other parameters: written again
-    root holds anything but phantoms: DataRefused, nothing is touched | shape below 12, patients below 1: ConfigRefused
+    If they were finished before with the same parameters, nothing is written; if they
+    were interrupted or have other parameters, they are written again. DataRefused is
+    raised, and nothing touched, if root holds anything but phantoms; ConfigRefused for
+    a shape below 12 or fewer than 1 patient.
     """
     count = profile.patients if patients is None else patients
     if count < 1 or len(shape) != 3 or min(shape) < SMALLEST:
@@ -81,9 +101,15 @@ def write_cohort(
             "a cohort of phantoms",
             found=f"{count} patients of shape {tuple(shape)}",
             expected=f"at least 1 patient, three axes of at least {SMALLEST} voxels",
-            fix="correct the numbers",
+            fix="set these numbers within the limits",
         )
-    wanted = {"version": VERSION, "profile": asdict(profile), "seed": seed, "shape": list(shape), "patients": count}
+    wanted = {
+        "version": VERSION,
+        "profile": asdict(profile),
+        "seed": seed,
+        "shape": list(shape),
+        "patients": count,
+    }
     parameters = json.loads(json.dumps(wanted))
     folders = tuple(root / f"phantom-{profile.name}-p{i:03d}" for i in range(count))
     if finished(root, parameters) and all(folder.is_dir() for folder in folders):
@@ -95,13 +121,23 @@ def write_cohort(
         if progress is not None:
             progress(i + 1, count)
     files.write(root / RECORD, _record(profile, seed, volumes))
-    content = {"what": "synthetic phantoms, not patients", "parameters": parameters, "volumes_mm3": volumes}
+    content = {
+        "what": "synthetic phantoms, not patients",
+        "parameters": parameters,
+        "volumes_mm3": volumes,
+    }
+    # Last: a cohort without the marker was interrupted, and is written again.
     files.write(root / MARKER, json.dumps(content, indent=1) + "\n")
     return folders
 
 
-def make_labels(profile: Hospital, seed: int, shape: Shape, index: int) -> tuple[Labels, Labels]:
-    """Return (tissue map, BraTS labels), both [H, W, D] in RAS order, of patient `index`."""
+def make_labels(
+    profile: Hospital,
+    seed: int,
+    shape: Shape,
+    index: int,
+) -> tuple[Labels, Labels]:
+    """Return (tissue map, BraTS labels) of patient `index`, [H, W, D] in RAS order."""
     rng = stream(seed, "phantom anatomy", profile.name, index)
     xyz = coordinates(shape, profile.spacing_mm)
     semi = semi_axes_mm(shape, profile.spacing_mm) * np.float32(rng.uniform(0.92, 1.0))
@@ -112,8 +148,16 @@ def make_labels(profile: Hospital, seed: int, shape: Shape, index: int) -> tuple
     return add_tumour(tissue, labels), labels
 
 
-def make_images(profile: Hospital, seed: int, index: int, tissue: Labels) -> dict[str, NDArray[np.int16]]:
-    """Return one image [H, W, D] per modality that the hospital has: 0 outside the brain, 1 .. 32767 inside."""
+def make_images(
+    profile: Hospital,
+    seed: int,
+    index: int,
+    tissue: Labels,
+) -> dict[str, NDArray[np.int16]]:
+    """Return one image [H, W, D] per modality that the hospital has.
+
+    Values are 0 outside the brain, 1 .. 32767 inside.
+    """
     from scipy.ndimage import gaussian_filter
 
     rng = stream(seed, "phantom scanner", profile.name, index)
@@ -124,6 +168,8 @@ def make_images(profile: Hospital, seed: int, index: int, tissue: Labels) -> dic
     table = profile.table() + rng.normal(0, PATIENT_JITTER, (4, 6)).astype(np.float32)
     images = {}
     for row, modality in enumerate(MODALITIES):
+        # Drawn for a missing modality too, so that the others do not depend on what is
+        # missing.
         bias = np.exp(np.float32(profile.bias_field) * smooth_drift(rng, tissue.shape))
         noise = rng.standard_normal(tissue.shape, dtype=np.float32) * np.float32(profile.noise)
         if modality in profile.missing:
@@ -137,40 +183,67 @@ def make_images(profile: Hospital, seed: int, index: int, tissue: Labels) -> dic
     return images
 
 
-def _write_case(folder: Path, profile: Hospital, seed: int, shape: Shape, index: int) -> dict[str, float]:
+def _write_case(
+    folder: Path,
+    profile: Hospital,
+    seed: int,
+    shape: Shape,
+    index: int,
+) -> dict[str, float]:
     tissue, labels = make_labels(profile, seed, shape, index)
     folder.mkdir(parents=True)
     for modality, image in make_images(profile, seed, index, tissue).items():
         save(folder / f"{folder.name}_{modality}.nii.gz", image, profile)
     save(folder / f"{folder.name}_seg.nii.gz", labels, profile)
     voxel = float(np.prod(profile.spacing_mm))
-    regions = {"ET": labels == 4, "TC": (labels == 1) | (labels == 4), "WT": labels > 0, "brain": tissue > 0}
+    regions = {
+        "ET": labels == 4,
+        "TC": (labels == 1) | (labels == 4),
+        "WT": labels > 0,
+        "brain": tissue > 0,
+    }
     return {region: int(mask.sum()) * voxel for region, mask in regions.items()}
 
 
 def _record(profile: Hospital, seed: int, volumes: dict[str, dict[str, float]]) -> str:
     lines = [[PATIENT, *(column.header for column in COLUMNS.columns)]]
     for i, (case, volumes_mm3) in enumerate(volumes.items()):
-        cells = draw_record(kind_of(volumes_mm3), stream(seed, "phantom record", profile.name, i))
+        cells = draw_record(
+            kind_of(volumes_mm3),
+            stream(seed, "phantom record", profile.name, i),
+        )
         lines.append([case, *(cells[column.name] for column in COLUMNS.columns)])
     return csv_text(lines)
 
 
 def save(path: Path, volume: NDArray[Any], profile: Hospital) -> None:
-    """Write a RAS volume in the hospital's own orientation; the world coordinates of every voxel stay the same."""
+    """Write a RAS volume in the hospital's own orientation.
+
+    The world coordinates of every voxel stay the same.
+    """
     import nibabel
 
-    sign = np.array([1 if a == b else -1 for a, b in zip(profile.orientation, "RAS", strict=True)])
+    sign = np.array(
+        [1 if a == b else -1 for a, b in zip(profile.orientation, "RAS", strict=True)],
+    )
     half = (np.array(volume.shape) - 1) / 2 * np.array(profile.spacing_mm)
     affine = np.diag([*(sign * np.array(profile.spacing_mm)), 1.0])
     affine[:3, 3] = -sign * half
-    image = nibabel.Nifti1Image(np.ascontiguousarray(volume[tuple(slice(None, None, int(s)) for s in sign)]), affine)
+    image = nibabel.Nifti1Image(
+        np.ascontiguousarray(volume[tuple(slice(None, None, int(s)) for s in sign)]),
+        affine,
+    )
     image.header.set_xyzt_units("mm")
+    # mtime 0 keeps the time of writing out of the file, so that equal phantoms are
+    # equal bytes.
     path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
 
 
 def _spots(rng: np.random.Generator, tissue: Labels, count: int) -> NDArray[np.bool_]:
-    """Return a mask of `count` small crosses in healthy white matter (fewer where there is not enough of it)."""
+    """Return a mask of `count` small crosses in healthy white matter.
+
+    There are fewer where there is not enough of it.
+    """
     from scipy.ndimage import binary_dilation
 
     seeds = np.zeros(tissue.shape, bool)
@@ -188,10 +261,15 @@ def finished(root: Path, parameters: dict[str, Any]) -> bool:
 
 
 def clear(root: Path) -> None:
-    """Remove an unfinished or different cohort, the marker first; refuse a folder that holds anything else."""
+    """Remove an unfinished or different cohort, the marker first.
+
+    DataRefused is raised for a folder that holds anything else.
+    """
     root.mkdir(parents=True, exist_ok=True)
     entries = sorted(root.iterdir())
-    ours = re.compile(rf"phantom-.+-p\d{{3,}}|({re.escape(MARKER)}|{re.escape(RECORD)})(\.partial)?")
+    ours = re.compile(
+        rf"phantom-.+-p\d{{3,}}|({re.escape(MARKER)}|{re.escape(RECORD)})(\.partial)?",
+    )
     foreign = [entry.name for entry in entries if not ours.fullmatch(entry.name)]
     if foreign:
         raise DataRefused(

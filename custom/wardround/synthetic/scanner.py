@@ -1,7 +1,9 @@
-"""Simulated scanners: copies of real images with other contrast, bias field, blur and noise.
+"""How would another scanner show a real image?
 
-Nothing is scanned again and no physics is modelled: gamma, smooth drift, Gaussian blur and noise. The copies are
-patient images like the originals: protect them in the same way. Masks are copied byte for byte.
+Copies get other contrast, bias field, blur and noise. Nothing is scanned again and no
+physics is modelled: gamma, smooth drift, Gaussian blur and noise. The copies are
+patient images like the originals: protect them in the same way. Masks are copied byte
+for byte.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from wardround.synthetic.anatomy import Field, smooth_drift
 
 @dataclass(frozen=True)
 class Scanner:
-    """One simulated scanner; gamma is drawn per file kind (t1, flair, ...) within gamma_range.
+    """One simulated scanner.
 
-    bias_field: standard deviation of the logarithm of the brightness drift | blur_voxels: sigma of a Gaussian
-    noise: standard deviation, as a fraction of the standard deviation inside the head
+    gamma_range: gamma is drawn within it per file kind (t1, flair, ...).
+    bias_field: The standard deviation of the logarithm of the brightness drift.
+    blur_voxels: The sigma of a Gaussian.
+    noise: The standard deviation, as a fraction of that inside the head.
     """
 
     name: str
@@ -49,9 +53,10 @@ def scanner(name: str, seed: int) -> Scanner:
 
 
 def transform(volume: Field, device: Scanner, gamma: float, rng: np.random.Generator) -> Field:
-    """Return the volume [H, W, D] as the scanner would show it; voxels of exactly 0 stay 0, others are above 0.
+    """Return the volume [H, W, D] as the scanner would show it.
 
-    Brightness keeps its order before blur and noise. No voxel other than 0: returned as it is.
+    Voxels of exactly 0 stay 0, others are above 0. Brightness keeps its order before
+    blur and noise. A volume of zeros is returned as it is.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -70,14 +75,21 @@ def transform(volume: Field, device: Scanner, gamma: float, rng: np.random.Gener
 
 
 def copy_case(files: CaseFiles, data: Path, out: Path, device: Scanner, seed: int) -> None:
-    """Write one case below `out` under the same relative paths as below `data`: float32 images, the mask byte for byte.
+    """Write one case below `out` under the same relative paths as below `data`.
 
-    The images' voxel axes become RAS; world coordinates are kept. | unreadable image, NaN or inf in it: DataRefused
+    Images become float32 with RAS voxel axes, and world coordinates are kept; the mask
+    is copied byte for byte. DataRefused is raised for an unreadable image, and for NaN
+    or inf in it.
     """
     import nibabel
 
     for path in sorted(set(files.images.values())):
-        scan = read_scan(files.case, path, len(files.channel) if files.decathlon else None, np.float32)
+        scan = read_scan(
+            files.case,
+            path,
+            len(files.channel) if files.decathlon else None,
+            np.float32,
+        )
         if not np.isfinite(scan.data).all():
             raise DataRefused(
                 f"case {files.case!r}, file {path.name}",
@@ -101,7 +113,10 @@ def copy_case(files: CaseFiles, data: Path, out: Path, device: Scanner, seed: in
 
 
 def tumour_volume_mm3(files: CaseFiles) -> float:
-    """Return the volume of all tumour labels of the case's mask together; a case without a mask: 0."""
+    """Return the volume of all tumour labels of the case's mask together, in mm^3.
+
+    A case without a mask has 0.
+    """
     if files.seg is None:
         return 0.0
     scan = read_scan(files.case, files.seg, None, np.float32)

@@ -1,1 +1,1 @@
-"""What is learnt, on plain arrays: regions, classes, patches, augmentation, loss, inference, metrics."""
+"""What is learnt, on plain arrays: regions, classes, patches, loss, metrics."""

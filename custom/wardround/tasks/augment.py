@@ -1,18 +1,29 @@
-"""MRI augmentation of a batch of normalised patches, on the device of the images, from one generator.
+"""How is a batch of normalised MRI patches augmented?
 
-Images are z-scores inside the brain (background exactly 0). In this order, drawn per patient, or also per modality:
+Everything happens on the device of the images, from one generator. Images are z-scores
+inside the brain (background exactly 0). In this order, drawn per patient, or also per
+modality:
 
     drop    a present modality becomes zeros and its flag false; at least one stays
     flip    each spatial axis, images and targets alike
-    curve   z <- z + a z^2 / (1 + |z|): monotone for |a| < 1, bends contrast like a gamma curve without a power
-    bias    the raw intensity is multiplied by a smooth field f; with a brain mean OFFSET standard deviations above
-            black this is z <- f (z + OFFSET) - OFFSET; f = exp(sum of a Legendre polynomial of degree 1 and 2 per axis)
-    scale   z <- (1 + s) z        shift   z <- z + t
-    noise   z <- z + sigma n, n standard normal, for a share `noisy` of the patients (normal numbers are the dear part)
+    curve   z <- z + a z^2 / (1 + |z|): monotone for |a| < 1; it bends contrast like a
+            gamma curve without a power
+    bias    the raw intensity is multiplied by a smooth field f; with a brain mean
+            OFFSET standard deviations above black this is
+            z <- f (z + OFFSET) - OFFSET; f = exp(sum of a Legendre polynomial of
+            degree 1 and 2 per axis)
+    scale   z <- (1 + s) z
+    shift   z <- z + t
+    noise   z <- z + sigma n, n standard normal, for a share `noisy` of the patients
+            (normal numbers are the expensive part)
 
-Intensities change where the image is not 0 only: background and missing modalities stay exactly 0.
-Sources: Isensee et al. 2021 (nnU-Net's list); Sudre et al. 2017 (polynomial bias field in exp).
-Deviations: 1. curve in place of gamma: z-scores are negative too; 2. no rotation, no zoom (too dear on a CPU).
+Intensities change only where the image is not 0: background and missing modalities stay
+exactly 0.
+
+Sources: Isensee et al. 2021 (nnU-Net's list); Sudre et al. 2017 (polynomial bias field
+in exp).
+Deviations: 1. There is a curve in place of gamma, because z-scores are negative too. 2.
+There is no rotation and no zoom, which are too slow on a CPU.
 """
 
 from __future__ import annotations
@@ -24,14 +35,19 @@ from torch import Tensor
 
 from wardround.core.errors import ConfigRefused
 
+# The mean of a brain lies about two standard deviations above black in MRI.
 OFFSET = 2.0
 
 
 @dataclass(frozen=True)
 class Augment:
-    """flip, drop, noisy: probabilities | curve, scale, shift, bias, noise: largest strength, drawn uniformly up to it.
+    """Probabilities and largest strengths of the augmentation.
 
-    a probability outside [0, 1], drop = 1, a strength outside [0, 1): ConfigRefused
+    flip, drop, noisy: Probabilities, from 0 to 1; drop is below 1.
+    curve, scale, shift, bias, noise: The largest strength, from 0 to below 1. A
+        strength is drawn uniformly up to it.
+
+    Values outside these ranges raise ConfigRefused.
     """
 
     flip: float = 0.5
@@ -50,7 +66,7 @@ class Augment:
                 "the augmentation",
                 found=str(self),
                 expected="probabilities in [0, 1], strengths and drop in [0, 1)",
-                fix="correct the job's augmentation arguments",
+                fix="set these fields of `task.augmentation` in the job's sampling",
             )
 
     @classmethod
@@ -59,22 +75,32 @@ class Augment:
         return cls(*([0.0] * len(astuple(cls()))))
 
     def __call__(
-        self, images: Tensor, present: Tensor, targets: Tensor, generator: torch.Generator
+        self,
+        images: Tensor,
+        present: Tensor,
+        targets: Tensor,
+        generator: torch.Generator,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return new (images [B, C, D, H, W], present bool [B, C], targets [B, R, D, H, W]).
+        """Return new (images [B, C, D, H, W], present [B, C], targets [B, R, D, H, W]).
 
-        The inputs are not changed. A patient without any modality stays without.
-        The same generator state gives the same result. Augment.none(): the inputs themselves, nothing drawn.
+        The inputs are not changed. A patient without any modality stays without. The
+        same state of the generator gives the same result. Augment.none() returns the
+        inputs themselves and draws nothing.
         """
         if self == Augment.none():
             return images, present, targets
         draw = _Draw(generator, images)
         present = self._dropped(present, draw)
         images, targets = self._flipped(images, targets, draw)
-        return self._intensities(images, draw) * present.to(images)[..., None, None, None], present, targets
+        return (
+            self._intensities(images, draw) * present.to(images)[..., None, None, None],
+            present,
+            targets,
+        )
 
     def _dropped(self, present: Tensor, draw: _Draw) -> Tensor:
         lost = draw.uniform(0, 1, *present.shape) < self.drop
+        # The present modality with the largest number is kept whatever `lost` says.
         order = draw.uniform(0, 1, *present.shape).masked_fill(~present.bool(), -1)
         keeper = torch.zeros_like(lost).scatter_(1, order.argmax(1, keepdim=True), True)
         return present.bool() & (keeper | ~lost)
@@ -88,7 +114,7 @@ class Augment:
         )
 
     def _intensities(self, z: Tensor, draw: _Draw) -> Tensor:
-        """Return new images; z must be a tensor of our own."""
+        """Return new images; z must be a tensor that nobody else holds."""
         b, c = z.shape[:2]
         inside = z != 0
         curve = draw.uniform(-self.curve, self.curve, b, c, 1, 1, 1)
@@ -100,7 +126,11 @@ class Augment:
             basis = torch.stack([x, 1.5 * x * x - 0.5])
             weights = draw.uniform(-self.bias, self.bias, b, c, 2)
             lines = torch.exp(weights @ basis)
-            field = field * lines.reshape(b, c, *(-1 if other == axis else 1 for other in range(3)))
+            field = field * lines.reshape(
+                b,
+                c,
+                *(-1 if other == axis else 1 for other in range(3)),
+            )
         if self.curve:
             z = z + curve * z * z / (1 + z.abs())
         gain = field * scale
@@ -112,7 +142,10 @@ class Augment:
 
 
 class _Draw:
-    """Random numbers of one generator (on its own device), handed out on the device of the images."""
+    """Random numbers of one generator, on the device of the images.
+
+    They are drawn on the generator's own device first.
+    """
 
     def __init__(self, generator: torch.Generator, like: Tensor) -> None:
         self._generator, self._device = generator, like.device
@@ -122,4 +155,8 @@ class _Draw:
         return (low + (high - low) * drawn).to(self._device)
 
     def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self._generator, device=self._generator.device).to(self._device)
+        return torch.randn(
+            shape,
+            generator=self._generator,
+            device=self._generator.device,
+        ).to(self._device)

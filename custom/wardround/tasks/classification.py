@@ -1,13 +1,22 @@
-"""Classes of patients: the loss, and metrics that say so when a class is absent. One row of probabilities per patient.
+"""How well are patients assigned to classes, and what is the loss?
+
+There is one row of probabilities per patient. Metrics say so when a class is absent.
 
     accuracy            share of patients whose most likely class is theirs
-    balanced accuracy   mean of the recalls of the classes that are present (one class only: its recall)
-    AUROC               mean over the classes present of one against the rest; fewer than two classes present: not defined
-    calibration error   ECE: 10 equal bins of the top probability, |mean probability - accuracy| weighted by patients
+    balanced accuracy   mean recall of the classes that are present
+    AUROC               mean over the classes present of one against the rest; not
+                        defined with fewer than two classes present
+    calibration error   ECE: 10 equal bins of the top probability,
+                        |mean probability - accuracy| weighted by patients
     log loss            mean of -log p of the true class, p at least 1e-7
-Intervals resample patients WITHIN each class (so that no class vanishes by chance); a class with one patient adds no spread.
-Sources: Brodersen et al. 2010 (balanced accuracy); Fawcett 2006 (AUROC with ties as 1/2); Guo et al. 2017, arXiv:1706.04599.
-Deviations: 1. absent classes are left out of means, and the classes that were present are counted beside the number.
+
+Intervals resample patients WITHIN each class, so that no class vanishes by chance; a
+class with one patient adds no spread.
+
+Sources: Brodersen et al. 2010 (balanced accuracy); Fawcett 2006 (AUROC with ties as
+1/2); Guo et al. 2017, arXiv:1706.04599.
+Deviations: 1. Absent classes are left out of means, and the classes that were present
+are counted beside the number.
 """
 
 from __future__ import annotations
@@ -34,18 +43,24 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def cross_entropy_by_patient(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of every row, [B]: the gradient of one does not depend on the others."""
+    """Return the cross-entropy of every row, [B].
+
+    The gradient of one row does not depend on the others.
+    """
     return functional.cross_entropy(logits, labels, reduction="none")
 
 
 def categorical_divergence(p: Tensor, q: Tensor) -> float:
-    """Return the mean over rows of KL(p || q), from logits [B, C]."""
+    """Return the mean over rows of KL(p || q), from logits [B, C], in float64."""
     a, b = functional.log_softmax(p.double(), 1), functional.log_softmax(q.double(), 1)
     return float((a.exp() * (a - b)).sum(1).mean())
 
 
 def metrics(chances: Floats, labels: Ints) -> dict[str, float | None]:
-    """Return METRICS of probabilities [N, C] and labels [N]; a metric that is not defined here: None. N of 1 or more."""
+    """Return METRICS of probabilities [N, C] and labels [N], N at least 1.
+
+    A metric that is not defined for these labels is None.
+    """
     true = chances[np.arange(len(labels)), labels]
     return {
         "balanced_accuracy": balanced_accuracy(chances, labels),
@@ -63,7 +78,10 @@ def balanced_accuracy(chances: Floats, labels: Ints) -> float:
 
 
 def auroc(chances: Floats, labels: Ints) -> float | None:
-    """Return the mean one-against-rest AUROC of the classes present, None when there is one class only."""
+    """Return the mean one-against-rest AUROC of the classes present.
+
+    With one class only it is None.
+    """
     present = np.unique(labels)
     if len(present) < 2:
         return None
@@ -72,21 +90,29 @@ def auroc(chances: Floats, labels: Ints) -> float | None:
 
 def calibration_error(chances: Floats, labels: Ints) -> float:
     """Return the expected calibration error of the most likely class."""
+    # A probability of exactly 1 belongs to the last bin.
     top, hit = chances.max(1), chances.argmax(1) == labels
     place = np.minimum((top * BINS).astype(np.int64), BINS - 1)
     total = 0.0
     for index in np.unique(place):
         inside = place == index
-        total += float(inside.mean()) * abs(float(top[inside].mean()) - float(hit[inside].mean()))
+        total += float(inside.mean()) * abs(
+            float(top[inside].mean()) - float(hit[inside].mean()),
+        )
     return total
 
 
 def intervals(
-    chances: Floats, labels: Ints, seed: int, repeats: int = REPEATS
+    chances: Floats,
+    labels: Ints,
+    seed: int,
+    repeats: int = REPEATS,
 ) -> dict[str, dict[str, float | int | None]]:
-    """Return metric -> value, low, high (95 %, percentile bootstrap within classes), cases; undefined: all None but cases.
+    """Return value, low, high and cases of each metric.
 
-    every class with at most one patient: no interval
+    low and high bound the 95 % percentile bootstrap interval within classes. All but
+    `cases` is None where a metric is not defined. There is no interval if every class
+    has at most one patient.
     """
     value = metrics(chances, labels)
     rng = stream(seed, "bootstrap")
@@ -100,14 +126,26 @@ def intervals(
     found: dict[str, dict[str, float | int | None]] = {}
     for name in METRICS:
         low, high = (float(np.percentile(drawn[name], q)) for q in (2.5, 97.5)) if drawn[name] else (None, None)
-        found[name] = {"value": value[name], "low": low, "high": high, "cases": len(labels)}
+        found[name] = {
+            "value": value[name],
+            "low": low,
+            "high": high,
+            "cases": len(labels),
+        }
     return found
 
 
 def paired_gain(
-    a: Floats, b: Floats, labels: Ints, seed: int, metric: Callable[[Floats, Ints], float] = balanced_accuracy
+    a: Floats,
+    b: Floats,
+    labels: Ints,
+    seed: int,
+    metric: Callable[[Floats, Ints], float] = balanced_accuracy,
 ) -> dict[str, float | int | None]:
-    """Return metric(a) - metric(b) on the same patients with its 95 % interval, resampled as in `intervals`."""
+    """Return metric(a) - metric(b) on the same patients, with its 95 % interval.
+
+    Patients are resampled as in `intervals`.
+    """
     rng, value = stream(seed, "bootstrap"), metric(a, labels) - metric(b, labels)
     if max(np.bincount(labels)) < 2:
         return {"value": value, "low": None, "high": None, "cases": len(labels)}
@@ -120,25 +158,35 @@ def paired_gain(
 
 
 def by_patient(
-    chances: Mapping[str, Floats], labels: Mapping[str, int], patients: Mapping[str, str]
+    chances: Mapping[str, Floats],
+    labels: Mapping[str, int],
+    patients: Mapping[str, str],
 ) -> tuple[list[str], Floats, Ints]:
-    """Return (patients sorted, mean probabilities [N, C] over each one's cases, labels [N])."""
+    """Return (patients, mean probabilities [N, C] over their cases, labels [N]).
+
+    Patients are sorted.
+    """
     groups: dict[str, list[str]] = {}
     for case in sorted(chances):
         groups.setdefault(patients[case], []).append(case)
     names = sorted(groups)
-    means = np.stack([np.mean([chances[case] for case in groups[name]], axis=0) for name in names])
+    means = np.stack(
+        [np.mean([chances[case] for case in groups[name]], axis=0) for name in names],
+    )
     return names, means, np.array([labels[groups[name][0]] for name in names], np.int64)
 
 
 def softmax(logits: Tensor) -> Floats:
-    """Return probabilities float64 [B, C]."""
+    """Return probabilities, float64 [B, C]."""
     found: Floats = torch.softmax(logits.double(), 1).cpu().numpy()
     return found
 
 
 def _auroc_of(scores: Floats, positive: NDArray[np.bool_]) -> float:
-    """Return the share of (positive, negative) pairs in the right order, ties one half (the Mann-Whitney statistic)."""
+    """Return the share of (positive, negative) pairs in the right order.
+
+    Ties count one half (the Mann-Whitney statistic).
+    """
     from scipy.stats import rankdata
 
     many, rest = int(positive.sum()), int((~positive).sum())

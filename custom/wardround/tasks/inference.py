@@ -1,14 +1,18 @@
-"""A whole volume through a network: Gaussian-weighted sliding windows, or one window around everything.
+"""How does a whole volume go through a network?
 
-1. The volume is cropped to the box of its voxels that are not 0 in all images; outside it logits are BACKGROUND.
-2. The box is covered by windows of `patch` voxels with `overlap`; logits are averaged with Gaussian weights. An axis
-   shorter than the window is padded with zeros on both sides, and the padding is cut off again.
-   patch=None: one window around the box, every axis padded to a multiple of MULTIPLE.
-3. A single small window on a CPU is computed beside a copy of itself (PyTorch is slow at single small volumes).
+1. The volume is cropped to the box of its voxels that are not 0 in all images; outside
+    it logits are BACKGROUND.
+2. The box is covered by windows of `patch` voxels with `overlap`, and logits are
+    averaged with Gaussian weights. An axis shorter than the window is padded with zeros
+    on both sides, and the padding is cut off again. With patch=None one window
+    surrounds the box, with every axis padded to a multiple of MULTIPLE.
+3. A single small window on a CPU is computed beside a copy of itself, because PyTorch
+    is slow at single small volumes.
 
-A norm sees one window, so patch and None give different numbers. None is 2 to 3 times cheaper (no overlap), but its
-norm statistics are not those of training patches: compare Dice on validation patients before choosing it.
-`batch` and the device change the speed, not the result beyond rounding.
+A norm sees one window, so a patch and None give different numbers. None is 2 to 3 times
+cheaper (no overlap), but its norm statistics are not those of training patches: compare
+Dice on validation patients before choosing it. `batch` and the device change the speed,
+not the result beyond rounding.
 """
 
 from __future__ import annotations
@@ -24,8 +28,11 @@ from wardround.tasks.boxes import bounding_box
 from wardround.tasks.inputs import network_input
 from wardround.tasks.regions import Regions
 
+# A logit of -20 is a probability of 2e-9: no threshold in use calls it foreground.
 BACKGROUND = -20.0
+# Fits every network that halves a side up to four times.
 MULTIPLE = 16
+# Voxels up to which computing a copy beside a window is faster than the window alone.
 PAIRED_UP_TO = 64**3
 
 
@@ -40,21 +47,30 @@ def predict_logits(
     batch: int = 4,
     record: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Return float32 logits [R, H, W, D] of image [C, H, W, D] (any float type) and present bool [C]; R: `regions`.
+    """Return logits, float32 [R, H, W, D], with R = `regions`.
 
-    patch: window size, multiples of the network's divisor, or None | batch: windows at a time
-    record: float32 [2 F] of the patient, the same in every window; None for a network without one
-    an image of zeros only: BACKGROUND everywhere, the network is not run | the module comes back in the mode it was in
+    image: The images [C, H, W, D] of any float type.
+    present: Which images exist, bool [C].
+    patch: The window size, multiples of the network's divisor, or None.
+    batch: The number of windows at a time.
+    record: The patient's record, float32 [2 F], the same in every window; None for a
+        network without one.
+
+    An image of zeros only gives BACKGROUND everywhere, and the network is not run. The
+    module returns in the mode it was in.
     """
     logits = np.full((regions, *image.shape[1:]), BACKGROUND, np.float32)
     inside = np.any(image != 0, axis=0)
     if not inside.any():
         return logits
     box = bounding_box(inside)
-    crop = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *box)], np.float32))[None].to(device)
+    crop = torch.from_numpy(
+        np.ascontiguousarray(image[(slice(None), *box)], np.float32),
+    )[None].to(device)
     flags = torch.from_numpy(np.asarray(present, bool)).to(device)
     table = None if record is None else torch.from_numpy(record).to(device)
     window = patch if patch is not None else [-(-n // MULTIPLE) * MULTIPLE for n in crop.shape[2:]]
+    # Restored one by one: a caller may have frozen single parts in evaluation mode.
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -78,9 +94,11 @@ def predict_regions(
     batch: int = 4,
     record: NDArray[np.float32] | None = None,
 ) -> NDArray[np.bool_]:
-    """Return bool [R, H, W, D] in the order of the regions: sigmoid above 0.5, then inner regions cut back to outer ones.
+    """Return bool [R, H, W, D] in the order of the regions.
 
-    Arguments and edge cases as in predict_logits. Where masks tell some regions only, only those mean something.
+    A region is where the sigmoid is above 0.5; inner regions are then cut back to outer
+    ones. Arguments and edge cases are those of predict_logits. If the masks of training
+    told some regions only, only those mean something.
     """
     many = len(regions.names)
     return regions.nested(predict_logits(module, image, present, patch, device, many, overlap, batch, record) > 0)
@@ -105,5 +123,12 @@ def _slide(
             return module(pair)[:1]  # type: ignore[no-any-return]
         return module(inputs)  # type: ignore[no-any-return]
 
-    result: Tensor = sliding_window_inference(crop, tuple(window), batch, forward, overlap=overlap, mode="gaussian")
+    result: Tensor = sliding_window_inference(
+        crop,
+        tuple(window),
+        batch,
+        forward,
+        overlap=overlap,
+        mode="gaussian",
+    )
     return result

@@ -1,4 +1,7 @@
-"""Training patches cut out of a volume; only the crop is read, so volumes may be memory maps of any size."""
+"""How is a training patch cut out of a volume?
+
+Only the crop is read, so volumes may be memory maps of any size.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,17 @@ def sample_patch(
     rng: np.random.Generator,
     tumour_probability: float = 0.67,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return (image float32 [C, *size], labels uint8 [*size]) of one random place; both are new arrays.
+    """Return (image float32 [C, *size], labels uint8 [*size]) of one random place.
 
-    image [C, H, W, D] of any float type, labels [H, W, D], foreground [N, 3] indices of tumour voxels.
-    With `tumour_probability` a random foreground voxel lies in the patch, at most a quarter of the size from its centre
-    unless the volume ends; otherwise every place of the patch inside the volume is equally likely.
-    no foreground: always the second case | an axis shorter than the patch: the volume in the middle, zeros around it
+    image: The images [C, H, W, D] of any float type.
+    labels: The labels [H, W, D].
+    foreground: The indices of foreground voxels, [N, 3].
+
+    Both results are new arrays. With `tumour_probability` a random foreground voxel
+    lies in the patch, at most a quarter of the size from its centre unless the volume
+    ends. Otherwise, and without foreground, every place of the patch inside the volume
+    is equally likely. If an axis is shorter than the patch, the volume lies in the
+    middle with zeros around it.
     """
     shape = labels.shape
     slack = np.subtract(shape, size)
@@ -31,6 +39,7 @@ def sample_patch(
         start = np.clip(start, 0, np.maximum(slack, 0))
     else:
         start = rng.integers(0, np.maximum(slack, 0) + 1)
+    # A volume shorter than the patch lies in its middle.
     start = np.where(slack < 0, slack // 2, start)
     inside = tuple(slice(max(0, s), min(n, s + p)) for s, n, p in zip(start, shape, size, strict=True))
     target = tuple(slice(cut.start - s, cut.stop - s) for cut, s in zip(inside, start, strict=True))

@@ -1,7 +1,10 @@
-"""The regions of a segmentation task: which values of a mask lie in each, which lie inside which, and back.
+"""What are the regions of a segmentation task?
 
-Channel order of targets and logits: `names`. Masks of one kind may tell fewer regions than those of another: a region that
-a kind does not tell is unknown at that site, not empty.
+The regions say which values of a mask lie in each and which regions lie inside which,
+and how masks are made of them again. The order of channels in targets and logits is
+`names`. Masks of one kind may tell fewer regions than those of another: a region that a
+kind does not tell is unknown at that site, not empty.
+
 The brain tumour task (brain_tumours.py) as a table:
 
 | label            | ET | TC | WT |
@@ -25,6 +28,7 @@ from numpy.typing import NDArray
 from wardround.core.errors import ConfigRefused, DataRefused
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,23}")
+# Labels are stored as uint8.
 _MOST = 255
 Labels = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
@@ -32,10 +36,15 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Regions:
-    """kinds: kind of masks -> region -> the label values that lie in it; the first kind tells every region.
+    """The regions that each kind of masks tells.
 
-    A region whose labels are all in another one's lies inside it. Names are letters and digits, "mean" is taken.
-    no kind, no region, a name or value that is none, a region that the first kind does not tell: ConfigRefused
+    kinds: For each kind of masks, the label values of each of its regions; the first
+        kind tells every region.
+
+    A region whose labels are all in another one's lies inside it. Names consist of
+    letters and digits; "mean" is taken. ConfigRefused is raised when there is no kind
+    or no region, for a name or value that is not valid, and for a region that the first
+    kind does not tell.
     """
 
     kinds: Mapping[str, Mapping[str, tuple[int, ...]]]
@@ -65,14 +74,18 @@ class Regions:
         return next(iter(self.kinds))
 
     def known(self, kind: str) -> Bools:
-        """Return bool [R]: what labels of this kind can tell. Another kind: ConfigRefused."""
+        """Return which regions labels of this kind can tell, bool [R].
+
+        ConfigRefused is raised for another kind.
+        """
         regions = self._of(kind)
         return np.array([name in regions for name in self.names])
 
     def targets(self, labels: Labels, kind: str) -> Labels:
-        """Return uint8 [R, ...] of 0 and 1 for labels [...]; unknown regions are all 0 (see `known`).
+        """Return uint8 [R, ...] of 0 and 1 for labels [...].
 
-        a label above the highest of this kind: DataRefused | another kind: ConfigRefused
+        Unknown regions are all 0 (see `known`). DataRefused is raised for a label above
+        the highest of this kind, ConfigRefused for another kind.
         """
         table = self._table(kind)
         highest = int(labels.max(initial=0))
@@ -81,20 +94,24 @@ class Regions:
                 "a label value",
                 found=f"{highest}",
                 expected=f"0 to {table.shape[1] - 1} for labels of kind {kind!r}",
-                fix="map the values of the masks (BraTS label 4 is 3 here), or correct the kind of labels in this site's file",
+                fix="map the values of the masks (BraTS label 4 is 3 here), or set the kind of `labels` in this site's file",
             )
         return np.ascontiguousarray(np.take(table, labels, axis=1))
 
     def nested(self, regions: Bools) -> Bools:
-        """Return bool [R, ...] in which inner regions are cut back to the outer ones, which never change."""
+        """Return bool [R, ...] with inner regions cut back to the outer ones.
+
+        The outer ones never change.
+        """
         return np.stack(
             [np.logical_and.reduce([regions[j] for j in (i, *self._around[i])]) for i in range(len(regions))]
         )
 
     def labels(self, regions: Bools, kind: str) -> Labels:
-        """Return uint8 labels [...] of bool regions [R, ...], made nested first; outer regions are written first.
+        """Return uint8 labels [...] of bool regions [R, ...].
 
-        Each region is written as the smallest of its labels that no region inside it has.
+        The regions are made nested first, and outer ones are written first. Each region
+        is written as the smallest of its labels that no region inside it has.
         """
         own = self._of(kind)
         found = self.nested(regions.astype(bool))
@@ -106,7 +123,7 @@ class Regions:
 
     @cached_property
     def _around(self) -> tuple[tuple[int, ...], ...]:
-        """Return for each region the places of those that it lies inside."""
+        """Return, for each region, the indices of those that it lies inside."""
         whole = self._of(self.default_kind)
         return tuple(
             tuple(j for j, other in enumerate(self.names) if set(whole[name]) < set(whole[other]))
@@ -118,7 +135,10 @@ class Regions:
         return {kind: self._table_of(regions) for kind, regions in self.kinds.items()}
 
     def _table_of(self, regions: Mapping[str, tuple[int, ...]]) -> Labels:
-        table = np.zeros((len(self.names), 1 + max(max(labels) for labels in regions.values())), np.uint8)
+        table = np.zeros(
+            (len(self.names), 1 + max(max(labels) for labels in regions.values())),
+            np.uint8,
+        )
         for name, labels in regions.items():
             table[self.names.index(name), list(labels)] = 1
         return table
@@ -133,7 +153,7 @@ class Regions:
                 "the kind of labels",
                 found=repr(kind),
                 expected=" or ".join(self.kinds),
-                fix="correct `labels` in the site's file",
+                fix="set `labels` in the site's file to one of these",
             )
         return self.kinds[kind]
 

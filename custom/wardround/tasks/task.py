@@ -1,7 +1,9 @@
-"""What is learnt, as a value: the images that go in, the regions that come out, and how both are treated.
+"""What is learnt: which images go in, which regions come out, how are both treated?
 
-A job's `sampling.task` holds it as JSON (`task_from_json`); without one it is the brain tumour task (brain_tumours.py).
-Only names of the job's own task may leave a hospital: `Task.allowed_names` is what its exit and the server accept.
+A task is a value. A job's `sampling.task` holds it as JSON (`task_from_json`); without
+one it is the brain tumour task (brain_tumours.py). Only names of the job's own task may
+leave a hospital: `Task.allowed_names` is what its outbound filter and the server
+accept.
 """
 
 from __future__ import annotations
@@ -13,23 +15,44 @@ from typing import Any
 
 from wardround.core.errors import ConfigRefused
 from wardround.data.source import Channels, HeadZScores, Normaliser, Source, Window
-from wardround.messages.allowed_names import MEASURES, label_name, measure_of, metric_names
+from wardround.messages.allowed_names import (
+    MEASURES,
+    label_name,
+    measure_of,
+    metric_names,
+)
 from wardround.tasks.augment import Augment
 from wardround.tasks.regions import Regions
 
 MISSED_MM = 374.0
-KEYS = ("inputs", "outputs", "masks", "normalisation", "augmentation", "metrics", "missed_mm")
+KEYS = (
+    "inputs",
+    "outputs",
+    "masks",
+    "normalisation",
+    "augmentation",
+    "metrics",
+    "missed_mm",
+)
 AS_STORED, BRATS = "as_stored", "brats"
 
 
 @dataclass(frozen=True)
 class Task:
-    """inputs: the images | outputs: the regions | normalisation: of one image
+    """A segmentation task.
 
-    brats_masks: the values of masks are read by a BraTS convention of each site; False: as the outputs say
-    augmentation: of a batch in training | metrics: which of MEASURES are told, dice always
-    missed_mm: the distance that counts where a region is missed or invented (the rule for empty regions: metrics.py)
-    metrics that are not there, dice not among them, a distance that is none: ConfigRefused
+    inputs: The images.
+    outputs: The regions.
+    normalisation: How one image is normalised.
+    brats_masks: Whether the values of masks follow a BraTS convention of each site; if
+        not, they are those of the outputs.
+    augmentation: How a batch is augmented in training.
+    metrics: Which of MEASURES are reported; dice always is.
+    missed_mm: The distance that counts where a region is missed or invented (see the
+        table for empty regions in metrics.py).
+
+    ConfigRefused is raised for metrics that do not exist, without dice, and for a
+    distance out of range.
     """
 
     inputs: Channels
@@ -48,18 +71,21 @@ class Task:
                 expected="names that no score has",
                 fix="name the image otherwise in `task.inputs`",
             )
-        number = isinstance(self.missed_mm, int | float) and not isinstance(self.missed_mm, bool)
+        number = isinstance(self.missed_mm, int | float) and not isinstance(
+            self.missed_mm,
+            bool,
+        )
         if not ("dice" in self.metrics and set(self.metrics) <= set(MEASURES) and number and 0 < self.missed_mm <= 1e4):
             raise ConfigRefused(
                 "the scores of the task",
                 found=f"metrics {list(self.metrics)}, missed_mm {self.missed_mm!r}",
                 expected=f"dice and others of {', '.join(MEASURES)}, a distance above 0 and up to 10000 mm",
-                fix="correct `task.metrics` and `task.missed_mm` in the job's sampling",
+                fix="set `task.metrics` and `task.missed_mm` in the job's sampling",
             )
 
     @property
     def network_inputs(self) -> int:
-        """Return how many channels a network is shown: each image, and whether it exists."""
+        """Return how many channels a network is given: each image, and its flag."""
         return 2 * len(self.inputs.names)
 
     @cached_property
@@ -73,35 +99,66 @@ class Task:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Return the names of the scores over patients: dice_mean, dice_<region>, hd95_mm_<region>, ..."""
+        """Return the names of the scores over patients.
+
+        They are dice_mean, dice_<region>, hd95_mm_<region>, ...
+        """
         return metric_names(self.outputs.names, self.metrics)
 
     @property
     def allowed_names(self) -> tuple[str, ...]:
-        """Return every name that a message of this task may hold: images, kinds of masks, scores."""
-        return (*self.inputs.names, *(label_name(kind) for kind in self.outputs.kinds), *self.metric_names)
+        """Return every name that a message of this task may hold.
+
+        These are images, kinds of masks and scores.
+        """
+        return (
+            *self.inputs.names,
+            *(label_name(kind) for kind in self.outputs.kinds),
+            *self.metric_names,
+        )
 
 
 def task_from_json(said: object, where: str) -> Task:
     """Return the task that a job's settings describe.
 
-    {"inputs": {image: [words in file names]}, "outputs": {kind of masks: {region: [label values]}}, and, where they differ
-    from MRI of tumours, "masks": "brats" or "as_stored", "normalisation": "head_z_scores" or {"low", "high"}, "augmentation":
-    {strength: number}, "metrics": [...], "missed_mm"} | anything else, a key too many: ConfigRefused
+    The JSON has these keys; the first two are required:
+
+        inputs         {image: [words in file names]}
+        outputs        {kind of masks: {region: [label values]}}
+        masks          "brats" or "as_stored"
+        normalisation  "head_z_scores" or {"low": number, "high": number}
+        augmentation   {strength: number}
+        metrics        [score, ...]
+        missed_mm      number
+
+    ConfigRefused is raised for anything else, and for another key.
     """
     if not isinstance(said, Mapping) or not {"inputs", "outputs"} <= set(said) <= set(KEYS):
         raise _refused(
-            where, f"a {type(said).__name__} with other keys", f"inputs, outputs, and some of {', '.join(KEYS[2:])}"
+            where,
+            f"a {type(said).__name__} with other keys",
+            f"inputs, outputs, and some of {', '.join(KEYS[2:])}",
         )
     inputs, outputs = said["inputs"], said["outputs"]
     if not (isinstance(inputs, Mapping) and all(isinstance(words, list | tuple) for words in inputs.values())):
-        raise _refused(where, f"inputs of type {type(inputs).__name__}", "image -> list of words in file names")
+        raise _refused(
+            where,
+            f"inputs of type {type(inputs).__name__}",
+            "image -> list of words in file names",
+        )
     masks, metrics = said.get("masks", AS_STORED), said.get("metrics", list(MEASURES))
     if masks not in (AS_STORED, BRATS) or not isinstance(metrics, Sequence) or isinstance(metrics, str):
-        raise _refused(where, f"masks {masks!r}, metrics {metrics!r}", f"{AS_STORED} or {BRATS}, and a list of scores")
+        raise _refused(
+            where,
+            f"masks {masks!r}, metrics {metrics!r}",
+            f"{AS_STORED} or {BRATS}, and a list of scores",
+        )
     kinds = outputs if isinstance(outputs, Mapping) else {}
     return Task(
-        inputs=Channels(tuple(inputs), {name: tuple(words) for name, words in inputs.items() if words}),
+        inputs=Channels(
+            tuple(inputs),
+            {name: tuple(words) for name, words in inputs.items() if words},
+        ),
         outputs=Regions({kind: _as_tuples(regions) for kind, regions in kinds.items()}),
         normalisation=_normaliser(said.get("normalisation", "head_z_scores"), where),
         brats_masks=masks == BRATS,
@@ -120,7 +177,7 @@ def _as_tuples(regions: Any) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """Return 3.0 as 3: NVFlare's command line may rewrite whole numbers of a config so."""
+    """Return 3.0 as 3, because NVFlare's command line may write whole numbers so."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -129,7 +186,11 @@ def _normaliser(said: object, where: str) -> Normaliser:
         return HeadZScores()
     if isinstance(said, Mapping) and set(said) == {"low", "high"}:
         return Window(said["low"], said["high"])
-    raise _refused(where, f"normalisation {said!r}"[:100], 'head_z_scores, or {"low": number, "high": number}')
+    raise _refused(
+        where,
+        f"normalisation {said!r}"[:100],
+        'head_z_scores, or {"low": number, "high": number}',
+    )
 
 
 def _augmentation(said: object, where: str) -> Augment:

@@ -1,7 +1,9 @@
-"""The cases of a folder of labelled images (data/description.py) as a trained classifier takes them; labels are not read.
+"""Which cases of a folder of labelled images can a trained classifier read?
 
-The model's own description says what its inputs are; the folder may have less: a sequence or a value that it lacks is
-missing, as in training. It may not have anything else, or the same under another definition.
+The folder is described as in training (data/description.py); its labels are not read.
+The model's own description says what the inputs are. The folder may hold less: a
+sequence or value that it lacks counts as missing, as in training. It may not hold
+anything else, nor the same column under another definition.
 """
 
 from __future__ import annotations
@@ -14,16 +16,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.core.errors import ConfigRefused, DataRefused
-from wardround.data.description import Description, Spec, file_of, read_description, read_rows
+from wardround.data.description import (
+    Description,
+    Spec,
+    file_of,
+    read_description,
+    read_rows,
+)
 from wardround.data.ehr import Known, Table, Values
 from wardround.data.pictures import read_picture
 
+# The keys of a weights file's `inputs`, which are the settings of CaseSampling.
 INPUTS = ("classes", "modalities", "columns", "size", "depth", "span", "record")
 
 
 @dataclass(frozen=True)
 class Cases:
-    """N cases in the order of the table: files[i] modality -> image, values and known [N, F] of the model's record."""
+    """N cases in the order of the table.
+
+    names: The names of the cases.
+    files: For each case, its image file by modality.
+    values: The values of the model's record, float32 [N, F].
+    known: Whether each value is known, bool [N, F].
+    """
 
     names: tuple[str, ...]
     files: tuple[Mapping[str, Path], ...]
@@ -32,11 +47,15 @@ class Cases:
 
 
 def read_cases(folder: Path, only: str | None, spec: Spec, record: bool) -> Cases:
-    """Return the cases of a folder, `only` one of them where it is given.
+    """Return the cases of a folder, or the one case that `only` names.
 
-    other classes, a sequence or column that the model does not know, a column in another unit or range: ConfigRefused
-    no such case, none at all, empty or repeated names, an image outside the folder, neither image nor value: DataRefused
-    record False: the folder's record is not looked at | cells of the record: as in ehr.py
+    record: False if the network reads no record; the folder's record is then ignored.
+        Cells of the record are read as data/ehr.py says.
+
+    ConfigRefused is raised for other classes, for a sequence or column that the model
+    does not know, and for a column in another unit or range. DataRefused is raised when
+    there is no such case or no case at all, when names are empty or repeated, when an
+    image lies outside the folder, and when a case has neither an image nor a value.
     """
     found = read_description(folder)
     _require(found, spec, record, str(folder))
@@ -45,30 +64,51 @@ def read_cases(folder: Path, only: str | None, spec: Spec, record: bool) -> Case
     names = [row.get("case", "") for row in rows]
     if absent or "" in names or len(set(names)) < len(names):
         what = f"no column {absent[0]!r}" if absent else "cases without a name, or more than once"
-        raise _refused(f"the table {found.table}", what, "one row per case, each with its own name")
+        raise _refused(
+            f"the table {found.table}",
+            what,
+            "one row per case, each with its own name",
+        )
     rows = [row for row in rows if only in (None, row["case"])]
     if not rows:
         what = f"no case {only!r}" if only is not None else "no case"
-        raise _refused(f"the table {found.table}", what, f"one of {len(names)} cases" if names else "a row per case")
+        raise _refused(
+            f"the table {found.table}",
+            what,
+            f"one of {len(names)} cases" if names else "a row per case",
+        )
     files = tuple(_files(found, row) for row in rows)
     values, known = _record(found, header, rows, spec.table if record else Table())
     empty = [row["case"] for row, has, numbers in zip(rows, files, known, strict=True) if not has and not numbers.any()]
     if empty:
         raise _refused(
-            f"case {empty[0]!r}", f"nothing the model reads ({len(empty)} such cases)", "an image or a value"
+            f"case {empty[0]!r}",
+            f"nothing the model reads ({len(empty)} such cases)",
+            "an image or a value",
         )
     return Cases(tuple(row["case"] for row in rows), files, values, known)
 
 
-def read_images(cases: Cases, rows: Sequence[int], spec: Spec) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return (images [B, M, *grid.shape], zeros where a sequence is missing, present [B, M]); damaged: DataRefused"""
+def read_images(
+    cases: Cases,
+    rows: Sequence[int],
+    spec: Spec,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return (images [B, M, *grid.shape], present [B, M]) of some cases.
+
+    A missing sequence is all zeros. A damaged image raises DataRefused.
+    """
     images = np.zeros((len(rows), len(spec.modalities), *spec.grid.shape), np.float32)
     present = np.zeros(images.shape[:2], bool)
     for place, row in enumerate(rows):
         for m, modality in enumerate(spec.modalities):
             if (file := cases.files[row].get(modality)) is not None:
                 # float16 between file and network, as in the cache that training reads
-                images[place, m] = read_picture(cases.names[row], file, spec.grid).astype(np.float16)
+                images[place, m] = read_picture(
+                    cases.names[row],
+                    file,
+                    spec.grid,
+                ).astype(np.float16)
                 present[place, m] = True
     return images, present
 
@@ -81,10 +121,30 @@ def _require(found: Description, spec: Spec, record: bool, where: str) -> None:
     meant = [known[column.name] for column in others]
     extra = [name for name in found.spec.modalities if name not in spec.modalities]
     for wrong, what, seen, expected in (
-        (found.spec.classes != spec.classes, "classes", ", ".join(found.spec.classes), ", ".join(spec.classes)),
-        (extra, "sequences", ", ".join(map(repr, extra)), f"only {', '.join(spec.modalities)}"),
-        (strangers, "columns", ", ".join(map(repr, strangers)), f"only {', '.join(known)}"),
-        (others, "columns", str([c.as_json() for c in others]), str([c.as_json() for c in meant])),
+        (
+            found.spec.classes != spec.classes,
+            "classes",
+            ", ".join(found.spec.classes),
+            ", ".join(spec.classes),
+        ),
+        (
+            extra,
+            "sequences",
+            ", ".join(map(repr, extra)),
+            f"only {', '.join(spec.modalities)}",
+        ),
+        (
+            strangers,
+            "columns",
+            ", ".join(map(repr, strangers)),
+            f"only {', '.join(known)}",
+        ),
+        (
+            others,
+            "columns",
+            str([c.as_json() for c in others]),
+            str([c.as_json() for c in meant]),
+        ),
     ):
         if wrong:
             raise ConfigRefused(
@@ -99,14 +159,24 @@ def _files(found: Description, row: Mapping[str, str]) -> dict[str, Path]:
     cells = {modality: row[modality] for modality in found.spec.modalities if row[modality]}
     files = {modality: file_of(cell) for modality, cell in cells.items()}
     if None in files.values():
-        raise _refused(f"case {row['case']!r}", "an image outside the folder of the images", "a path below 'images'")
+        raise _refused(
+            f"case {row['case']!r}",
+            "an image outside the folder of the images",
+            "a path below 'images'",
+        )
     return {modality: found.images / file for modality, file in files.items() if file is not None}
 
 
 def _record(
-    found: Description, header: Sequence[str], rows: Sequence[Mapping[str, str]], table: Table
+    found: Description,
+    header: Sequence[str],
+    rows: Sequence[Mapping[str, str]],
+    table: Table,
 ) -> tuple[Values, Known]:
-    """Return values and known [N, F] in the model's order; columns that the folder does not describe are not known."""
+    """Return (values, known), both [N, F], in the model's order of features.
+
+    Columns that the folder does not describe are not known.
+    """
     own = {column.name: column for column in found.spec.table.columns}
     here = Table(tuple(own[column.name] for column in table.columns if column.name in own))
     units = {name: unit for name, unit in found.units.items() if table.columns}
@@ -119,4 +189,9 @@ def _record(
 
 
 def _refused(what: str, found: str, expected: str) -> DataRefused:
-    return DataRefused(what, found=found, expected=expected, fix="correct the table, or name another case")
+    return DataRefused(
+        what,
+        found=found,
+        expected=expected,
+        fix="change that cell of the table, or name another case",
+    )

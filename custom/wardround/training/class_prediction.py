@@ -1,4 +1,8 @@
-"""Cases of a folder, one file of a classifier's weights, one row per case: probabilities and what they were made from."""
+"""Which class does a trained classifier assign to each case of a folder?
+
+One file of weights gives one row per case: the class, the probabilities and the sources
+they were computed from.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,8 @@ from wardround.training.classification import SCORED_AT_ONCE, CaseSampling
 from wardround.training.opening import pick_device
 
 Row = dict[str, Any]
+# A file of weights comes from elsewhere: its image size is limited before any memory is
+# allocated for it.
 MOST_PIXELS = 2**24
 ENDINGS = (".json", ".csv")
 
@@ -34,7 +40,13 @@ ENDINGS = (".json", ".csv")
 class Classifier:
     """A file of weights whose architecture and inputs were checked.
 
-    identity: fingerprint of the architecture | digest: of the weights themselves
+    spec: The network.
+    sampling: What the network's inputs are.
+    arrays: The weights by parameter name.
+    meta: What the writer of the file said about it.
+    file: Where it was read from.
+    identity: The fingerprint of the architecture.
+    digest: The digest of the weights themselves.
     """
 
     spec: ViTFusion
@@ -47,33 +59,52 @@ class Classifier:
 
 
 def is_classifier(meta: Mapping[str, Any]) -> bool:
-    """Return whether a file of weights says of itself that its network tells classes."""
+    """Return whether a file of weights says that its network is a classifier."""
     model = meta.get("model")
     return isinstance(model, Mapping) and model.get("path") == ViTFusion.__name__
 
 
 def read_classifier(file: Path) -> Classifier:
-    """Read a hospital's deploy_model.npz, the server's final_model.npz or best_model.npz, or a baseline's weights.
+    """Return the classifier of a checked file of weights.
 
-    damaged, another architecture than the file's own fingerprint says, no description of its inputs, or one that its
-    network does not fit (number of classes, sequences, columns, size): ModelRefused
+    file: A hospital's deploy_model.npz, the server's final_model.npz or best_model.npz,
+        or the weights of a baseline.
+
+    ModelRefused is raised when the file is damaged, when its architecture is not the
+    one of its own fingerprint, when it does not describe its inputs, and when its
+    network does not fit them (classes, sequences, columns, size).
     """
     arrays, meta = bundle_files.load_any(file)
     spec = rebuild_classifier(meta.get("model"), str(file))
+    # The size is checked before a network is built: a forged file could name a huge
+    # one.
     require_size(spec, arrays, str(file))
     identity = fingerprint(spec)
     arrays, _ = bundle_files.load_any(file, identity)
     sampling = _sampling(meta.get("inputs"), file)
     if (spec.case, spec.classes) != (sampling.vector, len(sampling.classes)):
         found = f"a network for {spec.case} and {spec.classes} classes"
-        raise _refused(file, found, f"{sampling.vector} and {len(sampling.classes)} classes, as the file itself says")
+        raise _refused(
+            file,
+            found,
+            f"{sampling.vector} and {len(sampling.classes)} classes, as the file itself says",
+        )
     return Classifier(spec, sampling, arrays, meta, file, identity, digest(arrays))
 
 
-def predict_classes(cases: Cases, model: Classifier, device: str, say: Callable[[int, int], None]) -> list[Row]:
-    """Return one row per case: case, class, probabilities, and which sources were present; images are read as they come.
+def predict_classes(
+    cases: Cases,
+    model: Classifier,
+    device: str,
+    say: Callable[[int, int], None],
+) -> list[Row]:
+    """Return one row per case: the case, its class, probabilities and present sources.
 
-    damaged images: DataRefused | a GPU that is not there: ConfigRefused
+    Images are read in groups, as they are needed.
+    say: Called with (cases done, cases in all) after each group.
+
+    DataRefused is raised for a damaged image, ConfigRefused for a GPU that is not
+    there.
     """
     where, spec = pick_device(device), model.sampling.spec
     net = FlatModel(model.spec.build(0), where)
@@ -82,8 +113,18 @@ def predict_classes(cases: Cases, model: Classifier, device: str, say: Callable[
     for start in range(0, len(cases.names), SCORED_AT_ONCE):
         rows = range(start, min(start + SCORED_AT_ONCE, len(cases.names)))
         images, present = read_images(cases, rows, spec)
-        inputs = model.sampling.inputs(images, present, cases.values[start : rows.stop], cases.known[start : rows.stop])
-        for row, shown, chances in zip(rows, present, softmax(net.outputs(w, inputs.to(net.device))), strict=True):
+        inputs = model.sampling.inputs(
+            images,
+            present,
+            cases.values[start : rows.stop],
+            cases.known[start : rows.stop],
+        )
+        for row, shown, chances in zip(
+            rows,
+            present,
+            softmax(net.outputs(w, inputs.to(net.device))),
+            strict=True,
+        ):
             found.append(
                 {
                     "case": cases.names[row],
@@ -98,10 +139,25 @@ def predict_classes(cases: Cases, model: Classifier, device: str, say: Callable[
 
 
 def write_rows(rows: Sequence[Row], model: Classifier, out: Path) -> Path:
-    """Write .json, or .csv with the same content in one line per case, for this user only (they are about patients)."""
-    about = {"file": model.file.name, "architecture": model.identity, "weights": model.digest}
+    """Write the rows as .json or .csv and return the path.
+
+    A .csv file holds the same content, one line per case. Only this user may read the
+    file, because its rows are about patients. ConfigRefused is raised when it cannot be
+    written.
+    """
+    about = {
+        "file": model.file.name,
+        "architecture": model.identity,
+        "weights": model.digest,
+    }
     if out.suffix.lower() == ".json":
-        text = json.dumps({"model": about, "research": "no medical device", "cases": list(rows)}, indent=1) + "\n"
+        text = (
+            json.dumps(
+                {"model": about, "research": "no medical device", "cases": list(rows)},
+                indent=1,
+            )
+            + "\n"
+        )
     else:
         text = _csv(rows, model.sampling.classes, about)
     try:
@@ -118,7 +174,14 @@ def write_rows(rows: Sequence[Row], model: Classifier, out: Path) -> Path:
 
 
 def _csv(rows: Sequence[Row], classes: Sequence[str], about: Mapping[str, str]) -> str:
-    header = ["case", "class", *(f"p {name}" for name in classes), "sequences", "record", *about]
+    header = [
+        "case",
+        "class",
+        *(f"p {name}" for name in classes),
+        "sequences",
+        "record",
+        *about,
+    ]
     lines = []
     for row in rows:
         chances = [row["probabilities"][name] for name in classes]
@@ -128,7 +191,7 @@ def _csv(rows: Sequence[Row], classes: Sequence[str], about: Mapping[str, str]) 
 
 
 def _known(model: Classifier, known: Any) -> list[str]:
-    """Return the columns of the record that the network was given."""
+    """Return the columns of the record that the network was given for one case."""
     if not model.sampling.record:
         return []
     columns = model.sampling.spec.table.columns
@@ -138,13 +201,25 @@ def _known(model: Classifier, known: Any) -> list[str]:
 
 def _sampling(inputs: object, file: Path) -> CaseSampling:
     if not isinstance(inputs, Mapping) or set(inputs) != set(INPUTS):
-        raise _refused(file, f"a {type(inputs).__name__} with other keys", f"`inputs` with {', '.join(INPUTS)}")
+        raise _refused(
+            file,
+            f"a {type(inputs).__name__} with other keys",
+            f"`inputs` with {', '.join(INPUTS)}",
+        )
     try:
         found = CaseSampling(**inputs, batch=1, modality_dropout=0.0, augment=False)
     except (ConfigRefused, TypeError, ValueError, AttributeError, KeyError) as error:
-        raise _refused(file, f"a description that is not sound ({type(error).__name__})", "one of a job") from error
+        raise _refused(
+            file,
+            f"a description that is not sound ({type(error).__name__})",
+            "one of a job",
+        ) from error
     if math.prod(found.spec.grid.shape) > MOST_PIXELS:
-        raise _refused(file, f"images of {found.spec.grid.shape}", f"{MOST_PIXELS} pixels or voxels at most")
+        raise _refused(
+            file,
+            f"images of {found.spec.grid.shape}",
+            f"{MOST_PIXELS} pixels or voxels at most",
+        )
     return found
 
 

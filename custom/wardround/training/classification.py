@@ -1,8 +1,10 @@
-"""A hospital's classes on its own patients: images of any subset of modalities and a record -> one class per patient.
+"""How does a hospital learn classes from its own patients?
 
-What is drawn: `batch` patients, one of each one's cases; images shifted and rescaled a little (augment); each modality
-and the record are hidden with probability `modality_dropout`, but one source is always left. A patient with several cases
-is scored on the mean of their probabilities.
+A case is any subset of the modalities, and a record; a patient has one class. A batch
+is `batch` patients with one case each. Images are shifted and rescaled a little
+(`augment`). Each modality, and the record, is hidden with probability
+`modality_dropout`; at least one source is always left. A patient with several cases is
+scored on the mean of their probabilities.
 """
 
 from __future__ import annotations
@@ -35,14 +37,23 @@ from wardround.training.class_inputs import INPUTS
 from wardround.training.site_objective import SiteObjective, network_on, patient_count
 
 Rows = list[dict[str, float]]
+# Cases per pass in evaluation. It bounds the memory; scores do not depend on it.
 SCORED_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class CaseSampling:
-    """How patients are drawn, and what every site's folder must describe (data/description.py).
+    """How patients are drawn, and what every site's folder must describe.
 
-    record: whether the network is given the columns
+    classes, modalities, columns: As in data/description.py.
+    size, depth, span: The grid of an image: pixels per side, planes, and the side in
+        millimetres.
+    batch: Patients per mini-batch, 1 to 1024.
+    modality_dropout: The probability of hiding each source, at least 0 and below 1.
+    record: Whether the network is given the columns.
+    augment: Whether images are shifted and rescaled.
+
+    Values outside these ranges raise ConfigRefused.
     """
 
     classes: Sequence[str]
@@ -65,24 +76,27 @@ class CaseSampling:
                 found=f"batch {self.batch}, modality_dropout {self.modality_dropout}, record {self.record}, "
                 f"augment {self.augment}",
                 expected="a batch of 1..1024, modality_dropout 0 or more and below 1, record and augment true or false",
-                fix="correct `sampling` in the job",
+                fix="set these fields of `sampling` in the job, as --set sampling.batch=8",
             )
+        # The description is built here, so that a wrong one is refused with the job,
+        # not at a site.
         _ = self.spec
 
     @cached_property
     def spec(self) -> Spec:
+        """Return the description that every site's folder must match."""
         table = table_from_json(self.columns, "the job's sampling")
         return Spec(tuple(self.classes), tuple(self.modalities), table, Grid(self.size, self.depth, float(self.span)))
 
     @cached_property
     def vector(self) -> CaseVector:
-        """Return where what stands in a patient's vector, as the network must have it."""
+        """Return the layout of a patient's vector, as the network must have it."""
         spec = self.spec
         return CaseVector(len(spec.modalities), spec.grid.shape, len(spec.table.features) if self.record else 0)
 
     @property
     def described(self) -> dict[str, Any]:
-        """Return as JSON what a weights file must say about the network's inputs: as the job says it."""
+        """Return as JSON what a weights file must say about the network's inputs."""
         spec = self.spec
         columns = [column.as_json() for column in spec.table.columns]
         names = {"classes": list(spec.classes), "modalities": list(spec.modalities), "columns": columns}
@@ -95,11 +109,14 @@ class CaseSampling:
 
     @property
     def allowed_names(self) -> tuple[str, ...]:
-        """Return every name of this task that a message may hold: sequences, classes, the kind of labels, scores."""
+        """Return every name of this task that a message may hold.
+
+        These are sequences, classes, the kind of labels and scores.
+        """
         return (*self.modalities, *self.classes, label_name(CLASSES), *CLASSIFICATION)
 
     def inputs(self, images: Any, present: Any, values: Any, known: Any) -> Tensor:
-        """Return patients' vectors [B, L] from arrays of a cohort's batch."""
+        """Return patients' vectors, float32 [B, L], from arrays of a cohort's batch."""
         if not self.record:
             values, known = values[:, :0], known[:, :0]
         return self.vector.pack(*(torch.from_numpy(np.asarray(a)) for a in (images, present, values, known)))
@@ -113,11 +130,14 @@ class CaseSampling:
         return self.spec.table
 
     def cohort(self, config: SiteConfig, cache: Path, say: Callable[[str], None]) -> LabelledCohort:
-        """Open this site's folder of labelled images; one that describes something else: ConfigRefused."""
+        """Open this site's folder of labelled images.
+
+        ConfigRefused is raised when the folder describes something else than the job.
+        """
         return open_labelled(config, cache, say, self.spec)
 
     def require_network(self, spec: Network) -> None:
-        """Raise ConfigRefused unless the network takes these patients' vectors and tells these classes apart."""
+        """Raise ConfigRefused unless the network takes these vectors and classes."""
         found = (getattr(spec, "case", None), getattr(spec, "classes", None))
         if found != (self.vector, len(self.classes)):
             raise ConfigRefused(
@@ -130,15 +150,19 @@ class CaseSampling:
     def open(
         self, name: str, cohort: LabelledCohort, split: Split, spec: Network, seed: int, device: str
     ) -> ClassificationSite:
-        """Return the hospital's side of classification; a network for other patients or classes: ConfigRefused."""
+        """Return the hospital's side of classification.
+
+        ConfigRefused is raised for a network of other inputs or classes.
+        """
         self.require_network(spec)
         return ClassificationSite(name, cohort, split, spec, self, seed, device)
 
 
 class ClassificationSite:
-    """Data, network and device of one hospital. Nothing here talks to anybody.
+    """The data, network and device of one hospital; nothing here opens a connection.
 
-    a class that no patient of a part has: left out of the means of that part (tasks/classification.py)
+    A class that no patient of a split has is left out of that split's means
+    (tasks/classification.py).
     """
 
     def __init__(
@@ -151,7 +175,11 @@ class ClassificationSite:
         seed: int,
         device: str,
     ) -> None:
-        self.name, self.cohort, self.split, self.sampling, self.seed = name, cohort, split, sampling, seed
+        self.name = name
+        self.cohort = cohort
+        self.split = split
+        self.sampling = sampling
+        self.seed = seed
         self.device = torch.device(device)
         self.model, self.blocks, self.roles = network_on(spec, seed, self.device)
 
@@ -164,7 +192,10 @@ class ClassificationSite:
         return patient_count(self.cohort.patients, self.split.train)
 
     def objective(self, *purpose: str | int) -> SiteObjective[Batch]:
-        """Return gradients on this site's TRAIN patients; the same purpose gives the same batches on every machine."""
+        """Return gradients on this site's training patients.
+
+        The same purpose gives the same batches on every machine.
+        """
         return SiteObjective(self, Cases, self.split.train, *purpose)
 
     def drawn(self, cases: Sequence[str], *purpose: str | int) -> SiteObjective[Batch]:
@@ -172,19 +203,19 @@ class ClassificationSite:
         return SiteObjective(self, Cases, cases, *purpose)
 
     def joined(self, batches: Sequence[Batch]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Return (inputs [B, L], the function from logits to the loss of every patient)."""
+        """Return (inputs [B, L], a function from logits to patients' losses [B])."""
         labels = torch.cat([one.labels for one in batches])
         return torch.cat([one.inputs for one in batches]), lambda out: classes_.cross_entropy_by_patient(out, labels)
 
     def pooled(self, parts: Sequence[Batch]) -> Batch:
-        """Return batches of several sites as one, on this site's device."""
+        """Return the batches of several sites as one batch on this site's device."""
         inputs, labels = (
             torch.cat([getattr(part, key).to(self.device) for part in parts]) for key in ("inputs", "labels")
         )
         return Batch(inputs, labels, parts[0].seed, tuple(who for part in parts for who in part.patients))
 
     def made_up(self, count: int) -> Tensor:
-        """Return noise with everything present."""
+        """Return inputs of `count` patients made of noise, with every source present."""
         vector = self.sampling.vector
         generator = torch.Generator().manual_seed(0)
         sizes = ((vector.modalities, *vector.size), (vector.modalities,), (vector.columns,), (vector.columns,))
@@ -192,7 +223,10 @@ class ClassificationSite:
         return vector.pack(images, torch.ones_like(present), values, torch.ones_like(known)).to(self.device)
 
     def chances(self, w: Tensor, cases: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-        """Return case -> probabilities [C] at weights w; everything that a case has is shown."""
+        """Return the class probabilities [C] of each case at weights w.
+
+        The network is given every source that a case has.
+        """
         found: dict[str, NDArray[np.float64]] = {}
         for start in range(0, len(cases), SCORED_AT_ONCE):
             part = list(cases[start : start + SCORED_AT_ONCE])
@@ -203,7 +237,7 @@ class ClassificationSite:
         return found
 
     def rows(self, w: Tensor, cases: Sequence[str]) -> Rows:
-        """Return one row for each patient: the class (its index) and the probability of every class."""
+        """Return one row per patient: the index of its class, and all probabilities."""
         _, chances, labels = classes_.by_patient(self.chances(w, cases), self.cohort.labels, self.cohort.patients)
         names = self.cohort.spec.classes
         return [
@@ -212,24 +246,27 @@ class ClassificationSite:
         ]
 
     def summary(self, rows: Rows) -> dict[str, dict[str, Any]]:
-        """Return balanced accuracy, accuracy, AUROC, calibration error and log loss with 95 % intervals over patients."""
+        """Return the scores with 95 % intervals over patients.
+
+        These are balanced accuracy, accuracy, AUROC, calibration error and log loss.
+        """
         return classes_.intervals(*_arrays(rows), self.seed)
 
     def gain(self, rows: Rows, reference: Rows) -> dict[str, Any]:
-        """Return by how much the balanced accuracy is above the reference's, with its interval."""
+        """Return the gain in balanced accuracy over the reference, with its interval."""
         (a, labels), (b, _) = _arrays(rows), _arrays(reference)
         return classes_.paired_gain(a, b, labels, self.seed)
 
     def score(self, w: Tensor, cases: Sequence[str]) -> float:
-        """Return the balanced accuracy over patients (the number that choices on validation are made with)."""
+        """Return the balanced accuracy over patients, by which models are selected."""
         return classes_.balanced_accuracy(*_arrays(self.rows(w, cases)))
 
     def about_model(self) -> dict[str, Any]:
-        """Return what the classes and inputs are (training/class_prediction.py reads it)."""
+        """Return the kind of labels and the inputs; class_prediction.py reads them."""
         return {"label_kind": self.cohort.label_kind, "inputs": self.sampling.described}
 
     def pictures(self, w: Tensor, words: str, out: Path, patients: Sequence[str] = ()) -> list[Path]:
-        """Nothing is drawn for classes."""
+        """Return no files: classes have no pictures."""
         return []
 
 

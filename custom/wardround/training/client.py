@@ -1,4 +1,8 @@
-"""One hospital through a job: open, validate, train a round, judge. State lies on disk between rounds."""
+"""What does one hospital do in a job: open, validate, train a round, evaluate?
+
+The state of a hospital lies on disk between rounds (training/state.py), so that a
+restarted process continues where it was.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +34,15 @@ from wardround.training.opening import Opened, open_site
 from wardround.training.splitting import split_of
 from wardround.training.task import TaskPhantoms, TaskSampling, TaskSite
 
+# The variable under which the FedAvg baseline travels in the same messages.
 FEDAVG_BASELINE = "fedavg"
 
 
 class Settings(Protocol):
-    """What a job says of training at a site; private: the promise of its noise, None without."""
+    """What a job says about training at a site.
+
+    private: The parameters of patient-level DP, or None without it.
+    """
 
     algorithm: Algorithm
     sharing: Sharing
@@ -50,7 +58,7 @@ class Settings(Protocol):
 
 @dataclass(frozen=True)
 class Hospital:
-    """Everything a site does for one job, given the weights of each round."""
+    """Everything that a site does in one job, given the weights of each round."""
 
     name: str
     opened: Opened
@@ -60,9 +68,18 @@ class Hospital:
 
     @staticmethod
     def open(
-        name: str, workspace: Path, states: Path, *, simulator: bool, settings: Settings, say: Callable[[str], None]
+        name: str,
+        workspace: Path,
+        states: Path,
+        *,
+        simulator: bool,
+        settings: Settings,
+        say: Callable[[str], None],
     ) -> Hospital:
-        """Open this hospital's data (decoded at most once) and build the job's network on its device."""
+        """Open this hospital's data and build the job's network on its device.
+
+        Images are decoded at most once; a later run reads the cache.
+        """
         opened = open_site(
             name,
             workspace,
@@ -73,28 +90,42 @@ class Hospital:
             say=say,
         )
         split = split_of(opened.cohort, patient_dp=settings.private is not None)
-        site = settings.sampling.open(name, opened.cohort, split, settings.model, settings.seed, opened.device)
+        site = settings.sampling.open(
+            name,
+            opened.cohort,
+            split,
+            settings.model,
+            settings.seed,
+            opened.device,
+        )
         return Hospital(name, opened, site, settings, states)
 
     @property
     def title(self) -> str:
+        """Return the site's name, followed by its display name where that differs."""
         return self.name if self.opened.label == self.name else f"{self.name} ({self.opened.label})"
 
     @property
     def weight(self) -> float:
-        """Return the weight in the mean: the training patients; 1 under patient-level DP, which must not tell them."""
+        """Return this site's weight in the mean: the number of its training patients.
+
+        Under patient-level DP the weight is 1, because that number must not be
+        revealed.
+        """
         return 1.0 if self.settings.private is not None else float(self.site.train_patients)
 
     @cached_property
     def fingerprint(self) -> str:
+        """Return the fingerprint of the architecture that this site trains."""
         return fingerprint(self.site.model.module)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return what the server is told about this site: counts and words, nothing about any patient."""
+        """Return what this site reports about itself: counts and names only."""
         cohort, split = self.opened.cohort, self.site.split
         parts = {"train": split.train, "val": split.val, "test": split.test}
         return {
+            # A display name is free text of the site: it must not forge lines of a log.
             "label": "".join(c if c.isprintable() else " " for c in self.opened.label[:64]),
             "cases": {part: len({cohort.patients[case] for case in cases}) for part, cases in parts.items()},
             **({"classes": cohort.class_counts()} if cohort.label_kind == "classes" else {}),
@@ -106,28 +137,53 @@ class Hospital:
         }
 
     def validate(self, weights: Arrays, since: int) -> float:
-        """Return the mean validation Dice of the incoming model (with this site's own blocks where some stay home).
+        """Return the mean validation score of the incoming model.
 
-        since: whose state this site starts from: that before round `since`, the one after its last round that counted
+        Blocks that stay at home are this site's own.
+        since: The round before which this site's state is taken: the one after its last
+            update that was aggregated.
         """
-        return self.site.score(self._start(weights, since).variables["model"], self.site.split.val)
+        return self.site.score(
+            self._start(weights, since).variables["model"],
+            self.site.split.val,
+        )
 
-    def train(self, weights: Arrays, round_: int, since: int | None = None) -> tuple[dict[str, Array], float | None]:
-        """Train one round; return (the update that leaves, mean loss) and write the state for the next round.
+    def train(
+        self,
+        weights: Arrays,
+        round_: int,
+        since: int | None = None,
+    ) -> tuple[dict[str, Array], float | None]:
+        """Train one round, write the state for the next, return (update, mean loss).
 
-        since: as above; None: this site's update of the round before counted
-        under patient-level DP every gradient is private, which the outbound filter finds proved
-        (dp/noise_proof.py), and the loss, which is not, is None
+        The update is what may leave the site.
+        since: As in `validate`; None means that the update of the round before was
+            aggregated.
+
+        Under patient-level DP every gradient is private, which the outbound filter
+        verifies (dp/noise_proof.py). The loss is not private, so it is None.
         """
-        site, algorithm, fedavg_baseline = self.site, self.settings.algorithm, self.settings.fedavg_baseline
+        site = self.site
+        algorithm = self.settings.algorithm
+        fedavg_baseline = self.settings.fedavg_baseline
         steps = self.settings.schedule.steps(round_)
         since = round_ if since is None else since
         received, memory = self._vectors(algorithm, weights), self._memory(since)
         objective = self._objective(round_)
         delta, kept, losses = local_round(
-            algorithm, self.settings.sharing, received, memory, site.layout, site.roles, objective, steps
+            algorithm,
+            self.settings.sharing,
+            received,
+            memory,
+            site.layout,
+            site.roles,
+            objective,
+            steps,
         )
+        # The proof is made of the delta before the baseline's blocks join it.
         prove(delta, objective)
+        # Trained on a fresh objective with the same batches: it cannot change the
+        # numbers of the job's own model.
         if fedavg_baseline is not None:
             received = {"model": self._vector(from_variable(FEDAVG_BASELINE, weights))}
             other, _, _ = local_round(
@@ -143,30 +199,64 @@ class Hospital:
             delta |= in_variable(FEDAVG_BASELINE, from_variable("model", other))
         arrays = {name: vector.cpu().numpy() for name, vector in kept.items()}
         mask_history.note(self.states, round_, kept, site.layout, site.blocks)
+        # The state is written before the update leaves: a crash in between repeats the
+        # round, and a repeated round overwrites its file.
         state.save(self.states, round_ + 1, arrays, self.fingerprint, {}, since)
         return delta, None if self.settings.private is not None else sum(losses) / len(losses)
 
     def evaluate(self, weights: Arrays, since: int) -> Evaluation:
-        """Judge the models this job allows: its own, FedAvg where it ran beside or is the job, and the local one."""
+        """Evaluate the models that this job allows.
+
+        These are the job's own model, FedAvg where it is the job or was trained beside
+        it, and the local one.
+        """
         own = personal(self._start(weights, since))
-        plain = (self.settings.algorithm, self.settings.sharing) == (FedAvg(), EVERYTHING)
+        # A job that is FedAvg itself has no separate baseline: its model is the
+        # baseline.
+        plain = (self.settings.algorithm, self.settings.sharing) == (
+            FedAvg(),
+            EVERYTHING,
+        )
         shared = plain or self.settings.private is not None
         arms = {FEDAVG_BASELINE if shared and self.settings.fedavg_baseline is None else "personalised": own}
         if self.settings.fedavg_baseline is not None:
             arms[FEDAVG_BASELINE] = self._vector(from_variable(FEDAVG_BASELINE, weights))
-        found = evaluate(self.site, arms, self.initial, self.settings.schedule, self.settings.model_selection)
+        found = evaluate(
+            self.site,
+            arms,
+            self.initial,
+            self.settings.schedule,
+            self.settings.model_selection,
+        )
         kept = mask_history.since(mask_history.history_of(self.states))
         return found if kept is None else replace(found, numbers={**found.numbers, "personal": kept})
 
     @cached_property
     def initial(self) -> Tensor:
-        """Return the weights that the job's seed gives: where everything starts, the local baseline too."""
+        """Return the first weights, which the job's seed determines.
+
+        The federation and the local baseline both start here.
+        """
         return first_weights(self.settings.model, self.settings.seed).to(self.site.device)
 
     def keep(self, evaluation: Evaluation, out: Path, job: str) -> None:
-        """Write what the site keeps for itself: the model to deploy, the per-patient page, overlays."""
-        pages.keep_models(evaluation, self.site, self.fingerprint, describe(self.settings.model), self.facts, out)
-        pages.write_page(evaluation, self.site, job, self.facts, out, mask_history.history_of(self.states))
+        """Write what the site keeps: its model, the page per patient, overlays."""
+        pages.keep_models(
+            evaluation,
+            self.site,
+            self.fingerprint,
+            describe(self.settings.model),
+            self.facts,
+            out,
+        )
+        pages.write_page(
+            evaluation,
+            self.site,
+            job,
+            self.facts,
+            out,
+            mask_history.history_of(self.states),
+        )
 
     def _objective(self, round_: int) -> Objective:
         if self._dp_site is None:
@@ -180,7 +270,14 @@ class Hospital:
     def _start(self, weights: Arrays, since: int) -> LocalStart:
         received = self._vectors(self.settings.algorithm, weights)
         algorithm, sharing = self.settings.algorithm, self.settings.sharing
-        return start_of(algorithm, sharing, received, self._memory(since), self.site.layout, self.site.roles)
+        return start_of(
+            algorithm,
+            sharing,
+            received,
+            self._memory(since),
+            self.site.layout,
+            self.site.roles,
+        )
 
     def _memory(self, round_: int) -> dict[str, Tensor]:
         arrays, _ = state.load(self.states, round_, self.fingerprint)

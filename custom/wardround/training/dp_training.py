@@ -1,15 +1,23 @@
-"""One hospital's training under patient-level DP: gradients per patient, and what a job spends before it starts.
+"""How does one hospital train under patient-level DP, and what does a job spend?
 
-A patient's row depends on the weights, the patient and the number of the draw alone: case, place of the patch and
-augmentation come from a stream of its own, and on a CPU it is the same bits whoever else is drawn. (On a GPU the last
-bits may differ, and rarely, where they tip an activation over its kink, a row by some 0.4 %: that is not covered.)
-Who is drawn comes from secret entropy (dp/dp_sgd.py): with draws that the job's seed could repeat, whoever knows
-the seed would know who took part, and sampling would protect nobody.
+A patient's gradient depends on the weights, the patient and the number of the draw
+alone. The case, the place of the patch and the augmentation come from a stream of the
+patient's own, and on a CPU the row has the same bits whoever else is drawn. On a GPU
+the last bits may differ. Rarely, where they tip an activation over its kink, a row
+changes by about 0.4 %; the guarantee does not cover that.
 
-What touches training patients, and is counted: every gradient evaluation of the federation, of a rival beside it, of the
-local baseline and of fine-tuning (`private_plan`). What does not count: validation and test (other patients, whom this
-promise does NOT protect), decoding and caching (nothing leaves), momentum, weight decay, proximal terms, aggregation.
-What a DP job must not send: training losses (always 0 here), and the exact number of training patients.
+Who is drawn comes from secret entropy (dp/dp_sgd.py). If the job's seed could repeat
+the draws, whoever knows the seed would know who took part, and sampling would protect
+nobody.
+
+What touches training patients is counted (`private_plan`): every gradient evaluation of
+the federation, of the FedAvg baseline, of the local baseline and of fine-tuning. Not
+counted are validation and test (other patients, whom this guarantee does NOT protect),
+decoding and caching (nothing leaves), and momentum, weight decay, proximal terms and
+aggregation, which are post-processing.
+
+A DP job must not send training losses (always 0 here), nor the exact number of training
+patients.
 """
 
 from __future__ import annotations
@@ -36,14 +44,24 @@ from wardround.models.per_sample import TOLERANCE, PerSample
 from wardround.training.evaluation import ModelSelection
 from wardround.training.task import TaskSite
 
-_RELEASES: dict[type, int] = {FedAvg: 1, FedProx: 1, Alternating: 1, Scaffold: 1, Ditto: 2}
+# Private gradients per step. An algorithm that is missing here is refused: an uncounted
+# gradient would void the guarantee.
+_RELEASES: dict[type, int] = {
+    FedAvg: 1,
+    FedProx: 1,
+    Alternating: 1,
+    Scaffold: 1,
+    Ditto: 2,
+}
 
 
 def releases_per_step(algorithm: Algorithm) -> int:
-    """Return how many private gradients one step of the algorithm spends; all are charged.
+    """Return how many private gradients one step of the algorithm spends.
 
-    Per-FedAvg: 2 (FO: the inner and the outer gradient, on draws of their own); HF: ConfigRefused
-    Ditto: 2 (the shared and the personal model) | an algorithm that is not known here: ConfigRefused
+    All of them are charged. Per-FedAvg (FO) spends 2, the inner and the outer gradient
+    on draws of their own; Ditto spends 2, for the shared and the personal model.
+    ConfigRefused is raised for Per-FedAvg (HF) and for an algorithm that is not listed
+    here.
     """
     if isinstance(algorithm, PerFedAvg) and algorithm.hessian == "FO":
         return 2
@@ -67,7 +85,10 @@ def releases_per_step(algorithm: Algorithm) -> int:
 @final
 @dataclass(frozen=True)
 class PrivatePlan:
-    """Releases of the subsampled Gaussian mechanism that a job makes at one site, by what they are spent on."""
+    """How many releases of the subsampled Gaussian mechanism a job makes at one site.
+
+    Each field counts what is spent on one purpose.
+    """
 
     federation: int
     fedavg_baseline: int
@@ -76,17 +97,26 @@ class PrivatePlan:
 
     @property
     def total(self) -> int:
+        """Return the number of all releases."""
         return self.federation + self.fedavg_baseline + self.local + self.fine_tuning
 
 
 def private_plan(
-    algorithm: Algorithm, fedavg_baseline: Algorithm | None, schedule: Schedule, model_selection: ModelSelection | None
+    algorithm: Algorithm,
+    fedavg_baseline: Algorithm | None,
+    schedule: Schedule,
+    model_selection: ModelSelection | None,
 ) -> PrivatePlan:
-    """Return what a job spends, known before it starts: reserve `total`, and again whatever a restart repeats.
+    """Return what a job spends, known before it starts.
 
-    `schedule.work` counts gradient evaluations, whatever their number per step: a round releases exactly `work`.
-    judging: the local baseline and max(steps) of fine-tuning for every arm, as training.evaluation runs them, all through
-    private objectives; None: nothing is judged, or only by models that are not trained any further
+    The ledger reserves `total`, and again whatever a restart repeats. `schedule.work`
+    counts gradient evaluations, whatever their number per step, so a round releases
+    exactly `work`.
+    model_selection: The local baseline, and max(steps) of fine-tuning for every arm, as
+        training/evaluation.py runs them; all go through private objectives. None if
+        nothing is evaluated, or only models that are not trained any further.
+
+    ConfigRefused is raised when `work` is not a whole number of steps.
     """
     for each in (algorithm, fedavg_baseline):
         if each is not None and schedule.work % (cost := releases_per_step(each)):
@@ -99,20 +129,31 @@ def private_plan(
     whole = schedule.num_rounds * schedule.work
     arms = 1 if fedavg_baseline is None else 2
     tuning = 0 if model_selection is None else arms * max(model_selection.steps)
-    return PrivatePlan(whole, 0 if fedavg_baseline is None else whole, 0 if model_selection is None else whole, tuning)
+    return PrivatePlan(
+        whole,
+        0 if fedavg_baseline is None else whole,
+        0 if model_selection is None else whole,
+        tuning,
+    )
 
 
 @final
 class DPSite:
-    """A TaskSite whose training gradients are private. Checked once, on made-up images, when it is built.
+    """A TaskSite whose training gradients are private.
 
-    at_once: patients per pass through the network, rounded up to a multiple of the threads of a CPU, to which passes are
-    filled up; with many cores, start the site with OMP_NUM_THREADS no larger than the patients expected per step
-    dropout, layers without a formula, a network that mixes patients: refused
+    The network is checked once, on made-up images, when the value is built. Dropout,
+    layers without a formula for per-sample gradients, and networks that mix patients
+    are refused (ConfigRefused).
+    at_once: Patients per pass through the network. It is rounded up to a multiple of
+        the CPU's threads, and passes are filled up to it. On a machine with many cores,
+        start the site with OMP_NUM_THREADS no larger than the patients expected per
+        step.
     """
 
     def __init__(self, site: TaskSite, promise: PatientDP, *, at_once: int = 8) -> None:
         self.site, self.promise = site, promise
+        # Five is no multiple of any usual number of threads, so padding is exercised
+        # too.
         images = site.made_up(5)
         pad_multiple = torch.get_num_threads() if site.device.type == "cpu" else 1
         if images.dim() != 5:  # transformers: the same bits only in passes that all have the same number of rows
@@ -122,9 +163,14 @@ class DPSite:
         self.per_sample.require_exact(images)
         if site.device.type == "cpu":
             self.per_sample.pick_pace(images)
+        # Two seeds of dropout must give the same gradients.
         first, second = (
             self.per_sample.gradients(
-                site.model.vector, images, lambda out: out.square().flatten(1).mean(1), len(images), dropout_seed=seed
+                site.model.vector,
+                images,
+                lambda out: out.square().flatten(1).mean(1),
+                len(images),
+                dropout_seed=seed,
             )[1]
             for seed in (0, 1)
         )
@@ -137,32 +183,41 @@ class DPSite:
             )
 
     def objective(self, allowed: int, *purpose: str | int) -> PrivateObjective:
-        """Return private gradients on this site's TRAIN patients, `allowed` of them."""
+        """Return private gradients on this site's training patients, at most `allowed`."""
         return PrivateObjective(PatientPatches(self, *purpose), self.promise, allowed)
 
 
 @final
 class PatientPatches:
-    """The `PatientGradients` of dp.dp_sgd: one augmented patch (or image) of every patient drawn."""
+    """The `PatientGradients` of dp/dp_sgd.py: one patch or image per drawn patient."""
 
     def __init__(self, home: DPSite, *purpose: str | int) -> None:
-        self._home, self._purpose, self._draws = home, purpose, 0
+        self._home = home
+        self._purpose = purpose
+        self._draws = 0
         self._cases: dict[str, list[str]] = {}
         for case in home.site.split.train:
             self._cases.setdefault(home.site.cohort.patients[case], []).append(case)
 
     @property
     def patients(self) -> tuple[str, ...]:
+        """Return the training patients, sorted."""
         return tuple(sorted(self._cases))
 
     def sample(self, chosen: tuple[str, ...]) -> tuple[Any, ...]:
-        """Return one batch for each patient, a function of seed, site, purpose, number of the draw and patient alone."""
+        """Return one batch for each chosen patient.
+
+        A batch is a function of seed, site, purpose, number of the draw and patient
+        alone.
+        """
+        # The count goes up even when nobody is chosen, so that a draw's number never
+        # depends on who was in an earlier one.
         self._draws += 1
         label = ("patient-dp", *self._purpose, self._draws)
         return tuple(self._home.site.drawn(self._cases[who], *label, who).batch((who,)) for who in chosen)
 
     def gradients(self, w: Tensor, batch: tuple[Any, ...]) -> Iterator[Tensor]:
-        """Yield one row per patient, in passes of at most at_once patients."""
+        """Yield one gradient per patient, in passes of at most at_once rows."""
         for start in range(0, len(batch), self._home.at_once):
             part = batch[start : start + self._home.at_once]
             images, losses = self._home.site.joined(part)

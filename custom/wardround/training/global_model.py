@@ -1,6 +1,8 @@
-"""The global model through a run: variables, the rule's state, the best model so far, all on disk after every round.
+"""What is the global model during a run, and how does it survive a restart?
 
-In jobs in plaintext the server holds it; in jobs with a secure sum every site does, and the server never has it.
+Its variables, the server optimizer's state and the best model so far are on disk after
+every round. In plaintext jobs the server holds it. In jobs with secure aggregation
+every site holds it and the server never has it.
 """
 
 from __future__ import annotations
@@ -21,14 +23,17 @@ from wardround.models.roles import OWN_BANKS, block_roles
 from wardround.models.specs import describe
 from wardround.training import origin, state
 
+# Prefixes in the state file; wire names hold a colon, so they never collide.
 _STATE, _MEMORY = "rule.", "memory."
 
 
 class GlobalModel:
-    """Weights under wire names, the round they are the start of, and what has happened so far.
+    """Weights under wire names, their round, and the history of the run.
 
-    round r means: r rounds are done; `best` is the model that was EVALUATED best on the sites' validation patients.
-    memory: numbers and arrays that the aggregation keeps between rounds; they are written down with the round
+    round: The number of finished rounds; the weights are the start of this round.
+    best: The model that the sites EVALUATED best on their validation patients.
+    memory: Numbers and arrays that the aggregation keeps between rounds. They are
+        written together with the round.
     """
 
     def __init__(
@@ -42,12 +47,10 @@ class GlobalModel:
         inputs: Mapping[str, Any] | None = None,
     ) -> None:
         self.inputs = inputs
-        self.folder, self.server_optimizer, self._weights, self._rule_state = (
-            folder,
-            server_optimizer,
-            weights,
-            rule_state,
-        )
+        self.folder = folder
+        self.server_optimizer = server_optimizer
+        self._weights = weights
+        self._rule_state = rule_state
         self._spec = spec
         self.memory: dict[str, Any] = meta["memory"]
         self.round: int = meta["round"]
@@ -66,13 +69,18 @@ class GlobalModel:
         promise: Mapping[str, Any],
         inputs: Mapping[str, Any] | None = None,
     ) -> GlobalModel:
-        """Resume the newest round in the folder, or start from the seed. Another job's folder is refused.
+        """Resume the newest round in the folder, or start from the seed.
 
-        inputs: what a weights file says about the network's inputs and outputs (`described` of a sampling), None: nothing
+        inputs: What a weights file says about the network's inputs and outputs
+            (`described` of a sampling); None writes nothing.
+
+        RoundRefused is raised when the folder belongs to a job with other settings.
         """
         identity, newest = fingerprint(spec), state.latest(folder)
         if newest:
             arrays, meta = state.load(folder, newest, identity)
+            # A resumed run must be the same job: other settings would mix two
+            # experiments in one history.
             if meta["promise"] != dict(promise):
                 changed = sorted(key for key in promise if meta["promise"].get(key) != promise[key])
                 raise RoundRefused(
@@ -89,6 +97,8 @@ class GlobalModel:
         zero = {name: np.zeros_like(block) for name, block in model.items()}
         weights = {}
         for variable in variables:
+            # SCAFFOLD's control variates start at zero; everything else starts at the
+            # model.
             weights |= in_variable(variable, zero if variable == "control" else model)
         size = sum(int(block.size) for block in model.values())
         facts = {"name": type(spec).__name__, "parameters": size, "fingerprint": identity}
@@ -100,9 +110,10 @@ class GlobalModel:
         return self._weights
 
     def travelling(self, home_roles: Sequence[str]) -> frozenset[str]:
-        """Return the wire names that an update of this job holds: all but the blocks that the algorithm keeps at home.
+        """Return the wire names that an update of this job holds.
 
-        A rival's variable (arrays.py) has no home: it travels whole.
+        These are all blocks but those that stay at home. The variable of a baseline
+        (core/arrays.py) has no home and travels whole.
         """
         roles = block_roles(self._spec.build(0))
         names = [name.partition(":") for name in self._weights]
@@ -113,8 +124,11 @@ class GlobalModel:
         )
 
     def require_fits(self, site: str, found: str, delta: Arrays, travelling: Collection[str]) -> None:
-        """Raise ModelRefused unless the site trained this architecture; RoundRefused unless its update holds exactly the
-        blocks of `travelling`, in the server's shapes.
+        """Raise unless a site's update fits this model.
+
+        ModelRefused is raised when the site trained another architecture. RoundRefused
+        is raised unless the update holds exactly the blocks of `travelling`, in the
+        server's shapes.
         """
         if found != self.facts["fingerprint"]:
             raise ModelRefused(
@@ -135,14 +149,23 @@ class GlobalModel:
             )
 
     def step(self, mean: Mapping[str, Array], participation: float, entry: dict[str, Any]) -> None:
-        """Apply the rule to one round's mean update and write everything down; NaN or inf: RoundRefused, the model stays."""
+        """Apply the server optimizer to a round's mean update and write it down.
+
+        NaN or inf raises RoundRefused, and the model stays as it was.
+        """
+        # Checked before anything changes: a refused round leaves the last model in
+        # place.
         _require_finite(mean, "the mean update")
         weights, rule_state = self.server_optimizer.apply(self._weights, mean, self._rule_state, participation)
         _require_finite(weights, "the model")
+        # The score belongs to the weights that the sites received, so it is considered
+        # before they are replaced.
         self._consider(entry["val_score"], entry)
         self._weights, self._rule_state = weights, rule_state
         self.round += 1
         self.history.append(entry)
+        # Arrays of the memory go into the .npz, numbers into its JSON; one file is
+        # replaced atomically, so they never disagree.
         kept = {name: value for name, value in self.memory.items() if isinstance(value, np.ndarray)}
         arrays = self._weights | {_STATE + name: block for name, block in self._rule_state.items()}
         arrays = arrays | {_MEMORY + name: block for name, block in kept.items()}
@@ -151,7 +174,7 @@ class GlobalModel:
         state.save(self.folder, self.round, arrays, self.facts["fingerprint"], meta)
 
     def finish(self, val_score: float | None, out: Path) -> None:
-        """Write the final and the best model of the `model` variable for `wardround predict`."""
+        """Write the final and the best `model` variable for `wardround predict`."""
         self._consider(val_score, {})
         self._write(out / "final_model.npz", val_score, {})
         best = self.folder / "best_model.npz"
@@ -164,9 +187,12 @@ class GlobalModel:
             self._write(self.folder / "best_model.npz", val_score, entry)
 
     def _write(self, path: Path, val_score: float | None, entry: Mapping[str, Any]) -> None:
-        """Write the `model` variable; entry: the round that begins with it, whose hospitals have not changed it yet.
+        """Write the `model` variable.
 
-        The regions are those that the hospitals of its rounds taught; of the first weights, those that the hospitals know.
+        entry: The round that begins with these weights; its hospitals have not changed
+            them yet. The regions named in the file are those that the hospitals of the
+            model's rounds taught, or, for the first weights, those that the hospitals
+            know.
         """
         task = (self.inputs or {}).get("task")
         kinds = tuple(task["outputs"]) if task else BRAIN_TUMOURS.label_kinds
@@ -187,7 +213,7 @@ class GlobalModel:
 
 
 def _named(arrays: Arrays, prefix: str) -> dict[str, Array]:
-    """Return what stands under a prefix, without it."""
+    """Return the arrays under a prefix, with the prefix removed."""
     return {name.removeprefix(prefix): block for name, block in arrays.items() if name.startswith(prefix)}
 
 
@@ -204,13 +230,13 @@ def _require_finite(arrays: Mapping[str, Array], what: str) -> None:
 
 
 def patch_of(promise: Mapping[str, Any]) -> list[int] | None:
-    """Return the patch that the job trains on, None when its settings do not say."""
+    """Return the patch that the job trains on, None if its settings do not say."""
     sizes = promise.get("sampling.patch")
     return [int(n) for n in sizes] if sizes else None
 
 
 def initial_arrays(spec: Any, seed: int) -> dict[str, Array]:
-    """Return the blocks of a freshly built network."""
+    """Return the blocks of a freshly built network, float32."""
     return {
         name: parameter.detach().cpu().numpy().astype(np.float32)
         for name, parameter in spec.build(seed).named_parameters()

@@ -1,4 +1,7 @@
-"""Which blocks went personal at this hospital, and when: one JSON file in its state, so that a restart loses nothing."""
+"""Which blocks became personal at this hospital, and in which round?
+
+The history is one JSON file in the site's state, so that a restart loses nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,25 @@ FILE = "mask_history.json"
 History = dict[int, dict[str, Any]]
 
 
-def note(folder: Path, round_: int, memory: Mapping[str, Tensor], layout: Layout, blocks: Mapping[str, str]) -> None:
-    """Write down the mask after a round (a round that is repeated replaces its line); no mask: nothing."""
+def note(
+    folder: Path,
+    round_: int,
+    memory: Mapping[str, Tensor],
+    layout: Layout,
+    blocks: Mapping[str, str],
+) -> None:
+    """Write down the mask after a round; without a mask nothing is written.
+
+    A repeated round replaces its own line.
+    """
     if MASK not in memory:
         return
     mask, attention = (read(layout, blocks, memory.get(key)) for key in (MASK, ATTENTION))
     personal = [block for block, value in (mask or {}).items() if value > 0]
+    # Six digits are enough for the page that shows them.
     shares = {block: round(value, 6) for block, value in (attention or {}).items()}
+    # A round that is repeated may follow a longer run: later lines belong to the run
+    # that was abandoned.
     history = {key: row for key, row in history_of(folder).items() if key < round_}
     history[round_] = {"personal": personal, "attention": shares}
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +47,10 @@ def note(folder: Path, round_: int, memory: Mapping[str, Tensor], layout: Layout
 
 
 def history_of(folder: Path) -> History:
-    """Return round (from 0) -> personal blocks and attention; no file: {}."""
+    """Return the personal blocks and the attention of each round, counted from 0.
+
+    Without a file the history is empty.
+    """
     path = folder / FILE
     if not path.is_file():
         return {}
@@ -40,7 +58,10 @@ def history_of(folder: Path) -> History:
 
 
 def since(history: History) -> dict[str, int] | None:
-    """Return block -> the round (from 0) since which it has been personal without a break; no mask ever: None."""
+    """Return the round since which each block has been personal without a break.
+
+    Rounds are counted from 0. None is returned if there never was a mask.
+    """
     if not history:
         return None
     found: dict[str, int] = {}

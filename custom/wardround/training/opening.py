@@ -1,4 +1,8 @@
-"""From a hospital's ONE file to its cohort. The order is fixed: own file, simulator variable, phantoms (simulator only)."""
+"""Where does a hospital's cohort come from?
+
+The order is fixed: the site's own file, then the simulator's variable, then phantoms
+(in the simulator only).
+"""
 
 from __future__ import annotations
 
@@ -18,14 +22,20 @@ from wardround.synthetic.phantom_types import write_types
 from wardround.synthetic.phantoms import RECORD, are_phantoms, write_cohort
 from wardround.training.task import TaskPhantoms, TaskSampling
 
+# `local/` belongs to the site: no job writes there.
 SITE_FILE = "local/wardround.json"
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A hospital's data: cohort, where it came from, its display name and device.
+    """A hospital's data, its display name and its device.
 
-    phantoms: the patients are synthetic: invented here, or in a folder of phantoms | fewest_patients: as SiteConfig's
+    cohort: The decoded patients.
+    phantoms: Whether the patients are synthetic: generated here, or read from a folder
+        of phantoms.
+    label: The display name.
+    device: The torch device.
+    fewest_patients: As in SiteConfig.
     """
 
     cohort: Any
@@ -37,7 +47,11 @@ class Opened:
 
 @dataclass(frozen=True)
 class Phantoms:
-    """How big the synthetic cohorts of the simulator are: voxels per axis; patients per site (0: as the profile says)."""
+    """The size of the simulator's synthetic MRI cohorts.
+
+    shape: Voxels per axis.
+    patients: Patients per site; 0 takes the number of the site's profile.
+    """
 
     shape: tuple[int, int, int] | list[int]
     patients: int
@@ -50,7 +64,12 @@ class Phantoms:
 
 @dataclass(frozen=True)
 class OrganPhantoms:
-    """CT with an organ. images: the words by which files are called | labels: values of the mask, the outermost first."""
+    """The size of the simulator's synthetic CT cohorts with an organ.
+
+    shape, patients: As in Phantoms.
+    images: The words by which image files are recognised.
+    labels: The values of the mask, the outermost first.
+    """
 
     shape: tuple[int, int, int] | list[int]
     patients: int
@@ -66,7 +85,11 @@ class OrganPhantoms:
 
 @dataclass(frozen=True)
 class TypePhantoms:
-    """Slices with a tumour type and a record. strength: how much the record tells of the type, 0 to 2."""
+    """The size of the simulator's synthetic cohorts with a tumour type and a record.
+
+    shape, patients: As in Phantoms.
+    strength: How much the record reveals about the type, from 0 to 2.
+    """
 
     shape: tuple[int, int, int] | list[int]
     patients: int
@@ -80,7 +103,10 @@ class TypePhantoms:
 
 
 def find_config(site: str, workspace: Path, environ: Mapping[str, str]) -> SiteConfig | None:
-    """Return this site's configuration, None when it has none: `local/wardround.json`, then the simulator's variable."""
+    """Return this site's configuration, None when it has none.
+
+    `local/wardround.json` comes first, then the simulator's variable.
+    """
     own = workspace / SITE_FILE
     if own.is_file():
         return read_site_config(own)
@@ -99,7 +125,8 @@ def open_site(
 ) -> Opened:
     """Open this site's data, decoding only what the cache does not hold yet.
 
-    configured: that data | not configured, simulator: phantoms, loudly | not configured, real site: ConfigRefused
+    A configured site gets its data. Without a configuration a simulated site gets
+    phantoms, with a loud message, and a real site is refused (ConfigRefused).
     """
     config = find_config(site, workspace, os.environ)
     if config is None and not simulator:
@@ -113,27 +140,36 @@ def open_site(
     if config is None:
         profile = hospital(site_index(site))
         root = workspace / "phantoms"
-        if not root.is_dir():  # a simulator with fewer threads than sites opens a site anew for every task
+        # A simulator with fewer threads than sites opens a site again for every task:
+        # it is announced once.
+        if not root.is_dir():
             say(
-                f"NO DATA CONFIGURED: {site} invents SYNTHETIC patients ('{profile.name}'); no result is about real patients"
+                f"NO DATA CONFIGURED: {site} invents SYNTHETIC patients ('{profile.name}'); no result is about real patients",
             )
         phantoms.write(root, profile, seed)
         record = root / RECORD if (root / RECORD).is_file() else None
         config, label = SiteConfig(data=root, record=record), profile.name
+    # A site may lower the limit for public data; its log must say so.
     if config.fewest_patients < LEAST_PATIENTS:
-        say(f"{site} tells scores over {config.fewest_patients} patients or more: only for data that everybody may see")
+        say(
+            f"{site} tells scores over {config.fewest_patients} patients or more: only for data that everybody may see",
+        )
     cache = config.cache or workspace / "wardround_cache"
     cohort = sampling.cohort(config, cache, say)
+    # A configured folder may hold phantoms too; reports must say so whoever wrote them.
     synthetic = are_phantoms(config.data, cohort.cases)
     if synthetic and config.data != workspace / "phantoms":
         say(
-            f"SYNTHETIC PATIENTS: the folder of {site} says that a program generated them; no result is about real patients"
+            f"SYNTHETIC PATIENTS: the folder of {site} says that a program generated them; no result is about real patients",
         )
     return Opened(cohort, synthetic, label, pick_device(config.device), config.fewest_patients)
 
 
 def pick_device(wish: str) -> str:
-    """Return the torch device for `auto`, `cpu` or `cuda[:N]`; a GPU that is asked for and absent is refused."""
+    """Return the torch device for `auto`, `cpu` or `cuda[:N]`.
+
+    ConfigRefused is raised for a GPU that is not there.
+    """
     import torch
 
     if wish == "auto":
@@ -151,6 +187,9 @@ def pick_device(wish: str) -> str:
 
 
 def site_index(site: str) -> int:
-    """Return a profile number from a name: `site-3` is 2; names without a number are numbered by their letters."""
+    """Return the profile number of a site's name: `site-3` gives 2.
+
+    A name without a number gets one from its letters.
+    """
     digits = "".join(ch for ch in site if ch.isdigit())
     return int(digits) - 1 if digits and int(digits) > 0 else sum(site.encode()) % 4

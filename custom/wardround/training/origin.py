@@ -1,7 +1,9 @@
-"""What a model was trained on, as its file says it: whose patients, whether they were invented, which regions they taught.
+"""What was a model trained on, according to its file?
 
-A file's `trained_on` is {"data": phantoms, patients, mixed, unknown or nothing; "sites": kind -> number of hospitals}, and in a
-hospital's own file `"others": true` where other hospitals had a share whose data the file does not know.
+A file says whose patients they were, whether they were invented and which regions they
+taught. `trained_on` is {"data": one of phantoms, patients, mixed, unknown, nothing;
+"sites": the number of hospitals of each kind}. A hospital's own file adds `"others":
+true` if other hospitals contributed, whose data the file does not know.
 """
 
 from __future__ import annotations
@@ -12,8 +14,14 @@ from typing import Any
 
 from wardround.core.errors import ModelRefused
 
-PHANTOMS, PATIENTS, MIXED, UNKNOWN, NOTHING = "phantoms", "patients", "mixed", "unknown", "nothing"
+PHANTOMS = "phantoms"
+PATIENTS = "patients"
+MIXED = "mixed"
+UNKNOWN = "unknown"
+NOTHING = "nothing"
 CLASSES = "classes"
+# Every generated case has this prefix; a real one that has it counts as invented, which
+# errs on the safe side.
 PREFIX = "phantom-"
 SHOUT = "TRAINED ON INVENTED PATIENTS (phantoms): nothing that this model says is about a real person"
 NOT_KNOWN = "what this model was trained on is not known: its file does not say it"
@@ -21,14 +29,15 @@ _SAYS = (PHANTOMS, PATIENTS, MIXED, UNKNOWN, NOTHING)
 
 
 def invented(cases: Iterable[str]) -> bool:
-    """Return whether any case has the name of a phantom: one is enough to say so."""
+    """Return whether any case has the name of a phantom; one is enough."""
     return any(case.lower().startswith(PREFIX) for case in cases)
 
 
 def of_sites(kinds: Iterable[bool | None], *, others: bool = False) -> dict[str, Any]:
-    """Return `trained_on` of hospitals by whether each one's patients are phantoms (None: it did not say).
+    """Return `trained_on` for hospitals.
 
-    others: more hospitals had a share, and nothing is known of them here
+    kinds: For each hospital whether its patients are phantoms; None if it did not say.
+    others: Whether more hospitals contributed, about which nothing is known here.
     """
     counts = Counter(UNKNOWN if one is None else PHANTOMS if one else PATIENTS for one in kinds)
     known = [name for name in (PHANTOMS, PATIENTS, UNKNOWN) if counts[name]]
@@ -40,24 +49,37 @@ def of_sites(kinds: Iterable[bool | None], *, others: bool = False) -> dict[str,
         data = MIXED
     else:
         data = UNKNOWN if counts[UNKNOWN] or others else PATIENTS
-    return {"data": data, "sites": {name: counts[name] for name in known}, **({"others": True} if others else {})}
+    return {
+        "data": data,
+        "sites": {name: counts[name] for name in known},
+        **({"others": True} if others else {}),
+    }
 
 
 def of_rounds(num_rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return `trained_on` of a shared model from its rounds: hospitals whose updates are in a sum, and what they said."""
+    """Return `trained_on` of a shared model from its rounds.
+
+    Counted are the hospitals whose updates were aggregated, with what they reported.
+    """
     said: dict[str, bool | None] = {}
     for entry in num_rounds:
         facts = entry.get("facts", {})
         for site in entry.get("aggregated", facts):
+            # A site that is silent in a later round keeps what it said earlier.
             told = facts.get(site, {}).get("phantoms")
             said[site] = told if isinstance(told, bool) else said.get(site)
     return of_sites(said.values())
 
 
-def kind_of_rounds(num_rounds: Sequence[Mapping[str, Any]], kinds_of_task: Sequence[str]) -> str | None:
-    """Return the kind of labels whose regions the hospitals of these rounds taught, all together; none said one: None.
+def kind_of_rounds(
+    num_rounds: Sequence[Mapping[str, Any]],
+    kinds_of_task: Sequence[str],
+) -> str | None:
+    """Return the kind of labels that the hospitals of these rounds taught together.
 
-    kinds_of_task: the task's kinds of masks, the one that tells most first
+    kinds_of_task: The task's kinds of masks, the most detailed first.
+
+    None is returned if no hospital reported one.
     """
     kinds = {
         facts.get("label_kind")
@@ -69,7 +91,10 @@ def kind_of_rounds(num_rounds: Sequence[Mapping[str, Any]], kinds_of_task: Seque
 
 
 def card_of_rounds(num_rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the card (see `card_of_facts`) of a shared model, from what the hospitals told in the rounds that they are in."""
+    """Return the card (`card_of_facts`) of a shared model.
+
+    It is computed from what hospitals reported in the rounds in which they took part.
+    """
     last: dict[str, Mapping[str, Any]] = {}
     for entry in num_rounds:
         facts = entry.get("facts", {})
@@ -78,10 +103,12 @@ def card_of_rounds(num_rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def card_of_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what hospitals said about their data, added up: it holds nothing that did not leave them.
+    """Return the sum of what hospitals reported about their data.
 
-    patients: per split, None where a hospital did not tell its number, because it is small; None for all where a hospital
-    told none (under differential privacy none does) | sequences, label_kinds: how many hospitals have them
+    It holds nothing that did not leave them already. `patients` counts patients per
+    split: a split is None where a hospital withheld its number because it is small, and
+    all are None where a hospital reported none, as every hospital does under DP.
+    `sequences` and `label_kinds` count the hospitals that have them.
     """
     cases = [one.get("cases") for one in facts]
     told = [one for one in cases if isinstance(one, Mapping)]
@@ -89,12 +116,17 @@ def card_of_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "hospitals": len(facts),
         "patients": _added_up(told) if told and len(told) == len(facts) else None,
         "sequences": dict(Counter(name for one in facts for name, n in one.get("modalities", {}).items() if n)),
-        "label_kinds": dict(Counter(str(one["label_kind"]) for one in facts if "label_kind" in one)),
+        "label_kinds": dict(
+            Counter(str(one["label_kind"]) for one in facts if "label_kind" in one),
+        ),
     }
 
 
 def _added_up(cases: Sequence[Mapping[str, int | None]]) -> dict[str, int | None]:
-    """Return the patients of all hospitals per split; a sum without one that is not told would be false, so it is None."""
+    """Return the patients of all hospitals per split.
+
+    A sum that lacks a withheld number would be false, so it is None.
+    """
     splits: dict[str, int | None] = {}
     for part in ("train", "val", "test"):
         numbers = [one.get(part) for one in cases]
@@ -104,19 +136,19 @@ def _added_up(cases: Sequence[Mapping[str, int | None]]) -> dict[str, int | None
 
 
 def data_of(meta: Mapping[str, Any]) -> str:
-    """Return what a file says it was trained on; nothing that makes sense: unknown."""
+    """Return what a file says it was trained on; unknown if it makes no sense."""
     said = meta.get("trained_on")
     data = said.get("data") if isinstance(said, Mapping) else None
     return data if data in _SAYS else UNKNOWN
 
 
 def is_synthetic(meta: Mapping[str, Any]) -> bool:
-    """Return whether invented patients had a share in a model."""
+    """Return whether invented patients contributed to a model."""
     return data_of(meta) in (PHANTOMS, MIXED)
 
 
 def words(meta: Mapping[str, Any]) -> str:
-    """Return in one line what a model was trained on, for people."""
+    """Return in one line, for people, what a model was trained on."""
     said = meta.get("trained_on")
     data, said = data_of(meta), said if isinstance(said, Mapping) else {}
     sites = said.get("sites")
@@ -138,7 +170,10 @@ WORDS = {PHANTOMS: "phantoms", PATIENTS: "patients", UNKNOWN: "data not told"}
 
 
 def require_real(meta: Mapping[str, Any], file: object, allowed: bool, use: str) -> None:
-    """Raise ModelRefused for a model of invented patients, unless that was asked for; use: what it would be used for."""
+    """Raise ModelRefused for a model of invented patients unless that is `allowed`.
+
+    use: What the model would be used for, as the message says it.
+    """
     if is_synthetic(meta) and not allowed:
         raise ModelRefused(
             f"the model {file}",

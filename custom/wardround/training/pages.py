@@ -1,4 +1,7 @@
-"""What a hospital keeps for itself after a job: its models, its per-patient page, overlays. None of it leaves."""
+"""What does a hospital keep for itself after a job?
+
+It keeps its models, its page per patient and overlays. None of it leaves.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,17 @@ MODEL_FILE = "deploy_model.npz"
 
 
 def keep_models(
-    evaluation: Evaluation, site: TaskSite, identity: str, model: Mapping[str, Any], facts: Mapping[str, Any], out: Path
+    evaluation: Evaluation,
+    site: TaskSite,
+    identity: str,
+    model: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    out: Path,
 ) -> Path:
-    """Write the model to deploy as `deploy_model.npz`, with what `wardround predict` needs, and return its path.
+    """Write the model to deploy as `deploy_model.npz` and return its path.
 
-    facts: what this hospital says about its data
+    The file holds what `wardround predict` needs.
+    facts: What this hospital reports about its data.
     """
     name = evaluation.numbers["deploy"]
     candidate = evaluation.numbers["candidates"][name]
@@ -50,10 +59,13 @@ def write_page(
     out: Path,
     masks: Mapping[int, Any] | None = None,
 ) -> Path:
-    """Write site_report.html with one row per test patient and model, worst patients first, and overlays of the worst.
+    """Write site_report.html and overlays, and return the page's path.
 
-    masks: what training/mask_history.py kept
+    The page has one row per test patient and model, the worst patients first, and
+    overlays of the worst.
+    masks: The history that training/mask_history.py kept.
     """
+    # The page is for the hospital alone: it names patients.
     deploy = evaluation.numbers["deploy"]
     patients = _patients(site)
     of = {name: dict(zip(patients, rows, strict=True)) for name, rows in evaluation.rows.items()}
@@ -71,8 +83,17 @@ def write_page(
     about = {
         key: facts[key] for key in ("label", "cases", "classes", "modalities", "label_kind", "device") if key in facts
     }
-    run = {"job": job, "site": site.name, "phantoms": facts["phantoms"], "about": about, "final": evaluation.numbers}
-    run["model_file"], run["summary"] = str(out / MODEL_FILE), summary(list(of[deploy].values()))
+    run = {
+        "job": job,
+        "site": site.name,
+        "phantoms": facts["phantoms"],
+        "about": about,
+        "final": evaluation.numbers,
+    }
+    run["model_file"], run["summary"] = (
+        str(out / MODEL_FILE),
+        summary(list(of[deploy].values())),
+    )
     run["floors"] = dict(evaluation.floors)
     run["masks"] = {str(round_): row for round_, row in (masks or {}).items()}
     return write_site_report(run, rows, pictures, out)

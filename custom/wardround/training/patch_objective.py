@@ -1,6 +1,8 @@
-"""Drawing patients for segmentation: one patch each, augmented, with the patient's record beside it.
+"""How are mini-batches of patients drawn for segmentation?
 
-The record is one vector of a patient: no crop, flip or change of contrast touches it, and hiding a sequence does not.
+A batch holds one augmented patch per patient, with the patient's record beside it. The
+record is one vector of a patient: no crop, flip or change of contrast touches it, nor
+does the hiding of a sequence.
 """
 
 from __future__ import annotations
@@ -27,8 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """images [B, 2 C + 2 F, H, W, D] (tasks/inputs.py; F numbers of a record) | targets uint8 [B,R,H,W,D] | known bool
-    [B,R] | seed of everything random in the network.
+    """One mini-batch of patches, with C images, F numbers of a record and R regions.
+
+    images: The network's input, float32 [B, 2 C + 2 F, H, W, D] (tasks/inputs.py).
+    targets: The regions, uint8 [B, R, H, W, D].
+    known: Which regions the masks tell, bool [B, R].
+    seed: The seed of everything random in the network.
+    patients: Whose patches these are, in the order of the rows.
     """
 
     images: Tensor
@@ -48,13 +55,25 @@ class Patches:
 
     def __init__(self, site: SegmentationSite, *purpose: str | int) -> None:
         self._site = site
+        # The augmentation has a generator on the images' device; patches are drawn by
+        # numpy on the CPU.
         self._generator = torch.Generator(device=site.device)
         self._generator.manual_seed(derive(site.seed, site.name, "augment", *purpose))
 
-    def batch(self, patients: tuple[str, ...], case_of: Callable[[str], str], rng: np.random.Generator) -> Batch:
-        """Return one batch with one fresh patch of each of these patients."""
+    def batch(
+        self,
+        patients: tuple[str, ...],
+        case_of: Callable[[str], str],
+        rng: np.random.Generator,
+    ) -> Batch:
+        """Return one batch with one fresh patch of each of these patients.
+
+        case_of: Draws one of a patient's cases.
+        """
         site, regions = self._site, self._site.task.outputs
-        images, targets, present = [], [], []
+        images = []
+        targets = []
+        present = []
         for patient in patients:
             case = case_of(patient)
             volume = site.volume(case)
@@ -70,17 +89,28 @@ class Patches:
             targets.append(regions.targets(labels, site.cohort.label_kind))
             present.append(volume.present)
         image_batch, present_batch, target_batch = site.augment(
-            self._there(images), self._there(present), self._there(targets), self._generator
+            self._there(images),
+            self._there(present),
+            self._there(targets),
+            self._generator,
         )
-        inputs = network_input(image_batch, present_batch, self._there([site.record(who) for who in patients]))
+        inputs = network_input(
+            image_batch,
+            present_batch,
+            self._there([site.record(who) for who in patients]),
+        )
         known = torch.from_numpy(regions.known(site.cohort.label_kind)).to(site.device).expand(len(patients), -1)
         return Batch(inputs, target_batch, known, int(rng.integers(2**31)), patients)
 
     def loss(self, out: Tensor, batch: Batch) -> Tensor:
+        """Return the mean of Dice and cross-entropy losses over known regions."""
         return dice_bce(out, batch.targets, batch.known)
 
     def divergence(self, p: Tensor, q: Tensor, batch: Batch) -> float:
-        """Return KL(p || q) of the voxels' Bernoulli distributions, mean over voxels and known regions."""
+        """Return KL(p || q) of the voxels' Bernoulli distributions.
+
+        It is a mean over voxels and known regions.
+        """
         return bernoulli_divergence(p, q, batch.known)
 
     def _there(self, arrays: Sequence[NDArray[np.generic]]) -> Tensor:
@@ -88,7 +118,10 @@ class Patches:
 
 
 def labels_of(volume: Volume) -> NDArray[np.uint8]:
-    """Return the labels uint8 [H,W,D] of a case that has them; a case without a mask cannot be trained on or scored."""
+    """Return the labels of a case, uint8 [H, W, D].
+
+    A case without a mask can be neither trained on nor scored: DataRefused.
+    """
     if volume.labels is None:
         raise DataRefused(
             f"case {volume.case}",

@@ -1,4 +1,8 @@
-"""Cases, one file of weights, one mask for each case in the geometry of its own images, and a picture beside it."""
+"""Which mask does a model give each case?
+
+One file of weights gives one mask per case, in the geometry of the case's own images,
+and a picture beside it.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +35,21 @@ from wardround.tasks.task import Task, task_from_json
 from wardround.training.opening import pick_device
 from wardround.training.overlays import shown_on
 
+# A file of weights comes from elsewhere: its patch is limited before memory is
+# allocated for it.
 MOST_IN_WINDOW = 2**25
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights whose architecture was checked: meta is what its writer said about it, table the record it reads,
-    task what it learnt.
+    """A file of weights whose architecture was checked.
+
+    spec: The network.
+    arrays: The weights by parameter name.
+    meta: What the writer of the file said about it.
+    file: Where it was read from.
+    table: The record that the network reads.
+    task: What it learnt.
     """
 
     spec: Segmenting
@@ -50,8 +62,11 @@ class Weights:
 
 @dataclass(frozen=True)
 class Prediction:
-    """present: sequences that were used | unused: image files of the case that were not
-    volumes_ml: region -> millilitres, of the regions that the model knows
+    """The files of one predicted case.
+
+    present: The sequences that were used.
+    unused: The image files of the case that were not used.
+    volumes_ml: Millilitres of each region that the model knows.
     """
 
     mask: Path
@@ -63,10 +78,14 @@ class Prediction:
 
 
 def read_weights(file: Path) -> Weights:
-    """Read deploy_model.npz, final_model.npz, best_model.npz, a baseline's weights, or the folder of a bundle.
+    """Return a checked file of weights.
 
-    damaged, of an unknown architecture, or another one than the file's own fingerprint says: ModelRefused
-    a patch or kind of labels that does not exist: ModelRefused
+    file: deploy_model.npz, final_model.npz, best_model.npz, the weights of a baseline,
+        or the folder of a bundle.
+
+    ModelRefused is raised when the file is damaged, when its architecture is unknown or
+    not the one of its own fingerprint, and when its patch or kind of labels does not
+    exist.
     """
     arrays, meta = bundle_files.load_any(file)
     task = _task(meta, file)
@@ -80,6 +99,8 @@ def read_weights(file: Path) -> Weights:
     spec = rebuild(meta.get("model"), str(file))
     require_size(spec, arrays, str(file))
     table = _table(spec, meta, file)
+    # Read a second time, now against the fingerprint of the architecture that was
+    # rebuilt.
     arrays, _ = bundle_files.load_any(file, fingerprint(spec))
     patch = meta.get("patch")
     if patch is not None:
@@ -95,9 +116,11 @@ def read_weights(file: Path) -> Weights:
 
 
 def kind_of(weights: Weights, asked: str | None) -> str:
-    """Return the kind of masks that a model can write: what its file says, or the part of it that is asked for.
+    """Return the kind of masks that a model can write.
 
-    the file does not say it and nothing is asked, or regions are asked for that nobody trained: ModelRefused
+    It is what the file says, or the part of it that is asked for. ModelRefused is
+    raised when the file does not say it and nothing is asked for, and when regions are
+    asked for that nobody trained.
     """
     known, kinds = weights.meta.get("label_kind"), weights.task.outputs.kinds
     wanted = asked or known
@@ -117,7 +140,7 @@ def kind_of(weights: Weights, asked: str | None) -> str:
 
 
 def _task(meta: Mapping[str, Any], file: Path) -> Task:
-    """Return what a file says that its network learnt; a file that does not say it: brain tumours."""
+    """Return the task that a file describes; brain tumours if it describes none."""
     inputs = meta.get("inputs")
     said = inputs.get("task", DESCRIPTION) if isinstance(inputs, Mapping) else DESCRIPTION
     try:
@@ -148,10 +171,12 @@ def _table(spec: Segmenting, meta: Mapping[str, Any], file: Path) -> Table:
 
 
 def record_of(files: CaseFiles, weights: Weights, file: Path | None) -> Vector | None:
-    """Return the record of a case, read from a table of patients (data/ehr_table.py); None: the network reads none.
+    """Return the record of a case from a table of patients, None if none is read.
 
-    The row is that of the patient, or else of the case id. | no table: every value is missing
-    a table for a network that reads none: ConfigRefused | no row, a column absent or in another unit: DataRefused
+    The row is that of the patient, or else that of the case id (data/ehr_table.py).
+    Without a table every value is missing. ConfigRefused is raised for a table when the
+    network reads none; DataRefused when there is no row, and when a column is absent or
+    in another unit.
     """
     if not weights.table.features:
         if file is not None:
@@ -177,15 +202,19 @@ def record_of(files: CaseFiles, weights: Weights, file: Path | None) -> Vector |
 
 
 def cases_in(folder: Path, wanted: str | None, task: Task = BRAIN_TUMOURS) -> tuple[CaseFiles, ...]:
-    """Return the cases in a folder (which may itself be one), only `wanted` where it is given; a mask is not needed."""
+    """Return the cases of a folder (which may itself be one); no mask is needed.
+
+    wanted: The only case to return; None returns all.
+    """
     return find_cases(folder, None if wanted is None else [wanted], require_seg=False, source=task.source)
 
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A model on a device.
+    """A segmentation model on a device.
 
-    kind: brats, or whole_tumour (masks then hold 0 and 1 only) | enhancing: the value of enhancing tumour, 3 or 4
+    kind: The kind of masks that are written.
+    enhancing: The label value of enhancing tumour, 3 or 4, in BraTS masks.
     """
 
     weights: Weights
@@ -194,10 +223,13 @@ class Segmenter:
     model: FlatModel
 
     def predict(self, files: CaseFiles, out: Path, record: Vector | None = None) -> Prediction:
-        """Write the mask of a case with the axes, shape and affine of its first image, and a picture beside it.
+        """Write the mask of a case, and a picture beside it; both for this user alone.
 
-        record: what `record_of` found | both files are this user's alone
-        damaged images: DataRefused | out not .nii or .nii.gz or not writable: ConfigRefused
+        The mask has the axes, shape and affine of the case's first image.
+        record: What `record_of` returned.
+
+        DataRefused is raised for damaged images, ConfigRefused when `out` is not .nii
+        or .nii.gz or cannot be written.
         """
         volume = read_images(files)
         task = self.weights.task
@@ -228,20 +260,26 @@ def picture_of(mask: Path) -> Path:
 
 
 def ready(weights: Weights, device: str) -> FlatModel:
-    """Return the network with its weights on a device; a GPU that is not there: ConfigRefused."""
+    """Return the network with its weights on a device.
+
+    ConfigRefused is raised for a GPU that is not there.
+    """
     model = FlatModel(weights.spec.build(0), pick_device(device))
     model.load(torch.from_numpy(model.layout.flatten(weights.arrays)).to(model.device))
     return model
 
 
 def regions_of(volume: Volume, weights: Weights, model: FlatModel, record: Vector | None = None) -> NDArray[np.bool_]:
-    """Return bool [R, H, W, D] in the order of the task's regions. record: what `record_of` found"""
+    """Return bool [R, H, W, D] in the order of the task's regions.
+
+    record: What `record_of` returned.
+    """
     image = np.asarray(volume.image, np.float32)
     patch, regions = weights.meta.get("patch"), weights.task.outputs
     return predict_regions(model.module, image, volume.present, patch, model.device, regions, record=record)
 
 
 def volumes_ml(regions: NDArray[np.bool_], task: Task, kind: str, volume: Volume) -> dict[str, float]:
-    """Return millilitres of every region that labels of this kind tell."""
+    """Return the millilitres of every region that labels of this kind tell."""
     voxel_ml, known = float(np.prod(volume.spacing_mm)) / 1000, task.outputs.known(kind)
     return {name: int(regions[i].sum()) * voxel_ml for i, name in enumerate(task.outputs.names) if known[i]}

@@ -1,4 +1,4 @@
-"""One hospital's segmentation work: mini-batches and gradients for the algorithms, scores for the judgement."""
+"""How does a hospital learn regions of 3D images: its batches, gradients and scores?"""
 
 from __future__ import annotations
 
@@ -41,10 +41,16 @@ from wardround.training.site_objective import SiteObjective, network_on, patient
 
 @dataclass(frozen=True)
 class Sampling:
-    """How training patches are drawn: `batch` patients per mini-batch, one patch of `patch` voxels each.
+    """How training patches are drawn.
 
-    columns: the record (EHR) that the network reads beside the images (ehr_columns.py); none: images alone
-    task: what is learnt (tasks/task.py); left out: brain tumours (tasks/brain_tumours.py)
+    patch: Voxels per axis, 4 to 512.
+    batch: Patients per mini-batch, with one patch each, 1 to 256.
+    tumour_probability: How often a patch is centred near foreground (tasks/patches.py).
+    augment: Whether patches are augmented.
+    columns: The record (EHR) that the network reads beside the images; none by default.
+    task: What is learnt (tasks/task.py); brain tumours by default.
+
+    Values outside these ranges raise ConfigRefused.
     """
 
     patch: Sequence[int]
@@ -61,23 +67,23 @@ class Sampling:
                 "the patch sampling",
                 found=f"patch {list(self.patch)}, batch {self.batch}, tumour_probability {self.tumour_probability}",
                 expected="three patch sizes of 4..512 voxels, a batch of 1..256, a probability",
-                fix="correct `sampling` in the job",
+                fix="set these fields of `sampling` in the job, as --set sampling.batch=2",
             )
         _ = words_of(self.table), self.learns
 
     @cached_property
     def learns(self) -> Task:
-        """Return the task: images, regions, how both are treated."""
+        """Return the task: images, regions, and how both are treated."""
         return task_from_json(self.task, "the job's sampling")
 
     @property
     def described(self) -> dict[str, Any]:
-        """Return as JSON what a weights file must say about the network's inputs and outputs: as the job says it."""
+        """Return as JSON what a weights file must say about inputs and outputs."""
         return {"task": dict(self.task)}
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Return the kinds of masks, the one that tells most first."""
+        """Return the kinds of masks, the most detailed first."""
         return tuple(self.learns.outputs.kinds)
 
     @property
@@ -96,26 +102,29 @@ class Sampling:
 
     @property
     def network_inputs(self) -> int:
-        """Return how many channels a network is shown beside the record: each image, and whether it exists."""
+        """Return the channels beside the record: each image, and whether it exists."""
         return self.learns.network_inputs
 
     @property
     def regions(self) -> int:
-        """Return how many logits of a voxel a network makes."""
+        """Return how many logits a network makes for a voxel."""
         return len(self.learns.outputs.names)
 
     def cohort(self, config: SiteConfig, cache: Path, say: Callable[[str], None]) -> Cohort:
-        """Open this site's images and masks, decoded at most once, and its record where the job uses one."""
+        """Open this site's images (decoded at most once), masks and record."""
         if not self.columns:
             return open_cohort(config, cache, say, self.learns.source)
+        # The record is read first: a mistake in a small table shows before hours of
+        # decoding.
         rows = site_ehr(config, self.table)
         cohort = open_cohort(config, cache, say, self.learns.source)
         return replace(cohort, record=for_patients(rows, self.table, cohort.patients, say))
 
     def require_network(self, spec: Network) -> None:
-        """Raise ConfigRefused unless the network takes patches of this size, and the record that comes beside them.
+        """Raise ConfigRefused unless the network takes these patches and this record.
 
-        A network that is not ready-made is tried on an empty patch (models/network_fit.py).
+        A network that is not ready-made is tried on an empty patch
+        (models/network_fit.py).
         """
         divisor = int(getattr(spec, "divisor", 1))
         if wrong := [n for n in self.size if n % divisor]:
@@ -136,18 +145,22 @@ class Sampling:
         require_fit(spec, self.network_inputs, self.regions, self.size)
 
     def open(self, name: str, cohort: Cohort, split: Split, spec: Network, seed: int, device: str) -> SegmentationSite:
-        """Return the hospital's side of segmentation; a network for other patches or another record: ConfigRefused."""
+        """Return the hospital's side of segmentation, or refuse the network."""
         self.require_network(spec)
         return SegmentationSite(name, cohort, split, spec, self, seed, device)
 
 
 class SegmentationSite:
-    """Data, network and device of one hospital. Nothing here talks to anybody."""
+    """The data, network and device of one hospital; nothing here opens a connection."""
 
     def __init__(
         self, name: str, cohort: Cohort, split: Split, spec: Network, sampling: Sampling, seed: int, device: str
     ) -> None:
-        self.name, self.cohort, self.split, self.sampling, self.seed = name, cohort, split, sampling, seed
+        self.name = name
+        self.cohort = cohort
+        self.split = split
+        self.sampling = sampling
+        self.seed = seed
         self.device = torch.device(device)
         self.model, self.blocks, self.roles = network_on(spec, seed, self.device)
         self.augment = sampling.learns.augmentation if sampling.augment else Augment.none()
@@ -160,19 +173,19 @@ class SegmentationSite:
         return self.model.layout
 
     def volume(self, case: str) -> Volume:
-        """Return the cached, preprocessed volume (memory-mapped: only what is read is loaded)."""
+        """Return the cached volume, memory-mapped: only what is used is read."""
         if case not in self._volumes:
             self._volumes[case] = self.cohort.load(case)
         return self._volumes[case]
 
     def foreground(self, case: str) -> NDArray[np.int32]:
-        """Return int32 [N,3] tumour voxels of a case, read once."""
+        """Return the tumour voxels of a case, int32 [N, 3], read once."""
         if case not in self._foreground:
             self._foreground[case] = self.cohort.foreground(case)
         return self._foreground[case]
 
     def record(self, patient: str) -> NDArray[np.float32]:
-        """Return a patient's record, float32 [2 F]: values, then known flags; [0] where the job uses none."""
+        """Return a patient's values and known flags, float32 [2 F]; F may be 0."""
         return self.cohort.record[patient] if self.sampling.columns else np.zeros(0, np.float32)
 
     @cached_property
@@ -180,7 +193,7 @@ class SegmentationSite:
         return patient_count(self.cohort.patients, self.split.train)
 
     def objective(self, *purpose: str | int) -> SiteObjective[Batch]:
-        """Return gradients on this site's TRAIN patients; the same purpose gives the same batches on every machine."""
+        """Return gradients on the training patients, the same for one purpose."""
         return SiteObjective(self, Patches, self.split.train, *purpose)
 
     def drawn(self, cases: Sequence[str], *purpose: str | int) -> SiteObjective[Batch]:
@@ -188,13 +201,13 @@ class SegmentationSite:
         return SiteObjective(self, Patches, cases, *purpose)
 
     def joined(self, batches: Sequence[Batch]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Return (the network's inputs, the function from logits to the loss of every patient)."""
+        """Return (inputs, a function from logits to the loss of every patient [B])."""
         images = torch.cat([one.images for one in batches]).contiguous(memory_format=torch.channels_last_3d)
         targets, known = torch.cat([one.targets for one in batches]), torch.cat([one.known for one in batches])
         return images, lambda logits: dice_bce_by_patient(logits, targets, known)
 
     def pooled(self, parts: Sequence[Batch]) -> Batch:
-        """Return batches of several sites as one, on this site's device."""
+        """Return the batches of several sites as one batch on this site's device."""
         images, targets, known = (
             torch.cat([getattr(part, key).to(self.device) for part in parts]) for key in ("images", "targets", "known")
         )
@@ -211,21 +224,21 @@ class SegmentationSite:
         return network_input(*(part.to(self.device) for part in (noise, torch.ones(images), record)))
 
     def labels(self, case: str) -> NDArray[np.uint8]:
-        """Return the labels uint8 [H,W,D] of a case."""
+        """Return the labels of a case, uint8 [H, W, D]."""
         return labels_of(self.volume(case))
 
     def about_model(self) -> dict[str, Any]:
-        """Return patch, kind of labels and the record's columns, for `wardround predict`."""
+        """Return patch, kind of labels, task and columns for `wardround predict`."""
         record = {"columns": words_of(self.sampling.table)} if self.sampling.columns else {}
         about = {"patch": list(self.sampling.size), "label_kind": self.cohort.label_kind}
         return {**about, "inputs": self.sampling.described, **record}
 
     def pictures(self, w: Tensor, words: str, out: Path, patients: Sequence[str] = ()) -> list[Path]:
-        """Draw overlays of a test case of each of the first `patients`; none named: of the first test cases."""
+        """Draw overlays of the first `patients`, or else of the first test cases."""
         return overlays(self, w, words, out, patients)
 
     def predict(self, w: Tensor, case: str) -> NDArray[np.bool_]:
-        """Return bool [R,H,W,D] in the order of the regions for one case at weights w."""
+        """Return the predicted regions of a case at weights w, bool [R, H, W, D]."""
         self.model.load(w)
         volume = self.volume(case)
         return predict_regions(
@@ -239,7 +252,7 @@ class SegmentationSite:
         )
 
     def scores(self, w: Tensor, cases: Sequence[str], *, with_hd95: bool) -> list[dict[str, float]]:
-        """Return one dictionary of scores per case (tasks.metrics.case_scores) at weights w."""
+        """Return one dictionary of scores per case (tasks.metrics.case_scores)."""
         regions, kind = self.task.outputs, self.cohort.label_kind
         known, far = regions.known(kind), self.task.missed_mm
         rows = []
@@ -253,30 +266,30 @@ class SegmentationSite:
         return rows
 
     def rows(self, w: Tensor, cases: Sequence[str]) -> list[dict[str, float]]:
-        """Return one row of scores for each patient, in the order in which the patients come first among the cases."""
+        """Return one row per patient, in the order of their first cases."""
         return by_patient(self, cases, self.scores(w, cases, with_hd95=True))
 
     def summary(self, rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-        """Return metric -> mean with its interval over patients, one row per patient, and the distances apart from misses."""
+        """Return each metric with its interval; distances apart from misses."""
         told = self.task.metric_names
         keys = [key for key in rows[0] if key in told and measure_of(key) not in SHARES]
         means = {key: asdict(bootstrap_mean([row[key] for row in rows], self.seed)) for key in keys}
         return means | {key: value for key, value in apart(rows).items() if key in told}
 
     def gain(self, rows: Sequence[Mapping[str, float]], reference: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-        """Return how much better the mean Dice is than the reference's, with its interval over patients."""
+        """Return the gain in mean Dice over the reference, with its interval."""
         a, b = ([row["dice_mean"] for row in one] for one in (rows, reference))
         return asdict(paired_gain(a, b, self.seed))
 
     def score(self, w: Tensor, cases: Sequence[str]) -> float:
-        """Return the mean Dice over known regions and cases (the number that choices on validation are made with)."""
+        """Return the mean Dice over known regions, by which models are selected."""
         return float(np.mean([row["dice_mean"] for row in self.scores(w, cases, with_hd95=False)]))
 
 
 def by_patient(
     site: SegmentationSite, cases: Sequence[str], rows: Sequence[Mapping[str, float]]
 ) -> list[dict[str, float]]:
-    """Average the rows of all scans of one patient: the patient is the unit of every count and interval."""
+    """Return the mean row of each patient, the unit of every count and interval."""
     groups: dict[str, list[Mapping[str, float]]] = {}
     for case, row in zip(cases, rows, strict=True):
         groups.setdefault(site.cohort.patients[case], []).append(row)

@@ -1,6 +1,8 @@
-"""What a hospital's task must offer, whatever it learns: gradients on training patients, scores on the others.
+"""What must a task offer at a hospital, whatever it learns?
 
-Two tasks: segmentation.py (regions of 3D images) and classification.py (classes of patients). A job's `sampling` says which.
+It offers gradients on training patients and scores on the others. There are two tasks:
+segmentation.py (regions of 3D images) and classification.py (classes of patients). A
+job's `sampling` says which one it is.
 """
 
 from __future__ import annotations
@@ -24,7 +26,12 @@ Rows = list[dict[str, float]]
 
 
 class CohortFacts(Protocol):
-    """What is said about a cohort: case -> patient, sequence -> number of scans, the kind of labels."""
+    """What is known about a cohort.
+
+    patients: The patient of each case.
+    modalities: The number of scans of each sequence.
+    label_kind: The kind of labels.
+    """
 
     @property
     def patients(self) -> Mapping[str, str]: ...
@@ -37,7 +44,7 @@ class CohortFacts(Protocol):
 
 
 class PatientObjective(Protocol):
-    """An `Objective` of algorithms.base over named patients."""
+    """An `Objective` of algorithms/base.py over named patients."""
 
     @property
     def patients(self) -> tuple[str, ...]: ...
@@ -51,7 +58,10 @@ class PatientObjective(Protocol):
 
 
 class TaskSite(Protocol):
-    """One hospital's data, network and device. Scores are higher for better models, 0 to 1."""
+    """One hospital's data, network and device.
+
+    Scores are from 0 to 1, higher for better models.
+    """
 
     name: str
     seed: int
@@ -72,47 +82,62 @@ class TaskSite(Protocol):
     def train_patients(self) -> int: ...
 
     def objective(self, *purpose: str | int) -> PatientObjective:
-        """Return gradients on this site's TRAIN patients (a `Probe`, with `patients` and `batch(patients)`); the same purpose
-        gives the same batches on every machine.
+        """Return gradients on this site's training patients.
+
+        It is a `Probe` with `patients` and `batch(patients)`. The same purpose gives
+        the same batches on every machine.
         """
 
     def drawn(self, cases: Sequence[str], *purpose: str | int) -> Any:
-        """Return an objective over these cases; its `batch((patient,))` draws one patient, a function of purpose and patient."""
+        """Return an objective over these cases.
+
+        Its `batch((patient,))` is a function of purpose and patient alone.
+        """
 
     def joined(self, batches: Sequence[Any]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Return (inputs of these batches in one, the function from outputs to one loss per patient)."""
+        """Return (inputs in one tensor, a function from outputs to patients' losses)."""
 
     def pooled(self, parts: Sequence[Any]) -> Any:
-        """Return batches of several sites as one, on this site's device."""
+        """Return the batches of several sites as one batch on this site's device."""
 
     def made_up(self, count: int) -> Tensor:
-        """Return inputs of `count` patients who do not exist, always the same ones."""
+        """Return inputs of `count` patients who do not exist; always the same ones."""
 
     def score(self, w: Tensor, cases: Sequence[str]) -> float:
-        """Return the number that choices on validation are made with."""
+        """Return the score by which models are selected on validation."""
 
     def rows(self, w: Tensor, cases: Sequence[str]) -> Rows:
-        """Return one row of numbers for each patient. They stay at the site."""
+        """Return one row of numbers per patient; rows stay at the site."""
 
     def summary(self, rows: Rows) -> dict[str, dict[str, Any]]:
-        """Return metric -> value with its 95 % interval over patients."""
+        """Return each metric with its 95 % interval over patients."""
 
     def gain(self, rows: Rows, reference: Rows) -> dict[str, Any]:
-        """Return by how much the score of `rows` is above that of `reference`, with its interval."""
+        """Return how far `rows` score above `reference`, with the interval."""
 
     def about_model(self) -> dict[str, Any]:
-        """Return what a weights file must say beside the network, so that `wardround predict` can use it."""
+        """Return what a weights file must say so that `wardround predict` can use it."""
 
-    def pictures(self, w: Tensor, words: str, out: Path, patients: Sequence[str] = ()) -> list[Path]:
-        """Draw what people look at, for the first of `patients` (none named: of the test patients); nothing to draw: []."""
+    def pictures(
+        self,
+        w: Tensor,
+        words: str,
+        out: Path,
+        patients: Sequence[str] = (),
+    ) -> list[Path]:
+        """Draw pictures for people to look at and return the files.
+
+        patients: Whose pictures, the first ones of them; the test patients if none is
+            named. A task without pictures returns no files.
+        """
 
 
 class TaskSampling(Protocol):
-    """A job's `sampling`: how batches are drawn, and so which task it is."""
+    """A job's `sampling`: how batches are drawn, and therefore which task it is."""
 
     @property
     def patch(self) -> Sequence[int]:
-        """The size of what the network sees."""
+        """The size of what the network is given."""
 
     @property
     def table(self) -> Table:
@@ -120,7 +145,7 @@ class TaskSampling(Protocol):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of labels, the one that tells most first."""
+        """The kinds of labels, the most detailed first."""
 
     @property
     def described(self) -> dict[str, Any]:
@@ -131,14 +156,22 @@ class TaskSampling(Protocol):
         """Every name of this task that a message may hold."""
 
     def cohort(self, config: SiteConfig, cache: Path, say: Callable[[str], None]) -> Any:
-        """Open what a site's file names, decoded at most once."""
+        """Open the data that a site's file names; images are decoded at most once."""
 
-    def open(self, name: str, cohort: Any, split: Split, spec: Network, seed: int, device: str) -> TaskSite:
-        """Return the site that draws like this."""
+    def open(
+        self,
+        name: str,
+        cohort: Any,
+        split: Split,
+        spec: Network,
+        seed: int,
+        device: str,
+    ) -> TaskSite:
+        """Return the site that draws batches in this way."""
 
 
 class TaskPhantoms(Protocol):
-    """A job's `phantoms`: the synthetic patients of a site that has no data, in the simulator only."""
+    """A job's `phantoms`: synthetic patients of a simulated site that has no data."""
 
     def write(self, root: Path, profile: Profile, seed: int) -> None:
-        """Write them below root, unless they are there."""
+        """Write the patients below root, unless they are there already."""
