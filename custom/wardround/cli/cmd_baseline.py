@@ -14,7 +14,17 @@ from wardround import __version__
 from wardround.cli import like
 from wardround.core import files
 from wardround.core.errors import ConfigRefused
-from wardround.core.terminal import DONE, command, existing, folder, group, interval, positive, say, table
+from wardround.core.terminal import (
+    DONE,
+    command,
+    existing,
+    folder,
+    group,
+    interval,
+    positive,
+    say,
+    table,
+)
 
 TEXT = """
 Train the models that a federation is compared with. They have the network, first weights, patients, split, patches and
@@ -36,27 +46,71 @@ OUT/baseline.json and OUT/*.npz (for `wardround predict`).
 
   wardround baseline {kind} --job brats_perfedavg --sites sites.json --set num_rounds=10
 """
-_COLUMNS = ("dice_mean", "dice_ET", "dice_TC", "dice_WT", "hd95_mm_ET", "hd95_mm_TC", "hd95_mm_WT")
+_COLUMNS = (
+    "dice_mean",
+    "dice_ET",
+    "dice_TC",
+    "dice_WT",
+    "hd95_mm_ET",
+    "hd95_mm_TC",
+    "hd95_mm_WT",
+)
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    kinds = group(commands, "baseline", "train each hospital alone, or all in one place", TEXT)
+    kinds = group(
+        commands,
+        "baseline",
+        "train each hospital alone, or all in one place",
+        TEXT,
+    )
     for kind, sentence in KINDS.items():
-        parser = command(kinds, kind, sentence.rstrip("."), sentence + "\n" + MORE.format(kind=kind), run)
-        parser.set_defaults(kind=kind)
-        parser.add_argument("--job", required=True, metavar="NAME", help="whose settings (`wardround jobs list`)")
-        parser.add_argument(
-            "--sites", type=existing, metavar="JSON", help="sites.json; default: what WARDROUND_SITES names"
+        parser = command(
+            kinds,
+            kind,
+            sentence.rstrip("."),
+            sentence + "\n" + MORE.format(kind=kind),
+            run,
         )
-        parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting of the job")
+        parser.set_defaults(kind=kind)
+        parser.add_argument(
+            "--job",
+            required=True,
+            metavar="NAME",
+            help="whose settings (`wardround jobs list`)",
+        )
+        parser.add_argument(
+            "--sites",
+            type=existing,
+            metavar="JSON",
+            help="sites.json; default: what WARDROUND_SITES names",
+        )
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="K=V",
+            help="change a setting of the job",
+        )
         like.add(parser)
         parser.add_argument(
-            "--work-factor", type=positive, default=1, metavar="N", help="times the work of one site; default 1"
+            "--work-factor",
+            type=positive,
+            default=1,
+            metavar="N",
+            help="times the work of one site; default 1",
         )
-        parser.add_argument("--out", type=folder, metavar="DIR", help=f"default wardround_runs/baseline_{kind}")
         parser.add_argument(
-            "--device", metavar="D", help="auto, cpu, cuda, cuda:N for all sites; default: as each site says"
+            "--out",
+            type=folder,
+            metavar="DIR",
+            help=f"default wardround_runs/baseline_{kind}",
+        )
+        parser.add_argument(
+            "--device",
+            metavar="D",
+            help="auto, cpu, cuda, cuda:N for all sites; default: as each site says",
         )
 
 
@@ -82,16 +136,37 @@ def run(args: argparse.Namespace) -> int:
     if args.device:
         configs = {name: replace(config, device=args.device) for name, config in configs.items()}
     patient_dp = job.dp is not None and job.dp["unit"] == "patient"
-    out, seed, begun = args.out or Path("wardround_runs") / f"baseline_{args.kind}", job.task["seed"], time.monotonic()
-    sites = baselines.open_sites(configs, spec, sampling, seed, out / "cache", say, patient_dp=patient_dp)
+    out, seed, begun = (
+        args.out or Path("wardround_runs") / f"baseline_{args.kind}",
+        job.task["seed"],
+        time.monotonic(),
+    )
+    sites = baselines.open_sites(
+        configs,
+        spec,
+        sampling,
+        seed,
+        out / "cache",
+        say,
+        patient_dp=patient_dp,
+    )
     initial, settings = first_weights(spec, seed), about(job) | {"work": schedule.work}
     if args.kind == "local":
         models = baselines.train_local(sites, schedule, initial, say)
         for name, w in models.items():
             baselines.keep(out / f"{name}.npz", w, spec, [sites[name]], settings)
     else:
-        models = dict.fromkeys(sites, baselines.train_central(sites, schedule, initial, say))
-        baselines.keep(out / "central.npz", next(iter(models.values())), spec, list(sites.values()), settings)
+        models = dict.fromkeys(
+            sites,
+            baselines.train_central(sites, schedule, initial, say),
+        )
+        baselines.keep(
+            out / "central.npz",
+            next(iter(models.values())),
+            spec,
+            list(sites.values()),
+            settings,
+        )
     say("scoring the test patients")
     scores = {name: baselines.score(site, models[name]) for name, site in sites.items()}
     labels = {name: config.name or name for name, config in configs.items()}
@@ -127,7 +202,10 @@ def show(result: dict[str, Any]) -> str:
     lines = [
         f"{result['baseline']}: {result['gradient_evaluations']} gradient evaluations per model; test patients, "
         "mean [95 % interval]; a dash: the region is unknown there",
-        table(("site", "cases", "val", *(key.replace("_", " ") for key in columns)), rows),
+        table(
+            ("site", "cases", "val", *(key.replace("_", " ") for key in columns)),
+            rows,
+        ),
         f"mean over sites: {sum(means) / len(means):.3f}, worst {min(means):.3f}",
     ]
     return "\n".join(lines)

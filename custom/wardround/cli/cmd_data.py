@@ -38,7 +38,10 @@ cases without a label.
   wardround data check sites/site-1/data               a folder of labelled images
   wardround data check local/wardround.json --job brats_ehr_fedavg       and the record, with the columns of this job
 """
-_KINDS = {"brats": "brats: ET, TC and WT are known", "whole_tumour": "whole_tumour: only WT is known"}
+_KINDS = {
+    "brats": "brats: ET, TC and WT are known",
+    "whole_tumour": "whole_tumour: only WT is known",
+}
 
 
 def add(commands: Any) -> None:
@@ -51,7 +54,10 @@ def add(commands: Any) -> None:
         run,
     )
     check.add_argument(
-        "data", type=existing, metavar="FOLDER|JSON", help="folder of cases, wardround.json or sites.json"
+        "data",
+        type=existing,
+        metavar="FOLDER|JSON",
+        help="folder of cases, wardround.json or sites.json",
     )
     check.add_argument(
         "--labels",
@@ -59,7 +65,9 @@ def add(commands: Any) -> None:
         help="how the values of masks are read (docs/data.md, Masks); default: what the site's file says, else auto",
     )
     check.add_argument(
-        "--patient-pattern", metavar="REGEX", help="group 1 is the patient of a case id; default: see docs/data.md"
+        "--patient-pattern",
+        metavar="REGEX",
+        help="group 1 is the patient of a case id; default: see docs/data.md",
     )
     check.add_argument(
         "--job",
@@ -112,14 +120,28 @@ def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
         with TemporaryDirectory() as folder:
             found = open_labelled(config, Path(folder))
         grid, columns, classes = found.spec.grid, found.spec.table.features, found.class_counts()
-        rows += [("cases", str(len(found.cases))), ("patients", str(len(set(found.patients.values()))))]
-        rows += [("classes", f"{_listed(classes)} (patients)"), ("unlabelled", f"{found.unlabelled} cases, left out")]
-        rows += [("modalities", _listed(found.modalities)), ("images", " x ".join(map(str, grid.shape)))]
+        rows += [
+            ("cases", str(len(found.cases))),
+            ("patients", str(len(set(found.patients.values())))),
+        ]
+        rows += [
+            ("classes", f"{_listed(classes)} (patients)"),
+            ("unlabelled", f"{found.unlabelled} cases, left out"),
+        ]
+        rows += [
+            ("modalities", _listed(found.modalities)),
+            ("images", " x ".join(map(str, grid.shape))),
+        ]
         known = {name: f"{100 * share:.0f} %" for name, share in zip(columns, found.known.mean(axis=0), strict=True)}
         rows += [("record", f"{_listed(known)} known" if known else "no columns")]
         split = split_of(found)
         parts = {part: found.class_counts(getattr(split, part)) for part in PARTS}
-        rows += [("split", "; ".join(f"{part} {_listed(counts)}" for part, counts in parts.items()) + " (patients)")]
+        rows += [
+            (
+                "split",
+                "; ".join(f"{part} {_listed(counts)}" for part, counts in parts.items()) + " (patients)",
+            ),
+        ]
         absent = [name for name, count in parts["test"].items() if not count]
         rows += [("beware", f"no test patient with {', '.join(absent)}: nothing is known about them")] if absent else []
         rows += [("beware", words) for words in about_named_patients(set(found.patients.values()))]
@@ -137,10 +159,21 @@ def describe_record(config: SiteConfig, columns: Table, source: Source) -> tuple
     from wardround.data.cases import find_cases
     from wardround.data.ehr_table import for_patients, site_ehr
 
-    files = find_cases(config.data, config.cases, config.patient_pattern, labels=config.labels, source=source)
+    files = find_cases(
+        config.data,
+        config.cases,
+        config.patient_pattern,
+        labels=config.labels,
+        source=source,
+    )
     try:
         rows = site_ehr(config, columns)
-        vectors = for_patients(rows, columns, {one.case: one.patient for one in files}, lambda words: None)
+        vectors = for_patients(
+            rows,
+            columns,
+            {one.case: one.patient for one in files},
+            lambda words: None,
+        )
     except Refusal as problem:
         return _lines([("record", "-")]), [problem]
     count, names = len(vectors), columns.features
@@ -149,7 +182,12 @@ def describe_record(config: SiteConfig, columns: Table, source: Source) -> tuple
     listed = f"{_listed(known)} known" if known else "--job says which columns to check"
     strangers = len(set(rows) - set(vectors))
     listed += f"; {strangers} rows are of nobody here" if strangers else ""
-    told = [("record", f"{sum(who in rows for who in vectors)} of {count} patients have a row; {listed}")]
+    told = [
+        (
+            "record",
+            f"{sum(who in rows for who in vectors)} of {count} patients have a row; {listed}",
+        ),
+    ]
     return _lines([*told, *(("beware", words) for words in _far(vectors, columns))]), []
 
 
@@ -222,7 +260,9 @@ def _configs(args: argparse.Namespace) -> Mapping[str, SiteConfig]:
     return {"data": SiteConfig(data=args.data.resolve())} if args.data.is_dir() else read_sites(args.data)
 
 
-def _counts(counts: Mapping[tuple[int, int, int], int] | Mapping[tuple[float, float, float], int]) -> str:
+def _counts(
+    counts: Mapping[tuple[int, int, int], int] | Mapping[tuple[float, float, float], int],
+) -> str:
     most = sorted(counts.items(), key=lambda item: -item[1])
     shown = [f"{' x '.join(f'{n:g}' for n in key)} ({count})" for key, count in most[:6]]
     return ", ".join([*shown, f"and {len(most) - 6} more"] if len(most) > 6 else shown) or "-"

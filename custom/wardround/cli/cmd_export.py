@@ -35,11 +35,30 @@ def add(commands: Any) -> None:
     """Declare the command."""
     parser = command(commands, "export", "write models as MONAI bundles", TEXT, run)
     parser.add_argument(
-        "source", type=existing, metavar="RUN_OR_MODEL", help="weights (.npz), or the workspace or folder of one run"
+        "source",
+        type=existing,
+        metavar="RUN_OR_MODEL",
+        help="weights (.npz), or the workspace or folder of one run",
     )
-    parser.add_argument("--out", type=folder, required=True, metavar="DIR", help="new folder for the bundle or bundles")
-    parser.add_argument("--authors", default="not stated", metavar="WORDS", help="whose weights these are")
-    parser.add_argument("--copyright", default="not stated", metavar="WORDS", help="copyright of the weights")
+    parser.add_argument(
+        "--out",
+        type=folder,
+        required=True,
+        metavar="DIR",
+        help="new folder for the bundle or bundles",
+    )
+    parser.add_argument(
+        "--authors",
+        default="not stated",
+        metavar="WORDS",
+        help="whose weights these are",
+    )
+    parser.add_argument(
+        "--copyright",
+        default="not stated",
+        metavar="WORDS",
+        help="copyright of the weights",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -45,17 +45,51 @@ Compare job folders with the recipes of this version, byte for byte. Exit code 0
 def add(commands: Any) -> None:
     """Declare the four commands."""
     command(commands, "list", "list the jobs", LIST, list_jobs)
-    shown = command(commands, "settings", "list what --set can change in a job", SETTINGS, list_settings)
+    shown = command(
+        commands,
+        "settings",
+        "list what --set can change in a job",
+        SETTINGS,
+        list_settings,
+    )
     shown.add_argument("name", metavar="JOB", help="name of a job")
-    shown.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; may be repeated")
+    shown.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="change a setting; may be repeated",
+    )
     write = command(commands, "write", "write job folders", WRITE, write_jobs)
     _names(write)
-    write.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; may be repeated")
+    write.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="change a setting; may be repeated",
+    )
     like.add(write)
     who = write.add_mutually_exclusive_group()
-    who.add_argument("--sites", metavar="A,B", help="names of the sites; default: those of the recipe")
-    who.add_argument("--all-sites", action="store_true", help="every site that is connected when the job starts")
-    _names(command(commands, "check", "compare job folders with the recipes", CHECK, check_jobs))
+    who.add_argument(
+        "--sites",
+        metavar="A,B",
+        help="names of the sites; default: those of the recipe",
+    )
+    who.add_argument(
+        "--all-sites",
+        action="store_true",
+        help="every site that is connected when the job starts",
+    )
+    _names(
+        command(
+            commands,
+            "check",
+            "compare job folders with the recipes",
+            CHECK,
+            check_jobs,
+        ),
+    )
 
 
 def list_jobs(_: argparse.Namespace) -> int:
@@ -65,7 +99,14 @@ def list_jobs(_: argparse.Namespace) -> int:
     for name in recipes.names():
         job = recipes.job(name)
         print(f"{name:<21} {job.title}, {job.algorithm['source']}; {job.privacy['title']}")
-        print(textwrap.fill(job.algorithm["description"], 110, initial_indent=" " * 22, subsequent_indent=" " * 22))
+        print(
+            textwrap.fill(
+                job.algorithm["description"],
+                110,
+                initial_indent=" " * 22,
+                subsequent_indent=" " * 22,
+            ),
+        )
     return DONE
 
 
@@ -78,7 +119,14 @@ def list_settings(args: argparse.Namespace) -> int:
     print(f"privacy: {made.privacy['title']}")
     print(f"    {DESCRIPTIONS['privacy']}")
     print(f"sharing: {made.title}")
-    print(textwrap.fill(DESCRIPTIONS["sharing"], 110, initial_indent="    ", subsequent_indent="    "))
+    print(
+        textwrap.fill(
+            DESCRIPTIONS["sharing"],
+            110,
+            initial_indent="    ",
+            subsequent_indent="    ",
+        ),
+    )
     found = {name: value for name, value in settings.listed(made).items() if name not in DERIVED}
     for name, value in found.items():
         print(f"{name} = {settings.shown(value)}  ({settings.kind(value)})")
@@ -88,7 +136,7 @@ def list_settings(args: argparse.Namespace) -> int:
                 110,
                 initial_indent="    ",
                 subsequent_indent="    ",
-            )
+            ),
         )
     return DONE
 
@@ -115,7 +163,10 @@ def check_jobs(args: argparse.Namespace) -> int:
 
     if not args.out.is_dir():
         raise ConfigRefused(
-            f"the folder {args.out}", found="no such folder", expected="a folder of jobs", fix="name it with --out"
+            f"the folder {args.out}",
+            found="no such folder",
+            expected="a folder of jobs",
+            fix="name it with --out",
         )
     wrong = 0
     for name in args.names or recipes.names():
@@ -137,14 +188,28 @@ def site_names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if not all(names) or len(set(names)) < len(names) or "server" in names:
         raise ConfigRefused(
-            "the names of the sites", found=repr(text), expected="different names, with commas", fix="for example a,b"
+            "the names of the sites",
+            found=repr(text),
+            expected="different names, with commas",
+            fix="for example a,b",
         )
     return names
 
 
 def _names(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="*", metavar="NAME", help="names of jobs; default: all")
-    parser.add_argument("--out", type=folder, default=Path("jobs"), metavar="DIR", help="default ./jobs")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="names of jobs; default: all",
+    )
+    parser.add_argument(
+        "--out",
+        type=folder,
+        default=Path("jobs"),
+        metavar="DIR",
+        help="default ./jobs",
+    )
 
 
 def _strangers(out: Path, names: list[str]) -> list[str]:

@@ -23,12 +23,24 @@ Overlays (pictures of patients) are shown only from a simulator workspace: in re
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = command(commands, "report", "rebuild a run's report, print its verdicts", TEXT, run)
-    parser.add_argument(
-        "workspace", type=existing, metavar="WORKSPACE", help="simulator workspace, job result, run folder or run.json"
+    parser = command(
+        commands,
+        "report",
+        "rebuild a run's report, print its verdicts",
+        TEXT,
+        run,
     )
     parser.add_argument(
-        "--out", type=folder, metavar="DIR", help="where the report is written; default: beside run.json"
+        "workspace",
+        type=existing,
+        metavar="WORKSPACE",
+        help="simulator workspace, job result, run folder or run.json",
+    )
+    parser.add_argument(
+        "--out",
+        type=folder,
+        metavar="DIR",
+        help="where the report is written; default: beside run.json",
     )
 
 

@@ -58,25 +58,64 @@ class Plan:
 def add(commands: Any) -> None:
     """Declare the command."""
     parser = command(commands, "run", "run a job in the simulator", TEXT, run)
-    parser.add_argument("name", metavar="JOB", help="name of the job (`wardround jobs list`), or its folder")
-    parser.add_argument("-w", "--workspace", type=folder, metavar="WS", help="default ./wardround_runs/NAME")
     parser.add_argument(
-        "-t", "--threads", type=positive, metavar="N", help="sites that run at the same time; default: all of them"
+        "name",
+        metavar="JOB",
+        help="name of the job (`wardround jobs list`), or its folder",
+    )
+    parser.add_argument(
+        "-w",
+        "--workspace",
+        type=folder,
+        metavar="WS",
+        help="default ./wardround_runs/NAME",
+    )
+    parser.add_argument(
+        "-t",
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="sites that run at the same time; default: all of them",
     )
     who = parser.add_mutually_exclusive_group()
     who.add_argument(
-        "-c", "--clients", metavar="A,B", help="names of the sites; default: --sites-file's, else the job's"
+        "-c",
+        "--clients",
+        metavar="A,B",
+        help="names of the sites; default: --sites-file's, else the job's",
     )
-    who.add_argument("-n", "--n-clients", type=positive, metavar="N", help="sites named site-1 .. site-N")
+    who.add_argument(
+        "-n",
+        "--n-clients",
+        type=positive,
+        metavar="N",
+        help="sites named site-1 .. site-N",
+    )
     parser.add_argument(
-        "--sites-file", type=existing, metavar="JSON", help="where each site's cases are; default: WARDROUND_SITES"
+        "--sites-file",
+        type=existing,
+        metavar="JSON",
+        help="where each site's cases are; default: WARDROUND_SITES",
     )
-    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; may be repeated")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="change a setting; may be repeated",
+    )
     like.add(parser)
     parser.add_argument(
-        "--state", type=folder, metavar="DIR", help="keep the state of every round here, to resume; default: not kept"
+        "--state",
+        type=folder,
+        metavar="DIR",
+        help="keep the state of every round here, to resume; default: not kept",
     )
-    parser.add_argument("--verbose", action="store_true", help="show all lines of NVFlare")
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="show all lines of NVFlare",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,18 +130,29 @@ def _run(args: argparse.Namespace, planned: Plan) -> int:
     from wardround.jobs import packaging
 
     forget(planned.workspace)
-    with tempfile.TemporaryDirectory(prefix="wardround_job_", dir=plain_temporary()) as place:
+    with tempfile.TemporaryDirectory(
+        prefix="wardround_job_",
+        dir=plain_temporary(),
+    ) as place:
         job = packaging.write(planned.job.files, Path(place) / planned.job.name)
         log = "full"
         if not args.verbose:
             file = Path(place) / "log_config.json"
             file.write_text(quiet.log_config(), encoding="utf-8")
             log = str(file)
-        words = simulation.simulator_command(job, planned.workspace, planned.sites, planned.threads, log)
+        words = simulation.simulator_command(
+            job,
+            planned.workspace,
+            planned.sites,
+            planned.threads,
+            log,
+        )
         say(f"{planned.job.title} at {', '.join(planned.sites)}; workspace {planned.workspace}")
         begun = time.monotonic()
         code = simulation.stream(
-            words, planned.environment, lambda line: say(line) if args.verbose or simulation.matters(line) else None
+            words,
+            planned.environment,
+            lambda line: say(line) if args.verbose or simulation.matters(line) else None,
         )
     say(f"the simulator ended after {time.monotonic() - begun:.0f} s (exit code {code})")
     return judge(planned.workspace)
@@ -156,7 +206,10 @@ def judge(workspace: Path) -> int:
     report = workspace / results.SIMULATED / "report.json"
     if not report.is_file():
         raise results.crashed(workspace)
-    return results.conclude(json.loads(report.read_text(encoding="utf-8")), report.with_suffix(".html"))
+    return results.conclude(
+        json.loads(report.read_text(encoding="utf-8")),
+        report.with_suffix(".html"),
+    )
 
 
 def forget(workspace: Path) -> None:

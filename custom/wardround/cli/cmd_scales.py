@@ -26,10 +26,32 @@ PUBLIC, BATCHES = 8, 16
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = command(commands, "scales", "clip and scales for hospital-level noise, from synthetic data", TEXT, run)
-    parser.add_argument("name", metavar="NAME", help="a job with hospital-level privacy (`wardround jobs list`)")
-    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting of the job")
-    parser.add_argument("--patients", type=positive, default=12, metavar="N", help="synthetic patients; default 12")
+    parser = command(
+        commands,
+        "scales",
+        "clip and scales for hospital-level noise, from synthetic data",
+        TEXT,
+        run,
+    )
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="a job with hospital-level privacy (`wardround jobs list`)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="change a setting of the job",
+    )
+    parser.add_argument(
+        "--patients",
+        type=positive,
+        default=12,
+        metavar="N",
+        help="synthetic patients; default 12",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,12 +96,25 @@ def _rehearse(job: Job, patients: int, place: Path) -> Any:
     say(f"one round at a synthetic hospital ('{profile.name}', {patients} patients) that takes no part")
     made = {**phantoms, "args": {**phantoms["args"], "patients": patients}}
     build(made, "phantoms").write(place / "cases", profile, seed)
-    spec, sampling = build(job.task["model"], "model"), build(job.task["sampling"], "sampling")
+    spec, sampling = (
+        build(job.task["model"], "model"),
+        build(job.task["sampling"], "sampling"),
+    )
     cohort = sampling.cohort(SiteConfig(data=place / "cases"), place / "cache", say)
     site = sampling.open(profile.name, cohort, split_of(cohort), spec, seed, "cpu")
-    algorithm, schedule = build(job.algorithm["site"], "algorithm"), build(job.federation["schedule"], "schedule")
+    algorithm, schedule = (
+        build(job.algorithm["site"], "algorithm"),
+        build(job.federation["schedule"], "schedule"),
+    )
     sharing = build(job.sharing, "sharing")
-    return estimate(site, algorithm, sharing, first_weights(spec, seed), schedule.steps(0), BATCHES)
+    return estimate(
+        site,
+        algorithm,
+        sharing,
+        first_weights(spec, seed),
+        schedule.steps(0),
+        BATCHES,
+    )
 
 
 def _short(value: float) -> str:

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from wardround.core.errors import ConfigRefused
-from wardround.core.terminal import DONE, INCOMPLETE, command, existing, folder, positive, require_writable, say
+from wardround.core.terminal import (
+    DONE,
+    INCOMPLETE,
+    command,
+    existing,
+    folder,
+    positive,
+    require_writable,
+    say,
+)
 from wardround.jobs import results
 from wardround.ops import console
 from wardround.ops.console import Console
@@ -49,18 +58,57 @@ class Submission:
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = command(commands, "submit", "run a job at real sites or in a POC", TEXT, run)
-    parser.add_argument("job", metavar="JOB", help="name or folder of a job")
-    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; may be repeated")
-    who = parser.add_mutually_exclusive_group()
-    who.add_argument("--sites", metavar="A,B", help="names of the sites; default: those of the job")
-    who.add_argument("--all-sites", action="store_true", help="every site that is connected when the job starts")
-    parser.add_argument("--with-code", action="store_true", help="send the package along, for sites without wardround")
-    parser.add_argument(
-        "--startup-kit", type=existing, metavar="KIT", help="the admin's; default: NVFlare's active one"
+    parser = command(
+        commands,
+        "submit",
+        "run a job at real sites or in a POC",
+        TEXT,
+        run,
     )
-    parser.add_argument("--out", type=folder, default=Path("wardround_downloads"), metavar="DIR", help="for the result")
-    parser.add_argument("--timeout", type=positive, default=3600, metavar="S", help="seconds; default 3600")
+    parser.add_argument("job", metavar="JOB", help="name or folder of a job")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="change a setting; may be repeated",
+    )
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument(
+        "--sites",
+        metavar="A,B",
+        help="names of the sites; default: those of the job",
+    )
+    who.add_argument(
+        "--all-sites",
+        action="store_true",
+        help="every site that is connected when the job starts",
+    )
+    parser.add_argument(
+        "--with-code",
+        action="store_true",
+        help="send the package along, for sites without wardround",
+    )
+    parser.add_argument(
+        "--startup-kit",
+        type=existing,
+        metavar="KIT",
+        help="the admin's; default: NVFlare's active one",
+    )
+    parser.add_argument(
+        "--out",
+        type=folder,
+        default=Path("wardround_downloads"),
+        metavar="DIR",
+        help="for the result",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=positive,
+        default=3600,
+        metavar="S",
+        help="seconds; default 3600",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,7 +116,14 @@ def run(args: argparse.Namespace) -> int:
     from wardround.cli.cmd_jobs import site_names
 
     sites = ["@ALL"] if args.all_sites else site_names(args.sites) if args.sites else []
-    wanted = Submission(args.job, tuple(args.set), tuple(sites), args.out, args.timeout, args.with_code)
+    wanted = Submission(
+        args.job,
+        tuple(args.set),
+        tuple(sites),
+        args.out,
+        args.timeout,
+        args.with_code,
+    )
     return submit(Console(os.environ, args.startup_kit), wanted)
 
 
@@ -95,7 +150,14 @@ def submit(admin: Console, wanted: Submission) -> int:
     meta = admin.ask("job", "meta", job_id)
     say(f"NVFlare says {meta.get('status', 'nothing')}")
     wanted.out.mkdir(parents=True, exist_ok=True)
-    got = admin.ask("job", "download", job_id, "-o", str(wanted.out.resolve()), patience_s=600)
+    got = admin.ask(
+        "job",
+        "download",
+        job_id,
+        "-o",
+        str(wanted.out.resolve()),
+        patience_s=600,
+    )
     place_of = Path(str(got.get("path") or wanted.out / job_id))
     file = results.record_in(place_of)
     if file is None and job.foreign and code == DONE:

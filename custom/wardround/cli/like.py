@@ -12,7 +12,11 @@ class _Like(argparse.Action):
     """Puts the folder's settings before those of --set, which so win."""
 
     def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _: Any = None
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        _: Any = None,
     ) -> None:
         from wardround.cli.cmd_partition_labels import opened, settings_for
 

@@ -67,9 +67,24 @@ class Cohort:
         """
         entry = self.entries[case]
         with _still_there(case, entry):
-            image = np.load(entry.folder / "image.npy", mmap_mode="r", allow_pickle=False)
-            labels = np.load(entry.folder / "labels.npy", mmap_mode="r", allow_pickle=False)
-        return Volume(case, image, np.array(entry.present), labels, np.array(entry.affine), entry.spacing_mm)
+            image = np.load(
+                entry.folder / "image.npy",
+                mmap_mode="r",
+                allow_pickle=False,
+            )
+            labels = np.load(
+                entry.folder / "labels.npy",
+                mmap_mode="r",
+                allow_pickle=False,
+            )
+        return Volume(
+            case,
+            image,
+            np.array(entry.present),
+            labels,
+            np.array(entry.affine),
+            entry.spacing_mm,
+        )
 
     def foreground(self, case: str) -> NDArray[np.int32]:
         """Return int32 [N, 3]: indices of tumour voxels, N from 0 to 4096 (all, or always the same random draw).
@@ -78,12 +93,18 @@ class Cohort:
         """
         entry = self.entries[case]
         with _still_there(case, entry):
-            voxels: NDArray[np.int32] = np.load(entry.folder / "foreground.npy", allow_pickle=False)
+            voxels: NDArray[np.int32] = np.load(
+                entry.folder / "foreground.npy",
+                allow_pickle=False,
+            )
         return voxels
 
 
 def open_cohort(
-    config: SiteConfig, cache_dir: Path, progress: Callable[[str], None] = silent, source: Source = BRAIN_MRI
+    config: SiteConfig,
+    cache_dir: Path,
+    progress: Callable[[str], None] = silent,
+    source: Source = BRAIN_MRI,
 ) -> Cohort:
     """Return the cohort of a site; cases that are not yet in cache_dir, or changed since, are decoded now.
 
@@ -96,12 +117,23 @@ def open_cohort(
     damaged cases, or masks without one sure meaning (conventions.py): one DataRefused that lists up to 10; sound ones stay
     cache_dir not writable: ConfigRefused
     """
-    files = find_cases(config.data, config.cases, config.patient_pattern, labels=config.labels, source=source)
-    for words in about_patients({one.case: one.patient for one in files}, config.patient_pattern is not None):
+    files = find_cases(
+        config.data,
+        config.cases,
+        config.patient_pattern,
+        labels=config.labels,
+        source=source,
+    )
+    for words in about_patients(
+        {one.case: one.patient for one in files},
+        config.patient_pattern is not None,
+    ):
         progress(f"patients: {words}")
     root = _private_folder(cache_dir)
     entries = _entries(files, root, progress, str(config.data))
-    kind = kind_of_site([(one.convention or DEFAULT, entries[one.case].stored) for one in files])
+    kind = kind_of_site(
+        [(one.convention or DEFAULT, entries[one.case].stored) for one in files],
+    )
     _check_kinds(files, entries, kind, str(config.data))
     return Cohort(
         cases=tuple(entries),
@@ -112,7 +144,12 @@ def open_cohort(
     )
 
 
-def _entries(files: tuple[CaseFiles, ...], root: Path, progress: Callable[[str], None], where: str) -> dict[str, Entry]:
+def _entries(
+    files: tuple[CaseFiles, ...],
+    root: Path,
+    progress: Callable[[str], None],
+    where: str,
+) -> dict[str, Entry]:
     """Return the entry of every case, in order; those that are missing are made."""
     problems: list[DataRefused] = []
     ready: dict[str, Entry] = {}
@@ -130,7 +167,11 @@ def _entries(files: tuple[CaseFiles, ...], root: Path, progress: Callable[[str],
             ready[one.case] = entry
     if waiting:
         sweep(root)
-        for (one, _), made in zip(waiting, _decode(waiting, root, progress), strict=True):
+        for (one, _), made in zip(
+            waiting,
+            _decode(waiting, root, progress),
+            strict=True,
+        ):
             if isinstance(made, DataRefused):
                 problems.append(made)
             else:
@@ -171,7 +212,12 @@ def _check_kinds(files: tuple[CaseFiles, ...], entries: Mapping[str, Entry], kin
     problems: list[DataRefused] = []
     for one in files:
         try:
-            check_label_kind(one.case, one.seg.name if one.seg else "", entries[one.case].values, kind)
+            check_label_kind(
+                one.case,
+                one.seg.name if one.seg else "",
+                entries[one.case].values,
+                kind,
+            )
         except DataRefused as problem:
             problems.append(problem)
     refuse_together(problems, where)

@@ -38,7 +38,10 @@ def case_of(folder: Path, channels: Channels = BRAIN_MRI.channels) -> str:
     """Return the case in a folder: its name, or what its files agree on where that is the name but for a word behind it
     (UCSF-PDGM-0004_nifti), or where the folder is the `anat` of BIDS.
     """
-    cases = sorted({case for case, _ in said_in(folder, folder.name, channels).values()}, key=len)
+    cases = sorted(
+        {case for case, _ in said_in(folder, folder.name, channels).values()},
+        key=len,
+    )
     if not cases or not cases[0] or not all(re.match(rf"{re.escape(cases[0])}[-_. ]", case) for case in cases[1:]):
         return folder.name
     only = cases[0]

@@ -31,7 +31,15 @@ from wardround.data.task_folder import task_cases, with_labels
 
 Labels = str | Mapping[str, object]
 
-__all__ = ["MODALITIES", "UNDERSTOOD", "CaseFiles", "compile_patient_pattern", "decided", "find_cases", "patient_of"]
+__all__ = [
+    "MODALITIES",
+    "UNDERSTOOD",
+    "CaseFiles",
+    "compile_patient_pattern",
+    "decided",
+    "find_cases",
+    "patient_of",
+]
 __all__ += ["survey"]
 
 
@@ -89,7 +97,12 @@ def survey(
     said = _said(labels, source)
     cases: dict[str, CaseFiles] = {}
     problems: list[DataRefused] = []
-    for found in _search(root, None if only is None else frozenset(only), require_seg, source):
+    for found in _search(
+        root,
+        None if only is None else frozenset(only),
+        require_seg,
+        source,
+    ):
         try:
             if isinstance(found, DataRefused):
                 raise found
@@ -113,7 +126,14 @@ def decided(files: CaseFiles, said: Convention | None = None) -> CaseFiles:
         return replace(files, convention=_as_stored(files.source))
     source = str(files.described or "dataset.json")
     needs_map = files.described is not None and not files.decathlon
-    found = convention_of(files.case, files.decathlon, files.labels, source, said, needs_map)
+    found = convention_of(
+        files.case,
+        files.decathlon,
+        files.labels,
+        source,
+        said,
+        needs_map,
+    )
     return replace(files, convention=found)
 
 

@@ -50,7 +50,12 @@ class Convention:
 
 
 _TABLES: dict[str, dict[int, int]] = {
-    "brats": {1: CORE, 2: OEDEMA, 3: ENHANCING, 4: ENHANCING},  # 3 or 4, one of them in a mask
+    "brats": {
+        1: CORE,
+        2: OEDEMA,
+        3: ENHANCING,
+        4: ENHANCING,
+    },  # 3 or 4, one of them in a mask
     "brats2023": {1: CORE, 2: OEDEMA, 3: ENHANCING},
     "brats_post": {1: CORE, 2: OEDEMA, 3: ENHANCING, 4: BACKGROUND},
     "brats_met": {1: CORE, 2: OEDEMA, 3: ENHANCING, 4: BACKGROUND},
@@ -60,7 +65,12 @@ _TABLES: dict[str, dict[int, int]] = {
     "whole_tumour": {1: CORE},
 }
 CONVENTIONS = {
-    name: Convention(name, table, "whole_tumour" if name == "whole_tumour" else "brats", proven=True)
+    name: Convention(
+        name,
+        table,
+        "whole_tumour" if name == "whole_tumour" else "brats",
+        proven=True,
+    )
     for name, table in _TABLES.items()
 }
 NAMES = (AUTO, *CONVENTIONS)
@@ -72,9 +82,21 @@ _THREE_IS_ENHANCING = Convention("brats2023", _TABLES["brats2023"])
 _OTHERWISE = tuple(
     (re.compile(pattern, re.IGNORECASE), words, name)
     for pattern, words, name in (
-        (r"brats[-_ ]?ped.*", "BraTS-PED: 1 enhancing, 2 non-enhancing, 3 cyst, 4 oedema", "brats_ped"),
-        (r"brats[-_ ]?met.*", "BraTS-MET: 1 core, 2 oedema, 3 enhancing, 4 resection cavity", "brats_met"),
-        (r"brats[-_ ]?men[-_ ]?rt.*", "BraTS-MEN-RT: 1 is the gross tumour volume", "whole_tumour"),
+        (
+            r"brats[-_ ]?ped.*",
+            "BraTS-PED: 1 enhancing, 2 non-enhancing, 3 cyst, 4 oedema",
+            "brats_ped",
+        ),
+        (
+            r"brats[-_ ]?met.*",
+            "BraTS-MET: 1 core, 2 oedema, 3 enhancing, 4 resection cavity",
+            "brats_met",
+        ),
+        (
+            r"brats[-_ ]?men[-_ ]?rt.*",
+            "BraTS-MEN-RT: 1 is the gross tumour volume",
+            "whole_tumour",
+        ),
         (
             r"(sim)?brats[-_]?(20)?1[2-5](?!\d).*|brats[-_](201[2-5]|tcia)[-_].*|(sim)?brats[-_](hg|lg)\d.*|vsd\..*",
             "BRATS 2012 to 2015: 3 is non-enhancing core, 4 enhancing",
@@ -96,7 +118,12 @@ def stated(labels: str | Mapping[str, object], where: str) -> Convention | None:
     if not isinstance(labels, str):
         return from_map(labels, where)
     if labels not in NAMES:
-        raise DataRefused(where, found=f"{labels!r}", expected=f"one of {', '.join(NAMES)}, or a map", fix=how_to_say())
+        raise DataRefused(
+            where,
+            found=f"{labels!r}",
+            expected=f"one of {', '.join(NAMES)}, or a map",
+            fix=how_to_say(),
+        )
     return CONVENTIONS.get(labels)
 
 
@@ -110,7 +137,12 @@ def from_map(labels: object, where: str) -> Convention:
 
 
 def convention_of(
-    case: str, decathlon: bool, labels: object, source: str, said: Convention | None, needs_map: bool = False
+    case: str,
+    decathlon: bool,
+    labels: object,
+    source: str,
+    said: Convention | None,
+    needs_map: bool = False,
 ) -> Convention:
     """Return the convention that a case is read by.
 
@@ -136,12 +168,18 @@ def _by_layout(case: str, decathlon: bool) -> Convention:
     """Return what layout and id together imply; where they contradict each other: DataRefused"""
     if decathlon and _ANY_BRATS.fullmatch(case):
         raise _unsaid(
-            case, "the layout of the Decathlon (1 oedema, 2 core) with ids of BraTS (1 core, 2 oedema)", "brats"
+            case,
+            "the layout of the Decathlon (1 oedema, 2 core) with ids of BraTS (1 core, 2 oedema)",
+            "brats",
         )
     if decathlon:
         return _DECATHLON
     if _DECATHLON_IDS.fullmatch(case):
-        raise _unsaid(case, "an id of the Decathlon (1 oedema, 2 core) in another layout than its own", "decathlon")
+        raise _unsaid(
+            case,
+            "an id of the Decathlon (1 oedema, 2 core) in another layout than its own",
+            "decathlon",
+        )
     if _READ_AS_2023.fullmatch(case):
         return _THREE_IS_ENHANCING
     if _BRATS_WORD.fullmatch(case):

@@ -60,11 +60,18 @@ class Table:
         """Return a hash of all columns (without aliases): equal at two sites if and only if their numbers mean the
         same.
         """
-        content = json.dumps([replace(column, aliases=()).as_json() for column in self.columns], sort_keys=True)
+        content = json.dumps(
+            [replace(column, aliases=()).as_json() for column in self.columns],
+            sort_keys=True,
+        )
         return hashlib.sha256(content.encode()).hexdigest()
 
     def read(
-        self, rows: Sequence[Mapping[str, str]], header: Sequence[str], units: Mapping[str, str], where: str
+        self,
+        rows: Sequence[Mapping[str, str]],
+        header: Sequence[str],
+        units: Mapping[str, str],
+        where: str,
     ) -> tuple[Values, Known]:
         """Return values float32 [N, F] and known bool [N, F] of N rows (header -> cell); both 0 where a value is
         missing (empty, NA, N/A, NaN, null).
@@ -78,9 +85,17 @@ class Table:
         """
         strangers = sorted(set(units) - {c.name for c in self.columns if c.kind == "numeric"})
         if strangers:
-            raise _refused(where, "units", f"a unit for {strangers[0]!r}", "units of numeric columns only")
+            raise _refused(
+                where,
+                "units",
+                f"a unit for {strangers[0]!r}",
+                "units of numeric columns only",
+            )
         parts = [self._column(column, rows, header, units, where) for column in self.columns]
-        values = np.concatenate([np.zeros((len(rows), 0), np.float32), *(v for v, _ in parts)], axis=1)
+        values = np.concatenate(
+            [np.zeros((len(rows), 0), np.float32), *(v for v, _ in parts)],
+            axis=1,
+        )
         known = np.concatenate([np.zeros((len(rows), 0), bool), *(k for _, k in parts)], axis=1)
         return values, known
 
@@ -125,11 +140,21 @@ def _find(column: Column, header: Sequence[str], unit: str | None, where: str) -
             raise _refused(where, column.name, f"the unit {stated!r}", "categories, without a unit")
         return title, 1.0
     if stated is not None and unit is not None and same_unit(stated) != same_unit(unit):
-        raise _refused(where, column.name, f"{stated!r} in the header and {unit!r} in 'units'", "one unit")
+        raise _refused(
+            where,
+            column.name,
+            f"{stated!r} in the header and {unit!r} in 'units'",
+            "one unit",
+        )
     given = stated if stated is not None else unit
     factor = 1.0 if given is None else conversion(given, column.unit)
     if factor is None:
-        raise _refused(where, column.name, f"the unit {given!r}", f"the unit {column.unit!r}, or a multiple of it")
+        raise _refused(
+            where,
+            column.name,
+            f"the unit {given!r}",
+            f"the unit {column.unit!r}, or a multiple of it",
+        )
     return title, factor
 
 
@@ -146,7 +171,12 @@ def _one_hot(column: Column, cells: Sequence[str], where: str) -> tuple[Values, 
             strange += 1
     if strange:
         expected = f"one of {', '.join(column.categories)}, or empty"
-        raise _refused(where, column.name, f"{strange} of {len(cells)} cells that are no known category", expected)
+        raise _refused(
+            where,
+            column.name,
+            f"{strange} of {len(cells)} cells that are no known category",
+            expected,
+        )
     return values, known
 
 
@@ -172,11 +202,21 @@ def _scaled(column: Column, cells: Sequence[str], factor: float, where: str) -> 
     far = int(np.count_nonzero(np.abs(scaled[np.isfinite(scaled)]) > IMPLAUSIBLE))
     if far:
         found = f"{far} of {int(known.sum())} values more than ten times the public range away: probably another unit"
-        raise _refused(where, column.name, found, f"{column.low:g} .. {column.high:g} {column.unit}, roughly")
+        raise _refused(
+            where,
+            column.name,
+            found,
+            f"{column.low:g} .. {column.high:g} {column.unit}, roughly",
+        )
     most = _MOST.get(same_unit(column.unit), np.inf)
     if old := int(np.count_nonzero(raw[np.isfinite(raw)] > most)):
         found = f"{old} of {int(known.sum())} values above {most:g} {column.unit}: probably another unit, or a slip"
-        raise _refused(where, column.name, found, f"{column.low:g} .. {column.high:g} {column.unit}, roughly")
+        raise _refused(
+            where,
+            column.name,
+            found,
+            f"{column.low:g} .. {column.high:g} {column.unit}, roughly",
+        )
     values = np.where(known, np.clip(scaled, -LIMIT, LIMIT), 0).astype(np.float32)
     return values[:, None], known[:, None]
 
@@ -201,7 +241,10 @@ def _require_possible(column: Column, raw: NDArray[np.float64], factor: float, w
         "that are codes for missing (-9, 999 and the like)": codes + (inside if inside > 1 else 0),
         "that are 0, outside the public range: a code for missing?": zeros if zeros > 1 else 0,
     }
-    found = next((f"{count} of {len(finite)} values {what}" for what, count in counts.items() if count), None)
+    found = next(
+        (f"{count} of {len(finite)} values {what}" for what, count in counts.items() if count),
+        None,
+    )
     if found:
         raise DataRefused(
             f"the column {column.name!r} of {where}",

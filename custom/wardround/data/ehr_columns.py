@@ -20,10 +20,28 @@ MISSING = frozenset({"", "na", "n/a", "nan", "null", "#n/a", "<na>"})
 # unit: (what it measures, factor to the first of its kind). Substance-dependent conversions (mmol/l to mg/dl) are not
 # here on purpose: they need a molar mass.
 _UNITS: dict[str, tuple[str, float]] = {
-    **{u: ("mass per volume", f) for u, f in {"mg/l": 1, "ug/ml": 1, "mg/dl": 10, "g/l": 1e3, "g/dl": 1e4}.items()},
+    **{
+        u: ("mass per volume", f)
+        for u, f in {
+            "mg/l": 1,
+            "ug/ml": 1,
+            "mg/dl": 10,
+            "g/l": 1e3,
+            "g/dl": 1e4,
+        }.items()
+    },
     **{u: ("mass per volume", f) for u, f in {"mg/ml": 1e3, "ug/l": 1e-3, "ng/ml": 1e-3, "ug/dl": 1e-2}.items()},
     **{u: ("substance per volume", f) for u, f in {"mmol/l": 1, "umol/l": 1e-3, "nmol/l": 1e-6}.items()},
-    **{u: ("cells per volume", f) for u, f in {"10^9/l": 1, "10^3/ul": 1, "tsd/ul": 1, "/nl": 1, "/ul": 1e-3}.items()},
+    **{
+        u: ("cells per volume", f)
+        for u, f in {
+            "10^9/l": 1,
+            "10^3/ul": 1,
+            "tsd/ul": 1,
+            "/nl": 1,
+            "/ul": 1e-3,
+        }.items()
+    },
     **{u: ("pressure", f) for u, f in {"mmhg": 1, "kpa": 7.50062}.items()},
     **{u: ("length", f) for u, f in {"cm": 1, "m": 100, "mm": 0.1}.items()},
     **{u: ("time", f) for u, f in {"years": 12, "months": 1}.items()},
@@ -55,18 +73,38 @@ class Column:
     def __post_init__(self) -> None:
         names = (self.name, *self.aliases)
         if not all(n and n == n.strip() and "[" not in n for n in names) or self.kind not in KINDS:
-            raise _bad(self.name, f"kind {self.kind!r}, names {names}", f"kind {' or '.join(KINDS)}; names without [ ]")
+            raise _bad(
+                self.name,
+                f"kind {self.kind!r}, names {names}",
+                f"kind {' or '.join(KINDS)}; names without [ ]",
+            )
         if self.kind == "numeric":
             if not self.unit.strip() or self.categories:
-                raise _bad(self.name, "numeric without a unit, or with categories", 'a unit ("1" for a pure number)')
+                raise _bad(
+                    self.name,
+                    "numeric without a unit, or with categories",
+                    'a unit ("1" for a pure number)',
+                )
             if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-                raise _bad(self.name, f"the range {self.low} .. {self.high}", "a public range with low < high")
+                raise _bad(
+                    self.name,
+                    f"the range {self.low} .. {self.high}",
+                    "a public range with low < high",
+                )
         else:
             own = [c.casefold() for c in self.categories]
             if len(set(own)) < max(2, len(own)) or not all(c and c == c.strip() for c in own):
-                raise _bad(self.name, f"the categories {self.categories}", "two or more different, not empty")
+                raise _bad(
+                    self.name,
+                    f"the categories {self.categories}",
+                    "two or more different, not empty",
+                )
             if self.unit or self.low or self.high or self.censored:
-                raise _bad(self.name, "categorical with a unit, a range or censored", "categories only")
+                raise _bad(
+                    self.name,
+                    "categorical with a unit, a range or censored",
+                    "categories only",
+                )
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -94,17 +132,34 @@ def column_from_json(content: object, where: str) -> Column:
     """
     if not isinstance(content, Mapping):
         raise _bad(where, f"a JSON {type(content).__name__}", "one object per column")
-    allowed = ("name", "kind", "unit", "low", "high", "categories", "aliases", "censored")
+    allowed = (
+        "name",
+        "kind",
+        "unit",
+        "low",
+        "high",
+        "categories",
+        "aliases",
+        "censored",
+    )
     unknown = sorted(str(key) for key in content if key not in allowed)
     if unknown:
-        raise _bad(where, f"unknown key {', '.join(map(repr, unknown))}", f"only {', '.join(allowed)}")
+        raise _bad(
+            where,
+            f"unknown key {', '.join(map(repr, unknown))}",
+            f"only {', '.join(allowed)}",
+        )
     checks: dict[str, Callable[[object], bool]] = {
         **dict.fromkeys(("name", "kind"), _is_text),
         **{key: check for key, check in _OPTIONAL.items() if key in content},
     }
     wrong = [key for key, check in checks.items() if not check(content.get(key))]
     if wrong:
-        raise _bad(where, f"{wrong[0]!r} is absent or of a wrong type", "see docs/data.md for the keys and types")
+        raise _bad(
+            where,
+            f"{wrong[0]!r} is absent or of a wrong type",
+            "see docs/data.md for the keys and types",
+        )
     if content["kind"] == "numeric" and not {"low", "high"} <= content.keys():
         raise _bad(where, "a numeric column without 'low' and 'high'", "a public range")
     return Column(
@@ -161,4 +216,9 @@ _OPTIONAL: dict[str, Callable[[object], bool]] = {
 
 
 def _bad(name: str, found: str, expected: str) -> ConfigRefused:
-    return ConfigRefused(f"the record's column {name!r}", found=found, expected=expected, fix="correct the column")
+    return ConfigRefused(
+        f"the record's column {name!r}",
+        found=found,
+        expected=expected,
+        fix="correct the column",
+    )

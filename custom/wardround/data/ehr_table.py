@@ -47,7 +47,11 @@ def read_ehr(table: Table, file: Path, units: Mapping[str, str]) -> dict[str, Ve
         )
     header, rows = read_rows(file)
     if PATIENT not in header:
-        raise _refused(file, f"no column {PATIENT!r}", "a column `patient`, and one per column of the job")
+        raise _refused(
+            file,
+            f"no column {PATIENT!r}",
+            "a column `patient`, and one per column of the job",
+        )
     names = [row[PATIENT] for row in rows]
     empty, twice = names.count(""), len(names) - len(set(names))
     if empty or twice:
@@ -55,7 +59,12 @@ def read_ehr(table: Table, file: Path, units: Mapping[str, str]) -> dict[str, Ve
         raise _refused(file, found, "one row per patient")
     used = {column.name for column in table.columns}
     others = {title.partition("[")[0].strip() for title in header} - used
-    values, known = table.read(rows, header, {k: v for k, v in units.items() if k not in others}, str(file))
+    values, known = table.read(
+        rows,
+        header,
+        {k: v for k, v in units.items() if k not in others},
+        str(file),
+    )
     vectors = np.concatenate([values, known.astype(np.float32)], axis=1)
     return dict(zip(names, vectors, strict=True))
 
@@ -74,7 +83,10 @@ def site_ehr(config: SiteConfig, table: Table) -> dict[str, Vector]:
 
 
 def for_patients(
-    rows: Mapping[str, Vector], table: Table, patients: Mapping[str, str], say: Callable[[str], None]
+    rows: Mapping[str, Vector],
+    table: Table,
+    patients: Mapping[str, str],
+    say: Callable[[str], None],
 ) -> dict[str, Vector]:
     """Return the vector of every patient (patients: case -> patient), and tell how many have no row.
 
@@ -111,4 +123,9 @@ def for_patients(
 
 
 def _refused(file: Path, found: str, expected: str) -> DataRefused:
-    return DataRefused(f"the record {file}", found=found, expected=expected, fix="correct the table")
+    return DataRefused(
+        f"the record {file}",
+        found=found,
+        expected=expected,
+        fix="correct the table",
+    )

@@ -58,4 +58,11 @@ def _column(part: str) -> Column:
         low, high = float(match["low"]), float(match["high"])
     except ValueError:
         low = high = 0.0  # refused by Column
-    return Column(match["name"], "numeric", match["unit"], low, high, censored=match["end"] is not None)
+    return Column(
+        match["name"],
+        "numeric",
+        match["unit"],
+        low,
+        high,
+        censored=match["end"] is not None,
+    )

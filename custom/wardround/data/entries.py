@@ -52,7 +52,10 @@ class Entry:
 
 def entry_name(files: CaseFiles) -> str:
     """Return the folder name for a case as its files are now; DataRefused if one of them is gone."""
-    paths = [*(files.images[modality] for modality in files.images), *([files.seg] if files.seg else [])]
+    paths = [
+        *(files.images[modality] for modality in files.images),
+        *([files.seg] if files.seg else []),
+    ]
     where = [(role, str(path.resolve())) for role, path in zip([*files.images, "seg"], paths, strict=False)]
     try:
         states = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
@@ -64,7 +67,15 @@ def entry_name(files: CaseFiles) -> str:
             fix="check the path and its permissions",
         ) from error
     meaning = sorted(files.convention.meaning.items()) if files.convention else None
-    version = [PREPROCESSING, files.case, where, states, sorted(files.channel.items()), meaning, *files.source.version]
+    version = [
+        PREPROCESSING,
+        files.case,
+        where,
+        states,
+        sorted(files.channel.items()),
+        meaning,
+        *files.source.version,
+    ]
     return f"{_hash([files.case, where])[:16]}-{_hash(version)[:32]}"
 
 
@@ -126,7 +137,9 @@ def tumour_voxels(case: str, labels: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Return int32 [N, 3]: indices of the voxels with a label, at most 4096 of them, drawn the same way every time."""
     flat = np.flatnonzero(labels)
     if len(flat) > MOST_FOREGROUND:
-        flat = np.sort(stream(0, "foreground", case).choice(flat, MOST_FOREGROUND, replace=False))
+        flat = np.sort(
+            stream(0, "foreground", case).choice(flat, MOST_FOREGROUND, replace=False),
+        )
     return np.stack(np.unravel_index(flat, labels.shape), axis=1).astype("<i4")
 
 
@@ -152,14 +165,23 @@ def _fill(folder: Path, volume: Volume, values: frozenset[int], stored: frozense
 def _write(path: Path, array: NDArray[Any]) -> None:
     whole = np.ascontiguousarray(array)
     with path.open("wb") as stream_:
-        np.lib.format.write_array_header_1_0(stream_, np.lib.format.header_data_from_array_1_0(whole))
+        np.lib.format.write_array_header_1_0(
+            stream_,
+            np.lib.format.header_data_from_array_1_0(whole),
+        )
         # not np.save: on a full disk its error does not say why
         stream_.write(whole.data.cast("B") if whole.size else b"")
         stream_.flush()
         os.fsync(stream_.fileno())
 
 
-def _publish(volume: Volume, values: frozenset[int], stored: frozenset[int], root: Path, folder: Path) -> Entry:
+def _publish(
+    volume: Volume,
+    values: frozenset[int],
+    stored: frozenset[int],
+    root: Path,
+    folder: Path,
+) -> Entry:
     """Write a folder under another name and rename it; a sound one that is there first is kept, a damaged one not."""
     temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=root))
     try:
@@ -194,11 +216,16 @@ def _expected(entry: Entry) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 def _is_array(path: Path, descr: str, shape: tuple[int, ...]) -> bool:
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        header,
+        {"descr": descr, "fortran_order": False, "shape": shape},
+    )
     start = header.getvalue()
     with path.open("rb") as stream_:
         same = stream_.read(len(start)) == start
-    return same and path.stat().st_size == len(start) + math.prod(shape) * int(descr[-1])
+    return same and path.stat().st_size == len(start) + math.prod(shape) * int(
+        descr[-1],
+    )
 
 
 def _unwritable(root: Path, found: str) -> ConfigRefused:

@@ -26,7 +26,11 @@ def _without_case(text: str) -> str:
 
 
 def _without_zeros(text: str) -> str:
-    return re.sub(r"\d+", lambda match: match[0].lstrip("0") or "0", _without_case(text))
+    return re.sub(
+        r"\d+",
+        lambda match: match[0].lstrip("0") or "0",
+        _without_case(text),
+    )
 
 
 def _without_decimals(text: str) -> str:
@@ -64,7 +68,10 @@ def almost(wanted: Collection[str], given: Collection[str]) -> str | None:
         count = sum(plain(one) in keys for one in lost)
         if count:
             return f"{count} of {len(lost)} would fit but for {reason}"
-    whole, parts = {_parted(one) for one in left}, {part for one in left for part in _parts(one)}
+    whole, parts = (
+        {_parted(one) for one in left},
+        {part for one in left for part in _parts(one)},
+    )
     count = sum(_parted(one) in parts or not whole.isdisjoint(_parts(one)) for one in lost)
     return f"{count} of {len(lost)} would fit but for a word before or behind the id" if count else None
 

@@ -69,7 +69,13 @@ class _Facts:
     def read(self) -> Read:
         folder = next(iter(self.files.images.values())).parent.parent
         return Read(
-            self.files.case, self.files.patient, self.convention, self.values, self.stored, self.digests, folder
+            self.files.case,
+            self.files.patient,
+            self.convention,
+            self.values,
+            self.stored,
+            self.digests,
+            folder,
         )
 
     @property
@@ -87,9 +93,21 @@ def inspect(config: SiteConfig, progress: Callable[[int, int], None], source: So
     damaged cases, labels of another kind than config.labels, too few patients for a split: all in `problems`
     no case at all, or one of config.cases is not there: DataRefused (there is nothing to inspect)
     """
-    files, refused = survey(config.data, config.cases, config.patient_pattern, labels=config.labels, source=source)
+    files, refused = survey(
+        config.data,
+        config.cases,
+        config.patient_pattern,
+        labels=config.labels,
+        source=source,
+    )
     if not refused:
-        files = find_cases(config.data, config.cases, config.patient_pattern, labels=config.labels, source=source)
+        files = find_cases(
+            config.data,
+            config.cases,
+            config.patient_pattern,
+            labels=config.labels,
+            source=source,
+        )
     problems: list[Refusal] = [*refused]
     facts: list[_Facts] = []
     for done, found in enumerate(_read_all(files)):
@@ -105,7 +123,12 @@ def inspect(config: SiteConfig, progress: Callable[[int, int], None], source: So
         problems.append(problem)
     for one in facts:
         try:
-            check_label_kind(one.files.case, one.files.seg.name if one.files.seg else "", one.values, kind)
+            check_label_kind(
+                one.files.case,
+                one.files.seg.name if one.files.seg else "",
+                one.values,
+                kind,
+            )
         except DataRefused as problem:
             problems.append(problem)
     split: dict[str, int] = {}
@@ -148,9 +171,17 @@ def _read(files: CaseFiles) -> _Facts | DataRefused:
 
 
 def _warnings(config: SiteConfig, facts: list[_Facts], kind: str) -> tuple[str, ...]:
-    patients = about_patients({one.files.case: one.files.patient for one in facts}, config.patient_pattern is not None)
+    patients = about_patients(
+        {one.files.case: one.files.patient for one in facts},
+        config.patient_pattern is not None,
+    )
     cases = [one.read for one in facts]
-    return (*patients, *(about_masks(cases) if kind == "brats" else ()), *about_copies(cases), *about_folders(cases))
+    return (
+        *patients,
+        *(about_masks(cases) if kind == "brats" else ()),
+        *about_copies(cases),
+        *about_folders(cases),
+    )
 
 
 def _split(patients: Mapping[str, str]) -> dict[str, int]:

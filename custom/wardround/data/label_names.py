@@ -16,7 +16,19 @@ _BACKGROUND = re.compile(
 )
 _EXACT: dict[str, str | int] = {
     **dict.fromkeys(
-        ("wt", "whole", "tumor", "tumour", "tumors", "tumours", "lesion", "lesions", "glioma", "gtv"), WHOLE
+        (
+            "wt",
+            "whole",
+            "tumor",
+            "tumour",
+            "tumors",
+            "tumours",
+            "lesion",
+            "lesions",
+            "glioma",
+            "gtv",
+        ),
+        WHOLE,
     ),
     **dict.fromkeys(
         (
@@ -31,22 +43,38 @@ _EXACT: dict[str, str | int] = {
         WHOLE,
     ),
     **dict.fromkeys(
-        ("entire tumor", "entire tumour", "brain tumor", "brain tumour", "gross tumor volume", "gross tumour volume"),
+        (
+            "entire tumor",
+            "entire tumour",
+            "brain tumor",
+            "brain tumour",
+            "gross tumor volume",
+            "gross tumour volume",
+        ),
         WHOLE,
     ),
-    **dict.fromkeys(("tc", "core", "tumor core", "tumour core", "tumor core tc", "tumour core tc"), TUMOUR_CORE),
+    **dict.fromkeys(
+        ("tc", "core", "tumor core", "tumour core", "tumor core tc", "tumour core tc"),
+        TUMOUR_CORE,
+    ),
     "ignore": IGNORED,
 }
 # Taken out of the text one after the other: what is left of `non-enhancing` must not be read as `enhancing`.
 _PARTS: tuple[tuple[str, str], ...] = (
-    ("oedema", r"(surrounding )?non[ -]?enhancing flair hyper\s?intensity|snfh|(t2 )?flair hyper\s?intensity"),
+    (
+        "oedema",
+        r"(surrounding )?non[ -]?enhancing flair hyper\s?intensity|snfh|(t2 )?flair hyper\s?intensity",
+    ),
     ("oedema", r"\b(o?edema(tous)?|ed|ptoe?|invaded tissue|invasion)\b"),
     ("cavity", r"\b(resection cavity|surgical cavity|cavity|rc)\b"),
     (
         "core",
         r"\b(non[ -]?(contrast[ -]?)?enhanc(ing|ed|ement)|non[ -]?enh|necro(tic|sis)|nec|ncr|netc?|cyst(s|ic)?|cc)\b",
     ),
-    ("enhancing", r"\b((gd[ -]?|gadolinium[ -]?|contrast[ -]?)?enhanc(ing|ed|ement)|enh|et|ce|active tumou?r|aet)\b"),
+    (
+        "enhancing",
+        r"\b((gd[ -]?|gadolinium[ -]?|contrast[ -]?)?enhanc(ing|ed|ement)|enh|et|ce|active tumou?r|aet)\b",
+    ),
 )
 # Words that say nothing by themselves beside those above.
 _FILLING = re.compile(
@@ -112,7 +140,7 @@ def _meaning(word: str) -> str | int:
         left = fewer
     if len(found) != 1 or re.search(r"[^\W_]", _FILLING.sub(" ", left)):
         raise ValueError(
-            f"the label {word!r}, which is not understood" if len(found) < 2 else f"{word!r}: two meanings"
+            f"the label {word!r}, which is not understood" if len(found) < 2 else f"{word!r}: two meanings",
         )
     return _CODES[found.pop()]
 

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 
 from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data.cache import silent
-from wardround.data.description import FIXED, Description, Spec, file_of, read_description, read_rows
+from wardround.data.description import (
+    FIXED,
+    Description,
+    Spec,
+    file_of,
+    read_description,
+    read_rows,
+)
 from wardround.data.ehr import Known, Values
 from wardround.data.listing import shown
 from wardround.data.pack import Pictures, load, open_pack
@@ -98,7 +105,10 @@ class LabelledCohort:
 
 
 def open_labelled(
-    config: SiteConfig, cache_dir: Path, progress: Callable[[str], None] = silent, wanted: Spec | None = None
+    config: SiteConfig,
+    cache_dir: Path,
+    progress: Callable[[str], None] = silent,
+    wanted: Spec | None = None,
 ) -> LabelledCohort:
     """Return the cohort that config.data describes (description.py); images not yet in cache_dir are decoded now.
 
@@ -120,7 +130,12 @@ def open_labelled(
         )
     header, rows = read_rows(description.table, description.spec.modalities)
     rows, unlabelled = _checked(description, header, rows, config.cases)
-    values, known = description.spec.table.read(rows, header, description.units, str(description.table))
+    values, known = description.spec.table.read(
+        rows,
+        header,
+        description.units,
+        str(description.table),
+    )
     pictures = _pictures(description, rows)
     if unlabelled:
         progress(f"{unlabelled} cases have no label and are left out")
@@ -130,7 +145,9 @@ def open_labelled(
         cases=tuple(row["case"] for row in rows),
         patients={row["case"]: row["patient"] for row in rows},
         labels={row["case"]: description.spec.classes.index(row["label"]) for row in rows},
-        present=np.array([[file is not None for file in one.files] for one in pictures]),
+        present=np.array(
+            [[file is not None for file in one.files] for one in pictures],
+        ),
         values=values,
         known=known,
         unlabelled=unlabelled,
@@ -150,7 +167,9 @@ def unnamed_images(folder: Path) -> tuple[str, ...]:
     cells = [row.get(modality, "") for row in rows for modality in description.spec.modalities]
     named = {description.images / file for file in map(file_of, filter(None, cells)) if file is not None}
     images = (path for path in description.images.rglob("*") if path.name.lower().endswith(SUFFIXES))
-    return tuple(sorted(shown(path.relative_to(folder.resolve())) for path in images if path not in named))
+    return tuple(
+        sorted(shown(path.relative_to(folder.resolve())) for path in images if path not in named),
+    )
 
 
 def shared_images(folder: Path) -> int:
@@ -162,24 +181,46 @@ def shared_images(folder: Path) -> int:
 
 
 def _checked(
-    description: Description, header: Sequence[str], rows: list[dict[str, str]], only: Sequence[str] | None
+    description: Description,
+    header: Sequence[str],
+    rows: list[dict[str, str]],
+    only: Sequence[str] | None,
 ) -> tuple[list[dict[str, str]], int]:
     """Return the labelled rows sorted by case, and how many have no label."""
     where, spec = f"the table {description.table}", description.spec
     absent = [name for name in (*FIXED, *spec.modalities) if name not in header]
     if absent:
-        raise _refused(where, f"no column {absent[0]!r}", f"the columns {', '.join((*FIXED, *spec.modalities))}")
+        raise _refused(
+            where,
+            f"no column {absent[0]!r}",
+            f"the columns {', '.join((*FIXED, *spec.modalities))}",
+        )
     lost = set(only or ()) - {row["case"] for row in rows}
     if lost:
-        raise _refused(where, f"no row for {len(lost)} cases that the site's file names", "a row for each of them")
-    kept = sorted((row for row in rows if only is None or row["case"] in only), key=lambda row: row["case"])
+        raise _refused(
+            where,
+            f"no row for {len(lost)} cases that the site's file names",
+            "a row for each of them",
+        )
+    kept = sorted(
+        (row for row in rows if only is None or row["case"] in only),
+        key=lambda row: row["case"],
+    )
     empty = sum(not row["case"] or not row["patient"] for row in kept)
     twice = len(kept) - len({row["case"] for row in kept})
     if empty or twice:
-        raise _refused(where, f"{empty} rows without case or patient, {twice} cases more than once", "each case once")
+        raise _refused(
+            where,
+            f"{empty} rows without case or patient, {twice} cases more than once",
+            "each case once",
+        )
     strange = sum(row["label"] not in ("", *spec.classes) for row in kept)
     if strange:
-        raise _refused(where, f"{strange} labels that are no class", f"one of {', '.join(spec.classes)}, or empty")
+        raise _refused(
+            where,
+            f"{strange} labels that are no class",
+            f"one of {', '.join(spec.classes)}, or empty",
+        )
     labelled = [row for row in kept if row["label"]]
     pairs = {(row["patient"], row["label"]) for row in labelled}
     two = len(pairs) - len({patient for patient, _ in pairs})
@@ -198,8 +239,19 @@ def _pictures(description: Description, rows: Sequence[Mapping[str, str]]) -> li
         outside = any(cell and file is None for cell, file in zip(cells, files, strict=True))
         if outside or not any(files):
             what = "an image outside the folder of the images" if outside else "no image in any modality"
-            problems.append(_refused(f"case {row['case']!r}", what, "a path below 'images', for one modality at least"))
-        found.append(Pictures(row["case"], tuple(None if f is None else description.images / f for f in files)))
+            problems.append(
+                _refused(
+                    f"case {row['case']!r}",
+                    what,
+                    "a path below 'images', for one modality at least",
+                ),
+            )
+        found.append(
+            Pictures(
+                row["case"],
+                tuple(None if f is None else description.images / f for f in files),
+            ),
+        )
     refuse_together(problems, str(description.table))
     return found
 

@@ -49,7 +49,13 @@ def unify(case: str, file: str, raw: NDArray[Any], convention: Convention = DEFA
         raise _bad_mask(case, file, f"label values {_few(stored)}", convention, advice)
     if {3, 4} <= stored and convention.meaning[3] == convention.meaning[4]:
         found = f"label values {_few(stored)}: both 3 and 4"
-        raise _bad_mask(case, file, found, convention, f"{_THREE_AND_FOUR}. {how_to_say()}")
+        raise _bad_mask(
+            case,
+            file,
+            found,
+            convention,
+            f"{_THREE_AND_FOUR}. {how_to_say()}",
+        )
     return table[raw.astype(np.uint8)], stored
 
 
@@ -88,4 +94,9 @@ def _bad_mask(case: str, file: str, found: str, convention: Convention, fix: str
     expected = f"whole numbers, as {reader} reads them: 0 background, {convention.words()}"
     if convention.kind == "whole_tumour":
         expected = "0 and 1, as the site's data is of kind whole_tumour"
-    return DataRefused(f"case {case!r}, file {file}", found=found, expected=expected, fix=fix)
+    return DataRefused(
+        f"case {case!r}, file {file}",
+        found=found,
+        expected=expected,
+        fix=fix,
+    )

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wardround.core.errors import DataRefused
-from wardround.data.case_names import DEPTH, TASK, case_of, images_below, role_in, said_in, unused_files
+from wardround.data.case_names import (
+    DEPTH,
+    TASK,
+    case_of,
+    images_below,
+    role_in,
+    said_in,
+    unused_files,
+)
 from wardround.data.conventions import Convention
 from wardround.data.listing import held, is_image, nifti_stem, other_image, shown, visible
 from wardround.data.sequences import MODALITIES, SEG
@@ -147,7 +155,9 @@ def patient_folder(folder: Path, require_seg: bool, source: Source = BRAIN_MRI) 
     case = case_of(folder, source.channels)
     understood = understood_of(source)
     found: dict[str, Path] = {}
-    others = sorted({said[0] for said in said_in(folder, case, source.channels).values() if said[0] not in ("", case)})
+    others = sorted(
+        {said[0] for said in said_in(folder, case, source.channels).values() if said[0] not in ("", case)},
+    )
     _require_one_case(folder, case, others, source)
     if len(others) > 1:
         raise DataRefused(
@@ -182,7 +192,12 @@ def patient_folder(folder: Path, require_seg: bool, source: Source = BRAIN_MRI) 
             fix=_how_to_name(case, folder, source.names[0], source),
         )
     if seg is None and require_seg:
-        raise no_seg(case, folder, f"no mask beside {', '.join(path.name for path in found.values())}", source)
+        raise no_seg(
+            case,
+            folder,
+            f"no mask beside {', '.join(path.name for path in found.values())}",
+            source,
+        )
     images = {name: found[name] for name in source.names if name in found}
     return CaseFiles(case, case, images, dict.fromkeys(images), seg, source=source)
 
@@ -205,7 +220,10 @@ def _require_one_case(folder: Path, case: str, others: Sequence[str], source: So
         fix = "name the sequence of each; or, where each is a case of its own: put them into imagesTr and their masks into labelsTr"
     if found:
         raise DataRefused(
-            f"the folder {folder}", found=found, expected=f"cases, named {understood_of(source)}", fix=fix
+            f"the folder {folder}",
+            found=found,
+            expected=f"cases, named {understood_of(source)}",
+            fix=fix,
         )
 
 

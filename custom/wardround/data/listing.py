@@ -23,7 +23,10 @@ _OTHER = {
     ".dcm": "DICOM: convert it to NIfTI, for example with dcm2niix",
     ".dicom": "DICOM: convert it to NIfTI, for example with dcm2niix",
     ".ima": "DICOM: convert it to NIfTI, for example with dcm2niix",
-    **dict.fromkeys((".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".hdr", ".img"), "convert it to NIfTI"),
+    **dict.fromkeys(
+        (".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".hdr", ".img"),
+        "convert it to NIfTI",
+    ),
     ".nii.zip": "unpack it, and compress it as .nii.gz or not at all",
     ".nii.bz2": "unpack it, and compress it as .nii.gz or not at all",
     ".nii.xz": "unpack it, and compress it as .nii.gz or not at all",
@@ -89,7 +92,10 @@ def nifti_stem(path: Path) -> str | None:
 def other_image(path: Path) -> str | None:
     """Return what to do with a medical image that is not NIfTI (by its ending, or the mark of DICOM), None for other files."""
     name = path.name.lower()
-    advice = next((advice for ending, advice in _OTHER.items() if name.endswith(ending)), None)
+    advice = next(
+        (advice for ending, advice in _OTHER.items() if name.endswith(ending)),
+        None,
+    )
     if advice is None and not path.suffix.isalpha() and path.is_file():
         return _OTHER[".dcm"] if _has_dicom_mark(path) else None
     return advice

@@ -35,10 +35,14 @@ def foreground(raw: Field) -> Mask:
     inside: Mask = raw != 0
     if 0 < np.count_nonzero(inside) <= (1 - STRIPPED) * raw.size:
         low, span = _range(raw[inside])
-        if np.count_nonzero(raw[inside] <= low + DARK * span) < DARK_SHARE * np.count_nonzero(inside):
+        if np.count_nonzero(
+            raw[inside] <= low + DARK * span,
+        ) < DARK_SHARE * np.count_nonzero(inside):
             return inside
     h, w = (max(1, n // CORNER) for n in raw.shape[:2])
-    air = float(np.median(raw[np.ix_([*range(h), *range(-h, 0)], [*range(w), *range(-w, 0)])]))
+    air = float(
+        np.median(raw[np.ix_([*range(h), *range(-h, 0)], [*range(w), *range(-w, 0)])]),
+    )
     return _between(np.abs(raw - air) > DARK * _range(raw)[1])
 
 

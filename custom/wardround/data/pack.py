@@ -42,7 +42,11 @@ class Pictures:
 
 
 def open_pack(
-    wanted: Sequence[Pictures], grid: Grid, cache_dir: Path, which: str, progress: Callable[[str], None] = silent
+    wanted: Sequence[Pictures],
+    grid: Grid,
+    cache_dir: Path,
+    which: str,
+    progress: Callable[[str], None] = silent,
 ) -> Path:
     """Return the path of images.npy, row i for wanted[i], zeros for a modality that was not acquired.
 
@@ -99,10 +103,12 @@ def _versions(wanted: Sequence[Pictures], grid: Grid) -> list[str]:
                         found=f"not readable: {error.strerror}",
                         expected="a readable file",
                         fix="correct the table, or leave the cell empty: a missing modality is normal",
-                    )
+                    ),
                 )
                 continue
-            states.append(None if status is None else [str(file), status.st_size, status.st_mtime_ns])
+            states.append(
+                None if status is None else [str(file), status.st_size, status.st_mtime_ns],
+            )
         versions.append(_hash(states))
     refuse_together(problems, "the table")
     return versions

@@ -49,7 +49,10 @@ def compile_patient_pattern(pattern: str, where: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise _bad_pattern(where, f"{pattern!r}, no regular expression: {error}") from error
+        raise _bad_pattern(
+            where,
+            f"{pattern!r}, no regular expression: {error}",
+        ) from error
     if compiled.groups < 1:
         raise _bad_pattern(where, f"{pattern!r}, without a group")
     return compiled
@@ -92,7 +95,10 @@ def about_patients(patients: Mapping[str, str], told: bool) -> tuple[str, ...]:
 def about_named_patients(patients: Collection[str]) -> tuple[str, ...]:
     """Return what a person should hear about the column `patient` of a table: ids that look like scans, or nearly the same."""
     who = {patient: patient for patient in patients}
-    return about_patients(who, told=True) + _about_scans(who, "Then write one id per person in the column `patient`")
+    return about_patients(who, told=True) + _about_scans(
+        who,
+        "Then write one id per person in the column `patient`",
+    )
 
 
 def _about_scans(patients: Mapping[str, str], advice: str) -> tuple[str, ...]:
@@ -100,18 +106,26 @@ def _about_scans(patients: Mapping[str, str], advice: str) -> tuple[str, ...]:
     for case, patient in patients.items():
         match = _LAST.fullmatch(case)
         if match and case == patient:
-            stems.setdefault(match["stem"] or match["stem2"], []).append(match["last"] or match["last2"])
+            stems.setdefault(match["stem"] or match["stem2"], []).append(
+                match["last"] or match["last2"],
+            )
     several = {stem: lasts for stem, lasts in stems.items() if len(lasts) > 1}
     lines = []
     if len(stems) > 1 and any(_a_person(stem, lasts) for stem, lasts in several.items()):
-        count, shown = len(set(patients.values())), sorted(next(iter(several.values())))[:2]
+        count, shown = (
+            len(set(patients.values())),
+            sorted(next(iter(several.values())))[:2],
+        )
         ends = " and ".join(repr(end) for end in shown)
         lines.append(
             f"{count} patients, but {sum(map(len, several.values()))} ids differ only in a last part: are {ends} scans of one "
             f"person? {advice}, or one person is in training and test"
         )
     scans = Counter(patients.values())
-    joined = next(((case, who) for case, who in sorted(patients.items()) if scans[who] > 1), None)
+    joined = next(
+        ((case, who) for case, who in sorted(patients.items()) if scans[who] > 1),
+        None,
+    )
     if joined:
         lines.append(
             f"{joined[0]} is read as a scan of {joined[1]}; if it is not, set patient_pattern in the site's file"

@@ -61,18 +61,41 @@ def read_picture(case: str, path: Path, grid: Grid) -> Field:
     """
     name = path.name.lower()
     if not name.endswith(SUFFIXES):
-        raise _refused(case, path, "another kind of file", f"a name in {', '.join(SUFFIXES)}")
+        raise _refused(
+            case,
+            path,
+            "another kind of file",
+            f"a name in {', '.join(SUFFIXES)}",
+        )
     if name.endswith((".nii", ".nii.gz")):
-        raw = planes(np.asarray(read_scan(case, path, None, np.float32).data, np.float32), grid)
+        raw = planes(
+            np.asarray(read_scan(case, path, None, np.float32).data, np.float32),
+            grid,
+        )
     elif grid.depth > 1:
-        raise _refused(case, path, f"a picture, for a slab of {grid.depth} planes", "a NIfTI volume, or depth 1")
+        raise _refused(
+            case,
+            path,
+            f"a picture, for a slab of {grid.depth} planes",
+            "a NIfTI volume, or depth 1",
+        )
     else:
         raw = decode(case, path)
     if not np.isfinite(raw).all():
-        raise _refused(case, path, "pixels that are not finite (NaN or inf)", "finite intensities")
+        raise _refused(
+            case,
+            path,
+            "pixels that are not finite (NaN or inf)",
+            "finite intensities",
+        )
     result = normalise(shrink(raw, grid.size))
     if not result.any():
-        raise _refused(case, path, "a constant image", "an image with contrast; or leave the cell of the table empty")
+        raise _refused(
+            case,
+            path,
+            "a constant image",
+            "an image with contrast; or leave the cell of the table empty",
+        )
     return pad(result, grid.size)
 
 
@@ -108,7 +131,10 @@ def normalise(raw: Field) -> Field:
         values, deviation = raw.astype(np.float64), float(raw.std())
     if deviation <= 1e-6 * max(abs(float(values.mean())), 1e-30):
         return np.zeros(raw.shape, np.float32)
-    return np.asarray(np.clip((raw - values.mean()) / deviation, -CLIP, CLIP), np.float32)
+    return np.asarray(
+        np.clip((raw - values.mean()) / deviation, -CLIP, CLIP),
+        np.float32,
+    )
 
 
 def pad(image: Field, size: int) -> Field:
@@ -129,26 +155,63 @@ def decode(case: str, path: Path) -> Field:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(read_bytes(path, MOST_PICTURE)), formats=("PNG", "JPEG")) as picture:
+        with Image.open(
+            io.BytesIO(read_bytes(path, MOST_PICTURE)),
+            formats=("PNG", "JPEG"),
+        ) as picture:
             if not all(FEWEST_PIXELS <= n <= MOST_PIXELS for n in picture.size):
                 found = f"{picture.size[0]} x {picture.size[1]} pixels"
-                raise _refused(case, path, found, f"{FEWEST_PIXELS} to {MOST_PIXELS} pixels per side")
+                raise _refused(
+                    case,
+                    path,
+                    found,
+                    f"{FEWEST_PIXELS} to {MOST_PIXELS} pixels per side",
+                )
             frames = int(getattr(picture, "n_frames", 1))
             if frames > 1:
-                raise _refused(case, path, f"{frames} pictures in one file", "one picture")
+                raise _refused(
+                    case,
+                    path,
+                    f"{frames} pictures in one file",
+                    "one picture",
+                )
             if picture.mode not in _GREY + _COLOUR:
-                raise _refused(case, path, f"a picture of mode {picture.mode}", "grey or RGB")
+                raise _refused(
+                    case,
+                    path,
+                    f"a picture of mode {picture.mode}",
+                    "grey or RGB",
+                )
             upright = ImageOps.exif_transpose(picture)
             if upright.mode in ("P", "PA"):
                 _require_grey_palette(case, path, upright)
             if "A" in upright.getbands() or "transparency" in upright.info:
                 return _on_dark(case, path, upright)
-            return np.asarray(upright if upright.mode in _GREY else upright.convert("L"), np.float32)
+            return np.asarray(
+                upright if upright.mode in _GREY else upright.convert("L"),
+                np.float32,
+            )
     except TooMuch as error:
-        raise _refused(case, path, str(error), f"a picture of {MOST_PICTURE} bytes at most") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise _refused(
+            case,
+            path,
+            str(error),
+            f"a picture of {MOST_PICTURE} bytes at most",
+        ) from error
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        Image.DecompressionBombError,
+    ) as error:
         found = getattr(error, "strerror", None) or f"not readable ({type(error).__name__})"
-        raise _refused(case, path, str(found), "a complete PNG or JPEG picture") from error
+        raise _refused(
+            case,
+            path,
+            str(found),
+            "a complete PNG or JPEG picture",
+        ) from error
 
 
 def _require_grey_palette(case: str, path: Path, picture: Any) -> None:
@@ -156,7 +219,12 @@ def _require_grey_palette(case: str, path: Path, picture: Any) -> None:
     colours = np.asarray(picture.convert("RGBA"), np.int16)
     seen = colours[colours[..., 3] > 0][:, :3]
     if len(seen) and int((seen.max(axis=1) - seen.min(axis=1)).max()) > GREY_WITHIN:
-        raise _refused(case, path, "a palette of colours: perhaps false colours", "grey values, or RGB")
+        raise _refused(
+            case,
+            path,
+            "a palette of colours: perhaps false colours",
+            "grey values, or RGB",
+        )
 
 
 def _on_dark(case: str, path: Path, picture: Any) -> Field:
@@ -168,7 +236,12 @@ def _on_dark(case: str, path: Path, picture: Any) -> Field:
         both = np.asarray(picture.convert("RGBA").convert("LA"), np.float32)
         grey, alpha = both[..., 0], both[..., 1] / 255
     if not (alpha == 1).any():
-        raise _refused(case, path, "no pixel that is opaque", "an image that can be seen")
+        raise _refused(
+            case,
+            path,
+            "no pixel that is opaque",
+            "an image that can be seen",
+        )
     return np.asarray(alpha * grey + (1 - alpha) * grey[alpha == 1].min(), np.float32)
 
 
@@ -184,7 +257,10 @@ def _overlap(before: int, after: int) -> Field:
     """Return [after, before]: the share of each old pixel in each new one; rows have sum 1."""
     edges = np.arange(after + 1) * (before / after)
     start = np.arange(before)
-    shared = np.minimum(edges[1:, None], start + 1) - np.maximum(edges[:-1, None], start)
+    shared = np.minimum(edges[1:, None], start + 1) - np.maximum(
+        edges[:-1, None],
+        start,
+    )
     return np.asarray(np.clip(shared, 0, None) * (after / before), np.float32)
 
 

@@ -35,15 +35,26 @@ def read_rows(table: Path, names: Sequence[str] = ()) -> tuple[tuple[str, ...], 
     header: DataRefused
     """
     lines = _lines(table)
-    width = max((place + 1 for line in lines for place, cell in enumerate(line) if cell), default=0)
+    width = max(
+        (place + 1 for line in lines for place, cell in enumerate(line) if cell),
+        default=0,
+    )
     lines = [line[1 if _counts_rows(lines) else 0 : width] for line in lines]
     called = {name.casefold(): name for name in (*IDS, *names)}
     header = tuple(called.get(name.casefold(), name) for name in lines[0]) if lines else ()
     if not header or "" in header or len({name.casefold() for name in header}) < len(header):
-        raise _refused(table, "no header, or an empty or repeated name in it", "a header line, every name once")
+        raise _refused(
+            table,
+            "no header, or an empty or repeated name in it",
+            "a header line, every name once",
+        )
     uneven = sum(len(line) != len(header) for line in lines[1:])
     if uneven:
-        raise _refused(table, f"{uneven} rows with another number of cells than the header", "one cell per column")
+        raise _refused(
+            table,
+            f"{uneven} rows with another number of cells than the header",
+            "one cell per column",
+        )
     return header, [dict(zip(header, line, strict=True)) for line in lines[1:]]
 
 
@@ -74,10 +85,17 @@ def _lines(table: Path) -> list[list[str]]:
     try:
         content = read_bytes(table, MOST_TABLE)
     except TooMuch as error:
-        raise _refused(table, str(error), f"a table of {MOST_TABLE} bytes at most") from error
+        raise _refused(
+            table,
+            str(error),
+            f"a table of {MOST_TABLE} bytes at most",
+        ) from error
     except OSError as error:
         raise _refused(
-            table, error.strerror or type(error).__name__, EXPECTED, "check the path and its permissions"
+            table,
+            error.strerror or type(error).__name__,
+            EXPECTED,
+            "check the path and its permissions",
         ) from error
     text = _text(table, content)
     first = text.lstrip("\r\n").partition("\n")[0]
@@ -85,9 +103,17 @@ def _lines(table: Path) -> list[list[str]]:
         text = text.lstrip("\r\n").partition("\n")[2] if match[1] == "," else text
         first = match[1] if match[1] != "," else text.partition("\n")[0]
     bare = re.sub(r'"[^"]*"', "", first)
-    other = next((mark for mark in _SEPARATORS if bare.count(mark) > bare.count(",")), None)
+    other = next(
+        (mark for mark in _SEPARATORS if bare.count(mark) > bare.count(",")),
+        None,
+    )
     if other:
-        raise _refused(table, f"cells that seem to be separated by {_SEPARATORS[other]}", EXPECTED, _EXPORT)
+        raise _refused(
+            table,
+            f"cells that seem to be separated by {_SEPARATORS[other]}",
+            EXPECTED,
+            _EXPORT,
+        )
     try:
         lines = [
             [plain(cell.strip()) for cell in line] for line in csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -99,7 +125,12 @@ def _lines(table: Path) -> list[list[str]]:
 
 def _text(table: Path, content: bytes) -> str:
     if content.startswith(b"PK\x03\x04") or content.startswith(b"\xd0\xcf\x11\xe0"):
-        raise _refused(table, "a spreadsheet (xlsx, xls, ods), not a CSV file", EXPECTED, _EXPORT)
+        raise _refused(
+            table,
+            "a spreadsheet (xlsx, xls, ods), not a CSV file",
+            EXPECTED,
+            _EXPORT,
+        )
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:1000]:
         raise _refused(table, "text in UTF-16, or with null bytes", EXPECTED, _EXPORT)
     try:

@@ -71,7 +71,9 @@ def about_copies(cases: Sequence[Read]) -> tuple[str, ...]:
             sequences.append(one.case)
         others = [first[digest] for digest in one.digests.values() if digest in first]
         persons += [(one.case, other.case) for other in others[:1] if other.patient != one.patient]
-        first.update({digest: one for digest in one.digests.values() if digest not in first})
+        first.update(
+            {digest: one for digest in one.digests.values() if digest not in first},
+        )
     lines = []
     if persons:
         lines.append(

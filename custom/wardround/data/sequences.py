@@ -35,7 +35,10 @@ _SEPARATORS = re.compile(r"[-_. ]+")
 def role_of(word: str) -> str | None:
     """Return the sequence (one of MODALITIES) or `seg` that a word means, None for any other word."""
     plain = _SEPARATORS.sub("", word.casefold())
-    return next((role for role, pattern in _ROLES.items() if pattern.fullmatch(plain)), None)
+    return next(
+        (role for role, pattern in _ROLES.items() if pattern.fullmatch(plain)),
+        None,
+    )
 
 
 def split_name(stem: str, role_of: Callable[[str], str | None] = role_of) -> tuple[str, str] | None:
@@ -53,7 +56,7 @@ def split_name(stem: str, role_of: Callable[[str], str | None] = role_of) -> tup
         if role:
             case = stem[: gap.start()]
             unsure = role == "t1" and _PERHAPS_AGENT.fullmatch(
-                case
+                case,
             )  # `P_post_T1`: after contrast, or after an operation?
             return None if unsure or split_name(case, role_of) else (case, role)
     return None

@@ -34,7 +34,7 @@ EXAMPLE = '{"data": "/data/brats"}, or with every key: ' + json.dumps(
         "record": "/data/record.csv",
         "units": {"crp": "mg/dl"},
         "fewest_patients": LEAST_PATIENTS,
-    }
+    },
 )
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _TEXT_KEYS = ("name", "cache", "device", "patient_pattern", "record")
@@ -122,14 +122,23 @@ def read_sites(path: Path) -> dict[str, SiteConfig]:
 
 
 def _refused(where: str, found: str, expected: str) -> ConfigRefused:
-    return ConfigRefused(f"the site's file {where}", found=found, expected=expected, fix=f"write it like {EXAMPLE}")
+    return ConfigRefused(
+        f"the site's file {where}",
+        found=found,
+        expected=expected,
+        fix=f"write it like {EXAMPLE}",
+    )
 
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path, pairs=once)
     except OSError as error:
-        raise _refused(str(path), error.strerror or type(error).__name__, "a readable JSON file") from error
+        raise _refused(
+            str(path),
+            error.strerror or type(error).__name__,
+            "a readable JSON file",
+        ) from error
     except UnicodeDecodeError as error:
         raise _refused(str(path), "text that is not UTF-8", "a JSON file in UTF-8") from error
     except ValueError as error:
@@ -144,7 +153,11 @@ def _config(content: object, file: Path, where: str) -> SiteConfig:
         raise _refused(where, f"a JSON {type(content).__name__}", "one JSON object")
     unknown = sorted(content.keys() - set(_KEYS))
     if unknown:
-        raise _refused(where, f"unknown key {', '.join(map(repr, unknown))}", f"only {', '.join(_KEYS)}")
+        raise _refused(
+            where,
+            f"unknown key {', '.join(map(repr, unknown))}",
+            f"only {', '.join(_KEYS)}",
+        )
     if content.get("data") is None:
         raise _refused(where, "no key 'data'", "'data': the folder of the cases")
     texts = {key: _text(content[key], key, where) for key in ("data", *_TEXT_KEYS) if content.get(key) is not None}
@@ -156,7 +169,9 @@ def _config(content: object, file: Path, where: str) -> SiteConfig:
     data = _absolute(texts["data"], file, where)
     if not data.is_dir():
         raise _refused(
-            where, f"'data': there is no folder {data}", "an existing folder; relative paths count from this file"
+            where,
+            f"'data': there is no folder {data}",
+            "an existing folder; relative paths count from this file",
         )
     record = _absolute(texts["record"], file, where) if "record" in texts else None
     if record is not None and not record.is_file():
@@ -187,12 +202,20 @@ def _labels(value: object, where: str) -> str | Mapping[str, object]:
     if not isinstance(value, dict):
         text = _text(value, "labels", where)
         if text not in NAMES:
-            raise _refused(where, f"'labels': {text!r}", f"one of {', '.join(NAMES)}, or a map of values to words")
+            raise _refused(
+                where,
+                f"'labels': {text!r}",
+                f"one of {', '.join(NAMES)}, or a map of values to words",
+            )
         return text
     try:
         from_map(value, where)
     except DataRefused as problem:
-        raise _refused(where, f"'labels': {problem.found}", "words like edema, necrosis, enhancing, cyst") from problem
+        raise _refused(
+            where,
+            f"'labels': {problem.found}",
+            "words like edema, necrosis, enhancing, cyst",
+        ) from problem
     return value
 
 
@@ -201,7 +224,9 @@ def _cases(value: object, where: str) -> tuple[str, ...] | None:
         return None
     if not isinstance(value, list) or not value or not all(isinstance(case, str) and case for case in value):
         raise _refused(
-            where, "'cases' is not a list of case names, or is empty", "'cases': a list of texts; leave it out for all"
+            where,
+            "'cases' is not a list of case names, or is empty",
+            "'cases': a list of texts; leave it out for all",
         )
     if len(set(value)) < len(value):
         raise _refused(where, "'cases' names a case twice", "every case once")
@@ -222,7 +247,11 @@ def _fewest(value: object, where: str) -> int:
     if value is None:
         return LEAST_PATIENTS
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
-        raise _refused(where, "'fewest_patients' is no whole number of patients", "'fewest_patients': 5 or more")
+        raise _refused(
+            where,
+            "'fewest_patients' is no whole number of patients",
+            "'fewest_patients': 5 or more",
+        )
     return value
 
 
@@ -233,6 +262,8 @@ def _absolute(text: str, file: Path, where: str) -> Path:
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:
         raise _refused(
-            where, f"a path that cannot be looked up ({type(error).__name__})", "a path of this machine"
+            where,
+            f"a path that cannot be looked up ({type(error).__name__})",
+            "a path of this machine",
         ) from error
     return path

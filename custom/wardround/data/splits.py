@@ -28,7 +28,11 @@ class Split:
 
 
 def split_patients(
-    cases: Mapping[str, str], fractions: Fractions = SHARES, seed: int = 0, *, fixed_training: bool = False
+    cases: Mapping[str, str],
+    fractions: Fractions = SHARES,
+    seed: int = 0,
+    *,
+    fixed_training: bool = False,
 ) -> Split:
     """Return the split of cases (case id -> patient id): every patient has a place in [0, 1) from its id and the seed.
 
@@ -42,7 +46,11 @@ def split_patients(
     fewer than 3 patients: DataRefused | fractions not all above 0 with sum 1: ConfigRefused
     """
     places = _places(cases, fractions, seed)
-    part = _mended(places, fractions, range(1, len(PARTS)) if fixed_training else range(len(PARTS)))
+    part = _mended(
+        places,
+        fractions,
+        range(1, len(PARTS)) if fixed_training else range(len(PARTS)),
+    )
     if empty := [name for k, name in enumerate(PARTS) if k not in part.values()]:
         raise DataRefused(
             "a split in which no patient's place depends on others",
@@ -54,7 +62,10 @@ def split_patients(
 
 
 def split_classes(
-    cases: Mapping[str, str], labels: Mapping[str, int], fractions: Fractions = SHARES, seed: int = 0
+    cases: Mapping[str, str],
+    labels: Mapping[str, int],
+    fractions: Fractions = SHARES,
+    seed: int = 0,
 ) -> Split:
     """Return the split of cases (case id -> patient id) with labels (case id -> class): as `split_patients`, but parts are
     mended within each class. A class with 3 patients or more is in every part.
@@ -116,7 +127,9 @@ def _by_place(places: Mapping[str, float], fractions: Fractions) -> dict[str, in
 
 
 def _mended(
-    places: Mapping[str, float], fractions: Fractions, mend: Sequence[int] = range(len(PARTS))
+    places: Mapping[str, float],
+    fractions: Fractions,
+    mend: Sequence[int] = range(len(PARTS)),
 ) -> dict[str, int]:
     """Return patient -> part. mend: the parts that lend and borrow; all of them, with a patient for each: none is empty."""
     edges, part = _edges(fractions), _by_place(places, fractions)
@@ -124,7 +137,15 @@ def _mended(
         members = list(part.values())
         lenders = [patient for patient in sorted(places) if part[patient] in mend and members.count(part[patient]) > 1]
         if empty not in members and lenders:
-            part[min(lenders, key=lambda p: max(edges[empty] - places[p], places[p] - edges[empty + 1]))] = empty
+            part[
+                min(
+                    lenders,
+                    key=lambda p: max(
+                        edges[empty] - places[p],
+                        places[p] - edges[empty + 1],
+                    ),
+                )
+            ] = empty
     return part
 
 

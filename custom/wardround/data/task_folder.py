@@ -29,7 +29,10 @@ _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
 def task_cases(
-    folder: Path, only: frozenset[str] | None, require_seg: bool, source: Source = BRAIN_MRI
+    folder: Path,
+    only: frozenset[str] | None,
+    require_seg: bool,
+    source: Source = BRAIN_MRI,
 ) -> Iterator[CaseFiles | DataRefused]:
     """Yield every case of imagesTr and labelsTr (that is in `only`), or why it is refused; `patient` is the case id still.
 
@@ -56,7 +59,14 @@ def task_cases(
     labels = None if described is None else described.get("labels")
     for case in sorted(case for case in images.keys() | masks.keys() if only is None or case in only):
         try:
-            found = _case(folder, case, images.get(case, {}), masks.get(case, []), order, require_seg)
+            found = _case(
+                folder,
+                case,
+                images.get(case, {}),
+                masks.get(case, []),
+                order,
+                require_seg,
+            )
         except DataRefused as problem:
             yield problem
             continue
@@ -75,7 +85,11 @@ def with_labels(files: CaseFiles, folder: Path, root: Path) -> CaseFiles:
     for place in (folder, *folder.parents):
         described = _read(place / DESCRIPTION) if place.is_relative_to(root) else None
         if described is not None and "labels" in described:
-            return replace(files, labels=described["labels"], described=place / DESCRIPTION)
+            return replace(
+                files,
+                labels=described["labels"],
+                described=place / DESCRIPTION,
+            )
     return files
 
 
@@ -134,7 +148,11 @@ def _require_numbered(folder: Path, files: Mapping[str, list[Path]], masks: Mapp
         )
 
 
-def _is_nnunet(files: Mapping[str, Any], masks: Mapping[str, Any], described: Mapping[str, Any] | None) -> bool:
+def _is_nnunet(
+    files: Mapping[str, Any],
+    masks: Mapping[str, Any],
+    described: Mapping[str, Any] | None,
+) -> bool:
     """Return whether imagesTr holds one file per channel: then no mask is called like an image with its channel."""
     if not files or any(stem in masks for stem in files) or not all(_CHANNEL.fullmatch(stem) for stem in files):
         return False
@@ -169,7 +187,11 @@ def _order(file: Path, described: Mapping[str, Any] | None, nnunet: bool, source
     role_of = source.channels.role_of
     if described is None:
         if nnunet:
-            raise _bad(file, "one file per channel (nnU-Net) and no dataset.json", "channel_names")
+            raise _bad(
+                file,
+                "one file per channel (nnU-Net) and no dataset.json",
+                "channel_names",
+            )
         usual = _DECATHLON_ORDER if source == BRAIN_MRI else source.names
         return {name: usual.index(name) for name in source.names}
     key = "channel_names" if "channel_names" in described else "modality"
@@ -188,7 +210,11 @@ def _order(file: Path, described: Mapping[str, Any] | None, nnunet: bool, source
     channels = [int(index) for index in named if str(index).isdecimal()]
     order = {str(role_of(word)): int(index) for index, word in named.items() if str(index).isdecimal()}
     if len(order) < len(named) or sorted(channels) != list(range(len(named))):
-        raise _bad(file, f"channels {', '.join(sorted(map(str, named)))}, with gaps or repeated sequences", key)
+        raise _bad(
+            file,
+            f"channels {', '.join(sorted(map(str, named)))}, with gaps or repeated sequences",
+            key,
+        )
     return {name: order[name] for name in source.names if name in order}
 
 
@@ -203,7 +229,11 @@ def _read(file: Path) -> dict[str, Any] | None:
     try:
         content = read_json(file)
     except (OSError, ValueError, RecursionError) as error:
-        raise _bad(file, f"not readable ({type(error).__name__})", "modality") from error
+        raise _bad(
+            file,
+            f"not readable ({type(error).__name__})",
+            "modality",
+        ) from error
     if not isinstance(content, dict):
         raise _bad(file, f"a JSON {type(content).__name__}", "modality")
     return content

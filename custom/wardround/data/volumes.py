@@ -16,7 +16,15 @@ from wardround.data.cases import decided
 from wardround.data.conventions import DEFAULT
 from wardround.data.labels import Labels, check_label_kind, label_values, unify
 from wardround.data.layouts import CaseFiles
-from wardround.data.nifti import Read, Scan, check_geometry, parse, read_file, read_scan, spacing_mm
+from wardround.data.nifti import (
+    Read,
+    Scan,
+    check_geometry,
+    parse,
+    read_file,
+    read_scan,
+    spacing_mm,
+)
 
 GRID_TOLERANCE = 0.05
 
@@ -48,7 +56,12 @@ def read_case(files: CaseFiles, label_kind: str) -> Volume:
     no seg, anything wrong with a file (nifti.py), its grid (see `read_images`) or label values (labels.py): DataRefused
     """
     volume, values, _ = read_any_kind(files)
-    check_label_kind(files.case, files.seg.name if files.seg else "", values, label_kind)
+    check_label_kind(
+        files.case,
+        files.seg.name if files.seg else "",
+        values,
+        label_kind,
+    )
     return volume
 
 
@@ -59,13 +72,21 @@ def read_any_kind(files: CaseFiles) -> tuple[Volume, frozenset[int], frozenset[i
     """
     if files.seg is None:
         raise DataRefused(
-            f"case {files.case!r}", found="no seg file", expected="a mask", fix="add the mask, or leave the case out"
+            f"case {files.case!r}",
+            found="no seg file",
+            expected="a mask",
+            fix="add the mask, or leave the case out",
         )
     volume = read_images(files)
     scan = read_scan(files.case, files.seg, None, None)
     _require_same_grid(files.case, volume.image.shape[1:], volume.affine, scan)
     convention = files.convention or decided(files).convention
-    labels, stored = unify(files.case, scan.file, np.ascontiguousarray(scan.data), convention or DEFAULT)
+    labels, stored = unify(
+        files.case,
+        scan.file,
+        np.ascontiguousarray(scan.data),
+        convention or DEFAULT,
+    )
     return replace(volume, labels=labels), label_values(labels), stored
 
 
@@ -80,7 +101,13 @@ def read_images(files: CaseFiles, read: Read = read_file) -> Volume:
     names = files.source.names
     affine = np.eye(4)
     for path in dict.fromkeys(files.images.values()):
-        scan = read_scan(files.case, path, len(files.images) if files.decathlon else None, np.float32, read)
+        scan = read_scan(
+            files.case,
+            path,
+            len(files.images) if files.decathlon else None,
+            np.float32,
+            read,
+        )
         if image is None:
             image = np.zeros((len(names), *scan.data.shape[:3]), np.float32)
             affine = scan.affine
@@ -88,10 +115,22 @@ def read_images(files: CaseFiles, read: Read = read_file) -> Volume:
         for modality, where in files.images.items():
             if where == path:
                 index = files.channel[modality]
-                raw = np.ascontiguousarray(scan.data if index is None else scan.data[..., index])
-                image[names.index(modality)] = _normalised(files, scan.file, modality, raw)
+                raw = np.ascontiguousarray(
+                    scan.data if index is None else scan.data[..., index],
+                )
+                image[names.index(modality)] = _normalised(
+                    files,
+                    scan.file,
+                    modality,
+                    raw,
+                )
     if image is None:
-        raise DataRefused(f"case {files.case!r}", found="no modality", expected=f"one of {names}", fix="add an image")
+        raise DataRefused(
+            f"case {files.case!r}",
+            found="no modality",
+            expected=f"one of {names}",
+            fix="add an image",
+        )
     present = np.array([modality in files.images for modality in names])
     return Volume(files.case, image, present, None, affine, spacing_mm(affine))
 
@@ -105,7 +144,11 @@ def write_mask(path: Path, labels: Labels, reference: Path, enhancing_label: int
 
 
 def encode_mask(
-    name: str, labels: Labels, reference: Path, enhancing_label: int | None = 4, read: Read = read_file
+    name: str,
+    labels: Labels,
+    reference: Path,
+    enhancing_label: int | None = 4,
+    read: Read = read_file,
 ) -> bytes:
     """Return the file `name` of unified labels (uint8 [H, W, D], RAS): a NIfTI mask with the axes, shape and affine of
     the reference image, compressed if the name says so.
@@ -119,7 +162,9 @@ def encode_mask(
     """
     import nibabel
 
-    if enhancing_label not in (3, 4, None) or not name.lower().endswith((".nii", ".nii.gz")):
+    if enhancing_label not in (3, 4, None) or not name.lower().endswith(
+        (".nii", ".nii.gz"),
+    ):
         raise ConfigRefused(
             f"the mask {name}",
             found=f"enhancing_label {enhancing_label}, name {name}",
@@ -131,7 +176,10 @@ def encode_mask(
     affine = np.asarray(image.affine, np.float64)
     check_geometry(name, reference.name, grid, affine)
     axes = nibabel.orientations.io_orientation(affine)
-    back = nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt("RAS"), axes)
+    back = nibabel.orientations.ornt_transform(
+        nibabel.orientations.axcodes2ornt("RAS"),
+        axes,
+    )
     stored = nibabel.orientations.apply_orientation(labels, back) if labels.ndim == len(grid) else labels
     highest = int(labels.max(initial=0))
     if labels.dtype != np.uint8 or stored.shape != grid or (enhancing_label is not None and highest > 3):
@@ -184,7 +232,9 @@ def _require_same_grid(case: str, shape: tuple[int, ...], affine: NDArray[np.flo
             expected=f"shape {shape} as the first image (in RAS)",
             fix=fix,
         )
-    corners = np.array([(*corner, 1.0) for corner in itertools.product(*((0, n - 1) for n in shape))])
+    corners = np.array(
+        [(*corner, 1.0) for corner in itertools.product(*((0, n - 1) for n in shape))],
+    )
     shift = float(np.linalg.norm(corners @ (scan.affine - affine)[:3].T, axis=1).max())
     allowed = GRID_TOLERANCE * min(spacing_mm(affine))
     if shift > allowed:

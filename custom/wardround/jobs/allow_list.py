@@ -70,7 +70,10 @@ def named_by(words: Sequence[str]) -> AllowList:
     names = [word for word in words if Path(word).expanduser() not in folders]
     found = allow_list([recipes.job(name) for name in names]) if names or not words else {SITE: [], SERVER: []}
     for place in folders:
-        for side, file in ((SITE, "config_fed_client.json"), (SERVER, "config_fed_server.json")):
+        for side, file in (
+            (SITE, "config_fed_client.json"),
+            (SERVER, "config_fed_server.json"),
+        ):
             config = read_object(place / "app" / "config" / file)
             found[side] = sorted({*found[side], *classes(config)})
         if wide := [name for side in found.values() for name in side if not is_class(name)]:
@@ -89,7 +92,9 @@ def strangers(found: Mapping[str, Sequence[str]]) -> list[str]:
     A listed class is built with the arguments that a job gives it: `subprocess.Popen` in a list is a shell for every lead.
     """
     ours = allow_list()
-    return sorted({path for side, listed in found.items() for path in listed if path not in {*ours[side], *shipped()}})
+    return sorted(
+        {path for side, listed in found.items() for path in listed if path not in {*ours[side], *shipped()}},
+    )
 
 
 def read(path: Path) -> AllowList:
@@ -101,7 +106,10 @@ def read(path: Path) -> AllowList:
     sides = content if isinstance(content, dict) else {}
     named = [name for side in sides.values() for name in (side if isinstance(side, list) else [None])]
     if set(sides) != {SITE, SERVER} or not all(isinstance(name, str) and is_class(name) for name in named):
-        raise _refused(path, "another structure, or an entry that allows more than one class")
+        raise _refused(
+            path,
+            "another structure, or an entry that allows more than one class",
+        )
     return {side: list(found) for side, found in sides.items()}
 
 
@@ -143,7 +151,9 @@ def authorization(found: Json, role: str = SITE) -> Json:
         name: {right: who for right, who in rights.items() if posture.spelled(right) not in closed}
         for name, rights in whole.items()
     }
-    return found | {"permissions": {name: rights | denied for name, rights in kept.items()}}
+    return found | {
+        "permissions": {name: rights | denied for name, rights in kept.items()},
+    }
 
 
 def is_class(name: str) -> bool:

@@ -24,4 +24,10 @@ def allowed_names(job: Job) -> list[str]:
 def _blocks(job: Job) -> list[str]:
     from wardround.models.blocks import blocks_of
 
-    return list(dict.fromkeys(blocks_of(build(job.task["model"], "model").build(job.task["seed"])).values()))
+    return list(
+        dict.fromkeys(
+            blocks_of(
+                build(job.task["model"], "model").build(job.task["seed"]),
+            ).values(),
+        ),
+    )

@@ -47,7 +47,9 @@ def _is_part(value: Any) -> bool:
 
 def require_listed(config: Any, what: str, also: Collection[str] = ()) -> None:
     """Raise ConfigRefused where a config names a class, at any depth, that is neither shipped nor in `also`."""
-    if strangers := sorted({path for path in classes(config) if path not in shipped() and path not in also}):
+    if strangers := sorted(
+        {path for path in classes(config) if path not in shipped() and path not in also},
+    ):
         raise ConfigRefused(
             what,
             found=f"it names {', '.join(strangers)}, which was not built",
@@ -64,19 +66,31 @@ def require_buildable(job: Job) -> None:
 
     parts = {name: build(job.task[name], name) for name in PARTS}
     schedule = build(job.federation["schedule"], "schedule")
-    algorithm, sharing = build(job.algorithm["site"], "algorithm"), build(job.sharing, "sharing")
+    algorithm, sharing = (
+        build(job.algorithm["site"], "algorithm"),
+        build(job.sharing, "sharing"),
+    )
     require_fit(parts_of(job))
     _require_private_work(job, algorithm, schedule)
     build(job.server_optimizer, "server optimizer")
     if job.secagg is None:
-        require_tolerates(build(job.aggregation, "aggregation"), job.federation["min_clients"])
+        require_tolerates(
+            build(job.aggregation, "aggregation"),
+            job.federation["min_clients"],
+        )
     else:
         secagg = build(job.privacy["secagg"], "secagg")
         if job.hospital_noise is not None:
             _require_noise_fits(job, secagg)
     patient_noise = job.dp is not None and job.dp["unit"] == "patient"
-    _guarded("network and sampling", lambda: _require_network_fits(parts["model"], parts["sampling"], patient_noise))
-    _guarded("algorithm and schedule", lambda: begin(algorithm, sharing, schedule.steps(0)))
+    _guarded(
+        "network and sampling",
+        lambda: _require_network_fits(parts["model"], parts["sampling"], patient_noise),
+    )
+    _guarded(
+        "algorithm and schedule",
+        lambda: begin(algorithm, sharing, schedule.steps(0)),
+    )
     if sharing.home_roles:
         shared_layout(job)
 
@@ -122,7 +136,10 @@ def shared_layout(job: Job) -> Layout:
     """Return the blocks that leave a hospital; none: ConfigRefused."""
     from wardround.models import roles
 
-    module, home = build(job.task["model"], "model").build(0), build(job.sharing, "sharing").home_roles
+    module, home = (
+        build(job.task["model"], "model").build(0),
+        build(job.sharing, "sharing").home_roles,
+    )
     layout = roles.shared_layout(module, home)
     if not layout.names:
         raise ConfigRefused(
@@ -150,7 +167,11 @@ def _made(kind: type, path: str, args: Mapping[str, Any], what: str) -> Any:
             fix="correct the names behind --set",
         )
     given = f"{', '.join(f'{key}={value!r}' for key, value in args.items()) or 'no settings'}"
-    return _guarded(f"{what}, {path}, with {given}", lambda: kind(**args), own_words=path not in shipped())
+    return _guarded(
+        f"{what}, {path}, with {given}",
+        lambda: kind(**args),
+        own_words=path not in shipped(),
+    )
 
 
 def _guarded(what: str, work: Callable[[], Any], *, own_words: bool = False) -> Any:
@@ -160,7 +181,15 @@ def _guarded(what: str, work: Callable[[], Any], *, own_words: bool = False) -> 
     """
     try:
         return work()
-    except (TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, LookupError, OSError) as error:
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        LookupError,
+        OSError,
+    ) as error:
         said = f"{type(error).__name__}: {error}" if own_words else type(error).__name__
         raise ConfigRefused(
             f"the job's {what}",

@@ -104,11 +104,20 @@ def _stays(job: Job) -> str:
     """Return what of the model stays at the hospital, and what that does not mean while FedAvg is trained beside."""
     sharing = build(job.sharing, "sharing")
     told = "the report names them and since when" if job.secagg is None else "only its own report names them"
-    kept = [f"{sharing.stays} ({told})" if STEADY in sharing.traits.breaks else sharing.stays] if sharing.stays else []
+    kept = (
+        [
+            f"{sharing.stays} ({told})" if STEADY in sharing.traits.breaks else sharing.stays,
+        ]
+        if sharing.stays
+        else []
+    )
     kept += [job.algorithm["keeps"]] if "keeps" in job.algorithm else []
     beside = "the FedAvg model that is trained beside it leaves whole (`--set fedavg_baseline=false`: without it)"
     return "; ".join(
-        [*(kept or ["nothing, all of it is shared"]), *([beside] if job.fedavg_baseline and sharing.stays else [])]
+        [
+            *(kept or ["nothing, all of it is shared"]),
+            *([beside] if job.fedavg_baseline and sharing.stays else []),
+        ],
     )
 
 
@@ -131,7 +140,12 @@ def _law(job: Job) -> str:
     from wardround.dp.hospital_dp import signal_to_noise
 
     shared, many = shared_layout(job).total, len(job.federation["sites"])
-    ratio = signal_to_noise(build(job.hospital_noise or {}, "noise"), many, shared, job.schedule["num_rounds"])
+    ratio = signal_to_noise(
+        build(job.hospital_noise or {}, "noise"),
+        many,
+        shared,
+        job.schedule["num_rounds"],
+    )
     words = (
         f"{shared:,} numbers are shared by {many} hospitals: over the whole run the signal is at best {ratio:.2f} times the noise "
         "(the law n mu / sqrt(numbers), times what the quorum costs). Below 1 the run is mostly noise: more hospitals or a "
@@ -141,7 +155,14 @@ def _law(job: Job) -> str:
 
 
 def _wrapped(words: str, indent: str = "  ") -> str:
-    return "\n".join(textwrap.wrap(words, 118, initial_indent="            ", subsequent_indent=indent)).strip()
+    return "\n".join(
+        textwrap.wrap(
+            words,
+            118,
+            initial_indent="            ",
+            subsequent_indent=indent,
+        ),
+    ).strip()
 
 
 def _reads_record(job: Job) -> bool:

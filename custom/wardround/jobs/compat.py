@@ -61,10 +61,15 @@ def chain(
     aggregation: Fitting,
 ) -> list[Fitting]:
     """Return the parts of one job in the order in which they meet an update."""
-    found: list[Fitting] = [*parts(algorithm, sharing, beside), *leaving(dp, compression, secagg)]
+    found: list[Fitting] = [
+        *parts(algorithm, sharing, beside),
+        *leaving(dp, compression, secagg),
+    ]
     # The sum of a hidden job is its mean: there a weighted mean reads nothing beside it.
     if secagg is None or not isinstance(aggregation, WeightedMean):
-        found.append(Part(aggregation.name, aggregation.traits, "--set aggregation=mean"))
+        found.append(
+            Part(aggregation.name, aggregation.traits, "--set aggregation=mean"),
+        )
     return found
 
 
@@ -90,7 +95,13 @@ def options() -> Mapping[str, Mapping[str, Any]]:
         "algorithm": {"fedavg": FedAvg(), "scaffold": Scaffold()},
         "beside": {"alone": None, "beside": BESIDE},
         "dp": {"no_dp": None, "patient": PatientDP, "hospital": HospitalDP},
-        "compression": {"none": None, "half": Half, "quantise": Quantise, "top_k": TopK, "rand_k": RandK},
+        "compression": {
+            "none": None,
+            "half": Half,
+            "quantise": Quantise,
+            "top_k": TopK,
+            "rand_k": RandK,
+        },
         "secagg": {
             "plaintext": None,
             "fixed": _sum(),
@@ -185,7 +196,9 @@ class Conflict:
 
     def within(self, cell: Cell) -> bool:
         """Tell whether a cell has all of the options in one of the rows."""
-        return (cell["secagg"], cell["dp"]) in self.rows and set(self.names) <= set(cell.values())
+        return (cell["secagg"], cell["dp"]) in self.rows and set(self.names) <= set(
+            cell.values(),
+        )
 
 
 @lru_cache
@@ -209,10 +222,24 @@ def title_of(axis: str, name: str) -> str:
     value = options()[axis][name]
     if value is None:
         return NOTHING[axis]
-    return str(getattr(value, "title", "") or getattr(value, "name", "") or "all blocks")
+    return str(
+        getattr(value, "title", "") or getattr(value, "name", "") or "all blocks",
+    )
 
 
 def _sum(**switches: Any) -> SecAggSpec:
     """Return the promise of a sum over three sites or more."""
-    given: dict[str, Any] = {"masks": False, "encryption": False, "ring": False, "weights": "equal"} | switches
-    return SecAggSpec(sites=4, min_clients=3, bits=8, reference_patients=1, threshold=0, **given)
+    given: dict[str, Any] = {
+        "masks": False,
+        "encryption": False,
+        "ring": False,
+        "weights": "equal",
+    } | switches
+    return SecAggSpec(
+        sites=4,
+        min_clients=3,
+        bits=8,
+        reference_patients=1,
+        threshold=0,
+        **given,
+    )

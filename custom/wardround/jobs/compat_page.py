@@ -42,9 +42,21 @@ def text() -> str:
         for word, wanted in (("with", True), ("not with", False)):
             chosen = [name for name, good in zip(names, cells, strict=True) if good is wanted]
             said = f"{word}: {', '.join(chosen) or 'nothing else'}"
-            lines.append(textwrap.fill(said, 100, initial_indent="    ", subsequent_indent="        "))
+            lines.append(
+                textwrap.fill(
+                    said,
+                    100,
+                    initial_indent="    ",
+                    subsequent_indent="        ",
+                ),
+            )
     reasons = [line.replace("`", "") for line in _reasons()]
-    return "\n".join([*lines, *(textwrap.fill(line, 100, subsequent_indent="  ") for line in reasons)])
+    return "\n".join(
+        [
+            *lines,
+            *(textwrap.fill(line, 100, subsequent_indent="  ") for line in reasons),
+        ],
+    )
 
 
 def _options() -> list[str]:
@@ -58,12 +70,16 @@ def _options() -> list[str]:
 def _table() -> list[str]:
     names = _columns()
     lines = ["## One option beside a kind of privacy", ""]
-    lines.append("| sum | differential privacy | " + " | ".join(f"`{name}`" for name in names) + " |")
+    lines.append(
+        "| sum | differential privacy | " + " | ".join(f"`{name}`" for name in names) + " |",
+    )
     lines.append("|" + "---|" * (len(names) + 2))
     for rows, cells in _grouped():
         sums = ", ".join(dict.fromkeys(f"`{secagg}`" for secagg, _ in rows))
         kinds = ", ".join(dict.fromkeys(f"`{dp}`" for _, dp in rows))
-        lines.append(f"| {sums} | {kinds} | " + " | ".join("yes" if one else "no" for one in cells) + " |")
+        lines.append(
+            f"| {sums} | {kinds} | " + " | ".join("yes" if one else "no" for one in cells) + " |",
+        )
     return [*lines, ""]
 
 
@@ -77,7 +93,10 @@ def _reasons() -> list[str]:
     grouped: dict[tuple[str, str, tuple[Row, ...], tuple[str, ...]], list[str]] = {}
     for one in compat.conflicts():
         *others, last = one.names
-        grouped.setdefault((one.found, one.expected, one.rows, tuple(others)), []).append(last)
+        grouped.setdefault(
+            (one.found, one.expected, one.rows, tuple(others)),
+            [],
+        ).append(last)
     for (found, expected, rows, besides), names in grouped.items():
         beside = f"{' and '.join(f'`{name}`' for name in besides)} with " if besides else ""
         lines.append(f"- {beside}{_listed(names)}, in {_rows(rows)}: found {found}; expected {expected}.")

@@ -98,20 +98,32 @@ def _server_config(job: Job) -> Json:
         **_inputs(job),
     }
     controller = {
-        "mode": {"path": "wardround.flare.plaintext_server.PlaintextServer", "args": plaintext},
+        "mode": {
+            "path": "wardround.flare.plaintext_server.PlaintextServer",
+            "args": plaintext,
+        },
         "num_rounds": job.schedule["num_rounds"],
         "round_timeout_s": job.federation["round_timeout_s"],
         "step_timeout_s": job.federation["step_timeout_s"],
         "wait_time_after_min_received": job.federation["wait_time_after_min_received"],
         "about": {"config_type": "dict", **about(job)},
     }
-    workflow: Json = {"id": "rounds", "path": "wardround.flare.controller.ServerController", "args": controller}
+    workflow: Json = {
+        "id": "rounds",
+        "path": "wardround.flare.controller.ServerController",
+        "args": controller,
+    }
     return {
         "format_version": 2,
-        "server": {"heart_beat_timeout": 600, "task_request_interval": job.federation["task_request_interval_s"]},
+        "server": {
+            "heart_beat_timeout": 600,
+            "task_request_interval": job.federation["task_request_interval_s"],
+        },
         "task_data_filters": [],
         "task_result_filters": [],
-        "workflows": [secagg_jobs.server_workflow(job, about(job)) if job.secagg else workflow],
+        "workflows": [
+            secagg_jobs.server_workflow(job, about(job)) if job.secagg else workflow,
+        ],
         "components": [*receivers(job)],
     }
 
@@ -121,15 +133,26 @@ def _client_config(job: Job) -> Json:
     tasks = secagg_jobs.TASKS if job.secagg else ["train", "finish"]
     args = job.trainer | (secagg_jobs.site_settings(job) if job.secagg else {})
     executor = {"path": "wardround.flare.executor.SiteExecutor", "args": args}
-    outbound_filter: Json = {"path": "wardround.flare.outbound_filter.OutboundFilter", "args": {}}
+    outbound_filter: Json = {
+        "path": "wardround.flare.outbound_filter.OutboundFilter",
+        "args": {},
+    }
     return {
         "format_version": 2,
         "executors": [{"tasks": tasks, "executor": executor}],
         "task_data_filters": [],
         "task_result_filters": [{"tasks": tasks, "filters": [outbound_filter]}],
         "components": [
-            {"id": "outbound", "path": "wardround.flare.outbound.Outbound", "args": outbound(job)},
-            {"id": "analytics", "path": "wardround.flare.curves.CurveSender", "args": {}},
+            {
+                "id": "outbound",
+                "path": "wardround.flare.outbound.Outbound",
+                "args": outbound(job),
+            },
+            {
+                "id": "analytics",
+                "path": "wardround.flare.curves.CurveSender",
+                "args": {},
+            },
         ],
     }
 
@@ -161,7 +184,13 @@ def about(job: Job) -> Json:
     if job.compression is not None:
         named["compression"] = compression_of(job.compression)
     words = {"score": job.task["score"], "privacy": job.privacy["title"]}
-    return {"job": job.name, "algorithm": job.title, **settings_of(job.trainer), **named, **words}
+    return {
+        "job": job.name,
+        "algorithm": job.title,
+        **settings_of(job.trainer),
+        **named,
+        **words,
+    }
 
 
 def _inputs(job: Job) -> Json:

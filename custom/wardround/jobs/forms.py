@@ -31,7 +31,10 @@ class Form:
     @property
     def foreign(self) -> bool:
         """Tell whether no workflow of the job's server is ours, so that it writes no report of ours."""
-        workflows = json.loads(self.files.get(packaging.SIDES[0], b"{}")).get("workflows", [])
+        workflows = json.loads(self.files.get(packaging.SIDES[0], b"{}")).get(
+            "workflows",
+            [],
+        )
         return not any(str(one.get("path", "")).startswith("wardround.") for one in workflows)
 
     @property
@@ -55,7 +58,13 @@ def chosen(named: str, settings: Sequence[str], sites: Sequence[str]) -> tuple[s
     return place.resolve().name, packaging.read_job(place)
 
 
-def form(named: str, settings: Sequence[str] = (), sites: Sequence[str] = (), *, with_code: bool = False) -> Form:
+def form(
+    named: str,
+    settings: Sequence[str] = (),
+    sites: Sequence[str] = (),
+    *,
+    with_code: bool = False,
+) -> Form:
     """Return a job without code, or with all of it. A folder that brings code of its own goes as it is.
 
     fewer sites than the job needs in a round: ConfigRefused
@@ -103,7 +112,14 @@ def runnable(named: str, settings: Sequence[str], sites: Sequence[str]) -> Runna
     require_buildable(job)
     least = LEAST_SITES if job.secagg is not None else 1
     title, files = f"{job.name}: {job.title}", packaging.printed_job(job)
-    return Runnable(job.name, title, files, tuple(job.federation["sites"]), job.federation["min_clients"], least)
+    return Runnable(
+        job.name,
+        title,
+        files,
+        tuple(job.federation["sites"]),
+        job.federation["min_clients"],
+        least,
+    )
 
 
 def _folder(place: Path, settings: Sequence[str]) -> Runnable:
@@ -111,8 +127,14 @@ def _folder(place: Path, settings: Sequence[str]) -> Runnable:
     if settings:
         raise _beside(place, "--set")
     files, listed = packaging.read_job(place), allow_list.allow_list()
-    for side, file in zip((allow_list.SERVER, allow_list.SITE), packaging.SIDES, strict=True):
-        strange = sorted(set(named.classes(json.loads(files[file]))) - set(listed[side]))
+    for side, file in zip(
+        (allow_list.SERVER, allow_list.SITE),
+        packaging.SIDES,
+        strict=True,
+    ):
+        strange = sorted(
+            set(named.classes(json.loads(files[file]))) - set(listed[side]),
+        )
         if strange:
             raise ConfigRefused(
                 str(place / file),
@@ -122,7 +144,14 @@ def _folder(place: Path, settings: Sequence[str]) -> Runnable:
             )
     meta, name = json.loads(files["meta.json"]), place.resolve().name
     least, sites = int(meta.get("min_clients", 1)), tuple(sites_of_job(meta))
-    return Runnable(name, f"{name}: the folder {place}", files | packaging.pinned(), sites, least, least)
+    return Runnable(
+        name,
+        f"{name}: the folder {place}",
+        files | packaging.pinned(),
+        sites,
+        least,
+        least,
+    )
 
 
 def _beside(place: Path, options: str) -> ConfigRefused:

@@ -29,7 +29,10 @@ class Job:
     @property
     def variables(self) -> list[str]:
         """The variables that travel: the algorithm's own, then FedAvg's when it runs beside it."""
-        return [*self.algorithm["variables"], *(["fedavg"] if self.fedavg_baseline else [])]
+        return [
+            *self.algorithm["variables"],
+            *(["fedavg"] if self.fedavg_baseline else []),
+        ]
 
     @property
     def secagg(self) -> Json | None:

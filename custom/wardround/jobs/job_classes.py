@@ -18,7 +18,10 @@ from wardround.jobs.job import HOSPITAL_DP, Typed
 ALSO_SHIPPED = (HOSPITAL_DP, "wardround.dp.patient_dp.PatientDP")
 # Networks that `--set model.path` names, whatever the recipe. A hospital that takes no code accepts them from the start:
 # the second one loads the networks that MONAI exports, and nothing else.
-NETWORKS = ("wardround.models.nets.SegResNet3d", "wardround.models.monai_network.MonaiNetwork")
+NETWORKS = (
+    "wardround.models.nets.SegResNet3d",
+    "wardround.models.monai_network.MonaiNetwork",
+)
 # Phantoms that a task of one's own may name; a site needs them in the simulator alone.
 PHANTOMS = ("wardround.training.opening.OrganPhantoms",)
 

@@ -28,7 +28,10 @@ def alone(workspace: Path) -> Iterator[None]:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _in_use(workspace, os.pread(opened, 32, 0).decode(errors="replace")) from None
+            raise _in_use(
+                workspace,
+                os.pread(opened, 32, 0).decode(errors="replace"),
+            ) from None
         os.ftruncate(opened, 0)
         os.pwrite(opened, str(os.getpid()).encode(), 0)
         yield

@@ -23,7 +23,10 @@ def finished(job: Job, sharing: Json, named: str | None) -> Job:
     made = job
     model = job.task["model"]
     if is_monai_path(model["path"]):
-        made = replace(made, task=job.task | {"model": _of_monai(model, job.task["sampling"])})
+        made = replace(
+            made,
+            task=job.task | {"model": _of_monai(model, job.task["sampling"])},
+        )
     elif isinstance(model, Typed):
         made = replace(made, task=job.task | {"model": _network(model)})
     typed = isinstance(job.algorithm["site"], Typed)
@@ -38,7 +41,10 @@ def _described(job: Job, sharing: Json, named: str | None) -> Job:
     row, chosen = job.algorithm, build(job.sharing, "sharing")
     hessian = row["site"]["args"].get("hessian")
     title = f"{row['title']} ({hessian})" if hessian else row["title"]
-    same = (job.sharing["path"], chosen.title) == (sharing["part"]["path"], build(sharing["part"], "sharing").title)
+    same = (job.sharing["path"], chosen.title) == (
+        sharing["part"]["path"],
+        build(sharing["part"], "sharing").title,
+    )
     sources, words = [row["source"]], [row["description"]]
     if same:
         sources += [sharing["source"]] if "source" in sharing else []
@@ -48,7 +54,11 @@ def _described(job: Job, sharing: Json, named: str | None) -> Job:
         words += [f"What stays at the hospital: {chosen.stays}."] if chosen.stays else []
     if chosen.title:
         title = named if same and named else f"{title}, {chosen.title}"
-    return replace(job, title=title, algorithm=row | {"source": "; ".join(sources), "description": " ".join(words)})
+    return replace(
+        job,
+        title=title,
+        algorithm=row | {"source": "; ".join(sources), "description": " ".join(words)},
+    )
 
 
 def _of_monai(part: Json, sampling: Json) -> Json:
@@ -61,10 +71,17 @@ def _of_monai(part: Json, sampling: Json) -> Json:
     kind = network_class(part["path"])
     if kind is not None and "classes" not in sampling["args"]:
         task = build(sampling, "sampling")
-        given = {"spatial_dims": 3, "in_channels": task.network_inputs, "out_channels": task.regions}
+        given = {
+            "spatial_dims": 3,
+            "in_channels": task.network_inputs,
+            "out_channels": task.regions,
+        }
         known = inspect.signature(kind).parameters
         args = {key: value for key, value in given.items() if key in known} | args
-    return {"path": MONAI_NETWORK, "args": {"network": part["path"], "args": args, **chosen}}
+    return {
+        "path": MONAI_NETWORK,
+        "args": {"network": part["path"], "args": args, **chosen},
+    }
 
 
 def _network(part: Typed) -> Typed:
@@ -77,7 +94,10 @@ def _network(part: Typed) -> Typed:
         return part
     args = {key: value for key, value in part["args"].items() if key != _OURS}
     chosen = {key: value for key, value in part["args"].items() if key == _OURS}
-    return Typed(path=ANY_NETWORK, args={"network": [Typed(path=part["path"], args=args)], **chosen})
+    return Typed(
+        path=ANY_NETWORK,
+        args={"network": [Typed(path=part["path"], args=args)], **chosen},
+    )
 
 
 def _algorithm(algorithm: Json) -> Json:

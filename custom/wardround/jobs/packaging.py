@@ -36,13 +36,21 @@ def read_job(folder: Path) -> Files:
     if code or missing:
         parts = [f"code of its own: {', '.join(code[:5])}"] if code else []
         parts += [f"no {', '.join(missing)}"] if missing else []
-        raise _refused(folder, "; ".join(parts), "a job folder as `wardround jobs write` prints it")
+        raise _refused(
+            folder,
+            "; ".join(parts),
+            "a job folder as `wardround jobs write` prints it",
+        )
     require_plain_folder(folder)
     for name in SIDES:
         promises = [part for part in json.loads(files[name])["components"] if part.get("id") == MADE_WITH["id"]]
         if [part.get("args") for part in promises] != [INSTALLED]:
             version = promises[0]["args"].get("version") if promises else "none"
-            raise _refused(folder, f"made with wardround {version} ({name})", f"this version, {__version__}")
+            raise _refused(
+                folder,
+                f"made with wardround {version} ({name})",
+                f"this version, {__version__}",
+            )
     return files
 
 
@@ -88,7 +96,9 @@ def write(files: Files, folder: Path) -> Path:
     """Write a job's files into a folder that holds nothing yet and return it; something there: ConfigRefused."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _refused(
-            folder, "files that are there already", "a new or empty folder: what lies there would travel along"
+            folder,
+            "files that are there already",
+            "a new or empty folder: what lies there would travel along",
         )
     for name, content in files.items():
         write_file(folder / name, content)

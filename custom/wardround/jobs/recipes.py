@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from wardround.core.errors import ConfigRefused
-from wardround.dp.accounting import claim, full_noise_multiplier_for, noise_multiplier_for
+from wardround.dp.accounting import (
+    claim,
+    full_noise_multiplier_for,
+    noise_multiplier_for,
+)
 from wardround.dp.releases import GaussianRelease, SampledGaussianRelease
 from wardround.jobs import fragments, own_classes
 from wardround.jobs import settings as settings_of
@@ -42,7 +46,9 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
         )
     row = page["defaults"] | page["jobs"][name]
     algorithm = copy.deepcopy(page["algorithms"][row["algorithm"]])
-    server_optimizer = copy.deepcopy(page["server_optimizers"][algorithm["server_optimizer"]])
+    server_optimizer = copy.deepcopy(
+        page["server_optimizers"][algorithm["server_optimizer"]],
+    )
     row |= dict(one.split("=", 1) for one in settings if one.startswith(BY_NAME))
     sharing = copy.deepcopy(_sharing(page, row["sharing"]))
     task, federation, privacy = (fragments.fragment(kind, row[kind]) for kind in ("task", "federation", "privacy"))
@@ -138,7 +144,11 @@ def _require_patience(made: Job) -> None:
 def _promise(made: Job) -> None:
     """Write the promise into the mechanism: the given noise, or what keeps the whole job within its target epsilon."""
     dp, args = made.privacy["dp"], made.privacy["mechanism"]["args"]
-    numbers = {"delta": args["delta"], "num_rounds": made.schedule["num_rounds"], "work": made.schedule["work"]}
+    numbers = {
+        "delta": args["delta"],
+        "num_rounds": made.schedule["num_rounds"],
+        "work": made.schedule["work"],
+    }
     numbers |= {f"dp.{key}": value for key, value in dp.items() if key != "unit"}
     if wrong := [
         name for name, value in numbers.items() if isinstance(value, bool) or not isinstance(value, (int, float))
@@ -157,7 +167,10 @@ def _promise(made: Job) -> None:
     found = claim([release], dp["unit"], delta)
     dp |= {"noise_multiplier": release.noise_multiplier}
     dp |= {"epsilon": round(found.epsilon, 4), "mu": round(found.mu, 4)}
-    dp |= {"attack_accuracy": round(found.attack.accuracy, 4), "attack_tpr_at_1_percent": round(found.attack.tpr, 4)}
+    dp |= {
+        "attack_accuracy": round(found.attack.accuracy, 4),
+        "attack_tpr_at_1_percent": round(found.attack.tpr, 4),
+    }
     guess = "its data are in it" if dp["unit"] == "hospital" else f"one {dp['unit']} was there"
     words = (
         f"epsilon {found.epsilon:.3g} at delta {delta:g} per {dp['unit']} for the whole job (the best guess at whether {guess} "
@@ -167,9 +180,18 @@ def _promise(made: Job) -> None:
 
 
 def _patient_noise(made: Job, delta: float, given: float) -> SampledGaussianRelease:
-    dp, args, schedule = made.privacy["dp"], made.privacy["mechanism"]["args"], made.schedule
+    dp, args, schedule = (
+        made.privacy["dp"],
+        made.privacy["mechanism"]["args"],
+        made.schedule,
+    )
     steps = schedule["num_rounds"] * schedule["work"]
-    noise = given or _noise(float(dp["target_epsilon"]), delta, float(dp["sample_rate"]), steps)
+    noise = given or _noise(
+        float(dp["target_epsilon"]),
+        delta,
+        float(dp["sample_rate"]),
+        steps,
+    )
     promise = {"max_grad_norm": dp["max_grad_norm"], "noise_multiplier": noise}
     promise |= {key: dp[key] for key in ("sample_rate", "reference_patients")}
     args |= {"promise": {"path": "wardround.dp.patient_dp.PatientDP", "args": promise}}
@@ -193,7 +215,9 @@ def _hospital_noise(made: Job, delta: float, given: float) -> GaussianRelease:
             fix="use privacy=dp_adaptive",
         )
     target = 0.0 if given else float(dp["target_epsilon"])
-    noise = given or _rounded_up(full_noise_multiplier_for(target, delta, rounds, "hospital"))
+    noise = given or _rounded_up(
+        full_noise_multiplier_for(target, delta, rounds, "hospital"),
+    )
     promise = {
         "max_update_norm": dp["max_update_norm"],
         "noise_multiplier": noise,

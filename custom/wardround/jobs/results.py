@@ -61,14 +61,19 @@ def read(file: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise ConfigRefused(
-            str(file), found=f"a JSON {type(content).__name__}", expected="one JSON object", fix="name another file"
+            str(file),
+            found=f"a JSON {type(content).__name__}",
+            expected="one JSON object",
+            fix="name another file",
         )
     return run_of(content) if DERIVED.keys() & content.keys() else content
 
 
 def report_at(page: Path) -> dict[str, Any]:
     """Return the report.json that lies beside a page."""
-    content: dict[str, Any] = json.loads((page.parent / "report.json").read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(
+        (page.parent / "report.json").read_text(encoding="utf-8"),
+    )
     return content
 
 
@@ -91,7 +96,9 @@ def conclude(report: Mapping[str, Any], page: Path) -> int:
 def crashed(workspace: Path) -> ConfigRefused:
     """Return the refusal for a simulator workspace whose run ended before the server wrote its record."""
     logs = [path for path in sorted(workspace.glob("*/error_log.txt")) if path.stat().st_size]
-    look = ", ".join(str(path) for path in logs) or str(workspace / "server" / "log.txt")
+    look = ", ".join(str(path) for path in logs) or str(
+        workspace / "server" / "log.txt",
+    )
     return ConfigRefused(
         f"the run in {workspace}",
         found="no run.json: it was stopped or crashed before its end",

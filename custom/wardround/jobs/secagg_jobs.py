@@ -26,10 +26,18 @@ def server_workflow(job: Job, about: Json) -> Json:
         "wait_time_after_min_received": job.federation["wait_time_after_min_received"],
         "about": {"config_type": "dict", **about},
     }
-    return {"id": "rounds", "path": "wardround.flare.controller.ServerController", "args": args}
+    return {
+        "id": "rounds",
+        "path": "wardround.flare.controller.ServerController",
+        "args": args,
+    }
 
 
 def site_settings(job: Job) -> Json:
     """Return the executor's settings beside those of every job: what a server does in plaintext jobs."""
     scaling = {"scaling": job.privacy["scaling"]} if "scaling" in job.privacy else {}
-    return {"server_optimizer": job.server_optimizer, "variables": job.variables, **scaling}
+    return {
+        "server_optimizer": job.server_optimizer,
+        "variables": job.variables,
+        **scaling,
+    }

@@ -143,6 +143,12 @@ DESCRIPTIONS: Mapping[str, str] = {
 DERIVED = frozenset(
     {
         *("dp.epsilon", "dp.mu", "dp.attack_accuracy", "dp.attack_tpr_at_1_percent"),
-        *("compression.seed", "mechanism.num_rounds", "mechanism.work", "mechanism.promise", "secagg.min_clients"),
-    }
+        *(
+            "compression.seed",
+            "mechanism.num_rounds",
+            "mechanism.work",
+            "mechanism.promise",
+            "secagg.min_clients",
+        ),
+    },
 )

@@ -14,7 +14,13 @@ from wardround.jobs.job import Job, Json, Typed, is_monai_path
 from wardround.jobs.nearest import did_you_mean
 
 # Settings that stand for a class; each takes the settings of that class, whatever they are called.
-CLASSES = ("model.path", "algorithm.path", "sharing.path", "aggregation.path", "server_optimizer.path")
+CLASSES = (
+    "model.path",
+    "algorithm.path",
+    "sharing.path",
+    "aggregation.path",
+    "server_optimizer.path",
+)
 
 MIXED = "wardround.aggregation.mixing.Mixed"
 
@@ -57,9 +63,19 @@ def listed(made: Job) -> dict[str, Any]:
         for key, value in place.items()
         if _leaf(value)
     }
-    parts = (made.task["model"], made.algorithm["site"], made.sharing, made.aggregation, made.server_optimizer)
+    parts = (
+        made.task["model"],
+        made.algorithm["site"],
+        made.sharing,
+        made.aggregation,
+        made.server_optimizer,
+    )
     paths = [part["path"] for part in parts]
-    return {"fedavg_baseline": made.fedavg_baseline, **dict(zip(CLASSES, paths, strict=True)), **found}
+    return {
+        "fedavg_baseline": made.fedavg_baseline,
+        **dict(zip(CLASSES, paths, strict=True)),
+        **found,
+    }
 
 
 def apply(made: Job, setting: str) -> Job:
@@ -124,13 +140,19 @@ def _of_class(made: Job, key: str, text: str) -> Job:
 
 def _takes_any(made: Job, prefix: str) -> bool:
     """Tell whether settings of this prefix may have any name: those of a network, and of a class that was typed."""
-    typed = {"algorithm": made.algorithm["site"], "sharing": made.sharing, "server_optimizer": made.server_optimizer}
+    typed = {
+        "algorithm": made.algorithm["site"],
+        "sharing": made.sharing,
+        "server_optimizer": made.server_optimizer,
+    }
     typed |= {"aggregation": made.aggregation}
     return prefix == "model" or isinstance(typed.get(prefix), Typed)
 
 
 def _no_such(made: Job, setting: str, key: str) -> ConfigRefused:
-    options = sorted([*listed(made), "privacy", "sharing", "aggregation", "compression"])
+    options = sorted(
+        [*listed(made), "privacy", "sharing", "aggregation", "compression"],
+    )
     return ConfigRefused(
         f"setting {setting!r}",
         found="no such setting",

@@ -42,7 +42,9 @@ def _simulated(workspace: Path) -> bool:
     if (workspace / "server" / "simulate_job").is_dir():
         return True
     names = {path.name for path in workspace.iterdir()}
-    return names <= {"server", "startup", "local"} and not any((workspace / "startup").glob("*"))
+    return names <= {"server", "startup", "local"} and not any(
+        (workspace / "startup").glob("*"),
+    )
 
 
 def simulator_command(job: Path, workspace: Path, sites: Sequence[str], threads: int, log: str) -> list[str]:
@@ -54,7 +56,17 @@ def simulator_command(job: Path, workspace: Path, sites: Sequence[str], threads:
             expected=f"1 to {len(sites)}, the number of sites",
             fix="correct it",
         )
-    words = [str(job), "-w", str(workspace), "-c", ",".join(sites), "-t", str(threads), "-l", log]
+    words = [
+        str(job),
+        "-w",
+        str(workspace),
+        "-c",
+        ",".join(sites),
+        "-t",
+        str(threads),
+        "-l",
+        log,
+    ]
     return [sys.executable, "-m", "nvflare.cli", "simulator", *words]
 
 
@@ -90,7 +102,10 @@ def _end(child: subprocess.Popen[str]) -> None:
     import psutil
 
     try:
-        tree = [*psutil.Process(child.pid).children(recursive=True), psutil.Process(child.pid)]
+        tree = [
+            *psutil.Process(child.pid).children(recursive=True),
+            psutil.Process(child.pid),
+        ]
     except psutil.NoSuchProcess:
         return
     _, alive = psutil.wait_procs(tree, timeout=PATIENCE_S)

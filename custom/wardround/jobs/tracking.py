@@ -28,4 +28,11 @@ def receivers(job: Job) -> list[Json]:
             fix="--set federation.tracking=[tensorboard] (or [mlflow], or both, or [])",
         )
     more = {"mlflow": {"tracking_uri": uri, "kw_args": {"experiment_name": job.name}}}
-    return [{"id": name, "path": RECEIVERS[name], "args": {"events": EVENTS, **more.get(name, {})}} for name in names]
+    return [
+        {
+            "id": name,
+            "path": RECEIVERS[name],
+            "args": {"events": EVENTS, **more.get(name, {})},
+        }
+        for name in names
+    ]

@@ -26,7 +26,14 @@ class Console:
 
     def ask(self, *words: str, patience_s: float = 120) -> Json:
         """Return the `data` of one command's answer; an answer that is not ok, none in time: ConfigRefused."""
-        command = [sys.executable, "-m", "nvflare.cli", "--format", "json", *self._with_kit(words)]
+        command = [
+            sys.executable,
+            "-m",
+            "nvflare.cli",
+            "--format",
+            "json",
+            *self._with_kit(words),
+        ]
         try:
             done = subprocess.run(
                 command,
@@ -37,12 +44,20 @@ class Console:
                 timeout=patience_s,
             )
         except subprocess.TimeoutExpired as error:
-            raise _refused(words, f"no answer in {patience_s:.0f} s", "see that the server runs") from error
+            raise _refused(
+                words,
+                f"no answer in {patience_s:.0f} s",
+                "see that the server runs",
+            ) from error
         answer = answer_of(done.stdout)
         if answer.get("error_code") == NO_KIT:
             raise _no_kit(words, self.kit)
         if done.returncode or answer.get("status") != "ok":
-            raise _refused(words, _reason(answer, done), str(answer.get("hint") or "read the answer"))
+            raise _refused(
+                words,
+                _reason(answer, done),
+                str(answer.get("hint") or "read the answer"),
+            )
         data: Json = answer["data"]
         return data
 
@@ -51,9 +66,26 @@ class Console:
 
         tell: called with every event that `nvflare job monitor` prints, every few seconds: {"status": ..., "metrics": {...}}
         """
-        words = ("job", "monitor", job_id, "--timeout", str(timeout_s), "--interval", "1", "--metric", "progress")
+        words = (
+            "job",
+            "monitor",
+            job_id,
+            "--timeout",
+            str(timeout_s),
+            "--interval",
+            "1",
+            "--metric",
+            "progress",
+        )
         with subprocess.Popen(
-            [sys.executable, "-m", "nvflare.cli", "--format", "jsonl", *self._with_kit(words)],
+            [
+                sys.executable,
+                "-m",
+                "nvflare.cli",
+                "--format",
+                "jsonl",
+                *self._with_kit(words),
+            ],
             env=dict(self.environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -89,7 +121,12 @@ def _reason(answer: Json, done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _refused(words: Sequence[str], found: str, fix: str) -> ConfigRefused:
-    return ConfigRefused(f"`nvflare {' '.join(words[:2])}`", found=found, expected="an answer that is ok", fix=fix)
+    return ConfigRefused(
+        f"`nvflare {' '.join(words[:2])}`",
+        found=found,
+        expected="an answer that is ok",
+        fix=fix,
+    )
 
 
 def _no_kit(words: Sequence[str], kit: Path | None) -> ConfigRefused:

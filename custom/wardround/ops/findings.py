@@ -40,4 +40,8 @@ def failed(check: str, found: str, fix: str) -> Finding:
 
 def refused(check: str, refusal: Refusal) -> Finding:
     """Return a refusal as a finding: this page stays at the party, so it may name files."""
-    return failed(check, f"{refusal.what}: {refusal.found}", f"{refusal.fix} (expected: {refusal.expected})")
+    return failed(
+        check,
+        f"{refusal.what}: {refusal.found}",
+        f"{refusal.fix} (expected: {refusal.expected})",
+    )

@@ -51,7 +51,12 @@ def read_certificate(certificate: Path, root: Path, key: Path | None) -> Certifi
         problem = f"not issued by {root.name}"
     if key is not None and not problem:
         problem = _key_problem(key, found)
-    return Certificate(name_in(found), found.not_valid_before_utc, found.not_valid_after_utc, problem)
+    return Certificate(
+        name_in(found),
+        found.not_valid_before_utc,
+        found.not_valid_after_utc,
+        problem,
+    )
 
 
 def changed_since_signed(folder: Path, root: Path) -> list[str]:
@@ -63,7 +68,10 @@ def changed_since_signed(folder: Path, root: Path) -> list[str]:
     try:
         signed = {str(name): base64.b64decode(text) for name, text in json.loads(_text(folder / SIGNATURES)).items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise _refused(folder / SIGNATURES, f"no readable signatures ({type(error).__name__})") from error
+        raise _refused(
+            folder / SIGNATURES,
+            f"no readable signatures ({type(error).__name__})",
+        ) from error
     if not isinstance(key, RSAPublicKey):
         raise _refused(root, "a key that is not RSA")
     return [name for name, signature in sorted(signed.items()) if not _as_signed(folder / name, signature, key)]
@@ -96,7 +104,10 @@ def _parsed(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise _refused(path, f"no readable certificate ({type(error).__name__})") from error
+        raise _refused(
+            path,
+            f"no readable certificate ({type(error).__name__})",
+        ) from error
 
 
 def _refused(path: Path, found: str) -> ConfigRefused:

@@ -30,7 +30,12 @@ STORE = "/tmp/nvflare"  # noqa: S108 - NVFlare's default, one folder for all ser
 PARTY_MODULES = "nvflare.private."
 STARTERS = ("/startup/start.sh", "/startup/sub_start.sh")
 PATHS = ("data", "cache", "record")
-MADE = ("project.yml", "data", "phantoms", "store")  # beside the project's own folder; `data` is NVFlare's, and empty
+MADE = (
+    "project.yml",
+    "data",
+    "phantoms",
+    "store",
+)  # beside the project's own folder; `data` is NVFlare's, and empty
 Say = Callable[[str], None]
 
 
@@ -49,7 +54,10 @@ def parties(project: Path) -> dict[str, list[str]]:
         for one in content["participants"]:
             found.setdefault(one["type"], []).append(str(one["name"]))
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise _bad_project(project, f"nothing readable ({type(error).__name__})") from error
+        raise _bad_project(
+            project,
+            f"nothing readable ({type(error).__name__})",
+        ) from error
     if len(found["server"]) != 1 or not found["client"] or not found["admin"]:
         counts = ", ".join(f"{len(names)} {kind}" for kind, names in found.items())
         raise _bad_project(project, counts)
@@ -105,14 +113,23 @@ def list_classes(kit_folder: Path, server: str, sites: Sequence[str], store: Pat
     from wardround.jobs import allow_list
 
     listed = allow_list.allow_list()
-    for party, role in ((server, allow_list.SERVER), *((site, allow_list.SITE) for site in sites)):
+    for party, role in (
+        (server, allow_list.SERVER),
+        *((site, allow_list.SITE) for site in sites),
+    ):
         local = kit_folder / party / "local"
         text = (local / "resources.json.default").read_text(encoding="utf-8").replace(STORE, str(store))
         made = allow_list.resources(json.loads(text), role, listed[role])
         files.write(local / "resources.json", json.dumps(made, indent=2) + "\n")
 
 
-def phantoms(out: Path, sites: Sequence[str], patients: int | None, shape: tuple[int, int, int], say: Say) -> Path:
+def phantoms(
+    out: Path,
+    sites: Sequence[str],
+    patients: int | None,
+    shape: tuple[int, int, int],
+    say: Say,
+) -> Path:
     """Write synthetic patients for every site below `out`, and return the file that names them."""
     from wardround.synthetic.hospitals import hospital
     from wardround.synthetic.phantoms import write_cohort

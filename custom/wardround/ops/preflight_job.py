@@ -29,7 +29,11 @@ def folder(place: Path, *, hardened: bool) -> list[Finding]:
     if code.exists() or code.is_symlink():
         words = f"{place.name} brings app/{CODE}, so NVFlare takes it for a job with code, and this party refuses it"
         return [
-            failed("code", words, f"`wardround package {place.name} --config-only --out DIR`, and submit that folder")
+            failed(
+                "code",
+                words,
+                f"`wardround package {place.name} --config-only --out DIR`, and submit that folder",
+            ),
         ]
     return _plain(app)
 
@@ -71,6 +75,6 @@ def _plain(app: Path, without: str = "") -> list[Finding]:
                 "code",
                 f"the files of the job: {found}",
                 "do not run it; ask who wrote it, or print it again with `wardround jobs write`",
-            )
+            ),
         ]
     return []

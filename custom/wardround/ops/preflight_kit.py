@@ -33,14 +33,26 @@ def certificates(found: dict[str, Certificate], now: datetime) -> list[Finding]:
 def _certificate(file: str, one: Certificate, now: datetime) -> Finding:
     dates = f"{file} of {one.name}: {one.not_before:%Y-%m-%d} to {one.not_after:%Y-%m-%d}"
     if one.problem:
-        return failed("certificates", f"{file}: {one.problem}", "install this party's own startup kit again")
+        return failed(
+            "certificates",
+            f"{file}: {one.problem}",
+            "install this party's own startup kit again",
+        )
     if now > one.not_after:
         return failed("certificates", f"{dates}: EXPIRED", AGAIN)
     if now < one.not_before:
-        return failed("certificates", f"{dates}: not valid yet", "set the clock; if it is right, " + AGAIN)
+        return failed(
+            "certificates",
+            f"{dates}: not valid yet",
+            "set the clock; if it is right, " + AGAIN,
+        )
     left = (one.not_after - now).days
     if one.not_after - now < SOON:
-        return warned("certificates", f"{dates}: {left} days left", AGAIN + " before that day")
+        return warned(
+            "certificates",
+            f"{dates}: {left} days left",
+            AGAIN + " before that day",
+        )
     return passed("certificates", f"{dates}: {left} days left")
 
 
@@ -59,7 +71,9 @@ def keys(kit: Kit) -> list[Finding]:
         wrong += _sum_key(kit)
     except Refusal as refusal:
         wrong.append(refused("keys", refusal))
-    return wrong or [passed("keys", ", ".join(path.name for path in kit.secrets()) + ": owner only")]
+    return wrong or [
+        passed("keys", ", ".join(path.name for path in kit.secrets()) + ": owner only"),
+    ]
 
 
 def _sum_key(kit: Kit) -> list[Finding]:
@@ -72,7 +86,7 @@ def _sum_key(kit: Kit) -> list[Finding]:
                 "keys",
                 f"no startup/{name}: jobs with an encrypted sum (*_he, *_ring) cannot run",
                 "if they should, provision with wardround.flare.provision.SumKeyBuilder (poc_workspace/project.yml)",
-            )
+            ),
         ]
     if kit.role == SITE:
         encryption_key.read_site(kit.startup)
@@ -94,22 +108,44 @@ def server(kit: Kit, *, started: bool) -> Finding:
         if kit.role == SERVER and not started:
             return passed("server", f"not started; port {kit.port} is free")
         if started or kit.role == SERVER:
-            return failed("server", f"{where} refuses: nothing listens there", "start the server; read its log.txt")
+            return failed(
+                "server",
+                f"{where} refuses: nothing listens there",
+                "start the server; read its log.txt",
+            )
         mend = "ask the lead whether the server runs; if it does, the firewall or the port in the kit is wrong"
         return warned("server", f"{where} refuses: nothing listens there (yet)", mend)
     except socket.gaierror:
-        return failed("server", f"the name {kit.host} is not known here", f"add {kit.host} to DNS or /etc/hosts")
+        return failed(
+            "server",
+            f"the name {kit.host} is not known here",
+            f"add {kit.host} to DNS or /etc/hosts",
+        )
     except TimeoutError:
         return failed(
-            "server", f"{where} does not answer in {PATIENCE_S:.0f} s", "open this port outwards in the firewall"
+            "server",
+            f"{where} does not answer in {PATIENCE_S:.0f} s",
+            "open this port outwards in the firewall",
         )
     except ssl.SSLError as error:
         words = f"{where} answers, but not as this project's server ({error.reason or error})"
-        return failed("server", words, "look for a proxy that opens TLS, and whether both kits are of one project")
+        return failed(
+            "server",
+            words,
+            "look for a proxy that opens TLS, and whether both kits are of one project",
+        )
     except OSError as error:
-        return failed("server", f"{where}: {error.strerror or error}", "mend the network, or correct the address")
+        return failed(
+            "server",
+            f"{where}: {error.strerror or error}",
+            "mend the network, or correct the address",
+        )
     if name != kit.identity:
-        return failed("server", f"{where} answers as {name!r}, not {kit.identity!r}", "ask the lead which kit is right")
+        return failed(
+            "server",
+            f"{where} answers as {name!r}, not {kit.identity!r}",
+            "ask the lead which kit is right",
+        )
     return passed("server", f"{where} answers as {name}, mutual {version}")
 
 

@@ -27,7 +27,11 @@ def disk(where: str, free: int, voxels: int, unknown: str = "") -> Finding:
     need = voxels * CACHE_BYTES_PER_VOXEL + SPARE_BYTES
     words = f"{free / 1e9:.1f} GB free at {where}, {need / 1e9:.1f} GB needed" + (f" ({unknown})" if unknown else "")
     if free < need:
-        return failed("disk", words, 'make room, or put "cache" in local/wardround.json on a larger disk')
+        return failed(
+            "disk",
+            words,
+            'make room, or put "cache" in local/wardround.json on a larger disk',
+        )
     return passed("disk", words)
 
 
@@ -35,9 +39,17 @@ def memory(available: int) -> Finding:
     """Check the memory that is free now; what a job needs depends on its patch and batch: the dummy round tells."""
     words = f"{available / 1e9:.1f} GB available"
     if available < LEAST_MEMORY:
-        return failed("memory", words, f"free at least {LEAST_MEMORY / 1e9:.0f} GB, or use another machine")
+        return failed(
+            "memory",
+            words,
+            f"free at least {LEAST_MEMORY / 1e9:.0f} GB, or use another machine",
+        )
     if available < GOOD_MEMORY:
-        return warned("memory", words, "fine for small patches; a job with large ones may be refused here (memory)")
+        return warned(
+            "memory",
+            words,
+            "fine for small patches; a job with large ones may be refused here (memory)",
+        )
     return passed("memory", words)
 
 
@@ -49,9 +61,14 @@ def gpu(wish: str, pick: Callable[[str], str], name_of: Callable[[str], str]) ->
         return refused("gpu", refusal)
     if device == "cpu" and wish != "cpu":
         return warned(
-            "gpu", "none that torch can use: this site trains on its CPU", "expect long rounds, or mend the driver"
+            "gpu",
+            "none that torch can use: this site trains on its CPU",
+            "expect long rounds, or mend the driver",
         )
-    return passed("gpu", "not asked for: this site trains on its CPU" if device == "cpu" else name_of(device))
+    return passed(
+        "gpu",
+        "not asked for: this site trains on its CPU" if device == "cpu" else name_of(device),
+    )
 
 
 def clock(now: datetime, made: Mapping[str, datetime], synchronised: bool | None) -> Finding:
@@ -64,14 +81,21 @@ def clock(now: datetime, made: Mapping[str, datetime], synchronised: bool | None
     if late:
         what, when = max(late.items(), key=lambda item: item[1])
         words = f"it is {now:%Y-%m-%d %H:%M} UTC here, but {what} says {when:%Y-%m-%d %H:%M}: this clock is behind"
-        return failed("clock", words, "set the clock (chrony, systemd-timesyncd), then run this again")
+        return failed(
+            "clock",
+            words,
+            "set the clock (chrony, systemd-timesyncd), then run this again",
+        )
     if synchronised is False:
         return warned(
-            "clock", "the kernel says that nothing keeps this clock in step", "start chrony or systemd-timesyncd"
+            "clock",
+            "the kernel says that nothing keeps this clock in step",
+            "start chrony or systemd-timesyncd",
         )
     known = "kept in step" if synchronised else "not known whether it is kept in step"
     return passed(
-        "clock", f"{now:%Y-%m-%d %H:%M} UTC, not before anything in the kit; {known}; the server's was not asked"
+        "clock",
+        f"{now:%Y-%m-%d %H:%M} UTC, not before anything in the kit; {known}; the server's was not asked",
     )
 
 
@@ -96,7 +120,9 @@ def versions(requirements: Iterable[str], installed: Callable[[str], str | None]
         found = installed(one.name)
         if found is None or not one.specifier.contains(found, prereleases=True):
             words = f"{one.name} {found or 'is not installed'}, needed {one.specifier or 'in any version'}"
-            wrong.append(failed("versions", words, f"pip install '{one.name}{one.specifier}'"))
+            wrong.append(
+                failed("versions", words, f"pip install '{one.name}{one.specifier}'"),
+            )
     return wrong or [passed("versions", f"{len(needed)} packages within their ranges")]
 
 

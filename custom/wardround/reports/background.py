@@ -6,7 +6,13 @@ from collections.abc import Mapping
 
 from wardround.core.validate import Json
 from wardround.reports.html import DASH, Table, duration, number, size
-from wardround.reports.summary import privacy_claim, score_name, setting_words, silent, site_name
+from wardround.reports.summary import (
+    privacy_claim,
+    score_name,
+    setting_words,
+    silent,
+    site_name,
+)
 
 
 def costs(run: Json) -> Table | str:
@@ -37,7 +43,7 @@ def costs(run: Json) -> Table | str:
                 *counts,
                 DASH if r.get("attempts") is None else r["attempts"],
                 number(sum(dice) / len(dice) if dice else None),
-            ]
+            ],
         )
     down, up = (sum(r.get(key) or 0 for r in run["rounds"]) for key in ("bytes_down", "bytes_up"))
     seconds = sum(r.get("seconds") or 0.0 for r in run["rounds"])
@@ -60,7 +66,12 @@ def attendance(run: Json) -> Table | None:
             inside = ", ".join(r.get("aggregated") or [])
             row = [r["round"] + 1, inside or DASH, _reasons(run, missing)]
             rows.append([*row, _reasons(run, flagged)] if anybody else row)
-    heads = ("Round", "In the sum", "Not in the sum, and why", *(["Flagged, and why"] if anybody else []))
+    heads = (
+        "Round",
+        "In the sum",
+        "Not in the sum, and why",
+        *(["Flagged, and why"] if anybody else []),
+    )
     words = "Rounds that did not have every hospital (the first round is 1; the reason in full is at that hospital)."
     if anybody:
         words += " A flagged change lies far from those of the other hospitals: a remark, not a proof."
@@ -73,9 +84,15 @@ def _reasons(run: Json, why: Mapping[str, str]) -> str:
 
 def what_left(run: Json) -> list[str]:
     """Return the kinds of numbers that every hospital sent."""
-    parameters, said = (run.get("model") or {}).get("parameters"), run.get("settings") or {}
+    parameters, said = (
+        (run.get("model") or {}).get("parameters"),
+        run.get("settings") or {},
+    )
     weights = f" (up to {parameters:,} numbers per model)" if parameters else ""
-    private, hidden = said.get("dp.epsilon") is not None, said.get("secagg.weights") == "patients_in_sum"
+    private, hidden = (
+        said.get("dp.epsilon") is not None,
+        said.get("secagg.weights") == "patients_in_sum",
+    )
     counts = "the number of training patients only inside the sum" if hidden else "number of training patients"
     hidden = hidden or private
     once = "which sequences exist" if hidden else "patient counts per split, scan counts per sequence"
@@ -136,10 +153,16 @@ def who_reads(settings: Json) -> str:
 def settings(run: Json) -> list[tuple[str, object]]:
     """Return every setting of the job, the model with its fingerprint, the best round."""
     model, best = run.get("model") or {}, run.get("best") or {}
-    pairs: list[tuple[str, object]] = [("algorithm", run.get("algorithm")), ("wardround", run.get("version"))]
+    pairs: list[tuple[str, object]] = [
+        ("algorithm", run.get("algorithm")),
+        ("wardround", run.get("version")),
+    ]
     pairs += [
         ("model", model.get("name")),
-        ("parameters", f"{model['parameters']:,}" if model.get("parameters") is not None else None),
+        (
+            "parameters",
+            f"{model['parameters']:,}" if model.get("parameters") is not None else None,
+        ),
     ]
     pairs += [("fingerprint", model.get("fingerprint"))]
     said = (run.get("settings") or {}).items()
@@ -156,7 +179,9 @@ def settings(run: Json) -> list[tuple[str, object]]:
         )
         pairs.append(("best global model", f"{which}{dice}"))
     if model.get("sha256"):
-        pairs.append(("final global model, SHA-256", f"{model['sha256']} (equal at every site)"))
+        pairs.append(
+            ("final global model, SHA-256", f"{model['sha256']} (equal at every site)"),
+        )
     pairs += [("started", run.get("started")), ("finished", run.get("finished"))]
     return [(name, value) for name, value in pairs if value is not None]
 

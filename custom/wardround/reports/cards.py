@@ -83,14 +83,23 @@ def overview_table(report: Json) -> Table | str:
         return nothing_told(report, "test result")
     return Table(
         f"Test {score_name(report)} over hospitals; every hospital counts the same, however many patients it has.",
-        ("Model", "Mean over hospitals", "Worst hospital", "Gap, best minus worst", "Hospitals"),
+        (
+            "Model",
+            "Mean over hospitals",
+            "Worst hospital",
+            "Gap, best minus worst",
+            "Hospitals",
+        ),
         rows,
         len(rows) - 1 if "deployed" in report["overview"] else None,
     )
 
 
 def candidate_table(
-    candidates: Mapping[str, Any], chosen: str | None, caption: str, mark: str = "✓ deploy"
+    candidates: Mapping[str, Any],
+    chosen: str | None,
+    caption: str,
+    mark: str = "✓ deploy",
 ) -> Table | str:
     """Return the candidates of one hospital, the chosen row marked; columns that nobody knows are left out.
 
@@ -99,19 +108,27 @@ def candidate_table(
     if not any(candidates.values()):
         listed = ", ".join(NAMES[name] + (f" ({mark})" if name == chosen else "") for name in candidates)
         return f"{caption}: {listed}. n < 5: not told."
-    regions = ("mean", *regions_in(key for one in candidates.values() for key in one.get("test") or {}))
+    regions = (
+        "mean",
+        *regions_in(key for one in candidates.values() for key in one.get("test") or {}),
+    )
     dice = [region for region in regions if any(metric(c, f"dice_{region}") for c in candidates.values())]
     said = {name: {r: in_words(c.get("test") or {}, r) for r in regions} for name, c in candidates.items()}
     apart = [region for region in regions if any(words[region] for words in said.values())]
     hd95 = [r for r in regions if r not in apart and any(metric(c, f"hd95_mm_{r}") for c in candidates.values())]
     kinds = [key for key in CLASSIFICATION if any(metric(c, key) for c in candidates.values())]
-    heads = ["Model", *("Dice [95 % CI]" if region == "mean" else f"Dice {region}" for region in dice)]
+    heads = [
+        "Model",
+        *("Dice [95 % CI]" if region == "mean" else f"Dice {region}" for region in dice),
+    ]
     heads += [f"{key.replace('_', ' ').replace('auroc', 'AUROC')} [95 % CI]" for key in kinds]
     heads += [f"HD95 {region}, mm" for region in hd95] + [f"Outline of {region} within (HD95)" for region in apart]
     heads += ["Steps k", "Test cases"]
     rows = []
     for name, candidate in candidates.items():
-        cells: list[str | Cell] = [Cell(NAMES[name], mark, "chosen") if name == chosen else NAMES[name]]
+        cells: list[str | Cell] = [
+            Cell(NAMES[name], mark, "chosen") if name == chosen else NAMES[name],
+        ]
         for region in dice:
             found = metric(candidate, f"dice_{region}")
             cells.append(interval(found) if region == "mean" else _value(found))
@@ -128,7 +145,12 @@ def _card(run: Json, site: str) -> dict[str, Any]:
     claim, table, rough = privacy_claim(run), None, ""
     if candidates:
         caption = f"Candidates at {site_name(run, site)}, on its test patients{f'; {claim}' if claim else ''}"
-        table = candidate_table(candidates, deployed(run, site), caption, mark_of(verdict))
+        table = candidate_table(
+            candidates,
+            deployed(run, site),
+            caption,
+            mark_of(verdict),
+        )
         tested = [found.get("cases") for c in candidates.values() if (found := main_metric(c))]
         cases = max((n for n in tested if n is not None), default=None)
         if cases is not None and cases < FEW_CASES:

@@ -80,7 +80,12 @@ def rows(runs: Mapping[str, Json]) -> list[dict[str, Any]]:
         minus = difference(scores(first), told) if run is not first else None
         mean = fmean(told.values()) if told else None
         made.append(
-            {"run": name, "mean": mean, "sites": len(told), "minus_first": None if minus is None else vars(minus)}
+            {
+                "run": name,
+                "mean": mean,
+                "sites": len(told),
+                "minus_first": None if minus is None else vars(minus),
+            },
         )
     return made
 
@@ -91,11 +96,22 @@ def write_comparison(runs: Mapping[str, Json], out: Path) -> Path:
     score = score_name(next(iter(runs.values())))
     settings = lines(runs)
     found = [[row["run"], number(row["mean"]), interval(row["minus_first"]), row["sites"]] for row in rows(runs)]
-    heads = ("Run", f"Mean test {score}", "Minus the first run [95 % over hospitals]", "Hospitals that tell")
+    heads = (
+        "Run",
+        f"Mean test {score}",
+        "Minus the first run [95 % over hospitals]",
+        "Hospitals that tell",
+    )
     shown = {
         "count": len(runs),
         "synthetic": any(run["phantoms"] for run in runs.values()),
-        "settings": Table("All other settings are the same.", ("Setting", *runs), settings) if settings else None,
+        "settings": Table(
+            "All other settings are the same.",
+            ("Setting", *runs),
+            settings,
+        )
+        if settings
+        else None,
         "score": score,
         "scores": Table(_CAUTION, heads, found),
         "picture": picture(runs),
@@ -119,14 +135,28 @@ def picture(runs: Mapping[str, Json]) -> Drawing:
         shapes.append(label(160, y + 4, site_name(run, site)[:28], "end", "ink"))
         shapes.append(line(x.at(values[0][1]), y, x.at(values[-1][1]), y, "span"))
         for number_, (_, value) in enumerate(values):
-            shapes += dots([(x.at(value), y)], "dot" if number_ == len(values) - 1 else "open", 4.0)
-        spoken.append(f"{site}: " + ", ".join(f"{name} {value:.3f}" for name, value in values))
-    return Drawing(_WIDTH, int(bottom + 24), "Test scores by hospital. " + "; ".join(spoken), shapes)
+            shapes += dots(
+                [(x.at(value), y)],
+                "dot" if number_ == len(values) - 1 else "open",
+                4.0,
+            )
+        spoken.append(
+            f"{site}: " + ", ".join(f"{name} {value:.3f}" for name, value in values),
+        )
+    return Drawing(
+        _WIDTH,
+        int(bottom + 24),
+        "Test scores by hospital. " + "; ".join(spoken),
+        shapes,
+    )
 
 
 def lines(runs: Mapping[str, Json]) -> Sequence[Sequence[str]]:
     """Return the settings that differ as rows of text."""
     return [
-        [key, *("not set" if one is None else setting_words(key, one) for one in values)]
+        [
+            key,
+            *("not set" if one is None else setting_words(key, one) for one in values),
+        ]
         for key, values in differing(runs)
     ]

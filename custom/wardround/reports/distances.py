@@ -24,7 +24,10 @@ def apart(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
         missed = [row[f"missed_{region}"] for row in rows]
         invented = [row[f"invented_{region}"] for row in rows]
         near = [row[f"hd95_mm_{region}"] for row in rows if both(row, region)]
-        found |= {f"missed_{region}": _mean(missed), f"invented_{region}": _mean(invented)}
+        found |= {
+            f"missed_{region}": _mean(missed),
+            f"invented_{region}": _mean(invented),
+        }
         found |= {f"surface_mm_{region}": _mean(near)} if near else {}
     return found
 
@@ -68,4 +71,9 @@ def _share(value: float, cases: int | None) -> str:
 
 
 def _mean(values: Sequence[float]) -> dict[str, Any]:
-    return {"value": sum(values) / len(values), "low": None, "high": None, "cases": len(values)}
+    return {
+        "value": sum(values) / len(values),
+        "low": None,
+        "high": None,
+        "cases": len(values),
+    }

@@ -72,7 +72,13 @@ def candidate_panels(run: Json) -> Panels:
         return nothing_told(run, "test result")
     x = Axis(floor(10 * min(drawn)) / 10, ceil(10 * max(drawn)) / 10, 14, WIDTH - 14)
     return [
-        _candidates(site_name(run, site), dice, verdict_of(run, site).deploy, x, score_name(run))
+        _candidates(
+            site_name(run, site),
+            dice,
+            verdict_of(run, site).deploy,
+            x,
+            score_name(run),
+        )
         for site, dice in found.items()
         if dice
     ]
@@ -98,9 +104,13 @@ def _curve(site: str, what: str, curve: Curve, mean: Curve, x: Axis, y: Axis, be
         last = max(curve)
         px, py = x.at(last), y.at(curve[last])
         above = py - 7 if py > 24 else py + 15
-        shapes.append(label(min(px, WIDTH - 8), above, f"{curve[last]:.2f}", "end", "ink"))
+        shapes.append(
+            label(min(px, WIDTH - 8), above, f"{curve[last]:.2f}", "end", "ink"),
+        )
     else:
-        shapes.append(label((x.start + x.end) / 2, HEIGHT / 2, "no value came back", "middle"))
+        shapes.append(
+            label((x.start + x.end) / 2, HEIGHT / 2, "no value came back", "middle"),
+        )
     return Drawing(WIDTH, HEIGHT, described, shapes, site)
 
 
@@ -139,12 +149,28 @@ def _candidates(site: str, found: Mapping[str, Json], chosen: str | None, x: Axi
     for i, (name, at) in enumerate(found.items()):
         mark = " deployed" if name == chosen else ""
         y = 28.0 + 30 * i
-        shapes.append(label(x.start, y - 10, NAMES[name] + (" (deploy)" if mark else ""), "start", f"label{mark}"))
-        shapes.append(label(WIDTH - 12, y - 10, f"{at['value']:.3f}", "end", f"label{mark}"))
+        shapes.append(
+            label(
+                x.start,
+                y - 10,
+                NAMES[name] + (" (deploy)" if mark else ""),
+                "start",
+                f"label{mark}",
+            ),
+        )
+        shapes.append(
+            label(WIDTH - 12, y - 10, f"{at['value']:.3f}", "end", f"label{mark}"),
+        )
         words = f"{NAMES[name]} {at['value']:.3f}"
         if at.get("low") is not None and at.get("high") is not None and at["low"] != at["high"]:
             shapes.append(line(x.at(at["low"]), y, x.at(at["high"]), y, f"span{mark}"))
             words += f" [{at['low']:.3f}, {at['high']:.3f}]"
         shapes += dots([(x.at(at["value"]), y)], f"open{mark}", 3.6)
         spoken.append(words + (", to deploy" if mark else ""))
-    return Drawing(WIDTH, height, f"Test {score} at {site}: " + "; ".join(spoken), shapes, site)
+    return Drawing(
+        WIDTH,
+        height,
+        f"Test {score} at {site}: " + "; ".join(spoken),
+        shapes,
+        site,
+    )

@@ -75,7 +75,10 @@ def interval(found: Json | None, digits: int = 3) -> str | Cell:
     low, high = found.get("low"), found.get("high")
     if low is None or high is None or number(low, digits) == number(high, digits):
         return Cell(number(found["value"], digits), "no interval")
-    return Cell(number(found["value"], digits), f"[{number(low, digits)}, {number(high, digits)}]")
+    return Cell(
+        number(found["value"], digits),
+        f"[{number(low, digits)}, {number(high, digits)}]",
+    )
 
 
 def size(count: int | None) -> str:

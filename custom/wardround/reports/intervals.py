@@ -55,7 +55,11 @@ def bootstrap_mean(values: Sequence[float], seed: int, repeats: int = REPEATS) -
     _require_repeats(repeats)
     if row.size == 1:
         return Interval(float(row[0]), None, None, 1)
-    return _interval(float(row.mean()), _resampled_means(row[None], stream(seed, "bootstrap"), repeats)[:, 0], row.size)
+    return _interval(
+        float(row.mean()),
+        _resampled_means(row[None], stream(seed, "bootstrap"), repeats)[:, 0],
+        row.size,
+    )
 
 
 def paired_gain(a: Sequence[float], b: Sequence[float], seed: int, repeats: int = REPEATS) -> Interval:
@@ -70,11 +74,17 @@ def paired_gain(a: Sequence[float], b: Sequence[float], seed: int, repeats: int 
             expected="the same patients in the same order",
             fix="score both models on the same test split",
         )
-    return bootstrap_mean([float(x) - float(y) for x, y in zip(a, b, strict=True)], seed, repeats)
+    return bootstrap_mean(
+        [float(x) - float(y) for x, y in zip(a, b, strict=True)],
+        seed,
+        repeats,
+    )
 
 
 def hierarchical_mean(
-    values: Mapping[str, Mapping[int, Sequence[float]]], seed: int = 0, repeats: int = REPEATS
+    values: Mapping[str, Mapping[int, Sequence[float]]],
+    seed: int = 0,
+    repeats: int = REPEATS,
 ) -> Interval:
     """Return the unweighted mean over sites of values[site][seed] = one number per patient, with its 95 % interval.
 
@@ -98,7 +108,10 @@ def hierarchical_mean(
     }
     if not sites or any(not seeds for seeds in sites.values()):
         raise DataRefused(
-            "a mean over sites", found="no site or no seed", expected="at least 1", fix="see the sites' logs"
+            "a mean over sites",
+            found="no site or no seed",
+            expected="at least 1",
+            fix="see the sites' logs",
         )
     shared = len({frozenset(seeds) for seeds in sites.values()}) == 1
     total = np.zeros(repeats)
@@ -108,10 +121,21 @@ def hierarchical_mean(
         if len({row.size for row in rows}) == 1:
             means = _resampled_means(np.stack(rows), generator, repeats)
         else:
-            means = np.concatenate([_resampled_means(row[None], generator, repeats) for row in rows], axis=1)
-        drawn = _draw_counts(stream(derive(seed, "seeds"), "" if shared else site), len(rows), repeats)
+            means = np.concatenate(
+                [_resampled_means(row[None], generator, repeats) for row in rows],
+                axis=1,
+            )
+        drawn = _draw_counts(
+            stream(derive(seed, "seeds"), "" if shared else site),
+            len(rows),
+            repeats,
+        )
         total += (means * drawn).sum(axis=1) / len(rows)
-    value = float(np.mean([np.mean([row.mean() for row in seeds.values()]) for seeds in sites.values()]))
+    value = float(
+        np.mean(
+            [np.mean([row.mean() for row in seeds.values()]) for seeds in sites.values()],
+        ),
+    )
     cases = sum(max(row.size for row in seeds.values()) for seeds in sites.values())
     if all(len(seeds) == 1 and row.size == 1 for seeds in sites.values() for row in seeds.values()):
         return Interval(value, None, None, cases)
@@ -153,7 +177,9 @@ def _resampled_means(rows: Floats, generator: np.random.Generator, repeats: int)
 
 def _draw_counts(generator: np.random.Generator, n: int, repeats: int) -> Floats:
     """Return [repeats, n]: how often each of n things is drawn in n draws with replacement."""
-    counts: Floats = generator.multinomial(n, np.full(n, 1.0 / n), size=repeats).astype(np.float64)
+    counts: Floats = generator.multinomial(n, np.full(n, 1.0 / n), size=repeats).astype(
+        np.float64,
+    )
     return counts
 
 
@@ -177,5 +203,8 @@ def _row(values: Sequence[float], what: str) -> Floats:
 def _require_repeats(repeats: int) -> None:
     if repeats < 100:
         raise ConfigRefused(
-            "bootstrap repeats", found=str(repeats), expected="at least 100", fix="leave the default of 2000"
+            "bootstrap repeats",
+            found=str(repeats),
+            expected="at least 100",
+            fix="leave the default of 2000",
         )

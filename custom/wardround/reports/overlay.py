@@ -52,26 +52,68 @@ def draw_overlay(
     finite = plane[np.isfinite(plane)]
     picture = np.where(np.isfinite(plane), plane, finite.min() if finite.size else 0.0)
     low, high = np.percentile(picture, (1, 99.5))
-    canvas: Any = Figure(figsize=(7.2, 4.0), dpi=100, facecolor="#101418", layout="constrained")
+    canvas: Any = Figure(
+        figsize=(7.2, 4.0),
+        dpi=100,
+        facecolor="#101418",
+        layout="constrained",
+    )
     canvas.get_layout_engine().set(rect=(0.0, 0.07, 1.0, 0.93))
     FigureCanvasAgg(canvas)
     canvas.suptitle(title, color="#e4eaf0", fontsize=10, parse_math=False)
-    for side, (name, masks) in enumerate((("expert", truth), ("prediction", prediction))):
+    for side, (name, masks) in enumerate(
+        (("expert", truth), ("prediction", prediction)),
+    ):
         axes: Any = canvas.add_subplot(1, 2, side + 1)
-        axes.imshow(picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=spacing_mm[1] / spacing_mm[0])
+        axes.imshow(
+            picture,
+            cmap="gray",
+            vmin=low,
+            vmax=max(high, low + 1e-6),
+            aspect=spacing_mm[1] / spacing_mm[0],
+        )
         for i in reversed(range(len(regions))):
             place = i % len(_COLOURS)
             mask = _as_seen(masks[i, :, :, z]).astype(np.float64)
             if mask.any():
-                look: dict[str, Any] = {"colors": [_COLOURS[place]], "linewidths": _WIDTHS[place]}
-                axes.contour(np.pad(mask, 1), [0.5], linestyles=_LINES[place], extent=_padded(mask), **look)
+                look: dict[str, Any] = {
+                    "colors": [_COLOURS[place]],
+                    "linewidths": _WIDTHS[place],
+                }
+                axes.contour(
+                    np.pad(mask, 1),
+                    [0.5],
+                    linestyles=_LINES[place],
+                    extent=_padded(mask),
+                    **look,
+                )
         axes.set_title(name, color="#e4eaf0", fontsize=9)
-        axes.text(0.02, 0.5, "R", color="#9eabb7", fontsize=8, transform=axes.transAxes, va="center")
+        axes.text(
+            0.02,
+            0.5,
+            "R",
+            color="#9eabb7",
+            fontsize=8,
+            transform=axes.transAxes,
+            va="center",
+        )
         axes.set_axis_off()
     for i, region in enumerate(regions):
-        canvas.text(0.40 + 0.09 * i, 0.015, region, color=_COLOURS[i % len(_COLOURS)], fontsize=9, weight="bold")
+        canvas.text(
+            0.40 + 0.09 * i,
+            0.015,
+            region,
+            color=_COLOURS[i % len(_COLOURS)],
+            fontsize=9,
+            weight="bold",
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.savefig(path, format="png", facecolor=canvas.get_facecolor(), metadata={"Software": None, "Title": title})
+    canvas.savefig(
+        path,
+        format="png",
+        facecolor=canvas.get_facecolor(),
+        metadata={"Software": None, "Title": title},
+    )
     return path
 
 

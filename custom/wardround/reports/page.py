@@ -27,14 +27,20 @@ def write_report(run: Json, out_dir: Path, overlays: Sequence[Path] = ()) -> Pat
     """
     report = build(run)
     drawn = render(report, overlays)
-    files.write(Path(out_dir) / "report.json", json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    files.write(
+        Path(out_dir) / "report.json",
+        json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
+    )
     return files.write(Path(out_dir) / REPORT, drawn)
 
 
 def write_plain_report(run: Json, out_dir: Path) -> Path:
     """Write a page without figures for a run whose report cannot be drawn: job, outcome, problems, who was in which round."""
     rounds = [f"round {one['round'] + 1}: {', '.join(one['aggregated'])}" for one in run["rounds"]]
-    return files.write(Path(out_dir) / REPORT, html("plain_report.html", {"run": run, "num_rounds": rounds}))
+    return files.write(
+        Path(out_dir) / REPORT,
+        html("plain_report.html", {"run": run, "num_rounds": rounds}),
+    )
 
 
 def render(report: Json, overlays: Sequence[Path] = ()) -> str:
@@ -58,7 +64,11 @@ def values(report: Json, overlays: Sequence[Path] = ()) -> dict[str, Any]:
         "overview": cards.overview_table(report),
         "best": (report.get("best") or {}).get("round") is not None,
         "candidate_panels": figures.candidate_panels(report),
-        "score_panels": figures.curve_panels(report, "val_score", f"validation {score}"),
+        "score_panels": figures.curve_panels(
+            report,
+            "val_score",
+            f"validation {score}",
+        ),
         "loss_panels": figures.curve_panels(report, "loss", "training loss"),
         "pictures": gallery(overlays),
         "attendance": background.attendance(report),

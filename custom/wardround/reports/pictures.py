@@ -40,7 +40,10 @@ def _title(png: bytes) -> str:
     """Return the title of a PNG: its first tEXt or iTXt chunk of that name; none, or one that cannot be read: ""."""
     place = len(_PNG)
     while place + 8 <= len(png):
-        length, kind = int.from_bytes(png[place : place + 4], "big"), png[place + 4 : place + 8]
+        length, kind = (
+            int.from_bytes(png[place : place + 4], "big"),
+            png[place + 4 : place + 8],
+        )
         key, _, value = png[place + 8 : place + 8 + length].partition(b"\0")
         if key == b"Title" and kind == b"tEXt":
             return value.decode("latin-1")

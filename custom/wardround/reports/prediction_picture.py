@@ -38,32 +38,68 @@ def draw_prediction(
     from matplotlib.figure import Figure
 
     tumour = np.asarray(regions[known].any(axis=0), bool)
-    image = np.where(image == 0, image.min(), image)  # normalised images are 0 outside the head: shown black
+    image = np.where(
+        image == 0,
+        image.min(),
+        image,
+    )  # normalised images are 0 outside the head: shown black
     low, high = np.percentile(image, (1, 99.5))
-    figure: Any = Figure(figsize=(10.2, 4.2), dpi=100, facecolor=_GROUND, layout="constrained")
+    figure: Any = Figure(
+        figsize=(10.2, 4.2),
+        dpi=100,
+        facecolor=_GROUND,
+        layout="constrained",
+    )
     figure.get_layout_engine().set(rect=(0.0, 0.07, 1.0, 0.93))
     FigureCanvasAgg(figure)
-    figure.suptitle(title if tumour.any() else f"{title} (no tumour found)", color=_INK, fontsize=10, parse_math=False)
+    figure.suptitle(
+        title if tumour.any() else f"{title} (no tumour found)",
+        color=_INK,
+        fontsize=10,
+        parse_math=False,
+    )
     for place, (name, axis) in enumerate(_PLANES):
         index = _busiest(tumour, axis)
         across, up = (spacing_mm[i] for i in range(3) if i != axis)
         axes: Any = figure.add_subplot(1, 3, place + 1)
-        axes.imshow(_seen(image, axis, index), cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=up / across)
+        axes.imshow(
+            _seen(image, axis, index),
+            cmap="gray",
+            vmin=low,
+            vmax=max(high, low + 1e-6),
+            aspect=up / across,
+        )
         for i in reversed(range(len(names))):
             place_ = i % len(_COLOURS)
             mask = _seen(regions[i], axis, index).astype(np.float64)
             if known[i] and mask.any():
                 rows, columns = mask.shape
                 edges = (-1.0, float(columns), -1.0, float(rows))
-                drawn = {"colors": [_COLOURS[place_]], "linewidths": _WIDTHS[place_], "extent": edges}
+                drawn = {
+                    "colors": [_COLOURS[place_]],
+                    "linewidths": _WIDTHS[place_],
+                    "extent": edges,
+                }
                 axes.contour(np.pad(mask, 1), [0.5], **drawn)
         axes.set_title(f"{name} {index}", color=_INK, fontsize=9)
         axes.set_axis_off()
     for i, index in enumerate(np.flatnonzero(known).tolist()):
         colour = _COLOURS[index % len(_COLOURS)]
-        figure.text(0.40 + 0.06 * i, 0.015, names[index], color=colour, fontsize=9, weight="bold")
+        figure.text(
+            0.40 + 0.06 * i,
+            0.015,
+            names[index],
+            color=colour,
+            fontsize=9,
+            weight="bold",
+        )
     content = io.BytesIO()
-    figure.savefig(content, format="png", facecolor=_GROUND, metadata={"Software": None})
+    figure.savefig(
+        content,
+        format="png",
+        facecolor=_GROUND,
+        metadata={"Software": None},
+    )
     return files.write(path, content.getvalue(), private=True)
 
 

@@ -8,13 +8,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from wardround.core.validate import COUNT, FLAG, NUMBER, SCALAR, TEXT, Each, Json, Maybe, OneOf, Some, check, finite
+from wardround.core.validate import (
+    COUNT,
+    FLAG,
+    NUMBER,
+    SCALAR,
+    TEXT,
+    Each,
+    Json,
+    Maybe,
+    OneOf,
+    Some,
+    check,
+    finite,
+)
 from wardround.messages.allowed_names import CANDIDATES, SHIPPED, allowed
-from wardround.reports.summary import all_problems, by_name, overview, site_name, verdict_of
+from wardround.reports.summary import (
+    all_problems,
+    by_name,
+    overview,
+    site_name,
+    verdict_of,
+)
 
 VERSION = 1
 
-INTERVAL = {"value": Maybe(NUMBER), "low?": Maybe(NUMBER), "high?": Maybe(NUMBER), "cases?": Maybe(COUNT)}
+INTERVAL = {
+    "value": Maybe(NUMBER),
+    "low?": Maybe(NUMBER),
+    "high?": Maybe(NUMBER),
+    "cases?": Maybe(COUNT),
+}
 CANDIDATE = {
     "k?": Maybe(COUNT),
     "val?": Maybe(NUMBER),
@@ -41,7 +65,17 @@ ROUND = {
     "flagged?": Maybe(Each(TEXT)),
     "bytes_down?": Maybe(COUNT),
     "bytes_up?": Maybe(COUNT),
-    "sites?": Maybe(Each(Maybe({"loss?": Maybe(NUMBER), "val_score?": Maybe(NUMBER), "seconds?": Maybe(NUMBER)}))),
+    "sites?": Maybe(
+        Each(
+            Maybe(
+                {
+                    "loss?": Maybe(NUMBER),
+                    "val_score?": Maybe(NUMBER),
+                    "seconds?": Maybe(NUMBER),
+                },
+            ),
+        ),
+    ),
 }
 FINAL = {
     "candidates": Maybe(Each(Maybe(CANDIDATE), CANDIDATES)),
@@ -59,7 +93,12 @@ RUN = {
     "phantoms": FLAG,
     "settings?": Maybe(Each(Maybe(Some(SCALAR)))),
     "model?": Maybe(
-        {"name?": Maybe(TEXT), "parameters?": Maybe(COUNT), "fingerprint?": Maybe(TEXT), "sha256?": Maybe(TEXT)}
+        {
+            "name?": Maybe(TEXT),
+            "parameters?": Maybe(COUNT),
+            "fingerprint?": Maybe(TEXT),
+            "sha256?": Maybe(TEXT),
+        },
     ),
     "sites": Each(SITE),
     "rounds": [ROUND],
@@ -77,10 +116,17 @@ DERIVED = {
             "deploy": Maybe(OneOf(CANDIDATES)),
             "kind": OneOf(("helped", "chance", "not_helped", "unusable", "unknown")),
             "sentence": TEXT,
-        }
+        },
     ),
     "overview": Each(
-        {"mean": NUMBER, "worst": NUMBER, "worst_site": TEXT, "gap": NUMBER, "sites": COUNT}, (*CANDIDATES, "deployed")
+        {
+            "mean": NUMBER,
+            "worst": NUMBER,
+            "worst_site": TEXT,
+            "gap": NUMBER,
+            "sites": COUNT,
+        },
+        (*CANDIDATES, "deployed"),
     ),
 }
 
@@ -101,9 +147,19 @@ def build(run: Json) -> dict[str, Any]:
     for site in by_name(clean["sites"] | clean["final"]):
         verdict = verdict_of(clean, site)
         said = f"{site_name(clean, site)}: {verdict.advice}"
-        verdicts[site] = {"deploy": verdict.deploy, "kind": verdict.kind, "sentence": said}
+        verdicts[site] = {
+            "deploy": verdict.deploy,
+            "kind": verdict.kind,
+            "sentence": said,
+        }
     derived = {"schema": VERSION, "verdicts": verdicts, "overview": overview(clean)}
-    report = {**clean, "outcome": outcome, "problems": problems, "lost": lost, **derived}
+    report = {
+        **clean,
+        "outcome": outcome,
+        "problems": problems,
+        "lost": lost,
+        **derived,
+    }
     validate(report)
     return report
 
@@ -118,8 +174,16 @@ def _of_job(shape: Json, run: Json) -> dict[str, Any]:
     settings = run.get("settings") if isinstance(run, Mapping) else None
     names = settings.get("names") if isinstance(settings, Mapping) else None
     listed = [name for name in names if isinstance(name, str)] if isinstance(names, list) else None
-    candidate = {**CANDIDATE, "test?": Maybe(Each(Maybe(INTERVAL), allowed(listed).metrics))}
-    return {**shape, "final": Each(Maybe({**FINAL, "candidates": Maybe(Each(Maybe(candidate), CANDIDATES))}))}
+    candidate = {
+        **CANDIDATE,
+        "test?": Maybe(Each(Maybe(INTERVAL), allowed(listed).metrics)),
+    }
+    return {
+        **shape,
+        "final": Each(
+            Maybe({**FINAL, "candidates": Maybe(Each(Maybe(candidate), CANDIDATES))}),
+        ),
+    }
 
 
 def run_of(report: Json) -> dict[str, Any]:

@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wardround.core import files
-from wardround.core.validate import COUNT, FLAG, NUMBER, TEXT, Each, Json, Maybe, check, finite
+from wardround.core.validate import (
+    COUNT,
+    FLAG,
+    NUMBER,
+    TEXT,
+    Each,
+    Json,
+    Maybe,
+    check,
+    finite,
+)
 from wardround.messages.allowed_names import CANDIDATES
 from wardround.reports import cards
 from wardround.reports.html import DASH, Table, html, number
@@ -47,10 +57,19 @@ def write_site_report(site_run: Json, per_patient: Sequence[Json], overlays: Seq
     candidates = {name: found[name] for name in CANDIDATES if found.get(name) is not None}
     chosen = final.get("deploy")
     verdict = judge(candidates, chosen, final.get("usable"), run.get("floors"))
-    words = [run["job"], run.get("finished"), "phantoms" if run["phantoms"] else "patient data"]
+    words = [
+        run["job"],
+        run.get("finished"),
+        "phantoms" if run["phantoms"] else "patient data",
+    ]
     table = None
     if candidates:
-        table = cards.candidate_table(candidates, chosen, _CAPTION, cards.mark_of(verdict))
+        table = cards.candidate_table(
+            candidates,
+            chosen,
+            _CAPTION,
+            cards.mark_of(verdict),
+        )
     shown = {
         "run": run,
         "name": site_name({"sites": {run["site"]: run.get("about")}}, run["site"]),
@@ -60,12 +79,18 @@ def write_site_report(site_run: Json, per_patient: Sequence[Json], overlays: Seq
         "candidates": table,
         "summary": run.get("summary"),
         "model_file": run.get("model_file"),
-        "command": _command(run.get("model_file") or "", classes=score_of(candidates) == BALANCED),
+        "command": _command(
+            run.get("model_file") or "",
+            classes=score_of(candidates) == BALANCED,
+        ),
         "patients": _patients([finite(row) for row in per_patient]),
         "masks": _masks(run.get("masks") or {}),
         "pictures": gallery(overlays),
     }
-    return files.write(Path(out_dir) / "site_report.html", html("site_report.html", shown))
+    return files.write(
+        Path(out_dir) / "site_report.html",
+        html("site_report.html", shown),
+    )
 
 
 def _command(file: str, *, classes: bool) -> str:
@@ -79,7 +104,9 @@ def _masks(masks: Json) -> Table | None:
         return None
     rounds = sorted(masks, key=int)
     rows_of = [masks[round_] for round_ in rounds]
-    blocks = list(dict.fromkeys(b for row in rows_of for b in (*row["attention"], *row["personal"])))
+    blocks = list(
+        dict.fromkeys(b for row in rows_of for b in (*row["attention"], *row["personal"])),
+    )
     count, rows = max(1, len(blocks)), []
     for block in blocks:
         cells = [block]
@@ -92,7 +119,11 @@ def _masks(masks: Json) -> Table | None:
         "After each round: how much a block's own version changes the predictions, beside an equal share (1.00); a dot: the "
         "block is this hospital's own and does not leave it."
     )
-    return Table(caption, ["Block", *(f"Round {int(round_) + 1}" for round_ in rounds)], rows)
+    return Table(
+        caption,
+        ["Block", *(f"Round {int(round_) + 1}" for round_ in rounds)],
+        rows,
+    )
 
 
 def _patients(rows: Sequence[Json]) -> Table | str:

@@ -108,8 +108,13 @@ def floors_of(run: Json, site: str) -> dict[str, float]:
     """Return what the test numbers of a hospital must be above, from the job's settings and the hospital's classes."""
     settings = run.get("settings") or {}
     least = settings.get("model_selection.least_dice")
-    classes = len((run["sites"].get(site) or {}).get("classes") or settings.get("sampling.classes") or ())
-    return floors(classes if classes > 1 else None, LEAST_DICE if least is None else float(least))
+    classes = len(
+        (run["sites"].get(site) or {}).get("classes") or settings.get("sampling.classes") or (),
+    )
+    return floors(
+        classes if classes > 1 else None,
+        LEAST_DICE if least is None else float(least),
+    )
 
 
 def verdict_of(run: Json, site: str) -> Verdict:
@@ -117,7 +122,12 @@ def verdict_of(run: Json, site: str) -> Verdict:
     if privacy_claim(run):
         return STAYS
     said = (run["final"].get(site) or {}).get("usable")
-    return judge(candidates_of(run, site), deployed(run, site), said, floors_of(run, site))
+    return judge(
+        candidates_of(run, site),
+        deployed(run, site),
+        said,
+        floors_of(run, site),
+    )
 
 
 def short_run(report: Json) -> str:
@@ -143,7 +153,10 @@ def ending(report: Json, page: Path) -> list[str]:
 
 def by_name(sites: Iterable[str]) -> list[str]:
     """Return sites by name, site-2 before site-10."""
-    return sorted(sites, key=lambda site: [(not part.isdigit(), part.zfill(12)) for part in re.split(r"(\d+)", site)])
+    return sorted(
+        sites,
+        key=lambda site: [(not part.isdigit(), part.zfill(12)) for part in re.split(r"(\d+)", site)],
+    )
 
 
 def all_problems(run: Json) -> tuple[list[str], list[str]]:

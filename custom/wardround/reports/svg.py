@@ -34,7 +34,10 @@ class Axis:
             return [self.low]
         power = 10.0 ** math.floor(math.log10(width / wanted))
         step = next(factor * power for factor in (1, 2, 5, 10, 20) if width / (factor * power) <= wanted)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        first, last = (
+            math.ceil(self.low / step - 1e-9),
+            math.floor(self.high / step + 1e-9),
+        )
         return [round(i * step, 12) for i in range(first, last + 1)]
 
 
@@ -60,7 +63,16 @@ class Drawing:
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Shape:
     """Return a straight line of a style class."""
-    return Shape("line", {"x1": f"{x1:g}", "y1": f"{y1:g}", "x2": f"{x2:g}", "y2": f"{y2:g}", "class": kind})
+    return Shape(
+        "line",
+        {
+            "x1": f"{x1:g}",
+            "y1": f"{y1:g}",
+            "x2": f"{x2:g}",
+            "y2": f"{y2:g}",
+            "class": kind,
+        },
+    )
 
 
 def path(runs: Iterable[Sequence[Point]], kind: str) -> list[Shape]:
@@ -71,9 +83,19 @@ def path(runs: Iterable[Sequence[Point]], kind: str) -> list[Shape]:
 
 def dots(points: Iterable[Point], kind: str, radius: float = 2.6) -> list[Shape]:
     """Return a filled circle at every point."""
-    return [Shape("circle", {"cx": f"{x:g}", "cy": f"{y:g}", "r": f"{radius:g}", "class": kind}) for x, y in points]
+    return [
+        Shape(
+            "circle",
+            {"cx": f"{x:g}", "cy": f"{y:g}", "r": f"{radius:g}", "class": kind},
+        )
+        for x, y in points
+    ]
 
 
 def label(x: float, y: float, words: str, anchor: str = "start", kind: str = "label") -> Shape:
     """Return a short text."""
-    return Shape("text", {"x": f"{x:g}", "y": f"{y:g}", "text-anchor": anchor, "class": kind}, words)
+    return Shape(
+        "text",
+        {"x": f"{x:g}", "y": f"{y:g}", "text-anchor": anchor, "class": kind},
+        words,
+    )

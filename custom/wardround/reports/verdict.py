@@ -118,7 +118,11 @@ def judge(
     """
     candidate = candidates.get(chosen) if chosen is not None else None
     if chosen is None or candidate is None:
-        return Verdict(None, "unknown", "No model can be recommended: no evaluated model came back from this hospital.")
+        return Verdict(
+            None,
+            "unknown",
+            "No model can be recommended: no evaluated model came back from this hospital.",
+        )
     least = floors() if least is None else least
     if usable is None:
         usable = is_usable(candidate.get("test") or {}, least)
@@ -127,9 +131,14 @@ def judge(
     few = "" if candidate else f" {FEW}."
     if chosen == "local":
         return Verdict(
-            chosen, "not_helped", f"Deploy {_SPOKEN[chosen]}: {_why_local(candidates)}, so {NOT_HELPED}.{few}"
+            chosen,
+            "not_helped",
+            f"Deploy {_SPOKEN[chosen]}: {_why_local(candidates)}, so {NOT_HELPED}.{few}",
         )
-    score, model = score_of(candidates), _SPOKEN[chosen] + _steps(chosen, candidate.get("k"))
+    score, model = (
+        score_of(candidates),
+        _SPOKEN[chosen] + _steps(chosen, candidate.get("k")),
+    )
     if few:
         advice = (
             f"Deploy {model}: the validation cases of this hospital chose it.{few} Its own report says what it gains."
@@ -218,4 +227,9 @@ def _difference_of_means(candidates: Mapping[str, Any], chosen: str) -> dict[str
     mine, local = tests
     if mine.get("value") is None or local.get("value") is None or mine.get("cases") != local.get("cases"):
         return None
-    return {"value": mine["value"] - local["value"], "low": None, "high": None, "cases": mine.get("cases")}
+    return {
+        "value": mine["value"] - local["value"],
+        "low": None,
+        "high": None,
+        "cases": mine.get("cases"),
+    }

@@ -49,7 +49,11 @@ class Service:
 
     async def page(self, _: web.Request) -> web.Response:
         """Without a token: a form for one case, which asks for the token; it says nothing about the model."""
-        return web.Response(text=PAGE, content_type="text/html", headers={"Content-Security-Policy": POLICY})
+        return web.Response(
+            text=PAGE,
+            content_type="text/html",
+            headers={"Content-Security-Policy": POLICY},
+        )
 
     async def health(self, _: web.Request) -> web.Response:
         """Without a token: whether the service runs."""
@@ -69,18 +73,27 @@ class Service:
         headers = {
             "Content-Disposition": f'attachment; filename="{MASK}"',
             "X-Wardround-Fingerprint": str(self.model.about["fingerprint"]),
-            "X-Wardround-Volumes-Ml": json.dumps({name: round(ml, 3) for name, ml in answer.volumes_ml.items()}),
+            "X-Wardround-Volumes-Ml": json.dumps(
+                {name: round(ml, 3) for name, ml in answer.volumes_ml.items()},
+            ),
             "X-Wardround-Sequences": ",".join(answer.sequences),
             "X-Wardround-Missing": ",".join(name for name in SEQUENCES if name not in answer.sequences),
             "X-Wardround-Trained-On": str(self.model.about["trained_on"]),
             "X-Wardround-Notice": NOT_A_DEVICE,
         }
-        return web.Response(body=answer.mask, content_type="application/gzip", headers=headers)
+        return web.Response(
+            body=answer.mask,
+            content_type="application/gzip",
+            headers=headers,
+        )
 
     async def _answer(self, request: web.Request, place: Place) -> Answer:
         limits = self.limits
         try:
-            images = await asyncio.wait_for(_parts(request, limits.upload), limits.upload_s)
+            images = await asyncio.wait_for(
+                _parts(request, limits.upload),
+                limits.upload_s,
+            )
         except asyncio.TimeoutError as error:
             raise _slow(408, "the upload", limits.upload_s) from error
         work = place.work(lambda: self.model.predict(case_of(images, limits)))
@@ -126,7 +139,10 @@ class Service:
             response = _refusal(422, refusal)
         except web.HTTPException as error:
             to_do = "ask for GET /, GET /health, GET /version or POST /predict; `wardround serve --help` shows how"
-            response = _json(error.status, {"error": "http", "what": error.reason, "to_do": to_do})
+            response = _json(
+                error.status,
+                {"error": "http", "what": error.reason, "to_do": to_do},
+            )
             if allowed := error.headers.get(hdrs.ALLOW):
                 response.headers[hdrs.ALLOW] = allowed
         response.headers[hdrs.CACHE_CONTROL] = "no-store"
@@ -155,7 +171,11 @@ async def _parts(request: web.Request, limit: int) -> dict[str, bytes]:
             size += len(found[name])
     except (ValueError, HttpProcessingError, AssertionError) as error:
         raise UploadRefused(
-            400, "the form", found="one that cannot be read", expected=FORM, fix="let a library or curl -F make it"
+            400,
+            "the form",
+            found="one that cannot be read",
+            expected=FORM,
+            fix="let a library or curl -F make it",
         ) from error
     return found
 
@@ -177,7 +197,12 @@ async def _collected(chunks: AsyncIterator[bytes], limit: int, size: int) -> byt
 
 
 def _refusal(status: int, refusal: Refusal) -> web.Response:
-    said = {"what": refusal.what, "found": refusal.found, "expected": refusal.expected, "to_do": refusal.fix}
+    said = {
+        "what": refusal.what,
+        "found": refusal.found,
+        "expected": refusal.expected,
+        "to_do": refusal.fix,
+    }
     response = _json(status, {"error": refusal.code, **said})
     response.force_close()  # what is left of the body is not read
     return response

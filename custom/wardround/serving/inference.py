@@ -41,7 +41,11 @@ class Model:
         self._model = ready(weights, device)
         values = {"0": "background", "1": "whole tumour"}
         if kind == "brats":
-            values |= {"1": "necrotic core", "2": "oedema", str(enhancing): "enhancing tumour"}
+            values |= {
+                "1": "necrotic core",
+                "2": "oedema",
+                str(enhancing): "enhancing tumour",
+            }
         if not weights.task.brats_masks:
             raise ModelRefused(
                 f"the model {weights.file}",
@@ -69,8 +73,18 @@ class Model:
         outputs = task.outputs
         regions = regions_of(volume, self.weights, self._model) & outputs.known(self.kind)[:, None, None, None]
         reference = next(iter(case.files.images.values()))
-        mask = encode_mask(MASK, outputs.labels(regions, self.kind), reference, self.enhancing, case.read)
-        return Answer(mask, volumes_ml(regions, task, self.kind, volume), tuple(case.files.images))
+        mask = encode_mask(
+            MASK,
+            outputs.labels(regions, self.kind),
+            reference,
+            self.enhancing,
+            case.read,
+        )
+        return Answer(
+            mask,
+            volumes_ml(regions, task, self.kind, volume),
+            tuple(case.files.images),
+        )
 
 
 class Queue:

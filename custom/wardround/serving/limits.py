@@ -60,7 +60,8 @@ class Token:
         """Whether an Authorization header shows the token; the time taken does not depend on what was wrong."""
         scheme, _, shown = header.partition(" ")
         same = hmac.compare_digest(
-            hashlib.sha256(shown.strip().encode("utf-8", "surrogateescape")).digest(), self.digest
+            hashlib.sha256(shown.strip().encode("utf-8", "surrogateescape")).digest(),
+            self.digest,
         )
         return same and scheme.lower() == "bearer"
 
@@ -76,7 +77,10 @@ def read_token(file: Path | None, environ: Mapping[str, str]) -> Token:
     text = environ[VARIABLE] if file is None else _content(file)
     token = text.strip()
     if len(token) < SHORTEST or not token.isascii() or any(not 33 <= ord(one) <= 126 for one in token):
-        raise _refused(f"{len(token)} characters", f"{SHORTEST} or more printable ASCII characters without spaces")
+        raise _refused(
+            f"{len(token)} characters",
+            f"{SHORTEST} or more printable ASCII characters without spaces",
+        )
     return Token(hashlib.sha256(token.encode()).digest())
 
 
@@ -86,10 +90,16 @@ def _content(file: Path) -> str:
             about = os.fstat(stream.fileno())
             if not stat.S_ISREG(about.st_mode) or about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) & 0o077:
                 found = f"{file}: mode {stat.S_IMODE(about.st_mode):o}, user {about.st_uid}"
-                raise _refused(found, f"a file of user {os.geteuid()} that nobody else may touch (chmod 600)")
+                raise _refused(
+                    found,
+                    f"a file of user {os.geteuid()} that nobody else may touch (chmod 600)",
+                )
             return stream.read(4096).decode("ascii", "replace")
     except OSError as error:
-        raise _refused(f"{file}: {error.strerror or type(error).__name__}", "a file that can be read") from error
+        raise _refused(
+            f"{file}: {error.strerror or type(error).__name__}",
+            "a file that can be read",
+        ) from error
 
 
 def _refused(found: str, expected: str) -> ConfigRefused:

@@ -66,9 +66,15 @@ def case_of(images: Mapping[str, bytes], limits: Limits) -> UploadedCase:
         for size in image.shape:
             voxels *= int(size)
         if voxels > limits.voxels:
-            raise _too_large(f"{modality}: {voxels} voxels", f"{limits.voxels} voxels at most")
+            raise _too_large(
+                f"{modality}: {voxels} voxels",
+                f"{limits.voxels} voxels at most",
+            )
     files = {path.stem.removeprefix(f"{CASE}_"): path for path in content}
-    return UploadedCase(CaseFiles(CASE, CASE, files, dict.fromkeys(files), None), content)
+    return UploadedCase(
+        CaseFiles(CASE, CASE, files, dict.fromkeys(files), None),
+        content,
+    )
 
 
 def _expanded(content: bytes, limit: int, modality: str, limits: Limits) -> bytes:
@@ -98,5 +104,9 @@ def _limited(stream: Readable, limit: int, limits: Limits) -> bytes:
 
 def _too_large(found: str, expected: str) -> UploadRefused:
     return UploadRefused(
-        413, "the upload", found=found, expected=expected, fix="send one case, or raise the limit of the service"
+        413,
+        "the upload",
+        found=found,
+        expected=expected,
+        fix="send one case, or raise the limit of the service",
     )
