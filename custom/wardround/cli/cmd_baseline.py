@@ -1,4 +1,6 @@
-"""`wardround baseline`: what a job is measured against, with its own network, data, split and budget."""
+"""`wardround baseline` trains what a job is compared with: the same network, data,
+split and budget, without a federation.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,9 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, score, print, write."""
+    """Train the models, score them on each hospital's test patients, print the table
+    and write OUT/baseline.json with the weights.
+    """
     from wardround.data.site_config import read_sites
     from wardround.jobs import building, recipes
     from wardround.jobs.folder import about
@@ -123,24 +127,17 @@ def run(args: argparse.Namespace) -> int:
     from wardround.research import baselines
 
     job = recipes.job(args.job, args.set)
-    spec, sampling, schedule = (
-        building.build(part, name)
-        for name, part in (
-            ("model", job.task["model"]),
-            ("sampling", job.task["sampling"]),
-            ("schedule", job.federation["schedule"]),
-        )
-    )
+    spec = building.build(job.task["model"], "model")
+    sampling = building.build(job.task["sampling"], "sampling")
+    schedule = building.build(job.federation["schedule"], "schedule")
     schedule = replace(schedule, work=schedule.work * args.work_factor)
     configs = read_sites(_sites_file(args))
     if args.device:
         configs = {name: replace(config, device=args.device) for name, config in configs.items()}
     patient_dp = job.dp is not None and job.dp["unit"] == "patient"
-    out, seed, begun = (
-        args.out or Path("wardround_runs") / f"baseline_{args.kind}",
-        job.task["seed"],
-        time.monotonic(),
-    )
+    out = args.out or Path("wardround_runs") / f"baseline_{args.kind}"
+    seed = job.task["seed"]
+    begun = time.monotonic()
     sites = baselines.open_sites(
         configs,
         spec,
@@ -185,7 +182,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(result: dict[str, Any]) -> str:
-    """Return the table and the mean over sites."""
+    """Return the table of test scores, one row per hospital, and below it the mean and
+    the worst score over the hospitals.
+    """
     from wardround.messages.allowed_names import CLASSIFICATION
     from wardround.reports.summary import main_metric
 

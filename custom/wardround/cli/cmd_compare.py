@@ -1,4 +1,4 @@
-"""`wardround compare`: runs side by side."""
+"""`wardround compare` puts runs side by side: their settings, scores and one picture."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, compare, write."""
+    """Read the runs, print what differs and how the scores compare, and write the page."""
     from wardround.reports.compare import (
         lines,
         require_comparable,
@@ -83,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _names(places: Sequence[Path]) -> list[str]:
-    """Return what each run is called: the last part of its path; where two are the same, the whole path."""
+    """Return what each run is called: the last part of its path, or the whole path
+    where two runs would have the same name.
+    """
     short = [place.resolve().name for place in places]
     unique = [name if short.count(name) == 1 else str(place) for name, place in zip(short, places, strict=True)]
     return [name if unique.count(name) == 1 else f"{name} ({n + 1})" for n, name in enumerate(unique)]

@@ -1,4 +1,6 @@
-"""`wardround jobs compat`: what goes together in one job, and why something does not."""
+"""`wardround jobs compat` says what goes together in one job, and why something does
+not.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ def add(commands: Any) -> None:
 
 
 def compat(args: argparse.Namespace) -> int:
-    """Print the table, or the answer to one question."""
+    """Print the whole table, or the answer for the options or the job that were named."""
     from wardround.jobs import compat_page
 
     asked = sum((bool(args.options), args.job is not None, args.markdown))

@@ -1,4 +1,6 @@
-"""`wardround data check`: read every case once and say what is there and what is wrong."""
+"""`wardround data check` reads every case once, and says what is there and what is
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check one folder or every site of a file."""
+    """Check one folder, or every site of a file, and return 1 where anything is wrong."""
     from wardround.data.description import is_labelled
     from wardround.data.ehr import Table
     from wardround.data.inspection import inspect
@@ -108,7 +110,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
-    """Return the facts about labelled images as indented lines, and what is wrong: the first thing, or damaged images."""
+    """Return the facts about labelled images as indented lines, and what is wrong with
+    them.
+
+    What is wrong is either the first problem that stopped the reading, or one refusal
+    for each damaged image.
+    """
     from wardround.data.labelled import open_labelled, shared_images, unnamed_images
     from wardround.data.patients import about_named_patients
     from wardround.data.splits import PARTS
@@ -119,7 +126,9 @@ def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
         say(f"reading every image and record of {config.data}")
         with TemporaryDirectory() as folder:
             found = open_labelled(config, Path(folder))
-        grid, columns, classes = found.spec.grid, found.spec.table.features, found.class_counts()
+        grid = found.spec.grid
+        columns = found.spec.table.features
+        classes = found.class_counts()
         rows += [
             ("cases", str(len(found.cases))),
             ("patients", str(len(set(found.patients.values())))),
@@ -155,7 +164,11 @@ def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
 
 
 def describe_record(config: SiteConfig, columns: Table, source: Source) -> tuple[str, list[Refusal]]:
-    """Return the line about the record beside masks, and what is wrong with it; no columns: rows are counted only."""
+    """Return the line about the health records (EHR) beside masks, and what is wrong
+    with them.
+
+    columns: the columns that a job reads. Without any, the rows are only counted.
+    """
     from wardround.data.cases import find_cases
     from wardround.data.ehr_table import for_patients, site_ehr
 
@@ -192,7 +205,9 @@ def describe_record(config: SiteConfig, columns: Table, source: Source) -> tuple
 
 
 def _far(vectors: Mapping[str, Any], columns: Table) -> list[str]:
-    """Return a line for every column with values so far from its public range that they are cut: perhaps another unit."""
+    """Return a line for every column with values so far outside its public range that
+    they are cut. The site may use another unit.
+    """
     from wardround.data.ehr import LIMIT
 
     ranges = {c.name: f"{c.low:g} .. {c.high:g} {c.unit}" for c in columns.columns if c.kind == "numeric"}
@@ -205,7 +220,9 @@ def _far(vectors: Mapping[str, Any], columns: Table) -> list[str]:
 
 
 def _read_by(name: str) -> tuple[Table, Source]:
-    """Return the columns that a job reads, and how the files of its task are read."""
+    """Return the columns that the job of this name reads, and how the files of its task
+    are read.
+    """
     from wardround.jobs import building, recipes
     from wardround.training.segmentation import Sampling
 
@@ -221,7 +238,7 @@ def _read_by(name: str) -> tuple[Table, Source]:
 
 
 def describe(found: Inspection) -> str:
-    """Return the facts as indented lines."""
+    """Return the facts about a folder of cases as indented lines."""
     rows = [
         ("cases", str(found.cases)),
         ("patients", str(found.patients)),

@@ -1,4 +1,6 @@
-"""`wardround he cost`: bytes and seconds of a secure sum, before anyone provisions."""
+"""`wardround he cost` estimates the bytes and seconds of secure aggregation, before
+anyone provisions.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,7 @@ def add(commands: Any) -> None:
 
 
 def cost(args: argparse.Namespace) -> int:
-    """Print the table."""
+    """Print one row for each mode of secure aggregation."""
     from wardround.secagg import cost as costs
     from wardround.secagg.spec import SecAggSpec
 

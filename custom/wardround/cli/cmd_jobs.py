@@ -1,4 +1,6 @@
-"""`wardround jobs list|settings|write|check`: the job folders, printed from the recipes."""
+"""`wardround jobs list|settings|write|check` prints job folders from the recipes, and
+compares them.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,7 @@ def add(commands: Any) -> None:
 
 
 def list_jobs(_: argparse.Namespace) -> int:
-    """Print every job."""
+    """Print the name, the algorithm and one sentence of every job."""
     from wardround.jobs import recipes
 
     for name in recipes.names():
@@ -111,7 +113,7 @@ def list_jobs(_: argparse.Namespace) -> int:
 
 
 def list_settings(args: argparse.Namespace) -> int:
-    """Print every setting of one job."""
+    """Print every setting of one job, with its value, type and meaning."""
     from wardround.jobs import recipes, settings
     from wardround.jobs.setting_descriptions import DERIVED, DESCRIPTIONS
 
@@ -157,7 +159,9 @@ def write_jobs(args: argparse.Namespace) -> int:
 
 
 def check_jobs(args: argparse.Namespace) -> int:
-    """Compare folders with recipes; folders that no recipe prints count as differences."""
+    """Compare folders with recipes and return 1 where they differ. A folder that no
+    recipe prints counts as a difference.
+    """
     from wardround.jobs import recipes
     from wardround.jobs.folder import check
 
@@ -184,7 +188,9 @@ def check_jobs(args: argparse.Namespace) -> int:
 
 
 def site_names(text: str) -> list[str]:
-    """Return the names in "a,b"; an empty name, a name twice, or `server`: ConfigRefused."""
+    """Return the names in a text like "a,b". An empty name, a repeated name and
+    `server` are refused with ConfigRefused.
+    """
     names = [name.strip() for name in text.split(",")]
     if not all(names) or len(set(names)) < len(names) or "server" in names:
         raise ConfigRefused(

@@ -1,4 +1,6 @@
-"""`wardround package`: a job for hospitals that forbid code, or for hospitals that do not have the package."""
+"""`wardround package` writes a job for hospitals that forbid code, or for hospitals
+that do not have the package.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write one form of one job."""
+    """Write one of the two forms of one job."""
     from wardround.cli.cmd_jobs import site_names
     from wardround.jobs import packaging
     from wardround.jobs.forms import chosen

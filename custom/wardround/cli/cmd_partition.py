@@ -1,4 +1,4 @@
-"""`wardround partition`: one dataset becomes several sites, by patient."""
+"""`wardround partition` splits one data set into several sites, by patient."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ Use `labels` for labelled images (one class per patient, a record), and the othe
 To run a job on it: wardround jobs run brats_perfedavg --sites-file OUT/sites.json
 """
 
+# Each method has one sentence, an example, and its options.
 # method: (one sentence, an example, its options)
 METHODS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "column": (
@@ -124,7 +125,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def add(commands: Any) -> None:
-    """Declare the command with one sub-command per method."""
+    """Declare the command, with one sub-command for each method."""
     methods = group(commands, "partition", "split one dataset into sites", TEXT)
     for name, (sentence, example, options) in METHODS.items():
         text = f"{sentence}\n\n  wardround partition {name} DATA OUT {example}"
@@ -171,7 +172,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Split, and print what every site got."""
+    """Split the data set, and print what every site received."""
     from wardround.data.cases import compile_patient_pattern, patient_of
     from wardround.data.splits import PARTS
     from wardround.research.partition import Options, partition

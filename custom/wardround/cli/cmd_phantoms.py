@@ -1,4 +1,4 @@
-"""`wardround phantoms`: synthetic patients as NIfTI files, for trying things out."""
+"""`wardround phantoms` writes synthetic patients as NIfTI files, for trying things out."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write one cohort, or several and the file that names them."""
+    """Write one cohort, or several cohorts and the file that names them."""
     from wardround.synthetic.phantoms import RECORD
 
     if args.hospital is not None:
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _cohort(out: Path, number: int, args: argparse.Namespace) -> str:
-    """Write one hospital and return its name."""
+    """Write the cohort of one hospital and return the hospital's name."""
     from wardround.synthetic.hospitals import hospital
     from wardround.synthetic.phantoms import write_cohort
 

@@ -1,4 +1,6 @@
-"""`wardround preflight`: is this site (or the server) ready, and if not, what is to do."""
+"""`wardround preflight` says whether this site (or the server) is ready, and what is
+left to do.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +39,7 @@ For a server all checks run except data, gpu, budget, scope and round. Exit code
   wardround preflight /opt/nvflare/site-1 --skip data,round         quick
   wardround preflight /opt/nvflare/server --only server --started   the server runs: does it answer?
 """
+# The width of the printed page, and of the column in front of the texts.
 WIDTH, HEAD = 120, 20
 
 
@@ -76,7 +79,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check one party and print the page."""
+    """Check one party and print the page. The exit code is 1 where a check fails."""
     from wardround.flare.kit import open_kit
     from wardround.ops import preflight
     from wardround.ops.findings import FAIL
@@ -99,7 +102,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def page(found: Sequence[Finding]) -> str:
-    """Return one line for each finding (more where it is long), the fix below, and how many of each kind."""
+    """Return the page: one entry for each finding with its fix below, and how many
+    findings there are of each kind.
+    """
     lines = []
     for one in found:
         lines += _wrapped(f"{one.status}  {one.check}".ljust(HEAD), one.found)

@@ -1,4 +1,4 @@
-"""`wardround report`: rebuild a run's report and say how it ended."""
+"""`wardround report` rebuilds a run's report and says how the run ended."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Rebuild and conclude."""
+    """Write the report of a run from what the server recorded, and print its verdicts."""
     from wardround.reports.page import write_report
 
     file = results.find(args.workspace)
@@ -54,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def overlays(file: Path) -> list[Path]:
-    """Return the pictures of the simulator workspace that a record lies in; elsewhere none."""
+    """Return the pictures in the simulator workspace that this file lies in. Elsewhere
+    there are none.
+    """
     folder_ = file.resolve().parent
     if folder_.parts[-3:] != results.SIMULATED.parts:
         return []

@@ -1,4 +1,4 @@
-"""`wardround serve`: one model as a small HTTP service."""
+"""`wardround serve` offers one model as a small HTTP service."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal comes."""
+    """Serve the model until a signal ends the service."""
     require_address(args.host, args.open_to_network)
     say(f"reading {args.model} (the first start takes half a minute)")
     from wardround.export.bundle_text import NOT_A_DEVICE
@@ -178,7 +178,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def require_address(host: str, opened: bool) -> None:
-    """Raise ConfigRefused for an address that other machines can reach, unless it was asked for; then warn."""
+    """Raise ConfigRefused for an address that other machines can reach, unless the user
+    asked for it; then print a warning.
+    """
     try:
         local = ipaddress.ip_address(host).is_loopback
     except ValueError as error:
@@ -202,7 +204,7 @@ def require_address(host: str, opened: bool) -> None:
 
 
 def port(text: str) -> int:
-    """Argument type: a port."""
+    """Return the port that an argument names; argparse reports anything else."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port (0 to 65535)")
     return int(text)

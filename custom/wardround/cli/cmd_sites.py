@@ -1,4 +1,6 @@
-"""`wardround sites`: what a hospital (and the server) sets up once, so that jobs without code run there and no others."""
+"""`wardround sites` prepares a hospital (or the server) once, so that it runs jobs
+without code, and no others.
+"""
 
 from __future__ import annotations
 
@@ -154,7 +156,7 @@ def add(commands: Any) -> None:
 
 
 def allow_list(args: argparse.Namespace) -> int:
-    """Print or write the lists."""
+    """Print or write the lists of classes that jobs may name."""
     from wardround.jobs.allow_list import named_by
     from wardround.jobs.folder import printed
 
@@ -172,7 +174,7 @@ def allow_list(args: argparse.Namespace) -> int:
 
 
 def harden(args: argparse.Namespace) -> int:
-    """Harden one party."""
+    """Write the hardened resources.json and authorization.json of one party."""
     from wardround.core import files
     from wardround.flare import workspaces
     from wardround.flare.kit import SERVER, open_kit, readable_by_others, write_changed
@@ -202,6 +204,8 @@ def harden(args: argparse.Namespace) -> int:
         print(f"{'written' if changed else 'as it was'}: {_shown(kit.local / name)}")
     for path in kit.secrets():
         if readable_by_others(path):
+            # Only the user that runs the site may read which resources and limits it
+            # has.
             path.chmod(0o600)
             print(f"now readable by its owner only: {_shown(path)}")
     made = [workspaces.make_private(kit.root)]
@@ -214,7 +218,7 @@ def harden(args: argparse.Namespace) -> int:
 
 
 def init(args: argparse.Namespace) -> int:
-    """Set up one party."""
+    """Set up one party from its startup kit."""
     from wardround.cli import cmd_preflight
     from wardround.flare.kit import open_kit
     from wardround.ops import site_init
@@ -238,7 +242,9 @@ def init(args: argparse.Namespace) -> int:
 
 
 def _tell_strangers(lists: dict[str, list[str]]) -> None:
-    """Name on stderr what a list lets jobs build beside wardround's own classes; it is the hospital's to decide."""
+    """Print on stderr what a list lets jobs build beside wardround's own classes.
+    Whether to keep it is the hospital's decision.
+    """
     from wardround.jobs.allow_list import strangers
 
     if found := strangers(lists):
