@@ -1,7 +1,9 @@
-"""The objects that NVFlare builds from a job's {"path", "args"} values, built here: to use them, or to try them.
+"""Builds the objects that NVFlare builds from a job's {"path", "args"} values, to use
+them here or to try them.
 
-Only classes are built that wardround ships, that a kit lists, or that the person at this keyboard typed (job_classes.py): a job's
-folder is somebody else's text, and building what it names would run that person's choice of code before anybody has read it.
+Only classes are built that wardround ships, that a kit lists, or that the person at
+this keyboard typed (job_classes.py). A job's folder is somebody else's text: building
+what it names would run that person's choice of code before anybody has read it.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ LIST = "`wardround sites allow-list`"
 
 
 def build(part: Json, what: str, also: Collection[str] = ()) -> Any:
-    """Return the object of one {"path": class, "args": settings}; `what` names it in a refusal.
+    """Return the object that one {"path": class, "args": settings} describes.
 
-    also: classes that may be built beside the shipped ones, a kit's own list
-    a class on neither list, here or anywhere inside, no such class, settings that it does not take: ConfigRefused
+    what: the name of this part in a refusal.
+    also: classes that may be built beside the shipped ones, such as a kit's own list.
+
+    A class on neither list, here or anywhere inside, a class that does not exist, and
+    settings that it does not take are refused with ConfigRefused.
     """
     args = part.get("args") if isinstance(part, dict) else None
     if not isinstance(args, dict) or not isinstance(part.get("path"), str):
@@ -46,7 +51,9 @@ def _is_part(value: Any) -> bool:
 
 
 def require_listed(config: Any, what: str, also: Collection[str] = ()) -> None:
-    """Raise ConfigRefused where a config names a class, at any depth, that is neither shipped nor in `also`."""
+    """Raise ConfigRefused where a config names a class, at any depth, that is neither
+    shipped nor in `also`.
+    """
     if strangers := sorted(
         {path for path in classes(config) if path not in shipped() and path not in also},
     ):
@@ -60,7 +67,9 @@ def require_listed(config: Any, what: str, also: Collection[str] = ()) -> None:
 
 
 def require_buildable(job: Job) -> None:
-    """Raise ConfigRefused unless every object of the job can be built and they fit: better here than at four sites at once."""
+    """Raise ConfigRefused unless every object of the job can be built and all of them
+    fit together. Failing here is better than failing at four sites at once.
+    """
     from wardround.aggregation.collect import require_tolerates
     from wardround.algorithms.federation import begin
 
@@ -96,7 +105,9 @@ def require_buildable(job: Job) -> None:
 
 
 def parts_of(job: Job) -> list[Fitting]:
-    """Return the parts of a job whose traits must fit, in the order in which they meet an update."""
+    """Return the parts of a job whose traits must fit, in the order in which they meet
+    an update.
+    """
     from wardround.jobs.compat import chain
 
     return chain(
@@ -111,7 +122,9 @@ def parts_of(job: Job) -> list[Fitting]:
 
 
 def class_at(path: str, what: str) -> type:
-    """Return the class at a full name; a function, a module's own import of another module, nothing there: ConfigRefused."""
+    """Return the class at a full name. A function, a name that a module only imports,
+    and a name that does not exist are refused with ConfigRefused.
+    """
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -133,7 +146,9 @@ def class_at(path: str, what: str) -> type:
 
 
 def shared_layout(job: Job) -> Layout:
-    """Return the blocks that leave a hospital; none: ConfigRefused."""
+    """Return the layout of the blocks that leave a hospital. A job that shares no block
+    is refused with ConfigRefused.
+    """
     from wardround.models import roles
 
     module, home = (
@@ -152,7 +167,9 @@ def shared_layout(job: Job) -> Layout:
 
 
 def _made(kind: type, path: str, args: Mapping[str, Any], what: str) -> Any:
-    """Return kind(**args); names that it does not take, or lacks: said with those that it has."""
+    """Return kind(**args). A refusal names the arguments that the class does not take
+    or lacks, and those that it has.
+    """
     known = inspect.signature(kind).parameters
     free = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
     unknown = [name for name in args if name not in known and not free]
@@ -175,9 +192,11 @@ def _made(kind: type, path: str, args: Mapping[str, Any], what: str) -> Any:
 
 
 def _guarded(what: str, work: Callable[[], Any], *, own_words: bool = False) -> Any:
-    """Return work(); an error of Python: ConfigRefused, because a value has a type that nobody expected.
+    """Return work(). An error of Python becomes a ConfigRefused: a value has a type
+    that nobody expected.
 
-    own_words: the class is not ours, so that its author needs to read what it said
+    own_words: whether the class is not ours, so that its author needs to read the
+      error's own words.
     """
     try:
         return work()
@@ -200,7 +219,9 @@ def _guarded(what: str, work: Callable[[], Any], *, own_words: bool = False) -> 
 
 
 def _require_network_fits(model: Any, sampling: Any, patient_noise: bool) -> None:
-    """Refuse a network that a hospital would refuse: other channels or patches, or no gradients of single patients."""
+    """Refuse a network that a hospital would refuse: one for other channels or patches,
+    or one without gradients of single patients where noise needs them.
+    """
     from wardround.models.network_fit import READY_MADE, require_private
     from wardround.training.segmentation import Sampling
 
@@ -210,7 +231,9 @@ def _require_network_fits(model: Any, sampling: Any, patient_noise: bool) -> Non
 
 
 def _require_private_work(job: Job, algorithm: Any, schedule: Any) -> None:
-    """Raise ConfigRefused where nobody has counted the private gradients of this algorithm, or they are not whole steps."""
+    """Raise ConfigRefused where nobody has counted the private gradients of this
+    algorithm, or where they are not whole steps.
+    """
     from wardround.training.dp_training import private_plan
 
     if job.dp is not None and job.dp["unit"] == "patient":

@@ -1,4 +1,6 @@
-"""The compatibility table as text and as markdown: rows of privacy, columns of everything else, and every reason."""
+"""The compatibility table as text and as markdown: one row for each kind of sum and
+privacy, columns for everything else, and every reason.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def markdown() -> str:
 
 
 def text() -> str:
-    """Return the table for a terminal: the rows of what is allowed, then the reasons."""
+    """Return the table for a terminal: first what each row allows, then the reasons for
+    what it does not.
+    """
     names = _columns()
     lines = []
     for rows, cells in _grouped():
@@ -84,7 +88,9 @@ def _table() -> list[str]:
 
 
 def _reasons() -> list[str]:
-    """Return every refused row and every smallest set of options that is refused, each with its reason."""
+    """Return every refused row, and every smallest set of options that is refused, each
+    with its reason.
+    """
     lines = ["## What is refused, and why", ""]
     for row in compat.rows():
         wrong = compat.row_misfit(row)
@@ -104,7 +110,9 @@ def _reasons() -> list[str]:
 
 
 def _rows(rows: Sequence[Row]) -> str:
-    """Return rows in words: a sum with its kinds of privacy, the sums of one list together."""
+    """Return rows in words: each kind of sum with its kinds of privacy. Sums with the
+    same kinds are listed together.
+    """
     known = [row for row in compat.rows() if compat.row_misfit(row) is None]
     if len(rows) == len(known):
         return "every row"
@@ -128,7 +136,7 @@ def _columns() -> list[str]:
 
 
 def _grouped() -> list[tuple[list[Row], list[bool]]]:
-    """Return rows that have the same cells, together with these cells."""
+    """Return the groups of rows that have the same cells, each with these cells."""
     groups: dict[tuple[str, tuple[bool, ...]], list[Row]] = {}
     for secagg, dp in compat.rows():
         if compat.row_misfit((secagg, dp)) is not None:

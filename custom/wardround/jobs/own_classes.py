@@ -1,5 +1,8 @@
-"""Classes that a person typed into a job (`--set model.path=...`, `algorithm.path`, `sharing.path`), made parts of it, and
-the words about an algorithm and what it shares, from the very values that the job holds.
+"""Makes parts of a job of the classes that a person typed (`--set model.path=...`,
+`algorithm.path`, `sharing.path`).
+
+The words about an algorithm and what it shares come from the very values that the job
+holds.
 """
 
 from __future__ import annotations
@@ -15,10 +18,12 @@ _OURS = "batch_norms"
 
 
 def finished(job: Job, sharing: Json, named: str | None) -> Job:
-    """Return the job with what its typed classes say of themselves, and a title; a class that is not there: ConfigRefused.
+    """Return the job with what its typed classes say about themselves, and with a
+    title. A class that does not exist is refused with ConfigRefused.
 
-    sharing: the recipe's row | named: the name of this algorithm with this sharing, None where the two have none. Both count
-    only as long as no setting has made the job another one.
+    sharing: the recipe's row.
+    named: the name of this algorithm with this sharing, or None where the two have
+      none. Both count only as long as no setting has made the job another one.
     """
     made = job
     model = job.task["model"]
@@ -35,7 +40,9 @@ def finished(job: Job, sharing: Json, named: str | None) -> Job:
 
 
 def _described(job: Job, sharing: Json, named: str | None) -> Job:
-    """Return the job with the title, source and words of its algorithm and its sharing together."""
+    """Return the job with the title, source and words of its algorithm together with
+    its sharing.
+    """
     from wardround.jobs.building import build
 
     row, chosen = job.algorithm, build(job.sharing, "sharing")
@@ -62,7 +69,9 @@ def _described(job: Job, sharing: Json, named: str | None) -> Job:
 
 
 def _of_monai(part: Json, sampling: Json) -> Json:
-    """Return MonaiNetwork with a MONAI network's name and arguments; channels that are not given: those of the task."""
+    """Return MonaiNetwork with the name and arguments of a MONAI network. Channels that
+    are not given are those of the task.
+    """
     from wardround.jobs.building import build
     from wardround.models.monai_network import network_class
 
@@ -85,7 +94,9 @@ def _of_monai(part: Json, sampling: Json) -> Json:
 
 
 def _network(part: Typed) -> Typed:
-    """Return a network's settings as they are; a plain nn.Module: as AnyNetwork, which builds it from the job's seed."""
+    """Return a network's settings as they are. A plain nn.Module is wrapped in
+    AnyNetwork, which builds it from the job's seed.
+    """
     from torch import nn
 
     from wardround.jobs.building import class_at
@@ -101,7 +112,9 @@ def _network(part: Typed) -> Typed:
 
 
 def _algorithm(algorithm: Json) -> Json:
-    """Return an algorithm's row with the name and variables of the class that was typed."""
+    """Return an algorithm's row with the name and variables of the class that was
+    typed.
+    """
     from wardround.jobs.building import build
 
     part = algorithm["site"]

@@ -1,4 +1,6 @@
-"""What each setting of a job means, in one sentence: printed by `wardround jobs settings JOB`."""
+"""What does each setting of a job mean? One sentence each, which `wardround jobs
+settings JOB` prints.
+"""
 
 from __future__ import annotations
 
