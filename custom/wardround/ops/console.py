@@ -1,4 +1,6 @@
-"""NVFlare's own command line as a child process: what an admin types, with its JSON answers read strictly."""
+"""NVFlare's own command line as a child process: what an admin types, with its JSON
+answers read strictly.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,26 @@ from wardround.core.errors import ConfigRefused
 
 Json = dict[str, Any]
 NO_KIT = "STARTUP_KIT_MISSING"
+# The exit code of `nvflare job monitor` for a job that is still running when --timeout
+# has passed.
 TIMED_OUT = 3
 
 
 @dataclass(frozen=True)
 class Console:
-    """environment: of the child | kit: the admin's startup kit; None: NVFlare's active one (`nvflare config`)."""
+    """NVFlare's command line with one startup kit.
+
+    environment: the environment variables of the child process.
+    kit: the admin's startup kit, or None for NVFlare's active one (`nvflare config`).
+    """
 
     environment: Mapping[str, str]
     kit: Path | None = None
 
     def ask(self, *words: str, patience_s: float = 120) -> Json:
-        """Return the `data` of one command's answer; an answer that is not ok, none in time: ConfigRefused."""
+        """Return the `data` of one command's answer. An answer that is not ok, and none
+        within `patience_s` seconds, are refused with ConfigRefused.
+        """
         command = [
             sys.executable,
             "-m",
@@ -62,9 +72,11 @@ class Console:
         return data
 
     def monitor(self, job_id: str, timeout_s: int, tell: Callable[[Json], None]) -> int:
-        """Wait for the end of a job and return the exit code of NVFlare: 0 COMPLETED, TIMED_OUT, or another end.
+        """Wait for the end of a job and return NVFlare's exit code: 0 for COMPLETED,
+        TIMED_OUT, or that of another end.
 
-        tell: called with every event that `nvflare job monitor` prints, every few seconds: {"status": ..., "metrics": {...}}
+        tell: called every few seconds with an event that `nvflare job monitor` prints:
+          {"status": ..., "metrics": {...}}.
         """
         words = (
             "job",
@@ -97,6 +109,8 @@ class Console:
                     tell(answer_of(line))
                 return child.wait()
             finally:
+                # Also after Ctrl-C here: the monitor would poll the server until its
+                # own timeout.
                 child.kill()
 
     def _with_kit(self, words: Sequence[str]) -> list[str]:
@@ -105,7 +119,7 @@ class Console:
 
 
 def answer_of(text: str) -> Json:
-    """Return the JSON object that a command printed, {} when there is none."""
+    """Return the JSON object that a command printed, or {} where there is none."""
     start = text.find("{")
     try:
         found = json.loads(text[start:]) if start >= 0 else {}

@@ -1,4 +1,6 @@
-"""Checks of a site's data and privacy budget, and one dummy round on some of its patients. Nothing is kept, nothing leaves."""
+"""Checks of a site's data and privacy budget, and one trial round on some of its
+patients. Nothing is kept, and nothing leaves.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,20 @@ from wardround.ops.findings import Finding, failed, passed, refused, warned
 from wardround.training.opening import pick_device
 from wardround.training.task import TaskSampling
 
+# Few enough for a minute, and enough for a split into three parts.
 DUMMY_PATIENTS, DUMMY_STEPS = 6, 2
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What was found in the data: the findings, voxels in all cases, and one case for each of some patients."""
+    """What was found in the data.
+
+    findings: one finding for each observation.
+    voxels: the number of voxels in all cases, from which the space on disk is
+      estimated.
+    some: one case of each of a few patients, for the trial round.
+    """
 
     findings: list[Finding]
     voxels: int = 0
@@ -45,7 +54,9 @@ class Looked:
 
 
 def data(config: SiteConfig, progress: Progress, source: Source = BRAIN_MRI) -> Looked:
-    """Read every file once: modalities, geometry, labels, counts, the split. A damaged case: one FAIL each."""
+    """Read every file once, and report modalities, geometry, labels, counts and the
+    split. Each damaged case is one FAIL.
+    """
     try:
         return _labelled(config) if is_labelled(config.data) else _volumes(config, progress, source)
     except Refusal as refusal:
@@ -140,9 +151,11 @@ def _labelled(config: SiteConfig) -> Looked:
 
 
 def budget(local: Path, now: datetime) -> list[Finding]:
-    """Check the hospital's budget against its ledger: whole, not spent, not from the future.
+    """Check the hospital's budget against its ledger: it must be whole, not spent, and
+    not from the future.
 
-    neither file: WARN, jobs with differential privacy are refused here
+    Where neither file exists, the result is a WARN: jobs with differential privacy are
+    refused here.
     """
     file, ledger = local / FILE, Ledger(local)
     kept = any((local / name).exists() for name in (ledger_file.FILE, ledger_file.HEAD))
@@ -165,7 +178,7 @@ def budget(local: Path, now: datetime) -> list[Finding]:
         limit, gone = bill.limit, bill.reserved.epsilon
         words = f"epsilon {gone:.3g} of {limit.epsilon:g} per {limit.unit} is spent or reserved"
         if gone >= limit.epsilon:
-            free = "free what ended jobs reserved (`wardround ledger close`), or let the hospital decide on its budget anew"
+            free = "free what ended jobs reserved (`wardround ledger close`), or let the hospital decide on its budget again"
             found.append(failed("budget", f"{words}: nothing is left", free))
         else:
             found.append(passed("budget", words))
@@ -198,9 +211,11 @@ def dummy_round(
     some: tuple[str, ...],
     memory_used: Callable[[], int],
 ) -> Finding:
-    """Train a few steps of a job's network on some of this site's patients, decoded into a folder that is then deleted.
+    """Train a few steps of a job's network on some of this site's patients. They are
+    decoded into a folder that is deleted afterwards.
 
-    data that the job cannot take, no memory, a loss that is not a number: FAIL
+    Data that the job cannot take, too little memory, and a loss that is not a number
+    are a FAIL.
     """
     begun = time.monotonic()
     few = replace(config, cases=some or config.cases)

@@ -1,4 +1,6 @@
-"""Checks of a startup kit: its certificate, its secret files, and whether the server can be reached with it."""
+"""Checks of a startup kit: its certificate, its secret files, and whether the server
+can be reached with it.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,22 @@ from wardround.ops.kit_keys import Certificate, read_certificate
 from wardround.secagg import encryption_key
 
 SOON, PATIENCE_S = timedelta(days=30), 5.0
-AGAIN = "let the lead provision anew, and install the new startup kit"
+AGAIN = "let the lead provision again, and install the new startup kit"
 
 
 def read_certificates(kit: Kit) -> dict[str, Certificate]:
-    """Return the party's own certificate and the project's root; one that cannot be read: ConfigRefused."""
+    """Return the party's own certificate and the project's root. One that cannot be
+    read is refused with ConfigRefused.
+    """
     root = kit.startup / ROOT
     own = read_certificate(kit.certificate, root, kit.key)
     return {kit.certificate.name: own, ROOT: read_certificate(root, root, None)}
 
 
 def certificates(found: dict[str, Certificate], now: datetime) -> list[Finding]:
-    """Check dates and who signed; a date in the future is the clock's matter, and only told here."""
+    """Check dates and signatures. A date in the future is for the check of the clock,
+    and only mentioned here.
+    """
     return [_certificate(file, one, now) for file, one in found.items()]
 
 
@@ -57,7 +63,9 @@ def _certificate(file: str, one: Certificate, now: datetime) -> Finding:
 
 
 def keys(kit: Kit) -> list[Finding]:
-    """Check the secret files: there, readable by their owner only, and none of a site's at the server."""
+    """Check the secret files: they must exist, be readable by their owner only, and a
+    server must not have a site's.
+    """
     wrong = [
         failed(
             "keys",
@@ -96,10 +104,12 @@ def _sum_key(kit: Kit) -> list[Finding]:
 
 
 def server(kit: Kit, *, started: bool) -> Finding:
-    """Check that the server answers at its address, with mutual TLS and this kit's certificates.
+    """Check that the server answers at its address, with mutual TLS and this kit's
+    certificates.
 
-    a server's own kit: its ports are free (not started), or it answers itself | started True: it must answer
-    A site may be set up before the server runs: that nothing listens is a warning there.
+    started: whether the server must answer. For a server's own kit that is not started,
+      free ports are a PASS. A site may be set up before the server runs, so there a
+      port on which nothing listens is only a warning.
     """
     where = f"{kit.host}:{kit.port}"
     try:
@@ -150,18 +160,25 @@ def server(kit: Kit, *, started: bool) -> Finding:
 
 
 def handshake(kit: Kit) -> tuple[str, str]:
-    """Return (TLS version, name in the server's certificate) of one connection with this kit's own certificate.
+    """Return (TLS version, name in the server's certificate) of one connection with
+    this kit's own certificate.
 
-    a server that this project's root did not certify, or that rejects this certificate: ssl.SSLError | no server: OSError
+    A server that this project's root did not certify, or that rejects this certificate,
+    raises ssl.SSLError; no server raises OSError.
     """
     context = ssl.create_default_context(cafile=str(kit.startup / ROOT))
+    # NVFlare's certificates name the party, not the host. The caller compares that name
+    # with the kit's.
     context.check_hostname = False
     context.load_cert_chain(kit.certificate, kit.key)
+    # A gRPC server closes a connection that does not offer HTTP/2.
     context.set_alpn_protocols(["h2"])
     with (
         socket.create_connection((kit.host, kit.port), PATIENCE_S) as plain,
         context.wrap_socket(plain, server_hostname=kit.host) as secure,
     ):
+        # A rejection arrives at once; a server that accepts the certificate says
+        # nothing and waits.
         secure.settimeout(1.0)
         _hear(secure)
         return str(secure.version()), _common_name(secure.getpeercert() or {})
@@ -173,7 +190,9 @@ def _common_name(peer: Mapping[str, Any]) -> str:
 
 
 def _hear(secure: ssl.SSLSocket) -> None:
-    """Read the server's first bytes: in TLS 1.3 a client's certificate is rejected only after the handshake."""
+    """Read the server's first bytes: in TLS 1.3 a client's certificate is rejected only
+    after the handshake.
+    """
     try:
         secure.recv(1)
     except TimeoutError:

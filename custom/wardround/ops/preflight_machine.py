@@ -1,4 +1,6 @@
-"""Checks of the machine: disk, memory, GPU, clock, versions of packages. Each takes numbers, so each can be tried out."""
+"""Checks of the machine: disk, memory, GPU, clock, versions of packages. Each takes
+numbers, so that each can be tested.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,28 @@ from packaging.requirements import Requirement
 from wardround.core.errors import ConfigRefused
 from wardround.ops.findings import Finding, failed, passed, refused, warned
 
+# Four channels of float16 and one byte of the mask.
 CACHE_BYTES_PER_VOXEL = 9
-SPARE_BYTES, LEAST_MEMORY, GOOD_MEMORY = 2_000_000_000, 2_000_000_000, 6_000_000_000
+# 2 GB hold Python with torch and one small case. Below 6 GB, a common patch and batch
+# are tight.
+SPARE_BYTES = 2_000_000_000
+LEAST_MEMORY = 2_000_000_000
+GOOD_MEMORY = 6_000_000_000
+# From linux/timex.h: TIME_ERROR as the result of adjtimex(2), and more bytes than its
+# structure has.
 _UNSYNCHRONISED, _TIMEX_BYTES = 5, 512
+# Less than a few minutes may be rounding, or two clocks that are both in order.
 _MINUTES = timedelta(minutes=5)
 
 
 def disk(where: str, free: int, voxels: int, unknown: str = "") -> Finding:
-    """Check the space for decoded cases (four channels of float16 and a mask: 9 bytes per voxel) and 2 GB to work with.
+    """Check the space for decoded cases (four channels of float16 and a mask: 9 bytes
+    per voxel), and 2 GB to work with.
 
-    unknown: what could not be counted and why, "" for nothing
+    where: the folder, in words.
+    free: bytes that are free there.
+    voxels: the number of voxels in all cases.
+    unknown: what could not be counted and why, or "" for nothing.
     """
     need = voxels * CACHE_BYTES_PER_VOXEL + SPARE_BYTES
     words = f"{free / 1e9:.1f} GB free at {where}, {need / 1e9:.1f} GB needed" + (f" ({unknown})" if unknown else "")
@@ -36,7 +50,9 @@ def disk(where: str, free: int, voxels: int, unknown: str = "") -> Finding:
 
 
 def memory(available: int) -> Finding:
-    """Check the memory that is free now; what a job needs depends on its patch and batch: the dummy round tells."""
+    """Check the memory, in bytes, that is free now. What a job needs depends on its
+    patch and batch; the trial round measures it.
+    """
     words = f"{available / 1e9:.1f} GB available"
     if available < LEAST_MEMORY:
         return failed(
@@ -53,8 +69,15 @@ def memory(available: int) -> Finding:
     return passed("memory", words)
 
 
-def gpu(wish: str, pick: Callable[[str], str], name_of: Callable[[str], str]) -> Finding:
-    """Check the device that local/wardround.json asks for. pick: the device for a wish, or ConfigRefused."""
+def gpu(
+    wish: str,
+    pick: Callable[[str], str],
+    name_of: Callable[[str], str],
+) -> Finding:
+    """Check the device that local/wardround.json asks for.
+
+    pick: returns the device for a wish, or raises ConfigRefused.
+    """
     try:
         device = pick(wish)
     except ConfigRefused as refusal:
@@ -71,11 +94,19 @@ def gpu(wish: str, pick: Callable[[str], str], name_of: Callable[[str], str]) ->
     )
 
 
-def clock(now: datetime, made: Mapping[str, datetime], synchronised: bool | None) -> Finding:
-    """Check this machine's clock against moments that must lie in the past: since when certificates are valid, what was noted.
+def clock(
+    now: datetime,
+    made: Mapping[str, datetime],
+    synchronised: bool | None,
+) -> Finding:
+    """Check this machine's clock against moments that must lie in the past, such as the
+    beginning of a certificate's validity.
 
-    made: what -> when | synchronised: what the kernel says; None: not known
-    The server's own clock cannot be asked from here: TLS 1.3 does not tell the time, and NVFlare sends none before a job.
+    made: the moments, by what they are.
+    synchronised: what the kernel says, or None where it says nothing.
+
+    The server's own clock cannot be asked from here: TLS 1.3 does not tell the time,
+    and NVFlare sends none before a job.
     """
     late = {what: when for what, when in made.items() if when > now + _MINUTES}
     if late:
@@ -100,7 +131,9 @@ def clock(now: datetime, made: Mapping[str, datetime], synchronised: bool | None
 
 
 def kernel_synchronised() -> bool | None:
-    """Return whether Linux keeps the clock in step (adjtimex(2), read only); None where it does not say."""
+    """Return whether Linux keeps the clock synchronised (adjtimex(2), read only), or
+    None where it does not say.
+    """
     if not sys.platform.startswith("linux"):
         return None
     state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
@@ -108,12 +141,18 @@ def kernel_synchronised() -> bool | None:
 
 
 def utc_now() -> datetime:
-    """Return the time of this machine."""
+    """Return the time of this machine, in UTC."""
     return datetime.now(timezone.utc)
 
 
-def versions(requirements: Iterable[str], installed: Callable[[str], str | None]) -> list[Finding]:
-    """Check every package that wardround needs against its range. installed: name -> version, None if it is not there."""
+def versions(
+    requirements: Iterable[str],
+    installed: Callable[[str], str | None],
+) -> list[Finding]:
+    """Check every package that wardround needs against its range.
+
+    installed: returns the version of a package, or None where it is not installed.
+    """
     needed = [one for one in map(Requirement, requirements) if one.marker is None or one.marker.evaluate({"extra": ""})]
     wrong = []
     for one in needed:
@@ -127,7 +166,7 @@ def versions(requirements: Iterable[str], installed: Callable[[str], str | None]
 
 
 def installed_version(name: str) -> str | None:
-    """Return the version of an installed package; not installed: None."""
+    """Return the version of an installed package, or None where it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -135,7 +174,9 @@ def installed_version(name: str) -> str | None:
 
 
 def requirements_of(package: str) -> list[str]:
-    """Return what an installed package says it needs; run from a checkout without being installed: nothing is known, []."""
+    """Return what an installed package says it needs. For a checkout that is not
+    installed nothing is known, and the list is empty.
+    """
     try:
         return metadata.requires(package) or []
     except metadata.PackageNotFoundError:

@@ -1,4 +1,6 @@
-"""Checks of what others can do at a party and read of it: commands from afar, the private folder, a server's storage."""
+"""Checks of what others can do at a party and read of it: commands from afar, the
+private folder, a server's storage.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,8 @@ from wardround.ops import hardening
 from wardround.ops.findings import Finding, failed, passed, warned
 
 HARDEN = "wardround sites harden"
+# Where the first release kept secrets, inside the workspace that results are copied
+# from.
 FIRST_RELEASE = (
     "*/wardround/refusals.txt",
     "*/wardround/secure/secrets.json",
@@ -20,7 +24,9 @@ FIRST_RELEASE = (
 
 
 def remote(kit: Kit) -> list[Finding]:
-    """Check that this party's process obeys what a job takes and no more, whoever asks: the site's guard, and its policy."""
+    """Check that this party's process obeys what a job takes and no more, whoever asks:
+    the site's guard, and its policy.
+    """
     resources, default = (read_object(path) for path in (kit.own("resources.json"), _signed(kit, "resources.json")))
     mend = f"`{HARDEN} {kit.root}`, then start the party again"
     found = []
@@ -79,7 +85,9 @@ def _signed(kit: Kit, name: str) -> Path:
 
 
 def private(kit: Kit) -> list[Finding]:
-    """Check where secrets and state go: outside the workspace, owner only, writable; and what the first release left inside."""
+    """Check where secrets and state go: outside the workspace, readable by their owner
+    only, and writable. Also report what the first release left inside.
+    """
     root, kept = workspaces.private_root(kit.root), workspaces.kept_root(kit.root)
     there = next(one for one in (root, *root.parents) if one.exists())
     found = []
@@ -116,7 +124,9 @@ def private(kit: Kit) -> list[Finding]:
 
 
 def storage(kit: Kit) -> list[Finding]:
-    """Check where a server keeps jobs and results: on a lasting disk, for its owner only."""
+    """Check where a server keeps jobs and results: on a lasting disk, for its owner
+    only.
+    """
     found = []
     places_ = sorted(set(hardening.storage_of(read_object(kit.own("resources.json")))))
     for place in places_:
@@ -142,5 +152,7 @@ def storage(kit: Kit) -> list[Finding]:
 
 
 def _open_to_others(place: Path) -> bool:
-    """Return whether others get to a place: no folder on the way is closed to them."""
+    """Return whether other users can reach a place: no folder on the way is closed to
+    them.
+    """
     return all(readable_by_others(one) for one in (place, *place.parents) if one.exists())

@@ -1,4 +1,6 @@
-"""What `wardround sites init` writes into a kit's local/, beside what `harden` does: each file once, none overwritten."""
+"""What `wardround sites init` writes into a kit's local/, beside what `harden` writes.
+No file is overwritten.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,10 @@ def files(
     limit: str | None,
     privacy: Path | None,
 ) -> Files:
-    """Return path -> content of the party's own files.
+    """Return the content of the party's own files, by their path.
 
-    a site without data, whose file is not there either; a server with a site's settings; a limit that is none: ConfigRefused
+    A site without data whose file does not exist either, a server with a site's
+    settings, and a limit that is not one are refused with ConfigRefused.
     """
     made: dict[Path, dict[str, Any]] = {kit.local / STATE_FILE: STATE}
     if kit.role != SITE:
@@ -68,7 +71,9 @@ def files(
 
 
 def require_same(wanted: Files) -> None:
-    """Raise ConfigRefused, with its name, for a file that is there and says something else."""
+    """Raise ConfigRefused, with its name, for a file that exists and says something
+    else.
+    """
     for path, content in wanted.items():
         if path.is_file() and read_object(path) != content:
             raise ConfigRefused(
@@ -80,7 +85,7 @@ def require_same(wanted: Files) -> None:
 
 
 def write(wanted: Files) -> list[Path]:
-    """Write the files that are not there, for their owner only, and return them."""
+    """Write the files that do not exist yet, for their owner only, and return them."""
     new = [path for path in wanted if not path.is_file()]
     for path in new:
         core_files.write(
