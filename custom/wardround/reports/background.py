@@ -1,4 +1,4 @@
-"""The part that reviewers read: costs, what left each hospital, settings."""
+"""The part of the report that reviewers read: costs, what left each hospital, settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from wardround.reports.summary import (
 
 
 def costs(run: Json) -> Table | str:
-    """Return a table of seconds, bytes and sites per round, with the sum; a sentence where no round was finished."""
+    """Return a table of the seconds, bytes and sites of every round, with their sum; a
+    sentence where no round was finished.
+    """
     if not run["rounds"]:
         return "No round was finished."
     heads = (
@@ -57,7 +59,9 @@ def costs(run: Json) -> Table | str:
 
 
 def attendance(run: Json) -> Table | None:
-    """Return who was missing in which round, or flagged by the aggregation, and why; nobody: None."""
+    """Return who was missing in which round, or was flagged by the aggregation, and
+    why; None where nobody was.
+    """
     anybody = any(r.get("flagged") for r in run["rounds"])
     rows = []
     for r in run["rounds"]:
@@ -114,7 +118,9 @@ def what_left(run: Json) -> list[str]:
 
 
 def who_reads(settings: Json) -> str:
-    """Return who could read a single hospital's change of the weights, from the job's protection."""
+    """Return who could read a single hospital's change of the weights, according to the
+    job's secure aggregation.
+    """
     masks, encryption = settings.get("secagg.masks"), settings.get("secagg.encryption")
     if encryption and masks and settings.get("dp.unit") != "hospital":
         return (
@@ -151,7 +157,9 @@ def who_reads(settings: Json) -> str:
 
 
 def settings(run: Json) -> list[tuple[str, object]]:
-    """Return every setting of the job, the model with its fingerprint, the best round."""
+    """Return every setting of the job, the model with its fingerprint, and the best
+    round.
+    """
     model, best = run.get("model") or {}, run.get("best") or {}
     pairs: list[tuple[str, object]] = [
         ("algorithm", run.get("algorithm")),
@@ -187,7 +195,9 @@ def settings(run: Json) -> list[tuple[str, object]]:
 
 
 def slowest(run: Json) -> str:
-    """Return who the rounds waited for, slowest first; where no site told its seconds: an empty text."""
+    """Return for whom the rounds waited, the slowest site first; "" where no site
+    reported its seconds.
+    """
     spent: dict[str, float] = {}
     for r in run["rounds"]:
         for site, numbers in (r.get("sites") or {}).items():

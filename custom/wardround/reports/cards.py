@@ -1,4 +1,6 @@
-"""The part a busy physician reads: title, what became of the run, one card per hospital, the overview."""
+"""The part of the report that a busy physician reads: the title, what became of the
+run, one card per hospital, the overview.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,15 @@ KINDS = {
     "unusable": "not usable yet",
     "unknown": "no comparison",
 }
+# With fewer test patients an interval is too narrow to be relied on (see intervals.py);
+# the card says so.
 FEW_CASES = 20
 
 
 def when(run: Json) -> str:
-    """Return one line: algorithm, when, how long, on which kind of sites and patients."""
+    """Return one line: the algorithm, when the run was, how long it took, and on which
+    kind of sites and patients.
+    """
     start, end = _moment(run.get("started")), _moment(run.get("finished"))
     took = None
     if start and end and (start.tzinfo is None) == (end.tzinfo is None):
@@ -52,7 +58,7 @@ def when(run: Json) -> str:
 
 
 def tally(report: Json) -> str:
-    """Return how many hospitals there are and how many of them gained."""
+    """Return how many hospitals there are, and how many of them gained."""
     kinds = [verdict["kind"] for verdict in report["verdicts"].values()]
     counts = "; ".join(f"{words}: {kinds.count(kind)}" for kind, words in KINDS.items() if kind in kinds)
     count = f"{len(kinds)} hospital{'s' if len(kinds) != 1 else ''}"
@@ -60,17 +66,19 @@ def tally(report: Json) -> str:
 
 
 def hospital_cards(run: Json) -> list[dict[str, Any]]:
-    """Return what stands on the card of each hospital, by name.
+    """Return what stands on the card of each hospital, in the order of names.
 
-    personal: block -> the round, from 1, since which it is not shared; candidates: a table or a sentence
+    A card's `personal` maps a block to the round, counted from 1, since which it is not
+    shared. Its `candidates` are a table or a sentence.
     """
     return [_card(run, site) for site in by_name(run["sites"] | run["final"])]
 
 
 def overview_table(report: Json) -> Table | str:
-    """Return test scores over hospitals for every model: unweighted mean, worst hospital, best minus worst.
+    """Return the test scores of every model over hospitals: unweighted mean, worst
+    hospital, best minus worst.
 
-    Where no hospital told one: a sentence that says why.
+    Where no hospital sent a score, the result is a sentence that says why.
     """
     rows = []
     for name in (*CANDIDATES, "deployed"):
@@ -101,9 +109,10 @@ def candidate_table(
     caption: str,
     mark: str = "✓ deploy",
 ) -> Table | str:
-    """Return the candidates of one hospital, the chosen row marked; columns that nobody knows are left out.
+    """Return the candidates of one hospital with the chosen row marked. Columns that
+    nobody knows are left out.
 
-    Of candidates over few patients only the names are told, in a sentence.
+    Of candidates over few patients only the names are shown, in a sentence.
     """
     if not any(candidates.values()):
         listed = ", ".join(NAMES[name] + (f" ({mark})" if name == chosen else "") for name in candidates)
@@ -142,7 +151,9 @@ def candidate_table(
 
 def _card(run: Json, site: str) -> dict[str, Any]:
     candidates, verdict = candidates_of(run, site), verdict_of(run, site)
-    claim, table, rough = privacy_claim(run), None, ""
+    claim = privacy_claim(run)
+    table = None
+    rough = ""
     if candidates:
         caption = f"Candidates at {site_name(run, site)}, on its test patients{f'; {claim}' if claim else ''}"
         table = candidate_table(
@@ -173,7 +184,7 @@ def mark_of(verdict: Verdict) -> str:
 
 
 def facts(site: Json) -> str:
-    """Return what a site told about itself, in one line."""
+    """Return what a site sent about itself, in one line."""
     cases = site.get("cases") or {}
     told = any(cases.get(part) is not None for part in _PARTS)
     few = {part: "few" if part in cases and told else None for part in _PARTS}
@@ -218,7 +229,7 @@ def _cases(candidate: Json) -> str:
 
 
 def _moment(iso: str | None) -> datetime | None:
-    """Return the time, or None when the text is no ISO time."""
+    """Return the time in a text, or None where the text is no ISO time."""
     try:
         return datetime.fromisoformat((iso or "").replace("Z", "+00:00"))
     except ValueError:

@@ -1,4 +1,6 @@
-"""The report's figures: one small panel per hospital, the same scale in every panel of a row."""
+"""The report's figures: one small panel per hospital, with the same scale in every
+panel of a row.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ Panels = Sequence[Drawing] | str
 
 
 def curves(run: Json, key: str) -> dict[str, dict[int, float]]:
-    """Return site -> round, from 1 -> value of `val_score` or `loss`; rounds without a value are left out."""
+    """Return, for each site, the value of `val_score` or `loss` by round, counted from
+    1. Rounds without a value are left out.
+    """
     found: dict[str, dict[int, float]] = {site: {} for site in by_name(run["sites"])}
     for r in run["rounds"]:
         for site, numbers in (r.get("sites") or {}).items():
@@ -35,9 +39,11 @@ def curves(run: Json, key: str) -> dict[str, dict[int, float]]:
 
 
 def curve_panels(run: Json, key: str, what: str) -> Panels:
-    """Return one panel per hospital with its values over rounds, the mean over hospitals dashed; no value: a sentence.
+    """Return one panel per hospital with its values over the rounds, and the mean over
+    hospitals dashed. Without any value the result is a sentence.
 
-    Dice runs from 0 to 1, anything else from 0 (or its lowest value below 0) to its largest value.
+    The axis of Dice runs from 0 to 1; any other axis runs from 0 (or the lowest value
+    below 0) to the largest value.
     """
     found = curves(run, key)
     values = [value for curve in found.values() for value in curve.values()]
@@ -56,7 +62,8 @@ def curve_panels(run: Json, key: str, what: str) -> Panels:
 
 
 def candidate_panels(run: Json) -> Panels:
-    """Return one panel per hospital: test Dice of every candidate as a dot with its 95 % interval, the deployed filled.
+    """Return one panel per hospital: the test Dice of every candidate as a dot with its
+    95 % interval. The deployed one is filled.
 
     All panels share one range: the tenths of Dice around everything drawn.
     """
@@ -90,7 +97,15 @@ def _dice_of(run: Json, site: str) -> dict[str, Json]:
     return {name: at for name, at in dice.items() if at}
 
 
-def _curve(site: str, what: str, curve: Curve, mean: Curve, x: Axis, y: Axis, best: int | None) -> Drawing:
+def _curve(
+    site: str,
+    what: str,
+    curve: Curve,
+    mean: Curve,
+    x: Axis,
+    y: Axis,
+    best: int | None,
+) -> Drawing:
     described = f"{what} of {site} over rounds: " + (
         ", ".join(f"round {r} {v:.2f}" for r, v in curve.items()) or "no value"
     )
@@ -115,7 +130,7 @@ def _curve(site: str, what: str, curve: Curve, mean: Curve, x: Axis, y: Axis, be
 
 
 def _runs(curve: Curve, x: Axis, y: Axis) -> list[list[Point]]:
-    """Return the points cut into runs of consecutive rounds: a gap stays a gap."""
+    """Return the points in runs of consecutive rounds: a gap stays a gap."""
     runs: list[list[Point]] = []
     previous: int | None = None
     for r in sorted(curve):
@@ -137,7 +152,13 @@ def _grid(x: Axis, y: Axis) -> list[Shape]:
     return shapes + [label(x.at(tick), y.start + 14, f"{tick:g}", "middle") for tick in rounds]
 
 
-def _candidates(site: str, found: Mapping[str, Json], chosen: str | None, x: Axis, score: str) -> Drawing:
+def _candidates(
+    site: str,
+    found: Mapping[str, Json],
+    chosen: str | None,
+    x: Axis,
+    score: str,
+) -> Drawing:
     height = 30 + 30 * len(found)
     shapes = []
     for tick in x.ticks(5):

@@ -1,4 +1,6 @@
-"""One picture of one case, expert beside prediction: for the simulator and for pages that stay at a site."""
+"""One picture of one case, expert beside prediction, for the simulator and for pages
+that stay at a site.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,11 @@ from wardround.core.errors import DataRefused
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
-# By the place of a region among the task's, again from the first one where there are more.
+# By the place of a region among the task's, again from the first one where there are
+# more.
 _WIDTHS = (1.4, 3.0, 1.6)
-# Told apart by lightness too (about 45, 95 and 70 of 100), and the first is dashed: one colour is not seen by everybody.
+# Told apart by lightness too (about 45, 95 and 70 of 100), and the first is dashed: one
+# colour is not seen by everybody.
 _COLOURS = ("#d11f68", "#fff3a0", "#56b4e9")
 _LINES = ("dashed", "solid", "solid")
 
@@ -29,13 +33,17 @@ def draw_overlay(
     regions: Sequence[str],
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Path:
-    """Write a PNG of the axial slice with the largest tumour, expert's contours left, predicted right; return its path.
+    """Write a PNG of the axial slice with the largest tumour, the expert's contours
+    left and the predicted ones right; return its path.
 
-    image: [H, W, D] in RAS, any intensities; truth, prediction: [R, H, W, D] in the order of `regions`.
-    Shown as radiologists look: the patient's right on the left, front on top.
-    empty truth: the slice of the largest prediction | both empty: the middle slice
-    NaN in the image: its darkest grey | region without a voxel in the slice: no contour
-    shapes that do not fit: DataRefused
+    image: [H, W, D] in RAS, any intensities. NaN is shown as the darkest grey.
+    truth, prediction: [R, H, W, D] in the order of `regions`.
+    spacing_mm: of the three axes; it sets the proportions of the picture.
+
+    The slice is shown as radiologists look: the patient's right on the left, front on
+    top. If truth is empty, it is the slice of the largest prediction; if both are
+    empty, the middle slice. A region without a voxel in the slice has no contour.
+    Shapes that do not fit are refused with DataRefused.
     """
     if image.ndim != 3 or truth.shape != (len(regions), *image.shape) or prediction.shape != truth.shape:
         raise DataRefused(
@@ -69,6 +77,7 @@ def draw_overlay(
             picture,
             cmap="gray",
             vmin=low,
+            # A constant image must still have a range of greys.
             vmax=max(high, low + 1e-6),
             aspect=spacing_mm[1] / spacing_mm[0],
         )
@@ -118,7 +127,9 @@ def draw_overlay(
 
 
 def busiest_slice(truth: Bools, prediction: Bools) -> int:
-    """Return the index along D with the most voxels of any region in truth, else in prediction, else the middle."""
+    """Return the index along D with the most voxels of any region in truth, else in
+    prediction, else the middle.
+    """
     for masks in (truth, prediction):
         areas = [int(area) for area in masks.any(axis=0).sum(axis=(0, 1))]
         if any(areas):
@@ -127,11 +138,15 @@ def busiest_slice(truth: Bools, prediction: Bools) -> int:
 
 
 def _as_seen(plane: NDArray[Any]) -> NDArray[Any]:
-    """Return an axial RAS plane [H, W] as rows from front to back, columns from the patient's right to left."""
+    """Return an axial RAS plane [H, W] with rows from front to back and columns from
+    the patient's right to left.
+    """
     return plane[::-1, ::-1].T
 
 
 def _padded(mask: NDArray[Any]) -> tuple[float, float, float, float]:
-    """Return the corners of a mask padded by one, in pixels: a tumour at the edge keeps a closed contour."""
+    """Return the corners of a mask padded by one, in pixels, so that a tumour at the
+    edge keeps a closed contour.
+    """
     rows, columns = mask.shape
     return (-1.0, float(columns), -1.0, float(rows))

@@ -1,4 +1,6 @@
-"""report.json and report.html: one self-contained page for the physician first and the reviewer after."""
+"""report.json and report.html: one self-contained page, for the physician first and for
+the reviewer after.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,15 @@ REPORT = "report.html"
 
 
 def write_report(run: Json, out_dir: Path, overlays: Sequence[Path] = ()) -> Path:
-    """Write report.json and report.html into out_dir (made if absent) and return the path of report.html.
+    """Write report.json and report.html into out_dir, which is made if absent, and
+    return the path of report.html.
 
-    Guarantees: no script, no external resource; every text escaped; both files replaced in one step.
-    absent candidates, sites, rounds, regions, intervals: dashes | NaN or inf: null | unknown keys or wrong types:
-    ConfigRefused
+    Guarantees: the page has no script and no external resource; every text is escaped;
+      both files are replaced in one step.
+
+    Absent candidates, sites, rounds, regions and intervals are shown as dashes; NaN and
+    inf are written as null. Unknown keys and wrong types are refused with
+    ConfigRefused.
     """
     report = build(run)
     drawn = render(report, overlays)
@@ -35,7 +41,9 @@ def write_report(run: Json, out_dir: Path, overlays: Sequence[Path] = ()) -> Pat
 
 
 def write_plain_report(run: Json, out_dir: Path) -> Path:
-    """Write a page without figures for a run whose report cannot be drawn: job, outcome, problems, who was in which round."""
+    """Write a page without figures for a run whose report cannot be drawn: the job, its
+    outcome, its problems, and who was in which round.
+    """
     rounds = [f"round {one['round'] + 1}: {', '.join(one['aggregated'])}" for one in run["rounds"]]
     return files.write(
         Path(out_dir) / REPORT,

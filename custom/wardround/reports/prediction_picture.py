@@ -1,4 +1,6 @@
-"""One picture of a predicted mask: three planes through the tumour, for the person who asked. It stays beside the mask."""
+"""One picture of a predicted mask: three planes through the tumour, for the person who
+asked. It stays beside the mask.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from numpy.typing import NDArray
 
 from wardround.core import files
 
-# By the place of a region among the task's, again from the first one where there are more.
+# By the place of a region among the task's, again from the first one where there are
+# more.
 _COLOURS = ("#e8601c", "#f6e05a", "#56b4e9")
 _WIDTHS = (1.0, 2.4, 1.4)
 _PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
@@ -28,11 +31,16 @@ def draw_prediction(
     path: Path,
     spacing_mm: tuple[float, float, float],
 ) -> Path:
-    """Write a PNG, for this user only, of the planes with the largest predicted tumour; return its path.
+    """Write a PNG, for this user only, of the planes with the largest predicted tumour;
+    return its path.
 
-    image [H, W, D] in RAS; regions [R, H, W, D] in the order of `names`; known [R]: which of them the model knows
-    Shown as radiologists look: the patient's right on the left; front, or top, on top.
-    no voxel of any region: the middle planes, and the picture says so
+    image: [H, W, D] in RAS.
+    regions: [R, H, W, D] in the order of `names`.
+    known: [R], which of the regions the model knows.
+
+    Planes are shown as radiologists look: the patient's right on the left; front, or
+    top, on top. Without a voxel of any region the middle planes are shown, and the
+    picture says so.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -66,6 +74,7 @@ def draw_prediction(
             _seen(image, axis, index),
             cmap="gray",
             vmin=low,
+            # A constant image must still have a range of greys.
             vmax=max(high, low + 1e-6),
             aspect=up / across,
         )
@@ -104,11 +113,15 @@ def draw_prediction(
 
 
 def _busiest(tumour: NDArray[np.bool_], axis: int) -> int:
-    """Return the index along an axis with the most voxels; none: the middle."""
+    """Return the index along an axis with the most voxels; the middle where there is
+    none.
+    """
     counts = tumour.sum(axis=tuple(other for other in range(3) if other != axis))
     return int(counts.argmax()) if counts.any() else tumour.shape[axis] // 2
 
 
 def _seen(volume: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
-    """Return a plane as rows from front (or top) down, columns from the patient's right (or front) on."""
+    """Return a plane with rows from front (or top) down, and columns from the patient's
+    right (or front) on.
+    """
     return np.asarray(np.take(volume, index, axis)[::-1, ::-1].T)

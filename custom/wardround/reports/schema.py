@@ -1,6 +1,8 @@
-"""report.json: everything a report may hold, checked strictly. This file is the list to review.
+"""report.json: everything that a report may hold, checked strictly. This file is the
+list to review.
 
-A report is the run as the server wrote it (RUN) and what follows from it (DERIVED): verdicts and the overview.
+A report is the run as the server wrote it (RUN) and what follows from it (DERIVED):
+verdicts and the overview.
 """
 
 from __future__ import annotations
@@ -132,11 +134,14 @@ DERIVED = {
 
 
 def build(run: Json) -> dict[str, Any]:
-    """Return the report of a run, validated; the run is not changed.
+    """Return the validated report of a run. The run is not changed.
 
-    NaN and inf become null | a lost site, or any problem: outcome `incomplete`, whatever the run says
-    a site that missed rounds, with the reason, and judged at the end: a remark, and the outcome stays
-    no site, no round, no result: a report that says so | keys or types that RUN does not know: ConfigRefused
+    NaN and inf become null. A lost site, or any problem, makes the outcome
+    `incomplete`, whatever the run says. A site that missed rounds for a stated reason,
+    and was evaluated at the end, is a remark, and the outcome stays. A run with no
+    site, no round or no result gives a report that says so. Keys or types that RUN does
+    not know are refused with ConfigRefused.
+
     Guarantee: the report of a report's run is the same report.
     """
     clean: dict[str, Any] = finite(run)
@@ -165,12 +170,16 @@ def build(run: Json) -> dict[str, Any]:
 
 
 def validate(report: Json) -> None:
-    """Raise ConfigRefused, naming the place, unless `report` is a report of this version."""
+    """Raise ConfigRefused, naming the place, unless `report` is a report of this
+    version.
+    """
     check(report, _of_job({**RUN, **DERIVED}, report), "report")
 
 
 def _of_job(shape: Json, run: Json) -> dict[str, Any]:
-    """Return the shape with the scores that the run's job lists among its settings, as its sites and its server have them."""
+    """Return the shape with the scores that the run's job lists among its settings, as
+    its sites and its server have them.
+    """
     settings = run.get("settings") if isinstance(run, Mapping) else None
     names = settings.get("names") if isinstance(settings, Mapping) else None
     listed = [name for name in names if isinstance(name, str)] if isinstance(names, list) else None
@@ -187,6 +196,8 @@ def _of_job(shape: Json, run: Json) -> dict[str, Any]:
 
 
 def run_of(report: Json) -> dict[str, Any]:
-    """Return the run inside a validated report, so that a page can be rebuilt from report.json alone."""
+    """Return the run inside a validated report, so that a page can be rebuilt from
+    report.json alone.
+    """
     validate(report)
     return {key: value for key, value in report.items() if key not in DERIVED}

@@ -1,4 +1,6 @@
-"""The page of one hospital: its own patients, one row each. It is written at the site and stays there."""
+"""The page of one hospital: its own patients, one row each. It is written at the site
+and stays there.
+"""
 
 from __future__ import annotations
 
@@ -42,13 +44,22 @@ SITE_RUN = {
 }
 
 
-def write_site_report(site_run: Json, per_patient: Sequence[Json], overlays: Sequence[Path], out_dir: Path) -> Path:
-    """Write site_report.html into out_dir (made if absent) and return its path.
+def write_site_report(
+    site_run: Json,
+    per_patient: Sequence[Json],
+    overlays: Sequence[Path],
+    out_dir: Path,
+) -> Path:
+    """Write site_report.html into out_dir, which is made if absent, and return its
+    path.
 
-    site_run: SITE_RUN, `about` and `final` as one site's entries in a run's `sites` and `final`
-    per_patient: one mapping per row (a patient, or a patient and a model); their keys become the columns
-    no row, no final, no picture: said so or left out | a value that is None or absent: a dash
-    unknown keys or wrong types in site_run: ConfigRefused
+    site_run: as SITE_RUN, with `about` and `final` as one site's entries in a run's
+      `sites` and `final`. Unknown keys and wrong types are refused with ConfigRefused.
+    per_patient: one mapping per row (a patient, or a patient and a model). Their keys
+      become the columns; a value that is None or absent is a dash.
+    overlays: PNG files.
+
+    A page without rows, final result or pictures says so, or leaves the part out.
     """
     run = finite(site_run)
     check(run, SITE_RUN, "site run")
@@ -127,11 +138,12 @@ def _masks(masks: Json) -> Table | None:
 
 
 def _patients(rows: Sequence[Json]) -> Table | str:
-    """Return the rows as they are; a sentence where no patient was scored."""
+    """Return the rows as they are, or a sentence where no patient was scored."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     if not columns:
         return "No patient was scored."
-    # A column with spaces has been put in words already; names of classes stay as they are.
+    # A column with spaces has been put in words already; names of classes stay as they
+    # are.
     heads = [column if " " in column else column.replace("_", " ") for column in columns]
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     return Table(f"{len(rows)} rows, the worst patients first.", heads, cells)

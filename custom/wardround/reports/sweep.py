@@ -1,4 +1,6 @@
-"""The table and the picture of a sweep, from the runs of its settings: means over sites, intervals over seeds."""
+"""The table and the picture of a sweep, from the runs of its settings: means over
+sites, intervals over seeds.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,12 @@ MARKERS = "osD^vP"
 
 
 def summary(runs: Sequence[Json]) -> Json:
-    """Return one setting's row from its runs, one per seed: means over sites, worst site, paired differences.
+    """Return one setting's row from its runs, one per seed: means over sites, the worst
+    site, paired differences.
 
-    Of every seed the unweighted mean over sites is taken (worst: the lowest site); then mean and 95 % t-interval over seeds.
-    one seed: no interval, low and high None
+    For every seed the unweighted mean over sites is taken (for `worst`, the lowest
+    site); then the mean and its 95 % t-interval over seeds. With one seed there is no
+    interval: low and high are None.
     """
     scores = {name: [_scores(run, name) for run in runs] for name in MODELS}
     row: Json = {"cell": runs[0]["cell"], "seeds": [run["seed"] for run in runs]}
@@ -41,7 +45,9 @@ def summary(runs: Sequence[Json]) -> Json:
 
 
 def table(rows: Sequence[Json], runs: Sequence[Sequence[Json]], score: str) -> str:
-    """Return Markdown: the table, what its columns mean, and the patients by class of every run."""
+    """Return Markdown: the table, what its columns mean, and the patients by class of
+    every run.
+    """
     first = [words for key, words in _AXES.items() if _shown(rows, key)]
     heads = [*first, *MODELS.values(), "fine-tuned - local [95 %]"]
     classes = next(iter(runs[0][0]["sites"].values()))["classes"]
@@ -77,8 +83,11 @@ BEWARE = (
 
 
 def draw(rows: Sequence[Json], score: str, title: str, path: Path) -> Path:
-    """Write a PNG: score against the first axis that varies (label skew if it does), federated + fine-tuning solid, local
-    dashed, one colour for each setting of the other axes. Bars: 95 % t-intervals over seeds, none for one seed.
+    """Write a PNG: the score against the first axis that varies (label skew if it
+    does).
+
+    Federated + fine-tuning is solid, local is dashed, and each setting of the other
+    axes has one colour. Bars are 95 % t-intervals over seeds; one seed has none.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -195,7 +204,9 @@ def _cell(found: Mapping[str, float | None], sign: str = "") -> str:
 
 
 def _tested(run: Json) -> str:
-    """Return how many classes each site has in its test part; segmentation: how many patients."""
+    """Return how many classes each site has in its test part; for segmentation, how
+    many patients.
+    """
     sites = run["sites"].values()
     if any(site["classes"] is None for site in sites):
         return " ".join(str(site["patients"]["test"]) for site in sites)
