@@ -1,8 +1,10 @@
-"""The HTTP side: GET / (a page), GET /health, GET /version, POST /predict. Nothing of a request is logged or kept.
+"""The HTTP side: GET / (a page), GET /health, GET /version, POST /predict. Nothing of a
+request is logged or kept.
 
-POST /predict takes one case: a form (multipart/form-data) with one file for each sequence (t1, t1ce, t2, flair; .nii or
-.nii.gz). The mask comes back as .nii.gz in the geometry of the case's first image; its headers say which sequences were used
-and which were missing.
+POST /predict takes one case: a form (multipart/form-data) with one file for each
+sequence (t1, t1ce, t2, flair; .nii or .nii.gz). The mask comes back as .nii.gz in the
+geometry of the case's first image; its headers say which sequences were used and which
+were missing.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True)
 class Service:
-    """What the three handlers share."""
+    """What the handlers of the service share."""
 
     model: Model
     queue: Queue
@@ -48,7 +50,9 @@ class Service:
         return app
 
     async def page(self, _: web.Request) -> web.Response:
-        """Without a token: a form for one case, which asks for the token; it says nothing about the model."""
+        """Return the form for one case. It needs no token itself, asks for the token,
+        and says nothing about the model.
+        """
         return web.Response(
             text=PAGE,
             content_type="text/html",
@@ -56,16 +60,16 @@ class Service:
         )
 
     async def health(self, _: web.Request) -> web.Response:
-        """Without a token: whether the service runs."""
+        """Return that the service runs. No token is needed."""
         return web.json_response({"status": "ok"})
 
     async def version(self, request: web.Request) -> web.Response:
-        """Which model this is."""
+        """Return which model this is."""
         self._require_token(request)
         return web.json_response(self.model.about)
 
     async def predict(self, request: web.Request) -> web.Response:
-        """One case in, its mask out."""
+        """Return the mask of the one case in the request."""
         self._require_token(request)
         self._require_sendable(request)
         with self.queue.place() as place:
@@ -113,7 +117,7 @@ class Service:
             )
 
     def _require_sendable(self, request: web.Request) -> None:
-        """Refuse by the headers alone what need not be read."""
+        """Refuse, by its headers alone, a request that need not be read."""
         if request.content_type != FORM or request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
             raise UploadRefused(
                 415,
@@ -126,7 +130,11 @@ class Service:
             raise _too_large(self.limits.upload)
 
     @web.middleware
-    async def _speak(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _speak(
+        self,
+        request: web.Request,
+        handler: Handler,
+    ) -> web.StreamResponse:
         try:
             response = await handler(request)
         except UploadRefused as refusal:
@@ -152,7 +160,9 @@ class Service:
 
 
 async def _parts(request: web.Request, limit: int) -> dict[str, bytes]:
-    """Return the files of a form by sequence, counting while they arrive; damaged: 400, other names or twice one: 422."""
+    """Return the files of a form by sequence, counting bytes while they arrive. A
+    damaged form is refused with 400; other names, or one twice, with 422.
+    """
     found: dict[str, bytes] = {}
     size = 0
     try:
@@ -186,7 +196,7 @@ async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
 
 
 async def _collected(chunks: AsyncIterator[bytes], limit: int, size: int) -> bytes:
-    """Return all chunks; the limit counts `size` bytes that came before."""
+    """Return all chunks as bytes. The limit counts the `size` bytes that came before."""
     found = []
     async for chunk in chunks:
         size += len(chunk)
