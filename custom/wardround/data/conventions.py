@@ -1,12 +1,16 @@
-"""What the stored values of a tumour mask mean: the label conventions, and which one a case is read by.
+"""What do the stored values of a tumour mask mean? The label conventions, and which of
+them a case is read by.
 
-Unified: 0 background, 1 necrotic, non-enhancing or cystic core, 2 oedema, 3 enhancing; of kind whole_tumour: 0 and 1.
-The published sets give 1, 2, 3 and 4 different meanings, and values alone do not tell them apart. So a convention is stated
-(`labels` in the site's file), or proven (the "labels" map of dataset.json, the layout of the Decathlon), or the ids belong to
-no set that is known to read them otherwise. Else the case is refused.
+Unified values: 0 background, 1 necrotic, non-enhancing or cystic core, 2 oedema, 3
+enhancing; masks of kind whole_tumour have 0 and 1. The published sets give 1, 2, 3 and
+4 different meanings, and values alone do not tell them apart. So a convention is stated
+(`labels` in the site's file), or proven (the "labels" map of dataset.json, the layout
+of the Decathlon), or the ids belong to no set that is known to read them otherwise. Any
+other case is refused.
 
-Sources: Menze et al. 2015, doi:10.1109/TMI.2014.2377694 (2012 to 2015); the data pages of the BraTS challenges 2017 to 2025 (GLI,
-MEN, MET, PED, SSA, GoAT, post-treatment) and of the Medical Segmentation Decathlon, task 1.
+Sources: Menze et al. 2015, doi:10.1109/TMI.2014.2377694 (2012 to 2015); the data pages
+  of the BraTS challenges 2017 to 2025 (GLI, MEN, MET, PED, SSA, GoAT, post-treatment)
+  and of the Medical Segmentation Decathlon, task 1.
 """
 
 from __future__ import annotations
@@ -18,7 +22,10 @@ from dataclasses import dataclass
 from wardround.core.errors import DataRefused
 from wardround.data.label_names import MEANS, meaning_of
 
-BACKGROUND, CORE, OEDEMA, ENHANCING = 0, 1, 2, 3
+BACKGROUND = 0
+CORE = 1
+OEDEMA = 2
+ENHANCING = 3
 AUTO = "auto"
 DEFAULT_KIND = "brats"
 OF_TASK = "task"  # the values as they are stored: a job's task says what they mean
@@ -28,9 +35,12 @@ OF_TASK = "task"  # the values as they are stored: a job's task says what they m
 class Convention:
     """How stored values are read.
 
-    meaning  stored value -> unified value; 0 is background in every convention
-    kind     brats or whole_tumour; None: the values of all cases of the site decide
-    proven   whether the site's file or dataset.json says so; False: the layout or the ids alone
+    name: what sites and messages call it.
+    meaning: the unified value of each stored value. 0 is background in every
+      convention.
+    kind: brats or whole_tumour; None where the values of all cases of the site decide.
+    proven: whether the site's file or dataset.json says so. False means that the layout
+      or the ids alone suggest it.
     """
 
     name: str
@@ -78,7 +88,8 @@ DEFAULT = Convention("brats", _TABLES["brats"])
 _DECATHLON = Convention("decathlon", _TABLES["decathlon"])
 _THREE_IS_ENHANCING = Convention("brats2023", _TABLES["brats2023"])
 
-# pattern of ids, words about the set, the name to write. These sets read 1 to 4 otherwise than BraTS 2017 to 2023.
+# pattern of ids, words about the set, the name to write. These sets read 1 to 4
+# otherwise than BraTS 2017 to 2023.
 _OTHERWISE = tuple(
     (re.compile(pattern, re.IGNORECASE), words, name)
     for pattern, words, name in (
@@ -111,9 +122,10 @@ _ANY_BRATS = re.compile(r"brats-[a-z]+-.*|brats(20)?(1[7-9]|2\d)_.*", re.IGNOREC
 
 
 def stated(labels: str | Mapping[str, object], where: str) -> Convention | None:
-    """Return the convention that a site's file states: a name of NAMES, or a map of values to words; auto: None.
+    """Return the convention that a site's file states: a name of NAMES, or a map of
+    values to words. `auto` gives None.
 
-    another name, words that are not understood: DataRefused
+    Another name, and words that are not understood, are refused with DataRefused.
     """
     if not isinstance(labels, str):
         return from_map(labels, where)
@@ -128,9 +140,11 @@ def stated(labels: str | Mapping[str, object], where: str) -> Convention | None:
 
 
 def from_map(labels: object, where: str) -> Convention:
-    """Return the convention of a "labels" map: {"1": "edema"}, {"edema": 1}, regions {"whole tumor": [1, 2, 3], ...}.
+    """Return the convention of a "labels" map, such as {"1": "edema"}, {"edema": 1} or
+    regions {"whole tumor": [1, 2, 3], ...}.
 
-    not such a map, a word that is not understood, meanings that contradict each other: DataRefused
+    Anything else, a word that is not understood, and meanings that contradict each
+    other are refused with DataRefused.
     """
     meaning, whole = meaning_of(labels, where, how_to_say())
     return Convention("map", meaning, "whole_tumour" if whole else "brats", proven=True)
@@ -144,11 +158,17 @@ def convention_of(
     said: Convention | None,
     needs_map: bool = False,
 ) -> Convention:
-    """Return the convention that a case is read by.
+    """Return the convention by which a case is read.
 
-    decathlon: 4-D layout | labels: the "labels" of dataset.json, None if it has none; source: that file
-    said: what the site's file states | needs_map: a layout that has no convention of its own (nnU-Net)
-    not stated, and neither proven nor usual for these ids; stated against dataset.json: DataRefused
+    case: the case id.
+    decathlon: whether the case is one 4-D file.
+    labels: the "labels" of dataset.json, or None.
+    source: that file.
+    said: what the site's file states.
+    needs_map: whether the layout has no convention of its own (nnU-Net).
+
+    A case is refused with DataRefused where nothing is stated, proven or usual for such
+    ids, and where the site's file contradicts dataset.json.
     """
     if labels is not None:
         if said is None:
@@ -165,7 +185,9 @@ def convention_of(
 
 
 def _by_layout(case: str, decathlon: bool) -> Convention:
-    """Return what layout and id together imply; where they contradict each other: DataRefused"""
+    """Return the convention that layout and id together imply. Where they contradict
+    each other, the case is refused with DataRefused.
+    """
     if decathlon and _ANY_BRATS.fullmatch(case):
         raise _unsaid(
             case,
@@ -188,10 +210,12 @@ def _by_layout(case: str, decathlon: bool) -> Convention:
 
 
 def kind_of_site(masks: Sequence[tuple[Convention, frozenset[int]]]) -> str:
-    """Return brats or whole_tumour for all masks of a site: (convention, stored values) each.
+    """Return brats or whole_tumour for all masks of a site, each given as (convention,
+    stored values).
 
-    3 and 4 both used for enhancing tumour, by different cases, two layouts that read 1 and 2 otherwise, whole-tumour masks
-    beside sub-regions, none of it stated: DataRefused
+    Refused with DataRefused, unless the site states its convention: 3 and 4 both used
+    for enhancing tumour, by different cases; two layouts that read 1 and 2 differently;
+    whole-tumour masks beside sub-regions.
     """
     implied = [(one, values) for one, values in masks if not one.proven and max(values, default=0) > 1]
     decathlon = sum(one is _DECATHLON for one, _ in implied)

@@ -1,8 +1,9 @@
-"""What a column of a patient record means: its name, its unit, its public range or its categories.
+"""What does a column of a health record mean? Its name, its unit, its public range or
+its categories.
 
-All of it is public and the same at every site: it is written down before anybody looks at a patient. So nothing is
-fitted, nothing about a scale is exchanged, and no privacy budget is spent on it; a range that fits badly costs
-accuracy, never privacy.
+All of it is public and the same at every site: it is written down before anybody looks
+at a patient. So nothing is fitted, nothing about a scale is exchanged, and no privacy
+budget is spent on it. A range that fits badly costs accuracy, never privacy.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from wardround.core.errors import ConfigRefused
 KINDS = ("numeric", "categorical")
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "#n/a", "<na>"})
 
-# unit: (what it measures, factor to the first of its kind). Substance-dependent conversions (mmol/l to mg/dl) are not
-# here on purpose: they need a molar mass.
+# unit: (what it measures, factor to the first of its kind). Substance-dependent
+# conversions (mmol/l to mg/dl) are not here on purpose: they need a molar mass.
 _UNITS: dict[str, tuple[str, float]] = {
     **{
         u: ("mass per volume", f)
@@ -51,14 +52,20 @@ _UNITS: dict[str, tuple[str, float]] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the record.
+    """One column of the health record.
 
-    kind        numeric or categorical
-    unit        numeric: always ("1" for a pure number); categorical: none
-    low, high   numeric: the public range; its middle becomes 0, its ends -1 and 1
-    categories  categorical: two at least, the order is that of the one-hot features
-    aliases     other names that this site's file may use for it; columns that differ only here are equal
-    censored    numeric: -inf and inf in a cell mean below and above what the method can measure
+    name: the column's name, the same at every site.
+    kind: numeric or categorical.
+    unit: of a numeric column, always ("1" for a pure number); a categorical one has
+      none.
+    low, high: the public range of a numeric column; its middle becomes 0, its ends -1
+      and 1.
+    categories: of a categorical column, two at least, in the order of the one-hot
+      features.
+    aliases: other names that this site's file may use for it. Columns that differ only
+      here are equal.
+    censored: of a numeric column, whether -inf and inf in a cell mean below and above
+      what the method can measure.
     """
 
     name: str
@@ -108,16 +115,20 @@ class Column:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The names of the numbers that this column becomes: `age`, or `sex=f` and `sex=m`."""
+        """The names of the numbers that this column becomes: `age`, or `sex=f` and
+        `sex=m`.
+        """
         return (self.name,) if self.kind == "numeric" else tuple(f"{self.name}={c}" for c in self.categories)
 
     @property
     def header(self) -> str:
-        """How this column is called in a table that we write: `crp [mg/l]`, `sex`."""
+        """The header of this column in a table that we write: `crp [mg/l]`, `sex`."""
         return f"{self.name} [{self.unit}]" if self.kind == "numeric" else self.name
 
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON object of this column, defaults left out; `column_from_json` reads it."""
+        """Return the JSON object of this column without defaults. `column_from_json`
+        reads it.
+        """
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
@@ -128,7 +139,8 @@ class Column:
 def column_from_json(content: object, where: str) -> Column:
     """Return the column that a JSON object describes.
 
-    not an object, unknown or missing key, wrong type, anything that Column refuses: ConfigRefused
+    Anything but an object, an unknown or missing key, a wrong type, and all that Column
+    refuses are refused with ConfigRefused.
     """
     if not isinstance(content, Mapping):
         raise _bad(where, f"a JSON {type(content).__name__}", "one object per column")
@@ -175,12 +187,16 @@ def column_from_json(content: object, where: str) -> Column:
 
 
 def same_unit(unit: str) -> str:
-    """Return a unit without blanks and case, so that `U/l` is `u/l` and a micro sign is u."""
+    """Return a unit without blanks and case, so that `U/l` is `u/l` and a micro sign is
+    u.
+    """
     return "".join(unit.split()).replace("µ", "u").replace("μ", "u").casefold()
 
 
 def conversion(given: str, wanted: str) -> float | None:
-    """Return the factor from one unit to another, None where there is none that holds for every substance."""
+    """Return the factor from one unit to another, or None where no factor holds for
+    every substance.
+    """
     one, two = same_unit(given), same_unit(wanted)
     if one == two:
         return 1.0

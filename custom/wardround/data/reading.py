@@ -1,7 +1,9 @@
-"""A CSV table as rows of cells, and what a spreadsheet made of it: a refusal that names the separator or encoding.
+"""A CSV table as rows of cells. Where a spreadsheet changed it, the refusal names the
+separator or encoding.
 
-Read are commas, quotes, UTF-8 with or without a byte order mark, any end of line. Semicolons, tabs and other encodings are
-named and not read: with them come decimal commas, and `1,250` is then one number in one country and another in the next.
+Commas, quotes, UTF-8 with or without a byte order mark, and any end of line are read.
+Semicolons, tabs and other encodings are named and not read: with them come decimal
+commas, and `1,250` is then one number in one country and another in the next.
 """
 
 from __future__ import annotations
@@ -25,14 +27,21 @@ _EXPORT = (
 )
 
 
-def read_rows(table: Path, names: Sequence[str] = ()) -> tuple[tuple[str, ...], list[dict[str, str]]]:
-    """Return (header, rows) of a CSV file in UTF-8, cells without surrounding blanks; empty lines are skipped.
+def read_rows(
+    table: Path,
+    names: Sequence[str] = (),
+) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """Return (header, rows) of a CSV file in UTF-8, with cells without surrounding
+    blanks. Empty lines are skipped.
 
-    A column that is called like one of IDS or `names`, but for upper and lower case, is called so. Columns at the end without a
-    name and without any cell, as spreadsheets leave them, are not there, nor is a first one without a name that counts the rows,
-    as R and pandas write it.
-    not readable, another separator or encoding, no header, a header twice or empty, a row with more or fewer cells than the
-    header: DataRefused
+    A column whose name equals one of IDS or `names`, except for upper and lower case,
+    gets that name. Columns at the end without a name and without any cell, as
+    spreadsheets leave them, are dropped, and so is a first one without a name that
+    counts the rows, as R and pandas write it.
+
+    An unreadable table, another separator or encoding, no header, a repeated or empty
+    header, and a row with more or fewer cells than the header are refused with
+    DataRefused.
     """
     lines = _lines(table)
     width = max(
@@ -59,9 +68,11 @@ def read_rows(table: Path, names: Sequence[str] = ()) -> tuple[tuple[str, ...], 
 
 
 def read_loosely(table: Path) -> list[dict[str, str]]:
-    """Return the rows of somebody else's table: columns without a name are left out, missing cells are empty.
+    """Return the rows of somebody else's table. Columns without a name are left out,
+    and missing cells are empty.
 
-    not readable, another separator or encoding: DataRefused
+    An unreadable table, and another separator or encoding, are refused with
+    DataRefused.
     """
     lines = _lines(table)
     header = lines[0] if lines else []
@@ -70,7 +81,9 @@ def read_loosely(table: Path) -> list[dict[str, str]]:
 
 
 def column(rows: Sequence[dict[str, str]] | Sequence[object], name: str) -> str:
-    """Return how the rows call a column: `name` itself, or the one that differs in upper and lower case only."""
+    """Return the rows' own name of a column: `name` itself, or the one that differs in
+    upper and lower case only.
+    """
     titles = [str(title) for title in rows[0]] if rows and isinstance(rows[0], dict) else []
     alike = [title for title in titles if title.casefold() == name.casefold()]
     return name if name in titles or len(alike) != 1 else alike[0]
@@ -140,5 +153,10 @@ def _text(table: Path, content: bytes) -> str:
         raise _refused(table, found, EXPECTED, _EXPORT) from error
 
 
-def _refused(table: Path, found: str, expected: str, fix: str = "correct the table") -> DataRefused:
+def _refused(
+    table: Path,
+    found: str,
+    expected: str,
+    fix: str = "correct the table",
+) -> DataRefused:
     return DataRefused(f"the table {table}", found=found, expected=expected, fix=fix)
