@@ -17,10 +17,19 @@ from wardround.jobs import secagg_jobs
 # and what a classifier is given stands beside its weights, only where there is one; the least Dice is for jobs that segment.
 RIVALS = {f"SiteExecutor.{name}" for name in ("fedavg_baseline", "server_optimizer", "variables", "scaling")}
 NETWORK = {
-    f"UNet3d.{name}" for name in ("channels", "residual_units", "norm", "dropout", "adapter_rank", "ehr_columns")
+    f"UNet3d.{name}" for name in (
+        "channels",
+        "residual_units",
+        "norm",
+        "dropout",
+        "adapter_rank",
+        "ehr_columns",
+        "in_channels",
+        "out_channels",
+    )
 }
 NETWORK |= {f"ViTFusion.{name}" for name in ("depth", "fusion_depth", "weights", "patch", "tubelet")}
-WHERE_THERE_IS_ONE = {"Sampling.columns", "PlaintextServer.inputs", "ModelSelection.least_dice"}
+WHERE_THERE_IS_ONE = {"Sampling.columns", "Sampling.task", "PlaintextServer.inputs", "ModelSelection.least_dice"}
 MAY_HAVE_DEFAULTS = RIVALS | NETWORK | WHERE_THERE_IS_ONE
 
 
@@ -91,6 +100,8 @@ DEFAULTS = {
     "dropout": 0.0,
     "adapter_rank": 0,
     "ehr_columns": 0,
+    "in_channels": 8,
+    "out_channels": 3,
 }
 
 

@@ -52,7 +52,7 @@ class Line:
         self.label, self.blocks = site, {name: name for name in LAYOUT.names}
         self._target = torch.from_numpy(stream(0, site).normal(0, 0.1, LAYOUT.total).astype(np.float32))
 
-    def draw(self, count: int) -> tuple[int, ...]:
+    def sample(self, count: int) -> tuple[int, ...]:
         return tuple(range(count))
 
     def value_and_grad(self, w: torch.Tensor, batch: int) -> tuple[float, torch.Tensor]:
@@ -66,7 +66,7 @@ class Line:
 
 
 class Patients(Line):
-    def draw(self, chosen: Any) -> Any:
+    def sample(self, chosen: Any) -> Any:
         return chosen
 
 

@@ -144,7 +144,7 @@ def server(chosen, **changed):
         "model": SPEC,
         "variables": ["model"],
     }
-    return PlaintextServer(**parts | {"home_roles": [], "min_clients": 2, "seed": 0} | changed)
+    return PlaintextServer(**parts | {"home_roles": [], "allowed_names": [], "min_clients": 2, "seed": 0} | changed)
 
 
 @BY_NAME

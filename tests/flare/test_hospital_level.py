@@ -233,7 +233,7 @@ def test_noise_that_is_not_made_for_the_sum_is_refused(changed):
 
     with pytest.raises(ConfigRefused, match=next(iter(changed))):
         SecAggSession(secagg("masked", **PROMISED), replace(promise(True), **changed))
-    with pytest.raises(ConfigRefused, match="hidden True, expected False"):
+    with pytest.raises(ConfigRefused, match="distributed True, expected False"):
         SecAggSession(secagg("he", **PROMISED), promise(True))
     with pytest.raises(ConfigRefused, match="weights"):
         SecAggSession(secagg("masked", bits=16), promise(True))

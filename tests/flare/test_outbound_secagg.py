@@ -32,7 +32,7 @@ class Halved:
     """A stage that costs budget, and whose effect is easy to see."""
 
     name, traits, unit = "halved", Traits(), "patient"
-    rounds, delta, accept_vacuous = 2, 1e-5, False
+    num_rounds, delta, accept_vacuous = 2, 1e-5, False
 
     def cost(self):
         return SampledGaussianRelease("patient", 2.0, 0.25, 1)

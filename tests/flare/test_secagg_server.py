@@ -353,7 +353,7 @@ def test_a_site_with_another_global_model_is_lost_and_the_others_go_on(federatio
 
     def before(task, site, call):
         if (task, site, call.moment.round) == ("train", liar, 1):
-            held = played.sites[site].executor._held(played.sites[site].context(task))
+            held = played.sites[site].held()
             next(iter(held.wire().values())).flat[0] += 1
 
     played.run(before=before)

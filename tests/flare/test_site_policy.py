@@ -370,7 +370,7 @@ def test_patient_takes_what_another_job_reserved_for_nothing(rig, message):
 
 def test_patient_refuses_less_than_a_patient(rig):
     class PerImage(PatientRelease.__bases__[0]):
-        name, traits, rounds = "per_image", Traits(), 2
+        name, traits, num_rounds = "per_image", Traits(), 2
         unit, delta, accept_vacuous = "image", DELTA, False
 
         def plan(self):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-DECLARED = "import torch; from wardround.models import torchvision_adapter as torchvision_door as door\n"
+DECLARED = "import torch; from wardround.models import torchvision_adapter as door\n"
 BROKEN = 'import torch\ntorch.library.register_fake("torchvision::{name}")(lambda dets, scores, iou: dets)\n'
 
 

@@ -167,8 +167,8 @@ def handshake(kit: Kit) -> tuple[str, str]:
     raises ssl.SSLError; no server raises OSError.
     """
     context = ssl.create_default_context(cafile=str(kit.startup / ROOT))
-    # NVFlare's certificates name the party, not the host. The caller compares that name
-    # with the kit's.
+    # The host's name is not checked here: the caller compares the party's name in the
+    # certificate with the kit's.
     context.check_hostname = False
     context.load_cert_chain(kit.certificate, kit.key)
     # A gRPC server closes a connection that does not offer HTTP/2.

@@ -47,7 +47,7 @@ def write_plain_report(run: Json, out_dir: Path) -> Path:
     rounds = [f"round {one['round'] + 1}: {', '.join(one['aggregated'])}" for one in run["rounds"]]
     return files.write(
         Path(out_dir) / REPORT,
-        html("plain_report.html", {"run": run, "num_rounds": rounds}),
+        html("plain_report.html", {"run": run, "rounds": rounds}),
     )
 
 
