@@ -1,1 +1,1 @@
-"""The command line: one file for each command."""
+"""The command line of wardround: each command has a file of its own here."""

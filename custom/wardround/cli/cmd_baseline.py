@@ -1,4 +1,6 @@
-"""`wardround baseline`: what a job is measured against, with its own network, data, split and budget."""
+"""`wardround baseline` trains what a job is compared with: the same network, data,
+split and budget, without a federation.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,17 @@ from wardround import __version__
 from wardround.cli import like
 from wardround.core import files
 from wardround.core.errors import ConfigRefused
-from wardround.core.terminal import DONE, command, existing, folder, group, interval, positive, say, table
+from wardround.core.terminal import (
+    DONE,
+    command,
+    existing,
+    folder,
+    group,
+    interval,
+    positive,
+    say,
+    table,
+)
 
 TEXT = """
 Train the models that a federation is compared with. They have the network, first weights, patients, split, patches and
@@ -36,32 +48,78 @@ OUT/baseline.json and OUT/*.npz (for `wardround predict`).
 
   wardround baseline {kind} --job brats_perfedavg --sites sites.json --set num_rounds=10
 """
-_COLUMNS = ("dice_mean", "dice_ET", "dice_TC", "dice_WT", "hd95_mm_ET", "hd95_mm_TC", "hd95_mm_WT")
+_COLUMNS = (
+    "dice_mean",
+    "dice_ET",
+    "dice_TC",
+    "dice_WT",
+    "hd95_mm_ET",
+    "hd95_mm_TC",
+    "hd95_mm_WT",
+)
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    kinds = group(commands, "baseline", "train each hospital alone, or all in one place", TEXT)
+    kinds = group(
+        commands,
+        "baseline",
+        "train each hospital alone, or all in one place",
+        TEXT,
+    )
     for kind, sentence in KINDS.items():
-        parser = command(kinds, kind, sentence.rstrip("."), sentence + "\n" + MORE.format(kind=kind), run)
-        parser.set_defaults(kind=kind)
-        parser.add_argument("--job", required=True, metavar="NAME", help="whose settings (`wardround jobs list`)")
-        parser.add_argument(
-            "--sites", type=existing, metavar="JSON", help="sites.json; default: what WARDROUND_SITES names"
+        parser = command(
+            kinds,
+            kind,
+            sentence.rstrip("."),
+            sentence + "\n" + MORE.format(kind=kind),
+            run,
         )
-        parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting of the job")
+        parser.set_defaults(kind=kind)
+        parser.add_argument(
+            "--job",
+            required=True,
+            metavar="NAME",
+            help="whose settings (`wardround jobs list`)",
+        )
+        parser.add_argument(
+            "--sites",
+            type=existing,
+            metavar="JSON",
+            help="sites.json; default: what WARDROUND_SITES names",
+        )
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="K=V",
+            help="change a setting of the job",
+        )
         like.add(parser)
         parser.add_argument(
-            "--work-factor", type=positive, default=1, metavar="N", help="times the work of one site; default 1"
+            "--work-factor",
+            type=positive,
+            default=1,
+            metavar="N",
+            help="times the work of one site; default 1",
         )
-        parser.add_argument("--out", type=folder, metavar="DIR", help=f"default wardround_runs/baseline_{kind}")
         parser.add_argument(
-            "--device", metavar="D", help="auto, cpu, cuda, cuda:N for all sites; default: as each site says"
+            "--out",
+            type=folder,
+            metavar="DIR",
+            help=f"default wardround_runs/baseline_{kind}",
+        )
+        parser.add_argument(
+            "--device",
+            metavar="D",
+            help="auto, cpu, cuda, cuda:N for all sites; default: as each site says",
         )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, score, print, write."""
+    """Train the models, score them on each hospital's test patients, print the table
+    and write OUT/baseline.json with the weights.
+    """
     from wardround.data.site_config import read_sites
     from wardround.jobs import building, recipes
     from wardround.jobs.folder import about
@@ -69,29 +127,43 @@ def run(args: argparse.Namespace) -> int:
     from wardround.research import baselines
 
     job = recipes.job(args.job, args.set)
-    spec, sampling, schedule = (
-        building.build(part, name)
-        for name, part in (
-            ("model", job.task["model"]),
-            ("sampling", job.task["sampling"]),
-            ("schedule", job.federation["schedule"]),
-        )
-    )
+    spec = building.build(job.task["model"], "model")
+    sampling = building.build(job.task["sampling"], "sampling")
+    schedule = building.build(job.federation["schedule"], "schedule")
     schedule = replace(schedule, work=schedule.work * args.work_factor)
     configs = read_sites(_sites_file(args))
     if args.device:
         configs = {name: replace(config, device=args.device) for name, config in configs.items()}
     patient_dp = job.dp is not None and job.dp["unit"] == "patient"
-    out, seed, begun = args.out or Path("wardround_runs") / f"baseline_{args.kind}", job.task["seed"], time.monotonic()
-    sites = baselines.open_sites(configs, spec, sampling, seed, out / "cache", say, patient_dp=patient_dp)
+    out = args.out or Path("wardround_runs") / f"baseline_{args.kind}"
+    seed = job.task["seed"]
+    begun = time.monotonic()
+    sites = baselines.open_sites(
+        configs,
+        spec,
+        sampling,
+        seed,
+        out / "cache",
+        say,
+        patient_dp=patient_dp,
+    )
     initial, settings = first_weights(spec, seed), about(job) | {"work": schedule.work}
     if args.kind == "local":
         models = baselines.train_local(sites, schedule, initial, say)
         for name, w in models.items():
             baselines.keep(out / f"{name}.npz", w, spec, [sites[name]], settings)
     else:
-        models = dict.fromkeys(sites, baselines.train_central(sites, schedule, initial, say))
-        baselines.keep(out / "central.npz", next(iter(models.values())), spec, list(sites.values()), settings)
+        models = dict.fromkeys(
+            sites,
+            baselines.train_central(sites, schedule, initial, say),
+        )
+        baselines.keep(
+            out / "central.npz",
+            next(iter(models.values())),
+            spec,
+            list(sites.values()),
+            settings,
+        )
     say("scoring the test patients")
     scores = {name: baselines.score(site, models[name]) for name, site in sites.items()}
     labels = {name: config.name or name for name, config in configs.items()}
@@ -110,7 +182,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(result: dict[str, Any]) -> str:
-    """Return the table and the mean over sites."""
+    """Return the table of test scores, one row per hospital, and below it the mean and
+    the worst score over the hospitals.
+    """
     from wardround.messages.allowed_names import CLASSIFICATION
     from wardround.reports.summary import main_metric
 
@@ -127,7 +201,10 @@ def show(result: dict[str, Any]) -> str:
     lines = [
         f"{result['baseline']}: {result['gradient_evaluations']} gradient evaluations per model; test patients, "
         "mean [95 % interval]; a dash: the region is unknown there",
-        table(("site", "cases", "val", *(key.replace("_", " ") for key in columns)), rows),
+        table(
+            ("site", "cases", "val", *(key.replace("_", " ") for key in columns)),
+            rows,
+        ),
         f"mean over sites: {sum(means) / len(means):.3f}, worst {min(means):.3f}",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`wardround compare`: runs side by side."""
+"""`wardround compare` puts runs side by side: their settings, scores and one picture."""
 
 from __future__ import annotations
 
@@ -23,16 +23,37 @@ The runs must be of the same hospitals and patients. Scores that did not leave a
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = command(commands, "compare", "put runs side by side: settings, scores, one picture", TEXT, run)
-    parser.add_argument("runs", type=existing, nargs="+", metavar="RUN", help="as for `wardround report`")
+    parser = command(
+        commands,
+        "compare",
+        "put runs side by side: settings, scores, one picture",
+        TEXT,
+        run,
+    )
     parser.add_argument(
-        "--out", type=folder, default=Path("compared.html"), metavar="FILE", help="default: %(default)s"
+        "runs",
+        type=existing,
+        nargs="+",
+        metavar="RUN",
+        help="as for `wardround report`",
+    )
+    parser.add_argument(
+        "--out",
+        type=folder,
+        default=Path("compared.html"),
+        metavar="FILE",
+        help="default: %(default)s",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, compare, write."""
-    from wardround.reports.compare import lines, require_comparable, rows, write_comparison
+    """Read the runs, print what differs and how the scores compare, and write the page."""
+    from wardround.reports.compare import (
+        lines,
+        require_comparable,
+        rows,
+        write_comparison,
+    )
     from wardround.reports.schema import build
 
     runs = {
@@ -42,14 +63,29 @@ def run(args: argparse.Namespace) -> int:
     differ = lines(runs)
     print(table(("setting", *runs), differ) if differ else "No setting differs.")
     print()
-    cells = [[row["run"], _value(row["mean"]), interval(row["minus_first"]), str(row["sites"])] for row in rows(runs)]
-    print(table(("run", "mean test score", "minus the first, paired [95 %]", "hospitals"), cells))
+    cells = [
+        [
+            row["run"],
+            _value(row["mean"]),
+            interval(row["minus_first"]),
+            str(row["sites"]),
+        ]
+        for row in rows(runs)
+    ]
+    print(
+        table(
+            ("run", "mean test score", "minus the first, paired [95 %]", "hospitals"),
+            cells,
+        ),
+    )
     print(f"open this: {write_comparison(runs, args.out).resolve()}")
     return DONE
 
 
 def _names(places: Sequence[Path]) -> list[str]:
-    """Return what each run is called: the last part of its path; where two are the same, the whole path."""
+    """Return what each run is called: the last part of its path, or the whole path
+    where two runs would have the same name.
+    """
     short = [place.resolve().name for place in places]
     unique = [name if short.count(name) == 1 else str(place) for name, place in zip(short, places, strict=True)]
     return [name if unique.count(name) == 1 else f"{name} ({n + 1})" for n, name in enumerate(unique)]

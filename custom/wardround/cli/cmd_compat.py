@@ -1,4 +1,6 @@
-"""`wardround jobs compat`: what goes together in one job, and why something does not."""
+"""`wardround jobs compat` says what goes together in one job, and why something does
+not.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,36 @@ Exit code 0: it goes together; 1: it does not.
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = command(commands, "compat", "print what goes together in one job", COMPAT, compat)
-    parser.add_argument("options", nargs="*", metavar="OPTION", help="options of the table; all others are the default")
+    parser = command(
+        commands,
+        "compat",
+        "print what goes together in one job",
+        COMPAT,
+        compat,
+    )
+    parser.add_argument(
+        "options",
+        nargs="*",
+        metavar="OPTION",
+        help="options of the table; all others are the default",
+    )
     parser.add_argument("--job", metavar="JOB", help="ask about a job, with --set")
-    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting of the job")
-    parser.add_argument("--markdown", action="store_true", help="print the table as docs/compatibility.md has it")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="change a setting of the job",
+    )
+    parser.add_argument(
+        "--markdown",
+        action="store_true",
+        help="print the table as docs/compatibility.md has it",
+    )
 
 
 def compat(args: argparse.Namespace) -> int:
-    """Print the table, or the answer to one question."""
+    """Print the whole table, or the answer for the options or the job that were named."""
     from wardround.jobs import compat_page
 
     asked = sum((bool(args.options), args.job is not None, args.markdown))
@@ -46,7 +69,10 @@ def compat(args: argparse.Namespace) -> int:
         return _job(args.job, args.set)
     if args.options:
         return _options(args.options)
-    print(compat_page.markdown() if args.markdown else compat_page.text(), end="" if args.markdown else "\n")
+    print(
+        compat_page.markdown() if args.markdown else compat_page.text(),
+        end="" if args.markdown else "\n",
+    )
     return DONE
 
 
@@ -66,7 +92,10 @@ def _job(name: str, settings: list[str]) -> int:
 
     found = parts_of(recipes.job(name, settings))
     wrong = misfit(found)
-    return _answer(", ".join(part.name for part in found), None if wrong is None else wrong.refusal())
+    return _answer(
+        ", ".join(part.name for part in found),
+        None if wrong is None else wrong.refusal(),
+    )
 
 
 def _answer(told: str, refusal: ConfigRefused | None) -> int:

@@ -1,4 +1,6 @@
-"""`wardround data check`: read every case once and say what is there and what is wrong."""
+"""`wardround data check` reads every case once, and says what is there and what is
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,10 @@ cases without a label.
   wardround data check sites/site-1/data               a folder of labelled images
   wardround data check local/wardround.json --job brats_ehr_fedavg       and the record, with the columns of this job
 """
-_KINDS = {"brats": "brats: ET, TC and WT are known", "whole_tumour": "whole_tumour: only WT is known"}
+_KINDS = {
+    "brats": "brats: ET, TC and WT are known",
+    "whole_tumour": "whole_tumour: only WT is known",
+}
 
 
 def add(commands: Any) -> None:
@@ -51,7 +56,10 @@ def add(commands: Any) -> None:
         run,
     )
     check.add_argument(
-        "data", type=existing, metavar="FOLDER|JSON", help="folder of cases, wardround.json or sites.json"
+        "data",
+        type=existing,
+        metavar="FOLDER|JSON",
+        help="folder of cases, wardround.json or sites.json",
     )
     check.add_argument(
         "--labels",
@@ -59,7 +67,9 @@ def add(commands: Any) -> None:
         help="how the values of masks are read (docs/data.md, Masks); default: what the site's file says, else auto",
     )
     check.add_argument(
-        "--patient-pattern", metavar="REGEX", help="group 1 is the patient of a case id; default: see docs/data.md"
+        "--patient-pattern",
+        metavar="REGEX",
+        help="group 1 is the patient of a case id; default: see docs/data.md",
     )
     check.add_argument(
         "--job",
@@ -69,7 +79,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check one folder or every site of a file."""
+    """Check one folder, or every site of a file, and return 1 where anything is wrong."""
     from wardround.data.description import is_labelled
     from wardround.data.ehr import Table
     from wardround.data.inspection import inspect
@@ -100,7 +110,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
-    """Return the facts about labelled images as indented lines, and what is wrong: the first thing, or damaged images."""
+    """Return the facts about labelled images as indented lines, and what is wrong with
+    them.
+
+    What is wrong is either the first problem that stopped the reading, or one refusal
+    for each damaged image.
+    """
     from wardround.data.labelled import open_labelled, shared_images, unnamed_images
     from wardround.data.patients import about_named_patients
     from wardround.data.splits import PARTS
@@ -111,15 +126,31 @@ def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
         say(f"reading every image and record of {config.data}")
         with TemporaryDirectory() as folder:
             found = open_labelled(config, Path(folder))
-        grid, columns, classes = found.spec.grid, found.spec.table.features, found.class_counts()
-        rows += [("cases", str(len(found.cases))), ("patients", str(len(set(found.patients.values()))))]
-        rows += [("classes", f"{_listed(classes)} (patients)"), ("unlabelled", f"{found.unlabelled} cases, left out")]
-        rows += [("modalities", _listed(found.modalities)), ("images", " x ".join(map(str, grid.shape)))]
+        grid = found.spec.grid
+        columns = found.spec.table.features
+        classes = found.class_counts()
+        rows += [
+            ("cases", str(len(found.cases))),
+            ("patients", str(len(set(found.patients.values())))),
+        ]
+        rows += [
+            ("classes", f"{_listed(classes)} (patients)"),
+            ("unlabelled", f"{found.unlabelled} cases, left out"),
+        ]
+        rows += [
+            ("modalities", _listed(found.modalities)),
+            ("images", " x ".join(map(str, grid.shape))),
+        ]
         known = {name: f"{100 * share:.0f} %" for name, share in zip(columns, found.known.mean(axis=0), strict=True)}
         rows += [("record", f"{_listed(known)} known" if known else "no columns")]
         split = split_of(found)
         parts = {part: found.class_counts(getattr(split, part)) for part in PARTS}
-        rows += [("split", "; ".join(f"{part} {_listed(counts)}" for part, counts in parts.items()) + " (patients)")]
+        rows += [
+            (
+                "split",
+                "; ".join(f"{part} {_listed(counts)}" for part, counts in parts.items()) + " (patients)",
+            ),
+        ]
         absent = [name for name, count in parts["test"].items() if not count]
         rows += [("beware", f"no test patient with {', '.join(absent)}: nothing is known about them")] if absent else []
         rows += [("beware", words) for words in about_named_patients(set(found.patients.values()))]
@@ -133,14 +164,29 @@ def describe_labelled(config: SiteConfig) -> tuple[str, list[Refusal]]:
 
 
 def describe_record(config: SiteConfig, columns: Table, source: Source) -> tuple[str, list[Refusal]]:
-    """Return the line about the record beside masks, and what is wrong with it; no columns: rows are counted only."""
+    """Return the line about the health records (EHR) beside masks, and what is wrong
+    with them.
+
+    columns: the columns that a job reads. Without any, the rows are only counted.
+    """
     from wardround.data.cases import find_cases
     from wardround.data.ehr_table import for_patients, site_ehr
 
-    files = find_cases(config.data, config.cases, config.patient_pattern, labels=config.labels, source=source)
+    files = find_cases(
+        config.data,
+        config.cases,
+        config.patient_pattern,
+        labels=config.labels,
+        source=source,
+    )
     try:
         rows = site_ehr(config, columns)
-        vectors = for_patients(rows, columns, {one.case: one.patient for one in files}, lambda words: None)
+        vectors = for_patients(
+            rows,
+            columns,
+            {one.case: one.patient for one in files},
+            lambda words: None,
+        )
     except Refusal as problem:
         return _lines([("record", "-")]), [problem]
     count, names = len(vectors), columns.features
@@ -149,12 +195,19 @@ def describe_record(config: SiteConfig, columns: Table, source: Source) -> tuple
     listed = f"{_listed(known)} known" if known else "--job says which columns to check"
     strangers = len(set(rows) - set(vectors))
     listed += f"; {strangers} rows are of nobody here" if strangers else ""
-    told = [("record", f"{sum(who in rows for who in vectors)} of {count} patients have a row; {listed}")]
+    told = [
+        (
+            "record",
+            f"{sum(who in rows for who in vectors)} of {count} patients have a row; {listed}",
+        ),
+    ]
     return _lines([*told, *(("beware", words) for words in _far(vectors, columns))]), []
 
 
 def _far(vectors: Mapping[str, Any], columns: Table) -> list[str]:
-    """Return a line for every column with values so far from its public range that they are cut: perhaps another unit."""
+    """Return a line for every column with values so far outside its public range that
+    they are cut. The site may use another unit.
+    """
     from wardround.data.ehr import LIMIT
 
     ranges = {c.name: f"{c.low:g} .. {c.high:g} {c.unit}" for c in columns.columns if c.kind == "numeric"}
@@ -167,7 +220,9 @@ def _far(vectors: Mapping[str, Any], columns: Table) -> list[str]:
 
 
 def _read_by(name: str) -> tuple[Table, Source]:
-    """Return the columns that a job reads, and how the files of its task are read."""
+    """Return the columns that the job of this name reads, and how the files of its task
+    are read.
+    """
     from wardround.jobs import building, recipes
     from wardround.training.segmentation import Sampling
 
@@ -183,7 +238,7 @@ def _read_by(name: str) -> tuple[Table, Source]:
 
 
 def describe(found: Inspection) -> str:
-    """Return the facts as indented lines."""
+    """Return the facts about a folder of cases as indented lines."""
     rows = [
         ("cases", str(found.cases)),
         ("patients", str(found.patients)),
@@ -222,7 +277,9 @@ def _configs(args: argparse.Namespace) -> Mapping[str, SiteConfig]:
     return {"data": SiteConfig(data=args.data.resolve())} if args.data.is_dir() else read_sites(args.data)
 
 
-def _counts(counts: Mapping[tuple[int, int, int], int] | Mapping[tuple[float, float, float], int]) -> str:
+def _counts(
+    counts: Mapping[tuple[int, int, int], int] | Mapping[tuple[float, float, float], int],
+) -> str:
     most = sorted(counts.items(), key=lambda item: -item[1])
     shown = [f"{' x '.join(f'{n:g}' for n in key)} ({count})" for key, count in most[:6]]
     return ", ".join([*shown, f"and {len(most) - 6} more"] if len(most) > 6 else shown) or "-"

@@ -1,4 +1,4 @@
-"""`wardround export`: models as MONAI bundles."""
+"""`wardround export` writes models as MONAI bundles."""
 
 from __future__ import annotations
 
@@ -35,15 +35,34 @@ def add(commands: Any) -> None:
     """Declare the command."""
     parser = command(commands, "export", "write models as MONAI bundles", TEXT, run)
     parser.add_argument(
-        "source", type=existing, metavar="RUN_OR_MODEL", help="weights (.npz), or the workspace or folder of one run"
+        "source",
+        type=existing,
+        metavar="RUN_OR_MODEL",
+        help="weights (.npz), or the workspace or folder of one run",
     )
-    parser.add_argument("--out", type=folder, required=True, metavar="DIR", help="new folder for the bundle or bundles")
-    parser.add_argument("--authors", default="not stated", metavar="WORDS", help="whose weights these are")
-    parser.add_argument("--copyright", default="not stated", metavar="WORDS", help="copyright of the weights")
+    parser.add_argument(
+        "--out",
+        type=folder,
+        required=True,
+        metavar="DIR",
+        help="new folder for the bundle or bundles",
+    )
+    parser.add_argument(
+        "--authors",
+        default="not stated",
+        metavar="WORDS",
+        help="whose weights these are",
+    )
+    parser.add_argument(
+        "--copyright",
+        default="not stated",
+        metavar="WORDS",
+        help="copyright of the weights",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export one model, or all of a run."""
+    """Export one model, or all models of a run."""
     if args.source.is_file():
         _export(args.source, args.out, args)
         return DONE
@@ -60,10 +79,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def models_of(place: Path) -> dict[str, Path]:
-    """Return the models of one run below a folder by the name of their bundle: `global`, and the hospitals'.
+    """Return the models of one run below a folder, by the name of their bundle:
+    `global`, and one for each hospital.
 
-    none, or two that would have one name (several runs): ConfigRefused
-    a job with a secure sum keeps one equal final model at every hospital: the first is taken
+    A job with secure aggregation keeps an equal final model at every hospital; the
+    first of them is taken. A folder without a model, or with two models that would have
+    one name (several runs), is refused with ConfigRefused.
     """
     found = {
         name: sorted(p for p in place.rglob(name) if len(p.relative_to(place).parts) <= DEPTH)
@@ -91,7 +112,9 @@ def models_of(place: Path) -> dict[str, Path]:
 
 
 def _export_if_whole(file: Path, out: Path, args: argparse.Namespace) -> bool:
-    """Export a model and return True; a shared model that is not whole is left out with its reason."""
+    """Export a model and return True. A shared model that lacks blocks is left out,
+    with the reason on stderr.
+    """
     meta = _meta(file)
     if file.name == FINAL:
         try:
@@ -104,7 +127,9 @@ def _export_if_whole(file: Path, out: Path, args: argparse.Namespace) -> bool:
 
 
 def _meta(file: Path) -> Mapping[str, Any]:
-    """Return what a file of weights says of itself; a classifier: ModelRefused."""
+    """Return what a file of weights says about itself. A classifier is refused with
+    ModelRefused.
+    """
     from wardround.models import bundle_files
     from wardround.training.class_prediction import is_classifier
 

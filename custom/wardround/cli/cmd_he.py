@@ -1,4 +1,6 @@
-"""`wardround he cost`: bytes and seconds of a secure sum, before anyone provisions."""
+"""`wardround he cost` estimates the bytes and seconds of secure aggregation, before
+anyone provisions.
+"""
 
 from __future__ import annotations
 
@@ -30,22 +32,58 @@ MODES = {
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = command(commands, "cost", "bytes and seconds per round of every secure sum", TEXT, cost)
-    parser.add_argument("model", metavar="MODEL", help="name of a job, or a number of parameters")
-    parser.add_argument("--sites", type=positive, default=16, metavar="N", help="most hospitals in a sum; default 16")
-    parser.add_argument("--bits", type=positive, default=8, metavar="B", help="payload per value, 4 to 16; default 8")
-    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting of the job")
+    parser = command(
+        commands,
+        "cost",
+        "bytes and seconds per round of every secure sum",
+        TEXT,
+        cost,
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="name of a job, or a number of parameters",
+    )
+    parser.add_argument(
+        "--sites",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="most hospitals in a sum; default 16",
+    )
+    parser.add_argument(
+        "--bits",
+        type=positive,
+        default=8,
+        metavar="B",
+        help="payload per value, 4 to 16; default 8",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="change a setting of the job",
+    )
 
 
 def cost(args: argparse.Namespace) -> int:
-    """Print the table."""
+    """Print one row for each mode of secure aggregation."""
     from wardround.secagg import cost as costs
     from wardround.secagg.spec import SecAggSpec
 
     weights = _weights(args.model, args.set)
     rows, parameters = [], 0
     for name, mode in MODES.items():
-        promise = SecAggSpec(args.sites, 3, args.bits, "patients_in_sum", 32, **mode, threshold=0)
+        promise = SecAggSpec(
+            args.sites,
+            3,
+            args.bits,
+            "patients_in_sum",
+            32,
+            **mode,
+            threshold=0,
+        )
         found, spent = costs.cost(promise, weights), costs.seconds(promise, weights)
         parameters = found.parameters
         bytes_ = [f"{found.up / 1e6:.2f} MB", f"{found.down / 1e6:.2f} MB"]
@@ -57,7 +95,12 @@ def cost(args: argparse.Namespace) -> int:
     print(
         f"{parameters:,} parameters, {args.bits} bits each, up to {args.sites} hospitals in a sum; per hospital and round:"
     )
-    print(table(["sum", "up", "down", "up/param", "down/param", "hide", "add", "reveal"], rows))
+    print(
+        table(
+            ["sum", "up", "down", "up/param", "down/param", "hide", "add", "reveal"],
+            rows,
+        ),
+    )
     return DONE
 
 

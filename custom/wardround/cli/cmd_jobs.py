@@ -1,4 +1,6 @@
-"""`wardround jobs list|settings|write|check`: the job folders, printed from the recipes."""
+"""`wardround jobs list|settings|write|check` prints job folders from the recipes, and
+compares them.
+"""
 
 from __future__ import annotations
 
@@ -45,32 +47,73 @@ Compare job folders with the recipes of this version, byte for byte. Exit code 0
 def add(commands: Any) -> None:
     """Declare the four commands."""
     command(commands, "list", "list the jobs", LIST, list_jobs)
-    shown = command(commands, "settings", "list what --set can change in a job", SETTINGS, list_settings)
+    shown = command(
+        commands,
+        "settings",
+        "list what --set can change in a job",
+        SETTINGS,
+        list_settings,
+    )
     shown.add_argument("name", metavar="JOB", help="name of a job")
-    shown.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; may be repeated")
+    shown.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="change a setting; may be repeated",
+    )
     write = command(commands, "write", "write job folders", WRITE, write_jobs)
     _names(write)
-    write.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; may be repeated")
+    write.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="change a setting; may be repeated",
+    )
     like.add(write)
     who = write.add_mutually_exclusive_group()
-    who.add_argument("--sites", metavar="A,B", help="names of the sites; default: those of the recipe")
-    who.add_argument("--all-sites", action="store_true", help="every site that is connected when the job starts")
-    _names(command(commands, "check", "compare job folders with the recipes", CHECK, check_jobs))
+    who.add_argument(
+        "--sites",
+        metavar="A,B",
+        help="names of the sites; default: those of the recipe",
+    )
+    who.add_argument(
+        "--all-sites",
+        action="store_true",
+        help="every site that is connected when the job starts",
+    )
+    _names(
+        command(
+            commands,
+            "check",
+            "compare job folders with the recipes",
+            CHECK,
+            check_jobs,
+        ),
+    )
 
 
 def list_jobs(_: argparse.Namespace) -> int:
-    """Print every job."""
+    """Print the name, the algorithm and one sentence of every job."""
     from wardround.jobs import recipes
 
     for name in recipes.names():
         job = recipes.job(name)
         print(f"{name:<21} {job.title}, {job.algorithm['source']}; {job.privacy['title']}")
-        print(textwrap.fill(job.algorithm["description"], 110, initial_indent=" " * 22, subsequent_indent=" " * 22))
+        print(
+            textwrap.fill(
+                job.algorithm["description"],
+                110,
+                initial_indent=" " * 22,
+                subsequent_indent=" " * 22,
+            ),
+        )
     return DONE
 
 
 def list_settings(args: argparse.Namespace) -> int:
-    """Print every setting of one job."""
+    """Print every setting of one job, with its value, type and meaning."""
     from wardround.jobs import recipes, settings
     from wardround.jobs.setting_descriptions import DERIVED, DESCRIPTIONS
 
@@ -78,7 +121,14 @@ def list_settings(args: argparse.Namespace) -> int:
     print(f"privacy: {made.privacy['title']}")
     print(f"    {DESCRIPTIONS['privacy']}")
     print(f"sharing: {made.title}")
-    print(textwrap.fill(DESCRIPTIONS["sharing"], 110, initial_indent="    ", subsequent_indent="    "))
+    print(
+        textwrap.fill(
+            DESCRIPTIONS["sharing"],
+            110,
+            initial_indent="    ",
+            subsequent_indent="    ",
+        ),
+    )
     found = {name: value for name, value in settings.listed(made).items() if name not in DERIVED}
     for name, value in found.items():
         print(f"{name} = {settings.shown(value)}  ({settings.kind(value)})")
@@ -88,7 +138,7 @@ def list_settings(args: argparse.Namespace) -> int:
                 110,
                 initial_indent="    ",
                 subsequent_indent="    ",
-            )
+            ),
         )
     return DONE
 
@@ -109,13 +159,18 @@ def write_jobs(args: argparse.Namespace) -> int:
 
 
 def check_jobs(args: argparse.Namespace) -> int:
-    """Compare folders with recipes; folders that no recipe prints count as differences."""
+    """Compare folders with recipes and return 1 where they differ. A folder that no
+    recipe prints counts as a difference.
+    """
     from wardround.jobs import recipes
     from wardround.jobs.folder import check
 
     if not args.out.is_dir():
         raise ConfigRefused(
-            f"the folder {args.out}", found="no such folder", expected="a folder of jobs", fix="name it with --out"
+            f"the folder {args.out}",
+            found="no such folder",
+            expected="a folder of jobs",
+            fix="name it with --out",
         )
     wrong = 0
     for name in args.names or recipes.names():
@@ -133,18 +188,34 @@ def check_jobs(args: argparse.Namespace) -> int:
 
 
 def site_names(text: str) -> list[str]:
-    """Return the names in "a,b"; an empty name, a name twice, or `server`: ConfigRefused."""
+    """Return the names in a text like "a,b". An empty name, a repeated name and
+    `server` are refused with ConfigRefused.
+    """
     names = [name.strip() for name in text.split(",")]
     if not all(names) or len(set(names)) < len(names) or "server" in names:
         raise ConfigRefused(
-            "the names of the sites", found=repr(text), expected="different names, with commas", fix="for example a,b"
+            "the names of the sites",
+            found=repr(text),
+            expected="different names, with commas",
+            fix="for example a,b",
         )
     return names
 
 
 def _names(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="*", metavar="NAME", help="names of jobs; default: all")
-    parser.add_argument("--out", type=folder, default=Path("jobs"), metavar="DIR", help="default ./jobs")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="names of jobs; default: all",
+    )
+    parser.add_argument(
+        "--out",
+        type=folder,
+        default=Path("jobs"),
+        metavar="DIR",
+        help="default ./jobs",
+    )
 
 
 def _strangers(out: Path, names: list[str]) -> list[str]:

@@ -1,4 +1,6 @@
-"""`wardround ledger`: what a hospital's patients have paid in privacy, and what one more job would cost."""
+"""`wardround ledger` says what a hospital's patients have paid in privacy, and what one
+more job would cost.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ def add(commands: Any) -> None:
 
 
 def show(args: argparse.Namespace) -> int:
-    """Print jobs, then what all of it means."""
+    """Print the releases of every job, then what all of them together mean for each
+    unit.
+    """
     from wardround.dp.accounting import claim
     from wardround.dp.releases import UNITS, UnknownRelease
 
@@ -120,11 +124,13 @@ def show(args: argparse.Namespace) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Check the chain."""
+    """Check the chain of hashes, and that it begins with the head that was noted
+    earlier, where one is given.
+    """
     ledger = _ledger(args)
     chain = ledger.state().chain
     if args.expect is not None:
-        count, _, _ = args.expect.partition(":")
+        count = args.expect.partition(":")[0]
         if not count.isdecimal() or chain.head(int(count)) != args.expect:
             raise ReleaseRefused(
                 f"the ledger in {args.folder}",
@@ -137,11 +143,15 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def simulate(args: argparse.Namespace) -> int:
-    """Print what is spent, what a plan costs alone, and all of it together."""
+    """Print what is spent, what the planned job would cost alone, and what both cost
+    together. Nothing is reserved.
+    """
     from wardround.dp.accounting import claim, require_meaningful
     from wardround.dp.releases import times
 
-    ledger, budget, plan = _ledger(args, needed=False), _budget(args), _plan(args)
+    ledger = _ledger(args, needed=False)
+    budget = _budget(args)
+    plan = _plan(args)
     state = ledger.state()
     alone = claim([plan], args.unit, args.delta)
     require_meaningful(alone.epsilon, args.accept_vacuous)
@@ -163,7 +173,7 @@ def simulate(args: argparse.Namespace) -> int:
 
 
 def close(args: argparse.Namespace) -> int:
-    """Free a job's reservation."""
+    """Free what a job that will not be started again had reserved."""
     _ledger(args).close(args.job)
     print(f"job {args.job} holds no reservation")
     return DONE
@@ -198,7 +208,10 @@ def _plan(args: argparse.Namespace) -> Release:
     from wardround.dp.releases import GaussianRelease, SampledGaussianRelease
 
     unit: Unit = args.unit
-    z, target, q, steps = args.noise_multiplier, args.target_epsilon, args.sample_rate, args.steps
+    z = args.noise_multiplier
+    target = args.target_epsilon
+    q = args.sample_rate
+    steps = args.steps
     if args.rounds is not None and q is None and steps is None:
         z = full_noise_multiplier_for(target, args.delta, args.rounds, unit) if z is None else z
         return GaussianRelease(unit, z, args.rounds)
@@ -244,7 +257,7 @@ def _row(name: str, found: Claim) -> list[str]:
 
 
 def _warn(ledger: Ledger) -> bool:
-    """Print what a person should look at, and tell whether there was anything."""
+    """Print what a person should look at, and return whether there was anything."""
     state = ledger.state()
     if state.chain.pending:
         print("\nthe last entry was interrupted: it counts, and the next job completes it")

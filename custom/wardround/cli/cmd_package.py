@@ -1,4 +1,6 @@
-"""`wardround package`: a job for hospitals that forbid code, or for hospitals that do not have the package."""
+"""`wardround package` writes a job for hospitals that forbid code, or for hospitals
+that do not have the package.
+"""
 
 from __future__ import annotations
 
@@ -27,25 +29,57 @@ files, so that whoever reviewed the folder can compare it with what arrived.
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    made = command(commands, "package", "a job without code, or with all of it", PACKAGE, run)
+    made = command(
+        commands,
+        "package",
+        "a job without code, or with all of it",
+        PACKAGE,
+        run,
+    )
     made.add_argument("job", metavar="JOB", help="name of a job, or its folder")
     form = made.add_mutually_exclusive_group(required=True)
     form.add_argument(
-        "--config-only", action="store_true", help="for sites that deny code and have wardround installed"
+        "--config-only",
+        action="store_true",
+        help="for sites that deny code and have wardround installed",
     )
-    form.add_argument("--with-code", action="store_true", help="for sites that take code and do not have wardround")
-    made.add_argument("--out", type=folder, required=True, metavar="DIR", help="the job is written to DIR/NAME")
-    made.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; for a name only")
-    made.add_argument("--sites", metavar="A,B", help="names of the sites; for a name only")
+    form.add_argument(
+        "--with-code",
+        action="store_true",
+        help="for sites that take code and do not have wardround",
+    )
+    made.add_argument(
+        "--out",
+        type=folder,
+        required=True,
+        metavar="DIR",
+        help="the job is written to DIR/NAME",
+    )
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="change a setting; for a name only",
+    )
+    made.add_argument(
+        "--sites",
+        metavar="A,B",
+        help="names of the sites; for a name only",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write one form of one job."""
+    """Write one of the two forms of one job."""
     from wardround.cli.cmd_jobs import site_names
     from wardround.jobs import packaging
     from wardround.jobs.forms import chosen
 
-    name, files = chosen(args.job, args.set, site_names(args.sites) if args.sites else [])
+    name, files = chosen(
+        args.job,
+        args.set,
+        site_names(args.sites) if args.sites else [],
+    )
     made = packaging.config_only(files) if args.config_only else packaging.with_code(files)
     out = packaging.write(made, args.out / name)
     what = "no code" if args.config_only else "the code of wardround"

@@ -1,4 +1,4 @@
-"""`wardround partition`: one dataset becomes several sites, by patient."""
+"""`wardround partition` splits one data set into several sites, by patient."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from shlex import quote
 from typing import Any
 
 from wardround.cli import cmd_partition_labels
-from wardround.core.terminal import DONE, command, existing, folder, group, positive, say
+from wardround.core.terminal import (
+    DONE,
+    command,
+    existing,
+    folder,
+    group,
+    positive,
+    say,
+)
 from wardround.data.conventions import AUTO, NAMES
 
 TEXT = """
@@ -25,6 +33,7 @@ Use `labels` for labelled images (one class per patient, a record), and the othe
 To run a job on it: wardround jobs run brats_perfedavg --sites-file OUT/sites.json
 """
 
+# Each method has one sentence, an example, and its options.
 # method: (one sentence, an example, its options)
 METHODS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "column": (
@@ -52,7 +61,11 @@ METHODS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "--sites 4 --ratio 3",
         ("sites", "seed", "ratio"),
     ),
-    "size": ("A site is a band of tumour volumes, site-1 the smallest. Reads every mask.", "--sites 3", ("sites",)),
+    "size": (
+        "A site is a band of tumour volumes, site-1 the smallest. Reads every mask.",
+        "--sites 3",
+        ("sites",),
+    ),
     "dirichlet": (
         "Sites get Dirichlet shares of each tumour-size tercile (reads every mask), or of each label in a table.",
         "--sites 4 --alpha 0.5",
@@ -64,36 +77,79 @@ METHODS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("sites", "seed"),
     ),
 }
-_NEEDED = {("column", "table"), ("pattern", "pattern"), ("fets", "table"), ("datalist", "table")}
+_NEEDED = {
+    ("column", "table"),
+    ("pattern", "pattern"),
+    ("fets", "table"),
+    ("datalist", "table"),
+}
 _OPTIONS: dict[str, dict[str, Any]] = {
     "table": {
         "type": existing,
         "metavar": "FILE",
         "help": "CSV file with a header line (datalist: JSON file or folder)",
     },
-    "site_column": {"default": "site", "metavar": "NAME", "help": "column of the sites; default site"},
-    "case_column": {"default": "case", "metavar": "NAME", "help": "column of case or patient ids; default case"},
-    "label_column": {"metavar": "NAME", "help": "column of the labels in --table; default: tumour-size terciles"},
+    "site_column": {
+        "default": "site",
+        "metavar": "NAME",
+        "help": "column of the sites; default site",
+    },
+    "case_column": {
+        "default": "case",
+        "metavar": "NAME",
+        "help": "column of case or patient ids; default case",
+    },
+    "label_column": {
+        "metavar": "NAME",
+        "help": "column of the labels in --table; default: tumour-size terciles",
+    },
     "pattern": {"metavar": "REGEX", "help": "group 1 is the site"},
-    "sites": {"type": positive, "default": 4, "metavar": "N", "help": "number of sites; default 4"},
+    "sites": {
+        "type": positive,
+        "default": 4,
+        "metavar": "N",
+        "help": "number of sites; default 4",
+    },
     "seed": {"type": int, "default": 0, "help": "same seed, same split; default 0"},
-    "ratio": {"type": float, "default": 4.0, "help": "patients of the first site / of the last; default 4"},
-    "alpha": {"type": float, "default": 0.5, "help": "0.1 very uneven, 100 nearly even; default 0.5"},
+    "ratio": {
+        "type": float,
+        "default": 4.0,
+        "help": "patients of the first site / of the last; default 4",
+    },
+    "alpha": {
+        "type": float,
+        "default": 0.5,
+        "help": "0.1 very uneven, 100 nearly even; default 0.5",
+    },
 }
 
 
 def add(commands: Any) -> None:
-    """Declare the command with one sub-command per method."""
+    """Declare the command, with one sub-command for each method."""
     methods = group(commands, "partition", "split one dataset into sites", TEXT)
     for name, (sentence, example, options) in METHODS.items():
         text = f"{sentence}\n\n  wardround partition {name} DATA OUT {example}"
         method = command(methods, name, sentence.rstrip("."), text, run)
         method.set_defaults(method=name)
-        method.add_argument("data", type=existing, metavar="DATA", help="folder of the cases")
-        method.add_argument("out", type=folder, metavar="OUT", help="folder for the partition, outside DATA")
+        method.add_argument(
+            "data",
+            type=existing,
+            metavar="DATA",
+            help="folder of the cases",
+        )
+        method.add_argument(
+            "out",
+            type=folder,
+            metavar="OUT",
+            help="folder for the partition, outside DATA",
+        )
         for option in options:
             flag = "--" + option.replace("_", "-")
-            method.add_argument(flag, required=(name, option) in _NEEDED, **_OPTIONS[option])
+            method.add_argument(
+                flag,
+                required=(name, option) in _NEEDED,
+                **_OPTIONS[option],
+            )
         method.add_argument(
             "--min-patients",
             type=positive,
@@ -102,7 +158,9 @@ def add(commands: Any) -> None:
             help="a site with fewer is refused; default 3, which jobs need",
         )
         method.add_argument(
-            "--patient-pattern", metavar="REGEX", help="group 1 is the patient of a case id; default: docs/data.md"
+            "--patient-pattern",
+            metavar="REGEX",
+            help="group 1 is the patient of a case id; default: docs/data.md",
         )
         method.add_argument(
             "--labels",
@@ -114,7 +172,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Split, and print what every site got."""
+    """Split the data set, and print what every site received."""
     from wardround.data.cases import compile_patient_pattern, patient_of
     from wardround.data.splits import PARTS
     from wardround.research.partition import Options, partition

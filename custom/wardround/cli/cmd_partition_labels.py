@@ -1,4 +1,6 @@
-"""`wardround partition labels`: a labelled data set becomes sites that differ in their classes, modalities or scanners."""
+"""`wardround partition labels` splits a labelled data set into sites that differ in
+their classes, modalities or scanners.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ def add(methods: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Deal, change the sites, write them, and say what every site has."""
+    """Distribute the patients, change the sites as asked, write them, and print what
+    every site has.
+    """
     from wardround.data.splits import PARTS
     from wardround.research.partition_files import require_new
     from wardround.research.skew import Skew, class_table, deal, rescan, write_labelled_sites
@@ -115,7 +119,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def settings_for(whole: LabelledSet) -> list[str]:
-    """Return the settings that give a job the classes, modalities, columns and size of this set."""
+    """Return the settings that give a job the classes, modalities, columns and image
+    size of this set.
+    """
     spec = whole.description.spec
     values = {
         "sampling.classes": spec.classes,
@@ -132,7 +138,11 @@ def settings_for(whole: LabelledSet) -> list[str]:
 
 
 def opened(data: str, where: Path | None, size: int | None) -> Preset:
-    """Return the set: a preset in its folder, or what a folder with dataset.json describes. size: of its images"""
+    """Return the set that `--data` names: a preset in its folder, or what a folder with
+    dataset.json describes.
+
+    size: the side of its images in pixels; None keeps the set's own.
+    """
     from wardround.research import presets
 
     made: Mapping[str, Any] = presets.PRESETS
@@ -155,7 +165,9 @@ def opened(data: str, where: Path | None, size: int | None) -> Preset:
 
 
 def _described(where: Path) -> Preset:
-    """Return the rows of a folder with dataset.json; numbers that stand there in another unit become the column's."""
+    """Return the rows of a folder with dataset.json. Numbers in another unit are
+    converted to the column's unit.
+    """
     from wardround.data.description import FIXED, Row, read_description, read_rows
     from wardround.research.presets import Preset
     from wardround.research.skew import LabelledSet
@@ -192,7 +204,9 @@ def _described(where: Path) -> Preset:
 
 
 def _places(description: Description, header: Sequence[str]) -> dict[str, tuple[str, float]]:
-    """Return column -> (its title in the table, factor to the column's unit); the table has been read without refusal."""
+    """Return, for each column, its title in the table and the factor to the column's
+    unit. The table was read without a refusal before.
+    """
     from wardround.data.ehr_columns import conversion
 
     found = {}
@@ -231,7 +245,9 @@ def _dealt(args: argparse.Namespace, preset: Preset) -> Skew:
 
 
 def _dropped(sites: Mapping[str, LabelledSet], drop: Sequence[str]) -> tuple[dict[str, LabelledSet], dict[str, int]]:
-    """Return the sites without what --drop says, and how many cases each of those lost."""
+    """Return the sites without the modalities that --drop names, and how many cases
+    each of those sites lost.
+    """
     from wardround.research.skew import without_modalities
 
     missing: dict[str, list[str]] = {}
@@ -265,7 +281,9 @@ def _require_patients(kept: Mapping[str, Sequence[str]], least: int) -> None:
 
 
 def require_outside(out: Path, whole: LabelledSet) -> None:
-    """Raise ConfigRefused if `out` lies inside the folder of the set."""
+    """Raise ConfigRefused if `out` lies inside the folder of the set: written copies
+    would become part of it.
+    """
     for data in (whole.description.images, whole.description.table.parent):
         if out.resolve().is_relative_to(data.resolve()):
             raise ConfigRefused(

@@ -1,4 +1,4 @@
-"""`wardround phantoms`: synthetic patients as NIfTI files, for trying things out."""
+"""`wardround phantoms` writes synthetic patients as NIfTI files, for trying things out."""
 
 from __future__ import annotations
 
@@ -26,13 +26,38 @@ in scanner contrast, noise, tumour size and number of patients, and the fourth h
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = command(commands, "phantoms", "write synthetic patients as NIfTI files", TEXT, run)
-    parser.add_argument("out", type=folder, metavar="OUT", help="new folder, or one with earlier phantoms (rewritten)")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--sites", type=positive, default=4, metavar="N", help="number of hospitals, 1 to 64; default 4")
-    which.add_argument("--hospital", type=positive, metavar="N", help="only this hospital (1 is the one of site-1)")
+    parser = command(
+        commands,
+        "phantoms",
+        "write synthetic patients as NIfTI files",
+        TEXT,
+        run,
+    )
     parser.add_argument(
-        "--patients", type=positive, metavar="N", help="per hospital; default: as many as its profile says"
+        "out",
+        type=folder,
+        metavar="OUT",
+        help="new folder, or one with earlier phantoms (rewritten)",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--sites",
+        type=positive,
+        default=4,
+        metavar="N",
+        help="number of hospitals, 1 to 64; default 4",
+    )
+    which.add_argument(
+        "--hospital",
+        type=positive,
+        metavar="N",
+        help="only this hospital (1 is the one of site-1)",
+    )
+    parser.add_argument(
+        "--patients",
+        type=positive,
+        metavar="N",
+        help="per hospital; default: as many as its profile says",
     )
     parser.add_argument(
         "--shape",
@@ -42,16 +67,26 @@ def add(commands: Any) -> None:
         metavar=("X", "Y", "Z"),
         help="voxels; default 40 40 40",
     )
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same patients; default 0, as in the simulator")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="same seed, same patients; default 0, as in the simulator",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write one cohort, or several and the file that names them."""
+    """Write one cohort, or several cohorts and the file that names them."""
     from wardround.synthetic.phantoms import RECORD
 
     if args.hospital is not None:
         _cohort(args.out, args.hospital, args)
-        entry = json.dumps({"data": str(args.out.resolve()), "record": str(args.out.resolve() / RECORD)})
+        entry = json.dumps(
+            {
+                "data": str(args.out.resolve()),
+                "record": str(args.out.resolve() / RECORD),
+            },
+        )
         print(f"{args.out}: train on it with {entry} as the site's file")
         return DONE
     _require_ours(args.out)
@@ -64,14 +99,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _cohort(out: Path, number: int, args: argparse.Namespace) -> str:
-    """Write one hospital and return its name."""
+    """Write the cohort of one hospital and return the hospital's name."""
     from wardround.synthetic.hospitals import hospital
     from wardround.synthetic.phantoms import write_cohort
 
     profile = hospital(number - 1)
     x, y, z = args.shape
     say(f"hospital {number} ({profile.name}): synthetic patients into {out}")
-    write_cohort(out, profile, args.seed, (x, y, z), args.patients, counter(f"{profile.name}: patients"))
+    write_cohort(
+        out,
+        profile,
+        args.seed,
+        (x, y, z),
+        args.patients,
+        counter(f"{profile.name}: patients"),
+    )
     return profile.name
 
 

@@ -1,4 +1,6 @@
-"""`wardround poc`: NVFlare's POC with our project, equipped and started by one command."""
+"""`wardround poc` prepares NVFlare's POC with this package's project, equips it, and
+starts it with one command.
+"""
 
 from __future__ import annotations
 
@@ -95,20 +97,22 @@ def add(commands: Any) -> None:
 
 @dataclass
 class Clock:
-    """Seconds of each step, in order."""
+    """The seconds that each step took, in order."""
 
     steps: list[tuple[str, float]] = field(default_factory=list)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Say and measure one step."""
+        """Announce one step on stderr and measure it. A step that fails is not
+        recorded.
+        """
         say(f"{name} ...")
         begun = time.monotonic()
         yield
         self.steps.append((name, time.monotonic() - begun))
 
     def text(self) -> str:
-        """Return a table with the sum."""
+        """Return a table of the steps, with their sum in the last row."""
         rows = [(name, f"{seconds:.1f}") for name, seconds in self.steps]
         return table(("step", "seconds"), [*rows, ("all", f"{sum(seconds for _, seconds in self.steps):.1f}")])
 
@@ -166,9 +170,9 @@ def _down(args: argparse.Namespace) -> int:
 
     try:
         Console(_environment(args)).ask("poc", "stop", patience_s=180)
-    except (
-        ConfigRefused
-    ) as refusal:  # NVFlare 2.9: it cannot abort a job that it lists as running since before a restart
+    except ConfigRefused as refusal:
+        # NVFlare 2.9 cannot abort a job that it lists as running since before a
+        # restart.
         say(f"NVFlare did not stop it in order: {refusal.found}")
         for process in poc.running(workspace):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -180,13 +184,17 @@ def _down(args: argparse.Namespace) -> int:
 
 
 def _start(args: argparse.Namespace, clock: Clock) -> Path:
-    """Prepare and equip, or take the POC that is there, and start it; return the admin's kit."""
+    """Start the POC and return the admin's startup kit. A POC that is there is started
+    again as it is; otherwise one is prepared and equipped.
+    """
     workspace = _workspace(args)
     require_plain(workspace, "--workspace", "/tmp/wardround_poc")  # noqa: S108 - words of a refusal
     require_writable(workspace, "--workspace")
     earlier = _earlier(args, workspace)
     if not earlier:
         poc.parties(args.project or poc.default_project())
+        # Ports are checked before anything is written: a half-prepared POC would have
+        # to be removed by hand.
         poc.require_free_ports(args.project or poc.default_project())
         _prepare(args, workspace, clock)
     who = _parties(args)
@@ -222,9 +230,11 @@ def _prepare(args: argparse.Namespace, workspace: Path, clock: Clock) -> None:
 
 
 def _earlier(args: argparse.Namespace, workspace: Path) -> bool:
-    """Return whether a POC is there to be started again; leave no empty folder, which NVFlare refuses.
+    """Return whether there is a POC to be started again.
 
-    --force: no, and NVFlare may delete it | files of others, options that belong to a new POC: ConfigRefused
+    With --force the answer is no, and NVFlare may delete the earlier one. An empty
+    folder is removed, because NVFlare refuses it. Files that are no POC, and options
+    that only a new POC reads, are refused with ConfigRefused.
     """
     if not workspace.exists():
         return False
@@ -233,6 +243,8 @@ def _earlier(args: argparse.Namespace, workspace: Path) -> bool:
         return False
     if args.force:
         named = [one for one in (args.project, args.sites_file, args.local) if one is not None]
+        # NVFlare deletes the whole folder: neither the project nor any site's data may
+        # lie in it.
         data = poc.site_files(args.sites_file).values() if args.sites_file else []
         poc.require_replaceable(workspace, [*named, *(Path(str(one["data"])) for one in data)])
         return False
@@ -256,7 +268,9 @@ def _earlier(args: argparse.Namespace, workspace: Path) -> bool:
 
 
 def _parties(args: argparse.Namespace) -> dict[str, list[str]]:
-    """Return the parties of the POC that is there, from the project file that NVFlare keeps in its workspace."""
+    """Return the parties of the POC that is there, from the project file that NVFlare
+    keeps in its workspace.
+    """
     return poc.parties(_workspace(args) / "project.yml")
 
 

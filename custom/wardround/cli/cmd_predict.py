@@ -1,4 +1,6 @@
-"""`wardround predict`: a mask for each case, in the geometry of its own images; or classes for the cases of a folder."""
+"""`wardround predict` writes a mask for each case, or the classes of the cases in a
+folder.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict, and print volumes or classes."""
+    """Predict with one model, and print volumes or classes."""
     from wardround.data.refusals import refuse_together
     from wardround.export.bundle_text import NOT_A_DEVICE
     from wardround.models import bundle_files
@@ -118,7 +120,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def masks_of(cases: Sequence[str], out: Path | None) -> list[Path]:
-    """Return where the mask of every case goes; a name that is no mask's, or a file for several cases: ConfigRefused."""
+    """Return where the mask of every case is written. A name that is not a mask's, or
+    one file for several cases, is refused with ConfigRefused.
+    """
     is_file = out is not None and out.name.lower().endswith((".nii", ".nii.gz"))
     if len(cases) == 1 and (out is None or is_file):
         return [out or Path(f"{cases[0]}_mask.nii.gz")]
@@ -134,7 +138,7 @@ def masks_of(cases: Sequence[str], out: Path | None) -> list[Path]:
 
 
 def require_new(outs: Sequence[Path], read: Sequence[Path]) -> None:
-    """Raise ConfigRefused for a result that would take the place of a file beside what is read: an image, an expert's mask."""
+    """Raise ConfigRefused where a result would replace a file of the input."""
     folders = {file.resolve().parent for file in read}
     taken = [out for out in outs if out.exists() and out.resolve().parent in folders]
     if taken:
@@ -151,7 +155,10 @@ def _and_more(taken: Sequence[Path]) -> str:
 
 
 def tell(done: Any, sequences: Sequence[str], name: str) -> None:
-    """Print the volumes and files of one case, and what of it was not used; name: before the volumes."""
+    """Print the volumes and files of one case, and what was found but not used.
+
+    name: printed in front of the volumes; empty where there is only one case.
+    """
     missing = [name for name in sequences if name not in done.present]
     say(f"  used: {', '.join(done.present)}")
     if missing:
@@ -164,7 +171,9 @@ def tell(done: Any, sequences: Sequence[str], name: str) -> None:
 
 
 def tell_record(table: Any, record: Any, file: Path | None) -> None:
-    """Say which values of the record were known, and in which units they were taken to be."""
+    """Say which values of the patient's health record (EHR) were known, and in which
+    units they were taken to be.
+    """
     features = table.features
     known = [name for name, flag in zip(features, record[len(features) :], strict=True) if flag]
     numbers = ", ".join(column.header for column in table.columns if column.kind == "numeric")
@@ -179,7 +188,9 @@ def tell_record(table: Any, record: Any, file: Path | None) -> None:
 
 
 def write_volumes(path: Path, done: Sequence[Any]) -> Path:
-    """Write the volumes of all cases as a table, for this user only: they are about patients."""
+    """Write the volumes of all cases as a table that only this user can read: they are
+    about patients.
+    """
     regions = list(done[0].volumes_ml)
     rows = [
         [
@@ -191,13 +202,17 @@ def write_volumes(path: Path, done: Sequence[Any]) -> Path:
         for one in done
     ]
     header = ["case", *(f"{region} [ml]" for region in regions), "sequences used", "images not used"]
+    # The file is created with its final mode: a moment of 0644 would be enough for
+    # another user to open it.
     path.touch(mode=0o600)
     write_file(path, csv_text([header, *rows]))
     return path
 
 
 def require_real(meta: Mapping[str, Any], file: Path, cases: Sequence[str], allowed: bool) -> None:
-    """Say what a model was trained on; one of invented patients is refused for others, unless that is `allowed`."""
+    """Say what a model was trained on. A model of synthetic patients is refused for
+    other patients, unless `allowed`.
+    """
     from wardround.training import origin
 
     if not all(origin.invented([case]) for case in cases):
@@ -206,7 +221,7 @@ def require_real(meta: Mapping[str, Any], file: Path, cases: Sequence[str], allo
 
 
 def classes(args: argparse.Namespace) -> int:
-    """Tell the classes of the cases of a folder, and print one line each (ten at most)."""
+    """Predict the classes of the cases in a folder, and print at most ten lines."""
     from wardround.export.bundle_text import NOT_A_DEVICE
     from wardround.training import class_inputs, class_prediction
 
@@ -238,7 +253,9 @@ def classes(args: argparse.Namespace) -> int:
 
 
 def describe(meta: Mapping[str, Any]) -> str:
-    """Return in words which model a file holds, and whether its hospital's verdict was that it is not usable."""
+    """Return in words which model a file holds, and whether its hospital's verdict
+    called it not usable.
+    """
     from wardround.export.model_card import NOT_USABLE
 
     job = (meta.get("settings") or {}).get("job")
@@ -253,7 +270,9 @@ def describe(meta: Mapping[str, Any]) -> str:
 
 
 def require_whole(meta: Mapping[str, Any], file: Path) -> None:
-    """Raise ModelRefused for the shared model of a job in which some blocks never leave the hospitals."""
+    """Raise ModelRefused for a shared model that lacks the blocks that stay at
+    hospitals.
+    """
     settings = meta.get("settings") or {}
     if "round" in meta and (home := _at_home(settings)):
         raise ModelRefused(
@@ -265,8 +284,10 @@ def require_whole(meta: Mapping[str, Any], file: Path) -> None:
 
 
 def _at_home(settings: Mapping[str, Any]) -> str:
-    """Return the roles whose blocks never left a hospital, from what the weights say of their job or, where they say nothing
-    of it, from the recipe of that name; "" for none.
+    """Return the roles whose blocks never left a hospital, "" for none.
+
+    They are read from what the weights say about their job or, where the weights say
+    nothing of it, from the recipe of that name.
     """
     from wardround.jobs import recipes
     from wardround.jobs.building import build

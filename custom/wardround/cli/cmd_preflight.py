@@ -1,4 +1,6 @@
-"""`wardround preflight`: is this site (or the server) ready, and if not, what is to do."""
+"""`wardround preflight` says whether this site (or the server) is ready, and what is
+left to do.
+"""
 
 from __future__ import annotations
 
@@ -37,31 +39,61 @@ For a server all checks run except data, gpu, budget, scope and round. Exit code
   wardround preflight /opt/nvflare/site-1 --skip data,round         quick
   wardround preflight /opt/nvflare/server --only server --started   the server runs: does it answer?
 """
+# The width of the printed page, and of the column in front of the texts.
 WIDTH, HEAD = 120, 20
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    made = command(commands, "preflight", "is this site, or the server, ready", PREFLIGHT, run)
-    made.add_argument("kit", type=existing, metavar="KIT", help="the party's workspace: startup/ and local/ lie in it")
-    made.add_argument("--job", metavar="JOB", help="name or folder of the job to try; default: one that fits the data")
-    made.add_argument("--started", action="store_true", help="a server's kit: it runs already, so it must answer")
+    made = command(
+        commands,
+        "preflight",
+        "is this site, or the server, ready",
+        PREFLIGHT,
+        run,
+    )
+    made.add_argument(
+        "kit",
+        type=existing,
+        metavar="KIT",
+        help="the party's workspace: startup/ and local/ lie in it",
+    )
+    made.add_argument(
+        "--job",
+        metavar="JOB",
+        help="name or folder of the job to try; default: one that fits the data",
+    )
+    made.add_argument(
+        "--started",
+        action="store_true",
+        help="a server's kit: it runs already, so it must answer",
+    )
     some = made.add_mutually_exclusive_group()
     some.add_argument("--only", metavar="A,B", help="these checks only")
     some.add_argument("--skip", metavar="A,B", help="all but these checks")
-    made.add_argument("--json", action="store_true", help="print a list of findings instead of the page")
+    made.add_argument(
+        "--json",
+        action="store_true",
+        help="print a list of findings instead of the page",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check one party and print the page."""
+    """Check one party and print the page. The exit code is 1 where a check fails."""
     from wardround.flare.kit import open_kit
     from wardround.ops import preflight
     from wardround.ops.findings import FAIL
 
-    only, skip = _names(args.only, preflight.CHECKS), _names(args.skip, preflight.CHECKS)
+    only, skip = (
+        _names(args.only, preflight.CHECKS),
+        _names(args.skip, preflight.CHECKS),
+    )
     kit = open_kit(args.kit)
     party = preflight.Party(kit, args.started, args.job)
-    found = preflight.run(party, lambda name: name in only if only else name not in skip)
+    found = preflight.run(
+        party,
+        lambda name: name in only if only else name not in skip,
+    )
     if args.json:
         print(json.dumps([asdict(one) for one in found], indent=1))
     else:
@@ -70,18 +102,30 @@ def run(args: argparse.Namespace) -> int:
 
 
 def page(found: Sequence[Finding]) -> str:
-    """Return one line for each finding (more where it is long), the fix below, and how many of each kind."""
+    """Return the page: one entry for each finding with its fix below, and how many
+    findings there are of each kind.
+    """
     lines = []
     for one in found:
         lines += _wrapped(f"{one.status}  {one.check}".ljust(HEAD), one.found)
         lines += _wrapped("to do: ".rjust(HEAD), one.fix) if one.fix else []
     counts = Counter(one.status for one in found)
-    return "\n".join([*lines, "", ", ".join(f"{counts[status]} {status}" for status in ("PASS", "WARN", "FAIL"))])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            ", ".join(f"{counts[status]} {status}" for status in ("PASS", "WARN", "FAIL")),
+        ],
+    )
 
 
 def _wrapped(head: str, text: str) -> list[str]:
     return textwrap.wrap(
-        head + " ".join(text.split()), WIDTH, subsequent_indent=" " * HEAD, drop_whitespace=True, break_long_words=False
+        head + " ".join(text.split()),
+        WIDTH,
+        subsequent_indent=" " * HEAD,
+        drop_whitespace=True,
+        break_long_words=False,
     )
 
 

@@ -1,4 +1,4 @@
-"""`wardround report`: rebuild a run's report and say how it ended."""
+"""`wardround report` rebuilds a run's report and says how the run ended."""
 
 from __future__ import annotations
 
@@ -23,17 +23,29 @@ Overlays (pictures of patients) are shown only from a simulator workspace: in re
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = command(commands, "report", "rebuild a run's report, print its verdicts", TEXT, run)
-    parser.add_argument(
-        "workspace", type=existing, metavar="WORKSPACE", help="simulator workspace, job result, run folder or run.json"
+    parser = command(
+        commands,
+        "report",
+        "rebuild a run's report, print its verdicts",
+        TEXT,
+        run,
     )
     parser.add_argument(
-        "--out", type=folder, metavar="DIR", help="where the report is written; default: beside run.json"
+        "workspace",
+        type=existing,
+        metavar="WORKSPACE",
+        help="simulator workspace, job result, run folder or run.json",
+    )
+    parser.add_argument(
+        "--out",
+        type=folder,
+        metavar="DIR",
+        help="where the report is written; default: beside run.json",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Rebuild and conclude."""
+    """Write the report of a run from what the server recorded, and print its verdicts."""
     from wardround.reports.page import write_report
 
     file = results.find(args.workspace)
@@ -42,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def overlays(file: Path) -> list[Path]:
-    """Return the pictures of the simulator workspace that a record lies in; elsewhere none."""
+    """Return the pictures in the simulator workspace that this file lies in. Elsewhere
+    there are none.
+    """
     folder_ = file.resolve().parent
     if folder_.parts[-3:] != results.SIMULATED.parts:
         return []

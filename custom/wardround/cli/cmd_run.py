@@ -1,4 +1,6 @@
-"""`wardround jobs run`: one job in NVFlare's simulator, judged by its report."""
+"""`wardround jobs run` runs one job in NVFlare's simulator. Its report decides the exit
+code.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,14 @@ Exit code 0: complete; 1: incomplete (a site was lost, or the run ended early), 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run before anything is started: job (forms.Runnable), sites, workspace, how many sites at a time, environment."""
+    """A run before any process is started.
+
+    job: what is run, as forms.Runnable.
+    sites: the names of all sites.
+    workspace: the folder that the simulator empties and fills.
+    threads: how many sites run at the same time.
+    environment: the environment variables of the simulator.
+    """
 
     job: Any
     sites: tuple[str, ...]
@@ -58,29 +67,70 @@ class Plan:
 def add(commands: Any) -> None:
     """Declare the command."""
     parser = command(commands, "run", "run a job in the simulator", TEXT, run)
-    parser.add_argument("name", metavar="JOB", help="name of the job (`wardround jobs list`), or its folder")
-    parser.add_argument("-w", "--workspace", type=folder, metavar="WS", help="default ./wardround_runs/NAME")
     parser.add_argument(
-        "-t", "--threads", type=positive, metavar="N", help="sites that run at the same time; default: all of them"
+        "name",
+        metavar="JOB",
+        help="name of the job (`wardround jobs list`), or its folder",
+    )
+    parser.add_argument(
+        "-w",
+        "--workspace",
+        type=folder,
+        metavar="WS",
+        help="default ./wardround_runs/NAME",
+    )
+    parser.add_argument(
+        "-t",
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="sites that run at the same time; default: all of them",
     )
     who = parser.add_mutually_exclusive_group()
     who.add_argument(
-        "-c", "--clients", metavar="A,B", help="names of the sites; default: --sites-file's, else the job's"
+        "-c",
+        "--clients",
+        metavar="A,B",
+        help="names of the sites; default: --sites-file's, else the job's",
     )
-    who.add_argument("-n", "--n-clients", type=positive, metavar="N", help="sites named site-1 .. site-N")
+    who.add_argument(
+        "-n",
+        "--n-clients",
+        type=positive,
+        metavar="N",
+        help="sites named site-1 .. site-N",
+    )
     parser.add_argument(
-        "--sites-file", type=existing, metavar="JSON", help="where each site's cases are; default: WARDROUND_SITES"
+        "--sites-file",
+        type=existing,
+        metavar="JSON",
+        help="where each site's cases are; default: WARDROUND_SITES",
     )
-    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; may be repeated")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="change a setting; may be repeated",
+    )
     like.add(parser)
     parser.add_argument(
-        "--state", type=folder, metavar="DIR", help="keep the state of every round here, to resume; default: not kept"
+        "--state",
+        type=folder,
+        metavar="DIR",
+        help="keep the state of every round here, to resume; default: not kept",
     )
-    parser.add_argument("--verbose", action="store_true", help="show all lines of NVFlare")
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="show all lines of NVFlare",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, run, judge."""
+    """Plan the run, hold its workspace, run the job, and return the exit code that its
+    report gives.
+    """
     planned = plan(args, os.environ)
     with alone(planned.workspace):
         return _run(args, planned)
@@ -90,29 +140,45 @@ def _run(args: argparse.Namespace, planned: Plan) -> int:
     from wardround.flare import quiet
     from wardround.jobs import packaging
 
+    # The old record goes first: if the simulator dies before it writes one, the old one
+    # must not be read as the result.
     forget(planned.workspace)
-    with tempfile.TemporaryDirectory(prefix="wardround_job_", dir=plain_temporary()) as place:
+    with tempfile.TemporaryDirectory(
+        prefix="wardround_job_",
+        dir=plain_temporary(),
+    ) as place:
         job = packaging.write(planned.job.files, Path(place) / planned.job.name)
         log = "full"
         if not args.verbose:
+            # NVFlare's own logs are written to files all the same; this only quietens
+            # the terminal.
             file = Path(place) / "log_config.json"
             file.write_text(quiet.log_config(), encoding="utf-8")
             log = str(file)
-        words = simulation.simulator_command(job, planned.workspace, planned.sites, planned.threads, log)
+        words = simulation.simulator_command(
+            job,
+            planned.workspace,
+            planned.sites,
+            planned.threads,
+            log,
+        )
         say(f"{planned.job.title} at {', '.join(planned.sites)}; workspace {planned.workspace}")
         begun = time.monotonic()
         code = simulation.stream(
-            words, planned.environment, lambda line: say(line) if args.verbose or simulation.matters(line) else None
+            words,
+            planned.environment,
+            lambda line: say(line) if args.verbose or simulation.matters(line) else None,
         )
     say(f"the simulator ended after {time.monotonic() - begun:.0f} s (exit code {code})")
     return judge(planned.workspace)
 
 
 def plan(args: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
-    """Check everything that can be checked before a process is started.
+    """Return the plan, after everything was checked that can be checked before a
+    process is started.
 
-    a site without an entry in --sites-file, fewer sites than min_clients, a workspace that holds other things:
-    ConfigRefused
+    A site without an entry in --sites-file, fewer sites than min_clients, and a
+    workspace that holds other files are refused with ConfigRefused.
     """
     from wardround.data.site_config import VARIABLE, read_sites
     from wardround.jobs.forms import runnable
@@ -152,32 +218,43 @@ def plan(args: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
 
 
 def judge(workspace: Path) -> int:
-    """Return 0 only for a report that says complete; a run without one: ConfigRefused that says what to read."""
+    """Return 0 only for a report that says complete. A run without a record is refused
+    with ConfigRefused, which names the log to read.
+    """
     report = workspace / results.SIMULATED / "report.json"
     if not report.is_file():
         raise results.crashed(workspace)
-    return results.conclude(json.loads(report.read_text(encoding="utf-8")), report.with_suffix(".html"))
+    return results.conclude(
+        json.loads(report.read_text(encoding="utf-8")),
+        report.with_suffix(".html"),
+    )
 
 
 def forget(workspace: Path) -> None:
-    """Remove the record of an earlier run: whatever happens now, it must not be taken for this one's."""
+    """Remove the record of an earlier run, so that it can never be taken for the record
+    of this one.
+    """
     for name in results.NAMES:
         (workspace / results.SIMULATED / name).unlink(missing_ok=True)
 
 
 def plain_temporary() -> Path | None:
-    """Return a folder for temporary files whose path NVFlare takes whole; None: the system's, which is such a one."""
+    """Return a folder for temporary files whose path NVFlare does not split; None where
+    the system's own folder is one.
+    """
     system = Path(tempfile.gettempdir())
     return None if is_plain(system) else Path("/tmp")  # noqa: S108 - a folder of our own is made in it
 
 
 def _with_names(described: Mapping[str, Any]) -> list[str]:
-    """Return "site-1 (North Hospital)" for every entry of a sites' file that has a name for reports."""
+    """Return entries such as "site-1 (North Hospital)" for every site of a sites' file
+    that has a name for reports.
+    """
     return [f"{site} ({config.name})" if config.name else site for site, config in described.items()]
 
 
 def _named(args: argparse.Namespace) -> list[str]:
-    """Return the sites that -c or -n name, [] for neither."""
+    """Return the sites that -c or -n name; without either option, an empty list."""
     if args.clients:
         return site_names(args.clients)
     return [f"site-{i + 1}" for i in range(args.n_clients)] if args.n_clients else []

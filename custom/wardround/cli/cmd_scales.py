@@ -1,4 +1,6 @@
-"""`wardround scales`: a clip and scales for hospital-level noise, from a synthetic hospital that takes no part."""
+"""`wardround scales` finds a clip and scales for hospital-level noise, from a synthetic
+hospital that takes no part in the job.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +23,45 @@ the job at a synthetic hospital that takes no part, and prints the settings for 
 The scale of a group of blocks is (v / h)^(1/4), where v is its mean squared update and h its mean squared gradient. Noise is
 wide where the loss is flat and updates are large. For isotropic noise use the second pair of settings.
 """
+# The index of a synthetic hospital beyond the four that jobs simulate, and how many
+# batches estimate its gradients.
 PUBLIC, BATCHES = 8, 16
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = command(commands, "scales", "clip and scales for hospital-level noise, from synthetic data", TEXT, run)
-    parser.add_argument("name", metavar="NAME", help="a job with hospital-level privacy (`wardround jobs list`)")
-    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting of the job")
-    parser.add_argument("--patients", type=positive, default=12, metavar="N", help="synthetic patients; default 12")
+    parser = command(
+        commands,
+        "scales",
+        "clip and scales for hospital-level noise, from synthetic data",
+        TEXT,
+        run,
+    )
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="a job with hospital-level privacy (`wardround jobs list`)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="change a setting of the job",
+    )
+    parser.add_argument(
+        "--patients",
+        type=positive,
+        default=12,
+        metavar="N",
+        help="synthetic patients; default 12",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Rehearse and print."""
+    """Train one round at a synthetic hospital and print the clip and the scales as
+    settings.
+    """
     from wardround.dp.scales import groups_of, sizes_of
     from wardround.jobs import recipes
 
@@ -47,7 +75,9 @@ def run(args: argparse.Namespace) -> int:
         )
     with tempfile.TemporaryDirectory() as place:
         found = _rehearse(job, args.patients, Path(place))
-    layout, groups, s = found.layout, groups_of(found.layout), found.scales
+    layout = found.layout
+    groups = groups_of(layout)
+    s = found.scales
     sizes, ones = sizes_of(layout, groups), (1.0,) * len(s)
     rows = []
     for group, size in enumerate(sizes):
@@ -70,16 +100,31 @@ def _rehearse(job: Job, patients: int, place: Path) -> Any:
     from wardround.synthetic.hospitals import hospital
     from wardround.training.splitting import split_of
 
-    profile, seed, phantoms = hospital(PUBLIC), job.task["seed"], job.task["phantoms"]
+    profile = hospital(PUBLIC)
+    seed = job.task["seed"]
+    phantoms = job.task["phantoms"]
     say(f"one round at a synthetic hospital ('{profile.name}', {patients} patients) that takes no part")
     made = {**phantoms, "args": {**phantoms["args"], "patients": patients}}
     build(made, "phantoms").write(place / "cases", profile, seed)
-    spec, sampling = build(job.task["model"], "model"), build(job.task["sampling"], "sampling")
+    spec, sampling = (
+        build(job.task["model"], "model"),
+        build(job.task["sampling"], "sampling"),
+    )
     cohort = sampling.cohort(SiteConfig(data=place / "cases"), place / "cache", say)
     site = sampling.open(profile.name, cohort, split_of(cohort), spec, seed, "cpu")
-    algorithm, schedule = build(job.algorithm["site"], "algorithm"), build(job.federation["schedule"], "schedule")
+    algorithm, schedule = (
+        build(job.algorithm["site"], "algorithm"),
+        build(job.federation["schedule"], "schedule"),
+    )
     sharing = build(job.sharing, "sharing")
-    return estimate(site, algorithm, sharing, first_weights(spec, seed), schedule.steps(0), BATCHES)
+    return estimate(
+        site,
+        algorithm,
+        sharing,
+        first_weights(spec, seed),
+        schedule.steps(0),
+        BATCHES,
+    )
 
 
 def _short(value: float) -> str:

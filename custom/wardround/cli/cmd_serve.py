@@ -1,4 +1,4 @@
-"""`wardround serve`: one model as a small HTTP service."""
+"""`wardround serve` offers one model as a small HTTP service."""
 
 from __future__ import annotations
 
@@ -36,32 +36,97 @@ not a medical device.
 def add(commands: Any) -> None:
     """Declare the command."""
     parser = command(commands, "serve", "serve one model over HTTP", TEXT, run)
-    parser.add_argument("model", type=existing, metavar="MODEL_OR_BUNDLE", help="weights (.npz) or bundle of wardround")
-    parser.add_argument("--token-file", type=folder, metavar="FILE", help="mode 600; default: variable WARDROUND_TOKEN")
-    parser.add_argument("--host", default="127.0.0.1", help="IP address to listen on; default 127.0.0.1")
+    parser.add_argument(
+        "model",
+        type=existing,
+        metavar="MODEL_OR_BUNDLE",
+        help="weights (.npz) or bundle of wardround",
+    )
+    parser.add_argument(
+        "--token-file",
+        type=folder,
+        metavar="FILE",
+        help="mode 600; default: variable WARDROUND_TOKEN",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="IP address to listen on; default 127.0.0.1",
+    )
     parser.add_argument(
         "--open-to-network",
         action="store_true",
         help="allow an address other than this machine's own: put TLS in front",
     )
-    parser.add_argument("--port", type=port, default=8765, help="default 8765; 0: a free one, which is printed")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default auto")
-    parser.add_argument("--enhancing", type=int, choices=(3, 4), default=4, help="value of enhancing tumour; default 4")
+    parser.add_argument(
+        "--port",
+        type=port,
+        default=8765,
+        help="default 8765; 0: a free one, which is printed",
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda or cuda:N; default auto",
+    )
+    parser.add_argument(
+        "--enhancing",
+        type=int,
+        choices=(3, 4),
+        default=4,
+        help="value of enhancing tumour; default 4",
+    )
     parser.add_argument(
         "--synthetic-model-ok",
         action="store_true",
         help="serve a model that was trained on invented patients, to try out the program",
     )
-    parser.add_argument("--waiting", type=int, default=2, metavar="N", help="requests that may wait; default 2")
-    parser.add_argument("--upload-mib", type=positive, default=256, metavar="N", help="a request, as sent; default 256")
-    parser.add_argument("--unpacked-mib", type=positive, default=512, metavar="N", help="decompressed; default 512")
-    parser.add_argument("--megavoxels", type=positive, default=32, metavar="N", help="of one image; default 32")
-    parser.add_argument("--upload-s", type=positive, default=120, metavar="S", help="to receive a case; default 120")
-    parser.add_argument("--work-s", type=positive, default=600, metavar="S", help="to wait and compute; default 600")
+    parser.add_argument(
+        "--waiting",
+        type=int,
+        default=2,
+        metavar="N",
+        help="requests that may wait; default 2",
+    )
+    parser.add_argument(
+        "--upload-mib",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="a request, as sent; default 256",
+    )
+    parser.add_argument(
+        "--unpacked-mib",
+        type=positive,
+        default=512,
+        metavar="N",
+        help="decompressed; default 512",
+    )
+    parser.add_argument(
+        "--megavoxels",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="of one image; default 32",
+    )
+    parser.add_argument(
+        "--upload-s",
+        type=positive,
+        default=120,
+        metavar="S",
+        help="to receive a case; default 120",
+    )
+    parser.add_argument(
+        "--work-s",
+        type=positive,
+        default=600,
+        metavar="S",
+        help="to wait and compute; default 600",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal comes."""
+    """Serve the model until a signal ends the service."""
     require_address(args.host, args.open_to_network)
     say(f"reading {args.model} (the first start takes half a minute)")
     from wardround.export.bundle_text import NOT_A_DEVICE
@@ -103,17 +168,27 @@ def run(args: argparse.Namespace) -> int:
     model = Model(weights, kind_of(weights, None), args.device, args.enhancing)
     say(f"serving {describe(weights.meta)}: {origin.words(weights.meta)}")
     say(NOT_A_DEVICE)
-    serve(Service(model, Queue(limits.waiting), token, limits), args.host, args.port, say)
+    serve(
+        Service(model, Queue(limits.waiting), token, limits),
+        args.host,
+        args.port,
+        say,
+    )
     return DONE
 
 
 def require_address(host: str, opened: bool) -> None:
-    """Raise ConfigRefused for an address that other machines can reach, unless it was asked for; then warn."""
+    """Raise ConfigRefused for an address that other machines can reach, unless the user
+    asked for it; then print a warning.
+    """
     try:
         local = ipaddress.ip_address(host).is_loopback
     except ValueError as error:
         raise ConfigRefused(
-            f"--host {host}", found="no IP address", expected="for example 127.0.0.1 or ::1", fix="write the address"
+            f"--host {host}",
+            found="no IP address",
+            expected="for example 127.0.0.1 or ::1",
+            fix="write the address",
         ) from error
     if not local and not opened:
         raise ConfigRefused(
@@ -129,7 +204,7 @@ def require_address(host: str, opened: bool) -> None:
 
 
 def port(text: str) -> int:
-    """Argument type: a port."""
+    """Return the port that an argument names; argparse reports anything else."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port (0 to 65535)")
     return int(text)

@@ -1,4 +1,6 @@
-"""`wardround sites`: what a hospital (and the server) sets up once, so that jobs without code run there and no others."""
+"""`wardround sites` prepares a hospital (or the server) once, so that it runs jobs
+without code, and no others.
+"""
 
 from __future__ import annotations
 
@@ -56,30 +58,105 @@ never overwritten: the command names it and does nothing.
 
 def add(commands: Any) -> None:
     """Declare the commands."""
-    inner = group(commands, "sites", "set up a site, or the server, for real work", SITES)
-    begin = command(inner, "init", "harden, say where the data is, check: all in one", INIT, init)
-    begin.add_argument("kit", type=existing, metavar="KIT", help="the party's workspace: startup/ and local/ lie in it")
-    begin.add_argument("--data", type=existing, metavar="DIR", help="a site's: the folder of its cases")
-    begin.add_argument("--name", metavar="NAME", help="how reports call the site; default: its name in the project")
+    inner = group(
+        commands,
+        "sites",
+        "set up a site, or the server, for real work",
+        SITES,
+    )
+    begin = command(
+        inner,
+        "init",
+        "harden, say where the data is, check: all in one",
+        INIT,
+        init,
+    )
     begin.add_argument(
-        "--budget", metavar="UNIT=E,D", help="the most that may ever be spent, for example patient=8,1e-5"
+        "kit",
+        type=existing,
+        metavar="KIT",
+        help="the party's workspace: startup/ and local/ lie in it",
     )
-    begin.add_argument("--privacy", type=existing, metavar="FILE", help="the site's own privacy.json")
-    begin.add_argument("--job", metavar="JOB", help="the job that preflight tries; default: one that fits the data")
-    begin.add_argument("--skip", metavar="A,B", help="checks of preflight to leave out, for example round")
-    listed = command(inner, "allow-list", "print the classes that jobs name", ALLOW, allow_list)
-    listed.add_argument("names", nargs="*", metavar="JOB", help="names of jobs, or their folders; default: all")
-    listed.add_argument("--out", type=folder, metavar="FILE", help="write it there; default: print it")
-    hard = command(inner, "harden", "deny code and list classes at one party", HARDEN, harden)
-    hard.add_argument("kit", type=existing, metavar="KIT", help="the party's workspace: startup/ and local/ lie in it")
+    begin.add_argument(
+        "--data",
+        type=existing,
+        metavar="DIR",
+        help="a site's: the folder of its cases",
+    )
+    begin.add_argument(
+        "--name",
+        metavar="NAME",
+        help="how reports call the site; default: its name in the project",
+    )
+    begin.add_argument(
+        "--budget",
+        metavar="UNIT=E,D",
+        help="the most that may ever be spent, for example patient=8,1e-5",
+    )
+    begin.add_argument(
+        "--privacy",
+        type=existing,
+        metavar="FILE",
+        help="the site's own privacy.json",
+    )
+    begin.add_argument(
+        "--job",
+        metavar="JOB",
+        help="the job that preflight tries; default: one that fits the data",
+    )
+    begin.add_argument(
+        "--skip",
+        metavar="A,B",
+        help="checks of preflight to leave out, for example round",
+    )
+    listed = command(
+        inner,
+        "allow-list",
+        "print the classes that jobs name",
+        ALLOW,
+        allow_list,
+    )
+    listed.add_argument(
+        "names",
+        nargs="*",
+        metavar="JOB",
+        help="names of jobs, or their folders; default: all",
+    )
+    listed.add_argument(
+        "--out",
+        type=folder,
+        metavar="FILE",
+        help="write it there; default: print it",
+    )
+    hard = command(
+        inner,
+        "harden",
+        "deny code and list classes at one party",
+        HARDEN,
+        harden,
+    )
     hard.add_argument(
-        "--storage", type=folder, metavar="DIR", help="a server's: where it will keep jobs; default: KIT/storage"
+        "kit",
+        type=existing,
+        metavar="KIT",
+        help="the party's workspace: startup/ and local/ lie in it",
     )
-    hard.add_argument("--allow", type=existing, metavar="FILE", help="an edited list; default: the classes of all jobs")
+    hard.add_argument(
+        "--storage",
+        type=folder,
+        metavar="DIR",
+        help="a server's: where it will keep jobs; default: KIT/storage",
+    )
+    hard.add_argument(
+        "--allow",
+        type=existing,
+        metavar="FILE",
+        help="an edited list; default: the classes of all jobs",
+    )
 
 
 def allow_list(args: argparse.Namespace) -> int:
-    """Print or write the lists."""
+    """Print or write the lists of classes that jobs may name."""
     from wardround.jobs.allow_list import named_by
     from wardround.jobs.folder import printed
 
@@ -97,7 +174,7 @@ def allow_list(args: argparse.Namespace) -> int:
 
 
 def harden(args: argparse.Namespace) -> int:
-    """Harden one party."""
+    """Write the hardened resources.json and authorization.json of one party."""
     from wardround.core import files
     from wardround.flare import workspaces
     from wardround.flare.kit import SERVER, open_kit, readable_by_others, write_changed
@@ -110,19 +187,25 @@ def harden(args: argparse.Namespace) -> int:
     storage = (args.storage or kit.root / hardening.STORAGE).absolute()
 
     def resources(found: dict[str, Any]) -> dict[str, Any]:
-        listed = hardening.with_components(allow_list.resources(found, kit.role, lists[kit.role]), kit.role)
+        listed = hardening.with_components(
+            allow_list.resources(found, kit.role, lists[kit.role]),
+            kit.role,
+        )
         return hardening.with_storage(listed, storage, every=args.storage is not None) if kit.role == SERVER else listed
 
     done = {
         "resources.json": write_changed(kit.local / "resources.json", resources),
         "authorization.json": write_changed(
-            kit.local / "authorization.json", lambda found: allow_list.authorization(found, kit.role)
+            kit.local / "authorization.json",
+            lambda found: allow_list.authorization(found, kit.role),
         ),
     }
     for name, changed in done.items():
         print(f"{'written' if changed else 'as it was'}: {_shown(kit.local / name)}")
     for path in kit.secrets():
         if readable_by_others(path):
+            # Only the user that runs the site may read which resources and limits it
+            # has.
             path.chmod(0o600)
             print(f"now readable by its owner only: {_shown(path)}")
     made = [workspaces.make_private(kit.root)]
@@ -135,7 +218,7 @@ def harden(args: argparse.Namespace) -> int:
 
 
 def init(args: argparse.Namespace) -> int:
-    """Set up one party."""
+    """Set up one party from its startup kit."""
     from wardround.cli import cmd_preflight
     from wardround.flare.kit import open_kit
     from wardround.ops import site_init
@@ -146,13 +229,22 @@ def init(args: argparse.Namespace) -> int:
     harden(argparse.Namespace(kit=args.kit, allow=None, storage=None))
     for path in site_init.write(files):
         print(f"written: {_shown(path)}")
-    asked = {"kit": args.kit, "job": args.job, "skip": args.skip, "only": None, "started": False, "json": False}
+    asked = {
+        "kit": args.kit,
+        "job": args.job,
+        "skip": args.skip,
+        "only": None,
+        "started": False,
+        "json": False,
+    }
     print()
     return cmd_preflight.run(argparse.Namespace(**asked))
 
 
 def _tell_strangers(lists: dict[str, list[str]]) -> None:
-    """Name on stderr what a list lets jobs build beside wardround's own classes; it is the hospital's to decide."""
+    """Print on stderr what a list lets jobs build beside wardround's own classes.
+    Whether to keep it is the hospital's decision.
+    """
     from wardround.jobs.allow_list import strangers
 
     if found := strangers(lists):
@@ -160,7 +252,10 @@ def _tell_strangers(lists: dict[str, list[str]]) -> None:
             f"NOT OF WARDROUND, any lead may have it built here, with any arguments: {', '.join(found)}",
             file=sys.stderr,
         )
-        print("read the code of each before you list it; delete what you do not know", file=sys.stderr)
+        print(
+            "read the code of each before you list it; delete what you do not know",
+            file=sys.stderr,
+        )
 
 
 def _shown(path: Path) -> str:

@@ -1,4 +1,6 @@
-"""`wardround jobs submit`: one job at real sites, from the admin's machine: submit, watch, download, report."""
+"""`wardround jobs submit` runs one job at real sites, from the admin's machine: it
+submits, watches, downloads and reports.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from wardround.core.errors import ConfigRefused
-from wardround.core.terminal import DONE, INCOMPLETE, command, existing, folder, positive, require_writable, say
+from wardround.core.terminal import (
+    DONE,
+    INCOMPLETE,
+    command,
+    existing,
+    folder,
+    positive,
+    require_writable,
+    say,
+)
 from wardround.jobs import results
 from wardround.ops import console
 from wardround.ops.console import Console
@@ -31,13 +42,23 @@ command or by the server or a site, with NVFlare's own reason.
 """
 
 
+# NVFlare 2.9's own words for a class that is not on a party's allow-list.
 UNLISTED = "is not in allow_list"  # NVFlare: "Component '...' at config path '...' is not in allow_list"
 ABNORMAL = "FINISHED:ABNORMAL"
 
 
 @dataclass(frozen=True)
 class Submission:
-    """job: name or folder | sites: names, ("@ALL",) for whoever is connected, () for the job's own | out: for results."""
+    """What is submitted, where, and for how long the command waits.
+
+    job: a job's name, or a folder.
+    settings: `--set` values for a job that is named.
+    sites: names of sites; ("@ALL",) means every site that is connected, and () means
+      the sites of the job itself.
+    out: the folder for results.
+    timeout_s: how many seconds the command waits. The job goes on after that.
+    with_code: whether the package travels with the job.
+    """
 
     job: str
     settings: tuple[str, ...]
@@ -49,31 +70,79 @@ class Submission:
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = command(commands, "submit", "run a job at real sites or in a POC", TEXT, run)
-    parser.add_argument("job", metavar="JOB", help="name or folder of a job")
-    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting; may be repeated")
-    who = parser.add_mutually_exclusive_group()
-    who.add_argument("--sites", metavar="A,B", help="names of the sites; default: those of the job")
-    who.add_argument("--all-sites", action="store_true", help="every site that is connected when the job starts")
-    parser.add_argument("--with-code", action="store_true", help="send the package along, for sites without wardround")
-    parser.add_argument(
-        "--startup-kit", type=existing, metavar="KIT", help="the admin's; default: NVFlare's active one"
+    parser = command(
+        commands,
+        "submit",
+        "run a job at real sites or in a POC",
+        TEXT,
+        run,
     )
-    parser.add_argument("--out", type=folder, default=Path("wardround_downloads"), metavar="DIR", help="for the result")
-    parser.add_argument("--timeout", type=positive, default=3600, metavar="S", help="seconds; default 3600")
+    parser.add_argument("job", metavar="JOB", help="name or folder of a job")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="change a setting; may be repeated",
+    )
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument(
+        "--sites",
+        metavar="A,B",
+        help="names of the sites; default: those of the job",
+    )
+    who.add_argument(
+        "--all-sites",
+        action="store_true",
+        help="every site that is connected when the job starts",
+    )
+    parser.add_argument(
+        "--with-code",
+        action="store_true",
+        help="send the package along, for sites without wardround",
+    )
+    parser.add_argument(
+        "--startup-kit",
+        type=existing,
+        metavar="KIT",
+        help="the admin's; default: NVFlare's active one",
+    )
+    parser.add_argument(
+        "--out",
+        type=folder,
+        default=Path("wardround_downloads"),
+        metavar="DIR",
+        help="for the result",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=positive,
+        default=3600,
+        metavar="S",
+        help="seconds; default 3600",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Submit and conclude."""
+    """Submit one job and return the exit code that its report gives."""
     from wardround.cli.cmd_jobs import site_names
 
     sites = ["@ALL"] if args.all_sites else site_names(args.sites) if args.sites else []
-    wanted = Submission(args.job, tuple(args.set), tuple(sites), args.out, args.timeout, args.with_code)
+    wanted = Submission(
+        args.job,
+        tuple(args.set),
+        tuple(sites),
+        args.out,
+        args.timeout,
+        args.with_code,
+    )
     return submit(Console(os.environ, args.startup_kit), wanted)
 
 
 def submit(admin: Console, wanted: Submission) -> int:
-    """Submit, watch, download, report; return 0 only for a report that says complete."""
+    """Submit the job, watch it, download the result and write its report. Return 0 only
+    for a report that says complete.
+    """
     from wardround.jobs import packaging
     from wardround.jobs.forms import form
     from wardround.reports.page import write_report
@@ -95,7 +164,14 @@ def submit(admin: Console, wanted: Submission) -> int:
     meta = admin.ask("job", "meta", job_id)
     say(f"NVFlare says {meta.get('status', 'nothing')}")
     wanted.out.mkdir(parents=True, exist_ok=True)
-    got = admin.ask("job", "download", job_id, "-o", str(wanted.out.resolve()), patience_s=600)
+    got = admin.ask(
+        "job",
+        "download",
+        job_id,
+        "-o",
+        str(wanted.out.resolve()),
+        patience_s=600,
+    )
     place_of = Path(str(got.get("path") or wanted.out / job_id))
     file = results.record_in(place_of)
     if file is None and job.foreign and code == DONE:
@@ -108,15 +184,22 @@ def submit(admin: Console, wanted: Submission) -> int:
 
 
 def connected(admin: Console) -> list[str]:
-    """Return the names of the sites that the server sees now."""
+    """Return the sorted names of the sites that the server sees now."""
     clients = admin.ask("system", "status", patience_s=60).get("clients", [])
     return sorted(str(one.get("client_name")) for one in clients)
 
 
-def require_connected(sites: Sequence[str], min_clients: int, there: Sequence[str]) -> None:
-    """Raise ConfigRefused when a job names sites that the server does not see, or needs more than it sees.
+def require_connected(
+    sites: Sequence[str],
+    min_clients: int,
+    there: Sequence[str],
+) -> None:
+    """Raise ConfigRefused when a job names sites that the server does not see, or needs
+    more sites than it sees.
 
-    sites: none for whoever is connected. NVFlare would keep such a job waiting, or run it without these hospitals.
+    NVFlare would keep such a job waiting, or run it without these hospitals.
+
+    sites: the names in the job; empty means every site that is connected.
     """
     missing = [site for site in sites if site not in there]
     if not missing and len(there) >= min_clients:
@@ -132,7 +215,9 @@ def require_connected(sites: Sequence[str], min_clients: int, there: Sequence[st
 
 
 def progress() -> Callable[[Mapping[str, Any]], None]:
-    """Return a function that says what an event of `nvflare job monitor` tells, once for as long as it stays the same."""
+    """Return a function that prints the progress in an event of `nvflare job monitor`,
+    once for as long as it stays the same.
+    """
     last = ""
 
     def tell(event: Mapping[str, Any]) -> None:
@@ -147,7 +232,9 @@ def progress() -> Callable[[Mapping[str, Any]], None]:
 
 
 def not_run(job_id: str, meta: Mapping[str, Any], place: Path) -> ConfigRefused:
-    """Return the refusal for a job that left no run.json, in the words of the server and the sites that refused it."""
+    """Return the refusal for a job that left no run.json, in the words of the server
+    and of the sites that refused it.
+    """
     detail = [str(line) for line in meta.get("job_deploy_detail") or ()]
     reasons = [line for line in detail if not line.endswith(": OK")]
     logs = [path for path in sorted(place.rglob("error_log.txt")) if path.stat().st_size]

@@ -1,4 +1,6 @@
-"""`wardround sweep`: one job over hospitals that differ more and more, local training always beside it."""
+"""`wardround sweep` runs one job over hospitals that differ more and more, with local
+training beside it.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,9 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check everything, run what is not finished, write the table and the picture."""
+    """Check everything first, run the cells that are not finished yet, and write the
+    table and the picture.
+    """
     from wardround.jobs.folder import about
     from wardround.reports import sweep
     from wardround.research import sweep as sweep_
@@ -135,7 +139,9 @@ def _job(args: argparse.Namespace, settings: Sequence[str]) -> Job:
 
 
 def _setup(args: argparse.Namespace, settings: Sequence[str], changed: Sequence[tuple[str, str]]) -> Setup:
-    """Return what the job trains with these values of --over; one that changes the hospitals themselves: ConfigRefused."""
+    """Return what the job trains with these values of --over. A value that changes the
+    hospitals themselves is refused with ConfigRefused.
+    """
     from wardround.jobs import recipes
     from wardround.research import sweep as sweep_
 
@@ -152,7 +158,9 @@ def _setup(args: argparse.Namespace, settings: Sequence[str], changed: Sequence[
 
 
 def _data(args: argparse.Namespace) -> tuple[LabelledSet | None, list[str]]:
-    """Return the set that --data names, with images as large as the job's, and the job's settings for it."""
+    """Return the set that --data names, with images as large as the job's, and the
+    job's settings for it.
+    """
     from wardround.cli.cmd_partition_labels import opened, settings_for
     from wardround.data.pictures import Grid
 
@@ -178,7 +186,9 @@ def _data(args: argparse.Namespace) -> tuple[LabelledSet | None, list[str]]:
 def _source(
     args: argparse.Namespace, job: Job, whole: LabelledSet | None, cells: Sequence[Cell], pool: Path, out: Path
 ) -> tuple[Source, Json]:
-    """Return where sites come from, and what of it the numbers depend on (`words`: for people)."""
+    """Return where the sites come from, and every fact about them on which the numbers
+    depend. Its `words` are for people.
+    """
     from wardround.cli.cmd_partition_labels import opened, require_outside
     from wardround.data.site_config import read_sites
     from wardround.jobs.building import build
@@ -208,7 +218,9 @@ def _source(
 
 
 def _digest(whole: LabelledSet) -> str:
-    """Return a digest of the table and of the images' sizes and times of change."""
+    """Return a digest of the table and of the images' sizes and modification times.
+    Contents are not read: that would take as long as training.
+    """
     lines = []
     for row in sorted(whole.rows, key=lambda row: row.case):
         files = [whole.description.images / cell for cell in row.images.values() if cell]

@@ -1,4 +1,6 @@
-"""`--like FOLDER`: a job takes classes, modalities, columns and size from a folder of labelled images (dataset.json)."""
+"""The option `--like FOLDER` gives a job the classes, modalities, columns and size of a
+folder of labelled images.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,16 @@ from wardround.core.errors import Refusal
 
 
 class _Like(argparse.Action):
-    """Puts the folder's settings before those of --set, which so win."""
+    """The action of `--like`. It puts the folder's settings in front of those of --set,
+    so that --set wins.
+    """
 
     def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _: Any = None
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        _: Any = None,
     ) -> None:
         from wardround.cli.cmd_partition_labels import opened, settings_for
 

@@ -1,4 +1,6 @@
-"""The command line `wardround`. Everything heavy is imported by the command that needs it: --help is immediate."""
+"""The command line `wardround`. Each command imports what is heavy itself, so that
+--help appears at once.
+"""
 
 from __future__ import annotations
 
@@ -112,8 +114,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    a refusal, a file that cannot be read or written: the reason on stderr, 2 | bad arguments: SystemExit(2) of argparse
-    stopped by the user: 130 | the reader of stdout is gone (`| head`): 141
+    A refusal, or a file that cannot be read or written, gives 2 with the reason on
+    stderr. Bad arguments raise the SystemExit(2) of argparse. A command that the user
+    stopped gives 130, and one whose stdout was closed by its reader (`| head`) gives
+    141.
     """
     args = parser().parse_args(argv)
     try:
@@ -123,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"wardround: {refusal}")
         return REFUSED
     except BrokenPipeError:
+        # Python flushes stdout at exit and would complain about the closed pipe a
+        # second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:

@@ -1,1 +1,3 @@
-"""What a site's disk holds and how it becomes arrays. Only here, in synthetic and in research is a NIfTI file read."""
+"""What a site's disk holds, and how it becomes arrays. NIfTI files are read only here,
+in synthetic/ and in research/.
+"""

@@ -1,5 +1,5 @@
-"""The cases of a data folder, and which patient each belongs to. Layouts: see layouts.py. No image is
-opened here.
+"""The cases of a data folder, and which patient each belongs to. layouts.py describes
+the folders. No image is opened here.
 
 A patient may have several cases (scans at several times); splits are by patient.
 """
@@ -31,7 +31,15 @@ from wardround.data.task_folder import task_cases, with_labels
 
 Labels = str | Mapping[str, object]
 
-__all__ = ["MODALITIES", "UNDERSTOOD", "CaseFiles", "compile_patient_pattern", "decided", "find_cases", "patient_of"]
+__all__ = [
+    "MODALITIES",
+    "UNDERSTOOD",
+    "CaseFiles",
+    "compile_patient_pattern",
+    "decided",
+    "find_cases",
+    "patient_of",
+]
 __all__ += ["survey"]
 
 
@@ -43,16 +51,22 @@ def find_cases(
     labels: Labels = AUTO,
     source: Source = BRAIN_MRI,
 ) -> tuple[CaseFiles, ...]:
-    """Return the cases below root (or root itself, if it is the folder of one case), sorted by case id.
+    """Return the cases below root (or root itself, if it is the folder of one case),
+    sorted by case id.
 
-    only given: other cases are not even checked; an id that is not there: DataRefused
-    source: which images a case may have, and how they and masks are read
-    labels: what the site's file says about the values of its masks (conventions.py); not looked at without require_seg
-    missing modalities: normal | seg missing and require_seg False: seg is None
-    no modality, no seg, two files for a modality, a file of another case, an empty folder, one case id twice, a case
-    id that patient_pattern does not match, masks whose values have no sure meaning, no case at all: DataRefused; several
-    of these in one refusal
-    patient_pattern is no regular expression with a group: ConfigRefused
+    only: case ids. Other cases are not even checked; an id that does not exist is
+      refused with DataRefused.
+    patient_pattern: a regular expression with a group (patients.py); anything else is
+      refused with ConfigRefused.
+    require_seg: whether a case needs a mask. Otherwise its `seg` may be None.
+    labels: what the site's file says about the values of its masks (conventions.py). It
+      is not read without require_seg.
+    source: which images a case may have, and how they and masks are read.
+
+    Missing modalities are normal. One DataRefused lists several of these problems at
+    once: no modality, no mask, two files for a modality, a file of another case, an
+    empty folder, a repeated case id, a case id that patient_pattern does not match,
+    masks whose values have no sure meaning, no case at all.
     """
     root = root.resolve()
     cases, problems = survey(root, only, patient_pattern, require_seg, labels, source)
@@ -79,9 +93,10 @@ def survey(
     labels: Labels = AUTO,
     source: Source = BRAIN_MRI,
 ) -> tuple[tuple[CaseFiles, ...], list[DataRefused]]:
-    """Return (sound cases sorted by id, every refusal) of a folder; ids of `only` that are not there: neither.
+    """Return (sound cases sorted by id, every refusal) of a folder. Ids of `only` that
+    do not exist are in neither.
 
-    Otherwise as find_cases, which refuses where this function lists.
+    Otherwise it does what find_cases does, which refuses where this function lists.
     """
     root = root.resolve()
     require_utf8(root, ())
@@ -89,7 +104,12 @@ def survey(
     said = _said(labels, source)
     cases: dict[str, CaseFiles] = {}
     problems: list[DataRefused] = []
-    for found in _search(root, None if only is None else frozenset(only), require_seg, source):
+    for found in _search(
+        root,
+        None if only is None else frozenset(only),
+        require_seg,
+        source,
+    ):
         try:
             if isinstance(found, DataRefused):
                 raise found
@@ -105,20 +125,30 @@ def survey(
 
 
 def decided(files: CaseFiles, said: Convention | None = None) -> CaseFiles:
-    """Return the case with the convention that its mask is read by; none that is sure: DataRefused
+    """Return the case with the convention by which its mask is read. A case without a
+    sure one is refused with DataRefused.
 
-    a task with masks of its own: their values as they are
+    A task with masks of its own takes their values as they are.
     """
     if files.source.kind is not None:
         return replace(files, convention=_as_stored(files.source))
     source = str(files.described or "dataset.json")
     needs_map = files.described is not None and not files.decathlon
-    found = convention_of(files.case, files.decathlon, files.labels, source, said, needs_map)
+    found = convention_of(
+        files.case,
+        files.decathlon,
+        files.labels,
+        source,
+        said,
+        needs_map,
+    )
     return replace(files, convention=found)
 
 
 def _said(labels: Labels, source: Source) -> Convention | None:
-    """Return the convention that a site's file states; beside a task whose masks are not of BraTS: ConfigRefused."""
+    """Return the convention that a site's file states. Beside a task whose masks are
+    not those of BraTS it is refused with ConfigRefused.
+    """
     if source.kind is None:
         return stated(labels, "the `labels` of the site's file")
     if labels not in (AUTO, source.kind):
@@ -137,7 +167,10 @@ def _as_stored(source: Source) -> Convention:
 
 
 def _search(
-    root: Path, only: frozenset[str] | None, require_seg: bool, source: Source
+    root: Path,
+    only: frozenset[str] | None,
+    require_seg: bool,
+    source: Source,
 ) -> Iterator[CaseFiles | DataRefused]:
     for place in case_places(root, source.channels):
         try:
@@ -154,7 +187,11 @@ def _search(
             yield problem
 
 
-def _patient(place: Place, require_seg: bool, source: Source) -> CaseFiles | DataRefused:
+def _patient(
+    place: Place,
+    require_seg: bool,
+    source: Source,
+) -> CaseFiles | DataRefused:
     if place.layout == "empty":
         return DataRefused(
             f"the folder {place.folder}",

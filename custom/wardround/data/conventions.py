@@ -1,12 +1,16 @@
-"""What the stored values of a tumour mask mean: the label conventions, and which one a case is read by.
+"""What do the stored values of a tumour mask mean? The label conventions, and which of
+them a case is read by.
 
-Unified: 0 background, 1 necrotic, non-enhancing or cystic core, 2 oedema, 3 enhancing; of kind whole_tumour: 0 and 1.
-The published sets give 1, 2, 3 and 4 different meanings, and values alone do not tell them apart. So a convention is stated
-(`labels` in the site's file), or proven (the "labels" map of dataset.json, the layout of the Decathlon), or the ids belong to
-no set that is known to read them otherwise. Else the case is refused.
+Unified values: 0 background, 1 necrotic, non-enhancing or cystic core, 2 oedema, 3
+enhancing; masks of kind whole_tumour have 0 and 1. The published sets give 1, 2, 3 and
+4 different meanings, and values alone do not tell them apart. So a convention is stated
+(`labels` in the site's file), or proven (the "labels" map of dataset.json, the layout
+of the Decathlon), or the ids belong to no set that is known to read them otherwise. Any
+other case is refused.
 
-Sources: Menze et al. 2015, doi:10.1109/TMI.2014.2377694 (2012 to 2015); the data pages of the BraTS challenges 2017 to 2025 (GLI,
-MEN, MET, PED, SSA, GoAT, post-treatment) and of the Medical Segmentation Decathlon, task 1.
+Sources: Menze et al. 2015, doi:10.1109/TMI.2014.2377694 (2012 to 2015); the data pages
+  of the BraTS challenges 2017 to 2025 (GLI, MEN, MET, PED, SSA, GoAT, post-treatment)
+  and of the Medical Segmentation Decathlon, task 1.
 """
 
 from __future__ import annotations
@@ -18,7 +22,10 @@ from dataclasses import dataclass
 from wardround.core.errors import DataRefused
 from wardround.data.label_names import MEANS, meaning_of
 
-BACKGROUND, CORE, OEDEMA, ENHANCING = 0, 1, 2, 3
+BACKGROUND = 0
+CORE = 1
+OEDEMA = 2
+ENHANCING = 3
 AUTO = "auto"
 DEFAULT_KIND = "brats"
 OF_TASK = "task"  # the values as they are stored: a job's task says what they mean
@@ -28,9 +35,12 @@ OF_TASK = "task"  # the values as they are stored: a job's task says what they m
 class Convention:
     """How stored values are read.
 
-    meaning  stored value -> unified value; 0 is background in every convention
-    kind     brats or whole_tumour; None: the values of all cases of the site decide
-    proven   whether the site's file or dataset.json says so; False: the layout or the ids alone
+    name: what sites and messages call it.
+    meaning: the unified value of each stored value. 0 is background in every
+      convention.
+    kind: brats or whole_tumour; None where the values of all cases of the site decide.
+    proven: whether the site's file or dataset.json says so. False means that the layout
+      or the ids alone suggest it.
     """
 
     name: str
@@ -50,7 +60,12 @@ class Convention:
 
 
 _TABLES: dict[str, dict[int, int]] = {
-    "brats": {1: CORE, 2: OEDEMA, 3: ENHANCING, 4: ENHANCING},  # 3 or 4, one of them in a mask
+    "brats": {
+        1: CORE,
+        2: OEDEMA,
+        3: ENHANCING,
+        4: ENHANCING,
+    },  # 3 or 4, one of them in a mask
     "brats2023": {1: CORE, 2: OEDEMA, 3: ENHANCING},
     "brats_post": {1: CORE, 2: OEDEMA, 3: ENHANCING, 4: BACKGROUND},
     "brats_met": {1: CORE, 2: OEDEMA, 3: ENHANCING, 4: BACKGROUND},
@@ -60,7 +75,12 @@ _TABLES: dict[str, dict[int, int]] = {
     "whole_tumour": {1: CORE},
 }
 CONVENTIONS = {
-    name: Convention(name, table, "whole_tumour" if name == "whole_tumour" else "brats", proven=True)
+    name: Convention(
+        name,
+        table,
+        "whole_tumour" if name == "whole_tumour" else "brats",
+        proven=True,
+    )
     for name, table in _TABLES.items()
 }
 NAMES = (AUTO, *CONVENTIONS)
@@ -68,13 +88,26 @@ DEFAULT = Convention("brats", _TABLES["brats"])
 _DECATHLON = Convention("decathlon", _TABLES["decathlon"])
 _THREE_IS_ENHANCING = Convention("brats2023", _TABLES["brats2023"])
 
-# pattern of ids, words about the set, the name to write. These sets read 1 to 4 otherwise than BraTS 2017 to 2023.
+# pattern of ids, words about the set, the name to write. These sets read 1 to 4
+# otherwise than BraTS 2017 to 2023.
 _OTHERWISE = tuple(
     (re.compile(pattern, re.IGNORECASE), words, name)
     for pattern, words, name in (
-        (r"brats[-_ ]?ped.*", "BraTS-PED: 1 enhancing, 2 non-enhancing, 3 cyst, 4 oedema", "brats_ped"),
-        (r"brats[-_ ]?met.*", "BraTS-MET: 1 core, 2 oedema, 3 enhancing, 4 resection cavity", "brats_met"),
-        (r"brats[-_ ]?men[-_ ]?rt.*", "BraTS-MEN-RT: 1 is the gross tumour volume", "whole_tumour"),
+        (
+            r"brats[-_ ]?ped.*",
+            "BraTS-PED: 1 enhancing, 2 non-enhancing, 3 cyst, 4 oedema",
+            "brats_ped",
+        ),
+        (
+            r"brats[-_ ]?met.*",
+            "BraTS-MET: 1 core, 2 oedema, 3 enhancing, 4 resection cavity",
+            "brats_met",
+        ),
+        (
+            r"brats[-_ ]?men[-_ ]?rt.*",
+            "BraTS-MEN-RT: 1 is the gross tumour volume",
+            "whole_tumour",
+        ),
         (
             r"(sim)?brats[-_]?(20)?1[2-5](?!\d).*|brats[-_](201[2-5]|tcia)[-_].*|(sim)?brats[-_](hg|lg)\d.*|vsd\..*",
             "BRATS 2012 to 2015: 3 is non-enhancing core, 4 enhancing",
@@ -89,34 +122,53 @@ _ANY_BRATS = re.compile(r"brats-[a-z]+-.*|brats(20)?(1[7-9]|2\d)_.*", re.IGNOREC
 
 
 def stated(labels: str | Mapping[str, object], where: str) -> Convention | None:
-    """Return the convention that a site's file states: a name of NAMES, or a map of values to words; auto: None.
+    """Return the convention that a site's file states: a name of NAMES, or a map of
+    values to words. `auto` gives None.
 
-    another name, words that are not understood: DataRefused
+    Another name, and words that are not understood, are refused with DataRefused.
     """
     if not isinstance(labels, str):
         return from_map(labels, where)
     if labels not in NAMES:
-        raise DataRefused(where, found=f"{labels!r}", expected=f"one of {', '.join(NAMES)}, or a map", fix=how_to_say())
+        raise DataRefused(
+            where,
+            found=f"{labels!r}",
+            expected=f"one of {', '.join(NAMES)}, or a map",
+            fix=how_to_say(),
+        )
     return CONVENTIONS.get(labels)
 
 
 def from_map(labels: object, where: str) -> Convention:
-    """Return the convention of a "labels" map: {"1": "edema"}, {"edema": 1}, regions {"whole tumor": [1, 2, 3], ...}.
+    """Return the convention of a "labels" map, such as {"1": "edema"}, {"edema": 1} or
+    regions {"whole tumor": [1, 2, 3], ...}.
 
-    not such a map, a word that is not understood, meanings that contradict each other: DataRefused
+    Anything else, a word that is not understood, and meanings that contradict each
+    other are refused with DataRefused.
     """
     meaning, whole = meaning_of(labels, where, how_to_say())
     return Convention("map", meaning, "whole_tumour" if whole else "brats", proven=True)
 
 
 def convention_of(
-    case: str, decathlon: bool, labels: object, source: str, said: Convention | None, needs_map: bool = False
+    case: str,
+    decathlon: bool,
+    labels: object,
+    source: str,
+    said: Convention | None,
+    needs_map: bool = False,
 ) -> Convention:
-    """Return the convention that a case is read by.
+    """Return the convention by which a case is read.
 
-    decathlon: 4-D layout | labels: the "labels" of dataset.json, None if it has none; source: that file
-    said: what the site's file states | needs_map: a layout that has no convention of its own (nnU-Net)
-    not stated, and neither proven nor usual for these ids; stated against dataset.json: DataRefused
+    case: the case id.
+    decathlon: whether the case is one 4-D file.
+    labels: the "labels" of dataset.json, or None.
+    source: that file.
+    said: what the site's file states.
+    needs_map: whether the layout has no convention of its own (nnU-Net).
+
+    A case is refused with DataRefused where nothing is stated, proven or usual for such
+    ids, and where the site's file contradicts dataset.json.
     """
     if labels is not None:
         if said is None:
@@ -133,15 +185,23 @@ def convention_of(
 
 
 def _by_layout(case: str, decathlon: bool) -> Convention:
-    """Return what layout and id together imply; where they contradict each other: DataRefused"""
+    """Return the convention that layout and id together imply. Where they contradict
+    each other, the case is refused with DataRefused.
+    """
     if decathlon and _ANY_BRATS.fullmatch(case):
         raise _unsaid(
-            case, "the layout of the Decathlon (1 oedema, 2 core) with ids of BraTS (1 core, 2 oedema)", "brats"
+            case,
+            "the layout of the Decathlon (1 oedema, 2 core) with ids of BraTS (1 core, 2 oedema)",
+            "brats",
         )
     if decathlon:
         return _DECATHLON
     if _DECATHLON_IDS.fullmatch(case):
-        raise _unsaid(case, "an id of the Decathlon (1 oedema, 2 core) in another layout than its own", "decathlon")
+        raise _unsaid(
+            case,
+            "an id of the Decathlon (1 oedema, 2 core) in another layout than its own",
+            "decathlon",
+        )
     if _READ_AS_2023.fullmatch(case):
         return _THREE_IS_ENHANCING
     if _BRATS_WORD.fullmatch(case):
@@ -150,10 +210,12 @@ def _by_layout(case: str, decathlon: bool) -> Convention:
 
 
 def kind_of_site(masks: Sequence[tuple[Convention, frozenset[int]]]) -> str:
-    """Return brats or whole_tumour for all masks of a site: (convention, stored values) each.
+    """Return brats or whole_tumour for all masks of a site, each given as (convention,
+    stored values).
 
-    3 and 4 both used for enhancing tumour, by different cases, two layouts that read 1 and 2 otherwise, whole-tumour masks
-    beside sub-regions, none of it stated: DataRefused
+    Refused with DataRefused, unless the site states its convention: 3 and 4 both used
+    for enhancing tumour, by different cases; two layouts that read 1 and 2 differently;
+    whole-tumour masks beside sub-regions.
     """
     implied = [(one, values) for one, values in masks if not one.proven and max(values, default=0) > 1]
     decathlon = sum(one is _DECATHLON for one, _ in implied)

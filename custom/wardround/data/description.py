@@ -1,9 +1,12 @@
-"""A folder of labelled images says what it holds: dataset.json and one table, a row per case.
+"""How does a folder of labelled images say what it holds? By dataset.json and one table
+with a row per case.
 
-    dataset.json   {"kind": "classification", "classes": ["a", "b"], "modalities": ["t1"], "columns": [...], ...}
-    cases.csv      case,patient,label,t1,age [years],sex     a cell of a modality is a file, or empty: not acquired
+    dataset.json   {"kind": "classification", "classes": ["a", "b"], ...}
+    cases.csv      case,patient,label,t1,age [years],sex
 
-The folder is what `data` in the site's file names. `Spec` is the part that every site of a job must have in common.
+In the table a cell of a modality is a file, or empty where the image was not acquired.
+The folder is what `data` in the site's file names. `Spec` is the part that every site
+of a job must have in common.
 """
 
 from __future__ import annotations
@@ -29,14 +32,15 @@ __all__ += ["write_folder"]
 FILE = "dataset.json"
 KIND = "classification"
 FIXED = IDS
+# The largest side of the images that a network is given, in pixels.
 LARGEST = 512
 _KEYS = ("kind", "classes", "modalities", "columns", "size", "depth", "span", "images", "table", "units")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a classifier is given, the same at all sites: the classes and modalities in order, the columns of the
-    record, the grid of the images.
+    """What a classifier is given, the same at all sites: classes and modalities in
+    order, columns of the health record, grid of the images.
     """
 
     classes: tuple[str, ...]
@@ -62,7 +66,9 @@ class Spec:
             )
 
     def require(self, wanted: Spec, where: str) -> None:
-        """Raise ConfigRefused with the first difference, unless this is what the job wants."""
+        """Raise ConfigRefused with the first difference, unless this is what the job
+        wants.
+        """
         pairs = {
             "classes": (self.classes, wanted.classes),
             "modalities": (self.modalities, wanted.modalities),
@@ -81,7 +87,9 @@ class Spec:
 
 @dataclass(frozen=True)
 class Description:
-    """A folder of labelled images: its spec, where files are, and the units of its table where the header has none."""
+    """A folder of labelled images: its spec, where its files are, and the units of its
+    table where the header has none.
+    """
 
     spec: Spec
     images: Path
@@ -91,8 +99,11 @@ class Description:
 
 @dataclass(frozen=True)
 class Row:
-    """One case; label "" if nobody knows it, `images` modality -> file ("" or absent: not acquired), `record` column
-    name -> cell.
+    """One case.
+
+    label: its class, or "" where nobody knows it.
+    images: the file of each modality; "" or absent where it was not acquired.
+    record: the cell of each column of the health record.
     """
 
     case: str
@@ -103,7 +114,9 @@ class Row:
 
 
 def is_labelled(folder: Path) -> bool:
-    """Return whether the folder's dataset.json says that it is one of labelled images; no file, or no JSON: False."""
+    """Return whether the folder's dataset.json says that it holds labelled images. No
+    file, or no JSON, gives False.
+    """
     try:
         content = read_json(folder / FILE)
     except (OSError, ValueError):
@@ -112,10 +125,11 @@ def is_labelled(folder: Path) -> bool:
 
 
 def read_description(folder: Path) -> Description:
-    """Return what dataset.json says; relative `images` (default: the folder) and `table` (default: cases.csv) count
-    from the folder.
+    """Return what dataset.json says. Relative `images` (default: the folder) and
+    `table` (default: cases.csv) count from the folder.
 
-    no file, no JSON object, unknown or repeated key, wrong type or value, folder or table missing: ConfigRefused
+    No file, no JSON object, an unknown or repeated key, a wrong type or value, and a
+    missing folder or table are refused with ConfigRefused.
     """
     file = folder.resolve() / FILE
     content = _read(file)
@@ -149,9 +163,11 @@ def read_description(folder: Path) -> Description:
 
 
 def write_folder(folder: Path, description: Description, rows: Sequence[Row]) -> Path:
-    """Write dataset.json and cases.csv (for this user only: they hold patients' data) and return the folder.
+    """Write dataset.json and cases.csv, for this user only because they hold patients'
+    data, and return the folder.
 
-    `description.table` is not used: the table is written into the folder. Units are those of the columns.
+    `description.table` is not used: the table is written into the folder. Units are
+    those of the columns.
     """
     spec = description.spec
     lines: list[list[str]] = [[*FIXED, *spec.modalities, *(column.header for column in spec.table.columns)]]
@@ -177,7 +193,9 @@ def write_folder(folder: Path, description: Description, rows: Sequence[Row]) ->
 
 
 def file_of(cell: str) -> PurePosixPath | None:
-    """Return the relative path in a cell of the table, None for one that leaves the folder of the images."""
+    """Return the relative path in a cell of the table, or None for one that leaves the
+    folder of the images.
+    """
     path = PurePosixPath(cell.replace("\\", "/"))
     return None if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] else path
 

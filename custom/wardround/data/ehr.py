@@ -1,8 +1,9 @@
-"""Rows of a patient record (EHR) as numbers, with a flag for every number that is known.
+"""Rows of a health record (EHR) as numbers, with a flag for every number that is known.
 
-Scaling is robust and public: (x - middle) / half of the column's public range, limited to +-3. Fitting the scale
-federatedly was not chosen: see ehr_columns.py. A missing value is 0 (the middle of the range, no category) with
-`known` false; a network must be given both.
+Scaling is robust and public: (x - middle) / half of the column's public range, limited
+to +-3. Fitting the scale in the federation was not chosen: see ehr_columns.py. A
+missing value is 0 (the middle of the range, no category) with `known` false; a network
+must be given both.
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ from numpy.typing import NDArray
 from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data.ehr_columns import MISSING, Column, column_from_json, conversion, same_unit
 
+# In half ranges: a value further out is cut to this, and counts as known.
 LIMIT = 3.0
+# In half ranges: beyond this the value is taken for one in another unit, and refused.
 IMPLAUSIBLE = 10.0
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _COMMA = re.compile(r"[+-]?\d*,\d+")
-# What statistics programs write for missing: 9, 99, 999, ..., with and without decimals.
+# What statistics programs write for missing: 9, 99, 999, ..., with and without
+# decimals.
 _NINES = (9.0, 99.0, 999.0, 9999.0, 99999.0, 999999.0, 9999999.0, 999.9, 999.99, 9999.9, 9999.99)
 _HEADER = re.compile(r"(?P<name>[^\[\]]*[^\[\]\s])\s*\[(?P<unit>[^\[\]]*)\]")
 _ROUND = re.compile(r"(?P<name>[^()]*[^()\s])\s*\((?P<unit>[^()]*)\)")
-# What nobody reaches, in the units of an age or a duration; every other range differs from column to column.
+# What nobody reaches, in the units of an age or a duration; every other range differs
+# from column to column.
 _MOST = {"years": 130.0, "months": 1560.0}
 
 Values = NDArray[np.float32]
@@ -36,7 +41,9 @@ Known = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Table:
-    """The columns of the record, in the order of the features; no columns: F = 0, no record is used."""
+    """The columns of the health record, in the order of the features. Without columns F
+    is 0, and no record is used.
+    """
 
     columns: tuple[Column, ...] = ()
 
@@ -57,30 +64,54 @@ class Table:
         return tuple(feature for column in self.columns for feature in column.features)
 
     def digest(self) -> str:
-        """Return a hash of all columns (without aliases): equal at two sites if and only if their numbers mean the
-        same.
+        """Return a hash of all columns without their aliases. It is equal at two sites
+        if and only if their numbers mean the same.
         """
-        content = json.dumps([replace(column, aliases=()).as_json() for column in self.columns], sort_keys=True)
+        content = json.dumps(
+            [replace(column, aliases=()).as_json() for column in self.columns],
+            sort_keys=True,
+        )
         return hashlib.sha256(content.encode()).hexdigest()
 
     def read(
-        self, rows: Sequence[Mapping[str, str]], header: Sequence[str], units: Mapping[str, str], where: str
+        self,
+        rows: Sequence[Mapping[str, str]],
+        header: Sequence[str],
+        units: Mapping[str, str],
+        where: str,
     ) -> tuple[Values, Known]:
-        """Return values float32 [N, F] and known bool [N, F] of N rows (header -> cell); both 0 where a value is
-        missing (empty, NA, N/A, NaN, null).
+        """Return values float32 [N, F] and known bool [N, F] of N rows (cells by
+        header). Both are 0 where a value is missing (empty, NA, N/A, NaN, null).
 
-        A unit is what the header says (`crp [mg/l]`), or what `units` says for the column; if neither does, it is
-        taken to be the column's. A unit that differs by a fixed factor (mg/dl, mg/l) is converted, if it is stated.
-        a column absent | its header twice | another unit, or header and `units` that contradict | no number, no
-        known category | a number more than 10 half ranges from the middle, probably another unit: DataRefused, with
-        column and count, never the value. A unit that makes values too small (a tenth) cannot be noticed: state it.
-        `units` for a column that is not numeric or not here: DataRefused
+        rows: the rows of the table.
+        header: its headers.
+        units: the units of numeric columns whose header states none. A column that is
+          not numeric, or not here, is refused.
+        where: the name of the table in a refusal.
+
+        A unit is what the header says (`crp [mg/l]`), or what `units` says for the
+        column; if neither does, it is taken to be the column's. A stated unit that
+        differs by a fixed factor (mg/dl, mg/l) is converted.
+
+        Refused with DataRefused, with column and count but never the value: an absent
+        column, a repeated header, another unit, header and `units` that contradict each
+        other, something that is no number or no known category, and a number more than
+        10 half ranges from the middle, which probably has another unit. A unit that
+        makes values too small (a tenth) cannot be noticed, so it should be stated.
         """
         strangers = sorted(set(units) - {c.name for c in self.columns if c.kind == "numeric"})
         if strangers:
-            raise _refused(where, "units", f"a unit for {strangers[0]!r}", "units of numeric columns only")
+            raise _refused(
+                where,
+                "units",
+                f"a unit for {strangers[0]!r}",
+                "units of numeric columns only",
+            )
         parts = [self._column(column, rows, header, units, where) for column in self.columns]
-        values = np.concatenate([np.zeros((len(rows), 0), np.float32), *(v for v, _ in parts)], axis=1)
+        values = np.concatenate(
+            [np.zeros((len(rows), 0), np.float32), *(v for v, _ in parts)],
+            axis=1,
+        )
         known = np.concatenate([np.zeros((len(rows), 0), bool), *(k for _, k in parts)], axis=1)
         return values, known
 
@@ -100,12 +131,16 @@ class Table:
 
 
 def table_from_json(columns: Iterable[object], where: str) -> Table:
-    """Return the table that JSON objects describe (ehr_columns.py); refused as there, `where` says whose they are."""
+    """Return the table that JSON objects describe (ehr_columns.py). It is refused as
+    there; `where` says whose they are.
+    """
     return Table(tuple(column_from_json(one, where) for one in columns))
 
 
 def _find(column: Column, header: Sequence[str], unit: str | None, where: str) -> tuple[str, float]:
-    """Return the column's name in the file, and the factor from the file's unit to the column's."""
+    """Return the column's name in the file, and the factor from the file's unit to the
+    column's.
+    """
     wanted = {name.casefold() for name in (column.name, *column.aliases)}
     found = []
     for title in header:
@@ -125,11 +160,21 @@ def _find(column: Column, header: Sequence[str], unit: str | None, where: str) -
             raise _refused(where, column.name, f"the unit {stated!r}", "categories, without a unit")
         return title, 1.0
     if stated is not None and unit is not None and same_unit(stated) != same_unit(unit):
-        raise _refused(where, column.name, f"{stated!r} in the header and {unit!r} in 'units'", "one unit")
+        raise _refused(
+            where,
+            column.name,
+            f"{stated!r} in the header and {unit!r} in 'units'",
+            "one unit",
+        )
     given = stated if stated is not None else unit
     factor = 1.0 if given is None else conversion(given, column.unit)
     if factor is None:
-        raise _refused(where, column.name, f"the unit {given!r}", f"the unit {column.unit!r}, or a multiple of it")
+        raise _refused(
+            where,
+            column.name,
+            f"the unit {given!r}",
+            f"the unit {column.unit!r}, or a multiple of it",
+        )
     return title, factor
 
 
@@ -146,7 +191,12 @@ def _one_hot(column: Column, cells: Sequence[str], where: str) -> tuple[Values, 
             strange += 1
     if strange:
         expected = f"one of {', '.join(column.categories)}, or empty"
-        raise _refused(where, column.name, f"{strange} of {len(cells)} cells that are no known category", expected)
+        raise _refused(
+            where,
+            column.name,
+            f"{strange} of {len(cells)} cells that are no known category",
+            expected,
+        )
     return values, known
 
 
@@ -172,20 +222,34 @@ def _scaled(column: Column, cells: Sequence[str], factor: float, where: str) -> 
     far = int(np.count_nonzero(np.abs(scaled[np.isfinite(scaled)]) > IMPLAUSIBLE))
     if far:
         found = f"{far} of {int(known.sum())} values more than ten times the public range away: probably another unit"
-        raise _refused(where, column.name, found, f"{column.low:g} .. {column.high:g} {column.unit}, roughly")
+        raise _refused(
+            where,
+            column.name,
+            found,
+            f"{column.low:g} .. {column.high:g} {column.unit}, roughly",
+        )
     most = _MOST.get(same_unit(column.unit), np.inf)
     if old := int(np.count_nonzero(raw[np.isfinite(raw)] > most)):
         found = f"{old} of {int(known.sum())} values above {most:g} {column.unit}: probably another unit, or a slip"
-        raise _refused(where, column.name, found, f"{column.low:g} .. {column.high:g} {column.unit}, roughly")
+        raise _refused(
+            where,
+            column.name,
+            found,
+            f"{column.low:g} .. {column.high:g} {column.unit}, roughly",
+        )
     values = np.where(known, np.clip(scaled, -LIMIT, LIMIT), 0).astype(np.float32)
     return values[:, None], known[:, None]
 
 
 def _require_possible(column: Column, raw: NDArray[np.float64], factor: float, where: str) -> None:
-    """Raise DataRefused for values that nobody can have: below zero, and codes for missing like -9, 999 or a zero.
+    """Raise DataRefused for values that nobody can have: below zero, and codes for
+    missing such as -9, 999 or a zero.
 
-    raw: in the column's unit; factor: from the file's unit to it. A code is told by its form in the file and by lying outside
-    the public range; inside of it, by being there more than once.
+    raw: the values in the column's unit.
+    factor: the factor from the file's unit to it.
+
+    A code is recognised by its form in the file and by lying outside the public range;
+    within the range, by being there more than once.
     """
     finite = raw[np.isfinite(raw)]
     written = np.round(finite / factor, 6)
@@ -201,7 +265,10 @@ def _require_possible(column: Column, raw: NDArray[np.float64], factor: float, w
         "that are codes for missing (-9, 999 and the like)": codes + (inside if inside > 1 else 0),
         "that are 0, outside the public range: a code for missing?": zeros if zeros > 1 else 0,
     }
-    found = next((f"{count} of {len(finite)} values {what}" for what, count in counts.items() if count), None)
+    found = next(
+        (f"{count} of {len(finite)} values {what}" for what, count in counts.items() if count),
+        None,
+    )
     if found:
         raise DataRefused(
             f"the column {column.name!r} of {where}",

@@ -1,11 +1,14 @@
-"""The record (EHR) beside images with masks: one CSV table of a hospital, a row per patient.
+"""The health records (EHR) beside images with masks: one CSV table of a hospital, with
+a row per patient.
 
     patient,age [years],sex,crp [mg/l]
     BraTS-GLI-00005,61,f,84
     BraTS-GLI-00006,,m,
 
-The site's file names the table (`record`) and the units of columns whose header has none (`units`); the job says which
-columns are used. What a patient's numbers become is said in ehr.py; here they are one vector: values, then known flags.
+The site's file names the table (`record`) and the units of columns whose header has
+none (`units`); the job says which columns are used. ehr.py says what a patient's
+numbers become; here they are one vector: the values, then the flags of those that are
+known.
 """
 
 from __future__ import annotations
@@ -32,11 +35,14 @@ def unknown(table: Table) -> Vector:
 
 
 def read_ehr(table: Table, file: Path, units: Mapping[str, str]) -> dict[str, Vector]:
-    """Return patient -> float32 [2 F]: F values, then F flags (1 known, 0 missing), for every row of a CSV file.
+    """Return a float32 [2 F] vector for every patient of a CSV file: F values, then F
+    flags (1 known, 0 missing).
 
-    columns of the file that `table` has not: not read; their `units` do not matter
-    no column `patient`, a row without a patient, a patient twice, all that Table.read refuses: DataRefused
-    a job that asks for the column `patient` itself: ConfigRefused | a header without rows: {}
+    Columns of the file that `table` does not have are not read, and their `units` do
+    not matter. A header without rows gives {}. No column `patient`, a row without a
+    patient, a repeated patient, and all that Table.read refuses are refused with
+    DataRefused; a job that asks for the column `patient` itself is refused with
+    ConfigRefused.
     """
     if any(PATIENT in (column.name.casefold(), *(a.casefold() for a in column.aliases)) for column in table.columns):
         raise ConfigRefused(
@@ -47,7 +53,11 @@ def read_ehr(table: Table, file: Path, units: Mapping[str, str]) -> dict[str, Ve
         )
     header, rows = read_rows(file)
     if PATIENT not in header:
-        raise _refused(file, f"no column {PATIENT!r}", "a column `patient`, and one per column of the job")
+        raise _refused(
+            file,
+            f"no column {PATIENT!r}",
+            "a column `patient`, and one per column of the job",
+        )
     names = [row[PATIENT] for row in rows]
     empty, twice = names.count(""), len(names) - len(set(names))
     if empty or twice:
@@ -55,13 +65,20 @@ def read_ehr(table: Table, file: Path, units: Mapping[str, str]) -> dict[str, Ve
         raise _refused(file, found, "one row per patient")
     used = {column.name for column in table.columns}
     others = {title.partition("[")[0].strip() for title in header} - used
-    values, known = table.read(rows, header, {k: v for k, v in units.items() if k not in others}, str(file))
+    values, known = table.read(
+        rows,
+        header,
+        {k: v for k, v in units.items() if k not in others},
+        str(file),
+    )
     vectors = np.concatenate([values, known.astype(np.float32)], axis=1)
     return dict(zip(names, vectors, strict=True))
 
 
 def site_ehr(config: SiteConfig, table: Table) -> dict[str, Vector]:
-    """Return the record that a site's file names; no record named: ConfigRefused. Otherwise as read_ehr."""
+    """Return the health records that a site's file names, as read_ehr. A site that
+    names none is refused with ConfigRefused.
+    """
     if config.record is None:
         raise ConfigRefused(
             "the record of this site",
@@ -74,12 +91,19 @@ def site_ehr(config: SiteConfig, table: Table) -> dict[str, Vector]:
 
 
 def for_patients(
-    rows: Mapping[str, Vector], table: Table, patients: Mapping[str, str], say: Callable[[str], None]
+    rows: Mapping[str, Vector],
+    table: Table,
+    patients: Mapping[str, str],
+    say: Callable[[str], None],
 ) -> dict[str, Vector]:
-    """Return the vector of every patient (patients: case -> patient), and tell how many have no row.
+    """Return the vector of every patient, and say how many of them have no row.
 
-    a patient without a row: all values missing, nobody is dropped | rows of other people: not used
-    rows, but none for any patient here (other ids), or ids that almost fit (ids.py): DataRefused
+    rows: the vectors that the table gives.
+    patients: the patient of each case.
+
+    A patient without a row has all values missing; nobody is left out. Rows of other
+    people are not used. Rows of which none belongs to a patient here, and ids that
+    almost fit (ids.py), are refused with DataRefused.
     """
     wanted = sorted(set(patients.values()))
     lost = [who for who in wanted if who not in rows]
@@ -111,4 +135,9 @@ def for_patients(
 
 
 def _refused(file: Path, found: str, expected: str) -> DataRefused:
-    return DataRefused(f"the record {file}", found=found, expected=expected, fix="correct the table")
+    return DataRefused(
+        f"the record {file}",
+        found=found,
+        expected=expected,
+        fix="correct the table",
+    )

@@ -1,4 +1,5 @@
-"""The columns of a record as one line of text, and back: what reports print and files of weights carry.
+"""The columns of a health record as one line of text, and back: what reports print and
+files of weights carry.
 
     age [years] 18..90; sex: f | m; crp [mg/l] 0..200 censored
 
@@ -19,9 +20,10 @@ _NUMERIC = re.compile(
 
 
 def words_of(table: Table) -> str:
-    """Return the columns in words; no columns: "".
+    """Return the columns in words, or "" for none.
 
-    a name, unit or category that could be read in two ways (`;`, `|`, `: `, braces): ConfigRefused
+    A name, unit or category that could be read in two ways (`;`, `|`, `: `, braces) is
+    refused with ConfigRefused.
     """
     words = "; ".join(_words(column) for column in table.columns)
     try:
@@ -38,7 +40,9 @@ def words_of(table: Table) -> str:
 
 
 def table_from(words: str) -> Table:
-    """Return the columns that `words_of` wrote; anything else: ConfigRefused."""
+    """Return the columns that `words_of` wrote. Anything else is refused with
+    ConfigRefused.
+    """
     return Table(tuple(_column(part) for part in words.split("; ")) if words else ())
 
 
@@ -58,4 +62,11 @@ def _column(part: str) -> Column:
         low, high = float(match["low"]), float(match["high"])
     except ValueError:
         low = high = 0.0  # refused by Column
-    return Column(match["name"], "numeric", match["unit"], low, high, censored=match["end"] is not None)
+    return Column(
+        match["name"],
+        "numeric",
+        match["unit"],
+        low,
+        high,
+        censored=match["end"] is not None,
+    )

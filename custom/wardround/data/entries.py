@@ -1,8 +1,10 @@
-"""One decoded case on disk: image.npy, labels.npy, foreground.npy and meta.json in a folder of its own.
+"""One decoded case on disk: image.npy, labels.npy, foreground.npy and meta.json in a
+folder of its own.
 
-The folder's name says which case (hash of its paths) and which version of it (hash of paths, sizes, times of change, the
-label convention, the version of our preprocessing). A folder is complete when it is there: it is written under another name
-and renamed.
+The folder's name says which case it is (a hash of its paths) and which version of it (a
+hash of paths, sizes, modification times, the label convention, and the version of our
+preprocessing). A folder that exists is complete: it is written under another name and
+renamed.
 """
 
 from __future__ import annotations
@@ -29,16 +31,25 @@ from wardround.core.rng import stream
 from wardround.data.layouts import CaseFiles
 from wardround.data.volumes import Volume, read_any_kind
 
+# Part of the folder's name: a new number makes every site decode its cases again.
 PREPROCESSING = 1
+# Enough to centre patches on. A large tumour has 100,000 voxels and more.
 MOST_FOREGROUND = 4096
 _TEMPORARY = ".new-"
+# No process writes one case for a day: what is older was left by a crash.
 _DAY_S = 86400
+# Another process may put its folder there, or discard a damaged one, between two tries.
 _ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What meta.json holds, and where the arrays are. values: of the unified labels; stored: of the mask's file."""
+    """What meta.json holds, and where the arrays are.
+
+    values: the values of the unified labels.
+    stored: the values in the mask's file.
+    foreground: the number of voxels in foreground.npy.
+    """
 
     folder: Path
     shape: tuple[int, int, int]
@@ -51,8 +62,13 @@ class Entry:
 
 
 def entry_name(files: CaseFiles) -> str:
-    """Return the folder name for a case as its files are now; DataRefused if one of them is gone."""
-    paths = [*(files.images[modality] for modality in files.images), *([files.seg] if files.seg else [])]
+    """Return the folder name for a case as its files are now. A file that is gone is
+    refused with DataRefused.
+    """
+    paths = [
+        *(files.images[modality] for modality in files.images),
+        *([files.seg] if files.seg else []),
+    ]
     where = [(role, str(path.resolve())) for role, path in zip([*files.images, "seg"], paths, strict=False)]
     try:
         states = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
@@ -64,15 +80,24 @@ def entry_name(files: CaseFiles) -> str:
             fix="check the path and its permissions",
         ) from error
     meaning = sorted(files.convention.meaning.items()) if files.convention else None
-    version = [PREPROCESSING, files.case, where, states, sorted(files.channel.items()), meaning, *files.source.version]
+    version = [
+        PREPROCESSING,
+        files.case,
+        where,
+        states,
+        sorted(files.channel.items()),
+        meaning,
+        *files.source.version,
+    ]
     return f"{_hash([files.case, where])[:16]}-{_hash(version)[:32]}"
 
 
 def read_entry(folder: Path, images: int) -> Entry | None:
-    """Return the entry of a folder, None if it is absent, damaged, or of another number of images.
+    """Return the entry of a folder, or None where it is absent, damaged, or of another
+    number of images.
 
-    Checked: meta.json, the header and the exact length of every array; not every byte: that would mean to read
-    everything at each start.
+    meta.json, the header and the exact length of every array are checked. Not every
+    byte is: that would mean reading everything at each start.
     """
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -95,11 +120,12 @@ def read_entry(folder: Path, images: int) -> Entry | None:
 
 
 def write_entry(files: CaseFiles, root: Path, name: str) -> Entry:
-    """Decode a case and keep it as root/name; versions of the case that were kept before are removed (no copy
-    outlives its source).
+    """Decode a case and keep it as root/name. Earlier versions of the case are removed:
+    no copy outlives its source.
 
-    Two processes may do this at once: the first to finish is kept. | a damaged folder of this name is replaced
-    the case cannot be read: DataRefused, nothing is kept | root cannot be written: ConfigRefused
+    Two processes may do this at once; the first one to finish is kept. A damaged folder
+    of this name is replaced. A case that cannot be read is refused with DataRefused and
+    nothing is kept; a root that cannot be written is refused with ConfigRefused.
     """
     volume, values, stored = read_any_kind(files)
     try:
@@ -123,14 +149,23 @@ def sweep(root: Path) -> None:
 
 
 def tumour_voxels(case: str, labels: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Return int32 [N, 3]: indices of the voxels with a label, at most 4096 of them, drawn the same way every time."""
+    """Return int32 [N, 3]: the indices of the voxels with a label, at most 4096 of
+    them, drawn the same way every time.
+    """
     flat = np.flatnonzero(labels)
     if len(flat) > MOST_FOREGROUND:
-        flat = np.sort(stream(0, "foreground", case).choice(flat, MOST_FOREGROUND, replace=False))
+        flat = np.sort(
+            stream(0, "foreground", case).choice(flat, MOST_FOREGROUND, replace=False),
+        )
     return np.stack(np.unravel_index(flat, labels.shape), axis=1).astype("<i4")
 
 
-def _fill(folder: Path, volume: Volume, values: frozenset[int], stored: frozenset[int]) -> None:
+def _fill(
+    folder: Path,
+    volume: Volume,
+    values: frozenset[int],
+    stored: frozenset[int],
+) -> None:
     labels = volume.labels if volume.labels is not None else np.zeros(volume.image.shape[1:], np.uint8)
     voxels = tumour_voxels(volume.case, labels)
     _write(folder / "image.npy", volume.image.astype("<f2"))
@@ -152,20 +187,35 @@ def _fill(folder: Path, volume: Volume, values: frozenset[int], stored: frozense
 def _write(path: Path, array: NDArray[Any]) -> None:
     whole = np.ascontiguousarray(array)
     with path.open("wb") as stream_:
-        np.lib.format.write_array_header_1_0(stream_, np.lib.format.header_data_from_array_1_0(whole))
+        np.lib.format.write_array_header_1_0(
+            stream_,
+            np.lib.format.header_data_from_array_1_0(whole),
+        )
         # not np.save: on a full disk its error does not say why
         stream_.write(whole.data.cast("B") if whole.size else b"")
         stream_.flush()
+        # Before the rename: after a power cut the folder must not exist with empty
+        # arrays in it.
         os.fsync(stream_.fileno())
 
 
-def _publish(volume: Volume, values: frozenset[int], stored: frozenset[int], root: Path, folder: Path) -> Entry:
-    """Write a folder under another name and rename it; a sound one that is there first is kept, a damaged one not."""
+def _publish(
+    volume: Volume,
+    values: frozenset[int],
+    stored: frozenset[int],
+    root: Path,
+    folder: Path,
+) -> Entry:
+    """Write a folder under another name and rename it. A sound folder that is there
+    first is kept, a damaged one is not.
+    """
     temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=root))
     try:
         _fill(temporary, volume, values, stored)
         for _ in range(_ATTEMPTS):
             with contextlib.suppress(OSError):
+                # Atomic within one file system, and refused where the folder exists and
+                # is not empty.
                 temporary.rename(folder)
             entry = read_entry(folder, len(volume.present))
             if entry is not None:
@@ -180,6 +230,7 @@ def discard(folder: Path) -> None:
     """Remove a folder so that no other process sees half of it."""
     grave = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder.parent))
     with contextlib.suppress(FileNotFoundError):
+        # One step for other readers; open memory maps of the old arrays stay valid.
         folder.rename(grave / "old")
     shutil.rmtree(grave, ignore_errors=True)
 
@@ -194,11 +245,16 @@ def _expected(entry: Entry) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 def _is_array(path: Path, descr: str, shape: tuple[int, ...]) -> bool:
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        header,
+        {"descr": descr, "fortran_order": False, "shape": shape},
+    )
     start = header.getvalue()
     with path.open("rb") as stream_:
         same = stream_.read(len(start)) == start
-    return same and path.stat().st_size == len(start) + math.prod(shape) * int(descr[-1])
+    return same and path.stat().st_size == len(start) + math.prod(shape) * int(
+        descr[-1],
+    )
 
 
 def _unwritable(root: Path, found: str) -> ConfigRefused:

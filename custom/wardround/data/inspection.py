@@ -1,4 +1,6 @@
-"""Everything that can be said about a site's data after reading every file once. Nothing is written."""
+"""What can be said about a site's data after every file was read once? Nothing is
+written.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,17 @@ Spacing = tuple[float, float, float]
 class Inspection:
     """What was found in the cases that can be read, and why the others cannot.
 
-    modalities  modality -> number of cases that have it
-    shapes      voxels in RAS -> number of cases; spacings: mm, rounded to 0.01, -> number of cases
-    empty       cases whose mask holds no tumour
-    split       part -> patients; empty when there are problems (the split is by patient and needs all of them)
-    conventions how the values of masks are read, in words -> number of cases
-    unused      images that no case uses, and folders without any, relative to the data folder
-    warnings    what a person should look at before training
+    modalities: the number of cases that have each modality.
+    shapes: the number of cases by their voxels in RAS.
+    spacings: the number of cases by their spacing in mm, rounded to 0.01.
+    empty: the number of cases whose mask holds no tumour.
+    split: the number of patients in each part; empty when there are problems, because
+      the split needs all patients.
+    conventions: the number of cases by how the values of their masks are read, in
+      words.
+    unused: images that no case uses, and folders without any, relative to the data
+      folder.
+    warnings: what a person should look at before training.
     """
 
     cases: int
@@ -69,27 +75,51 @@ class _Facts:
     def read(self) -> Read:
         folder = next(iter(self.files.images.values())).parent.parent
         return Read(
-            self.files.case, self.files.patient, self.convention, self.values, self.stored, self.digests, folder
+            self.files.case,
+            self.files.patient,
+            self.convention,
+            self.values,
+            self.stored,
+            self.digests,
+            folder,
         )
 
     @property
     def words(self) -> str:
-        """How its mask is read; said if it is the usual way alone that says so."""
+        """How this case's mask is read, marked where only usage suggests it."""
         presumed = "; presumed, as in BraTS 2017 to 2021: else state `labels`" if self.convention is DEFAULT else ""
         return self.convention.words() + presumed
 
 
-def inspect(config: SiteConfig, progress: Callable[[int, int], None], source: Source = BRAIN_MRI) -> Inspection:
-    """Read every file of a site once. `progress` is called with (cases read, cases in all).
+def inspect(
+    config: SiteConfig,
+    progress: Callable[[int, int], None],
+    source: Source = BRAIN_MRI,
+) -> Inspection:
+    """Read every file of a site once, and return what was found.
 
-    source: which images a case may have, and how files are read
+    progress: called with (cases read, cases in all).
+    source: which images a case may have, and how files are read.
 
-    damaged cases, labels of another kind than config.labels, too few patients for a split: all in `problems`
-    no case at all, or one of config.cases is not there: DataRefused (there is nothing to inspect)
+    Damaged cases, labels of another kind than config.labels and too few patients for a
+    split are listed in `problems`. A folder without any case, and a missing id of
+    config.cases, are refused with DataRefused: there is nothing to inspect.
     """
-    files, refused = survey(config.data, config.cases, config.patient_pattern, labels=config.labels, source=source)
+    files, refused = survey(
+        config.data,
+        config.cases,
+        config.patient_pattern,
+        labels=config.labels,
+        source=source,
+    )
     if not refused:
-        files = find_cases(config.data, config.cases, config.patient_pattern, labels=config.labels, source=source)
+        files = find_cases(
+            config.data,
+            config.cases,
+            config.patient_pattern,
+            labels=config.labels,
+            source=source,
+        )
     problems: list[Refusal] = [*refused]
     facts: list[_Facts] = []
     for done, found in enumerate(_read_all(files)):
@@ -105,7 +135,12 @@ def inspect(config: SiteConfig, progress: Callable[[int, int], None], source: So
         problems.append(problem)
     for one in facts:
         try:
-            check_label_kind(one.files.case, one.files.seg.name if one.files.seg else "", one.values, kind)
+            check_label_kind(
+                one.files.case,
+                one.files.seg.name if one.files.seg else "",
+                one.values,
+                kind,
+            )
         except DataRefused as problem:
             problems.append(problem)
     split: dict[str, int] = {}
@@ -148,9 +183,17 @@ def _read(files: CaseFiles) -> _Facts | DataRefused:
 
 
 def _warnings(config: SiteConfig, facts: list[_Facts], kind: str) -> tuple[str, ...]:
-    patients = about_patients({one.files.case: one.files.patient for one in facts}, config.patient_pattern is not None)
+    patients = about_patients(
+        {one.files.case: one.files.patient for one in facts},
+        config.patient_pattern is not None,
+    )
     cases = [one.read for one in facts]
-    return (*patients, *(about_masks(cases) if kind == "brats" else ()), *about_copies(cases), *about_folders(cases))
+    return (
+        *patients,
+        *(about_masks(cases) if kind == "brats" else ()),
+        *about_copies(cases),
+        *about_folders(cases),
+    )
 
 
 def _split(patients: Mapping[str, str]) -> dict[str, int]:

@@ -1,4 +1,6 @@
-"""The words by which dataset.json and site files call the labels of a mask, and what they mean."""
+"""Which words do dataset.json and site files use for the labels of a mask, and what do
+they mean?
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from wardround.core.errors import DataRefused
 
 MEANS = {0: "no tumour", 1: "core", 2: "oedema", 3: "enhancing"}
-WHOLE, TUMOUR_CORE, IGNORED = "whole", "tumour core", "ignored"
+WHOLE = "whole"
+TUMOUR_CORE = "tumour core"
+IGNORED = "ignored"
 _CODES = {"oedema": 2, "enhancing": 3, "core": 1, "cavity": 0}
 
 _BACKGROUND = re.compile(
@@ -16,7 +20,19 @@ _BACKGROUND = re.compile(
 )
 _EXACT: dict[str, str | int] = {
     **dict.fromkeys(
-        ("wt", "whole", "tumor", "tumour", "tumors", "tumours", "lesion", "lesions", "glioma", "gtv"), WHOLE
+        (
+            "wt",
+            "whole",
+            "tumor",
+            "tumour",
+            "tumors",
+            "tumours",
+            "lesion",
+            "lesions",
+            "glioma",
+            "gtv",
+        ),
+        WHOLE,
     ),
     **dict.fromkeys(
         (
@@ -31,22 +47,39 @@ _EXACT: dict[str, str | int] = {
         WHOLE,
     ),
     **dict.fromkeys(
-        ("entire tumor", "entire tumour", "brain tumor", "brain tumour", "gross tumor volume", "gross tumour volume"),
+        (
+            "entire tumor",
+            "entire tumour",
+            "brain tumor",
+            "brain tumour",
+            "gross tumor volume",
+            "gross tumour volume",
+        ),
         WHOLE,
     ),
-    **dict.fromkeys(("tc", "core", "tumor core", "tumour core", "tumor core tc", "tumour core tc"), TUMOUR_CORE),
+    **dict.fromkeys(
+        ("tc", "core", "tumor core", "tumour core", "tumor core tc", "tumour core tc"),
+        TUMOUR_CORE,
+    ),
     "ignore": IGNORED,
 }
-# Taken out of the text one after the other: what is left of `non-enhancing` must not be read as `enhancing`.
+# Taken out of the text one after the other: what is left of `non-enhancing` must not be
+# read as `enhancing`.
 _PARTS: tuple[tuple[str, str], ...] = (
-    ("oedema", r"(surrounding )?non[ -]?enhancing flair hyper\s?intensity|snfh|(t2 )?flair hyper\s?intensity"),
+    (
+        "oedema",
+        r"(surrounding )?non[ -]?enhancing flair hyper\s?intensity|snfh|(t2 )?flair hyper\s?intensity",
+    ),
     ("oedema", r"\b(o?edema(tous)?|ed|ptoe?|invaded tissue|invasion)\b"),
     ("cavity", r"\b(resection cavity|surgical cavity|cavity|rc)\b"),
     (
         "core",
         r"\b(non[ -]?(contrast[ -]?)?enhanc(ing|ed|ement)|non[ -]?enh|necro(tic|sis)|nec|ncr|netc?|cyst(s|ic)?|cc)\b",
     ),
-    ("enhancing", r"\b((gd[ -]?|gadolinium[ -]?|contrast[ -]?)?enhanc(ing|ed|ement)|enh|et|ce|active tumou?r|aet)\b"),
+    (
+        "enhancing",
+        r"\b((gd[ -]?|gadolinium[ -]?|contrast[ -]?)?enhanc(ing|ed|ement)|enh|et|ce|active tumou?r|aet)\b",
+    ),
 )
 # Words that say nothing by themselves beside those above.
 _FILLING = re.compile(
@@ -56,10 +89,14 @@ _FILLING = re.compile(
 
 
 def meaning_of(labels: object, where: str, fix: str) -> tuple[dict[int, int], bool]:
-    """Return (stored value -> unified value, whether it is a whole-tumour mask) of a "labels" map.
+    """Return (the unified value of each stored value, whether it is a whole-tumour
+    mask) of a "labels" map.
 
-    {"1": "edema"}, {"edema": 1}, a list of words, or regions {"whole tumor": [1, 2, 3], "enhancing tumor": [3], ...}
-    words that are not understood, values that mean two things, no tumour at all: DataRefused with `fix`
+    labels: {"1": "edema"}, {"edema": 1}, a list of words, or regions {"whole tumor":
+      [1, 2, 3], "enhancing tumor": [3], ...}.
+
+    Words that are not understood, values that mean two things, and no tumour at all are
+    refused with DataRefused and `fix`.
     """
     named: dict[int, set[str | int]] = {}
     try:
@@ -98,7 +135,9 @@ def _is_number(value: object) -> bool:
 
 
 def _meaning(word: str) -> str | int:
-    """Return a unified value, or WHOLE, TUMOUR_CORE or IGNORED; not understood or two things at once: ValueError"""
+    """Return a unified value, or WHOLE, TUMOUR_CORE or IGNORED. A word that is not
+    understood, or means two things, raises ValueError.
+    """
     text = " ".join(re.sub(r"[_/,;:()+&.]", " ", word.casefold()).split())
     if _BACKGROUND.fullmatch(text):
         return 0
@@ -112,13 +151,15 @@ def _meaning(word: str) -> str | int:
         left = fewer
     if len(found) != 1 or re.search(r"[^\W_]", _FILLING.sub(" ", left)):
         raise ValueError(
-            f"the label {word!r}, which is not understood" if len(found) < 2 else f"{word!r}: two meanings"
+            f"the label {word!r}, which is not understood" if len(found) < 2 else f"{word!r}: two meanings",
         )
     return _CODES[found.pop()]
 
 
 def _unified(value: int, meant: set[str | int], regions: set[str | int]) -> int:
-    """Return the unified value of one that is named by a label, or by every region that it belongs to."""
+    """Return the unified value of a stored value that is named by a label, or by every
+    region that it belongs to.
+    """
     parts = {one for one in meant if isinstance(one, int)}
     if 0 in parts and len(meant) > 1:
         raise ValueError(f"{value} as tumour and as background")

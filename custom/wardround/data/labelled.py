@@ -1,8 +1,10 @@
-"""A site's cohort for classification: images, a record and one class per patient.
+"""A site's cohort for classification: images, a health record and one class per
+patient.
 
-A class that no patient of a site has, and a site with a single class, are facts, not errors: the index of a class comes
-from the description, the same everywhere, and `class_counts` says 0. Whoever computes a metric that needs two classes
-must look there and leave the number out; a site of one class can train, its loss is defined.
+A class that no patient of a site has, and a site with a single class, are facts, not
+errors: the index of a class comes from the description, the same everywhere, and
+`class_counts` says 0. Whoever computes a metric that needs two classes must look there
+and leave the number out. A site of one class can train: its loss is defined.
 """
 
 from __future__ import annotations
@@ -18,7 +20,14 @@ from numpy.typing import NDArray
 
 from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data.cache import silent
-from wardround.data.description import FIXED, Description, Spec, file_of, read_description, read_rows
+from wardround.data.description import (
+    FIXED,
+    Description,
+    Spec,
+    file_of,
+    read_description,
+    read_rows,
+)
 from wardround.data.ehr import Known, Values
 from wardround.data.listing import shown
 from wardround.data.pack import Pictures, load, open_pack
@@ -29,10 +38,15 @@ from wardround.data.site_config import SiteConfig
 
 @dataclass(frozen=True)
 class Batch:
-    """Some cases. B of them, M modalities in the order of the spec, F features of the record.
+    """B cases, with M modalities in the order of the spec and F features of the health
+    record.
 
-    images   float32 [B, M, H, W] or [B, M, D, H, W], normalised each; a missing modality is all zeros
-    present  bool [B, M] | values float32 [B, F], 0 where missing | known bool [B, F] | labels int64 [B]
+    images: float32 [B, M, H, W] or [B, M, D, H, W], each normalised by itself; a
+      missing modality is all zeros.
+    present: bool [B, M].
+    values: float32 [B, F], 0 where missing.
+    known: bool [B, F].
+    labels: int64 [B].
     """
 
     images: NDArray[np.float32]
@@ -46,12 +60,15 @@ class Batch:
 class LabelledCohort:
     """The labelled cases of a site.
 
-    cases       case ids, sorted
-    patients    case -> patient (as `split_patients` wants it)
-    labels      case -> index into spec.classes; all cases of a patient have the same
-    present     bool [N, M], values and known [N, F]: rows in the order of `cases`
-    unlabelled  cases that the table has without a label: not in the cohort
-    pack        the decoded images (pack.py)
+    cases: case ids, sorted.
+    patients: the patient of each case (as `split_patients` wants it).
+    labels: the index into spec.classes of each case; all cases of a patient have the
+      same.
+    present: bool [N, M], with rows in the order of `cases`, as `values` and `known` [N,
+      F].
+    unlabelled: the number of cases that the table has without a label; they are not in
+      the cohort.
+    pack: the decoded images (pack.py).
     """
 
     spec: Spec
@@ -70,7 +87,7 @@ class LabelledCohort:
 
     @property
     def modalities(self) -> dict[str, int]:
-        """Modality -> number of cases that have it."""
+        """The number of cases that have each modality."""
         return {m: int(n) for m, n in zip(self.spec.modalities, self.present.sum(axis=0), strict=True)}
 
     @cached_property
@@ -78,14 +95,17 @@ class LabelledCohort:
         return {case: i for i, case in enumerate(self.cases)}
 
     def class_counts(self, cases: Sequence[str] | None = None) -> dict[str, int]:
-        """Return class -> number of PATIENTS among the cases (None: all); 0 for a class that is absent."""
+        """Return the number of PATIENTS of each class among the cases (None for all); 0
+        for a class that is absent.
+        """
         of = {self.patients[case]: self.labels[case] for case in (self.cases if cases is None else cases)}
         return {name: sum(label == k for label in of.values()) for k, name in enumerate(self.spec.classes)}
 
     def batch(self, cases: Sequence[str]) -> Batch:
-        """Return the cases in this order.
+        """Return the cases in this order. No cases give a batch of length 0.
 
-        none: a batch of length 0 | case not in `cases`: KeyError | pack gone since the cohort was opened: DataRefused
+        A case that is not in `cases` raises KeyError. A pack that is gone since the
+        cohort was opened is refused with DataRefused.
         """
         rows = np.array([self._place[case] for case in cases], np.int64)
         return Batch(
@@ -98,15 +118,24 @@ class LabelledCohort:
 
 
 def open_labelled(
-    config: SiteConfig, cache_dir: Path, progress: Callable[[str], None] = silent, wanted: Spec | None = None
+    config: SiteConfig,
+    cache_dir: Path,
+    progress: Callable[[str], None] = silent,
+    wanted: Spec | None = None,
 ) -> LabelledCohort:
-    """Return the cohort that config.data describes (description.py); images not yet in cache_dir are decoded now.
+    """Return the cohort that config.data describes (description.py). Images that are
+    not in cache_dir yet are decoded now.
 
-    wanted: what the job needs; a description that differs: ConfigRefused
-    config.cases: only these; one that is not in the table: DataRefused | rows without a label: left out and counted
-    config.patient_pattern, config.labels or config.record set: ConfigRefused, the table says both
-    column absent or in another unit: see ehr.py | case or patient empty, a case twice, a label that is no class, a
-    patient with two labels, a case without any image, an image outside the folder, no labelled case: DataRefused
+    config: `cases` may name some of the cases, all of which must be in the table.
+      `patient_pattern`, `labels` and `record` are refused with ConfigRefused, because
+      the table says all three.
+    wanted: what the job needs. A description that differs is refused with
+      ConfigRefused.
+
+    Rows without a label are left out and counted. Refused with DataRefused: a column
+    that is absent or in another unit (ehr.py), an empty case or patient, a repeated
+    case, a label that is no class, a patient with two labels, a case without any image,
+    an image outside the folder, no labelled case.
     """
     description = read_description(config.data)
     if wanted is not None:
@@ -120,7 +149,12 @@ def open_labelled(
         )
     header, rows = read_rows(description.table, description.spec.modalities)
     rows, unlabelled = _checked(description, header, rows, config.cases)
-    values, known = description.spec.table.read(rows, header, description.units, str(description.table))
+    values, known = description.spec.table.read(
+        rows,
+        header,
+        description.units,
+        str(description.table),
+    )
     pictures = _pictures(description, rows)
     if unlabelled:
         progress(f"{unlabelled} cases have no label and are left out")
@@ -130,7 +164,9 @@ def open_labelled(
         cases=tuple(row["case"] for row in rows),
         patients={row["case"]: row["patient"] for row in rows},
         labels={row["case"]: description.spec.classes.index(row["label"]) for row in rows},
-        present=np.array([[file is not None for file in one.files] for one in pictures]),
+        present=np.array(
+            [[file is not None for file in one.files] for one in pictures],
+        ),
         values=values,
         known=known,
         unlabelled=unlabelled,
@@ -139,9 +175,11 @@ def open_labelled(
 
 
 def unnamed_images(folder: Path) -> tuple[str, ...]:
-    """Return the images below the folder of a description that no row of its table names, relative to the folder, sorted.
+    """Return the sorted images below the folder of a description that no row of its
+    table names, relative to the folder.
 
-    images that lie outside of the folder: not looked at, they may be those of several sites | refused as open_labelled
+    Images outside the folder are not looked at: they may belong to several sites.
+    Refusals are those of open_labelled.
     """
     description = read_description(folder)
     if not description.images.is_relative_to(folder.resolve()):
@@ -150,11 +188,15 @@ def unnamed_images(folder: Path) -> tuple[str, ...]:
     cells = [row.get(modality, "") for row in rows for modality in description.spec.modalities]
     named = {description.images / file for file in map(file_of, filter(None, cells)) if file is not None}
     images = (path for path in description.images.rglob("*") if path.name.lower().endswith(SUFFIXES))
-    return tuple(sorted(shown(path.relative_to(folder.resolve())) for path in images if path not in named))
+    return tuple(
+        sorted(shown(path.relative_to(folder.resolve())) for path in images if path not in named),
+    )
 
 
 def shared_images(folder: Path) -> int:
-    """Return how many images the table of a folder gives to several patients; refused as open_labelled."""
+    """Return how many images the table of a folder gives to several patients. Refusals
+    are those of open_labelled.
+    """
     description = read_description(folder)
     _, rows = read_rows(description.table, description.spec.modalities)
     pairs = {(row[name], row["patient"]) for row in rows for name in description.spec.modalities if row.get(name)}
@@ -162,24 +204,46 @@ def shared_images(folder: Path) -> int:
 
 
 def _checked(
-    description: Description, header: Sequence[str], rows: list[dict[str, str]], only: Sequence[str] | None
+    description: Description,
+    header: Sequence[str],
+    rows: list[dict[str, str]],
+    only: Sequence[str] | None,
 ) -> tuple[list[dict[str, str]], int]:
-    """Return the labelled rows sorted by case, and how many have no label."""
+    """Return the labelled rows sorted by case, and how many rows have no label."""
     where, spec = f"the table {description.table}", description.spec
     absent = [name for name in (*FIXED, *spec.modalities) if name not in header]
     if absent:
-        raise _refused(where, f"no column {absent[0]!r}", f"the columns {', '.join((*FIXED, *spec.modalities))}")
+        raise _refused(
+            where,
+            f"no column {absent[0]!r}",
+            f"the columns {', '.join((*FIXED, *spec.modalities))}",
+        )
     lost = set(only or ()) - {row["case"] for row in rows}
     if lost:
-        raise _refused(where, f"no row for {len(lost)} cases that the site's file names", "a row for each of them")
-    kept = sorted((row for row in rows if only is None or row["case"] in only), key=lambda row: row["case"])
+        raise _refused(
+            where,
+            f"no row for {len(lost)} cases that the site's file names",
+            "a row for each of them",
+        )
+    kept = sorted(
+        (row for row in rows if only is None or row["case"] in only),
+        key=lambda row: row["case"],
+    )
     empty = sum(not row["case"] or not row["patient"] for row in kept)
     twice = len(kept) - len({row["case"] for row in kept})
     if empty or twice:
-        raise _refused(where, f"{empty} rows without case or patient, {twice} cases more than once", "each case once")
+        raise _refused(
+            where,
+            f"{empty} rows without case or patient, {twice} cases more than once",
+            "each case once",
+        )
     strange = sum(row["label"] not in ("", *spec.classes) for row in kept)
     if strange:
-        raise _refused(where, f"{strange} labels that are no class", f"one of {', '.join(spec.classes)}, or empty")
+        raise _refused(
+            where,
+            f"{strange} labels that are no class",
+            f"one of {', '.join(spec.classes)}, or empty",
+        )
     labelled = [row for row in kept if row["label"]]
     pairs = {(row["patient"], row["label"]) for row in labelled}
     two = len(pairs) - len({patient for patient, _ in pairs})
@@ -198,8 +262,19 @@ def _pictures(description: Description, rows: Sequence[Mapping[str, str]]) -> li
         outside = any(cell and file is None for cell, file in zip(cells, files, strict=True))
         if outside or not any(files):
             what = "an image outside the folder of the images" if outside else "no image in any modality"
-            problems.append(_refused(f"case {row['case']!r}", what, "a path below 'images', for one modality at least"))
-        found.append(Pictures(row["case"], tuple(None if f is None else description.images / f for f in files)))
+            problems.append(
+                _refused(
+                    f"case {row['case']!r}",
+                    what,
+                    "a path below 'images', for one modality at least",
+                ),
+            )
+        found.append(
+            Pictures(
+                row["case"],
+                tuple(None if f is None else description.images / f for f in files),
+            ),
+        )
     refuse_together(problems, str(description.table))
     return found
 

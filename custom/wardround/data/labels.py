@@ -1,8 +1,9 @@
 """A mask's values in the unified convention.
 
-Unified convention: 0 background, 1 necrotic (or non-enhancing) core, 2 oedema, 3 enhancing; of kind whole_tumour: 0
-and 1. How stored values become these: conventions.py.
-A BraTS mask that holds only 0 and 1 looks like a whole-tumour mask, so the kind is decided over all cases of a site.
+The unified convention has 0 background, 1 necrotic (or non-enhancing) core, 2 oedema, 3
+enhancing; masks of kind whole_tumour have 0 and 1. conventions.py says how stored
+values become these. A BraTS mask that holds only 0 and 1 looks like a whole-tumour
+mask, so the kind is decided over all cases of a site.
 """
 
 from __future__ import annotations
@@ -23,11 +24,18 @@ _THREE_AND_FOUR = (
 )
 
 
-def unify(case: str, file: str, raw: NDArray[Any], convention: Convention = DEFAULT) -> tuple[Labels, frozenset[int]]:
-    """Return a mask (any shape, integer or float) in the unified convention, and the values that are stored.
+def unify(
+    case: str,
+    file: str,
+    raw: NDArray[Any],
+    convention: Convention = DEFAULT,
+) -> tuple[Labels, frozenset[int]]:
+    """Return a mask (any shape, integer or float) in the unified convention, and the
+    values that are stored.
 
-    no tumour: legal | not finite, not whole, a value that the convention has not, or both 3 and 4 where each of them means
-    enhancing: DataRefused
+    A mask without tumour is legal. Values that are not finite, not whole or not in the
+    convention, and 3 beside 4 where each of them means enhancing, are refused with
+    DataRefused.
     """
     if raw.dtype.kind == "f" and not (np.isfinite(raw).all() and np.array_equal(raw, np.rint(raw))):
         raise _bad_mask(
@@ -49,7 +57,13 @@ def unify(case: str, file: str, raw: NDArray[Any], convention: Convention = DEFA
         raise _bad_mask(case, file, f"label values {_few(stored)}", convention, advice)
     if {3, 4} <= stored and convention.meaning[3] == convention.meaning[4]:
         found = f"label values {_few(stored)}: both 3 and 4"
-        raise _bad_mask(case, file, found, convention, f"{_THREE_AND_FOUR}. {how_to_say()}")
+        raise _bad_mask(
+            case,
+            file,
+            found,
+            convention,
+            f"{_THREE_AND_FOUR}. {how_to_say()}",
+        )
     return table[raw.astype(np.uint8)], stored
 
 
@@ -59,7 +73,9 @@ def label_values(labels: Labels) -> frozenset[int]:
 
 
 def check_label_kind(case: str, file: str, values: Collection[int], kind: str) -> None:
-    """Raise DataRefused if unified label values do not fit the kind; brats allows 0..3, whole_tumour 0 and 1."""
+    """Raise DataRefused if unified label values do not fit the kind: brats allows 0..3,
+    whole_tumour 0 and 1.
+    """
     if kind == "whole_tumour" and any(value > 1 for value in values):
         raise DataRefused(
             f"case {case!r}, file {file}",
@@ -76,16 +92,29 @@ def _advice(stored: Collection[int]) -> str:
 
 
 def _few(values: Collection[int]) -> str:
-    """Return up to 8 values as text; of more only the count, as these are no labels but perhaps intensities."""
+    """Return up to 8 values as text. Of more values only the count is given: they are
+    no labels, but perhaps intensities.
+    """
     if len(values) > 8:
         return f"of {len(values)} different kinds"
     return "{" + ", ".join(str(value) for value in sorted(values)) + "}"
 
 
-def _bad_mask(case: str, file: str, found: str, convention: Convention, fix: str) -> DataRefused:
+def _bad_mask(
+    case: str,
+    file: str,
+    found: str,
+    convention: Convention,
+    fix: str,
+) -> DataRefused:
     reader = "the map of labels" if convention.name == "map" else convention.name
     reader = "the job's task" if convention.name == OF_TASK else reader
     expected = f"whole numbers, as {reader} reads them: 0 background, {convention.words()}"
     if convention.kind == "whole_tumour":
         expected = "0 and 1, as the site's data is of kind whole_tumour"
-    return DataRefused(f"case {case!r}, file {file}", found=found, expected=expected, fix=fix)
+    return DataRefused(
+        f"case {case!r}, file {file}",
+        found=found,
+        expected=expected,
+        fix=fix,
+    )

@@ -1,11 +1,13 @@
-"""Which folders and file names are cases, and what they hold.
+"""Which folders and file names are cases, and what do they hold?
 
-    BraTS          <case>/<case>_t1.nii.gz, also _t1ce _t2 _flair _seg, and the other words of sequences.py
+    BraTS          <case>/<case>_t1.nii.gz, also _t1ce _t2 _flair _seg, and the other
+    words of sequences.py
     BraTS 2023     <case>/<case>-t1n.nii.gz, also -t1c -t2w -t2f -seg
     imagesTr       the Decathlon and nnU-Net: task_folder.py
 
-.nii is as good as .nii.gz. Names that begin with a dot, and what systems leave behind, are ignored. An image whose name says no
-sequence is passed over, and `unused_files` and `passed_over` name it.
+.nii is as good as .nii.gz. Names that begin with a dot, and what systems leave behind,
+are ignored. An image whose name says no sequence is passed over; `unused_files` and
+`passed_over` name it.
 """
 
 from __future__ import annotations
@@ -16,7 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wardround.core.errors import DataRefused
-from wardround.data.case_names import DEPTH, TASK, case_of, images_below, role_in, said_in, unused_files
+from wardround.data.case_names import (
+    DEPTH,
+    TASK,
+    case_of,
+    images_below,
+    role_in,
+    said_in,
+    unused_files,
+)
 from wardround.data.conventions import Convention
 from wardround.data.listing import held, is_image, nifti_stem, other_image, shown, visible
 from wardround.data.sequences import MODALITIES, SEG
@@ -36,7 +46,8 @@ UNDERSTOOD = (
     "<case>/<case>_{t1,t1ce,t2,flair,seg}.nii.gz, <case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz, "
     "or imagesTr/<case>.nii.gz with labelsTr/<case>.nii.gz"
 )
-# Folders that people keep beside cases; without an image in them they are no case that got lost.
+# Folders that people keep beside cases; without an image in them they are no case that
+# got lost.
 _NO_CASE = re.compile(r"(docs?|read_?me|code|scripts?|logs?|info|meta(data)?|tables?|lists?|splits?|results?|tmp|temp)")
 
 
@@ -47,12 +58,14 @@ def understood_of(source: Source) -> str:
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """The files of one case: `images` by modality, `channel` the index in a 4-D file or None for a 3-D file.
+    """The files of one case.
 
-    labels      the "labels" of dataset.json beside the case, None where there is none
-    described   that file, or where it should be; None: a layout without one
-    convention  how the values of `seg` are read, once that is decided (conventions.py)
-    source      which images a case may have, and how they are read
+    images: the file of each modality.
+    channel: the index of each modality in a 4-D file, or None for a 3-D file.
+    labels: the "labels" of dataset.json beside the case, or None.
+    described: that file, or where it should be; None for a layout without one.
+    convention: how the values of `seg` are read, once that is decided (conventions.py).
+    source: which images a case may have, and how they are read.
     """
 
     case: str
@@ -73,7 +86,9 @@ class CaseFiles:
 
 @dataclass(frozen=True)
 class Place:
-    """A folder, and what it is: `patient`, `task` (imagesTr), or `empty`: no NIfTI file, for the reason in `why`."""
+    """A folder and what it is: `patient`, `task` (imagesTr), or `empty`, without a
+    NIfTI file for the reason in `why`.
+    """
 
     folder: Path
     layout: str
@@ -81,11 +96,13 @@ class Place:
 
 
 def case_places(root: Path, channels: Channels = BRAIN_MRI.channels) -> list[Place | DataRefused]:
-    """Return the places below root, which may itself be a case, and what cannot be listed.
+    """Return the places below root, which may itself be a case, and what cannot be
+    listed.
 
-    A folder with neither cases nor files of cases is searched in turn, DEPTH deep (HGG/ and LGG/ of older BraTS years).
-    An empty folder stays in the list where it may be a lost case: nothing else is there, it holds images of another kind, or
-    its name is like those of the cases. Others are passed over (see `passed_over`).
+    A folder with neither cases nor files of cases is searched in turn, DEPTH deep (HGG/
+    and LGG/ of older BraTS years). An empty folder stays in the list where it may be a
+    lost case: nothing else is there, it holds images of another kind, or its name is
+    like those of the cases. Others are passed over (see `passed_over`).
     """
     found = list(_walk(root, DEPTH, channels))
     cases = [one for one in found if isinstance(one, Place) and one.layout != "empty"]
@@ -127,7 +144,7 @@ def _why_empty(inside: list[Path]) -> str:
 
 
 def _beside(place: Place, names: set[str]) -> bool:
-    """Return whether an empty folder is no case that got lost."""
+    """Return whether an empty folder is no case that was lost."""
     inside = visible(place.folder) if place.folder.exists() else []
     if place.layout != "empty" or any(other_image(path) for path in inside):
         return False
@@ -140,14 +157,18 @@ def _like(name: str) -> str:
 
 
 def patient_folder(folder: Path, require_seg: bool, source: Source = BRAIN_MRI) -> CaseFiles:
-    """Return the case in a folder of the first two layouts; `patient` is the case id still.
+    """Return the case in a folder of the first two layouts. Its `patient` is still the
+    case id.
 
-    a file of another case, two files for one modality, no modality, no seg although required: DataRefused
+    A file of another case, two files for one modality, no modality, and a missing mask
+    that is required are refused with DataRefused.
     """
     case = case_of(folder, source.channels)
     understood = understood_of(source)
     found: dict[str, Path] = {}
-    others = sorted({said[0] for said in said_in(folder, case, source.channels).values() if said[0] not in ("", case)})
+    others = sorted(
+        {said[0] for said in said_in(folder, case, source.channels).values() if said[0] not in ("", case)},
+    )
     _require_one_case(folder, case, others, source)
     if len(others) > 1:
         raise DataRefused(
@@ -182,13 +203,20 @@ def patient_folder(folder: Path, require_seg: bool, source: Source = BRAIN_MRI) 
             fix=_how_to_name(case, folder, source.names[0], source),
         )
     if seg is None and require_seg:
-        raise no_seg(case, folder, f"no mask beside {', '.join(path.name for path in found.values())}", source)
+        raise no_seg(
+            case,
+            folder,
+            f"no mask beside {', '.join(path.name for path in found.values())}",
+            source,
+        )
     images = {name: found[name] for name in source.names if name in found}
     return CaseFiles(case, case, images, dict.fromkeys(images), seg, source=source)
 
 
 def _require_one_case(folder: Path, case: str, others: Sequence[str], source: Source) -> None:
-    """Raise DataRefused for what looks like a case and is another thing: stray files, masks alone, all images of a set."""
+    """Raise DataRefused for what looks like a case and is another thing: stray files,
+    masks alone, all images of a set.
+    """
     said = said_in(folder, case, source.channels)
     inner = [path for path in visible(folder) if path.is_dir() and images_below(path, DEPTH)]
     stray = [path.name for path, (other, _) in said.items() if other in others]
@@ -205,12 +233,17 @@ def _require_one_case(folder: Path, case: str, others: Sequence[str], source: So
         fix = "name the sequence of each; or, where each is a case of its own: put them into imagesTr and their masks into labelsTr"
     if found:
         raise DataRefused(
-            f"the folder {folder}", found=found, expected=f"cases, named {understood_of(source)}", fix=fix
+            f"the folder {folder}",
+            found=found,
+            expected=f"cases, named {understood_of(source)}",
+            fix=fix,
         )
 
 
 def no_seg(case: str, folder: Path, found: str, source: Source = BRAIN_MRI) -> DataRefused:
-    """Return the refusal of a case without a mask; images of it that are not used are named: one may be the mask."""
+    """Return the refusal of a case without a mask. It names the images that are not
+    used, because one may be the mask.
+    """
     unused = unused_files(folder, source.channels)
     listed = f"; not used: {', '.join(unused[:8])}" if unused else ""
     return DataRefused(
@@ -232,7 +265,9 @@ def _how_to_name(case: str, folder: Path, role: str, source: Source) -> str:
 
 
 def passed_over(root: Path, channels: Channels = BRAIN_MRI.channels) -> tuple[str, ...]:
-    """Return what `case_places` and the cases below root do not use: images, and folders without any; relative to root."""
+    """Return the images, and the folders without any, that `case_places` and the cases
+    below root do not use; relative to root.
+    """
     root = root.resolve()
     kept = {one.folder for one in case_places(root, channels) if isinstance(one, Place)}
     left: list[str] = []
@@ -256,7 +291,9 @@ def passed_over(root: Path, channels: Channels = BRAIN_MRI.channels) -> tuple[st
 
 
 def _beside_task(folder: Path, where: Path) -> list[str]:
-    """Return the folders with images beside imagesTr and labelsTr (imagesTs, ...), and how many."""
+    """Return the folders with images beside imagesTr and labelsTr (imagesTs, ...), with
+    the number of images.
+    """
     others = [path for path in visible(folder) if path.is_dir() and path.name not in (TASK, "labelsTr")]
     counts = {path.name: len(images_below(path, DEPTH)) for path in others}
     return [f"{where / name}/ ({count} images)" for name, count in counts.items() if count]

@@ -1,4 +1,6 @@
-"""What lies in a folder of a data set: names that can be read, images, and what a person wants to hear of it."""
+"""What lies in a folder of a data set: names that can be read, images, and what a
+person needs to hear about them.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +25,25 @@ _OTHER = {
     ".dcm": "DICOM: convert it to NIfTI, for example with dcm2niix",
     ".dicom": "DICOM: convert it to NIfTI, for example with dcm2niix",
     ".ima": "DICOM: convert it to NIfTI, for example with dcm2niix",
-    **dict.fromkeys((".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".hdr", ".img"), "convert it to NIfTI"),
+    **dict.fromkeys(
+        (".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".mnc", ".hdr", ".img"),
+        "convert it to NIfTI",
+    ),
     ".nii.zip": "unpack it, and compress it as .nii.gz or not at all",
     ".nii.bz2": "unpack it, and compress it as .nii.gz or not at all",
     ".nii.xz": "unpack it, and compress it as .nii.gz or not at all",
     ".nii.zst": "unpack it, and compress it as .nii.gz or not at all",
 }
-_DICOM_AT, _DICOM = 128, b"DICM"
+_DICOM_AT = 128
+_DICOM = b"DICM"
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return what is in a folder, sorted; hidden names and those that systems leave behind (@eaDir, __MACOSX) are not there.
+    """Return what is in a folder, sorted. Hidden names, and those that systems leave
+    behind (@eaDir, __MACOSX), are left out.
 
-    a folder that cannot be listed, a name that is not UTF-8: DataRefused
+    A folder that cannot be listed, and a name that is not UTF-8, are refused with
+    DataRefused.
     """
     try:
         names = sorted(path.name for path in folder.iterdir() if not _JUNK.fullmatch(path.name))
@@ -51,8 +59,9 @@ def visible(folder: Path) -> list[Path]:
 
 
 def require_utf8(folder: Path, names: Iterable[str]) -> None:
-    """Raise DataRefused if a name, or the folder's path, cannot be written to any result: it is not UTF-8, or has control
-    characters (an end of line, an escape sequence).
+    """Raise DataRefused if a name, or the folder's path, cannot be written to any
+    result: it is not UTF-8, or has control characters (an end of line, an escape
+    sequence).
     """
     every = (str(folder), *names)
     wrong = [name for name in every if not _is_utf8(name)]
@@ -75,33 +84,46 @@ def require_utf8(folder: Path, names: Iterable[str]) -> None:
 
 
 def shown(path: Path | str) -> str:
-    """Return a path that can be printed: bytes that are not UTF-8, and control characters, as \\x.. escapes."""
+    r"""Return a path that can be printed: bytes that are not UTF-8, and control
+    characters, as \x.. escapes.
+    """
     text = os.fsencode(str(path)).decode("utf-8", "backslashreplace")
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def nifti_stem(path: Path) -> str | None:
-    """Return the name without .nii or .nii.gz, None if it is not that of a NIfTI file."""
+    """Return the name without .nii or .nii.gz, or None if it is not that of a NIfTI
+    file.
+    """
     match = _NIFTI.fullmatch(path.name)
     return match[1] if match else None
 
 
 def other_image(path: Path) -> str | None:
-    """Return what to do with a medical image that is not NIfTI (by its ending, or the mark of DICOM), None for other files."""
+    """Return what to do with a medical image that is not NIfTI (by its ending, or the
+    mark of DICOM), or None for other files.
+    """
     name = path.name.lower()
-    advice = next((advice for ending, advice in _OTHER.items() if name.endswith(ending)), None)
+    advice = next(
+        (advice for ending, advice in _OTHER.items() if name.endswith(ending)),
+        None,
+    )
     if advice is None and not path.suffix.isalpha() and path.is_file():
         return _OTHER[".dcm"] if _has_dicom_mark(path) else None
     return advice
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a file is a medical image: NIfTI, or one that would have to be converted."""
+    """Return whether a file is a medical image: NIfTI, or one that would have to be
+    converted.
+    """
     return nifti_stem(path) is not None or other_image(path) is not None
 
 
 def held(paths: Sequence[Path]) -> str:
-    """Return in words what lies in a folder: `2 .mha, 1 .txt, 3 folders`; nothing: `nothing`."""
+    """Return in words what lies in a folder, such as `2 .mha, 1 .txt, 3 folders`, or
+    `nothing`.
+    """
     folders = sum(path.is_dir() for path in paths)
     endings = Counter(path.suffix.lower() or "files without an ending" for path in paths if not path.is_dir())
     words = [f"{count} {ending}" for ending, count in sorted(endings.items())]

@@ -1,8 +1,9 @@
-"""One NIfTI file, from bytes to an array in RAS orientation. Everything that can be wrong with a file is
-found here.
+"""One NIfTI file, from bytes to an array in RAS orientation. Everything that can be
+wrong with a file is found here.
 
-The header is read first and what it announces is compared with MOST_VALUES. Then the whole file is read and decompressed at
-once, so that a damaged end or a wrong checksum cannot pass unseen, but never further than the header says.
+The header is read first, and what it announces is compared with MOST_VALUES. Then the
+whole file is read and decompressed at once, so that a damaged end or a wrong checksum
+cannot pass unseen, but never further than the header says.
 """
 
 from __future__ import annotations
@@ -23,23 +24,32 @@ FEWEST_VOXELS, MOST_VOXELS = 8, 1024
 MOST_VALUES = 2**28  # of one file, all channels: 1024 x 512 x 512 voxels; a real head has a tenth of it
 MOST_BYTES = 8 * MOST_VALUES + MIB
 GZIP = b"\x1f\x8b"
+# HEAD covers the header of NIfTI-2 (540 bytes) and the four bytes behind it. SLACK is
+# for extensions and padding.
 HEAD, SLACK = 544, MIB
 LEAST_MM, MOST_MM = 0.2, 20.0
+# Of the product of the spacings; see `read_scan`.
 LEAST_ANGLE = 0.1
+# Relative: pixdim is float32, and tools round it.
 SAME_STEP = 0.01
-# of direction cosines: about three degrees, as a qform is stored with less precision than a sform
+# of direction cosines: about three degrees, as a qform is stored with less precision
+# than a sform
 SAME_AXES = 0.05
 Read = Callable[[Path], bytes]
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of a regular file; a pipe, a device, or more than MOST_BYTES: TooMuch."""
+    """Return the bytes of a regular file. A pipe, a device, and more than MOST_BYTES
+    raise TooMuch.
+    """
     return read_bytes(path, MOST_BYTES)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A file's name, its data [H, W, D] or [H, W, D, C] in RAS, the affine [4, 4] from voxel indices to mm."""
+    """A file's name, its data [H, W, D] or [H, W, D, C] in RAS, and the affine [4, 4]
+    from voxel indices to mm.
+    """
 
     file: str
     data: NDArray[Any]
@@ -47,15 +57,20 @@ class Scan:
 
 
 def read_scan(case: str, path: Path, channels: int | None, dtype: DTypeLike | None, read: Read = read_file) -> Scan:
-    """Return the file's content; channels None asks for a 3-D file (further axes of length 1 are dropped), C for a
-    4-D file.
+    """Return the file's content in RAS. Oblique axes are rotated by exchange and
+    reversal of axes only: nothing is resampled.
 
-    dtype: that of the result, None: as stored. | read: where the bytes come from (a service has them in memory)
-    missing, unreadable, a folder, a pipe, empty, more than MOST_VALUES values, truncated, not gzip, bad checksum, no
-    NIfTI-1 or NIfTI-2 single file, complex or colour data, wrong number of axes or channels, an axis outside 8..1024
-    voxels, an affine that is not finite or has (nearly) parallel axes (|det| below 0.1 of the product of the
-    spacings), spacing outside 0.2..20 mm, a header that contradicts itself: DataRefused
-    Oblique axes are rotated by exchange and reversal of axes only: no resampling.
+    channels: None for a 3-D file (further axes of length 1 are dropped), C for a 4-D
+      file.
+    dtype: that of the result; None as stored.
+    read: returns the bytes (a service has them in memory).
+
+    Refused with DataRefused: a file that is missing, unreadable, no regular file,
+    empty, truncated, not gzip, or has a bad checksum or more than MOST_VALUES values;
+    no NIfTI-1 or NIfTI-2 single file; complex or colour data; a wrong number of axes or
+    channels; an axis outside 8..1024 voxels; an affine that is not finite or has
+    (nearly) parallel axes (|det| below 0.1 of the product of the spacings); spacing
+    outside 0.2..20 mm; a header that contradicts itself.
     """
     import nibabel
 
@@ -86,7 +101,9 @@ def read_scan(case: str, path: Path, channels: int | None, dtype: DTypeLike | No
 
 
 def parse(case: str, path: Path, read: Read = read_file) -> Any:
-    """Return the nibabel image of a file whose bytes are complete; its voxels are not decoded yet."""
+    """Return the nibabel image of a file whose bytes are complete. Its voxels are not
+    decoded yet.
+    """
 
     content = _content(case, path, read)
     zipped = content.startswith(GZIP)
@@ -94,7 +111,9 @@ def parse(case: str, path: Path, read: Read = read_file) -> Any:
     kind = _kind(case, path, head)
     try:
         header = kind.header_class(head[: kind.header_class.sizeof_hdr], check=False)
-        shape, stored, start = header.get_data_shape(), header.get_data_dtype(), int(header["vox_offset"])
+        shape = header.get_data_shape()
+        stored = header.get_data_dtype()
+        start = int(header["vox_offset"])
         negative = any(n < 0 for n in shape) or start < 0
         values = int(np.prod(shape, dtype=object))
         needed = start + values * stored.itemsize
@@ -123,7 +142,9 @@ def parse(case: str, path: Path, read: Read = read_file) -> Any:
 
 
 def check_geometry(case: str, file: str, grid: tuple[int, ...], affine: NDArray[np.float64]) -> None:
-    """Raise DataRefused unless the grid has 8..1024 voxels per axis, and the affine three axes of 0.2..20 mm."""
+    """Raise DataRefused unless the grid has 8..1024 voxels per axis, and the affine
+    three axes of 0.2..20 mm.
+    """
     if not all(FEWEST_VOXELS <= n <= MOST_VOXELS for n in grid):
         raise _refused(
             case,
@@ -146,7 +167,7 @@ def check_geometry(case: str, file: str, grid: tuple[int, ...], affine: NDArray[
             Path(file),
             "a singular affine: two axes are parallel, or one is zero",
             "an invertible affine",
-            "write the file anew with its geometry",
+            "write the file again with its geometry",
         )
     if not all(LEAST_MM <= step <= MOST_MM for step in steps):
         found = "spacing " + " x ".join(f"{step:.4g}" for step in steps) + " mm"
@@ -156,7 +177,9 @@ def check_geometry(case: str, file: str, grid: tuple[int, ...], affine: NDArray[
 
 
 def _require_one_geometry(case: str, path: Path, image: Any, affine: NDArray[np.float64]) -> None:
-    """Raise DataRefused for a header that says two things: sform and pixdim, sform and qform, a unit that is not mm."""
+    """Raise DataRefused for a header that says two things: sform and pixdim, sform and
+    qform, a unit that is not mm.
+    """
     header = image.header
     steps, written = spacing_mm(affine), [abs(float(step)) for step in header["pixdim"][1:4]]
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
@@ -180,7 +203,9 @@ def _require_one_geometry(case: str, path: Path, image: Any, affine: NDArray[np.
 
 
 def _differ(one: NDArray[np.float64], two: NDArray[np.float64], same_space: bool) -> bool:
-    """Return whether two affines mirror each other; in the same space also whether they turn the axes otherwise."""
+    """Return whether two affines mirror each other or, in the same space, turn the axes
+    differently.
+    """
     if np.linalg.det(one[:3, :3]) * np.linalg.det(two[:3, :3]) < 0:
         return True
     turned = np.abs(one[:3, :3] / spacing_mm(one) - two[:3, :3] / spacing_mm(two)).max()
@@ -198,7 +223,7 @@ def spacing_mm(affine: NDArray[np.float64]) -> tuple[float, float, float]:
     return x, y, z
 
 
-_AGAIN = "export the file anew from where it came from, or fetch it from a copy whose checksum is right"
+_AGAIN = "export the file again from where it came from, or fetch it from a copy whose checksum is right"
 
 
 def _header_errors() -> tuple[type[Exception], ...]:
@@ -232,7 +257,9 @@ def _kind(case: str, path: Path, head: bytes) -> Any:
 
 
 def _content(case: str, path: Path, read: Read) -> bytes:
-    """Return the bytes of a file as they are stored; not compressed under a name in .gz, or the reverse: DataRefused"""
+    """Return the bytes of a file as they are stored. Compressed data without .gz in the
+    name, or the reverse, are refused with DataRefused.
+    """
     try:
         content = read(path)
     except TooMuch as error:

@@ -1,9 +1,11 @@
-"""The images of a site's labelled cases, decoded once into ONE memory-mapped array on disk.
+"""The images of a site's labelled cases, decoded once into ONE memory-mapped array on
+disk.
 
-<cache>/labelled/<which folder and cases>-<which version>/ holds images.npy (float16 [N, M, H, W] or [N, M, D, H, W])
-and index.json. A version is known by paths, sizes and times of change of all files. When some of them change, the rest
-is copied from the version before, which is then removed: no copy outlives its source. A folder is complete when it is
-there: it is written under another name and renamed.
+<cache>/labelled/<which folder and cases>-<which version>/ holds images.npy (float16 [N,
+M, H, W] or [N, M, D, H, W]) and index.json. A version is known by the paths, sizes and
+modification times of all files. When some of them change, the rest is copied from the
+version before, which is then removed: no copy outlives its source. A folder that exists
+is complete: it is written under another name and renamed.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from wardround.data.entries import discard, sweep
 from wardround.data.pictures import Grid, read_picture
 from wardround.data.refusals import refuse_together
 
+# Part of the folder's name: a new number makes every site decode its images again.
 PREPROCESSING = 2
 _TEMPORARY = ".new-"
 
@@ -42,13 +45,24 @@ class Pictures:
 
 
 def open_pack(
-    wanted: Sequence[Pictures], grid: Grid, cache_dir: Path, which: str, progress: Callable[[str], None] = silent
+    wanted: Sequence[Pictures],
+    grid: Grid,
+    cache_dir: Path,
+    which: str,
+    progress: Callable[[str], None] = silent,
 ) -> Path:
-    """Return the path of images.npy, row i for wanted[i], zeros for a modality that was not acquired.
+    """Return the path of images.npy. Row i is that of wanted[i], with zeros for a
+    modality that was not acquired.
 
-    which: names the folder and the choice of cases; one version of each is kept
-    cache_dir is made if absent (mode 0700) | a damaged pack: made again | two processes at once: both succeed
-    files that cannot be read: one DataRefused that lists up to 10, nothing is kept | not writable: ConfigRefused
+    grid: the size of every image.
+    cache_dir: made if absent (mode 0700). One that cannot be written is refused with
+      ConfigRefused.
+    which: a name for the folder and the choice of cases. One version of each is kept.
+    progress: called with lines for a person.
+
+    A damaged pack is made again, and two processes may do this at once. Files that
+    cannot be read are refused with one DataRefused that lists up to 10, and nothing is
+    kept.
     """
     versions = _versions(wanted, grid)
     root = cache_dir.resolve() / "labelled"
@@ -70,7 +84,9 @@ def open_pack(
 
 
 def load(pack: Path) -> NDArray[np.float16]:
-    """Return the images as a read-only memory map; removed or damaged since it was opened: DataRefused"""
+    """Return the images as a read-only memory map. Images that were removed or damaged
+    since they were opened are refused with DataRefused.
+    """
     try:
         images: NDArray[np.float16] = np.load(pack, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -78,7 +94,7 @@ def load(pack: Path) -> NDArray[np.float16]:
             f"the cache folder {pack.parent}",
             found=f"images that are gone or damaged since the start ({type(error).__name__})",
             expected="a cache that is left alone while a job runs",
-            fix="start the job again: the images are decoded anew",
+            fix="start the job again: the images are decoded again",
         ) from error
     return images
 
@@ -99,10 +115,12 @@ def _versions(wanted: Sequence[Pictures], grid: Grid) -> list[str]:
                         found=f"not readable: {error.strerror}",
                         expected="a readable file",
                         fix="correct the table, or leave the cell empty: a missing modality is normal",
-                    )
+                    ),
                 )
                 continue
-            states.append(None if status is None else [str(file), status.st_size, status.st_mtime_ns])
+            states.append(
+                None if status is None else [str(file), status.st_size, status.st_mtime_ns],
+            )
         versions.append(_hash(states))
     refuse_together(problems, "the table")
     return versions
@@ -120,6 +138,8 @@ def _make(
     temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder.parent))
     try:
         images = np.lib.format.open_memmap(temporary / "images.npy", "w+", "<f2", shape)
+        # The space is taken now: a write into a memory map on a full disk would kill
+        # the process.
         reserve(temporary / "images.npy")
         fresh = [i for i, version in enumerate(versions) if version not in before]
         for i, version in enumerate(versions):
@@ -153,7 +173,7 @@ def _make(
 
 
 def _older(folder: Path, shape: tuple[int, ...]) -> Mapping[str, NDArray[np.float16]]:
-    """Return version -> images of the packs of the same cases that are there."""
+    """Return the images of earlier packs of the same cases, by their version."""
     found: dict[str, NDArray[np.float16]] = {}
     for other in folder.parent.glob(f"{folder.name.split('-')[0]}-*"):
         versions = _read(other, (None, *shape[1:]))
@@ -164,7 +184,9 @@ def _older(folder: Path, shape: tuple[int, ...]) -> Mapping[str, NDArray[np.floa
 
 
 def _read(folder: Path, shape: tuple[int | None, ...]) -> list[str] | None:
-    """Return the versions of a complete pack of this shape (None: any length); absent, damaged, too short: None."""
+    """Return the versions of a complete pack of this shape (None means any length), or
+    None where it is absent, damaged or too short.
+    """
     try:
         versions = json.loads((folder / "index.json").read_text())
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)

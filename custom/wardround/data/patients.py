@@ -1,7 +1,9 @@
-"""Which patient a case id belongs to, by the styles of the public sets, or by the site's own pattern.
+"""Which patient does a case id belong to? The styles of the public sets, or the site's
+own pattern, decide.
 
-A person with two scans who counts as two patients is in training and test at once, and in two patients' privacy budgets.
-So styles that are known count as one patient, and ids that look like scans of one person are told.
+A person with two scans who counts as two patients is in training and test at once, and
+in two patients' privacy budgets. So known styles count as one patient, and ids that
+look like scans of one person are reported.
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ _STYLES = tuple(
         r"(Patient-\d{3})_week-\d{3}-\d",  # LUMIERE: the second scan of a week
         r"(sub-[A-Za-z0-9]+)[-_].+",  # BIDS
         rf"(.+?){_GAP}(?:{_WORD})",  # P1_pre, smith-post-op
-        # Patient-001_week-012, PatientID_0003_Timepoint_1, P1_2019, 17-20190401: numbers only behind a number, else all of
-        # scan_001, scan_002 or of case_2001, case_2002 would be one patient
+        # Patient-001_week-012, PatientID_0003_Timepoint_1, P1_2019, 17-20190401:
+        # numbers only behind a number, else all of scan_001, scan_002 or of case_2001,
+        # case_2002 would be one patient
         rf"(.*\d.*?){_GAP}(?:{_NUMBERED}|{_DATE})",
     )
 )
@@ -45,22 +48,29 @@ _LAST = re.compile(rf"(?P<stem>.+){_GAP}(?P<last>[^-_. ]+)|(?P<stem2>.*\d)(?P<la
 
 
 def compile_patient_pattern(pattern: str, where: str) -> re.Pattern[str]:
-    """Return the compiled pattern; ConfigRefused unless it is a regular expression with at least one group."""
+    """Return the compiled pattern. Anything but a regular expression with at least one
+    group is refused with ConfigRefused.
+    """
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise _bad_pattern(where, f"{pattern!r}, no regular expression: {error}") from error
+        raise _bad_pattern(
+            where,
+            f"{pattern!r}, no regular expression: {error}",
+        ) from error
     if compiled.groups < 1:
         raise _bad_pattern(where, f"{pattern!r}, without a group")
     return compiled
 
 
 def patient_of(case: str, pattern: re.Pattern[str] | None = None) -> str:
-    """Return the patient of a case id: group 1 of the pattern, searched anywhere in the id.
+    """Return the patient of a case id: group 1 of the pattern, searched anywhere in the
+    id.
 
-    no pattern: BraTS-GLI-00005-100 -> BraTS-GLI-00005, UPENN-GBM-00001_11 -> UPENN-GBM-00001, sub-01_ses-2 -> sub-01,
-    P1_pre -> P1, ...; any other id is the patient
-    a pattern that does not match, or whose group 1 is empty: DataRefused
+    Without a pattern, BraTS-GLI-00005-100 gives BraTS-GLI-00005, UPENN-GBM-00001_11
+    gives UPENN-GBM-00001, sub-01_ses-2 gives sub-01, P1_pre gives P1, and so on; any
+    other id is the patient. A pattern that does not match, or whose group 1 is empty,
+    is refused with DataRefused.
     """
     if pattern is None:
         matches = (known.fullmatch(case) for known in _STYLES)
@@ -77,10 +87,13 @@ def patient_of(case: str, pattern: re.Pattern[str] | None = None) -> str:
 
 
 def about_patients(patients: Mapping[str, str], told: bool) -> tuple[str, ...]:
-    """Return what a person should hear about case -> patient. told: whether the site said it (a pattern, a column).
+    """Return what a person should hear about the patient of each case.
 
-    ids that differ only in a last part but are patients of their own: a warning that names patient_pattern
-    known styles that made several cases one patient: one line with an example | ids of two patients that are nearly the same
+    told: whether the site said it (by a pattern, or a column).
+
+    Ids that differ only in a last part but are patients of their own give a warning
+    that names patient_pattern. Known styles that made several cases one patient give
+    one line with an example, as do ids of two patients that are nearly the same.
     """
     same = alike(patients.values())
     words = (
@@ -90,9 +103,14 @@ def about_patients(patients: Mapping[str, str], told: bool) -> tuple[str, ...]:
 
 
 def about_named_patients(patients: Collection[str]) -> tuple[str, ...]:
-    """Return what a person should hear about the column `patient` of a table: ids that look like scans, or nearly the same."""
+    """Return what a person should hear about the column `patient` of a table: ids that
+    look like scans, or are nearly the same.
+    """
     who = {patient: patient for patient in patients}
-    return about_patients(who, told=True) + _about_scans(who, "Then write one id per person in the column `patient`")
+    return about_patients(who, told=True) + _about_scans(
+        who,
+        "Then write one id per person in the column `patient`",
+    )
 
 
 def _about_scans(patients: Mapping[str, str], advice: str) -> tuple[str, ...]:
@@ -100,18 +118,26 @@ def _about_scans(patients: Mapping[str, str], advice: str) -> tuple[str, ...]:
     for case, patient in patients.items():
         match = _LAST.fullmatch(case)
         if match and case == patient:
-            stems.setdefault(match["stem"] or match["stem2"], []).append(match["last"] or match["last2"])
+            stems.setdefault(match["stem"] or match["stem2"], []).append(
+                match["last"] or match["last2"],
+            )
     several = {stem: lasts for stem, lasts in stems.items() if len(lasts) > 1}
     lines = []
     if len(stems) > 1 and any(_a_person(stem, lasts) for stem, lasts in several.items()):
-        count, shown = len(set(patients.values())), sorted(next(iter(several.values())))[:2]
+        count, shown = (
+            len(set(patients.values())),
+            sorted(next(iter(several.values())))[:2],
+        )
         ends = " and ".join(repr(end) for end in shown)
         lines.append(
             f"{count} patients, but {sum(map(len, several.values()))} ids differ only in a last part: are {ends} scans of one "
             f"person? {advice}, or one person is in training and test"
         )
     scans = Counter(patients.values())
-    joined = next(((case, who) for case, who in sorted(patients.items()) if scans[who] > 1), None)
+    joined = next(
+        ((case, who) for case, who in sorted(patients.items()) if scans[who] > 1),
+        None,
+    )
     if joined:
         lines.append(
             f"{joined[0]} is read as a scan of {joined[1]}; if it is not, set patient_pattern in the site's file"
@@ -120,7 +146,9 @@ def _about_scans(patients: Mapping[str, str], advice: str) -> tuple[str, ...]:
 
 
 def _a_person(stem: str, lasts: list[str]) -> bool:
-    """Return whether ids of one stem look like scans of one person, and not like people of one hospital."""
+    """Return whether ids of one stem look like scans of one person, and not like people
+    of one hospital.
+    """
     return any(ch.isdigit() for ch in stem) or max(map(len, lasts)) <= 2
 
 

@@ -1,4 +1,6 @@
-"""Many refusals in one, so that a person mends a folder in one go and not file by file."""
+"""Many refusals in one, so that a person can mend a folder at once and not file by
+file.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ SHOWN = 10
 
 
 def refuse_together(problems: Sequence[DataRefused], where: str) -> None:
-    """Raise one DataRefused for all problems: the problem itself if there is one, the first SHOWN as a list if there
-    are more.
+    """Raise one DataRefused for all problems: the problem itself if there is one, or a
+    list of the first SHOWN if there are more.
 
-    no problem: returns
+    Without a problem the function returns.
     """
     if not problems:
         return

@@ -1,4 +1,6 @@
-"""What a person should look at before training, though every file can be read: copies, and masks that may mean else."""
+"""What should a person look at before training, though every file can be read? Copies,
+and masks that may mean something else.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from pathlib import Path
 from wardround.data.conventions import CORE, DEFAULT, Convention
 from wardround.data.label_names import MEANS
 
+# More scans than this in one folder look like a group of patients, not like one person.
 SCANS_OF_ONE = 4
 _WRITES_FOUR = re.compile(r"brats(20)?(1[7-9]|2[01])_.*", re.IGNORECASE)
 
@@ -18,9 +21,10 @@ _WRITES_FOUR = re.compile(r"brats(20)?(1[7-9]|2[01])_.*", re.IGNORECASE)
 class Read:
     """What is known of a case whose files were read.
 
-    values   of its unified labels; stored: of the mask's file
-    digests  modality -> a digest of its normalised image
-    folder   that holds the folder of the case
+    values: the values of its unified labels.
+    stored: the values in the mask's file.
+    digests: a digest of each modality's normalised image.
+    folder: the folder that holds the folder of the case.
     """
 
     case: str
@@ -33,7 +37,9 @@ class Read:
 
 
 def about_masks(cases: Sequence[Read]) -> tuple[str, ...]:
-    """Return warnings about masks of sub-regions; whole-tumour masks alone, or no tumour at all: none."""
+    """Return warnings about masks of sub-regions. Whole-tumour masks alone, or no
+    tumour at all, give none.
+    """
     seen = frozenset().union(*(one.values for one in cases))
     absent = [MEANS[value] for value in (1, 2, 3) if value not in seen] if seen - {0} else []
     guessed = [one for one in cases if not one.convention.proven]
@@ -62,7 +68,9 @@ def about_masks(cases: Sequence[Read]) -> tuple[str, ...]:
 
 
 def about_copies(cases: Sequence[Read]) -> tuple[str, ...]:
-    """Return warnings about one image that is there twice: of two patients, or as two sequences of one case."""
+    """Return warnings about one image that exists twice: of two patients, or as two
+    sequences of one case.
+    """
     first: dict[str, Read] = {}
     persons: list[tuple[str, str]] = []
     sequences: list[str] = []
@@ -71,7 +79,9 @@ def about_copies(cases: Sequence[Read]) -> tuple[str, ...]:
             sequences.append(one.case)
         others = [first[digest] for digest in one.digests.values() if digest in first]
         persons += [(one.case, other.case) for other in others[:1] if other.patient != one.patient]
-        first.update({digest: one for digest in one.digests.values() if digest not in first})
+        first.update(
+            {digest: one for digest in one.digests.values() if digest not in first},
+        )
     lines = []
     if persons:
         lines.append(
@@ -84,9 +94,10 @@ def about_copies(cases: Sequence[Read]) -> tuple[str, ...]:
 
 
 def about_folders(cases: Sequence[Read]) -> tuple[str, ...]:
-    """Return a warning where cases lie by twos to fours in folders, as PERSON/SCAN, and count as patients of their own.
+    """Return a warning where cases lie by twos to fours in folders, as PERSON/SCAN, and
+    count as patients of their own.
 
-    one folder for all, or larger ones (HGG, LGG): none
+    One folder for all cases, or larger folders (HGG, LGG), give none.
     """
     inside: dict[Path, dict[str, str]] = {}
     for one in cases:

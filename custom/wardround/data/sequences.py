@@ -1,8 +1,9 @@
-"""The words by which files and tables call a sequence or a tumour mask.
+"""Which words do files and tables use for a sequence or a tumour mask?
 
-The words are those of the public sets and of scanners: t1n (BraTS 2023), T1w (Decathlon, BIDS), T1GD (UPENN-GBM), T1c
-(UCSF-PDGM), ce-gadolinium_T1w (BIDS), t2f, fl, ... Upper and lower case and the separators - _ . and blank do not matter.
-A word that is not here means nothing: the file is passed over, and listed as such.
+The words are those of the public sets and of scanners: t1n (BraTS 2023), T1w
+(Decathlon, BIDS), T1GD (UPENN-GBM), T1c (UCSF-PDGM), ce-gadolinium_T1w (BIDS), t2f, fl,
+... Upper and lower case and the separators - _ . and blank do not matter. A word that
+is not here means nothing: the file is passed over, and listed as such.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ MODALITIES = ("t1", "t1ce", "t2", "flair")
 SEG = "seg"
 
 _AGENT = r"(?:ce|c|gd|gad|gado|gadolinium|post|postgd|postcontrast|contrast|contrastenhanced|enhanced|km)"
-# Matched after the separators are taken out. In front of T1 only what can mean nothing but contrast agent: `post_T1` may be
-# the T1 after an operation.
+# Matched after the separators are taken out. In front of T1 only what can mean nothing
+# but contrast agent: `post_T1` may be the T1 after an operation.
 _WORDS = {
     "t1ce": rf"t1(?:w|wi|weighted)?{_AGENT}"
     r"|(?:ce|gd|gad|cegd|cegad|cegadolinium|gadolinium|postcontrast|postgd|contrastenhanced)t1(?:w|wi|weighted)?",
@@ -33,18 +34,28 @@ _SEPARATORS = re.compile(r"[-_. ]+")
 
 
 def role_of(word: str) -> str | None:
-    """Return the sequence (one of MODALITIES) or `seg` that a word means, None for any other word."""
+    """Return the sequence (one of MODALITIES) or `seg` that a word means, or None for
+    any other word.
+    """
     plain = _SEPARATORS.sub("", word.casefold())
-    return next((role for role, pattern in _ROLES.items() if pattern.fullmatch(plain)), None)
+    return next(
+        (role for role, pattern in _ROLES.items() if pattern.fullmatch(plain)),
+        None,
+    )
 
 
-def split_name(stem: str, role_of: Callable[[str], str | None] = role_of) -> tuple[str, str] | None:
-    """Return (case, role) of a file's name without its ending: `P1_T1-ce` is ("P1", "t1ce"), `flair` is ("", "flair").
+def split_name(
+    stem: str,
+    role_of: Callable[[str], str | None] = role_of,
+) -> tuple[str, str] | None:
+    """Return (case, role) of a file's name without its ending: `P1_T1-ce` gives ("P1",
+    "t1ce"), `flair` gives ("", "flair").
 
-    role_of: what a word means
+    role_of: returns what a word means, or None.
 
-    The longest ending that is a word counts: `P_t2_flair` is FLAIR of P, not FLAIR of P_t2. No word, or two of them: None, as
-    `P_T1_FLAIR` (a T1 with inversion) is no FLAIR and `P_t2_seg` perhaps no mask of the tumour.
+    The longest ending that is a word counts: `P_t2_flair` is FLAIR of P, not FLAIR of
+    P_t2. A name with no such word, or with two of them, gives None: `P_T1_FLAIR` (a T1
+    with inversion) is no FLAIR, and `P_t2_seg` is perhaps no mask of the tumour.
     """
     if role := role_of(stem):
         return "", role
@@ -53,7 +64,7 @@ def split_name(stem: str, role_of: Callable[[str], str | None] = role_of) -> tup
         if role:
             case = stem[: gap.start()]
             unsure = role == "t1" and _PERHAPS_AGENT.fullmatch(
-                case
+                case,
             )  # `P_post_T1`: after contrast, or after an operation?
             return None if unsure or split_name(case, role_of) else (case, role)
     return None

@@ -1,7 +1,8 @@
 """The ONE file in which a site says where its data is.
 
-`local/wardround.json` in the site's workspace, or, in the simulator, one entry of the file that WARDROUND_SITES names.
-Nothing of it comes from the job or goes to the server.
+It is `local/wardround.json` in the site's workspace or, in the simulator, one entry of
+the file that WARDROUND_SITES names. Nothing of it comes from the job or goes to the
+server.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from wardround.data.conventions import AUTO, NAMES, from_map
 from wardround.messages.allowed_names import LEAST_PATIENTS
 
 VARIABLE = "WARDROUND_SITES"
-# The mean and the two ends of an interval are three equations: from five patients on they leave two numbers free.
+# The mean and the two ends of an interval are three equations: from five patients on
+# they leave two numbers free.
 EXAMPLE = '{"data": "/data/brats"}, or with every key: ' + json.dumps(
     {
         "data": "/data/brats",
@@ -34,7 +36,7 @@ EXAMPLE = '{"data": "/data/brats"}, or with every key: ' + json.dumps(
         "record": "/data/record.csv",
         "units": {"crp": "mg/dl"},
         "fewest_patients": LEAST_PATIENTS,
-    }
+    },
 )
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _TEXT_KEYS = ("name", "cache", "device", "patient_pattern", "record")
@@ -43,19 +45,22 @@ _KEYS = ("data", "cases", "labels", "units", "fewest_patients", *_TEXT_KEYS)
 
 @dataclass(frozen=True)
 class SiteConfig:
-    """Where a site's data is and how to read it; paths are absolute.
+    """Where a site's data is and how to read it. Paths are absolute.
 
-    data             folder of the cases (layouts: see cases.py)
-    name             how reports call the site; None: the name that NVFlare gave it
-    cases            only these case ids; None: all
-    labels           how the values of masks are read: a name of conventions.py (auto, brats, brats_ped, whole_tumour, ...), or a
-                     map like {"1": "edema", "2": "necrosis"}
-    cache            where decoded cases are kept; None: the caller's choice
-    device           auto, cpu, cuda or cuda:N
-    patient_pattern  regular expression whose group 1 is the patient of a case id; None: the rule of cases.py
-    record           table of the patients' record (ehr_table.py), for jobs that use one; None: there is none
-    units            units of its numeric columns whose header has none
-    fewest_patients  no score over fewer patients leaves the site; less than 5 is for data that everybody may see
+    data: the folder of the cases (layouts.py).
+    name: the site's name in reports; None for the name that NVFlare gave it.
+    cases: only these case ids; None for all.
+    labels: how the values of masks are read: a name of conventions.py (auto, brats,
+      brats_ped, whole_tumour, ...), or a map such as {"1": "edema", "2": "necrosis"}.
+    cache: where decoded cases are kept; None leaves it to the caller.
+    device: auto, cpu, cuda or cuda:N.
+    patient_pattern: a regular expression whose group 1 is the patient of a case id;
+      None for the known styles of patients.py.
+    record: the table of the patients' health records (ehr_table.py), for jobs that use
+      them; None where there is none.
+    units: the units of its numeric columns whose header has none.
+    fewest_patients: no score over fewer patients leaves the site. Less than 5 is for
+      data that everybody may see.
     """
 
     data: Path
@@ -73,18 +78,20 @@ class SiteConfig:
 def read_site_config(path: Path) -> SiteConfig:
     """Return the content of a site's JSON file.
 
-    A relative `data`, `cache` or `record` counts from the folder of the JSON file; `~` is the home folder; null is the default.
-    no such file, not UTF-8 JSON, not an object, unknown or repeated key, wrong type or value, data folder or record missing:
-        ConfigRefused
+    A relative `data`, `cache` or `record` counts from the folder of the JSON file; `~`
+    is the home folder; null is the default. A missing file, anything but a UTF-8 JSON
+    object, an unknown or repeated key, a wrong type or value, and a missing data folder
+    or record are refused with ConfigRefused.
     """
     return _config(_read_object(path), path, str(path))
 
 
 def from_environment(site: str, environ: Mapping[str, str]) -> SiteConfig | None:
-    """Return the entry `site` of the JSON file named by WARDROUND_SITES: {"site-1": {keys of a site's file}, ...}.
+    """Return the entry of `site` in the JSON file that WARDROUND_SITES names:
+    {"site-1": {keys of a site's file}, ...}.
 
-    variable unset or empty: None
-    file unreadable, no entry for this site, entry refused as in read_site_config: ConfigRefused
+    None where the variable is unset or empty. An unreadable file, no entry for this
+    site, and an entry that read_site_config refuses are refused with ConfigRefused.
     """
     named = environ.get(VARIABLE, "")
     if not named:
@@ -109,9 +116,11 @@ def from_environment(site: str, environ: Mapping[str, str]) -> SiteConfig | None
 
 
 def read_sites(path: Path) -> dict[str, SiteConfig]:
-    """Return the sites of a JSON file as WARDROUND_SITES names it, in its order; a site's own file is one site, `site`.
+    """Return the sites of a JSON file as WARDROUND_SITES names it, in its order. A
+    site's own file is one site, `site`.
 
-    unreadable, no site, an entry refused as in read_site_config: ConfigRefused
+    An unreadable file, no site, and an entry that read_site_config refuses are refused
+    with ConfigRefused.
     """
     content = _read_object(path)
     if content.get("data") is not None:
@@ -122,14 +131,23 @@ def read_sites(path: Path) -> dict[str, SiteConfig]:
 
 
 def _refused(where: str, found: str, expected: str) -> ConfigRefused:
-    return ConfigRefused(f"the site's file {where}", found=found, expected=expected, fix=f"write it like {EXAMPLE}")
+    return ConfigRefused(
+        f"the site's file {where}",
+        found=found,
+        expected=expected,
+        fix=f"write it like {EXAMPLE}",
+    )
 
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path, pairs=once)
     except OSError as error:
-        raise _refused(str(path), error.strerror or type(error).__name__, "a readable JSON file") from error
+        raise _refused(
+            str(path),
+            error.strerror or type(error).__name__,
+            "a readable JSON file",
+        ) from error
     except UnicodeDecodeError as error:
         raise _refused(str(path), "text that is not UTF-8", "a JSON file in UTF-8") from error
     except ValueError as error:
@@ -144,7 +162,11 @@ def _config(content: object, file: Path, where: str) -> SiteConfig:
         raise _refused(where, f"a JSON {type(content).__name__}", "one JSON object")
     unknown = sorted(content.keys() - set(_KEYS))
     if unknown:
-        raise _refused(where, f"unknown key {', '.join(map(repr, unknown))}", f"only {', '.join(_KEYS)}")
+        raise _refused(
+            where,
+            f"unknown key {', '.join(map(repr, unknown))}",
+            f"only {', '.join(_KEYS)}",
+        )
     if content.get("data") is None:
         raise _refused(where, "no key 'data'", "'data': the folder of the cases")
     texts = {key: _text(content[key], key, where) for key in ("data", *_TEXT_KEYS) if content.get(key) is not None}
@@ -156,7 +178,9 @@ def _config(content: object, file: Path, where: str) -> SiteConfig:
     data = _absolute(texts["data"], file, where)
     if not data.is_dir():
         raise _refused(
-            where, f"'data': there is no folder {data}", "an existing folder; relative paths count from this file"
+            where,
+            f"'data': there is no folder {data}",
+            "an existing folder; relative paths count from this file",
         )
     record = _absolute(texts["record"], file, where) if "record" in texts else None
     if record is not None and not record.is_file():
@@ -187,12 +211,20 @@ def _labels(value: object, where: str) -> str | Mapping[str, object]:
     if not isinstance(value, dict):
         text = _text(value, "labels", where)
         if text not in NAMES:
-            raise _refused(where, f"'labels': {text!r}", f"one of {', '.join(NAMES)}, or a map of values to words")
+            raise _refused(
+                where,
+                f"'labels': {text!r}",
+                f"one of {', '.join(NAMES)}, or a map of values to words",
+            )
         return text
     try:
         from_map(value, where)
     except DataRefused as problem:
-        raise _refused(where, f"'labels': {problem.found}", "words like edema, necrosis, enhancing, cyst") from problem
+        raise _refused(
+            where,
+            f"'labels': {problem.found}",
+            "words like edema, necrosis, enhancing, cyst",
+        ) from problem
     return value
 
 
@@ -201,7 +233,9 @@ def _cases(value: object, where: str) -> tuple[str, ...] | None:
         return None
     if not isinstance(value, list) or not value or not all(isinstance(case, str) and case for case in value):
         raise _refused(
-            where, "'cases' is not a list of case names, or is empty", "'cases': a list of texts; leave it out for all"
+            where,
+            "'cases' is not a list of case names, or is empty",
+            "'cases': a list of texts; leave it out for all",
         )
     if len(set(value)) < len(value):
         raise _refused(where, "'cases' names a case twice", "every case once")
@@ -222,17 +256,25 @@ def _fewest(value: object, where: str) -> int:
     if value is None:
         return LEAST_PATIENTS
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
-        raise _refused(where, "'fewest_patients' is no whole number of patients", "'fewest_patients': 5 or more")
+        raise _refused(
+            where,
+            "'fewest_patients' is no whole number of patients",
+            "'fewest_patients': 5 or more",
+        )
     return value
 
 
 def _absolute(text: str, file: Path, where: str) -> Path:
-    """Return the path as an absolute one; a name that no file can have, `~` of nobody: ConfigRefused."""
+    """Return the path as an absolute one. A name that no file can have, and `~` of an
+    unknown user, are refused with ConfigRefused.
+    """
     try:
         path = (file.absolute().parent / Path(text).expanduser()).resolve()
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:
         raise _refused(
-            where, f"a path that cannot be looked up ({type(error).__name__})", "a path of this machine"
+            where,
+            f"a path that cannot be looked up ({type(error).__name__})",
+            "a path of this machine",
         ) from error
     return path

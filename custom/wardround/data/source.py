@@ -1,7 +1,9 @@
-"""What the files of a case are, for one task: its images by name, how intensities and masks are read.
+"""What are the files of a case, for one task? Its images by name, and how intensities
+and masks are read.
 
-Brain MRI (`BRAIN_MRI`) is one such value, and the default of everything that reads files. Another modality or organ is
-another value, filled from a job's task (tasks/task.py).
+Brain MRI (`BRAIN_MRI`) is one such value, and the default of everything that reads
+files. Another modality or organ is another value, filled from a job's task
+(tasks/task.py).
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ _SEPARATORS = re.compile(r"[-_. ]+")
 
 
 class Normaliser(Protocol):
-    """Raw intensities of one image to comparable ones, exactly 0 where there is nothing to see."""
+    """Turns the raw intensities of one image into comparable ones, exactly 0 where
+    there is nothing to see.
+    """
 
     def __call__(self, raw: Field) -> Field: ...
 
@@ -39,7 +43,9 @@ class HeadZScores:
 
 @dataclass(frozen=True)
 class Window:
-    """A window of CT numbers: 0 at `low` and below, CLIP / 2 at `high` and above. low not below high: ConfigRefused"""
+    """A window of CT numbers: 0 at `low` and below, CLIP / 2 at `high` and above. Ends
+    in the wrong order are refused with ConfigRefused.
+    """
 
     low: float
     high: float
@@ -63,8 +69,12 @@ class Window:
 class Channels:
     """The images of a case by name, in the order of a network's inputs.
 
-    words: name -> what files call it, in any case and without separators; a name without words: those of sequences.py
-    no name, a name twice, one that is no plain word, a mask's, words that sequences.py does not have: ConfigRefused
+    words: what files call each image, in any case and without separators. A name
+      without words uses those of sequences.py.
+
+    No name, a repeated name, one that is no plain word or is a mask's, and a missing
+    list of words for a name that sequences.py does not have are refused with
+    ConfigRefused.
     """
 
     names: tuple[str, ...]
@@ -83,7 +93,9 @@ class Channels:
             )
 
     def role_of(self, word: str) -> str | None:
-        """Return the image (or `seg`) that a word of a file's name means, None for any other word."""
+        """Return the image (or `seg`) that a word of a file's name means, or None for
+        any other word.
+        """
         plain = _SEPARATORS.sub("", word.casefold())
         for name, words in self.words.items():
             if plain in {_SEPARATORS.sub("", one.casefold()) for one in words}:
@@ -94,8 +106,13 @@ class Channels:
 
 @dataclass(frozen=True)
 class Source:
-    """channels | normaliser: of one image | kind, values: what masks are called, and the values in them that mean something;
-    kind None: tumour masks of BraTS, whose values are read by a convention (conventions.py)
+    """What the files of a case are.
+
+    channels: the images of a case.
+    normaliser: how the intensities of one image become comparable.
+    kind: the name of the masks; None for tumour masks of BraTS, whose values are read
+      by a convention (conventions.py).
+    values: the values in the masks that mean something.
     """
 
     channels: Channels
@@ -109,7 +126,9 @@ class Source:
 
     @property
     def version(self) -> list[Any]:
-        """Return what a decoded case depends on, as JSON; [] for brain MRI, whose cached cases stay as they are."""
+        """Return what a decoded case depends on, as JSON. Brain MRI gives [], so that
+        its cached cases stay valid.
+        """
         return [] if self == BRAIN_MRI else [list(self.names), repr(self.normaliser), self.kind, list(self.values)]
 
     @property

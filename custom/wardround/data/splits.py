@@ -1,8 +1,9 @@
 """Training, validation and test patients of a site.
 
-If no patient may ever change its part when others come or go, the part is a function of the patient alone: adding
-patients one by one to a set of one shows it. So a hash decides, part sizes are binomial, and only an empty part is
-mended. Where patients have classes the same rule holds within each class, so that validation and test see them all.
+If no patient may ever change its part when others come or go, the part is a function of
+the patient alone: adding patients one by one to a set of one shows it. So a hash
+decides, part sizes are binomial, and only an empty part is mended. Where patients have
+classes, the same holds within each class, so that validation and test see them all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Case ids of each part, sorted; no patient is in two parts."""
+    """Case ids of each part, sorted. No patient is in two parts."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -28,21 +29,38 @@ class Split:
 
 
 def split_patients(
-    cases: Mapping[str, str], fractions: Fractions = SHARES, seed: int = 0, *, fixed_training: bool = False
+    cases: Mapping[str, str],
+    fractions: Fractions = SHARES,
+    seed: int = 0,
+    *,
+    fixed_training: bool = False,
 ) -> Split:
-    """Return the split of cases (case id -> patient id): every patient has a place in [0, 1) from its id and the seed.
+    """Return the split of cases. Every patient has a place in [0, 1), from its id and
+    the seed.
 
-    [0, train) is the training part, then val, then test; all cases of a patient are in the same part. The expected
-    share of a part is its fraction; with n patients it varies by sqrt(f (1 - f) / n).
-    A part without patients gets the one nearest to its interval, out of a part that has more than one. This is the
-    only case in which an added patient can change another's part: when it fills that part itself, or is nearer, the
-    borrowed one goes back.
-    fixed_training: the training part neither lends nor borrows, so it is a function of each patient alone (patient-level
-    DP counts on it); a part that stays empty: DataRefused
-    fewer than 3 patients: DataRefused | fractions not all above 0 with sum 1: ConfigRefused
+    cases: the patient id of each case id.
+    fractions: the shares of train, val and test, all above 0 with sum 1; others are
+      refused with ConfigRefused.
+    seed: another seed gives another split.
+    fixed_training: the training part neither lends nor borrows, so it is a function of
+      each patient alone, on which patient-level DP relies. A part that then stays empty
+      is refused with DataRefused.
+
+    [0, train) is the training part, then val, then test; all cases of a patient are in
+    the same part. The expected share of a part is its fraction; with n patients it
+    varies by sqrt(f (1 - f) / n).
+
+    A part without patients gets the patient nearest to its interval, out of a part that
+    has more than one. This is the only case in which an added patient can change
+    another's part: when it fills that part itself, or is nearer, the borrowed one goes
+    back. Fewer than 3 patients are refused with DataRefused.
     """
     places = _places(cases, fractions, seed)
-    part = _mended(places, fractions, range(1, len(PARTS)) if fixed_training else range(len(PARTS)))
+    part = _mended(
+        places,
+        fractions,
+        range(1, len(PARTS)) if fixed_training else range(len(PARTS)),
+    )
     if empty := [name for k, name in enumerate(PARTS) if k not in part.values()]:
         raise DataRefused(
             "a split in which no patient's place depends on others",
@@ -54,16 +72,24 @@ def split_patients(
 
 
 def split_classes(
-    cases: Mapping[str, str], labels: Mapping[str, int], fractions: Fractions = SHARES, seed: int = 0
+    cases: Mapping[str, str],
+    labels: Mapping[str, int],
+    fractions: Fractions = SHARES,
+    seed: int = 0,
 ) -> Split:
-    """Return the split of cases (case id -> patient id) with labels (case id -> class): as `split_patients`, but parts are
-    mended within each class. A class with 3 patients or more is in every part.
+    """Return the split of cases as `split_patients`, with parts mended within each
+    class. A class with 3 patients or more is in every part.
 
-    A class whose patients reach all parts by themselves is split as by `split_patients`, patient by patient. Else an added
-    patient can change the parts of others, of its own class only: at the third patient of a class (before, the hash
-    alone decides), and while a part of the class holds a borrowed one.
-    class with fewer than 3 patients: by the hash alone | no class with 3: as split_patients | else as split_patients
-    A patient has the label of its cases; cases of one patient with different labels: DataRefused
+    cases: the patient id of each case id.
+    labels: the class of each case id. Cases of one patient with different labels are
+      refused with DataRefused.
+
+    A class whose patients reach all parts by themselves is split as by
+    `split_patients`, patient by patient. Otherwise an added patient can change the
+    parts of others, of its own class only: at the third patient of a class (before, the
+    hash alone decides), and while a part of the class holds a borrowed one. A class
+    with fewer than 3 patients is split by the hash alone; where no class has 3, all
+    patients are split as by `split_patients`.
     """
     places = _places(cases, fractions, seed)
     kinds: dict[str, set[int]] = {}
@@ -86,8 +112,15 @@ def split_classes(
     return _split(cases, part)
 
 
-def _places(cases: Mapping[str, str], fractions: Fractions, seed: int) -> dict[str, float]:
-    """Return patient -> place in [0, 1), for enough patients and sound fractions."""
+def _places(
+    cases: Mapping[str, str],
+    fractions: Fractions,
+    seed: int,
+) -> dict[str, float]:
+    """Return the place in [0, 1) of each patient, for enough patients and sound
+    fractions.
+    """
+    # 1e-6: the sum of three decimal fractions, rounded.
     if len(fractions) != len(PARTS) or not all(f > 0 for f in fractions) or abs(sum(fractions) - 1) > 1e-6:
         raise ConfigRefused(
             "the split's fractions",
@@ -116,15 +149,29 @@ def _by_place(places: Mapping[str, float], fractions: Fractions) -> dict[str, in
 
 
 def _mended(
-    places: Mapping[str, float], fractions: Fractions, mend: Sequence[int] = range(len(PARTS))
+    places: Mapping[str, float],
+    fractions: Fractions,
+    mend: Sequence[int] = range(len(PARTS)),
 ) -> dict[str, int]:
-    """Return patient -> part. mend: the parts that lend and borrow; all of them, with a patient for each: none is empty."""
+    """Return the part of each patient.
+
+    mend: the parts that lend and borrow. With all of them, and a patient for each, none
+      is empty.
+    """
     edges, part = _edges(fractions), _by_place(places, fractions)
     for empty in mend:
         members = list(part.values())
         lenders = [patient for patient in sorted(places) if part[patient] in mend and members.count(part[patient]) > 1]
         if empty not in members and lenders:
-            part[min(lenders, key=lambda p: max(edges[empty] - places[p], places[p] - edges[empty + 1]))] = empty
+            part[
+                min(
+                    lenders,
+                    key=lambda p: max(
+                        edges[empty] - places[p],
+                        places[p] - edges[empty + 1],
+                    ),
+                )
+            ] = empty
     return part
 
 

@@ -1,10 +1,12 @@
 """The layouts with imagesTr and labelsTr.
 
-    Decathlon   imagesTr/<case>.nii.gz, 4-D; channels FLAIR, T1w, t1gd, T2w, or as "modality" in dataset.json says
-    nnU-Net     imagesTr/<case>_0000.nii.gz, _0001, ...: one 3-D file per channel; "channel_names" or "modality" in dataset.json
-                says which
+    Decathlon   imagesTr/<case>.nii.gz, 4-D; channels FLAIR, T1w, t1gd, T2w, or as
+    "modality" says
+    nnU-Net     imagesTr/<case>_0000.nii.gz, _0001, ...: one 3-D file per channel
 
-labelsTr/<case>.nii.gz is the mask; "labels" of dataset.json says what its values mean (conventions.py).
+For nnU-Net "channel_names" or "modality" in dataset.json says which channel is which.
+labelsTr/<case>.nii.gz is the mask; "labels" of dataset.json says what its values mean
+(conventions.py).
 """
 
 from __future__ import annotations
@@ -29,13 +31,18 @@ _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
 def task_cases(
-    folder: Path, only: frozenset[str] | None, require_seg: bool, source: Source = BRAIN_MRI
+    folder: Path,
+    only: frozenset[str] | None,
+    require_seg: bool,
+    source: Source = BRAIN_MRI,
 ) -> Iterator[CaseFiles | DataRefused]:
-    """Yield every case of imagesTr and labelsTr (that is in `only`), or why it is refused; `patient` is the case id still.
+    """Yield every case of imagesTr and labelsTr (that is in `only`), or why it is
+    refused. Its `patient` is still the case id.
 
-    twice the same case, an image without mask although required, a mask without image, a channel that dataset.json has not:
-        a DataRefused is yielded
-    unreadable dataset.json, unknown sequence in it, nnU-Net without it: DataRefused is raised
+    A repeated case, an image without a mask that is required, a mask without an image,
+    and a channel that dataset.json does not have are yielded as DataRefused. An
+    unreadable dataset.json, an unknown sequence in it, and nnU-Net without it raise
+    DataRefused.
     """
     file = folder / DESCRIPTION
     described = _read(file)
@@ -56,26 +63,40 @@ def task_cases(
     labels = None if described is None else described.get("labels")
     for case in sorted(case for case in images.keys() | masks.keys() if only is None or case in only):
         try:
-            found = _case(folder, case, images.get(case, {}), masks.get(case, []), order, require_seg)
+            found = _case(
+                folder,
+                case,
+                images.get(case, {}),
+                masks.get(case, []),
+                order,
+                require_seg,
+            )
         except DataRefused as problem:
             yield problem
             continue
         paths, mask = found
-        # The only image of a task is a 3-D file; several are channels of one 4-D file, or files of their own (nnU-Net).
+        # The only image of a task is a 3-D file; several are channels of one 4-D file,
+        # or files of their own (nnU-Net).
         apart = nnunet or len(source.names) == 1
         channel = {role: None if apart else index for role, index in order.items() if role in paths}
         yield CaseFiles(case, case, paths, channel, mask, labels, file, source=source)
 
 
 def with_labels(files: CaseFiles, folder: Path, root: Path) -> CaseFiles:
-    """Return a case of another layout with the "labels" of the nearest dataset.json: in its folder, or above it up to root.
+    """Return a case of another layout with the "labels" of the nearest dataset.json, in
+    its folder or above it up to root.
 
-    no such file, or none with "labels": the case as it is | unreadable dataset.json: DataRefused
+    Without such a file, or without "labels" in it, the case stays as it is. An
+    unreadable dataset.json is refused with DataRefused.
     """
     for place in (folder, *folder.parents):
         described = _read(place / DESCRIPTION) if place.is_relative_to(root) else None
         if described is not None and "labels" in described:
-            return replace(files, labels=described["labels"], described=place / DESCRIPTION)
+            return replace(
+                files,
+                labels=described["labels"],
+                described=place / DESCRIPTION,
+            )
     return files
 
 
@@ -121,8 +142,14 @@ def _case(
     return paths, mask[0] if mask else None
 
 
-def _require_numbered(folder: Path, files: Mapping[str, list[Path]], masks: Mapping[str, Any]) -> None:
-    """Raise DataRefused for a file without a channel in a set with one file per channel: nobody could say what it is."""
+def _require_numbered(
+    folder: Path,
+    files: Mapping[str, list[Path]],
+    masks: Mapping[str, Any],
+) -> None:
+    """Raise DataRefused for a file without a channel in a set with one file per
+    channel: nobody could say what it is.
+    """
     cases = {match["case"] for stem in files if (match := _CHANNEL.fullmatch(stem))}
     strays = [stem for stem in files if not _CHANNEL.fullmatch(stem) and stem not in masks]
     if strays and cases & masks.keys() and not files.keys() & masks.keys():
@@ -134,8 +161,14 @@ def _require_numbered(folder: Path, files: Mapping[str, list[Path]], masks: Mapp
         )
 
 
-def _is_nnunet(files: Mapping[str, Any], masks: Mapping[str, Any], described: Mapping[str, Any] | None) -> bool:
-    """Return whether imagesTr holds one file per channel: then no mask is called like an image with its channel."""
+def _is_nnunet(
+    files: Mapping[str, Any],
+    masks: Mapping[str, Any],
+    described: Mapping[str, Any] | None,
+) -> bool:
+    """Return whether imagesTr holds one file per channel: then no mask has the name of
+    an image with its channel.
+    """
     if not files or any(stem in masks for stem in files) or not all(_CHANNEL.fullmatch(stem) for stem in files):
         return False
     cases = {match["case"] for stem in files if (match := _CHANNEL.fullmatch(stem))}
@@ -164,12 +197,21 @@ def _by_case(files: Mapping[str, list[Path]]) -> dict[str, dict[int, list[Path]]
     return cases
 
 
-def _order(file: Path, described: Mapping[str, Any] | None, nnunet: bool, source: Source) -> dict[str, int]:
-    """Return sequence -> channel, in the order of the source."""
+def _order(
+    file: Path,
+    described: Mapping[str, Any] | None,
+    nnunet: bool,
+    source: Source,
+) -> dict[str, int]:
+    """Return the channel of each sequence, in the order of the source."""
     role_of = source.channels.role_of
     if described is None:
         if nnunet:
-            raise _bad(file, "one file per channel (nnU-Net) and no dataset.json", "channel_names")
+            raise _bad(
+                file,
+                "one file per channel (nnU-Net) and no dataset.json",
+                "channel_names",
+            )
         usual = _DECATHLON_ORDER if source == BRAIN_MRI else source.names
         return {name: usual.index(name) for name in source.names}
     key = "channel_names" if "channel_names" in described else "modality"
@@ -188,7 +230,11 @@ def _order(file: Path, described: Mapping[str, Any] | None, nnunet: bool, source
     channels = [int(index) for index in named if str(index).isdecimal()]
     order = {str(role_of(word)): int(index) for index, word in named.items() if str(index).isdecimal()}
     if len(order) < len(named) or sorted(channels) != list(range(len(named))):
-        raise _bad(file, f"channels {', '.join(sorted(map(str, named)))}, with gaps or repeated sequences", key)
+        raise _bad(
+            file,
+            f"channels {', '.join(sorted(map(str, named)))}, with gaps or repeated sequences",
+            key,
+        )
     return {name: order[name] for name in source.names if name in order}
 
 
@@ -203,7 +249,11 @@ def _read(file: Path) -> dict[str, Any] | None:
     try:
         content = read_json(file)
     except (OSError, ValueError, RecursionError) as error:
-        raise _bad(file, f"not readable ({type(error).__name__})", "modality") from error
+        raise _bad(
+            file,
+            f"not readable ({type(error).__name__})",
+            "modality",
+        ) from error
     if not isinstance(content, dict):
         raise _bad(file, f"a JSON {type(content).__name__}", "modality")
     return content

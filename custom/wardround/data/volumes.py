@@ -16,8 +16,17 @@ from wardround.data.cases import decided
 from wardround.data.conventions import DEFAULT
 from wardround.data.labels import Labels, check_label_kind, label_values, unify
 from wardround.data.layouts import CaseFiles
-from wardround.data.nifti import Read, Scan, check_geometry, parse, read_file, read_scan, spacing_mm
+from wardround.data.nifti import (
+    Read,
+    Scan,
+    check_geometry,
+    parse,
+    read_file,
+    read_scan,
+    spacing_mm,
+)
 
+# Of the smallest spacing: tools round affines, but half a voxel would move an outline.
 GRID_TOLERANCE = 0.05
 
 
@@ -25,13 +34,15 @@ GRID_TOLERANCE = 0.05
 class Volume:
     """One case in RAS orientation.
 
-    image       [C, H, W, D] in the order of the task's images (brain MRI: t1, t1ce, t2, flair), normalised, a missing one
-                is all zeros: float32, from a cache a read-only float16 memory map (convert the patch that is cut out:
-                `patch.astype(np.float32)`)
-    present     bool [C]
-    labels      uint8 [H, W, D] in the unified convention of labels.py; None: no mask was read
-    affine      float64 [4, 4], voxel indices to mm
-    spacing_mm  along the three axes
+    image: [C, H, W, D] in the order of the task's images (brain MRI: t1, t1ce, t2,
+      flair), normalised; a missing one is all zeros. It is float32, or from a cache a
+      read-only float16 memory map (convert the patch that is cut out:
+      `patch.astype(np.float32)`).
+    present: bool [C].
+    labels: uint8 [H, W, D] in the unified convention of labels.py; None where no mask
+      was read.
+    affine: float64 [4, 4], from voxel indices to mm.
+    spacing_mm: along the three axes.
     """
 
     case: str
@@ -43,44 +54,71 @@ class Volume:
 
 
 def read_case(files: CaseFiles, label_kind: str) -> Volume:
-    """Return images and labels of a case; label_kind is brats or whole_tumour.
+    """Return images and labels of a case.
 
-    no seg, anything wrong with a file (nifti.py), its grid (see `read_images`) or label values (labels.py): DataRefused
+    label_kind: brats or whole_tumour.
+
+    A case without a mask, and anything wrong with a file (nifti.py), its grid (see
+    `read_images`) or label values (labels.py), is refused with DataRefused.
     """
     volume, values, _ = read_any_kind(files)
-    check_label_kind(files.case, files.seg.name if files.seg else "", values, label_kind)
+    check_label_kind(
+        files.case,
+        files.seg.name if files.seg else "",
+        values,
+        label_kind,
+    )
     return volume
 
 
 def read_any_kind(files: CaseFiles) -> tuple[Volume, frozenset[int], frozenset[int]]:
-    """Return images and unified labels of a case, the values of its labels, and the values that are stored in the file.
+    """Return images and unified labels of a case, the values of its labels, and the
+    values that are stored in the file.
 
-    Whatever kind of mask it is. | no convention decided yet: the one that the files prove (conventions.py)
+    Any kind of mask is read. Where no convention is decided yet, the one that the files
+    prove is used (conventions.py).
     """
     if files.seg is None:
         raise DataRefused(
-            f"case {files.case!r}", found="no seg file", expected="a mask", fix="add the mask, or leave the case out"
+            f"case {files.case!r}",
+            found="no seg file",
+            expected="a mask",
+            fix="add the mask, or leave the case out",
         )
     volume = read_images(files)
     scan = read_scan(files.case, files.seg, None, None)
     _require_same_grid(files.case, volume.image.shape[1:], volume.affine, scan)
     convention = files.convention or decided(files).convention
-    labels, stored = unify(files.case, scan.file, np.ascontiguousarray(scan.data), convention or DEFAULT)
+    labels, stored = unify(
+        files.case,
+        scan.file,
+        np.ascontiguousarray(scan.data),
+        convention or DEFAULT,
+    )
     return replace(volume, labels=labels), label_values(labels), stored
 
 
 def read_images(files: CaseFiles, read: Read = read_file) -> Volume:
-    """Return the images of a case, labels None. read: where the bytes of a file come from.
+    """Return the images of a case, with labels None.
 
-    Files may be stored in different orders of axes; in RAS all must have the same shape, and no voxel may lie more than
-    5 % of the smallest spacing away from where another file puts it.
-    anything wrong with a file (nifti.py), different grids, intensities that are not finite, or constant: DataRefused
+    read: returns the bytes of a file.
+
+    Files may be stored in different orders of axes. In RAS all must have the same
+    shape, and no voxel may lie more than 5 % of the smallest spacing away from where
+    another file puts it. Anything wrong with a file (nifti.py), different grids, and
+    intensities that are constant or not finite are refused with DataRefused.
     """
     image: NDArray[np.float32] | None = None
     names = files.source.names
     affine = np.eye(4)
     for path in dict.fromkeys(files.images.values()):
-        scan = read_scan(files.case, path, len(files.images) if files.decathlon else None, np.float32, read)
+        scan = read_scan(
+            files.case,
+            path,
+            len(files.images) if files.decathlon else None,
+            np.float32,
+            read,
+        )
         if image is None:
             image = np.zeros((len(names), *scan.data.shape[:3]), np.float32)
             affine = scan.affine
@@ -88,38 +126,61 @@ def read_images(files: CaseFiles, read: Read = read_file) -> Volume:
         for modality, where in files.images.items():
             if where == path:
                 index = files.channel[modality]
-                raw = np.ascontiguousarray(scan.data if index is None else scan.data[..., index])
-                image[names.index(modality)] = _normalised(files, scan.file, modality, raw)
+                raw = np.ascontiguousarray(
+                    scan.data if index is None else scan.data[..., index],
+                )
+                image[names.index(modality)] = _normalised(
+                    files,
+                    scan.file,
+                    modality,
+                    raw,
+                )
     if image is None:
-        raise DataRefused(f"case {files.case!r}", found="no modality", expected=f"one of {names}", fix="add an image")
+        raise DataRefused(
+            f"case {files.case!r}",
+            found="no modality",
+            expected=f"one of {names}",
+            fix="add an image",
+        )
     present = np.array([modality in files.images for modality in names])
     return Volume(files.case, image, present, None, affine, spacing_mm(affine))
 
 
 def write_mask(path: Path, labels: Labels, reference: Path, enhancing_label: int | None = 4) -> None:
-    """Write the mask of `encode_mask` to a file, which appears complete or not at all; an older file is replaced.
+    """Write the mask of `encode_mask` to a file, which appears complete or not at all.
+    An older file is replaced.
 
-    refused as there; folder not writable: ConfigRefused
+    Refusals are those of encode_mask; a folder that cannot be written is refused with
+    ConfigRefused.
     """
     _save(encode_mask(path.name, labels, reference, enhancing_label), path)
 
 
 def encode_mask(
-    name: str, labels: Labels, reference: Path, enhancing_label: int | None = 4, read: Read = read_file
+    name: str,
+    labels: Labels,
+    reference: Path,
+    enhancing_label: int | None = 4,
+    read: Read = read_file,
 ) -> bytes:
-    """Return the file `name` of unified labels (uint8 [H, W, D], RAS): a NIfTI mask with the axes, shape and affine of
-    the reference image, compressed if the name says so.
+    """Return the bytes of the file `name`: a NIfTI mask with the axes, shape and affine
+    of the reference image, compressed if the name says so.
 
-    enhancing_label: value for enhancing tumour in the file, 4 (BraTS) or 3 (BraTS 2023); 0, 1 and 2 stay; None: values of
-    another task, written as they are. Nothing
-    but the geometry is taken from the reference's header. read: where the reference's bytes come from
-    labels of another type, above 3, or of another shape than the reference: DataRefused
-    reference unreadable: DataRefused
-    another enhancing_label, name not .nii or .nii.gz: ConfigRefused
+    labels: unified labels, uint8 [H, W, D] in RAS. Another type or shape, and values
+      above 3, are refused with DataRefused.
+    reference: an image, of which nothing but the geometry is used. One that cannot be
+      read is refused with DataRefused.
+    enhancing_label: the value for enhancing tumour in the file, 4 (BraTS) or 3 (BraTS
+      2023), while 0, 1 and 2 stay; None for values of another task, which are written
+      as they are. Another value, and a name that is not .nii or .nii.gz, are refused
+      with ConfigRefused.
+    read: returns the bytes of the reference.
     """
     import nibabel
 
-    if enhancing_label not in (3, 4, None) or not name.lower().endswith((".nii", ".nii.gz")):
+    if enhancing_label not in (3, 4, None) or not name.lower().endswith(
+        (".nii", ".nii.gz"),
+    ):
         raise ConfigRefused(
             f"the mask {name}",
             found=f"enhancing_label {enhancing_label}, name {name}",
@@ -131,7 +192,10 @@ def encode_mask(
     affine = np.asarray(image.affine, np.float64)
     check_geometry(name, reference.name, grid, affine)
     axes = nibabel.orientations.io_orientation(affine)
-    back = nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt("RAS"), axes)
+    back = nibabel.orientations.ornt_transform(
+        nibabel.orientations.axcodes2ornt("RAS"),
+        axes,
+    )
     stored = nibabel.orientations.apply_orientation(labels, back) if labels.ndim == len(grid) else labels
     highest = int(labels.max(initial=0))
     if labels.dtype != np.uint8 or stored.shape != grid or (enhancing_label is not None and highest > 3):
@@ -160,7 +224,7 @@ def _normalised(files: CaseFiles, file: str, modality: str, raw: NDArray[np.floa
             f"case {case!r}, file {file}",
             found=found,
             expected="finite intensities",
-            fix="export the image anew from where it came from",
+            fix="export the image again from where it came from",
         )
     image = files.source.normaliser(raw)
     if not image.any():
@@ -168,13 +232,15 @@ def _normalised(files: CaseFiles, file: str, modality: str, raw: NDArray[np.floa
             f"case {case!r}, file {file}",
             found=f"a constant image: {modality} has no contrast",
             expected="an image of a patient",
-            fix="export the image anew; or move the file out of the data folder: missing modalities are allowed",
+            fix="export the image again; or move the file out of the data folder: missing modalities are allowed",
         )
     return image
 
 
 def _require_same_grid(case: str, shape: tuple[int, ...], affine: NDArray[np.float64], scan: Scan) -> None:
-    """Raise DataRefused unless the scan's voxels lie where the case's first image has them (both in RAS)."""
+    """Raise DataRefused unless the scan's voxels lie where the case's first image has
+    them (both in RAS).
+    """
     other = scan.data.shape[:3]
     fix = "register the files of a case to one grid, and export them together"
     if other != shape:
@@ -184,7 +250,10 @@ def _require_same_grid(case: str, shape: tuple[int, ...], affine: NDArray[np.flo
             expected=f"shape {shape} as the first image (in RAS)",
             fix=fix,
         )
-    corners = np.array([(*corner, 1.0) for corner in itertools.product(*((0, n - 1) for n in shape))])
+    # An affine map moves no inner voxel further than a corner.
+    corners = np.array(
+        [(*corner, 1.0) for corner in itertools.product(*((0, n - 1) for n in shape))],
+    )
     shift = float(np.linalg.norm(corners @ (scan.affine - affine)[:3].T, axis=1).max())
     allowed = GRID_TOLERANCE * min(spacing_mm(affine))
     if shift > allowed:

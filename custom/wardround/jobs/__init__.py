@@ -1,1 +1,1 @@
-"""From app_configs/ to job folders, and what a run left behind."""
+"""From app_configs/ to job folders, and what a run leaves behind."""

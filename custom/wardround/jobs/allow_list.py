@@ -1,6 +1,8 @@
-"""Which classes a party lets jobs without code name: the list of NVFlare's `class_allow_list`, from the jobs themselves.
+"""Which classes may a party's jobs name when they bring no code? NVFlare's
+`class_allow_list`, computed from the jobs.
 
-A party builds only its own config: sites never the server's classes, the server never a site's. So there are two lists.
+A party builds only its own config: sites never build the server's classes, and the
+server never builds a site's. So there are two lists.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ RIGHTS = (
     "server-predeployed-flwr",
 )
 SERVER_FORBIDDEN = ("byoc", "server-predeployed-flwr", "shell_commands")
-# A hospital operates its site on its own machine: nobody restarts it, reads from it, sets its log or deletes there from afar.
+# A hospital operates its site on its own machine: nobody restarts it, reads from it,
+# sets its log or deletes there from afar.
 FORBIDDEN = (
     *SERVER_FORBIDDEN,
     "operate",
@@ -45,10 +48,12 @@ FORBIDDEN = (
 
 
 def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
-    """Return {"site": classes, "server": classes}, sorted: exactly those that these jobs name.
+    """Return {"site": classes, "server": classes}, each sorted: exactly the classes
+    that these jobs name.
 
-    none given: all jobs, the networks and phantoms that any of them can be given (job_classes.py), at the server every aggregation
-    that `--set aggregation=` names, and every compression at both
+    jobs: the jobs. Without any, the lists cover all jobs, the networks and phantoms
+      that a job can be given (job_classes.py), every compression, and at the server
+      every aggregation that `--set aggregation=` names.
     """
     chosen = jobs or [recipes.job(name) for name in recipes.names()]
     sides = {SITE: folder.client_config, SERVER: folder.server_config}
@@ -62,15 +67,19 @@ def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
 
 
 def named_by(words: Sequence[str]) -> AllowList:
-    """Return the two lists of jobs, each given by its name or by the folder that it was written to; none: of all jobs.
+    """Return the two lists of jobs, each given by its name or by the folder that it was
+    written to. No words mean all jobs.
 
-    a folder that names something that is no class: ConfigRefused
+    A folder that names something that is not a class is refused with ConfigRefused.
     """
     folders = [Path(word).expanduser() for word in words if (Path(word).expanduser() / "meta.json").is_file()]
     names = [word for word in words if Path(word).expanduser() not in folders]
     found = allow_list([recipes.job(name) for name in names]) if names or not words else {SITE: [], SERVER: []}
     for place in folders:
-        for side, file in ((SITE, "config_fed_client.json"), (SERVER, "config_fed_server.json")):
+        for side, file in (
+            (SITE, "config_fed_client.json"),
+            (SERVER, "config_fed_server.json"),
+        ):
             config = read_object(place / "app" / "config" / file)
             found[side] = sorted({*found[side], *classes(config)})
         if wide := [name for side in found.values() for name in side if not is_class(name)]:
@@ -84,16 +93,22 @@ def named_by(words: Sequence[str]) -> AllowList:
 
 
 def strangers(found: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the classes of these lists, by side, that wardround does not ship for that side, sorted.
+    """Return the sorted classes of these lists that wardround does not ship for that
+    side.
 
-    A listed class is built with the arguments that a job gives it: `subprocess.Popen` in a list is a shell for every lead.
+    A listed class is built with the arguments that a job gives it: `subprocess.Popen`
+    in a list is a shell for every project lead.
     """
     ours = allow_list()
-    return sorted({path for side, listed in found.items() for path in listed if path not in {*ours[side], *shipped()}})
+    return sorted(
+        {path for side, listed in found.items() for path in listed if path not in {*ours[side], *shipped()}},
+    )
 
 
 def read(path: Path) -> AllowList:
-    """Return the two lists in a file; anything but full class names, nothing with a trailing dot or star: ConfigRefused."""
+    """Return the two lists in a file. Anything but full class names, such as a trailing
+    dot or star, is refused with ConfigRefused.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -101,13 +116,19 @@ def read(path: Path) -> AllowList:
     sides = content if isinstance(content, dict) else {}
     named = [name for side in sides.values() for name in (side if isinstance(side, list) else [None])]
     if set(sides) != {SITE, SERVER} or not all(isinstance(name, str) and is_class(name) for name in named):
-        raise _refused(path, "another structure, or an entry that allows more than one class")
+        raise _refused(
+            path,
+            "another structure, or an entry that allows more than one class",
+        )
     return {side: list(found) for side, found in sides.items()}
 
 
 def resources(found: Json, role: str, allowed: Sequence[str]) -> Json:
-    """Return a party's resources.json: what was found, with this allow-list, enforced, and with PlainJobs, which takes a job
-    without code only as two JSON files and a card. A site streams no log to the server.
+    """Return a party's resources.json: what was found, with this allow-list, enforced,
+    and with PlainJobs.
+
+    PlainJobs takes a job without code only as two JSON files and a card. A site also
+    streams no log to the server.
     """
     silent = {"allow_log_streaming": False} if role == SITE else {}
     return found | {
@@ -119,11 +140,14 @@ def resources(found: Json, role: str, allowed: Sequence[str]) -> Json:
 
 
 def authorization(found: Json, role: str = SITE) -> Json:
-    """Return a party's authorization.json: what was found, without any role's right to bring code or use a shell.
+    """Return a party's authorization.json: what was found, without any role's right to
+    bring code or to use a shell.
 
-    At a site nobody operates either: see FORBIDDEN. A role with one word for all rights ("any") is written out, with that
-    word for each right but the forbidden ones. A right for a single command ("cat": "any"), which NVFlare puts before that
-    of its category, goes with the category; rights are compared as NVFlare does, without case.
+    At a site nobody has the rights of operators either (see FORBIDDEN). A role with one
+    word for all rights ("any") is written out, with that word for each right but the
+    forbidden ones. A right for a single command ("cat": "any") goes with its category,
+    because NVFlare prefers it to the category's right. Rights are compared without
+    case, as NVFlare does.
     """
     permissions: Mapping[str, Any] = found.get("permissions") or {}
     if not isinstance(permissions, dict) or not permissions:
@@ -143,11 +167,15 @@ def authorization(found: Json, role: str = SITE) -> Json:
         name: {right: who for right, who in rights.items() if posture.spelled(right) not in closed}
         for name, rights in whole.items()
     }
-    return found | {"permissions": {name: rights | denied for name, rights in kept.items()}}
+    return found | {
+        "permissions": {name: rights | denied for name, rights in kept.items()},
+    }
 
 
 def is_class(name: str) -> bool:
-    """Return whether a line can be one class only: for NVFlare the name of a module allows everything below it."""
+    """Return whether a line names one class only. NVFlare reads the name of a module as
+    leave for everything below it.
+    """
     *places, last = name.split(".")
     return bool(places) and all(part.isidentifier() for part in (*places, last)) and last[0].isupper()
 

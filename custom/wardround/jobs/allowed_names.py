@@ -1,4 +1,6 @@
-"""The names that a job lets out of a hospital: those of its task and, where it masks, the blocks of its network."""
+"""Which names may a job let out of a hospital? Those of its task and, where it uses
+masks of blocks, the blocks of its network.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,13 @@ from wardround.messages.allowed_names import label_name
 
 
 def allowed_names(job: Job) -> list[str]:
-    """Return what the exit in the job's folder lists; a hospital reads there which words can leave.
+    """Return the names that the outbound filter in the job's folder lists. A hospital
+    reads there which names can leave.
 
-    Images, classes, kinds of masks and scores of the task (messages/allowed_names.py). The server accepts the same names.
-    under hospital-level noise the kind of masks alone | in a secure sum no block's name
+    They are the images, classes, kinds of masks and scores of the task
+    (messages/allowed_names.py). Under hospital-level noise they are the kinds of masks
+    alone; under secure aggregation no block's name is among them. The server accepts
+    the same names.
     """
     sampling = build(job.task["sampling"], "sampling")
     if job.hospital_noise is not None:
@@ -24,4 +29,10 @@ def allowed_names(job: Job) -> list[str]:
 def _blocks(job: Job) -> list[str]:
     from wardround.models.blocks import blocks_of
 
-    return list(dict.fromkeys(blocks_of(build(job.task["model"], "model").build(job.task["seed"])).values()))
+    return list(
+        dict.fromkeys(
+            blocks_of(
+                build(job.task["model"], "model").build(job.task["seed"]),
+            ).values(),
+        ),
+    )

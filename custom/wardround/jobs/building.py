@@ -1,7 +1,9 @@
-"""The objects that NVFlare builds from a job's {"path", "args"} values, built here: to use them, or to try them.
+"""Builds the objects that NVFlare builds from a job's {"path", "args"} values, to use
+them here or to try them.
 
-Only classes are built that wardround ships, that a kit lists, or that the person at this keyboard typed (job_classes.py): a job's
-folder is somebody else's text, and building what it names would run that person's choice of code before anybody has read it.
+Only classes are built that wardround ships, that a kit lists, or that the person at
+this keyboard typed (job_classes.py). A job's folder is somebody else's text: building
+what it names would run that person's choice of code before anybody has read it.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ LIST = "`wardround sites allow-list`"
 
 
 def build(part: Json, what: str, also: Collection[str] = ()) -> Any:
-    """Return the object of one {"path": class, "args": settings}; `what` names it in a refusal.
+    """Return the object that one {"path": class, "args": settings} describes.
 
-    also: classes that may be built beside the shipped ones, a kit's own list
-    a class on neither list, here or anywhere inside, no such class, settings that it does not take: ConfigRefused
+    what: the name of this part in a refusal.
+    also: classes that may be built beside the shipped ones, such as a kit's own list.
+
+    A class on neither list, here or anywhere inside, a class that does not exist, and
+    settings that it does not take are refused with ConfigRefused.
     """
     args = part.get("args") if isinstance(part, dict) else None
     if not isinstance(args, dict) or not isinstance(part.get("path"), str):
@@ -46,8 +51,12 @@ def _is_part(value: Any) -> bool:
 
 
 def require_listed(config: Any, what: str, also: Collection[str] = ()) -> None:
-    """Raise ConfigRefused where a config names a class, at any depth, that is neither shipped nor in `also`."""
-    if strangers := sorted({path for path in classes(config) if path not in shipped() and path not in also}):
+    """Raise ConfigRefused where a config names a class, at any depth, that is neither
+    shipped nor in `also`.
+    """
+    if strangers := sorted(
+        {path for path in classes(config) if path not in shipped() and path not in also},
+    ):
         raise ConfigRefused(
             what,
             found=f"it names {', '.join(strangers)}, which was not built",
@@ -58,31 +67,47 @@ def require_listed(config: Any, what: str, also: Collection[str] = ()) -> None:
 
 
 def require_buildable(job: Job) -> None:
-    """Raise ConfigRefused unless every object of the job can be built and they fit: better here than at four sites at once."""
+    """Raise ConfigRefused unless every object of the job can be built and all of them
+    fit together. Failing here is better than failing at four sites at once.
+    """
     from wardround.aggregation.collect import require_tolerates
     from wardround.algorithms.federation import begin
 
     parts = {name: build(job.task[name], name) for name in PARTS}
     schedule = build(job.federation["schedule"], "schedule")
-    algorithm, sharing = build(job.algorithm["site"], "algorithm"), build(job.sharing, "sharing")
+    algorithm, sharing = (
+        build(job.algorithm["site"], "algorithm"),
+        build(job.sharing, "sharing"),
+    )
     require_fit(parts_of(job))
     _require_private_work(job, algorithm, schedule)
     build(job.server_optimizer, "server optimizer")
     if job.secagg is None:
-        require_tolerates(build(job.aggregation, "aggregation"), job.federation["min_clients"])
+        require_tolerates(
+            build(job.aggregation, "aggregation"),
+            job.federation["min_clients"],
+        )
     else:
         secagg = build(job.privacy["secagg"], "secagg")
         if job.hospital_noise is not None:
             _require_noise_fits(job, secagg)
     patient_noise = job.dp is not None and job.dp["unit"] == "patient"
-    _guarded("network and sampling", lambda: _require_network_fits(parts["model"], parts["sampling"], patient_noise))
-    _guarded("algorithm and schedule", lambda: begin(algorithm, sharing, schedule.steps(0)))
+    _guarded(
+        "network and sampling",
+        lambda: _require_network_fits(parts["model"], parts["sampling"], patient_noise),
+    )
+    _guarded(
+        "algorithm and schedule",
+        lambda: begin(algorithm, sharing, schedule.steps(0)),
+    )
     if sharing.home_roles:
         shared_layout(job)
 
 
 def parts_of(job: Job) -> list[Fitting]:
-    """Return the parts of a job whose traits must fit, in the order in which they meet an update."""
+    """Return the parts of a job whose traits must fit, in the order in which they meet
+    an update.
+    """
     from wardround.jobs.compat import chain
 
     return chain(
@@ -97,7 +122,9 @@ def parts_of(job: Job) -> list[Fitting]:
 
 
 def class_at(path: str, what: str) -> type:
-    """Return the class at a full name; a function, a module's own import of another module, nothing there: ConfigRefused."""
+    """Return the class at a full name. A function, a name that a module only imports,
+    and a name that does not exist are refused with ConfigRefused.
+    """
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -119,10 +146,15 @@ def class_at(path: str, what: str) -> type:
 
 
 def shared_layout(job: Job) -> Layout:
-    """Return the blocks that leave a hospital; none: ConfigRefused."""
+    """Return the layout of the blocks that leave a hospital. A job that shares no block
+    is refused with ConfigRefused.
+    """
     from wardround.models import roles
 
-    module, home = build(job.task["model"], "model").build(0), build(job.sharing, "sharing").home_roles
+    module, home = (
+        build(job.task["model"], "model").build(0),
+        build(job.sharing, "sharing").home_roles,
+    )
     layout = roles.shared_layout(module, home)
     if not layout.names:
         raise ConfigRefused(
@@ -135,7 +167,9 @@ def shared_layout(job: Job) -> Layout:
 
 
 def _made(kind: type, path: str, args: Mapping[str, Any], what: str) -> Any:
-    """Return kind(**args); names that it does not take, or lacks: said with those that it has."""
+    """Return kind(**args). A refusal names the arguments that the class does not take
+    or lacks, and those that it has.
+    """
     known = inspect.signature(kind).parameters
     free = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
     unknown = [name for name in args if name not in known and not free]
@@ -150,17 +184,31 @@ def _made(kind: type, path: str, args: Mapping[str, Any], what: str) -> Any:
             fix="correct the names behind --set",
         )
     given = f"{', '.join(f'{key}={value!r}' for key, value in args.items()) or 'no settings'}"
-    return _guarded(f"{what}, {path}, with {given}", lambda: kind(**args), own_words=path not in shipped())
+    return _guarded(
+        f"{what}, {path}, with {given}",
+        lambda: kind(**args),
+        own_words=path not in shipped(),
+    )
 
 
 def _guarded(what: str, work: Callable[[], Any], *, own_words: bool = False) -> Any:
-    """Return work(); an error of Python: ConfigRefused, because a value has a type that nobody expected.
+    """Return work(). An error of Python becomes a ConfigRefused: a value has a type
+    that nobody expected.
 
-    own_words: the class is not ours, so that its author needs to read what it said
+    own_words: whether the class is not ours, so that its author needs to read the
+      error's own words.
     """
     try:
         return work()
-    except (TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, LookupError, OSError) as error:
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        LookupError,
+        OSError,
+    ) as error:
         said = f"{type(error).__name__}: {error}" if own_words else type(error).__name__
         raise ConfigRefused(
             f"the job's {what}",
@@ -171,7 +219,9 @@ def _guarded(what: str, work: Callable[[], Any], *, own_words: bool = False) -> 
 
 
 def _require_network_fits(model: Any, sampling: Any, patient_noise: bool) -> None:
-    """Refuse a network that a hospital would refuse: other channels or patches, or no gradients of single patients."""
+    """Refuse a network that a hospital would refuse: one for other channels or patches,
+    or one without gradients of single patients where noise needs them.
+    """
     from wardround.models.network_fit import READY_MADE, require_private
     from wardround.training.segmentation import Sampling
 
@@ -181,7 +231,9 @@ def _require_network_fits(model: Any, sampling: Any, patient_noise: bool) -> Non
 
 
 def _require_private_work(job: Job, algorithm: Any, schedule: Any) -> None:
-    """Raise ConfigRefused where nobody has counted the private gradients of this algorithm, or they are not whole steps."""
+    """Raise ConfigRefused where nobody has counted the private gradients of this
+    algorithm, or where they are not whole steps.
+    """
     from wardround.training.dp_training import private_plan
 
     if job.dp is not None and job.dp["unit"] == "patient":

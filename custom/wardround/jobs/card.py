@@ -1,4 +1,6 @@
-"""CARD.md: one page a physician and a security officer read before a job runs in their building."""
+"""CARD.md: the page that a physician and a security officer read before a job runs in
+their building.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,9 @@ Do not use this job for {_wrapped(job.task["wrong_for"], "")}.
 
 
 def _leaves(job: Job) -> str:
-    """Return what leaves in each round, and in what form where updates are compressed."""
+    """Return what leaves in each round and, where updates are compressed, in which
+    form.
+    """
     leaves: str = job.privacy["leaves"]
     if job.compression is None:
         return leaves
@@ -101,19 +105,30 @@ def _leaves(job: Job) -> str:
 
 
 def _stays(job: Job) -> str:
-    """Return what of the model stays at the hospital, and what that does not mean while FedAvg is trained beside."""
+    """Return which parts of the model stay at the hospital, and what that does not mean
+    while FedAvg is trained beside it.
+    """
     sharing = build(job.sharing, "sharing")
     told = "the report names them and since when" if job.secagg is None else "only its own report names them"
-    kept = [f"{sharing.stays} ({told})" if STEADY in sharing.traits.breaks else sharing.stays] if sharing.stays else []
+    kept = (
+        [
+            f"{sharing.stays} ({told})" if STEADY in sharing.traits.breaks else sharing.stays,
+        ]
+        if sharing.stays
+        else []
+    )
     kept += [job.algorithm["keeps"]] if "keeps" in job.algorithm else []
     beside = "the FedAvg model that is trained beside it leaves whole (`--set fedavg_baseline=false`: without it)"
     return "; ".join(
-        [*(kept or ["nothing, all of it is shared"]), *([beside] if job.fedavg_baseline and sharing.stays else [])]
+        [
+            *(kept or ["nothing, all of it is shared"]),
+            *([beside] if job.fedavg_baseline and sharing.stays else []),
+        ],
     )
 
 
 def _course(job: Job) -> str:
-    """Return what happens, in order."""
+    """Return what happens in the job, in order."""
     schedule, sites = job.schedule, job.federation["sites"]
     return (
         f"{schedule['num_rounds']} rounds at {len(sites)} sites ({', '.join(sites)}). In every round each hospital scores the "
@@ -127,11 +142,18 @@ def _course(job: Job) -> str:
 
 
 def _law(job: Job) -> str:
-    """Return the sentence that says how much of a hospital-level private run can be signal at all."""
+    """Return the sentence that says how much of a run with hospital-level privacy can
+    be signal at all.
+    """
     from wardround.dp.hospital_dp import signal_to_noise
 
     shared, many = shared_layout(job).total, len(job.federation["sites"])
-    ratio = signal_to_noise(build(job.hospital_noise or {}, "noise"), many, shared, job.schedule["num_rounds"])
+    ratio = signal_to_noise(
+        build(job.hospital_noise or {}, "noise"),
+        many,
+        shared,
+        job.schedule["num_rounds"],
+    )
     words = (
         f"{shared:,} numbers are shared by {many} hospitals: over the whole run the signal is at best {ratio:.2f} times the noise "
         "(the law n mu / sqrt(numbers), times what the quorum costs). Below 1 the run is mostly noise: more hospitals or a "
@@ -141,17 +163,28 @@ def _law(job: Job) -> str:
 
 
 def _wrapped(words: str, indent: str = "  ") -> str:
-    return "\n".join(textwrap.wrap(words, 118, initial_indent="            ", subsequent_indent=indent)).strip()
+    return "\n".join(
+        textwrap.wrap(
+            words,
+            118,
+            initial_indent="            ",
+            subsequent_indent=indent,
+        ),
+    ).strip()
 
 
 def _reads_record(job: Job) -> bool:
-    """Return whether the network is given the record: in classification the table may have one that is not read."""
+    """Return whether the network receives health records (EHR). A classification task
+    may have a table that is not read.
+    """
     args = job.task["sampling"]["args"]
     return bool(args.get("columns")) and bool(args.get("record", True))
 
 
 def _words(values: Mapping[str, Any]) -> str:
-    """Return settings as a person reads them; columns of a record with unit and range, in the cell of a table."""
+    """Return settings as a person reads them, with the unit and range of each column of
+    a health record, fit for the cell of a table.
+    """
     return ", ".join(f"{key} {_value(key, value)}" for key, value in values.items()) or "none"
 
 
@@ -166,7 +199,9 @@ def _value(key: str, value: Any) -> str:
 
 
 def _column(column: Mapping[str, Any]) -> str:
-    """Return a column of a record in words: sex f or m; age 18 to 90 years."""
+    """Return one column of a health record in words, such as "sex f or m" or "age 18 to
+    90 years".
+    """
     if column["kind"] == "categorical":
         return f"{column['name']} {' or '.join(map(str, column['categories']))}"
     return f"{column['name']} {column['low']} to {column['high']} {column['unit']}"

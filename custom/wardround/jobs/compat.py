@@ -1,8 +1,11 @@
-"""What goes together in one job, computed from the traits of its parts. Pure: values in, words out.
+"""What goes together in one job? The answer is computed from the traits of its parts.
+Pure: values in, words out.
 
-A job has one option of every axis: which blocks are shared, how the algorithm trains, whether FedAvg is trained beside
-it, differential privacy, compression, a secure sum or plaintext updates, and the aggregation. `core.traits.require_fit`
-says whether they fit, when a job is printed and when it is loaded; this file asks it about every combination.
+A job has one option of every axis: which blocks are shared, how the algorithm trains,
+whether FedAvg is trained beside it, differential privacy, compression, secure
+aggregation or plaintext updates, and the aggregation. `core.traits.require_fit` says
+whether they fit, when a job is printed and when it is loaded. This file asks it about
+every combination.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ from wardround.dp.patient_dp import PatientDP
 from wardround.jobs.nearest import did_you_mean
 from wardround.secagg.spec import SecAggSpec
 
-# In the order in which the parts meet an update. The first option of an axis is what a job has that asks for nothing.
+# In the order in which the parts meet an update. The first option of an axis is what a
+# job has that asks for nothing.
 AXES = ("sharing", "algorithm", "beside", "dp", "compression", "secagg", "aggregation")
 BASE = ("secagg", "dp")
 """The axes of the rows of the table: which of them go together is no matter of single options."""
@@ -61,16 +65,24 @@ def chain(
     aggregation: Fitting,
 ) -> list[Fitting]:
     """Return the parts of one job in the order in which they meet an update."""
-    found: list[Fitting] = [*parts(algorithm, sharing, beside), *leaving(dp, compression, secagg)]
-    # The sum of a hidden job is its mean: there a weighted mean reads nothing beside it.
+    found: list[Fitting] = [
+        *parts(algorithm, sharing, beside),
+        *leaving(dp, compression, secagg),
+    ]
+    # The sum of a hidden job is its mean: there a weighted mean reads nothing beside
+    # it.
     if secagg is None or not isinstance(aggregation, WeightedMean):
-        found.append(Part(aggregation.name, aggregation.traits, "--set aggregation=mean"))
+        found.append(
+            Part(aggregation.name, aggregation.traits, "--set aggregation=mean"),
+        )
     return found
 
 
 @lru_cache
 def options() -> Mapping[str, Mapping[str, Any]]:
-    """Return axis -> short name -> one value of every kind that a job can name, with the smallest settings."""
+    """Return, for each axis, one value of every kind that a job can name, by its short
+    name and with the smallest settings.
+    """
     masks: dict[str, Any] = {
         "every": 1,
         "warm_up": 1,
@@ -90,7 +102,13 @@ def options() -> Mapping[str, Mapping[str, Any]]:
         "algorithm": {"fedavg": FedAvg(), "scaffold": Scaffold()},
         "beside": {"alone": None, "beside": BESIDE},
         "dp": {"no_dp": None, "patient": PatientDP, "hospital": HospitalDP},
-        "compression": {"none": None, "half": Half, "quantise": Quantise, "top_k": TopK, "rand_k": RandK},
+        "compression": {
+            "none": None,
+            "half": Half,
+            "quantise": Quantise,
+            "top_k": TopK,
+            "rand_k": RandK,
+        },
         "secagg": {
             "plaintext": None,
             "fixed": _sum(),
@@ -114,18 +132,22 @@ def options() -> Mapping[str, Mapping[str, Any]]:
 
 
 def default() -> dict[str, str]:
-    """Return the cell of a job that asks for nothing."""
+    """Return the cell of a job that asks for nothing beyond the first option of every
+    axis.
+    """
     return {axis: next(iter(found)) for axis, found in options().items()}
 
 
 def cells() -> Iterator[Cell]:
-    """Yield every combination: axis -> option."""
+    """Yield every combination as a mapping of axis to option."""
     for names in product(*(options()[axis] for axis in AXES)):
         yield dict(zip(AXES, names, strict=True))
 
 
 def cell_of(names: Sequence[str]) -> Cell:
-    """Return the cell with these options, and of every other axis the first; a name that no axis has: ConfigRefused."""
+    """Return the cell with these options, and the first option on every other axis. A
+    name that no axis has is refused with ConfigRefused.
+    """
     cell = default()
     for name in names:
         axes = [axis for axis in AXES if name in options()[axis]]
@@ -142,7 +164,7 @@ def cell_of(names: Sequence[str]) -> Cell:
 
 
 def parts_of(cell: Cell) -> list[Fitting]:
-    """Return the chain of a cell."""
+    """Return the chain of parts that a cell stands for."""
     found = {axis: options()[axis][name] for axis, name in cell.items()}
     return chain(
         found["algorithm"],
@@ -156,26 +178,29 @@ def parts_of(cell: Cell) -> list[Fitting]:
 
 
 def why_not(cell: Cell) -> Misfit | None:
-    """Return what does not fit in a combination; None where its parts go together."""
+    """Return what does not fit in a combination, or None where its parts go together."""
     return misfit(parts_of(cell))
 
 
 def rows() -> list[tuple[str, str]]:
-    """Return every (secagg, dp)."""
+    """Return every pair (secagg, dp)."""
     secagg, dp = (options()[axis] for axis in BASE)
     return list(product(secagg, dp))
 
 
 def row_misfit(row: tuple[str, str]) -> Misfit | None:
-    """Return why plaintext or a secure sum and a kind of differential privacy do not go together; None where they do."""
+    """Return why this kind of sum and this kind of differential privacy do not go
+    together, or None where they do.
+    """
     return why_not(default() | dict(zip(BASE, row, strict=True)))
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """Options that do not go together in some rows, though every smaller set of them does there.
+    """Options that do not go together in some rows of the table, though every smaller
+    set of them does there.
 
-    rows: (secagg, dp) of each
+    rows: the pairs (secagg, dp) in which they conflict.
     """
 
     names: tuple[str, ...]
@@ -184,13 +209,17 @@ class Conflict:
     rows: tuple[tuple[str, str], ...]
 
     def within(self, cell: Cell) -> bool:
-        """Tell whether a cell has all of the options in one of the rows."""
-        return (cell["secagg"], cell["dp"]) in self.rows and set(self.names) <= set(cell.values())
+        """Return whether a cell has all of these options, in one of the rows."""
+        return (cell["secagg"], cell["dp"]) in self.rows and set(self.names) <= set(
+            cell.values(),
+        )
 
 
 @lru_cache
 def conflicts() -> tuple[Conflict, ...]:
-    """Return the smallest sets of options that are refused in rows which are not refused as such."""
+    """Return the smallest sets of options that are refused in rows that are allowed as
+    such.
+    """
     found: dict[tuple[tuple[str, ...], str, str], list[tuple[str, str]]] = {}
     plain = default()
     for cell in cells():
@@ -209,10 +238,24 @@ def title_of(axis: str, name: str) -> str:
     value = options()[axis][name]
     if value is None:
         return NOTHING[axis]
-    return str(getattr(value, "title", "") or getattr(value, "name", "") or "all blocks")
+    return str(
+        getattr(value, "title", "") or getattr(value, "name", "") or "all blocks",
+    )
 
 
 def _sum(**switches: Any) -> SecAggSpec:
-    """Return the promise of a sum over three sites or more."""
-    given: dict[str, Any] = {"masks": False, "encryption": False, "ring": False, "weights": "equal"} | switches
-    return SecAggSpec(sites=4, min_clients=3, bits=8, reference_patients=1, threshold=0, **given)
+    """Return the settings of a secure sum over three sites or more."""
+    given: dict[str, Any] = {
+        "masks": False,
+        "encryption": False,
+        "ring": False,
+        "weights": "equal",
+    } | switches
+    return SecAggSpec(
+        sites=4,
+        min_clients=3,
+        bits=8,
+        reference_patients=1,
+        threshold=0,
+        **given,
+    )

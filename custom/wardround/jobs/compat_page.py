@@ -1,4 +1,6 @@
-"""The compatibility table as text and as markdown: rows of privacy, columns of everything else, and every reason."""
+"""The compatibility table as text and as markdown: one row for each kind of sum and
+privacy, columns for everything else, and every reason.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def markdown() -> str:
 
 
 def text() -> str:
-    """Return the table for a terminal: the rows of what is allowed, then the reasons."""
+    """Return the table for a terminal: first what each row allows, then the reasons for
+    what it does not.
+    """
     names = _columns()
     lines = []
     for rows, cells in _grouped():
@@ -42,9 +46,21 @@ def text() -> str:
         for word, wanted in (("with", True), ("not with", False)):
             chosen = [name for name, good in zip(names, cells, strict=True) if good is wanted]
             said = f"{word}: {', '.join(chosen) or 'nothing else'}"
-            lines.append(textwrap.fill(said, 100, initial_indent="    ", subsequent_indent="        "))
+            lines.append(
+                textwrap.fill(
+                    said,
+                    100,
+                    initial_indent="    ",
+                    subsequent_indent="        ",
+                ),
+            )
     reasons = [line.replace("`", "") for line in _reasons()]
-    return "\n".join([*lines, *(textwrap.fill(line, 100, subsequent_indent="  ") for line in reasons)])
+    return "\n".join(
+        [
+            *lines,
+            *(textwrap.fill(line, 100, subsequent_indent="  ") for line in reasons),
+        ],
+    )
 
 
 def _options() -> list[str]:
@@ -58,17 +74,23 @@ def _options() -> list[str]:
 def _table() -> list[str]:
     names = _columns()
     lines = ["## One option beside a kind of privacy", ""]
-    lines.append("| sum | differential privacy | " + " | ".join(f"`{name}`" for name in names) + " |")
+    lines.append(
+        "| sum | differential privacy | " + " | ".join(f"`{name}`" for name in names) + " |",
+    )
     lines.append("|" + "---|" * (len(names) + 2))
     for rows, cells in _grouped():
         sums = ", ".join(dict.fromkeys(f"`{secagg}`" for secagg, _ in rows))
         kinds = ", ".join(dict.fromkeys(f"`{dp}`" for _, dp in rows))
-        lines.append(f"| {sums} | {kinds} | " + " | ".join("yes" if one else "no" for one in cells) + " |")
+        lines.append(
+            f"| {sums} | {kinds} | " + " | ".join("yes" if one else "no" for one in cells) + " |",
+        )
     return [*lines, ""]
 
 
 def _reasons() -> list[str]:
-    """Return every refused row and every smallest set of options that is refused, each with its reason."""
+    """Return every refused row, and every smallest set of options that is refused, each
+    with its reason.
+    """
     lines = ["## What is refused, and why", ""]
     for row in compat.rows():
         wrong = compat.row_misfit(row)
@@ -77,7 +99,10 @@ def _reasons() -> list[str]:
     grouped: dict[tuple[str, str, tuple[Row, ...], tuple[str, ...]], list[str]] = {}
     for one in compat.conflicts():
         *others, last = one.names
-        grouped.setdefault((one.found, one.expected, one.rows, tuple(others)), []).append(last)
+        grouped.setdefault(
+            (one.found, one.expected, one.rows, tuple(others)),
+            [],
+        ).append(last)
     for (found, expected, rows, besides), names in grouped.items():
         beside = f"{' and '.join(f'`{name}`' for name in besides)} with " if besides else ""
         lines.append(f"- {beside}{_listed(names)}, in {_rows(rows)}: found {found}; expected {expected}.")
@@ -85,7 +110,9 @@ def _reasons() -> list[str]:
 
 
 def _rows(rows: Sequence[Row]) -> str:
-    """Return rows in words: a sum with its kinds of privacy, the sums of one list together."""
+    """Return rows in words: each kind of sum with its kinds of privacy. Sums with the
+    same kinds are listed together.
+    """
     known = [row for row in compat.rows() if compat.row_misfit(row) is None]
     if len(rows) == len(known):
         return "every row"
@@ -109,7 +136,7 @@ def _columns() -> list[str]:
 
 
 def _grouped() -> list[tuple[list[Row], list[bool]]]:
-    """Return rows that have the same cells, together with these cells."""
+    """Return the groups of rows that have the same cells, each with these cells."""
     groups: dict[tuple[str, tuple[bool, ...]], list[Row]] = {}
     for secagg, dp in compat.rows():
         if compat.row_misfit((secagg, dp)) is not None:

@@ -1,4 +1,6 @@
-"""A job as the files of its folder: meta.json, the two configs, CARD.md and the pinned requirement. Pure text."""
+"""A job as the files of its folder: meta.json, the two configs, CARD.md and the pinned
+requirement. Pure: values in, text out.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,14 @@ from wardround.jobs.tracking import receivers
 from wardround.training.class_inputs import INPUTS
 
 INSTALLED = {"version": __version__, "code": "installed"}
-# NVFlare turns an undefined variable into None: what a job has not is written as this word.
+# NVFlare turns an undefined variable into None: what a job has not is written as this
+# word.
 NONE = "none"
 MADE_WITH = {"id": "made_with", "path": "wardround.flare.made_with.MadeWith"}
 
 
 def job_files(job: Job) -> dict[str, str]:
-    """Return relative path -> text of every file of the job's folder."""
+    """Return the text of every file of the job's folder, by its relative path."""
     return {
         "meta.json": printed(meta(job)),
         "app/config/config_fed_server.json": printed(server_config(job)),
@@ -42,7 +45,9 @@ def write(job: Job, folder: Path) -> Path:
 
 
 def check(job: Job, folder: Path) -> None:
-    """Raise ConfigRefused unless the folder holds exactly what the recipe prints, byte for byte."""
+    """Raise ConfigRefused unless the folder holds exactly what the recipe prints, byte
+    for byte.
+    """
     wanted = job_files(job)
     found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     bytes_ = {name: text.encode() for name, text in wanted.items()}
@@ -57,7 +62,11 @@ def check(job: Job, folder: Path) -> None:
 
 
 def meta(job: Job) -> Json:
-    """Return NVFlare's meta.json. The list form with the server first lets the simulator find the sites by itself."""
+    """Return NVFlare's meta.json.
+
+    `deploy_map` is a list that begins with the server: from this form the simulator
+    finds the names of the sites by itself.
+    """
     sites = job.federation["sites"]
     deploy = ["@ALL"] if sites == ["@ALL"] else ["server", *sites]
     return {
@@ -79,7 +88,11 @@ def client_config(job: Job) -> Json:
 
 
 def made_with(config: Json, promise: Json) -> Json:
-    """Return a config whose components begin with the promise of the package's version, any older one taken out."""
+    """Return a config whose first component pins the version of the package. An older
+    pin is removed.
+    """
+    # First in the list: NVFlare builds components in order, and another version must
+    # stop before it builds anything else.
     others = [part for part in config["components"] if part.get("id") != MADE_WITH["id"]]
     return config | {"components": [{**MADE_WITH, "args": promise}, *others]}
 
@@ -98,44 +111,72 @@ def _server_config(job: Job) -> Json:
         **_inputs(job),
     }
     controller = {
-        "mode": {"path": "wardround.flare.plaintext_server.PlaintextServer", "args": plaintext},
+        "mode": {
+            "path": "wardround.flare.plaintext_server.PlaintextServer",
+            "args": plaintext,
+        },
         "num_rounds": job.schedule["num_rounds"],
         "round_timeout_s": job.federation["round_timeout_s"],
         "step_timeout_s": job.federation["step_timeout_s"],
         "wait_time_after_min_received": job.federation["wait_time_after_min_received"],
         "about": {"config_type": "dict", **about(job)},
     }
-    workflow: Json = {"id": "rounds", "path": "wardround.flare.controller.ServerController", "args": controller}
+    workflow: Json = {
+        "id": "rounds",
+        "path": "wardround.flare.controller.ServerController",
+        "args": controller,
+    }
     return {
         "format_version": 2,
-        "server": {"heart_beat_timeout": 600, "task_request_interval": job.federation["task_request_interval_s"]},
+        "server": {
+            # Seconds without a sign of a site after which the server takes it for gone.
+            "heart_beat_timeout": 600,
+            "task_request_interval": job.federation["task_request_interval_s"],
+        },
         "task_data_filters": [],
         "task_result_filters": [],
-        "workflows": [secagg_jobs.server_workflow(job, about(job)) if job.secagg else workflow],
+        "workflows": [
+            secagg_jobs.server_workflow(job, about(job)) if job.secagg else workflow,
+        ],
         "components": [*receivers(job)],
     }
 
 
 def _client_config(job: Job) -> Json:
-    """One executor, one outbound filter, and one component that says what leaves, which both read."""
+    """Return a config with one executor, one outbound filter, and one component that
+    says what leaves, which both read.
+    """
     tasks = secagg_jobs.TASKS if job.secagg else ["train", "finish"]
     args = job.trainer | (secagg_jobs.site_settings(job) if job.secagg else {})
     executor = {"path": "wardround.flare.executor.SiteExecutor", "args": args}
-    outbound_filter: Json = {"path": "wardround.flare.outbound_filter.OutboundFilter", "args": {}}
+    outbound_filter: Json = {
+        "path": "wardround.flare.outbound_filter.OutboundFilter",
+        "args": {},
+    }
     return {
         "format_version": 2,
         "executors": [{"tasks": tasks, "executor": executor}],
         "task_data_filters": [],
         "task_result_filters": [{"tasks": tasks, "filters": [outbound_filter]}],
         "components": [
-            {"id": "outbound", "path": "wardround.flare.outbound.Outbound", "args": outbound(job)},
-            {"id": "analytics", "path": "wardround.flare.curves.CurveSender", "args": {}},
+            {
+                "id": "outbound",
+                "path": "wardround.flare.outbound.Outbound",
+                "args": outbound(job),
+            },
+            {
+                "id": "analytics",
+                "path": "wardround.flare.curves.CurveSender",
+                "args": {},
+            },
         ],
     }
 
 
 def outbound(job: Job) -> Json:
-    """Return all that the job promises about what leaves a site."""
+    """Return everything that the job promises about what leaves a site. It is written
+    once, and the executor and the outbound filter read it there.
+    """
     return {
         "privacy": job.privacy["mechanism"],
         "compression": job.compression or NONE,
@@ -145,9 +186,11 @@ def outbound(job: Job) -> Json:
 
 
 def about(job: Job) -> Json:
-    """Return what the report prints about the job's settings; a resumed run must have the same.
+    """Return what the report prints about the job's settings. A resumed run must have
+    the same values.
 
-    What the sites run comes from their own config (flare/job_settings.py), and both sides compare it before they work.
+    Both sides build the settings that sites run from their own config
+    (flare/job_settings.py), and compare them before they work.
     """
     groups: Json = {"server_optimizer": job.server_optimizer["args"]}
     groups |= {"secagg": job.secagg} if job.secagg else {}
@@ -161,11 +204,19 @@ def about(job: Job) -> Json:
     if job.compression is not None:
         named["compression"] = compression_of(job.compression)
     words = {"score": job.task["score"], "privacy": job.privacy["title"]}
-    return {"job": job.name, "algorithm": job.title, **settings_of(job.trainer), **named, **words}
+    return {
+        "job": job.name,
+        "algorithm": job.title,
+        **settings_of(job.trainer),
+        **named,
+        **words,
+    }
 
 
 def _inputs(job: Job) -> Json:
-    """Return what weights must say about inputs and outputs of their network, for the server that writes them; none: {}."""
+    """Return what weights must say about the inputs and outputs of their network, for
+    the server that writes them; {} where there is nothing to say.
+    """
     args = job.task["sampling"]["args"]
     keys = INPUTS if "classes" in args else ("task",)
     described = {key: args[key] for key in keys if key in args}
@@ -173,5 +224,5 @@ def _inputs(job: Job) -> Json:
 
 
 def printed(value: Json) -> str:
-    """Return JSON as every file of a job is printed."""
+    """Return a value as JSON, in the form in which every file of a job is printed."""
     return json.dumps(value, indent=2) + "\n"

@@ -1,4 +1,6 @@
-"""From a job's name or folder to the files that are submitted or run: who takes part, and whether code travels along."""
+"""From a job's name or folder to the files that are submitted or run: who takes part,
+and whether code travels along.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,11 @@ from wardround.secagg.spec import LEAST_SITES
 
 @dataclass(frozen=True)
 class Form:
-    """A job as it travels. sites: that its meta.json names, none for whoever is connected | min_clients: that it needs."""
+    """A job as it travels.
+
+    sites: the sites that its meta.json names; empty means every site that is connected.
+    min_clients: how many sites it needs.
+    """
 
     name: str
     files: Files
@@ -30,20 +36,33 @@ class Form:
 
     @property
     def foreign(self) -> bool:
-        """Tell whether no workflow of the job's server is ours, so that it writes no report of ours."""
-        workflows = json.loads(self.files.get(packaging.SIDES[0], b"{}")).get("workflows", [])
+        """Return whether no workflow of the job's server is ours, so that it writes no
+        report of ours.
+        """
+        workflows = json.loads(self.files.get(packaging.SIDES[0], b"{}")).get(
+            "workflows",
+            [],
+        )
         return not any(str(one.get("path", "")).startswith("wardround.") for one in workflows)
 
     @property
     def brings_code(self) -> bool:
-        """Tell whether NVFlare takes the job for one with code, whatever lies in that folder."""
+        """Return whether NVFlare takes the job for one with code. Any file in
+        app/custom is enough for that.
+        """
         return any(name.startswith(packaging.CUSTOM) for name in self.files)
 
 
-def chosen(named: str, settings: Sequence[str], sites: Sequence[str]) -> tuple[str, Files]:
-    """Return (name, files) of a job by its name, or by the folder that `wardround jobs write` printed.
+def chosen(
+    named: str,
+    settings: Sequence[str],
+    sites: Sequence[str],
+) -> tuple[str, Files]:
+    """Return (name, files) of a job, given by its name or by the folder that `wardround
+    jobs write` printed.
 
-    settings or sites beside a folder: ConfigRefused | a name: what recipes.job and require_buildable refuse
+    Settings or sites beside a folder are refused with ConfigRefused. A name is refused
+    as recipes.job and require_buildable refuse it.
     """
     place = Path(named).expanduser()
     if not (place / "meta.json").is_file():
@@ -55,10 +74,17 @@ def chosen(named: str, settings: Sequence[str], sites: Sequence[str]) -> tuple[s
     return place.resolve().name, packaging.read_job(place)
 
 
-def form(named: str, settings: Sequence[str] = (), sites: Sequence[str] = (), *, with_code: bool = False) -> Form:
-    """Return a job without code, or with all of it. A folder that brings code of its own goes as it is.
+def form(
+    named: str,
+    settings: Sequence[str] = (),
+    sites: Sequence[str] = (),
+    *,
+    with_code: bool = False,
+) -> Form:
+    """Return a job without code, or with all of the package's code. A folder that
+    brings code of its own travels as it is.
 
-    fewer sites than the job needs in a round: ConfigRefused
+    A job that names fewer sites than it needs in a round is refused with ConfigRefused.
     """
     place = Path(named).expanduser()
     if (place / "meta.json").is_file() and _own_code(place) and not (settings or sites):
@@ -77,9 +103,12 @@ def form(named: str, settings: Sequence[str] = (), sites: Sequence[str] = (), *,
 
 @dataclass(frozen=True)
 class Runnable:
-    """A job for the simulator. title: in words
+    """A job for the simulator.
 
-    sites: that its meta.json names | min_clients: that it needs | least_sites: to which that number may be lowered
+    title: the job in words.
+    sites: the sites that its meta.json names.
+    min_clients: how many sites it needs.
+    least_sites: the value to which min_clients may be lowered.
     """
 
     name: str
@@ -91,10 +120,13 @@ class Runnable:
 
 
 def runnable(named: str, settings: Sequence[str], sites: Sequence[str]) -> Runnable:
-    """Return a job by its name, or a folder as it is.
+    """Return a job given by its name, or a folder as it is.
 
-    sites: whom a job that is printed now names | settings beside a folder, a class in it that no job of this version
-    names: ConfigRefused | a name: what recipes.job and require_buildable refuse
+    sites: the sites that a job names when it is printed here.
+
+    Settings beside a folder, and a folder with a class that no job of this version
+    names, are refused with ConfigRefused. A name is refused as recipes.job and
+    require_buildable refuse it.
     """
     place = Path(named).expanduser()
     if (place / "meta.json").is_file():
@@ -103,16 +135,31 @@ def runnable(named: str, settings: Sequence[str], sites: Sequence[str]) -> Runna
     require_buildable(job)
     least = LEAST_SITES if job.secagg is not None else 1
     title, files = f"{job.name}: {job.title}", packaging.printed_job(job)
-    return Runnable(job.name, title, files, tuple(job.federation["sites"]), job.federation["min_clients"], least)
+    return Runnable(
+        job.name,
+        title,
+        files,
+        tuple(job.federation["sites"]),
+        job.federation["min_clients"],
+        least,
+    )
 
 
 def _folder(place: Path, settings: Sequence[str]) -> Runnable:
-    """NVFlare builds whatever class a folder names, so only the classes of this version's own jobs are taken."""
+    """Return the job in a folder. NVFlare builds whatever class a folder names, so only
+    classes of this version's own jobs are accepted.
+    """
     if settings:
         raise _beside(place, "--set")
     files, listed = packaging.read_job(place), allow_list.allow_list()
-    for side, file in zip((allow_list.SERVER, allow_list.SITE), packaging.SIDES, strict=True):
-        strange = sorted(set(named.classes(json.loads(files[file]))) - set(listed[side]))
+    for side, file in zip(
+        (allow_list.SERVER, allow_list.SITE),
+        packaging.SIDES,
+        strict=True,
+    ):
+        strange = sorted(
+            set(named.classes(json.loads(files[file]))) - set(listed[side]),
+        )
         if strange:
             raise ConfigRefused(
                 str(place / file),
@@ -122,7 +169,14 @@ def _folder(place: Path, settings: Sequence[str]) -> Runnable:
             )
     meta, name = json.loads(files["meta.json"]), place.resolve().name
     least, sites = int(meta.get("min_clients", 1)), tuple(sites_of_job(meta))
-    return Runnable(name, f"{name}: the folder {place}", files | packaging.pinned(), sites, least, least)
+    return Runnable(
+        name,
+        f"{name}: the folder {place}",
+        files | packaging.pinned(),
+        sites,
+        least,
+        least,
+    )
 
 
 def _beside(place: Path, options: str) -> ConfigRefused:

@@ -1,4 +1,6 @@
-"""The pages of app_configs/: the table of all jobs, and the fragments that a job is put together from."""
+"""The pages of app_configs/: the table of all jobs, and the fragments that a job is put
+together from.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,15 @@ from wardround.jobs.job import Json
 
 
 def table() -> Json:
-    """Return jobs.yaml: defaults, jobs, algorithms, server optimizers."""
+    """Return jobs.yaml: the defaults, jobs, algorithms and server optimizers."""
     found: Json = _read(_root() / "jobs.yaml")
     return found
 
 
 def fragment(kind: str, name: str) -> Json:
-    """Return one file of task/, federation/ or privacy/; no such file: ConfigRefused."""
+    """Return one file of task/, federation/ or privacy/. A file that does not exist is
+    refused with ConfigRefused.
+    """
     known = sorted(path.stem for path in (_root() / kind).glob("*.yaml"))
     if name not in known:
         raise ConfigRefused(
@@ -30,7 +34,7 @@ def fragment(kind: str, name: str) -> Json:
 
 
 def pages() -> list[Json]:
-    """Return every page, as read."""
+    """Return the content of every page."""
     return [_read(path) for path in sorted(_root().rglob("*.yaml"))]
 
 

@@ -1,4 +1,4 @@
-"""One job as a value, and what marks a part of it that a person typed."""
+"""One job as a value, and the mark on a part of it that a person typed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ HOSPITAL_DP = "wardround.dp.hospital_dp.HospitalDP"
 
 @dataclass(frozen=True)
 class Job:
-    """One job with nothing left to look up: fragments as read, settings applied."""
+    """One job with nothing left to look up: its fragments are read and its settings are
+    applied.
+    """
 
     name: str
     title: str
@@ -28,24 +30,29 @@ class Job:
 
     @property
     def variables(self) -> list[str]:
-        """The variables that travel: the algorithm's own, then FedAvg's when it runs beside it."""
-        return [*self.algorithm["variables"], *(["fedavg"] if self.fedavg_baseline else [])]
+        """The names of the variables that travel: the algorithm's own, then FedAvg's
+        when FedAvg runs beside it.
+        """
+        return [
+            *self.algorithm["variables"],
+            *(["fedavg"] if self.fedavg_baseline else []),
+        ]
 
     @property
     def secagg(self) -> Json | None:
-        """The settings of the secure sum; None where the server reads updates."""
+        """The settings of secure aggregation, or None where the server reads updates."""
         part = self.privacy.get("secagg")
         return part["args"] if part else None
 
     @property
     def dp(self) -> Json | None:
-        """The settings of differential privacy; None without."""
+        """The settings of differential privacy, or None without it."""
         part: Json | None = self.privacy.get("dp")
         return part
 
     @property
     def hospital_noise(self) -> Json | None:
-        """The promise of hospital-level noise; None without."""
+        """The parameters of hospital-level noise, or None without it."""
         if self.dp is None:
             return None
         found: Json = self.privacy["mechanism"]["args"].get("promise") or {}
@@ -53,7 +60,9 @@ class Job:
 
     @property
     def trainer(self) -> Json:
-        """The settings that the executor of every job has; what leaves is promised in `outbound`, not here."""
+        """The settings that the executor of every job has. What leaves is promised in
+        `outbound`, not here.
+        """
         fedavg_baseline = {"path": "wardround.algorithms.fedavg.FedAvg", "args": {}}
         return {
             "algorithm": self.algorithm["site"],
@@ -74,9 +83,11 @@ class Job:
 
 
 class Typed(dict[str, Any]):
-    """A {"path", "args"} that the person who runs the command typed (`--set model.path=...`). JSON never becomes one."""
+    """A {"path", "args"} that the person who runs the command typed (`--set
+    model.path=...`). Parsed JSON never has this type.
+    """
 
 
 def is_monai_path(path: str) -> bool:
-    """Return whether a recipe names a network of MONAI, by its own path."""
+    """Return whether a path names one of MONAI's own networks."""
     return path.startswith(OF_MONAI)

@@ -1,5 +1,8 @@
-"""Classes that a person typed into a job (`--set model.path=...`, `algorithm.path`, `sharing.path`), made parts of it, and
-the words about an algorithm and what it shares, from the very values that the job holds.
+"""Makes parts of a job of the classes that a person typed (`--set model.path=...`,
+`algorithm.path`, `sharing.path`).
+
+The words about an algorithm and what it shares come from the very values that the job
+holds.
 """
 
 from __future__ import annotations
@@ -15,15 +18,20 @@ _OURS = "batch_norms"
 
 
 def finished(job: Job, sharing: Json, named: str | None) -> Job:
-    """Return the job with what its typed classes say of themselves, and a title; a class that is not there: ConfigRefused.
+    """Return the job with what its typed classes say about themselves, and with a
+    title. A class that does not exist is refused with ConfigRefused.
 
-    sharing: the recipe's row | named: the name of this algorithm with this sharing, None where the two have none. Both count
-    only as long as no setting has made the job another one.
+    sharing: the recipe's row.
+    named: the name of this algorithm with this sharing, or None where the two have
+      none. Both count only as long as no setting has made the job another one.
     """
     made = job
     model = job.task["model"]
     if is_monai_path(model["path"]):
-        made = replace(made, task=job.task | {"model": _of_monai(model, job.task["sampling"])})
+        made = replace(
+            made,
+            task=job.task | {"model": _of_monai(model, job.task["sampling"])},
+        )
     elif isinstance(model, Typed):
         made = replace(made, task=job.task | {"model": _network(model)})
     typed = isinstance(job.algorithm["site"], Typed)
@@ -32,13 +40,18 @@ def finished(job: Job, sharing: Json, named: str | None) -> Job:
 
 
 def _described(job: Job, sharing: Json, named: str | None) -> Job:
-    """Return the job with the title, source and words of its algorithm and its sharing together."""
+    """Return the job with the title, source and words of its algorithm together with
+    its sharing.
+    """
     from wardround.jobs.building import build
 
     row, chosen = job.algorithm, build(job.sharing, "sharing")
     hessian = row["site"]["args"].get("hessian")
     title = f"{row['title']} ({hessian})" if hessian else row["title"]
-    same = (job.sharing["path"], chosen.title) == (sharing["part"]["path"], build(sharing["part"], "sharing").title)
+    same = (job.sharing["path"], chosen.title) == (
+        sharing["part"]["path"],
+        build(sharing["part"], "sharing").title,
+    )
     sources, words = [row["source"]], [row["description"]]
     if same:
         sources += [sharing["source"]] if "source" in sharing else []
@@ -48,11 +61,17 @@ def _described(job: Job, sharing: Json, named: str | None) -> Job:
         words += [f"What stays at the hospital: {chosen.stays}."] if chosen.stays else []
     if chosen.title:
         title = named if same and named else f"{title}, {chosen.title}"
-    return replace(job, title=title, algorithm=row | {"source": "; ".join(sources), "description": " ".join(words)})
+    return replace(
+        job,
+        title=title,
+        algorithm=row | {"source": "; ".join(sources), "description": " ".join(words)},
+    )
 
 
 def _of_monai(part: Json, sampling: Json) -> Json:
-    """Return MonaiNetwork with a MONAI network's name and arguments; channels that are not given: those of the task."""
+    """Return MonaiNetwork with the name and arguments of a MONAI network. Channels that
+    are not given are those of the task.
+    """
     from wardround.jobs.building import build
     from wardround.models.monai_network import network_class
 
@@ -61,14 +80,23 @@ def _of_monai(part: Json, sampling: Json) -> Json:
     kind = network_class(part["path"])
     if kind is not None and "classes" not in sampling["args"]:
         task = build(sampling, "sampling")
-        given = {"spatial_dims": 3, "in_channels": task.network_inputs, "out_channels": task.regions}
+        given = {
+            "spatial_dims": 3,
+            "in_channels": task.network_inputs,
+            "out_channels": task.regions,
+        }
         known = inspect.signature(kind).parameters
         args = {key: value for key, value in given.items() if key in known} | args
-    return {"path": MONAI_NETWORK, "args": {"network": part["path"], "args": args, **chosen}}
+    return {
+        "path": MONAI_NETWORK,
+        "args": {"network": part["path"], "args": args, **chosen},
+    }
 
 
 def _network(part: Typed) -> Typed:
-    """Return a network's settings as they are; a plain nn.Module: as AnyNetwork, which builds it from the job's seed."""
+    """Return a network's settings as they are. A plain nn.Module is wrapped in
+    AnyNetwork, which builds it from the job's seed.
+    """
     from torch import nn
 
     from wardround.jobs.building import class_at
@@ -77,11 +105,16 @@ def _network(part: Typed) -> Typed:
         return part
     args = {key: value for key, value in part["args"].items() if key != _OURS}
     chosen = {key: value for key, value in part["args"].items() if key == _OURS}
-    return Typed(path=ANY_NETWORK, args={"network": [Typed(path=part["path"], args=args)], **chosen})
+    return Typed(
+        path=ANY_NETWORK,
+        args={"network": [Typed(path=part["path"], args=args)], **chosen},
+    )
 
 
 def _algorithm(algorithm: Json) -> Json:
-    """Return an algorithm's row with the name and variables of the class that was typed."""
+    """Return an algorithm's row with the name and variables of the class that was
+    typed.
+    """
     from wardround.jobs.building import build
 
     part = algorithm["site"]

@@ -1,9 +1,13 @@
-"""The two forms in which a job goes to hospitals that are strict about code: without any, or with all of it.
+"""The two forms in which a job goes to hospitals that are strict about code: without
+any code, or with all of it.
 
-    config-only   no app/custom, so NVFlare asks every site for its class allow-list; sites have wardround installed
-    with-code     the package itself in app/custom, for sites without it; NVFlare asks each site whether it takes code (BYOC)
+    config-only   no app/custom, so NVFlare asks every site for its class allow-list;
+    sites have wardround installed
+    with-code     the package itself in app/custom, for sites without it; NVFlare asks
+    each site whether it takes code (BYOC)
 
-The same job and version give the same bytes. In both forms the configs promise the version (flare/made_with.py).
+The same job and version give the same bytes. In both forms the configs pin the version
+(flare/made_with.py).
 """
 
 from __future__ import annotations
@@ -26,9 +30,10 @@ Files = dict[str, bytes]
 
 
 def read_job(folder: Path) -> Files:
-    """Return the files of a job folder, relative path -> bytes.
+    """Return the bytes of every file of a job folder, by its relative path.
 
-    links, which NVFlare refuses or loses; code of its own; no configs; another version than this one: ConfigRefused
+    Links, which NVFlare refuses or loses, code of the folder's own, missing configs,
+    and another version than this one are refused with ConfigRefused.
     """
     files = all_files(folder)
     code = [name for name in files if "custom" in name.split("/") and name != PINNED]
@@ -36,18 +41,28 @@ def read_job(folder: Path) -> Files:
     if code or missing:
         parts = [f"code of its own: {', '.join(code[:5])}"] if code else []
         parts += [f"no {', '.join(missing)}"] if missing else []
-        raise _refused(folder, "; ".join(parts), "a job folder as `wardround jobs write` prints it")
+        raise _refused(
+            folder,
+            "; ".join(parts),
+            "a job folder as `wardround jobs write` prints it",
+        )
     require_plain_folder(folder)
     for name in SIDES:
         promises = [part for part in json.loads(files[name])["components"] if part.get("id") == MADE_WITH["id"]]
         if [part.get("args") for part in promises] != [INSTALLED]:
             version = promises[0]["args"].get("version") if promises else "none"
-            raise _refused(folder, f"made with wardround {version} ({name})", f"this version, {__version__}")
+            raise _refused(
+                folder,
+                f"made with wardround {version} ({name})",
+                f"this version, {__version__}",
+            )
     return files
 
 
 def all_files(folder: Path) -> Files:
-    """Return every file below a folder, relative path -> bytes; a link, which NVFlare refuses or loses: ConfigRefused."""
+    """Return the bytes of every file below a folder, by its relative path. A link,
+    which NVFlare refuses or loses, is refused with ConfigRefused.
+    """
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
     links = [name for name, path in found.items() if path.is_symlink()]
     if links:
@@ -61,22 +76,28 @@ def printed_job(job: Job) -> Files:
 
 
 def pinned() -> Files:
-    """Return the text file that makes NVFlare take a job for one with code: it then asks for no class allow-list.
+    """Return the text file that makes NVFlare take a job for one with code, so that it
+    asks for no class allow-list.
 
-    For the simulator, which has none of ours; its caller has compared the classes (forms.py).
+    It is for the simulator, which has no allow-list of ours. Its caller has compared
+    the classes (forms.py).
     """
     return {PINNED: f"wardround=={__version__}\n".encode()}
 
 
 def config_only(files: Files) -> Files:
-    """Return a job without app/custom: not even a text file may lie there, or NVFlare takes the job for one with code."""
+    """Return a job without app/custom. Not even a text file may lie there, or NVFlare
+    takes the job for one with code.
+    """
     return {name: content for name, content in files.items() if not name.startswith(CUSTOM)}
 
 
 def with_code(files: Files) -> Files:
-    """Return a job that brings this package, and promises that exactly this code runs.
+    """Return a job that brings this package, and that requires exactly this code to
+    run.
 
-    Without app_configs/, of which jobs are printed: NVFlare parses every YAML file of a job that is submitted.
+    app_configs/, from which jobs are printed, does not travel: NVFlare parses every
+    YAML file of a job that is submitted.
     """
     code = {f"{CUSTOM}wardround/{name}": path.read_bytes() for name, path in package_files().items()}
     promise = {"version": __version__, "code": package_digest()}
@@ -85,10 +106,14 @@ def with_code(files: Files) -> Files:
 
 
 def write(files: Files, folder: Path) -> Path:
-    """Write a job's files into a folder that holds nothing yet and return it; something there: ConfigRefused."""
+    """Write a job's files into a new or empty folder and return it. A folder that holds
+    anything is refused with ConfigRefused.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _refused(
-            folder, "files that are there already", "a new or empty folder: what lies there would travel along"
+            folder,
+            "files that are there already",
+            "a new or empty folder: what lies there would travel along",
         )
     for name, content in files.items():
         write_file(folder / name, content)
@@ -96,7 +121,9 @@ def write(files: Files, folder: Path) -> Path:
 
 
 def digest(files: Files) -> str:
-    """Return the SHA-256 over names and bytes: two people compare what they reviewed with what they got."""
+    """Return the SHA-256 over names and bytes, so that two people can compare what they
+    reviewed with what they received.
+    """
     return digest_of(files)
 
 

@@ -1,4 +1,6 @@
-"""From app_configs/ to one job: an algorithm plus a task, a federation and a privacy fragment, all values explicit."""
+"""From app_configs/ to one job: an algorithm, a task, a federation and a privacy
+fragment, with all values explicit.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,19 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from wardround.core.errors import ConfigRefused
-from wardround.dp.accounting import claim, full_noise_multiplier_for, noise_multiplier_for
+from wardround.dp.accounting import (
+    claim,
+    full_noise_multiplier_for,
+    noise_multiplier_for,
+)
 from wardround.dp.releases import GaussianRelease, SampledGaussianRelease
 from wardround.jobs import fragments, own_classes
 from wardround.jobs import settings as settings_of
 from wardround.jobs.job import HOSPITAL_DP, Job, Json
 from wardround.jobs.nearest import did_you_mean
 
-# Settings that name a row or a fragment of app_configs/, and are applied before all others.
+# Settings that name a row or a fragment of app_configs/, and are applied before all
+# others.
 BY_NAME = ("privacy=", "sharing=", "aggregation=", "compression=")
 
 __all__ = ["HOSPITAL_DP", "Job", "Json", "job", "names"]
@@ -27,9 +34,13 @@ def names() -> list[str]:
 
 
 def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> Job:
-    """Return a job by name with `settings` applied ("work=40", "algorithm.hessian=HF", "sampling.patch=[64,64,16]").
+    """Return the job of this name with `settings` applied, such as "work=40",
+    "algorithm.hessian=HF" or "sampling.patch=[64,64,16]".
 
-    an unknown job, an unknown setting, a value that is not YAML: ConfigRefused
+    sites: the names of the sites; empty keeps those of the federation fragment.
+
+    An unknown job, an unknown setting and a value that is not YAML are refused with
+    ConfigRefused.
     """
     page = fragments.table()
     if name not in page["jobs"]:
@@ -42,10 +53,14 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
         )
     row = page["defaults"] | page["jobs"][name]
     algorithm = copy.deepcopy(page["algorithms"][row["algorithm"]])
-    server_optimizer = copy.deepcopy(page["server_optimizers"][algorithm["server_optimizer"]])
+    server_optimizer = copy.deepcopy(
+        page["server_optimizers"][algorithm["server_optimizer"]],
+    )
     row |= dict(one.split("=", 1) for one in settings if one.startswith(BY_NAME))
     sharing = copy.deepcopy(_sharing(page, row["sharing"]))
-    task, federation, privacy = (fragments.fragment(kind, row[kind]) for kind in ("task", "federation", "privacy"))
+    task = fragments.fragment("task", row["task"])
+    federation = fragments.fragment("federation", row["federation"])
+    privacy = fragments.fragment("privacy", row["privacy"])
     federation |= algorithm.pop("federation", {}) | privacy.pop("federation", {})
     if sites:
         federation["sites"] = list(sites)
@@ -78,7 +93,9 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
 
 
 def _sharing(page: Json, name: str) -> Json:
-    """Return a row of `sharings`; no such row: ConfigRefused."""
+    """Return a row of `sharings`. A row that does not exist is refused with
+    ConfigRefused.
+    """
     if name not in page["sharings"]:
         near = did_you_mean(name, page["sharings"])
         raise ConfigRefused(
@@ -92,13 +109,15 @@ def _sharing(page: Json, name: str) -> Json:
 
 
 def _compression(page: Json, name: str) -> Json | None:
-    """Return a row of `compressions`; None for the row `none`."""
+    """Return a row of `compressions`, or None for the row `none`."""
     found = copy.deepcopy(_row(page, "compression", name))
     return found if isinstance(found, dict) else None
 
 
 def _row(page: Json, kind: str, name: str) -> Json:
-    """Return a row of `aggregations` or `compressions`; no such row: ConfigRefused."""
+    """Return a row of `aggregations` or `compressions`. A row that does not exist is
+    refused with ConfigRefused.
+    """
     rows = page[f"{kind}s"]
     if name not in rows:
         near = did_you_mean(name, rows)
@@ -113,7 +132,9 @@ def _row(page: Json, kind: str, name: str) -> Json:
 
 
 def _count_columns(made: Job, settings: Sequence[str]) -> None:
-    """Let a ViT read as many numbers of a record as the job's columns make, where columns are given and no number is."""
+    """Let a ViT read as many numbers of a health record as the job's columns make,
+    where columns are given and their number is not.
+    """
     sampling, model = made.task["sampling"]["args"], made.task["model"]["args"]
     named = {setting.partition("=")[0] for setting in settings}
     if "sampling.columns" in named and "columns" in model and "model.columns" not in named:
@@ -124,7 +145,9 @@ def _count_columns(made: Job, settings: Sequence[str]) -> None:
 
 
 def _require_patience(made: Job) -> None:
-    """Raise ConfigRefused unless the job states for how long stragglers are waited for."""
+    """Raise ConfigRefused unless the job states for how long the server waits for
+    stragglers.
+    """
     wait_time_after_min_received = made.federation["wait_time_after_min_received"]
     if type(wait_time_after_min_received) is not int or wait_time_after_min_received < 0:
         raise ConfigRefused(
@@ -136,9 +159,15 @@ def _require_patience(made: Job) -> None:
 
 
 def _promise(made: Job) -> None:
-    """Write the promise into the mechanism: the given noise, or what keeps the whole job within its target epsilon."""
+    """Write the noise into the mechanism: the noise that was given, or the least that
+    keeps the whole job within its target epsilon.
+    """
     dp, args = made.privacy["dp"], made.privacy["mechanism"]["args"]
-    numbers = {"delta": args["delta"], "num_rounds": made.schedule["num_rounds"], "work": made.schedule["work"]}
+    numbers = {
+        "delta": args["delta"],
+        "num_rounds": made.schedule["num_rounds"],
+        "work": made.schedule["work"],
+    }
     numbers |= {f"dp.{key}": value for key, value in dp.items() if key != "unit"}
     if wrong := [
         name for name, value in numbers.items() if isinstance(value, bool) or not isinstance(value, (int, float))
@@ -147,7 +176,7 @@ def _promise(made: Job) -> None:
             f"the privacy settings of {made.name}",
             found=f"no number for {', '.join(wrong)}",
             expected="a number",
-            fix="correct it",
+            fix=f"give a number to {', '.join(wrong)}: --set NAME=NUMBER",
         )
     delta, given = float(args["delta"]), float(dp.pop("noise_multiplier"))
     if given:
@@ -157,7 +186,10 @@ def _promise(made: Job) -> None:
     found = claim([release], dp["unit"], delta)
     dp |= {"noise_multiplier": release.noise_multiplier}
     dp |= {"epsilon": round(found.epsilon, 4), "mu": round(found.mu, 4)}
-    dp |= {"attack_accuracy": round(found.attack.accuracy, 4), "attack_tpr_at_1_percent": round(found.attack.tpr, 4)}
+    dp |= {
+        "attack_accuracy": round(found.attack.accuracy, 4),
+        "attack_tpr_at_1_percent": round(found.attack.tpr, 4),
+    }
     guess = "its data are in it" if dp["unit"] == "hospital" else f"one {dp['unit']} was there"
     words = (
         f"epsilon {found.epsilon:.3g} at delta {delta:g} per {dp['unit']} for the whole job (the best guess at whether {guess} "
@@ -167,9 +199,16 @@ def _promise(made: Job) -> None:
 
 
 def _patient_noise(made: Job, delta: float, given: float) -> SampledGaussianRelease:
-    dp, args, schedule = made.privacy["dp"], made.privacy["mechanism"]["args"], made.schedule
+    dp = made.privacy["dp"]
+    args = made.privacy["mechanism"]["args"]
+    schedule = made.schedule
     steps = schedule["num_rounds"] * schedule["work"]
-    noise = given or _noise(float(dp["target_epsilon"]), delta, float(dp["sample_rate"]), steps)
+    noise = given or _noise(
+        float(dp["target_epsilon"]),
+        delta,
+        float(dp["sample_rate"]),
+        steps,
+    )
     promise = {"max_grad_norm": dp["max_grad_norm"], "noise_multiplier": noise}
     promise |= {key: dp[key] for key in ("sample_rate", "reference_patients")}
     args |= {"promise": {"path": "wardround.dp.patient_dp.PatientDP", "args": promise}}
@@ -178,13 +217,13 @@ def _patient_noise(made: Job, delta: float, given: float) -> SampledGaussianRele
 
 
 def _hospital_noise(made: Job, delta: float, given: float) -> GaussianRelease:
-    """Calibrate to the smallest sum that may be opened; where single updates can be read, each takes the whole noise."""
-    dp, args, rounds, sum_ = (
-        made.privacy["dp"],
-        made.privacy["mechanism"]["args"],
-        made.schedule["num_rounds"],
-        made.secagg,
-    )
+    """Calibrate the noise to the smallest sum that may be opened. Where single updates
+    can be read, each of them carries the whole noise.
+    """
+    dp = made.privacy["dp"]
+    args = made.privacy["mechanism"]["args"]
+    rounds = made.schedule["num_rounds"]
+    sum_ = made.secagg
     if sum_ is None:
         raise ConfigRefused(
             f"job {made.name} with hospital-level noise",
@@ -193,7 +232,9 @@ def _hospital_noise(made: Job, delta: float, given: float) -> GaussianRelease:
             fix="use privacy=dp_adaptive",
         )
     target = 0.0 if given else float(dp["target_epsilon"])
-    noise = given or _rounded_up(full_noise_multiplier_for(target, delta, rounds, "hospital"))
+    noise = given or _rounded_up(
+        full_noise_multiplier_for(target, delta, rounds, "hospital"),
+    )
     promise = {
         "max_update_norm": dp["max_update_norm"],
         "noise_multiplier": noise,
@@ -211,5 +252,9 @@ def _noise(target: float, delta: float, rate: float, steps: int) -> float:
 
 
 def _rounded_up(noise: float) -> float:
-    """Return a noise multiplier with 4 digits after the point, so that it can be read and typed."""
+    """Return a noise multiplier with 4 digits after the point, so that it can be read
+    and typed.
+    """
+    # Rounded up, never to the nearest: less noise than was calculated would break the
+    # claim.
     return math.ceil(noise * 1e4) / 1e4

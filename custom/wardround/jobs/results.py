@@ -1,4 +1,4 @@
-"""Finding what a run left behind, reading it strictly, and saying in words how it ended."""
+"""Finds what a run left behind, reads it strictly, and says in words how the run ended."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from wardround.core.terminal import DONE, INCOMPLETE
 
 NAMES = ("run.json", "report.json")
 SIMULATED = Path("server/simulate_job/wardround")
+# As deep as a run lies in a downloaded result or a POC workspace. What lies deeper is
+# somebody's data, which may be large.
 _DEPTH = 6
 
 
 def find(place: Path) -> Path:
-    """Return the run.json (or else report.json) of a file, run folder, simulator workspace or downloaded job result.
+    """Return the run.json, or else the report.json, of a file, a run folder, a
+    simulator workspace or a downloaded job result.
 
-    a simulator workspace without one: ConfigRefused that says what to look at | several runs, or none: ConfigRefused
+    A place with several runs or with none is refused with ConfigRefused, which for a
+    simulator workspace says which log to read.
     """
     if (one := record_in(place)) is not None:
         return one
@@ -35,7 +39,9 @@ def find(place: Path) -> Path:
 
 
 def record_in(place: Path) -> Path | None:
-    """Return the one record of a file, run folder, simulator workspace or downloaded job result; none, or several: None."""
+    """Return the one record of a file, a run folder, a simulator workspace or a
+    downloaded job result; None where there is none, or several.
+    """
     if place.is_file():
         return place
     for folder in (place / SIMULATED, place):
@@ -47,7 +53,9 @@ def record_in(place: Path) -> Path | None:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Return the run in a run.json or report.json; ConfigRefused unless it is one JSON object."""
+    """Return the run in a run.json or report.json. Anything but one JSON object is
+    refused with ConfigRefused.
+    """
     from wardround.reports.schema import DERIVED, run_of
 
     try:
@@ -61,19 +69,26 @@ def read(file: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise ConfigRefused(
-            str(file), found=f"a JSON {type(content).__name__}", expected="one JSON object", fix="name another file"
+            str(file),
+            found=f"a JSON {type(content).__name__}",
+            expected="one JSON object",
+            fix="name another file",
         )
     return run_of(content) if DERIVED.keys() & content.keys() else content
 
 
 def report_at(page: Path) -> dict[str, Any]:
-    """Return the report.json that lies beside a page."""
-    content: dict[str, Any] = json.loads((page.parent / "report.json").read_text(encoding="utf-8"))
+    """Return the content of the report.json that lies beside a page."""
+    content: dict[str, Any] = json.loads(
+        (page.parent / "report.json").read_text(encoding="utf-8"),
+    )
     return content
 
 
 def conclude(report: Mapping[str, Any], page: Path) -> int:
-    """Print the remarks, the problems, a verdict per hospital and, last, the page to open; return 0 when complete, else 1."""
+    """Print the remarks, the problems, a verdict for each hospital and, last, the page
+    to open. Return 0 for a complete run, else 1.
+    """
     from wardround.reports.summary import ending
 
     if report["phantoms"]:
@@ -89,9 +104,13 @@ def conclude(report: Mapping[str, Any], page: Path) -> int:
 
 
 def crashed(workspace: Path) -> ConfigRefused:
-    """Return the refusal for a simulator workspace whose run ended before the server wrote its record."""
+    """Return the refusal for a simulator workspace whose run ended before the server
+    wrote its record.
+    """
     logs = [path for path in sorted(workspace.glob("*/error_log.txt")) if path.stat().st_size]
-    look = ", ".join(str(path) for path in logs) or str(workspace / "server" / "log.txt")
+    look = ", ".join(str(path) for path in logs) or str(
+        workspace / "server" / "log.txt",
+    )
     return ConfigRefused(
         f"the run in {workspace}",
         found="no run.json: it was stopped or crashed before its end",
@@ -101,7 +120,9 @@ def crashed(workspace: Path) -> ConfigRefused:
 
 
 def _deeper(place: Path) -> list[Path]:
-    """Return one record per folder below, not deeper than a downloaded result or a POC workspace is."""
+    """Return one record for each folder below, no deeper than a downloaded result or a
+    POC workspace is.
+    """
     for name in NAMES:
         found = [p for p in place.rglob(name) if len(p.relative_to(place).parts) <= _DEPTH and _is_run(p)]
         if found:

@@ -1,4 +1,6 @@
-"""What the two configs of a job with a secure sum have of their own. Pure; same shape as folder.py's."""
+"""What the two configs of a job with secure aggregation have of their own. Pure, in the
+same form as folder.py.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,14 @@ from wardround.jobs.allowed_names import allowed_names
 from wardround.jobs.building import build
 from wardround.jobs.recipes import Job, Json
 
+# In the order of the protocol. A site's NVFlare runs only tasks that its config lists.
 TASKS = ["join", "prepare", "train", "hop", "unmask", "finish"]
 
 
 def server_workflow(job: Job, about: Json) -> Json:
-    """Return the workflow: the controller of every job, in the mode in which it never holds a model."""
+    """Return the workflow: the controller of every job, in the mode in which the server
+    never holds a model.
+    """
     mode = {
         "secagg": job.privacy["secagg"],
         "model": job.task["model"],
@@ -26,10 +31,20 @@ def server_workflow(job: Job, about: Json) -> Json:
         "wait_time_after_min_received": job.federation["wait_time_after_min_received"],
         "about": {"config_type": "dict", **about},
     }
-    return {"id": "rounds", "path": "wardround.flare.controller.ServerController", "args": args}
+    return {
+        "id": "rounds",
+        "path": "wardround.flare.controller.ServerController",
+        "args": args,
+    }
 
 
 def site_settings(job: Job) -> Json:
-    """Return the executor's settings beside those of every job: what a server does in plaintext jobs."""
+    """Return what the executor needs beside the settings of every job: the work that a
+    server does in plaintext jobs.
+    """
     scaling = {"scaling": job.privacy["scaling"]} if "scaling" in job.privacy else {}
-    return {"server_optimizer": job.server_optimizer, "variables": job.variables, **scaling}
+    return {
+        "server_optimizer": job.server_optimizer,
+        "variables": job.variables,
+        **scaling,
+    }

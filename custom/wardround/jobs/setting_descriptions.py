@@ -1,4 +1,6 @@
-"""What each setting of a job means, in one sentence: printed by `wardround jobs settings JOB`."""
+"""What does each setting of a job mean? One sentence each, which `wardround jobs
+settings JOB` prints.
+"""
 
 from __future__ import annotations
 
@@ -143,6 +145,12 @@ DESCRIPTIONS: Mapping[str, str] = {
 DERIVED = frozenset(
     {
         *("dp.epsilon", "dp.mu", "dp.attack_accuracy", "dp.attack_tpr_at_1_percent"),
-        *("compression.seed", "mechanism.num_rounds", "mechanism.work", "mechanism.promise", "secagg.min_clients"),
-    }
+        *(
+            "compression.seed",
+            "mechanism.num_rounds",
+            "mechanism.work",
+            "mechanism.promise",
+            "secagg.min_clients",
+        ),
+    },
 )

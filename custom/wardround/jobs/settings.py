@@ -1,4 +1,6 @@
-"""The settings of a job that `--set` changes: where each one stands, and of which type its value is."""
+"""The settings of a job that `--set` changes: where each of them stands, and which type
+its value has.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,23 @@ from wardround.core.errors import ConfigRefused
 from wardround.jobs.job import Job, Json, Typed, is_monai_path
 from wardround.jobs.nearest import did_you_mean
 
-# Settings that stand for a class; each takes the settings of that class, whatever they are called.
-CLASSES = ("model.path", "algorithm.path", "sharing.path", "aggregation.path", "server_optimizer.path")
+# Settings that stand for a class; each takes the settings of that class, whatever they
+# are called.
+CLASSES = (
+    "model.path",
+    "algorithm.path",
+    "sharing.path",
+    "aggregation.path",
+    "server_optimizer.path",
+)
 
 MIXED = "wardround.aggregation.mixing.Mixed"
 
 
 def places(made: Job) -> dict[str, Json]:
-    """Return the settings that can be changed: prefix -> the dictionary that holds them ('' for the short names)."""
+    """Return the settings that can be changed, as the dictionary that holds them by its
+    prefix ('' for the short names).
+    """
     return {
         "": made.schedule,
         "federation": made.federation,
@@ -42,7 +53,9 @@ def places(made: Job) -> dict[str, Json]:
 
 
 def _aggregation(made: Job) -> dict[str, Json]:
-    """Return the settings of the rule; where updates are mixed before it, those of the mixing beside them."""
+    """Return the settings of the aggregation and, where updates are mixed before it,
+    those of the mixing beside them.
+    """
     args = made.aggregation["args"]
     if made.aggregation["path"] != MIXED:
         return {"aggregation": args}
@@ -50,22 +63,33 @@ def _aggregation(made: Job) -> dict[str, Json]:
 
 
 def listed(made: Job) -> dict[str, Any]:
-    """Return every setting of a job with its value, under the name that `--set` takes."""
+    """Return the value of every setting of a job, by the name that `--set` takes."""
     found = {
         f"{prefix}.{key}".lstrip("."): value
         for prefix, place in places(made).items()
         for key, value in place.items()
         if _leaf(value)
     }
-    parts = (made.task["model"], made.algorithm["site"], made.sharing, made.aggregation, made.server_optimizer)
+    parts = (
+        made.task["model"],
+        made.algorithm["site"],
+        made.sharing,
+        made.aggregation,
+        made.server_optimizer,
+    )
     paths = [part["path"] for part in parts]
-    return {"fedavg_baseline": made.fedavg_baseline, **dict(zip(CLASSES, paths, strict=True)), **found}
+    return {
+        "fedavg_baseline": made.fedavg_baseline,
+        **dict(zip(CLASSES, paths, strict=True)),
+        **found,
+    }
 
 
 def apply(made: Job, setting: str) -> Job:
     """Return the job with one "NAME=VALUE" applied.
 
-    no value, a name that the job does not have, a value that is not YAML or of another type: ConfigRefused
+    A missing value, a name that the job does not have, and a value that is not YAML or
+    has another type are refused with ConfigRefused.
     """
     key, equals, text = setting.partition("=")
     if not equals:
@@ -94,7 +118,9 @@ def apply(made: Job, setting: str) -> Job:
 
 
 def require_type(setting: str, value: object, before: object) -> None:
-    """Raise ConfigRefused unless a value is of the type that the setting has in the recipe; null there: any type."""
+    """Raise ConfigRefused unless a value has the type of the setting in the recipe.
+    Where the recipe says null, any type is accepted.
+    """
     found, expected = kind(value), kind(before)
     same = found == expected or (found, expected) == ("a whole number", "a number")
     lists = isinstance(value, list) and isinstance(before, list)
@@ -109,7 +135,9 @@ def require_type(setting: str, value: object, before: object) -> None:
 
 
 def _of_class(made: Job, key: str, text: str) -> Job:
-    """Return the job with another class in one place, without settings yet, marked as typed by a person."""
+    """Return the job with another class in one place, without settings yet, and marked
+    as typed by a person.
+    """
     chosen = Typed(path=text, args={})
     if key == "server_optimizer.path":
         return replace(made, server_optimizer=chosen)
@@ -123,14 +151,22 @@ def _of_class(made: Job, key: str, text: str) -> Job:
 
 
 def _takes_any(made: Job, prefix: str) -> bool:
-    """Tell whether settings of this prefix may have any name: those of a network, and of a class that was typed."""
-    typed = {"algorithm": made.algorithm["site"], "sharing": made.sharing, "server_optimizer": made.server_optimizer}
+    """Return whether settings with this prefix may have any name: those of a network,
+    and those of a class that was typed.
+    """
+    typed = {
+        "algorithm": made.algorithm["site"],
+        "sharing": made.sharing,
+        "server_optimizer": made.server_optimizer,
+    }
     typed |= {"aggregation": made.aggregation}
     return prefix == "model" or isinstance(typed.get(prefix), Typed)
 
 
 def _no_such(made: Job, setting: str, key: str) -> ConfigRefused:
-    options = sorted([*listed(made), "privacy", "sharing", "aggregation", "compression"])
+    options = sorted(
+        [*listed(made), "privacy", "sharing", "aggregation", "compression"],
+    )
     return ConfigRefused(
         f"setting {setting!r}",
         found="no such setting",
@@ -140,7 +176,9 @@ def _no_such(made: Job, setting: str, key: str) -> ConfigRefused:
 
 
 def _value(setting: str, text: str) -> Any:
-    """Return a YAML value; 1e-3, which YAML 1.1 takes for a text, is a number here."""
+    """Return a YAML value. Text such as 1e-3, which YAML 1.1 reads as a string, is a
+    number here.
+    """
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -158,7 +196,7 @@ def _value(setting: str, text: str) -> Any:
 
 
 def kind(value: object) -> str:
-    """Return the type of a value in words; a list: with the type of what is in it."""
+    """Return the type of a value in words; for a list, with the type of its elements."""
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, int):

@@ -1,4 +1,6 @@
-"""NVFlare's simulator as a child process: which workspace it may wipe, what it is told, what is shown of it."""
+"""NVFlare's simulator as a child process: which workspace it may empty, how it is
+called, and which of its lines are shown.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,22 @@ from pathlib import Path
 
 from wardround.core.errors import ConfigRefused
 
+# Long enough for the sites to end by themselves after the same signal.
 PATIENCE_S = 20
-# Printed by `nvflare simulator` itself, about a Python script that our jobs do not have.
+# Printed by `nvflare simulator` itself, about a Python script that our jobs do not
+# have.
 NOISE = ("'nvflare simulator' is deprecated",)
 
 
 def require_disposable(workspace: Path, kept: Mapping[str, Path]) -> None:
-    """Raise ConfigRefused unless the simulator, which DELETES all that is in its workspace, can do no harm there.
+    """Raise ConfigRefused unless the simulator, which DELETES everything in its
+    workspace, can do no harm there.
 
-    new, empty, or an earlier simulator workspace: accepted | anything else in it: refused
-    kept: files and folders that must survive, by the option that names them; one inside the workspace: refused
+    A new folder, an empty one and an earlier simulator workspace are accepted. A folder
+    with anything else is refused.
+
+    kept: files and folders that must survive, by the option that names them. One inside
+      the workspace is refused.
     """
     inside = {option: path for option, path in kept.items() if path.resolve().is_relative_to(workspace.resolve())}
     if workspace.is_dir() and not _simulated(workspace):
@@ -38,35 +46,63 @@ def require_disposable(workspace: Path, kept: Mapping[str, Path]) -> None:
 
 
 def _simulated(workspace: Path) -> bool:
-    """Return whether a folder is empty or what the simulator leaves; a real site keeps keys in its startup folder."""
+    """Return whether a folder is empty or holds what the simulator leaves. A real site
+    keeps keys in its startup folder.
+    """
     if (workspace / "server" / "simulate_job").is_dir():
         return True
     names = {path.name for path in workspace.iterdir()}
-    return names <= {"server", "startup", "local"} and not any((workspace / "startup").glob("*"))
+    return names <= {"server", "startup", "local"} and not any(
+        (workspace / "startup").glob("*"),
+    )
 
 
-def simulator_command(job: Path, workspace: Path, sites: Sequence[str], threads: int, log: str) -> list[str]:
-    """Return the command line of NVFlare's simulator in this Python."""
+def simulator_command(
+    job: Path,
+    workspace: Path,
+    sites: Sequence[str],
+    threads: int,
+    log: str,
+) -> list[str]:
+    """Return the command line that runs NVFlare's simulator in this Python."""
     if not 1 <= threads <= len(sites):
         raise ConfigRefused(
             "-t, the number of sites that run at the same time",
             found=str(threads),
             expected=f"1 to {len(sites)}, the number of sites",
-            fix="correct it",
+            fix=f"-t {len(sites)}, or a smaller number that is not below 1",
         )
-    words = [str(job), "-w", str(workspace), "-c", ",".join(sites), "-t", str(threads), "-l", log]
+    words = [
+        str(job),
+        "-w",
+        str(workspace),
+        "-c",
+        ",".join(sites),
+        "-t",
+        str(threads),
+        "-l",
+        log,
+    ]
     return [sys.executable, "-m", "nvflare.cli", "simulator", *words]
 
 
 def matters(line: str) -> bool:
-    """Return whether a line of the simulator is worth showing: all but empty lines and NOISE."""
+    """Return whether a line of the simulator is shown: all are but empty lines and
+    NOISE.
+    """
     return bool(line.strip()) and not any(noise in line for noise in NOISE)
 
 
-def stream(command: Sequence[str], environment: Mapping[str, str], show: Callable[[str], None]) -> int:
-    """Run the command, show its lines as they come, and return its exit code (which says little: judge the report).
+def stream(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    show: Callable[[str], None],
+) -> int:
+    """Run the command, show its lines as they come, and return its exit code. The code
+    says little; the report decides.
 
-    interrupted: the child, which gets the same signal, is given PATIENCE_S to end by itself; then its tree is killed
+    If this process is interrupted, the child, which receives the same signal, has
+    PATIENCE_S to end by itself. Then it and all its processes are killed.
     """
     with subprocess.Popen(
         list(command),
@@ -86,11 +122,18 @@ def stream(command: Sequence[str], environment: Mapping[str, str], show: Callabl
 
 
 def _end(child: subprocess.Popen[str]) -> None:
-    """End the simulator and the site processes that it started in sessions of their own."""
+    """End the simulator, and the site processes that it started in sessions of their
+    own.
+    """
     import psutil
 
     try:
-        tree = [*psutil.Process(child.pid).children(recursive=True), psutil.Process(child.pid)]
+        # Listed before the wait: once the parent is gone, its children have no parent
+        # to be found by.
+        tree = [
+            *psutil.Process(child.pid).children(recursive=True),
+            psutil.Process(child.pid),
+        ]
     except psutil.NoSuchProcess:
         return
     _, alive = psutil.wait_procs(tree, timeout=PATIENCE_S)

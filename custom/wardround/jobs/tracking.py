@@ -1,4 +1,6 @@
-"""Where the curves of a run go at the server: NVFlare's own receivers, named in the job's federation fragment."""
+"""Where do the curves of a run go at the server? To NVFlare's own receivers, which the
+job's federation fragment names.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,13 @@ RECEIVERS = {
 
 
 def receivers(job: Job) -> list[Json]:
-    """Return the components of `federation.tracking`, one curve per site and number in each of them.
+    """Return the components that `federation.tracking` names. Each of them receives one
+    curve per site and number.
 
-    mlflow: an MLflow server at `federation.mlflow_uri`; null: a file mlflow.db beside the job's result; needs the package
-    mlflow at the server | another name, a uri for nobody: ConfigRefused
+    `mlflow` writes to the MLflow server at `federation.mlflow_uri` or, where that is
+    null, to a file mlflow.db beside the job's result. It needs the package mlflow at
+    the server. Another name, and a uri that nobody reads, are refused with
+    ConfigRefused.
     """
     names, uri = job.federation["tracking"], job.federation["mlflow_uri"]
     known = isinstance(names, list) and set(names) <= RECEIVERS.keys() and len(set(names)) == len(names)
@@ -28,4 +33,11 @@ def receivers(job: Job) -> list[Json]:
             fix="--set federation.tracking=[tensorboard] (or [mlflow], or both, or [])",
         )
     more = {"mlflow": {"tracking_uri": uri, "kw_args": {"experiment_name": job.name}}}
-    return [{"id": name, "path": RECEIVERS[name], "args": {"events": EVENTS, **more.get(name, {})}} for name in names]
+    return [
+        {
+            "id": name,
+            "path": RECEIVERS[name],
+            "args": {"events": EVENTS, **more.get(name, {})},
+        }
+        for name in names
+    ]

@@ -1,1 +1,1 @@
-"""What a hospital or the server sets up and checks before the first job."""
+"""What a hospital or the server sets up and checks before its first job."""

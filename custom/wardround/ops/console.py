@@ -1,4 +1,6 @@
-"""NVFlare's own command line as a child process: what an admin types, with its JSON answers read strictly."""
+"""NVFlare's own command line as a child process: what an admin types, with its JSON
+answers read strictly.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +16,34 @@ from wardround.core.errors import ConfigRefused
 
 Json = dict[str, Any]
 NO_KIT = "STARTUP_KIT_MISSING"
+# The exit code of `nvflare job monitor` for a job that is still running when --timeout
+# has passed.
 TIMED_OUT = 3
 
 
 @dataclass(frozen=True)
 class Console:
-    """environment: of the child | kit: the admin's startup kit; None: NVFlare's active one (`nvflare config`)."""
+    """NVFlare's command line with one startup kit.
+
+    environment: the environment variables of the child process.
+    kit: the admin's startup kit, or None for NVFlare's active one (`nvflare config`).
+    """
 
     environment: Mapping[str, str]
     kit: Path | None = None
 
     def ask(self, *words: str, patience_s: float = 120) -> Json:
-        """Return the `data` of one command's answer; an answer that is not ok, none in time: ConfigRefused."""
-        command = [sys.executable, "-m", "nvflare.cli", "--format", "json", *self._with_kit(words)]
+        """Return the `data` of one command's answer. An answer that is not ok, and none
+        within `patience_s` seconds, are refused with ConfigRefused.
+        """
+        command = [
+            sys.executable,
+            "-m",
+            "nvflare.cli",
+            "--format",
+            "json",
+            *self._with_kit(words),
+        ]
         try:
             done = subprocess.run(
                 command,
@@ -37,23 +54,50 @@ class Console:
                 timeout=patience_s,
             )
         except subprocess.TimeoutExpired as error:
-            raise _refused(words, f"no answer in {patience_s:.0f} s", "see that the server runs") from error
+            raise _refused(
+                words,
+                f"no answer in {patience_s:.0f} s",
+                "see that the server runs",
+            ) from error
         answer = answer_of(done.stdout)
         if answer.get("error_code") == NO_KIT:
             raise _no_kit(words, self.kit)
         if done.returncode or answer.get("status") != "ok":
-            raise _refused(words, _reason(answer, done), str(answer.get("hint") or "read the answer"))
+            raise _refused(
+                words,
+                _reason(answer, done),
+                str(answer.get("hint") or "read the answer"),
+            )
         data: Json = answer["data"]
         return data
 
     def monitor(self, job_id: str, timeout_s: int, tell: Callable[[Json], None]) -> int:
-        """Wait for the end of a job and return the exit code of NVFlare: 0 COMPLETED, TIMED_OUT, or another end.
+        """Wait for the end of a job and return NVFlare's exit code: 0 for COMPLETED,
+        TIMED_OUT, or that of another end.
 
-        tell: called with every event that `nvflare job monitor` prints, every few seconds: {"status": ..., "metrics": {...}}
+        tell: called every few seconds with an event that `nvflare job monitor` prints:
+          {"status": ..., "metrics": {...}}.
         """
-        words = ("job", "monitor", job_id, "--timeout", str(timeout_s), "--interval", "1", "--metric", "progress")
+        words = (
+            "job",
+            "monitor",
+            job_id,
+            "--timeout",
+            str(timeout_s),
+            "--interval",
+            "1",
+            "--metric",
+            "progress",
+        )
         with subprocess.Popen(
-            [sys.executable, "-m", "nvflare.cli", "--format", "jsonl", *self._with_kit(words)],
+            [
+                sys.executable,
+                "-m",
+                "nvflare.cli",
+                "--format",
+                "jsonl",
+                *self._with_kit(words),
+            ],
             env=dict(self.environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -65,6 +109,8 @@ class Console:
                     tell(answer_of(line))
                 return child.wait()
             finally:
+                # Also after Ctrl-C here: the monitor would poll the server until its
+                # own timeout.
                 child.kill()
 
     def _with_kit(self, words: Sequence[str]) -> list[str]:
@@ -73,7 +119,7 @@ class Console:
 
 
 def answer_of(text: str) -> Json:
-    """Return the JSON object that a command printed, {} when there is none."""
+    """Return the JSON object that a command printed, or {} where there is none."""
     start = text.find("{")
     try:
         found = json.loads(text[start:]) if start >= 0 else {}
@@ -89,7 +135,12 @@ def _reason(answer: Json, done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _refused(words: Sequence[str], found: str, fix: str) -> ConfigRefused:
-    return ConfigRefused(f"`nvflare {' '.join(words[:2])}`", found=found, expected="an answer that is ok", fix=fix)
+    return ConfigRefused(
+        f"`nvflare {' '.join(words[:2])}`",
+        found=found,
+        expected="an answer that is ok",
+        fix=fix,
+    )
 
 
 def _no_kit(words: Sequence[str], kit: Path | None) -> ConfigRefused:

@@ -1,4 +1,6 @@
-"""What a check of a party found: PASS, WARN or FAIL, one sentence, and for the last two what to do."""
+"""What a check of a party found: PASS, WARN or FAIL, one sentence, and, for the last
+two, what to do.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,20 @@ from dataclasses import dataclass
 
 from wardround.core.errors import Refusal
 
-PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
+PASS = "PASS"  # noqa: S105 - a status, no password
+WARN = "WARN"
+FAIL = "FAIL"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a preflight. fix: what to do; empty for PASS only."""
+    """One line of a preflight.
+
+    check: the name of the check.
+    status: PASS, WARN or FAIL.
+    found: one sentence.
+    fix: what to do; empty for PASS only.
+    """
 
     check: str
     status: str
@@ -24,20 +34,24 @@ class Finding:
 
 
 def passed(check: str, found: str) -> Finding:
-    """Return what is as it should be."""
+    """Return a finding that is as it should be."""
     return Finding(check, PASS, found)
 
 
 def warned(check: str, found: str, fix: str) -> Finding:
-    """Return what works, but should be looked at."""
+    """Return a finding that works, but that a person should look at."""
     return Finding(check, WARN, found, fix)
 
 
 def failed(check: str, found: str, fix: str) -> Finding:
-    """Return what will stop a job, or must not be."""
+    """Return a finding that will stop a job, or that must not be."""
     return Finding(check, FAIL, found, fix)
 
 
 def refused(check: str, refusal: Refusal) -> Finding:
-    """Return a refusal as a finding: this page stays at the party, so it may name files."""
-    return failed(check, f"{refusal.what}: {refusal.found}", f"{refusal.fix} (expected: {refusal.expected})")
+    """Return a refusal as a finding. The page stays at the party, so it may name files."""
+    return failed(
+        check,
+        f"{refusal.what}: {refusal.found}",
+        f"{refusal.fix} (expected: {refusal.expected})",
+    )

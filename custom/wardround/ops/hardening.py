@@ -1,8 +1,10 @@
-"""What `wardround sites harden` writes into a party's own files, beside the class allow-list. Pure functions of JSON.
+"""What `wardround sites harden` writes into a party's own files, beside the class
+allow-list. Pure functions of JSON.
 
-components   this package's components that a hardened party must list in local/resources.json
-storage      where a server keeps jobs and results
-denied       what nobody may do at a party from afar
+components: this package's components that a hardened party must list in
+  local/resources.json.
+storage: where a server keeps jobs and results.
+denied: what nobody may do at a party from afar.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ TEMPORARY = (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), Path("
 
 
 def with_components(found: Json, role: str) -> Json:
-    """Return a party's resources.json with the components that its role requires, first; others stay as they were."""
+    """Return a party's resources.json in which the components that its role requires
+    come first. Other components stay as they were.
+    """
     required = COMPONENTS[role]
     ids = {one["id"] for one in required}
     paths = {one["path"] for one in required}
@@ -35,24 +39,34 @@ def with_components(found: Json, role: str) -> Json:
 
 
 def missing_components(found: Json, role: str) -> list[str]:
-    """Return the class paths of required components that a resources.json does not list exactly as `harden` writes them."""
+    """Return the class paths of required components that a resources.json does not list
+    exactly as `harden` writes them.
+    """
     listed = _components(found)
     return [one["path"] for one in COMPONENTS[role] if one not in listed]
 
 
 def own_components(found: Json, default: Json, role: str) -> list[str]:
-    """Return the class paths of components that neither provisioning nor `harden` listed: they run in the party's process."""
+    """Return the class paths of components that neither provisioning nor `harden`
+    listed. They run in the party's process.
+    """
     known = {one.get("path") for one in (*_components(default), *COMPONENTS[role])}
     return sorted({str(one.get("path")) for one in _components(found)} - {str(path) for path in known})
 
 
 def with_storage(found: Json, folder: Path, *, every: bool = False) -> Json:
-    """Return a server's resources.json whose places under a temporary folder lie in `folder` instead. every: all places."""
+    """Return a server's resources.json whose places under a temporary folder lie in
+    `folder` instead.
+
+    every: whether all places move there, not only temporary ones.
+    """
     return {key: _moved(value, folder, every) for key, value in found.items()}
 
 
 def storage_of(found: Any) -> Iterator[Path]:
-    """Yield every absolute place, but the root itself, that a server's resources.json names for its storage."""
+    """Yield every absolute place, except the root itself, that a server's
+    resources.json names for its storage.
+    """
     if isinstance(found, list):
         for part in found:
             yield from storage_of(part)
@@ -64,7 +78,9 @@ def storage_of(found: Any) -> Iterator[Path]:
 
 
 def is_temporary(place: Path) -> bool:
-    """Return whether a place lies in a temporary folder, which others read and a restart empties."""
+    """Return whether a place lies in a temporary folder, which other users read and a
+    restart empties.
+    """
     return any(place.resolve().is_relative_to(one.resolve()) for one in TEMPORARY)
 
 

@@ -1,6 +1,8 @@
-"""What a startup kit's certificate and keys say when they are read and nothing else is done.
+"""What do a startup kit's certificate and keys say? They are read, and nothing else is
+done with them.
 
-Source: RFC 5280 (certificates, validity), RFC 8017 (PSS). Deviations: the chain is one step, as NVFlare's provisioning makes it.
+Source: RFC 5280 (certificates, validity), RFC 8017 (PSS). Deviation: the chain has one
+  step, as NVFlare's provisioning makes it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from wardround.core.errors import ConfigRefused
 from wardround.messages.identity import name_in
 
 SIGNATURES = "signature.json"
+# The signature scheme of NVFlare's provisioning: PSS over SHA-256 with the longest
+# salt.
 _HASH = hashes.SHA256()
 _PADDING = padding.PSS(padding.MGF1(_HASH), padding.PSS.MAX_LENGTH)
 
@@ -30,7 +34,11 @@ _PADDING = padding.PSS(padding.MGF1(_HASH), padding.PSS.MAX_LENGTH)
 @final
 @dataclass(frozen=True)
 class Certificate:
-    """One certificate. problem: why it is not this kit's (another root, another key, not readable); "" if it is."""
+    """One certificate.
+
+    problem: why it is not this kit's (another root, another key, not readable), or ""
+      where it is.
+    """
 
     name: str
     not_before: datetime
@@ -39,9 +47,11 @@ class Certificate:
 
 
 def read_certificate(certificate: Path, root: Path, key: Path | None) -> Certificate:
-    """Return a certificate, checked against the root that signed it and, if given, its private key.
+    """Return a certificate, checked against the root that signed it and, where one is
+    given, against its private key.
 
-    missing or no certificate: ConfigRefused | another issuer, another key: `problem`
+    A missing file, or one that is no certificate, is refused with ConfigRefused.
+    Another issuer or another key is told in `problem`.
     """
     found, authority = _parsed(certificate), _parsed(root)
     problem = ""
@@ -51,19 +61,29 @@ def read_certificate(certificate: Path, root: Path, key: Path | None) -> Certifi
         problem = f"not issued by {root.name}"
     if key is not None and not problem:
         problem = _key_problem(key, found)
-    return Certificate(name_in(found), found.not_valid_before_utc, found.not_valid_after_utc, problem)
+    return Certificate(
+        name_in(found),
+        found.not_valid_before_utc,
+        found.not_valid_after_utc,
+        problem,
+    )
 
 
 def changed_since_signed(folder: Path, root: Path) -> list[str]:
-    """Return the files of a folder that its signature.json lists and that are gone or changed since the root signed them.
+    """Return the files of a folder that its signature.json lists and that are gone or
+    changed since the root signed them.
 
-    no signature.json, or none that can be read; a root certificate that is not RSA: ConfigRefused
+    A missing or unreadable signature.json, and a root certificate that is not RSA, are
+    refused with ConfigRefused.
     """
     key = _parsed(root).public_key()
     try:
         signed = {str(name): base64.b64decode(text) for name, text in json.loads(_text(folder / SIGNATURES)).items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise _refused(folder / SIGNATURES, f"no readable signatures ({type(error).__name__})") from error
+        raise _refused(
+            folder / SIGNATURES,
+            f"no readable signatures ({type(error).__name__})",
+        ) from error
     if not isinstance(key, RSAPublicKey):
         raise _refused(root, "a key that is not RSA")
     return [name for name, signature in sorted(signed.items()) if not _as_signed(folder / name, signature, key)]
@@ -96,7 +116,10 @@ def _parsed(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise _refused(path, f"no readable certificate ({type(error).__name__})") from error
+        raise _refused(
+            path,
+            f"no readable certificate ({type(error).__name__})",
+        ) from error
 
 
 def _refused(path: Path, found: str) -> ConfigRefused:

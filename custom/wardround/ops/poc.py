@@ -1,8 +1,11 @@
-"""NVFlare's proof of concept (POC) on this machine: real startup kits, real processes, TLS on loopback.
+"""NVFlare's proof of concept (POC) on this machine: real startup kits, real processes,
+TLS on loopback.
 
-prepare   nvflare poc prepare -i project.yml, the one that the package brings or the user's own
-equip     what each hospital would write itself: local/wardround.json, and its own files from `--local`
-start     nvflare poc start, until every site is connected
+prepare: `nvflare poc prepare -i project.yml`, with the file of the package or the
+  user's own.
+equip: what each hospital would write itself: local/wardround.json, and its own files
+  from `--local`.
+start: `nvflare poc start`, until every site is connected.
 """
 
 from __future__ import annotations
@@ -30,26 +33,36 @@ STORE = "/tmp/nvflare"  # noqa: S108 - NVFlare's default, one folder for all ser
 PARTY_MODULES = "nvflare.private."
 STARTERS = ("/startup/start.sh", "/startup/sub_start.sh")
 PATHS = ("data", "cache", "record")
-MADE = ("project.yml", "data", "phantoms", "store")  # beside the project's own folder; `data` is NVFlare's, and empty
+MADE = (
+    "project.yml",
+    "data",
+    "phantoms",
+    "store",
+)  # beside the project's own folder; `data` is NVFlare's, and empty
 Say = Callable[[str], None]
 
 
 def default_project() -> Path:
-    """Return the project file of four hospitals that the package brings, wherever the command runs."""
+    """Return the project file of four hospitals that the package brings."""
     package = Path(__file__).resolve().parents[1]
     installed, checkout = package / PROJECT, package.parents[1] / PROJECT
     return installed if installed.is_file() else checkout
 
 
 def parties(project: Path) -> dict[str, list[str]]:
-    """Return type -> names of the parties in a project file; not one server, no client: ConfigRefused."""
+    """Return the names of the parties by type; refused unless there are one server and
+    clients.
+    """
     found: dict[str, list[str]] = {"server": [], "client": [], "admin": []}
     try:
         content = yaml.safe_load(project.read_text(encoding="utf-8"))
         for one in content["participants"]:
             found.setdefault(one["type"], []).append(str(one["name"]))
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise _bad_project(project, f"nothing readable ({type(error).__name__})") from error
+        raise _bad_project(
+            project,
+            f"nothing readable ({type(error).__name__})",
+        ) from error
     if len(found["server"]) != 1 or not found["client"] or not found["admin"]:
         counts = ", ".join(f"{len(names)} {kind}" for kind, names in found.items())
         raise _bad_project(project, counts)
@@ -57,7 +70,9 @@ def parties(project: Path) -> dict[str, list[str]]:
 
 
 def kits(workspace: Path) -> Path:
-    """Return the folder that holds one startup kit per party; none, or several projects: ConfigRefused."""
+    """Return the folder with one startup kit per party; refused unless there is exactly
+    one.
+    """
     found = sorted(workspace.glob("*/prod_00"))
     if len(found) != 1:
         raise ConfigRefused(
@@ -75,10 +90,13 @@ def equip(
     data: Mapping[str, Mapping[str, object]],
     local: Path | None,
 ) -> None:
-    """Write what a hospital writes itself: its data file, and its own copies of what `local`/SITE holds.
+    """Write what a hospital writes itself: its data file, and its own copies of what
+    `local`/SITE holds.
 
-    data: site -> content of its wardround.json, a site without one: ConfigRefused
-    local: a folder with one folder per party, whose files go into that party's local/; other folder names: ConfigRefused
+    data: the content of wardround.json for each site. A site without one is refused
+      with ConfigRefused.
+    local: a folder with one folder per party, whose files go into that party's local/.
+      Other folder names are refused with ConfigRefused.
     """
     missing = [site for site in sites if site not in data]
     strange = [path.name for path in sorted(local.iterdir()) if not (kit_folder / path.name).is_dir()] if local else []
@@ -98,22 +116,33 @@ def equip(
 
 
 def list_classes(kit_folder: Path, server: str, sites: Sequence[str], store: Path) -> None:
-    """Write every party's resources.json: our classes on its allow-list, without which a job without code does not start.
+    """Write every party's resources.json with our classes on its allow-list. Without it
+    a job that brings no code does not start.
 
-    store: where the server keeps jobs and snapshots, in this POC's own folder and not where every NVFlare server keeps them
+    store: where the server keeps jobs and snapshots. It lies in this POC's own folder,
+      because NVFlare's default is one folder for every server of the machine.
     """
     from wardround.jobs import allow_list
 
     listed = allow_list.allow_list()
-    for party, role in ((server, allow_list.SERVER), *((site, allow_list.SITE) for site in sites)):
+    for party, role in (
+        (server, allow_list.SERVER),
+        *((site, allow_list.SITE) for site in sites),
+    ):
         local = kit_folder / party / "local"
         text = (local / "resources.json.default").read_text(encoding="utf-8").replace(STORE, str(store))
         made = allow_list.resources(json.loads(text), role, listed[role])
         files.write(local / "resources.json", json.dumps(made, indent=2) + "\n")
 
 
-def phantoms(out: Path, sites: Sequence[str], patients: int | None, shape: tuple[int, int, int], say: Say) -> Path:
-    """Write synthetic patients for every site below `out`, and return the file that names them."""
+def phantoms(
+    out: Path,
+    sites: Sequence[str],
+    patients: int | None,
+    shape: tuple[int, int, int],
+    say: Say,
+) -> Path:
+    """Write synthetic patients for every site and return the file that names them."""
     from wardround.synthetic.hospitals import hospital
     from wardround.synthetic.phantoms import write_cohort
 
@@ -128,7 +157,7 @@ def phantoms(out: Path, sites: Sequence[str], patients: int | None, shape: tuple
 
 
 def site_files(file: Path) -> dict[str, dict[str, object]]:
-    """Return site -> content of its wardround.json from a file as `wardround partition` writes it, paths made absolute."""
+    """Return the content of each site's wardround.json, with absolute paths."""
     from wardround.data.site_config import read_sites
 
     content = json.loads(file.read_text(encoding="utf-8-sig")) if read_sites(file) else {}
@@ -141,14 +170,16 @@ def site_files(file: Path) -> dict[str, dict[str, object]]:
 
 
 def wait_until_connected(console: Console, sites: Sequence[str], patience_s: float) -> None:
-    """Return when the server sees every site; not in time: ConfigRefused that names those that are missing."""
+    """Return when the server sees every site, or raise ConfigRefused after
+    `patience_s`.
+    """
     end = time.monotonic() + patience_s
     missing = list(sites)
     while time.monotonic() < end:
         try:
             clients = console.ask("system", "status", patience_s=20).get("clients", [])
         except ConfigRefused:
-            clients = []
+            clients = []  # the server is still starting
         seen = {one.get("client_name") for one in clients}
         missing = [site for site in sites if site not in seen]
         if not missing:
@@ -163,7 +194,7 @@ def wait_until_connected(console: Console, sites: Sequence[str], patience_s: flo
 
 
 def require_free_ports(project: Path) -> None:
-    """Raise ConfigRefused that names both ports, and who holds them, unless a server can listen on each."""
+    """Raise ConfigRefused, with the holders, unless a server can listen on each port."""
     content = yaml.safe_load(project.read_text(encoding="utf-8"))
     server = next(one for one in content["participants"] if one.get("type") == "server")
     taken = [port for port in (server.get(key, default) for key, default in PORTS.items()) if not _is_free(port)]
@@ -178,8 +209,9 @@ def require_free_ports(project: Path) -> None:
 
 
 def _is_free(port: int) -> bool:
-    """Tell whether a server could listen. SO_REUSEADDR: a connection that has just ended does not count."""
+    """Return whether a server could listen on a port."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As a server does: a connection that has just ended does not keep the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("0.0.0.0", port))  # noqa: S104 - as NVFlare's server does; closed at once
@@ -189,7 +221,7 @@ def _is_free(port: int) -> bool:
 
 
 def _holder(port: int) -> str:
-    """Return who listens on a port, in words; a process of another user has no name here."""
+    """Return who listens on a port; a process of another user has no name here."""
     import psutil
 
     for one in psutil.net_connections("tcp"):
@@ -203,9 +235,10 @@ def _holder(port: int) -> str:
 
 
 def running(workspace: Path) -> list[Any]:
-    """Return the NVFlare processes (psutil) of this user that run parties of this workspace's kits.
+    """Return the NVFlare processes (psutil) of this user that run parties of this
+    workspace.
 
-    Others that only name the workspace (an editor, a shell, this command itself) are none of them.
+    An editor or a shell that only names the workspace is not among them.
     """
     import psutil
 
@@ -215,7 +248,9 @@ def running(workspace: Path) -> list[Any]:
 
 
 def end_processes(workspace: Path, patience_s: float) -> int:
-    """Wait until no NVFlare process of this workspace's kits is left; kill and count those that do not end."""
+    """Wait for the processes of this workspace to end; kill and count those that do
+    not.
+    """
     import psutil
 
     end = time.monotonic() + patience_s
@@ -229,16 +264,17 @@ def end_processes(workspace: Path, patience_s: float) -> int:
 
 
 def belongs_to(workspace: Path, words: Sequence[str]) -> bool:
-    """Return whether a command line is that of a party of this workspace: a kit's start script, or NVFlare with its kit."""
+    """Return whether a command line is a kit's start script, or NVFlare with its kit."""
     inside = [word for word in words if word.startswith(f"{workspace}{os.sep}")]
     script = any(word.endswith(STARTERS) for word in inside[:1] if word in words[:2])
     return script or (bool(inside) and any(word.startswith(PARTY_MODULES) for word in words))
 
 
 def require_replaceable(workspace: Path, named: Sequence[Path]) -> None:
-    """Raise ConfigRefused unless a folder that NVFlare will delete whole is an earlier POC, with nothing of the user in it.
+    """Raise ConfigRefused unless a folder that NVFlare will delete whole is an earlier
+    POC, with nothing of the user in it.
 
-    named: files and folders that the command is to read
+    named: files and folders that the command is going to read.
     """
     kits(workspace)
     inside = [path.name for path in named if workspace in (path.resolve(), *path.resolve().parents)]

@@ -1,4 +1,4 @@
-"""The checks of a party before its first job, in the order in which a person mends them; each can be left out."""
+"""The checks of a party before its first job, in the order in which they are mended."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ HARDEN = "wardround sites harden"
 
 @dataclass(frozen=True)
 class Party:
-    """What the checks look at: a kit, and what was asked. job: a name or a folder; None: one that fits the data."""
+    """What the checks look at. job: a name or a folder; None for one that fits the
+    data.
+    """
 
     kit: Kit
     started: bool
@@ -54,7 +56,7 @@ class Party:
 
     @property
     def source(self) -> Source:
-        """Return how the files of the job's task are read; no job is named: brain MRI."""
+        """Return how the files of the job's task are read; brain MRI without a job."""
         return BRAIN_MRI if self.job is None else preflight_job.source_of(self.job_config[1])
 
     @cached_property
@@ -69,7 +71,7 @@ class Party:
 
     @property
     def listed(self) -> list[str]:
-        """Return the classes that this kit lists by their full names, beside those that wardround ships."""
+        """Return the classes that this kit lists, beside those that wardround ships."""
         return [one for one in posture.listed_classes(self.resources) or () if is_class(one)]
 
     @cached_property
@@ -78,7 +80,7 @@ class Party:
 
     @cached_property
     def labelled(self) -> bool:
-        """Return whether the data is one with labels; not known yet: False."""
+        """Return whether the data are labelled images, as far as that is known."""
         try:
             return self.kit.role == SITE and is_labelled(self.config.data)
         except Refusal:
@@ -95,7 +97,7 @@ class Party:
 
 
 def run(party: Party, wanted: Callable[[str], bool]) -> list[Finding]:
-    """Do the checks that apply to this party and are wanted; a check that is refused is a FAIL, and the others go on."""
+    """Run the checks that apply and are wanted; after a refusal the others go on."""
     found: list[Finding] = []
     for name, check in CHECKS.items():
         if not wanted(name) or name in (SITE_ONLY if party.kit.role == SERVER else SERVER_ONLY):
@@ -108,7 +110,7 @@ def run(party: Party, wanted: Callable[[str], bool]) -> list[Finding]:
 
 
 def _once(new: Finding, before: list[Finding]) -> Finding:
-    """Return the finding, or, where an earlier check was stopped by the same, a line that only points there."""
+    """Return the finding, or a line that points to an earlier one of this reason."""
     for one in before:
         if (one.found, one.fix) == (new.found, new.fix):
             return warned(new.check, f"not checked, because of what stands under {one.check}", "mend that first")
@@ -149,7 +151,9 @@ def _versions(party: Party) -> list[Finding]:
 
 
 def _disk(party: Party) -> list[Finding]:
-    place, voxels, unknown = party.kit.root, 0, ""
+    place = party.kit.root
+    voxels = 0
+    unknown = ""
     if party.kit.role == SITE:
         try:
             cache = party.config.cache
@@ -194,7 +198,7 @@ def _scope(party: Party) -> list[Finding]:
 
 
 def _code(party: Party) -> list[Finding]:
-    """Who may bring code, what else than two JSON configs a job may bring, and whether its classes are listed here."""
+    """Say who may bring code, and whether the job and its classes are accepted."""
     kit = party.kit
     roles = posture.may_bring_code(read_object(kit.own("authorization.json")))
     listed = posture.listed_classes(party.resources)
@@ -233,7 +237,7 @@ def _listed(path: str, listed: list[str]) -> bool:
 
 
 def _round(party: Party) -> list[Finding]:
-    """Train a few steps as the job would, of which nothing is built before every class that it names is on a list."""
+    """Train a few steps, once all classes of the job are on a list."""
     if party.folder and (wrong := preflight_job.folder(party.folder, hardened=False)):
         return [failed("round", f"not tried: {one.found}", one.fix) for one in wrong]
     name, config = party.job_config

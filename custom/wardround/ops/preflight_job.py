@@ -1,4 +1,6 @@
-"""What preflight says about a job's folder, read as text: nothing that it names is built or run."""
+"""What preflight says about a job's folder. The folder is read as text: nothing that it
+names is built or run.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ from wardround.tasks.task import task_from_json
 
 
 def folder(place: Path, *, hardened: bool) -> list[Finding]:
-    """Return what is wrong with the files of a job's app. hardened: this party takes no code, not even a text file beside it.
+    """Return what is wrong with the files of a job's app.
 
-    Where a party takes code, app/custom is the job's own affair, and only links and other configs are looked for.
+    hardened: whether this party takes no code, not even a text file beside it. Where a
+      party takes code, app/custom is the job's own affair, and only links and other
+      configs are looked for.
     """
     app = place / "app"
     code = app / CODE
@@ -29,13 +33,24 @@ def folder(place: Path, *, hardened: bool) -> list[Finding]:
     if code.exists() or code.is_symlink():
         words = f"{place.name} brings app/{CODE}, so NVFlare takes it for a job with code, and this party refuses it"
         return [
-            failed("code", words, f"`wardround package {place.name} --config-only --out DIR`, and submit that folder")
+            failed(
+                "code",
+                words,
+                f"`wardround package {place.name} --config-only --out DIR`, and submit that folder",
+            ),
         ]
     return _plain(app)
 
 
-def strangers(name: str, config: Mapping[str, Any], role: str, listed: Collection[str]) -> list[Finding]:
-    """Return one FAIL where a config names classes that neither wardround ships nor this kit lists; none: []."""
+def strangers(
+    name: str,
+    config: Mapping[str, Any],
+    role: str,
+    listed: Collection[str],
+) -> list[Finding]:
+    """Return one FAIL where a config names classes that neither wardround ships nor
+    this kit lists; otherwise an empty list.
+    """
     known = {*_shipped(role), *listed}
     if found := sorted({path for path in classes(config) if path not in known}):
         words = f"{name} names classes that wardround does not ship: {', '.join(found[:5])}; none of them was built"
@@ -45,7 +60,9 @@ def strangers(name: str, config: Mapping[str, Any], role: str, listed: Collectio
 
 
 def source_of(config: Mapping[str, Any]) -> Source:
-    """Return how the files of a job's task are read, from a client's config; one that does not say it: brain MRI."""
+    """Return how the files of a job's task are read, according to a client's config. A
+    config that does not say it means brain MRI.
+    """
     for part in config.get("executors") or ():
         try:
             said = part["executor"]["args"]["sampling"]["args"]["task"]
@@ -71,6 +88,6 @@ def _plain(app: Path, without: str = "") -> list[Finding]:
                 "code",
                 f"the files of the job: {found}",
                 "do not run it; ask who wrote it, or print it again with `wardround jobs write`",
-            )
+            ),
         ]
     return []

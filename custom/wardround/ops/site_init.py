@@ -1,4 +1,6 @@
-"""What `wardround sites init` writes into a kit's local/, beside what `harden` does: each file once, none overwritten."""
+"""What `wardround sites init` writes into a kit's local/, beside what `harden` writes.
+No file is overwritten.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,26 @@ STATE = {"folder": "kept"}
 POLICY = "privacy.json"
 
 
-def files(kit: Kit, data: Path | None, name: str | None, limit: str | None, privacy: Path | None) -> Files:
-    """Return path -> content of the party's own files.
+def files(
+    kit: Kit,
+    data: Path | None,
+    name: str | None,
+    limit: str | None,
+    privacy: Path | None,
+) -> Files:
+    """Return the content of the party's own files, by their path.
 
-    a site without data, whose file is not there either; a server with a site's settings; a limit that is none: ConfigRefused
+    A site without data whose file does not exist either, a server with a site's
+    settings, and a limit that is not one are refused with ConfigRefused.
     """
     made: dict[Path, dict[str, Any]] = {kit.local / STATE_FILE: STATE}
     if kit.role != SITE:
-        given = [("--data", data), ("--name", name), ("--budget", limit), ("--privacy", privacy)]
+        given = [
+            ("--data", data),
+            ("--name", name),
+            ("--budget", limit),
+            ("--privacy", privacy),
+        ]
         wrong = [option for option, value in given if value is not None]
         if wrong:
             raise ConfigRefused(
@@ -38,7 +52,10 @@ def files(kit: Kit, data: Path | None, name: str | None, limit: str | None, priv
             )
         return made
     if data is not None:
-        made[kit.root / SITE_FILE] = {"data": str(data.resolve()), **({"name": name} if name else {})}
+        made[kit.root / SITE_FILE] = {
+            "data": str(data.resolve()),
+            **({"name": name} if name else {}),
+        }
     elif not (kit.root / SITE_FILE).is_file():
         raise ConfigRefused(
             "the set-up of a site",
@@ -54,7 +71,9 @@ def files(kit: Kit, data: Path | None, name: str | None, limit: str | None, priv
 
 
 def require_same(wanted: Files) -> None:
-    """Raise ConfigRefused, with its name, for a file that is there and says something else."""
+    """Raise ConfigRefused, with its name, for a file that exists and says something
+    else.
+    """
     for path, content in wanted.items():
         if path.is_file() and read_object(path) != content:
             raise ConfigRefused(
@@ -66,10 +85,15 @@ def require_same(wanted: Files) -> None:
 
 
 def write(wanted: Files) -> list[Path]:
-    """Write the files that are not there, for their owner only, and return them."""
+    """Write the files that do not exist yet, for their owner only, and return them."""
     new = [path for path in wanted if not path.is_file()]
     for path in new:
-        core_files.write(path, (json.dumps(wanted[path], indent=2) + "\n"), private=True, durable=True)
+        core_files.write(
+            path,
+            (json.dumps(wanted[path], indent=2) + "\n"),
+            private=True,
+            durable=True,
+        )
     return new
 
 
@@ -79,7 +103,10 @@ def _limit(text: str) -> dict[str, Any]:
         epsilon, delta = (float(one) for one in numbers.split(","))
     except ValueError as error:
         raise ConfigRefused(
-            "--budget", found=text, expected="UNIT=EPSILON,DELTA", fix="write it like patient=8,1e-5"
+            "--budget",
+            found=text,
+            expected="UNIT=EPSILON,DELTA",
+            fix="write it like patient=8,1e-5",
         ) from error
     budget.Budget((budget.Limit(unit, epsilon, delta),))  # type: ignore[arg-type]  # Limit refuses what is no unit
     return {unit: {"epsilon": epsilon, "delta": delta}}

@@ -1,4 +1,4 @@
-"""The part that reviewers read: costs, what left each hospital, settings."""
+"""The part of the report that reviewers read: costs, what left each hospital, settings."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ from collections.abc import Mapping
 
 from wardround.core.validate import Json
 from wardround.reports.html import DASH, Table, duration, number, size
-from wardround.reports.summary import privacy_claim, score_name, setting_words, silent, site_name
+from wardround.reports.summary import (
+    privacy_claim,
+    score_name,
+    setting_words,
+    silent,
+    site_name,
+)
 
 
 def costs(run: Json) -> Table | str:
-    """Return a table of seconds, bytes and sites per round, with the sum; a sentence where no round was finished."""
+    """Return a table of the seconds, bytes and sites of every round, with their sum; a
+    sentence where no round was finished.
+    """
     if not run["rounds"]:
         return "No round was finished."
     heads = (
@@ -37,7 +45,7 @@ def costs(run: Json) -> Table | str:
                 *counts,
                 DASH if r.get("attempts") is None else r["attempts"],
                 number(sum(dice) / len(dice) if dice else None),
-            ]
+            ],
         )
     down, up = (sum(r.get(key) or 0 for r in run["rounds"]) for key in ("bytes_down", "bytes_up"))
     seconds = sum(r.get("seconds") or 0.0 for r in run["rounds"])
@@ -51,7 +59,9 @@ def costs(run: Json) -> Table | str:
 
 
 def attendance(run: Json) -> Table | None:
-    """Return who was missing in which round, or flagged by the aggregation, and why; nobody: None."""
+    """Return who was missing in which round, or was flagged by the aggregation, and
+    why; None where nobody was.
+    """
     anybody = any(r.get("flagged") for r in run["rounds"])
     rows = []
     for r in run["rounds"]:
@@ -60,7 +70,12 @@ def attendance(run: Json) -> Table | None:
             inside = ", ".join(r.get("aggregated") or [])
             row = [r["round"] + 1, inside or DASH, _reasons(run, missing)]
             rows.append([*row, _reasons(run, flagged)] if anybody else row)
-    heads = ("Round", "In the sum", "Not in the sum, and why", *(["Flagged, and why"] if anybody else []))
+    heads = (
+        "Round",
+        "In the sum",
+        "Not in the sum, and why",
+        *(["Flagged, and why"] if anybody else []),
+    )
     words = "Rounds that did not have every hospital (the first round is 1; the reason in full is at that hospital)."
     if anybody:
         words += " A flagged change lies far from those of the other hospitals: a remark, not a proof."
@@ -73,9 +88,15 @@ def _reasons(run: Json, why: Mapping[str, str]) -> str:
 
 def what_left(run: Json) -> list[str]:
     """Return the kinds of numbers that every hospital sent."""
-    parameters, said = (run.get("model") or {}).get("parameters"), run.get("settings") or {}
+    parameters, said = (
+        (run.get("model") or {}).get("parameters"),
+        run.get("settings") or {},
+    )
     weights = f" (up to {parameters:,} numbers per model)" if parameters else ""
-    private, hidden = said.get("dp.epsilon") is not None, said.get("secagg.weights") == "patients_in_sum"
+    private, hidden = (
+        said.get("dp.epsilon") is not None,
+        said.get("secagg.weights") == "patients_in_sum",
+    )
     counts = "the number of training patients only inside the sum" if hidden else "number of training patients"
     hidden = hidden or private
     once = "which sequences exist" if hidden else "patient counts per split, scan counts per sequence"
@@ -97,7 +118,9 @@ def what_left(run: Json) -> list[str]:
 
 
 def who_reads(settings: Json) -> str:
-    """Return who could read a single hospital's change of the weights, from the job's protection."""
+    """Return who could read a single hospital's change of the weights, according to the
+    job's secure aggregation.
+    """
     masks, encryption = settings.get("secagg.masks"), settings.get("secagg.encryption")
     if encryption and masks and settings.get("dp.unit") != "hospital":
         return (
@@ -134,12 +157,20 @@ def who_reads(settings: Json) -> str:
 
 
 def settings(run: Json) -> list[tuple[str, object]]:
-    """Return every setting of the job, the model with its fingerprint, the best round."""
+    """Return every setting of the job, the model with its fingerprint, and the best
+    round.
+    """
     model, best = run.get("model") or {}, run.get("best") or {}
-    pairs: list[tuple[str, object]] = [("algorithm", run.get("algorithm")), ("wardround", run.get("version"))]
+    pairs: list[tuple[str, object]] = [
+        ("algorithm", run.get("algorithm")),
+        ("wardround", run.get("version")),
+    ]
     pairs += [
         ("model", model.get("name")),
-        ("parameters", f"{model['parameters']:,}" if model.get("parameters") is not None else None),
+        (
+            "parameters",
+            f"{model['parameters']:,}" if model.get("parameters") is not None else None,
+        ),
     ]
     pairs += [("fingerprint", model.get("fingerprint"))]
     said = (run.get("settings") or {}).items()
@@ -156,13 +187,17 @@ def settings(run: Json) -> list[tuple[str, object]]:
         )
         pairs.append(("best global model", f"{which}{dice}"))
     if model.get("sha256"):
-        pairs.append(("final global model, SHA-256", f"{model['sha256']} (equal at every site)"))
+        pairs.append(
+            ("final global model, SHA-256", f"{model['sha256']} (equal at every site)"),
+        )
     pairs += [("started", run.get("started")), ("finished", run.get("finished"))]
     return [(name, value) for name, value in pairs if value is not None]
 
 
 def slowest(run: Json) -> str:
-    """Return who the rounds waited for, slowest first; where no site told its seconds: an empty text."""
+    """Return for whom the rounds waited, the slowest site first; "" where no site
+    reported its seconds.
+    """
     spent: dict[str, float] = {}
     for r in run["rounds"]:
         for site, numbers in (r.get("sites") or {}).items():

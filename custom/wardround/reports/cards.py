@@ -1,4 +1,6 @@
-"""The part a busy physician reads: title, what became of the run, one card per hospital, the overview."""
+"""The part of the report that a busy physician reads: the title, what became of the
+run, one card per hospital, the overview.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,15 @@ KINDS = {
     "unusable": "not usable yet",
     "unknown": "no comparison",
 }
+# With fewer test patients an interval is too narrow to be relied on (see intervals.py);
+# the card says so.
 FEW_CASES = 20
 
 
 def when(run: Json) -> str:
-    """Return one line: algorithm, when, how long, on which kind of sites and patients."""
+    """Return one line: the algorithm, when the run was, how long it took, and on which
+    kind of sites and patients.
+    """
     start, end = _moment(run.get("started")), _moment(run.get("finished"))
     took = None
     if start and end and (start.tzinfo is None) == (end.tzinfo is None):
@@ -52,7 +58,7 @@ def when(run: Json) -> str:
 
 
 def tally(report: Json) -> str:
-    """Return how many hospitals there are and how many of them gained."""
+    """Return how many hospitals there are, and how many of them gained."""
     kinds = [verdict["kind"] for verdict in report["verdicts"].values()]
     counts = "; ".join(f"{words}: {kinds.count(kind)}" for kind, words in KINDS.items() if kind in kinds)
     count = f"{len(kinds)} hospital{'s' if len(kinds) != 1 else ''}"
@@ -60,17 +66,19 @@ def tally(report: Json) -> str:
 
 
 def hospital_cards(run: Json) -> list[dict[str, Any]]:
-    """Return what stands on the card of each hospital, by name.
+    """Return what stands on the card of each hospital, in the order of names.
 
-    personal: block -> the round, from 1, since which it is not shared; candidates: a table or a sentence
+    A card's `personal` maps a block to the round, counted from 1, since which it is not
+    shared. Its `candidates` are a table or a sentence.
     """
     return [_card(run, site) for site in by_name(run["sites"] | run["final"])]
 
 
 def overview_table(report: Json) -> Table | str:
-    """Return test scores over hospitals for every model: unweighted mean, worst hospital, best minus worst.
+    """Return the test scores of every model over hospitals: unweighted mean, worst
+    hospital, best minus worst.
 
-    Where no hospital told one: a sentence that says why.
+    Where no hospital sent a score, the result is a sentence that says why.
     """
     rows = []
     for name in (*CANDIDATES, "deployed"):
@@ -83,35 +91,53 @@ def overview_table(report: Json) -> Table | str:
         return nothing_told(report, "test result")
     return Table(
         f"Test {score_name(report)} over hospitals; every hospital counts the same, however many patients it has.",
-        ("Model", "Mean over hospitals", "Worst hospital", "Gap, best minus worst", "Hospitals"),
+        (
+            "Model",
+            "Mean over hospitals",
+            "Worst hospital",
+            "Gap, best minus worst",
+            "Hospitals",
+        ),
         rows,
         len(rows) - 1 if "deployed" in report["overview"] else None,
     )
 
 
 def candidate_table(
-    candidates: Mapping[str, Any], chosen: str | None, caption: str, mark: str = "✓ deploy"
+    candidates: Mapping[str, Any],
+    chosen: str | None,
+    caption: str,
+    mark: str = "✓ deploy",
 ) -> Table | str:
-    """Return the candidates of one hospital, the chosen row marked; columns that nobody knows are left out.
+    """Return the candidates of one hospital with the chosen row marked. Columns that
+    nobody knows are left out.
 
-    Of candidates over few patients only the names are told, in a sentence.
+    Of candidates over few patients only the names are shown, in a sentence.
     """
     if not any(candidates.values()):
         listed = ", ".join(NAMES[name] + (f" ({mark})" if name == chosen else "") for name in candidates)
         return f"{caption}: {listed}. n < 5: not told."
-    regions = ("mean", *regions_in(key for one in candidates.values() for key in one.get("test") or {}))
+    regions = (
+        "mean",
+        *regions_in(key for one in candidates.values() for key in one.get("test") or {}),
+    )
     dice = [region for region in regions if any(metric(c, f"dice_{region}") for c in candidates.values())]
     said = {name: {r: in_words(c.get("test") or {}, r) for r in regions} for name, c in candidates.items()}
     apart = [region for region in regions if any(words[region] for words in said.values())]
     hd95 = [r for r in regions if r not in apart and any(metric(c, f"hd95_mm_{r}") for c in candidates.values())]
     kinds = [key for key in CLASSIFICATION if any(metric(c, key) for c in candidates.values())]
-    heads = ["Model", *("Dice [95 % CI]" if region == "mean" else f"Dice {region}" for region in dice)]
+    heads = [
+        "Model",
+        *("Dice [95 % CI]" if region == "mean" else f"Dice {region}" for region in dice),
+    ]
     heads += [f"{key.replace('_', ' ').replace('auroc', 'AUROC')} [95 % CI]" for key in kinds]
     heads += [f"HD95 {region}, mm" for region in hd95] + [f"Outline of {region} within (HD95)" for region in apart]
     heads += ["Steps k", "Test cases"]
     rows = []
     for name, candidate in candidates.items():
-        cells: list[str | Cell] = [Cell(NAMES[name], mark, "chosen") if name == chosen else NAMES[name]]
+        cells: list[str | Cell] = [
+            Cell(NAMES[name], mark, "chosen") if name == chosen else NAMES[name],
+        ]
         for region in dice:
             found = metric(candidate, f"dice_{region}")
             cells.append(interval(found) if region == "mean" else _value(found))
@@ -125,10 +151,17 @@ def candidate_table(
 
 def _card(run: Json, site: str) -> dict[str, Any]:
     candidates, verdict = candidates_of(run, site), verdict_of(run, site)
-    claim, table, rough = privacy_claim(run), None, ""
+    claim = privacy_claim(run)
+    table = None
+    rough = ""
     if candidates:
         caption = f"Candidates at {site_name(run, site)}, on its test patients{f'; {claim}' if claim else ''}"
-        table = candidate_table(candidates, deployed(run, site), caption, mark_of(verdict))
+        table = candidate_table(
+            candidates,
+            deployed(run, site),
+            caption,
+            mark_of(verdict),
+        )
         tested = [found.get("cases") for c in candidates.values() if (found := main_metric(c))]
         cases = max((n for n in tested if n is not None), default=None)
         if cases is not None and cases < FEW_CASES:
@@ -151,7 +184,7 @@ def mark_of(verdict: Verdict) -> str:
 
 
 def facts(site: Json) -> str:
-    """Return what a site told about itself, in one line."""
+    """Return what a site sent about itself, in one line."""
     cases = site.get("cases") or {}
     told = any(cases.get(part) is not None for part in _PARTS)
     few = {part: "few" if part in cases and told else None for part in _PARTS}
@@ -196,7 +229,7 @@ def _cases(candidate: Json) -> str:
 
 
 def _moment(iso: str | None) -> datetime | None:
-    """Return the time, or None when the text is no ISO time."""
+    """Return the time in a text, or None where the text is no ISO time."""
     try:
         return datetime.fromisoformat((iso or "").replace("Z", "+00:00"))
     except ValueError:

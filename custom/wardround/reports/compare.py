@@ -1,4 +1,6 @@
-"""Two or more runs side by side: which settings differ, and by how much each hospital's score differs, paired by hospital."""
+"""Two or more runs side by side: which settings differ, and by how much each hospital's
+score differs, paired by hospital.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ _CAUTION = (
 
 
 def require_comparable(runs: Mapping[str, Json]) -> None:
-    """Raise ConfigRefused unless there are two runs or more, of one score, with a hospital in common."""
+    """Raise ConfigRefused unless there are two runs or more, with one kind of score and
+    a hospital in common.
+    """
     scores = {score_name(run) for run in runs.values()}
     common = set.intersection(*(set(run["final"]) for run in runs.values())) if runs else set()
     kinds = {bool(run["phantoms"]) for run in runs.values()}
@@ -47,7 +51,9 @@ def require_comparable(runs: Mapping[str, Json]) -> None:
 
 
 def differing(runs: Mapping[str, Json]) -> list[tuple[str, list[Any]]]:
-    """Return (setting, its value in each run; None where a run has none) for the settings that are not the same in all."""
+    """Return the settings that are not the same in all runs, as (setting, its value in
+    each run); None where a run has no such setting.
+    """
     said = [{key: run.get(key) for key in SAME} | dict(run.get("settings") or {}) for run in runs.values()]
     names = list(dict.fromkeys(name for one in said for name in one))
     found = [(name, [one.get(name) for one in said]) for name in names]
@@ -55,7 +61,9 @@ def differing(runs: Mapping[str, Json]) -> list[tuple[str, list[Any]]]:
 
 
 def scores(run: Json) -> dict[str, float]:
-    """Return hospital -> test score of the model that it chose; hospitals that tell none are left out."""
+    """Return the test score of the model that each hospital chose. Hospitals that sent
+    none are left out.
+    """
     found = {}
     for site in by_name(run["final"]):
         chosen = deployed(run, site)
@@ -66,13 +74,17 @@ def scores(run: Json) -> dict[str, float]:
 
 
 def difference(a: Mapping[str, float], b: Mapping[str, float]) -> Interval | None:
-    """Return the mean over common hospitals of b - a with its bootstrap interval over hospitals; none in common: None."""
+    """Return the mean over common hospitals of b - a, with its bootstrap interval over
+    hospitals; None where no hospital is common.
+    """
     both = [b[site] - a[site] for site in a if site in b]
     return bootstrap_mean(both, 0) if both else None
 
 
 def rows(runs: Mapping[str, Json]) -> list[dict[str, Any]]:
-    """Return one row per run: name, mean score over its hospitals, and the paired difference from the first run."""
+    """Return one row per run: its name, the mean score over its hospitals, and the
+    paired difference from the first run.
+    """
     first = next(iter(runs.values()))
     made = []
     for name, run in runs.items():
@@ -80,22 +92,40 @@ def rows(runs: Mapping[str, Json]) -> list[dict[str, Any]]:
         minus = difference(scores(first), told) if run is not first else None
         mean = fmean(told.values()) if told else None
         made.append(
-            {"run": name, "mean": mean, "sites": len(told), "minus_first": None if minus is None else vars(minus)}
+            {
+                "run": name,
+                "mean": mean,
+                "sites": len(told),
+                "minus_first": None if minus is None else vars(minus),
+            },
         )
     return made
 
 
 def write_comparison(runs: Mapping[str, Json], out: Path) -> Path:
-    """Write one page, with a table of settings, a table of scores and one picture, and return its path."""
+    """Write one page with a table of settings, a table of scores and one picture, and
+    return its path.
+    """
     require_comparable(runs)
     score = score_name(next(iter(runs.values())))
     settings = lines(runs)
     found = [[row["run"], number(row["mean"]), interval(row["minus_first"]), row["sites"]] for row in rows(runs)]
-    heads = ("Run", f"Mean test {score}", "Minus the first run [95 % over hospitals]", "Hospitals that tell")
+    heads = (
+        "Run",
+        f"Mean test {score}",
+        "Minus the first run [95 % over hospitals]",
+        "Hospitals that tell",
+    )
     shown = {
         "count": len(runs),
         "synthetic": any(run["phantoms"] for run in runs.values()),
-        "settings": Table("All other settings are the same.", ("Setting", *runs), settings) if settings else None,
+        "settings": Table(
+            "All other settings are the same.",
+            ("Setting", *runs),
+            settings,
+        )
+        if settings
+        else None,
         "score": score,
         "scores": Table(_CAUTION, heads, found),
         "picture": picture(runs),
@@ -104,7 +134,9 @@ def write_comparison(runs: Mapping[str, Json], out: Path) -> Path:
 
 
 def picture(runs: Mapping[str, Json]) -> Drawing:
-    """Return a drawing with one line per hospital and one dot per run: the first run's hollow, the last one's filled."""
+    """Return a drawing with one line per hospital and one dot per run. The first run's
+    dot is hollow, the last one's is filled.
+    """
     told = {name: scores(run) for name, run in runs.items()}
     sites = by_name({site for one in told.values() for site in one})
     run = next(iter(runs.values()))
@@ -119,14 +151,28 @@ def picture(runs: Mapping[str, Json]) -> Drawing:
         shapes.append(label(160, y + 4, site_name(run, site)[:28], "end", "ink"))
         shapes.append(line(x.at(values[0][1]), y, x.at(values[-1][1]), y, "span"))
         for number_, (_, value) in enumerate(values):
-            shapes += dots([(x.at(value), y)], "dot" if number_ == len(values) - 1 else "open", 4.0)
-        spoken.append(f"{site}: " + ", ".join(f"{name} {value:.3f}" for name, value in values))
-    return Drawing(_WIDTH, int(bottom + 24), "Test scores by hospital. " + "; ".join(spoken), shapes)
+            shapes += dots(
+                [(x.at(value), y)],
+                "dot" if number_ == len(values) - 1 else "open",
+                4.0,
+            )
+        spoken.append(
+            f"{site}: " + ", ".join(f"{name} {value:.3f}" for name, value in values),
+        )
+    return Drawing(
+        _WIDTH,
+        int(bottom + 24),
+        "Test scores by hospital. " + "; ".join(spoken),
+        shapes,
+    )
 
 
 def lines(runs: Mapping[str, Json]) -> Sequence[Sequence[str]]:
-    """Return the settings that differ as rows of text."""
+    """Return the settings that differ, as rows of text."""
     return [
-        [key, *("not set" if one is None else setting_words(key, one) for one in values)]
+        [
+            key,
+            *("not set" if one is None else setting_words(key, one) for one in values),
+        ]
         for key, values in differing(runs)
     ]

@@ -1,4 +1,6 @@
-"""The report's figures: one small panel per hospital, the same scale in every panel of a row."""
+"""The report's figures: one small panel per hospital, with the same scale in every
+panel of a row.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ Panels = Sequence[Drawing] | str
 
 
 def curves(run: Json, key: str) -> dict[str, dict[int, float]]:
-    """Return site -> round, from 1 -> value of `val_score` or `loss`; rounds without a value are left out."""
+    """Return, for each site, the value of `val_score` or `loss` by round, counted from
+    1. Rounds without a value are left out.
+    """
     found: dict[str, dict[int, float]] = {site: {} for site in by_name(run["sites"])}
     for r in run["rounds"]:
         for site, numbers in (r.get("sites") or {}).items():
@@ -35,9 +39,11 @@ def curves(run: Json, key: str) -> dict[str, dict[int, float]]:
 
 
 def curve_panels(run: Json, key: str, what: str) -> Panels:
-    """Return one panel per hospital with its values over rounds, the mean over hospitals dashed; no value: a sentence.
+    """Return one panel per hospital with its values over the rounds, and the mean over
+    hospitals dashed. Without any value the result is a sentence.
 
-    Dice runs from 0 to 1, anything else from 0 (or its lowest value below 0) to its largest value.
+    The axis of Dice runs from 0 to 1; any other axis runs from 0 (or the lowest value
+    below 0) to the largest value.
     """
     found = curves(run, key)
     values = [value for curve in found.values() for value in curve.values()]
@@ -56,7 +62,8 @@ def curve_panels(run: Json, key: str, what: str) -> Panels:
 
 
 def candidate_panels(run: Json) -> Panels:
-    """Return one panel per hospital: test Dice of every candidate as a dot with its 95 % interval, the deployed filled.
+    """Return one panel per hospital: the test Dice of every candidate as a dot with its
+    95 % interval. The deployed one is filled.
 
     All panels share one range: the tenths of Dice around everything drawn.
     """
@@ -72,7 +79,13 @@ def candidate_panels(run: Json) -> Panels:
         return nothing_told(run, "test result")
     x = Axis(floor(10 * min(drawn)) / 10, ceil(10 * max(drawn)) / 10, 14, WIDTH - 14)
     return [
-        _candidates(site_name(run, site), dice, verdict_of(run, site).deploy, x, score_name(run))
+        _candidates(
+            site_name(run, site),
+            dice,
+            verdict_of(run, site).deploy,
+            x,
+            score_name(run),
+        )
         for site, dice in found.items()
         if dice
     ]
@@ -84,7 +97,15 @@ def _dice_of(run: Json, site: str) -> dict[str, Json]:
     return {name: at for name, at in dice.items() if at}
 
 
-def _curve(site: str, what: str, curve: Curve, mean: Curve, x: Axis, y: Axis, best: int | None) -> Drawing:
+def _curve(
+    site: str,
+    what: str,
+    curve: Curve,
+    mean: Curve,
+    x: Axis,
+    y: Axis,
+    best: int | None,
+) -> Drawing:
     described = f"{what} of {site} over rounds: " + (
         ", ".join(f"round {r} {v:.2f}" for r, v in curve.items()) or "no value"
     )
@@ -98,14 +119,18 @@ def _curve(site: str, what: str, curve: Curve, mean: Curve, x: Axis, y: Axis, be
         last = max(curve)
         px, py = x.at(last), y.at(curve[last])
         above = py - 7 if py > 24 else py + 15
-        shapes.append(label(min(px, WIDTH - 8), above, f"{curve[last]:.2f}", "end", "ink"))
+        shapes.append(
+            label(min(px, WIDTH - 8), above, f"{curve[last]:.2f}", "end", "ink"),
+        )
     else:
-        shapes.append(label((x.start + x.end) / 2, HEIGHT / 2, "no value came back", "middle"))
+        shapes.append(
+            label((x.start + x.end) / 2, HEIGHT / 2, "no value came back", "middle"),
+        )
     return Drawing(WIDTH, HEIGHT, described, shapes, site)
 
 
 def _runs(curve: Curve, x: Axis, y: Axis) -> list[list[Point]]:
-    """Return the points cut into runs of consecutive rounds: a gap stays a gap."""
+    """Return the points in runs of consecutive rounds: a gap stays a gap."""
     runs: list[list[Point]] = []
     previous: int | None = None
     for r in sorted(curve):
@@ -127,7 +152,13 @@ def _grid(x: Axis, y: Axis) -> list[Shape]:
     return shapes + [label(x.at(tick), y.start + 14, f"{tick:g}", "middle") for tick in rounds]
 
 
-def _candidates(site: str, found: Mapping[str, Json], chosen: str | None, x: Axis, score: str) -> Drawing:
+def _candidates(
+    site: str,
+    found: Mapping[str, Json],
+    chosen: str | None,
+    x: Axis,
+    score: str,
+) -> Drawing:
     height = 30 + 30 * len(found)
     shapes = []
     for tick in x.ticks(5):
@@ -139,12 +170,28 @@ def _candidates(site: str, found: Mapping[str, Json], chosen: str | None, x: Axi
     for i, (name, at) in enumerate(found.items()):
         mark = " deployed" if name == chosen else ""
         y = 28.0 + 30 * i
-        shapes.append(label(x.start, y - 10, NAMES[name] + (" (deploy)" if mark else ""), "start", f"label{mark}"))
-        shapes.append(label(WIDTH - 12, y - 10, f"{at['value']:.3f}", "end", f"label{mark}"))
+        shapes.append(
+            label(
+                x.start,
+                y - 10,
+                NAMES[name] + (" (deploy)" if mark else ""),
+                "start",
+                f"label{mark}",
+            ),
+        )
+        shapes.append(
+            label(WIDTH - 12, y - 10, f"{at['value']:.3f}", "end", f"label{mark}"),
+        )
         words = f"{NAMES[name]} {at['value']:.3f}"
         if at.get("low") is not None and at.get("high") is not None and at["low"] != at["high"]:
             shapes.append(line(x.at(at["low"]), y, x.at(at["high"]), y, f"span{mark}"))
             words += f" [{at['low']:.3f}, {at['high']:.3f}]"
         shapes += dots([(x.at(at["value"]), y)], f"open{mark}", 3.6)
         spoken.append(words + (", to deploy" if mark else ""))
-    return Drawing(WIDTH, height, f"Test {score} at {site}: " + "; ".join(spoken), shapes, site)
+    return Drawing(
+        WIDTH,
+        height,
+        f"Test {score} at {site}: " + "; ".join(spoken),
+        shapes,
+        site,
+    )

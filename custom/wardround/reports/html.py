@@ -1,7 +1,9 @@
-"""Pages from templates: what is shown stands in templates/, what is computed stays in Python.
+"""Pages from templates: how something is shown stands in templates/, what is shown is
+computed in Python.
 
-Site names, problems and settings come from other machines and are never trusted: every value that a template prints is
-escaped, and a name that a template does not know is an error, not an empty text.
+Site names, problems and settings come from other machines and are never trusted. Every
+value that a template prints is escaped, and a name that a template does not know is an
+error, not an empty text.
 """
 
 from __future__ import annotations
@@ -18,7 +20,12 @@ DASH = "–"
 
 
 class Cell(NamedTuple):
-    """A cell of a table: a text and a smaller note beside it; kind: the style class of the note."""
+    """A cell of a table.
+
+    text: the text of the cell.
+    note: a smaller note beside it.
+    kind: the style class of the note.
+    """
 
     text: str
     note: str
@@ -27,7 +34,12 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """The first cell of a row is its header; row number `marked` is highlighted; wide tables scroll."""
+    """A table that scrolls where it is wide.
+
+    The first cell of a row is its header.
+
+    marked: the number of the row that is highlighted, or None.
+    """
 
     caption: str
     heads: Sequence[str]
@@ -36,7 +48,9 @@ class Table:
 
 
 def environment(package: str) -> Environment:
-    """Return the templates of a package's folder `templates`: escaped, and without tolerance for unknown names."""
+    """Return the templates in a package's folder `templates`, which escape values and
+    refuse unknown names.
+    """
     return Environment(
         loader=PackageLoader(package),
         autoescape=True,
@@ -61,25 +75,29 @@ def html(template: str, values: Json, block: str | None = None) -> str:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """Return a rounded number with a true minus sign, or a dash when it is not known."""
+    """Return a rounded number with a true minus sign, or a dash where it is not known."""
     return DASH if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
 def interval(found: Json | None, digits: int = 3) -> str | Cell:
-    """Return a value with its interval as a note, which says so where there is none or it has no width; unknown: a dash.
+    """Return a value with its interval as a note, or a dash where the value is unknown.
 
-    Equal ends come from few patients who are alike: they look exact and are not.
+    The note says where there is no interval, or one without width. Equal ends come from
+    few patients who are alike: they look exact and are not.
     """
     if not found or found.get("value") is None:
         return DASH
     low, high = found.get("low"), found.get("high")
     if low is None or high is None or number(low, digits) == number(high, digits):
         return Cell(number(found["value"], digits), "no interval")
-    return Cell(number(found["value"], digits), f"[{number(low, digits)}, {number(high, digits)}]")
+    return Cell(
+        number(found["value"], digits),
+        f"[{number(low, digits)}, {number(high, digits)}]",
+    )
 
 
 def size(count: int | None) -> str:
-    """Return bytes in decimal units."""
+    """Return a number of bytes in decimal units."""
     if count is None:
         return DASH
     for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
@@ -89,7 +107,7 @@ def size(count: int | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return seconds as words: 12.3 s, 4 min 3 s, 2 h 5 min."""
+    """Return seconds in words, such as "12.3 s", "4 min 3 s" or "2 h 5 min"."""
     if seconds is None:
         return DASH
     if seconds < 60:

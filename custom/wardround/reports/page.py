@@ -1,4 +1,6 @@
-"""report.json and report.html: one self-contained page for the physician first and the reviewer after."""
+"""report.json and report.html: one self-contained page, for the physician first and for
+the reviewer after.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +21,34 @@ REPORT = "report.html"
 
 
 def write_report(run: Json, out_dir: Path, overlays: Sequence[Path] = ()) -> Path:
-    """Write report.json and report.html into out_dir (made if absent) and return the path of report.html.
+    """Write report.json and report.html into out_dir, which is made if absent, and
+    return the path of report.html.
 
-    Guarantees: no script, no external resource; every text escaped; both files replaced in one step.
-    absent candidates, sites, rounds, regions, intervals: dashes | NaN or inf: null | unknown keys or wrong types:
-    ConfigRefused
+    Guarantees: the page has no script and no external resource; every text is escaped;
+      both files are replaced in one step.
+
+    Absent candidates, sites, rounds, regions and intervals are shown as dashes; NaN and
+    inf are written as null. Unknown keys and wrong types are refused with
+    ConfigRefused.
     """
     report = build(run)
     drawn = render(report, overlays)
-    files.write(Path(out_dir) / "report.json", json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    files.write(
+        Path(out_dir) / "report.json",
+        json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
+    )
     return files.write(Path(out_dir) / REPORT, drawn)
 
 
 def write_plain_report(run: Json, out_dir: Path) -> Path:
-    """Write a page without figures for a run whose report cannot be drawn: job, outcome, problems, who was in which round."""
+    """Write a page without figures for a run whose report cannot be drawn: the job, its
+    outcome, its problems, and who was in which round.
+    """
     rounds = [f"round {one['round'] + 1}: {', '.join(one['aggregated'])}" for one in run["rounds"]]
-    return files.write(Path(out_dir) / REPORT, html("plain_report.html", {"run": run, "rounds": rounds}))
+    return files.write(
+        Path(out_dir) / REPORT,
+        html("plain_report.html", {"run": run, "rounds": rounds}),
+    )
 
 
 def render(report: Json, overlays: Sequence[Path] = ()) -> str:
@@ -58,7 +72,11 @@ def values(report: Json, overlays: Sequence[Path] = ()) -> dict[str, Any]:
         "overview": cards.overview_table(report),
         "best": (report.get("best") or {}).get("round") is not None,
         "candidate_panels": figures.candidate_panels(report),
-        "score_panels": figures.curve_panels(report, "val_score", f"validation {score}"),
+        "score_panels": figures.curve_panels(
+            report,
+            "val_score",
+            f"validation {score}",
+        ),
         "loss_panels": figures.curve_panels(report, "loss", "training loss"),
         "pictures": gallery(overlays),
         "attendance": background.attendance(report),

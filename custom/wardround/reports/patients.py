@@ -1,4 +1,6 @@
-"""One patient's scores in the words of a physician. They are for the hospital's own page and leave it never."""
+"""One patient's scores in the words of a physician. They are for the hospital's own
+page and never leave it.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,20 @@ _CLASS = "p "
 
 
 def merit(row: Row) -> float:
-    """Return how well a model did on a patient: its Dice, or the probability that it gave the true class."""
+    """Return how well a model did on a patient: its Dice, or the probability that it
+    gave the true class.
+    """
     if "class" not in row:
         return float(row["dice_mean"])
     return float(row[_CLASS + _names(row)[int(row["class"])]])
 
 
 def in_words(row: Row) -> dict[str, object]:
-    """Return heading -> cell for one patient.
+    """Return the cells for one patient by their headings.
 
-    segmentation: Dice, of the regions too; volumes predicted and of the expert in ml; distance, or that a side is empty
-    classes: what the expert and the model say, by name, and every probability
+    Segmentation has Dice, also of each region, the volumes predicted and of the expert
+    in ml, and the distance in mm, or that a side is empty. Classification has what the
+    expert and the model say, by name, and every probability.
     """
     if "class" in row:
         names = _names(row)
@@ -40,7 +45,9 @@ def in_words(row: Row) -> dict[str, object]:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """Return one plain sentence on how the chosen model did on the test patients; no patient: an empty text."""
+    """Return one plain sentence on how the chosen model did on the test patients; ""
+    where there is no patient.
+    """
     if not rows:
         return ""
     who = f"On {count_of_cases(len(rows))} that nobody trained on"

@@ -11,16 +11,21 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Picture(NamedTuple):
-    """source: the picture as data; "" where the file could not be read as PNG."""
+    """A picture with its name.
+
+    source: the picture as a data URL, or "" where the file could not be read as PNG.
+    """
 
     name: str
     source: str
 
 
 def gallery(paths: Sequence[Path]) -> list[Picture]:
-    """Return the pictures with their titles: those inside the PNG, else the file names.
+    """Return the pictures with their titles: those inside the PNG files, else the names
+    of the files.
 
-    A file that is missing, unreadable or no PNG does not cost the others: its picture has no source.
+    A file that is missing, unreadable or no PNG does not cost the others: its picture
+    has no source.
     """
     return [_picture(Path(path)) for path in paths]
 
@@ -37,10 +42,15 @@ def _picture(path: Path) -> Picture:
 
 
 def _title(png: bytes) -> str:
-    """Return the title of a PNG: its first tEXt or iTXt chunk of that name; none, or one that cannot be read: ""."""
+    """Return the title of a PNG, from its first tEXt or iTXt chunk of that name; ""
+    where there is none, or one that cannot be read.
+    """
     place = len(_PNG)
     while place + 8 <= len(png):
-        length, kind = int.from_bytes(png[place : place + 4], "big"), png[place + 4 : place + 8]
+        length, kind = (
+            int.from_bytes(png[place : place + 4], "big"),
+            png[place + 4 : place + 8],
+        )
         key, _, value = png[place + 8 : place + 8 + length].partition(b"\0")
         if key == b"Title" and kind == b"tEXt":
             return value.decode("latin-1")

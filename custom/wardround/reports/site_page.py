@@ -1,4 +1,6 @@
-"""The page of one hospital: its own patients, one row each. It is written at the site and stays there."""
+"""The page of one hospital: its own patients, one row each. It is written at the site
+and stays there.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wardround.core import files
-from wardround.core.validate import COUNT, FLAG, NUMBER, TEXT, Each, Json, Maybe, check, finite
+from wardround.core.validate import (
+    COUNT,
+    FLAG,
+    NUMBER,
+    TEXT,
+    Each,
+    Json,
+    Maybe,
+    check,
+    finite,
+)
 from wardround.messages.allowed_names import CANDIDATES
 from wardround.reports import cards
 from wardround.reports.html import DASH, Table, html, number
@@ -32,13 +44,22 @@ SITE_RUN = {
 }
 
 
-def write_site_report(site_run: Json, per_patient: Sequence[Json], overlays: Sequence[Path], out_dir: Path) -> Path:
-    """Write site_report.html into out_dir (made if absent) and return its path.
+def write_site_report(
+    site_run: Json,
+    per_patient: Sequence[Json],
+    overlays: Sequence[Path],
+    out_dir: Path,
+) -> Path:
+    """Write site_report.html into out_dir, which is made if absent, and return its
+    path.
 
-    site_run: SITE_RUN, `about` and `final` as one site's entries in a run's `sites` and `final`
-    per_patient: one mapping per row (a patient, or a patient and a model); their keys become the columns
-    no row, no final, no picture: said so or left out | a value that is None or absent: a dash
-    unknown keys or wrong types in site_run: ConfigRefused
+    site_run: as SITE_RUN, with `about` and `final` as one site's entries in a run's
+      `sites` and `final`. Unknown keys and wrong types are refused with ConfigRefused.
+    per_patient: one mapping per row (a patient, or a patient and a model). Their keys
+      become the columns; a value that is None or absent is a dash.
+    overlays: PNG files.
+
+    A page without rows, final result or pictures says so, or leaves the part out.
     """
     run = finite(site_run)
     check(run, SITE_RUN, "site run")
@@ -47,10 +68,19 @@ def write_site_report(site_run: Json, per_patient: Sequence[Json], overlays: Seq
     candidates = {name: found[name] for name in CANDIDATES if found.get(name) is not None}
     chosen = final.get("deploy")
     verdict = judge(candidates, chosen, final.get("usable"), run.get("floors"))
-    words = [run["job"], run.get("finished"), "phantoms" if run["phantoms"] else "patient data"]
+    words = [
+        run["job"],
+        run.get("finished"),
+        "phantoms" if run["phantoms"] else "patient data",
+    ]
     table = None
     if candidates:
-        table = cards.candidate_table(candidates, chosen, _CAPTION, cards.mark_of(verdict))
+        table = cards.candidate_table(
+            candidates,
+            chosen,
+            _CAPTION,
+            cards.mark_of(verdict),
+        )
     shown = {
         "run": run,
         "name": site_name({"sites": {run["site"]: run.get("about")}}, run["site"]),
@@ -60,12 +90,18 @@ def write_site_report(site_run: Json, per_patient: Sequence[Json], overlays: Seq
         "candidates": table,
         "summary": run.get("summary"),
         "model_file": run.get("model_file"),
-        "command": _command(run.get("model_file") or "", classes=score_of(candidates) == BALANCED),
+        "command": _command(
+            run.get("model_file") or "",
+            classes=score_of(candidates) == BALANCED,
+        ),
         "patients": _patients([finite(row) for row in per_patient]),
         "masks": _masks(run.get("masks") or {}),
         "pictures": gallery(overlays),
     }
-    return files.write(Path(out_dir) / "site_report.html", html("site_report.html", shown))
+    return files.write(
+        Path(out_dir) / "site_report.html",
+        html("site_report.html", shown),
+    )
 
 
 def _command(file: str, *, classes: bool) -> str:
@@ -79,7 +115,9 @@ def _masks(masks: Json) -> Table | None:
         return None
     rounds = sorted(masks, key=int)
     rows_of = [masks[round_] for round_ in rounds]
-    blocks = list(dict.fromkeys(b for row in rows_of for b in (*row["attention"], *row["personal"])))
+    blocks = list(
+        dict.fromkeys(b for row in rows_of for b in (*row["attention"], *row["personal"])),
+    )
     count, rows = max(1, len(blocks)), []
     for block in blocks:
         cells = [block]
@@ -92,15 +130,20 @@ def _masks(masks: Json) -> Table | None:
         "After each round: how much a block's own version changes the predictions, beside an equal share (1.00); a dot: the "
         "block is this hospital's own and does not leave it."
     )
-    return Table(caption, ["Block", *(f"Round {int(round_) + 1}" for round_ in rounds)], rows)
+    return Table(
+        caption,
+        ["Block", *(f"Round {int(round_) + 1}" for round_ in rounds)],
+        rows,
+    )
 
 
 def _patients(rows: Sequence[Json]) -> Table | str:
-    """Return the rows as they are; a sentence where no patient was scored."""
+    """Return the rows as they are, or a sentence where no patient was scored."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     if not columns:
         return "No patient was scored."
-    # A column with spaces has been put in words already; names of classes stay as they are.
+    # A column with spaces has been put in words already; names of classes stay as they
+    # are.
     heads = [column if " " in column else column.replace("_", " ") for column in columns]
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     return Table(f"{len(rows)} rows, the worst patients first.", heads, cells)

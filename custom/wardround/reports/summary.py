@@ -1,4 +1,6 @@
-"""What follows from a run: names, deployed models, problems that nobody listed, the overview over hospitals."""
+"""What follows from a run: names, deployed models, problems that nobody listed, the
+overview over hospitals.
+"""
 
 from __future__ import annotations
 
@@ -24,25 +26,29 @@ EXTENTS = ("patch", "size", "shape", "tubelet")  # settings that are sizes along
 
 
 def site_name(run: Json, site: str) -> str:
-    """Return "label (site)", or the site alone when it has no label of its own."""
+    """Return "label (site)", or the site alone where it has no label of its own."""
     label = (run["sites"].get(site) or {}).get("label")
     return f"{label} ({site})" if label and label != site else site
 
 
 def candidates_of(run: Json, site: str) -> dict[str, Any]:
-    """Return the evaluated candidates of a site in the order of CANDIDATES; none: {}."""
+    """Return the evaluated candidates of a site in the order of CANDIDATES; {} where
+    there are none.
+    """
     found = (run["final"].get(site) or {}).get("candidates") or {}
     return {name: found[name] for name in CANDIDATES if found.get(name) is not None}
 
 
 def metric(candidate: Json, name: str) -> Json | None:
-    """Return the test interval of one metric when its value is known."""
+    """Return the test interval of one metric where its value is known."""
     found = (candidate.get("test") or {}).get(name)
     return found if found and found.get("value") is not None else None
 
 
 def nothing_told(run: Json, what: str) -> str:
-    """Return why a run has no such number: hospitals with few patients keep theirs, or none came back."""
+    """Return why a run has no such number: hospitals with few patients keep theirs, or
+    none came back.
+    """
     kept = any(None in ((site or {}).get("cases") or {}).values() for site in run["sites"].values())
     if kept or any({} in ((final or {}).get("candidates") or {}).values() for final in run["final"].values()):
         return (
@@ -52,24 +58,28 @@ def nothing_told(run: Json, what: str) -> str:
 
 
 def setting_words(name: str, value: Any) -> str:
-    """Return a setting in words: sizes along axes as 32 x 32 x 32, other lists with commas."""
+    """Return a setting in words: sizes along axes as "32 x 32 x 32", other lists with
+    commas.
+    """
     if not isinstance(value, list):
         return str(value)
     return (" x " if name.rpartition(".")[2] in EXTENTS else ", ").join(map(str, value))
 
 
 def score_name(run: Json) -> str:
-    """Return what scores of this run are: Dice, or balanced accuracy."""
+    """Return the name of this run's score: Dice, or balanced accuracy."""
     return str((run.get("settings") or {}).get("score") or DICE)
 
 
 def main_metric(candidate: Json) -> Json | None:
-    """Return the test interval of the score that models are compared by: mean Dice, or balanced accuracy."""
+    """Return the test interval of the score by which models are compared: mean Dice, or
+    balanced accuracy.
+    """
     return metric(candidate, "dice_mean") or metric(candidate, CLASSIFICATION[0])
 
 
 def privacy_claim(run: Json) -> str:
-    """Return what differential privacy promises in this run, "" where there is none."""
+    """Return what differential privacy promises in this run, or "" without it."""
     said = run.get("settings") or {}
     if said.get("dp.epsilon") is None:
         return ""
@@ -82,14 +92,18 @@ def privacy_claim(run: Json) -> str:
 
 
 def silent(run: Json) -> bool:
-    """Tell whether no score may leave a hospital in this run: under hospital-level privacy all come from its patients."""
+    """Return whether no score may leave a hospital in this run: under hospital-level
+    privacy all scores come from its patients.
+    """
     return (run.get("settings") or {}).get("dp.unit") == "hospital"
 
 
 def deployed(run: Json, site: str) -> str | None:
-    """Return the model to deploy: what the site said, else the choice on its validation scores, else None.
+    """Return the model to deploy: what the site said, else the choice on its validation
+    scores, else None.
 
-    under differential privacy the site's choice, which was made on its patients, stays there: None
+    Under differential privacy the result is None: the site's choice was made on its
+    patients, and stays there.
     """
     if privacy_claim(run):
         return None
@@ -105,23 +119,37 @@ def deployed(run: Json, site: str) -> str | None:
 
 
 def floors_of(run: Json, site: str) -> dict[str, float]:
-    """Return what the test numbers of a hospital must be above, from the job's settings and the hospital's classes."""
+    """Return what the test numbers of a hospital must exceed, according to the job's
+    settings and the hospital's classes.
+    """
     settings = run.get("settings") or {}
     least = settings.get("model_selection.least_dice")
-    classes = len((run["sites"].get(site) or {}).get("classes") or settings.get("sampling.classes") or ())
-    return floors(classes if classes > 1 else None, LEAST_DICE if least is None else float(least))
+    classes = len(
+        (run["sites"].get(site) or {}).get("classes") or settings.get("sampling.classes") or (),
+    )
+    return floors(
+        classes if classes > 1 else None,
+        LEAST_DICE if least is None else float(least),
+    )
 
 
 def verdict_of(run: Json, site: str) -> Verdict:
-    """Return the verdict of one hospital; under differential privacy it stays there."""
+    """Return the verdict of one hospital. Under differential privacy it stays there."""
     if privacy_claim(run):
         return STAYS
     said = (run["final"].get(site) or {}).get("usable")
-    return judge(candidates_of(run, site), deployed(run, site), said, floors_of(run, site))
+    return judge(
+        candidates_of(run, site),
+        deployed(run, site),
+        said,
+        floors_of(run, site),
+    )
 
 
 def short_run(report: Json) -> str:
-    """Return why joining may not help in a demonstration where it helped nobody; any other report: an empty text."""
+    """Return why joining may not help in a demonstration that helped nobody; "" for any
+    other report.
+    """
     kinds = {verdict["kind"] for verdict in report["verdicts"].values()}
     if not report["phantoms"] or "helped" in kinds or not kinds & {"not_helped", "unusable", "chance"}:
         return ""
@@ -135,22 +163,29 @@ def short_run(report: Json) -> str:
 
 
 def ending(report: Json, page: Path) -> list[str]:
-    """Return the last lines that a run says: the verdict of every hospital, why it may be so, and which page to open."""
+    """Return the last lines that a run prints: the verdict of every hospital, why it
+    may be so, and which page to open.
+    """
     verdicts = [report["verdicts"][site]["sentence"] for site in by_name(report["verdicts"])]
     short = short_run(report)
     return [*verdicts, *([short] if short else []), f"open this: {page}"]
 
 
 def by_name(sites: Iterable[str]) -> list[str]:
-    """Return sites by name, site-2 before site-10."""
-    return sorted(sites, key=lambda site: [(not part.isdigit(), part.zfill(12)) for part in re.split(r"(\d+)", site)])
+    """Return sites by name, with site-2 before site-10."""
+    return sorted(
+        sites,
+        key=lambda site: [(not part.isdigit(), part.zfill(12)) for part in re.split(r"(\d+)", site)],
+    )
 
 
 def all_problems(run: Json) -> tuple[list[str], list[str]]:
-    """Return the problems of the run with one for every site that was lost without a word about it, and all lost sites.
+    """Return all problems of the run, and all lost sites. A site that was lost without
+    a word about it has a problem here.
 
-    No final result, or not aggregated in some round that does not say why: a problem, unless the run lists the site as
-    lost, which has its problem already. A round that says why makes a remark, no problem.
+    No final result, or an update that was not aggregated in a round that does not say
+    why, is a problem, unless the run lists the site as lost: then it has its problem
+    already. A round that says why gives a remark, not a problem.
     """
     problems: list[str] = list(run["problems"])
     lost: list[str] = list(run.get("lost") or ())
@@ -173,9 +208,10 @@ def all_problems(run: Json) -> tuple[list[str], list[str]]:
 
 
 def overview(run: Json) -> dict[str, dict[str, Any]]:
-    """Return the test score per model over hospitals: unweighted mean, worst site, gap (best minus worst), number of sites.
+    """Return the test score of each model over hospitals: unweighted mean, worst site,
+    gap (best minus worst), number of sites.
 
-    The row `deployed` takes at each hospital the model that it deploys.
+    The row `deployed` takes, at each hospital, the model that it deploys.
     """
     rows: dict[str, dict[str, float]] = {}
     for site in run["final"]:

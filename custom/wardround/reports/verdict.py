@@ -1,12 +1,18 @@
-"""Which model a hospital should deploy, and whether joining helped it.
+"""Which model should a hospital deploy, and did joining help it?
 
-Chosen on VALIDATION; test numbers only report. The rule is the one-standard-error rule (Breiman et al. 1984,
-Classification and Regression Trees, section 3.4.3): the simplest model within one standard error of the best.
-Nothing is recommended below a floor: the lower end of the interval of the chosen model on test must be above chance (balanced
-accuracy 1 / classes, AUROC 0.5), or above the least Dice that the job calls usable. The floor chooses nothing: it only
-withholds, and the site itself says one word of it, so that nothing about few test patients leaves with it.
-Deviation: sites send means, so the standard error takes an assumed spread between two models on a patient: 0.05 Dice; 0.35
-for balanced accuracy (one patient in eight judged differently).
+Models are chosen on VALIDATION; test numbers only report. The rule is the
+one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees,
+section 3.4.3): the simplest model within one standard error of the best.
+
+Nothing is recommended below a floor. The lower end of the interval of the chosen model
+on test must be above chance (balanced accuracy 1 / classes, AUROC 0.5), or above the
+least Dice that the job calls usable. The floor chooses nothing: it only withholds, and
+the site itself says one word of it, so that nothing about few test patients leaves with
+it.
+
+Deviation: sites send means, so the standard error takes an assumed spread between two
+  models on a patient: 0.05 Dice; 0.35 for balanced accuracy (one patient in eight
+  classified differently).
 """
 
 from __future__ import annotations
@@ -44,7 +50,13 @@ NOT_HELPED = "joining did not help you"
 
 @dataclass(frozen=True)
 class Verdict:
-    """kind: `helped` (interval above 0), `chance` (gain above 0, interval not), `not_helped`, `unusable` or `unknown`."""
+    """The advice to one hospital.
+
+    deploy: the model to deploy, or None.
+    kind: `helped` (interval above 0), `chance` (gain above 0, interval not),
+      `not_helped`, `unusable` or `unknown`.
+    advice: the verdict in one or two sentences.
+    """
 
     deploy: str | None
     kind: str
@@ -52,20 +64,28 @@ class Verdict:
 
 
 def score_of(candidates: Mapping[str, Any]) -> str:
-    """Return what these candidates are compared by: balanced accuracy where a test says it, else Dice."""
+    """Return the score by which these candidates are compared: balanced accuracy where
+    a test has it, else Dice.
+    """
     tests = ((candidate or {}).get("test") or {} for candidate in candidates.values())
     return BALANCED if any(MAIN[BALANCED] in test for test in tests) else DICE
 
 
 def margin(cases: int, score: str = DICE) -> float:
-    """Return what a less simple model must gain on validation: max(0.005, spread / sqrt(cases)), no case: inf."""
+    """Return what a less simple model must gain on validation: max(0.005, spread /
+    sqrt(cases)); without cases it is inf.
+    """
     return max(LEAST_MARGIN, SPREAD[score] / math.sqrt(cases)) if cases > 0 else math.inf
 
 
 def choose(val: Mapping[str, float | None], cases: int, score: str = DICE) -> str:
-    """Return the first model, in the order of CANDIDATES, whose validation score is within margin(cases) of the best.
+    """Return the first model, in the order of CANDIDATES, whose validation score is
+    within margin(cases) of the best.
 
-    None or NaN: that model is left out | cases == 0: the simplest model | no score, or an unknown model: ConfigRefused
+    val: the validation score of each model; None or NaN leaves a model out.
+    cases: the number of validation cases; 0 gives the simplest model.
+
+    No score at all, and an unknown model, are refused with ConfigRefused.
     """
     unknown = sorted(set(val) - set(CANDIDATES))
     scores = {name: float(score) for name, score in val.items() if score is not None and math.isfinite(score)}
@@ -87,15 +107,22 @@ STAYS = Verdict(
 )
 
 
-def floors(classes: int | None = None, least_dice: float = LEAST_DICE) -> dict[str, float]:
-    """Return test metric -> what the lower end of its interval must be above; classes: how many there are, None: not known."""
+def floors(
+    classes: int | None = None,
+    least_dice: float = LEAST_DICE,
+) -> dict[str, float]:
+    """Return what the lower end of the interval of each test metric must exceed.
+
+    classes: the number of classes, or None where it is not known.
+    """
     return {MAIN[DICE]: least_dice, "auroc": CHANCE_AUROC} | ({MAIN[BALANCED]: 1 / classes} if classes else {})
 
 
 def is_usable(test: Mapping[str, Any], least: Mapping[str, float]) -> bool | None:
-    """Return whether every metric that has a floor is above it; no such metric is known: None.
+    """Return whether every metric that has a floor is above it, or None where no such
+    metric is known.
 
-    An interval without width is none: the metric's value counts instead.
+    Where the interval has no width, the metric's value counts instead.
     """
     found = {name: test.get(name) or {} for name in least}
     known = {name: at for name, at in found.items() if at.get("value") is not None}
@@ -110,15 +137,24 @@ def judge(
 ) -> Verdict:
     """Return the verdict for the chosen model.
 
-    usable: what the site said of the floor; None: what its test numbers say | least: the floors, as `floors` gives them
-    not usable: nothing is recommended
-    chosen None or not among the candidates: unknown, nothing is recommended | local: not_helped
-    gain over local on test (or, where it is missing, the difference of the two test means, without interval):
-    unknown: said so | <= 0: not_helped | > 0 and interval above 0: helped | > 0 otherwise: chance
+    chosen: the model's name. None, or a name that is not among the candidates, gives
+      `unknown`, and nothing is recommended.
+    usable: what the site said about the floor; None uses its test numbers. A model that
+      is not usable is not recommended.
+    least: the floors, as `floors` gives them.
+
+    The local model gives `not_helped`. For any other model the gain over local on test
+    decides or, where it is missing, the difference of the two test means without an
+    interval: `helped` for an interval above 0, `chance` for another gain above 0,
+    `not_helped` otherwise, and `unknown` where neither is known.
     """
     candidate = candidates.get(chosen) if chosen is not None else None
     if chosen is None or candidate is None:
-        return Verdict(None, "unknown", "No model can be recommended: no evaluated model came back from this hospital.")
+        return Verdict(
+            None,
+            "unknown",
+            "No model can be recommended: no evaluated model came back from this hospital.",
+        )
     least = floors() if least is None else least
     if usable is None:
         usable = is_usable(candidate.get("test") or {}, least)
@@ -127,9 +163,14 @@ def judge(
     few = "" if candidate else f" {FEW}."
     if chosen == "local":
         return Verdict(
-            chosen, "not_helped", f"Deploy {_SPOKEN[chosen]}: {_why_local(candidates)}, so {NOT_HELPED}.{few}"
+            chosen,
+            "not_helped",
+            f"Deploy {_SPOKEN[chosen]}: {_why_local(candidates)}, so {NOT_HELPED}.{few}",
         )
-    score, model = score_of(candidates), _SPOKEN[chosen] + _steps(chosen, candidate.get("k"))
+    score, model = (
+        score_of(candidates),
+        _SPOKEN[chosen] + _steps(chosen, candidate.get("k")),
+    )
     if few:
         advice = (
             f"Deploy {model}: the validation cases of this hospital chose it.{few} Its own report says what it gains."
@@ -155,12 +196,18 @@ def judge(
 
 
 def _lower(at: Mapping[str, Any]) -> float:
-    """Return the lower end of an interval; the value where there is no interval, or one without width."""
+    """Return the lower end of an interval, or the value where there is no interval, or
+    one without width.
+    """
     low, high = at.get("low"), at.get("high")
     return float(at["value"] if low is None or high is None or low == high else low)
 
 
-def _why_unusable(candidates: Mapping[str, Any], chosen: str, least: Mapping[str, float]) -> str:
+def _why_unusable(
+    candidates: Mapping[str, Any],
+    chosen: str,
+    least: Mapping[str, float],
+) -> str:
     test = (candidates[chosen] or {}).get("test") or {}
     first = "No model here is usable yet: train longer, or with more patients."
     below = [name for name, floor in least.items() if (test.get(name) or {}).get("value") is not None]
@@ -200,7 +247,9 @@ def _steps(chosen: str, steps: int | None) -> str:
 
 def _bounds(gain: Mapping[str, Any]) -> str:
     """Return the interval in words, with the doubt that it leaves."""
-    low, high, cases = gain.get("low"), gain.get("high"), gain.get("cases")
+    low = gain.get("low")
+    high = gain.get("high")
+    cases = gain.get("cases")
     if low is None or high is None or low == high:
         return (
             f"{count_of_cases(cases)}: no interval; this could be chance"
@@ -211,11 +260,21 @@ def _bounds(gain: Mapping[str, Any]) -> str:
     return f"{words}; the interval includes 0: this could be chance" if low <= 0 <= high else words
 
 
-def _difference_of_means(candidates: Mapping[str, Any], chosen: str) -> dict[str, Any] | None:
-    """Return chosen minus local on test, without interval, when both means are known for equally many cases."""
+def _difference_of_means(
+    candidates: Mapping[str, Any],
+    chosen: str,
+) -> dict[str, Any] | None:
+    """Return chosen minus local on test, without interval, where both means are known
+    for equally many cases.
+    """
     key = MAIN[score_of(candidates)]
     tests = [((candidates.get(name) or {}).get("test") or {}).get(key) or {} for name in (chosen, "local")]
     mine, local = tests
     if mine.get("value") is None or local.get("value") is None or mine.get("cases") != local.get("cases"):
         return None
-    return {"value": mine["value"] - local["value"], "low": None, "high": None, "cases": mine.get("cases")}
+    return {
+        "value": mine["value"] - local["value"],
+        "low": None,
+        "high": None,
+        "cases": mine.get("cases"),
+    }

@@ -1,8 +1,10 @@
-"""The HTTP side: GET / (a page), GET /health, GET /version, POST /predict. Nothing of a request is logged or kept.
+"""The HTTP side: GET / (a page), GET /health, GET /version, POST /predict. Nothing of a
+request is logged or kept.
 
-POST /predict takes one case: a form (multipart/form-data) with one file for each sequence (t1, t1ce, t2, flair; .nii or
-.nii.gz). The mask comes back as .nii.gz in the geometry of the case's first image; its headers say which sequences were used
-and which were missing.
+POST /predict takes one case: a form (multipart/form-data) with one file for each
+sequence (t1, t1ce, t2, flair; .nii or .nii.gz). The mask comes back as .nii.gz in the
+geometry of the case's first image; its headers say which sequences were used and which
+were missing.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True)
 class Service:
-    """What the three handlers share."""
+    """What the handlers of the service share."""
 
     model: Model
     queue: Queue
@@ -48,20 +50,26 @@ class Service:
         return app
 
     async def page(self, _: web.Request) -> web.Response:
-        """Without a token: a form for one case, which asks for the token; it says nothing about the model."""
-        return web.Response(text=PAGE, content_type="text/html", headers={"Content-Security-Policy": POLICY})
+        """Return the form for one case. It needs no token itself, asks for the token,
+        and says nothing about the model.
+        """
+        return web.Response(
+            text=PAGE,
+            content_type="text/html",
+            headers={"Content-Security-Policy": POLICY},
+        )
 
     async def health(self, _: web.Request) -> web.Response:
-        """Without a token: whether the service runs."""
+        """Return that the service runs. No token is needed."""
         return web.json_response({"status": "ok"})
 
     async def version(self, request: web.Request) -> web.Response:
-        """Which model this is."""
+        """Return which model this is."""
         self._require_token(request)
         return web.json_response(self.model.about)
 
     async def predict(self, request: web.Request) -> web.Response:
-        """One case in, its mask out."""
+        """Return the mask of the one case in the request."""
         self._require_token(request)
         self._require_sendable(request)
         with self.queue.place() as place:
@@ -69,18 +77,27 @@ class Service:
         headers = {
             "Content-Disposition": f'attachment; filename="{MASK}"',
             "X-Wardround-Fingerprint": str(self.model.about["fingerprint"]),
-            "X-Wardround-Volumes-Ml": json.dumps({name: round(ml, 3) for name, ml in answer.volumes_ml.items()}),
+            "X-Wardround-Volumes-Ml": json.dumps(
+                {name: round(ml, 3) for name, ml in answer.volumes_ml.items()},
+            ),
             "X-Wardround-Sequences": ",".join(answer.sequences),
             "X-Wardround-Missing": ",".join(name for name in SEQUENCES if name not in answer.sequences),
             "X-Wardround-Trained-On": str(self.model.about["trained_on"]),
             "X-Wardround-Notice": NOT_A_DEVICE,
         }
-        return web.Response(body=answer.mask, content_type="application/gzip", headers=headers)
+        return web.Response(
+            body=answer.mask,
+            content_type="application/gzip",
+            headers=headers,
+        )
 
     async def _answer(self, request: web.Request, place: Place) -> Answer:
         limits = self.limits
         try:
-            images = await asyncio.wait_for(_parts(request, limits.upload), limits.upload_s)
+            images = await asyncio.wait_for(
+                _parts(request, limits.upload),
+                limits.upload_s,
+            )
         except asyncio.TimeoutError as error:
             raise _slow(408, "the upload", limits.upload_s) from error
         work = place.work(lambda: self.model.predict(case_of(images, limits)))
@@ -100,7 +117,7 @@ class Service:
             )
 
     def _require_sendable(self, request: web.Request) -> None:
-        """Refuse by the headers alone what need not be read."""
+        """Refuse, by its headers alone, a request that need not be read."""
         if request.content_type != FORM or request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
             raise UploadRefused(
                 415,
@@ -113,7 +130,11 @@ class Service:
             raise _too_large(self.limits.upload)
 
     @web.middleware
-    async def _speak(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _speak(
+        self,
+        request: web.Request,
+        handler: Handler,
+    ) -> web.StreamResponse:
         try:
             response = await handler(request)
         except UploadRefused as refusal:
@@ -126,7 +147,10 @@ class Service:
             response = _refusal(422, refusal)
         except web.HTTPException as error:
             to_do = "ask for GET /, GET /health, GET /version or POST /predict; `wardround serve --help` shows how"
-            response = _json(error.status, {"error": "http", "what": error.reason, "to_do": to_do})
+            response = _json(
+                error.status,
+                {"error": "http", "what": error.reason, "to_do": to_do},
+            )
             if allowed := error.headers.get(hdrs.ALLOW):
                 response.headers[hdrs.ALLOW] = allowed
         response.headers[hdrs.CACHE_CONTROL] = "no-store"
@@ -136,7 +160,9 @@ class Service:
 
 
 async def _parts(request: web.Request, limit: int) -> dict[str, bytes]:
-    """Return the files of a form by sequence, counting while they arrive; damaged: 400, other names or twice one: 422."""
+    """Return the files of a form by sequence, counting bytes while they arrive. A
+    damaged form is refused with 400; other names, or one twice, with 422.
+    """
     found: dict[str, bytes] = {}
     size = 0
     try:
@@ -155,7 +181,11 @@ async def _parts(request: web.Request, limit: int) -> dict[str, bytes]:
             size += len(found[name])
     except (ValueError, HttpProcessingError, AssertionError) as error:
         raise UploadRefused(
-            400, "the form", found="one that cannot be read", expected=FORM, fix="let a library or curl -F make it"
+            400,
+            "the form",
+            found="one that cannot be read",
+            expected=FORM,
+            fix="let a library or curl -F make it",
         ) from error
     return found
 
@@ -166,7 +196,7 @@ async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
 
 
 async def _collected(chunks: AsyncIterator[bytes], limit: int, size: int) -> bytes:
-    """Return all chunks; the limit counts `size` bytes that came before."""
+    """Return all chunks as bytes. The limit counts the `size` bytes that came before."""
     found = []
     async for chunk in chunks:
         size += len(chunk)
@@ -177,7 +207,12 @@ async def _collected(chunks: AsyncIterator[bytes], limit: int, size: int) -> byt
 
 
 def _refusal(status: int, refusal: Refusal) -> web.Response:
-    said = {"what": refusal.what, "found": refusal.found, "expected": refusal.expected, "to_do": refusal.fix}
+    said = {
+        "what": refusal.what,
+        "found": refusal.found,
+        "expected": refusal.expected,
+        "to_do": refusal.fix,
+    }
     response = _json(status, {"error": refusal.code, **said})
     response.force_close()  # what is left of the body is not read
     return response

@@ -21,12 +21,18 @@ from wardround.training import origin
 from wardround.training.prediction import Weights, ready, regions_of, volumes_ml
 
 MASK = "mask.nii.gz"
+# What Retry-After says until a first case has been measured.
 FIRST_GUESS_S = 30.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """mask: a NIfTI file | volumes_ml: region -> millilitres | sequences: what was used"""
+    """What the service found in one case.
+
+    mask: a NIfTI file.
+    volumes_ml: millilitres of each region.
+    sequences: the sequences that were used.
+    """
 
     mask: bytes
     volumes_ml: dict[str, float]
@@ -34,14 +40,30 @@ class Answer:
 
 
 class Model:
-    """Weights on a device; kind: brats or whole_tumour | enhancing: its value in masks, 3 or 4."""
+    """Weights on a device, ready for cases.
 
-    def __init__(self, weights: Weights, kind: str, device: str, enhancing: int) -> None:
-        self.weights, self.kind, self.enhancing = weights, kind, enhancing
+    kind: brats or whole_tumour.
+    enhancing: the value of enhancing tumour in masks, 3 or 4.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        kind: str,
+        device: str,
+        enhancing: int,
+    ) -> None:
+        self.weights = weights
+        self.kind = kind
+        self.enhancing = enhancing
         self._model = ready(weights, device)
         values = {"0": "background", "1": "whole tumour"}
         if kind == "brats":
-            values |= {"1": "necrotic core", "2": "oedema", str(enhancing): "enhancing tumour"}
+            values |= {
+                "1": "necrotic core",
+                "2": "oedema",
+                str(enhancing): "enhancing tumour",
+            }
         if not weights.task.brats_masks:
             raise ModelRefused(
                 f"the model {weights.file}",
@@ -64,30 +86,48 @@ class Model:
         }
 
     def predict(self, case: UploadedCase) -> Answer:
-        """Return the mask of a case in the geometry of its first image; damaged images: DataRefused."""
+        """Return the mask of a case in the geometry of its first image. Damaged images
+        are refused with DataRefused.
+        """
         volume, task = read_images(case.files, case.read), self.weights.task
         outputs = task.outputs
         regions = regions_of(volume, self.weights, self._model) & outputs.known(self.kind)[:, None, None, None]
         reference = next(iter(case.files.images.values()))
-        mask = encode_mask(MASK, outputs.labels(regions, self.kind), reference, self.enhancing, case.read)
-        return Answer(mask, volumes_ml(regions, task, self.kind, volume), tuple(case.files.images))
+        mask = encode_mask(
+            MASK,
+            outputs.labels(regions, self.kind),
+            reference,
+            self.enhancing,
+            case.read,
+        )
+        return Answer(
+            mask,
+            volumes_ml(regions, task, self.kind, volume),
+            tuple(case.files.images),
+        )
 
 
 class Queue:
-    """A place for the request that is served and for `waiting` more; one worker. None is given after `stop`.
+    """One worker, with a place for the request that it serves and for `waiting` more.
+    After `stop` no place is given.
 
-    A place is held from before a request is read until its work has ended, so memory is bounded.
+    A place is held from before a request is read until its work has ended, so that
+    memory is bounded.
     """
 
     def __init__(self, waiting: int) -> None:
         self._places = self._free = 1 + waiting
+        # The lock guards the count of free places: it is taken on the event loop, and
+        # given back on the worker's thread.
         self._lock, self._stopping = threading.Lock(), False
         self._worker = ThreadPoolExecutor(1, "inference")
         self._seconds = FIRST_GUESS_S
 
     @contextmanager
     def place(self) -> Iterator[Place]:
-        """Hold a place; none is free: 503."""
+        """Hold a place while the request is served. Where none is free, the request is
+        refused with 503.
+        """
         with self._lock:
             if self._stopping or not self._free:
                 raise UploadRefused(
@@ -106,7 +146,9 @@ class Queue:
 
     @property
     def retry_after(self) -> str:
-        """Seconds after which a place may be free: what the last case took."""
+        """The seconds after which a place may be free, as a header's text: what the
+        last case took.
+        """
         return str(max(1, math.ceil(self._seconds)))
 
     @property
@@ -118,7 +160,7 @@ class Queue:
         self._stopping = True
 
     def close(self) -> None:
-        """Wait for the case that is being computed; others are dropped."""
+        """Wait for the case that is being computed. Cases that wait are dropped."""
         self._worker.shutdown(wait=True, cancel_futures=True)
 
     def start(self, work: Callable[[], Answer]) -> Future[Answer]:
@@ -136,15 +178,21 @@ class Queue:
 
 
 class Place:
-    """Given back once: by the work that took it over, when that has ended, or else by `leave`."""
+    """One place in the queue. It is given back once: by the work that took it over,
+    when that has ended, or else by `leave`.
+    """
 
     def __init__(self, queue: Queue) -> None:
         self._queue, self._taken_over = queue, False
 
     def work(self, work: Callable[[], Answer]) -> Future[Answer]:
-        """Begin, and give the place back when the work has ended, even if nobody waits for it any more."""
+        """Begin the work, and give the place back when it has ended, even if nobody
+        waits for it any more.
+        """
         future = self._queue.start(work)
         self._taken_over = True
+        # Not when the request ends: a client that hangs up must not make room while its
+        # case is still in memory.
         future.add_done_callback(lambda _: self._queue.give_back())
         return future
 

@@ -1,4 +1,6 @@
-"""The one page of the service: a form for one case. It loads nothing from anywhere, and only its own script runs in it."""
+"""The one page of the service: a form for one case. It loads nothing from anywhere, and
+only its own script runs in it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from wardround.tasks.brain_tumours import SEQUENCES
 
 
 def _own(name: str) -> str:
-    """Return a file beside the template. It is printed as it is: it is ours, and no value goes into it."""
+    """Return a file beside the template. It is printed without escaping, because it is
+    ours and no value goes into it.
+    """
     return resources.files("wardround.serving").joinpath("templates", name).read_text(encoding="utf-8")
 
 

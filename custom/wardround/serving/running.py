@@ -1,4 +1,4 @@
-"""The process: listening, what may reach the log, and how it ends."""
+"""The process of the service: listening, what may reach the log, and how it ends."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from wardround.core.errors import ConfigRefused
 from wardround.serving.app import Service
 from wardround.serving.inference import Queue
 
-KEEP_ALIVE_S, LINGER_S, LOOK_S = 15.0, 2.0, 0.05
+# Seconds: an idle connection is kept, a closing one may still send, and the wait for
+# the last answers looks again.
+KEEP_ALIVE_S = 15.0
+LINGER_S = 2.0
+LOOK_S = 0.05
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class OnlyTypes(logging.Formatter):
-    """A log line that says which error it was and where, never its text: that could quote a request."""
+    """Formats a log line that says which error it was and where, but never its text:
+    that could quote a request.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         error = record.exc_info[1] if record.exc_info else None
@@ -30,7 +36,7 @@ class OnlyTypes(logging.Formatter):
 
 
 def quiet_logs() -> None:
-    """Let errors only into the log, without their text, whoever writes them."""
+    """Let only errors into the log, without their text, whoever writes them."""
     handler = logging.StreamHandler()
     handler.setFormatter(OnlyTypes())
     logging.basicConfig(level=logging.ERROR, handlers=[handler], force=True)
@@ -39,15 +45,22 @@ def quiet_logs() -> None:
 
 
 def serve(service: Service, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; what was begun then is ended, for as long as the limits give it.
+    """Serve until SIGTERM or SIGINT. Requests that have begun by then are answered, for
+    as long as the limits give them.
 
-    port 0: a free one, which is said | an address that cannot be listened on: ConfigRefused
+    port: 0 takes a free port, which is printed. An address that cannot be listened on
+      is refused with ConfigRefused.
     """
     quiet_logs()
     asyncio.run(_serve(service, host, port, say))
 
 
-async def _serve(service: Service, host: str, port: int, say: Callable[[str], None]) -> None:
+async def _serve(
+    service: Service,
+    host: str,
+    port: int,
+    say: Callable[[str], None],
+) -> None:
     limits = service.limits
     runner = web.AppRunner(
         service.application(),
@@ -68,6 +81,8 @@ async def _serve(service: Service, host: str, port: int, say: Callable[[str], No
         say(f"listening on http://{host}:{runner.addresses[0][1]}  (stop: Ctrl-C or SIGTERM)")
         await stop.wait()
         for number in SIGNALS:
+            # From here on the signals have their usual effect: a second one ends the
+            # process at once.
             loop.remove_signal_handler(number)
         say("stopping: what was begun is ended; a second signal ends at once")
         await site.stop()
@@ -85,7 +100,9 @@ async def _serve(service: Service, host: str, port: int, say: Callable[[str], No
 
 
 async def _idle(queue: Queue, patience_s: float) -> None:
-    """Wait until every request that was let in has been answered; aiohttp's own shutdown would stop reading uploads."""
+    """Wait until every request that was let in has been answered. aiohttp's own
+    shutdown would stop reading uploads.
+    """
     queue.stop()
     until = asyncio.get_running_loop().time() + patience_s
     while not queue.idle and asyncio.get_running_loop().time() < until:

@@ -1,6 +1,8 @@
-"""The images of one case, as they were sent, in memory: nothing is written to disk, and nothing grows beyond its limit.
+"""The images of one case, as they were sent, in memory: nothing is written to disk, and
+nothing grows beyond its limit.
 
-Every byte that comes out of a compressed stream is counted, whatever size the stream states.
+Every byte that comes out of a compressed stream is counted, whatever size the stream
+states.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class UploadedCase:
-    """`files` names files that exist in `content` only."""
+    """The files of one case. `files` names files that exist in `content` only."""
 
     files: CaseFiles
     content: Mapping[Path, bytes]
@@ -41,10 +43,13 @@ class UploadedCase:
 
 
 def case_of(images: Mapping[str, bytes], limits: Limits) -> UploadedCase:
-    """Return the case of NIfTI files by sequence (.nii or .nii.gz: the content tells).
+    """Return the case of NIfTI files by sequence. Their content says whether they are
+    compressed.
 
-    no image, another sequence: 422 | larger decompressed than the limits say: 413 | damaged gzip: 422
-    damaged otherwise, or geometry that makes no sense: DataRefused (here or when it is read)
+    No image, another sequence and damaged gzip are refused with 422, and more bytes
+    than the limits allow, decompressed, with 413. Files that are damaged otherwise, or
+    whose geometry makes no sense, are refused with DataRefused, here or when they are
+    read.
     """
     unknown = sorted(set(images) - set(SEQUENCES))
     if unknown or not images:
@@ -66,13 +71,21 @@ def case_of(images: Mapping[str, bytes], limits: Limits) -> UploadedCase:
         for size in image.shape:
             voxels *= int(size)
         if voxels > limits.voxels:
-            raise _too_large(f"{modality}: {voxels} voxels", f"{limits.voxels} voxels at most")
+            raise _too_large(
+                f"{modality}: {voxels} voxels",
+                f"{limits.voxels} voxels at most",
+            )
     files = {path.stem.removeprefix(f"{CASE}_"): path for path in content}
-    return UploadedCase(CaseFiles(CASE, CASE, files, dict.fromkeys(files), None), content)
+    return UploadedCase(
+        CaseFiles(CASE, CASE, files, dict.fromkeys(files), None),
+        content,
+    )
 
 
 def _expanded(content: bytes, limit: int, modality: str, limits: Limits) -> bytes:
-    """Return the bytes of a file, decompressed if it is gzip, counting while it grows."""
+    """Return the bytes of a file, decompressed if it is gzip. They are counted while
+    they grow.
+    """
     try:
         with gzip.open(io.BytesIO(content)) if content.startswith(GZIP) else io.BytesIO(content) as stream:
             return _limited(stream, limit, limits)
@@ -98,5 +111,9 @@ def _limited(stream: Readable, limit: int, limits: Limits) -> bytes:
 
 def _too_large(found: str, expected: str) -> UploadRefused:
     return UploadRefused(
-        413, "the upload", found=found, expected=expected, fix="send one case, or raise the limit of the service"
+        413,
+        "the upload",
+        found=found,
+        expected=expected,
+        fix="send one case, or raise the limit of the service",
     )
