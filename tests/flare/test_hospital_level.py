@@ -19,7 +19,7 @@ from wardround.dp.ledger import Ledger
 from wardround.dp.releases import GaussianRelease
 from wardround.dp.scales import groups_of
 from wardround.dp.scaling import Scaling
-from wardround.flare import plaintext_messages, secagg_messages
+from wardround.flare import plaintext_messages, secagg_calls, secagg_messages, strict_dxo
 from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.trainer import Work, require_promise_fits
 from wardround.training import state
@@ -68,7 +68,7 @@ def texts(run):
     found = []
     for task, sender, message in run.messages:
         if sender != "server":
-            data, meta = plaintext_messages.data_of(message, "APP_DEFINED"), plaintext_messages.meta_of(message)
+            data, meta = strict_dxo.data_of(message, "APP_DEFINED"), strict_dxo.meta_of(message)
             found.append((task, {key: value for key, value in data.items() if key != "payload"}, meta))
     return found
 
@@ -304,7 +304,7 @@ def test_the_update_that_leaves_is_clipped_whatever_was_handed_over(without_nois
 def test_sealed_revealed_may_have_no_dice(played):
     run = played("masked").run()
     calls = [
-        secagg_messages.read_call(message)
+        secagg_calls.read_call(message)
         for task, sender, message in run.messages
         if sender == "server" and task == "train"
     ]

@@ -34,7 +34,7 @@ from wardround.dp.hospital_release import HospitalRelease
 from wardround.dp.ledger import Ledger
 from wardround.dp.patient_dp import PatientDP
 from wardround.dp.patient_release import PatientRelease
-from wardround.flare import curves, plaintext_messages, policy_checks, secagg_messages, site_policy
+from wardround.flare import curves, plaintext_messages, policy_checks, secagg_calls, secagg_messages, site_policy
 from wardround.flare.curves import Curves
 from wardround.flare.executor import SiteExecutor
 from wardround.flare.outbound import ID
@@ -155,7 +155,7 @@ def order(round_):
 
 
 def call(round_):
-    return secagg_messages.call_message(secagg_messages.Call(Moment(RUN, round_, 0), 3, begun=1))
+    return secagg_calls.call_message(secagg_messages.Call(Moment(RUN, round_, 0), 3, begun=1))
 
 
 @pytest.fixture

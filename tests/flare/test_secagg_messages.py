@@ -9,7 +9,7 @@ from nvflare_federation import facts_of, numbers, travelled
 
 from wardround import __version__
 from wardround.core.errors import Refusal, ReleaseRefused
-from wardround.flare import plaintext_messages, secagg_messages
+from wardround.flare import plaintext_messages, secagg_calls, secagg_messages, strict_dxo
 from wardround.flare.secagg_messages import Call, Reply, Revealed
 from wardround.messages import statements
 from wardround.messages.identity import Identity
@@ -85,17 +85,17 @@ def test_a_call_arrives_as_it_was_sent(signed):
         2,
         (signed("complain"),),
     )
-    assert secagg_messages.read_call(travelled(secagg_messages.call_message(call))) == call
+    assert secagg_calls.read_call(travelled(secagg_calls.call_message(call))) == call
     bare = Call(MOMENT, 5)
-    assert secagg_messages.read_call(travelled(secagg_messages.call_message(bare))) == bare
+    assert secagg_calls.read_call(travelled(secagg_calls.call_message(bare))) == bare
 
 
 def test_every_field_of_a_call_is_required():
-    data = from_shareable(secagg_messages.call_message(Call(MOMENT, 5))).data
+    data = from_shareable(secagg_calls.call_message(Call(MOMENT, 5))).data
     for key in data:
         less = {name: value for name, value in data.items() if name != key}
         with pytest.raises(ReleaseRefused, match="no call"):
-            secagg_messages.read_call(DXO(DataKind.APP_DEFINED, data=less).to_shareable())
+            secagg_calls.read_call(DXO(DataKind.APP_DEFINED, data=less).to_shareable())
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_every_field_of_a_call_is_required():
     ],
 )
 def test_what_is_no_call_is_refused(changed):
-    data = from_shareable(secagg_messages.call_message(Call(MOMENT, 5))).data | changed
+    data = from_shareable(secagg_calls.call_message(Call(MOMENT, 5))).data | changed
     with pytest.raises(ReleaseRefused):
-        secagg_messages.read_call(DXO(DataKind.APP_DEFINED, data=data).to_shareable())
+        secagg_calls.read_call(DXO(DataKind.APP_DEFINED, data=data).to_shareable())
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_what_is_no_call_is_refused(changed):
 )
 def test_another_message_is_no_call_and_no_reply(message):
     with pytest.raises(ReleaseRefused):
-        secagg_messages.read_call(message)
+        secagg_calls.read_call(message)
     with pytest.raises(ReleaseRefused):
         secagg_messages.read_reply(message, plaintext_messages.TRAIN)
 
@@ -252,7 +252,7 @@ def test_scores_without_counts():
     assert {key: hidden[key] for key in ("deploy", "val_score", "seconds")} == {
         key: scores[key] for key in ("deploy", "val_score", "seconds")
     }
-    plaintext_messages.require_shape(hidden, plaintext_messages.SCORES, "scores")
+    strict_dxo.require_shape(hidden, plaintext_messages.SCORES, "scores")
     assert "cases" in str(scores)
 
 

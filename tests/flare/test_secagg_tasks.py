@@ -11,7 +11,7 @@ from outbounds import outbound
 from wardround.algorithms.server_optimizers import FedAdam
 from wardround.core.arrays import Layout, digest
 from wardround.core.errors import ConfigRefused, DataRefused
-from wardround.flare import few_patients, plaintext_messages, secagg_messages
+from wardround.flare import few_patients, plaintext_messages, secagg_calls, secagg_messages
 from wardround.flare.outbound import ID
 from wardround.flare.secagg_messages import Call, Revealed
 from wardround.messages import statements
@@ -34,7 +34,7 @@ def he(federation):
 
 
 def execute(site, task, call):
-    message = call if isinstance(call, Shareable) else secagg_messages.call_message(call)
+    message = call if isinstance(call, Shareable) else secagg_calls.call_message(call)
     return site.executor.execute(task, message, site.context(task), Signal())
 
 
@@ -52,7 +52,7 @@ def train(federation, round_=0, attempt=0, *revealed):
     joins = join(federation)
     secagg_server.begin(moment, joins)
     for name, site in federation.sites.items():
-        message = site.answer("train", secagg_messages.call_message(Call(moment, 2, prepares=joins, revealed=revealed)))
+        message = site.answer("train", secagg_calls.call_message(Call(moment, 2, prepares=joins, revealed=revealed)))
         reply = secagg_messages.read_reply(message, plaintext_messages.TRAIN)
         secagg_server.submit(name, reply.statement, reply.payload)
     roster, added = roster_digest(joins), tuple(sorted(secagg_server.added))

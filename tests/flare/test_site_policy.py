@@ -29,7 +29,16 @@ from wardround.dp.ledger import Ledger
 from wardround.dp.patient_dp import PatientDP
 from wardround.dp.patient_release import PatientRelease
 from wardround.dp.releases import GaussianRelease, SampledGaussianRelease
-from wardround.flare import curves, ledger_adapter, plaintext_messages, policy_checks, secagg_messages, workspaces
+from wardround.flare import (
+    curves,
+    ledger_adapter,
+    plaintext_messages,
+    policy_checks,
+    secagg_calls,
+    secagg_messages,
+    strict_dxo,
+    workspaces,
+)
 from wardround.flare.curves import Curves
 from wardround.flare.ledger_adapter import KEY, POLICY
 from wardround.flare.outbound import ID, Outbound
@@ -189,7 +198,7 @@ def order(round_=0, num_rounds=2):
 
 
 def call(round_=0, num_rounds=2):
-    return secagg_messages.call_message(secagg_messages.Call(Moment("ab" * 16, round_, 0), num_rounds))
+    return secagg_calls.call_message(secagg_messages.Call(Moment("ab" * 16, round_, 0), num_rounds))
 
 
 def stock():
@@ -305,7 +314,7 @@ def test_open_writes_the_receipt_of_a_job_without_an_exit_of_ours(rig, message, 
 @pytest.mark.parametrize("wrong", [{"model:w": np.array([np.nan], np.float32)}, {}, {"w": np.ones(2, np.float32)}])
 def test_open_reads_strictly(rig, message, wrong):
     made = rig(OpenPolicy())
-    data = plaintext_messages.meta_of(message())
+    data = strict_dxo.meta_of(message())
     with pytest.raises(ReleaseRefused):
         made.leave(DXO(DataKind.WEIGHT_DIFF, data=wrong, meta=data).to_shareable())
     assert made.receipts == []

@@ -12,7 +12,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
 from wardround.core.errors import RoundRefused
-from wardround.flare import plaintext_messages, secagg_messages, workspaces
+from wardround.flare import plaintext_messages, secagg_calls, secagg_messages, workspaces
 from wardround.flare.outbound import Outbound
 from wardround.flare.secagg_model import SecAggModel
 from wardround.flare.secagg_session import SecAggSession
@@ -31,7 +31,7 @@ class SecAggTasks:
 
     def do(self, task: str, message: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return the reply to one task; a message that is no Call: ReleaseRefused."""
-        call = secagg_messages.read_call(message)
+        call = secagg_calls.read_call(message)
         if task == secagg_messages.JOIN and call.begun == 0:
             workspaces.begin_anew(fl_ctx)
         self._trainer.require_own_state(self._outbound, fl_ctx)
