@@ -22,6 +22,7 @@ from wardround.dp.scaling import Scaling
 from wardround.flare import plaintext_messages, secagg_calls, secagg_messages, strict_dxo
 from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.trainer import Work, require_promise_fits
+from wardround.messages import plaintext
 from wardround.training import state
 
 Z, CLIP = 1.5, 0.05
@@ -101,7 +102,7 @@ def test_no_number_of_the_patients_leaves(played):
             assert meta["facts"]["cases"] is None
             assert meta["facts"]["modalities"] == {}
         elif task == plaintext_messages.FINISH:
-            assert meta == {"scores": plaintext_messages.SILENT}
+            assert meta == {"scores": plaintext.SILENT}
     said = json.dumps(run.record)
     assert "0.1" not in [
         str(value) for row in run.record["rounds"] for one in row["sites"].values() for value in one.values()

@@ -11,7 +11,7 @@ from wardround import __version__
 from wardround.core.errors import Refusal, ReleaseRefused
 from wardround.flare import plaintext_messages, secagg_calls, secagg_messages, strict_dxo
 from wardround.flare.secagg_messages import Call, Reply, Revealed
-from wardround.messages import statements
+from wardround.messages import plaintext, statements
 from wardround.messages.identity import Identity
 from wardround.messages.statements import Moment, Signed
 
@@ -229,7 +229,7 @@ def test_numbers_and_facts_are_read_strictly(reply, where, key, value):
 
 def test_facts_may_hide_their_counts(reply):
     given = reply("submit")
-    meta = {**given.meta, "facts": plaintext_messages.without_counts(given.meta["facts"])}
+    meta = {**given.meta, "facts": plaintext.without_counts(given.meta["facts"])}
     message = secagg_messages.reply_message(Reply(given.statement, given.payload, meta))
     assert secagg_messages.read_reply(message, plaintext_messages.TRAIN).meta["facts"]["cases"] is None
 
@@ -237,7 +237,7 @@ def test_facts_may_hide_their_counts(reply):
 def test_facts_without_counts():
     """Which sequences exist is told, how often is not; nothing else changes, and the facts given are not touched."""
     facts = facts_of("site-1")
-    hidden = plaintext_messages.without_counts(facts)
+    hidden = plaintext.without_counts(facts)
     assert hidden["cases"] is None
     assert hidden["modalities"] == {"t1": 1, "t1ce": 1, "t2": 0, "flair": 1}
     assert {key for key in facts if facts[key] != hidden[key]} == {"cases", "modalities"}
@@ -246,7 +246,7 @@ def test_facts_without_counts():
 
 def test_scores_without_counts():
     scores = numbers() | {"val_score": 0.3, "seconds": 1.0}
-    hidden = plaintext_messages.scores_without_counts(scores)
+    hidden = plaintext.scores_without_counts(scores)
     assert "cases" not in str(hidden)
     assert hidden["candidates"]["fedavg"]["gain"] == {"value": 0.1, "low": None, "high": None}
     assert {key: hidden[key] for key in ("deploy", "val_score", "seconds")} == {

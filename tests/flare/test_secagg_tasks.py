@@ -11,7 +11,7 @@ from outbounds import outbound
 from wardround.algorithms.server_optimizers import FedAdam
 from wardround.core.arrays import Layout, digest
 from wardround.core.errors import ConfigRefused, DataRefused
-from wardround.flare import few_patients, plaintext_messages, secagg_calls, secagg_messages
+from wardround.flare import few_patients, orders, plaintext_messages, secagg_calls, secagg_messages
 from wardround.flare.outbound import ID
 from wardround.flare.secagg_messages import Call, Revealed
 from wardround.messages import statements
@@ -285,7 +285,7 @@ def test_what_only_sites_of_a_sum_need_is_refused_in_a_plaintext_job(he, name, c
     """Its server would apply another rule than the one that the job shows."""
     site = he.sites["site-1"]
     site.engine.components[ID] = outbound()
-    message = plaintext_messages.order_message(plaintext_messages.Order(first_model(), 0, 2))
+    message = orders.order_message(orders.Order(first_model(), 0, 2))
     assert plaintext_messages.refusal_code(execute(site, "train", message)) == "config"
     assert f"{name}" in caplog.text
     assert "only sites of a secure sum use" in caplog.text

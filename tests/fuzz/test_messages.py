@@ -19,7 +19,7 @@ from wardround.core.errors import Refusal
 from wardround.core.rng import stream
 from wardround.core.stages import Update as Sent
 from wardround.data.cases import MODALITIES
-from wardround.flare import compressed_messages, plaintext_messages, secagg_calls, secagg_messages
+from wardround.flare import compressed_messages, orders, plaintext_messages, secagg_calls, secagg_messages
 from wardround.flare.outbound import Outbound
 from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.site_policy import OpenPolicy
@@ -67,8 +67,8 @@ def twice(read, write):
 UPDATE = plaintext_messages.update_message(plaintext_messages.Update(BLOCKS, 3.0, NUMBERS, FACTS))
 CLEAR = {
     "order": (
-        plaintext_messages.order_message(plaintext_messages.Order(BLOCKS, 2, 5, {"site-2": 1})),
-        twice(plaintext_messages.read_order, plaintext_messages.order_message),
+        orders.order_message(orders.Order(BLOCKS, 2, 5, {"site-2": 1})),
+        twice(orders.read_order, orders.order_message),
     ),
     "update": (UPDATE, twice(plaintext_messages.read_update, plaintext_messages.update_message)),
     "scores": (

@@ -1,14 +1,11 @@
-"""The four messages of a federation, and their strict reading: what is not described here does not travel.
+"""What a site says in a plaintext job, and its strict reading: what is not described here does not leave.
 
-    train    server -> site   weights of every variable (`variable:block`), round; which sites' last updates did not count, and
-    since when
-    update   site -> server   differences of the blocks that travel, weight, NUMBERS, SITE_FACTS
-    finish   server -> site   the final weights
-    scores   site -> server   SCORES: per model validation mean, test means with intervals and counts, steps (over few patients:
-             {}, few_patients.py); the choice, and whether it is above the floor; where the algorithm masks, the names of the
-             blocks that are personal and since which round
+    update   differences of the blocks that travel, weight, NUMBERS, SITE_FACTS
+    scores   SCORES: per model validation mean, test means with intervals and counts, steps (over few patients: {},
+             few_patients.py); the choice, and whether it is above the floor; where the sharing is by masks, the names of
+             the blocks that are personal and since which round
 
-A refused task carries its refusal code (`errors.Refusal.code`) and nothing else.
+A refused task carries its refusal code (`errors.Refusal.code`) and nothing else. What the server says is in orders.py.
 """
 
 from __future__ import annotations
@@ -26,9 +23,8 @@ from wardround.flare.strict_dxo import read_dxo, require_blocks, require_shape, 
 from wardround.messages.allowed_names import CANDIDATES, SHIPPED, Allowed, allowed
 from wardround.messages.plaintext import FINISH as FINISH
 from wardround.messages.plaintext import TRAIN as TRAIN
-from wardround.messages.plaintext import Order as Order
 from wardround.messages.plaintext import Update as Update
-from wardround.messages.ranges import COUNTS, LARGEST_CHANGE, LOSS, PATIENTS, SCORE, SECONDS, STEPS, WEIGHT, candidate
+from wardround.messages.ranges import COUNTS, LARGEST_CHANGE, LOSS, PATIENTS, SCORE, SECONDS, WEIGHT, candidate
 
 NUMBERS = {"loss": Maybe(LOSS), "val_score": Maybe(SCORE), "seconds": Maybe(SECONDS)}
 
@@ -68,27 +64,10 @@ SCORES = {
     "seconds": Maybe(SECONDS),
 }
 NAMED = ("modalities", "classes", "personal")
-SILENT: dict[str, Any] = {"candidates": {}, "deploy": None, "val_score": None, "seconds": None}
 REFUSAL = "wardround_refusal"
 MEMORY, FAILURE, UNKNOWN = "memory", "failure", "error"
 _CODES = frozenset({Refusal.code, *(kind.code for kind in Refusal.__subclasses__()), MEMORY, FAILURE, UNKNOWN})
 _RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper())
-_ORDER_META = {"round": STEPS, "num_rounds": STEPS, "missed": Each(STEPS)}
-
-
-def order_message(order: Order) -> Shareable:
-    """Return the task data of a train or finish task."""
-    meta = {"round": order.round, "num_rounds": order.num_rounds, "missed": dict(order.missed)}
-    return DXO(DataKind.WEIGHTS, data=dict(order.weights), meta=meta).to_shareable()
-
-
-def read_order(message: Shareable) -> Order:
-    """Read task data; ReleaseRefused when it is not an Order."""
-    dxo = read_dxo(message, DataKind.WEIGHTS)
-    require_shape(dxo.meta, _ORDER_META, "an order's meta")
-    if any(since > dxo.meta["round"] for since in dxo.meta["missed"].values()):
-        raise unknown("an order's meta", "a site's state of a later round", "states up to this round")
-    return Order(require_blocks(dxo.data), dxo.meta["round"], dxo.meta["num_rounds"], dxo.meta["missed"])
 
 
 def update_message(update: Update) -> Shareable:
@@ -127,24 +106,6 @@ def read_scores(message: Shareable, words: Collection[str] | None = None) -> dic
     require_shape(dxo.meta, {}, "the scores' meta")
     require_shape(dxo.data, scores_shape(allowed(words)), "the scores")
     return dict(dxo.data)
-
-
-def without_counts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return facts that do not tell how many patients or scans a site has."""
-    told = {key: value for key, value in facts.items() if key != "classes"}
-    return {**told, "cases": None, "modalities": {name: min(1, n) for name, n in facts["modalities"].items()}}
-
-
-def silent_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return facts that do not depend on a hospital's images: what hospital-level DP lets out, with numbers all None."""
-    return {**without_counts(facts), "modalities": {}}
-
-
-def scores_without_counts(scores: Any) -> Any:
-    """Return scores without the number of cases behind each interval."""
-    if isinstance(scores, Mapping):
-        return {key: scores_without_counts(value) for key, value in scores.items() if key != "cases"}
-    return scores
 
 
 def require_named(told: Mapping[str, Any], words: Collection[str]) -> None:

@@ -8,7 +8,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.logging.constants import ALLOW_LOG_STREAMING_VAR, is_log_streaming_allowed
 
 from wardround.core.errors import ReleaseRefused
-from wardround.flare import curves, ledger_adapter, plaintext_messages, secagg_calls, strict_dxo
+from wardround.flare import curves, ledger_adapter, orders, secagg_calls, strict_dxo
 from wardround.flare.job_parts import executor_of
 from wardround.flare.ledger_adapter import KEY
 from wardround.flare.outbound import Outbound
@@ -44,7 +44,7 @@ def asked(shareable: Shareable) -> tuple[int, int]:
     if strict_dxo.kind_of(shareable) == DataKind.APP_DEFINED:
         call = secagg_calls.read_call(shareable)
         return call.moment.round, call.num_rounds
-    order = plaintext_messages.read_order(shareable)
+    order = orders.read_order(shareable)
     return order.round, order.num_rounds
 
 

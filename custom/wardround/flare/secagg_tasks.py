@@ -17,7 +17,7 @@ from wardround.flare.outbound import Outbound
 from wardround.flare.secagg_model import SecAggModel
 from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.trainer import Trainer
-from wardround.messages import statements
+from wardround.messages import plaintext, statements
 from wardround.secagg.client import Incoming
 
 
@@ -92,7 +92,7 @@ class SecAggTasks:
         scores = self._trainer.evaluate(outbound, held.weights, call.moment.round, held.since, begun, fl_ctx)
         self._model.finish(fl_ctx)
         if session.secagg.weights == "patients_in_sum":
-            scores = plaintext_messages.scores_without_counts(scores)
+            scores = plaintext.scores_without_counts(scores)
         workspaces.finish(fl_ctx)
         agreement = session.open(fl_ctx).agreement
         said = {"model": held.digest, "job": agreement.job}

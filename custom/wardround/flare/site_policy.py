@@ -43,6 +43,7 @@ from wardround.flare.outbound_secagg import TREATED
 from wardround.flare.policy_checks import asked, refused, require_own_executor, require_reserved, require_silence
 from wardround.flare.site_parts import REASONS
 from wardround.flare.strict_dxo import is_reply, kind_of
+from wardround.messages import plaintext
 from wardround.tasks.brain_tumours import BRAIN_TUMOURS
 from wardround.training.evaluation import shared_only
 
@@ -149,7 +150,7 @@ class PatientPolicy(OpenPolicy):
         self.again(fl_ctx)
         if update.numbers.get("loss") is not None:
             raise refused("an update with its training loss", "one that was trained with noise: without its loss")
-        return replace(update, facts=plaintext_messages.without_counts(update.facts))
+        return replace(update, facts=plaintext.without_counts(update.facts))
 
     def again(self, fl_ctx: FLContext) -> None:
         outbound = self._require_private(fl_ctx)
@@ -158,7 +159,7 @@ class PatientPolicy(OpenPolicy):
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
         self.again(fl_ctx)
-        found: Mapping[str, Any] = plaintext_messages.scores_without_counts(shared_only(scores))
+        found: Mapping[str, Any] = plaintext.scores_without_counts(shared_only(scores))
         return found
 
     def _require_private(self, fl_ctx: FLContext) -> Outbound:
@@ -222,7 +223,7 @@ class HospitalPolicy(OpenPolicy):
         noised, receipt = made.outbound(Update(update.delta, update.weight), 0, {})
         receipt |= ledger_adapter.spend(made, {}, fl_ctx, POLICY)
         silent = plaintext_messages.Update(
-            noised.params, 1.0, dict.fromkeys(plaintext_messages.NUMBERS), plaintext_messages.silent_facts(update.facts)
+            noised.params, 1.0, dict.fromkeys(plaintext_messages.NUMBERS), plaintext.silent_facts(update.facts)
         )
         write_receipt(fl_ctx, plaintext_messages.TRAIN, {"policy": "hospital"} | receipt | _measured(silent))
         fl_ctx.set_prop(TREATED, repr(self.promise), private=True, sticky=False)
@@ -242,7 +243,7 @@ class HospitalPolicy(OpenPolicy):
         )  # the job's own filter compares it with what it kept
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
-        return plaintext_messages.SILENT
+        return plaintext.SILENT
 
     def _mechanism(self, num_rounds: int) -> HospitalRelease:
         return HospitalRelease(self.promise, num_rounds, self.delta, accept_vacuous=False)
