@@ -190,9 +190,9 @@ class Round:
     def _call(self, names: list[str], **parts: Any) -> None:
         from nvflare.fuel.utils import fobs
 
-        from wardround.flare import secagg_messages
+        from wardround.flare import secagg_calls, secagg_messages
 
-        size = len(fobs.dumps(secagg_messages.call_message(secagg_messages.Call(self.moment, 3, **parts))))
+        size = len(fobs.dumps(secagg_calls.call_message(secagg_messages.Call(self.moment, 3, **parts))))
         for name in names:
             self.down[name] += size
 
@@ -224,7 +224,7 @@ def server(mode: dict[str, bool], bits: int, sites: int, model: str) -> dict[str
     """
     from nvflare.fuel.utils import fobs
 
-    from wardround.flare import secagg_messages
+    from wardround.flare import secagg_calls, secagg_messages
     from wardround.messages.identity import Authority
     from wardround.messages.statements import Moment
     from wardround.secagg.server import SecAggServer
@@ -237,7 +237,7 @@ def server(mode: dict[str, bool], bits: int, sites: int, model: str) -> dict[str
         )
         secagg = promise(mode, bits, max(MOST_SITES, sites))
         secagg_server = SecAggServer(secagg, Authority.load(folder / "kits" / "s1"), int(written["fields"]))
-        call = secagg_messages.read_call(fobs.loads((folder / "prepares").read_bytes()))
+        call = secagg_calls.read_call(fobs.loads((folder / "prepares").read_bytes()))
         before = peak_rss_mb()
         secagg_server.begin(Moment(RUN, 0, 0), call.prepares)
         begun = time.perf_counter()
@@ -251,7 +251,7 @@ def write_messages(mode: dict[str, bool], bits: int, sites: int, model: str, pla
     """Write one hidden update per site into files; every site sends the same update under its own masks and signature."""
     from nvflare.fuel.utils import fobs
 
-    from wardround.flare import secagg_messages
+    from wardround.flare import secagg_calls, secagg_messages
 
     register()
     folder, names = Path(place), [f"s{number}" for number in range(1, sites + 1)]
@@ -260,7 +260,7 @@ def write_messages(mode: dict[str, bool], bits: int, sites: int, model: str, pla
     (folder / "run").mkdir(exist_ok=True)
     round_.agree()
     call = secagg_messages.Call(round_.moment, 3, (), round_.prepares)
-    (folder / "prepares").write_bytes(bytes(fobs.dumps(secagg_messages.call_message(call))))
+    (folder / "prepares").write_bytes(bytes(fobs.dumps(secagg_calls.call_message(call))))
     for name, site in round_.sites.items():
         site.hold(0, weights, 7, weights, {})
         statement, payload = site.submit(round_.moment, round_.prepares, "00" * 32)

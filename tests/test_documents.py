@@ -12,6 +12,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 TESTED = re.compile(r"\[((?:\w+/)?test_\w+(?:,\s+(?:\w+/)?test_\w+)*)\]")
+LINE = re.compile(r"L\d+")
 MODULE = re.compile(r"`((?:\w+/)+\w+\.py)`")
 
 
@@ -26,6 +27,14 @@ def anchors(text: str) -> set[str]:
     """Return the anchors that GitHub makes of a page's headings."""
     plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in HEADING.findall(text))
     return {heading.replace(" ", "-") for heading in plain}
+
+
+def leads_to(target: Path, anchor: str) -> bool:
+    """Tell whether a page has this heading, or a file of code or JSON this line (`L12`)."""
+    text = target.read_text(encoding="utf-8")
+    if target.suffix == ".md":
+        return anchor in anchors(text)
+    return bool(LINE.fullmatch(anchor)) and 0 < int(anchor[1:]) <= len(text.splitlines())
 
 
 def named(pattern: re.Pattern[str], pages: dict[Path, str]) -> Iterator[tuple[str, str]]:
@@ -43,7 +52,7 @@ def test_every_link_leads_to_a_page_and_a_heading(pages: dict[Path, str]) -> Non
             if "://" in path:
                 continue
             target = (page.parent / path).resolve() if path else page
-            if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            if not target.exists() or (anchor and not leads_to(target, anchor)):
                 lost.append(f"{page.name}: {link}")
     assert lost == []
 

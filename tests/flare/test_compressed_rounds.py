@@ -25,7 +25,7 @@ from wardround.core.errors import ConfigRefused
 from wardround.core.rng import stream
 from wardround.core.stages import Update
 from wardround.core.traits import Traits
-from wardround.flare import compressed_messages, few_patients, plaintext_messages, workspaces
+from wardround.flare import compressed_messages, few_patients, orders, plaintext_messages, workspaces
 from wardround.flare.controller import ServerController
 from wardround.flare.outbound import Asked
 from wardround.flare.plaintext_server import PlaintextServer
@@ -107,7 +107,7 @@ class Sites:
         task.completion_status = completion_status
 
     def broadcast(self, task, fl_ctx, targets, min_responses, wait):
-        order = plaintext_messages.read_order(task.data)
+        order = orders.read_order(task.data)
         for site in targets:
             if task.name == plaintext_messages.FINISH:
                 message = plaintext_messages.scores_message(self.scores)

@@ -21,7 +21,7 @@ from wardround.aggregation.median import CoordinateMedian
 from wardround.algorithms.server_optimizers import Mean
 from wardround.core.arrays import RunningMean, from_variable
 from wardround.core.errors import ConfigRefused
-from wardround.flare import plaintext_messages, workspaces
+from wardround.flare import orders, plaintext_messages, workspaces
 from wardround.flare.controller import ServerController
 from wardround.flare.plaintext_server import PlaintextServer
 from wardround.models import checkpoint
@@ -70,7 +70,7 @@ class Sites:
         self.asked.append((task.name, tuple(targets)))
         assert min_responses == len(targets) > 0
         for site in targets:
-            message = self.answers[site](task.name, plaintext_messages.read_order(task.data))
+            message = self.answers[site](task.name, orders.read_order(task.data))
             if message is not None:
                 self.deliver(task, site, message)
         task.completion_status = TaskCompletionStatus.TIMEOUT

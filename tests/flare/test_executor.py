@@ -16,7 +16,7 @@ from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.sharing import EVERYTHING
 from wardround.core.arrays import in_variable
 from wardround.core.errors import ConfigRefused, DataRefused
-from wardround.flare import plaintext_messages, workspaces
+from wardround.flare import orders, plaintext_messages, workspaces
 from wardround.flare.executor import SiteExecutor
 from wardround.flare.outbound import ID
 from wardround.flare.site_parts import REASONS
@@ -47,9 +47,7 @@ def trainer(**changed):
 
 
 def order(round_=0):
-    return plaintext_messages.order_message(
-        plaintext_messages.Order(in_variable("model", initial_arrays(SPEC, 0)), round_, 2)
-    )
+    return orders.order_message(orders.Order(in_variable("model", initial_arrays(SPEC, 0)), round_, 2))
 
 
 def execute(task, message, fl_ctx, **changed):
@@ -128,7 +126,7 @@ def test_what_is_no_order_is_refused(message, context):
 
 def test_weights_of_another_network_are_refused(context):
     other = {name: np.zeros((3, 3), np.float32) for name in in_variable("model", initial_arrays(SPEC, 0))}
-    message = plaintext_messages.order_message(plaintext_messages.Order(other, 0, 2))
+    message = orders.order_message(orders.Order(other, 0, 2))
     assert plaintext_messages.refusal_code(execute("train", message, context("train"))) == "round"
 
 

@@ -23,11 +23,12 @@ from wardround.core.arrays import in_variable
 from wardround.core.errors import ConfigRefused
 from wardround.data.cases import MODALITIES
 from wardround.data.site_config import read_site_config
-from wardround.flare import few_patients, plaintext_messages
+from wardround.flare import few_patients, orders, plaintext_messages
 from wardround.flare.executor import SiteExecutor
 from wardround.flare.few_patients import Patients
 from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.site_policy import OpenPolicy
+from wardround.messages import plaintext
 from wardround.models.nets import UNet3d
 from wardround.reports.intervals import bootstrap_mean, paired_gain
 from wardround.synthetic.hospitals import hospital
@@ -179,7 +180,7 @@ def test_a_class_with_few_patients_hides_all_counts_by_class(doors, update):
 def test_what_nobody_counted_is_over_no_patient(doors):
     """No word of the site, and a message without counts, as under hidden numbers of patients: nothing but whether."""
     exit_, fl_ctx = doors["exit"]("finish", None)
-    scores = plaintext_messages.scores_without_counts(judged([0.1, 0.2, 0.9, 0.4, 0.4, 0.3], [0.2] * 6))
+    scores = plaintext.scores_without_counts(judged([0.1, 0.2, 0.9, 0.4, 0.4, 0.3], [0.2] * 6))
     assert numbers_in(leave(scores, fl_ctx, exit_)) == [1.0]
 
 
@@ -239,9 +240,7 @@ def test_a_whole_job_at_a_real_site_with_few_patients(context, workspace, tmp_pa
         for task, round_ in (("train", 0), ("finish", 1)):
             fl_ctx = context(task, job="a1b2c3", few=True, outbound=promised)
             fl_ctx.get_engine().fire_event = lambda event, ctx: seen.append(ctx.get_prop("__event_data__"))
-            order = plaintext_messages.order_message(
-                plaintext_messages.Order(in_variable("model", initial_arrays(SPEC, 0)), round_, 1)
-            )
+            order = orders.order_message(orders.Order(in_variable("model", initial_arrays(SPEC, 0)), round_, 1))
             reply = made.execute(task, order, fl_ctx, Signal())
             left[task] = OutboundFilter().process(reply, fl_ctx)
     update, scores = plaintext_messages.read_update(left["train"]), plaintext_messages.read_scores(left["finish"])

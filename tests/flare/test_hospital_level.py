@@ -19,9 +19,10 @@ from wardround.dp.ledger import Ledger
 from wardround.dp.releases import GaussianRelease
 from wardround.dp.scales import groups_of
 from wardround.dp.scaling import Scaling
-from wardround.flare import plaintext_messages, secagg_messages
+from wardround.flare import plaintext_messages, secagg_calls, secagg_messages, strict_dxo
 from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.trainer import Work, require_promise_fits
+from wardround.messages import plaintext
 from wardround.training import state
 
 Z, CLIP = 1.5, 0.05
@@ -68,7 +69,7 @@ def texts(run):
     found = []
     for task, sender, message in run.messages:
         if sender != "server":
-            data, meta = plaintext_messages.data_of(message, "APP_DEFINED"), plaintext_messages.meta_of(message)
+            data, meta = strict_dxo.data_of(message, "APP_DEFINED"), strict_dxo.meta_of(message)
             found.append((task, {key: value for key, value in data.items() if key != "payload"}, meta))
     return found
 
@@ -101,7 +102,7 @@ def test_no_number_of_the_patients_leaves(played):
             assert meta["facts"]["cases"] is None
             assert meta["facts"]["modalities"] == {}
         elif task == plaintext_messages.FINISH:
-            assert meta == {"scores": plaintext_messages.SILENT}
+            assert meta == {"scores": plaintext.SILENT}
     said = json.dumps(run.record)
     assert "0.1" not in [
         str(value) for row in run.record["rounds"] for one in row["sites"].values() for value in one.values()
@@ -304,7 +305,7 @@ def test_the_update_that_leaves_is_clipped_whatever_was_handed_over(without_nois
 def test_sealed_revealed_may_have_no_dice(played):
     run = played("masked").run()
     calls = [
-        secagg_messages.read_call(message)
+        secagg_calls.read_call(message)
         for task, sender, message in run.messages
         if sender == "server" and task == "train"
     ]

@@ -22,6 +22,7 @@ from wardround.dp.patient_release import PatientRelease
 from wardround.flare import ledger_adapter, plaintext_messages
 from wardround.flare.outbound import Asked
 from wardround.flare.trainer import Work, require_promise_fits
+from wardround.messages import plaintext
 from wardround.models.nets import UNet3d
 
 PROMISE = PatientDP(max_grad_norm=1.0, noise_multiplier=1.5, sample_rate=0.25, reference_patients=16)
@@ -61,7 +62,7 @@ def private(update):
     """An update as private training sends it: without its loss."""
     found = update()
     return plaintext_messages.Update(
-        found.delta, 1.0, {**found.numbers, "loss": None}, plaintext_messages.without_counts(found.facts)
+        found.delta, 1.0, {**found.numbers, "loss": None}, plaintext.without_counts(found.facts)
     )
 
 

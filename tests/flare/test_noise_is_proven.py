@@ -34,7 +34,15 @@ from wardround.dp.hospital_release import HospitalRelease
 from wardround.dp.ledger import Ledger
 from wardround.dp.patient_dp import PatientDP
 from wardround.dp.patient_release import PatientRelease
-from wardround.flare import curves, plaintext_messages, policy_checks, secagg_messages, site_policy
+from wardround.flare import (
+    curves,
+    orders,
+    plaintext_messages,
+    policy_checks,
+    secagg_calls,
+    secagg_messages,
+    site_policy,
+)
 from wardround.flare.curves import Curves
 from wardround.flare.executor import SiteExecutor
 from wardround.flare.outbound import ID
@@ -149,13 +157,11 @@ class Site:
 
 
 def order(round_):
-    return plaintext_messages.order_message(
-        plaintext_messages.Order(in_variable("model", initial_arrays(SPEC, 0)), round_, 3)
-    )
+    return orders.order_message(orders.Order(in_variable("model", initial_arrays(SPEC, 0)), round_, 3))
 
 
 def call(round_):
-    return secagg_messages.call_message(secagg_messages.Call(Moment(RUN, round_, 0), 3, begun=1))
+    return secagg_calls.call_message(secagg_messages.Call(Moment(RUN, round_, 0), 3, begun=1))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from wardround.core.arrays import digest
 from wardround.core.errors import ConfigRefused, Refusal, ReleaseRefused, RoundRefused
 from wardround.core.traits import Traits
 from wardround.dp.releases import SampledGaussianRelease
-from wardround.flare import few_patients, plaintext_messages, secagg_messages
+from wardround.flare import few_patients, orders, plaintext_messages, secagg_messages
 from wardround.flare.outbound_secagg import TREATED
 from wardround.flare.secagg_messages import Call, Reply
 from wardround.messages import statements
@@ -269,7 +269,7 @@ def test_an_unknown_task_lets_nothing_out(rig, task):
 def test_only_replies_leave_the_other_tasks(rig, task, what):
     message = {
         "an update": update(),
-        "weights": plaintext_messages.order_message(plaintext_messages.Order(BLOCKS, 0, 2)),
+        "weights": orders.order_message(orders.Order(BLOCKS, 0, 2)),
         "again": secagg_messages.again_message(0),
         "nothing": Shareable(),
     }[what]
@@ -283,7 +283,7 @@ def test_only_replies_leave_the_other_tasks(rig, task, what):
 def test_only_an_update_is_trained(rig, what):
     made = rig("he")
     message = {
-        "weights": plaintext_messages.order_message(plaintext_messages.Order(BLOCKS, 0, 2)),
+        "weights": orders.order_message(orders.Order(BLOCKS, 0, 2)),
         "metrics": plaintext_messages.scores_message(numbers()),
         "nothing": Shareable(),
         "a reply": secagg_messages.reply_message(Reply(made.joins[0], b"", {})),

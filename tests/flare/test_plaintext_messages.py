@@ -8,7 +8,7 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 
 from wardround.core.errors import ReleaseRefused
-from wardround.flare import plaintext_messages
+from wardround.flare import orders, plaintext_messages
 
 BLOCKS = {"model:a": np.arange(6, dtype=np.float32).reshape(2, 3), "control:a": np.zeros((2, 3), np.float32)}
 
@@ -22,9 +22,7 @@ def meta_of(update):
 
 
 def test_an_order_arrives_as_it_was_sent():
-    read = plaintext_messages.read_order(
-        plaintext_messages.order_message(plaintext_messages.Order(BLOCKS, round=2, num_rounds=5))
-    )
+    read = orders.read_order(orders.order_message(orders.Order(BLOCKS, round=2, num_rounds=5)))
     assert (read.round, read.num_rounds) == (2, 5)
     assert read.weights.keys() == BLOCKS.keys()
     assert all(np.array_equal(read.weights[name], BLOCKS[name]) for name in BLOCKS)
@@ -53,21 +51,14 @@ def test_scores_arrive_as_they_were_sent(scores):
 )
 def test_an_order_has_exactly_two_counts(meta):
     with pytest.raises(ReleaseRefused):
-        plaintext_messages.read_order(message(DataKind.WEIGHTS, BLOCKS, meta))
+        orders.read_order(message(DataKind.WEIGHTS, BLOCKS, meta))
 
 
 def test_an_order_sends_no_site_back_to_a_state_that_lies_ahead():
     """From the state after this very round a site's own memory would count its work twice."""
-    assert (
-        plaintext_messages.read_order(
-            plaintext_messages.order_message(plaintext_messages.Order(BLOCKS, 2, 5, {"site-1": 2}))
-        ).since("site-1")
-        == 2
-    )
+    assert orders.read_order(orders.order_message(orders.Order(BLOCKS, 2, 5, {"site-1": 2}))).since("site-1") == 2
     with pytest.raises(ReleaseRefused, match="a later round"):
-        plaintext_messages.read_order(
-            plaintext_messages.order_message(plaintext_messages.Order(BLOCKS, 2, 5, {"site-1": 3}))
-        )
+        orders.read_order(orders.order_message(orders.Order(BLOCKS, 2, 5, {"site-1": 3})))
 
 
 @pytest.mark.parametrize("kind", [DataKind.WEIGHTS, DataKind.METRICS, DataKind.COLLECTION, DataKind.ANALYTIC, "mine"])
@@ -78,7 +69,7 @@ def test_an_update_is_a_weight_diff(kind, update):
 
 @pytest.mark.parametrize("payload", [Shareable(), Shareable({"x": 1}), make_reply(ReturnCode.OK)])
 def test_a_message_without_a_dxo_is_refused(payload):
-    for read in (plaintext_messages.read_order, plaintext_messages.read_update, plaintext_messages.read_scores):
+    for read in (orders.read_order, plaintext_messages.read_update, plaintext_messages.read_scores):
         with pytest.raises(ReleaseRefused, match="no readable data"):
             read(payload)
 
@@ -174,7 +165,7 @@ def test_what_a_block_of_weights_must_not_be(blocks, update):
     with pytest.raises(ReleaseRefused):
         plaintext_messages.read_update(message(DataKind.WEIGHT_DIFF, blocks, meta))
     with pytest.raises(ReleaseRefused):
-        plaintext_messages.read_order(message(DataKind.WEIGHTS, blocks, {"round": 0, "num_rounds": 1}))
+        orders.read_order(message(DataKind.WEIGHTS, blocks, {"round": 0, "num_rounds": 1}))
 
 
 @pytest.mark.parametrize(

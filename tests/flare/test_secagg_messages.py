@@ -9,9 +9,9 @@ from nvflare_federation import facts_of, numbers, travelled
 
 from wardround import __version__
 from wardround.core.errors import Refusal, ReleaseRefused
-from wardround.flare import plaintext_messages, secagg_messages
+from wardround.flare import plaintext_messages, secagg_calls, secagg_messages, strict_dxo
 from wardround.flare.secagg_messages import Call, Reply, Revealed
-from wardround.messages import statements
+from wardround.messages import plaintext, statements
 from wardround.messages.identity import Identity
 from wardround.messages.statements import Moment, Signed
 
@@ -85,17 +85,17 @@ def test_a_call_arrives_as_it_was_sent(signed):
         2,
         (signed("complain"),),
     )
-    assert secagg_messages.read_call(travelled(secagg_messages.call_message(call))) == call
+    assert secagg_calls.read_call(travelled(secagg_calls.call_message(call))) == call
     bare = Call(MOMENT, 5)
-    assert secagg_messages.read_call(travelled(secagg_messages.call_message(bare))) == bare
+    assert secagg_calls.read_call(travelled(secagg_calls.call_message(bare))) == bare
 
 
 def test_every_field_of_a_call_is_required():
-    data = from_shareable(secagg_messages.call_message(Call(MOMENT, 5))).data
+    data = from_shareable(secagg_calls.call_message(Call(MOMENT, 5))).data
     for key in data:
         less = {name: value for name, value in data.items() if name != key}
         with pytest.raises(ReleaseRefused, match="no call"):
-            secagg_messages.read_call(DXO(DataKind.APP_DEFINED, data=less).to_shareable())
+            secagg_calls.read_call(DXO(DataKind.APP_DEFINED, data=less).to_shareable())
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_every_field_of_a_call_is_required():
     ],
 )
 def test_what_is_no_call_is_refused(changed):
-    data = from_shareable(secagg_messages.call_message(Call(MOMENT, 5))).data | changed
+    data = from_shareable(secagg_calls.call_message(Call(MOMENT, 5))).data | changed
     with pytest.raises(ReleaseRefused):
-        secagg_messages.read_call(DXO(DataKind.APP_DEFINED, data=data).to_shareable())
+        secagg_calls.read_call(DXO(DataKind.APP_DEFINED, data=data).to_shareable())
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_what_is_no_call_is_refused(changed):
 )
 def test_another_message_is_no_call_and_no_reply(message):
     with pytest.raises(ReleaseRefused):
-        secagg_messages.read_call(message)
+        secagg_calls.read_call(message)
     with pytest.raises(ReleaseRefused):
         secagg_messages.read_reply(message, plaintext_messages.TRAIN)
 
@@ -229,7 +229,7 @@ def test_numbers_and_facts_are_read_strictly(reply, where, key, value):
 
 def test_facts_may_hide_their_counts(reply):
     given = reply("submit")
-    meta = {**given.meta, "facts": plaintext_messages.without_counts(given.meta["facts"])}
+    meta = {**given.meta, "facts": plaintext.without_counts(given.meta["facts"])}
     message = secagg_messages.reply_message(Reply(given.statement, given.payload, meta))
     assert secagg_messages.read_reply(message, plaintext_messages.TRAIN).meta["facts"]["cases"] is None
 
@@ -237,7 +237,7 @@ def test_facts_may_hide_their_counts(reply):
 def test_facts_without_counts():
     """Which sequences exist is told, how often is not; nothing else changes, and the facts given are not touched."""
     facts = facts_of("site-1")
-    hidden = plaintext_messages.without_counts(facts)
+    hidden = plaintext.without_counts(facts)
     assert hidden["cases"] is None
     assert hidden["modalities"] == {"t1": 1, "t1ce": 1, "t2": 0, "flair": 1}
     assert {key for key in facts if facts[key] != hidden[key]} == {"cases", "modalities"}
@@ -246,13 +246,13 @@ def test_facts_without_counts():
 
 def test_scores_without_counts():
     scores = numbers() | {"val_score": 0.3, "seconds": 1.0}
-    hidden = plaintext_messages.scores_without_counts(scores)
+    hidden = plaintext.scores_without_counts(scores)
     assert "cases" not in str(hidden)
     assert hidden["candidates"]["fedavg"]["gain"] == {"value": 0.1, "low": None, "high": None}
     assert {key: hidden[key] for key in ("deploy", "val_score", "seconds")} == {
         key: scores[key] for key in ("deploy", "val_score", "seconds")
     }
-    plaintext_messages.require_shape(hidden, plaintext_messages.SCORES, "scores")
+    strict_dxo.require_shape(hidden, plaintext_messages.SCORES, "scores")
     assert "cases" in str(scores)
 
 

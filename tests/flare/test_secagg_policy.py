@@ -22,7 +22,7 @@ from wardround.core.errors import ConfigRefused, ReleaseRefused
 from wardround.dp.budget import FILE
 from wardround.dp.hospital_dp import HospitalDP
 from wardround.dp.ledger import Ledger
-from wardround.flare import curves, plaintext_messages, policy_checks, secagg_messages, workspaces
+from wardround.flare import curves, plaintext_messages, policy_checks, secagg_calls, secagg_messages, workspaces
 from wardround.flare.curves import Curves
 from wardround.flare.outbound import ID, Outbound
 from wardround.flare.outbound_filter import OutboundFilter
@@ -121,7 +121,7 @@ def reasons(site):
 
 
 def call(task="train"):
-    return secagg_messages.call_message(secagg_messages.Call(Moment(RUN, 0, 0), 2))
+    return secagg_calls.call_message(secagg_messages.Call(Moment(RUN, 0, 0), 2))
 
 
 @pytest.fixture
@@ -341,11 +341,11 @@ def test_the_server_and_administrators_are_no_hospitals(consortium, provisioned,
     stranger = made.sites["site-3"].secure.open(made.sites["site-3"].context()).agreement
     stranger.identity = Identity(name, certificate.read_bytes(), load_private_key_file(str(key)))
     call_ = secagg_messages.Call(Moment(RUN, -1, 0), 2)
-    joins = [made.sites[one].answer("join", secagg_messages.call_message(call_)) for one in SITES[:2]]
+    joins = [made.sites[one].answer("join", secagg_calls.call_message(call_)) for one in SITES[:2]]
     victim = made.sites["site-1"]
     stranger.job = victim.secure.open(victim.context()).agreement.job
     said = [secagg_messages.read_reply(one, "join").statement for one in joins] + [stranger.join(RUN)]
-    victim.answer("prepare", secagg_messages.call_message(secagg_messages.Call(Moment(RUN, 0, 0), 2, tuple(said))))
+    victim.answer("prepare", secagg_calls.call_message(secagg_messages.Call(Moment(RUN, 0, 0), 2, tuple(said))))
     assert "the server or an administrator, which is no hospital" in reasons(victim)
     assert "prepare" not in [row["task"] for row in victim.receipts]
 
@@ -385,7 +385,7 @@ def test_two_policies_in_one_scope_have_both_their_say(consortium):
     site = made.sites["site-1"]
     site.engine.components[curves.ID] = Curves()
     with pytest.raises(ReleaseRefused):
-        site.answer("join", secagg_messages.call_message(secagg_messages.Call(Moment(RUN, -1, 0), 2)))
+        site.answer("join", secagg_calls.call_message(secagg_messages.Call(Moment(RUN, -1, 0), 2)))
     assert "patient-level" in reasons(site)
     noised = consortium(policy=(SecAggPolicy(**LEAST), HospitalPolicy(PROMISE, 1e-5)))
     site = noised.sites["site-1"]

@@ -26,7 +26,7 @@ from nvflare_federation import (
 
 from wardround.core.arrays import digest, in_variable
 from wardround.core.errors import ConfigRefused
-from wardround.flare import plaintext_messages, secagg_messages, workspaces
+from wardround.flare import plaintext_messages, secagg_calls, workspaces
 from wardround.flare.controller import ServerController
 from wardround.flare.secagg_server import SecaggServer
 from wardround.models import checkpoint
@@ -125,7 +125,7 @@ def test_a_site_that_was_away_for_rounds_applies_their_sums(federation, mode, aw
 
     silences = played.sites["site-2"].answer
     played.sites["site-2"].answer = lambda task, message: (
-        Shareable() if secagg_messages.read_call(message).moment.round in away else silences(task, message)
+        Shareable() if secagg_calls.read_call(message).moment.round in away else silences(task, message)
     )
     played.run(meddle=meddle)
     assert [("site-2" in entry["aggregated"]) for entry in played.record["rounds"]] == [n not in away for n in range(4)]

@@ -11,7 +11,7 @@ from outbounds import outbound
 from wardround.algorithms.server_optimizers import FedAdam
 from wardround.core.arrays import Layout, digest
 from wardround.core.errors import ConfigRefused, DataRefused
-from wardround.flare import few_patients, plaintext_messages, secagg_messages
+from wardround.flare import few_patients, orders, plaintext_messages, secagg_calls, secagg_messages
 from wardround.flare.outbound import ID
 from wardround.flare.secagg_messages import Call, Revealed
 from wardround.messages import statements
@@ -34,7 +34,7 @@ def he(federation):
 
 
 def execute(site, task, call):
-    message = call if isinstance(call, Shareable) else secagg_messages.call_message(call)
+    message = call if isinstance(call, Shareable) else secagg_calls.call_message(call)
     return site.executor.execute(task, message, site.context(task), Signal())
 
 
@@ -52,7 +52,7 @@ def train(federation, round_=0, attempt=0, *revealed):
     joins = join(federation)
     secagg_server.begin(moment, joins)
     for name, site in federation.sites.items():
-        message = site.answer("train", secagg_messages.call_message(Call(moment, 2, prepares=joins, revealed=revealed)))
+        message = site.answer("train", secagg_calls.call_message(Call(moment, 2, prepares=joins, revealed=revealed)))
         reply = secagg_messages.read_reply(message, plaintext_messages.TRAIN)
         secagg_server.submit(name, reply.statement, reply.payload)
     roster, added = roster_digest(joins), tuple(sorted(secagg_server.added))
@@ -285,7 +285,7 @@ def test_what_only_sites_of_a_sum_need_is_refused_in_a_plaintext_job(he, name, c
     """Its server would apply another rule than the one that the job shows."""
     site = he.sites["site-1"]
     site.engine.components[ID] = outbound()
-    message = plaintext_messages.order_message(plaintext_messages.Order(first_model(), 0, 2))
+    message = orders.order_message(orders.Order(first_model(), 0, 2))
     assert plaintext_messages.refusal_code(execute(site, "train", message)) == "config"
     assert f"{name}" in caplog.text
     assert "only sites of a secure sum use" in caplog.text

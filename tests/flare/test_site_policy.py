@@ -29,7 +29,17 @@ from wardround.dp.ledger import Ledger
 from wardround.dp.patient_dp import PatientDP
 from wardround.dp.patient_release import PatientRelease
 from wardround.dp.releases import GaussianRelease, SampledGaussianRelease
-from wardround.flare import curves, ledger_adapter, plaintext_messages, policy_checks, secagg_messages, workspaces
+from wardround.flare import (
+    curves,
+    ledger_adapter,
+    orders,
+    plaintext_messages,
+    policy_checks,
+    secagg_calls,
+    secagg_messages,
+    strict_dxo,
+    workspaces,
+)
 from wardround.flare.curves import Curves
 from wardround.flare.ledger_adapter import KEY, POLICY
 from wardround.flare.outbound import ID, Outbound
@@ -39,6 +49,7 @@ from wardround.flare.site_parts import REASONS
 from wardround.flare.site_policy import HospitalPolicy, OpenPolicy, PatientPolicy
 from wardround.flare.workspaces import SIMULATOR_JOB, private_folder, run_folder
 from wardround.messages import statements
+from wardround.messages.plaintext import SILENT
 from wardround.messages.statements import Moment, Signed
 from wardround.secagg.spec import SecAggSpec
 
@@ -185,11 +196,11 @@ def statement(kind):
 
 
 def order(round_=0, num_rounds=2):
-    return plaintext_messages.order_message(plaintext_messages.Order(BLOCKS, round_, num_rounds))
+    return orders.order_message(orders.Order(BLOCKS, round_, num_rounds))
 
 
 def call(round_=0, num_rounds=2):
-    return secagg_messages.call_message(secagg_messages.Call(Moment("ab" * 16, round_, 0), num_rounds))
+    return secagg_calls.call_message(secagg_messages.Call(Moment("ab" * 16, round_, 0), num_rounds))
 
 
 def stock():
@@ -305,7 +316,7 @@ def test_open_writes_the_receipt_of_a_job_without_an_exit_of_ours(rig, message, 
 @pytest.mark.parametrize("wrong", [{"model:w": np.array([np.nan], np.float32)}, {}, {"w": np.ones(2, np.float32)}])
 def test_open_reads_strictly(rig, message, wrong):
     made = rig(OpenPolicy())
-    data = plaintext_messages.meta_of(message())
+    data = strict_dxo.meta_of(message())
     with pytest.raises(ReleaseRefused):
         made.leave(DXO(DataKind.WEIGHT_DIFF, data=wrong, meta=data).to_shareable())
     assert made.receipts == []
@@ -476,10 +487,7 @@ def test_hospital_tells_nothing_beside_the_update(rig, message, scores):
     assert out.weight == 1.0
     assert out.numbers == {"loss": None, "val_score": None, "seconds": None}
     assert (out.facts["cases"], out.facts["modalities"]) == (None, {})
-    assert (
-        plaintext_messages.read_scores(made.leave(plaintext_messages.scores_message(scores), "finish"))
-        == plaintext_messages.SILENT
-    )
+    assert plaintext_messages.read_scores(made.leave(plaintext_messages.scores_message(scores), "finish")) == SILENT
     (receipt,) = made.receipts
     assert (receipt["policy"], receipt["mechanism"], receipt["sha256"]) == ("hospital", "Gaussian", digest(out.delta))
     assert "unit: hospital" in receipt["guarantee"]
@@ -489,9 +497,7 @@ def test_hospital_silences_the_scores_of_a_hidden_sum(rig, scores):
     made = hospital(rig, hidden())
     signed = statement("judged")
     given = secagg_messages.reply_message(secagg_messages.Reply(signed, b"", {"scores": scores}))
-    assert secagg_messages.read_reply(made.leave(given, "finish"), "finish").meta == {
-        "scores": plaintext_messages.SILENT
-    }
+    assert secagg_messages.read_reply(made.leave(given, "finish"), "finish").meta == {"scores": SILENT}
 
 
 def test_hospital_what_leaves_passes_the_jobs_own_exit(rig, message, scores):
@@ -502,7 +508,7 @@ def test_hospital_what_leaves_passes_the_jobs_own_exit(rig, message, scores):
     assert plaintext_messages.read_update(out).numbers["loss"] is None
     assert len(made.receipts) == 2
     silent = exit_.process(made.leave(plaintext_messages.scores_message(scores), "finish"), made.at("finish"))
-    assert plaintext_messages.read_scores(silent) == plaintext_messages.SILENT
+    assert plaintext_messages.read_scores(silent) == SILENT
 
 
 def test_hospital_refuses_what_would_overspend_before_training_with_the_figures(rig):

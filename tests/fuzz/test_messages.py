@@ -19,7 +19,7 @@ from wardround.core.errors import Refusal
 from wardround.core.rng import stream
 from wardround.core.stages import Update as Sent
 from wardround.data.cases import MODALITIES
-from wardround.flare import compressed_messages, plaintext_messages, secagg_messages
+from wardround.flare import compressed_messages, orders, plaintext_messages, secagg_calls, secagg_messages
 from wardround.flare.outbound import Outbound
 from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.site_policy import OpenPolicy
@@ -67,8 +67,8 @@ def twice(read, write):
 UPDATE = plaintext_messages.update_message(plaintext_messages.Update(BLOCKS, 3.0, NUMBERS, FACTS))
 CLEAR = {
     "order": (
-        plaintext_messages.order_message(plaintext_messages.Order(BLOCKS, 2, 5, {"site-2": 1})),
-        twice(plaintext_messages.read_order, plaintext_messages.order_message),
+        orders.order_message(orders.Order(BLOCKS, 2, 5, {"site-2": 1})),
+        twice(orders.read_order, orders.order_message),
     ),
     "update": (UPDATE, twice(plaintext_messages.read_update, plaintext_messages.update_message)),
     "scores": (
@@ -133,7 +133,7 @@ def spoken(project, tmp_path_factory):
 
 def test_calls(spoken):
     calls = [message for _, who, message in spoken if who == "server"]
-    door = twice(secagg_messages.read_call, secagg_messages.call_message)
+    door = twice(secagg_calls.read_call, secagg_calls.call_message)
     for call in calls:
         door(call)
     assert 0 < hold(2000, 3, lambda rng: wild(rng, calls[int(rng.integers(len(calls)))]), door) < 2000
@@ -263,7 +263,7 @@ def test_a_collector_reads_or_refuses_every_statement(spoken):
     from wardround.messages.identity import Authority
     from wardround.secagg.server import SecAggServer
 
-    calls = [secagg_messages.read_call(m) for task, who, m in spoken if who == "server" and task == "train"]
+    calls = [secagg_calls.read_call(m) for task, who, m in spoken if who == "server" and task == "train"]
     masked = next(call for call in calls if call.prepares)
     authority = Authority(_root_of(masked.joins[0]))
     secagg_server = SecAggServer(secagg("masked"), authority, 1000)
@@ -276,7 +276,7 @@ def test_a_collector_reads_or_refuses_every_statement(spoken):
 
     def door(given):
         which, parts = given
-        one = secagg_messages._unpack(parts)
+        one = secagg_messages.read_signed(parts)
         secagg_server.prepares, secagg_server.moment, secagg_server.roster = [], Moment(masked.moment.run, 0, 0), {}
         secagg_server.agreed, secagg_server.complaints, secagg_server.blamed = {}, {}, {}
         secagg_server._sums, secagg_server._chosen = {}, None

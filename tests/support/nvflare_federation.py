@@ -39,7 +39,7 @@ from wardround.core.rng import stream
 from wardround.data.cases import MODALITIES
 from wardround.dp.hospital_release import HospitalRelease
 from wardround.dp.scaling import Scaling
-from wardround.flare import few_patients, made_with, secagg_messages, workspaces
+from wardround.flare import few_patients, made_with, secagg_calls, secagg_messages, workspaces
 from wardround.flare.controller import ServerController
 from wardround.flare.executor import SiteExecutor
 from wardround.flare.outbound import ID, NONE, Outbound
@@ -341,7 +341,7 @@ class Federation:
     def broadcast(self, task: Any, fl_ctx: FLContext, targets: list[str], min_responses: int, wait: int) -> None:
         """Be NVFlare's communicator."""
         assert min_responses == len(targets) > 0
-        call = secagg_messages.read_call(copy.deepcopy(task.data))
+        call = secagg_calls.read_call(copy.deepcopy(task.data))
         self.asked.append(Asked(task.name, call.moment.round, call.moment.attempt, tuple(targets), task.timeout))
         for name in targets:
             message = travelled(task.data)

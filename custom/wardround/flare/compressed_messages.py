@@ -18,7 +18,7 @@ from nvflare.apis.dxo import DXO
 from nvflare.apis.shareable import Shareable
 
 from wardround.core.validate import OneOf
-from wardround.flare import plaintext_messages
+from wardround.flare import plaintext_messages, strict_dxo
 from wardround.messages.allowed_names import allowed
 
 KIND = "WARDROUND_COMPRESSED"
@@ -41,13 +41,13 @@ def read_update(
     words: the names that the job lists, as for wire.read_update
     another compression, a key too many or too few, an array of another kind: ReleaseRefused
     """
-    arrays, meta = plaintext_messages.data_of(message, KIND), plaintext_messages.meta_of(message)
+    arrays, meta = strict_dxo.data_of(message, KIND), strict_dxo.meta_of(message)
     shape = {**plaintext_messages.update_meta(allowed(words)), "compression": OneOf((compression,))}
-    plaintext_messages.require_shape(meta, shape, "a compressed update's meta")
+    strict_dxo.require_shape(meta, shape, "a compressed update's meta")
     if not float(meta["weight"]).is_integer():
-        raise plaintext_messages.unknown("an update's weight", "a fraction", "a whole number of patients")
+        raise strict_dxo.unknown("an update's weight", "a fraction", "a whole number of patients")
     if not 0 < len(arrays) <= _MOST_ARRAYS:
-        raise plaintext_messages.unknown("a compressed update", f"{len(arrays)} arrays", f"1 to {_MOST_ARRAYS}")
+        raise strict_dxo.unknown("a compressed update", f"{len(arrays)} arrays", f"1 to {_MOST_ARRAYS}")
     for name, array in arrays.items():
         _require_plain(name, array)
     return plaintext_messages.Update(arrays, float(meta["weight"]), meta["numbers"], meta["facts"])
@@ -63,8 +63,6 @@ def _require_plain(name: Any, array: NDArray[Any]) -> None:
     named = isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable()
     if not (named and isinstance(array, np.ndarray) and str(array.dtype) in DTYPES):
         found = f"{type(array).__name__} under {str(name)[:80]!r}"
-        raise plaintext_messages.unknown(
-            "an array of a compressed update", found, f"an array of {', '.join(sorted(DTYPES))}"
-        )
+        raise strict_dxo.unknown("an array of a compressed update", found, f"an array of {', '.join(sorted(DTYPES))}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise plaintext_messages.unknown(f"the array {name!r}", "NaN or inf", "finite numbers")
+        raise strict_dxo.unknown(f"the array {name!r}", "NaN or inf", "finite numbers")

@@ -18,7 +18,7 @@ from nvflare.app_common.widgets.convert_to_fed_event import FED_EVENT_PREFIX
 
 from wardround.core.errors import Refusal
 from wardround.core.validate import COUNT, NUMBER, OneOf
-from wardround.flare import few_patients, plaintext_messages
+from wardround.flare import few_patients, plaintext_messages, strict_dxo
 
 ID, PROPERTY, SHOWN = "wardround_curves", "curves", "shown"
 _OUT, _WITHHELD = "out", "withheld"
@@ -75,8 +75,8 @@ class Curves(FLComponent):  # type: ignore[misc]
 def _is_curve(event: Shareable, patients: few_patients.Patients) -> bool:
     """Tell whether an event is what `site_parts.stream` makes of one number that may leave, and nothing besides."""
     try:
-        data = plaintext_messages.data_of(event, DataKind.ANALYTIC)
-        plaintext_messages.require_shape(data, _CURVE, "a curve")
+        data = strict_dxo.data_of(event, DataKind.ANALYTIC)
+        strict_dxo.require_shape(data, _CURVE, "a curve")
     except Refusal:
         return False
     tag, value, step = data["track_key"], data["track_value"], data["global_step"]

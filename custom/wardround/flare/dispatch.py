@@ -25,7 +25,7 @@ from nvflare.apis.signal import Signal
 
 from wardround.core.attendance import NOT_CONNECTED, SILENT, Attendance
 from wardround.core.stages import Ask, Replies
-from wardround.flare import plaintext_messages, workspaces
+from wardround.flare import plaintext_messages, strict_dxo, workspaces
 from wardround.flare.last_resort import tried
 from wardround.flare.progress import Now
 
@@ -171,7 +171,7 @@ class Dispatch:
         refused: list[str] = []
 
         def read() -> None:
-            if plaintext_messages.is_reply(result):
+            if strict_dxo.is_reply(result):
                 question.ask.take(site, self._codec.decode(question.ask.task, result))
             else:
                 refused.append(plaintext_messages.refusal_code(result))

@@ -24,6 +24,7 @@ from wardround.flare import (
     outbound_secagg,
     plaintext_messages,
     secagg_messages,
+    strict_dxo,
 )
 from wardround.flare.outbound import NONE, outbound_of
 from wardround.flare.workspaces import job_name, run_folder
@@ -40,7 +41,7 @@ class OutboundFilter(Filter):  # type: ignore[misc]
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return a new message that holds only what was read."""
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
-        if not plaintext_messages.is_reply(shareable):
+        if not strict_dxo.is_reply(shareable):
             return plaintext_messages.refusal_message(plaintext_messages.refusal_code(shareable))
         outbound = outbound_of(fl_ctx)
         secagg = outbound.secagg != NONE

@@ -22,7 +22,7 @@ from wardround.core.stages import Receipt, Update
 from wardround.flare import few_patients, ledger_adapter, plaintext_messages, secagg_messages
 from wardround.flare.outbound import Outbound
 from wardround.flare.secagg_session import SecAggSession
-from wardround.messages import statements
+from wardround.messages import plaintext, statements
 
 # In the context of one reply: what the site's own policy did to the update before this filter.
 TREATED = "wardround_policy"
@@ -90,7 +90,7 @@ class _Exit:
     def scores(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the scores that leave."""
         if self.outbound.noise is not None:
-            return plaintext_messages.SILENT
+            return plaintext.SILENT
         told = {key: value for key, value in given.items() if key != "personal"}
         return few_patients.scores(told, few_patients.known(self.fl_ctx))
 
@@ -135,10 +135,10 @@ class _Exit:
         """Return the numbers and facts that may leave beside the update."""
         patients = few_patients.known(self.fl_ctx, update.facts)
         hidden = self.session.secagg.weights == "patients_in_sum"
-        facts = plaintext_messages.without_counts(update.facts) if hidden else dict(update.facts)
+        facts = plaintext.without_counts(update.facts) if hidden else dict(update.facts)
         numbers = few_patients.numbers(update.numbers, patients)
         if self.outbound.noise is not None:
-            numbers, facts = dict.fromkeys(numbers), plaintext_messages.silent_facts(facts)
+            numbers, facts = dict.fromkeys(numbers), plaintext.silent_facts(facts)
         # Before small counts are left out: a name that is not allowed stops the update, however few patients it stands for.
         plaintext_messages.require_named(facts, self.outbound.allowed_names)
         return numbers, few_patients.facts(facts, patients)

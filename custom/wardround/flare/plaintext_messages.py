@@ -1,35 +1,30 @@
-"""The four messages of a federation, and their strict reading: what is not described here does not travel.
+"""What a site says in a plaintext job, and its strict reading: what is not described here does not leave.
 
-    train    server -> site   weights of every variable (`variable:block`), round; which sites' last updates did not count, and
-    since when
-    update   site -> server   differences of the blocks that travel, weight, NUMBERS, SITE_FACTS
-    finish   server -> site   the final weights
-    scores   site -> server   SCORES: per model validation mean, test means with intervals and counts, steps (over few patients:
-             {}, few_patients.py); the choice, and whether it is above the floor; where the algorithm masks, the names of the
-             blocks that are personal and since which round
+    update   differences of the blocks that travel, weight, NUMBERS, SITE_FACTS
+    scores   SCORES: per model validation mean, test means with intervals and counts, steps (over few patients: {},
+             few_patients.py); the choice, and whether it is above the floor; where the sharing is by masks, the names of
+             the blocks that are personal and since which round
 
-A refused task carries its refusal code (`errors.Refusal.code`) and nothing else.
+A refused task carries its refusal code (`errors.Refusal.code`) and nothing else. What the server says is in orders.py.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
-from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.dxo import DXO, DataKind
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 
-from wardround.core.errors import ConfigRefused, Refusal, ReleaseRefused
-from wardround.core.validate import FLAG, TEXT, Each, Like, Maybe, OneOf, check
+from wardround.core.errors import Refusal
+from wardround.core.validate import FLAG, TEXT, Each, Like, Maybe, OneOf
+from wardround.flare.strict_dxo import read_dxo, require_blocks, require_shape, return_code, unknown
 from wardround.messages.allowed_names import CANDIDATES, SHIPPED, Allowed, allowed
 from wardround.messages.plaintext import FINISH as FINISH
 from wardround.messages.plaintext import TRAIN as TRAIN
-from wardround.messages.plaintext import Order as Order
 from wardround.messages.plaintext import Update as Update
-from wardround.messages.ranges import COUNTS, LARGEST_CHANGE, LOSS, PATIENTS, SCORE, SECONDS, STEPS, WEIGHT, candidate
+from wardround.messages.ranges import COUNTS, LARGEST_CHANGE, LOSS, PATIENTS, SCORE, SECONDS, WEIGHT, candidate
 
 NUMBERS = {"loss": Maybe(LOSS), "val_score": Maybe(SCORE), "seconds": Maybe(SECONDS)}
 
@@ -69,28 +64,10 @@ SCORES = {
     "seconds": Maybe(SECONDS),
 }
 NAMED = ("modalities", "classes", "personal")
-SILENT: dict[str, Any] = {"candidates": {}, "deploy": None, "val_score": None, "seconds": None}
 REFUSAL = "wardround_refusal"
 MEMORY, FAILURE, UNKNOWN = "memory", "failure", "error"
 _CODES = frozenset({Refusal.code, *(kind.code for kind in Refusal.__subclasses__()), MEMORY, FAILURE, UNKNOWN})
 _RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper())
-_ORDER_META = {"round": STEPS, "num_rounds": STEPS, "missed": Each(STEPS)}
-_WORD_LENGTH, _NAME_LENGTH, _DEPTH, _ENTRIES, _LARGEST = 64, 256, 6, 64, 2**53
-
-
-def order_message(order: Order) -> Shareable:
-    """Return the task data of a train or finish task."""
-    meta = {"round": order.round, "num_rounds": order.num_rounds, "missed": dict(order.missed)}
-    return DXO(DataKind.WEIGHTS, data=dict(order.weights), meta=meta).to_shareable()
-
-
-def read_order(message: Shareable) -> Order:
-    """Read task data; ReleaseRefused when it is not an Order."""
-    dxo = _dxo(message, DataKind.WEIGHTS)
-    require_shape(dxo.meta, _ORDER_META, "an order's meta")
-    if any(since > dxo.meta["round"] for since in dxo.meta["missed"].values()):
-        raise unknown("an order's meta", "a site's state of a later round", "states up to this round")
-    return Order(_arrays(dxo.data), dxo.meta["round"], dxo.meta["num_rounds"], dxo.meta["missed"])
 
 
 def update_message(update: Update) -> Shareable:
@@ -104,9 +81,9 @@ def read_update(message: Shareable, words: Collection[str] | None = None) -> Upd
 
     words: the names that the job lists (messages/allowed_names.py), among them its kinds of masks; None: those of shipped tasks
     """
-    dxo = _dxo(message, DataKind.WEIGHT_DIFF)
+    dxo = read_dxo(message, DataKind.WEIGHT_DIFF)
     require_shape(dxo.meta, update_meta(allowed(words)), "an update's meta")
-    weight, delta = float(dxo.meta["weight"]), _arrays(dxo.data)
+    weight, delta = float(dxo.meta["weight"]), require_blocks(dxo.data)
     if not weight.is_integer():
         raise unknown("an update's weight", "a fraction", "a whole number of patients")
     for name, block in delta.items():
@@ -125,28 +102,10 @@ def read_scores(message: Shareable, words: Collection[str] | None = None) -> dic
 
     words: as for `read_update`
     """
-    dxo = _dxo(message, DataKind.METRICS)
+    dxo = read_dxo(message, DataKind.METRICS)
     require_shape(dxo.meta, {}, "the scores' meta")
     require_shape(dxo.data, scores_shape(allowed(words)), "the scores")
     return dict(dxo.data)
-
-
-def without_counts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return facts that do not tell how many patients or scans a site has."""
-    told = {key: value for key, value in facts.items() if key != "classes"}
-    return {**told, "cases": None, "modalities": {name: min(1, n) for name, n in facts["modalities"].items()}}
-
-
-def silent_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return facts that do not depend on a hospital's images: what hospital-level DP lets out, with numbers all None."""
-    return {**without_counts(facts), "modalities": {}}
-
-
-def scores_without_counts(scores: Any) -> Any:
-    """Return scores without the number of cases behind each interval."""
-    if isinstance(scores, Mapping):
-        return {key: scores_without_counts(value) for key, value in scores.items() if key != "cases"}
-    return scores
 
 
 def require_named(told: Mapping[str, Any], words: Collection[str]) -> None:
@@ -175,88 +134,5 @@ def refusal_message(code: str) -> Shareable:
 
 def refusal_code(message: Shareable) -> str:
     """Return the code of an error reply, or NVFlare's return code; any word that is not one of these is UNKNOWN."""
-    code = message.get(REFUSAL, _return_code(message))
+    code = message.get(REFUSAL, return_code(message))
     return code if isinstance(code, str) and code in _CODES | _RETURN_CODES else UNKNOWN
-
-
-def is_reply(message: Shareable) -> bool:
-    """Tell whether a message says of itself that all went well; one whose headers are none: False."""
-    return bool(_return_code(message) == ReturnCode.OK)
-
-
-def _return_code(message: Shareable) -> Any:
-    try:
-        return message.get_return_code()
-    except (ValueError, TypeError, AttributeError):
-        return UNKNOWN
-
-
-def data_of(message: Shareable, kind: str) -> dict[str, Any]:
-    """Return the data of a message of this kind; ReleaseRefused unless it is a dictionary of that kind."""
-    return dict(_dxo(message, kind).data)
-
-
-def meta_of(message: Shareable) -> dict[str, Any]:
-    """Return the meta of a message that `data_of` has read."""
-    return dict(from_shareable(message).meta)
-
-
-def kind_of(message: Shareable) -> str:
-    """Return the data kind of a message, "" when it holds no DXO."""
-    try:
-        kind = from_shareable(message).data_kind
-    except (ValueError, KeyError, TypeError):
-        return ""
-    return kind if isinstance(kind, str) else ""
-
-
-def require_shape(value: Any, shape: Any, what: str) -> None:
-    """Raise ReleaseRefused unless value has the shape (core.validate) and holds only small numbers and short words."""
-    _require_small(value, what, 0)
-    try:
-        check(value, shape, what)
-    except ConfigRefused as refusal:
-        raise unknown(refusal.what, refusal.found, refusal.expected) from refusal
-
-
-def _require_small(value: Any, what: str, depth: int) -> None:
-    if isinstance(value, dict) and depth < _DEPTH and len(value) <= _ENTRIES:
-        for key, part in value.items():
-            _require_small(key, what, depth + 1)
-            _require_small(part, what, depth + 1)
-        return
-    whole = isinstance(value, int) and abs(value) < _LARGEST
-    number = isinstance(value, float) and math.isfinite(value)
-    word = isinstance(value, str) and len(value) <= _WORD_LENGTH and value.isprintable()
-    if not (value is None or whole or number or word):
-        raise unknown(what, f"a value of type {type(value).__name__}", "finite numbers and short words")
-
-
-def _dxo(message: Shareable, kind: str) -> DXO:
-    if not is_reply(message):
-        raise unknown("a message", "an error reply", f"return code OK and data kind {kind}")
-    try:
-        dxo = from_shareable(message)
-    except (ValueError, KeyError, TypeError) as error:
-        raise unknown("a message", f"no readable data ({type(error).__name__})", f"a DXO of kind {kind}") from error
-    if dxo.data_kind != kind or not isinstance(dxo.data, dict):
-        raise unknown("a message", f"data kind {str(dxo.data_kind)[:_WORD_LENGTH]!r}", f"data kind {kind!r}")
-    return dxo
-
-
-def _arrays(data: Mapping[str, Any]) -> dict[str, Any]:
-    for name, block in data.items():
-        named = isinstance(name, str) and ":" in name and len(name) <= _NAME_LENGTH and name.isprintable()
-        if not (named and isinstance(block, np.ndarray) and block.dtype == np.float32):
-            raise unknown("a block of weights", f"{type(block).__name__} under {str(name)[:80]!r}", "a float32 array")
-        if not np.isfinite(block).all():
-            raise unknown(f"block {name!r}", "NaN or inf", "finite numbers")
-    if not data:
-        raise unknown("a message without blocks", "0 arrays", "at least one `variable:block`")
-    return dict(data)
-
-
-def unknown(what: str, found: str, expected: str) -> ReleaseRefused:
-    """Return the refusal of something that this version does not know."""
-    fix = "run the same wardround version everywhere; nothing unknown is let through"
-    return ReleaseRefused(what, found=found, expected=expected, fix=fix)

@@ -16,7 +16,7 @@ from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused
 from wardround.core.stages import Aggregation
 from wardround.core.traits import require_fit
-from wardround.flare import compressed_messages, plaintext_messages, workspaces
+from wardround.flare import compressed_messages, orders, plaintext_messages, workspaces
 from wardround.flare.run_report import RunReport
 from wardround.messages.ranges import LARGEST_CHANGE
 from wardround.training.global_model import GlobalModel
@@ -97,8 +97,8 @@ class PlaintextServer:
             opening = Opening(self.compresses, Layout.of(blocks), model.memory, LARGEST_CHANGE)
         return PlaintextRun(model, travelling, self.aggregation, record, num_rounds, self.min_clients, out, opening)
 
-    def encode(self, message: plaintext_messages.Order) -> Shareable:
-        return plaintext_messages.order_message(message)
+    def encode(self, message: orders.Order) -> Shareable:
+        return orders.order_message(message)
 
     def decode(self, task: str, reply: Shareable) -> plaintext_messages.Update | dict[str, Any]:
         """Return what a site answers, strictly read: an update, or its scores."""

@@ -8,7 +8,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
 from wardround.core.arrays import digest
-from wardround.flare import plaintext_messages, resend_cache, workspaces
+from wardround.flare import orders, plaintext_messages, resend_cache, workspaces
 from wardround.flare.outbound import Asked, Outbound
 from wardround.flare.trainer import Trainer
 
@@ -25,12 +25,12 @@ class PlaintextTasks:
 
     def do(self, task: str, message: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return the reply to one task; a message that is no Order: ReleaseRefused."""
-        begun, order = time.monotonic(), plaintext_messages.read_order(message)
+        begun, order = time.monotonic(), orders.read_order(message)
         if task == plaintext_messages.TRAIN:
             return self._train(order, begun, fl_ctx)
         return self._finish(order, begun, fl_ctx)
 
-    def _train(self, order: plaintext_messages.Order, begun: float, fl_ctx: FLContext) -> Shareable:
+    def _train(self, order: orders.Order, begun: float, fl_ctx: FLContext) -> Shareable:
         trainer, outbound, name = self._trainer, self._outbound, str(fl_ctx.get_identity_name())
         if order.round == 0:
             workspaces.begin_anew(fl_ctx)
@@ -52,7 +52,7 @@ class PlaintextTasks:
             trainer.train(outbound, order.weights, order.round, since, begun, fl_ctx)
         )
 
-    def _finish(self, order: plaintext_messages.Order, begun: float, fl_ctx: FLContext) -> Shareable:
+    def _finish(self, order: orders.Order, begun: float, fl_ctx: FLContext) -> Shareable:
         trainer, outbound = self._trainer, self._outbound
         trainer.require_own_state(outbound, fl_ctx)
         since = order.since(str(fl_ctx.get_identity_name()))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from nvflare.apis.dxo import DataKind
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
 from nvflare.app_common.logging.constants import ALLOW_LOG_STREAMING_VAR, is_log_streaming_allowed
 
 from wardround.core.errors import ReleaseRefused
-from wardround.flare import curves, ledger_adapter
+from wardround.flare import curves, ledger_adapter, orders, secagg_calls, strict_dxo
 from wardround.flare.job_parts import executor_of
 from wardround.flare.ledger_adapter import KEY
 from wardround.flare.outbound import Outbound
@@ -35,6 +37,15 @@ def require_reserved(fl_ctx: FLContext, outbound: Outbound) -> None:
         )
     if executor is None or account.settings.get(KEY) != executor.settings(outbound):
         raise refused("a reservation for other settings of training", "one that this job's own executor has made")
+
+
+def asked(shareable: Shareable) -> tuple[int, int]:
+    """Return (round, rounds) as the server says; a task that is neither an order nor a call: ReleaseRefused."""
+    if strict_dxo.kind_of(shareable) == DataKind.APP_DEFINED:
+        call = secagg_calls.read_call(shareable)
+        return call.moment.round, call.num_rounds
+    order = orders.read_order(shareable)
+    return order.round, order.num_rounds
 
 
 def refused(found: str, expected: str) -> ReleaseRefused:

@@ -13,7 +13,7 @@ from nvflare.apis.shareable import Shareable
 from wardround.aggregation.secagg_run import SecaggRun
 from wardround.aggregation.secagg_state import SecaggState
 from wardround.core.errors import ConfigRefused
-from wardround.flare import secagg_messages, workspaces
+from wardround.flare import secagg_calls, secagg_messages, workspaces
 from wardround.flare.run_report import RunReport
 from wardround.flare.secagg_session import startup_folder
 from wardround.messages.identity import Authority
@@ -96,7 +96,7 @@ class SecaggServer:
 
     def encode(self, message: Call) -> Shareable:
         """Return the task data of a call."""
-        return secagg_messages.call_message(message)
+        return secagg_calls.call_message(message)
 
     def decode(self, task: str, reply: Shareable) -> Reply:
         """Return what a site answers, strictly read."""

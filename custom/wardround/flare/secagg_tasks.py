@@ -12,12 +12,12 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
 from wardround.core.errors import RoundRefused
-from wardround.flare import plaintext_messages, secagg_messages, workspaces
+from wardround.flare import plaintext_messages, secagg_calls, secagg_messages, workspaces
 from wardround.flare.outbound import Outbound
 from wardround.flare.secagg_model import SecAggModel
 from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.trainer import Trainer
-from wardround.messages import statements
+from wardround.messages import plaintext, statements
 from wardround.secagg.client import Incoming
 
 
@@ -31,7 +31,7 @@ class SecAggTasks:
 
     def do(self, task: str, message: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return the reply to one task; a message that is no Call: ReleaseRefused."""
-        call = secagg_messages.read_call(message)
+        call = secagg_calls.read_call(message)
         if task == secagg_messages.JOIN and call.begun == 0:
             workspaces.begin_anew(fl_ctx)
         self._trainer.require_own_state(self._outbound, fl_ctx)
@@ -92,7 +92,7 @@ class SecAggTasks:
         scores = self._trainer.evaluate(outbound, held.weights, call.moment.round, held.since, begun, fl_ctx)
         self._model.finish(fl_ctx)
         if session.secagg.weights == "patients_in_sum":
-            scores = plaintext_messages.scores_without_counts(scores)
+            scores = plaintext.scores_without_counts(scores)
         workspaces.finish(fl_ctx)
         agreement = session.open(fl_ctx).agreement
         said = {"model": held.digest, "job": agreement.job}

@@ -40,8 +40,10 @@ from wardround.flare.ledger_adapter import POLICY
 from wardround.flare.outbound import Outbound
 from wardround.flare.outbound_filter import write_receipt
 from wardround.flare.outbound_secagg import TREATED
-from wardround.flare.policy_checks import refused, require_own_executor, require_reserved, require_silence
+from wardround.flare.policy_checks import asked, refused, require_own_executor, require_reserved, require_silence
 from wardround.flare.site_parts import REASONS
+from wardround.flare.strict_dxo import is_reply, kind_of
+from wardround.messages import plaintext
 from wardround.tasks.brain_tumours import BRAIN_TUMOURS
 from wardround.training.evaluation import shared_only
 
@@ -69,9 +71,9 @@ class OpenPolicy(Filter):  # type: ignore[misc]
             raise _kept(refusal, fl_ctx) from None
 
     def _leave(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> Shareable:
-        if not plaintext_messages.is_reply(shareable):
+        if not is_reply(shareable):
             return plaintext_messages.refusal_message(plaintext_messages.refusal_code(shareable))
-        kind, following = plaintext_messages.kind_of(shareable), outbound_next(fl_ctx, task)
+        kind, following = kind_of(shareable), outbound_next(fl_ctx, task)
         secagg = following is not None and following.session is not None
         if task == plaintext_messages.TRAIN and secagg and kind == DataKind.APP_DEFINED:
             round_ = secagg_messages.read_again(shareable)
@@ -148,7 +150,7 @@ class PatientPolicy(OpenPolicy):
         self.again(fl_ctx)
         if update.numbers.get("loss") is not None:
             raise refused("an update with its training loss", "one that was trained with noise: without its loss")
-        return replace(update, facts=plaintext_messages.without_counts(update.facts))
+        return replace(update, facts=plaintext.without_counts(update.facts))
 
     def again(self, fl_ctx: FLContext) -> None:
         outbound = self._require_private(fl_ctx)
@@ -157,7 +159,7 @@ class PatientPolicy(OpenPolicy):
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
         self.again(fl_ctx)
-        found: Mapping[str, Any] = plaintext_messages.scores_without_counts(shared_only(scores))
+        found: Mapping[str, Any] = plaintext.scores_without_counts(shared_only(scores))
         return found
 
     def _require_private(self, fl_ctx: FLContext) -> Outbound:
@@ -202,7 +204,7 @@ class HospitalPolicy(OpenPolicy):
             if charged is not None and not covers(charged.plan(), "hospital"):
                 raise refused(f"a job that is charged per {charged.unit}", "one that a limit per hospital can hold")
             ledger_adapter.require_limit("hospital", fl_ctx)
-            round_, rounds = _asked(shareable)
+            round_, rounds = asked(shareable)
             if round_ == 0:  # before the ledger asks for the run's id: else a new run is reserved under the old one's
                 workspaces.begin_anew(fl_ctx)
             made = self._mechanism(rounds)
@@ -221,7 +223,7 @@ class HospitalPolicy(OpenPolicy):
         noised, receipt = made.outbound(Update(update.delta, update.weight), 0, {})
         receipt |= ledger_adapter.spend(made, {}, fl_ctx, POLICY)
         silent = plaintext_messages.Update(
-            noised.params, 1.0, dict.fromkeys(plaintext_messages.NUMBERS), plaintext_messages.silent_facts(update.facts)
+            noised.params, 1.0, dict.fromkeys(plaintext_messages.NUMBERS), plaintext.silent_facts(update.facts)
         )
         write_receipt(fl_ctx, plaintext_messages.TRAIN, {"policy": "hospital"} | receipt | _measured(silent))
         fl_ctx.set_prop(TREATED, repr(self.promise), private=True, sticky=False)
@@ -241,7 +243,7 @@ class HospitalPolicy(OpenPolicy):
         )  # the job's own filter compares it with what it kept
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
-        return plaintext_messages.SILENT
+        return plaintext.SILENT
 
     def _mechanism(self, num_rounds: int) -> HospitalRelease:
         return HospitalRelease(self.promise, num_rounds, self.delta, accept_vacuous=False)
@@ -263,15 +265,6 @@ def _told(update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_mes
     if outbound_next(fl_ctx, plaintext_messages.TRAIN) is None:
         return told
     return replace(told, numbers={**told.numbers, "loss": update.numbers["loss"]})
-
-
-def _asked(shareable: Shareable) -> tuple[int, int]:
-    """Return (round, rounds) as the server says; a task that is neither an order nor a call: ReleaseRefused."""
-    if plaintext_messages.kind_of(shareable) == DataKind.APP_DEFINED:
-        call = secagg_messages.read_call(shareable)
-        return call.moment.round, call.num_rounds
-    order = plaintext_messages.read_order(shareable)
-    return order.round, order.num_rounds
 
 
 def _words(fl_ctx: FLContext, task: str) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from wardround.dp.patient_dp import PatientDP
 from wardround.flare import few_patients, ledger_adapter, plaintext_messages, workspaces
 from wardround.flare.outbound import NONE, Outbound
 from wardround.flare.site_parts import SETTINGS, shown, tell
+from wardround.messages import plaintext
 from wardround.models.nets import Network
 from wardround.models.roles import shared_layout
 from wardround.training.client import Hospital
@@ -137,7 +138,7 @@ class Trainer:
         rounds = self.work.schedule.num_rounds
         self.say(f"round {round_ + 1}/{rounds} {hospital.title}: {words}, {seconds:.1f} s", fl_ctx)
         facts = hospital.facts | {"version": __version__}
-        facts = facts if outbound.charged is None else plaintext_messages.without_counts(facts)
+        facts = facts if outbound.charged is None else plaintext.without_counts(facts)
         return plaintext_messages.Update(delta, hospital.weight, dict.fromkeys(numbers) if silent else numbers, facts)
 
     def evaluate(
@@ -154,7 +155,7 @@ class Trainer:
         tell(self._component, {"val_score": val_score}, round_, fl_ctx, silent=outbound.noise is not None)
         scores: Mapping[str, Any] = evaluation.numbers | {"val_score": val_score, "seconds": seconds}
         if outbound.charged is not None:
-            scores = plaintext_messages.scores_without_counts(shared_only(scores))
+            scores = plaintext.scores_without_counts(shared_only(scores))
         return scores
 
     def say(self, text: str, fl_ctx: FLContext) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from wardround.core.arrays import Arrays
 
 TRAIN, FINISH = "train", "finish"
+SILENT: dict[str, Any] = {"candidates": {}, "deploy": None, "val_score": None, "seconds": None}
+"""Scores that say nothing."""
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,21 @@ class Update:
     weight: float
     numbers: Mapping[str, float | None]
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def without_counts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts that do not tell how many patients or scans a site has."""
+    told = {key: value for key, value in facts.items() if key != "classes"}
+    return {**told, "cases": None, "modalities": {name: min(1, n) for name, n in facts["modalities"].items()}}
+
+
+def silent_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts that do not depend on a hospital's images: what hospital-level DP lets out, with numbers all None."""
+    return {**without_counts(facts), "modalities": {}}
+
+
+def scores_without_counts(scores: Any) -> Any:
+    """Return scores without the number of cases behind each interval."""
+    if isinstance(scores, Mapping):
+        return {key: scores_without_counts(value) for key, value in scores.items() if key != "cases"}
+    return scores
