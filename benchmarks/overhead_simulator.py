@@ -51,7 +51,7 @@ while flare.is_running():
     flare.send(flare.FLModel(params=net.state_dict(), metrics={{"accuracy": 0.0}}, meta={{"NUM_STEPS_CURRENT_ROUND": 1}}))
 '''
 BEGINS = {"ours": re.compile(r"round \d+/\d+ begins"), "stock": re.compile(r"Round \d+ started")}
-ENDS = {"ours": re.compile(r"every site now judges"), "stock": re.compile(r"Finished FedAvg")}
+ENDS = {"ours": re.compile(r"every site now evaluates"), "stock": re.compile(r"Finished FedAvg")}
 LAST = {"ours": re.compile(r"INFO - open this: "), "stock": re.compile(r"Finished FedAvg")}
 STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}")
 

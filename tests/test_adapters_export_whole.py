@@ -17,7 +17,8 @@ from wardround.jobs import secagg_jobs
 # and what a classifier is given stands beside its weights, only where there is one; the least Dice is for jobs that segment.
 RIVALS = {f"SiteExecutor.{name}" for name in ("fedavg_baseline", "server_optimizer", "variables", "scaling")}
 NETWORK = {
-    f"UNet3d.{name}" for name in (
+    f"UNet3d.{name}"
+    for name in (
         "channels",
         "residual_units",
         "norm",

@@ -186,7 +186,7 @@ def test_a_hidden_sum_is_what_its_name_says(name, repository):
     promise = server["workflows"][0]["args"]["mode"]["args"]["secagg"]["args"]
     wanted = {
         "fixed": (False, False, False),
-        "masked": (True, False, False),
+        "secagg": (True, False, False),
         "he": (False, True, False),
         "ring": (True, True, True),
         "adaptive": (True, False, False),
