@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from wardround.core.errors import ConfigRefused
-from wardround.core.traits import ADDITIVE, ALONE, FIXED_LAYOUT, SAME_BLOCKS, WHOLE, Traits
+from wardround.core.traits import ADDITIVE, ALONE, FIXED_LAYOUT, SAME_BLOCKS, UNPROMISED, WHOLE, Traits
 
 ROUNDING = 2.0**-12
 
@@ -34,6 +34,7 @@ class PatientDP:
     # The proof of the noise is of the bytes that the training made, so no other stage may come before.
     traits: ClassVar[Traits] = Traits(
         needs=frozenset({ALONE, SAME_BLOCKS, ADDITIVE, FIXED_LAYOUT, WHOLE}),
+        breaks=frozenset({UNPROMISED}),
         why={
             ALONE: "one model: the update of a second one would leave without noise, or uncounted",
             SAME_BLOCKS: "the same blocks at every hospital: masks are chosen by training patients, without noise",

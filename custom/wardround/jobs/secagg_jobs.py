@@ -32,4 +32,5 @@ def server_workflow(job: Job, about: Json) -> Json:
 def site_settings(job: Job) -> Json:
     """Return the executor's settings beside those of every job: what a server does in plaintext jobs."""
     scaling = {"scaling": job.privacy["scaling"]} if "scaling" in job.privacy else {}
-    return {"server_optimizer": job.server_optimizer, "variables": job.variables, **scaling}
+    checked = {} if job.validation is None else {"validation": job.validation}
+    return {"server_optimizer": job.server_optimizer, "variables": job.variables, **scaling, **checked}

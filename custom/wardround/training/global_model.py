@@ -134,11 +134,13 @@ class GlobalModel:
                 fix="run the same job and the same wardround version at every site",
             )
 
+    def after(self, mean: Mapping[str, Array], participation: float) -> Arrays:
+        """Return the weights that `step` would lead to; nothing is changed."""
+        return self._stepped(mean, participation)[0]
+
     def step(self, mean: Mapping[str, Array], participation: float, entry: dict[str, Any]) -> None:
         """Apply the rule to one round's mean update and write everything down; NaN or inf: RoundRefused, the model stays."""
-        _require_finite(mean, "the mean update")
-        weights, rule_state = self.server_optimizer.apply(self._weights, mean, self._rule_state, participation)
-        _require_finite(weights, "the model")
+        weights, rule_state = self._stepped(mean, participation)
         self._consider(entry["val_score"], entry)
         self._weights, self._rule_state = weights, rule_state
         self.round += 1
@@ -149,6 +151,12 @@ class GlobalModel:
         meta = {"history": self.history, "best": self.best, "facts": self.facts, "promise": dict(self._promise)}
         meta["memory"] = {name: value for name, value in self.memory.items() if name not in kept}
         state.save(self.folder, self.round, arrays, self.facts["fingerprint"], meta)
+
+    def _stepped(self, mean: Mapping[str, Array], participation: float) -> tuple[dict[str, Array], dict[str, Array]]:
+        _require_finite(mean, "the mean update")
+        weights, rule_state = self.server_optimizer.apply(self._weights, mean, self._rule_state, participation)
+        _require_finite(weights, "the model")
+        return weights, rule_state
 
     def finish(self, val_score: float | None, out: Path) -> None:
         """Write the final and the best model of the `model` variable for `wardround predict`."""
