@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from wardround.aggregation.validation import StepCheck, largest_sum, require_accepted, require_sum_within
+from wardround.aggregation.validation import StepCheck
+from wardround.core.arrays import norm
 from wardround.core.errors import ConfigRefused, RoundRefused
+from wardround.core.traits import Part, require_fit
+from wardround.dp.hospital_dp import HospitalDP
+from wardround.dp.patient_dp import PatientDP
 
 NAN = float("nan")
+CHECK = StepCheck(margin=0.1, floor=0.5, max_norm=1.0)
 
 
 @pytest.mark.parametrize(
@@ -24,48 +31,69 @@ NAN = float("nan")
     ],
 )
 def test_a_step_is_ruinous_if_the_score_falls_far_and_low(before, after, ruined):
-    assert StepCheck(margin=0.1, floor=0.5).ruins(before, after) is ruined
+    assert CHECK.ruins(before, after) is ruined
+    if ruined:
+        with pytest.raises(RoundRefused, match=r"(?s)the step of this round.*the model of the round before is kept"):
+            CHECK.require_unharmed(before, after)
+    else:
+        CHECK.require_unharmed(before, after)
 
 
-def test_f_liars_alone_can_stop_nothing():
-    sites = ["a", "b", "c", "d"]
-    require_accepted(["d"], sites, f=1)
-    require_accepted(["d", "d", "stranger"], sites, f=1)
-    with pytest.raises(RoundRefused, match=r"2 of 4 sites .*: c, d"):
-        require_accepted(["d", "c"], sites, f=1)
+def test_without_a_margin_no_score_is_compared():
+    replace(CHECK, margin=0.0).require_unharmed(0.7, NAN)
 
 
-def test_the_bound_is_reached_by_sites_that_agree_and_by_no_others():
-    clips, weights = {"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 0.5}
-    bound = largest_sum(clips, weights)
-    assert bound == 4.0
-    direction = np.array([0.6, 0.8])
-    aligned = 3 * 1.0 * direction + 0.5 * 2.0 * direction
-    require_sum_within(float(np.linalg.norm(aligned)) * (1 - 1e-12), bound)
-    with pytest.raises(RoundRefused, match="at most 4"):
-        require_sum_within(float(np.linalg.norm(aligned * 1.01)), bound)
+def test_the_mean_of_shortened_updates_reaches_the_bound_where_sites_agree_and_never_more():
+    direction = {"a": np.array([0.6], np.float32), "b": np.array([[0.8]], np.float32)}
+    sent = [CHECK.shortened({name: block * length for name, block in direction.items()}) for length in (3.0, 70.0)]
+    mean = {name: (3 * sent[0][name] + 0.5 * sent[1][name]) / 3.5 for name in direction}
+    assert norm(mean) == pytest.approx(1.0, rel=1e-6)
+    CHECK.require_within(mean, 0.0)
+    with pytest.raises(RoundRefused, match=r"at most 1\.00001: validation\.max_norm"):
+        CHECK.require_within({name: block * 1.01 for name, block in mean.items()}, 0.0)
 
 
-def test_rounding_widens_the_bound():
-    assert largest_sum({"a": 1.0}, {"a": 2.0}, rounding=0.25) == 2.25
+def test_coding_widens_the_bound():
+    mean = {"a": np.array([1.2], np.float32)}
+    CHECK.require_within(mean, 0.25)
+    with pytest.raises(RoundRefused):
+        CHECK.require_within(mean, 0.1)
+
+
+def test_an_update_that_is_short_enough_is_as_it_was():
+    update = {"a": np.array([0.3, -0.4], np.float32)}
+    assert CHECK.shortened(update)["a"] is update["a"]
+    assert replace(CHECK, max_norm=0.0).shortened({"a": update["a"] * 1000})["a"].max() == 300
 
 
 def test_a_norm_that_is_no_number_is_refused():
     with pytest.raises(RoundRefused, match="nan"):
-        require_sum_within(NAN, 1.0)
+        CHECK.require_within({"a": np.array([NAN], np.float32)}, 1.0)
+
+
+@pytest.mark.parametrize("kind", [PatientDP, HospitalDP])
+def test_under_differential_privacy_it_is_refused_because_no_noise_hides_a_refusal(kind):
+    private = Part(kind.name, kind.traits)
+    require_fit([private])
+    require_fit([CHECK])
+    with pytest.raises(ConfigRefused, match="a refusal is a function of the site's patients, and no noise hides it"):
+        require_fit([private, CHECK])
 
 
 @pytest.mark.parametrize(
-    "make",
+    "changed",
     [
-        lambda: StepCheck(margin=0.0, floor=0.5),
-        lambda: StepCheck(margin=0.1, floor=NAN),
-        lambda: largest_sum({}, {}),
-        lambda: largest_sum({"a": 1.0}, {"b": 1.0}),
-        lambda: largest_sum({"a": float("inf")}, {"a": 1.0}),
-        lambda: largest_sum({"a": 1.0}, {"a": 1.0}, rounding=-1.0),
+        {"margin": 0.0, "max_norm": 0.0},
+        {"margin": -0.1},
+        {"margin": 1.0},
+        {"margin": True},
+        {"margin": None},
+        {"floor": NAN},
+        {"floor": 0.0},
+        {"max_norm": -1.0},
+        {"max_norm": float("inf")},
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(make):
-    with pytest.raises(ConfigRefused):
-        make()
+def test_numbers_that_make_no_sense_are_refused(changed):
+    with pytest.raises(ConfigRefused, match="--set validation=own_patients"):
+        replace(CHECK, **changed)

@@ -16,6 +16,7 @@ from nvflare.private.fed.client.client_runner import TaskRouter
 from nvflare_federation import SITES, secagg_site
 from outbounds import outbound
 
+from wardround.aggregation.validation import StepCheck
 from wardround.algorithms.schedule import Schedule
 from wardround.core.arrays import digest
 from wardround.core.errors import ConfigRefused, Refusal, ReleaseRefused
@@ -441,6 +442,15 @@ def test_hospital_reserves_before_training_and_charges_every_round(rig, message,
         made.leave(message())
         assert made.account.spent[POLICY] == (PROMISE.release,) * (round_ + 1)
     assert [line["ledger_entry"] for line in made.receipts] == [1, 2]
+
+
+@pytest.mark.parametrize("exit_", [lambda: hidden(), lambda: hidden(shared())])
+def test_hospital_lets_no_job_check_steps_on_its_patients(rig, exit_):
+    """A refusal is told, and no noise of this policy hides it."""
+    made = hospital(rig, exit_())
+    made.executor.validation = StepCheck(margin=0.1, floor=0.5, max_norm=0.0)
+    made.refuses(lambda: made.before(call()), "a job that checks every step on this site's patients")
+    assert made.account is None
 
 
 def test_hospital_reserves_for_the_run_that_begins_not_for_the_one_that_ended(

@@ -38,12 +38,13 @@ def in_jobs(repository, side):
 
 @pytest.mark.parametrize(("party", "side"), [("site", "client"), ("server", "server")])
 def test_the_checked_in_list_is_exactly_what_the_jobs_name(repository, party, side):
-    """And what `--set` names for any job: networks, phantoms, compressions, at the server aggregations."""
+    """And what `--set` names for any job: networks, phantoms, compressions; aggregations or checks of steps."""
     listed = json.loads((repository / FILE).read_text())
     assert set(listed) == {"site", "server"}
     page = fragments.table()
     chosen = {*NETWORKS, *classes(page["compressions"])}
-    chosen |= set(classes(page["aggregations"])) if party == "server" else set(PHANTOMS)
+    only = set(classes(page["aggregations"])) if party == "server" else {*PHANTOMS, *classes(page["validations"])}
+    chosen |= only
     assert listed[party] == sorted(chosen | in_jobs(repository, side))
 
 

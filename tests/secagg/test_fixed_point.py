@@ -20,6 +20,7 @@ from wardround.secagg.fixed_point import (
     decode,
     encode,
     first_grid,
+    longest_error,
     mean_of,
     next_grid,
 )
@@ -422,3 +423,23 @@ def test_the_next_steps_do_not_depend_on_the_order_of_addition():
     shuffled = np.concatenate([totals[:NARROW][::-1], totals[NARROW:][::-1]])
     grid = grid_of(16)
     assert next_grid(grid, totals, 5, 0.9) == next_grid(grid, shuffled, 5, 0.9)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_coding_adds_to_a_mean_is_never_longer_than_the_published_bound(weighted):
+    """Two rounds with error feedback, the second one on a finer grid; unequal weights."""
+    coarse, fine = grid_of(exponents=(-5, -6), weighted=weighted), grid_of(exponents=(-7, -8), weighted=weighted)
+    patients = (3, 40, 7)
+    weights = [n / 16 if weighted else 1.0 for n in patients]
+    rng, residuals = np.random.default_rng(3), [None] * 3
+    for grid, before in ((coarse, None), (fine, coarse)):
+        vectors = [rng.normal(0, 0.02, LAYOUT.total).astype(np.float32) for _ in patients]
+        coded = [
+            code(grid, *one, seed=n) for n, one in enumerate(zip(vectors, residuals, weights, patients, strict=True))
+        ]
+        assert [one.clipped for one in coded] == [0, 0, 0]
+        residuals = [one.residual for one in coded]
+        totals, _ = decode(grid, sum(one.fields.astype(np.int64) for one in coded))
+        mean = LAYOUT.flatten(mean_of(grid, totals, sum(weights)))
+        exact = np.average(np.array(vectors, np.float64), axis=0, weights=weights)
+        assert 0 < np.linalg.norm(mean - exact) < longest_error(grid, before, 3, sum(weights))

@@ -29,6 +29,7 @@ from nvflare.app_common.decomposers import numpy_decomposers
 from nvflare.fuel.utils import fobs
 
 from wardround import __version__
+from wardround.aggregation.validation import StepCheck
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.server_optimizers import Mean
@@ -203,9 +204,13 @@ class Private:
 
 
 class Site(Party):
-    """A site of the job: executor, outbound filter, and the component that both read."""
+    """A site of the job: executor, outbound filter, and the component that both read.
+
+    validation: how it checks every revealed sum; it counts from the next restart on
+    """
 
     synthetic = True
+    validation: StepCheck | None = None
 
     def __init__(
         self, root: Path, name: str, job: str, promise: SecAggSpec, played: bool, private: Private | None = None
@@ -219,7 +224,7 @@ class Site(Party):
         """Forget everything that is not on disk, as a new process does."""
         self.outbound = Outbound(self.private.mechanism or NONE, NONE, self.promise, MODALITIES)
         self.engine.components |= {ID: self.outbound}
-        self.executor = secagg_site(scaling=self.private.scaling)
+        self.executor = secagg_site(scaling=self.private.scaling, validation=self.validation)
         self.executor.trainer.opened = self.hospital
         self.exit = OutboundFilter()
 

@@ -58,6 +58,17 @@ def test_a_step_is_the_rule(tmp_path):
     assert same(server.wire(), {name: block + np.float32(1.0) for name, block in before.items()})
 
 
+def test_what_a_step_leads_to_is_known_before_it_is_taken(tmp_path):
+    server = opened(tmp_path, FedAdam(0.01, 0.9, 0.99, 0.001))
+    for round_ in range(2):
+        before, mean = dict(server.wire()), mean_of(server, 0.5 - round_)
+        expected = server.after(mean, 1.0)
+        assert (server.round, len(states(tmp_path))) == (round_, round_), "nothing was changed or written"
+        assert same(server.wire(), before)
+        server.step(mean, 1.0, entry(round_, 0.1))
+        assert same(server.wire(), expected)
+
+
 def test_two_rounds_are_kept(tmp_path):
     server = opened(tmp_path)
     kept = []

@@ -1,58 +1,79 @@
-"""What can be checked under secure aggregation, where no rule can read an update?
+"""What is left under secure aggregation, where no rule can read an update: three checks at every site.
 
-1. Every site clips its own update (dp/, or the codec of the sum). A hostile site may
-not.
+1. The site's own clip: every site shortens its update to `max_norm` before it is coded.
+2. A bound on the revealed sum: the mean of updates that are no longer than `max_norm` is no longer
+   either, whatever their weights. A longer one proves that some site did not clip, and is not
+   applied. It does not say which site. All sites see the same sum, so all of them refuse it.
+3. Validation before the step: a site scores the model with and without the step on its own
+   validation patients, both times with its own blocks, and refuses a step that ruins its score.
 
-2. The revealed sum is no longer than the clips allow: |sum p_i x_i| <= sum p_i C_i. A
-longer one proves that some site did not clip, and the step is not applied. It does not
-say which site.
+A refusal is the site's own: it ends the part of this site in this job, for good, and the model
+without the step stays. The server reads one word (`round`). The other sites go on while at least
+min_clients are left; so `sites - min_clients` sites can leave, or lie, and stop nothing. There is no
+vote: a vote would be one more message about patients, and the model would wait for the slowest.
 
-3. Before a step is applied, every site scores the model with and without it on its own
-validation patients, and refuses a step that ruins the score. The step falls when more
-than f sites refuse it: f liars alone can stop nothing.
+What it costs: one more evaluation of the validation patients in every round. The score of the model
+with the step is the one that the next round reports anyway.
 
-This does not stop one hostile update within its clip, such as a flipped sign or a step
-that costs every site less than `margin`; many small harms, each below the margin, one
-round after the other; a backdoor, which no clean validation patient triggers; harm to
-patients of a kind that only f sites or fewer treat; and a hostile site that stays
-silent. Up to f honest sites that a step ruins are overruled: such a site keeps its own
-model. A vote reveals one bit about a site's patients in every round, which no epsilon
-counts: a job under differential privacy must not use it.
+What this does not stop: one hostile update within the clip, such as a flipped sign or a step that
+costs every site less than `margin`; many small harms, each below the margin, one round after the
+other; a backdoor, which no clean validation patient triggers; harm to patients of a kind that only
+another site treats. What it costs an honest hospital: one whose patients differ from the others' may
+see a step that is good for all others ruin its own score, and refuses it.
+
+A refusal says one bit about a site's validation patients, and nobody counts it: no epsilon covers
+it. Under differential privacy, of a patient or of a hospital, the check is refused (`traits`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
+import numpy as np
+
+from wardround.core.arrays import Array, Arrays, norm
 from wardround.core.errors import ConfigRefused, RoundRefused
+from wardround.core.traits import UNPROMISED, Traits
 
 
 @final
 @dataclass(frozen=True)
 class StepCheck:
-    """When a step ruins a site's score: a fall by over `margin`, to below `floor`.
+    """When a site refuses a step: it ruins the site's validation score, or it is longer than any honest mean.
 
-    Both are needed: early scores are low and jump, and late ones fall a little without
-    harm.
+    A step ruins a score that falls by more than `margin` to below `floor`. Both are needed: early
+    scores are low and jump, and late ones fall a little without harm.
 
-    margin: in the units of the score (Dice: 0 to 1), above 0.
-    floor: from this score on no step is refused.
+    margin: in the units of the score (Dice: 0 to 1); 0: no score is compared
+    floor: a score from which on no step is refused
+    max_norm: the longest update of a site, over all blocks that leave it; 0: no clip and no bound
+    numbers that make no sense, or a check of nothing: ConfigRefused
     """
 
     margin: float
     floor: float
+    max_norm: float
+
+    name: ClassVar[str] = "a check of every step at every site"
+    traits: ClassVar[Traits] = Traits(
+        needs=frozenset({UNPROMISED}),
+        why={UNPROMISED: "no such promise: a refusal is a function of the site's patients, and no noise hides it"},
+    )
 
     def __post_init__(self) -> None:
-        if not (0 < self.margin < 1 and 0 < self.floor <= 1):
-            raise ConfigRefused(
-                "the check of a step",
-                found=f"margin {self.margin}, floor {self.floor}",
-                expected="0 < margin < 1 and 0 < floor <= 1, in the units of the score",
-                fix="set both under the check in the job, for example margin 0.1 and floor 0.5",
-            )
+        numbers = (self.margin, self.floor, self.max_norm)
+        known = all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers)
+        if not (known and 0 <= self.margin < 1 and 0 < self.floor <= 1 and 0 <= self.max_norm < math.inf):
+            raise self._refused("0 <= margin < 1, 0 < floor <= 1, in the units of the score, and max_norm 0 or more")
+        if self.margin == self.max_norm == 0:
+            raise self._refused("a margin or a max_norm above 0: with neither of them nothing is checked")
+
+    @property
+    def compares(self) -> bool:
+        """Return whether the site scores the model with and without a step."""
+        return self.margin > 0
 
     def ruins(self, before: float, after: float) -> bool:
         """Return whether the step is to be refused.
@@ -65,55 +86,46 @@ class StepCheck:
         fell = math.isnan(before) or before - after > self.margin
         return fell and after < self.floor
 
+    def shortened(self, update: Arrays) -> dict[str, Array]:
+        """Return the update at a norm of at most max_norm; one that is short enough, or not finite, as it is."""
+        length = norm(update)
+        if not (0 < self.max_norm < length < math.inf):
+            return dict(update)
+        factor = np.float32(self.max_norm / length)
+        return {name: block * factor for name, block in update.items()}
 
-def require_accepted(refusing: Collection[str], sites: Collection[str], f: int) -> None:
-    """Raise RoundRefused where more than f of the asked sites refuse a step.
+    def require_within(self, mean: Arrays, coding: float) -> None:
+        """Raise RoundRefused where a revealed mean is longer than those of sites that clip, or not a number.
 
-    refusing: the sites that refused. Names that were not asked do not count.
-    """
-    against = sorted(set(refusing) & set(sites))
-    if len(against) > f:
-        raise RoundRefused(
-            "the step of this round",
-            found=f"{len(against)} of {len(set(sites))} sites that refuse it: {', '.join(against)}",
-            expected=f"at most {f} (f in the job)",
-            fix="look at the sites that took part in this round, and run the job again without the "
-            "one whose removal mends the score",
-        )
+        coding: what coding all updates of the sum can add to the norm of their mean, at most
+        """
+        # A norm in float32 is exact to a few parts in a million.
+        length, bound = norm(mean), self.max_norm * (1 + 1e-5) + coding
+        if self.max_norm > 0 and not length <= bound:
+            raise RoundRefused(
+                "the revealed sum",
+                found=f"a mean change with a norm of {length:.6g}",
+                expected=f"at most {bound:.6g}: validation.max_norm of the job, and what coding can add",
+                fix="ask the lead to run the job with fewer hospitals, to find the one that does not clip its update; "
+                "the model of the round before is kept",
+            )
 
+    def require_unharmed(self, before: float, after: float) -> None:
+        """Raise RoundRefused where a step ruins this site's validation score; the text stays at the site."""
+        if self.compares and self.ruins(before, after):
+            raise RoundRefused(
+                "the step of this round",
+                found=f"a validation score of {after:.4g} with it and of {before:.4g} without it, at this site",
+                expected=f"a score of at least {self.floor:g}, or one that falls by at most {self.margin:g}",
+                fix="the model of the round before is kept. Ask the lead to run the job again without one hospital at a "
+                "time, until the score is mended; or, where this hospital's patients differ from the others', with a "
+                "larger validation.margin or with sharing=norms_at_home",
+            )
 
-def largest_sum(
-    clips: Mapping[str, float],
-    weights: Mapping[str, float],
-    rounding: float = 0.0,
-) -> float:
-    """Return the longest sum of weighted updates that the sites' clips allow.
-
-    clips: for each site, the public bound on the norm of its update.
-    weights: for each of the same sites, the factor of its update in the sum.
-    rounding: what coding all updates of the sum can add to its norm, at most.
-    """
-    sound = clips.keys() == weights.keys() and bool(clips)
-    numbers = (*clips.values(), *weights.values())
-    if not (sound and all(0 < one < math.inf for one in numbers) and 0 <= rounding < math.inf):
-        raise ConfigRefused(
-            "the bound on a sum",
-            found=f"{len(clips)} clips and {len(weights)} weights, or one that is not finite or 0",
-            expected="a clip and a weight for each site of the sum",
-            fix="state max_grad_norm in the job, and take clips and weights of the same roster",
-        )
-    return math.fsum(clips[site] * weights[site] for site in clips) + rounding
-
-
-def require_sum_within(length: float, bound: float) -> None:
-    """Raise RoundRefused where a sum is longer than the clips of its sites allow.
-
-    A length that is not a number is refused too.
-    """
-    if not length <= bound:
-        raise RoundRefused(
-            "the revealed sum",
-            found=f"a norm of {length:.6g}",
-            expected=f"at most {bound:.6g}, which the clips of its sites add up to",
-            fix="do not apply it; run the job with fewer sites to find the one that does not clip",
+    def _refused(self, expected: str) -> ConfigRefused:
+        return ConfigRefused(
+            self.name,
+            found=f"margin {self.margin}, floor {self.floor}, max_norm {self.max_norm}",
+            expected=expected,
+            fix="for example `--set validation=own_patients --set validation.margin=0.1`",
         )

@@ -34,7 +34,9 @@ SAME_BLOCKS = "same_blocks"
 """Every hospital shares the same blocks of the model."""
 STEADY = "steady"
 """A block that is shared in one round is shared in all of them."""
-PLAIN = frozenset({READABLE, ADDITIVE, FIXED_LAYOUT, WHOLE, COUNTED, ALONE, SAME_BLOCKS, STEADY})
+UNPROMISED = "unpromised"
+"""No promise of differential privacy counts what the site does: it may depend on its patients."""
+PLAIN = frozenset({READABLE, ADDITIVE, FIXED_LAYOUT, WHOLE, COUNTED, ALONE, SAME_BLOCKS, STEADY, UNPROMISED})
 """What an update is before any part of the job has touched it."""
 WORDS = {
     READABLE: (
@@ -71,6 +73,7 @@ WORDS = {
         "the same shared blocks in every round",
         "blocks that are shared in one round and stay at home in another",
     ),
+    UNPROMISED: ("no promise of differential privacy", "a promise of differential privacy"),
 }
 """For each property: what a refusal expects, and what it finds."""
 

@@ -11,14 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from wardround.core.errors import ConfigRefused
-from wardround.core.traits import (
-    ADDITIVE,
-    ALONE,
-    FIXED_LAYOUT,
-    SAME_BLOCKS,
-    WHOLE,
-    Traits,
-)
+from wardround.core.traits import ADDITIVE, ALONE, FIXED_LAYOUT, SAME_BLOCKS, UNPROMISED, WHOLE, Traits
 
 # The share of the clip that rounding to the grid may add to one patient's gradient.
 ROUNDING = 2.0**-12
@@ -48,6 +41,7 @@ class PatientDP:
     # may come before.
     traits: ClassVar[Traits] = Traits(
         needs=frozenset({ALONE, SAME_BLOCKS, ADDITIVE, FIXED_LAYOUT, WHOLE}),
+        breaks=frozenset({UNPROMISED}),
         why={
             ALONE: "one model: the update of a second one would leave without noise, or uncounted",
             SAME_BLOCKS: "the same blocks at every hospital: masks are chosen by training patients, without noise",

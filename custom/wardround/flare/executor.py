@@ -13,6 +13,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
+from wardround.aggregation.validation import StepCheck
 from wardround.algorithms.base import Algorithm
 from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.server_optimizers import ServerOptimizer
@@ -50,6 +51,7 @@ class SiteExecutor(Executor):  # type: ignore[misc]
     fedavg_baseline: FedAvg beside it (variable `fedavg`), or None
     rule, variables: what a server does in plaintext jobs; with secure aggregation every site does it, so they are given there
     scaling: public scales beside hospital-level noise, or None
+    validation: how every revealed sum is checked before it is applied, or None
     a setting that is missing, or that this kind of job does not have: ConfigRefused, when it is built or at every task
     """
 
@@ -67,6 +69,7 @@ class SiteExecutor(Executor):  # type: ignore[misc]
         server_optimizer: ServerOptimizer | None = None,
         variables: list[str] | None = None,
         scaling: Scaling | None = None,
+        validation: StepCheck | None = None,
     ) -> None:
         super().__init__()
         require_given(algorithm=algorithm, sharing=sharing, model=model, schedule=schedule, sampling=sampling)
@@ -76,8 +79,11 @@ class SiteExecutor(Executor):  # type: ignore[misc]
         self.model, self.schedule, self.sampling = model, schedule, sampling
         self.model_selection, self.phantoms, self.seed = model_selection, phantoms, seed
         self.server_optimizer, self.variables, self.scaling = server_optimizer, variables, scaling
+        self.validation = validation
         work = Work(algorithm, sharing, model, schedule, sampling, model_selection, phantoms, seed, fedavg_baseline)
-        self.trainer = Trainer(self, work, (server_optimizer, variables, scaling))
+        # Without a check the digest is what it was before there were checks: kept state goes on.
+        checked = () if validation is None else (validation,)
+        self.trainer = Trainer(self, work, (server_optimizer, variables, scaling, *checked))
         self.secagg_model: SecAggModel | None = None
         self._tasks: Tasks | None = None
 
@@ -99,7 +105,7 @@ class SiteExecutor(Executor):  # type: ignore[misc]
 
     def _tasks_of(self, outbound: Outbound) -> Tasks:
         """Return the handlers for what the job promises; a promise that this training cannot keep: ConfigRefused."""
-        self.trainer.bind(outbound)
+        self.trainer.bind(outbound, *(() if self.validation is None else (self.validation,)))
         if outbound.session is None:
             self._require_no_server_part()
             return PlaintextTasks(self.trainer, outbound)
@@ -111,11 +117,14 @@ class SiteExecutor(Executor):  # type: ignore[misc]
                 fix=PRINT,
             )
         scaling = self.scaling or ISOTROPIC
-        self.secagg_model = SecAggModel(self.trainer, outbound, self.server_optimizer, self.variables, scaling)
+        self.secagg_model = SecAggModel(
+            self.trainer, outbound, self.server_optimizer, self.variables, scaling, self.validation
+        )
         return SecAggTasks(self.trainer, outbound, outbound.session, self.secagg_model)
 
     def _require_no_server_part(self) -> None:
-        given = [name for name in ("server_optimizer", "variables", "scaling") if getattr(self, name) is not None]
+        names = ("server_optimizer", "variables", "scaling", "validation")
+        given = [name for name in names if getattr(self, name) is not None]
         if given:
             raise ConfigRefused(
                 "the site settings of a job whose server adds the updates",

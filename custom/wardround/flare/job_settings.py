@@ -29,7 +29,7 @@ _PARTS = {
     "sharing": "sharing_settings",
 }
 # Parts that may stand in either config, more than once.
-_ELSEWHERE = ("server_optimizer", "secagg", "scaling")
+_ELSEWHERE = ("server_optimizer", "secagg", "scaling", "validation")
 _CONFIGS = ("config_fed_server.json", "config_fed_client.json")
 Json = dict[str, Any]
 
@@ -112,6 +112,9 @@ def _runs(server: Json, client: Json) -> list[tuple[str, Any]]:
     for key in _ELSEWHERE:
         parts = [part for config in (server, client) for part in _under(config, key) if "path" in part]
         found += [(key, {name: plain(value) for name, value in part["args"].items()}) for part in parts if part["args"]]
+    if not any(_under(client, "validation")):
+        # A report must not tell of a check that no site makes.
+        found.append(("validation", None))
     for part in (one for one in _under(server, "aggregation") if "path" in one):
         # The plain mean has no settings, and a report does not speak of it.
         args = {name: plain(value) for name, value in part["args"].items()} or None

@@ -15,11 +15,17 @@ from wardround.flare.outbound import Outbound
 
 
 def require_silence(fl_ctx: FLContext) -> None:
-    """Raise ReleaseRefused while numbers could leave beside the filters, as analytics events or in a streamed log."""
+    """Raise ReleaseRefused while something could leave beside the filters: analytics events, a streamed log, a refused step.
+
+    A site that checks steps on its validation patients tells by every refusal something that no noise hides.
+    """
     if not isinstance(fl_ctx.get_engine().get_component(curves.ID), curves.Curves):
         raise refused(f"no component {curves.ID!r}: numbers would leave as events", "it, in local/privacy.json")
     if is_log_streaming_allowed(fl_ctx):
         raise refused("a log that NVFlare streams", f'"{ALLOW_LOG_STREAMING_VAR}": false in local/resources.json')
+    executor = executor_of(fl_ctx)
+    if executor is not None and executor.validation is not None:
+        raise refused("a job that checks every step on this site's patients", "one without: --set validation=none")
 
 
 def require_own_executor(fl_ctx: FLContext) -> None:

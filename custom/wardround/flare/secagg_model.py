@@ -9,16 +9,19 @@ from typing import Any
 
 from nvflare.apis.fl_context import FLContext
 
+from wardround.aggregation.validation import StepCheck
 from wardround.algorithms.server_optimizers import ServerOptimizer
-from wardround.core.arrays import Arrays, Layout, digest
+from wardround.core.arrays import Arrays, Layout, digest, norm
 from wardround.core.errors import RoundRefused
 from wardround.data.ehr_text import words_of
 from wardround.dp.scaling import Scaling, scaled, unscaled
 from wardround.flare import plaintext_messages, secagg_messages, workspaces
 from wardround.flare.outbound import Outbound
 from wardround.flare.secagg_session import SecAggSession
+from wardround.flare.step_check import Step, require_accepted
 from wardround.flare.trainer import Trainer
 from wardround.models.roles import shared_layout
+from wardround.secagg.fixed_point import longest_error
 from wardround.training.client import FEDAVG_BASELINE
 from wardround.training.global_model import GlobalModel
 
@@ -41,6 +44,7 @@ class SecAggModel:
 
     rule, variables: the job's server optimizer, and the variables that travel
     scaling: public scales (hospital-level DP): an update is divided by them before it is clipped, the mean multiplied after
+    validation: how every revealed sum is checked before it is applied; None: it is not
     """
 
     def __init__(
@@ -50,8 +54,10 @@ class SecAggModel:
         server_optimizer: ServerOptimizer,
         variables: list[str],
         scaling: Scaling,
+        validation: StepCheck | None = None,
     ) -> None:
         self._trainer, self._outbound = trainer, outbound
+        self._validation = validation
         self._rule, self._banks, self._scaling = server_optimizer, variables, scaling
         self._model: GlobalModel | None = None
 
@@ -73,6 +79,7 @@ class SecAggModel:
 
         a site that missed rounds applies their sums one after the other, as all others did: the model is theirs, bit for bit
         sums that do not lead to the round of the call: RoundRefused
+        a sum that the job's check refuses: RoundRefused, the model before it stays, and this site takes no more in this job
         """
         held = self.held(fl_ctx)
         for revealed in call.revealed:
@@ -87,11 +94,18 @@ class SecAggModel:
                 fix="submit the job again under a name of its own: the server has no sums that lead there, or this site's "
                 "state is from another run",
             )
-        since = max((n + 1 for n, entry in enumerate(held.history) if entry.get("mine", True)), default=0)
-        return Start(held.wire(), since)
+        return Start(held.wire(), _since(held))
 
-    def scaled_down(self, update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_messages.Update:
-        """Return the update divided by this round's public scales; without hospital-level noise as it is."""
+    def leaving(self, update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_messages.Update:
+        """Return the update as it is coded.
+
+        With a check of every step: shortened to the norm that it states. Under hospital-level noise: divided by this
+        round's public scales. Both in one job are refused; without either the update is as it is.
+        """
+        if self._validation is not None:
+            delta = self._validation.shortened(update.delta)
+            self._trainer.say(f"the update is {norm(update.delta):.4g} long and leaves {norm(delta):.4g} long", fl_ctx)
+            return replace(update, delta=delta)
         if self._outbound.noise is None:
             return update
         return replace(update, delta=unscaled(self._scales(self.held(fl_ctx), update.delta), update.delta))
@@ -120,6 +134,18 @@ class SecAggModel:
             deviation = noise.deviation / math.sqrt(len(revealed.sites))
             entry["scales"] = list(self._scaling.after(Layout.of(mean), s, mean, deviation))
             mean = scaled(s, mean)
+        if self._validation is not None:
+            round_, before = held.round, site.grid(held.round - 1) if held.round else None
+            denominator = session.secagg.denominator(len(revealed.sites), known["patients"] or 0)
+            coding = longest_error(site.grid(round_), before, len(revealed.sites), denominator)
+            step = Step(mean, participation, round_ + 1 if mine else _since(held), coding)
+            try:
+                require_accepted(self._validation, step, held, self._trainer, fl_ctx)
+            except RoundRefused:
+                # On disk before the refusal is told: asked once more, or after a restart, an evaluation could come
+                # out on the other side, and the server would only have to ask often enough.
+                site.agreement.stop()
+                raise
         held.step(mean, participation, entry)
         words = "" if mine else "; this site is not in it"
         self._trainer.say(f"the sum of {len(revealed.sites)} sites was revealed and applied{words}", fl_ctx)
@@ -146,3 +172,8 @@ class SecAggModel:
     def _scales(self, held: GlobalModel, shared: Arrays) -> tuple[float, ...]:
         """Return the public scales of this round, by group of the blocks that are shared."""
         return tuple(held.history[-1]["scales"]) if held.history else self._scaling.first(Layout.of(shared))
+
+
+def _since(held: GlobalModel) -> int:
+    """Return whose state the site starts from: that after the last round whose sum it is in."""
+    return max((n + 1 for n, entry in enumerate(held.history) if entry.get("mine", True)), default=0)

@@ -84,7 +84,7 @@ class SecAggTasks:
             return secagg_messages.again_message(round_)
         trainer.reserve(outbound, fl_ctx)
         update = trainer.train(outbound, held.weights, round_, held.since, begun, fl_ctx)
-        return plaintext_messages.update_message(self._model.scaled_down(update, fl_ctx))
+        return plaintext_messages.update_message(self._model.leaving(update, fl_ctx))
 
     def _finish(self, call: secagg_messages.Call, fl_ctx: FLContext) -> Shareable:
         begun, outbound, session = time.monotonic(), self._outbound, self._session

@@ -20,9 +20,9 @@ from wardround.algorithms.base import Algorithm
 from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.sharing import Sharing, parts
 from wardround.core import kept_settings
-from wardround.core.arrays import Arrays
+from wardround.core.arrays import Arrays, digest
 from wardround.core.errors import ConfigRefused
-from wardround.core.traits import require_fit
+from wardround.core.traits import Fitting, require_fit
 from wardround.dp.hospital_release import HospitalRelease
 from wardround.dp.patient_dp import PatientDP
 from wardround.flare import few_patients, ledger_adapter, plaintext_messages, workspaces
@@ -75,6 +75,7 @@ class Trainer:
         self.opened: Hospital | None = None
         self._component, self._also = component, also
         self._reserved = False
+        self._scored: tuple[str, int, float] | None = None
 
     def settings(self, outbound: Outbound) -> str:
         """Return a digest of everything that shapes an update and its noise; kept state and reservations are bound to it.
@@ -84,9 +85,12 @@ class Trainer:
         kind = "plaintext" if outbound.secagg == NONE else "secagg"
         return kept_settings.digest_of(kind, *self.work.shape, *self._also, outbound.privacy, outbound.compression)
 
-    def bind(self, outbound: Outbound) -> None:
-        """Take over what the job promises about its updates; ConfigRefused where this training cannot keep it."""
-        require_promise_fits(outbound, self.work)
+    def bind(self, outbound: Outbound, *beside: Fitting) -> None:
+        """Take over what the job promises about its updates; ConfigRefused where this training cannot keep it.
+
+        beside: what the site does with what is revealed
+        """
+        require_promise_fits(outbound, self.work, beside)
         self.work.private = outbound.training_noise
 
     def require_own_state(self, outbound: Outbound, fl_ctx: FLContext) -> None:
@@ -119,6 +123,15 @@ class Trainer:
             few_patients.keep(fl_ctx, few_patients.Patients(**counts, least=least, synthetic=synthetic))
         return self.opened
 
+    def score(self, weights: Arrays, since: int, fl_ctx: FLContext) -> float:
+        """Return the validation score of a model that the site may start from, and remember it until it is reported.
+
+        since: whose state this site starts from
+        """
+        found = self.hospital(fl_ctx).validate(weights, since)
+        self._scored = digest(weights), since, found
+        return found
+
     def train(
         self, outbound: Outbound, weights: Arrays, round_: int, since: int, begun: float, fl_ctx: FLContext
     ) -> plaintext_messages.Update:
@@ -128,7 +141,7 @@ class Trainer:
         under hospital-level DP the numbers beside it are None: all of them come from the hospital's patients
         """
         hospital, silent = self.hospital(fl_ctx), outbound.noise is not None
-        val_score = hospital.validate(weights, since)
+        val_score = self._incoming(hospital, weights, since)
         delta, loss = hospital.train(weights, round_, since)
         numbers: dict[str, float | None] = {"loss": loss, "val_score": val_score}
         seconds = time.monotonic() - begun
@@ -146,7 +159,7 @@ class Trainer:
     ) -> Mapping[str, Any]:
         """Train the local baseline, fine-tune, judge all models, keep the report at home; return the scores."""
         hospital = self.hospital(fl_ctx)
-        val_score = hospital.validate(weights, since)
+        val_score = self._incoming(hospital, weights, since)
         self.say(f"{hospital.title}: trains its local baseline, fine-tunes and evaluates the models", fl_ctx)
         evaluation = hospital.evaluate(weights, since)
         hospital.keep(evaluation, workspaces.run_folder(fl_ctx), workspaces.job_name(fl_ctx))
@@ -158,18 +171,27 @@ class Trainer:
             scores = plaintext.scores_without_counts(shared_only(scores))
         return scores
 
+    def _incoming(self, hospital: Hospital, weights: Arrays, since: int) -> float:
+        """Return the score of the incoming model; where its step was checked, it is the one that was found then."""
+        scored, self._scored = self._scored, None
+        if scored is not None and scored[:2] == (digest(weights), since):
+            return scored[2]
+        return hospital.validate(weights, since)
+
     def say(self, text: str, fl_ctx: FLContext) -> None:
         """Write a line into the site's log."""
         self._component.log_info(fl_ctx, text)
 
 
-def require_promise_fits(outbound: Outbound, work: Work) -> None:
+def require_promise_fits(outbound: Outbound, work: Work, beside: tuple[Fitting, ...] = ()) -> None:
     """Raise ConfigRefused where a job's training cannot keep what its component `outbound` promises.
 
+    beside: what the site does with what is revealed, a check of every step
     parts that do not go together (core/traits.py), a promise for other rounds or work, an algorithm whose private
     gradients nobody has counted; at hospital level: rounding that costs more than is set aside for it
     """
-    require_fit([*parts(work.algorithm, work.sharing, work.fedavg_baseline is not None), *outbound.parts])
+    trained = parts(work.algorithm, work.sharing, work.fedavg_baseline is not None)
+    require_fit([*trained, *outbound.parts, *beside])
     charged, schedule = outbound.charged, work.schedule
     if charged is None:
         return

@@ -51,18 +51,17 @@ def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
     """Return {"site": classes, "server": classes}, each sorted: exactly the classes
     that these jobs name.
 
-    jobs: the jobs. Without any, the lists cover all jobs, the networks and phantoms
-      that a job can be given (job_classes.py), every compression, and at the server
-      every aggregation that `--set aggregation=` names.
+    none given: all jobs, the networks and phantoms that any of them can be given (job_classes.py), at the server every aggregation
+    that `--set aggregation=` names, every compression at both, at a site every check that `--set validation=` names
     """
     chosen = jobs or [recipes.job(name) for name in recipes.names()]
     sides = {SITE: folder.client_config, SERVER: folder.server_config}
     found = {side: {path for job in chosen for path in classes(config(job))} for side, config in sides.items()}
     if not jobs:
         page = fragments.table()
-        compressions = set(classes(page["compressions"]))
+        compressions, validations = set(classes(page["compressions"])), set(classes(page["validations"]))
         found[SERVER] |= {*classes(page["aggregations"]), *compressions, *NETWORKS}
-        found[SITE] |= {*compressions, *NETWORKS, *PHANTOMS}
+        found[SITE] |= {*compressions, *validations, *NETWORKS, *PHANTOMS}
     return {side: sorted(paths) for side, paths in found.items()}
 
 

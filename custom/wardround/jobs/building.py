@@ -83,10 +83,8 @@ def require_buildable(job: Job) -> None:
     _require_private_work(job, algorithm, schedule)
     build(job.server_optimizer, "server optimizer")
     if job.secagg is None:
-        require_tolerates(
-            build(job.aggregation, "aggregation"),
-            job.federation["min_clients"],
-        )
+        _require_no_step_check(job)
+        require_tolerates(build(job.aggregation, "aggregation"), job.federation["min_clients"])
     else:
         secagg = build(job.privacy["secagg"], "secagg")
         if job.hospital_noise is not None:
@@ -118,6 +116,7 @@ def parts_of(job: Job) -> list[Fitting]:
         compression=None if job.compression is None else build(job.compression, "compression"),
         secagg=None if job.secagg is None else build(job.privacy["secagg"], "secagg"),
         aggregation=build(job.aggregation, "aggregation"),
+        validation=None if job.validation is None else build(job.validation, "validation"),
     )
 
 
@@ -238,6 +237,18 @@ def _require_private_work(job: Job, algorithm: Any, schedule: Any) -> None:
 
     if job.dp is not None and job.dp["unit"] == "patient":
         private_plan(algorithm, None, schedule, None)
+
+
+def _require_no_step_check(job: Job) -> None:
+    """Refuse a check of every step where the server applies it."""
+    if job.validation is not None:
+        raise ConfigRefused(
+            f"a check of every step in job {job.name}",
+            found="a job whose server reads the updates and applies the step itself",
+            expected="a secure sum, whose every site applies it",
+            fix="hide the sum (--set privacy=secagg_masks), or choose a robust aggregation (--set aggregation=rfa); "
+            "--set validation=none leaves the check out",
+        )
 
 
 def _require_noise_fits(job: Job, secagg: Any) -> None:

@@ -37,6 +37,7 @@ def card(job: Job) -> str:
         "algorithm": args,
         "sharing": job.sharing["args"] or {"everything": ""},
         **({"aggregation": job.aggregation["args"]} if job.aggregation["args"] else {}),
+        **({"validation": job.validation["args"]} if job.validation else {}),
         **({"compression": job.compression["args"] or {job.compression["path"]: ""}} if job.compression else {}),
         "server": job.server_optimizer["args"],
         "model": job.task["model"]["args"],
@@ -137,8 +138,29 @@ def _course(job: Job) -> str:
         "training patients, and sends back the change. After the last round it trains a local model with the same total work, "
         f"fine-tunes the shared one ({_list(job.task['model_selection']['args']['steps'])} steps, chosen on validation), and "
         f"scores every "
-        f"candidate once on its test patients. {job.privacy.get('verdict', VERDICT)}"
+        f"candidate once on its test patients. {_checks(job)}{job.privacy.get('verdict', VERDICT)}"
     )
+
+
+def _checks(job: Job) -> str:
+    """Return what a hospital does with a revealed sum before it applies it; nothing where it is not checked."""
+    if job.validation is None:
+        return ""
+    margin, floor, longest = (job.validation["args"][key] for key in ("margin", "floor", "max_norm"))
+    scored = (
+        "Before a hospital applies a revealed sum, it scores the model with and without it on its validation patients (one "
+        f"more evaluation in every round), and refuses a sum that lowers the score by more than {margin:g} to below {floor:g}. "
+    )
+    bounded = (
+        f"A hospital shortens its update to a norm of {longest:g} and refuses a sum whose mean is longer. "
+        if longest
+        else ""
+    )
+    left = (
+        "A hospital that refuses keeps the model it has and leaves the job, and the server learns only that it refused. This "
+        "does not stop an attack below these numbers, nor a backdoor. "
+    )
+    return f"{scored if margin else ''}{bounded}{left}"
 
 
 def _law(job: Job) -> str:

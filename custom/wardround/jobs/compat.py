@@ -63,6 +63,7 @@ def chain(
     compression: Fitting | None,
     secagg: Fitting | None,
     aggregation: Fitting,
+    validation: Fitting | None = None,
 ) -> list[Fitting]:
     """Return the parts of one job in the order in which they meet an update."""
     found: list[Fitting] = [
@@ -72,9 +73,9 @@ def chain(
     # The sum of a hidden job is its mean: there a weighted mean reads nothing beside
     # it.
     if secagg is None or not isinstance(aggregation, WeightedMean):
-        found.append(
-            Part(aggregation.name, aggregation.traits, "--set aggregation=mean"),
-        )
+        found.append(Part(aggregation.name, aggregation.traits, "--set aggregation=mean"))
+    if validation is not None:
+        found.append(Part(validation.name, validation.traits, "--set validation=none"))
     return found
 
 

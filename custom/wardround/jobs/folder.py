@@ -196,6 +196,7 @@ def about(job: Job) -> Json:
     groups |= {"secagg": job.secagg} if job.secagg else {}
     groups |= {"dp": job.dp | {"delta": job.privacy["mechanism"]["args"]["delta"]}} if job.dp else {}
     groups |= {"scaling": job.privacy["scaling"]["args"]} if "scaling" in job.privacy else {}
+    groups |= {"validation": job.validation["args"]} if job.validation else {}
     if job.aggregation["args"]:
         groups |= {"aggregation": job.aggregation["args"]}
     named: Json = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}

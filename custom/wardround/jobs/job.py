@@ -22,6 +22,7 @@ class Job:
     sharing: Json
     aggregation: Json
     compression: Json | None
+    validation: Json | None
     server_optimizer: Json
     task: Json
     federation: Json

@@ -21,9 +21,8 @@ from wardround.jobs import settings as settings_of
 from wardround.jobs.job import HOSPITAL_DP, Job, Json
 from wardround.jobs.nearest import did_you_mean
 
-# Settings that name a row or a fragment of app_configs/, and are applied before all
-# others.
-BY_NAME = ("privacy=", "sharing=", "aggregation=", "compression=")
+# Settings that name a row or a fragment of app_configs/, and are applied before all others.
+BY_NAME = ("privacy=", "sharing=", "aggregation=", "compression=", "validation=")
 
 __all__ = ["HOSPITAL_DP", "Job", "Json", "job", "names"]
 
@@ -70,7 +69,8 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
         algorithm=algorithm,
         sharing=sharing["part"],
         aggregation=copy.deepcopy(_row(page, "aggregation", row["aggregation"])),
-        compression=_compression(page, row["compression"]),
+        compression=_row_or_none(page, "compression", row["compression"]),
+        validation=_row_or_none(page, "validation", row["validation"]),
         server_optimizer=server_optimizer,
         task=task,
         federation=federation,
@@ -108,16 +108,14 @@ def _sharing(page: Json, name: str) -> Json:
     return found
 
 
-def _compression(page: Json, name: str) -> Json | None:
-    """Return a row of `compressions`, or None for the row `none`."""
-    found = copy.deepcopy(_row(page, "compression", name))
+def _row_or_none(page: Json, kind: str, name: str) -> Json | None:
+    """Return a row of `compressions` or `validations`; None for the row `none`."""
+    found = copy.deepcopy(_row(page, kind, name))
     return found if isinstance(found, dict) else None
 
 
 def _row(page: Json, kind: str, name: str) -> Json:
-    """Return a row of `aggregations` or `compressions`. A row that does not exist is
-    refused with ConfigRefused.
-    """
+    """Return a row of `aggregations`, `compressions` or `validations`; no such row: ConfigRefused."""
     rows = page[f"{kind}s"]
     if name not in rows:
         near = did_you_mean(name, rows)

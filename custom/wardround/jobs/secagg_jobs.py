@@ -43,8 +43,5 @@ def site_settings(job: Job) -> Json:
     server does in plaintext jobs.
     """
     scaling = {"scaling": job.privacy["scaling"]} if "scaling" in job.privacy else {}
-    return {
-        "server_optimizer": job.server_optimizer,
-        "variables": job.variables,
-        **scaling,
-    }
+    checked = {} if job.validation is None else {"validation": job.validation}
+    return {"server_optimizer": job.server_optimizer, "variables": job.variables, **scaling, **checked}

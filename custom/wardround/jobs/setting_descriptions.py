@@ -27,6 +27,11 @@ DESCRIPTIONS: Mapping[str, str] = {
     "compression.chunk": "Quantise: so many values share one step.",
     "compression.share": "Top-k: the share of all values that leave in a round.",
     "compression.period": "Rand-k: every value leaves once in so many rounds.",
+    "validation": "Whether every hospital of a secure sum checks a step before it applies it: none or own_patients; not under "
+    "differential privacy.",
+    "validation.margin": "A hospital refuses a step that lowers its validation score by more than this; 0: no score is compared.",
+    "validation.floor": "From this validation score on no step is refused.",
+    "validation.max_norm": "The longest update of a hospital, to which it is shortened, and of their mean; 0: no bound.",
     "server_optimizer.path": "The class with which the server steps along the mean change: one of wardround's, or your own.",
     "privacy": "How updates leave a hospital: the name of a fragment in app_configs/privacy.",
     "num_rounds": "How many rounds are trained.",

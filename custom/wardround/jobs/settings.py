@@ -39,6 +39,7 @@ def places(made: Job) -> dict[str, Json]:
         "sharing": made.sharing["args"],
         **_aggregation(made),
         **({"compression": made.compression["args"]} if made.compression is not None else {}),
+        **({"validation": made.validation["args"]} if made.validation is not None else {}),
         "server_optimizer": made.server_optimizer["args"],
         "model": made.task["model"]["args"],
         "sampling": made.task["sampling"]["args"],
@@ -164,9 +165,7 @@ def _takes_any(made: Job, prefix: str) -> bool:
 
 
 def _no_such(made: Job, setting: str, key: str) -> ConfigRefused:
-    options = sorted(
-        [*listed(made), "privacy", "sharing", "aggregation", "compression"],
-    )
+    options = sorted([*listed(made), "privacy", "sharing", "aggregation", "compression", "validation"])
     return ConfigRefused(
         f"setting {setting!r}",
         found="no such setting",

@@ -234,6 +234,17 @@ def decode(grid: Grid, sums: Ints) -> tuple[Ints, int]:
     return q, patients
 
 
+def longest_error(grid: Grid, before: Grid | None, sites: int, denominator: float) -> float:
+    """Return what coding adds to the norm of a mean, at most, where no value was cut off at the end of its grid.
+
+    Each site's update is off by less than a step of this round's grid in every value, and by less
+    than a step of the grid before (None: this is round 0) for what was left over then.
+    """
+    grids = (grid,) if before is None else (grid, before)
+    steps = math.fsum(float(np.linalg.norm(one.steps())) for one in grids)
+    return steps * sites / denominator
+
+
 def mean_of(grid: Grid, totals: Ints, denominator: float) -> dict[str, Array]:
     """Return step * totals / denominator by block, float32. The denominator is > 0."""
     values: Any = totals * _constants(grid)[0] / denominator

@@ -148,18 +148,13 @@ class GlobalModel:
                 fix="run the same job and the same wardround version at every site",
             )
 
-    def step(self, mean: Mapping[str, Array], participation: float, entry: dict[str, Any]) -> None:
-        """Apply the server optimizer to a round's mean update and write it down.
+    def after(self, mean: Mapping[str, Array], participation: float) -> Arrays:
+        """Return the weights that `step` would lead to; nothing is changed."""
+        return self._stepped(mean, participation)[0]
 
-        NaN or inf raises RoundRefused, and the model stays as it was.
-        """
-        # Checked before anything changes: a refused round leaves the last model in
-        # place.
-        _require_finite(mean, "the mean update")
-        weights, rule_state = self.server_optimizer.apply(self._weights, mean, self._rule_state, participation)
-        _require_finite(weights, "the model")
-        # The score belongs to the weights that the sites received, so it is considered
-        # before they are replaced.
+    def step(self, mean: Mapping[str, Array], participation: float, entry: dict[str, Any]) -> None:
+        """Apply the rule to one round's mean update and write everything down; NaN or inf: RoundRefused, the model stays."""
+        weights, rule_state = self._stepped(mean, participation)
         self._consider(entry["val_score"], entry)
         self._weights, self._rule_state = weights, rule_state
         self.round += 1
@@ -172,6 +167,12 @@ class GlobalModel:
         meta = {"history": self.history, "best": self.best, "facts": self.facts, "promise": dict(self._promise)}
         meta["memory"] = {name: value for name, value in self.memory.items() if name not in kept}
         state.save(self.folder, self.round, arrays, self.facts["fingerprint"], meta)
+
+    def _stepped(self, mean: Mapping[str, Array], participation: float) -> tuple[dict[str, Array], dict[str, Array]]:
+        _require_finite(mean, "the mean update")
+        weights, rule_state = self.server_optimizer.apply(self._weights, mean, self._rule_state, participation)
+        _require_finite(weights, "the model")
+        return weights, rule_state
 
     def finish(self, val_score: float | None, out: Path) -> None:
         """Write the final and the best `model` variable for `wardround predict`."""
