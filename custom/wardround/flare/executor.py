@@ -1,7 +1,9 @@
-"""The site's one executor for NVFlare: a task name chooses a handler, a failure becomes a code.
+"""The site's one executor for NVFlare: the name of a task chooses a handler, and a
+failure becomes a code.
 
-How updates leave stands in the component `outbound`: without secure aggregation the tasks are those of plaintext_tasks.py,
-with it those of secagg_tasks.py. What both share, training and judging, is in trainer.py.
+The component `outbound` says how updates leave. Without secure aggregation the tasks
+are those of plaintext_tasks.py, with it those of secagg_tasks.py. What both share,
+training and evaluation, is in trainer.py.
 """
 
 from __future__ import annotations
@@ -37,20 +39,31 @@ class Tasks(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the tasks that they answer."""
+        """Return the tasks that these handlers answer."""
 
     def do(self, task: str, message: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return the reply to one of these tasks."""
 
 
 class SiteExecutor(Executor):  # type: ignore[misc]
-    """Every task of one job at one site.
+    """Does every task of one job at one site.
 
-    algorithm: what the job trains | sharing: which blocks of it leave the site
-    fedavg_baseline: FedAvg beside it (variable `fedavg`), or None
-    rule, variables: what a server does in plaintext jobs; with secure aggregation every site does it, so they are given there
-    scaling: public scales beside hospital-level noise, or None
-    a setting that is missing, or that this kind of job does not have: ConfigRefused, when it is built or at every task
+    A setting that is missing, or that this kind of job does not have, is a
+    ConfigRefused, either when the executor is built or at every task.
+
+    algorithm: what the job trains.
+    sharing: which blocks of the model leave the site.
+    model: the network.
+    schedule: the rounds, and the work of each.
+    sampling: how patches are drawn.
+    model_selection: how the models are compared at the end.
+    phantoms: the synthetic patients of a simulated site without data.
+    seed: of everything that is reproducible.
+    fedavg_baseline: FedAvg beside the algorithm (variable `fedavg`), or None.
+    server_optimizer: what a server does with an update in plaintext jobs. Under secure
+        aggregation every site does it, and only then is it given here.
+    variables: the variables that travel, given where `server_optimizer` is given.
+    scaling: public scales beside hospital-level noise, or None.
     """
 
     def __init__(
@@ -72,19 +85,28 @@ class SiteExecutor(Executor):  # type: ignore[misc]
         require_given(algorithm=algorithm, sharing=sharing, model=model, schedule=schedule, sampling=sampling)
         require_given(model_selection=model_selection, phantoms=phantoms, seed=seed)
         require_started(algorithm, sharing, schedule)
-        self.algorithm, self.sharing, self.fedavg_baseline = algorithm, sharing, fedavg_baseline
-        self.model, self.schedule, self.sampling = model, schedule, sampling
-        self.model_selection, self.phantoms, self.seed = model_selection, phantoms, seed
-        self.server_optimizer, self.variables, self.scaling = server_optimizer, variables, scaling
+        self.algorithm = algorithm
+        self.sharing = sharing
+        self.fedavg_baseline = fedavg_baseline
+        self.model = model
+        self.schedule = schedule
+        self.sampling = sampling
+        self.model_selection = model_selection
+        self.phantoms = phantoms
+        self.seed = seed
+        self.server_optimizer = server_optimizer
+        self.variables = variables
+        self.scaling = scaling
         work = Work(algorithm, sharing, model, schedule, sampling, model_selection, phantoms, seed, fedavg_baseline)
         self.trainer = Trainer(self, work, (server_optimizer, variables, scaling))
         self.secagg_model: SecAggModel | None = None
         self._tasks: Tasks | None = None
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        """Do one task; a refusal or failure becomes a reply that carries its code only."""
+        """Do one task. A refusal or a failure becomes a reply with its code only."""
 
         def work() -> Shareable:
+            # Only a task has a context in which the component `outbound` can be found.
             if self._tasks is None:
                 self._tasks = self._tasks_of(outbound_of(fl_ctx))
             if task_name not in self._tasks.names:
@@ -94,11 +116,17 @@ class SiteExecutor(Executor):  # type: ignore[misc]
         return guarded(self, fl_ctx, work)
 
     def settings(self, outbound: Outbound) -> str:
-        """Return a digest of everything that shapes an update and its noise; reservations are bound to it."""
+        """Return a digest of everything that shapes an update and its noise.
+
+        Reservations in the privacy ledger are bound to this digest.
+        """
         return self.trainer.settings(outbound)
 
     def _tasks_of(self, outbound: Outbound) -> Tasks:
-        """Return the handlers for what the job promises; a promise that this training cannot keep: ConfigRefused."""
+        """Return the handlers for what the job promises.
+
+        A promise that this training cannot keep is a ConfigRefused.
+        """
         self.trainer.bind(outbound)
         if outbound.session is None:
             self._require_no_server_part()

@@ -1,12 +1,16 @@
-"""The four messages of a federation, and their strict reading: what is not described here does not travel.
+"""The four messages of a plaintext job, and their strict reading: what is not described
+here does not travel.
 
-    train    server -> site   weights of every variable (`variable:block`), round; which sites' last updates did not count, and
-    since when
-    update   site -> server   differences of the blocks that travel, weight, NUMBERS, SITE_FACTS
+    train    server -> site   the weights of every variable (`variable:block`), the
+                              round; which sites' last updates did not count, since when
+    update   site -> server   the differences of the blocks that travel, the weight,
+                              NUMBERS, SITE_FACTS
     finish   server -> site   the final weights
-    scores   site -> server   SCORES: per model validation mean, test means with intervals and counts, steps (over few patients:
-             {}, few_patients.py); the choice, and whether it is above the floor; where the algorithm masks, the names of the
-             blocks that are personal and since which round
+    scores   site -> server   SCORES: per model the validation mean, test means with
+                              intervals and counts, and steps ({} for few patients,
+                              few_patients.py); the choice, and whether it is above the
+                              floor; where the algorithm masks, the names of the blocks
+                              that are personal and since which round
 
 A refused task carries its refusal code (`errors.Refusal.code`) and nothing else.
 """
@@ -35,17 +39,17 @@ NUMBERS = {"loss": Maybe(LOSS), "val_score": Maybe(SCORE), "seconds": Maybe(SECO
 
 
 def site_facts(names: Allowed) -> dict[str, Any]:
-    """Return the shape of what a site says of itself, with the kinds of labels of a job."""
+    """Return the shape of what a site says of itself, with a job's kinds of labels."""
     return {**SITE_FACTS, "label_kind": OneOf(names.label_kinds)}
 
 
 def update_meta(names: Allowed) -> dict[str, Any]:
-    """Return the shape of what goes with an update, compressed or not, with the kinds of labels of a job."""
+    """Return the shape of what goes with an update of a job, compressed or not."""
     return {"weight": WEIGHT, "numbers": NUMBERS, "facts": site_facts(names)}
 
 
 def scores_shape(names: Allowed) -> dict[str, Any]:
-    """Return the shape of a site's judgement, with the scores of a job."""
+    """Return the shape of a site's evaluation, with the scores of a job."""
     return {**SCORES, "candidates": Each(candidate(names.metrics), CANDIDATES)}
 
 
@@ -71,11 +75,19 @@ SCORES = {
 NAMED = ("modalities", "classes", "personal")
 SILENT: dict[str, Any] = {"candidates": {}, "deploy": None, "val_score": None, "seconds": None}
 REFUSAL = "wardround_refusal"
-MEMORY, FAILURE, UNKNOWN = "memory", "failure", "error"
+MEMORY = "memory"
+FAILURE = "failure"
+UNKNOWN = "error"
 _CODES = frozenset({Refusal.code, *(kind.code for kind in Refusal.__subclasses__()), MEMORY, FAILURE, UNKNOWN})
 _RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper())
 _ORDER_META = {"round": STEPS, "num_rounds": STEPS, "missed": Each(STEPS)}
-_WORD_LENGTH, _NAME_LENGTH, _DEPTH, _ENTRIES, _LARGEST = 64, 256, 6, 64, 2**53
+# Far more than an honest message needs. 2**53 is the last whole number that a float64
+# holds exactly.
+_WORD_LENGTH = 64
+_NAME_LENGTH = 256
+_DEPTH = 6
+_ENTRIES = 64
+_LARGEST = 2**53
 
 
 def order_message(order: Order) -> Shareable:
@@ -85,7 +97,7 @@ def order_message(order: Order) -> Shareable:
 
 
 def read_order(message: Shareable) -> Order:
-    """Read task data; ReleaseRefused when it is not an Order."""
+    """Read task data. Anything but an Order is a ReleaseRefused."""
     dxo = _dxo(message, DataKind.WEIGHTS)
     require_shape(dxo.meta, _ORDER_META, "an order's meta")
     if any(since > dxo.meta["round"] for since in dxo.meta["missed"].values()):
@@ -100,9 +112,13 @@ def update_message(update: Update) -> Shareable:
 
 
 def read_update(message: Shareable, words: Collection[str] | None = None) -> Update:
-    """Read the result of a train task; ReleaseRefused on any key too many or too few, other kind, type, range or NaN.
+    """Read the result of a train task.
 
-    words: the names that the job lists (messages/allowed_names.py), among them its kinds of masks; None: those of shipped tasks
+    A key too many or too few, another kind, type or range, or a NaN is a
+    ReleaseRefused.
+
+    words: the names that the job lists (messages/allowed_names.py), among them its
+        kinds of labels. None stands for those of the shipped tasks.
     """
     dxo = _dxo(message, DataKind.WEIGHT_DIFF)
     require_shape(dxo.meta, update_meta(allowed(words)), "an update's meta")
@@ -121,9 +137,12 @@ def scores_message(scores: Mapping[str, Any]) -> Shareable:
 
 
 def read_scores(message: Shareable, words: Collection[str] | None = None) -> dict[str, Any]:
-    """Read the result of a finish task; ReleaseRefused unless it is exactly SCORES, with the job's scores and no others.
+    """Read the result of a finish task.
 
-    words: as for `read_update`
+    Anything but exactly SCORES, with the job's scores and no others, is a
+    ReleaseRefused.
+
+    words: the names that the job lists, as for `read_update`.
     """
     dxo = _dxo(message, DataKind.METRICS)
     require_shape(dxo.meta, {}, "the scores' meta")
@@ -132,13 +151,16 @@ def read_scores(message: Shareable, words: Collection[str] | None = None) -> dic
 
 
 def without_counts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return facts that do not tell how many patients or scans a site has."""
+    """Return facts that do not state how many patients or scans a site has."""
     told = {key: value for key, value in facts.items() if key != "classes"}
     return {**told, "cases": None, "modalities": {name: min(1, n) for name, n in facts["modalities"].items()}}
 
 
 def silent_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return facts that do not depend on a hospital's images: what hospital-level DP lets out, with numbers all None."""
+    """Return facts that do not depend on a hospital's images.
+
+    These are what hospital-level DP lets out; all numbers beside them are None.
+    """
     return {**without_counts(facts), "modalities": {}}
 
 
@@ -150,10 +172,11 @@ def scores_without_counts(scores: Any) -> Any:
 
 
 def require_named(told: Mapping[str, Any], words: Collection[str]) -> None:
-    """Raise ReleaseRefused unless facts or scores name only `allowed_names`: sequences, classes and blocks that the job lists.
+    """Raise ReleaseRefused unless facts or scores name only sequences, classes and
+    blocks that the job lists.
 
-    Which words a site's data bring along is for the job to say (`allowed_names` of its component `outbound`); the word found
-    is not repeated.
+    The job says which words a site's data may bring along (`allowed_names` of its
+    component `outbound`). A strange word is not repeated in the refusal.
     """
     others = set(allowed(words).others)
     for key in NAMED:
@@ -167,20 +190,26 @@ def require_named(told: Mapping[str, Any], words: Collection[str]) -> None:
 
 
 def refusal_message(code: str) -> Shareable:
-    """Return the reply of a site that refused a task: the code travels, the reason stays in the site's log."""
+    """Return the reply of a site that refused a task: the code travels, the reason
+    stays at the site.
+    """
     reply = make_reply(ReturnCode.EXECUTION_EXCEPTION)
     reply[REFUSAL] = code
     return reply
 
 
 def refusal_code(message: Shareable) -> str:
-    """Return the code of an error reply, or NVFlare's return code; any word that is not one of these is UNKNOWN."""
+    """Return the code of an error reply, or NVFlare's return code. Any other word is
+    returned as UNKNOWN.
+    """
     code = message.get(REFUSAL, _return_code(message))
     return code if isinstance(code, str) and code in _CODES | _RETURN_CODES else UNKNOWN
 
 
 def is_reply(message: Shareable) -> bool:
-    """Tell whether a message says of itself that all went well; one whose headers are none: False."""
+    """Tell whether a message says of itself that all went well. A message with
+    unreadable headers does not.
+    """
     return bool(_return_code(message) == ReturnCode.OK)
 
 
@@ -192,7 +221,7 @@ def _return_code(message: Shareable) -> Any:
 
 
 def data_of(message: Shareable, kind: str) -> dict[str, Any]:
-    """Return the data of a message of this kind; ReleaseRefused unless it is a dictionary of that kind."""
+    """Return the data of a message; all but a dictionary of this kind is refused."""
     return dict(_dxo(message, kind).data)
 
 
@@ -202,7 +231,7 @@ def meta_of(message: Shareable) -> dict[str, Any]:
 
 
 def kind_of(message: Shareable) -> str:
-    """Return the data kind of a message, "" when it holds no DXO."""
+    """Return the data kind of a message, or "" where it holds no DXO."""
     try:
         kind = from_shareable(message).data_kind
     except (ValueError, KeyError, TypeError):
@@ -211,7 +240,9 @@ def kind_of(message: Shareable) -> str:
 
 
 def require_shape(value: Any, shape: Any, what: str) -> None:
-    """Raise ReleaseRefused unless value has the shape (core.validate) and holds only small numbers and short words."""
+    """Raise ReleaseRefused unless the value has the shape (core.validate) and holds
+    only small numbers and short words.
+    """
     _require_small(value, what, 0)
     try:
         check(value, shape, what)

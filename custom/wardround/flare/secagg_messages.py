@@ -1,12 +1,15 @@
-"""The messages of a secure sum, and their strict reading: a call down, a signed statement with its payload up.
+"""The messages of a secure sum, and their strict reading: a call goes down, and a
+signed statement with its payload comes up.
 
-    join, prepare, unmask   a statement of messages/statements.py, nothing else; `unmask` with complaints: a justification
-    train                   its payload (star), that it is ready (ring), or a complaint, with NUMBERS and SITE_FACTS of
-    plaintext_messages.py
+    join, prepare, unmask   a statement of messages/statements.py and nothing else; to
+                            an `unmask` with complaints, a justification
+    train                   its payload (star), that the site is ready (ring), or a
+                            complaint; with NUMBERS and SITE_FACTS
     hop                     its payload
     finish                  the digest of the final model, with SCORES
 
-Where the job hides the numbers of patients (`patients_in_sum`), SITE_FACTS and SCORES travel without any count of patients.
+Where the job hides the numbers of patients (`patients_in_sum`), SITE_FACTS and SCORES
+travel without any count of patients.
 """
 
 from __future__ import annotations
@@ -58,7 +61,9 @@ KINDS = {
 
 
 def _meta(task: str, words: Collection[str] | None) -> dict[str, Any]:
-    """Return the shape of what stands beside a reply to a task, with the names that the job lists."""
+    """Return the shape of what stands beside a reply, with the names that the job
+    lists.
+    """
     if task == plaintext_messages.TRAIN:
         return {"numbers": plaintext_messages.NUMBERS, "facts": plaintext_messages.site_facts(allowed(words))}
     return {"scores": plaintext_messages.scores_shape(allowed(words))} if task == plaintext_messages.FINISH else {}
@@ -67,6 +72,8 @@ def _meta(task: str, words: Collection[str] | None) -> dict[str, Any]:
 _SIGNED = ("text", "signature", "certificate")
 _COUNTS = {"num_rounds": STEPS, "begun": STEPS}
 _RUN, _ROSTER = re.compile(r"[0-9a-f]{1,64}"), re.compile(r"(?:[0-9a-f]{64})?")
+# A site that missed rounds gets all their sums in one call. Both limits are far above
+# what a run needs, and keep a forged call from filling a site's memory.
 MOST_SITES, MOST_SUMS = 256, 10_000
 
 
@@ -90,7 +97,9 @@ def call_message(call: Call) -> Shareable:
 
 
 def read_call(message: Shareable) -> Call:
-    """Read task data; ReleaseRefused on a key, type or number too many or too few."""
+    """Read task data. A key too many or too few, or a value of another type or range,
+    is a ReleaseRefused.
+    """
     data = plaintext_messages.data_of(message, DataKind.APP_DEFINED)
     _require_keys(data, [one.name for one in fields(Call)], "a call")
     plaintext_messages.require_shape(dict(plaintext_messages.meta_of(message)), {}, "a call's meta")
@@ -119,9 +128,12 @@ def reply_message(reply: Reply) -> Shareable:
 
 
 def read_reply(message: Shareable, task: str, words: Collection[str] | None = None) -> Reply:
-    """Read the result of a task; ReleaseRefused on a kind, key, type or number too many or too few.
+    """Read the result of a task.
 
-    words: the names that the job lists, as for wire.read_update
+    Another kind of statement, a key too many or too few, or a value of another type or
+    range is a ReleaseRefused.
+
+    words: the names that the job lists, as for `plaintext_messages.read_update`.
     """
     data = plaintext_messages.data_of(message, DataKind.APP_DEFINED)
     if set(data) != {*_SIGNED, "payload"} or not isinstance(data["payload"], bytes):
@@ -138,12 +150,14 @@ def read_reply(message: Shareable, task: str, words: Collection[str] | None = No
 
 
 def again_message(round_: int) -> Shareable:
-    """Return what the executor hands to the outbound filter when the update of a round is coded already. It never leaves."""
+    """Return what the executor hands to the outbound filter when the update of a round
+    is coded already. It never leaves.
+    """
     return DXO(DataKind.APP_DEFINED, data={"again": round_}).to_shareable()
 
 
 def read_again(message: Shareable) -> int | None:
-    """Return the round of an `again` message, None for any other."""
+    """Return the round of an `again` message, or None for any other message."""
     dxo_kind = plaintext_messages.kind_of(message)
     data = plaintext_messages.data_of(message, DataKind.APP_DEFINED) if dxo_kind == DataKind.APP_DEFINED else {}
     round_ = data["again"] if set(data) == {"again"} else None
