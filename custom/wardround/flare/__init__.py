@@ -1,1 +1,3 @@
-"""The only code that knows NVFlare: controllers, executors, outbound filters, site policies."""
+"""The only code that knows NVFlare: controller, executor, outbound filter, site
+policies.
+"""

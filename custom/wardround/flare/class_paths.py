@@ -1,4 +1,6 @@
-"""Which classes a config names, in NVFlare's way of naming them; and which of them may be built just to look at a kit."""
+"""Which classes a config names, in the way in which NVFlare names them, and which of
+them may be built only to look at a kit.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,17 @@ from nvflare.apis.fl_component import FLComponent
 
 from wardround.core.errors import ConfigRefused
 
-# NVFlare reads a class from either key. It refuses a component that has only a "name" (ComponentPathAuthorizer).
+# NVFlare reads a class from either key. It refuses a component that has only a "name"
+# (ComponentPathAuthorizer).
 KEYS = ("path", "class_path")
 _FULL_NAME = re.compile(r"(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*", re.ASCII)
 
 
 def classes(config: Any, but: type | None = None) -> Iterator[str]:
-    """Yield every class path in a config, nested ones too, as often as it is named, whatever its `config_type` says.
+    """Yield every class path in a config, nested ones too, as often as it is named and
+    whatever its `config_type` says.
 
-    but: dictionaries of this type are left out, but not what stands inside them
+    but: dictionaries of this type are left out, but not what stands inside them.
     """
     if isinstance(config, list | tuple):
         for part in config:
@@ -35,10 +39,12 @@ def classes(config: Any, but: type | None = None) -> Iterator[str]:
 
 
 def require_known_filters(file: Path, also: Collection[str]) -> None:
-    """Raise ConfigRefused where a site's privacy.json names a class that preflight must not build to look at it.
+    """Raise ConfigRefused where a site's privacy.json names a class that preflight must
+    not build in order to look at it.
 
-    known: classes that a module of wardround defines, components of NVFlare, and `also`, the kit's own list
-    A kit comes from somebody else, and this file can be in it: what it names is not imported before it is known.
+    Known are the classes that a module of wardround defines, the components of NVFlare,
+    and `also`, the kit's own list. A kit comes from somebody else, and this file can be
+    part of it: a class that it names is not imported before it is known.
     """
     try:
         named = sorted(set(classes(json.loads(file.read_text(encoding="utf-8")))))
@@ -56,6 +62,7 @@ def _is_known(path: str) -> bool:
         found = getattr(importlib.import_module(module), name, None)
     except ImportError:
         return False
+    # A module also holds what it imports: only a class that it defines itself counts.
     if not inspect.isclass(found) or found.__module__ != module:
         return False
     return top == "wardround" or issubclass(found, FLComponent)
@@ -66,5 +73,6 @@ def _refused(found: str) -> ConfigRefused:
         "local/privacy.json",
         found=found,
         expected="filters and components of wardround or NVFlare, or classes that this kit lists in class_allow_list",
-        fix="copy poc_workspace/privacy.json (or privacy_hospital.json, privacy_patient.json) anew, or list your own class",
+        fix="copy poc_workspace/privacy.json (or privacy_hospital.json, "
+        "privacy_patient.json) to local/privacy.json again, or list your own class",
     )

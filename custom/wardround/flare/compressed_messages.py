@@ -1,10 +1,13 @@
-"""A compressed update on the wire: arrays of a layout that both ends of the job know, instead of blocks of float32.
+"""A compressed update on the wire: arrays of a layout that both ends of the job know,
+instead of blocks of float32.
 
-    update   site -> server   the arrays of the job's compression (compression/), its name, and everything else that goes with
-             an update in plaintext_messages.py: weight, NUMBERS, SITE_FACTS
+The message goes from a site to the server. It holds the arrays of the job's compression
+(compression/), the name of the compression, and all else that goes with an update in
+plaintext_messages.py: weight, NUMBERS and SITE_FACTS.
 
-A message of a compression that the job does not have is refused, and so is an update of float32 blocks where it has one.
-Here arrays are read as plain numbers; that they are exactly those of this job and round, `compression.opening` checks.
+A message of a compression that the job does not have is refused, and so is an update of
+float32 blocks in a job that has one. Here arrays are read as plain numbers.
+`compression.opening` checks that they are exactly those of this job and round.
 """
 
 from __future__ import annotations
@@ -28,7 +31,10 @@ _MOST_ARRAYS, _LONGEST_NAME = 4096, 256
 
 
 def update_message(update: plaintext_messages.Update, compression: str) -> Shareable:
-    """Return the result of a train task. compression: the name of the job's compression, whose arrays `delta` holds."""
+    """Return the result of a train task.
+
+    compression: the name of the job's compression, whose arrays `delta` holds.
+    """
     meta = {"weight": float(update.weight), "numbers": dict(update.numbers), "facts": dict(update.facts)}
     return DXO(KIND, data=dict(update.delta), meta={**meta, "compression": compression}).to_shareable()
 
@@ -36,10 +42,12 @@ def update_message(update: plaintext_messages.Update, compression: str) -> Share
 def read_update(
     message: Shareable, compression: str, words: Collection[str] | None = None
 ) -> plaintext_messages.Update:
-    """Read the result of a train task; its `delta` holds the arrays as they came.
+    """Read the result of a train task. Its `delta` holds the arrays as they came.
 
-    words: the names that the job lists, as for wire.read_update
-    another compression, a key too many or too few, an array of another kind: ReleaseRefused
+    Another compression, a key too many or too few, or an array of another kind is a
+    ReleaseRefused.
+
+    words: the names that the job lists, as for `plaintext_messages.read_update`.
     """
     arrays, meta = strict_dxo.data_of(message, KIND), strict_dxo.meta_of(message)
     shape = {**plaintext_messages.update_meta(allowed(words)), "compression": OneOf((compression,))}
@@ -54,12 +62,15 @@ def read_update(
 
 
 def size_of(arrays: Any) -> int:
-    """Return the bytes of the arrays of an update, compressed or not."""
+    """Return how many bytes the arrays of an update have, compressed or not."""
     return sum(int(array.nbytes) for array in arrays.values())
 
 
 def _require_plain(name: Any, array: NDArray[Any]) -> None:
-    """Raise ReleaseRefused unless an array is one of finite numbers of a known kind: no object ever is."""
+    """Raise ReleaseRefused unless an array holds finite numbers of a known kind.
+
+    An array of Python objects is never accepted: to read one runs code.
+    """
     named = isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable()
     if not (named and isinstance(array, np.ndarray) and str(array.dtype) in DTYPES):
         found = f"{type(array).__name__} under {str(name)[:80]!r}"

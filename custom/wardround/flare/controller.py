@@ -1,9 +1,11 @@
-"""The server's adapter to NVFlare, in every mode: one controller that drives a run, which is a generator (core/stages.py).
+"""The server's adapter to NVFlare, in every mode: one controller that drives a run,
+which is a generator (core/stages.py).
 
-It opens or resumes the run, sends what the run asks, writes run.json and the report whatever
-happens, and ends the job as FAILED where a site was lost, is in no round, or did not judge the
-final model: a job that lost a site never looks like a success. A site that only missed rounds takes
-part again and makes a remark.
+The controller opens or resumes the run, sends what the run asks, and writes run.json
+and the report whatever happens. It ends the job as FAILED where a site was lost, took
+part in no round, or did not evaluate the final model, so that a job that lost a site
+never looks like a success. A site that only missed some rounds rejoins the next one,
+and the report says so in a remark.
 """
 
 from __future__ import annotations
@@ -37,25 +39,33 @@ class RecordedRun(ServerRun, Protocol):
 
 
 class Mode(Codec, Protocol):
-    """How the updates of a job are put together: in plaintext (plaintext_server.py), or as a secure sum."""
+    """How the updates of a job are put together: in plaintext (plaintext_server.py), or
+    as a secure sum (secagg_server.py).
+    """
 
     def open(self, fl_ctx: FLContext, num_rounds: int, about: dict[str, Any]) -> RecordedRun:
-        """Return a new run, or the one that the state folder holds; what cannot begin: a Refusal.
+        """Return a new run, or the run that the state folder holds.
 
-        about: the job's settings as reports print them; a resumed run must have the same
+        A run that cannot begin is a Refusal.
+
+        about: the job's settings as reports print them. A resumed run must have the
+            same.
         """
         ...
 
 
 class ServerController(Controller):  # type: ignore[misc]
-    """All rounds of a job, then the final evaluation.
+    """Runs all rounds of a job, then the final evaluation.
 
-    mode: how updates are put together; it opens the run
-    rounds: how many there are
-    about: the job's settings, for the report
-    round_timeout_s: the deadline of training and of judging (0: wait for ever)
-    step_timeout_s: the deadline of all else that a secure sum asks, 1 or more
-    wait_time_after_min_received: how long the others may take once enough sites have answered
+    mode: how updates are put together; it opens the run.
+    num_rounds: how many rounds there are, 1 or more.
+    about: the job's settings, for the report.
+    round_timeout_s: the deadline of training and of the final evaluation, in seconds; 0
+        waits for ever.
+    step_timeout_s: the deadline, in seconds, of all else that a secure sum asks; 1 or
+        more.
+    wait_time_after_min_received: how many seconds the other sites have once enough
+        sites have answered.
     """
 
     def __init__(
@@ -75,16 +85,16 @@ class ServerController(Controller):  # type: ignore[misc]
             "wait_time_after_min_received": wait_time_after_min_received,
         }
         impatient = [name for name, wait in waits.items() if type(wait) is not int or wait < 0]
-        # A site that falls silent inside a secure sum must not hold up all others for ever.
+        # A site that falls silent inside a secure sum must not hold up all others for
+        # ever.
         if impatient or step_timeout_s == 0 or not (mode and about and type(num_rounds) is int and num_rounds >= 1):
             raise ConfigRefused(
                 "the job's server settings",
                 found=f"rounds {num_rounds}, {', '.join(f'{name} {wait}' for name, wait in waits.items())}",
-                expected="rounds >= 1, a mode, its settings (about), and whole seconds to wait, 0 or more; "
-                "step_timeout_s >= 1",
+                expected="rounds >= 1, a mode, its settings (about), and whole seconds to "
+                "wait, 0 or more; step_timeout_s >= 1",
                 fix="print the job again with `wardround jobs write`, and with `--set "
-                "federation.wait_time_after_min_received=SECONDS` "
-                "for another time",
+                "federation.wait_time_after_min_received=SECONDS` for another time",
             )
         self.mode = mode
         self.num_rounds = num_rounds
@@ -96,7 +106,7 @@ class ServerController(Controller):  # type: ignore[misc]
         self._dispatch: Dispatch | None = None
 
     def start_controller(self, fl_ctx: FLContext) -> None:
-        """Open the run, or resume it."""
+        """Open the run, or resume it. A refusal ends the job before any task is sent."""
         try:
             workspaces.require_startable(fl_ctx)
             workspaces.begin_anew(fl_ctx)
@@ -108,10 +118,16 @@ class ServerController(Controller):  # type: ignore[misc]
             self.log_info(fl_ctx, f"RESUMED from round {self._run.done} of {self.num_rounds}")
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Run all rounds that are left, then the judgement; write run.json and the report whatever happens."""
+        """Run all rounds that are left, then the final evaluation.
+
+        run.json and the report are written whatever happens.
+        """
         if self._run is None:
             return  # the start was refused, with the reason: there is nothing to add
-        run, record = self._run, self._run.record
+        # The drive and the report are tried one by one: whatever breaks the drive, the
+        # report is still written, and says so.
+        run = self._run
+        record = run.record
         there = Attendance(configured(self._engine, fl_ctx), self.num_rounds, record)
         patience = Patience(
             {TRAINING: self.round_timeout_s, STEP: self.step_timeout_s}, self.wait_time_after_min_received
@@ -123,10 +139,10 @@ class ServerController(Controller):  # type: ignore[misc]
             self.system_panic("INCOMPLETE: " + "; ".join(record.problems), fl_ctx)
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing is held open between rounds."""
+        """Do nothing: nothing is held open between rounds."""
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Say how far the run is when an admin asks."""
+        """Answer an administrator who asks how far the run is."""
         super().handle_event(event_type, fl_ctx)
         if event_type == progress.ASKED and self._dispatch is not None and self._run is not None:
             progress.tell(fl_ctx, self._dispatch.now(), self._run.record.run["rounds"])
@@ -134,7 +150,7 @@ class ServerController(Controller):  # type: ignore[misc]
     def process_result_of_unknown_task(
         self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
     ) -> None:
-        """A late answer is dropped, and said so."""
+        """Drop a late answer, and say so in the log."""
         drop_late(self, client, task_name, fl_ctx)
 
     def _drive(
@@ -145,13 +161,19 @@ class ServerController(Controller):  # type: ignore[misc]
         abort_signal: Signal,
         fl_ctx: FLContext,
     ) -> None:
-        """Ask what the run asks until it is over; a run that every site judged is not to be resumed."""
-        # Closed on every way out, so that what the run does at its end is done: also in an abort, and in a fault.
+        """Ask what the run asks until the run is over.
+
+        A run whose final model every site has evaluated is marked as finished, so that
+        it is not resumed.
+        """
+        # `closing` ends the generator on every way out, in an abort and in a fault too,
+        # so that what the run does at its end is done.
         with closing(run.run(there)) as steps:
             replies: Replies | None = None
             while True:
                 try:
-                    # The first send of a generator must be None: it runs up to the first Ask.
+                    # The first send of a generator must be None: it runs up to the
+                    # first Ask.
                     ask = steps.send(replies)  # type: ignore[arg-type]
                 except StopIteration as end:
                     if end.value:
@@ -163,6 +185,7 @@ class ServerController(Controller):  # type: ignore[misc]
                     return
 
     def _report(self, run: RecordedRun, fl_ctx: FLContext) -> None:
+        """Write the run's log and report, and say in the log where they lie."""
         page = run.record.close(workspaces.run_folder(fl_ctx), run.best())
         for line in conclusion(page):
             self.log_info(fl_ctx, line)

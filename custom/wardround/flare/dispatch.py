@@ -1,8 +1,11 @@
-"""SiteDispatch the sites over NVFlare: one Ask becomes one task, and its answers are folded in as they arrive.
+"""How the server asks the sites over NVFlare: one Ask becomes one task, and its answers
+are folded in as they arrive.
 
-Once `need` answers were accepted, the others have `wait_time_after_min_received` more; then, or at the deadline, the
-task is cancelled and who was silent is missing. A later answer is dropped, and the log says so: a
-mask, and a charge under differential privacy, belong to the round that they were made for.
+Once `need` answers have been accepted, the other sites have
+`wait_time_after_min_received` seconds more. Then, or at the deadline, the task is
+cancelled, and the sites that were silent are missing. A later answer is dropped, and
+the log says so: a mask, and a charge under differential privacy, belong to the round
+that they were made for.
 """
 
 from __future__ import annotations
@@ -29,33 +32,36 @@ from wardround.flare import plaintext_messages, strict_dxo, workspaces
 from wardround.flare.last_resort import tried
 from wardround.flare.progress import Now
 
-# With these codes a site says that it could not, not that it would not: it is asked again.
+# With these codes a site says that it could not, not that it would not. It is asked
+# again.
 PASSING = frozenset(
     {plaintext_messages.MEMORY, plaintext_messages.FAILURE, ReturnCode.COMMUNICATION_ERROR, ReturnCode.TASK_ABORTED}
 )
-# SiteDispatch the server's parent process who is connected costs a message; looking for answers costs nothing.
+# To ask the server's parent process who is connected costs a message, so it is done
+# every two seconds; to look for answers costs nothing.
 _SYNC_S = 2.0
 _LOOK_S = 0.05
 
 
 class Codec(Protocol):
-    """How the plain values of a run are written on the wire, and strictly read from it."""
+    """How the plain values of a run are written on the wire, and read strictly from it."""
 
     def encode(self, message: Any) -> Shareable:
         """Return the task data of a message."""
         ...
 
     def decode(self, task: str, reply: Shareable) -> Any:
-        """Return what a site says in answer to a task; anything but exactly that: a Refusal."""
+        """Return what a site says in answer to a task; all else is a Refusal."""
         ...
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long answers are waited for.
+    """How long the server waits for answers.
 
-    deadlines: by deadline of an Ask, in seconds; 0: for ever
-    wait_time_after_min_received: how much longer the others may take once enough have answered
+    deadlines: by the deadline of an Ask, in seconds; 0 waits for ever.
+    wait_time_after_min_received: how many seconds the other sites have once enough
+        sites have answered.
     """
 
     deadlines: Mapping[str, int]
@@ -63,7 +69,9 @@ class Patience:
 
 
 class Dispatch:
-    """Sends the Asks of one run and notes in `attendance` who was silent, refused or was rejected."""
+    """Sends the Asks of one run, and notes in `attendance` who was silent or was
+    refused.
+    """
 
     def __init__(
         self,
@@ -76,8 +84,9 @@ class Dispatch:
         self._attendance = attendance
         self._codec = codec
         self._patience = patience
-        # NVFlare delivers answers in threads of its own. The lock makes "is the question still open?
-        # then fold this answer in" one step: an answer is either in the round or dropped, never both.
+        # NVFlare delivers answers in threads of its own. The lock makes "if the
+        # question is still open, fold this answer in" one step: an answer is either in
+        # the round or dropped, never both.
         self._lock = threading.RLock()
         self._open: _Question | None = None
         self._tokens = connected(controller._engine)
@@ -85,7 +94,7 @@ class Dispatch:
         self._since = time.monotonic()
 
     def now(self) -> Now:
-        """Return how far the run is; from any thread."""
+        """Return how far the run is. Any thread may call this."""
         with self._lock:
             accepted = len(self._open.accepted) if self._open else 0
             silent = len(self._open.silent) if self._open else 0
@@ -106,6 +115,7 @@ class Dispatch:
         targets = [site for site in (present if ask.to is None else ask.to) if site in present]
         question = _Question(ask, self._attendance.round if ask.round_ is None else ask.round_, targets)
         timeout_s = self._patience.deadlines[ask.deadline]
+        # Open before it is sent: the first answer may come while `_send` still runs.
         with self._lock:
             self._open = question
         if question.silent:
@@ -116,7 +126,9 @@ class Dispatch:
         return Replies(answered, dict(self._attendance.missing))
 
     def _send(self, question: _Question, timeout_s: int, fl_ctx: FLContext) -> None:
-        """Broadcast. To NVFlare an empty list of targets means any site: it is never called with one."""
+        """Broadcast a task. NVFlare takes an empty list of targets for any site, so
+        this is never called with one.
+        """
 
         def received(client_task: ClientTask, fl_ctx: FLContext) -> None:
             self._received(question, client_task)
@@ -146,7 +158,7 @@ class Dispatch:
     def _end(self, question: _Question, abort_signal: Signal) -> None:
         with self._lock:
             self._open = None
-            # An abort silences everybody: nobody is to blame.
+            # An abort silences all sites, so no site is noted as missing.
             silent = [] if abort_signal.triggered else list(question.silent)
         for site in silent:
             self._attendance.miss(site, SILENT, question.round)
@@ -155,7 +167,8 @@ class Dispatch:
 
     def _received(self, question: _Question, client_task: ClientTask) -> None:
         site, result = client_task.client.name, client_task.result
-        # NVFlare keeps the client task until the task ends: with every update in it, memory would grow.
+        # NVFlare keeps the client task until the task ends. With every update in it,
+        # memory would grow with the number of sites.
         client_task.result = None
         with self._lock:
             if site in question.silent:
@@ -163,7 +176,8 @@ class Dispatch:
             if question is self._open:
                 self._accept(question, site, result)
                 return
-        # The round is over, its sum is taken, and a site that missed it begins the next one from its state before it.
+        # The round is over and its sum is taken. A site that missed it begins the next
+        # round from the state that it had before.
         when = self._attendance.when(question.round)
         self._controller.logger.warning(f"DROPPED a late answer of {site} to task {question.ask.task} of {when}")
 
@@ -188,7 +202,7 @@ class Dispatch:
             question.accepted.append(site)
 
     def _sync(self, fl_ctx: FLContext) -> None:
-        """Learn from the server's parent process who takes part now: a site that came back has a new token."""
+        """Ask the parent process who takes part; a site that is back has a new token."""
         engine: Any = self._controller._engine
         with suppress(RuntimeError):
             engine.sync_clients_from_main_process()
@@ -200,7 +214,7 @@ class Dispatch:
 
 
 class _Question:
-    """One task on its way: who has not answered at all, and whose answer was accepted."""
+    """One task on its way: which sites are silent, and whose answer was accepted."""
 
     def __init__(self, ask: Ask, round_: int, targets: Sequence[str]) -> None:
         self.ask = ask
@@ -215,15 +229,17 @@ class _Question:
 
 
 def connected(engine: Any) -> dict[str, str]:
-    """Return site -> token of those that are connected; a token is new whenever a site starts."""
+    """Return the token of each connected site by name; it is new whenever a site
+    starts.
+    """
     return {client.name: str(getattr(client, "token", "")) for client in engine.get_clients()}
 
 
 def configured(engine: Any, fl_ctx: FLContext) -> list[str]:
-    """Return the sites of this run: those that the job names, and those that are connected.
+    """Return the sites of this run: those that the job names, and those connected.
 
-    One that the job's deploy_map names and that is not there is not forgotten; the simulator may
-    run a job with fewer sites than it names.
+    A site that the job's deploy_map names is listed even if it is not there. The
+    simulator is an exception: it may run a job with fewer sites than the job names.
     """
     meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
     named = [str(client["name"]) for client in meta.get(JobMetaKey.JOB_CLIENTS.value) or [] if "name" in client]
@@ -233,5 +249,5 @@ def configured(engine: Any, fl_ctx: FLContext) -> list[str]:
 
 
 def drop_late(controller: Controller, client: Client, task_name: str, fl_ctx: FLContext) -> None:
-    """Say that an answer to a task that is over was dropped."""
+    """Say in the log that an answer to a task that is over was dropped."""
     controller.log_warning(fl_ctx, f"DROPPED a late answer of {client.name} to task {task_name}")

@@ -1,7 +1,9 @@
-"""The site's one executor for NVFlare: a task name chooses a handler, a failure becomes a code.
+"""The site's one executor for NVFlare: the name of a task chooses a handler, and a
+failure becomes a code.
 
-How updates leave stands in the component `outbound`: without secure aggregation the tasks are those of plaintext_tasks.py,
-with it those of secagg_tasks.py. What both share, training and judging, is in trainer.py.
+The component `outbound` says how updates leave. Without secure aggregation the tasks
+are those of plaintext_tasks.py, with it those of secagg_tasks.py. What both share,
+training and evaluation, is in trainer.py.
 """
 
 from __future__ import annotations
@@ -38,14 +40,14 @@ class Tasks(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the tasks that they answer."""
+        """Return the tasks that these handlers answer."""
 
     def do(self, task: str, message: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return the reply to one of these tasks."""
 
 
 class SiteExecutor(Executor):  # type: ignore[misc]
-    """Every task of one job at one site.
+    """Does every task of one job at one site.
 
     algorithm: what the job trains | sharing: which blocks of it leave the site
     fedavg_baseline: FedAvg beside it (variable `fedavg`), or None
@@ -88,9 +90,10 @@ class SiteExecutor(Executor):  # type: ignore[misc]
         self._tasks: Tasks | None = None
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        """Do one task; a refusal or failure becomes a reply that carries its code only."""
+        """Do one task. A refusal or a failure becomes a reply with its code only."""
 
         def work() -> Shareable:
+            # Only a task has a context in which the component `outbound` can be found.
             if self._tasks is None:
                 self._tasks = self._tasks_of(outbound_of(fl_ctx))
             if task_name not in self._tasks.names:
@@ -100,7 +103,10 @@ class SiteExecutor(Executor):  # type: ignore[misc]
         return guarded(self, fl_ctx, work)
 
     def settings(self, outbound: Outbound) -> str:
-        """Return a digest of everything that shapes an update and its noise; reservations are bound to it."""
+        """Return a digest of everything that shapes an update and its noise.
+
+        Reservations in the privacy ledger are bound to this digest.
+        """
         return self.trainer.settings(outbound)
 
     def _tasks_of(self, outbound: Outbound) -> Tasks:

@@ -1,18 +1,24 @@
-"""Few patients: a statistic of few patients is their record, so it does not leave. One rule for everything that leaves a site.
+"""Few patients: which statistics leave a site, and how far they are rounded. A
+statistic of few patients would tell their own values, so it stays at the site.
 
-| number                                    | over fewer than `least` patients        | over `least` or more              |
-|-------------------------------------------|-----------------------------------------|-----------------------------------|
-| validation score, training loss           | null                                    | two digits                        |
-| a candidate's scores, intervals and gain  | {}: that it was scored, nothing else    | two digits                        |
-| the word of the model to deploy, the floor| as it is                                | as it is                          |
-| patients of a part (train, val, test)     | null                                    | as it is                          |
-| patients by class                         | left out when ANY class has few         | as they are                       |
-| scans by sequence                         | 1 where there is a scan, 0 where none   | as they are                       |
+| number                                   | below `least` patients   | `least` or more |
+|------------------------------------------|--------------------------|-----------------|
+| validation score, training loss          | null                     | two digits      |
+| a candidate's scores, intervals and gain | {}: it was scored        | two digits      |
+| which model to deploy, the floor         | as it is                 | as it is        |
+| patients of a part (train, val, test)    | null                     | as it is        |
+| patients by class (if ANY class has few) | all classes are left out | as they are     |
+| scans by sequence                        | 1 for a scan, 0 for none | as they are     |
 
-Why 5: the mean and the two ends of a bootstrap interval are three equations. With two patients the ends ARE the two scores, with
-three the third follows, and with four one number is free. From five on two are, and rounding widens that further.
-Synthetic patients are exempt, because there is nobody: the site itself says so, from its own folder, never the job.
-`least` is the hospital's own ("fewest_patients" in its local/wardround.json). Numbers that nobody counted are over no patient.
+Why `least` is 5: the mean and the two ends of a bootstrap interval are three equations.
+With two patients the ends ARE the two scores, with three the third score follows, and
+with four one number is free. From five patients on two are free, and rounding widens
+that further.
+
+Synthetic patients are exempt, because no person stands behind them. The site itself
+says so, from its own folder; a job cannot. `least` is the hospital's own
+("fewest_patients" in its local/wardround.json). Numbers for which nobody counted
+patients count as numbers of no patient.
 """
 
 from __future__ import annotations
@@ -36,9 +42,15 @@ OVER = {"loss": "train", "val_score": "val"}
 
 @dataclass(frozen=True)
 class Patients:
-    """What a site knows of its own data: patients by part, from how many on it tells, whether they are synthetic.
+    """What a site knows of its own data.
 
-    counted: false where the site wrote nothing down, and an interval's own count is all that there is
+    train: the number of training patients.
+    val: the number of validation patients.
+    test: the number of test patients.
+    least: from how many patients on a statistic may leave.
+    synthetic: whether the patients are synthetic.
+    counted: False where the site wrote nothing down, so that an interval's own count is
+        all there is.
     """
 
     train: int = 0
@@ -49,19 +61,21 @@ class Patients:
     counted: bool = True
 
     def tells(self, count: int) -> bool:
-        """Return whether a statistic over so many patients may leave."""
+        """Return whether a statistic of so many patients may leave."""
         return self.synthetic or count >= self.least
 
 
 def keep(fl_ctx: FLContext, patients: Patients) -> None:
-    """Write down what the site knows, for its outbound filter and its policy, which see messages only."""
+    """Write down what the site knows: its filter and its policy see messages only."""
     files.write(workspaces.state_folder(fl_ctx) / FILE, json.dumps(asdict(patients)), private=True, durable=True)
 
 
 def known(fl_ctx: FLContext, facts: Mapping[str, Any] | None = None) -> Patients:
-    """Return what `keep` wrote; nothing written: the counts that the message says; neither: no patient at all.
+    """Return what `keep` wrote.
 
-    A message alone does not make patients synthetic: only what the site itself wrote down does.
+    Where nothing was written, the counts that the message states are used; where it
+    states none, there is no patient at all. A message alone does not make patients
+    synthetic: only what the site itself wrote down does.
     """
     path = workspaces.state_folder(fl_ctx) / FILE
     if path.is_file():
@@ -72,13 +86,17 @@ def known(fl_ctx: FLContext, facts: Mapping[str, Any] | None = None) -> Patients
 
 
 def two_digits(value: float) -> float:
-    """Return the value with two digits: 0.8371 is 0.84, 12.37 is 12, 128.4 is 130; below 1 two digits after the point."""
+    """Return the value with two digits: 0.8371 is 0.84, 12.37 is 12, 128.4 is 130.
+
+    Values below 1 keep two digits after the point.
+    """
     places_ = 2 if abs(value) < 1 else 1 - math.floor(math.log10(abs(value)))
+    # Adding 0.0 turns -0.0 into 0.0, so that equal values have one spelling.
     return round(float(value), min(2, places_)) + 0.0
 
 
 def update(given: plaintext_messages.Update, patients: Patients) -> plaintext_messages.Update:
-    """Return the update with the numbers and facts that may leave."""
+    """Return the update with only those numbers and facts that may leave."""
     return replace(given, numbers=numbers(given.numbers, patients), facts=facts(given.facts, patients))
 
 
@@ -92,7 +110,7 @@ def numbers(given: Mapping[str, float | None], patients: Patients) -> dict[str, 
 
 
 def facts(given: Mapping[str, Any], patients: Patients) -> dict[str, Any]:
-    """Return the facts that may leave: small counts of patients are left out."""
+    """Return the facts that may leave. Small counts of patients are left out."""
     if patients.synthetic:
         return dict(given)
     told = dict(given)
@@ -129,7 +147,10 @@ def _candidate(given: Mapping[str, Any] | None, patients: Patients) -> dict[str,
 
 
 def _interval(given: Mapping[str, Any] | None, patients: Patients) -> dict[str, Any] | None:
-    """Return an interval over enough patients, rounded; the message's own count can only make it fewer."""
+    """Return an interval of enough patients, rounded, or None.
+
+    The message's own count can only lower the number of patients that is used.
+    """
     if not given:
         return None
     said = given.get("cases")
@@ -142,7 +163,10 @@ def _interval(given: Mapping[str, Any] | None, patients: Patients) -> dict[str, 
 
 
 def _value(given: float | None, count: int, patients: Patients) -> float | None:
-    """Return a number over enough patients, rounded (that of synthetic patients as it is); else None."""
+    """Return a number of enough patients, rounded; otherwise return None.
+
+    A number of synthetic patients is not rounded.
+    """
     if given is None or not patients.tells(count):
         return None
     return float(given) if patients.synthetic else two_digits(given)

@@ -1,12 +1,15 @@
-"""For a party's own processes: what a hospital's NVFlare obeys, and who may read what it writes.
+"""Which commands a party's NVFlare processes obey, and who may read what they write.
 
-`wardround sites harden` lists these components in `local/resources.json`; NVFlare builds them at every start of the party and
-of each of its job processes, before anything is heard from outside.
+`wardround sites harden` lists these components in `local/resources.json`. NVFlare
+builds them at every start of the party and of each of its job processes, before
+anything is heard from outside.
 
-Why a list of what is obeyed, and why at the receiving end: NVFlare 2.9 asks for a role only if the MESSAGE itself says so
-(header `require_authz`), and checks the names of files only at the server. A server that lies sends neither, and whatever
-command is registered is carried out: `cat /etc/passwd`, the deletion of a folder, a new log configuration. A command that
-nobody has registered is `invalid_request`, whoever asks for it. docs/threat-model.md lists what is left.
+Why there is a list of commands, and why at the receiving end: NVFlare 2.9 asks for a
+role only if the MESSAGE itself says so (header `require_authz`), and checks the names
+of files only at the server. A server that lies sends neither, and every registered
+command is carried out: `cat /etc/passwd`, the deletion of a folder, a new log
+configuration. A command that nobody has registered is `invalid_request`, whoever asks
+for it. docs/threat-model.md lists what is left.
 """
 
 from __future__ import annotations
@@ -45,8 +48,12 @@ OBEYED = frozenset(
         SysCommandTopic.REPORT_VERSION,
     }
 )
-"""What a site's parent process needs to run a job. Not here, because a hospital does it on its own machine: the shell, log
-configuration, deletion of runs, restart, shutdown, reports about memory, paths, resources, statistics and errors."""
+"""What a site's parent process needs to run a job.
+
+Left out is what a hospital does on its own machine: the shell, log configuration,
+deletion of runs, restart, shutdown, and reports about memory, paths, resources,
+statistics and errors.
+"""
 
 OBEYED_BY_JOBS = frozenset(
     {
@@ -56,16 +63,18 @@ OBEYED_BY_JOBS = frozenset(
         AdminCommandNames.SHUTDOWN,
     }
 )
-"""What a job's own process needs; it hears commands on a line of its own."""
+"""What a job's own process needs. It hears commands on a channel of its own."""
 
-NETWORK_TOOLS = (
-    "_net_manager"  # NVFlare's diagnosis of its network: stop, change of root, load tests, values of variables
-)
+# NVFlare's diagnosis of its network: stop, change of root, load tests, values of
+# variables.
+NETWORK_TOOLS = "_net_manager"
 _JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class OwnerOnly(FLComponent):  # type: ignore[misc]
-    """What this process, and each process that it starts, writes from here on is for its owner only (umask 077)."""
+    """Makes every file that this process, or a process that it starts, writes from now
+    on readable for its owner only (umask 077).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,19 +82,24 @@ class OwnerOnly(FLComponent):  # type: ignore[misc]
 
 
 class SiteGuard(OwnerOnly):
-    """A site obeys what a job takes, about jobs and no other folder, and nothing else; for the server: OwnerOnly.
+    """Makes a site obey only what a job needs, and only for the folders of jobs. For
+    the server there is OwnerOnly.
 
-    An NVFlare whose inside has changed cannot be guarded like this: the import or the constructor fails, and with it the
-    start of the site.
+    An NVFlare whose internals have changed cannot be guarded in this way. Then the
+    import or the constructor fails, and with it the start of the site.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        # Both lists are changed in place, so that a reference that was taken before
+        # sees it.
         ClientRequestProcessors.request_processors[:] = obeyed(ClientRequestProcessors.request_processors)
         AdminCommands.commands[:] = [one for one in AdminCommands.commands if one.get_command_name() in OBEYED_BY_JOBS]
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Close the network's tools once there is a network, and what another component has registered meanwhile."""
+        """Close the network's tools once there is a network, and remove what another
+        component has registered since.
+        """
         if event_type == EventType.SYSTEM_BOOTSTRAP:
             fl_ctx.get_engine().get_cell().add_incoming_request_filter(channel=NETWORK_TOOLS, topic="*", cb=_not_obeyed)
         elif event_type == EventType.SYSTEM_START:
@@ -95,16 +109,20 @@ class SiteGuard(OwnerOnly):
 
 
 def obeyed(processors: Sequence[RequestProcessor]) -> list[RequestProcessor]:
-    """Return those of NVFlare's processors that a site keeps, each behind a check of the job's id; done twice: the same."""
+    """Return the processors that a site keeps, each behind a check of the job's id.
+
+    Doing this twice has the same result as doing it once.
+    """
     kept = [one for one in processors if set(one.get_topics()) <= OBEYED]
     return [one if isinstance(one, AboutAJob) else AboutAJob(one) for one in kept]
 
 
 class AboutAJob(RequestProcessor):  # type: ignore[misc]
-    """A processor that is handed only requests whose job id is one.
+    """A processor that is handed only requests whose job id has the form of one.
 
-    NVFlare joins the id to the workspace's path and deletes that folder before it deploys: a server that lies could name
-    `local`, and take a site's policy, ledger and allow-list away, or an earlier job, and take its receipts away.
+    NVFlare joins the id to the workspace's path, and deletes that folder before it
+    deploys. A server that lies could name `local`, and so take away a site's policy,
+    ledger and allow-list, or name an earlier job, and take away its receipts.
     """
 
     def __init__(self, inner: RequestProcessor) -> None:
@@ -116,7 +134,11 @@ class AboutAJob(RequestProcessor):  # type: ignore[misc]
         return list(self.inner.get_topics())
 
     def process(self, req: Message, app_ctx: Any) -> Message:
-        """Hand the request on; an id of another kind than NVFlare's, a job that has run here before: an error reply."""
+        """Hand the request on.
+
+        An id of another form than NVFlare's, and the deployment of a job that has run
+        here before, get an error reply.
+        """
         job_id = req.get_header(RequestHeader.JOB_ID)
         if job_id is not None and not (isinstance(job_id, str) and _JOB_ID.fullmatch(job_id)):
             return error_reply("invalid_request: no job id")

@@ -1,8 +1,10 @@
-"""What a report says about a job's settings, from the very config that the sites are built from.
+"""What a report says about a job's settings, compared with the config that the sites
+are built from.
 
-The settings are written into the server's config when a job is printed, because the server never sees a site's objects. A
-config can be edited afterwards. So the server, and every site, compare before they work: a report names what ran, or
-nothing runs.
+The settings are written into the server's config when a job is printed, because the
+server never sees a site's objects. A config can be edited afterwards. So the server,
+and every site, compare before they work: either a report names what ran, or nothing
+runs.
 """
 
 from __future__ import annotations
@@ -35,10 +37,14 @@ Json = dict[str, Any]
 
 
 def settings_of(executor: Mapping[str, Any]) -> Json:
-    """Return what a report says of the settings of a site's executor: groups of values, and the schedule's values.
+    """Return what a report says of the settings of a site's executor: groups of values,
+    and the values of the schedule.
 
-    executor: its arguments as they stand in the client's config, parts as {"path", "args"}
-    Groups are dictionaries: a key with a dot in it would not survive `nvflare job submit`, which rewrites configs.
+    Groups are dictionaries: a key with a dot in it would not survive `nvflare job
+    submit`, which rewrites configs.
+
+    executor: its arguments as they stand in the client's config, parts as {"path",
+        "args"}.
     """
     groups = {group: executor[part]["args"] for part, group in _PARTS.items()}
     found = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}
@@ -49,12 +55,15 @@ def settings_of(executor: Mapping[str, Any]) -> Json:
 
 
 def compression_of(part: Mapping[str, Any]) -> Json:
-    """Return what a report says of a job's compression."""
+    """Return what a report says of a job's compression: its class and its arguments."""
     return {"class": part["path"], **{key: plain(value) for key, value in part["args"].items()}}
 
 
 def plain(value: Any) -> Any:
-    """Return a setting as a report keeps it: values and lists of values as they are, what is nested in words."""
+    """Return a setting as a report keeps it.
+
+    Values and lists of values stay as they are. What is nested is written out as text.
+    """
     if isinstance(value, Mapping) and "path" in value:
         return f"{value['path']} ({plain(value.get('args', {}))})"
     if isinstance(value, Mapping):
@@ -67,9 +76,12 @@ def plain(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """Return a nested setting in words, in which 374 and 374.0 are the same: NVFlare's command line may write either."""
+    """Return a nested setting as text, in which 374 and 374.0 are the same: NVFlare's
+    command line may write either.
+    """
     if isinstance(value, Mapping):
-        # Round brackets: a hardened party refuses a config in which anything stands in curly ones, NVFlare's variables.
+        # Round brackets, because a hardened party refuses a config with anything in
+        # curly ones: those are NVFlare's variables.
         return "(" + ", ".join(f"{key}: {_text(part)}" for key, part in value.items()) + ")"
     if isinstance(value, list):
         return "[" + ", ".join(map(_text, value)) + "]"
@@ -77,16 +89,19 @@ def _text(value: Any) -> str:
 
 
 def require_told(fl_ctx: FLContext) -> None:
-    """Raise ConfigRefused where this party's copy of the job tells other settings than its sites are built with."""
+    """Raise ConfigRefused where this party's copy of the job states other settings than
+    its sites are built with.
+    """
     folder = Path(fl_ctx.get_engine().get_workspace().get_app_config_dir(fl_ctx.get_job_id()))
     if folder.is_dir():
         require_same(*(_read(folder / name) for name in _CONFIGS))
 
 
 def require_same(server: Json, client: Json) -> None:
-    """Raise ConfigRefused where the `about` of a server's config differs from what the two configs build.
+    """Raise ConfigRefused where the `about` of a server's config differs from what the
+    two configs build.
 
-    a server without `about` (its report names no settings): nothing is compared
+    The report of a server without `about` names no settings, so nothing is compared.
     """
     told = next((about for about in _under(server, "about") if isinstance(about, dict)), None)
     if told is None:
@@ -106,7 +121,7 @@ def require_same(server: Json, client: Json) -> None:
 
 
 def _runs(server: Json, client: Json) -> list[tuple[str, Any]]:
-    """Return (name in `about`, what the configs build) of everything that both say."""
+    """Return (name in `about`, what the configs build) for all that both state."""
     executors = [part["executor"]["args"] for part in client["executors"] if "algorithm" in part["executor"]["args"]]
     found = [pair for executor in executors for pair in settings_of(executor).items()]
     for key in _ELSEWHERE:
@@ -116,7 +131,7 @@ def _runs(server: Json, client: Json) -> list[tuple[str, Any]]:
         # A report must not tell of a check that no site makes.
         found.append(("validation", None))
     for part in (one for one in _under(server, "aggregation") if "path" in one):
-        # The plain mean has no settings, and a report does not speak of it.
+        # The plain mean has no settings, and a report does not mention it.
         args = {name: plain(value) for name, value in part["args"].items()} or None
         found += [("aggregation", args), (AGGREGATION, part["path"] if args else None)]
     for part in (one for config in (server, client) for one in _under(config, "compression") if "path" in one):
@@ -127,7 +142,7 @@ def _runs(server: Json, client: Json) -> list[tuple[str, Any]]:
 
 
 def _promised(client: Json) -> Iterator[tuple[str, Any]]:
-    """Yield (name, value) of every number that a mechanism of differential privacy promises."""
+    """Yield (name, value) of every number that a mechanism of privacy promises."""
     for mechanism in _under(client, "privacy"):
         args = mechanism.get("args", {})
         yield from args.items()
@@ -135,7 +150,7 @@ def _promised(client: Json) -> Iterator[tuple[str, Any]]:
 
 
 def _equal(told: Any, runs: Any) -> bool:
-    """Compare values as text: NVFlare's command line may write 1 as 1.0."""
+    """Compare two settings, numbers by value: NVFlare may write 1 as 1.0."""
     if isinstance(told, dict) and isinstance(runs, dict):
         return told.keys() == runs.keys() and all(_equal(told[key], runs[key]) for key in told)
     if isinstance(told, int | float) and isinstance(runs, int | float):
@@ -144,7 +159,7 @@ def _equal(told: Any, runs: Any) -> bool:
 
 
 def _under(config: Any, name: str) -> Iterator[Json]:
-    """Yield every dictionary that stands under this key, at any depth but inside `about`."""
+    """Yield every dictionary under this key, at any depth, except inside `about`."""
     if isinstance(config, dict):
         for key, value in config.items():
             if key == name and isinstance(value, dict):
@@ -168,6 +183,6 @@ def _refused(found: str, expected: str) -> ConfigRefused:
         "what the report would say about this job",
         found=found,
         expected=f"{expected}: a report and the weights name what ran",
-        fix="do not edit a printed config: print it with `wardround jobs write JOB --set ...` (an algorithm of your own: "
-        "--set algorithm.path=...)",
+        fix="do not edit a printed config: print it with `wardround jobs write JOB --set "
+        "...` (an algorithm of your own: --set algorithm.path=...)",
     )

@@ -1,7 +1,9 @@
-"""A startup kit on disk, of a site or of the server: who it is for, where the server is, which files are secret.
+"""A startup kit on disk, of a site or of the server: whom it is for, where the server
+is, and which files are secret.
 
-startup/   made and signed at provisioning; never edited
-local/     the party's own: a file NAME there goes before NAME.default, which is signed
+A kit has two folders. startup/ is made and signed at provisioning, and never edited.
+local/ is the party's own: a file NAME in it takes precedence over NAME.default, which
+is signed.
 """
 
 from __future__ import annotations
@@ -26,7 +28,14 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Kit:
-    """One party's workspace. role: site or server | identity: the server's name in its certificate | host, port: its address."""
+    """One party's workspace.
+
+    root: the folder that holds startup/ and local/.
+    role: "site" or "server".
+    identity: the server's name, as its certificate has it.
+    host: the server's host name.
+    port: the server's port.
+    """
 
     root: Path
     role: str
@@ -36,32 +45,42 @@ class Kit:
 
     @property
     def startup(self) -> Path:
+        """Return the folder that provisioning made and signed."""
         return self.root / "startup"
 
     @property
     def local(self) -> Path:
+        """Return the folder of the party's own files."""
         return self.root / "local"
 
     @property
     def certificate(self) -> Path:
+        """Return the path of the party's certificate."""
         return self.startup / PAIRS[self.role][0]
 
     @property
     def key(self) -> Path:
+        """Return the path of the party's private key."""
         return self.startup / PAIRS[self.role][1]
 
     def secrets(self) -> list[Path]:
-        """Return the files of this kit that nobody else may read, those that are there."""
+        """Return those files of this kit that nobody else may read, if they exist."""
         return [self.startup / name for name in SECRETS[self.role] if (self.startup / name).is_file()]
 
     def own(self, name: str) -> Path:
-        """Return the file in local/ that NVFlare reads under this name: the party's own, else the default."""
+        """Return the file in local/ that NVFlare reads under this name: the party's own
+        file, or else the default.
+        """
         file = self.local / name
         return file if file.is_file() else self.local / f"{name}.default"
 
 
 def open_kit(folder: Path) -> Kit:
-    """Return the kit in a party's workspace (or of its startup/); neither a site's nor a server's: ConfigRefused."""
+    """Return the kit in a party's workspace.
+
+    The folder startup/ in the workspace may be named too. A folder that is the kit of
+    neither a site nor a server is a ConfigRefused.
+    """
     root = folder.resolve()
     root = root.parent if root.name == "startup" else root
     roles = [role for role, name in CONFIGS.items() if (root / "startup" / name).is_file()]
@@ -79,7 +98,11 @@ def open_kit(folder: Path) -> Kit:
 
 
 def read_object(path: Path) -> Json:
-    """Return the JSON object in a file; not there, not readable, no object: ConfigRefused."""
+    """Return the JSON object in a file.
+
+    A file that is not there, that cannot be read, or that holds no object is a
+    ConfigRefused.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -90,7 +113,9 @@ def read_object(path: Path) -> Json:
 
 
 def write_changed(path: Path, change: Callable[[Json], Json]) -> bool:
-    """Write `path` as `change` of what NVFlare reads under that name now; return whether that changed anything."""
+    """Write `path` as `change` of what NVFlare reads under that name now, and return
+    whether that changed anything.
+    """
     default = path.with_name(f"{path.name}.default")
     text = json.dumps(change(read_object(path if path.is_file() else default)), indent=2) + "\n"
     if path.is_file() and path.read_text(encoding="utf-8") == text:
@@ -100,7 +125,7 @@ def write_changed(path: Path, change: Callable[[Json], Json]) -> bool:
 
 
 def readable_by_others(path: Path) -> bool:
-    """Return whether the file's mode lets anyone but its owner in."""
+    """Return whether the file's mode lets anyone but its owner read or write it."""
     return bool(path.stat().st_mode & 0o077)
 
 

@@ -1,4 +1,6 @@
-"""The server's last resort: what one answer, one round or one drawing breaks must not take the run of all with it."""
+"""The server's last resort: one answer, one round or one drawing that breaks must not
+end the run of all sites.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,12 @@ from wardround.flare.plaintext_messages import FAILURE
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong. code: for the run's problems | words: one line for the report | details: for the server's own log."""
+    """What went wrong.
+
+    code: the code for the run's problems.
+    words: one line for the report.
+    details: the text for the server's own log.
+    """
 
     code: str
     words: str
@@ -20,10 +27,10 @@ class Failure:
 
 
 def tried(work: Callable[[], object]) -> Failure | None:
-    """Do the work; return what went wrong, None when nothing did.
+    """Do the work; return what went wrong, or None when nothing did.
 
-    A Refusal says what it says. Any other exception is a fault of ours: the report names its type alone, because its text
-    may repeat what a site sent.
+    A Refusal is reported in its own words. Any other exception is a fault of ours: the
+    report names its type alone, because its text may repeat what a site sent.
     """
     try:
         work()

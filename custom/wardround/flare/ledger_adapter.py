@@ -1,10 +1,13 @@
-"""Where a hospital's privacy ledger and budget lie, and how a job reserves and spends there.
+"""Where a hospital's privacy ledger and budget lie, and how a job reserves and spends.
 
-Both are the hospital's own, in `local/` of its workspace: they outlive jobs, restarts and retries. A job with differential
-privacy is refused BEFORE training where there is no budget or where it would overspend; every release is written down
-before it leaves. The simulator's sites have no budget of their own: they take the job's, loudly.
+Both are the hospital's own, in `local/` of its workspace. They outlive jobs, restarts
+and retries. A job with differential privacy is refused BEFORE training where there is
+no budget or where the job would overspend it, and every release is written down before
+it leaves. The simulator's sites have no budget of their own: they use the job's, and
+the log says so.
 
-Two keys of one job: KEY is what the job itself promises, POLICY what the site adds whatever the job says (site_policy.py).
+One job has two keys in the ledger: KEY for what the job itself promises, and POLICY for
+what the site adds whatever the job says (site_policy.py).
 """
 
 from __future__ import annotations
@@ -32,11 +35,17 @@ KEY, POLICY = "federation", "policy"
 def reserve(
     mechanism: Charged, fl_ctx: FLContext, say: Callable[[str], None], key: str = KEY, settings: str = ""
 ) -> None:
-    """Reserve the whole job; no budget, too little budget, no privacy claim at all (epsilon > 100): refused.
+    """Reserve the whole job.
 
-    settings: the digest of what shapes the updates, which the reservation is bound to
-    It is a reservation of the job that NVFlare runs now. A job that goes on from kept state takes over what its first run had
-    reserved and not spent: what was released stays charged once.
+    It is refused where there is no budget, where the budget is too small, and where the
+    job makes no privacy claim at all (epsilon > 100). The reservation is of the job
+    that NVFlare runs now. A job that continues from kept state takes over what its
+    first run had reserved and not spent, so that what was released stays charged once.
+
+    mechanism: the stage that is charged.
+    say: writes a line into the site's log.
+    key: KEY or POLICY.
+    settings: the digest of what shapes the updates; the reservation is bound to it.
     """
     whole = _claim(mechanism.plan(), mechanism.unit, mechanism.delta)
     require_meaningful(whole.epsilon, mechanism.accept_vacuous)
@@ -51,8 +60,10 @@ def reserve(
 def spend(mechanism: Charged, numbers: Mapping[str, float | None], fl_ctx: FLContext, key: str = KEY) -> dict[str, Any]:
     """Write one round's release into the ledger; return what the receipt says of it.
 
-    numbers: what goes with the update; a training loss, which no noise hides, among them: ReleaseRefused
-    That an update IS noised, its stage has to know: no number that is absent proves it.
+    A training loss, which no noise hides, is a ReleaseRefused. That an update IS noised
+    its stage has to know: the absence of a number proves nothing.
+
+    numbers: the numbers that go with the update.
     """
     if numbers.get("loss") is not None:
         raise ReleaseRefused(
@@ -67,9 +78,11 @@ def spend(mechanism: Charged, numbers: Mapping[str, float | None], fl_ctx: FLCon
 
 
 def require_nothing_promised(fl_ctx: FLContext) -> None:
-    """Raise ReleaseRefused where a job that promises nothing has reserved something, or beside a ledger that is damaged.
+    """Raise ReleaseRefused where a job that promises nothing has reserved something,
+    and where the ledger is damaged.
 
-    A job of the same name that promised privacy may have begun this run; it is not gone on with without.
+    A job of the same name that promised privacy may have begun this run; the run is not
+    continued without that promise.
     """
     found = account(fl_ctx)
     if found is not None and set(found.reserved) - {POLICY}:
@@ -82,7 +95,10 @@ def require_nothing_promised(fl_ctx: FLContext) -> None:
 
 
 def account(fl_ctx: FLContext) -> Account | None:
-    """Return what this site's ledger says of this job; no ledger, or a job that is not in it: None."""
+    """Return what this site's ledger says of this job.
+
+    Where there is no ledger, or where the job is not in it, None is returned.
+    """
     folder = _local(fl_ctx)
     if not any((folder / name).exists() for name in (ledger_file.FILE, ledger_file.HEAD)):
         return None
@@ -91,7 +107,7 @@ def account(fl_ctx: FLContext) -> Account | None:
 
 
 def require_limit(unit: Unit, fl_ctx: FLContext) -> None:
-    """Raise ConfigRefused unless the hospital's own budget names this unit."""
+    """Raise ConfigRefused unless the hospital's own budget has a limit for a unit."""
     path = _local(fl_ctx) / FILE
     units = [limit.unit for limit in read_budget(path).limits]
     if unit not in units:
@@ -117,6 +133,7 @@ def _budget(mechanism: Charged, fl_ctx: FLContext, say: Callable[[str], None]) -
     say(
         f"NO BUDGET CONFIGURED: this simulated site allows what the job asks for, epsilon {cost:.3g} per {mechanism.unit}"
     )
+    # The margin is for rounding: the job's own cost, added up, must not exceed itself.
     return Budget((Limit(mechanism.unit, cost * (1 + 1e-9), mechanism.delta),))
 
 

@@ -1,7 +1,9 @@
-"""What a job promises about everything that leaves this site, stated once in its JSON: the component `outbound`.
+"""What a job promises about everything that leaves this site, stated once in its JSON:
+the component `outbound`.
 
-The executor reads it before it trains (what is reserved), the outbound filter runs it, the ledger is charged from it, the
-site's own policy compares it with what the hospital insists on. None of them holds a promise of its own, so none can differ.
+The executor reads it before it trains (what is reserved), the outbound filter runs it,
+the ledger is charged from it, and the site's own policy compares it with what the
+hospital insists on. None of them holds a promise of its own, so no two can differ.
 """
 
 from __future__ import annotations
@@ -30,10 +32,11 @@ PRINT = "print the job again with `wardround jobs write`"
 
 @dataclass(frozen=True)
 class Asked:
-    """What a plaintext job's executor is answering.
+    """The order that a plaintext job's executor is answering.
 
-    model: digest of the weights that came with the order
-    since: how many rounds had passed when an update of this site last counted
+    round: the number of the round, from 0.
+    model: the digest of the weights that came with the order.
+    since: how many rounds had passed when an update of this site last counted.
     """
 
     round: int
@@ -42,14 +45,19 @@ class Asked:
 
 
 class Outbound(FLComponent):  # type: ignore[misc]
-    """The stages of an update on its way out, in this order, and the names that may leave with it.
+    """The stages of an update on its way out, in this order, and the names that may
+    leave with it.
 
-    privacy: the stage that costs privacy budget: proves (PatientRelease) or adds (HospitalRelease) the noise; or "none"
-    compression: fewer bytes, in a job whose server reads updates; or "none"
-    protection: secure aggregation; or "none": the server reads every update
-    allowed_names: of images, classes, blocks, kinds of masks and scores (messages/allowed_names.py); the server accepts the same
-    NVFlare turns an undefined variable into None, so that nothing here may be left out; a missing one, a stage that costs
-    nothing where privacy is promised, parts that do not go together: ConfigRefused
+    NVFlare turns an undefined variable into None, so nothing here may be left out. A
+    missing part, a stage that costs nothing where privacy is promised, and parts that
+    do not go together are a ConfigRefused.
+
+    privacy: the stage that costs privacy budget, which proves (PatientRelease) or adds
+        (HospitalRelease) the noise; or "none".
+    compression: fewer bytes, in a job whose server reads updates; or "none".
+    secagg: secure aggregation; or "none", and then the server reads every update.
+    allowed_names: names of images, classes, blocks, kinds of labels and scores
+        (messages/allowed_names.py). The server accepts the same.
     """
 
     def __init__(
@@ -60,7 +68,9 @@ class Outbound(FLComponent):  # type: ignore[misc]
         allowed_names: Sequence[str],
     ) -> None:
         super().__init__()
-        self.privacy, self.compression, self.secagg = privacy, compression, secagg
+        self.privacy = privacy
+        self.compression = compression
+        self.secagg = secagg
         self.allowed_names = _names(allowed_names)
         self._require_kinds()
         require_fit(self.parts)
@@ -70,42 +80,50 @@ class Outbound(FLComponent):  # type: ignore[misc]
 
     @property
     def charged(self) -> Charged | None:
-        """Return the stage that the ledger charges; None: a job without differential privacy."""
+        """Return the stage that the ledger charges, or None without differential
+        privacy.
+        """
         return None if isinstance(self.privacy, str) else self.privacy
 
     @property
     def compresses(self) -> Compression | None:
-        """Return the compression; None: updates travel as float32."""
+        """Return the compression, or None where updates travel as float32."""
         return None if isinstance(self.compression, str) else self.compression
 
     @property
     def hides(self) -> SecAggSpec | None:
-        """Return the promise of the secure sum; None: the server reads updates."""
+        """Return the promise of the secure sum; None where the server reads updates."""
         return None if isinstance(self.secagg, str) else self.secagg
 
     @property
     def noise(self) -> HospitalDP | None:
-        """Return the promise of hospital-level noise; None without."""
+        """Return the promise of hospital-level noise, or None without it."""
         return self.privacy.promise if isinstance(self.privacy, HospitalRelease) else None
 
     @property
     def training_noise(self) -> PatientDP | None:
-        """Return the promise under which every gradient is private; None: the training is without noise."""
+        """Return the promise under which every gradient is private, or None where the
+        training is without noise.
+        """
         return self.privacy.promise if isinstance(self.privacy, PatientRelease) else None
 
     @property
     def promised(self) -> tuple[object, ...]:
-        """Return frozen values that tell all of what is promised; kept state and reservations are bound to them."""
+        """Return frozen values that state all that is promised. Kept state and
+        reservations are bound to them.
+        """
         return self.privacy, self.compression, self.secagg
 
     @property
     def parts(self) -> list[Part]:
-        """Return the parts whose traits must fit, in the order in which they meet an update."""
+        """Return the parts whose traits must fit, in the order in which an update
+        passes.
+        """
         return leaving(self.charged, self.compresses, self.hides)
 
     @property
     def asked(self) -> Asked:
-        """Return the order that the executor is answering; none: ConfigRefused."""
+        """Return the order that the executor is answering; none is a ConfigRefused."""
         if self._asked is None:
             raise ConfigRefused(
                 "the outbound filter of a plaintext job",
@@ -116,7 +134,7 @@ class Outbound(FLComponent):  # type: ignore[misc]
         return self._asked
 
     def begin(self, asked: Asked) -> None:
-        """Note what is being answered."""
+        """Note the order that is being answered."""
         self._asked = asked
 
     def _require_kinds(self) -> None:
@@ -133,8 +151,13 @@ class Outbound(FLComponent):  # type: ignore[misc]
 
 
 def outbound_of(fl_ctx: FLContext) -> Outbound:
-    """Return the job's one component under the id ID; anything else: ConfigRefused, so that nothing is done or leaves."""
+    """Return the job's one component with the id ID.
+
+    Anything else under that id is a ConfigRefused, so that nothing is done and nothing
+    leaves.
+    """
     found: Any = fl_ctx.get_engine().get_component(ID)
+    # The exact class: one that derives from ours could keep less than it states.
     if type(found) is not Outbound:
         raise ConfigRefused(
             f"the component {ID!r}",
@@ -146,7 +169,11 @@ def outbound_of(fl_ctx: FLContext) -> Outbound:
 
 
 def _names(allowed: Any) -> tuple[str, ...]:
-    """Return the names as a tuple; a text, which would allow each of its letters, or no list at all: ConfigRefused."""
+    """Return the names as a tuple.
+
+    A text, which would allow each of its letters, is a ConfigRefused, and so is
+    anything else that is not a list of names.
+    """
     if isinstance(allowed, (list, tuple)) and all(isinstance(name, str) for name in allowed):
         return tuple(allowed)
     raise ConfigRefused(

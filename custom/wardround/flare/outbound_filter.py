@@ -1,8 +1,11 @@
-"""The one way out of a hospital. Fails closed: what is not described raises, and NVFlare then sends an error without data.
+"""The one way out of a hospital: the filter that fails closed.
 
-A reply of the executor is read strictly, goes through the stages of the job's component `outbound`, is written down in
-`releases.jsonl` in the site's own run folder, and only then BUILT ANEW, so that nothing rides along in headers or extra keys.
-What a plaintext job lets out is in outbound_plaintext.py, what one with secure aggregation does in outbound_secagg.py.
+What is not described raises an error, and NVFlare then sends an error without data. A
+reply of the executor is read strictly, goes through the stages of the job's component
+`outbound`, and is written down in `releases.jsonl` in the site's own run folder. Only
+then is a new message built, so that nothing rides along in headers or extra keys.
+outbound_plaintext.py says what leaves in a plaintext job, outbound_secagg.py what
+leaves in one with secure aggregation.
 """
 
 from __future__ import annotations
@@ -31,11 +34,12 @@ from wardround.flare.workspaces import job_name, run_folder
 
 
 class OutboundFilter(Filter):  # type: ignore[misc]
-    """NVFlare's task-result filter of every task of a job. It has no setting: what it does stands in `outbound`.
+    """NVFlare's task-result filter of every task of a job. It has no setting: what it
+    does stands in `outbound`.
 
-    a refusal of the executor: its code alone leaves
-    a reply that is described, after what was promised has been done to it: leaves, with a receipt
-    anything else: ReleaseRefused, nothing leaves
+    Of a refusal of the executor only the code leaves. A reply that is described leaves
+    with a receipt, after what was promised has been done to it. For anything else
+    ReleaseRefused is raised, and nothing leaves.
     """
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:

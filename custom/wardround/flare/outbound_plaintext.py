@@ -1,7 +1,9 @@
-"""What leaves in a job whose server reads updates: an update after every round, the scores of the models at the end.
+"""What leaves in a job whose server reads updates: an update after every round, and the
+scores of the models at the end.
 
-Numbers over few patients stay at the hospital, all others are rounded (few_patients.py). Under differential privacy, what was
-released before is sent again, bit for bit, and is not charged again (resend_cache.py).
+Numbers of few patients stay at the hospital, and all others are rounded
+(few_patients.py). Under differential privacy, what was released before is sent again,
+bit for bit, and is not charged again (resend_cache.py).
 """
 
 from __future__ import annotations
@@ -28,12 +30,15 @@ SCORES: Receipt = {"mechanism": "means, intervals and counts over this site's pa
 def update(
     outbound: Outbound, given: plaintext_messages.Update, fl_ctx: FLContext
 ) -> tuple[plaintext_messages.Update, Receipt]:
-    """Return what leaves of an update, and its receipt; it is charged here, before it leaves.
+    """Return what leaves of an update, and its receipt. The update is charged here,
+    before it leaves.
 
-    given: as the executor made it
+    given: the update as the executor made it.
     """
     plaintext_messages.require_named(given.facts, outbound.allowed_names)
-    folder, charged, receipt = state_folder(fl_ctx), outbound.charged, dict(IN_PLAINTEXT)
+    folder = state_folder(fl_ctx)
+    charged = outbound.charged
+    receipt = dict(IN_PLAINTEXT)
     if charged is None:
         ledger_adapter.require_nothing_promised(fl_ctx)
         leaving = _without_few(given, given, fl_ctx)
@@ -43,8 +48,10 @@ def update(
         passed, said = charged.outbound(Update(given.delta, given.weight), outbound.asked.round, {})
         receipt |= said | ledger_adapter.spend(charged, given.numbers, fl_ctx)
         leaving = _without_few(replace(given, delta=passed.params), given, fl_ctx)
+        # Kept before it leaves: a crash in between must not lead to a second release.
         resend_cache.keep(folder, outbound.asked, leaving)
-    # Last: what is kept to be sent again is the update itself, and the same update makes the same message.
+    # Compression comes last: what is kept to be sent again is the update itself, and
+    # the same update makes the same message.
     if outbound.compresses is not None:
         leaving, receipt = _compressed(outbound.compresses, leaving, receipt, outbound.asked, fl_ctx)
     size = sum(int(block.nbytes) for block in leaving.delta.values())
@@ -60,9 +67,10 @@ def scores(outbound: Outbound, given: Mapping[str, Any], fl_ctx: FLContext) -> t
 def _without_few(
     leaving: plaintext_messages.Update, given: plaintext_messages.Update, fl_ctx: FLContext
 ) -> plaintext_messages.Update:
-    """Return the update without numbers of few patients.
+    """Return the update without the numbers of few patients.
 
-    After the ledger was charged, which looks for a training loss: one that is not told must not pass for one that is not there.
+    This comes after the ledger was charged, because the ledger looks for a training
+    loss: a loss that is withheld must not pass for a loss that is not there.
     """
     return few_patients.update(leaving, few_patients.known(fl_ctx, given.facts))
 
@@ -70,7 +78,9 @@ def _without_few(
 def _compressed(
     compression: Compression, leaving: plaintext_messages.Update, receipt: Receipt, asked: Asked, fl_ctx: FLContext
 ) -> tuple[plaintext_messages.Update, Receipt]:
-    """Return the update whose `delta` is the message of the compression; what it remembers is written down."""
+    """Return the update whose `delta` is the message of the compression, and write down
+    what the compression remembers.
+    """
     stage = compression.stage(Layout.of(leaving.delta), str(fl_ctx.get_identity_name()))
     remembered = stage_memory.of_round(state_folder(fl_ctx), stage, asked)
     passed, said = stage.outbound(Update(leaving.delta, leaving.weight), asked.round, remembered.after)

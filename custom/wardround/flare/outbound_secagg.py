@@ -1,8 +1,11 @@
-"""What leaves in a job with secure aggregation: signed statements, and payloads that nobody reads one by one.
+"""What leaves in a job with secure aggregation: signed statements, and payloads that
+nobody reads one by one.
 
-The executor hands over a readable update INSIDE the process. Here it goes through the job's stages (and, before this filter,
-through whatever the site's own privacy scope demands), becomes integers that are kept at the site, is packed, masked and
-encrypted; only then does something leave. The ring's update never passes here in the open: the site adds it at its hop.
+The executor hands over a readable update INSIDE the process. Here the update goes
+through the job's stages (and, before this filter, through whatever the site's own
+privacy scope demands). It becomes integers that are kept at the site, and these are
+packed, masked and encrypted; only then does something leave. In a ring the update is
+not sent from here: the site adds it at its hop.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from wardround.flare.outbound import Outbound
 from wardround.flare.secagg_session import SecAggSession
 from wardround.messages import plaintext, statements
 
-# In the context of one reply: what the site's own policy did to the update before this filter.
+# A key in the context of one reply: what the site's own policy did to the update before
+# this filter.
 TREATED = "wardround_policy"
 EXACT: Receipt = {"mechanism": "none", "guarantee": "no differential privacy: the sum itself is exact"}
 
@@ -34,16 +38,21 @@ def leaving(
 ) -> tuple[secagg_messages.Reply, Receipt]:
     """Return the reply that leaves, and its receipt.
 
-    train: an update is coded and hidden, or, in a repeated attempt, the integers that are kept are hidden once more
-    finish: which blocks a mask keeps at the site is not told: with it, the sum of a block could be known to hold one hospital
-    under hospital-level DP no number and no score leaves beside the update: all of them come from the hospital's patients
+    train: the update is coded and hidden or, in a repeated attempt, the integers that
+        are kept are hidden once more.
+    finish: the reply does not say which blocks a mask keeps at the site. With that
+        knowledge, the sum of a block could be known to hold the update of one hospital
+        only.
+
+    Under hospital-level DP no number and no score leaves beside the update, because all
+    of them come from the hospital's patients.
     """
     session = outbound.session
     if session is None:
         raise ReleaseRefused(
             "a reply of secure aggregation",
             found="a job that promises none",
-            expected="a protection in its component `outbound`",
+            expected="a `secagg` in its component `outbound`",
             fix="print the job again with `wardround jobs write`",
         )
     exit_ = _Exit(outbound, session, fl_ctx)
@@ -72,7 +81,10 @@ class _Exit:
     fl_ctx: FLContext
 
     def train(self, shareable: Shareable) -> tuple[secagg_messages.Reply, Receipt]:
-        """Return this round's integers, hidden for this attempt (the ring: that they are ready), and the receipt."""
+        """Return this round's integers, hidden for this attempt, and the receipt.
+
+        In a ring the reply only says that the site is ready.
+        """
         site, call = self.session.open(self.fl_ctx), self.session.call
         moment = call.moment
         receipt: Receipt = {"round": moment.round, "attempt": moment.attempt}
@@ -95,9 +107,10 @@ class _Exit:
         return few_patients.scores(told, few_patients.known(self.fl_ctx))
 
     def require_made_here(self) -> dict[str, Any]:
-        """Return what was said when this round's integers were coded.
+        """Return what was noted when this round's integers were coded.
 
-        integers of a job with another promise, or that another policy of this site let pass: ReleaseRefused
+        Integers of a job with another promise, or that another policy of this site let
+        pass, are a ReleaseRefused.
         """
         round_ = self.session.call.moment.round
         said = self.session.open(self.fl_ctx).said(round_)
@@ -111,19 +124,26 @@ class _Exit:
         return said
 
     def _made_by(self) -> str:
-        """Return what integers are bound to: the job's promise, and what this site's own policy did to the update before."""
+        """Return what integers are bound to: the job's promise, and what this site's
+        own policy did to the update before.
+        """
         return kept_settings.digest_of(*self.outbound.promised, self.fl_ctx.get_prop(TREATED, ""))
 
     def _keep(self, update: plaintext_messages.Update) -> Receipt:
-        """Run the stages, charge the ledger, code the update and keep it; return the receipt."""
-        outbound, session, moment = self.outbound, self.session, self.session.call.moment
+        """Run the stages, charge the ledger, code and keep the update; return the
+        receipt.
+        """
+        outbound = self.outbound
+        session = self.session
+        moment = self.session.call.moment
         passed, receipt = Update(update.delta, update.weight), dict(EXACT)
         if outbound.charged is None:
             ledger_adapter.require_nothing_promised(self.fl_ctx)
         else:
             passed, said = outbound.charged.outbound(passed, moment.round, {})
             receipt |= said | ledger_adapter.spend(outbound.charged, update.numbers, self.fl_ctx)
-        # After `spend`, which looks for a training loss: one that is not told must not pass for one that is not there.
+        # This comes after `spend`, which looks for a training loss: a loss that is
+        # withheld must not pass for a loss that is not there.
         numbers, facts = self._told(update)
         beside = {"numbers": numbers, "facts": facts, "model": session.model, "settings": session.settings}
         beside |= {"run": moment.run, "exit": self._made_by()}

@@ -1,10 +1,14 @@
-"""A job without code is two JSON files and a card: everything else that NVFlare would read from a job is refused here.
+"""Whether a job without code is just two JSON files and a card: everything else that
+NVFlare would read from a job is refused here.
 
-NVFlare reads a job's config as JSON, else as HOCON or YAML. HOCON includes files and URLs and reads the environment, and in
-any of them "{$NAME}" is a variable of the environment: with these a config reads what the site knows before a class is
-checked. It also takes the first file of a name that lies anywhere below a folder, and takes top-level keys of a job for
-settings of NVFlare itself. `wardround sites harden` installs PlainJobs as `app_validator` in local/resources.json. NVFlare
-builds it at the start of the parent process, and again in every job process before that reads the job's config.
+NVFlare reads a job's config as JSON, else as HOCON or YAML. HOCON includes files and
+URLs and reads the environment, and in any of them "{$NAME}" is a variable of the
+environment. With these, a config reads what the site knows before any class is checked.
+NVFlare also takes the first file of a name that lies anywhere below a folder, and takes
+top-level keys of a job for its own settings. `wardround sites harden` installs
+PlainJobs as `app_validator` in local/resources.json. NVFlare builds it at the start of
+the parent process, and again in every job process before that process reads the job's
+config.
 """
 
 from __future__ import annotations
@@ -25,7 +29,9 @@ from wardround.core.errors import ConfigRefused
 from wardround.core.validate import once
 
 CLIENT, SERVER = "config/config_fed_client.json", "config/config_fed_server.json"
-CARD, CODE, _META = "CARD.md", "custom", "meta.json"
+CARD = "CARD.md"
+CODE = "custom"
+_META = "meta.json"
 ENTRY = {"path": "wardround.flare.plain_jobs.PlainJobs", "args": {}}
 MOST_BYTES = 1_000_000
 _SIGNED = (NVFLARE_SIG_FILE, NVFLARE_SUBMITTER_CRT_FILE)
@@ -33,7 +39,8 @@ _KEYS = {
     CLIENT: {"format_version", "executors", "task_data_filters", "task_result_filters", "components"},
     SERVER: {"format_version", "server", "workflows", "task_data_filters", "task_result_filters", "components"},
 }
-# The one address that a job may hold: where the server sends curves. A site never reads the server's config.
+# The one address that a job may hold: where the server sends curves. A site never reads
+# the server's config.
 _ADDRESS = "tracking_uri"
 
 
@@ -54,17 +61,22 @@ class JsonOnly(ConfigLoader):  # type: ignore[misc]
 
 
 class PlainJobs(AppValidator):  # type: ignore[misc]
-    """Lets a party take jobs that are two JSON configs and a card. Making one closes NVFlare's other loaders in this process."""
+    """Makes a party accept only jobs that are two JSON configs and a card.
+
+    Building one closes NVFlare's other loaders in this process.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         close_other_loaders()
 
     def validate(self, app_folder: str) -> tuple[str, dict[str, Any]]:
-        """Return ("", {}), or what is wrong with a deployed app. The words name only what the job itself brought.
+        """Return ("", {}) for a deployed app that is plain, or what is wrong with it.
+        The text names only what the job itself brought.
 
-        An app that brings `custom` is a job with code: whether it may is NVFlare's own question (the right `byoc`, which a
-        hardened party denies); its configs must be plain all the same.
+        An app that brings `custom` is a job with code. Whether it may is NVFlare's own
+        question (the right `byoc`, which a hardened party denies). Its configs must be
+        plain all the same.
         """
         try:
             require_plain(Path(app_folder), CODE)
@@ -74,8 +86,13 @@ class PlainJobs(AppValidator):  # type: ignore[misc]
 
 
 def close_other_loaders() -> None:
-    """Let NVFlare read configs as JSON only, in this process; where its loaders are not to be found: ConfigRefused."""
+    """Let NVFlare read configs as JSON only, in this process.
+
+    An NVFlare whose loaders are kept elsewhere is a ConfigRefused.
+    """
     others = [fmt for fmt in ConfigFormat if fmt != ConfigFormat.JSON]
+    # NVFlare has no public way to remove a loader; whether this one worked is asked
+    # below.
     table = getattr(ConfigFactory, "_fmt2Loader", {})
     table.update({fmt: JsonOnly(fmt) for fmt in others})
     if not all(isinstance(ConfigFactory.get_config_loader(fmt), JsonOnly) for fmt in others):
@@ -88,11 +105,14 @@ def close_other_loaders() -> None:
 
 
 def require_plain(app: Path, without: str = "") -> None:
-    """Raise ConfigRefused unless a deployed app is the two JSON configs, and beside them at most a card and signatures.
+    """Raise ConfigRefused unless a deployed app is the two JSON configs, and beside
+    them at most a card and signatures.
 
-    without: a folder of the app that is not looked into
-    a link, another file or folder, no client's or server's config, no strict JSON, an unknown top-level key, a reference
-    to a variable, an address: ConfigRefused
+    Refused are a link, another file or folder, an app without a client's or a server's
+    config, a config that is not strict JSON, an unknown top-level key, a reference to a
+    variable, and an address.
+
+    without: a folder of the app that is not examined.
     """
     if app.is_symlink() or not app.is_dir():
         raise _refused("an app that is no folder", "a link is never followed")
@@ -107,10 +127,11 @@ def require_plain(app: Path, without: str = "") -> None:
 
 
 def require_plain_folder(folder: Path) -> None:
-    """Raise ConfigRefused unless a job's folder is meta.json, a card, and apps as above; code in an app's `custom` passes.
+    """Raise ConfigRefused unless a job's folder is meta.json, a card, and apps as
+    above. Code in an app's `custom` passes.
 
-    NVFlare's command line reads a folder that is submitted as HOCON: what it includes, and the environment of the person
-    who submits it, would become part of the job.
+    NVFlare's command line reads a folder that is submitted as HOCON. What it includes,
+    and the environment of the person who submits it, would become part of the job.
     """
     apps = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.is_symlink()]
     others = [path.name for path in sorted(folder.iterdir()) if path not in apps and path.name not in (_META, CARD)]
@@ -126,8 +147,9 @@ def require_plain_folder(folder: Path) -> None:
 
 
 def _walk(folder: Path, before: str) -> Iterator[tuple[str, str]]:
-    """Yield (name below the app, kind) of everything; links are not followed."""
+    """Yield (name below the app, kind) of everything. Links are not followed."""
     for entry in sorted(os.scandir(folder), key=lambda one: one.name):
+        # The entry itself, not what a link points to.
         name, mode = f"{before}{entry.name}", entry.stat(follow_symlinks=False).st_mode
         if stat.S_ISDIR(mode):
             yield name, "folder"
@@ -152,7 +174,7 @@ def _require_plain_config(name: str, path: Path) -> None:
 
 
 def _strict(name: str, path: Path) -> dict[str, Any]:
-    """Return the object in a short file of strict JSON; anything else: ConfigRefused."""
+    """Return the object in a short file of strict JSON; all else is a ConfigRefused."""
     if path.stat().st_size > MOST_BYTES:
         raise _refused(f"{name} of more than {MOST_BYTES:,} bytes", "a config is short")
     try:
@@ -174,7 +196,7 @@ def _problem_of_texts(name: str, config: dict[str, Any]) -> str:
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield (nearest key, text) of every text in a config; a key is a text too."""
+    """Yield (nearest key, text) for every text in a config. A key is a text too."""
     if isinstance(value, str):
         yield key, value
     for part in value if isinstance(value, list) else ():

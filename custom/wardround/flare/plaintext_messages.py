@@ -30,17 +30,17 @@ NUMBERS = {"loss": Maybe(LOSS), "val_score": Maybe(SCORE), "seconds": Maybe(SECO
 
 
 def site_facts(names: Allowed) -> dict[str, Any]:
-    """Return the shape of what a site says of itself, with the kinds of labels of a job."""
+    """Return the shape of what a site says of itself, with a job's kinds of labels."""
     return {**SITE_FACTS, "label_kind": OneOf(names.label_kinds)}
 
 
 def update_meta(names: Allowed) -> dict[str, Any]:
-    """Return the shape of what goes with an update, compressed or not, with the kinds of labels of a job."""
+    """Return the shape of what goes with an update of a job, compressed or not."""
     return {"weight": WEIGHT, "numbers": NUMBERS, "facts": site_facts(names)}
 
 
 def scores_shape(names: Allowed) -> dict[str, Any]:
-    """Return the shape of a site's judgement, with the scores of a job."""
+    """Return the shape of a site's evaluation, with the scores of a job."""
     return {**SCORES, "candidates": Each(candidate(names.metrics), CANDIDATES)}
 
 
@@ -65,7 +65,9 @@ SCORES = {
 }
 NAMED = ("modalities", "classes", "personal")
 REFUSAL = "wardround_refusal"
-MEMORY, FAILURE, UNKNOWN = "memory", "failure", "error"
+MEMORY = "memory"
+FAILURE = "failure"
+UNKNOWN = "error"
 _CODES = frozenset({Refusal.code, *(kind.code for kind in Refusal.__subclasses__()), MEMORY, FAILURE, UNKNOWN})
 _RETURN_CODES = frozenset(value for name, value in vars(ReturnCode).items() if name.isupper())
 
@@ -77,9 +79,13 @@ def update_message(update: Update) -> Shareable:
 
 
 def read_update(message: Shareable, words: Collection[str] | None = None) -> Update:
-    """Read the result of a train task; ReleaseRefused on any key too many or too few, other kind, type, range or NaN.
+    """Read the result of a train task.
 
-    words: the names that the job lists (messages/allowed_names.py), among them its kinds of masks; None: those of shipped tasks
+    A key too many or too few, another kind, type or range, or a NaN is a
+    ReleaseRefused.
+
+    words: the names that the job lists (messages/allowed_names.py), among them its
+        kinds of labels. None stands for those of the shipped tasks.
     """
     dxo = read_dxo(message, DataKind.WEIGHT_DIFF)
     require_shape(dxo.meta, update_meta(allowed(words)), "an update's meta")
@@ -98,9 +104,12 @@ def scores_message(scores: Mapping[str, Any]) -> Shareable:
 
 
 def read_scores(message: Shareable, words: Collection[str] | None = None) -> dict[str, Any]:
-    """Read the result of a finish task; ReleaseRefused unless it is exactly SCORES, with the job's scores and no others.
+    """Read the result of a finish task.
 
-    words: as for `read_update`
+    Anything but exactly SCORES, with the job's scores and no others, is a
+    ReleaseRefused.
+
+    words: the names that the job lists, as for `read_update`.
     """
     dxo = read_dxo(message, DataKind.METRICS)
     require_shape(dxo.meta, {}, "the scores' meta")
@@ -109,10 +118,11 @@ def read_scores(message: Shareable, words: Collection[str] | None = None) -> dic
 
 
 def require_named(told: Mapping[str, Any], words: Collection[str]) -> None:
-    """Raise ReleaseRefused unless facts or scores name only `allowed_names`: sequences, classes and blocks that the job lists.
+    """Raise ReleaseRefused unless facts or scores name only sequences, classes and
+    blocks that the job lists.
 
-    Which words a site's data bring along is for the job to say (`allowed_names` of its component `outbound`); the word found
-    is not repeated.
+    The job says which words a site's data may bring along (`allowed_names` of its
+    component `outbound`). A strange word is not repeated in the refusal.
     """
     others = set(allowed(words).others)
     for key in NAMED:
@@ -126,7 +136,9 @@ def require_named(told: Mapping[str, Any], words: Collection[str]) -> None:
 
 
 def refusal_message(code: str) -> Shareable:
-    """Return the reply of a site that refused a task: the code travels, the reason stays in the site's log."""
+    """Return the reply of a site that refused a task: the code travels, the reason
+    stays at the site.
+    """
     reply = make_reply(ReturnCode.EXECUTION_EXCEPTION)
     reply[REFUSAL] = code
     return reply

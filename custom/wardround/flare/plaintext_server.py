@@ -1,4 +1,6 @@
-"""How the server of a plaintext job opens its run, and how its messages are written on the wire."""
+"""How the server of a plaintext job opens its run, and how its messages are written on
+the wire.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +26,21 @@ from wardround.training.global_model import GlobalModel
 
 @final
 class PlaintextServer:
-    """The server reads the updates of single sites.
+    """The server of a job in which it reads the updates of single sites.
 
-    aggregation: how one update is made of those of the sites
-    compression: how updates get smaller on their way here, or "none"
-    rule: what the server does with it
-    model: the network; the server makes its first weights from `seed`
-    variables: every variable that travels
-    home_roles: blocks of these roles stay at the sites, so that no update holds them
-    min_clients: fewer updates than this end the run
-    allowed_names: the names that a reply may hold, as the sites' component `outbound` lists them
-    inputs: what the network reads and tells, for its files of weights
     A state folder with an unfinished run is resumed.
+
+    aggregation: how one update is made of those of the sites.
+    compression: how updates get smaller on their way here, or "none".
+    server_optimizer: what the server does with the aggregated update.
+    model: the network. The server makes its first weights from `seed`.
+    variables: every variable that travels.
+    home_roles: blocks of these roles stay at the sites, so that no update holds them.
+    min_clients: a round with fewer updates than this ends the run.
+    seed: of the first weights.
+    allowed_names: the names that a reply may hold, as the sites' component `outbound`
+        lists them.
+    inputs: what the network reads and predicts, for its files of weights.
     """
 
     def __init__(
@@ -58,8 +63,8 @@ class PlaintextServer:
             raise ConfigRefused(
                 "the job's server settings",
                 found=f"min_clients {min_clients}, variables {variables}",
-                expected="min_clients >= 1, and every part; home_roles and allowed_names [], and compression none, where "
-                "there is nothing",
+                expected="min_clients >= 1, and every part; home_roles and allowed_names [], "
+                "and compression none, where there is nothing",
                 fix="print the job again with `wardround jobs write`",
             )
         self.compression = compression
@@ -77,13 +82,16 @@ class PlaintextServer:
 
     @property
     def compresses(self) -> Compression | None:
-        """Return the compression; None: updates come as float32."""
+        """Return the compression, or None where updates come as float32."""
         return None if isinstance(self.compression, str) else self.compression
 
     def open(self, fl_ctx: FLContext, num_rounds: int, about: dict[str, Any]) -> PlaintextRun:
-        """Return a new run, or the one that the state folder holds; that of another job: a Refusal."""
+        """Return a new run, or the run that the state folder holds. The state of
+        another job is a Refusal.
+        """
         folder = workspaces.state_folder(fl_ctx)
-        # A report is read with the same list, and a resumed run must have it too.
+        # A report is read with the same list, and a resumed run must have the same
+        # list.
         about = {**about, "names": self.allowed_names}
         model = GlobalModel.open(
             folder, self.model, self.server_optimizer, self.variables, self.seed, about, self.inputs

@@ -1,4 +1,6 @@
-"""The tasks of a site in a job whose server reads updates: `train` and `finish`, both with the weights of every variable."""
+"""The tasks of a site in a job whose server reads updates: `train` and `finish`, both
+with the weights of every variable.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ class PlaintextTasks:
     names = TASKS
 
     def __init__(self, trainer: Trainer, outbound: Outbound) -> None:
-        self._trainer, self._outbound = trainer, outbound
+        self._trainer = trainer
+        self._outbound = outbound
 
     def do(self, task: str, message: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return the reply to one task; a message that is no Order: ReleaseRefused."""
@@ -34,6 +37,8 @@ class PlaintextTasks:
         trainer, outbound, name = self._trainer, self._outbound, str(fl_ctx.get_identity_name())
         if order.round == 0:
             workspaces.begin_anew(fl_ctx)
+        # Noted before anything is trained: a job that continues from this state
+        # continues the run that began here.
         workspaces.run_id(fl_ctx)
         trainer.require_own_state(outbound, fl_ctx)
         since = order.since(name)

@@ -1,4 +1,6 @@
-"""What a site's policies ask of a job before they let it train or answer: silence, one promise, a reservation of its own."""
+"""What a site's policies ask of a job before they let it train or answer: silence, one
+promise, and a reservation of its own.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,20 @@ def require_silence(fl_ctx: FLContext) -> None:
 
 
 def require_own_executor(fl_ctx: FLContext) -> None:
-    """Raise ReleaseRefused unless the one executor that NVFlare runs is ours: it trains under what `outbound` promises."""
+    """Raise ReleaseRefused unless the one executor that NVFlare runs is ours, which
+    trains under what `outbound` promises.
+    """
     if executor_of(fl_ctx) is None:
         raise refused("two executors, or one that is not ours", "one SiteExecutor for every task")
 
 
 def require_reserved(fl_ctx: FLContext, outbound: Outbound) -> None:
-    """Raise ReleaseRefused unless this job, as NVFlare knows it, has reserved the plan for the settings that it runs with."""
-    account, executor, charged = ledger_adapter.account(fl_ctx), executor_of(fl_ctx), outbound.charged
+    """Raise ReleaseRefused unless this job, as NVFlare knows it, has reserved the plan
+    for the settings that it runs with.
+    """
+    account = ledger_adapter.account(fl_ctx)
+    executor = executor_of(fl_ctx)
+    charged = outbound.charged
     if charged is None or account is None or account.reserved.get(KEY) != charged.plan():
         raise refused(
             "a job that did not reserve what it promises", "the plan of `privacy` in its component `outbound`"
@@ -55,5 +63,6 @@ def asked(shareable: Shareable) -> tuple[int, int]:
 
 
 def refused(found: str, expected: str) -> ReleaseRefused:
-    fix = "run another job, or let the hospital decide on its local/privacy.json anew"
+    """Return the refusal of a job that this hospital's own policy does not accept."""
+    fix = "run another job, or ask the hospital to change its local/privacy.json"
     return ReleaseRefused("a job under this hospital's own policy", found=found, expected=expected, fix=fix)

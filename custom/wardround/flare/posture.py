@@ -1,4 +1,6 @@
-"""What NVFlare itself would read in a kit: who may do what from afar, and privacy scopes. Nothing is run."""
+"""What NVFlare itself would read in a kit: who may do what from afar, and the privacy
+scopes. Nothing is run.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from wardround.core.errors import ConfigRefused
 from wardround.flare import plain_jobs
 from wardround.flare.class_paths import require_known_filters
 
-BYOC, CLASSES, ENFORCEMENT = "byoc", "class_allow_list", "class_list_enforcement_mode"
+BYOC = "byoc"
+CLASSES = "class_allow_list"
+ENFORCEMENT = "class_list_enforcement_mode"
 
 
 def commands_in(categories: Iterable[str]) -> set[str]:
@@ -36,18 +40,23 @@ def spelled(right: str) -> str:
 
 
 def may_bring_code(authorization: dict[str, Any]) -> list[str]:
-    """Return the roles of which anybody may submit jobs with code here; a policy that NVFlare refuses: ConfigRefused."""
+    """Return the roles of which anybody may submit jobs with code here. A policy that
+    NVFlare refuses is a ConfigRefused.
+    """
     return sorted({role for role, _ in who_may(authorization, (BYOC,))})
 
 
 def who_may(
     authorization: dict[str, Any], rights: Iterable[str], *, but_own_organisation: bool = False
 ) -> list[tuple[str, str]]:
-    """Return (role, command) wherever somebody of that role may do it: every command of a category, or the right itself.
+    """Return (role, command) wherever somebody of that role may do it: every command of
+    a category, or the right itself.
 
-    Only a plain "none" counts as closed: a condition ("n:lead@hospital", "o:submitter") lets somebody in.
-    but_own_organisation: what is limited to the party's own organisation ("o:site") is closed too
-    a policy that NVFlare refuses: ConfigRefused
+    Only a plain "none" counts as closed: a condition ("n:lead@hospital", "o:submitter")
+    lets somebody in. A policy that NVFlare refuses is a ConfigRefused.
+
+    but_own_organisation: what is limited to the party's own organisation ("o:site")
+        counts as closed too.
     """
     policy, problem = parse_policy_config(authorization, COMMAND_CATEGORIES)
     if policy is None:
@@ -70,7 +79,11 @@ def who_may(
 
 
 def listed_classes(resources: dict[str, Any]) -> list[str] | None:
-    """Return the lines that NVFlare enforces for jobs without code, its own where resources.json has none; any class: None."""
+    """Return the lines of the class allow-list that NVFlare enforces for jobs without
+    code, or None where any class may be built.
+
+    Where resources.json has no list, NVFlare's own is returned.
+    """
     lines = resources.get(CLASSES, list(DEFAULT_CLASS_ALLOW_LIST))
     if not isinstance(lines, list) or "*" in lines or resources.get(ENFORCEMENT, "enforce") != "enforce":
         return None
@@ -78,21 +91,27 @@ def listed_classes(resources: dict[str, Any]) -> list[str] | None:
 
 
 def own_classes(resources: dict[str, Any]) -> list[str]:
-    """Return the lines of a party's list that are not in the one that NVFlare delivers; no list: []."""
+    """Return the lines of a party's list that are not in the one that NVFlare delivers.
+    A party without a list has none.
+    """
     lines = (listed_classes(resources) or []) if CLASSES in resources else []
     return [line for line in lines if line not in DEFAULT_CLASS_ALLOW_LIST]
 
 
 def takes_plain_jobs_only(resources: dict[str, Any]) -> bool:
-    """Tell whether NVFlare builds PlainJobs here, which takes a job without code only as two JSON files and a card."""
+    """Tell whether NVFlare builds PlainJobs here, which accepts a job without code only
+    as two JSON files and a card.
+    """
     found = resources.get("app_validator")
     return isinstance(found, dict) and found.get("path") == plain_jobs.ENTRY["path"] and not found.get("disabled")
 
 
 def scopes(workspace: Path, site: str) -> tuple[str | None, list[str]]:
-    """Return (default scope, names of scopes) of a site's privacy.json, each filter built as NVFlare builds it; none: (None, []).
+    """Return (default scope, names of scopes) of a site's privacy.json, each filter
+    built as NVFlare builds it.
 
-    what NVFlare cannot read or build: ConfigRefused
+    Without that file the result is (None, []). What NVFlare cannot read or build is a
+    ConfigRefused.
     """
     _require_known_filters(workspace)
     try:
@@ -103,7 +122,8 @@ def scopes(workspace: Path, site: str) -> tuple[str | None, list[str]]:
             "local/privacy.json",
             found=str(error)[-300:],
             expected="scopes whose filters can be built",
-            fix="copy poc_workspace/privacy.json (or privacy_hospital.json, privacy_patient.json, privacy_secagg.json) anew",
+            fix="copy poc_workspace/privacy.json (or privacy_hospital.json, "
+            "privacy_patient.json, privacy_secagg.json) to local/privacy.json again",
         ) from error
     names = sorted(manager.name_to_scopes or {})
     default = manager.default_scope
@@ -111,7 +131,9 @@ def scopes(workspace: Path, site: str) -> tuple[str | None, list[str]]:
 
 
 def _require_known_filters(workspace: Path) -> None:
-    """Raise ConfigRefused where the privacy.json names what must not be built only to look at the kit."""
+    """Raise ConfigRefused where the privacy.json names what must not be built only to
+    look at the kit.
+    """
     local = workspace / "local"
     file, own = local / "privacy.json", local / "resources.json"
     if file.is_file():
@@ -121,7 +143,9 @@ def _require_known_filters(workspace: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what NVFlare prints and logs about a file that it cannot read off a page that says it in one line."""
+    """Silence what NVFlare prints and logs about a file that it cannot read: the page
+    says it in one line.
+    """
     scanner = logging.getLogger("nvflare.fuel.utils.json_scanner.JsonScanner")
     before, scanner.disabled = scanner.disabled, True
     try:

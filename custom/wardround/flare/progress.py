@@ -1,7 +1,8 @@
-"""How far a running job is, in one line: what `nvflare job stats` and `job monitor` are told, and with them the lead.
+"""How far a running job is, in one line: what `nvflare job stats` and `job monitor`
+show, to the lead among others.
 
-NVFlare's server asks every component when an admin asks for statistics; nothing is sent by itself. What is told is what the
-server's own log and the report hold.
+NVFlare's server asks every component when an administrator asks for statistics; nothing
+is sent by itself. The line holds only what the server's own log and the report hold.
 """
 
 from __future__ import annotations
@@ -21,9 +22,14 @@ GROUP = "wardround"
 
 @dataclass(frozen=True)
 class Now:
-    """Where a run is. round: -1 before the first, `rounds` in the judgement | since: when it began, time.monotonic()
+    """Where a run is.
 
-    answered, asked: sites, of the question that is open now | missing: sites, in this round
+    round: -1 before the first round, `num_rounds` in the final evaluation.
+    num_rounds: how many rounds there are.
+    answered: how many sites have answered the question that is open now.
+    asked: how many sites were asked that question.
+    missing: the sites that are missing in this round.
+    since: when the round began, by time.monotonic(), in seconds.
     """
 
     round: int
@@ -35,16 +41,21 @@ class Now:
 
 
 def tell(fl_ctx: FLContext, now: Now, history: Sequence[Mapping[str, Any]]) -> None:
-    """Add the line, and the round as a number, to what NVFlare collects now. history: the rounds that are over."""
+    """Add the line, and the round as a number, to what NVFlare collects now.
+
+    history: the rounds that are over.
+    """
     collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR)
     if isinstance(collector, GroupInfoCollector):
         collector.set_info(GROUP, {"round": min(now.round + 1, now.num_rounds), "progress": words(now, history)})
 
 
 def words(now: Now, history: Sequence[Mapping[str, Any]]) -> str:
-    """Return for example "round 2/6: 3 of 4 sites, missing site-4, mean score 0.41, about 3 min left".
+    """Return for example "round 2/6: 3 of 4 sites, missing site-4, mean score 0.41,
+    about 3 min left".
 
-    history: entries of rounds, with the seconds that each took and the scores that were told
+    history: entries of rounds, with the seconds that each took and the scores that
+        sites sent.
     """
     which = (
         "the sites join"
@@ -71,7 +82,11 @@ def words(now: Now, history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def seconds_left(now: Now, history: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return how long the rounds that are left will take, the judgement counted as one; None before the first is over."""
+    """Return how many seconds the rounds that are left will take, or None before the
+    first round is over.
+
+    The final evaluation counts as one round.
+    """
     if not history:
         return None
     each = float(mean(one["seconds"] for one in history[-3:]))

@@ -1,6 +1,7 @@
-"""Two builders for `nvflare provision` and `nvflare poc`: one sum key for the sites, and a signature over every kit.
+"""Two builders for `nvflare provision` and `nvflare poc`: one sum key for the sites,
+and a signature over every kit.
 
-In project.yml, the key before the certificates and the signatures last:
+In project.yml, the key comes before the certificates, and the signatures come last:
 
     builders:
       - path: wardround.flare.provision.SumKeyBuilder
@@ -27,11 +28,13 @@ STATE = "wardround_sum_key"
 
 
 class SumKeyBuilder(Builder):  # type: ignore[misc]
-    """Writes startup/wardround_sum_key.key for every site and startup/wardround_sum_public.json for the server.
+    """Writes startup/wardround_sum_key.key for every site and
+    startup/wardround_sum_public.json for the server.
 
-    Provisioned again (a site added later), the key of the project's state folder is kept, so that old kits stay valid.
-    That folder also holds the root's private key, in a file that NVFlare writes for everybody to read (state/cert.json): the
-    folder itself is closed to others here.
+    When a project is provisioned again (a site is added later), the key in the
+    project's state folder is kept, so that old kits stay valid. That folder also holds
+    the root's private key, in a file that NVFlare writes for everybody to read
+    (state/cert.json), so the folder itself is closed to others here.
     """
 
     def build(self, project: Project, ctx: ProvisionContext) -> None:
@@ -49,10 +52,12 @@ class SumKeyBuilder(Builder):  # type: ignore[misc]
 
 
 class KitSigner(Builder):  # type: ignore[misc]
-    """Signs startup/ and local/ of the server's and every site's kit with the project's root key.
+    """Signs startup/ and local/ of the server's and every site's kit with the project's
+    root key.
 
-    NVFlare's own SignatureBuilder signs only kits that hold its CKKS contexts or run confidentially; `wardround preflight`
-    tells by these signatures whether a file was changed after provisioning.
+    NVFlare's own SignatureBuilder signs only kits that hold its CKKS contexts or run
+    confidentially. `wardround preflight` sees by these signatures whether a file was
+    changed after provisioning.
     """
 
     def build(self, project: Project, ctx: ProvisionContext) -> None:

@@ -1,15 +1,20 @@
-"""For the server's own process: start a running job again at a site that was away. NVFlare does not do that by itself.
+"""For the server's own process: starts a running job again at a site that was away,
+which NVFlare does not do by itself.
 
-A site whose process died and was started again registers with a new token; its share of every running job is gone. Nothing in
-NVFlare 2.9 sends a job to a site after its start, so without this component such a site stays out until the job is submitted
+A site whose process died and was started again registers with a new token, and its
+share of every running job is gone. Nothing in NVFlare 2.9 sends a job to a site after
+its start, so without this component such a site stays out until the job is submitted
 again. The lead installs it in the server's `local/resources.json`:
 
     {"id": "rejoin", "path": "wardround.flare.rejoin.Rejoin", "args": {}}
 
-At a site's heartbeat: is it connected under another token than the one that a running job knows, or named by the job's
-deploy_map and not in it at all? Then the job is started there (and deployed first where the site does not have it any more; it
-is not deployed over what is there, since that would delete the run's folder and with it the site's state), and the site takes
-the place of its old self among those that the job's process is told of. The site decides as it did at the start: it may refuse.
+At a site's heartbeat the component asks whether the site is connected under another
+token than the one that a running job knows, or is named by the job's deploy_map and is
+not in the job at all. If so, the job is started there. It is deployed first if the site
+does not have it any more. It is not deployed over what is there, since that would
+delete the run's folder and with it the site's state. The site then takes the place of
+its old self among those that the job's process knows. The site decides as it did at the
+start: it may refuse.
 """
 
 from __future__ import annotations
@@ -29,9 +34,11 @@ ABSENT = "does not exist"
 
 
 class Rejoin(FLComponent):  # type: ignore[misc]
-    """Tried once for a job and a token: a site that refuses is not asked again until it is started anew.
+    """Tries once for each job and token: a site that refuses is not asked again until
+    it is restarted.
 
-    a reply that is no success, an NVFlare whose inside has changed: said in the server's log; the site stays out
+    A reply that is not a success, and an NVFlare whose internals have changed, are
+    reported in the server's log, and the site stays out.
     """
 
     def __init__(self) -> None:
@@ -40,7 +47,7 @@ class Rejoin(FLComponent):  # type: ignore[misc]
         self._lock = threading.Lock()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """At a heartbeat, look whether a running job misses this site."""
+        """At a heartbeat, start every running job that misses this site."""
         if event_type != EventType.CLIENT_HEARTBEAT_PROCESSED:
             return
         peer, engine = fl_ctx.get_peer_context(), fl_ctx.get_engine()
@@ -56,14 +63,22 @@ class Rejoin(FLComponent):  # type: ignore[misc]
             known = [one.name for one in inside.values()]
             if client.name not in known and client.name not in workspaces.sites_of_job(job.meta):
                 continue
+            # Heartbeats of one site can be handled in two threads: the lock makes "not
+            # tried yet? then note it" one step, so that a job is not started twice at a
+            # site.
             with self._lock:
                 if (job_id, client.token) in self._tried:
                     continue
                 self._tried.add((job_id, client.token))
+            # The start waits for the site's replies; the site's heartbeat must not wait
+            # too.
             thread = threading.Thread(target=self._start, args=(engine, job, client, inside), daemon=True)
             thread.start()
 
     def _start(self, engine: Any, job: Any, client: Any, inside: dict[str, Any]) -> None:
+        """Start the job at the site in this thread, and say in the server's log how it
+        went.
+        """
         with engine.new_context() as fl_ctx:
             try:
                 words = self._sent(engine, job, client, inside, fl_ctx)
@@ -71,17 +86,20 @@ class Rejoin(FLComponent):  # type: ignore[misc]
                 words = f"{type(error).__name__}: {error}"
             if words:
                 self.log_error(fl_ctx, f"{client.name} could not take job {job.job_id} up again: {words}")
+                # Out again, or the job would wait for a site that does not run it.
                 inside.pop(client.token, None)
             else:
                 self.log_info(fl_ctx, f"RETURNED {client.name}: job {job.job_id} was started there again")
 
     def _sent(self, engine: Any, job: Any, client: Any, inside: dict[str, Any], fl_ctx: FLContext) -> str:
-        """Start the job at the site; return what went wrong, "" for nothing."""
+        """Start the job at the site; return what went wrong, or "" for nothing."""
         needs = (job.get_resource_requirements() or {}).get(client.name) or {}
         enough, token = engine.check_client_resources(job, {client.name: needs}, fl_ctx).get(client.name, (False, "?"))
         if not enough:
             return f"no resources ({token})"
         app = next(iter(job.get_deployment()))
+        # The site must be known under its new token before it starts, because its first
+        # request carries that token.
         for old in [known for known, one in list(inside.items()) if one.name == client.name]:
             del inside[old]
         inside[client.token] = client
@@ -95,6 +113,7 @@ class Rejoin(FLComponent):  # type: ignore[misc]
 
     @staticmethod
     def _deployed(engine: Any, job: Any, client: Any, app: str, fl_ctx: FLContext) -> str:
+        """Send the job's app to the site; return what went wrong, or "" for nothing."""
         message = engine.job_runner._make_deploy_message(job, job.get_application(app, fl_ctx), app, fl_ctx)
         admin = engine.server.admin_server
         reply = admin.send_requests_and_get_reply_dict({client.token: message}, timeout_secs=admin.timeout)[

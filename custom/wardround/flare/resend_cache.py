@@ -1,8 +1,11 @@
-"""What a site with differential privacy has released in a round, kept: a round that is asked again is answered with the same.
+"""What a site with differential privacy has released in a round is kept, so that a
+round that is asked again gets the same answer.
 
-A server that broke off repeats its last round. Training it again would be a second release of the same patients, with fresh
-noise and charged again; the same bytes once more tell nothing new and cost nothing. The outbound filter decides: only what it
-has itself released, bit for bit, with the same numbers, passes uncharged; anything else is a release of its own.
+A server that broke off repeats its last round. To train that round again would be a
+second release of the same patients, with fresh noise and charged again. The same bytes
+sent once more tell nothing new and cost nothing. The outbound filter decides: only what
+it has itself released, bit for bit and with the same numbers, passes uncharged.
+Anything else is a release of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ RELEASED = "released.npz"
 
 
 def answer(folder: Path, asked: Asked) -> Update | None:
-    """Return what this site released when it was asked exactly this before, else None."""
+    """Return what this site released when it was asked exactly this before, or None."""
     update, before = _released(folder)
     return update if before == _question(asked) else None
 
@@ -33,7 +36,9 @@ def keep(folder: Path, asked: Asked, update: Update) -> None:
 
 
 def is_released(folder: Path, asked: Asked, update: Update) -> bool:
-    """Tell whether exactly this, every number of it, was released before as the answer to the same question."""
+    """Tell whether exactly this, with every number of it, was released before as the
+    answer to the same question.
+    """
     before = answer(folder, asked)
     return before is not None and digest(before.delta) == digest(update.delta) and _meta(before) == _meta(update)
 
@@ -43,7 +48,10 @@ def _question(asked: Asked) -> dict[str, Any]:
 
 
 def _released(folder: Path) -> tuple[Update | None, Mapping[str, Any] | None]:
-    """Return (what was released last, what had been asked); nothing readable counts as never released: None."""
+    """Return (what was released last, what had been asked).
+
+    A file that is missing or that cannot be read counts as never released: None.
+    """
     found = stored.load(folder / RELEASED)
     if found is None:
         return None, None

@@ -1,4 +1,4 @@
-"""The end of a run at the server: run.json, report.json and report.html from what the run's log holds."""
+"""The end of a run at the server: it writes run.json, report.json and report.html."""
 
 from __future__ import annotations
 
@@ -19,13 +19,22 @@ class RunReport(RunLog):
     """A run's log that `close` writes down."""
 
     def note(self, failure: Failure | None, logger: Logger) -> None:
-        """Note what stopped the run, None for nothing; the details go to the server's own log."""
+        """Note what stopped the run, if anything did. The details go to the log only.
+
+        failure: what stopped the run, or None.
+        """
         if failure is not None:
             self.problem(failure.words)
             logger.error(f"the run stops: {failure.details}")
 
     def close(self, folder: Path, best: Mapping[str, Any] | None) -> Path:
-        """Write run.json and the report; return the page. A report that cannot be drawn is written as a plain page."""
+        """Write run.json and the report, and return the page.
+
+        A report that cannot be drawn is written as a plain page instead, and the run
+        counts as incomplete.
+
+        best: the round whose model had the best validation score, or None.
+        """
         for site in self.never():
             self.problem(f"{site} is in no round", site)
         self.run |= {
@@ -35,6 +44,8 @@ class RunReport(RunLog):
             "outcome": "incomplete" if self.run["problems"] else "complete",
         }
         self._write(folder)
+        # run.json is written first: whatever breaks the drawing, the log of the run is
+        # kept.
         failure = tried(lambda: write_report(self.run, folder, self._pictures(folder)))
         if failure is not None:
             self.problem(f"the report could not be drawn: {failure.words}")
@@ -44,7 +55,10 @@ class RunReport(RunLog):
         return folder / REPORT
 
     def _pictures(self, folder: Path) -> list[Path]:
-        """Return the simulated sites' pictures of invented patients; those of real ones, and their ids, stay at the site."""
+        """Return the simulated sites' pictures of synthetic patients.
+
+        Pictures of real patients, and their ids, stay at the site.
+        """
         root = folder.parent.parent.parent
         found = sorted(root.glob("*/*/wardround/overlays/*.png")) if self.simulator else []
         return [path for path in found if path.relative_to(root).parts[0] not in self.real]
@@ -54,7 +68,10 @@ class RunReport(RunLog):
 
 
 def conclusion(page: Path) -> list[str]:
-    """Return the last lines of a run's log, from the report.json beside its page; a page without one: its path."""
+    """Return the last lines of a run's log, from the report.json beside its page.
+
+    Where there is no such file, the line names the page.
+    """
     file = page.with_name("report.json")
     if not file.is_file():
         return [f"open this: {page}"]

@@ -2,13 +2,15 @@
 
 What the server says to a site is in secagg_calls.py.
 
-    join, prepare, unmask   a statement of messages/statements.py, nothing else; `unmask` with complaints: a justification
-    train                   its payload (star), that it is ready (ring), or a complaint, with NUMBERS and SITE_FACTS of
-    plaintext_messages.py
+    join, prepare, unmask   a statement of messages/statements.py and nothing else; to
+                            an `unmask` with complaints, a justification
+    train                   its payload (star), that the site is ready (ring), or a
+                            complaint; with NUMBERS and SITE_FACTS
     hop                     its payload
     finish                  the digest of the final model, with SCORES
 
-Where the job hides the numbers of patients (`patients_in_sum`), SITE_FACTS and SCORES travel without any count of patients.
+Where the job hides the numbers of patients (`patients_in_sum`), SITE_FACTS and SCORES
+travel without any count of patients.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ KINDS = {
 
 
 def _meta(task: str, words: Collection[str] | None) -> dict[str, Any]:
-    """Return the shape of what stands beside a reply to a task, with the names that the job lists."""
+    """Return the shape of what stands beside a reply, with the names that the job
+    lists.
+    """
     if task == plaintext_messages.TRAIN:
         return {"numbers": plaintext_messages.NUMBERS, "facts": plaintext_messages.site_facts(allowed(words))}
     return {"scores": plaintext_messages.scores_shape(allowed(words))} if task == plaintext_messages.FINISH else {}
@@ -71,9 +75,12 @@ def reply_message(reply: Reply) -> Shareable:
 
 
 def read_reply(message: Shareable, task: str, words: Collection[str] | None = None) -> Reply:
-    """Read the result of a task; ReleaseRefused on a kind, key, type or number too many or too few.
+    """Read the result of a task.
 
-    words: the names that the job lists, as for wire.read_update
+    Another kind of statement, a key too many or too few, or a value of another type or
+    range is a ReleaseRefused.
+
+    words: the names that the job lists, as for `plaintext_messages.read_update`.
     """
     data = strict_dxo.data_of(message, DataKind.APP_DEFINED)
     if set(data) != {*_SIGNED, "payload"} or not isinstance(data["payload"], bytes):
@@ -90,7 +97,9 @@ def read_reply(message: Shareable, task: str, words: Collection[str] | None = No
 
 
 def again_message(round_: int) -> Shareable:
-    """Return what the executor hands to the outbound filter when the update of a round is coded already. It never leaves."""
+    """Return what the executor hands to the outbound filter when the update of a round
+    is coded already. It never leaves.
+    """
     return DXO(DataKind.APP_DEFINED, data={"again": round_}).to_shareable()
 
 

@@ -1,4 +1,6 @@
-"""The global model at a site of a secure sum: what a server does in plaintext jobs is done here, by every site alike."""
+"""The global model at a site of a secure sum: what a server does in plaintext jobs is
+done here, by every site alike.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,12 @@ from wardround.training.global_model import GlobalModel
 
 @dataclass(frozen=True)
 class Start:
-    """What a round starts from. since: whose state the site starts from, that after the last round whose sum it is in."""
+    """What a round starts from.
+
+    weights: the weights of every variable.
+    since: the round whose state the site starts from, which is the one after the last
+        round whose sum it is in.
+    """
 
     weights: Arrays
     since: int
@@ -62,10 +69,11 @@ class SecAggModel:
         self._model: GlobalModel | None = None
 
     def held(self, fl_ctx: FLContext) -> GlobalModel:
-        """Return the model as this site keeps it."""
+        """Return the model as this site keeps it, opened at the first call."""
         if self._model is None:
             work = self._trainer.work
-            folder, patch = workspaces.state_folder(fl_ctx) / "global", list(work.sampling.patch)
+            folder = workspaces.state_folder(fl_ctx) / "global"
+            patch = list(work.sampling.patch)
             promise = {"job": workspaces.job_name(fl_ctx), "sampling.patch": patch}
             promise |= {"settings": self._trainer.settings(self._outbound)}
             promise |= {"sampling.columns": words_of(work.sampling.table)}
@@ -75,7 +83,8 @@ class SecAggModel:
         return self._model
 
     def applied(self, call: secagg_messages.Call, session: SecAggSession, fl_ctx: FLContext) -> Start:
-        """Bring the model to the round of the call with the sums that were revealed; return what the round starts from.
+        """Bring the model to the round of the call with the sums that were revealed,
+        and return what the round starts from.
 
         a site that missed rounds applies their sums one after the other, as all others did: the model is theirs, bit for bit
         sums that do not lead to the round of the call: RoundRefused
@@ -83,7 +92,8 @@ class SecAggModel:
         """
         held = self.held(fl_ctx)
         for revealed in call.revealed:
-            # Applied already, or of a later round: passed over. A sum is applied once, whatever the server repeats.
+            # A sum that is applied already, or that is of a later round, is skipped:
+            # each sum is applied once, whatever the server repeats.
             if held.round == revealed.moment.round:
                 self._step(held, revealed, session, fl_ctx)
         if held.round != call.moment.round:
@@ -91,8 +101,8 @@ class SecAggModel:
                 f"the global model for round {call.moment.round + 1}",
                 found=f"a model after {held.round} rounds at this site",
                 expected=f"one after {call.moment.round} rounds",
-                fix="submit the job again under a name of its own: the server has no sums that lead there, or this site's "
-                "state is from another run",
+                fix="submit the job again under a name of its own: the server has no sums that "
+                "lead there, or this site's state is from another run",
             )
         return Start(held.wire(), _since(held))
 
@@ -117,6 +127,7 @@ class SecAggModel:
     def _step(
         self, held: GlobalModel, revealed: secagg_messages.Revealed, session: SecAggSession, fl_ctx: FLContext
     ) -> None:
+        """Apply one revealed sum, and write down what this site may know of it."""
         site, noise = session.open(fl_ctx), self._outbound.noise
         if held.round == 0:
             site.begin(self._leaving(held))
@@ -126,7 +137,8 @@ class SecAggModel:
         name = site.agreement.name
         mine = name in revealed.sites
         entry: dict[str, Any] = {"val_score": revealed.val_score, "sum": known, "mine": mine}
-        # A hospital does not learn what the others' data are: their part of the model stays of unknown origin.
+        # A hospital does not learn what the others' data are: their part of the model
+        # stays of unknown origin.
         facts = {name: self._trainer.hospital(fl_ctx).facts}
         entry |= {"aggregated": sorted(revealed.sites), "facts": facts}
         if noise is not None:
@@ -163,14 +175,16 @@ class SecAggModel:
         return {name: block for name, block in held.wire().items() if name in names | fedavg_baseline}
 
     def _ratio(self, round_: int) -> float:
-        """Return how much smaller the next round's steps are: its grid is finer by as much."""
+        """Return how much smaller the next round's steps are. The grid of its sum is
+        finer by the same ratio.
+        """
         schedule = self._trainer.work.schedule
         if round_ + 1 >= schedule.num_rounds:
             return 1.0
         return schedule.steps(round_ + 1).lr / schedule.steps(round_).lr
 
     def _scales(self, held: GlobalModel, shared: Arrays) -> tuple[float, ...]:
-        """Return the public scales of this round, by group of the blocks that are shared."""
+        """Return the public scales of this round, by group of the shared blocks."""
         return tuple(held.history[-1]["scales"]) if held.history else self._scaling.first(Layout.of(shared))
 
 

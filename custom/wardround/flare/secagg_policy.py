@@ -1,7 +1,10 @@
-"""A hospital that insists on secure aggregation: no update leaves but inside a sum that is hidden at least as it says.
+"""The policy of a hospital that insists on secure aggregation: no update leaves except
+inside a sum that is hidden at least as well as it states.
 
-In the hospital's own `local/privacy.json`, alone or, in the same lists of filters, with PatientPolicy or HospitalPolicy AFTER it:
-every one has its say. What is read is what NVFlare runs: the executor, the filters, and what its component `outbound` promises.
+It stands in the hospital's own `local/privacy.json`, alone or, in the same lists of
+filters, with PatientPolicy or HospitalPolicy AFTER it; then both must agree. What is
+read is what NVFlare runs: the executor, the filters, and what the job's component
+`outbound` promises.
 """
 
 from __future__ import annotations
@@ -31,15 +34,19 @@ LEADS = ("lead", "project_admin")
 
 
 class SecAggPolicy(OpenPolicy):
-    """Both filters: secure aggregation at least this strict, in a job that a lead has signed. threshold 0: all sites but one.
+    """Both filters: secure aggregation at least this strict, in a job signed by a lead.
 
-    masks, encryption: true if the job must have them, at least one of them true
-    min_clients: the fewest sites of a sum | sites: the most, the hospitals of the consortium | threshold: the fewest that open it
-    leads: the roles that may sign a job
-    before any task and before an answer: signature, executor, filter and protection are checked
-    before an answer leaves: the sites that the update is summed with, against those
-    of every earlier job with the same settings or the same update (secagg/served_sums.py)
-    otherwise: ReleaseRefused
+    Before any task and before an answer, the signature, the executor, the filter and
+    the job's secure sum are checked. Before an answer leaves, the sites that the update
+    is summed with are compared with those of every earlier job with the same settings
+    or the same update (secagg/served_sums.py). What does not fit is a ReleaseRefused.
+
+    masks: True if the job must have masks. Masks or encryption must be True.
+    encryption: True if the job must have encryption.
+    min_clients: the fewest sites of a sum.
+    sites: the most sites of a sum, which are the hospitals of the consortium.
+    threshold: the fewest sites that may open a sum; 0 stands for all sites but one.
+    leads: the roles that may sign a job.
     """
 
     def __init__(
@@ -51,27 +58,34 @@ class SecAggPolicy(OpenPolicy):
                 "the scope `secagg` in local/privacy.json",
                 found="neither masks nor encryption, or no role that may sign a job",
                 expected="masks or encryption true, and leads a list of roles",
-                fix="copy poc_workspace/privacy_secagg.json anew",
+                fix="copy poc_workspace/privacy_secagg.json to local/privacy.json again",
             )
         self.leads = tuple(leads)
         self.least = SecAggSpec(sites, min_clients, 16, "equal", 1, masks, encryption, ring=False, threshold=threshold)
 
     def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
+        """Refuse a task of a job that is not hidden as this hospital demands."""
         self._require_hidden(fl_ctx)
 
     def update(self, update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_messages.Update:
-        """Return the update as it is, for the filter that hides it; the sites of its sum are written down before."""
+        """Return the update as it is, for the filter that hides it. The sites of its
+        sum are written down first.
+        """
         _remember(fl_ctx, self._require_hidden(fl_ctx), digest(update.delta))
         return update
 
     def again(self, fl_ctx: FLContext) -> None:
+        """Write down the sites of the sum before kept integers are hidden once more."""
         _remember(fl_ctx, self._require_hidden(fl_ctx), "")
 
     def hop(self, fl_ctx: FLContext) -> None:
-        """Let a hop go on inside the sum whose sites were written down when this site prepared and trained."""
+        """Let a hop continue inside the sum whose sites were written down when this
+        site prepared and trained.
+        """
         self._require_hidden(fl_ctx)
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
+        """Return the scores as they are, if the job is hidden as it must be here."""
         self._require_hidden(fl_ctx)
         return scores
 
@@ -81,13 +95,17 @@ class SecAggPolicy(OpenPolicy):
         return super()._leave(shareable, task, fl_ctx)
 
     def _require_hidden(self, fl_ctx: FLContext) -> SecAggSession:
-        """Return the secure sum of a job that a lead signed; ReleaseRefused unless all tasks use it, and it is as strict."""
+        """Return the secure sum of a job that a lead signed.
+
+        Unless all tasks use it, and it is at least as strict as this policy,
+        ReleaseRefused is raised.
+        """
         require_lead(fl_ctx, self.leads)
         outbound = outbound_in_force(fl_ctx)
         if executor_of(fl_ctx) is None or outbound is None or outbound.session is None:
             raise refused(
                 "a job whose update leaves in the open",
-                "secure aggregation: SiteExecutor, one OutboundFilter, and a protection in the component `outbound`",
+                "secure aggregation: SiteExecutor, one OutboundFilter, and a `secagg` in the component `outbound`",
             )
         secure = outbound.session
         if looser := _looser(secure.secagg, self.least):
@@ -98,13 +116,17 @@ class SecAggPolicy(OpenPolicy):
 
 
 def _looser(found: SecAggSpec, least: SecAggSpec) -> list[str]:
-    """Return in what a job's protection is looser than this hospital's, empty if in nothing."""
+    """Return in what a job's secure sum is looser than this hospital demands; the list
+    is empty if in nothing.
+    """
     wrong = [name for name in ("masks", "encryption") if getattr(least, name) and not getattr(found, name)]
     wrong = [f"no {name}" for name in wrong]
     if found.min_clients < least.min_clients:
         wrong.append(f"min_clients {found.min_clients}, expected {least.min_clients} or more")
     if found.sites > least.sites:
         wrong.append(f"sites {found.sites}, expected {least.sites} or fewer")
+    # The threshold follows from the size of a sum, so it is compared for every size
+    # that the job allows.
     sizes = range(found.min_clients, found.sites + 1) if found.masks else ()
     if any(found.threshold_of(size) < least.threshold_of(size) for size in sizes):
         wrong.append(f"threshold {found.threshold}, expected {least.threshold or 'all sites but one'} or more")
@@ -112,8 +134,14 @@ def _looser(found: SecAggSpec, least: SecAggSpec) -> list[str]:
 
 
 def _remember(fl_ctx: FLContext, secure: SecAggSession, update: str) -> None:
-    """Write down whom the call that is being answered sums this site's update with; another set than before: RoundRefused."""
-    call, agreement, executor = secure.call, secure.open(fl_ctx).agreement, executor_of(fl_ctx)
+    """Write down whose updates this site's update is summed with in the call that is
+    being answered.
+
+    Another set of sites than before is a RoundRefused.
+    """
+    call = secure.call
+    agreement = secure.open(fl_ctx).agreement
+    executor = executor_of(fl_ctx)
     said = [statements.read(one, ["join"], joined(call.moment.run), agreement.authority) for one in call.joins]
     roster = sorted(content["site"] for content in said)
     secure.secagg.require_enough(len(set(roster)), "the sites that joined")

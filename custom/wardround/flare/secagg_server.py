@@ -1,6 +1,5 @@
-"""How the server of a secure sum opens its run, with the keys of its kit.
-
-And which of secagg_messages.py's messages its Asks are on the wire.
+"""How the server of a secure sum opens its run, with the keys of its kit, and how its
+messages are written on the wire.
 """
 
 from __future__ import annotations
@@ -28,14 +27,16 @@ from wardround.secagg.spec import SecAggSpec
 
 @final
 class SecaggServer:
-    """The server adds what it cannot read, and never has a model.
+    """The server of a job in which it adds what it cannot read, and never has a model.
 
-    protection: the job's promise, the same as at the sites
-    model: the network; how long an update is follows from it, and nothing else does
-    variables: every variable that travels
-    home_roles: blocks of these roles stay at the sites, so that no update holds them
-    allowed_names: the names that a reply may hold, as the sites' component `outbound` lists them
     A state folder with an unfinished run is resumed.
+
+    secagg: the job's promise of secure aggregation, the same as at the sites.
+    model: the network. Only the length of an update follows from it.
+    variables: every variable that travels.
+    home_roles: blocks of these roles stay at the sites, so that no update holds them.
+    allowed_names: the names that a reply may hold, as the sites' component `outbound`
+        lists them.
     """
 
     def __init__(
@@ -50,8 +51,8 @@ class SecaggServer:
         if not (secagg and model and variables) or home_roles is None or allowed_names is None:
             raise ConfigRefused(
                 "the job's server settings",
-                found=f"protection {secagg}, variables {variables}, home_roles {home_roles}",
-                expected="a protection, a model, its variables, home_roles and allowed_names ([] for none)",
+                found=f"secagg {secagg}, variables {variables}, home_roles {home_roles}",
+                expected="a `secagg`, a model, its variables, home_roles and allowed_names ([] for none)",
                 fix="print the job again with `wardround jobs write`",
             )
         self.secagg = secagg
@@ -61,14 +62,16 @@ class SecaggServer:
         self.allowed_names = list(allowed_names)
 
     def open(self, fl_ctx: FLContext, num_rounds: int, about: dict[str, Any]) -> SecaggRun:
-        """Return a new run, or the one that the state folder holds.
+        """Return a new run, or the run that the state folder holds.
 
-        another job's state, a secret key in the server's folders, a missing or foreign key file:
-        a Refusal
+        Another job's state, a secret key in the server's folders, and a key file that
+        is missing or foreign are a Refusal.
         """
         startup = startup_folder(fl_ctx)
-        # A report is read with the same list, and a resumed run must have it too.
+        # A report is read with the same list, and a resumed run must have the same
+        # list.
         about = {**about, "names": self.allowed_names}
+        # A server that held the sum key could read what the sites encrypt.
         encryption_key.require_no_key([startup, startup.parent / "local"])
         if workspaces.in_simulator(fl_ctx):
             simulated_kits.server_kit(workspaces.simulated_kits_folder(fl_ctx), startup)

@@ -1,4 +1,4 @@
-"""One site's half of a secure sum in this process: keys, secrets, the call that is being answered.
+"""One site's half of a secure sum in this process: keys, secrets, and the open call.
 
 The executor and the outbound filter share it through the component `outbound`.
 """
@@ -26,25 +26,33 @@ FOLDER = "secure"
 
 
 class SecAggSession:
-    """What lives as long as the process; all that must outlive it is in the state folder.
+    """What lives as long as the process. The rest is in the state folder.
 
-    noise: the job's promise of hospital-level DP, None without; one that is not made for this sum: ConfigRefused
-    settings, seed: a digest of what shapes an update, and the job's seed for stochastic rounding, as the executor says
-    model, initial: digest and weights of the global model that this round starts from
+    Noise that is not made for this sum is a ConfigRefused.
+
+    secagg: the job's promise of secure aggregation.
+    noise: the job's promise of hospital-level DP, or None without it.
+    settings: a digest of what shapes an update, as the executor states it.
+    seed: the job's seed for stochastic rounding.
+    model: the digest of the global model that this round starts from.
+    initial: the weights of that model.
     """
 
     def __init__(self, secagg: SecAggSpec, noise: HospitalDP | None) -> None:
         if noise is not None:
             require_one_sum(noise, secagg)
-        self.secagg, self.noise = secagg, noise
-        self.settings, self.seed = "", 0
-        self.model, self.initial = "", dict[str, Array]()
+        self.secagg = secagg
+        self.noise = noise
+        self.settings = ""
+        self.seed = 0
+        self.model = ""
+        self.initial = dict[str, Array]()
         self._site: SecAggClient | None = None
         self._call: Call | None = None
 
     @property
     def call(self) -> Call:
-        """Return the call that the executor is answering; none: ConfigRefused."""
+        """Return the call that the executor is answering; none is a ConfigRefused."""
         if self._call is None:
             raise ConfigRefused(
                 "the outbound filter of a secure sum",
@@ -56,12 +64,15 @@ class SecAggSession:
 
     def begin(self, call: Call, settings: str, seed: int) -> None:
         """Note what is being answered, and by a job of which settings."""
-        self._call, self.settings, self.seed = call, settings, seed
+        self._call = call
+        self.settings = settings
+        self.seed = seed
 
     def open(self, fl_ctx: FLContext) -> SecAggClient:
-        """Return this site's sum, opened once per process.
+        """Return this site's end of the sum, opened once per process.
 
-        no key file under encryption, no certificate of this project: ConfigRefused with the file's name, nothing is sent
+        Under encryption a missing key file is a ConfigRefused that names the file, and
+        so is a certificate of another project. Then nothing is sent.
         """
         if self._site is None:
             name, startup = fl_ctx.get_identity_name(), startup_folder(fl_ctx)
@@ -71,7 +82,8 @@ class SecAggSession:
             key_id = encryption_key.key_id(key) if key else ""
             folder = workspaces.state_folder(fl_ctx) / FOLDER
             promise = kept_settings.digest_of(self.secagg, self.noise)
-            # Before any secret is read: secrets of another promise must not mask a second sum of the same update.
+            # Checked before any secret is read: secrets of another promise must not
+            # mask a second sum of the same update.
             kept_settings.require_same(folder, promise, "the protection that its secrets were prepared under")
             identity, authority = Identity.load(startup, name), Authority.load(startup)
             job = job_digest(fl_ctx.get_job_id(), self.secagg, self.seed, self.noise, self.settings)
@@ -83,7 +95,8 @@ class SecAggSession:
 def require_one_sum(noise: HospitalDP, secagg: SecAggSpec) -> None:
     """Raise ConfigRefused unless the noise is made for this sum.
 
-    hidden: only masks keep everybody from reading a single update; under encryption alone, every hospital holds the key
+    Shared noise needs masks: only masks keep everybody from reading a single update.
+    Under encryption alone, every hospital holds the key.
     """
     expected = (secagg.sites, secagg.min_clients, secagg.bits, secagg.masks, "equal")
     found = (noise.sites, noise.min_clients, noise.bits, noise.distributed, secagg.weights)
@@ -99,5 +112,5 @@ def require_one_sum(noise: HospitalDP, secagg: SecAggSpec) -> None:
 
 
 def startup_folder(fl_ctx: FLContext) -> Path:
-    """Return where provisioning put this party's kit."""
+    """Return the folder in which provisioning put this party's kit."""
     return workspaces.workspace_root(fl_ctx) / "startup"

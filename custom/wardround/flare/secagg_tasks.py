@@ -1,6 +1,8 @@
-"""The tasks of a site in a job with secure aggregation: every site holds the global model and applies the revealed sum.
+"""The tasks of a site in a job with secure aggregation: every site holds the global
+model and applies the revealed sum.
 
-The update that `train` returns is readable and stays in this process: the outbound filter codes and hides it.
+The update that `train` returns is readable and stays in this process: the outbound
+filter codes and hides it.
 """
 
 from __future__ import annotations
@@ -22,12 +24,17 @@ from wardround.secagg.client import Incoming
 
 
 class SecAggTasks:
-    """Answers a Call with a signed statement (join, prepare, hop, unmask, finish) or with an update (train)."""
+    """Answers a Call with a signed statement (join, prepare, hop, unmask, finish) or
+    with an update (train).
+    """
 
     names = secagg_messages.TASKS
 
     def __init__(self, trainer: Trainer, outbound: Outbound, session: SecAggSession, model: SecAggModel) -> None:
-        self._trainer, self._outbound, self._session, self._model = trainer, outbound, session, model
+        self._trainer = trainer
+        self._outbound = outbound
+        self._session = session
+        self._model = model
 
     def do(self, task: str, message: Shareable, fl_ctx: FLContext) -> Shareable:
         """Return the reply to one task; a message that is no Call: ReleaseRefused."""
@@ -69,11 +76,15 @@ class SecAggTasks:
 
     def _train(self, call: secagg_messages.Call, fl_ctx: FLContext) -> Shareable:
         begun, round_ = time.monotonic(), call.moment.round
-        trainer, outbound, session = self._trainer, self._outbound, self._session
+        trainer = self._trainer
+        outbound = self._outbound
+        session = self._session
         held = self._model.applied(call, session, fl_ctx)
-        session.model, session.initial = held.digest, dict(held.weights)
+        session.model = held.digest
+        session.initial = dict(held.weights)
         site = session.open(fl_ctx)
-        # Noised integers are of one run: in another run, with other masks, they would be a second release of the same noise.
+        # Noised integers belong to one run: in another run, with other masks, they
+        # would be a second release of the same noise.
         if session.noise is not None and site.holds(round_) and site.said(round_)["run"] != call.moment.run:
             site.forget(round_)
         if site.holds(round_):
@@ -87,7 +98,9 @@ class SecAggTasks:
         return plaintext_messages.update_message(self._model.leaving(update, fl_ctx))
 
     def _finish(self, call: secagg_messages.Call, fl_ctx: FLContext) -> Shareable:
-        begun, outbound, session = time.monotonic(), self._outbound, self._session
+        begun = time.monotonic()
+        outbound = self._outbound
+        session = self._session
         held = self._model.applied(call, session, fl_ctx)
         scores = self._trainer.evaluate(outbound, held.weights, call.moment.round, held.since, begun, fl_ctx)
         self._model.finish(fl_ctx)
@@ -100,7 +113,7 @@ class SecAggTasks:
         return secagg_messages.reply_message(secagg_messages.Reply(statement, b"", {"scores": scores}))
 
     def _require_own_update(self, found: str, round_: int) -> None:
-        """Raise RoundRefused where the kept update of a round was trained under other settings."""
+        """Raise RoundRefused where a kept update was trained under other settings."""
         if found != self._session.settings:
             raise RoundRefused(
                 f"the update of round {round_ + 1} that this site keeps",

@@ -1,10 +1,13 @@
-"""Who signed the job that runs here: a lead of the project, and nobody else.
+"""Who signed the job that runs here: it must be a lead of the project, and nobody else.
 
-NVFlare's own check asks only that SOME certificate of the project signed a deployed app; the server's and every hospital's do.
-So a server could write a job, sign it and have it run everywhere. Here the role in the signer's certificate decides: only an
-administrator has one, and only the roles that the hospital names count. The folder is the one that NVFlare deployed for this
-job. It could be deployed twice, first the server's own, which is loaded, and then a lead's, which is what lies there when the
-signature is looked at; so what the process has loaded is compared with what is signed, value by value.
+NVFlare's own check asks only that SOME certificate of the project signed a deployed
+app, and the server's and every hospital's do. So a server could write a job, sign it
+and have it run everywhere. Here the role in the signer's certificate decides: only an
+administrator has one, and only the roles that the hospital names count. The folder that
+is checked is the one that NVFlare deployed for this job. It could be deployed twice:
+first the server's own app, which is loaded, and then a lead's, which lies there when
+the signature is checked. So what the process has loaded is compared with what is
+signed, value by value.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ ROOT, CONFIG = "rootCA.pem", "config_fed_client.json"
 
 
 def require_lead(fl_ctx: FLContext, roles: Sequence[str]) -> None:
-    """Raise ReleaseRefused unless every file of the deployed app is signed, and every signer has one of these roles."""
+    """Raise ReleaseRefused unless every file of the deployed app is signed, and every
+    signer has one of these roles.
+    """
     app = Path(fl_ctx.get_engine().get_workspace().get_app_dir(str(fl_ctx.get_job_id())))
     wanted = f"an app signed by a certificate of the project with the role {' or '.join(roles)}"
     if not (app / NVFLARE_SIG_FILE).is_file():
@@ -44,7 +49,7 @@ def require_lead(fl_ctx: FLContext, roles: Sequence[str]) -> None:
     engine = fl_ctx.get_engine()
     loaded = getattr(engine, "conf", None)
     if loaded is None and not isinstance(engine, ClientRunManager):
-        return  # no process of NVFlare's: nothing was loaded from a folder
+        return  # This is not a process of NVFlare's: nothing was loaded from a folder.
     if not is_built_from(
         getattr(loaded, "config_data", None), json.loads((app / "config" / CONFIG).read_text(encoding="utf-8"))
     ):
@@ -52,7 +57,11 @@ def require_lead(fl_ctx: FLContext, roles: Sequence[str]) -> None:
 
 
 def is_built_from(running: Any, signed: Any) -> bool:
-    """Tell whether what NVFlare has loaded says what a signed JSON says; it puts built values where classes were named."""
+    """Tell whether what NVFlare has loaded says what a signed JSON says.
+
+    NVFlare puts built objects where the JSON names classes, so an object is compared by
+    its class and by the attributes of its arguments' names.
+    """
     if isinstance(signed, dict) and isinstance(running, dict):
         return signed.keys() == running.keys() and all(is_built_from(running[key], signed[key]) for key in signed)
     if isinstance(signed, list):
@@ -64,9 +73,11 @@ def is_built_from(running: Any, signed: Any) -> bool:
         return named and all(
             hasattr(running, name) and is_built_from(getattr(running, name), value) for name, value in arguments.items()
         )
+    # Types are compared too, because True == 1 and 1 == 1.0 in Python.
     return type(running) is type(signed) and bool(running == signed)
 
 
 def _refused(found: str, expected: str) -> ReleaseRefused:
+    """Return the refusal of a job that no lead signed."""
     fix = "let a lead submit the job (`wardround jobs submit`), and ask who else did"
     return ReleaseRefused("the signature of this job", found=found, expected=expected, fix=fix)

@@ -1,4 +1,6 @@
-"""What every task of a site does: turn failures into codes, keep its numbers at home, stream those that travel anyway."""
+"""What every task of a site does: turn failures into codes, keep its numbers at home,
+and stream those that travel anyway.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,18 @@ from wardround.flare.made_with import require_made_with
 REASONS = "refusals.txt"
 SETTINGS = "the settings of training"
 OWN_ROUNDS = "own_rounds.jsonl"
+# One write of a short line at the end of the file is whole: lines of two processes do
+# not mix.
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
 def guarded(component: FLComponent, fl_ctx: FLContext, work: Callable[[], Shareable]) -> Shareable:
-    """Return work(), done by the wardround that the job was made with; a refusal or failure: a reply with its code only.
+    """Return work(), done by the wardround that the job was made with. A refusal or a
+    failure becomes a reply with its code only.
 
-    The reason, which can name a patient's folder, goes to `refusals.txt` in the site's private folder. It is not logged:
-    by default NVFlare streams a site's error log to the server. The simulator, where all is one machine, logs it too.
+    The reason, which can name a patient's folder, goes to `refusals.txt` in the site's
+    private folder. It is not logged, because by default NVFlare streams a site's error
+    log to the server. The simulator, where everything is on one machine, logs it too.
     """
     try:
         require_made_with(fl_ctx)
@@ -62,6 +68,7 @@ def guarded(component: FLComponent, fl_ctx: FLContext, work: Callable[[], Sharea
 
 
 def _tell(component: FLComponent, fl_ctx: FLContext, words: str, reason: str) -> None:
+    """Write the reason into the site's private folder, and log that it lies there."""
     file = workspaces.private_folder(fl_ctx) / REASONS
     try:
         with file.open("a", encoding="utf-8") as out:
@@ -74,33 +81,43 @@ def _tell(component: FLComponent, fl_ctx: FLContext, words: str, reason: str) ->
 
 
 def require_given(**settings: Any) -> None:
-    """Raise ConfigRefused when one of the job's settings is missing (NVFlare turns an unknown variable into None)."""
+    """Raise ConfigRefused when one of the job's settings is missing: NVFlare turns an
+    unknown variable into None.
+    """
     absent = [name for name, value in settings.items() if value is None]
     if absent:
         raise ConfigRefused(
             "the job's site settings",
             found=f"no {', '.join(absent)}",
             expected="every one",
-            fix="print the job anew",
+            fix="print the job again with `wardround jobs write`",
         )
 
 
 def require_started(algorithm: Algorithm, sharing: Sharing, schedule: Schedule) -> None:
-    """Raise ConfigRefused where the algorithm cannot spend the schedule's work, or is not sound with what stays at home."""
+    """Raise ConfigRefused where the algorithm cannot use the schedule's work, or does
+    not fit with what stays at home.
+    """
     begin(algorithm, sharing, schedule.steps(0))
 
 
 def shown(number: float | None) -> str:
-    """Return a loss or a score for a line of the log, which NVFlare can be told to send to the server."""
+    """Return a loss or a score for a line of the log, which NVFlare can be made to send
+    to the server.
+    """
     return "not told" if number is None else f"{number:.3g}"
 
 
 def tell(
     component: FLComponent, numbers: Mapping[str, float | None], round_: int, fl_ctx: FLContext, *, silent: bool = False
 ) -> dict[str, float | None]:
-    """Keep the exact numbers of a round at home, stream those that may leave, and return these.
+    """Keep the exact numbers of a round at home, stream those that may leave, and
+    return these.
 
-    home: one line of `own_rounds.jsonl` in the site's own run folder, whatever leaves | silent: nothing may leave
+    At home they are one line of `own_rounds.jsonl` in the site's own run folder,
+    whatever leaves.
+
+    silent: nothing may leave; then all returned numbers are None.
     """
     line = json.dumps({"round": round_ + 1, **numbers}) + "\n"
     with os.fdopen(os.open(workspaces.run_folder(fl_ctx) / OWN_ROUNDS, _APPEND, 0o600), "a", encoding="utf-8") as file:
@@ -111,7 +128,9 @@ def tell(
 
 
 def stream(component: FLComponent, numbers: Mapping[str, float | None], round_: int, fl_ctx: FLContext) -> None:
-    """Send numbers that may leave to NVFlare's analytics receiver (TensorBoard), where rounds count from 1 as in reports."""
+    """Send numbers that may leave to NVFlare's analytics receiver (TensorBoard), where
+    rounds count from 1 as in reports.
+    """
     for tag, value in numbers.items():
         if value is None:
             continue

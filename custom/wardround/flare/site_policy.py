@@ -1,19 +1,22 @@
-"""What a hospital enforces itself, whatever a job says: filters for its own `local/privacy.json`, outside every job.
+"""What a hospital enforces itself: the filters of its own `local/privacy.json`.
 
-    open       only what plaintext_messages.py and secagg_messages.py describe leaves, built anew, even if the job names no
-    filter of ours; in every scope
-               no number over few patients (few_patients.py)
-    patient    an update leaves only if this job promised, reserved and will be charged for patient-level privacy
-    hospital   an update leaves only after ONE clip and the whole noise of the hospital's own promise, charged to the
-               hospital's own ledger; no number, no count, no score beside it
+    open       only what plaintext_messages.py and secagg_messages.py describe leaves, as
+               a new message, even if the job names no filter of ours; no number of few
+               patients (few_patients.py); in every scope
+    patient    an update leaves only if this job promised, reserved and will be charged
+               for patient-level privacy
+    hospital   an update leaves only after ONE clip and all noise of the hospital's own
+               promise, charged to its own ledger, without number, count or score
 
-NVFlare runs a site's filters before the job's own, for every task: BEFORE training on what the server sends (a job that
-would be refused later is refused here), and BEFORE the job's own filter on what the executor hands over. A job may be stricter
-than its site: then its own filter adds the noise, and this policy checks that it will. It can not be looser. The reason of a
-refusal goes to `refusals.txt` in the site's private folder, the server gets an error code. The simulator never runs these filters.
-Not covered: code that a job brings along (BYOC) runs in the same process and can pass by any filter; a site that does not
-read such code denies it. Analytics events: curves.py. NVFlare's log streaming: off, or nothing runs under `patient`
-and `hospital`.
+NVFlare runs a site's filters before the job's own, for every task: BEFORE training on
+what the server sends (a job that would be refused later is refused here), and BEFORE
+the job's own filter on what the executor hands over. A job may be stricter than its
+site: then its own filter adds the noise, and this policy checks that it will. The
+reason of a refusal goes to `refusals.txt` in the site's private folder; the server gets
+an error code. The simulator never runs these filters. Not covered: code that a job
+brings (BYOC) can bypass any filter; a site that does not read such code denies it.
+Analytics events: curves.py. NVFlare's log streaming must be off, or nothing runs under
+`patient` and `hospital`.
 """
 
 from __future__ import annotations
@@ -51,14 +54,14 @@ _MOST_ROUNDS = 2**16
 
 
 class OpenPolicy(Filter):  # type: ignore[misc]
-    """Task-result filter: strict reading and nothing else; a job without a filter of ours gets a receipt all the same.
+    """Task-result filter: strict reading only; without a filter of ours, a receipt.
 
-    a task of ours, a reply that is described: built anew | a refusal: its code only | anything else: ReleaseRefused
-    As a task-data filter: a task that is not ours is refused before anything runs.
+    A described reply leaves in a new message, a refusal as its code, and all else is
+    refused. As a task-data filter it refuses a task that is not ours.
     """
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        """Return what goes on: to the executor what came in, to the job's own filter a new message."""
+        """Return what goes on: to the executor what came in, outwards a new message."""
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         try:
             if task not in secagg_messages.TASKS:
@@ -99,23 +102,23 @@ class OpenPolicy(Filter):  # type: ignore[misc]
         return secagg_messages.reply_message(reply)
 
     def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
-        """Refuse a task before it is done, or let it go on."""
+        """Refuse a task before it is done, or let it continue."""
 
     def update(self, update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_messages.Update:
         """Return the update that goes on to the job's own filter."""
         if outbound_next(fl_ctx, plaintext_messages.TRAIN) is None:
             words = {
                 "mechanism": "none",
-                "guarantee": "none: the site's policy is `open`, and the job has no exit of ours",
+                "guarantee": "none: the site's policy is `open`, and the job has no outbound filter of ours",
             }
             write_receipt(fl_ctx, plaintext_messages.TRAIN, words | _measured(update))
         return update
 
     def again(self, fl_ctx: FLContext) -> None:
-        """Refuse to hide once more what was coded before, or let it go on."""
+        """Refuse to hide once more what was coded before, or let it continue."""
 
     def hop(self, fl_ctx: FLContext) -> None:
-        """Refuse to add to a ring's sum what this site holds, perhaps since before this policy, or let it go on."""
+        """Refuse to add what this site holds to a ring's sum, or let it continue."""
         self.again(fl_ctx)
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
@@ -130,15 +133,13 @@ class OpenPolicy(Filter):  # type: ignore[misc]
 
 
 class PatientPolicy(OpenPolicy):
-    """Both filters: a job leaves something only under patient-level privacy of its own (or under a hospital's, which is more).
+    """Both filters: a job may answer only under patient-level privacy, or a hospital's.
 
-    before any task: the job's component `outbound` must be charged for it; the executor and the filter that NVFlare runs must
-    be ours, which read it there; curves and logs must stay
-    before an answer: it must be reserved, by the same figures and settings and by this very job, and the update comes without
-    its loss
-    otherwise: ReleaseRefused
-    The noise is in the training; no filter can add it later. That an update IS noised the filter asks of the objective that made
-    it (dp/noise_proof.py).
+    Before any task, the job's component `outbound` must be charged for it, the executor
+    and the filter that NVFlare runs must be ours, and curves and logs must stay. Before
+    an answer, the plan must be reserved, by the same figures and settings and by this
+    very job, and the update comes without its loss. The noise is in the training:
+    whether an update IS noised its objective says (dp/noise_proof.py).
     """
 
     def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
@@ -173,14 +174,14 @@ class PatientPolicy(OpenPolicy):
 
 
 class HospitalPolicy(OpenPolicy):
-    """Both filters: the hospital's own promise on every update. promise: `hidden` false, all the noise is added here.
+    """Both filters: the hospital's own promise on every update (`distributed` False).
 
-    before any task: curves and logs must stay
-    before training: promise x rounds is reserved under the key `policy`; over budget, no limit per hospital, a job that is
-    charged for less than a hospital: refused
-    before an answer: clip, noise, ledger entry, receipt; weight 1, numbers None, no counts, scores SILENT; an update that leaves
-    blocks out, which no noise hides: refused
-    a secure sum with as much noise, as many colluders and sites: as it is
+    Before any task, curves and logs must stay. Before training, the promise for all
+    rounds is reserved under the key `policy`; refused are a job over budget, a budget
+    without a limit per hospital, and a job charged for less than a hospital. Before an
+    answer come clip, noise, ledger and receipt: weight 1, numbers None, no counts,
+    scores SILENT. Blocks left out, which no noise hides, are refused. A secure sum with
+    as much noise, as many colluders and sites passes unchanged.
     """
 
     def __init__(self, promise: HospitalDP, delta: float) -> None:
@@ -188,11 +189,12 @@ class HospitalPolicy(OpenPolicy):
         if promise is None or delta is None or promise.distributed:
             raise ConfigRefused(
                 "the scope `hospital` in local/privacy.json",
-                found="no promise, no delta, or noise that is shared with others (hidden: true)",
-                expected="a promise with hidden: false, and a delta",
-                fix="copy poc_workspace/privacy_hospital.json anew",
+                found="no promise, no delta, or noise that is shared with others (distributed: true)",
+                expected="a promise with distributed: false, and a delta",
+                fix="copy poc_workspace/privacy_hospital.json to local/privacy.json again",
             )
-        self.promise, self.delta = promise, delta
+        self.promise = promise
+        self.delta = delta
 
     def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
         require_silence(fl_ctx)
@@ -213,7 +215,7 @@ class HospitalPolicy(OpenPolicy):
     def update(self, update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_messages.Update:
         if self._as_strict(outbound_in_force(fl_ctx)):
             self.again(fl_ctx)
-            return update  # the job's own filter adds the noise
+            return update  # The job's own filter adds the noise.
         account = ledger_adapter.account(fl_ctx)
         planned: Any = account.reserved.get(POLICY) if account is not None else None
         if planned is None or planned != self._mechanism(planned.count).plan():
@@ -238,9 +240,8 @@ class HospitalPolicy(OpenPolicy):
         account = ledger_adapter.account(fl_ctx)
         if account is None or not (*account.spent.get(POLICY, ()), *account.before.get(POLICY, ())):
             raise refused("an update that was coded before this policy", "one that this policy has clipped and noised")
-        fl_ctx.set_prop(
-            TREATED, repr(self.promise), private=True, sticky=False
-        )  # the job's own filter compares it with what it kept
+        # The job's own filter compares it with what it kept.
+        fl_ctx.set_prop(TREATED, repr(self.promise), private=True, sticky=False)
 
     def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
         return plaintext.SILENT
@@ -249,7 +250,7 @@ class HospitalPolicy(OpenPolicy):
         return HospitalRelease(self.promise, num_rounds, self.delta, accept_vacuous=False)
 
     def _as_strict(self, outbound: Outbound | None) -> bool:
-        """Tell whether the job itself promises at least this much: noise, and where it is shared, the sum's sites."""
+        """Tell whether the job promises as much: noise and, if shared, the sites."""
         noise, mine = outbound.noise if outbound is not None else None, self.promise
         if noise is None or noise.noise_multiplier < mine.noise_multiplier:
             return False
@@ -259,7 +260,8 @@ class HospitalPolicy(OpenPolicy):
 def _told(update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_messages.Update:
     """Return an update without the numbers of few patients.
 
-    A filter of ours comes after this policy and looks at the training loss itself, so the loss is left to it.
+    A filter of ours that comes after this policy looks at the training loss itself, so
+    the loss is left to it.
     """
     told = few_patients.update(update, few_patients.known(fl_ctx, update.facts))
     if outbound_next(fl_ctx, plaintext_messages.TRAIN) is None:
@@ -268,7 +270,7 @@ def _told(update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_mes
 
 
 def _words(fl_ctx: FLContext, task: str) -> tuple[str, ...]:
-    """Return the names that may leave: those that `outbound` lists; of a job without a filter of ours, the brain tumour task's."""
+    """Return the names that may leave; without our filter, the default task's."""
     following = outbound_next(fl_ctx, task)
     return BRAIN_TUMOURS.allowed_names if following is None else following.allowed_names
 
@@ -278,7 +280,7 @@ def _measured(update: plaintext_messages.Update) -> dict[str, Any]:
 
 
 def _kept(refusal: Refusal, fl_ctx: FLContext) -> ReleaseRefused:
-    """Write the reason down and return a refusal that tells nothing: NVFlare may stream what it logs to the server."""
+    """Keep the reason here: the refusal tells nothing, since NVFlare may stream it."""
     with (workspaces.private_folder(fl_ctx) / REASONS).open("a", encoding="utf-8") as out:
         out.write(f"REFUSED by the policy of {fl_ctx.get_identity_name()} ({refusal.code}): {refusal}\n")
     return ReleaseRefused(

@@ -1,8 +1,10 @@
-"""What a compression remembers between rounds (error feedback), in the site's state folder.
+"""What a compression remembers between rounds (error feedback), in the state folder.
 
-What it remembered before a round is kept beside what it remembers after it. A round that is asked again begins from the
-same, so that the same update makes the same message; the next round goes on from what came after. Both are written before
-the message is sent: after a crash in between, the message counts as one that the server never had.
+What it remembered before a round is kept beside what it remembers after it. A round
+that is asked again begins from the same memory, so that the same update makes the same
+message; the next round continues from what came after. Both are written before the
+message is sent: after a crash in between, the message counts as one that the server
+never had.
 """
 
 from __future__ import annotations
@@ -23,7 +25,12 @@ FILE = "outbound_memory.npz"
 
 @dataclass(frozen=True)
 class Remembered:
-    """Of one round: what was remembered before it, and what the stage makes of it (`after`, which it writes into)."""
+    """The memory of one round.
+
+    round: the number of the round.
+    before: what was remembered before it.
+    after: what the stage makes of it; the stage writes into this.
+    """
 
     round: int
     before: Mapping[str, Any]
@@ -31,21 +38,22 @@ class Remembered:
 
 
 def of_round(folder: Path, stage: Opened, asked: Asked) -> Remembered:
-    """Return what the stage goes on from; it has been told whether its message before counted."""
+    """Return what the stage continues from, once it knows if its message counted."""
     kept = _read(folder) if asked.round else None
     if kept is None:
         return Remembered(asked.round, {}, {})
     if kept.round == asked.round:
-        # Its own message has had no answer yet, and is made again.
+        # The message of this round has had no answer yet, and is made again.
         return Remembered(asked.round, kept.before, _copy(kept.before))
     memory = _copy(kept.after)
-    # Other rounds may lie between: what counts is whether the last update of this site that counted is that of the message.
+    # Other rounds may lie between. What matters is whether the last update of this site
+    # that counted is the one of the message.
     stage.settle(memory, asked.since == kept.round + 1)
     return Remembered(asked.round, _copy(memory), memory)
 
 
 def keep(folder: Path, remembered: Remembered) -> None:
-    """Write down what is to be remembered; where there is nothing, there is no file."""
+    """Write down what is to be remembered. For nothing, no file is written."""
     parts = {"before": remembered.before, "after": remembered.after}
     if not any(parts.values()):
         return

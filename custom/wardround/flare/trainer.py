@@ -1,7 +1,9 @@
-"""What a site does for a job whoever adds its updates: open its data, reserve privacy budget, train a round, judge the models.
+"""What a site does for a job, whoever adds its updates: it opens its data, reserves
+privacy budget, trains a round and evaluates the models.
 
-The data are opened once per process; all state is on disk, because the simulator restarts processes. What leaves is not
-decided here: an update and scores are handed to the outbound filter in the same process.
+The data are opened once per process. All state is on disk, because the simulator
+restarts processes. What leaves is not decided here: an update and scores are handed to
+the outbound filter in the same process.
 """
 
 from __future__ import annotations
@@ -39,9 +41,11 @@ from wardround.training.task import TaskPhantoms, TaskSampling
 
 @dataclass
 class Work:
-    """What a job says of training. rival: FedAvg beside the algorithm (variable `fedavg`), or None.
+    """What a job says of training.
 
-    private: the promise under which every gradient is private, as `outbound` states it; None: without noise
+    fedavg_baseline: FedAvg beside the algorithm (variable `fedavg`), or None.
+    private: the promise under which every gradient is private, as `outbound` states it,
+        or None without noise.
     """
 
     algorithm: Algorithm
@@ -57,7 +61,7 @@ class Work:
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """Return everything that shapes an update, but for its noise."""
+        """Return everything that shapes an update, except its noise."""
         parts = (self.algorithm, self.sharing, self.fedavg_baseline, self.model, self.schedule, self.sampling)
         return (*parts, self.model_selection, self.phantoms, self.seed)
 
@@ -65,22 +69,25 @@ class Work:
 class Trainer:
     """One site's work for one job.
 
-    component: in whose name it logs
-    also: settings of the executor, beside `work`, that change the model
-    opened: the hospital, once this process has opened it
+    component: the component in whose name it logs.
+    also: settings of the executor, beside `work`, that change the model.
+    opened: the hospital, once this process has opened it.
     """
 
     def __init__(self, component: FLComponent, work: Work, also: tuple[object, ...] = ()) -> None:
         self.work = work
         self.opened: Hospital | None = None
-        self._component, self._also = component, also
+        self._component = component
+        self._also = also
         self._reserved = False
         self._scored: tuple[str, int, float] | None = None
 
     def settings(self, outbound: Outbound) -> str:
-        """Return a digest of everything that shapes an update and its noise; kept state and reservations are bound to it.
+        """Return a digest of everything that shapes an update and its noise. Kept state
+        and reservations are bound to it.
 
-        How a secure sum hides it is not in it: the same update in another sum is remembered as the same (secagg/served_sums.py).
+        How a secure sum hides the update is not part of it: the same update in another
+        sum is remembered as the same (secagg/served_sums.py).
         """
         kind = "plaintext" if outbound.secagg == NONE else "secagg"
         return kept_settings.digest_of(kind, *self.work.shape, *self._also, outbound.privacy, outbound.compression)
@@ -94,12 +101,16 @@ class Trainer:
         self.work.private = outbound.training_noise
 
     def require_own_state(self, outbound: Outbound, fl_ctx: FLContext) -> None:
-        """Raise RoundRefused where the kept state is of a job with other settings, or made for another sum."""
+        """Raise RoundRefused where the kept state is of a job with other settings, or
+        was made for another sum.
+        """
         bound = kept_settings.digest_of(self.settings(outbound), outbound.secagg)
         kept_settings.require_same(workspaces.state_folder(fl_ctx), bound, SETTINGS)
 
     def reserve(self, outbound: Outbound, fl_ctx: FLContext) -> None:
-        """Reserve what the whole job costs, before anything is opened or trained; once per process."""
+        """Reserve what the whole job costs, before anything is opened or trained. This
+        happens once per process.
+        """
         if outbound.charged is not None and not self._reserved:
             ledger_adapter.reserve(
                 outbound.charged, fl_ctx, lambda text: self.say(text, fl_ctx), settings=self.settings(outbound)
@@ -107,8 +118,13 @@ class Trainer:
             self._reserved = True
 
     def hospital(self, fl_ctx: FLContext) -> Hospital:
-        """Return this site's data and network (decoded at most once), and write down how many patients there are."""
+        """Return this site's data and network, and write down how many patients there
+        are.
+
+        They are decoded at most once.
+        """
         if self.opened is None:
+            # Before any tensor is computed: sums depend on the number of threads.
             torch.set_num_threads(workspaces.threads_for_this_process(fl_ctx))
             self.opened = Hospital.open(
                 fl_ctx.get_identity_name(),
@@ -118,7 +134,8 @@ class Trainer:
                 settings=self.work,
                 say=lambda text: self.say(text, fl_ctx),
             )
-            least, counts = self.opened.opened.fewest_patients, self.opened.facts["cases"]
+            least = self.opened.opened.fewest_patients
+            counts = self.opened.facts["cases"]
             synthetic = self.opened.opened.phantoms
             few_patients.keep(fl_ctx, few_patients.Patients(**counts, least=least, synthetic=synthetic))
         return self.opened
@@ -137,8 +154,13 @@ class Trainer:
     ) -> plaintext_messages.Update:
         """Train one round and return its update, for the outbound filter.
 
-        weights: of every variable | since: whose state this site starts from | begun: when the task began (time.monotonic)
-        under hospital-level DP the numbers beside it are None: all of them come from the hospital's patients
+        Under hospital-level DP the numbers beside it are None, because all of them come
+        from the hospital's patients.
+
+        weights: the weights of every variable.
+        round_: the number of the round, from 0.
+        since: the round whose state this site starts from.
+        begun: when the task began, by time.monotonic(), in seconds.
         """
         hospital, silent = self.hospital(fl_ctx), outbound.noise is not None
         val_score = self._incoming(hospital, weights, since)
@@ -157,7 +179,11 @@ class Trainer:
     def evaluate(
         self, outbound: Outbound, weights: Arrays, round_: int, since: int, begun: float, fl_ctx: FLContext
     ) -> Mapping[str, Any]:
-        """Train the local baseline, fine-tune, judge all models, keep the report at home; return the scores."""
+        """Train the local baseline, fine-tune, evaluate all models, and keep the report
+        at home; return the scores.
+
+        The arguments are those of `train`.
+        """
         hospital = self.hospital(fl_ctx)
         val_score = self._incoming(hospital, weights, since)
         self.say(f"{hospital.title}: trains its local baseline, fine-tunes and evaluates the models", fl_ctx)

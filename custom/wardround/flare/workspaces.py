@@ -1,4 +1,4 @@
-"""Where things lie in a party's own workspace, and how to know a simulator."""
+"""Where things lie in a party's own workspace, and how to recognise a simulator."""
 
 from __future__ import annotations
 
@@ -25,26 +25,24 @@ RUN_FOLDER = "wardround"
 STATE_VARIABLE, PRIVATE_VARIABLE = "WARDROUND_STATE", "WARDROUND_PRIVATE"
 PRIVATE_SUFFIX = ".private"
 STATE_FILE = "wardround_state.json"
-PATIENCE_S = 30  # a job that was aborted or killed takes some seconds to end; the one that goes on waits for it
-_HELD: dict[Path, int] = {}  # kept state -> the file whose lock this process holds, open until it ends
-FINISHED, BEGAN_AS, GOES_ON_AS = "finished", "began_as", "goes_on_as"
+PATIENCE_S = 30  # An aborted job takes some seconds to end; the next one waits.
+_HELD: dict[Path, int] = {}  # Kept state: its lock file, open until the process ends.
+FINISHED = "finished"
+BEGAN_AS, GOES_ON_AS = "began_as", "goes_on_as"
 
 
 def in_simulator(fl_ctx: FLContext) -> bool:
-    """Return whether this is NVFlare's simulator: its runs all have the job id `simulate_job`."""
+    """Return whether this is NVFlare's simulator, whose runs all have one id."""
     return bool(fl_ctx.get_job_id() == SIMULATOR_JOB)
 
 
 def workspace_root(fl_ctx: FLContext) -> Path:
-    """Return this party's workspace (`startup/` and `local/` lie in it)."""
+    """Return this party's workspace, in which `startup/` and `local/` lie."""
     return Path(fl_ctx.get_engine().get_workspace().get_root_dir())
 
 
 def require_startable(fl_ctx: FLContext) -> None:
-    """Raise ConfigRefused in a simulator whose sites cannot start: NVFlare cuts their command lines at blanks.
-
-    Without this the server waits a minute for each site, and then says that it could not connect to it.
-    """
+    """Raise ConfigRefused in a simulator whose sites cannot start: they would time out."""
     workspace = workspace_root(fl_ctx).parent
     if in_simulator(fl_ctx) and not is_plain(workspace):
         raise ConfigRefused(
@@ -56,13 +54,13 @@ def require_startable(fl_ctx: FLContext) -> None:
 
 
 def sites_of_job(meta: Mapping[str, Any]) -> list[str]:
-    """Return the sites that a job's deploy_map names; @ALL names none."""
+    """Return the sites that a job's deploy_map names. The entry @ALL names none."""
     listed = [party for parties in (meta.get(JobMetaKey.DEPLOY_MAP.value) or {}).values() for party in parties]
     return [party for party in listed if isinstance(party, str) and party != "server" and party.upper() != ALL_SITES]
 
 
 def job_name(fl_ctx: FLContext) -> str:
-    """Return the job's own name (in the simulator every job has the same id)."""
+    """Return the job's own name. In the simulator every job has the same id."""
     meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
     return str(meta.get(JobMetaKey.JOB_NAME.value) or fl_ctx.get_job_id())
 
@@ -70,8 +68,8 @@ def job_name(fl_ctx: FLContext) -> str:
 def run_folder(fl_ctx: FLContext) -> Path:
     """Return the folder of this run, `<workspace>/<job id>/wardround`, made if absent.
 
-    It holds what the party may show to its own people: receipts, reports, models. All of it is for their owner alone: from
-    this call on, this process writes nothing that others may read.
+    It holds what the party shows to its own people. From this call on, this process
+    writes nothing that anyone but its owner may read.
     """
     files.owner_only()
     workspace = fl_ctx.get_engine().get_workspace()
@@ -79,9 +77,9 @@ def run_folder(fl_ctx: FLContext) -> Path:
 
 
 def private_root(workspace: Path) -> Path:
-    """Return the folder of a party's secrets and state, outside the workspace that NVFlare serves; it is not made here.
+    """Return the folder of a party's secrets and state. It is not made here.
 
-    $WARDROUND_PRIVATE, else the workspace's sibling `<workspace>.private` | one inside the workspace: ConfigRefused
+    It is $WARDROUND_PRIVATE, or else `<workspace>.private`, never in the workspace.
     """
     root = workspace.resolve()
     named = os.environ.get(PRIVATE_VARIABLE)
@@ -92,10 +90,10 @@ def private_root(workspace: Path) -> Path:
 
 
 def private_folder(fl_ctx: FLContext) -> Path:
-    """Return where this run's secrets, state and reasons of refusals lie, made if absent, for their owner only.
+    """Return the folder of this run's secrets, state and reasons of refusals.
 
-    real parties: `<private root>/<job id>` | simulator: the run folder; its workspace is served to nobody
-    a place that cannot be made or written: ConfigRefused; nothing falls back into the workspace
+    It is `<private root>/<job id>`, made if absent; in the simulator, the run folder. A
+    failure to write it is a ConfigRefused: nothing falls back into the workspace.
     """
     if in_simulator(fl_ctx):
         return run_folder(fl_ctx)
@@ -103,13 +101,13 @@ def private_folder(fl_ctx: FLContext) -> Path:
 
 
 def make_private(workspace: Path, job: str = "") -> Path:
-    """Return a party's private root, or the folder of one job in it, made for the owner of the workspace and nobody else."""
+    """Return a party's private root, or one job's folder in it, for the owner only."""
     files.owner_only()
     root = private_root(workspace)
     try:
         new = not root.exists()
         files.private_folder(root)
-        if new and os.geteuid() == 0:  # made by an administrator, for the user that the party runs as
+        if new and os.geteuid() == 0:  # Made by root, for the user of the party.
             os.chown(root, workspace.stat().st_uid, workspace.stat().st_gid)
         return files.private_folder(root / job) if job else root
     except PermissionError as error:
@@ -127,9 +125,9 @@ def _refused_private(found: str) -> ConfigRefused:
 
 
 def threads_for_this_process(fl_ctx: FLContext) -> int:
-    """Return how many threads this site may use: the simulator's site processes share the cores of one machine.
+    """Return OMP_NUM_THREADS if it is set, else this site's share of the cores.
 
-    OMP_NUM_THREADS set: that number, so that runs can be compared bit by bit (sums depend on the number of threads)
+    Runs with one number of threads can be compared bit by bit: sums depend on it.
     """
     wish = os.environ.get("OMP_NUM_THREADS", "")
     if wish.isdecimal() and int(wish) > 0:
@@ -145,15 +143,17 @@ def threads_for_this_process(fl_ctx: FLContext) -> int:
 
 
 def keeps_state(fl_ctx: FLContext) -> bool:
-    """Tell whether this party keeps its state outside of the run's folder, so that the same job, submitted again, goes on."""
+    """Tell whether this party keeps state outside the run's folder, to resume from."""
     return _state_root(fl_ctx) is not None
 
 
 def state_folder(fl_ctx: FLContext) -> Path:
-    """Return where this party keeps what a resumed run needs; no place named: `private_folder`, which no other run finds.
+    """Return where this party keeps what a resumed run needs: never in the workspace.
 
-    $WARDROUND_STATE: `<that>/<party>` in the simulator, `<that>/<party>/<job name>` at real sites | local/wardround_state.json,
-    {"folder": PATH}, a relative one below the private root: `<that>/<job name>`; either inside the workspace: ConfigRefused
+    With $WARDROUND_STATE it is `<that>/<party>` in the simulator, `<that>/<party>/<job
+    name>` at real sites. With local/wardround_state.json, {"folder": PATH}, it is
+    `<that>/<job name>`, from the private root on. Without either it is
+    `private_folder`, which no other run finds.
     """
     files.owner_only()
     root = _state_root(fl_ctx)
@@ -161,15 +161,16 @@ def state_folder(fl_ctx: FLContext) -> Path:
 
 
 def keep_to_this_job(folder: Path, job: str) -> None:
-    """Hold the kept state of a job for this process until it ends; a second job of one name must not write into it.
+    """Hold the kept state of a job for this process until the process ends.
 
-    The lock is the operating system's, beside the folder: it ends with the process, however that ends, so none is ever stale.
-    held by another process for PATIENCE_S: ConfigRefused | no locks on that file system: ConfigRefused
+    A second job of the same name must not write into it. The operating system's lock
+    beside the folder ends with the process, so it is never stale. No lock after
+    PATIENCE_S seconds, or a file system without locks, is a ConfigRefused.
     """
     if folder in _HELD:
         return
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = folder.with_name(f".{folder.name}.lock")  # no name of a job begins with a dot
+    file = folder.with_name(f".{folder.name}.lock")  # No job's name begins with a dot.
     opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     end = time.monotonic() + PATIENCE_S
     while True:
@@ -192,7 +193,7 @@ def keep_to_this_job(folder: Path, job: str) -> None:
         os.ftruncate(opened, 0)
         os.pwrite(opened, f"{os.getpid()} {job}".encode(), 0)
     except OSError:
-        os.close(opened)  # or this process would wait for its own lock when it is asked again
+        os.close(opened)  # Or this process would wait for its own lock next time.
         raise
     _HELD[folder] = opened
 
@@ -209,11 +210,11 @@ def _in_use(folder: Path, file: Path, opened: int) -> ConfigRefused:
 
 
 def begin_anew(fl_ctx: FLContext) -> None:
-    """Clear the kept state of a run that is over, when a job begins with its first round.
+    """Clear the kept state of a run that is over, when a job begins at its first round.
 
-    over: it came to its end at this party | or, at a site, another job than the one that the state began as begins before any
-    round that this site has finished: the server has given the old run up. Within one job nothing is ever cleared at a site,
-    whatever the server asks: what was opened in a round is remembered there.
+    A run is over if it came to its end here or, at a site, if another job than it began
+    as begins before any round that this site has finished. Within one job a site never
+    clears anything, whatever the server asks: it remembers what was opened.
     """
     if not keeps_state(fl_ctx):
         return
@@ -234,7 +235,7 @@ def finish(fl_ctx: FLContext) -> None:
 
 
 def run_id(fl_ctx: FLContext) -> str:
-    """Return the id of the job that this run began as: a job that goes on from kept state continues that one."""
+    """Return the id of the job that this run began as; resumed jobs share that run."""
     if not keeps_state(fl_ctx):
         return str(fl_ctx.get_job_id())
     folder, job = state_folder(fl_ctx), str(fl_ctx.get_job_id())
@@ -260,10 +261,7 @@ def _state_root(fl_ctx: FLContext) -> Path | None:
 
 
 def kept_root(workspace: Path) -> Path | None:
-    """Return the folder that local/wardround_state.json names; no such file: None.
-
-    something else in it, a folder inside the workspace: ConfigRefused
-    """
+    """Return the folder that local/wardround_state.json names; None without a file."""
     path = workspace / "local" / STATE_FILE
     if not path.is_file():
         return None
@@ -276,13 +274,13 @@ def kept_root(workspace: Path) -> Path | None:
             f"local/{STATE_FILE}",
             found="something else than one folder",
             expected='{"folder": "PATH"}',
-            fix="correct it, or delete it: then a run that breaks off cannot be continued",
+            fix='write {"folder": "PATH"} into it, or delete it: then a run that breaks off cannot be continued',
         )
     return _outside(private_root(workspace) / str(said["folder"]), workspace, f"local/{STATE_FILE}")
 
 
 def _outside(folder: Path, workspace: Path, says: str) -> Path:
-    """Return a folder of kept state, secrets among it, resolved; one inside the workspace: ConfigRefused. says: who names it"""
+    """Return a folder, resolved; one inside the workspace is a ConfigRefused."""
     found = folder.resolve()
     if found == workspace.resolve() or workspace.resolve() in found.parents:
         raise ConfigRefused(
@@ -295,6 +293,6 @@ def _outside(folder: Path, workspace: Path, says: str) -> Path:
 
 
 def simulated_kits_folder(fl_ctx: FLContext) -> Path:
-    """Return where the simulator's parties find their common root and sum key; with $WARDROUND_STATE it outlives the run."""
+    """Return where simulated parties find kits; $WARDROUND_STATE outlives the run."""
     root = os.environ.get(STATE_VARIABLE)
     return (Path(root) if root else workspace_root(fl_ctx).parent) / "simulated_kits"

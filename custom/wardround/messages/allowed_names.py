@@ -1,8 +1,10 @@
-"""The words that a site may use in a message: which models it scored, by which metrics, and over how many patients at least.
+"""Which names a site may use in a message: of the models that it scored, of the
+metrics, and of how many patients at least a statistic must cover.
 
-Which regions, classes, images and kinds of masks there are is for a job's task to say; the names of that job, and no others,
-pass its exit and the server (`allowed`). A name is compared with a list, never with a pattern.
-Reports show what is listed here; a new column of a report does not widen what leaves a site.
+A job's task says which regions, classes, images and kinds of labels there are. Only the
+names of that job pass the site's outbound filter and the server (`allowed`). A name is
+compared with a list, never with a pattern. Reports show what is listed here; a new
+column of a report does not widen what leaves a site.
 """
 
 from __future__ import annotations
@@ -16,19 +18,24 @@ CANDIDATES = ("local", "fedavg", "fedavg_finetuned", "personalised")
 OVERLAP, DISTANCES = "dice", ("hd95_mm", "surface_mm")
 SHARES = ("missed", "invented")
 MEASURES = (OVERLAP, *DISTANCES, *SHARES)
-"""What is measured of a region; a score's name is MEASURE_REGION."""
+"""What is measured of a region. The name of a score is MEASURE_REGION."""
 WITH_MEAN = (OVERLAP, "hd95_mm")
 CLASSIFICATION = ("balanced_accuracy", "accuracy", "auroc", "calibration_error", "log_loss")
 CLASSES = "classes"
-"""The kind of labels of a task that tells classes of patients."""
+"""The kind of labels of a task that sorts patients into classes."""
+# A list of allowed names is flat; this prefix keeps label kinds apart from all others.
 _LABELS = "labels "
 
 LEAST_PATIENTS = 5
-"""No statistic over fewer patients leaves: few_patients.py says why 5."""
+"""No statistic over fewer patients leaves. few_patients.py says why it is 5."""
 
 
 def metric_names(regions: Sequence[str], measures: Sequence[str] = MEASURES) -> tuple[str, ...]:
-    """Return the names of the scores of these regions: dice_mean, dice_A, ..., hd95_mm_mean, hd95_mm_A, ..."""
+    """Return the names of the scores of these regions.
+
+    They are dice_mean, dice_A, ..., hd95_mm_mean, hd95_mm_A, ..., in the order of
+    MEASURES. Only the measures in WITH_MEAN have a mean over regions.
+    """
     return tuple(
         f"{measure}_{region}"
         for measure in MEASURES
@@ -38,27 +45,37 @@ def metric_names(regions: Sequence[str], measures: Sequence[str] = MEASURES) -> 
 
 
 def measure_of(name: str) -> str | None:
-    """Return what a score measures: one of MEASURES or CLASSIFICATION; a name that is no score's: None."""
+    """Return what a score measures: one of MEASURES or CLASSIFICATION. For a name that
+    is not the name of a score, return None.
+    """
     if name in CLASSIFICATION:
         return name
     return next((one for one in MEASURES if name.startswith(f"{one}_") and len(name) > len(one) + 1), None)
 
 
 def regions_in(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the regions that scores are of, in the order in which they come; `mean` is none."""
+    """Return the regions that the scores cover, in the order in which they come.
+
+    `mean` is not a region, and is left out.
+    """
     parts = ((name, measure_of(name)) for name in names)
     found = [name[len(measure) + 1 :] for name, measure in parts if measure in MEASURES]
     return tuple(dict.fromkeys(one for one in found if one != "mean"))
 
 
 def label_name(kind: str) -> str:
-    """Return the name under which a kind of masks stands in a list of allowed names."""
+    """Return the name of a kind of labels in a list of allowed names."""
     return _LABELS + kind
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """The names of one job: its scores, its kinds of labels, and the others: images, classes, blocks."""
+    """The names of one job.
+
+    metrics: the names of its scores.
+    label_kinds: its kinds of labels.
+    others: all its other names, of images, classes and blocks.
+    """
 
     metrics: tuple[str, ...]
     label_kinds: tuple[str, ...]
@@ -66,14 +83,18 @@ class Allowed:
 
 
 BRAIN_TUMOURS = Allowed(metric_names(("ET", "TC", "WT")), ("brats", "whole_tumour"))
-"""What a job without a list of its own may say, beside CLASSIFICATION: its exit is older than tasks, or not ours."""
+"""What a job without a list of its own may say, beside CLASSIFICATION.
+
+Such a job is older than tasks, or its outbound filter is not ours.
+"""
 SHIPPED = Allowed((*BRAIN_TUMOURS.metrics, *CLASSIFICATION), (*BRAIN_TUMOURS.label_kinds, CLASSES))
 
 
 def allowed(words: Collection[str] | None) -> Allowed:
-    """Return a job's list of allowed names by what they are names of.
+    """Return a job's list of allowed names, sorted by what they name.
 
-    a list without any score: those of SHIPPED; without any kind of labels: those of SHIPPED; no list at all: both
+    A list without any score, or without any kind of labels, gets those of SHIPPED for
+    that part. No list at all gets both.
     """
     words = words or ()
     kinds = tuple(word.removeprefix(_LABELS) for word in words if word.startswith(_LABELS))

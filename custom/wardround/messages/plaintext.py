@@ -1,5 +1,7 @@
-"""What the server and a site say to each other in a plaintext job, as plain values; flare/plaintext_messages.py writes and
-reads them."""
+"""What the server and a site say to each other in a plaintext job, as plain values.
+
+flare/plaintext_messages.py writes them on the wire and reads them strictly.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,13 @@ SILENT: dict[str, Any] = {"candidates": {}, "deploy": None, "val_score": None, "
 
 @dataclass(frozen=True)
 class Order:
-    """Server to site: the weights of every variable, this round and the number of rounds.
+    """Server to site: what a round starts from.
 
-    missed: by name, the sites whose update of the round before did not count: how many rounds had
-    passed when one last did
+    weights: the weights of every variable.
+    round: the number of this round, from 0.
+    num_rounds: how many rounds the job has.
+    missed: the sites whose update of the round before did not count. The value is the
+        number of rounds that had passed when an update of that site last counted.
     """
 
     weights: Arrays
@@ -28,13 +33,22 @@ class Order:
     missed: Mapping[str, int] = field(default_factory=dict)
 
     def since(self, site: str) -> int:
-        """Return whose state a site starts from: that before this round."""
+        """Return the round whose state the site starts from.
+
+        It is this round, unless the site's last update did not count.
+        """
         return self.missed.get(site, self.round)
 
 
 @dataclass(frozen=True)
 class Update:
-    """Site to server: what a round of local work changed. `weight` is the number of training patients."""
+    """Site to server: what a round of local work changed.
+
+    delta: the new weights less the old ones, of the blocks that travel.
+    weight: the number of training patients.
+    numbers: loss, validation score and seconds, None where they may not leave.
+    facts: what the site says of itself, as SITE_FACTS describes it.
+    """
 
     delta: Arrays
     weight: float

@@ -1,7 +1,9 @@
-"""The range of every number that a site may send: a finite number can still be a lie that spoils everybody's report.
+"""The range of every number that a site may send.
 
-A number outside its range is refused for the site that sent it. The ranges are far wider than any honest value, and so
-small that sums and means over all sites stay far from the largest float64.
+A finite number can still be a lie that spoils everybody's report. A number outside its
+range is refused for the site that sent it. The ranges are far wider than any honest
+value, and so narrow that sums and means over all sites stay far from the largest
+float64.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ def _interval(leaf: Leaf) -> dict[str, Any]:
 
 
 def candidate(metrics: Sequence[str] = SHIPPED.metrics) -> dict[str, Any]:
-    """Return the shape of one model's scores; metrics: the names that a job's task has, and no other."""
+    """Return the shape of one model's scores.
+
+    metrics: the names of scores that the job's task has; no other name is accepted.
+    """
     tests = {f"{name}?": Maybe(_interval(_OTHERS.get(str(measure_of(name)), SCORE))) for name in metrics}
     return {"k?": Maybe(STEPS), "val?": Maybe(SCORE), "test?": Maybe(tests), "gain?": Maybe(_interval(GAIN))}
 

@@ -1,10 +1,11 @@
 """What the server of a secure sum asks, and what a site answers, as plain values.
 
-These are the contents of the messages. How they travel, and how strictly they are read, is the
-matter of flare/secagg_messages.py; who may say what, of messages/statements.py.
+These are the contents of the messages. flare/secagg_messages.py writes them on the wire
+and reads them strictly; messages/statements.py lists who may say what. A site answers
+each task with a signed statement, and with this beside it:
 
-    join, prepare, unmask   a statement and nothing else; to complaints: a justification
-    train                   a payload (star), that the site is ready (ring), or a complaint
+    join, prepare, unmask   nothing; where there are complaints, a justification
+    train                   star: a payload; ring: that it is ready; or a complaint
     hop                     a payload
     finish                  the digest of the final model
 """
@@ -17,14 +18,12 @@ from typing import Any, final
 
 from wardround.messages.statements import Moment, Signed
 
-JOIN, PREPARE, TRAIN, HOP, UNMASK, FINISH = (
-    "join",
-    "prepare",
-    "train",
-    "hop",
-    "unmask",
-    "finish",
-)
+JOIN = "join"
+PREPARE = "prepare"
+TRAIN = "train"
+HOP = "hop"
+UNMASK = "unmask"
+FINISH = "finish"
 TASKS = (JOIN, PREPARE, TRAIN, HOP, UNMASK, FINISH)
 
 
@@ -33,9 +32,13 @@ TASKS = (JOIN, PREPARE, TRAIN, HOP, UNMASK, FINISH)
 class Revealed:
     """The sum of one round.
 
-    sites: whose it is
-    val_score: the mean validation score of the model that they started from
-    roster: the digest of the statements of who took part (secagg/roster.py), for sites that did not
+    moment: the run, the round and the attempt that led to the sum.
+    sites: the sites whose updates are in the sum.
+    configured: how many sites the run has.
+    val_score: the mean validation score of the model that these sites started from.
+    payload: the sum itself, as bytes.
+    roster: the digest of the statements of the sites that took part (secagg/roster.py),
+        for the sites that did not.
     """
 
     moment: Moment
@@ -51,14 +54,18 @@ class Revealed:
 class Call:
     """Server to site: the moment, and what the task needs.
 
-    joins, prepares: the statements that say who takes part; without masks `prepares` are the `join`
-    statements of those that are in the round
-    revealed: the sums since the round of the site that is furthest behind; others pass over what
-    they have
-    survivors: whose masks to open
-    ready, done, hop, payload: the state of the ring; `payload` is that of the last hop
-    begun: how many rounds were done when the server began
-    complaints: about shares that the receiver of this call has sent
+    joins: the statements of the sites that joined the run.
+    prepares: the statements that say which sites take part. Without masks these are the
+        `join` statements of the sites in the round.
+    revealed: the sums since the round of the site that is furthest behind. The other
+        sites skip those that they have already.
+    survivors: the sites whose masks are to be opened.
+    ready: ring: the sites that have trained.
+    done: ring: the sites that have added their update so far.
+    hop: ring: the statement of the last hop.
+    payload: ring: the payload of the last hop.
+    begun: how many rounds were done when the server began.
+    complaints: complaints about shares that the receiver of this call has sent.
     """
 
     moment: Moment
@@ -80,8 +87,8 @@ class Call:
 class Reply:
     """Site to server.
 
-    payload: b"" where the kind of the statement has none
-    meta: the numbers that go with the task, as flare/secagg_messages.py lists them
+    payload: the bytes that the statement speaks of; b"" where its kind has none.
+    meta: the numbers that go with the task, as flare/secagg_messages.py lists them.
     """
 
     statement: Signed

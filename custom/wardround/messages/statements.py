@@ -1,20 +1,27 @@
-"""The signed statements of a secure sum: everything that sites and server say beside the payload.
+"""The signed statements of a secure sum: all that sites and server say, payload apart.
 
-A statement is one line of JSON, bound to run, round and attempt, with the signature and certificate of its site. This
-table is the list to review; a key more or less, or a value of another form, is refused.
+A statement is one line of JSON. It is bound to a run, a round and an attempt, and
+travels with the signature and the certificate of its site. This table is the list to
+review: a key more or less, or a value of another form, is refused.
 
-    join      once: the site's X25519 key for sealed shares, the id of its sum key, a digest of the job as the site knows it
-    prepare   each attempt with masks: a fresh mask key, a digest of its own mask, for every site a sealed share and its digests
-    ready     ring: trained; the digest of the global model that it started from
-    submit    star: the payload's SHA-256 with it
-    complain  instead of these two: whose share for this site does not open, or is not the promised one
-    justify   what an accused site answers: for each accuser the one key that opens the share made for it
-    hop       ring: the payload's SHA-256, who has added so far
-    unmask    shares of the own masks of those who are in the sum, and of the mask keys of those who are not
-    judged    the end: the digest of the final model
+    join      once per run: the site's X25519 key for sealed shares, the id of its sum
+              key, a digest of the job as the site knows it
+    prepare   each attempt with masks: a fresh mask key, a digest of its own mask, and
+              for every site a sealed share and the digests of that share
+    ready     ring: the site has trained; the digest of the global model it started from
+    submit    star: the same, with the SHA-256 of the payload
+    complain  instead of these two: whose share for this site cannot be opened, or is
+              not the promised one
+    justify   the answer of an accused site: for each accuser the one key that opens the
+              share made for it
+    hop       ring: the SHA-256 of the payload, and who has added an update so far
+    unmask    shares of the own masks of the sites in the sum, and of the mask keys of
+              the sites that are not in it
+    judged    at the end: the digest of the final model
 
-`roster` is a digest of the statements that say who takes part: `prepare` with masks, `join` without. Their texts hold fresh
-keys of every site and the digest of its job, so that whatever is bound to a roster belongs to one job and one set of sites.
+`roster` is a digest of the statements that say who takes part: `prepare` with masks,
+`join` without. Their texts hold fresh keys of every site and the digest of its job, so
+that whatever is bound to a roster belongs to one job and one set of sites.
 """
 
 from __future__ import annotations
@@ -29,9 +36,16 @@ from typing import Any, final
 from wardround.core.errors import RoundRefused
 from wardround.messages.identity import Authority, Identity
 
-_HEX, _NAME, _KEY = re.compile(r"(?:[0-9a-f]{2}){0,512}"), re.compile(r"[\w.@-]{1,64}"), re.compile(r"[0-9a-f]{64}")
-KEY_BYTES, SEALED_BYTES, SHARE_BYTES = 32, 192, 66  # sealed: key 32, nonce 12, two shares of 66, tag 16
-HEX, KEY, NAMES = "hexadecimal digits", "64 hexadecimal digits", "site names"
+_HEX = re.compile(r"(?:[0-9a-f]{2}){0,512}")
+_NAME = re.compile(r"[\w.@-]{1,64}")
+_KEY = re.compile(r"[0-9a-f]{64}")
+# A sealed share is a key of 32 bytes, a nonce of 12, two shares of 66 and a tag of 16.
+KEY_BYTES = 32
+SEALED_BYTES = 192
+SHARE_BYTES = 66
+HEX = "hexadecimal digits"
+KEY = "64 hexadecimal digits"
+NAMES = "site names"
 SEALED, DIGESTS, SHARES, KEYS = (
     f"{2 * size} hexadecimal digits by site" for size in (SEALED_BYTES, 2 * KEY_BYTES, SHARE_BYTES, KEY_BYTES)
 )
@@ -52,13 +66,14 @@ SHAPES: dict[str, dict[str, str]] = {
     "judged": {"model": HEX, "job": HEX},
 }
 _COMMON = {"kind", "site", "run", "round", "attempt"}
+# A `prepare` statement grows with the number of sites: 256 of them fit into LONGEST.
 LONGEST, MOST_ROUNDS = 262_144, 1_000_000
 
 
 @final
 @dataclass(frozen=True)
 class Moment:
-    """Which run, round and attempt: part of every statement and of every derived key."""
+    """The run, the round and the attempt: part of every statement and derived key."""
 
     run: str
     round: int
@@ -66,13 +81,19 @@ class Moment:
 
     @property
     def words(self) -> tuple[str | int, ...]:
+        """Return the three values, as they enter a derived key and travel."""
         return (self.run, self.round, self.attempt)
 
 
 @final
 @dataclass(frozen=True)
 class Signed:
-    """A statement as it travels."""
+    """A statement as it travels.
+
+    text: the JSON that was signed.
+    signature: the RSASSA-PSS signature of the text.
+    certificate: the certificate of the site, in PEM.
+    """
 
     text: str
     signature: bytes
@@ -80,11 +101,15 @@ class Signed:
 
     @property
     def digest(self) -> str:
+        """Return the SHA-256 of the text, in hexadecimal."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 def sign(identity: Identity, kind: str, moment: Moment, **fields: Any) -> Signed:
-    """Return a signed statement; one that this table does not know: RoundRefused."""
+    """Return a signed statement.
+
+    A statement that the table above does not describe is a RoundRefused.
+    """
     content = {"kind": kind, "site": identity.name, **vars(moment), **fields}
     text = _canonical(content)
     _parse(text)
@@ -92,9 +117,13 @@ def sign(identity: Identity, kind: str, moment: Moment, **fields: Any) -> Signed
 
 
 def read(signed: Signed, kinds: Sequence[str], moment: Moment, authority: Authority | None) -> dict[str, Any]:
-    """Return the content of a statement of one of these kinds and this moment.
+    """Return the content of a statement of one of these kinds and of this moment.
 
-    authority None: a site's own statement, not checked | another kind, moment, signature, form: RoundRefused
+    Another kind, another moment, a signature that does not fit or another form is a
+    RoundRefused.
+
+    authority: who checks the signature. None is for a site's own statement, whose
+        signature is not checked.
     """
     content = _parse(signed.text)
     site, kind = content["site"], content["kind"]
@@ -113,7 +142,10 @@ def read(signed: Signed, kinds: Sequence[str], moment: Moment, authority: Author
 
 
 def read_own(site: str, signed: Signed, kind: str, moment: Moment, authority: Authority) -> dict[str, Any]:
-    """Return what a site says of itself; as `read`, and a statement of another site: RoundRefused."""
+    """Return what a site says of itself, checked as in `read`.
+
+    A statement of another site is a RoundRefused.
+    """
     said = read(signed, [kind], moment, authority)
     if said["site"] != site:
         raise refused(site, f"a statement of {said['site']}", "its own")
@@ -121,12 +153,12 @@ def read_own(site: str, signed: Signed, kind: str, moment: Moment, authority: Au
 
 
 def peek(signed: Signed) -> dict[str, Any]:
-    """Return the content of a statement without checking who made it."""
+    """Return the content of a statement without a check of who made it."""
     return _parse(signed.text)
 
 
 def digest_of(statements: Sequence[Signed]) -> str:
-    """Return a digest of statements in the order of their texts."""
+    """Return one digest of several statements, independent of their order."""
     return hashlib.sha256("\n".join(sorted(one.text for one in statements)).encode()).hexdigest()
 
 
@@ -159,7 +191,8 @@ def _parse(text: str) -> dict[str, Any]:
     for key, form in shape.items():
         if not _fits(content[key], form):
             raise refused(content["site"], f"{key!r} in another form", form)
-    # One content has one text: digests of texts are compared, and a doubled key could say two things to two readers.
+    # One content has one text. Digests of texts are compared, and a key that stands
+    # twice could say two things to two readers.
     if _canonical(content) != text:
         raise refused(content["site"], "another spelling of its JSON", "sorted keys, no blanks, plain ASCII")
     return content

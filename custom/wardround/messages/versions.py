@@ -1,4 +1,4 @@
-"""Every party of a run has the same wardround."""
+"""Whether every party of a run has the same version of wardround."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from wardround.core.errors import ConfigRefused
 def require_version(site: str, facts: Mapping[str, Any]) -> None:
     """Raise ConfigRefused unless a site runs this version.
 
-    Other code may train, round or count another way.
+    Another version may train, round or count in another way.
+
+    facts: what the site says of itself; its `version` is compared.
     """
     if facts["version"] != __version__:
         raise ConfigRefused(
