@@ -65,7 +65,7 @@ def run() -> dict[str, Any]:
         "settings": {"num_rounds": 2, "work": 40, "lr": 0.05, "seed": 0},
         "model": {"name": "UNet3d", "parameters": 143685, "fingerprint": "ab12cd34"},
         "sites": {"site-1": site, "site-2": {**copy.deepcopy(site), "label": "south"}},
-        "num_rounds": rounds,
+        "rounds": rounds,
         "best": {"round": 1, "val_score": 0.4},
         "final": {
             "site-1": {"candidates": first, "deploy": "personalised"},

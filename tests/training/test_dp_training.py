@@ -71,7 +71,7 @@ def test_nobody_moves_the_row_of_another_patient(home: DPSite) -> None:
 
 def test_adding_or_removing_a_patient_moves_the_sum_by_at_most_the_clip(home: DPSite) -> None:
     w, everybody = weights(home.site), PatientPatches(home, 0).patients
-    size, limit = w.numel(), (Fraction(PROMISE.max_update_norm) / Fraction(PROMISE.step(w.numel()))) ** 2
+    size, limit = w.numel(), (Fraction(PROMISE.max_grad_norm) / Fraction(PROMISE.step(w.numel()))) ** 2
 
     def total(chosen: tuple[str, ...]) -> Tensor:
         return clipped_sum([rows_of(PatientPatches(home, 0), w, chosen)], PROMISE, size)

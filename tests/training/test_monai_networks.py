@@ -84,7 +84,7 @@ def test_two_rounds_then_predict_and_a_bundle(opened: Any, cohorts: dict[int, Pa
     assert prediction.read_weights(bundle).spec == spec
     sys.path.insert(0, str(bundle))
     try:
-        ready = importlib.import_module(f"{CODE}.hospital.monai_case").ready
+        ready = importlib.import_module(f"{CODE}.export.monai_case").ready
         config = json.loads((bundle / "configs" / "inference.json").read_text())
         network = ConfigParser({"net": config["network_def"]}).get_parsed_content("net")
         made = ready(network, config["network"]["norm"], str(bundle / "models" / "model.pt"), "cpu")

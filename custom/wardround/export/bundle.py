@@ -91,7 +91,7 @@ def _inference(
     network: Mapping[str, Any],
     meta: Mapping[str, Any],
 ) -> dict[str, Any]:
-    parts = f"{CODE}.hospital.monai_case"
+    parts = f"{CODE}.{FIRST}"
     task = dict((meta.get("inputs") or {}).get("task", DESCRIPTION))
     return {
         "bundle_root": ".",
