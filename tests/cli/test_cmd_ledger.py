@@ -135,7 +135,7 @@ def simulate(folder, *options):
 
 def test_simulate_a_job_that_fits(local, capsys):
     before = (local / ledger_file.FILE).read_bytes()
-    assert simulate(local, "--noise-multiplier", "1", "--sampling-rate", "0.05", "--steps", "200") == 0
+    assert simulate(local, "--noise-multiplier", "1", "--sample-rate", "0.05", "--steps", "200") == 0
     out = capsys.readouterr().out
     found = {row[0]: row for row in rows(out)}
     assert found["this job alone"][3] == "4.766"
@@ -156,7 +156,7 @@ def test_simulate_finds_the_noise_and_needs_no_ledger(tmp_path, capsys):
     assert out.startswith("per patient, noise 1.8980")
     assert ["this job alone", "patient", "1e-05", "8", "1.666", "0.798", "0.255"] in rows(out)
     assert "jobs with differential privacy are refused here" in out
-    assert simulate(tmp_path, "--target-epsilon", "4", "--sampling-rate", "0.05", "--steps", "200") == 0
+    assert simulate(tmp_path, "--target-epsilon", "4", "--sample-rate", "0.05", "--steps", "200") == 0
     assert capsys.readouterr().out.startswith("per patient, noise 1.09")
     assert list(tmp_path.iterdir()) == []
 
@@ -172,11 +172,11 @@ def test_simulate_refuses_what_is_vacuous(tmp_path, capsys):
     [
         ("--noise-multiplier", "1"),
         ("--noise-multiplier", "1", "--steps", "3"),
-        ("--noise-multiplier", "1", "--sampling-rate", "0.1"),
-        ("--noise-multiplier", "1", "--sampling-rate", "0.1", "--rounds", "3"),
+        ("--noise-multiplier", "1", "--sample-rate", "0.1"),
+        ("--noise-multiplier", "1", "--sample-rate", "0.1", "--rounds", "3"),
         ("--noise-multiplier", "0", "--rounds", "3"),
         ("--target-epsilon", "nan", "--rounds", "3"),
-        ("--noise-multiplier", "1", "--sampling-rate", "1.5", "--steps", "3"),
+        ("--noise-multiplier", "1", "--sample-rate", "1.5", "--steps", "3"),
     ],
 )
 def test_simulate_refuses_options_that_make_no_sense(tmp_path, options, capsys):

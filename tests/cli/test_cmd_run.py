@@ -305,7 +305,7 @@ def test_a_plan_for_a_folder_that_is_not_there_is_no_plan(tmp_path: Path, capsys
         "1e-5",
         "--noise-multiplier",
         "1",
-        "--sampling-rate",
+        "--sample-rate",
         "0.05",
         "--steps",
         "9",

@@ -72,7 +72,7 @@ def server(tmp_path, monkeypatch, run):
     package = tmp_path / "path" / "nvflare"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    (package / "cli/main.py").write_text(PLAYED)
+    (package / "cli.py").write_text(PLAYED)
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
     monkeypatch.setenv("PLAYED", str(tmp_path))
     monkeypatch.chdir(tmp_path)

@@ -12,7 +12,7 @@ from wardround.models.nets import UNet3d
 from wardround.training.global_model import initial_arrays
 
 SITES = ("site-1", "site-2", "site-3")
-FEDAVG = ("fixed", "masked", "he")
+FEDAVG = ("fixed", "secagg", "he")
 PERFEDAVG = ("perfedavg_open", "perfedavg_ring", "perfedavg_restarted")
 TINY = UNet3d((4, 8), residual_units=1, norm="instance", dropout=0.0)
 
@@ -118,7 +118,7 @@ def test_the_server_has_no_model(runs, name):
 def test_a_receipt_for_every_release(runs, name):
     steps = {
         "fixed": ["train"],
-        "masked": ["prepare", "train", "unmask"],
+        "secagg": ["prepare", "train", "unmask"],
         "he": ["train"],
         "perfedavg_open": ["train"],
     }.get(name, ["prepare", "train", "hop", "unmask"])
@@ -142,7 +142,7 @@ def test_bytes_up_are_those_of_the_receipts(runs):
 def test_an_update_is_half_as_large_as_in_the_clear_or_smaller(runs):
     """Eight bits and a few of headroom for each number, before encryption adds its own."""
     count = sum(block.size for block in initial_arrays(TINY, seed=0).values())
-    (line,) = (line for line in receipts(runs["masked"], "site-1")[:4] if line["task"] == "train")
+    (line,) = (line for line in receipts(runs["secagg"], "site-1")[:4] if line["task"] == "train")
     assert line["bytes"] < 4 * count / 2
 
 

@@ -115,7 +115,7 @@ def job_of(cell: compat.Cell) -> recipes.Job:
         privacy |= {key: private[key] for key in ("mechanism", "dp", "scaling") if key in private}
         if cell["dp"] == "hospital" and made.secagg is not None:
             sum_ = privacy["secagg"]["args"] | {"bits": 16}
-            made_for = {key: sum_[key] for key in ("sites", "min_clients", "bits")} | {"hidden": sum_["masks"]}
+            made_for = {key: sum_[key] for key in ("sites", "min_clients", "bits")} | {"distributed": sum_["masks"]}
             privacy["mechanism"]["args"]["promise"]["args"] |= made_for
             privacy["secagg"] = privacy["secagg"] | {"args": sum_}
     return replace(made, privacy=privacy, fedavg_baseline=cell["beside"] == "beside")

@@ -23,7 +23,7 @@ hospital's own folder (`local/` of its NVFlare site) with wardround_ledger.jsonl
 
   wardround ledger show local
   wardround ledger verify local
-  wardround ledger simulate local --unit patient --delta 1e-5 --target-epsilon 2 --sampling-rate 0.05 --steps 200
+  wardround ledger simulate local --unit patient --delta 1e-5 --target-epsilon 2 --sample-rate 0.05 --steps 200
 """
 SHOW = """
 Print the releases of every job, and what all of them together mean for one patient (or image, or hospital): epsilon at a
@@ -47,11 +47,11 @@ lines.
 """
 SIMULATE = """
 Print what a planned job would cost in addition to the ledger. Nothing is reserved. For training on sampled patients (DP-SGD)
-give --sampling-rate and --steps; for a sum in which every unit takes part in every round give --rounds. Exit code 0: the job
+give --sample-rate and --steps; for a sum in which every unit takes part in every round give --rounds. Exit code 0: the job
 fits the budget (or there is none); 1: it does not fit; 2: refused, as is an epsilon above 100 without --accept-vacuous.
 
-  wardround ledger simulate local --unit patient --delta 1e-5 --noise-multiplier 1.0 --sampling-rate 0.05 --steps 200
-  wardround ledger simulate local --unit patient --delta 1e-5 --target-epsilon 2 --sampling-rate 0.05 --steps 200
+  wardround ledger simulate local --unit patient --delta 1e-5 --noise-multiplier 1.0 --sample-rate 0.05 --steps 200
+  wardround ledger simulate local --unit patient --delta 1e-5 --target-epsilon 2 --sample-rate 0.05 --steps 200
   wardround ledger simulate local --unit hospital --delta 1e-5 --target-epsilon 8 --rounds 10
 """
 CLOSE = """
@@ -83,7 +83,7 @@ def add(commands: Any) -> None:
     noise.add_argument(
         "--target-epsilon", type=float, metavar="E", help="find the noise at which this job alone costs E"
     )
-    planned.add_argument("--sampling-rate", type=float, metavar="Q", help="chance of a unit to be in a step (Poisson)")
+    planned.add_argument("--sample-rate", type=float, metavar="Q", help="chance of a unit to be in a step (Poisson)")
     planned.add_argument("--steps", type=positive, metavar="T", help="sampled steps over the whole job")
     planned.add_argument("--rounds", type=positive, metavar="T", help="rounds in which everybody takes part")
     planned.add_argument("--accept-vacuous", action="store_true", help="go on above epsilon 100: no privacy claim")
@@ -218,7 +218,7 @@ def _plan(args: argparse.Namespace) -> Release:
     if args.rounds is None and q is not None and steps is not None:
         z = noise_multiplier_for(target, args.delta, q, steps) if z is None else z
         return SampledGaussianRelease(unit, z, q, steps)
-    raise _refused("another set of options", "--sampling-rate with --steps, or --rounds alone", "say how it releases")
+    raise _refused("another set of options", "--sample-rate with --steps, or --rounds alone", "say how it releases")
 
 
 def _jobs(accounts: list[Account]) -> list[list[str]]:
