@@ -216,6 +216,8 @@ def _value(key: str, value: Any) -> str:
         return f"[{('; ' if key == 'columns' else ', ').join(parts)}]"
     if isinstance(value, Mapping) and "path" in value:
         return f"{value['path']} ({_words(value['args'])})"
+    if isinstance(value, Mapping):
+        return f"({_words(value)})"
     named = {"None": "none", "True": "yes", "False": "no"}
     return named.get(str(value), str(value)).replace("|", "\\|")
 
