@@ -166,7 +166,7 @@ def test_bad_input_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in recipes.names() if recipes.job(name).privacy["title"] != "in plaintext"]
+    "name", [name for name in recipes.names() if recipes.job(name).privacy["title"] != "plaintext"]
 )
 def test_no_hidden_or_private_job_is_run_in_the_clear(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -41,7 +41,7 @@ ELSEWHERE = {
         '"--format", "json"',
     ),
     r"nvflare --format json job abort ID --startup-kit K": ("tests/e2e/test_poc.py", '"job", "abort"'),
-    r"python tests/drills/run\.py( site_killed)?": ("tests/e2e/test_drills.py", "site_killed"),
+    r"python tests/support/run_drills\.py( site_killed)?": ("tests/e2e/test_drills.py", "site_killed"),
     r"wardround report results": ("tests/cli/test_cmd_report.py", '"report"'),
     r"pip install \.": (".ci/run", "pip install"),
     r"wardround preflight .*": ("tests/e2e/test_hardened.py", '"preflight"'),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "drills"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from drills import DRILLS
 from stage import Consortium, stage
 

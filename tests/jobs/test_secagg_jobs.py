@@ -39,6 +39,7 @@ def test_every_argument_is_said(job):
         inspect.signature(cls).bind(**part["args"])
         assert set(inspect.signature(cls).parameters) - set(part["args"]) <= {
             "scaling",
+            "validation",
             "_args",
             "_kwargs",
             "args",

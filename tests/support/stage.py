@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "tests" / "e2e"))
+sys.path.insert(0, str(REPOSITORY / "tests" / "support"))
 from consortium import SERVER, SITES, Consortium, started  # noqa: E402
 
 REJOIN = {"id": "rejoin", "path": "wardround.flare.rejoin.Rejoin", "args": {}}
