@@ -253,7 +253,7 @@ def test_an_unlisted_class_ends_the_job_and_the_site_knows_why(consortium, unlis
     assert unlisted.deployed["site-1"] == "OK"
     assert unlisted.report["outcome"] == "incomplete"
     log = (consortium.kits / "site-1" / unlisted.id / "error_log.txt").read_text(errors="replace")
-    assert f"Component '{UNLISTED}' at config path 'components.#3' is not in allow_list" in log
+    assert f"Component '{UNLISTED}' at config path 'components.#4' is not in allow_list" in log
     assert not list((consortium.kits / "site-1" / unlisted.id).rglob("releases.jsonl"))
 
 
