@@ -233,7 +233,7 @@ def server(mode: dict[str, bool], bits: int, sites: int, model: str) -> dict[str
     with tempfile.TemporaryDirectory(prefix="secure-sum-") as place:
         folder = Path(place)
         written = in_own_process(
-            "secagg", "write_messages", mode=mode, bits=bits, sites=sites, model=model, place=place
+            "secure_sum", "write_messages", mode=mode, bits=bits, sites=sites, model=model, place=place
         )
         secagg = promise(mode, bits, max(MOST_SITES, sites))
         secagg_server = SecAggServer(secagg, Authority.load(folder / "kits" / "s1"), int(written["fields"]))
@@ -316,7 +316,7 @@ def one_model(name: str, weights: dict[str, Any], args: argparse.Namespace) -> d
         numbers = (4,) if args.quick else (4, 16, 64)
         say(f"{name}: {mode}: memory of the server at {numbers} sites")
         found = {
-            n: in_own_process("secagg", "server", mode=MODES[mode], bits=args.bits, sites=n, model=name)
+            n: in_own_process("secure_sum", "server", mode=MODES[mode], bits=args.bits, sites=n, model=name)
             for n in numbers
         }
         rows[mode]["server_rss_mb"] = {str(n): one["peak_rss_mb"] for n, one in found.items()}
@@ -411,7 +411,7 @@ def main() -> None:
     args = parser().parse_args()
     chosen = args.models or (secure_sum_rival.MODELS[:1] if args.quick else secure_sum_rival.MODELS)
     settings = {"sites": args.sites, "room_for_sites": MOST_SITES, "quick": args.quick}
-    with kept("secagg", args) as parts:
+    with kept("secure_sum", args) as parts:
         for name in () if args.show else chosen:
             weights = secure_sum_rival.models()[name]
             parts.measure({"model": name, "bits": args.bits}, settings, partial(one_model, name, weights, args))
