@@ -15,7 +15,9 @@ from wardround.jobs import secagg_jobs
 # only, which refuse every task without them; scales change what is learnt, never what is promised; ids are names inside one
 # config; the network's settings are covered by the architecture's fingerprint, which both sides compare; a record is read,
 # and what a classifier is given stands beside its weights, only where there is one; the least Dice is for jobs that segment.
-RIVALS = {f"SiteExecutor.{name}" for name in ("fedavg_baseline", "server_optimizer", "variables", "scaling", "validation")}
+RIVALS = {
+    f"SiteExecutor.{name}" for name in ("fedavg_baseline", "server_optimizer", "variables", "scaling", "validation")
+}
 NETWORK = {
     f"UNet3d.{name}"
     for name in (
