@@ -9,7 +9,7 @@ from wardround.aggregation.validation import StepCheck
 from wardround.core.arrays import digest, norm, subtract
 from wardround.dp.hospital_dp import HospitalDP
 from wardround.dp.hospital_release import HospitalRelease
-from wardround.flare import plaintext_messages, secagg_messages
+from wardround.flare import orders, plaintext_messages, secagg_calls, strict_dxo
 from wardround.flare.outbound import ID
 from wardround.flare.site_parts import REASONS
 from wardround.flare.workspaces import private_folder
@@ -103,7 +103,7 @@ def test_a_poisoned_sum_is_refused_and_the_model_stays(federation, mode):
     told = [
         plaintext_messages.refusal_code(reply)
         for task, name, reply in played.messages
-        if name in SITES[:3] and not plaintext_messages.is_reply(reply)
+        if name in SITES[:3] and not strict_dxo.is_reply(reply)
     ]
     assert told == ["round"] * 3
 
@@ -176,7 +176,7 @@ def test_it_is_refused_where_the_server_applies_the_step(federation, caplog):
     site = federation("he").sites["site-1"]
     site.executor = secagg_site(server_optimizer=None, variables=None, validation=SCORES)
     site.engine.components[ID] = outbound()
-    message = plaintext_messages.order_message(plaintext_messages.Order(first_model(), 0, 2))
+    message = orders.order_message(orders.Order(first_model(), 0, 2))
     assert plaintext_messages.refusal_code(site.answer("train", message)) == "config"
     assert "validation, which only sites of a secure sum use" in caplog.text
 
@@ -195,7 +195,7 @@ def test_under_hospital_level_noise_no_task_is_done(federation, mode):
     played = federation(mode, private=Private(release), bits=16, weights="equal")
     for validation in (SCORES, LENGTH):
         site = checked(played, validation).sites["site-1"]
-        reply = site.answer("join", secagg_messages.call_message(secagg_messages.Call(joined("ab" * 16), 2, begun=1)))
+        reply = site.answer("join", secagg_calls.call_message(secagg_calls.Call(joined("ab" * 16), 2, begun=1)))
         assert plaintext_messages.refusal_code(reply) == "config"
         assert "a refusal is a function of the site's patients, and no noise hides it" in reasons(site)
 

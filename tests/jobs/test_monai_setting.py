@@ -21,7 +21,9 @@ OURS = "wardround.models.monai_network.MonaiNetwork"
 def test_the_job_says_which_network_and_a_hardened_hospital_knows_its_class() -> None:
     job = recipes.job("brats_fedavg", DYNUNET)
     require_buildable(job)
-    for config in (folder.client_config(job)["executors"][0]["executor"], folder.server_config(job)["workflows"][0]):
+    site = folder.client_config(job)["executors"][0]["executor"]
+    server = folder.server_config(job)["workflows"][0]["args"]["mode"]
+    for config in (site, server):
         part = config["args"]["model"]
         assert part["path"] == OURS
         assert part["args"]["network"] == "monai.networks.nets.DynUNet"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -230,10 +230,10 @@ class Consortium:
             except psutil.NoSuchProcess:
                 continue
         for one in alive:
-            one.terminate()
+            end(one.terminate)
         _, stubborn = psutil.wait_procs(alive, timeout=10)
         for one in stubborn:
-            one.kill()
+            end(one.kill)
         kill_all(self.kits)  # a start script that was not yet stopped has started its party again
 
 
@@ -241,9 +241,15 @@ def kill_all(kit: Path) -> int:
     """SIGKILL every process that was started from this folder; return how many."""
     mine = [one for one in psutil.process_iter(["cmdline"]) if str(kit) in " ".join(one.info["cmdline"] or [])]
     for one in mine:
-        one.kill()
+        end(one.kill)
     psutil.wait_procs(mine, timeout=10)
     return len(mine)
+
+
+def end(signal: Callable[[], None]) -> None:
+    """Send a signal to a process that may have ended by itself since it was listed."""
+    with suppress(psutil.NoSuchProcess):
+        signal()
 
 
 @contextmanager
