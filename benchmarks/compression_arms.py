@@ -182,7 +182,7 @@ class Hidden:
         schedule, stage = self._setting.schedule, self._books.stage
         for later in range(self._round + 1, schedule.num_rounds):
             if stage.layout(later) == self._key:
-                ratio = schedule.steps(later).lr / schedule.steps(self._round).lr
+                ratio = schedule.steps(later).mean_rate / schedule.steps(self._round).mean_rate
                 self._grids[self._key] = next_grid(self._grid, totals, self._count, ratio)
                 break
         return self._books.read(mean)

@@ -77,7 +77,7 @@ class FixedPointSum:
         mean, exact = mean_of(self.grid, totals, patients / REFERENCE_PATIENTS), self.exact.mean()
         self.error.append(norm(subtract(mean, exact)) / norm(exact))
         if self.round + 1 < self.schedule.num_rounds:
-            ratio = self.schedule.steps(self.round + 1).lr / self.schedule.steps(self.round).lr
+            ratio = self.schedule.steps(self.round + 1).mean_rate / self.schedule.steps(self.round).mean_rate
             self.grid = next_grid(self.grid, totals, len(self.sites), ratio)
         return mean
 

@@ -54,6 +54,8 @@ class Steps:
 
     work: The number of gradient evaluations, at least 1.
     lr: The learning rate of SGD, above 0 and below 10.
+    rates: The learning rate at each of the `work` gradient evaluations, in the range of
+        lr, which it then replaces; empty means lr throughout.
     momentum, nesterov, weight_decay: As in torch.optim.SGD.
     clip_norm: The largest norm of a step's direction; 0 means no clipping.
     round: The round, counted from 0.
@@ -68,6 +70,7 @@ class Steps:
     weight_decay: float = 0.0
     clip_norm: float = 0.0
     round: int = 0
+    rates: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         moves = self.work >= 1 and 0 < self.lr < 10 and 0 <= self.momentum < 1
@@ -86,6 +89,27 @@ class Steps:
                 expected="momentum > 0",
                 fix="set momentum, or nesterov to false",
             )
+        if self.rates and not (len(self.rates) == self.work and all(0 < rate < 10 for rate in self.rates)):
+            raise ConfigRefused(
+                "the learning rates of a round",
+                found=f"{len(self.rates)} rates for {self.work} gradient evaluations, or one out of range",
+                expected="one for each gradient evaluation, above 0 and below 10",
+                fix="use Schedule.steps(round), which makes them",
+            )
+
+    def rate(self, step: int, count: int) -> float:
+        """Return the learning rate of one of `count` steps of this round.
+
+        Steps that cost several gradient evaluations, or that are only a part of the
+        round's work, pass through the whole round's rates as any others do: step i has
+        the rate of gradient evaluation floor(i work / count).
+        """
+        return self.rates[step * self.work // count] if self.rates else self.lr
+
+    @property
+    def mean_rate(self) -> float:
+        """Return the mean learning rate of the round."""
+        return sum(self.rates) / self.work if self.rates else self.lr
 
 
 @dataclass(frozen=True)
@@ -197,8 +221,9 @@ def descend(
 ) -> tuple[Tensor, list[float]]:
     """Take `count` SGD steps from w, which is not changed; return (new w, losses).
 
-    Momentum, Nesterov and weight decay are those of torch.optim.SGD, with a velocity
-    that starts at zero. With clip_norm > 0 the whole direction, a method's own terms
+    Step i of the `count` has the learning rate steps.rate(i, count). Momentum, Nesterov
+    and weight decay are those of torch.optim.SGD, with a velocity that starts at zero.
+    With clip_norm > 0 the whole direction, a method's own terms
     included, is scaled to at most that norm, before weight decay.
     mask: Only coordinates where it is true move; None moves all.
 
@@ -209,7 +234,7 @@ def descend(
     # gone.
     velocity = torch.zeros_like(w)
     losses = []
-    for _ in range(count):
+    for step in range(count):
         loss, g = direction(w)
         # 1e-12 keeps a gradient of exactly zero from dividing by zero.
         if steps.clip_norm > 0 and (scale := steps.clip_norm / (g.norm() + 1e-12)) < 1:
@@ -221,7 +246,7 @@ def descend(
         if steps.momentum:
             velocity.mul_(steps.momentum).add_(g)
             g = g.add_(velocity, alpha=steps.momentum) if steps.nesterov else velocity
-        w.add_(g, alpha=-steps.lr)
+        w.add_(g, alpha=-steps.rate(step, count))
         losses.append(loss)
     # One check after the loop is enough: a weight that is NaN or inf stays so.
     if not (torch.isfinite(w).all() and torch.isfinite(torch.tensor(losses)).all()):

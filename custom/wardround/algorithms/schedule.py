@@ -1,4 +1,14 @@
-"""How much local work does a job ask for, and how does the learning rate fall?"""
+"""How much local work does a job ask for, and how does the learning rate fall?
+
+The learning rate is a function of the round and, where `decay` says so, of the step in
+it. Nothing is kept between rounds, so a site that missed one or was restarted goes on
+with the rate that all others have.
+
+Sources: Loshchilov and Hutter 2017, arXiv:1608.03983, eq. (5), with one cycle over the
+whole run; Isensee et al. 2021 (nnU-Net: poly with the exponent 0.9).
+Deviations: 1. The cosine ends at FLOOR instead of 0. 2. poly falls at every step, not
+once in an epoch.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +21,9 @@ from wardround.core.errors import ConfigRefused
 
 # The cosine does not end at 0, so that the last round still learns.
 FLOOR = 0.05
+# nnU-Net's exponent.
+POWER = 0.9
+DECAYS = ("cosine", "constant", "cosine_per_step", "poly_per_step")
 
 
 @final
@@ -20,10 +33,12 @@ class Schedule:
 
     num_rounds: The number of rounds, at least 1.
     work: Gradient evaluations per site and round.
-    lr: The learning rate of round 0.
-    decay: "cosine" takes lr down half a cosine to FLOOR * lr in the last round; a
-        single round has lr. "constant" keeps lr. Within a round the rate does not
-        change.
+    lr: The learning rate of the first step.
+    decay: With t the share of the run's gradient evaluations that lie before this one,
+        "cosine_per_step" has lr (FLOOR + (1 - FLOOR) (1 + cos(pi t)) / 2), and
+        "poly_per_step" lr (1 - t)^POWER. Within a round of the other two the rate does
+        not change: "cosine" takes lr down half a cosine to FLOOR * lr in the last round
+        (a single round has lr), and "constant" keeps lr.
     momentum, nesterov, weight_decay, clip_norm: As in `Steps`.
 
     A value that is missing or out of its range raises ConfigRefused.
@@ -36,15 +51,15 @@ class Schedule:
     nesterov: bool
     weight_decay: float
     clip_norm: float
-    decay: Literal["cosine", "constant"]
+    decay: Literal["cosine", "constant", "cosine_per_step", "poly_per_step"]
 
     def __post_init__(self) -> None:
         absent = [name for name, value in vars(self).items() if value is None]
-        if absent or self.num_rounds < 1 or self.decay not in ("cosine", "constant"):
+        if absent or self.num_rounds < 1 or self.decay not in DECAYS:
             raise ConfigRefused(
                 "the schedule",
                 found=f"missing {absent}" if absent else f"rounds {self.num_rounds}, decay {self.decay!r}",
-                expected="every value given, rounds >= 1, decay cosine or constant",
+                expected=f"every value given, rounds >= 1, decay one of {', '.join(DECAYS)}",
                 fix="set every value of the job's schedule, as --set num_rounds=3",
             )
         self.steps(0)
@@ -61,16 +76,35 @@ class Schedule:
                 expected=f"0..{self.num_rounds - 1}",
                 fix="--set num_rounds=NUMBER, larger than that round",
             )
-        factor = 1.0
-        if self.decay == "cosine" and self.num_rounds > 1:
-            factor = FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * round_ / (self.num_rounds - 1)))
-        rate = self.lr * factor
+        rates = self._rates(round_)
         return Steps(
             self.work,
-            rate,
+            rates[0] if rates else self.lr * self._factor(round_),
             self.momentum,
             self.nesterov,
             self.weight_decay,
             self.clip_norm,
             round_,
+            rates,
         )
+
+    def _factor(self, round_: int) -> float:
+        """Return the rate of a whole round as a multiple of lr."""
+        if self.decay == "cosine" and self.num_rounds > 1:
+            return _half_cosine(round_ / (self.num_rounds - 1))
+        return 1.0
+
+    def _rates(self, round_: int) -> tuple[float, ...]:
+        """Return the rate of every gradient evaluation; () where a round has one rate."""
+        if self.decay not in ("cosine_per_step", "poly_per_step"):
+            return ()
+        done, whole = round_ * self.work, self.num_rounds * self.work
+        shares = [(done + step) / whole for step in range(self.work)]
+        if self.decay == "poly_per_step":
+            return tuple(self.lr * (1 - share) ** POWER for share in shares)
+        return tuple(self.lr * _half_cosine(share) for share in shares)
+
+
+def _half_cosine(share: float) -> float:
+    """Return 1 at share 0, FLOOR at share 1, and half a cosine between."""
+    return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * share))

@@ -181,7 +181,7 @@ class SecAggModel:
         schedule = self._trainer.work.schedule
         if round_ + 1 >= schedule.num_rounds:
             return 1.0
-        return schedule.steps(round_ + 1).lr / schedule.steps(round_).lr
+        return schedule.steps(round_ + 1).mean_rate / schedule.steps(round_).mean_rate
 
     def _scales(self, held: GlobalModel, shared: Arrays) -> tuple[float, ...]:
         """Return the public scales of this round, by group of the shared blocks."""
