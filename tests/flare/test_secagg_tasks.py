@@ -8,6 +8,7 @@ from nvflare.apis.signal import Signal
 from nvflare_federation import SITES, first_model, secagg_site
 from outbounds import outbound
 
+from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.server_optimizers import FedAdam
 from wardround.core.arrays import Layout, digest
 from wardround.core.errors import ConfigRefused, DataRefused
@@ -179,6 +180,34 @@ def test_the_rule_is_applied_at_every_site_alike(federation):
         secagg_messages.read_reply(execute(site, "finish", Call(Moment(RUN, 2, 0), 2, revealed=(last,))), "finish")
         plain[name] = digest(site.held().wire())
     assert len(set(plain.values())) == 1
+
+
+def test_every_site_ends_with_the_same_mean_of_the_last_third(federation):
+    """One site is restarted before every round of the last third: its mean has the bits of all others."""
+    played = federation("he", names=NAMES)
+    schedule = Schedule(6, 2, 0.05, 0.9, True, 0.0, 10.0, "cosine", "mean_of_last_third")
+
+    def begin(site):
+        site.restart()
+        site.executor = secagg_site(schedule=schedule)
+        site.executor.trainer.opened = site.hospital
+
+    for site in played.sites.values():
+        begin(site)
+    sums = [train(played)]
+    for round_ in range(1, 6):
+        if round_ >= 4:
+            begin(played.sites["site-3"])
+        sums.append(train(played, round_, 0, sums[-1]))
+    begin(played.sites["site-3"])
+    signed, models = set(), []
+    for site in played.sites.values():
+        reply = execute(site, "finish", Call(Moment(RUN, 6, 0), 6, revealed=(sums[-1],)))
+        signed.add(statements.peek(secagg_messages.read_reply(reply, "finish").statement)["model"])
+        models.append(site.model())
+    held = played.sites["site-1"].held()
+    assert signed == {digest(held.final())} != {digest(held.wire())}
+    assert all(np.array_equal(one[name], held.final()[f"model:{name}"]) for one in models for name in one)
 
 
 def test_the_grid_follows_the_learning_rate(he):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from wardround.algorithms.final_model import FinalModel
 from wardround.algorithms.server_optimizers import FedAdam, Mean
 from wardround.core.arrays import from_variable
 from wardround.core.errors import ModelRefused, RoundRefused
@@ -90,6 +91,40 @@ def test_a_resumed_server_is_the_server_that_lived(tmp_path):
     for server in (lived, resumed):
         server.step(mean_of(server, -0.2), 0.5, entry(2, 0.2))
     assert same(lived.wire(), resumed.wire())
+
+
+def averaged(folder, restarts=()):
+    """Return a server after six rounds that add 1 and a little, begun again before the rounds in `restarts`."""
+
+    def begun():
+        final = FinalModel("mean_of_last_third", 6)
+        return GlobalModel.open(folder, SPEC, Mean(1.0), BANKS, 0, PROMISE, None, final)
+
+    held = begun()
+    for round_ in range(6):
+        held = begun() if round_ in restarts else held
+        held.step(mean_of(held, 1.0 + 1e-3 * round_), 1.0, entry(round_, 0.1))
+    return begun() if 6 in restarts else held
+
+
+def test_the_mean_of_the_last_third_is_what_is_evaluated_and_written(tmp_path):
+    """The models after rounds 5 and 6 lie 5.01 and 6.015 above the first one."""
+    held, first = averaged(tmp_path / "state"), initial_arrays(SPEC, 0)
+    model, control = (from_variable(variable, held.final()) for variable in ("model", "control"))
+    for name, block in first.items():
+        np.testing.assert_allclose(model[name], block + 5.5125, atol=2e-6)
+        np.testing.assert_allclose(control[name], 5.5125, atol=2e-6)
+        np.testing.assert_allclose(held.wire()[f"model:{name}"], block + 6.015, atol=2e-6)
+    held.finish(0.9, tmp_path)
+    for file in ("final_model.npz", "best_model.npz"):
+        assert same(checkpoint.load(tmp_path / file)[0], model), "its score is the best, and it is what was evaluated"
+
+
+@pytest.mark.parametrize("restarts", [(4,), (5,), (6,), range(7)], ids=str)
+def test_the_mean_of_the_last_third_survives_restarts(tmp_path, restarts):
+    whole, broken = averaged(tmp_path / "whole"), averaged(tmp_path / "broken", restarts)
+    assert same(whole.final(), broken.final())
+    assert same(whole.wire(), broken.wire())
 
 
 def test_the_state_of_another_job_is_refused(tmp_path):

@@ -60,7 +60,11 @@ class ServerModel(Protocol):
     best: dict[str, Any] | None
 
     def wire(self) -> Arrays:
-        """Return every variable under its wire names."""
+        """Return every variable under its wire names, as the next round starts from it."""
+        ...
+
+    def final(self) -> Arrays:
+        """Return every variable of the final model, once all rounds are done."""
         ...
 
     def require_fits(self, site: str, found: str, delta: Arrays, travelling: Collection[str]) -> None:
@@ -162,7 +166,7 @@ class PlaintextRun:
         def read(site: str, reply: plaintext.Update) -> Update:
             return self._read(site, reply, round_)
 
-        context = RoundContext(self._order(round_, there), self._min_sites, read, self.model.memory)
+        context = RoundContext(self._order(round_, self.model.wire(), there), self._min_sites, read, self.model.memory)
         done: list[str] = []
         aggregate = yield from self._asked(self._aggregation.round(context), there, done)
         for site, why in sorted(aggregate.flagged.items()):
@@ -184,10 +188,10 @@ class PlaintextRun:
         _log.info(self.record.line(self._rounds))
         return aggregate
 
-    def _order(self, round_: int, there: Attendance) -> Order:
+    def _order(self, round_: int, weights: Arrays, there: Attendance) -> Order:
         counted = last_counted(self.model.history)
         missed = {site: counted.get(site, 0) for site in there.present() if counted.get(site, 0) != round_}
-        return Order(self.model.wire(), round_, self._rounds, missed)
+        return Order(weights, round_, self._rounds, missed)
 
     def _read(self, site: str, reply: plaintext.Update, round_: int) -> Update:
         """Return a site's update.
@@ -255,7 +259,8 @@ class PlaintextRun:
         asked = tuple(there.present())
         replies = Replies(())
         try:
-            replies = yield Ask(plaintext.FINISH, self._order(self._rounds, there), self.record.scores)
+            order = self._order(self._rounds, self.model.final(), there)
+            replies = yield Ask(plaintext.FINISH, order, self.record.scores)
         finally:
             # Also where the run is aborted here: all rounds are done, and the model is
             # there.

@@ -178,7 +178,10 @@ def run(
 ) -> FederationResult:
     """Run all rounds with every site taking part and return the result.
 
-    on_round: Called with (round, result so far) after each round.
+    The result's variables are those of the schedule's final model.
+
+    on_round: Called with (round, result so far) after each round, with the model that
+        the next round starts from.
     new_sum: Returns what a round's updates are added into, in the order of `sites`; by
         default the float32 mean.
     sharing: Which blocks stay at the sites. ConfigRefused is raised for an algorithm
@@ -187,6 +190,7 @@ def run(
     require_together(algorithm, sharing)
     result = FederationResult(first_variables(algorithm, model), {site: {} for site in sites}, sharing=sharing)
     state = server_optimizer.start(result.variables)
+    tail: dict[str, Array] = {}
     for round_ in range(schedule.num_rounds):
         # The order of `sites` is the order of the sum: float32 addition depends on it.
         mean, losses = new_sum(round_), {}
@@ -206,7 +210,9 @@ def run(
             losses[site] = sum(walked) / len(walked)
         result.variables, state = server_optimizer.apply(result.variables, mean.mean(), state, 1.0)
         result.history.append(losses)
+        tail = schedule.final.followed(tail, result.variables, round_ + 1)
         on_round(round_, result)
+    result.variables = dict(schedule.final.chosen(tail, result.variables, schedule.num_rounds))
     return result
 
 
@@ -244,14 +250,17 @@ def begin(algorithm: Algorithm, sharing: Sharing, steps: Steps) -> None:
 def local_only(objective: Objective, schedule: Schedule, w: Tensor) -> Tensor:
     """Return w trained alone; w is not changed.
 
-    The work, the learning rates and the restarts of the velocity are those of one site
-    in `run`. With an objective over the pooled patients of all sites this is the
+    The work, the learning rates, the restarts of the velocity and the choice of the
+    final model are those of one site in `run`. With an objective over the pooled patients of all sites this is the
     centralised model.
     """
+    final, total = schedule.final, torch.zeros((), dtype=torch.float64, device=w.device)
     for round_ in range(schedule.num_rounds):
         steps = schedule.steps(round_)
         w, _ = descend(w, plain(objective), steps.work, steps)
-    return w
+        if final.number(round_ + 1):
+            total = total + w
+    return w if final.models == 1 else (total / final.models).to(w.dtype)
 
 
 def _require_fits(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from wardround.algorithms.base import Steps
+from wardround.algorithms.final_model import FinalModel, Kind
 from wardround.core.errors import ConfigRefused
 
 # The cosine does not end at 0, so that the last round still learns.
@@ -29,7 +30,7 @@ DECAYS = ("cosine", "constant", "cosine_per_step", "poly_per_step")
 @final
 @dataclass(frozen=True)
 class Schedule:
-    """The local work of every round; no value has a default.
+    """The local work of every round.
 
     num_rounds: The number of rounds, at least 1.
     work: Gradient evaluations per site and round.
@@ -40,6 +41,7 @@ class Schedule:
         not change: "cosine" takes lr down half a cosine to FLOOR * lr in the last round
         (a single round has lr), and "constant" keeps lr.
     momentum, nesterov, weight_decay, clip_norm: As in `Steps`.
+    final_model: What a run ends with (final_model.py).
 
     A value that is missing or out of its range raises ConfigRefused.
     """
@@ -52,6 +54,7 @@ class Schedule:
     weight_decay: float
     clip_norm: float
     decay: Literal["cosine", "constant", "cosine_per_step", "poly_per_step"]
+    final_model: Kind = "last"
 
     def __post_init__(self) -> None:
         absent = [name for name, value in vars(self).items() if value is None]
@@ -63,6 +66,12 @@ class Schedule:
                 fix="set every value of the job's schedule, as --set num_rounds=3",
             )
         self.steps(0)
+        _ = self.final
+
+    @property
+    def final(self) -> FinalModel:
+        """Return how the final model is made."""
+        return FinalModel(self.final_model, self.num_rounds)
 
     def steps(self, round_: int) -> Steps:
         """Return the local steps of a round, counted from 0.

@@ -136,6 +136,9 @@ def _runs(server: Json, client: Json) -> list[tuple[str, Any]]:
         found += [("aggregation", args), (AGGREGATION, part["path"] if args else None)]
     for part in (one for config in (server, client) for one in _under(config, "compression") if "path" in one):
         found.append(("compression", compression_of(part)))
+    # The server of a plaintext job forms the final model, the sites of a secure sum do.
+    modes = [part["args"] for part in _under(server, "mode")]
+    found += [("final_model", mode["final_model"]) for mode in modes if "final_model" in mode]
     if not executors:
         raise KeyError("an executor with an algorithm")
     return found

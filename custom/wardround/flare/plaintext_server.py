@@ -11,6 +11,7 @@ from nvflare.apis.shareable import Shareable
 
 from wardround.aggregation.collect import require_tolerates
 from wardround.aggregation.plaintext_run import PlaintextRun
+from wardround.algorithms.final_model import FinalModel, Kind
 from wardround.algorithms.server_optimizers import ServerOptimizer
 from wardround.compression.chosen import Compression
 from wardround.compression.opening import Opening
@@ -41,6 +42,7 @@ class PlaintextServer:
     allowed_names: the names that a reply may hold, as the sites' component `outbound`
         lists them.
     inputs: what the network reads and predicts, for its files of weights.
+    final_model: which model the run ends with, as the sites' schedule says.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class PlaintextServer:
         seed: int,
         allowed_names: list[str],
         inputs: dict[str, Any] | None = None,
+        final_model: Kind = "last",
     ) -> None:
         # NVFlare turns an undefined variable of a config into None.
         given = aggregation and compression and server_optimizer and model and variables
@@ -78,6 +81,7 @@ class PlaintextServer:
         self.min_clients = min_clients
         self.seed = seed
         self.allowed_names = list(allowed_names)
+        self.final_model = final_model
         self.inputs = None if inputs is None else {key: one for key, one in inputs.items() if key != "config_type"}
 
     @property
@@ -93,8 +97,9 @@ class PlaintextServer:
         # A report is read with the same list, and a resumed run must have the same
         # list.
         about = {**about, "names": self.allowed_names}
+        final = FinalModel(self.final_model, num_rounds)
         model = GlobalModel.open(
-            folder, self.model, self.server_optimizer, self.variables, self.seed, about, self.inputs
+            folder, self.model, self.server_optimizer, self.variables, self.seed, about, self.inputs, final
         )
         record = RunReport.begin(about, model.facts, workspaces.in_simulator(fl_ctx), model.history)
         out = workspaces.run_folder(fl_ctx)

@@ -79,7 +79,8 @@ class SecAggModel:
             promise |= {"sampling.columns": words_of(work.sampling.table)}
             promise |= {"sharing.home": ", ".join(work.sharing.home_roles)}
             inputs = work.sampling.described
-            self._model = GlobalModel.open(folder, work.model, self._rule, self._banks, work.seed, promise, inputs)
+            opened = (folder, work.model, self._rule, self._banks, work.seed, promise, inputs)
+            self._model = GlobalModel.open(*opened, work.schedule.final)
         return self._model
 
     def applied(self, call: secagg_messages.Call, session: SecAggSession, fl_ctx: FLContext) -> Start:
@@ -119,6 +120,13 @@ class SecAggModel:
         if self._outbound.noise is None:
             return update
         return replace(update, delta=unscaled(self._scales(self.held(fl_ctx), update.delta), update.delta))
+
+    def final(self, start: Start, fl_ctx: FLContext) -> Start:
+        """Return the final model, which is evaluated from the state that `start` names.
+
+        start: what `applied` returned after the last round
+        """
+        return replace(start, weights=self.held(fl_ctx).final())
 
     def finish(self, fl_ctx: FLContext) -> None:
         """Write the final model into the run's folder."""

@@ -101,7 +101,7 @@ class SecAggTasks:
         begun = time.monotonic()
         outbound = self._outbound
         session = self._session
-        held = self._model.applied(call, session, fl_ctx)
+        held = self._model.final(self._model.applied(call, session, fl_ctx), fl_ctx)
         scores = self._trainer.evaluate(outbound, held.weights, call.moment.round, held.since, begun, fl_ctx)
         self._model.finish(fl_ctx)
         if session.secagg.weights == "patients_in_sum":

@@ -108,6 +108,7 @@ def _server_config(job: Job) -> Json:
         "min_clients": job.federation["min_clients"],
         "seed": job.task["seed"],
         "allowed_names": allowed_names(job),
+        "final_model": job.schedule["final_model"],
         **_inputs(job),
     }
     controller = {

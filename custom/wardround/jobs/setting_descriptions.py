@@ -43,6 +43,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "clip_norm": "Longest gradient step before the learning rate; 0: no limit.",
     "decay": "How the learning rate falls: cosine (from round to round), cosine_per_step or poly_per_step (at every step), "
     "or constant.",
+    "final_model": "What the run ends with: last, or mean_of_last_third (the mean of the last third of the global models; the "
+    "local baseline likewise); under 6 rounds both are the last.",
     "federation.sites": "Names of the hospitals.",
     "federation.min_clients": "A round counts only if this many hospitals reply.",
     "federation.round_timeout_s": "Deadline of a round, and of the final evaluation, in seconds.",

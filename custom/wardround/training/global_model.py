@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from wardround.algorithms.final_model import FinalModel
 from wardround.algorithms.server_optimizers import ServerOptimizer
 from wardround.core.arrays import Array, Arrays, from_variable, in_variable, require_same_blocks
 from wardround.core.errors import ModelRefused, RoundRefused
@@ -24,7 +25,10 @@ from wardround.models.specs import describe
 from wardround.training import origin, state
 
 # Prefixes in the state file; wire names hold a colon, so they never collide.
-_STATE, _MEMORY = "rule.", "memory."
+_STATE, _MEMORY, _TAIL = "rule.", "memory.", "tail."
+_PREFIXES = (_STATE, _MEMORY, _TAIL)
+# The final model of a run is the last one, whatever the number of its rounds.
+LAST = FinalModel("last", 1)
 
 
 class GlobalModel:
@@ -45,8 +49,12 @@ class GlobalModel:
         rule_state: dict[str, Array],
         meta: dict[str, Any],
         inputs: Mapping[str, Any] | None = None,
+        final: FinalModel = LAST,
+        tail: Mapping[str, Array] | None = None,
     ) -> None:
         self.inputs = inputs
+        self._final = final
+        self._tail = dict(tail or {})
         self.folder = folder
         self.server_optimizer = server_optimizer
         self._weights = weights
@@ -68,11 +76,13 @@ class GlobalModel:
         seed: int,
         promise: Mapping[str, Any],
         inputs: Mapping[str, Any] | None = None,
+        final: FinalModel = LAST,
     ) -> GlobalModel:
         """Resume the newest round in the folder, or start from the seed.
 
         inputs: What a weights file says about the network's inputs and outputs
             (`described` of a sampling); None writes nothing.
+        final: Which model the run ends with.
 
         RoundRefused is raised when the folder belongs to a job with other settings.
         """
@@ -89,10 +99,10 @@ class GlobalModel:
                     expected="the job that wrote it, unchanged",
                     fix="resume with the same job, or use another state folder",
                 )
-            rule_state, kept = _named(arrays, _STATE), _named(arrays, _MEMORY)
-            weights = {name: block for name, block in arrays.items() if not name.startswith((_STATE, _MEMORY))}
+            rule_state, kept, tail = (_named(arrays, prefix) for prefix in _PREFIXES)
+            weights = {name: block for name, block in arrays.items() if not name.startswith(_PREFIXES)}
             meta = meta | {"memory": meta["memory"] | kept}
-            return GlobalModel(folder, spec, server_optimizer, weights, rule_state, meta, inputs)
+            return GlobalModel(folder, spec, server_optimizer, weights, rule_state, meta, inputs, final, tail)
         model = initial_arrays(spec, seed)
         zero = {name: np.zeros_like(block) for name, block in model.items()}
         weights = {}
@@ -103,11 +113,17 @@ class GlobalModel:
         size = sum(int(block.size) for block in model.values())
         facts = {"name": type(spec).__name__, "parameters": size, "fingerprint": identity}
         meta = {"round": 0, "history": [], "best": None, "facts": facts, "promise": dict(promise), "memory": {}}
-        return GlobalModel(folder, spec, server_optimizer, weights, server_optimizer.start(weights), meta, inputs)
+        return GlobalModel(
+            folder, spec, server_optimizer, weights, server_optimizer.start(weights), meta, inputs, final
+        )
 
     def wire(self) -> dict[str, Array]:
-        """Return every variable under its wire names."""
+        """Return every variable under its wire names, as the next round starts from it."""
         return self._weights
+
+    def final(self) -> dict[str, Array]:
+        """Return every variable of the final model, once all rounds are done."""
+        return dict(self._final.chosen(self._tail, self._weights, self.round))
 
     def travelling(self, home_roles: Sequence[str]) -> frozenset[str]:
         """Return the wire names that an update of this job holds.
@@ -155,15 +171,17 @@ class GlobalModel:
     def step(self, mean: Mapping[str, Array], participation: float, entry: dict[str, Any]) -> None:
         """Apply the rule to one round's mean update and write everything down; NaN or inf: RoundRefused, the model stays."""
         weights, rule_state = self._stepped(mean, participation)
-        self._consider(entry["val_score"], entry)
+        self._consider(entry["val_score"], entry, self._weights)
         self._weights, self._rule_state = weights, rule_state
         self.round += 1
+        self._tail = self._final.followed(self._tail, weights, self.round)
         self.history.append(entry)
         # Arrays of the memory go into the .npz, numbers into its JSON; one file is
         # replaced atomically, so they never disagree.
         kept = {name: value for name, value in self.memory.items() if isinstance(value, np.ndarray)}
         arrays = self._weights | {_STATE + name: block for name, block in self._rule_state.items()}
         arrays = arrays | {_MEMORY + name: block for name, block in kept.items()}
+        arrays = arrays | {_TAIL + name: block for name, block in self._tail.items()}
         meta = {"history": self.history, "best": self.best, "facts": self.facts, "promise": dict(self._promise)}
         meta["memory"] = {name: value for name, value in self.memory.items() if name not in kept}
         state.save(self.folder, self.round, arrays, self.facts["fingerprint"], meta)
@@ -175,20 +193,24 @@ class GlobalModel:
         return weights, rule_state
 
     def finish(self, val_score: float | None, out: Path) -> None:
-        """Write the final and the best `model` variable for `wardround predict`."""
-        self._consider(val_score, {})
-        self._write(out / "final_model.npz", val_score, {})
+        """Write the final and the best `model` variable for `wardround predict`.
+
+        val_score: The score of the final model.
+        """
+        final = self.final()
+        self._consider(val_score, {}, final)
+        self._write(out / "final_model.npz", val_score, {}, final)
         best = self.folder / "best_model.npz"
         if best.is_file() and best.parent != out:
             (out / best.name).write_bytes(best.read_bytes())
 
-    def _consider(self, val_score: float | None, entry: Mapping[str, Any]) -> None:
+    def _consider(self, val_score: float | None, entry: Mapping[str, Any], weights: Arrays) -> None:
         if val_score is not None and (self.best is None or val_score > self.best["val_score"]):
             self.best = {"round": self.round, "val_score": val_score}
-            self._write(self.folder / "best_model.npz", val_score, entry)
+            self._write(self.folder / "best_model.npz", val_score, entry, weights)
 
-    def _write(self, path: Path, val_score: float | None, entry: Mapping[str, Any]) -> None:
-        """Write the `model` variable.
+    def _write(self, path: Path, val_score: float | None, entry: Mapping[str, Any], weights: Arrays) -> None:
+        """Write the `model` variable of these weights.
 
         entry: The round that begins with these weights; its hospitals have not changed
             them yet. The regions named in the file are those that the hospitals of the
@@ -210,7 +232,7 @@ class GlobalModel:
             "settings": dict(self._promise),
             **({} if self.inputs is None else {"inputs": dict(self.inputs)}),
         }
-        checkpoint.save(path, from_variable("model", self._weights), self.facts["fingerprint"], meta)
+        checkpoint.save(path, from_variable("model", weights), self.facts["fingerprint"], meta)
 
 
 def _named(arrays: Arrays, prefix: str) -> dict[str, Array]:
