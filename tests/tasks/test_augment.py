@@ -179,3 +179,33 @@ def test_a_patient_without_modalities_stays_without():
 def test_nonsense_is_refused(settings):
     with pytest.raises(ConfigRefused):
         Augment(**settings)
+
+
+def test_a_share_of_the_patients_is_turned_whole():
+    """Either a patient is as before, or every image and target of it is turned; nothing else is drawn without it."""
+    images, present, targets = batch()
+    changed, followed = [], 0
+    for seed in range(60):
+        new, flags, labels = run(only(turned=0.2, rotate=30.0, zoom=0.25), seed)
+        assert torch.equal(flags, present)
+        assert not new[::2, 2].any(), "a missing modality stays missing"
+        moved = [not torch.equal(new[b, 0], images[b, 0]) for b in range(B)]
+        for b in range(B):
+            # A turn by less than half a voxel moves no target.
+            assert torch.equal(labels[b], targets[b]) or moved[b]
+            assert all(torch.equal(new[b, c], images[b, c]) != moved[b] for c in (0, 1, 3))
+        changed += moved
+        followed += sum(not torch.equal(*pair) for pair in zip(labels, targets, strict=True))
+    assert followed > 0.8 * sum(changed)
+    assert sum(changed) / len(changed) == pytest.approx(0.2, abs=0.06)
+
+
+def test_without_a_share_rotation_and_zoom_draw_nothing():
+    plain, idle = Augment(), dataclasses.replace(Augment(), rotate=30.0, zoom=0.25)
+    assert all(torch.equal(a, b) for a, b in zip(run(plain), run(idle), strict=True))
+
+
+@pytest.mark.parametrize("wrong", [{"turned": 1.1}, {"rotate": 181.0}, {"rotate": -1.0}, {"zoom": 1.0}], ids=str)
+def test_a_senseless_turn_is_refused(wrong):
+    with pytest.raises(ConfigRefused, match="augmentation"):
+        Augment(**wrong)

@@ -27,6 +27,7 @@ from wardround.tasks.augment import Augment
 from wardround.tasks.loss import dice_bce
 from wardround.training.client import Hospital
 from wardround.training.dp_training import DPSite, PatientPatches
+from wardround.training.patch_objective import forced
 from wardround.training.segmentation import Sampling, SegmentationSite
 
 WEST, F = 3, len(COLUMNS.features)
@@ -171,3 +172,37 @@ def test_a_hospital_through_two_rounds(settings: Callable[..., SimpleNamespace],
     from wardround.training.prediction import read_weights
 
     assert read_weights(tmp_path / "out" / "deploy_model.npz").table == COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("patches", "share", "number"),
+    [(4, 1 / 3, 1), (3, 1 / 3, 1), (2, 1 / 3, 1), (1, 1 / 3, 0), (6, 1 / 3, 2), (4, 0.0, 0), (4, 1.0, 4), (8, 0.5, 4)],
+)
+def test_the_number_of_patches_with_foreground_is_that_of_nnunet(patches: int, share: float, number: int) -> None:
+    assert forced(patches, share) == number
+
+
+def test_a_share_of_every_batch_holds_foreground_for_certain(site: Site) -> None:
+    """With probability 0 nothing but the share is drawn near tumour."""
+    made = site(batch=4, tumour_probability=0.0, foreground_share=0.5, augment=False, patch=(4, 4, 4))
+    plain = site(batch=4, tumour_probability=0.0, foreground_share=0.0, augment=False, patch=(4, 4, 4))
+    hits = np.zeros(4)
+    for batch, other in zip(made.objective("x").sample(30), plain.objective("x").sample(30), strict=True):
+        tumour = batch.targets.flatten(1).any(1).numpy()
+        assert tumour[:2].all()
+        assert batch.patients == other.patients
+        hits += tumour
+    assert (hits[2:] < 30).all(), "the others are drawn from everywhere"
+
+
+def test_a_single_patient_of_private_training_is_never_forced(site: Site) -> None:
+    """Under patient-level DP a batch is one patient: its patch must not depend on the share."""
+    with_, without = site(foreground_share=0.33), site()
+    for who in with_.objective("x").patients[:3]:
+        one, two = (made.drawn(made.split.train, "dp", who).batch((who,)) for made in (with_, without))
+        assert torch.equal(one.images, two.images)
+
+
+def test_a_share_beyond_one_is_refused() -> None:
+    with pytest.raises(ConfigRefused, match="foreground_share"):
+        replace(SAMPLING, foreground_share=1.5)

@@ -6,6 +6,8 @@ modality:
 
     drop    a present modality becomes zeros and its flag false; at least one stays
     flip    each spatial axis, images and targets alike
+    turn    a share `turned` of the patients is rotated and zoomed in the plane, images
+            and targets alike (turning.py)
     curve   z <- z + a z^2 / (1 + |z|): monotone for |a| < 1; it bends contrast like a
             gamma curve without a power
     bias    the raw intensity is multiplied by a smooth field f; with a brain mean
@@ -23,17 +25,19 @@ exactly 0.
 Sources: Isensee et al. 2021 (nnU-Net's list); Sudre et al. 2017 (polynomial bias field
 in exp).
 Deviations: 1. There is a curve in place of gamma, because z-scores are negative too. 2.
-There is no rotation and no zoom, which are too slow on a CPU.
+Rotation and zoom are off unless a task asks for them.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
 
 from wardround.core.errors import ConfigRefused
+from wardround.tasks.turning import turned
 
 # The mean of a brain lies about two standard deviations above black in MRI.
 OFFSET = 2.0
@@ -43,9 +47,12 @@ OFFSET = 2.0
 class Augment:
     """Probabilities and largest strengths of the augmentation.
 
-    flip, drop, noisy: Probabilities, from 0 to 1; drop is below 1.
+    flip, drop, noisy, turned: Probabilities, from 0 to 1; drop is below 1.
     curve, scale, shift, bias, noise: The largest strength, from 0 to below 1. A
         strength is drawn uniformly up to it.
+    rotate: The largest angle in degrees, up to 180; drawn uniformly in both directions.
+    zoom: The largest enlargement, from 0 to below 1. The factor is drawn between
+        1 / (1 + zoom) and 1 + zoom, its logarithm uniformly.
 
     Values outside these ranges raise ConfigRefused.
     """
@@ -58,14 +65,17 @@ class Augment:
     noise: float = 0.15
     noisy: float = 0.25
     drop: float = 0.1
+    turned: float = 0.0
+    rotate: float = 0.0
+    zoom: float = 0.0
 
     def __post_init__(self) -> None:
-        limits = (1, 0.99, 0.99, 0.99, 0.99, 0.99, 1, 0.99)
+        limits = (1, 0.99, 0.99, 0.99, 0.99, 0.99, 1, 0.99, 1, 180, 0.99)
         if not all(0 <= value <= limit for value, limit in zip(astuple(self), limits, strict=True)):
             raise ConfigRefused(
                 "the augmentation",
                 found=str(self),
-                expected="probabilities in [0, 1], strengths and drop in [0, 1)",
+                expected="probabilities in [0, 1], strengths and drop in [0, 1), rotate in [0, 180]",
                 fix="set these fields of `task.augmentation` in the job's sampling",
             )
 
@@ -92,6 +102,8 @@ class Augment:
         draw = _Draw(generator, images)
         present = self._dropped(present, draw)
         images, targets = self._flipped(images, targets, draw)
+        if self.turned:
+            self._turn(images, targets, draw)
         return (
             self._intensities(images, draw) * present.to(images)[..., None, None, None],
             present,
@@ -112,6 +124,16 @@ class Augment:
             torch.stack([one.flip(dims) for one, dims in zip(images, axes, strict=True)]),
             torch.stack([one.flip(dims) for one, dims in zip(targets, axes, strict=True)]),
         )
+
+    def _turn(self, images: Tensor, targets: Tensor, draw: _Draw) -> None:
+        """Rotate and zoom some patches in place; the tensors must be nobody else's."""
+        b = len(images)
+        chosen = draw.uniform(0, 1, b) < self.turned
+        angles = draw.uniform(-self.rotate, self.rotate, b) * (math.pi / 180)
+        reach = math.log1p(self.zoom)
+        zooms = torch.exp(draw.uniform(-reach, reach, b))
+        if chosen.any():
+            images[chosen], targets[chosen] = turned(images[chosen], targets[chosen], angles[chosen], zooms[chosen])
 
     def _intensities(self, z: Tensor, draw: _Draw) -> Tensor:
         """Return new images; z must be a tensor that nobody else holds."""

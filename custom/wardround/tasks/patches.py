@@ -25,7 +25,7 @@ def sample_patch(
     labels: The labels [H, W, D].
     foreground: The indices of foreground voxels, [N, 3].
 
-    Both results are new arrays. With `tumour_probability` a random foreground voxel
+    Both results are new arrays. With `tumour_probability` (for certain at 1) a random foreground voxel
     lies in the patch, at most a quarter of the size from its centre unless the volume
     ends. Otherwise, and without foreground, every place of the patch inside the volume
     is equally likely. If an axis is shorter than the patch, the volume lies in the

@@ -69,12 +69,16 @@ class Patches:
         """Return one batch with one fresh patch of each of these patients.
 
         case_of: Draws one of a patient's cases.
+
+        The first patches hold foreground for certain, as many as `forced` says; whose
+        they are, the sampler has shuffled.
         """
         site, regions = self._site, self._site.task.outputs
         images = []
         targets = []
         present = []
-        for patient in patients:
+        certain = forced(len(patients), site.sampling.foreground_share)
+        for place, patient in enumerate(patients):
             case = case_of(patient)
             volume = site.volume(case)
             image, labels = sample_patch(
@@ -83,7 +87,7 @@ class Patches:
                 site.foreground(case),
                 site.sampling.size,
                 rng,
-                site.sampling.tumour_probability,
+                1.0 if place < certain else site.sampling.tumour_probability,
             )
             images.append(image)
             targets.append(regions.targets(labels, site.cohort.label_kind))
@@ -115,6 +119,16 @@ class Patches:
 
     def _there(self, arrays: Sequence[NDArray[np.generic]]) -> Tensor:
         return torch.from_numpy(np.stack(arrays)).to(self._site.device)
+
+
+def forced(patches: int, share: float) -> int:
+    """Return how many of so many patches hold foreground for certain.
+
+    It is nnU-Net's number, patches - round(patches (1 - share)): 1 of 2, 3 or 4 at a
+    share of a third, and none of a single patch, so that under patient-level DP, whose
+    batches are single patients, nothing is forced.
+    """
+    return patches - round(patches * (1 - share))
 
 
 def labels_of(volume: Volume) -> NDArray[np.uint8]:

@@ -49,6 +49,8 @@ class Sampling:
     augment: Whether patches are augmented.
     columns: The record (EHR) that the network reads beside the images; none by default.
     task: What is learnt (tasks/task.py); brain tumours by default.
+    foreground_share: The share of a batch's patches that hold foreground for certain
+        (patch_objective.py), from 0 to 1; the others are drawn with tumour_probability.
 
     Values outside these ranges raise ConfigRefused.
     """
@@ -59,14 +61,16 @@ class Sampling:
     augment: bool
     columns: Sequence[Mapping[str, Any]] = ()
     task: Mapping[str, Any] = field(default_factory=lambda: DESCRIPTION)
+    foreground_share: float = 0.0
 
     def __post_init__(self) -> None:
         good = len(self.patch) == 3 and all(4 <= int(n) <= 512 for n in self.patch) and 1 <= self.batch <= 256
-        if not (good and 0 <= self.tumour_probability <= 1):
+        if not (good and 0 <= self.tumour_probability <= 1 and 0 <= self.foreground_share <= 1):
             raise ConfigRefused(
                 "the patch sampling",
-                found=f"patch {list(self.patch)}, batch {self.batch}, tumour_probability {self.tumour_probability}",
-                expected="three patch sizes of 4..512 voxels, a batch of 1..256, a probability",
+                found=f"patch {list(self.patch)}, batch {self.batch}, tumour_probability {self.tumour_probability}, "
+                f"foreground_share {self.foreground_share}",
+                expected="three patch sizes of 4..512 voxels, a batch of 1..256, a probability, a share",
                 fix="set these fields of `sampling` in the job, as --set sampling.batch=2",
             )
         _ = words_of(self.table), self.learns
