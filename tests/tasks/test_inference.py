@@ -120,3 +120,36 @@ def test_the_record_is_the_same_in_every_window():
     for patch in ((8, 8, 8), (16, 4, 8), None):
         logits = predict_logits(Echo(), volume((13, 6, 9)), PRESENT, patch, "cpu", 3, record=record)
         np.testing.assert_allclose(logits, np.broadcast_to(record[:, None, None, None], logits.shape), atol=1e-6)
+
+
+class Place(nn.Module):
+    """Says of each voxel where it lies in the window, by axis; it forgets the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        axes = [torch.arange(n, dtype=torch.float32) for n in x.shape[2:]]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None].expand(len(x), -1, -1, -1, -1)
+
+
+@pytest.mark.parametrize(("mirrored", "level"), [(1, ()), (4, (0, 1)), (8, (0, 1, 2))])
+def test_mirror_images_are_averaged_over_their_axes(mirrored, level):
+    """The place i on an axis of 16 and its mirror image 15 - i have the mean 7.5."""
+    module = Place()
+    logits = predict_logits(module, volume((16, 16, 16)), PRESENT, None, "cpu", 3, mirrored=mirrored)
+    assert module.passes == mirrored
+    for axis in range(3):
+        place = np.arange(16.0).reshape([16 if other == axis else 1 for other in range(3)])
+        expected = np.full((16, 16, 16), 7.5) if axis in level else np.broadcast_to(place, (16, 16, 16))
+        np.testing.assert_allclose(logits[axis], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("mirrored", [4, 8])
+@pytest.mark.parametrize("patch", [(8, 8, 8), None])
+def test_a_network_that_looks_at_voxels_alone_sees_the_same_in_every_mirror(patch, mirrored):
+    module, image = Pointwise(), volume((13, 6, 9))
+    logits = predict_logits(module, image, PRESENT, patch, "cpu", 3, mirrored=mirrored)
+    np.testing.assert_allclose(logits, direct(module, image), atol=1e-5)

@@ -67,9 +67,19 @@ def test_labels_come_back_where_regions_lie_inside_and_beside_each_other() -> No
     assert not regions.nested(outside).any()
 
 
+@pytest.mark.parametrize("mirrored", [1, 4, 8, 4.0])
+def test_a_case_is_predicted_in_one_four_or_eight_mirror_images(mirrored: float) -> None:
+    assert task_from_json(CT, "here").mirrored == 1
+    assert task_from_json({**CT, "mirrored": mirrored}, "here").mirrored == int(mirrored)
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        {"mirrored": 2},
+        {"mirrored": 0},
+        {"mirrored": True},
+        {"mirrored": "4"},
         {"inputs": {}},
         {"inputs": {"ct": []}},
         {"inputs": {"seg": ["x"]}},

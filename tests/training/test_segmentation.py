@@ -4,12 +4,21 @@ import torch
 
 from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.data.layouts import MODALITIES
+from wardround.export.monai_case import CaseInferer
+from wardround.models import checkpoint
+from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import UNet3d
+from wardround.models.specs import describe
+from wardround.tasks.brain_tumours import DESCRIPTION
+from wardround.tasks.inference import predict_logits
+from wardround.tasks.inputs import network_input
+from wardround.training import prediction
 from wardround.training.patch_objective import labels_of
 from wardround.training.segmentation import Sampling
 
 T2 = MODALITIES.index("t2")
 NORTH, WEST = 0, 3
+SPEC = UNet3d(channels=(4, 8), residual_units=1, norm="instance", dropout=0.0)
 
 
 def first_weights(site):
@@ -137,3 +146,25 @@ def test_a_case_without_a_mask_cannot_be_trained_on(site):
 def test_senseless_sampling_is_refused(changed):
     with pytest.raises(ConfigRefused, match="sampling"):
         Sampling(**{"patch": (8, 8, 8), "batch": 2, "tumour_probability": 0.5, "augment": False} | changed)
+
+
+def test_a_model_predicts_in_mirror_images_wherever_it_is_deployed_as_it_was_evaluated(site, tmp_path):
+    """The task says it once: evaluation, `wardround predict` (and serve), and MONAI's bundle give the same mask."""
+    one, plain = site(task={**DESCRIPTION, "mirrored": 4}), site()
+    w = first_weights(one)
+    case = one.split.test[0]
+    volume, patch, device = one.volume(case), (8, 8, 8), one.device
+    image = np.asarray(volume.image, np.float32)
+    one.model.load(w)
+    logits = predict_logits(one.model.module, image, volume.present, patch, device, 3, mirrored=4)
+    found = one.predict(w, case)
+    assert np.array_equal(found, one.task.outputs.nested(logits > 0))
+    assert (found != plain.predict(w, case)).any()
+
+    meta = {"model": describe(SPEC), **one.about_model()}
+    checkpoint.save(tmp_path / "m.npz", one.layout.unflatten(w.numpy()), fingerprint(SPEC), meta)
+    weights = prediction.read_weights(tmp_path / "m.npz")
+    assert np.array_equal(prediction.regions_of(volume, weights, prediction.ready(weights, "cpu")), found)
+    inputs = network_input(torch.from_numpy(image)[None], torch.from_numpy(volume.present))
+    again = CaseInferer(patch, "cpu", weights.meta["inputs"]["task"])(inputs, one.model.module)
+    np.testing.assert_array_equal(again[0].numpy(), logits)

@@ -113,6 +113,7 @@ class CaseInferer:
             self.patch,
             self.device,
             regions,
+            mirrored=task.mirrored,
         )
         return torch.from_numpy(found)[None]
 

@@ -34,6 +34,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "validation.max_norm": "The longest update of a hospital, to which it is shortened, and of their mean; 0: no bound.",
     "server_optimizer.path": "The class with which the server steps along the mean change: one of wardround's, or your own.",
     "privacy": "How updates leave a hospital: the name of a fragment in app_configs/privacy.",
+    "schedule": "How long a job trains, and with which recipe: demo (minutes), standard (a real run) or long: a row of `schedules` "
+    "in app_configs/jobs.yaml. Settings beside it change single values of it.",
     "num_rounds": "How many rounds are trained.",
     "work": "Gradient evaluations that a hospital spends in one round, the same for every algorithm.",
     "lr": "Learning rate of the local steps; of the first one, where it falls.",
@@ -109,6 +111,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "zoom: 0.25} for rotation and zoom of a fifth of the patches.",
     "sampling.task.metrics": "Which scores are told: dice and others of hd95_mm, surface_mm, missed, invented.",
     "sampling.task.missed_mm": "The distance that counts where a region is missed or invented, in mm.",
+    "sampling.task.mirrored": "In how many mirror images a case is predicted, which are averaged: 1, 4 (in the plane) or 8; in "
+    "evaluation, predict, serve and export alike.",
     "sampling.classes": "Names of the classes, in the order of the network's outputs.",
     "sampling.modalities": "Names of the sequences, in the order of the network's inputs.",
     "sampling.columns": "The columns of the record, with kind, unit and range.",

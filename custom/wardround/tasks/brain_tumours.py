@@ -26,6 +26,7 @@ DESCRIPTION: dict[str, Any] = {
     "augmentation": {},
     "metrics": ["dice", "hd95_mm", "surface_mm", "missed", "invented"],
     "missed_mm": 374.0,
+    "mirrored": 1,
 }
 BRAIN_TUMOURS = task_from_json(DESCRIPTION, "brain_tumours.py")
 SEQUENCES = BRAIN_TUMOURS.inputs.names

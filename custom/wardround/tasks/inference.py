@@ -6,18 +6,25 @@
     averaged with Gaussian weights. An axis shorter than the window is padded with zeros
     on both sides, and the padding is cut off again. With patch=None one window
     surrounds the box, with every axis padded to a multiple of MULTIPLE.
-3. A single small window on a CPU is computed beside a copy of itself, because PyTorch
+3. Where a task asks for it (`mirrored`), the box is predicted in several mirror images,
+   and their logits, mirrored back, are averaged: 4 images over the first two axes, 8
+   over all three.
+4. A single small window on a CPU is computed beside a copy of itself, because PyTorch
     is slow at single small volumes.
 
 A norm sees one window, so a patch and None give different numbers. None is 2 to 3 times
 cheaper (no overlap), but its norm statistics are not those of training patches: compare
 Dice on validation patients before choosing it. `batch` and the device change the speed,
 not the result beyond rounding.
+
+Source: Isensee et al. 2021 (nnU-Net's mirroring at test time).
+Deviations: 1. Logits are averaged, not probabilities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -34,6 +41,8 @@ BACKGROUND = -20.0
 MULTIPLE = 16
 # Voxels up to which computing a copy beside a window is faster than the window alone.
 PAIRED_UP_TO = 64**3
+# How many mirror images are averaged, and over how many of the first axes.
+MIRRORED = {1: 0, 4: 2, 8: 3}
 
 
 def predict_logits(
@@ -46,6 +55,7 @@ def predict_logits(
     overlap: float = 0.25,
     batch: int = 4,
     record: NDArray[np.float32] | None = None,
+    mirrored: int = 1,
 ) -> NDArray[np.float32]:
     """Return logits, float32 [R, H, W, D], with R = `regions`.
 
@@ -55,6 +65,8 @@ def predict_logits(
     batch: The number of windows at a time.
     record: The patient's record, float32 [2 F], the same in every window; None for a
         network without one.
+    mirrored: How many mirror images are averaged, a key of MIRRORED; 1 is the case as
+        it is alone.
 
     An image of zeros only gives BACKGROUND everywhere, and the network is not run. The
     module returns in the mode it was in.
@@ -75,7 +87,9 @@ def predict_logits(
     module.eval()
     try:
         with torch.inference_mode():
-            found = _slide(module, crop, flags, table, window, overlap, batch)
+            found = _averaged(
+                lambda images: _slide(module, images, flags, table, window, overlap, batch), crop, mirrored
+            )
     finally:
         for part, mode in modes.items():
             part.training = mode
@@ -93,6 +107,7 @@ def predict_regions(
     overlap: float = 0.25,
     batch: int = 4,
     record: NDArray[np.float32] | None = None,
+    mirrored: int = 1,
 ) -> NDArray[np.bool_]:
     """Return bool [R, H, W, D] in the order of the regions.
 
@@ -101,7 +116,18 @@ def predict_regions(
     told some regions only, only those mean something.
     """
     many = len(regions.names)
-    return regions.nested(predict_logits(module, image, present, patch, device, many, overlap, batch, record) > 0)
+    logits = predict_logits(module, image, present, patch, device, many, overlap, batch, record, mirrored)
+    return regions.nested(logits > 0)
+
+
+def _averaged(predict: Callable[[Tensor], Tensor], crop: Tensor, mirrored: int) -> Tensor:
+    """Return the mean of the logits of so many mirror images of a crop [1, C, H, W, D]."""
+    found = predict(crop)
+    axes = range(2, 2 + MIRRORED[mirrored])
+    # Always in one order, on which the last bits of the sum depend.
+    for flips in (flips for number in range(1, len(axes) + 1) for flips in combinations(axes, number)):
+        found = found + predict(crop.flip(flips)).flip(flips)
+    return found / mirrored if mirrored > 1 else found
 
 
 def _slide(

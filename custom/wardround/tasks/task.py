@@ -22,6 +22,7 @@ from wardround.messages.allowed_names import (
     metric_names,
 )
 from wardround.tasks.augment import Augment
+from wardround.tasks.inference import MIRRORED
 from wardround.tasks.regions import Regions
 
 MISSED_MM = 374.0
@@ -33,6 +34,7 @@ KEYS = (
     "augmentation",
     "metrics",
     "missed_mm",
+    "mirrored",
 )
 AS_STORED, BRATS = "as_stored", "brats"
 
@@ -50,9 +52,12 @@ class Task:
     metrics: Which of MEASURES are reported; dice always is.
     missed_mm: The distance that counts where a region is missed or invented (see the
         table for empty regions in metrics.py).
+    mirrored: In how many mirror images a case is predicted, whose logits are averaged
+        (inference.py): 1, 4 or 8. It is a part of the task because a model must be
+        evaluated as it is deployed: the task travels with its weights.
 
-    ConfigRefused is raised for metrics that do not exist, without dice, and for a
-    distance out of range.
+    ConfigRefused is raised for metrics that do not exist, without dice, for a distance
+    out of range, and for another number of mirror images.
     """
 
     inputs: Channels
@@ -62,6 +67,7 @@ class Task:
     augmentation: Augment = field(default_factory=Augment)
     metrics: tuple[str, ...] = MEASURES
     missed_mm: float = MISSED_MM
+    mirrored: int = 1
 
     def __post_init__(self) -> None:
         if mistaken := [name for name in self.inputs.names if measure_of(name)]:
@@ -81,6 +87,13 @@ class Task:
                 found=f"metrics {list(self.metrics)}, missed_mm {self.missed_mm!r}",
                 expected=f"dice and others of {', '.join(MEASURES)}, a distance above 0 and up to 10000 mm",
                 fix="set `task.metrics` and `task.missed_mm` in the job's sampling",
+            )
+        if type(self.mirrored) is not int or self.mirrored not in MIRRORED:
+            raise ConfigRefused(
+                "the mirror images of the task",
+                found=f"mirrored {self.mirrored!r}",
+                expected=f"one of {', '.join(map(str, MIRRORED))}",
+                fix="--set sampling.task.mirrored=4, or 1 for none",
             )
 
     @property
@@ -130,6 +143,7 @@ def task_from_json(said: object, where: str) -> Task:
         augmentation   {strength: number}
         metrics        [score, ...]
         missed_mm      number
+        mirrored       1, 4 or 8
 
     ConfigRefused is raised for anything else, and for another key.
     """
@@ -165,6 +179,7 @@ def task_from_json(said: object, where: str) -> Task:
         augmentation=_augmentation(said.get("augmentation", {}), where),
         metrics=tuple(metrics),
         missed_mm=said.get("missed_mm", MISSED_MM),
+        mirrored=_whole(said.get("mirrored", 1)),
     )
 
 

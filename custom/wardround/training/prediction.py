@@ -276,7 +276,8 @@ def regions_of(volume: Volume, weights: Weights, model: FlatModel, record: Vecto
     """
     image = np.asarray(volume.image, np.float32)
     patch, regions = weights.meta.get("patch"), weights.task.outputs
-    return predict_regions(model.module, image, volume.present, patch, model.device, regions, record=record)
+    given = (model.module, image, volume.present, patch, model.device, regions)
+    return predict_regions(*given, record=record, mirrored=weights.task.mirrored)
 
 
 def volumes_ml(regions: NDArray[np.bool_], task: Task, kind: str, volume: Volume) -> dict[str, float]:

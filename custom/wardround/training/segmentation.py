@@ -253,6 +253,7 @@ class SegmentationSite:
             self.device,
             self.task.outputs,
             record=self.record(self.cohort.patients[case]),
+            mirrored=self.task.mirrored,
         )
 
     def scores(self, w: Tensor, cases: Sequence[str], *, with_hd95: bool) -> list[dict[str, float]]:
