@@ -8,6 +8,8 @@
     surrounds the box, with every axis padded to a multiple of MULTIPLE.
 3. A single small window on a CPU is computed beside a copy of itself, because PyTorch
     is slow at single small volumes.
+4. In a blend (models/blend.py) every member goes through 1. to 3. by itself, and the
+   mean of the probabilities is taken voxel by voxel afterwards.
 
 A norm sees one window, so a patch and None give different numbers. None is 2 to 3 times
 cheaper (no overlap), but its norm statistics are not those of training patches: compare
@@ -24,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from wardround.models.blend import Blended, mixed_regions
 from wardround.tasks.boxes import bounding_box
 from wardround.tasks.inputs import network_input
 from wardround.tasks.regions import Regions
@@ -59,6 +62,9 @@ def predict_logits(
     An image of zeros only gives BACKGROUND everywhere, and the network is not run. The
     module returns in the mode it was in.
     """
+    if isinstance(module, Blended):
+        given = (image, present, patch, device, regions, overlap, batch, record)
+        return mixed_logits([predict_logits(member, *given) for member in module.members], module.shares)
     logits = np.full((regions, *image.shape[1:]), BACKGROUND, np.float32)
     inside = np.any(image != 0, axis=0)
     if not inside.any():
@@ -102,6 +108,17 @@ def predict_regions(
     """
     many = len(regions.names)
     return regions.nested(predict_logits(module, image, present, patch, device, many, overlap, batch, record) > 0)
+
+
+def mixed_logits(logits: Sequence[NDArray[np.float32]], shares: Sequence[float]) -> NDArray[np.float32]:
+    """Return the logits [R, H, W, D] of the mean probabilities of several networks.
+
+    logits: What predict_logits returned for each network and the same case.
+    shares: One for each, above 0, with the sum 1; otherwise ConfigRefused is raised, as
+        for logits of different shapes.
+    """
+    found: NDArray[np.float32] = mixed_regions([torch.from_numpy(one) for one in logits], shares).numpy()
+    return found
 
 
 def _slide(
