@@ -55,7 +55,7 @@ def settings(quick: bool) -> dict[str, Any]:
         "shape": (16, 16, 16) if quick else (24, 24, 24),
         "patch": (8, 8, 8) if quick else (16, 16, 16),
         "channels": (4, 8) if quick else (8, 16),
-        "pool": 6 if quick else 40,
+        "pool": 6 if quick else 32,
         "ks": (0, 1) if quick else (0, 5, 20),
         "fine_tune_lr": 0.01,
     }
