@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from wardround.tasks.boxes import bounding_box
 from wardround.tasks.inputs import network_input
 from wardround.tasks.regions import Regions
+from wardround.tasks.windows import slide
 
 # A logit of -20 is a probability of 2e-9: no threshold in use calls it foreground.
 BACKGROUND = -20.0
@@ -75,7 +76,7 @@ def predict_logits(
     module.eval()
     try:
         with torch.inference_mode():
-            found = _slide(module, crop, flags, table, window, overlap, batch)
+            found = _slide(module, crop, flags, table, window, overlap, batch, regions)
     finally:
         for part, mode in modes.items():
             part.training = mode
@@ -112,9 +113,8 @@ def _slide(
     window: Sequence[int],
     overlap: float,
     batch: int,
+    regions: int,
 ) -> Tensor:
-    from monai.inferers import sliding_window_inference
-
     def forward(windows: Tensor) -> Tensor:
         inputs = network_input(windows, flags, table)
         small = inputs[0, 0].numel() <= PAIRED_UP_TO
@@ -123,12 +123,4 @@ def _slide(
             return module(pair)[:1]  # type: ignore[no-any-return]
         return module(inputs)  # type: ignore[no-any-return]
 
-    result: Tensor = sliding_window_inference(
-        crop,
-        tuple(window),
-        batch,
-        forward,
-        overlap=overlap,
-        mode="gaussian",
-    )
-    return result
+    return slide(crop, window, overlap, batch, regions, forward)
