@@ -35,8 +35,8 @@ def test_both_models_and_the_gain_of_a_hospital(run: dict[str, Any]) -> None:
     assert first.gain is not None
     assert (first.own["value"], first.chosen["value"], first.gain["value"]) == (0.50, 0.60, 0.10)
     assert first.sentence == (
-        "Joining helped. On 4 cases that no model has seen, the personalised model agrees with the expert's drawing "
-        "(Dice, 1 is identical) by 0.60, the model trained at this hospital alone by 0.50. The difference is larger than "
+        "Joining helped. On 4 patients that no model has seen, the personalised model agrees with the expert's drawing "
+        "by 0.60 (Dice, 1 is identical), the model trained at this hospital alone by 0.50. The difference is larger than "
         "chance explains."
     )
     assert (second.model, second.gain) == ("local", None)
@@ -86,7 +86,8 @@ def test_classes_are_told_as_shares(run: dict[str, Any]) -> None:
         for candidate in final["candidates"].values():
             candidate["test"] = {"balanced_accuracy": candidate["test"]["dice_mean"]}
     sentence = joined(run)[0].sentence
-    assert "for 60% of them" in sentence
+    assert "is right for 60% of them, with every class counting the same, the model" in sentence
+    assert "alone for 50%." in sentence
 
 
 def test_the_picture_has_a_filled_dot_only_above_zero(run: dict[str, Any]) -> None:

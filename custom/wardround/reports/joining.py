@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from wardround.core.validate import Json
-from wardround.reports.intervals import count_of_cases
 from wardround.reports.summary import (
     by_name,
     candidates_of,
@@ -101,17 +100,19 @@ def _sentence(kind: str, model: str | None, own: Json | None, chosen: Json | Non
     if model is None or own is None or chosen is None or kind not in (*_AROUND, "unusable"):
         return UNKNOWN
     name = NAMES.get(model, model)
-    cases = chosen.get("cases")
-    where = f"On {count_of_cases(cases) if cases else 'patients'} that no model has seen"
-    agrees, many = _VERBS[score]
+    patients = chosen.get("cases")
+    count = "patients" if not patients else "1 patient" if patients == 1 else f"{patients} patients"
+    where = f"On {count} that no model has seen"
+    agrees, amount, scale = _VERBS[score]
+    shown = f"{agrees} {amount(chosen)}{scale}"
     if kind == "unusable":
-        return f"No model is good enough to be used yet. {where}, the best of them {agrees} {many(chosen)}."
+        return f"No model is good enough to be used yet. {where}, the best of them {shown}."
     if model == OWN:
         kept = "Keep your own model: no shared model was clearly better on the validation patients."
-        return f"{kept} {where}, it {agrees} {many(chosen)}."
+        return f"{kept} {where}, it {shown}."
     before, after = _AROUND[kind]
-    alone = f"the model trained at this hospital alone {many(own)}"
-    return f"{before} {where}, the {name} model {agrees} {many(chosen)}, {alone}. {after}"
+    alone = f"the model trained at this hospital alone {amount(own)}"
+    return f"{before} {where}, the {name} model {shown}, {alone}. {after}"
 
 
 _AROUND = {
@@ -119,7 +120,16 @@ _AROUND = {
     "chance": ("Joining may have helped.", "So few patients cannot rule out that the difference is chance."),
     "not_helped": ("Joining did not help.", "Compare both on recent patients before you use it."),
 }
-_VERBS: Mapping[str, tuple[str, Callable[[Json], str]]] = {
-    DICE: ("agrees with the expert's drawing (Dice, 1 is identical)", lambda at: f"by {at['value']:.2f}"),
-    BALANCED: ("is right, with every class counting the same,", lambda at: f"for {at['value']:.0%} of them"),
+# What a model does, how much of it, and what the number means.
+_VERBS: Mapping[str, tuple[str, Callable[[Json], str], str]] = {
+    DICE: (
+        "agrees with the expert's drawing",
+        lambda at: f"by {at['value']:.2f}",
+        " (Dice, 1 is identical)",
+    ),
+    BALANCED: (
+        "is right",
+        lambda at: f"for {at['value']:.0%}",
+        " of them, with every class counting the same",
+    ),
 }
