@@ -79,6 +79,8 @@ def test_sections_come_in_the_order_of_a_busy_reader(run: dict[str, Any], tmp_pa
     headings = re.findall(r"<h[12]>([^<]*)</h[12]>", page)
     assert headings == [
         "brats_perfedavg",
+        "What joining gave you",
+        "When joining is worth it",
         "Hospitals",
         "Overview",
         "Figures",
@@ -88,7 +90,7 @@ def test_sections_come_in_the_order_of_a_busy_reader(run: dict[str, Any], tmp_pa
         "Settings",
         "Words",
     ]
-    assert page.index("SYNTHETIC DATA") < page.index("COMPLETE.") < page.index("<h2>Hospitals")
+    assert page.index("SYNTHETIC DATA") < page.index("COMPLETE.") < page.index("<h2>What joining gave you")
     assert "These pictures stay on this machine" in words
 
 

@@ -7,6 +7,7 @@ import pytest
 from wardround.core.errors import ConfigRefused
 from wardround.training.opening import Phantoms, find_config, open_site, pick_device, site_index
 from wardround.training.segmentation import Sampling
+from wardround.training.splitting import split_of
 
 SMALL = Phantoms([16, 16, 16], 4)
 
@@ -75,6 +76,25 @@ def test_zero_patients_means_as_many_as_the_hospital_has(tmp_path):
     from wardround.synthetic.hospitals import hospital
 
     assert len(opened(tmp_path, [], phantoms=Phantoms([12, 12, 12], 0)).cohort.cases) == hospital(0).patients
+
+
+def test_each_hospital_in_turn_has_the_patients_of_the_job(tmp_path):
+    phantoms = Phantoms([12, 12, 12], 0, train=[3, 2], val=[1], test=[2, 4])
+    for site, expected in (("site-1", (3, 1, 2)), ("site-2", (2, 1, 4)), ("site-3", (3, 1, 2))):
+        split = split_of(opened(tmp_path / site, [], site=site, phantoms=phantoms).cohort)
+        assert (len(split.train), len(split.val), len(split.test)) == expected
+
+
+def test_a_number_of_patients_goes_before_those_of_the_parts(tmp_path):
+    phantoms = Phantoms([12, 12, 12], 5, train=[3], val=[1], test=[2])
+    assert len(opened(tmp_path, [], phantoms=phantoms).cohort.cases) == 5
+
+
+@pytest.mark.parametrize("parts", [{"train": [3]}, {"train": [3], "val": [0], "test": [2]}])
+def test_parts_without_patients_are_refused(parts):
+    with pytest.raises(ConfigRefused) as caught:
+        Phantoms([12, 12, 12], 0, **parts)
+    assert "--set phantoms.train" in caught.value.fix
 
 
 @pytest.mark.parametrize("simulator", [True, False])

@@ -139,6 +139,14 @@ def _places(
     return {patient: derive(seed, "split", patient) / 2**63 for patient in patients}
 
 
+def part_of(patient: str, fractions: Fractions = SHARES, seed: int = 0) -> str:
+    """Return the part of PARTS in which a patient lies, before an empty part is mended.
+
+    In a cohort with patients in all parts, this is the part of `split_patients`.
+    """
+    return PARTS[_by_place({patient: derive(seed, "split", patient) / 2**63}, fractions)[patient]]
+
+
 def _edges(fractions: Fractions) -> tuple[float, float, float, float]:
     return (0.0, fractions[0], fractions[0] + fractions[1], 1.0)
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from wardround.core.keystream import KEY_BYTES, WORD, Words, expand
 from wardround.core.rng import secret
@@ -37,6 +36,9 @@ def secret_words(count: int) -> Words:
 
 def normal(words: Words) -> NDArray[np.float64]:
     """Return one standard normal number for every word."""
+    # scipy takes long to load, and most jobs add no noise.
+    from scipy.special import ndtri
+
     # The tail is drawn, not the whole distribution: float64 is finest near zero, so the
     # rarest numbers are the most exact. The half keeps the tail above zero.
     tail = ((words >> np.uint64(1)).astype(np.float64) + 0.5) * 2.0**-64

@@ -32,6 +32,7 @@ from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.models.adapters import Adapted, adapt, is_as_drawn
 from wardround.models.film import FilmUNet
 from wardround.models.norms import AFFINE_INSTANCE, Norm, with_group_norms
+from wardround.models.unet import UNet
 
 Made = TypeVar("Made", bound=nn.Module)
 
@@ -92,7 +93,7 @@ class UNet3d:
 
     @property
     def monai_args(self) -> dict[str, Any]:
-        """The arguments of MONAI's UNet, before its norms are replaced."""
+        """The arguments with which MONAI's UNet is the same network, before its norms are replaced."""
         return {
             "spatial_dims": 3,
             "in_channels": self.in_channels,
@@ -108,9 +109,7 @@ class UNet3d:
         """Return the network on the CPU; torch's global random state stays as it was."""
 
         def make() -> nn.Module:
-            from monai.networks.nets import UNet
-
-            net: nn.Module = UNet(**self.monai_args)
+            net: nn.Module = UNet(self.in_channels, self.out_channels, self.channels, self.residual_units, self.dropout)
             return FilmUNet(net, len(self.channels), self.channels[-1], self.ehr_columns) if self.ehr_columns else net
 
         return _built(make, seed, self.norm, self.adapter_rank)

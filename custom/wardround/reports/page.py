@@ -13,9 +13,12 @@ from wardround.core import files
 from wardround.core.validate import Json
 from wardround.reports import background, cards, figures
 from wardround.reports.html import html
+from wardround.reports.joining import joined
+from wardround.reports.joining_figures import gain_picture, told_sizes, value_panels
 from wardround.reports.pictures import gallery
 from wardround.reports.schema import build
 from wardround.reports.summary import privacy_claim, score_name, short_run, silent
+from wardround.reports.value import COMMAND, Point, read
 
 REPORT = "report.html"
 
@@ -56,9 +59,18 @@ def render(report: Json, overlays: Sequence[Path] = ()) -> str:
     return html("report.html", values(report, overlays))
 
 
-def values(report: Json, overlays: Sequence[Path] = ()) -> dict[str, Any]:
-    """Return what templates/report.html shows, by the names that it uses."""
+def values(
+    report: Json,
+    overlays: Sequence[Path] = (),
+    points: Sequence[Point] | None = None,
+) -> dict[str, Any]:
+    """Return what templates/report.html shows, by the names that it uses.
+
+    points: What joining is worth elsewhere; None for what comes with the package.
+    """
+    points = read() if points is None else points
     score = score_name(report)
+    gave, sizes = joined(report), told_sizes(report)
     return {
         "report": report,
         "when": cards.when(report),
@@ -67,6 +79,15 @@ def values(report: Json, overlays: Sequence[Path] = ()) -> dict[str, Any]:
         "claim": privacy_claim(report),
         "short": short_run(report),
         "cards": cards.hospital_cards(report),
+        "joining": {
+            "picture": gain_picture(gave, score),
+            "sentences": [(one.site, one.sentence) for one in gave],
+        },
+        "value": {
+            "panels": value_panels(points, sizes),
+            "sizes": ", ".join(str(size) for size in sorted(sizes.values())),
+            "command": COMMAND,
+        },
         "silent": silent(report),
         "score": score,
         "overview": cards.overview_table(report),

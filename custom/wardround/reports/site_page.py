@@ -23,6 +23,8 @@ from wardround.core.validate import (
 from wardround.messages.allowed_names import CANDIDATES
 from wardround.reports import cards
 from wardround.reports.html import DASH, Table, html, number
+from wardround.reports.joining import joined_of
+from wardround.reports.joining_figures import gain_picture
 from wardround.reports.pictures import gallery
 from wardround.reports.reasons import reason
 from wardround.reports.schema import FINAL, SITE
@@ -83,9 +85,15 @@ def write_site_report(
             _CAPTION,
             cards.mark_of(verdict),
         )
+    name = site_name({"sites": {run["site"]: run.get("about")}}, run["site"])
+    score = score_of(candidates)
+    gave = joined_of(name, candidates, chosen if chosen in candidates else None, verdict, score)
+    picture = gain_picture([gave], score)
     shown = {
         "run": run,
-        "name": site_name({"sites": {run["site"]: run.get("about")}}, run["site"]),
+        "name": name,
+        "gave": gave.sentence,
+        "picture": None if isinstance(picture, str) else picture,
         "what": " · ".join(str(word) for word in words if word),
         "verdict": verdict,
         "reason": _reason(run, candidates, verdict),
@@ -95,7 +103,7 @@ def write_site_report(
         "model_file": run.get("model_file"),
         "command": _command(
             run.get("model_file") or "",
-            classes=score_of(candidates) == BALANCED,
+            classes=score == BALANCED,
         ),
         "patients": _patients([finite(row) for row in per_patient]),
         "masks": _masks(run.get("masks") or {}),

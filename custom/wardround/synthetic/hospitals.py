@@ -181,3 +181,11 @@ def hospital(index: int) -> Hospital:
         blur_mm=round(base.blur_mm * float(rng.uniform(0.8, 1.2)), 2),
         bias_field=round(base.bias_field * float(rng.uniform(0.7, 1.3)), 4),
     )
+
+
+def number_of(profile: Hospital) -> int:
+    """Return the index for which `hospital` gives a profile of this name; 0 for any
+    other name.
+    """
+    numbers = {hospital(index).name: index for index in range(MOST_SITES)}
+    return numbers.get(profile.name, 0)

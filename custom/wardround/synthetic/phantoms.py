@@ -17,7 +17,7 @@ import gzip
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from wardround.synthetic.anatomy import (
     tumour_labels,
 )
 from wardround.synthetic.hospitals import HOSPITALS, Hospital, hospital
+from wardround.synthetic.parts import case_name
 from wardround.synthetic.phantom_ehr import COLUMNS, draw_record, kind_of
 
 __all__ = [
@@ -81,13 +82,15 @@ def write_cohort(
     profile: Hospital,
     seed: int,
     shape: Shape = (40, 40, 40),
-    patients: int | None = None,
+    patients: int | Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Path, ...]:
     """Write the patients of one hospital below `root` and return their folders.
 
     Patient i depends on (profile, seed, shape, i) alone: a larger cohort begins with
     the smaller one.
+    patients: How many patients, the first ones; or the numbers of the patients, as
+        `parts.patients_of_parts` gives them; None for as many as the profile says.
     progress: Called with (patients done, patients in all).
 
     If they were finished before with the same parameters, nothing is written; if they
@@ -95,11 +98,13 @@ def write_cohort(
     raised, and nothing touched, if root holds anything but phantoms; ConfigRefused for
     a shape below 12 or fewer than 1 patient.
     """
-    count = profile.patients if patients is None else patients
-    if count < 1 or len(shape) != 3 or min(shape) < SMALLEST:
+    wish = profile.patients if patients is None else patients
+    numbers = tuple(range(wish)) if isinstance(wish, int) else tuple(wish)
+    many = len(numbers)
+    if many < 1 or len(shape) != 3 or min(shape) < SMALLEST:
         raise ConfigRefused(
             "a cohort of phantoms",
-            found=f"{count} patients of shape {tuple(shape)}",
+            found=f"{many} patients of shape {tuple(shape)}",
             expected=f"at least 1 patient, three axes of at least {SMALLEST} voxels",
             fix="set these numbers within the limits",
         )
@@ -108,19 +113,19 @@ def write_cohort(
         "profile": asdict(profile),
         "seed": seed,
         "shape": list(shape),
-        "patients": count,
+        "patients": many if isinstance(wish, int) else list(numbers),
     }
     parameters = json.loads(json.dumps(wanted))
-    folders = tuple(root / f"phantom-{profile.name}-p{i:03d}" for i in range(count))
+    folders = tuple(root / case_name(profile, i) for i in numbers)
     if finished(root, parameters) and all(folder.is_dir() for folder in folders):
         return folders
     clear(root)
     volumes = {}
-    for i, folder in enumerate(folders):
+    for done, (i, folder) in enumerate(zip(numbers, folders, strict=True), 1):
         volumes[folder.name] = _write_case(folder, profile, seed, shape, i)
         if progress is not None:
-            progress(i + 1, count)
-    files.write(root / RECORD, _record(profile, seed, volumes))
+            progress(done, many)
+    files.write(root / RECORD, _record(profile, seed, dict(zip(numbers, volumes.items(), strict=True))))
     content = {
         "what": "synthetic phantoms, not patients",
         "parameters": parameters,
@@ -205,9 +210,9 @@ def _write_case(
     return {region: int(mask.sum()) * voxel for region, mask in regions.items()}
 
 
-def _record(profile: Hospital, seed: int, volumes: dict[str, dict[str, float]]) -> str:
+def _record(profile: Hospital, seed: int, volumes: dict[int, tuple[str, dict[str, float]]]) -> str:
     lines = [[PATIENT, *(column.header for column in COLUMNS.columns)]]
-    for i, (case, volumes_mm3) in enumerate(volumes.items()):
+    for i, (case, volumes_mm3) in volumes.items():
         cells = draw_record(
             kind_of(volumes_mm3),
             stream(seed, "phantom record", profile.name, i),

@@ -37,6 +37,7 @@ from wardround.models.blend import Blended, mixed_regions
 from wardround.tasks.boxes import bounding_box
 from wardround.tasks.inputs import network_input
 from wardround.tasks.regions import Regions
+from wardround.tasks.windows import slide
 
 # A logit of -20 is a probability of 2e-9: no threshold in use calls it foreground.
 BACKGROUND = -20.0
@@ -75,7 +76,7 @@ def predict_logits(
     module returns in the mode it was in.
     """
     if isinstance(module, Blended):
-        given = (image, present, patch, device, regions, overlap, batch, record)
+        given = (image, present, patch, device, regions, overlap, batch, record, mirrored)
         return mixed_logits([predict_logits(member, *given) for member in module.members], module.shares)
     logits = np.full((regions, *image.shape[1:]), BACKGROUND, np.float32)
     inside = np.any(image != 0, axis=0)
@@ -94,7 +95,7 @@ def predict_logits(
     try:
         with torch.inference_mode():
             found = _averaged(
-                lambda images: _slide(module, images, flags, table, window, overlap, batch), crop, mirrored
+                lambda images: _slide(module, images, flags, table, window, overlap, batch, regions), crop, mirrored
             )
     finally:
         for part, mode in modes.items():
@@ -155,9 +156,8 @@ def _slide(
     window: Sequence[int],
     overlap: float,
     batch: int,
+    regions: int,
 ) -> Tensor:
-    from monai.inferers import sliding_window_inference
-
     def forward(windows: Tensor) -> Tensor:
         inputs = network_input(windows, flags, table)
         small = inputs[0, 0].numel() <= PAIRED_UP_TO
@@ -166,12 +166,4 @@ def _slide(
             return module(pair)[:1]  # type: ignore[no-any-return]
         return module(inputs)  # type: ignore[no-any-return]
 
-    result: Tensor = sliding_window_inference(
-        crop,
-        tuple(window),
-        batch,
-        forward,
-        overlap=overlap,
-        mode="gaussian",
-    )
-    return result
+    return slide(crop, window, overlap, batch, regions, forward)

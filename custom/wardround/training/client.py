@@ -240,6 +240,8 @@ class Hospital:
 
     def keep(self, evaluation: Evaluation, out: Path, job: str) -> None:
         """Write what the site keeps: its model, the page per patient, overlays."""
+        # Pages are for the end; a simulator may start a process for every round.
+
         pages.keep_models(
             evaluation,
             self.site,

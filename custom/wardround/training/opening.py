@@ -16,8 +16,9 @@ from wardround.core.errors import ConfigRefused
 from wardround.data.site_config import SiteConfig, from_environment, read_site_config
 from wardround.messages.allowed_names import LEAST_PATIENTS
 from wardround.synthetic.hospitals import Hospital as Profile
-from wardround.synthetic.hospitals import hospital
+from wardround.synthetic.hospitals import hospital, number_of
 from wardround.synthetic.organ_phantoms import write_organs
+from wardround.synthetic.parts import patients_of_parts
 from wardround.synthetic.phantom_types import write_types
 from wardround.synthetic.phantoms import RECORD, are_phantoms, write_cohort
 from wardround.training.task import TaskPhantoms, TaskSampling
@@ -50,16 +51,45 @@ class Phantoms:
     """The size of the simulator's synthetic MRI cohorts.
 
     shape: Voxels per axis.
-    patients: Patients per site; 0 takes the number of the site's profile.
+    patients: Patients per site, whatever follows; 0 takes what follows.
+    train, val, test: Patients of each part, one number for each hospital in turn: with
+        [12, 4] the first has 12, the second 4, the third 12 again. All three empty
+        takes the number of the site's profile, and the split decides; some empty and
+        numbers below 1 are a ConfigRefused.
     """
 
     shape: tuple[int, int, int] | list[int]
     patients: int
+    train: Sequence[int] = ()
+    val: Sequence[int] = ()
+    test: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        parts = self._parts
+        if any(parts.values()) and not all(numbers and min(numbers) >= 1 for numbers in parts.values()):
+            raise ConfigRefused(
+                "the synthetic patients of each part",
+                found=", ".join(f"{part} {list(numbers)}" for part, numbers in parts.items()),
+                expected="numbers above 0 for train, val and test, or none for all three",
+                fix="for example --set phantoms.train=[12,8,6,4] --set phantoms.val=[4] --set phantoms.test=[12]",
+            )
+
+    @property
+    def _parts(self) -> dict[str, Sequence[int]]:
+        return {"train": self.train, "val": self.val, "test": self.test}
 
     def write(self, root: Path, profile: Profile, seed: int) -> None:
         """Write 3D images with tumour masks, and a record."""
         x, y, z = (int(n) for n in self.shape)
-        write_cohort(root, profile, seed, shape=(x, y, z), patients=self.patients or None)
+        write_cohort(root, profile, seed, shape=(x, y, z), patients=self.patients or self._chosen(profile))
+
+    def _chosen(self, profile: Profile) -> Sequence[int] | None:
+        """Return the numbers of this hospital's patients; None for those of its profile."""
+        if not self.train:
+            return None
+        hospital_number = number_of(profile)
+        wanted = {part: int(numbers[hospital_number % len(numbers)]) for part, numbers in self._parts.items()}
+        return patients_of_parts(profile, wanted)
 
 
 @dataclass(frozen=True)
