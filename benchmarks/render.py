@@ -36,8 +36,23 @@ KEPT = re.compile(rf"\*Measured before parts were kept \(table of {COMMITS}\); t
 @cache
 def tables_of(script: str, results: Path) -> Mapping[str, Table]:
     """Return the tables of a script; no parts: no tables."""
+    module = importlib.import_module(script)
+    # A page of conclusions has no parts of its own: it reads those of the other scripts.
+    if hasattr(module, "tables_from"):
+        found: Mapping[str, Table] = module.tables_from(results)
+        return found
     parts = Parts(results / script).read()
-    return importlib.import_module(script).tables(parts) if parts else {}
+    return module.tables(parts) if parts else {}
+
+
+def pictures(page: str, results: Path = RESULTS) -> dict[str, str]:
+    """Return file name -> SVG of every script on the page that draws."""
+    made: dict[str, str] = {}
+    for script in dict.fromkeys(match[2] for match in BLOCK.finditer(page)):
+        module, parts = importlib.import_module(script), Parts(results / script).read()
+        if parts and hasattr(module, "pictures"):
+            made |= module.pictures(parts)
+    return made
 
 
 def block(script: str, name: str, before: str, results: Path) -> str:
@@ -90,17 +105,24 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the page is not current")
     args = parser.parse_args()
     before = PAGE.read_text(encoding="utf-8")
-    after = render(before)
+    after, drawn = render(before), pictures(before)
     for name in kept(after):
         say(f"not rendered, no parts yet: {name}")
     for name in absent(after):
         say(f"not measured yet: {name}")
     if args.check:
-        if before != after:
+        stale = [name for name, text in drawn.items() if not _is(PAGE.with_name(name), text)]
+        if before != after or stale:
             say("docs/results.md is not what the parts say: run `python benchmarks/render.py`")
             sys.exit(1)
         return
     PAGE.write_text(after, encoding="utf-8")
+    for name, text in drawn.items():
+        PAGE.with_name(name).write_text(text, encoding="utf-8")
+
+
+def _is(file: Path, text: str) -> bool:
+    return file.is_file() and file.read_text(encoding="utf-8") == text
 
 
 if __name__ == "__main__":

@@ -163,6 +163,8 @@ def test_a_mark_without_its_other_half_is_refused(gone: str, results: Path) -> N
 def test_the_results_page_is_what_the_parts_say() -> None:
     page = render.PAGE.read_text(encoding="utf-8")
     assert render.render(page) == page
+    for name, text in render.pictures(page).items():
+        assert render.PAGE.with_name(name).read_text(encoding="utf-8") == text
 
 
 def test_every_benchmark_has_a_table_on_the_results_page() -> None:
