@@ -140,6 +140,11 @@ class Parts:
         begun = time.monotonic()
         numbers = found()
         seconds = round(time.monotonic() - begun, 1)
+        self.keep(key, settings, seconds, numbers)
+        say(f"{part_name(key)}: {seconds} s")
+
+    def keep(self, key: Mapping[str, Any], settings: Mapping[str, Any], seconds: float, numbers: Any) -> None:
+        """Write a part that was measured, whole or not at all."""
         part = Part(key, commit(), settings, seconds, numbers)
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"{part.name}.json"
@@ -147,7 +152,6 @@ class Parts:
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(plain(asdict(part)), indent=1, allow_nan=False) + "\n")
         partial.replace(file)
-        say(f"{part.name}: {seconds} s")
 
 
 def _as_read(settings: Mapping[str, Any]) -> Any:

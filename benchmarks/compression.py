@@ -76,9 +76,13 @@ def open_sites(seed: int, options: Mapping[str, Any], folder: Path) -> dict[str,
     return sites
 
 
-def measure(name: str, seed: int, options: Mapping[str, Any], sites: Mapping[str, Any]) -> dict[str, Any]:
+def measure(
+    name: str, seed: int, options: Mapping[str, Any], sites: Mapping[str, Any], initial: Any = None
+) -> dict[str, Any]:
     """Run one arm on one seed; return its curve on validation, test Dice of every patient, and
     bytes.
+
+    initial: the first weights; None draws them from the seed
     """
     from wardround.models.flat import first_weights
     from wardround.models.nets import UNet3d
@@ -97,7 +101,8 @@ def measure(name: str, seed: int, options: Mapping[str, Any], sites: Mapping[str
         decay="cosine",
     )
     first = next(iter(sites.values()))
-    initial = first_weights(UNet3d(channels=tuple(options["channels"])), seed)
+    if initial is None:
+        initial = first_weights(UNet3d(channels=tuple(options["channels"])), seed)
     variables = first_variables(FedAvg(), first.layout.unflatten(initial.numpy().copy()))
     arm = make(Setting(variables, tuple(sites), schedule, seed))
     together = InProcessFederation(sites, FedAvg(), Mean(server_lr=1.0), schedule)

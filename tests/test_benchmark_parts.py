@@ -133,6 +133,26 @@ def test_a_table_without_parts_must_say_of_which_commit_it_is(tmp_path: Path) ->
         render.render(PAGE, tmp_path)
 
 
+EMPTY = "<!-- table segmentation.lgg -->\n<!-- end -->\n"
+
+
+def test_a_table_that_was_never_measured_says_so(tmp_path: Path) -> None:
+    page = render.render(EMPTY, tmp_path)
+    assert "*Not measured yet: `python benchmarks/segmentation.py` makes the parts of this table.*" in page
+    assert render.render(page, tmp_path) == page
+    assert render.absent(page) == ["segmentation.lgg"]
+    assert render.kept(page) == []
+
+
+def test_parts_that_are_measured_later_take_its_place(results: Path, tmp_path: Path) -> None:
+    empty = EMPTY.replace("segmentation.lgg", "robustness.cost")
+    before = render.render(empty, tmp_path / "nothing")
+    assert render.absent(before) == ["robustness.cost"]
+    after = render.render(before, results)
+    assert render.absent(after) == []
+    assert "*From 4 parts:" in after
+
+
 @pytest.mark.parametrize("gone", ["<!-- end -->\n\n<!-- table segm", "<!-- table robustness.cost -->\n"])
 def test_a_mark_without_its_other_half_is_refused(gone: str, results: Path) -> None:
     assert gone in PAGE
@@ -143,6 +163,8 @@ def test_a_mark_without_its_other_half_is_refused(gone: str, results: Path) -> N
 def test_the_results_page_is_what_the_parts_say() -> None:
     page = render.PAGE.read_text(encoding="utf-8")
     assert render.render(page) == page
+    for name, text in render.pictures(page).items():
+        assert render.PAGE.with_name(name).read_text(encoding="utf-8") == text
 
 
 def test_every_benchmark_has_a_table_on_the_results_page() -> None:

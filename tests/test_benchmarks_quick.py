@@ -21,6 +21,8 @@ import common  # noqa: E402
 STARTED = {path.name for path in BENCHMARKS.glob("*.py") if '__name__ == "__main__"' in path.read_text()}
 SCRIPTS = sorted(STARTED - {"render.py"})
 REAL = {
+    "joining.py": [],
+    "value_of_joining.py": [],
     "segmentation.py": ["--data", "lgg"],
     "fixed_point_dice.py": ["--data", "lgg"],
     "tune.py": [],

@@ -259,3 +259,42 @@ def test_settings_of_the_job_vary_over_hospitals_that_exist(
     ):
         assert main([*words, *wrong]) == 2
         assert said in capsys.readouterr().err
+
+
+GRID = (*MORE, "--alpha", ".1", "--missing", "1")
+
+
+def test_a_run_that_fails_is_named_the_others_are_kept_and_the_same_command_finishes(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = hospital_sweep.one_run
+
+    def broken(setup: Any, source: Any, cell: Any, seed: int, *rest: Any) -> dict[str, Any]:
+        if seed == 3:
+            raise RuntimeError("no memory left")
+        return whole(setup, source, cell, seed, *rest)
+
+    words = ["sweep", JOB, *SMALL, *GRID, "--out", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "one_run", broken)
+        assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "seed 3 (1 of 2, 0 s) FAILED: RuntimeError: no memory left" in said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"runs", "sweep.json"}
+    assert len(list((tmp_path / "out/runs").iterdir())) == 1
+    assert main(words) == 0
+    assert len(list((tmp_path / "out/runs").iterdir())) == 2
+    for file in (tmp_path / "out/runs").iterdir():
+        one, other = (json.loads(path.read_text()) for path in (file, out / "runs" / file.name))
+        assert one | {"seconds": 0} == other | {"seconds": 0}
+
+
+def test_runs_in_other_processes_are_the_same_runs(out: Path, tmp_path: Path) -> None:
+    words = ["sweep", JOB, *SMALL, *GRID, "--backend", "loky", "--workers", "2", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert len(list((tmp_path / "out/runs").iterdir())) == 2
+    for file in (tmp_path / "out/runs").iterdir():
+        one, other = (json.loads(path.read_text()) for path in (file, out / "runs" / file.name))
+        for site, row in one["sites"].items():
+            # The number of threads may differ, and with it the order of float32 sums.
+            assert row["val"] == pytest.approx(other["sites"][site]["val"], abs=1e-3)

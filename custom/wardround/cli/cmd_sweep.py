@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from wardround import __version__
 from wardround.core import files
-from wardround.core.terminal import DONE, command, existing, folder, positive, say
-from wardround.research import sweep_grid
+from wardround.core.terminal import DONE, INCOMPLETE, command, existing, folder, positive, say
+from wardround.research import parts, sweep_grid
 from wardround.research.sweep_grid import refused
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ of being run in plaintext. FedAvg beside a job is not run; sweep the FedAvg job 
 A seed stands for a distribution of patients, a split, first weights and batches. OUT holds table.md, table.json (every site of
 every run), score.png and the finished runs. The same command continues where it stopped. Another grid adds runs; other settings
 or data need another folder. Nothing else stays in OUT: copies and caches of images are deleted after each run.
+
+Runs are independent of each other. --backend loky --workers N trains N of them at a time, --backend dask on a cluster whose workers
+see OUT and the data under the same paths (docs/operations.md). A run that fails is named and the others go on; then the exit code
+is 1, and no table is written until the same command has finished it.
 """
 
 
@@ -94,6 +98,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="change a setting of the job")
     parser.add_argument("--out", type=folder, metavar="DIR", help="default wardround_runs/sweep_JOB")
+    parts.add_options(parser)
     parser.add_argument("--quick", action="store_true", help="a minute, to see that it works; numbers mean nothing")
     parser.add_argument("--json", action="store_true", help="print table.json instead of the table")
 
@@ -109,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
     whole, settings = _data(args)
     job = _job(args, settings)
     sweep_.require_plaintext(job)
+    engine = parts.engine_of(args)
     out = args.out or Path("wardround_runs") / f"sweep_{job.name}"
     cells, seeds = sweep_grid.grid(args, job), sweep_grid.seeds(args, job)
     setups = {changed: _setup(args, settings, changed) for changed in dict.fromkeys(cell.changed for cell in cells)}
@@ -117,7 +123,12 @@ def run(args: argparse.Namespace) -> int:
         for cell, seed in product(cells, seeds):
             source.require(cell, seed)
         kept = sweep_.Kept.open(out, sweep_.identity(job, data))
-        runs = sweep_.run_all(lambda cell: setups[cell.changed], source, cells, seeds, kept)
+        runs, failures = sweep_.run_all(lambda cell: setups[cell.changed], source, cells, seeds, kept, engine)
+    if failures:
+        say(
+            f"{len(failures)} of {len(cells) * len(seeds)} runs failed, no table is written; the same command tries them again"
+        )
+        return INCOMPLETE
     rows = [sweep.summary(mine) for mine in runs]
     score = job.task["score"]
     title = f"{job.name}: {data['words']}, {job.schedule['num_rounds']} rounds of {job.schedule['work']} gradients"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.core.terminal import say
 from wardround.jobs import building
 from wardround.jobs.recipes import Job, Json
+from wardround.research.parts import Engine, Failure, run_parts
 from wardround.research.sweep_run import Setup, one_run
 from wardround.research.sweep_sites import Cell, Source
 
@@ -142,31 +143,42 @@ def run_all(
     cells: Sequence[Cell],
     seeds: Sequence[int],
     kept: Kept,
-) -> list[list[Json]]:
-    """Return the runs of every setting, one per seed.
+    engine: Engine | None = None,
+) -> tuple[list[list[Json]], list[Failure]]:
+    """Return the runs of every setting, one per seed, and those that failed.
 
-    Finished ones are read, the others are trained now.
+    Finished ones are read, the others are trained now, where `engine` says (by default
+    in this process). A setting with a failed run has fewer runs than seeds.
     """
     todo = [(cell, seed) for cell in cells for seed in seeds]
-    done = sum(kept.find(*one) is not None for one in todo)
-    say(
-        f"{len(todo)} runs: {len(cells)} settings x {len(seeds)} seeds; {done} are finished already",
-    )
-    for number, (cell, seed) in enumerate(todo):
-        if kept.find(cell, seed) is not None:
-            continue
-        begun = time.monotonic()
-        say(f"run {number + 1} of {len(todo)}: {cell}, seed {seed}")
-        with TemporaryDirectory(prefix=WORK, dir=kept.folder) as place:
-            run = one_run(setup_for(cell), source, cell, seed, Path(place), say)
-        kept.keep(cell, seed, run | {"seconds": round(time.monotonic() - begun, 1)})
+    say(f"{len(cells)} settings x {len(seeds)} seeds")
+
+    def keep(key: tuple[Cell, int], seconds: float, run: Json) -> None:
+        kept.keep(*key, run | {"seconds": seconds})
         means = {
             name: fmean(site["test"][name]["value"] for site in run["sites"].values())
             for name in ("local", "federated", "tuned")
         }
-        told = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
-        say(f"run {number + 1} of {len(todo)}: {told}; {time.monotonic() - begun:.0f} s")
-    return [[kept.find(cell, seed) or {} for seed in seeds] for cell in cells]
+        say("  " + ", ".join(f"{name} {mean:.3f}" for name, mean in means.items()))
+
+    failures = run_parts(
+        partial(_trained, {cell: setup_for(cell) for cell in cells}, source, kept.folder),
+        todo,
+        lambda key: kept.find(*key) is not None,
+        keep,
+        engine or Engine(),
+        say,
+        lambda key: f"{key[0]}, seed {key[1]}",
+    )
+    found = [[kept.find(cell, seed) for seed in seeds] for cell in cells]
+    return [[run for run in mine if run is not None] for mine in found], failures
+
+
+def _trained(setups: Mapping[Cell, Setup], source: Source, folder: Path, key: tuple[Cell, int]) -> Json:
+    """Return one run. What it writes is patients' data, and is removed at its end."""
+    cell, seed = key
+    with TemporaryDirectory(prefix=WORK, dir=folder) as place:
+        return one_run(setups[cell], source, cell, seed, Path(place), say)
 
 
 def _read(file: Path) -> Json:
