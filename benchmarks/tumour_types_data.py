@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,32 @@ from torch import Tensor
 
 from common import real_set
 from wardround.data.description import Spec
-from wardround.data.labelled import LabelledCohort
 from wardround.data.pictures import Grid
 from wardround.data.site_config import read_sites
-from wardround.data.splits import PARTS, Split, split_patients
+from wardround.data.splits import PARTS
 from wardround.models.vit import ViTFusion
+from wardround.research.class_folds import class_folds, fold_split
 from wardround.research.skew import LabelledSet, deal, label_skew, write_labelled_sites
 from wardround.tasks.classification import balanced_accuracy
 from wardround.training.classification import CaseSampling, ClassificationSite
 from wardround.training.splitting import split_of
 
-CLASSES, MODALITY, SIZE, SITES, LEAST = ("glioma", "meningioma", "pituitary"), "t1ce", 64, 4, 6
-SPEC = ViTFusion("vit_tiny_patch16_224", 1, (SIZE, SIZE), 0, len(CLASSES), "shared", 4)
-SAMPLING = CaseSampling(CLASSES, (MODALITY,), (), SIZE, 1, 0.5, 8, 0.0, record=False, augment=True)
+CLASSES, MODALITY, SIZE, SITES = ("glioma", "meningioma", "pituitary"), "t1ce", 64, 4
+# Two blocks of a class are too few to be tested, so a site of 10 has 6 at least that are: more than folds.
+FOLDS, LEAST, DEAL = 5, 10, 0
+AUGMENTATION = {"flip": 0.5, "rotation": 15.0, "zoom": 0.1}
+SPEC = ViTFusion("vit_tiny_patch16_224", 1, (SIZE, SIZE), 0, len(CLASSES), "shared", depth=4, patch=16, stem="conv")
+SAMPLING = CaseSampling(
+    CLASSES, (MODALITY,), (), SIZE, 1, 0.5, 16, 0.0, record=False, augment=True, augmentation=AUGMENTATION
+)
 PUBLIC, PUBLIC_PATIENTS = 8, 30
-SPLITS = ("by patient", "by patient within classes")
+
+
+def settings(folds: int) -> dict[str, Any]:
+    """Return what a part's numbers depend on beside its schedule."""
+    network = {key: value for key, value in asdict(SPEC).items() if value is not None}
+    drawn = {"batch": SAMPLING.batch, "augmentation": dict(SAMPLING.augmentation)}
+    return {"network": network, **drawn, "folds": folds, "least": LEAST, "deal": DEAL}
 
 
 def phantoms(folder: Path, index: int, patients: int) -> LabelledSet:
@@ -55,31 +65,29 @@ def whole_set(data: str, folder: Path, root: Path, patients: int = 60) -> Labell
     return cheng(real_set(root, "cheng_brain_tumor_types"), SIZE).data
 
 
-def opened(name: str, cohort: LabelledCohort, seed: int, split: str) -> ClassificationSite:
-    """Return a site with this seed's split (one of SPLITS), initial weights and batches."""
-    return SAMPLING.open(name, cohort, parts_of(cohort, seed, split), SPEC, seed, "cpu")
-
-
-def parts_of(cohort: LabelledCohort, seed: int, split: str) -> Split:
-    """Return training, validation and test cases by one of SPLITS."""
-    return split_patients(cohort.patients, seed=seed) if split == SPLITS[0] else split_of(cohort, seed)
-
-
-def open_sites(whole: LabelledSet, alpha: float, seed: int, folder: Path, split: str) -> dict[str, ClassificationSite]:
-    """Return site name -> site: patients dealt by label skew with this seed, at least LEAST each."""
-    skew = label_skew(whole.labels(), SITES, alpha, seed, LEAST)
-    file = write_labelled_sites(folder / f"{alpha}-{seed}", deal(whole, skew.sites))
-    return {
-        name: opened(name, SAMPLING.cohort(config, folder / "cache" / name, lambda words: None), seed, split)
-        for name, config in read_sites(file).items()
-    }
+def open_sites(
+    whole: LabelledSet, alpha: float, seed: int, fold: int, folds: int, folder: Path
+) -> dict[str, ClassificationSite]:
+    """Return site name -> site that tests this one of the folds; the deal is the same for every seed and fold."""
+    place = folder / f"{alpha}"
+    file = place / "sites.json"
+    if not file.is_file():
+        skew = label_skew(whole.labels(), SITES, alpha, DEAL, LEAST)
+        file = write_labelled_sites(place, deal(whole, skew.sites))
+    sites = {}
+    for name, config in read_sites(file).items():
+        cohort = SAMPLING.cohort(config, place / "cache" / name, lambda words: None)
+        split = fold_split(cohort.patients, class_folds(cohort.patients, cohort.labels, folds, seed), folds, fold)
+        sites[name] = SAMPLING.open(name, cohort, split, SPEC, seed, "cpu")
+    return sites
 
 
 def open_public(folder: Path, seed: int) -> ClassificationSite:
     """Return a phantom hospital that takes no part, for the rehearsal."""
-    file = write_labelled_sites(folder / "public", {"site-1": phantoms(folder, PUBLIC, PUBLIC_PATIENTS)})
+    file = write_labelled_sites(folder / f"public-{seed}", {"site-1": phantoms(folder, PUBLIC, PUBLIC_PATIENTS)})
     (config,) = read_sites(file).values()
-    return opened("public", SAMPLING.cohort(config, folder / "cache" / "public", lambda words: None), seed, SPLITS[0])
+    cohort = SAMPLING.cohort(config, folder / "cache" / "public", lambda words: None)
+    return SAMPLING.open("public", cohort, split_of(cohort, seed), SPEC, seed, "cpu")
 
 
 def scored(site: ClassificationSite, w: Tensor, cases: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -93,31 +101,32 @@ def validated(site: ClassificationSite, w: Tensor) -> float:
     return balanced_accuracy(*scored(site, w, site.split.val))
 
 
-def tested(site: ClassificationSite, w: Tensor) -> dict[str, float]:
-    """Return the balanced accuracy over the test slices of the classes present, and over the test pseudo-patients."""
+def tested(site: ClassificationSite, w: Tensor) -> list[list[float]]:
+    """Return of every block that is tested: its number at this site, class, slices, slices right, whole block right."""
     cases, of = site.split.test, site.cohort.patients
-    chances, labels = scored(site, w, cases)
     names = sorted(set(of.values()))
-    rows = [[i for i, case in enumerate(cases) if of[case] == name] for name in names]
-    blocks = [chances[mine].mean(axis=0) for mine in rows if mine]
-    whose = [labels[mine[0]] for mine in rows if mine]
-    return {
-        "test": balanced_accuracy(chances, labels),
-        "blocks": balanced_accuracy(np.array(blocks), np.array(whose)),
-    }
+    chances, labels = scored(site, w, cases)
+    rows = []
+    for name in sorted({of[case] for case in cases}):
+        mine = [i for i, case in enumerate(cases) if of[case] == name]
+        label = int(labels[mine[0]])
+        right = int((chances[mine].argmax(1) == label).sum())
+        whole = int(chances[mine].mean(0).argmax() == label)
+        rows.append([names.index(name), label, len(mine), right, whole])
+    return rows
 
 
-def everywhere(sites: Mapping[str, ClassificationSite], w: Tensor) -> float:
-    """Return the balanced accuracy of one model over the test slices of all sites together."""
+def everywhere(sites: Mapping[str, ClassificationSite], w: Tensor) -> list[list[int]]:
+    """Return of one model over the test slices of all sites: class -> [slices, slices right]."""
     parts = [scored(site, w, site.split.test) for site in sites.values()]
-    return balanced_accuracy(np.concatenate([p for p, _ in parts]), np.concatenate([y for _, y in parts]))
+    found = np.concatenate([p for p, _ in parts]).argmax(1)
+    labels = np.concatenate([y for _, y in parts])
+    return [[int((labels == k).sum()), int(((labels == k) & (found == k)).sum())] for k in range(len(CLASSES))]
 
 
 def support(sites: Mapping[str, ClassificationSite]) -> dict[str, dict[str, Any]]:
-    """Return site -> part -> [pseudo-patients by class], and the test slices by class."""
-    found = {}
-    for name, site in sites.items():
-        parts = {part: list(site.cohort.class_counts(getattr(site.split, part)).values()) for part in PARTS}
-        slices = Counter(site.cohort.labels[case] for case in site.split.test)
-        found[name] = parts | {"test_slices": [slices[k] for k in range(len(CLASSES))]}
-    return found
+    """Return site -> part -> [pseudo-patients by class]."""
+    return {
+        name: {part: list(site.cohort.class_counts(getattr(site.split, part)).values()) for part in PARTS}
+        for name, site in sites.items()
+    }
