@@ -23,8 +23,8 @@ Registered before it was run, for alpha 0.5 and the settings below:
 Rounds and bytes (float32, up and down, all sites; personal blocks travel as zeros) until the mean validation score, before
 fine-tuning, is 95 % of FedAvg's last one. A site of one class: always saying that class scores 1; `everywhere` is the score
 of a model over the test slices of all sites together.
-The schedule, the network and the augmentation were fixed on validation blocks of another deal (seed 100), which are test
-blocks of some fold here; no test score was looked at.
+The network, the augmentation and the schedule are those of tumour_types_data.py, Recipe. They are chosen by tune_types.py on
+blocks that are held out in another deal (seed 100); these are test blocks of some fold here, as all blocks are.
 
     python benchmarks/tumour_types.py --alphas 0.5 --methods local fedavg --json      the goals
     python benchmarks/tumour_types.py --json                                          everything
@@ -35,7 +35,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ from tumour_types_data import (
     CLASSES,
     FOLDS,
     SITES,
+    Recipe,
     everywhere,
     open_public,
     open_sites,
@@ -73,7 +74,7 @@ from tumour_types_data import (
     validated,
     whole_set,
 )
-from tumour_types_data import settings as data_settings
+from tumour_types_data import settings as settings_of
 from tumour_types_scores import by_alpha, over_all, scores, traffic
 from wardround.algorithms.base import Steps
 from wardround.algorithms.fedavg import FedAvg
@@ -268,11 +269,10 @@ def measure(args: Any, parts: Parts) -> None:
     import torch
 
     torch.set_num_threads(args.threads)
-    rounds, work = (2, 2) if args.quick else (args.rounds, args.work)
-    data = args.data or ("phantoms" if args.quick else "cheng")
-    schedule = Schedule(rounds, work, args.lr, 0.9, True, args.weight_decay, 1.0, "cosine")
-    folds = 3 if args.quick else FOLDS
-    settings = {"data": data, "schedule": asdict(schedule), **data_settings(folds)}
+    recipe = Recipe(rounds=args.rounds, work=args.work, lr=args.lr, weight_decay=args.weight_decay)
+    recipe = replace(recipe, depth=1, rounds=2, work=2) if args.quick else recipe
+    data, folds = args.data or ("phantoms" if args.quick else "cheng"), 3 if args.quick else FOLDS
+    settings = {"data": data, **settings_of(recipe, folds)}
     ks = (0, 1) if args.quick else (0, 1, 5, 20)
     seeds = args.seeds[:1] if args.quick else args.seeds
     alphas = sorted([MAIN] if args.quick else args.alphas, key=lambda a: (a != MAIN, a))
@@ -286,10 +286,10 @@ def measure(args: Any, parts: Parts) -> None:
             keys = [key for key in keys if parts.missing(key, settings)]
             if not keys:
                 continue
-            sites = open_sites(whole(), alpha, seed, fold, folds, folder)
-            public = open_public(folder, seed) if {key["method"] for key in keys} & set(NOISED) else None
+            sites = open_sites(whole(), alpha, (seed, fold, folds), folder, recipe)
+            public = open_public(folder, seed, recipe) if {key["method"] for key in keys} & set(NOISED) else None
             for key in keys:
-                parts.measure(key, settings, partial(one_part, key["method"], sites, public, schedule, ks))
+                parts.measure(key, settings, partial(one_part, key["method"], sites, public, recipe.schedule, ks))
 
 
 def main() -> None:
@@ -300,10 +300,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="folds, first weights and batches")
     parser.add_argument("--alphas", type=float, nargs="+", default=list(ALPHAS), help="label skew; inf: none")
     parser.add_argument("--methods", nargs="+", default=list(NAMES), choices=NAMES, help="rows of the main table")
-    parser.add_argument("--rounds", type=int, default=20, help="of every federation")
-    parser.add_argument("--work", type=int, default=30, help="gradient steps of a site in a round")
-    parser.add_argument("--lr", type=float, default=0.05, help="of the first round")
-    parser.add_argument("--weight-decay", type=float, default=0.001, help="of every step")
+    parser.add_argument("--rounds", type=int, default=Recipe.rounds, help="of every federation")
+    parser.add_argument("--work", type=int, default=Recipe.work, help="gradient steps of a site in a round")
+    parser.add_argument("--lr", type=float, default=Recipe.lr, help="of the first round")
+    parser.add_argument("--weight-decay", type=float, default=Recipe.weight_decay, help="of every step")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     args = parser.parse_args()
     with kept("tumour_types", args) as parts:

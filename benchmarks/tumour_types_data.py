@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,15 @@ import numpy as np
 from torch import Tensor
 
 from common import real_set
+from wardround.algorithms.schedule import Schedule
 from wardround.data.description import Spec
 from wardround.data.pictures import Grid
 from wardround.data.site_config import read_sites
 from wardround.data.splits import PARTS
-from wardround.models.vit import ViTFusion
+from wardround.models.vit import Stem, ViTFusion
 from wardround.research.class_folds import class_folds, fold_split
-from wardround.research.skew import LabelledSet, deal, label_skew, write_labelled_sites
+from wardround.research.skew import LabelledSet, label_skew, write_labelled_sites
+from wardround.research.skew import deal as deal_out
 from wardround.tasks.classification import balanced_accuracy
 from wardround.training.classification import CaseSampling, ClassificationSite
 from wardround.training.splitting import split_of
@@ -25,19 +27,44 @@ from wardround.training.splitting import split_of
 CLASSES, MODALITY, SIZE, SITES = ("glioma", "meningioma", "pituitary"), "t1ce", 64, 4
 # Two blocks of a class are too few to be tested, so a site of 10 has 6 at least that are: more than folds.
 FOLDS, LEAST, DEAL = 5, 10, 0
-AUGMENTATION = {"flip": 0.5, "rotation": 15.0, "zoom": 0.1}
-SPEC = ViTFusion("vit_tiny_patch16_224", 1, (SIZE, SIZE), 0, len(CLASSES), "shared", depth=4, patch=16, stem="conv")
-SAMPLING = CaseSampling(
-    CLASSES, (MODALITY,), (), SIZE, 1, 0.5, 16, 0.0, record=False, augment=True, augmentation=AUGMENTATION
-)
 PUBLIC, PUBLIC_PATIENTS = 8, 30
 
 
-def settings(folds: int) -> dict[str, Any]:
-    """Return what a part's numbers depend on beside its schedule."""
-    network = {key: value for key, value in asdict(SPEC).items() if value is not None}
-    drawn = {"batch": SAMPLING.batch, "augmentation": dict(SAMPLING.augmentation)}
-    return {"network": network, **drawn, "folds": folds, "least": LEAST, "deal": DEAL}
+@dataclass(frozen=True)
+class Recipe:
+    """The network, how patients are drawn, and the steps; the defaults are what was fixed (tune_types.py)."""
+
+    depth: int = 2
+    patch: int = 16
+    stem: Stem = "conv"
+    batch: int = 16
+    augmentation: Mapping[str, float] = field(default_factory=lambda: {"flip": 0.5, "rotation": 15.0, "zoom": 0.1})
+    rounds: int = 20
+    work: int = 50
+    lr: float = 0.03
+    weight_decay: float = 0.001
+
+    @property
+    def network(self) -> ViTFusion:
+        """Return the settings of the network."""
+        where = ("vit_tiny_patch16_224", 1, (SIZE, SIZE), 0, len(CLASSES), "shared")
+        return ViTFusion(*where, depth=self.depth, patch=self.patch, stem=self.stem)
+
+    @property
+    def sampling(self) -> CaseSampling:
+        """Return how patients are drawn."""
+        what = (CLASSES, (MODALITY,), (), SIZE, 1, 0.5, self.batch, 0.0)
+        return CaseSampling(*what, record=False, augment=True, augmentation=self.augmentation)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Return the steps of every round."""
+        return Schedule(self.rounds, self.work, self.lr, 0.9, True, self.weight_decay, 1.0, "cosine")
+
+
+def settings(recipe: Recipe, folds: int, deal: int = DEAL) -> dict[str, Any]:
+    """Return what the numbers of a part depend on."""
+    return {"recipe": asdict(recipe), "size": SIZE, "folds": folds, "least": LEAST, "deal": deal}
 
 
 def phantoms(folder: Path, index: int, patients: int) -> LabelledSet:
@@ -66,28 +93,38 @@ def whole_set(data: str, folder: Path, root: Path, patients: int = 60) -> Labell
 
 
 def open_sites(
-    whole: LabelledSet, alpha: float, seed: int, fold: int, folds: int, folder: Path
+    whole: LabelledSet,
+    alpha: float,
+    fold: tuple[int, int, int],
+    folder: Path,
+    recipe: Recipe,
+    deal: int = DEAL,
 ) -> dict[str, ClassificationSite]:
-    """Return site name -> site that tests this one of the folds; the deal is the same for every seed and fold."""
-    place = folder / f"{alpha}"
+    """Return site name -> site.
+
+    fold: (seed, which fold is tested, how many there are).
+    deal: The seed of the deal, the same for every seed and fold of a table.
+    """
+    seed, tested, folds = fold
+    place = folder / f"{alpha}-{deal}"
     file = place / "sites.json"
     if not file.is_file():
-        skew = label_skew(whole.labels(), SITES, alpha, DEAL, LEAST)
-        file = write_labelled_sites(place, deal(whole, skew.sites))
+        skew = label_skew(whole.labels(), SITES, alpha, deal, LEAST)
+        file = write_labelled_sites(place, deal_out(whole, skew.sites))
     sites = {}
     for name, config in read_sites(file).items():
-        cohort = SAMPLING.cohort(config, place / "cache" / name, lambda words: None)
-        split = fold_split(cohort.patients, class_folds(cohort.patients, cohort.labels, folds, seed), folds, fold)
-        sites[name] = SAMPLING.open(name, cohort, split, SPEC, seed, "cpu")
+        cohort = recipe.sampling.cohort(config, place / "cache" / name, lambda words: None)
+        split = fold_split(cohort.patients, class_folds(cohort.patients, cohort.labels, folds, seed), folds, tested)
+        sites[name] = recipe.sampling.open(name, cohort, split, recipe.network, seed, "cpu")
     return sites
 
 
-def open_public(folder: Path, seed: int) -> ClassificationSite:
+def open_public(folder: Path, seed: int, recipe: Recipe) -> ClassificationSite:
     """Return a phantom hospital that takes no part, for the rehearsal."""
     file = write_labelled_sites(folder / f"public-{seed}", {"site-1": phantoms(folder, PUBLIC, PUBLIC_PATIENTS)})
     (config,) = read_sites(file).values()
-    cohort = SAMPLING.cohort(config, folder / "cache" / "public", lambda words: None)
-    return SAMPLING.open("public", cohort, split_of(cohort, seed), SPEC, seed, "cpu")
+    cohort = recipe.sampling.cohort(config, folder / "cache" / "public", lambda words: None)
+    return recipe.sampling.open("public", cohort, split_of(cohort, seed), recipe.network, seed, "cpu")
 
 
 def scored(site: ClassificationSite, w: Tensor, cases: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
