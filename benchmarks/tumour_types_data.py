@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,60 @@ import numpy as np
 from torch import Tensor
 
 from common import real_set
+from wardround.algorithms.schedule import Schedule
 from wardround.data.description import Spec
-from wardround.data.labelled import LabelledCohort
 from wardround.data.pictures import Grid
 from wardround.data.site_config import read_sites
-from wardround.data.splits import PARTS, Split, split_patients
-from wardround.models.vit import ViTFusion
-from wardround.research.skew import LabelledSet, deal, label_skew, write_labelled_sites
+from wardround.data.splits import PARTS
+from wardround.models.vit import Stem, ViTFusion
+from wardround.research.class_folds import class_folds, fold_split
+from wardround.research.skew import LabelledSet, label_skew, write_labelled_sites
+from wardround.research.skew import deal as deal_out
 from wardround.tasks.classification import balanced_accuracy
 from wardround.training.classification import CaseSampling, ClassificationSite
 from wardround.training.splitting import split_of
 
-CLASSES, MODALITY, SIZE, SITES, LEAST = ("glioma", "meningioma", "pituitary"), "t1ce", 64, 4, 6
-SPEC = ViTFusion("vit_tiny_patch16_224", 1, (SIZE, SIZE), 0, len(CLASSES), "shared", 4)
-SAMPLING = CaseSampling(CLASSES, (MODALITY,), (), SIZE, 1, 0.5, 8, 0.0, record=False, augment=True)
+CLASSES, MODALITY, SIZE, SITES = ("glioma", "meningioma", "pituitary"), "t1ce", 64, 4
+# Two blocks of a class are too few to be tested, so a site of 10 has 6 at least that are: more than folds.
+FOLDS, LEAST, DEAL = 5, 10, 0
 PUBLIC, PUBLIC_PATIENTS = 8, 30
-SPLITS = ("by patient", "by patient within classes")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The network, how patients are drawn, and the steps; the defaults are what was fixed (tune_types.py)."""
+
+    depth: int = 2
+    patch: int = 16
+    stem: Stem = "conv"
+    batch: int = 16
+    augmentation: Mapping[str, float] = field(default_factory=lambda: {"flip": 0.5, "rotation": 15.0, "zoom": 0.1})
+    rounds: int = 20
+    work: int = 50
+    lr: float = 0.03
+    weight_decay: float = 0.001
+
+    @property
+    def network(self) -> ViTFusion:
+        """Return the settings of the network."""
+        where = ("vit_tiny_patch16_224", 1, (SIZE, SIZE), 0, len(CLASSES), "shared")
+        return ViTFusion(*where, depth=self.depth, patch=self.patch, stem=self.stem)
+
+    @property
+    def sampling(self) -> CaseSampling:
+        """Return how patients are drawn."""
+        what = (CLASSES, (MODALITY,), (), SIZE, 1, 0.5, self.batch, 0.0)
+        return CaseSampling(*what, record=False, augment=True, augmentation=self.augmentation)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Return the steps of every round."""
+        return Schedule(self.rounds, self.work, self.lr, 0.9, True, self.weight_decay, 1.0, "cosine")
+
+
+def settings(recipe: Recipe, folds: int, deal: int = DEAL) -> dict[str, Any]:
+    """Return what the numbers of a part depend on."""
+    return {"recipe": asdict(recipe), "size": SIZE, "folds": folds, "least": LEAST, "deal": deal}
 
 
 def phantoms(folder: Path, index: int, patients: int) -> LabelledSet:
@@ -55,31 +92,39 @@ def whole_set(data: str, folder: Path, root: Path, patients: int = 60) -> Labell
     return cheng(real_set(root, "cheng_brain_tumor_types"), SIZE).data
 
 
-def opened(name: str, cohort: LabelledCohort, seed: int, split: str) -> ClassificationSite:
-    """Return a site with this seed's split (one of SPLITS), initial weights and batches."""
-    return SAMPLING.open(name, cohort, parts_of(cohort, seed, split), SPEC, seed, "cpu")
+def open_sites(
+    whole: LabelledSet,
+    alpha: float,
+    fold: tuple[int, int, int],
+    folder: Path,
+    recipe: Recipe,
+    deal: int = DEAL,
+) -> dict[str, ClassificationSite]:
+    """Return site name -> site.
+
+    fold: (seed, which fold is tested, how many there are).
+    deal: The seed of the deal, the same for every seed and fold of a table.
+    """
+    seed, tested, folds = fold
+    place = folder / f"{alpha}-{deal}"
+    file = place / "sites.json"
+    if not file.is_file():
+        skew = label_skew(whole.labels(), SITES, alpha, deal, LEAST)
+        file = write_labelled_sites(place, deal_out(whole, skew.sites))
+    sites = {}
+    for name, config in read_sites(file).items():
+        cohort = recipe.sampling.cohort(config, place / "cache" / name, lambda words: None)
+        split = fold_split(cohort.patients, class_folds(cohort.patients, cohort.labels, folds, seed), folds, tested)
+        sites[name] = recipe.sampling.open(name, cohort, split, recipe.network, seed, "cpu")
+    return sites
 
 
-def parts_of(cohort: LabelledCohort, seed: int, split: str) -> Split:
-    """Return training, validation and test cases by one of SPLITS."""
-    return split_patients(cohort.patients, seed=seed) if split == SPLITS[0] else split_of(cohort, seed)
-
-
-def open_sites(whole: LabelledSet, alpha: float, seed: int, folder: Path, split: str) -> dict[str, ClassificationSite]:
-    """Return site name -> site: patients dealt by label skew with this seed, at least LEAST each."""
-    skew = label_skew(whole.labels(), SITES, alpha, seed, LEAST)
-    file = write_labelled_sites(folder / f"{alpha}-{seed}", deal(whole, skew.sites))
-    return {
-        name: opened(name, SAMPLING.cohort(config, folder / "cache" / name, lambda words: None), seed, split)
-        for name, config in read_sites(file).items()
-    }
-
-
-def open_public(folder: Path, seed: int) -> ClassificationSite:
+def open_public(folder: Path, seed: int, recipe: Recipe) -> ClassificationSite:
     """Return a phantom hospital that takes no part, for the rehearsal."""
-    file = write_labelled_sites(folder / "public", {"site-1": phantoms(folder, PUBLIC, PUBLIC_PATIENTS)})
+    file = write_labelled_sites(folder / f"public-{seed}", {"site-1": phantoms(folder, PUBLIC, PUBLIC_PATIENTS)})
     (config,) = read_sites(file).values()
-    return opened("public", SAMPLING.cohort(config, folder / "cache" / "public", lambda words: None), seed, SPLITS[0])
+    cohort = recipe.sampling.cohort(config, folder / "cache" / "public", lambda words: None)
+    return recipe.sampling.open("public", cohort, split_of(cohort, seed), recipe.network, seed, "cpu")
 
 
 def scored(site: ClassificationSite, w: Tensor, cases: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -93,31 +138,32 @@ def validated(site: ClassificationSite, w: Tensor) -> float:
     return balanced_accuracy(*scored(site, w, site.split.val))
 
 
-def tested(site: ClassificationSite, w: Tensor) -> dict[str, float]:
-    """Return the balanced accuracy over the test slices of the classes present, and over the test pseudo-patients."""
+def tested(site: ClassificationSite, w: Tensor) -> list[list[float]]:
+    """Return of every block that is tested: its number at this site, class, slices, slices right, whole block right."""
     cases, of = site.split.test, site.cohort.patients
-    chances, labels = scored(site, w, cases)
     names = sorted(set(of.values()))
-    rows = [[i for i, case in enumerate(cases) if of[case] == name] for name in names]
-    blocks = [chances[mine].mean(axis=0) for mine in rows if mine]
-    whose = [labels[mine[0]] for mine in rows if mine]
-    return {
-        "test": balanced_accuracy(chances, labels),
-        "blocks": balanced_accuracy(np.array(blocks), np.array(whose)),
-    }
+    chances, labels = scored(site, w, cases)
+    rows = []
+    for name in sorted({of[case] for case in cases}):
+        mine = [i for i, case in enumerate(cases) if of[case] == name]
+        label = int(labels[mine[0]])
+        right = int((chances[mine].argmax(1) == label).sum())
+        whole = int(chances[mine].mean(0).argmax() == label)
+        rows.append([names.index(name), label, len(mine), right, whole])
+    return rows
 
 
-def everywhere(sites: Mapping[str, ClassificationSite], w: Tensor) -> float:
-    """Return the balanced accuracy of one model over the test slices of all sites together."""
+def everywhere(sites: Mapping[str, ClassificationSite], w: Tensor) -> list[list[int]]:
+    """Return of one model over the test slices of all sites: class -> [slices, slices right]."""
     parts = [scored(site, w, site.split.test) for site in sites.values()]
-    return balanced_accuracy(np.concatenate([p for p, _ in parts]), np.concatenate([y for _, y in parts]))
+    found = np.concatenate([p for p, _ in parts]).argmax(1)
+    labels = np.concatenate([y for _, y in parts])
+    return [[int((labels == k).sum()), int(((labels == k) & (found == k)).sum())] for k in range(len(CLASSES))]
 
 
 def support(sites: Mapping[str, ClassificationSite]) -> dict[str, dict[str, Any]]:
-    """Return site -> part -> [pseudo-patients by class], and the test slices by class."""
-    found = {}
-    for name, site in sites.items():
-        parts = {part: list(site.cohort.class_counts(getattr(site.split, part)).values()) for part in PARTS}
-        slices = Counter(site.cohort.labels[case] for case in site.split.test)
-        found[name] = parts | {"test_slices": [slices[k] for k in range(len(CLASSES))]}
-    return found
+    """Return site -> part -> [pseudo-patients by class]."""
+    return {
+        name: {part: list(site.cohort.class_counts(getattr(site.split, part)).values()) for part in PARTS}
+        for name, site in sites.items()
+    }

@@ -13,7 +13,8 @@ from wardround.jobs import secagg_jobs
 
 # No promises: a rival is trained beside the job or not; the server's rule and the variables stand at sites of a secure sum
 # only, which refuse every task without them; scales change what is learnt, never what is promised; ids are names inside one
-# config; the network's settings are covered by the architecture's fingerprint, which both sides compare; a record is read,
+# config; the network's settings are covered by the architecture's fingerprint, which both sides compare; how a classifier's
+# images are augmented and its patients split changes what is learnt, never what is promised; a record is read,
 # and what a classifier is given stands beside its weights, only where there is one; the least Dice is for jobs that segment.
 RIVALS = {
     f"SiteExecutor.{name}" for name in ("fedavg_baseline", "server_optimizer", "variables", "scaling", "validation")
@@ -31,9 +32,10 @@ NETWORK = {
         "out_channels",
     )
 }
-NETWORK |= {f"ViTFusion.{name}" for name in ("depth", "fusion_depth", "weights", "patch", "tubelet")}
+NETWORK |= {f"ViTFusion.{name}" for name in ("depth", "fusion_depth", "weights", "patch", "tubelet", "stem")}
 WHERE_THERE_IS_ONE = {"Sampling.columns", "Sampling.task", "PlaintextServer.inputs", "ModelSelection.least_dice"}
-MAY_HAVE_DEFAULTS = RIVALS | NETWORK | WHERE_THERE_IS_ONE
+DRAWN = {"CaseSampling.augmentation", "CaseSampling.stratified"}
+MAY_HAVE_DEFAULTS = RIVALS | NETWORK | DRAWN | WHERE_THERE_IS_ONE
 
 
 @pytest.fixture(scope="module")

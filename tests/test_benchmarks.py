@@ -8,7 +8,6 @@ import math
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -243,14 +242,3 @@ def test_an_interval_of_one_seed_is_shown_without_bounds() -> None:
     assert common.cell(common.interval([0.25]), "+") == "+0.250"
     assert common.cell(common.interval([0.1, 0.1]), "+") == "+0.100 [+0.100, +0.100]"
     assert common.cell(None) == "-"
-
-
-def test_the_two_splits_of_the_tumour_types_are_told_apart() -> None:
-    import tumour_types_data
-    from wardround.data.splits import split_classes, split_patients
-
-    labels = {f"p{k}": k % 3 for k in range(12)}
-    cohort = SimpleNamespace(label_kind="classes", patients={case: case for case in labels}, labels=labels)
-    by_id, by_class = (tumour_types_data.parts_of(cohort, 1, split) for split in tumour_types_data.SPLITS)
-    assert by_id == split_patients(cohort.patients, seed=1) != by_class
-    assert by_class == split_classes(cohort.patients, labels, seed=1)

@@ -27,6 +27,7 @@ REAL = {
     "fixed_point_dice.py": ["--data", "lgg"],
     "tune.py": [],
     "tumour_types.py": [],
+    "tune_types.py": [],
     "epsilon_dice.py": ["--level", "patient", "--data", "lgg"],
     "fusion.py": ["--data", "mhh"],
 }

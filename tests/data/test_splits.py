@@ -6,7 +6,16 @@ import pytest
 
 from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.core.rng import derive
-from wardround.data.splits import Split, split_classes, split_patients
+from wardround.data.splits import (
+    PARTS,
+    SHARES,
+    Fractions,
+    Split,
+    even_counts,
+    split_classes,
+    split_patients,
+    split_stratified,
+)
 
 
 def one_each(count: int) -> dict[str, str]:
@@ -154,6 +163,58 @@ def test_the_scans_of_a_labelled_patient_stay_together_and_have_one_label() -> N
         split_classes(*classes(1, 1))
     with pytest.raises(ConfigRefused, match="sum 1"):
         split_classes(*classes(4, 4), (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(0, (0, 0, 0)), (1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1)), (4, (2, 1, 1)), (5, (3, 1, 1)), (10, (6, 2, 2)),
+     (14, (8, 3, 3)), (100, (60, 20, 20))],
+)  # fmt: skip
+def test_parts_of_a_class_are_as_even_as_whole_patients_allow(count: int, expected: tuple[int, int, int]) -> None:
+    assert even_counts(count, SHARES) == expected
+
+
+@pytest.mark.parametrize(
+    "fractions", [SHARES, (0.5, 0.3, 0.2), (1 / 3, 1 / 3, 1 / 3), (0.98, 0.01, 0.01), (0.01, 0.01, 0.98)]
+)
+def test_even_parts_are_within_one_patient_of_their_fraction_once_nobody_is_lent(fractions: Fractions) -> None:
+    for count in range(200):
+        found = even_counts(count, fractions)
+        assert sum(found) == count
+        assert sum(map(bool, found)) == min(count, len(PARTS))
+        if min(f * count for f in fractions) >= 1:
+            assert all(abs(k - f * count) < 1 for k, f in zip(found, fractions, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_stratified_parts_hold_every_class_that_has_two_patients_in_test(seed: int) -> None:
+    counts = (3, 20, 2, 7, 1)
+    cases, labels = classes(*counts)
+    split = split_stratified(cases, labels, seed=seed)
+    assert sorted(split.train + split.val + split.test) == sorted(cases)
+    for label, count in enumerate(counts):
+        parts = [sum(labels[case] == label for case in getattr(split, part)) for part in PARTS]
+        assert tuple(parts) == even_counts(count, SHARES)
+    assert {labels[case] for case in split.test} == {0, 1, 2, 3}
+    assert split == split_stratified(dict(reversed(cases.items())), labels, seed=seed)
+    assert split != split_stratified(cases, labels, seed=seed + 100)
+
+
+def test_stratified_parts_follow_the_place_of_a_patient_and_keep_scans_together() -> None:
+    cases = {f"p{k:02d}-{scan}": f"p{k:02d}" for k in range(15) for scan in range(2)}
+    parts = part_of(split_stratified(cases, dict.fromkeys(cases, 0)))
+    order = sorted({who for who in cases.values()}, key=lambda who: derive(0, "split", who))
+    assert [parts[f"{who}-0"] for who in order] == ["train"] * 9 + ["val"] * 3 + ["test"] * 3
+    assert all(parts[f"{who}-0"] == parts[f"{who}-1"] for who in order)
+
+
+def test_stratified_refusals_are_those_of_the_other_split() -> None:
+    with pytest.raises(DataRefused, match="1 patients with two labels"):
+        split_stratified({"a1": "a", "a2": "a", "b": "b", "c": "c"}, {"a1": 0, "a2": 1, "b": 0, "c": 1})
+    with pytest.raises(DataRefused, match="at least 3 patients"):
+        split_stratified(*classes(1, 1))
+    with pytest.raises(ConfigRefused, match="sum 1"):
+        split_stratified(*classes(4, 4), (0.5, 0.5, 0.5))
 
 
 def test_a_fixed_training_part_is_a_function_of_each_patient_alone():

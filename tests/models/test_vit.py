@@ -60,6 +60,9 @@ SPECS = {
     "one tubelet deep": vit(size=(3, 32, 32), tubelet=3, columns=0),
     "tubelets and registers": vit(name="vit_little_patch16_reg4_gap_256", depth=1, size=(4, 32, 32), tubelet=2),
     "registers": vit(name="vit_little_patch16_reg4_gap_256", depth=1),
+    "convolutions": vit(stem="conv"),
+    "convolutions, separate stems": vit(stem="conv", stems="separate", patch=8, depth=1),
+    "convolutions, slices": vit(stem="conv", size=(2, 16, 32), patch=4, depth=1),
 }
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
@@ -234,7 +237,7 @@ def test_roles(spec: ViTFusion) -> None:
     roles = block_roles(module)
     assert list(roles) == [key for key, _ in module.named_parameters()]
     assert [key for key, role in roles.items() if role == "head"] == ["head.weight", "head.bias"]
-    norms = {f"{place}.{key}" for place, part in module.named_modules() if isinstance(part, nn.LayerNorm)
+    norms = {f"{place}.{key}" for place, part in module.named_modules() if isinstance(part, nn.LayerNorm | nn.GroupNorm)
              for key, _ in part.named_parameters()}  # fmt: skip
     assert {key for key, role in roles.items() if role == "norm"} == norms
     assert {role for key, role in roles.items() if key not in norms and not key.startswith("head.")} == {"body"}
@@ -354,6 +357,8 @@ def test_architectures_that_differ_have_other_fingerprints() -> None:
         vit(size=(2, 32, 32), tubelet=1),
         vit(size=(2, 32, 32), tubelet=2),
         vit(size=(1, 32, 32), tubelet=1),
+        vit(stem="conv"),
+        vit(stem="conv", patch=8),
     ]
     module = vit().build(0)
     found = [fingerprint(spec) for spec in others] + [fingerprint(module)]
@@ -398,6 +403,11 @@ def test_the_fusion_has_as_many_heads_as_the_trunk() -> None:
         {"tubelet": 2, "size": (3, 32, 32)},
         {"tubelet": 0, "size": (3, 32, 32)},
         {"tubelet": True, "size": (3, 32, 32)},
+        {"stem": "none"},
+        {"stem": "conv", "patch": 6},
+        {"stem": "conv", "patch": 1},
+        {"stem": "conv", "size": (4, 32, 32), "tubelet": 2},
+        {"stem": "conv", "weights": {"file": "/w.pt", "sha256": "0" * 64}},
     ],
     ids=str,
 )
@@ -407,7 +417,11 @@ def test_nonsense_is_refused(changed: dict[str, Any]) -> None:
 
 
 def test_what_only_timm_knows_is_refused_when_built() -> None:
-    for spec in (vit(name="vit_huge"), vit(size=(30, 32))):
+    for spec in (
+        vit(name="vit_huge"),
+        vit(size=(30, 32)),
+        vit(name="vit_small_patch14_dinov2", size=(28, 28), stem="conv"),
+    ):
         with pytest.raises(ConfigRefused):
             spec.build(0)
 

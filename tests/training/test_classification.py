@@ -21,13 +21,13 @@ from wardround.data.description import Description, Row, Spec, write_folder
 from wardround.data.ehr import Table
 from wardround.data.pictures import Grid
 from wardround.data.site_config import SiteConfig
-from wardround.data.splits import split_patients
+from wardround.data.splits import SHARES, even_counts, split_patients
 from wardround.dp.dp_sgd import PatientDP
 from wardround.models.per_sample import TOLERANCE, PerSample
 from wardround.models.vit import ViTFusion
 from wardround.synthetic.hospitals import hospital as profile
 from wardround.synthetic.phantom_ehr import CLASSES, COLUMNS
-from wardround.training.case_objective import augmented, hide
+from wardround.training.case_objective import hide
 from wardround.training.class_inputs import read_cases
 from wardround.training.class_prediction import predict_classes, read_classifier
 from wardround.training.classification import CaseSampling
@@ -100,15 +100,25 @@ def test_one_source_is_always_left(chance):
     assert np.mean(records) == pytest.approx(1 - chance + chance**4 / 4, abs=0.03)
 
 
-def test_augmentation_moves_all_sequences_alike_and_keeps_missing_ones_empty():
-    rng = np.random.default_rng(1)
-    images = np.zeros((3, 32, 32), np.float32)
-    images[0, 10:20, 10:20] = images[1, 10:20, 10:20] = 1.0
-    for _ in range(20):
-        found = augmented(images, rng)
-        assert not found[2].any()
-        np.testing.assert_array_equal(found[0] != 0, found[1] != 0)
-        assert 0.75 < found[0].max() < 1.25
+def test_a_job_says_how_images_are_augmented(site):
+    """Shifted far enough, no image is where it was; without augmentation all are."""
+    still, moved = site(augment=False), site(augmentation={"shift": 0.5, "scale": 0.0, "offset": 0.0})
+    cases = [batch.inputs for batch in still.objective("x").sample(2)]
+    assert all(
+        torch.equal(a, b.inputs) for a, b in zip(cases, site(augment=False).objective("x").sample(2), strict=True)
+    )
+    assert not any(torch.equal(a, b.inputs) for a, b in zip(cases, moved.objective("x").sample(2), strict=True))
+    assert moved.sampling.strengths.shift == 0.5
+
+
+def test_a_job_can_ask_for_even_parts(folder):
+    sampling = replace(SAMPLING, stratified=True)
+    cohort = sampling.cohort(SiteConfig(data=folder / "cases"), folder / "cache", lambda words: None)
+    split = split_of(cohort)
+    counts = [list(cohort.class_counts(part).values()) for part in (split.train, split.val, split.test)]
+    whole = list(cohort.class_counts().values())
+    assert list(map(sum, zip(*counts, strict=True))) == whole
+    assert [list(one) for one in zip(*counts, strict=True)] == [list(even_counts(count, SHARES)) for count in whole]
 
 
 def test_it_learns(site):
@@ -184,7 +194,9 @@ def test_a_folder_that_describes_something_else_is_refused(site):
         site(classes=("ring", "halo"))
 
 
-@pytest.mark.parametrize("changed", [{"batch": 0}, {"modality_dropout": 1.0}, {"record": None}, {"augment": 1}])
+@pytest.mark.parametrize(
+    "changed", [{"batch": 0}, {"modality_dropout": 1.0}, {"record": None}, {"augment": 1}, {"stratified": 1}]
+)
 def test_senseless_sampling_is_refused(changed):
     with pytest.raises(ConfigRefused, match="the sampling of patients"):
         replace(SAMPLING, **changed)

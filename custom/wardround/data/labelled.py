@@ -69,6 +69,7 @@ class LabelledCohort:
     unlabelled: the number of cases that the table has without a label; they are not in
       the cohort.
     pack: the decoded images (pack.py).
+    stratified: whether the job splits these patients evenly within each class.
     """
 
     spec: Spec
@@ -80,6 +81,7 @@ class LabelledCohort:
     known: Known
     unlabelled: int
     pack: Path
+    stratified: bool = False
 
     @property
     def label_kind(self) -> str:

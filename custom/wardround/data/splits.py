@@ -92,6 +92,71 @@ def split_classes(
     patients are split as by `split_patients`.
     """
     places = _places(cases, fractions, seed)
+    classes = _by_class(places, cases, labels)
+    large = [members for members in classes.values() if len(members) >= len(PARTS)]
+    part = _by_place(places, fractions) if large else _mended(places, fractions)
+    for members in large:
+        part |= _mended(members, fractions)
+    return _split(cases, part)
+
+
+def split_stratified(
+    cases: Mapping[str, str],
+    labels: Mapping[str, int],
+    fractions: Fractions = SHARES,
+    seed: int = 0,
+) -> Split:
+    """Return a split whose parts hold, of every class, as near to their fractions as
+    whole patients allow.
+
+    cases, labels, fractions, seed, and what is refused: as in `split_classes`.
+
+    Within a class patients are ordered by their place (a hash of id and seed). A class
+    of n patients gives part f the integer nearest to f n by largest remainders, and one
+    at least where it has enough: the third patient of a class is the first one for
+    validation, the second one the first for test; a single patient trains. So every
+    class with two patients or more is tested.
+
+    The parts of a class depend on all its patients. One patient more can move others of
+    its class, also from training to test: use it where a hospital's cases are fixed,
+    never where models trained earlier are to be scored on later splits.
+    """
+    places = _places(cases, fractions, seed)
+    part: dict[str, int] = {}
+    for members in _by_class(places, cases, labels).values():
+        counts = even_counts(len(members), fractions)
+        parts = [k for k, count in enumerate(counts) for _ in range(count)]
+        part |= dict(zip(sorted(members, key=members.__getitem__), parts, strict=True))
+    return _split(cases, part)
+
+
+def even_counts(n: int, fractions: Fractions) -> tuple[int, int, int]:
+    """Return how many of n patients are in each part, with sum n.
+
+    It is the largest-remainder rounding of the fractions, after which each part has a
+    patient at least where n allows, training first, then test, then validation.
+    """
+    exact = [f * n for f in fractions]
+    counts = [int(value) for value in exact]
+    # A tie goes to the earlier part, whatever the last bits of the products are.
+    by_rest = sorted(range(len(PARTS)), key=lambda k: (round(counts[k] - exact[k], 9), k))
+    for k in by_rest[: n - sum(counts)]:
+        counts[k] += 1
+    for k in (0, 2, 1)[:n]:
+        if not counts[k]:
+            counts[counts.index(max(counts))] -= 1
+            counts[k] += 1
+    for k in (0, 2, 1)[n:]:
+        counts[0], counts[k] = counts[0] + counts[k], 0
+    return counts[0], counts[1], counts[2]
+
+
+def _by_class(
+    places: Mapping[str, float],
+    cases: Mapping[str, str],
+    labels: Mapping[str, int],
+) -> dict[int, dict[str, float]]:
+    """Return class -> patient -> place; a patient with two labels is refused."""
     kinds: dict[str, set[int]] = {}
     for case, patient in cases.items():
         kinds.setdefault(patient, set()).add(labels[case])
@@ -105,11 +170,7 @@ def split_classes(
     classes: dict[int, dict[str, float]] = {}
     for patient, found in kinds.items():
         classes.setdefault(min(found), {})[patient] = places[patient]
-    large = [members for members in classes.values() if len(members) >= len(PARTS)]
-    part = _by_place(places, fractions) if large else _mended(places, fractions)
-    for members in large:
-        part |= _mended(members, fractions)
-    return _split(cases, part)
+    return classes
 
 
 def _places(

@@ -222,9 +222,13 @@ def _require_network_fits(model: Any, sampling: Any, patient_noise: bool) -> Non
     or one without gradients of single patients where noise needs them.
     """
     from wardround.models.network_fit import READY_MADE, require_private
+    from wardround.training.classification import CaseSampling
     from wardround.training.segmentation import Sampling
+    from wardround.training.splitting import require_ids_decide
 
     sampling.require_network(model)
+    if patient_noise and isinstance(sampling, CaseSampling):
+        require_ids_decide(sampling.stratified)
     if patient_noise and isinstance(sampling, Sampling) and not isinstance(model, READY_MADE):
         require_private(model, sampling.network_inputs, sampling.size)
 

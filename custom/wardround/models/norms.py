@@ -21,7 +21,7 @@ def with_group_norms(network: nn.Module, norm: Norm) -> nn.Module:
     """
     for name, child in network.named_children():
         if isinstance(child, nn.InstanceNorm3d):
-            made = _group_norm(child.num_features, norm, child.eps)
+            made = new_group_norm(child.num_features, norm, child.eps)
             made.load_state_dict(child.state_dict())
             setattr(network, name, made)
         else:
@@ -36,12 +36,13 @@ def without_batch_norms(network: nn.Module, norm: Norm) -> nn.Module:
     """
     for name, child in network.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            setattr(network, name, _group_norm(child.num_features, norm, child.eps))
+            setattr(network, name, new_group_norm(child.num_features, norm, child.eps))
         else:
             without_batch_norms(child, norm)
     return network
 
 
-def _group_norm(width: int, norm: Norm, eps: float) -> nn.GroupNorm:
+def new_group_norm(width: int, norm: Norm, eps: float = 1e-5) -> nn.GroupNorm:
+    """Return a GroupNorm for so many channels, in as many groups as `norm` says."""
     largest = max(groups for groups in range(1, MAX_GROUPS + 1) if width % groups == 0)
     return nn.GroupNorm(width if norm == "instance" else largest, width, eps=eps)

@@ -1,16 +1,18 @@
 """How does one network read any subset of a patient's images and table columns?
 
 Every modality goes through one trunk of timm's (timm_vit.py) as a stream of its own: a
-stem (patch embedding; one for all, or one each), then the shared blocks, which give one
-summary token per image, or per slice of a volume, or, with tubelets (volume_stem.py),
-per whole volume. The summaries of all modalities, with a learned vector for the
-modality (and the slice), the token of the EHR branch and a fusion token attend to each
-other, absent ones masked; the fusion token goes to the head. The input is one vector
-per patient (case_vector.py). There is no dropout here: modality dropout is done by the
-task when it draws a batch, so a step is a function of its batch.
+stem (timm's patch embedding, or the convolutions of conv_stem.py; one for all, or one
+each), then the shared blocks, which give one summary token per image, or per slice of a
+volume, or, with tubelets (volume_stem.py), per whole volume. The summaries of all
+modalities, with a learned vector for the modality (and the slice), the token of the EHR
+branch and a fusion token attend to each other, absent ones masked; the fusion token
+goes to the head. The input is one vector per patient (case_vector.py). There is no
+dropout here: modality dropout is done by the task when it draws a batch, so a step is a
+function of its batch.
 
-Sources: timm_vit.py; volume_stem.py; Nagrani et al. 2021, arXiv:2107.00135 (fusion
-late, through few tokens); Neverova et al. 2015, arXiv:1501.00102 (modality dropout).
+Sources: timm_vit.py; conv_stem.py; volume_stem.py; Nagrani et al. 2021,
+arXiv:2107.00135 (fusion late, through few tokens); Neverova et al. 2015,
+arXiv:1501.00102 (modality dropout).
 Deviations: 1. Streams meet as summary tokens only, not as patch tokens. 2. The trunk is
 shared by the modalities.
 """
@@ -20,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, Literal, final, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,7 @@ from torch.nn import functional
 
 from wardround.core.errors import ConfigRefused
 from wardround.models.case_vector import CaseVector, is_count
+from wardround.models.conv_stem import ConvStem, halvings
 from wardround.models.nets import require_federable, seeded
 from wardround.models.timm_vit import Trunk, build_vit
 from wardround.models.vectors import AddVector, Prepend
@@ -35,6 +38,7 @@ from wardround.models.volume_stem import VolumeStem
 from wardround.models.weights_file import WeightsFile
 
 Stems = Literal["shared", "separate"]
+Stem = Literal["patch", "conv"]
 # The standard deviation with which ViT parameters are drawn, as in timm.
 STD = 0.02
 
@@ -55,6 +59,8 @@ class ViTFusion:
         seed. A file of another patch is refused.
     patch: Pixels per side of a patch; None is as timm has it.
     tubelet: Planes in a patch of a volume; None goes slice by slice.
+    stem: "patch" for timm's patch embedding, "conv" for conv_stem.py, which has no
+        tubelets, takes no file of weights, and needs a patch of 2, 4, 8, ... pixels.
 
     Values outside their ranges raise ConfigRefused. An unknown name, and sizes that the
     patches do not divide, raise it in `build`.
@@ -71,6 +77,7 @@ class ViTFusion:
     weights: Mapping[str, str] | None = None
     patch: int | None = None
     tubelet: int | None = None
+    stem: Stem = "patch"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", self.case.size)
@@ -83,8 +90,9 @@ class ViTFusion:
         for what, least in (("classes", 2), ("depth", 0), ("fusion_depth", 1)):
             if not is_count(getattr(self, what), least):
                 raise _refused(what, getattr(self, what), f"a whole number, {least} or more")
-        if self.stems not in ("shared", "separate"):
-            raise _refused("stems", self.stems, "'shared' or 'separate'")
+        for what, words in (("stems", get_args(Stems)), ("stem", get_args(Stem))):
+            if getattr(self, what) not in words:
+                raise _refused(what, getattr(self, what), " or ".join(map(repr, words)))
         if self.patch is not None and not is_count(self.patch, 1):
             raise _refused(
                 "patch",
@@ -95,10 +103,22 @@ class ViTFusion:
         if self.tubelet is not None and not (is_count(self.tubelet, 1) and volume and self.size[0] % self.tubelet == 0):
             expected = "null, or a whole number that divides D of a size (D, H, W)"
             raise _refused("tubelet", f"{self.tubelet} for size {self.size}", expected)
+        self._require_stem()
         if self.weights is not None and not self.modalities:
             raise _refused("weights", self.weights, "null, or at least one modality")
         if self.weights is not None:
             WeightsFile.of(self.weights)
+
+    def _require_stem(self) -> None:
+        if self.stem != "conv":
+            return
+        if self.tubelet is not None:
+            raise _refused("tubelet", f"{self.tubelet} with stem conv", "null, as the convolutions read slice by slice")
+        if self.weights is not None:
+            # A file would start the blocks only, behind a stem that they were not trained with.
+            raise _refused("weights", f"{self.weights} with stem conv", "null, or stem patch, which the file is for")
+        if self.patch is not None and halvings(self.patch) is None:
+            raise _refused("patch", f"{self.patch} with stem conv", "2, 4, 8, 16 or another power of 2, or null")
 
     @property
     def case(self) -> CaseVector:
@@ -137,17 +157,10 @@ class ViTFusionNet(nn.Module):
         self.plane = spec.size if spec.tubelet else spec.size[-2:]
         self.signature = f"{spec.case} {spec.stems} {vit.patch_embed.patch_size} {vit.global_pool} {heads}"
         if spec.modalities:
-            stem, depth = vit.patch_embed, None
-            if spec.tubelet:
-                stem = VolumeStem(stem, spec.tubelet, inflate=spec.weights is not None)
-                depth = _drawn(1, spec.size[0] // spec.tubelet, 1, width)
-            stems = [stem] + [deepcopy(stem) for _ in range(spec.modalities - 1)]
-            if spec.weights is None:
-                # Copies would start alike; drawn weights differ by stem, weights of a
-                # file do not.
-                for stem in stems[1:]:
-                    stem.proj.reset_parameters()
-            self.stems = nn.ModuleList(stems if spec.stems == "separate" else stems[:1])
+            # This order is that of the draws: other weights would follow from the same seed.
+            stem = _stem(spec, vit.patch_embed, width)
+            depth = _drawn(1, spec.size[0] // spec.tubelet, 1, width) if spec.tubelet else None
+            self.stems = nn.ModuleList(_stems(spec, stem))
             self.trunk = Trunk(vit, depth)
             self.modality = AddVector(_drawn(1, spec.modalities, 1, width))
             self.slice = AddVector(_drawn(1, 1, self.slices, width)) if self.slices > 1 else nn.Identity()
@@ -226,6 +239,35 @@ class FusionBlock(nn.Module):
         x = x + self.proj(seen.transpose(1, 2).flatten(2))
         out: Tensor = x + self.fc2(self.act(self.fc1(self.norm2(x))))
         return out
+
+
+def _stem(spec: ViTFusion, patches: Any, width: int) -> nn.Module:
+    """Return one stem of these settings; patches: timm's patch embedding."""
+    if spec.stem == "conv":
+        side = max(patches.patch_size)
+        layers = halvings(side)
+        if layers is None:
+            raise _refused("patch", f"{side} of {spec.name} with stem conv", "2, 4, 8, 16 or another power of 2")
+        return ConvStem(width, layers)
+    if spec.tubelet:
+        return VolumeStem(patches, spec.tubelet, inflate=spec.weights is not None)
+    made: nn.Module = patches
+    return made
+
+
+def _stems(spec: ViTFusion, stem: nn.Module) -> list[nn.Module]:
+    """Return one stem for all modalities, or one for each.
+
+    Copies would start alike; drawn weights differ by stem, weights of a file do not.
+    A shared stem draws for the others too, so that what is drawn behind it does not
+    depend on `stems`.
+    """
+    others = [deepcopy(stem) for _ in range(spec.modalities - 1)]
+    if spec.weights is None:
+        for part in (part for other in others for part in other.modules()):
+            if isinstance(part, nn.Conv2d | nn.Conv3d):
+                part.reset_parameters()
+    return [stem, *others] if spec.stems == "separate" else [stem]
 
 
 def _drawn(*shape: int) -> Tensor:

@@ -20,12 +20,6 @@ from wardround.tasks import classification as classes_
 if TYPE_CHECKING:
     from wardround.training.classification import ClassificationSite
 
-# Augmentation: a shift of up to 6 % of a side, a scale of 0.9 to 1.1 and an offset of
-# up to 0.1. They are small, because an image's class must not change.
-SHIFT = 0.06
-SCALE = 0.1
-OFFSET = 0.1
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -67,7 +61,7 @@ class Cases:
         known = drawn.known.copy()
         for row in range(len(patients)):
             if sampling.augment:
-                images[row] = augmented(images[row], rng)
+                images[row] = sampling.strengths(images[row], rng)
             hide(
                 present[row],
                 known[row] if sampling.record else known[row, :0],
@@ -85,33 +79,6 @@ class Cases:
     def divergence(self, p: Tensor, q: Tensor, batch: Batch) -> float:
         """Return the mean KL(p || q) of the patients' class probabilities."""
         return classes_.categorical_divergence(p, q)
-
-
-def augmented(images: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return a copy of images [M, ..., H, W], shifted and rescaled at random.
-
-    All images are shifted alike, by up to SHIFT of the side; each gets its own scale
-    and offset. Voxels that are exactly zero stay zero.
-    """
-    height, width = images.shape[-2:]
-    rows, columns = (int(rng.integers(-int(SHIFT * n), int(SHIFT * n) + 1)) for n in (height, width))
-    moved = np.zeros_like(images)
-    to, of = _overlap(rows, height)
-    to_, of_ = _overlap(columns, width)
-    moved[..., to, to_] = images[..., of, of_]
-    shape = (len(images),) + (1,) * (images.ndim - 1)
-    factor = rng.uniform(1 - SCALE, 1 + SCALE, shape).astype(np.float32)
-    offset = rng.uniform(-OFFSET, OFFSET, shape).astype(np.float32)
-    found: NDArray[np.float32] = moved * factor + offset * (moved != 0)
-    return found
-
-
-def _overlap(shift: int, size: int) -> tuple[slice, slice]:
-    """Return (where the shifted rows land, where they come from) along one axis."""
-    return (
-        slice(max(0, shift), size + min(0, shift)),
-        slice(max(0, -shift), size + min(0, -shift)),
-    )
 
 
 def hide(

@@ -1,8 +1,8 @@
 """How does a hospital learn classes from its own patients?
 
 A case is any subset of the modalities, and a record; a patient has one class. A batch
-is `batch` patients with one case each. Images are shifted and rescaled a little
-(`augment`). Each modality, and the record, is hidden with probability
+is `batch` patients with one case each, augmented a little (`augment`,
+tasks/picture_augment.py). Each modality, and the record, is hidden with probability
 `modality_dropout`; at least one source is always left. A patient with several cases is
 scored on the mean of their probabilities.
 """
@@ -10,7 +10,7 @@ scored on the mean of their probabilities.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from wardround.models.blend import mixed_classes
 from wardround.models.case_vector import CaseVector
 from wardround.models.nets import Network
 from wardround.tasks import classification as classes_
+from wardround.tasks.picture_augment import PictureAugment
 from wardround.training.case_objective import Batch, Cases
 from wardround.training.class_inputs import INPUTS
 from wardround.training.mixture import Merit, Model, outputs
@@ -53,7 +54,10 @@ class CaseSampling:
     batch: Patients per mini-batch, 1 to 1024.
     modality_dropout: The probability of hiding each source, at least 0 and below 1.
     record: Whether the network is given the columns.
-    augment: Whether images are shifted and rescaled.
+    augment: Whether images are augmented.
+    augmentation: Strengths other than the usual ones (tasks/picture_augment.py).
+    stratified: Whether the parts of a hospital's patients are even within each class
+        (data/splits.py, split_stratified).
 
     Values outside these ranges raise ConfigRefused.
     """
@@ -68,27 +72,35 @@ class CaseSampling:
     modality_dropout: float
     record: bool
     augment: bool
+    augmentation: Mapping[str, float] = field(default_factory=dict)
+    stratified: bool = False
 
     def __post_init__(self) -> None:
         sound = isinstance(self.batch, int) and 1 <= self.batch <= 1024
-        sound = sound and isinstance(self.augment, bool) and isinstance(self.record, bool)
+        sound = sound and all(isinstance(one, bool) for one in (self.augment, self.record, self.stratified))
         if not (sound and 0 <= self.modality_dropout < 1):
             raise ConfigRefused(
                 "the sampling of patients",
                 found=f"batch {self.batch}, modality_dropout {self.modality_dropout}, record {self.record}, "
-                f"augment {self.augment}",
-                expected="a batch of 1..1024, modality_dropout 0 or more and below 1, record and augment true or false",
+                f"augment {self.augment}, stratified {self.stratified}",
+                expected="a batch of 1..1024, modality_dropout 0 or more and below 1, record, augment and stratified "
+                "true or false",
                 fix="set these fields of `sampling` in the job, as --set sampling.batch=8",
             )
         # The description is built here, so that a wrong one is refused with the job,
         # not at a site.
-        _ = self.spec
+        _ = self.spec, self.strengths
 
     @cached_property
     def spec(self) -> Spec:
         """Return the description that every site's folder must match."""
         table = table_from_json(self.columns, "the job's sampling")
         return Spec(tuple(self.classes), tuple(self.modalities), table, Grid(self.size, self.depth, float(self.span)))
+
+    @cached_property
+    def strengths(self) -> PictureAugment:
+        """Return how the images of a patient are augmented where `augment` is true."""
+        return PictureAugment.of(self.augmentation)
 
     @cached_property
     def vector(self) -> CaseVector:
@@ -136,7 +148,7 @@ class CaseSampling:
 
         ConfigRefused is raised when the folder describes something else than the job.
         """
-        return open_labelled(config, cache, say, self.spec)
+        return replace(open_labelled(config, cache, say, self.spec), stratified=self.stratified)
 
     def require_network(self, spec: Network) -> None:
         """Raise ConfigRefused unless the network takes these vectors and classes."""
