@@ -245,16 +245,9 @@ class SegmentationSite:
         """Return the predicted regions of a case at weights w, bool [R, H, W, D]."""
         self.model.load(w)
         volume = self.volume(case)
-        return predict_regions(
-            self.model.module,
-            np.asarray(volume.image, np.float32),
-            volume.present,
-            self.sampling.size,
-            self.device,
-            self.task.outputs,
-            record=self.record(self.cohort.patients[case]),
-            mirrored=self.task.mirrored,
-        )
+        image, record = np.asarray(volume.image, np.float32), self.record(self.cohort.patients[case])
+        given = (self.model.module, image, volume.present, self.sampling.size, self.device, self.task.outputs)
+        return predict_regions(*given, record=record, mirrored=self.task.mirrored)
 
     def scores(self, w: Tensor, cases: Sequence[str], *, with_hd95: bool) -> list[dict[str, float]]:
         """Return one dictionary of scores per case (tasks.metrics.case_scores)."""
