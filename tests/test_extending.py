@@ -91,7 +91,17 @@ def test_every_command_wrote_its_job(followed: Path) -> None:
         "personal",
         "later",
         "robust",
+        "mixed",
     }
+
+
+def test_the_models_to_choose_from_are_in_the_config_and_on_the_card(followed: Path) -> None:
+    job = followed / "mixed" / "brats_perfedavg"
+    found = executor(job)["model_selection"]["args"]
+    assert found["blend"] == found["interpolate"] == [0.25, 0.5, 0.75]
+    assert found["rule"] == "shrunk"
+    card = " ".join((job / "CARD.md").read_text().split())
+    assert "takes the mean of its own model's and a shared model's probabilities as one more candidate" in card
 
 
 def test_an_algorithm_of_ones_own_is_in_the_config_the_card_and_the_report(followed: Path) -> None:

@@ -9,9 +9,9 @@ from wardround.training.prediction import read_weights
 
 @pytest.fixture(scope="module")
 def outs(hospitals: Path, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Both baselines on the two small hospitals; the central one with the work of both."""
+    """All baselines on the two small hospitals; the central one with the work of both."""
     found = {}
-    for kind, more in (("local", ()), ("central", ("--work-factor", "2"))):
+    for kind, more in (("local", ()), ("ensemble", ()), ("central", ("--work-factor", "2"))):
         found[kind] = tmp_path_factory.mktemp(kind)
         sites = ("--sites", str(hospitals / "sites.json"))
         assert (
@@ -20,7 +20,7 @@ def outs(hospitals: Path, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPa
     return found
 
 
-@pytest.mark.parametrize(("kind", "evaluations"), [("local", 4), ("central", 8)])
+@pytest.mark.parametrize(("kind", "evaluations"), [("local", 4), ("ensemble", 4), ("central", 8)])
 def test_the_file_holds_every_site_and_the_budget(kind: str, evaluations: int, outs: dict[str, Path]) -> None:
     result = json.loads((outs[kind] / "baseline.json").read_text())
     assert result["baseline"] == kind

@@ -19,6 +19,7 @@ from wardround.data.splits import split_patients
 from wardround.jobs import folder as job_folder
 from wardround.jobs import recipes
 from wardround.models import checkpoint
+from wardround.models.blend import Blend
 from wardround.models.fingerprint import fingerprint
 from wardround.models.specs import describe
 from wardround.models.vit import ViTFusion
@@ -245,3 +246,26 @@ def test_the_servers_file_of_a_printed_job_says_what_its_inputs_are(cases: Path,
             cases, tmp_path / "state" / name if name[0] == "b" else tmp_path / "out" / name, tmp_path / "x.json"
         )
         assert len(rows) == PATIENTS
+
+
+def test_a_blend_of_two_classifiers_has_the_mean_of_their_probabilities(
+    cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blend, parts = Blend(SPEC, 0.25, exclusive=True), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        parts.append({n: (b + 0.1 * torch.randn_like(b)).detach().numpy() for n, b in SPEC.build(0).named_parameters()})
+    about = {"label_kind": "classes", "inputs": SAMPLING.described}
+    alone = []
+    for number, arrays in enumerate(parts):
+        path = tmp_path / f"{number}.npz"
+        checkpoint.save(path, arrays, fingerprint(SPEC), {"model": describe(SPEC), **about})
+        alone.append(chances(predicted(cases, path, tmp_path / f"{number}.json")))
+    both = {f"{part}.{n}": b for part, mine in zip(("own", "shared"), parts, strict=True) for n, b in mine.items()}
+    mixed = {"share": 0.25, "of": "personalised", "k": 0}
+    meta = {"model": describe(blend), **about, "candidate": "blend", "k": 0, "mixed": mixed}
+    checkpoint.save(tmp_path / "blend.npz", both, fingerprint(blend), meta)
+    found = chances(predicted(cases, tmp_path / "blend.npz", tmp_path / "blend.json"))
+    np.testing.assert_allclose(found, 0.25 * alone[0] + 0.75 * alone[1], atol=2e-6)
+    assert np.abs(alone[0] - alone[1]).max() > 0.01
+    assert "25% of the hospital's own local model, 75% of the personalised model" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import torch
 
 from wardround.algorithms.federation import local_only
 from wardround.algorithms.schedule import Schedule
+from wardround.core.errors import ConfigRefused
 from wardround.data.site_config import SiteConfig
 from wardround.models.flat import first_weights
 from wardround.models.nets import UNet3d
@@ -73,3 +74,23 @@ def test_a_score_is_a_mean_over_test_patients(sites: dict[str, SegmentationSite]
     assert found["cases"] == len(rows)
     assert found["test"]["dice_WT"]["value"] == pytest.approx(np.mean([row["dice_WT"] for row in rows]))
     assert found["val"] == pytest.approx(site.score(w, site.split.val))
+
+
+def test_the_ensemble_has_the_mean_probability_of_all_local_models(sites: dict[str, SegmentationSite]) -> None:
+    models = baselines.train_local(sites, SCHEDULE, first_weights(SPEC, 0), lambda text: None)
+    models["c"] = models["a"] + 0.05
+    together = baselines.ensemble(models)
+    site = sites["a"]
+    for case in site.split.test:
+        chances = [1 / (1 + np.exp(-site.logits(w, case).astype(np.float64))) for w in models.values()]
+        mean = np.mean(chances, axis=0)
+        sure = np.abs(mean - 0.5) > 1e-5
+        wanted = site.task.outputs.nested(mean > 0.5)
+        assert ((site.predict(together, case) == wanted) | ~sure.all(0)).all()
+    scored = baselines.score(site, together)
+    assert scored["cases"] == len(site.split.test)
+    assert 0 <= scored["val"] <= 1
+    with pytest.raises(ConfigRefused, match="two networks or more"):
+        baselines.ensemble({"a": models["a"]})
+    with pytest.raises(ConfigRefused, match="two networks or more"):
+        baselines.ensemble({})

@@ -28,11 +28,15 @@ from wardround.models.vit import ViTFusion
 from wardround.synthetic.hospitals import hospital as profile
 from wardround.synthetic.phantom_ehr import CLASSES, COLUMNS
 from wardround.training.case_objective import augmented, hide
+from wardround.training.class_inputs import read_cases
+from wardround.training.class_prediction import predict_classes, read_classifier
 from wardround.training.classification import CaseSampling
 from wardround.training.client import Hospital
 from wardround.training.dp_training import DPSite
-from wardround.training.evaluation import ModelSelection
+from wardround.training.evaluation import ModelSelection, evaluate
+from wardround.training.mixture import Mixture
 from wardround.training.opening import TypePhantoms
+from wardround.training.pages import keep_models
 from wardround.training.splitting import split_of
 
 SEQUENCES = ("t1", "t1ce", "t2", "flair")
@@ -124,6 +128,41 @@ def test_rows_summary_and_gain(site):
     assert told["balanced_accuracy"]["value"] == pytest.approx(made.score(w, made.cohort.cases))
     assert told["balanced_accuracy"]["cases"] == 18
     assert made.gain(rows, rows)["value"] == 0
+
+
+def test_a_mixture_has_the_mean_probabilities_and_the_parts_of_patients_add_up(site):
+    made = site()
+    one, other = made.model.vector.clone(), made.model.vector + 0.1 * torch.randn(made.layout.total)
+    models = {"a": one, "b": other, "both": Mixture((one, other), (0.25, 0.75))}
+    rows = made.rows_of(models, made.cohort.cases)
+    assert rows["a"] == made.rows(one, made.cohort.cases)
+    for a, b, both in zip(*rows.values(), strict=True):
+        for name in CLASSES:
+            assert both[f"p {name}"] == pytest.approx(0.25 * a[f"p {name}"] + 0.75 * b[f"p {name}"], abs=1e-6)
+    for name, merit in made.merits(models, made.cohort.cases).items():
+        assert merit.value == made.summary(rows[name])["balanced_accuracy"]["value"]
+        assert np.mean(merit.patients) == pytest.approx(merit.value)
+        assert len(merit.patients) == 18
+
+
+def test_the_deployed_blend_tells_the_classes_that_were_evaluated(site, folder, tmp_path):
+    """From the evaluation with a blend through the file of weights to `wardround predict`."""
+    made = site()
+    selection = ModelSelection([0, 1], 0.01, blend=[0.25, 0.5, 0.75])
+    start = made.model.vector + 0.02
+    found = evaluate(
+        made, {"fedavg": start}, made.model.vector.clone(), Schedule(1, 2, 0.05, 0, False, 0, 0, "cosine"), selection
+    )
+    assert set(found.numbers["candidates"]) == {"local", "fedavg", "fedavg_finetuned", "blend"}
+    chosen = replace(found, numbers={**found.numbers, "deploy": "blend"})
+    path = keep_models(chosen, made, SPEC, {"phantoms": True}, tmp_path)
+    model = read_classifier(path)
+    cases = read_cases(folder / "cases", None, model.sampling.spec, model.sampling.record)
+    told = {row["case"]: row["probabilities"] for row in predict_classes(cases, model, "cpu", lambda *_: None)}
+    rows = made.rows_of({"blend": found.weights["blend"]}, made.cohort.cases)["blend"]
+    for patient, row in zip(sorted(set(made.cohort.patients.values())), rows, strict=True):
+        (case,) = (name for name, who in made.cohort.patients.items() if who == patient)
+        assert told[case] == {name: pytest.approx(row[f"p {name}"], abs=1e-5) for name in CLASSES}
 
 
 def test_without_the_record_it_is_not_looked_at(site):

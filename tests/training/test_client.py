@@ -1,7 +1,9 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from wardround.algorithms.alternating import Alternating
 from wardround.algorithms.base import personal
@@ -16,6 +18,9 @@ from wardround.algorithms.sharing import EVERYTHING, Roles
 from wardround.core.arrays import in_variable
 from wardround.core.errors import RoundRefused
 from wardround.models import checkpoint
+from wardround.models.blend import Blend
+from wardround.models.flat import FlatModel
+from wardround.training.evaluation import ModelSelection
 
 
 def weights_of(hospital):
@@ -194,6 +199,27 @@ def test_what_a_site_keeps_for_itself(opened, tmp_path):
     assert "STAYS AT THIS SITE" in page
     assert all(hospital.site.cohort.patients[case] in page for case in hospital.site.split.test)
     assert len(list((tmp_path / "out" / "overlays").glob("*.png"))) == min(2, len(hospital.site.split.test))
+
+
+@pytest.mark.parametrize("sharing", [EVERYTHING, NORMS])
+def test_a_hospital_that_deploys_a_blend_keeps_both_networks_and_says_why(opened, tmp_path, sharing):
+    selection = ModelSelection([0, 2], 0.01, blend=[0.25, 0.5], interpolate=[0.5], rule="best")
+    hospital = opened(model_selection=selection, sharing=sharing)
+    weights = weights_of(hospital)
+    delta, _ = hospital.train(weights, 0)
+    found = hospital.evaluate(moved(weights, delta), 1)
+    assert {"interpolated", "blend"} < set(found.numbers["candidates"])
+    numbers = {**found.numbers, "deploy": "blend", "usable": True}
+    hospital.keep(replace(found, numbers=numbers), tmp_path / "out", "brats_fedavg")
+    arrays, meta = checkpoint.load(tmp_path / "out" / "deploy_model.npz")
+    assert meta["candidate"] == "blend"
+    assert meta["mixed"] == found.mixed["blend"]
+    kept = Blend(hospital.settings.model, meta["mixed"]["share"])
+    both = FlatModel(kept.build(0)).layout.flatten(arrays)
+    np.testing.assert_array_equal(both, torch.cat(found.weights["blend"].members).numpy())
+    page = (tmp_path / "out" / "site_report.html").read_text()
+    assert "Deployed is a mean of this hospital&#39;s own model and" in page
+    assert f"{meta['mixed']['share']:.0%} and {1 - meta['mixed']['share']:.0%} of the probabilities" in page
 
 
 def test_under_patient_level_dp_no_loss_and_no_count_is_told(opened):

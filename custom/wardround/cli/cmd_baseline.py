@@ -10,7 +10,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wardround import __version__
 from wardround.cli import like
@@ -28,16 +28,22 @@ from wardround.core.terminal import (
     table,
 )
 
+if TYPE_CHECKING:
+    from wardround.training.mixture import Model
+
 TEXT = """
 Train the models that a federation is compared with. They have the network, first weights, patients, split, patches and
-schedule of a job. `local` trains every hospital alone. `central` trains on all patients in one place; a real consortium may
-never pool its data like this, so it needs the data of all sites on one machine.
+schedule of a job. `local` trains every hospital alone. `ensemble` does the same and takes the mean of all their predictions,
+for which every hospital would have to give its own model to the others. `central` trains on all patients in one place; a real
+consortium may never pool its data like this. Both need the data of all sites on one machine.
 
-  wardround baseline local   --job brats_perfedavg --sites sites.json
-  wardround baseline central --job brats_perfedavg --sites sites.json
+  wardround baseline local    --job brats_perfedavg --sites sites.json
+  wardround baseline ensemble --job brats_perfedavg --sites sites.json
+  wardround baseline central  --job brats_perfedavg --sites sites.json
 """
 KINDS = {
     "local": "One model per hospital, trained on its own patients alone: the report's `local` candidate.",
+    "ensemble": "The mean of the probabilities of all hospitals' own models, scored at each hospital.",
     "central": "One model, trained on the pooled training patients of all hospitals (each patient equally likely).",
 }
 MORE = """
@@ -148,22 +154,16 @@ def run(args: argparse.Namespace) -> int:
         patient_dp=patient_dp,
     )
     initial, settings = first_weights(spec, seed), about(job) | {"work": schedule.work}
-    if args.kind == "local":
-        models = baselines.train_local(sites, schedule, initial, say)
-        for name, w in models.items():
-            baselines.keep(out / f"{name}.npz", w, spec, [sites[name]], settings)
+    if args.kind == "central":
+        central = baselines.train_central(sites, schedule, initial, say)
+        models: dict[str, Model] = dict.fromkeys(sites, central)
+        baselines.keep(out / "central.npz", central, spec, list(sites.values()), settings)
     else:
-        models = dict.fromkeys(
-            sites,
-            baselines.train_central(sites, schedule, initial, say),
-        )
-        baselines.keep(
-            out / "central.npz",
-            next(iter(models.values())),
-            spec,
-            list(sites.values()),
-            settings,
-        )
+        alone = baselines.train_local(sites, schedule, initial, say)
+        for name, w in alone.items():
+            baselines.keep(out / f"{name}.npz", w, spec, [sites[name]], settings)
+        together = args.kind == "ensemble"
+        models = dict.fromkeys(sites, baselines.ensemble(alone)) if together else dict(alone)
     say("scoring the test patients")
     scores = {name: baselines.score(site, models[name]) for name, site in sites.items()}
     labels = {name: config.name or name for name, config in configs.items()}

@@ -256,11 +256,13 @@ def describe(meta: Mapping[str, Any]) -> str:
     """Return in words which model a file holds, and whether its hospital's verdict
     called it not usable.
     """
-    from wardround.export.model_card import NOT_USABLE
+    from wardround.export.model_card import NOT_USABLE, mixed_words
 
     job = (meta.get("settings") or {}).get("job")
     if "candidate" in meta:
-        steps = f", {meta['k']} fine-tuning steps" if meta.get("k") else ""
+        mixed = mixed_words(meta)
+        steps = f", {meta['k']} fine-tuning steps" if meta.get("k") and not mixed else ""
+        steps += f", {mixed}" if mixed else ""
         if meta.get("usable") is False:
             return f"the best model of this hospital, {NOT_USABLE}: {meta['candidate']}{steps}"
         return f"this hospital's model to deploy: {meta['candidate']}{steps}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from wardround.data.layouts import understood_of
 from wardround.export.model_card import card, told
+from wardround.models.blend import Blend
 from wardround.tasks.brain_tumours import DESCRIPTION
 from wardround.tasks.task import Task, task_from_json
 from wardround.training import origin
@@ -88,7 +89,9 @@ def readme(title: Title, entry: Mapping[str, Any], code: str) -> str:
     meta = entry["meta"]
     model = entry["meta"]["model"]
     task = task_of(entry["meta"])
-    settings = ", ".join(f"{key} {value}" for key, value in model["args"].items())
+    member = model["args"]["network"] if model["path"] == Blend.__name__ else model
+    settings = ", ".join(f"{key} {value}" for key, value in member["args"].items())
+    twice = "two of " if member is not model else ""
     return f"""# {title.name}
 
 {title.choice}. {NOT_A_DEVICE}
@@ -111,7 +114,7 @@ it only if you trust where it came from).
 
 | | |
 |---|---|
-| network | {model["path"]}: {settings} |
+| network | {twice}{member["path"]}: {settings} |
 | fingerprint of the architecture | {entry["fingerprint"]} |
 | digest of the weights | {entry["digest"]} |
 | written by | wardround {entry["wardround_version"]} |

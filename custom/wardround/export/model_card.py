@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from wardround.reports.verdict import NAMES
 from wardround.training import origin
 
 # The limit below which numbers about patients are withheld everywhere else too.
@@ -60,7 +61,9 @@ def card(metric: str, meta: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{name} {FEW if n is None else n}" for name, n in (patients or {}).items())
     n = (patients or {}).get("val")
     shown = NOT_TOLD if score is None else f"{score:.2f}" + (f" (n = {n})" if n is not None else "")
+    mixed = mixed_words(meta)
     rows = (
+        *((("made of", mixed),) if mixed else ()),
         ("trained on", origin.words(meta)),
         ("hospitals", found.get("hospitals", NOT_TOLD)),
         (f"{who} per split", counts or NOT_TOLD),
@@ -83,6 +86,28 @@ Known limits:
 
 {limits}
 """
+
+
+def mixed_words(meta: Mapping[str, Any]) -> str:
+    """Return how a blend or an interpolated model was made, "" for any other model.
+
+    Its file says it; what makes no sense there is not told.
+    """
+    said, name = meta.get("mixed"), meta.get("candidate")
+    share = said.get("share") if isinstance(said, Mapping) else None
+    if not isinstance(said, Mapping) or not isinstance(share, int | float) or not 0 < share < 1:
+        return ""
+    of = NAMES.get(str(said.get("of")), "shared")
+    if name == "blend":
+        steps = said.get("k")
+        tuned = f" after {steps} fine-tuning steps" if isinstance(steps, int) and steps else ""
+        return (
+            f"the mean of two networks' probabilities: {share:.0%} of the hospital's own local model, {1 - share:.0%} of the "
+            f"{of} model{tuned}"
+        )
+    if name == "interpolated":
+        return f"one network with weights between two: {1 - share:.0%} of the {of} model, {share:.0%} of it fine-tuned"
+    return ""
 
 
 def _card(meta: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -136,10 +136,18 @@ def _course(job: Job) -> str:
         f"incoming "
         f"model on its validation patients, spends {schedule['work']} gradient evaluations (the unit of training work) on its "
         "training patients, and sends back the change. After the last round it trains a local model with the same total work, "
-        f"fine-tunes the shared one ({_list(job.task['model_selection']['args']['steps'])} steps, chosen on validation), and "
-        f"scores every "
+        f"fine-tunes the shared one ({_list(job.task['model_selection']['args']['steps'])} steps, chosen on validation), "
+        f"{_mixes(job)}and scores every "
         f"candidate once on its test patients. {_checks(job)}{job.privacy.get('verdict', VERDICT)}"
     )
+
+
+def _mixes(job: Job) -> str:
+    """Return which candidates are made of others; nothing where there are none."""
+    args = job.task["model_selection"]["args"]
+    blend = "takes the mean of its own model's and a shared model's probabilities as one more candidate, "
+    between = "takes weights between the shared and the fine-tuned ones as one more candidate, "
+    return (between if args.get("interpolate") else "") + (blend if args.get("blend") else "")
 
 
 def _checks(job: Job) -> str:

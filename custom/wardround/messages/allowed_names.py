@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-CANDIDATES = ("local", "fedavg", "fedavg_finetuned", "personalised")
-"""The models that a site compares, the simplest first."""
+CANDIDATES = ("local", "fedavg", "fedavg_finetuned", "personalised", "interpolated", "blend")
+"""The models that a site compares, the simplest first. A blend is two networks."""
 
 OVERLAP, DISTANCES = "dice", ("hd95_mm", "surface_mm")
 SHARES = ("missed", "invented")

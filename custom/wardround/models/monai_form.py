@@ -16,18 +16,25 @@ import torch
 from wardround.core.arrays import Array
 from wardround.core.errors import ModelRefused
 from wardround.models.adapters import Adapted, correction
+from wardround.models.blend import PARTS, Blend
 from wardround.models.monai_network import MonaiNetwork
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.norms import MAX_GROUPS
 
-Spec = UNet3d | SegResNet3d | MonaiNetwork
+Spec = UNet3d | SegResNet3d | MonaiNetwork | Blend
 
 
 def without_adapters(spec: Spec, arrays: Mapping[str, Array]) -> tuple[Spec, dict[str, Array]]:
     """Return settings and weights of the same function without adapters.
 
-    With rank 0 they are what was given.
+    With rank 0 they are what was given. Each member of a blend is treated alone.
     """
+    if isinstance(spec, Blend):
+        found = [without_adapters(spec.network, _part(arrays, part)) for part in PARTS]
+        blocks = {
+            f"{part}.{name}": one for part, (_, mine) in zip(PARTS, found, strict=True) for name, one in mine.items()
+        }
+        return replace(spec, network=found[0][0]), blocks
     if isinstance(spec, MonaiNetwork) or not spec.adapter_rank:
         return spec, dict(arrays)
     module = spec.build(0)
@@ -48,7 +55,8 @@ def monai_config(spec: Spec, package: str) -> dict[str, Any]:
     Where possible this is its UNet or SegResNet and nothing else. MONAI cannot describe
     norms whose number of groups differs from layer to layer (norm "group", except in a
     SegResNet of 8 n filters), so `with_group_norms`, under the name
-    `package`.models.norms, is put around the network. ModelRefused is raised for a
+    `package`.models.norms, is put around the network. Nor does MONAI have a blend: it is
+    `package`.models.blend.Blended of two such networks. ModelRefused is raised for a
     U-Net that reads a record, which MONAI does not have.
     """
     if columns := int(getattr(spec, "ehr_columns", 0)):
@@ -58,6 +66,14 @@ def monai_config(spec: Spec, package: str) -> dict[str, Any]:
             expected="one that reads images alone",
             fix="export a model that was trained without `model.ehr_columns`",
         )
+    if isinstance(spec, Blend):
+        inside = monai_config(spec.network, package)
+        return {
+            "_target_": f"{package}.models.blend.Blended",
+            **{part: dict(inside) for part in PARTS},
+            "share": spec.share,
+            "exclusive": spec.exclusive,
+        }
     if isinstance(spec, MonaiNetwork):
         theirs = {"_target_": spec.network, **spec.args}
         if spec.batch_norms == "refuse":
@@ -81,6 +97,11 @@ def monai_config(spec: Spec, package: str) -> dict[str, Any]:
         "network": plain,
         "norm": spec.norm,
     }
+
+
+def _part(arrays: Mapping[str, Array], part: str) -> dict[str, Array]:
+    """Return the blocks of one member of a blend, by their names inside it."""
+    return {name[len(part) + 1 :]: one for name, one in arrays.items() if name.startswith(f"{part}.")}
 
 
 def _listed(value: Any) -> Any:

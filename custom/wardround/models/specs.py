@@ -18,13 +18,15 @@ from torch.overrides import TorchFunctionMode
 
 from wardround.core.arrays import Arrays
 from wardround.core.errors import ConfigRefused, ModelRefused
+from wardround.models.blend import Blend
 from wardround.models.monai_network import MonaiNetwork
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.vit import ViTFusion
 
-Segmenting = UNet3d | SegResNet3d | MonaiNetwork
+Single = UNet3d | SegResNet3d | MonaiNetwork
+Segmenting = Single | Blend
 # A class name in a file is looked up here, never imported.
-KNOWN: Mapping[str, Callable[..., Segmenting]] = {
+KNOWN: Mapping[str, Callable[..., Single]] = {
     "UNet3d": UNet3d,
     "SegResNet3d": SegResNet3d,
     "MonaiNetwork": MonaiNetwork,
@@ -36,7 +38,13 @@ Spec = TypeVar("Spec")
 
 
 def describe(spec: Any) -> dict[str, Any]:
-    """Return {"path": class name, "args": settings} of a frozen dataclass."""
+    """Return {"path": class name, "args": settings} of a frozen dataclass.
+
+    The network inside a blend is described in the same way.
+    """
+    if isinstance(spec, Blend):
+        args = {"network": describe(spec.network), "share": spec.share, "exclusive": spec.exclusive}
+        return {"path": Blend.__qualname__, "args": args}
     return {"path": type(spec).__qualname__, "args": asdict(spec)}
 
 
@@ -46,16 +54,30 @@ def rebuild(description: object, where: str) -> Segmenting:
     where: The file they came from, for messages.
 
     ModelRefused is raised for another class, for settings that are unknown or refused,
-    and without a description.
+    and without a description. A blend holds one of the networks of KNOWN, never another
+    blend.
     """
+    if inside := _inside(description):
+        return _blend(description, rebuild_single(inside, where), where, classes=False)
+    return rebuild_single(description, where)
+
+
+def rebuild_single(description: object, where: str) -> Single:
+    """Return what `rebuild` returns, and refuse a blend as well."""
     return _rebuilt(description, where, KNOWN)
 
 
-def rebuild_classifier(description: object, where: str) -> ViTFusion:
+def rebuild_classifier(description: object, where: str) -> ViTFusion | Blend:
     """Return the settings of a classifier that `describe` wrote, without `weights`.
 
-    Refusals are those of `rebuild`.
+    Refusals are those of `rebuild`; a blend is one of two classifiers.
     """
+    if inside := _inside(description):
+        return _blend(description, _classifier(inside, where), where, classes=True)
+    return _classifier(description, where)
+
+
+def _classifier(description: object, where: str) -> ViTFusion:
     return replace(_rebuilt(description, where, {"ViTFusion": ViTFusion}), weights=None)
 
 
@@ -101,6 +123,35 @@ def _sound(value: object, most: int = LARGEST) -> bool:
     if isinstance(value, list):
         return len(value) <= LOOPS and all(_sound(one, most) for one in value)
     return not isinstance(value, int | float) or abs(value) <= most
+
+
+def _inside(description: object) -> Mapping[str, Any] | None:
+    """Return the description of the network in a blend; None for anything else."""
+    if not isinstance(description, Mapping) or description.get("path") != Blend.__qualname__:
+        return None
+    args = description.get("args")
+    found = args.get("network") if isinstance(args, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _blend(description: object, member: Single | ViTFusion, where: str, *, classes: bool) -> Blend:
+    """Return the blend of a description whose network was rebuilt already."""
+
+    def made(network: object, share: float, exclusive: bool) -> Blend:
+        # A blend of classifiers says so itself: otherwise its mean would be another one.
+        if exclusive is not classes:
+            raise TypeError
+        return Blend(member, share, exclusive)
+
+    return _rebuilt(description, where, {Blend.__qualname__: made})
+
+
+def network_name(description: Mapping[str, Any]) -> str:
+    """Return the name of the class that a description names; of a blend, the class of
+    its members.
+    """
+    inside = _inside(description)
+    return str(description.get("path") if inside is None else inside.get("path"))
 
 
 def _rebuilt(description: object, where: str, known: Mapping[str, Callable[..., Spec]]) -> Spec:

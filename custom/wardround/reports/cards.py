@@ -13,6 +13,7 @@ from wardround.messages.allowed_names import CANDIDATES, CLASSIFICATION, regions
 from wardround.reports.distances import in_words
 from wardround.reports.html import DASH, Cell, Table, duration, interval, number
 from wardround.reports.intervals import count_of_cases
+from wardround.reports.reasons import reason
 from wardround.reports.summary import (
     by_name,
     candidates_of,
@@ -171,6 +172,7 @@ def _card(run: Json, site: str) -> dict[str, Any]:
         "name": site_name(run, site),
         "verdict": verdict,
         "badge": KINDS[verdict.kind],
+        "reason": reason(candidates, verdict.deploy, ((run["sites"].get(site) or {}).get("cases") or {}).get("val")),
         "facts": facts(run["sites"].get(site) or {}),
         "personal": {block: round_ + 1 for block, round_ in since.items()},
         "candidates": table,

@@ -24,9 +24,10 @@ from wardround.messages.allowed_names import CANDIDATES
 from wardround.reports import cards
 from wardround.reports.html import DASH, Table, html, number
 from wardround.reports.pictures import gallery
+from wardround.reports.reasons import reason
 from wardround.reports.schema import FINAL, SITE
 from wardround.reports.summary import site_name
-from wardround.reports.verdict import BALANCED, judge, score_of
+from wardround.reports.verdict import BALANCED, Verdict, judge, score_of
 
 _CAPTION = "Candidates, on the test patients of this site"
 SITE_RUN = {
@@ -41,6 +42,7 @@ SITE_RUN = {
     "summary?": Maybe(TEXT),
     "floors?": Maybe(Each(NUMBER)),
     "masks?": Maybe(Each({"personal": [TEXT], "attention": Each(NUMBER)})),
+    "mixed?": Maybe({"share": NUMBER, "of": TEXT, "k": COUNT}),
 }
 
 
@@ -86,6 +88,7 @@ def write_site_report(
         "name": site_name({"sites": {run["site"]: run.get("about")}}, run["site"]),
         "what": " · ".join(str(word) for word in words if word),
         "verdict": verdict,
+        "reason": _reason(run, candidates, verdict),
         "facts": cards.facts(run.get("about") or {}),
         "candidates": table,
         "summary": run.get("summary"),
@@ -102,6 +105,12 @@ def write_site_report(
         Path(out_dir) / "site_report.html",
         html("site_report.html", shown),
     )
+
+
+def _reason(run: Json, candidates: Json, verdict: Verdict) -> str:
+    """Return what is deployed and why; "" where nothing is."""
+    patients = ((run.get("about") or {}).get("cases") or {}).get("val")
+    return reason(candidates, verdict.deploy, patients, run.get("mixed"))
 
 
 def _command(file: str, *, classes: bool) -> str:

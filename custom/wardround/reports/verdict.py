@@ -31,12 +31,16 @@ NAMES = {
     "fedavg": "FedAvg",
     "fedavg_finetuned": "FedAvg + fine-tuning",
     "personalised": "personalised",
+    "interpolated": "interpolated",
+    "blend": "blend",
 }
-_SPOKEN = {
+SPOKEN = {
     "local": "your own local model",
     "fedavg": "the shared FedAvg model",
     "fedavg_finetuned": "the FedAvg model with fine-tuning",
     "personalised": "the personalised model",
+    "interpolated": "the interpolated model (weights between the shared and the fine-tuned ones)",
+    "blend": "the blend of your own local model and a shared one",
 }
 DICE, BALANCED = "Dice", "balanced accuracy"
 SPREAD = {DICE: 0.05, BALANCED: 0.35}
@@ -165,11 +169,11 @@ def judge(
         return Verdict(
             chosen,
             "not_helped",
-            f"Deploy {_SPOKEN[chosen]}: {_why_local(candidates)}, so {NOT_HELPED}.{few}",
+            f"Deploy {SPOKEN[chosen]}: {_why_local(candidates)}, so {NOT_HELPED}.{few}",
         )
     score, model = (
         score_of(candidates),
-        _SPOKEN[chosen] + _steps(chosen, candidate.get("k")),
+        SPOKEN[chosen] + _steps(chosen, candidate.get("k")),
     )
     if few:
         advice = (
@@ -186,11 +190,11 @@ def judge(
     where = f"On {count_of_cases(cases)} of the test split" if cases else "On the test split"
     if value > 0:
         helped = gain.get("low") is not None and gain["low"] > 0
-        advice = f"Deploy {model}. {where} it gains {value:.3f} {score} over {_SPOKEN['local']} ({_bounds(gain)})."
+        advice = f"Deploy {model}. {where} it gains {value:.3f} {score} over {SPOKEN['local']} ({_bounds(gain)})."
         return Verdict(chosen, "helped" if helped else "chance", advice)
     advice = (
-        f"Validation chose {model}: deploy it only after comparing it with {_SPOKEN['local']} on recent cases. "
-        f"{where} it changes {score} by {value:+.3f} against {_SPOKEN['local']} ({_bounds(gain)}): {NOT_HELPED}."
+        f"Validation chose {model}: deploy it only after comparing it with {SPOKEN['local']} on recent cases. "
+        f"{where} it changes {score} by {value:+.3f} against {SPOKEN['local']} ({_bounds(gain)}): {NOT_HELPED}."
     )
     return Verdict(chosen, "not_helped", advice)
 
@@ -214,13 +218,13 @@ def _why_unusable(
     below = [name for name in below if _lower(test[name]) <= least[name]]
     few = "" if candidates[chosen] else f" {FEW}."
     if not below:
-        return f"{first} The best of them on validation, {_SPOKEN[chosen]}, is not above the floor on test.{few}"
+        return f"{first} The best of them on validation, {SPOKEN[chosen]}, is not above the floor on test.{few}"
     words = " and ".join(
         f"{_METRIC[name]} {test[name]['value']:.3f} ({_floor_words(test[name], least[name])})" for name in below
     )
     cases = test[below[0]].get("cases")
     where = f"On {count_of_cases(cases)} of the test split" if cases else "On the test split"
-    return f"{first} {where} the best of them on validation, {_SPOKEN[chosen]}, has {words}."
+    return f"{first} {where} the best of them on validation, {SPOKEN[chosen]}, has {words}."
 
 
 _METRIC = {MAIN[DICE]: "Dice", MAIN[BALANCED]: "balanced accuracy", "auroc": "AUROC"}
@@ -240,7 +244,7 @@ def _why_local(candidates: Mapping[str, Any]) -> str:
 
 
 def _steps(chosen: str, steps: int | None) -> str:
-    if not steps or chosen == "fedavg":
+    if not steps or chosen in ("fedavg", "blend"):
         return ""
     return " (1 fine-tuning step)" if steps == 1 else f" ({steps} fine-tuning steps)"
 

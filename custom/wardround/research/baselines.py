@@ -1,4 +1,5 @@
-"""What is a federation measured against? Each hospital alone, and all in one place.
+"""What is a federation measured against? Each hospital alone, all of their models
+together, and all patients in one place.
 
 The network, first weights, patients, split, patches and schedule are those of the job.
 The work per model is `num_rounds` x `work` gradient evaluations: what ONE site spends
@@ -24,6 +25,7 @@ from wardround.models.nets import Network
 from wardround.models.specs import describe
 from wardround.research.pooled_objective import PooledObjective
 from wardround.training import origin
+from wardround.training.mixture import Mixture, Model
 from wardround.training.opening import pick_device
 from wardround.training.splitting import split_of
 from wardround.training.task import TaskSampling, TaskSite
@@ -86,16 +88,29 @@ def train_central(
     return local_only(objective, schedule, initial.to(members[0].device))
 
 
-def score(site: TaskSite, w: Tensor) -> dict[str, Any]:
+def ensemble(models: Mapping[str, Tensor]) -> Mixture:
+    """Return the mean of the probabilities of the sites' local models, all alike.
+
+    It costs no training beside theirs and as many networks for every prediction. It
+    exists in one process only: for it each hospital would have to give its own model,
+    which no noise protects, to all others. Fewer than two models raise ConfigRefused.
+    """
+    return Mixture(tuple(models.values()), (1 / len(models),) * len(models) if models else ())
+
+
+def score(site: TaskSite, model: Model) -> dict[str, Any]:
     """Return the scores of a model at one site.
 
     "val" is the validation score, "cases" the number of test patients, and "test" holds
     each metric with its interval over them.
     """
-    w = w.to(site.device)
-    rows = site.rows(w, site.split.test)
+    if isinstance(model, Mixture):
+        model = Mixture(tuple(w.to(site.device) for w in model.members), model.shares)
+    else:
+        model = model.to(site.device)
+    rows = site.rows_of({"": model}, site.split.test)[""]
     return {
-        "val": site.score(w, site.split.val),
+        "val": site.merits({"": model}, site.split.val)[""].value,
         "cases": len(rows),
         "test": site.summary(rows),
     }

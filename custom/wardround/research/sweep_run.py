@@ -105,17 +105,18 @@ def _judged(
     model_selection: ModelSelection,
 ) -> Json:
     options = fine_tuned(site, shared, model_selection)
-    k, val, tuned = max(options, key=lambda option: option[1])
-    alone, plain, best = (site.rows(w, site.split.test) for w in (local, options[0][2], tuned))
+    tuned = max(options, key=lambda option: option.val)
+    models = {"alone": local, "plain": options[0].model, "best": tuned.model}
+    alone, plain, best = site.rows_of(models, site.split.test).values()
     vals = {
         "local": site.score(local, site.split.val),
-        "federated": options[0][1],
-        "tuned": val,
+        "federated": options[0].val,
+        "tuned": tuned.val,
     }
     return {
         "patients": {part: len(_patients(site, part)) for part in PARTS},
         "classes": _classes(site),
-        "k": k,
+        "k": tuned.k,
         "val": vals,
         "test": {name: _score(site, rows) for name, rows in (("local", alone), ("federated", plain), ("tuned", best))},
         "gain": {"federated": site.gain(plain, alone), "tuned": site.gain(best, alone)},

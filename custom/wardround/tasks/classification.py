@@ -77,6 +77,18 @@ def balanced_accuracy(chances: Floats, labels: Ints) -> float:
     return float(np.mean([hit[labels == k].mean() for k in np.unique(labels)]))
 
 
+def recalls(chances: Floats, labels: Ints) -> list[float]:
+    """Return what each patient adds to the balanced accuracy.
+
+    It is 0 for a patient in the wrong class, else N / (classes present * patients of
+    its class), so that the mean over patients is the balanced accuracy.
+    """
+    present, counts = np.unique(labels, return_counts=True)
+    each = dict(zip(present.tolist(), len(labels) / (len(present) * counts), strict=True))
+    hit = chances.argmax(1) == labels
+    return [float(each[int(label)]) if right else 0.0 for label, right in zip(labels, hit, strict=True)]
+
+
 def auroc(chances: Floats, labels: Ints) -> float | None:
     """Return the mean one-against-rest AUROC of the classes present.
 

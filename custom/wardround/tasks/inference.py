@@ -11,6 +11,8 @@
    over all three.
 4. A single small window on a CPU is computed beside a copy of itself, because PyTorch
     is slow at single small volumes.
+5. In a blend (models/blend.py) every member goes through 1. to 4. by itself, and the
+   mean of the probabilities is taken voxel by voxel afterwards.
 
 A norm sees one window, so a patch and None give different numbers. None is 2 to 3 times
 cheaper (no overlap), but its norm statistics are not those of training patches: compare
@@ -31,9 +33,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from wardround.models.blend import Blended, mixed_regions
 from wardround.tasks.boxes import bounding_box
 from wardround.tasks.inputs import network_input
 from wardround.tasks.regions import Regions
+from wardround.tasks.task import MIRRORED
 
 # A logit of -20 is a probability of 2e-9: no threshold in use calls it foreground.
 BACKGROUND = -20.0
@@ -41,8 +45,6 @@ BACKGROUND = -20.0
 MULTIPLE = 16
 # Voxels up to which computing a copy beside a window is faster than the window alone.
 PAIRED_UP_TO = 64**3
-# How many mirror images are averaged, and over how many of the first axes.
-MIRRORED = {1: 0, 4: 2, 8: 3}
 
 
 def predict_logits(
@@ -71,6 +73,9 @@ def predict_logits(
     An image of zeros only gives BACKGROUND everywhere, and the network is not run. The
     module returns in the mode it was in.
     """
+    if isinstance(module, Blended):
+        given = (image, present, patch, device, regions, overlap, batch, record, mirrored)
+        return mixed_logits([predict_logits(member, *given) for member in module.members], module.shares)
     logits = np.full((regions, *image.shape[1:]), BACKGROUND, np.float32)
     inside = np.any(image != 0, axis=0)
     if not inside.any():
@@ -128,6 +133,17 @@ def _averaged(predict: Callable[[Tensor], Tensor], crop: Tensor, mirrored: int) 
     for flips in (flips for number in range(1, len(axes) + 1) for flips in combinations(axes, number)):
         found = found + predict(crop.flip(flips)).flip(flips)
     return found / mirrored if mirrored > 1 else found
+
+
+def mixed_logits(logits: Sequence[NDArray[np.float32]], shares: Sequence[float]) -> NDArray[np.float32]:
+    """Return the logits [R, H, W, D] of the mean probabilities of several networks.
+
+    logits: What predict_logits returned for each network and the same case.
+    shares: One for each, above 0, with the sum 1; otherwise ConfigRefused is raised, as
+        for logits of different shapes.
+    """
+    found: NDArray[np.float32] = mixed_regions([torch.from_numpy(one) for one in logits], shares).numpy()
+    return found
 
 
 def _slide(

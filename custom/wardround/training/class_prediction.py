@@ -20,9 +20,10 @@ from wardround.core.arrays import Arrays, digest
 from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.core.tables import csv_text
 from wardround.models import bundle_files
+from wardround.models.blend import Blend
 from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import FlatModel
-from wardround.models.specs import rebuild_classifier, require_size
+from wardround.models.specs import network_name, rebuild_classifier, require_size
 from wardround.models.vit import ViTFusion
 from wardround.tasks.classification import softmax
 from wardround.training.class_inputs import INPUTS, Cases, read_images
@@ -49,7 +50,7 @@ class Classifier:
     digest: The digest of the weights themselves.
     """
 
-    spec: ViTFusion
+    spec: ViTFusion | Blend
     sampling: CaseSampling
     arrays: Arrays
     meta: Mapping[str, Any]
@@ -61,7 +62,7 @@ class Classifier:
 def is_classifier(meta: Mapping[str, Any]) -> bool:
     """Return whether a file of weights says that its network is a classifier."""
     model = meta.get("model")
-    return isinstance(model, Mapping) and model.get("path") == ViTFusion.__name__
+    return isinstance(model, Mapping) and network_name(model) == ViTFusion.__name__
 
 
 def read_classifier(file: Path) -> Classifier:
@@ -82,8 +83,9 @@ def read_classifier(file: Path) -> Classifier:
     identity = fingerprint(spec)
     arrays, _ = bundle_files.load_any(file, identity)
     sampling = _sampling(meta.get("inputs"), file)
-    if (spec.case, spec.classes) != (sampling.vector, len(sampling.classes)):
-        found = f"a network for {spec.case} and {spec.classes} classes"
+    member: ViTFusion = spec.network if isinstance(spec, Blend) else spec
+    if (member.case, member.classes) != (sampling.vector, len(sampling.classes)):
+        found = f"a network for {member.case} and {member.classes} classes"
         raise _refused(
             file,
             found,

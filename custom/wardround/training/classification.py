@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,13 @@ from wardround.data.pictures import Grid
 from wardround.data.site_config import SiteConfig
 from wardround.data.splits import Split
 from wardround.messages.allowed_names import CLASSES, CLASSIFICATION, label_name
+from wardround.models.blend import mixed_classes
 from wardround.models.case_vector import CaseVector
 from wardround.models.nets import Network
 from wardround.tasks import classification as classes_
 from wardround.training.case_objective import Batch, Cases
 from wardround.training.class_inputs import INPUTS
+from wardround.training.mixture import Merit, Model, outputs
 from wardround.training.site_objective import SiteObjective, network_on, patient_count
 
 Rows = list[dict[str, float]]
@@ -222,27 +224,33 @@ class ClassificationSite:
         images, present, values, known = (torch.randn(count, *size, generator=generator) for size in sizes)
         return vector.pack(images, torch.ones_like(present), values, torch.ones_like(known)).to(self.device)
 
-    def chances(self, w: Tensor, cases: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-        """Return the class probabilities [C] of each case at weights w.
+    def logits(self, w: Tensor, cases: Sequence[str]) -> Tensor:
+        """Return the logits [N, C] of these cases at weights w.
 
         The network is given every source that a case has.
         """
-        found: dict[str, NDArray[np.float64]] = {}
+        found = []
         for start in range(0, len(cases), SCORED_AT_ONCE):
-            part = list(cases[start : start + SCORED_AT_ONCE])
-            got = self.cohort.batch(part)
+            got = self.cohort.batch(list(cases[start : start + SCORED_AT_ONCE]))
             inputs = self.sampling.inputs(got.images, got.present, got.values, got.known)
-            logits = self.model.outputs(w, inputs.to(self.device))
-            found |= dict(zip(part, classes_.softmax(logits), strict=True))
-        return found
+            found.append(self.model.outputs(w, inputs.to(self.device)))
+        return torch.cat(found)
 
     def rows(self, w: Tensor, cases: Sequence[str]) -> Rows:
         """Return one row per patient: the index of its class, and all probabilities."""
-        _, chances, labels = classes_.by_patient(self.chances(w, cases), self.cohort.labels, self.cohort.patients)
+        return self.rows_of({"": w}, cases)[""]
+
+    def rows_of(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, Rows]:
+        """Return for each model one row per patient; no network runs twice."""
+        found = outputs(models, partial(self.logits, cases=cases), mixed_classes)
+        return {name: self._rows(dict(zip(cases, classes_.softmax(logits), strict=True))) for name, logits in found}
+
+    def _rows(self, chances: Mapping[str, NDArray[np.float64]]) -> Rows:
+        _, means, labels = classes_.by_patient(chances, self.cohort.labels, self.cohort.patients)
         names = self.cohort.spec.classes
         return [
             {"class": float(label), **{f"p {name}": float(p) for name, p in zip(names, row, strict=True)}}
-            for label, row in zip(labels, chances, strict=True)
+            for label, row in zip(labels, means, strict=True)
         ]
 
     def summary(self, rows: Rows) -> dict[str, dict[str, Any]]:
@@ -257,15 +265,23 @@ class ClassificationSite:
         (a, labels), (b, _) = _arrays(rows), _arrays(reference)
         return classes_.paired_gain(a, b, labels, self.seed)
 
+    def merits(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, Merit]:
+        """Return the balanced accuracy of each model, and what each patient adds to it."""
+        rows = self.rows_of(models, cases)
+        return {
+            name: Merit(classes_.balanced_accuracy(*_arrays(mine)), tuple(classes_.recalls(*_arrays(mine))))
+            for name, mine in rows.items()
+        }
+
     def score(self, w: Tensor, cases: Sequence[str]) -> float:
         """Return the balanced accuracy over patients, by which models are selected."""
-        return classes_.balanced_accuracy(*_arrays(self.rows(w, cases)))
+        return self.merits({"": w}, cases)[""].value
 
     def about_model(self) -> dict[str, Any]:
         """Return the kind of labels and the inputs; class_prediction.py reads them."""
         return {"label_kind": self.cohort.label_kind, "inputs": self.sampling.described}
 
-    def pictures(self, w: Tensor, words: str, out: Path, patients: Sequence[str] = ()) -> list[Path]:
+    def pictures(self, model: Model, words: str, out: Path, patients: Sequence[str] = ()) -> list[Path]:
         """Return no files: classes have no pictures."""
         return []
 

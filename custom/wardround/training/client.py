@@ -26,7 +26,6 @@ from wardround.dp.patient_dp import PatientDP
 from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import first_weights
 from wardround.models.nets import Network
-from wardround.models.specs import describe
 from wardround.training import mask_history, origin, pages, state
 from wardround.training.dp_training import DPSite
 from wardround.training.evaluation import Evaluation, ModelSelection, evaluate
@@ -244,8 +243,7 @@ class Hospital:
         pages.keep_models(
             evaluation,
             self.site,
-            self.fingerprint,
-            describe(self.settings.model),
+            self.settings.model,
             self.facts,
             out,
         )

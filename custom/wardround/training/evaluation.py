@@ -1,9 +1,22 @@
 """How does one hospital evaluate and select among the models it could deploy?
 
-The candidates are local, FedAvg, FedAvg with fine-tuning, and personalised. Every
-choice is made on validation patients (the number of fine-tuning steps, the model to
-deploy); the test patients are scored once, at the end. Only means, intervals and counts
-may leave (`Evaluation.numbers`). Rows per patient stay at the site.
+The candidates are local, FedAvg, FedAvg with fine-tuning, and personalised; where the
+job asks for them also two that cost no training:
+
+    interpolated  one network with weights (1 - a) w_shared + a w_finetuned, of the arm
+                  where that is best
+    blend         two networks: p = a p_own + (1 - a) p_shared, of the local model and
+                  the best of the candidates that were trained with others
+
+Every choice is made on validation patients (the number of fine-tuning steps, a, the
+model to deploy); the test patients are scored once, at the end. Only means, intervals
+and counts may leave (`Evaluation.numbers`). Rows per patient, a, and which models were
+mixed stay at the site.
+
+Sources: Wortsman et al. 2022, arXiv:2109.01903 (weights between zero-shot and
+fine-tuned ones); Deng et al. 2020, arXiv:2003.13461 (a mix of the local and the shared
+model). Deviations: 1. The latter learns a during training and mixes weights; here a is
+one of a few numbers, and probabilities are mixed.
 """
 
 from __future__ import annotations
@@ -19,7 +32,9 @@ from wardround.algorithms.federation import local_only
 from wardround.algorithms.finetune import fine_tune
 from wardround.algorithms.schedule import Schedule
 from wardround.core.errors import ConfigRefused
-from wardround.reports.verdict import LEAST_DICE, choose, floors, is_usable, score_of
+from wardround.reports.choice import choose_by, require_rule
+from wardround.reports.verdict import LEAST_DICE, floors, is_usable, score_of
+from wardround.training.mixture import Merit, Mixture, Model
 from wardround.training.task import Rows, TaskSite
 
 
@@ -31,6 +46,10 @@ class ModelSelection:
     lr: The learning rate of these steps.
     least_dice: A model is usable only if the lower end of its test interval is above
         this. For classes, chance is used instead.
+    blend: The shares of the local model to choose from, each above 0 and below 1; none
+        means that there is no such candidate.
+    interpolate: The same for the fine-tuned weights.
+    rule: By which rule the model to deploy is chosen (reports/choice.py).
 
     Values outside their ranges raise ConfigRefused.
     """
@@ -38,6 +57,9 @@ class ModelSelection:
     steps: Sequence[int]
     lr: float
     least_dice: float = LEAST_DICE
+    blend: Sequence[float] = ()
+    interpolate: Sequence[float] = ()
+    rule: str = "one_standard_error"
 
     def __post_init__(self) -> None:
         steps_fit = 0 in self.steps and len(self.steps) >= 2 and min(self.steps) >= 0
@@ -48,6 +70,38 @@ class ModelSelection:
                 expected="0 and at least one positive number of steps, 0 < lr < 10, least_dice from 0 to below 1",
                 fix="set `model_selection` in the job, for example steps [0, 1, 5, 20]",
             )
+        for name in ("blend", "interpolate"):
+            shares = getattr(self, name)
+            if isinstance(shares, str) or not all(_is_share(share) for share in shares):
+                raise ConfigRefused(
+                    f"the shares of model_selection.{name}",
+                    found=str(list(shares)),
+                    expected="numbers above 0 and below 1, or an empty list; 0 and 1 are candidates anyway",
+                    fix=f"--set model_selection.{name}=[0.25,0.5,0.75]",
+                )
+        require_rule(self.rule)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model that a hospital could deploy.
+
+    k: The fine-tuning steps; of a blend, those of the shared model in it.
+    merit: Its score on validation.
+    share: Of a blend the share of the local model, of interpolated weights that of the
+        fine-tuned ones; None for any other model.
+    of: The shared model in it: of a blend a candidate, of interpolated weights an arm.
+    """
+
+    k: int
+    merit: Merit
+    model: Model
+    share: float | None = None
+    of: str | None = None
+
+    @property
+    def val(self) -> float:
+        return self.merit.value
 
 
 @dataclass(frozen=True)
@@ -58,12 +112,14 @@ class Evaluation:
     rows: The scores per patient and candidate, which stay.
     weights: The candidates' weights, which stay.
     floors: What the lower end of each test metric's interval must be above.
+    mixed: {"share", "of", "k"} of the blend and of the interpolated model, which stay.
     """
 
     numbers: dict[str, Any]
     rows: Mapping[str, Rows]
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, Model]
     floors: Mapping[str, float] = field(default_factory=dict)
+    mixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -80,42 +136,95 @@ def evaluate(
     initial: Where the local baseline starts. It does the same work on the same schedule
         as the federation, alone.
     """
-    validate, test = site.split.val, site.split.test
-    picked: dict[str, tuple[int, float, Tensor]] = {}
-    # The local baseline draws from a stream of its own, so that nothing in the
-    # federation depends on it.
-    local = local_only(site.objective("local"), schedule, initial)
-    picked["local"] = (0, site.score(local, validate), local)
-    for arm, w in arms.items():
-        tuned = fine_tuned(site, w, model_selection)
-        if arm == "fedavg":
-            # tuned[0] is the model after 0 steps: ModelSelection requires a 0 among the
-            # steps.
-            picked["fedavg"] = tuned[0]
-            picked["fedavg_finetuned"] = max(tuned[1:], key=lambda option: option[1])
-        else:
-            picked["personalised"] = max(tuned, key=lambda option: option[1])
-    rows = {name: site.rows(w, test) for name, (_, _, w) in picked.items()}
+    picked = candidates_on_validation(site, arms, initial, schedule, model_selection)
+    rows = site.rows_of({name: one.model for name, one in picked.items()}, site.split.test)
     candidates = {
         name: {
-            "k": k,
-            "val": val,
+            "k": one.k,
+            "val": one.val,
             "test": site.summary(rows[name]),
             "gain": None if name == "local" else site.gain(rows[name], rows["local"]),
         }
-        for name, (k, val, _) in picked.items()
+        for name, one in picked.items()
     }
-    patients = len({site.cohort.patients[case] for case in validate})
-    deploy = choose(
-        {name: val for name, (_, val, _) in picked.items()},
-        patients,
+    deploy = choose_by(
+        model_selection.rule,
+        {name: one.merit for name, one in picked.items()},
         score_of(candidates),
     )
     # The test patients say whether the choice is good enough for anybody. They do not change the choice.
     least = floors(_classes(rows[deploy]), model_selection.least_dice)
     usable = is_usable(site.summary(rows[deploy]), least) is not False
-    numbers = {"candidates": candidates, "deploy": deploy, "usable": usable}
-    return Evaluation(numbers, rows, {name: w for name, (_, _, w) in picked.items()}, least)
+    return Evaluation(
+        {"candidates": candidates, "deploy": deploy, "usable": usable},
+        rows,
+        {name: one.model for name, one in picked.items()},
+        least,
+        {name: {"share": one.share, "of": one.of, "k": one.k} for name, one in picked.items() if one.share is not None},
+    )
+
+
+def candidates_on_validation(
+    site: TaskSite,
+    arms: Mapping[str, Tensor],
+    initial: Tensor,
+    schedule: Schedule,
+    model_selection: ModelSelection,
+) -> dict[str, Candidate]:
+    """Return every candidate, tuned and mixed on validation patients alone.
+
+    The arguments are those of `evaluate`. No test patient is read here.
+    """
+    # The local baseline draws from a stream of its own, so that nothing in the
+    # federation depends on it.
+    local = local_only(site.objective("local"), schedule, initial)
+    picked = {"local": Candidate(0, site.merits({"": local}, site.split.val)[""], local)}
+    tuned = {arm: fine_tuned(site, w, model_selection) for arm, w in arms.items()}
+    for arm, options in tuned.items():
+        if arm == "fedavg":
+            # The first is the model after 0 steps: ModelSelection requires a 0 among the
+            # steps.
+            picked["fedavg"] = options[0]
+            picked["fedavg_finetuned"] = max(options[1:], key=lambda option: option.val)
+        else:
+            picked["personalised"] = max(options, key=lambda option: option.val)
+    trained = {name: one for name, one in picked.items() if name != "local"}
+    if model_selection.interpolate and tuned:
+        found = [interpolated(site, arm, options, model_selection.interpolate) for arm, options in tuned.items()]
+        picked["interpolated"] = max(found, key=lambda option: option.val)
+    if model_selection.blend and trained:
+        picked["blend"] = blended(site, picked["local"], trained, model_selection.blend)
+    return picked
+
+
+def interpolated(site: TaskSite, arm: str, options: Sequence[Candidate], shares: Sequence[float]) -> Candidate:
+    """Return the best model on validation between the weights of an arm and its best
+    fine-tuned weights; of equally good ones the first share.
+
+    options: What `fine_tuned` returned for the arm, 0 steps first.
+    shares: The shares of the fine-tuned weights to try.
+    """
+    start, end = options[0], max(options[1:], key=lambda option: option.val)
+    models = {str(n): _between(start.model, end.model, share) for n, share in enumerate(shares)}
+    merits = site.merits(models, site.split.val)
+    name = max(models, key=lambda one: merits[one].value)
+    return Candidate(end.k, merits[name], models[name], shares[int(name)], arm)
+
+
+def blended(site: TaskSite, local: Candidate, trained: Mapping[str, Candidate], shares: Sequence[float]) -> Candidate:
+    """Return the best blend on validation of the local model and the best of the others;
+    of equally good ones the first share.
+
+    trained: The candidates that were trained with others.
+    shares: The shares of the local model to try. All of them are scored with one pass
+        of each of the two networks.
+    """
+    of = max(trained, key=lambda one: trained[one].val)
+    pair = (_weights(local.model), _weights(trained[of].model))
+    models = {str(n): Mixture(pair, (share, 1 - share)) for n, share in enumerate(shares)}
+    merits = site.merits(models, site.split.val)
+    name = max(models, key=lambda one: merits[one].value)
+    return Candidate(trained[of].k, merits[name], models[name], shares[int(name)], of)
 
 
 def spoken(numbers: Mapping[str, Any]) -> str:
@@ -123,6 +232,27 @@ def spoken(numbers: Mapping[str, Any]) -> str:
     return (
         f"{'no model is usable yet, the best is' if numbers.get('usable') is False else 'deploy'} {numbers['deploy']}"
     )
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
+
+
+def _weights(model: Model) -> Tensor:
+    """Return the weights of a model that is no mixture."""
+    if isinstance(model, Mixture):
+        raise ConfigRefused(
+            "a part of a mixture",
+            found="a mixture",
+            expected="the weights of one network",
+            fix="mix the models that were trained",
+        )
+    return model
+
+
+def _between(start: Model, end: Model, share: float) -> Tensor:
+    """Return (1 - share) start + share end."""
+    return (1 - share) * _weights(start) + share * _weights(end)
 
 
 def _classes(rows: Rows) -> int | None:
@@ -146,9 +276,10 @@ def fine_tuned(
     site: TaskSite,
     w: Tensor,
     model_selection: ModelSelection,
-) -> list[tuple[int, float, Tensor]]:
-    """Return (k, validation score, weights after k steps) for every k, in rising order."""
+) -> list[Candidate]:
+    """Return the model after k steps for every k of the job, in rising order."""
     ks = sorted(model_selection.steps)
     steps = Steps(work=max(ks), lr=model_selection.lr)
     snapshots = fine_tune(w, site.objective("fine-tune"), ks, steps)
-    return [(k, site.score(snapshots[k], site.split.val), snapshots[k]) for k in ks]
+    merits = site.merits({str(k): snapshots[k] for k in ks}, site.split.val)
+    return [Candidate(k, merits[str(k)], snapshots[k]) for k in ks]

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from wardround.reports.overlay import draw_overlay
 from wardround.tasks.metrics import case_scores
 
 if TYPE_CHECKING:
+    from wardround.training.mixture import Model
     from wardround.training.segmentation import SegmentationSite
 
 OVERLAYS = 2
@@ -26,7 +26,7 @@ _SHOWN_ON = ("flair", "t1ce", "t2", "t1")
 
 def overlays(
     site: SegmentationSite,
-    w: Tensor,
+    model: Model,
     words: str,
     folder: Path,
     patients: Sequence[str] = (),
@@ -36,7 +36,7 @@ def overlays(
     words: The model's name, as the title says it.
     """
     cases = [next(case for case in site.split.test if site.cohort.patients[case] == one) for one in patients]
-    return [_overlay(site, w, words, case, folder) for case in (cases or site.split.test)[:OVERLAYS]]
+    return [_overlay(site, model, words, case, folder) for case in (cases or site.split.test)[:OVERLAYS]]
 
 
 def shown_on(present: Sequence[str]) -> str:
@@ -44,14 +44,14 @@ def shown_on(present: Sequence[str]) -> str:
     return next((name for name in _SHOWN_ON if name in present), present[0])
 
 
-def _overlay(site: SegmentationSite, w: Tensor, words: str, case: str, folder: Path) -> Path:
+def _overlay(site: SegmentationSite, model: Model, words: str, case: str, folder: Path) -> Path:
     volume = site.volume(case)
     names, regions = site.task.inputs.names, site.task.outputs
     shown = shown_on([name for name, has in zip(names, volume.present, strict=True) if has])
     truth = regions.targets(site.labels(case), site.cohort.label_kind).astype(bool)
     known = regions.known(site.cohort.label_kind)[:, None, None, None]
     # A region that no mask of this site tells was never trained here and is not shown.
-    prediction = site.predict(w, case) & known
+    prediction = site.predict(model, case) & known
     image = np.asarray(volume.image[names.index(shown)], np.float32)
     path = folder / f"{site.name}-{site.split.test.index(case)}.png"
     score = case_scores(

@@ -9,12 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wardround.core.arrays import Arrays
+from wardround.core.errors import ConfigRefused
+from wardround.messages.allowed_names import CLASSES
 from wardround.models import checkpoint
+from wardround.models.blend import PARTS, Blend
+from wardround.models.fingerprint import fingerprint
+from wardround.models.nets import Network
+from wardround.models.specs import describe
 from wardround.reports.patients import in_words, merit, summary
 from wardround.reports.site_page import write_site_report
 from wardround.reports.verdict import NAMES
 from wardround.training import origin
 from wardround.training.evaluation import Evaluation
+from wardround.training.mixture import Mixture, Model, members
 from wardround.training.task import TaskSite
 
 MODEL_FILE = "deploy_model.npz"
@@ -23,22 +31,25 @@ MODEL_FILE = "deploy_model.npz"
 def keep_models(
     evaluation: Evaluation,
     site: TaskSite,
-    identity: str,
-    model: Mapping[str, Any],
+    spec: Network,
     facts: Mapping[str, Any],
     out: Path,
 ) -> Path:
     """Write the model to deploy as `deploy_model.npz` and return its path.
 
-    The file holds what `wardround predict` needs.
+    The file holds what `wardround predict` needs. A blend is one network with the
+    weights of both members in one file (models/blend.py).
+    spec: The settings of the job's network.
     facts: What this hospital reports about its data.
     """
     name = evaluation.numbers["deploy"]
     candidate = evaluation.numbers["candidates"][name]
+    network, arrays = deployed(evaluation.weights[name], spec, site)
     meta = {
-        "model": dict(model),
+        "model": describe(network),
         "candidate": name,
         "k": candidate["k"],
+        **({"mixed": dict(evaluation.mixed[name])} if name in evaluation.mixed else {}),
         "val_score": candidate["val"],
         "usable": evaluation.numbers.get("usable"),
         **site.about_model(),
@@ -46,9 +57,28 @@ def keep_models(
         "card": origin.card_of_facts([facts]),
     }
     path = out / MODEL_FILE
-    arrays = site.layout.unflatten(evaluation.weights[name].detach().cpu().numpy())
-    checkpoint.save(path, arrays, identity, meta)
+    checkpoint.save(path, arrays, fingerprint(network), meta)
     return path
+
+
+def deployed(model: Model, spec: Network, site: TaskSite) -> tuple[Network, Arrays]:
+    """Return (settings of the network, weights by name) of a model as it is kept.
+
+    ConfigRefused is raised for a mixture of more than two models.
+    """
+    blocks = [site.layout.unflatten(w.detach().cpu().numpy()) for w in members(model)]
+    if not isinstance(model, Mixture):
+        return spec, blocks[0]
+    if len(blocks) != 2:
+        raise ConfigRefused(
+            "the model to deploy",
+            found=f"a mixture of {len(blocks)} models",
+            expected="one model, or a blend of two",
+            fix="choose another candidate",
+        )
+    exclusive = site.cohort.label_kind == CLASSES
+    named = {f"{part}.{name}": block for part, mine in zip(PARTS, blocks, strict=True) for name, block in mine.items()}
+    return Blend(spec, model.shares[0], exclusive), named
 
 
 def write_page(
@@ -94,6 +124,7 @@ def write_page(
         str(out / MODEL_FILE),
         summary(list(of[deploy].values())),
     )
+    run["mixed"] = dict(evaluation.mixed[deploy]) if deploy in evaluation.mixed else None
     run["floors"] = dict(evaluation.floors)
     run["masks"] = {str(round_): row for round_, row in (masks or {}).items()}
     return write_site_report(run, rows, pictures, out)

@@ -29,11 +29,13 @@ from wardround.reports.distances import apart
 from wardround.reports.intervals import bootstrap_mean, paired_gain
 from wardround.tasks.augment import Augment
 from wardround.tasks.brain_tumours import DESCRIPTION
-from wardround.tasks.inference import predict_regions
+from wardround.tasks.inference import predict_logits
 from wardround.tasks.inputs import network_input
 from wardround.tasks.loss import dice_bce_by_patient
-from wardround.tasks.metrics import case_scores, case_volumes
 from wardround.tasks.task import Task, task_from_json
+from wardround.training.case_scoring import CaseRows, predictions, scores_of
+from wardround.training.case_scoring import by_patient as by_patient
+from wardround.training.mixture import Merit, Model, merit_of_cases
 from wardround.training.overlays import overlays
 from wardround.training.patch_objective import Batch, Patches, labels_of
 from wardround.training.site_objective import SiteObjective, network_on, patient_count
@@ -237,35 +239,47 @@ class SegmentationSite:
         about = {"patch": list(self.sampling.size), "label_kind": self.cohort.label_kind}
         return {**about, "inputs": self.sampling.described, **record}
 
-    def pictures(self, w: Tensor, words: str, out: Path, patients: Sequence[str] = ()) -> list[Path]:
+    def pictures(self, model: Model, words: str, out: Path, patients: Sequence[str] = ()) -> list[Path]:
         """Draw overlays of the first `patients`, or else of the first test cases."""
-        return overlays(self, w, words, out, patients)
+        return overlays(self, model, words, out, patients)
 
-    def predict(self, w: Tensor, case: str) -> NDArray[np.bool_]:
-        """Return the predicted regions of a case at weights w, bool [R, H, W, D]."""
+    def logits(self, w: Tensor, case: str) -> NDArray[np.float32]:
+        """Return the logits of a case at weights w, float32 [R, H, W, D]."""
         self.model.load(w)
         volume = self.volume(case)
-        image, record = np.asarray(volume.image, np.float32), self.record(self.cohort.patients[case])
-        given = (self.model.module, image, volume.present, self.sampling.size, self.device, self.task.outputs)
-        return predict_regions(*given, record=record, mirrored=self.task.mirrored)
+        return predict_logits(
+            self.model.module,
+            np.asarray(volume.image, np.float32),
+            volume.present,
+            self.sampling.size,
+            self.device,
+            self.sampling.regions,
+            record=self.record(self.cohort.patients[case]),
+            mirrored=self.task.mirrored,
+        )
 
-    def scores(self, w: Tensor, cases: Sequence[str], *, with_hd95: bool) -> list[dict[str, float]]:
+    def predict(self, model: Model, case: str) -> NDArray[np.bool_]:
+        """Return the predicted regions of a case, bool [R, H, W, D]."""
+        return next(regions for _, regions in predictions(self, {"": model}, case))
+
+    def scores(self, w: Tensor, cases: Sequence[str], *, with_hd95: bool) -> CaseRows:
         """Return one dictionary of scores per case (tasks.metrics.case_scores)."""
-        regions, kind = self.task.outputs, self.cohort.label_kind
-        known, far = regions.known(kind), self.task.missed_mm
-        rows = []
-        for case in cases:
-            volume = self.volume(case)
-            truth = regions.targets(labels_of(volume), kind).astype(bool)
-            predicted = self.predict(w, case)
-            given = (predicted, truth, known, volume.spacing_mm, regions.names)
-            row = case_scores(*given, with_hd95=with_hd95, missed_mm=far)
-            rows.append(row | (case_volumes(*given) if with_hd95 else {}))
-        return rows
+        return scores_of(self, {"": w}, cases, with_hd95=with_hd95)[""]
 
-    def rows(self, w: Tensor, cases: Sequence[str]) -> list[dict[str, float]]:
+    def rows(self, w: Tensor, cases: Sequence[str]) -> CaseRows:
         """Return one row per patient, in the order of their first cases."""
-        return by_patient(self, cases, self.scores(w, cases, with_hd95=True))
+        return self.rows_of({"": w}, cases)[""]
+
+    def rows_of(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, CaseRows]:
+        """Return for each model one row per patient; no network runs twice on a case."""
+        scores = scores_of(self, models, cases, with_hd95=True)
+        return {name: by_patient(self, cases, rows) for name, rows in scores.items()}
+
+    def merits(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, Merit]:
+        """Return the mean Dice over known regions of each model, and each patient's."""
+        scores = scores_of(self, models, cases, with_hd95=False)
+        patients = [self.cohort.patients[case] for case in cases]
+        return {name: merit_of_cases([row["dice_mean"] for row in rows], patients) for name, rows in scores.items()}
 
     def summary(self, rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
         """Return each metric with its interval; distances apart from misses."""
@@ -281,14 +295,4 @@ class SegmentationSite:
 
     def score(self, w: Tensor, cases: Sequence[str]) -> float:
         """Return the mean Dice over known regions, by which models are selected."""
-        return float(np.mean([row["dice_mean"] for row in self.scores(w, cases, with_hd95=False)]))
-
-
-def by_patient(
-    site: SegmentationSite, cases: Sequence[str], rows: Sequence[Mapping[str, float]]
-) -> list[dict[str, float]]:
-    """Return the mean row of each patient, the unit of every count and interval."""
-    groups: dict[str, list[Mapping[str, float]]] = {}
-    for case, row in zip(cases, rows, strict=True):
-        groups.setdefault(site.cohort.patients[case], []).append(row)
-    return [{key: float(np.mean([row[key] for row in group])) for key in group[0]} for group in groups.values()]
+        return self.merits({"": w}, cases)[""].value

@@ -21,6 +21,7 @@ from wardround.data.splits import Split
 from wardround.models.flat import FlatModel
 from wardround.models.nets import Network
 from wardround.synthetic.hospitals import Hospital as Profile
+from wardround.training.mixture import Merit, Model
 
 Rows = list[dict[str, float]]
 
@@ -109,6 +110,15 @@ class TaskSite(Protocol):
     def rows(self, w: Tensor, cases: Sequence[str]) -> Rows:
         """Return one row of numbers per patient; rows stay at the site."""
 
+    def rows_of(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, Rows]:
+        """Return the rows of several models; no network runs twice on a case."""
+
+    def merits(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, Merit]:
+        """Return the score by which each model is selected, with each patient's part.
+
+        Its value is that of `score`. No network runs twice on a case.
+        """
+
     def summary(self, rows: Rows) -> dict[str, dict[str, Any]]:
         """Return each metric with its 95 % interval over patients."""
 
@@ -120,7 +130,7 @@ class TaskSite(Protocol):
 
     def pictures(
         self,
-        w: Tensor,
+        model: Model,
         words: str,
         out: Path,
         patients: Sequence[str] = (),
