@@ -28,6 +28,7 @@ def test_the_standard_schedule_of_every_task(job):
     if "regions" in vars(type(sampling)):
         augmentation = sampling.learns.augmentation
         assert (augmentation.turned, augmentation.rotate, augmentation.zoom) == (0.2, 30, 0.25)
+        assert build(made.task["model_selection"], "model selection").largest_component
         assert (sampling.batch, sampling.foreground_share, sampling.learns.mirrored) == (4, 0.33, 4)
     else:
         assert sampling.augment
