@@ -23,11 +23,14 @@ from wardround.models.nets import UNet3d
 from wardround.models.specs import describe
 from wardround.synthetic.hospitals import hospital
 from wardround.synthetic.phantoms import write_cohort
+from wardround.tasks.brain_tumours import DESCRIPTION
 from wardround.training import prediction
 
 SPEC = UNet3d((4, 12), norm="group", adapter_rank=1)
 TITLE = Title("wardround_test", "This hospital's model: personalised", "Three hospitals", "Copyright of theirs")
 META = {"candidate": "personalised", "k": 5, "val_score": 0.5, "patch": [16, 16, 16], "label_kind": "brats"}
+# A model predicts in a bundle as it was evaluated: in mirror images, and with its filter of regions.
+META |= {"inputs": {"task": {**DESCRIPTION, "mirrored": 4}}, "largest_component": ["ET"]}
 # What MONAI's schema of 2024-07-25 requires, and of which type.
 REQUIRED = {
     **dict.fromkeys(("schema", "version", "monai_version", "pytorch_version", "numpy_version"), str),
@@ -258,7 +261,10 @@ def test_the_code_in_it_is_closed(bundle: Path) -> None:
     ours = {name for name in found if name.split(".")[0] in (CODE, "wardround")}
     assert ours <= {".".join(file.relative_to(bundle).with_suffix("").parts) for file in files}
     others = {name.split(".")[0] for name in found - ours} - sys.stdlib_module_names
-    assert others <= {"numpy", "torch", "monai", "nibabel"}
+    assert others <= {"numpy", "torch", "monai", "nibabel", "scipy"}
+    # scipy is imported where a model filters its regions, and nowhere else: then the bundle asks for it.
+    asked = json.loads((bundle / "configs/metadata.json").read_text())["required_packages_version"]
+    assert set(asked) == {"nibabel", "scipy"}
 
 
 def test_a_folder_with_something_in_it_is_left_alone(model: Path, tmp_path: Path) -> None:

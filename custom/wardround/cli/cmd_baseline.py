@@ -29,7 +29,9 @@ from wardround.core.terminal import (
 )
 
 if TYPE_CHECKING:
-    from wardround.training.mixture import Model
+    from torch import Tensor
+
+    from wardround.training.mixture import Mixture
 
 TEXT = """
 Train the models that a federation is compared with. They have the network, first weights, patients, split, patches and
@@ -156,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
     initial, settings = first_weights(spec, seed), about(job) | {"work": schedule.work}
     if args.kind == "central":
         central = baselines.train_central(sites, schedule, initial, say)
-        models: dict[str, Model] = dict.fromkeys(sites, central)
+        models: dict[str, Tensor | Mixture] = dict.fromkeys(sites, central)
         baselines.keep(out / "central.npz", central, spec, list(sites.values()), settings)
     else:
         alone = baselines.train_local(sites, schedule, initial, say)

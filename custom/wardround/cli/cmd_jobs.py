@@ -30,11 +30,13 @@ Write job folders for NVIDIA FLARE: meta.json, two configs, CARD.md. Name the jo
   wardround jobs write --out jobs
   wardround jobs write brats_ditto --out mine --set num_rounds=20 --set algorithm.lam=1 --sites mercy,st-john
   wardround jobs write brats_fedavg --out mine --all-sites      for all sites that are connected
+  wardround jobs write brats_fedavg --out mine --set schedule=standard      a real run instead of a look: 20 rounds, and more
   wardround jobs write brats_scaffold --out mine --set privacy=secagg_ring --set secagg.bits=16
 
-Settings: rounds, work, lr, ...; model.channels, sampling.patch, model_selection.steps, federation.min_clients, algorithm.*,
-rule.*; sharing (everything, norms_at_home, head_at_home, norms_alone, klmask, klmask_norms) and sharing.*; privacy
-(plaintext, fixed_point, secagg_masks, secagg_he, secagg_ring) and secagg.*; `wardround jobs settings NAME` lists them all.
+Settings: schedule (demo, standard, long); num_rounds, work, lr, ...; model.channels, sampling.patch, model_selection.steps,
+federation.min_clients, algorithm.*, rule.*; sharing (everything, norms_at_home, head_at_home, norms_alone, klmask,
+klmask_norms) and sharing.*; privacy (plaintext, fixed_point, secagg_masks, secagg_he, secagg_ring) and secagg.*;
+`wardround jobs settings NAME` lists them all.
 `nvflare simulator FOLDER` runs a written job; an administrator can submit it to real hospitals.
 """
 CHECK = """
@@ -129,6 +131,8 @@ def list_settings(args: argparse.Namespace) -> int:
             subsequent_indent="    ",
         ),
     )
+    print("schedule: demo, standard or long")
+    print(textwrap.fill(DESCRIPTIONS["schedule"], 110, initial_indent="    ", subsequent_indent="    "))
     found = {name: value for name, value in settings.listed(made).items() if name not in DERIVED}
     for name, value in found.items():
         print(f"{name} = {settings.shown(value)}  ({settings.kind(value)})")

@@ -48,7 +48,7 @@ def write_bundle(out: Path, weights: Weights, title: Title) -> Path:
     entry = bundle_files.about(arrays, fingerprint(spec), __version__, meta)
     more = {
         **words(title, meta),
-        "required_packages_version": {"nibabel": metadata.version("nibabel")},
+        "required_packages_version": {one: metadata.version(one) for one in _packages(weights)},
         "network_data_format": _tensors(spec, weights.task),
     }
     inference = _inference(spec, network, meta)
@@ -56,6 +56,11 @@ def write_bundle(out: Path, weights: Weights, title: Title) -> Path:
         out,
         Content(arrays, entry, more, inference, readme(title, entry, CODE), _code()),
     )
+
+
+def _packages(weights: Weights) -> tuple[str, ...]:
+    """Return what a bundle needs beside MONAI and torch; scipy finds connected parts."""
+    return ("nibabel", "scipy") if weights.largest else ("nibabel",)
 
 
 def _tensors(spec: Spec, task: Task) -> dict[str, Any]:
@@ -133,6 +138,7 @@ def _inference(
             "known": meta["label_kind"],
             "enhancing": "@enhancing",
             "task": "@task",
+            **({"largest": list(meta["largest_component"])} if meta.get("largest_component") else {}),
         },
         "evaluator": {
             "_target_": f"{parts}.Evaluator",

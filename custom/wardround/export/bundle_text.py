@@ -92,6 +92,7 @@ def readme(title: Title, entry: Mapping[str, Any], code: str) -> str:
     member = model["args"]["network"] if model["path"] == Blend.__name__ else model
     settings = ", ".join(f"{key} {value}" for key, value in member["args"].items())
     twice = "two of " if member is not model else ""
+    parts = ", scipy" if meta.get("largest_component") else ""
     return f"""# {title.name}
 
 {title.choice}. {NOT_A_DEVICE}
@@ -100,7 +101,7 @@ def readme(title: Title, entry: Mapping[str, Any], code: str) -> str:
 
 ## Run it
 
-With MONAI, torch, nibabel and fire (for MONAI's command line), from this folder; CASES is one case or a folder of cases,
+With MONAI, torch, nibabel{parts} and fire (for MONAI's command line), from this folder; CASES is one case or a folder of cases,
 named {understood_of(task.source)}:
 
     python -m monai.bundle run --config_file configs/inference.json --dataset_dir CASES --output_dir masks

@@ -61,7 +61,7 @@ def card(metric: str, meta: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{name} {FEW if n is None else n}" for name, n in (patients or {}).items())
     n = (patients or {}).get("val")
     shown = NOT_TOLD if score is None else f"{score:.2f}" + (f" (n = {n})" if n is not None else "")
-    mixed = mixed_words(meta)
+    mixed, filtered = mixed_words(meta), [str(one) for one in meta.get("largest_component") or []]
     rows = (
         *((("made of", mixed),) if mixed else ()),
         ("trained on", origin.words(meta)),
@@ -72,6 +72,7 @@ def card(metric: str, meta: Mapping[str, Any]) -> str:
         (f"{metric} on validation {who}, which the choice was made by", shown),
         ("rounds", found.get("rounds", meta.get("round", NOT_TOLD))),
         ("privacy of the training", _privacy(meta)),
+        *((("regions of which the largest part alone is kept", ", ".join(filtered)),) if filtered else ()),
         *((("verdict", NOT_USABLE),) if meta.get("usable") is False else ()),
     )
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)

@@ -1,7 +1,8 @@
 """Which parts does a bundle's inference.json name? A case in, a mask out.
 
 The steps are those of `wardround predict`. A bundle carries this file and what it
-imports, so it asks for MONAI, torch and nibabel only; nothing here may need more.
+imports, so it asks for MONAI, torch and nibabel only, and for scipy where a model keeps
+the largest part of a region; nothing here may need more.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from wardround.data.cases import find_cases
 from wardround.data.layouts import CaseFiles, unused_files
 from wardround.data.volumes import read_images, write_mask
 from wardround.models.norms import with_group_norms
+from wardround.tasks.components import with_largest_parts
 from wardround.tasks.inference import predict_logits
 from wardround.tasks.inputs import network_input
 from wardround.tasks.task import task_from_json
@@ -125,6 +127,7 @@ class WriteMask:
     The mask has the axes, shape and affine of the case's first image.
     known: The kind of labels that the model was trained on. A label_kind with more
         regions raises ConfigRefused.
+    largest: The regions of which the largest part alone is kept.
     """
 
     folder: str
@@ -132,6 +135,7 @@ class WriteMask:
     enhancing: int
     known: str
     task: Mapping[str, Any]
+    largest: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         kinds = task_from_json(self.task, "the bundle").outputs.kinds
@@ -147,7 +151,8 @@ class WriteMask:
         files: CaseFiles = item["case"]
         path = Path(self.folder) / f"{files.case}_mask.nii.gz"
         task = task_from_json(self.task, "the bundle")
-        labels = task.outputs.labels(item["pred"][0].numpy() > 0, self.label_kind)
+        regions = task.outputs.nested(item["pred"][0].numpy() > 0)
+        labels = task.outputs.labels(with_largest_parts(regions, task.outputs, self.largest), self.label_kind)
         enhancing = self.enhancing if task.brats_masks else None
         write_mask(path, labels, next(iter(files.images.values())), enhancing)
         return path

@@ -22,7 +22,7 @@ from wardround.jobs.job import HOSPITAL_DP, Job, Json
 from wardround.jobs.nearest import did_you_mean
 
 # Settings that name a row or a fragment of app_configs/, and are applied before all others.
-BY_NAME = ("privacy=", "sharing=", "aggregation=", "compression=", "validation=")
+BY_NAME = ("privacy=", "sharing=", "aggregation=", "compression=", "validation=", "schedule=")
 
 __all__ = ["HOSPITAL_DP", "Job", "Json", "job", "names"]
 
@@ -77,6 +77,8 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
         privacy=privacy,
         fedavg_baseline=bool(row["fedavg_baseline"]),
     )
+    for name_, value in _schedule(page, row["schedule"], task).items():
+        made = settings_of.apply(made, f"{name_}={settings_of.shown(value)}")
     for setting in settings:
         made = made if setting.startswith(BY_NAME) else settings_of.apply(made, setting)
     _count_columns(made, settings)
@@ -108,6 +110,16 @@ def _sharing(page: Json, name: str) -> Json:
     return found
 
 
+def _schedule(page: Json, name: str, task: Json) -> Json:
+    """Return the settings of a row of `schedules` for this task; no such row: ConfigRefused.
+
+    What is learnt decides which of them count: classes of patients, or regions.
+    """
+    found = _row(page, "schedule", name)
+    kind = "classes" if "classes" in task["sampling"]["args"] else "regions"
+    return {**found.get("all", {}), **found.get(kind, {})}
+
+
 def _row_or_none(page: Json, kind: str, name: str) -> Json | None:
     """Return a row of `compressions` or `validations`; None for the row `none`."""
     found = copy.deepcopy(_row(page, kind, name))
@@ -115,7 +127,7 @@ def _row_or_none(page: Json, kind: str, name: str) -> Json | None:
 
 
 def _row(page: Json, kind: str, name: str) -> Json:
-    """Return a row of `aggregations`, `compressions` or `validations`; no such row: ConfigRefused."""
+    """Return a row of `aggregations` or of another table of jobs.yaml; no such row: ConfigRefused."""
     rows = page[f"{kind}s"]
     if name not in rows:
         near = did_you_mean(name, rows)

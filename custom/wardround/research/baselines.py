@@ -25,7 +25,7 @@ from wardround.models.nets import Network
 from wardround.models.specs import describe
 from wardround.research.pooled_objective import PooledObjective
 from wardround.training import origin
-from wardround.training.mixture import Mixture, Model
+from wardround.training.mixture import Mixture
 from wardround.training.opening import pick_device
 from wardround.training.splitting import split_of
 from wardround.training.task import TaskSampling, TaskSite
@@ -98,7 +98,7 @@ def ensemble(models: Mapping[str, Tensor]) -> Mixture:
     return Mixture(tuple(models.values()), (1 / len(models),) * len(models) if models else ())
 
 
-def score(site: TaskSite, model: Model) -> dict[str, Any]:
+def score(site: TaskSite, model: Tensor | Mixture) -> dict[str, Any]:
     """Return the scores of a model at one site.
 
     "val" is the validation score, "cases" the number of test patients, and "test" holds

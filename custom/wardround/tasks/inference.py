@@ -11,7 +11,7 @@
    over all three.
 4. A single small window on a CPU is computed beside a copy of itself, because PyTorch
     is slow at single small volumes.
-4. In a blend (models/blend.py) every member goes through 1. to 3. by itself, and the
+5. In a blend (models/blend.py) every member goes through 1. to 4. by itself, and the
    mean of the probabilities is taken voxel by voxel afterwards.
 
 A norm sees one window, so a patch and None give different numbers. None is 2 to 3 times
@@ -37,6 +37,7 @@ from wardround.models.blend import Blended, mixed_regions
 from wardround.tasks.boxes import bounding_box
 from wardround.tasks.inputs import network_input
 from wardround.tasks.regions import Regions
+from wardround.tasks.task import MIRRORED
 from wardround.tasks.windows import slide
 
 # A logit of -20 is a probability of 2e-9: no threshold in use calls it foreground.
@@ -45,8 +46,6 @@ BACKGROUND = -20.0
 MULTIPLE = 16
 # Voxels up to which computing a copy beside a window is faster than the window alone.
 PAIRED_UP_TO = 64**3
-# How many mirror images are averaged, and over how many of the first axes.
-MIRRORED = {1: 0, 4: 2, 8: 3}
 
 
 def predict_logits(

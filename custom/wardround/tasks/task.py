@@ -22,7 +22,6 @@ from wardround.messages.allowed_names import (
     metric_names,
 )
 from wardround.tasks.augment import Augment
-from wardround.tasks.inference import MIRRORED
 from wardround.tasks.regions import Regions
 
 MISSED_MM = 374.0
@@ -36,6 +35,8 @@ KEYS = (
     "missed_mm",
     "mirrored",
 )
+# How many mirror images are averaged, and over how many of the first axes.
+MIRRORED = {1: 0, 4: 2, 8: 3}
 AS_STORED, BRATS = "as_stored", "brats"
 
 

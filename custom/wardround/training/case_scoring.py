@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from wardround.tasks.components import with_largest_parts
 from wardround.tasks.inference import mixed_logits
 from wardround.tasks.metrics import case_scores, case_volumes
-from wardround.training.mixture import Model, outputs
+from wardround.training.mixture import Model, largest_of, outputs
 
 if TYPE_CHECKING:
     from wardround.training.segmentation import SegmentationSite
@@ -28,7 +29,8 @@ def predictions(
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Yield (name, predicted regions, bool [R, H, W, D]) of every model."""
     for name, logits in outputs(models, partial(site.logits, case=case), mixed_logits):
-        yield name, site.task.outputs.nested(logits > 0)
+        regions = site.task.outputs
+        yield name, with_largest_parts(regions.nested(logits > 0), regions, largest_of(models[name]))
 
 
 def scores_of(

@@ -285,6 +285,10 @@ class ClassificationSite:
             for name, mine in rows.items()
         }
 
+    def tidied(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, tuple[Model, Merit]]:
+        """Return nothing: classes have no parts that could be left out."""
+        return {}
+
     def score(self, w: Tensor, cases: Sequence[str]) -> float:
         """Return the balanced accuracy over patients, by which models are selected."""
         return self.merits({"": w}, cases)[""].value

@@ -22,7 +22,7 @@ one of a few numbers, and probabilities are mixed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -50,6 +50,8 @@ class ModelSelection:
         means that there is no such candidate.
     interpolate: The same for the fine-tuned weights.
     rule: By which rule the model to deploy is chosen (reports/choice.py).
+    largest_component: Whether a candidate keeps only the largest part of a region where
+        that raises its Dice on validation (component_choice.py).
 
     Values outside their ranges raise ConfigRefused.
     """
@@ -60,6 +62,7 @@ class ModelSelection:
     blend: Sequence[float] = ()
     interpolate: Sequence[float] = ()
     rule: str = "one_standard_error"
+    largest_component: bool = False
 
     def __post_init__(self) -> None:
         steps_fit = 0 in self.steps and len(self.steps) >= 2 and min(self.steps) >= 0
@@ -194,6 +197,9 @@ def candidates_on_validation(
         picked["interpolated"] = max(found, key=lambda option: option.val)
     if model_selection.blend and trained:
         picked["blend"] = blended(site, picked["local"], trained, model_selection.blend)
+    if model_selection.largest_component:
+        better = site.tidied({name: one.model for name, one in picked.items()}, site.split.val)
+        picked |= {name: replace(picked[name], model=model, merit=merit) for name, (model, merit) in better.items()}
     return picked
 
 
@@ -240,10 +246,10 @@ def _is_share(value: object) -> bool:
 
 def _weights(model: Model) -> Tensor:
     """Return the weights of a model that is no mixture."""
-    if isinstance(model, Mixture):
+    if not isinstance(model, Tensor):
         raise ConfigRefused(
             "a part of a mixture",
-            found="a mixture",
+            found=f"a {type(model).__name__.lower()}",
             expected="the weights of one network",
             fix="mix the models that were trained",
         )

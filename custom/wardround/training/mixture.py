@@ -45,7 +45,18 @@ class Mixture:
             )
 
 
-Model = Tensor | Mixture
+@dataclass(frozen=True)
+class Tidied:
+    """A model, and the regions of which only the largest part counts.
+
+    largest: Names of regions (tasks/components.py).
+    """
+
+    model: Tensor | Mixture
+    largest: tuple[str, ...]
+
+
+Model = Tensor | Mixture | Tidied
 
 
 @dataclass(frozen=True)
@@ -83,13 +94,24 @@ def outputs(
         return found
 
     for name, model in models.items():
-        found = [output(w) for w in members(model)]
-        yield name, mix(found, model.shares) if isinstance(model, Mixture) else found[0]
+        found, plain = [output(w) for w in members(model)], bare(model)
+        yield name, mix(found, plain.shares) if isinstance(plain, Mixture) else found[0]
 
 
 def members(model: Model) -> tuple[Tensor, ...]:
     """Return the weights that a model needs."""
-    return model.members if isinstance(model, Mixture) else (model,)
+    plain = bare(model)
+    return plain.members if isinstance(plain, Mixture) else (plain,)
+
+
+def bare(model: Model) -> Tensor | Mixture:
+    """Return a model without its filter of regions."""
+    return model.model if isinstance(model, Tidied) else model
+
+
+def largest_of(model: Model) -> tuple[str, ...]:
+    """Return the regions of which only the largest part counts."""
+    return model.largest if isinstance(model, Tidied) else ()
 
 
 def merit_of_cases(values: Sequence[float], patients: Sequence[str]) -> Merit:

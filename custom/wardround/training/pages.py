@@ -22,7 +22,7 @@ from wardround.reports.site_page import write_site_report
 from wardround.reports.verdict import NAMES
 from wardround.training import origin
 from wardround.training.evaluation import Evaluation
-from wardround.training.mixture import Mixture, Model, members
+from wardround.training.mixture import Mixture, Model, bare, largest_of, members
 from wardround.training.task import TaskSite
 
 MODEL_FILE = "deploy_model.npz"
@@ -37,7 +37,8 @@ def keep_models(
 ) -> Path:
     """Write the model to deploy as `deploy_model.npz` and return its path.
 
-    The file holds what `wardround predict` needs. A blend is one network with the
+    The file holds what `wardround predict` needs, the regions of which it keeps the
+    largest part alone (`largest_component`) among it. A blend is one network with the
     weights of both members in one file (models/blend.py).
     spec: The settings of the job's network.
     facts: What this hospital reports about its data.
@@ -49,6 +50,7 @@ def keep_models(
         "model": describe(network),
         "candidate": name,
         "k": candidate["k"],
+        **({"largest_component": list(largest)} if (largest := largest_of(evaluation.weights[name])) else {}),
         **({"mixed": dict(evaluation.mixed[name])} if name in evaluation.mixed else {}),
         "val_score": candidate["val"],
         "usable": evaluation.numbers.get("usable"),
@@ -67,7 +69,8 @@ def deployed(model: Model, spec: Network, site: TaskSite) -> tuple[Network, Arra
     ConfigRefused is raised for a mixture of more than two models.
     """
     blocks = [site.layout.unflatten(w.detach().cpu().numpy()) for w in members(model)]
-    if not isinstance(model, Mixture):
+    plain = bare(model)
+    if not isinstance(plain, Mixture):
         return spec, blocks[0]
     if len(blocks) != 2:
         raise ConfigRefused(
@@ -78,7 +81,7 @@ def deployed(model: Model, spec: Network, site: TaskSite) -> tuple[Network, Arra
         )
     exclusive = site.cohort.label_kind == CLASSES
     named = {f"{part}.{name}": block for part, mine in zip(PARTS, blocks, strict=True) for name, block in mine.items()}
-    return Blend(spec, model.shares[0], exclusive), named
+    return Blend(spec, plain.shares[0], exclusive), named
 
 
 def write_page(

@@ -30,6 +30,7 @@ from wardround.models.flat import FlatModel
 from wardround.models.specs import Segmenting, rebuild, require_size
 from wardround.reports.prediction_picture import draw_prediction
 from wardround.tasks.brain_tumours import BRAIN_TUMOURS, DESCRIPTION
+from wardround.tasks.components import largest_in, with_largest_parts
 from wardround.tasks.inference import predict_regions
 from wardround.tasks.task import Task, task_from_json
 from wardround.training.opening import pick_device
@@ -50,6 +51,7 @@ class Weights:
     file: Where it was read from.
     table: The record that the network reads.
     task: What it learnt.
+    largest: The regions of which it keeps the largest part alone.
     """
 
     spec: Segmenting
@@ -58,6 +60,7 @@ class Weights:
     file: Path
     table: Table
     task: Task = BRAIN_TUMOURS
+    largest: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def read_weights(file: Path) -> Weights:
                 expected=f"three whole multiples of {spec.divisor}, {MOST_IN_WINDOW} voxels at most",
                 fix="use a file that this version of wardround wrote",
             )
-    return Weights(spec, arrays, meta, file, table, task)
+    return Weights(spec, arrays, meta, file, table, task, largest_in(meta, task.outputs, file))
 
 
 def kind_of(weights: Weights, asked: str | None) -> str:
@@ -277,7 +280,8 @@ def regions_of(volume: Volume, weights: Weights, model: FlatModel, record: Vecto
     image = np.asarray(volume.image, np.float32)
     patch, regions = weights.meta.get("patch"), weights.task.outputs
     given = (model.module, image, volume.present, patch, model.device, regions)
-    return predict_regions(*given, record=record, mirrored=weights.task.mirrored)
+    found = predict_regions(*given, record=record, mirrored=weights.task.mirrored)
+    return with_largest_parts(found, regions, weights.largest)
 
 
 def volumes_ml(regions: NDArray[np.bool_], task: Task, kind: str, volume: Volume) -> dict[str, float]:

@@ -35,6 +35,7 @@ from wardround.tasks.loss import dice_bce_by_patient
 from wardround.tasks.task import Task, task_from_json
 from wardround.training.case_scoring import CaseRows, predictions, scores_of
 from wardround.training.case_scoring import by_patient as by_patient
+from wardround.training.component_choice import tidied
 from wardround.training.mixture import Merit, Model, merit_of_cases
 from wardround.training.overlays import overlays
 from wardround.training.patch_objective import Batch, Patches, labels_of
@@ -247,16 +248,9 @@ class SegmentationSite:
         """Return the logits of a case at weights w, float32 [R, H, W, D]."""
         self.model.load(w)
         volume = self.volume(case)
-        return predict_logits(
-            self.model.module,
-            np.asarray(volume.image, np.float32),
-            volume.present,
-            self.sampling.size,
-            self.device,
-            self.sampling.regions,
-            record=self.record(self.cohort.patients[case]),
-            mirrored=self.task.mirrored,
-        )
+        image, record = np.asarray(volume.image, np.float32), self.record(self.cohort.patients[case])
+        given = (self.model.module, image, volume.present, self.sampling.size, self.device, self.sampling.regions)
+        return predict_logits(*given, record=record, mirrored=self.task.mirrored)
 
     def predict(self, model: Model, case: str) -> NDArray[np.bool_]:
         """Return the predicted regions of a case, bool [R, H, W, D]."""
@@ -280,6 +274,10 @@ class SegmentationSite:
         scores = scores_of(self, models, cases, with_hd95=False)
         patients = [self.cohort.patients[case] for case in cases]
         return {name: merit_of_cases([row["dice_mean"] for row in rows], patients) for name, rows in scores.items()}
+
+    def tidied(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, tuple[Model, Merit]]:
+        """Return the models that are better with a filter of their regions, with it."""
+        return tidied(self, models, cases)
 
     def summary(self, rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
         """Return each metric with its interval; distances apart from misses."""

@@ -125,6 +125,11 @@ class TaskSite(Protocol):
     def gain(self, rows: Rows, reference: Rows) -> dict[str, Any]:
         """Return how far `rows` score above `reference`, with the interval."""
 
+    def tidied(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, tuple[Model, Merit]]:
+        """Return the models that a filter makes better on these cases, with it, and how
+        good they are then. A task without such a filter returns none.
+        """
+
     def about_model(self) -> dict[str, Any]:
         """Return what a weights file must say so that `wardround predict` can use it."""
 

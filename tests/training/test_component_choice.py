@@ -1,0 +1,116 @@
+"""The largest part of a region: chosen on validation alone, model by model, and deployed with the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hospital_fixtures import SPEC
+
+from wardround.algorithms.schedule import Schedule
+from wardround.models.fingerprint import fingerprint
+from wardround.tasks.brain_tumours import BRAIN_TUMOURS
+from wardround.training.component_choice import tidied
+from wardround.training.evaluation import ModelSelection, candidates_on_validation, evaluate
+from wardround.training.mixture import Mixture, Tidied
+from wardround.training.pages import keep_models
+from wardround.training.prediction import read_weights, ready, regions_of
+
+SHAPE = (6, 6, 12)
+SCHEDULE = Schedule(2, 3, 0.05, 0.9, True, 0.0, 10.0, "cosine")
+FILTERED = ModelSelection([0, 1, 3], 0.02, largest_component=True)
+
+
+class Played:
+    """A site whose models predict what is written here: model -> case -> labels; and the experts' labels."""
+
+    def __init__(self, predicted, truth):
+        self.predicted, self.truth = predicted, truth
+        self.task, self.asked = BRAIN_TUMOURS, set()
+        self.cohort = SimpleNamespace(label_kind="brats", patients={case: case[0] for case in truth})
+
+    def labels(self, case):
+        self.asked.add(case)
+        return self.truth[case]
+
+    def volume(self, case):
+        return SimpleNamespace(spacing_mm=(1.0, 1.0, 1.0))
+
+    def logits(self, w, case):
+        labels = self.predicted[int(w[0])][case]
+        return np.where(self.task.outputs.targets(labels, "brats") > 0, 1.0, -1.0).astype(np.float32)
+
+
+def labels(*boxes):
+    """Return a volume of labels: 2 (oedema) in a box of four voxels at each place given."""
+    found = np.zeros(SHAPE, np.uint8)
+    for place, size in boxes:
+        found[2, 2, place : place + size] = 2
+    return found
+
+
+def test_a_model_with_specks_is_filtered_and_one_that_finds_two_lesions_is_not():
+    """One lesion of 4 voxels with a speck of 1 has Dice 8/9, without it 1; of two lesions (4 and 2) the filter loses one."""
+    one, speck, two = labels((0, 4)), labels((0, 4), (8, 1)), labels((0, 4), (8, 2))
+    site = Played({0: {"a": speck, "b": one}, 1: {"a": one, "b": two}}, {"a": one, "b": one, "test": one})
+    models = {"specks": torch.tensor([0.0]), "two": torch.tensor([1.0])}
+    found = tidied(site, models, ["a", "b"])
+    assert set(found) == {"specks", "two"}
+    model, merit = found["specks"]
+    assert model == Tidied(models["specks"], ("WT",))
+    assert (merit.value, merit.patients) == (pytest.approx(1.0), pytest.approx((1.0, 1.0)))
+    assert site.asked == {"a", "b"}, "no test patient is looked at"
+    site.truth = {"a": one, "b": two}
+    assert set(tidied(site, models, ["a", "b"])) == {"specks"}
+    assert tidied(site, models, ["b"]) == {}, "nothing gets better: nothing is filtered"
+
+
+def test_a_blend_is_filtered_as_one_model():
+    one, speck = labels((0, 4)), labels((0, 4), (8, 1))
+    site = Played({0: {"a": speck}, 1: {"a": speck}}, {"a": one})
+    pair = Mixture((torch.tensor([0.0]), torch.tensor([1.0])), (0.25, 0.75))
+    ((model, _),) = tidied(site, {"blend": pair}, ["a"]).values()
+    assert model.model is pair
+
+
+def arms_of(site):
+    noise = torch.randn(site.layout.total, generator=torch.Generator().manual_seed(5))
+    initial = site.model.vector.clone()
+    return initial, {"fedavg": initial - 0.05 * noise}
+
+
+@pytest.mark.parametrize("blend", [(), (0.5,)], ids=["plain", "with a blend"])
+def test_a_hospital_evaluates_and_deploys_a_model_with_its_filter(site, tmp_path, blend):
+    one = site()
+    initial, arms = arms_of(one)
+    selection = replace(FILTERED, blend=blend)
+    before = candidates_on_validation(one, arms, initial, SCHEDULE, replace(selection, largest_component=False))
+    found = evaluate(one, arms, initial, SCHEDULE, selection)
+    filtered = {name: model for name, model in found.weights.items() if isinstance(model, Tidied)}
+    assert filtered, "the models of this test predict specks"
+    for name, candidate in found.numbers["candidates"].items():
+        assert (candidate["val"] > before[name].val) == (name in filtered)
+        merit = one.merits({"": found.weights[name]}, one.split.val)[""]
+        assert candidate["val"] == pytest.approx(merit.value)
+        assert found.rows[name] == one.rows_of({"": found.weights[name]}, one.split.test)[""]
+    facts = {"phantoms": True, "label": "x", "cases": {}, "modalities": {}, "label_kind": "brats"}
+    name = max(filtered, key=lambda key: key == "blend")
+    numbers = {**found.numbers, "deploy": name}
+    weights = read_weights(keep_models(replace(found, numbers=numbers), one, SPEC, facts, tmp_path))
+    assert weights.largest == filtered[name].largest
+    if name != "blend":
+        assert fingerprint(weights.spec) == fingerprint(SPEC)
+    for case in one.split.test:
+        again = regions_of(one.volume(case), weights, ready(weights, "cpu"))
+        assert np.array_equal(again, one.predict(found.weights[name], case))
+        assert again.sum() < one.predict(filtered[name].model, case).sum()
+
+
+def test_without_the_setting_nothing_is_filtered(site):
+    one = site()
+    initial, arms = arms_of(one)
+    found = evaluate(one, arms, initial, SCHEDULE, replace(FILTERED, largest_component=False))
+    assert not any(isinstance(model, Tidied) for model in found.weights.values())
