@@ -165,7 +165,9 @@ def _takes_any(made: Job, prefix: str) -> bool:
 
 
 def _no_such(made: Job, setting: str, key: str) -> ConfigRefused:
-    options = sorted([*listed(made), "privacy", "sharing", "aggregation", "compression", "validation"])
+    options = sorted(
+        [*listed(made), "privacy", "sharing", "aggregation", "compression", "validation", "server_optimizer"]
+    )
     return ConfigRefused(
         f"setting {setting!r}",
         found="no such setting",
