@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from wardround.algorithms.base import Steps
+from wardround.algorithms.patient_work import PatientWork
 from wardround.core.errors import ConfigRefused
 
 # The cosine does not end at 0, so that the last round still learns.
@@ -16,7 +17,7 @@ FLOOR = 0.05
 @final
 @dataclass(frozen=True)
 class Schedule:
-    """The local work of every round; no value has a default.
+    """The local work of every round.
 
     num_rounds: The number of rounds, at least 1.
     work: Gradient evaluations per site and round.
@@ -25,6 +26,7 @@ class Schedule:
         single round has lr. "constant" keeps lr. Within a round the rate does not
         change.
     momentum, nesterov, weight_decay, clip_norm: As in `Steps`.
+    work_by_patients: How the work depends on a hospital's patients; None: not at all.
 
     A value that is missing or out of its range raises ConfigRefused.
     """
@@ -37,9 +39,10 @@ class Schedule:
     weight_decay: float
     clip_norm: float
     decay: Literal["cosine", "constant"]
+    work_by_patients: PatientWork | None = None
 
     def __post_init__(self) -> None:
-        absent = [name for name, value in vars(self).items() if value is None]
+        absent = [name for name, value in vars(self).items() if value is None and name != "work_by_patients"]
         if absent or self.num_rounds < 1 or self.decay not in ("cosine", "constant"):
             raise ConfigRefused(
                 "the schedule",
@@ -74,3 +77,9 @@ class Schedule:
             self.clip_norm,
             round_,
         )
+
+    def of_hospital(self, patients: float) -> Schedule:
+        """Return the schedule of a hospital with so many training patients."""
+        if self.work_by_patients is None:
+            return self
+        return replace(self, work=self.work_by_patients.work(self.work, patients), work_by_patients=None)

@@ -61,10 +61,10 @@ def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
     if not jobs:
         page = fragments.table()
         compressions, validations = set(classes(page["compressions"])), set(classes(page["validations"]))
-        optimizers = set(classes(page["server_optimizers"]))
+        optimizers, works = set(classes(page["server_optimizers"])), set(classes(page["work_by_patients"]))
         found[SERVER] |= {*classes(page["aggregations"]), *compressions, *optimizers, *NETWORKS}
         # The sites of a secure sum are their own server.
-        found[SITE] |= {*compressions, *validations, *optimizers, *NETWORKS, *PHANTOMS}
+        found[SITE] |= {*compressions, *validations, *optimizers, *works, *NETWORKS, *PHANTOMS}
     return {side: sorted(paths) for side, paths in found.items()}
 
 

@@ -117,6 +117,7 @@ def parts_of(job: Job) -> list[Fitting]:
         aggregation=build(job.aggregation, "aggregation"),
         validation=None if job.validation is None else build(job.validation, "validation"),
         server_optimizer=build(job.server_optimizer, "server optimizer"),
+        work_by_patients=build(job.federation["schedule"], "schedule").work_by_patients,
     )
 
 

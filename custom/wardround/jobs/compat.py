@@ -67,6 +67,7 @@ def chain(
     aggregation: Fitting,
     validation: Fitting | None = None,
     server_optimizer: ServerOptimizer | None = None,
+    work_by_patients: Fitting | None = None,
 ) -> list[Fitting]:
     """Return the parts of one job in the order in which they meet an update.
 
@@ -84,6 +85,8 @@ def chain(
         found.append(Part(validation.name, validation.traits, "--set validation=none"))
     if server_optimizer is not None:
         found.append(server_part(server_optimizer))
+    if work_by_patients is not None:
+        found.append(work_by_patients)
     return found
 
 

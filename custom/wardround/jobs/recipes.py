@@ -22,7 +22,15 @@ from wardround.jobs.job import HOSPITAL_DP, Job, Json
 from wardround.jobs.nearest import did_you_mean
 
 # Settings that name a row or a fragment of app_configs/, and are applied before all others.
-BY_NAME = ("privacy=", "sharing=", "aggregation=", "compression=", "validation=", "server_optimizer=")
+BY_NAME = (
+    "privacy=",
+    "sharing=",
+    "aggregation=",
+    "compression=",
+    "validation=",
+    "server_optimizer=",
+    "work_by_patients=",
+)
 
 __all__ = ["HOSPITAL_DP", "Job", "Json", "job", "names"]
 
@@ -64,6 +72,9 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
     federation |= algorithm.pop("federation", {}) | privacy.pop("federation", {})
     if sites:
         federation["sites"] = list(sites)
+    if (by_patients := _row_or_none(page, "work_by_patients", row["work_by_patients"])) is not None:
+        # Left out where the work is equal: such a job is printed as it was before there was a choice.
+        federation["schedule"]["args"]["work_by_patients"] = by_patients
     made = Job(
         name=name,
         title=algorithm["title"],
@@ -111,17 +122,17 @@ def _sharing(page: Json, name: str) -> Json:
 
 
 def _row_or_none(page: Json, kind: str, name: str) -> Json | None:
-    """Return a row of `compressions` or `validations`; None for the row `none`."""
+    """Return a row of `compressions`, `validations` or `work_by_patients`; None for the row `none`."""
     found = copy.deepcopy(_row(page, kind, name))
     return found if isinstance(found, dict) else None
 
 
 def _row(page: Json, kind: str, name: str) -> Json:
-    """Return a row of `aggregations`, `compressions`, `validations` or `server_optimizers`.
+    """Return a row of `aggregations`, `compressions`, `validations` and so on.
 
     No such row: ConfigRefused.
     """
-    rows = page[f"{kind}s"]
+    rows = page[kind if kind in page else f"{kind}s"]
     if name not in rows:
         near = did_you_mean(name, rows)
         raise ConfigRefused(

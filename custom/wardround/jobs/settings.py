@@ -41,6 +41,7 @@ def places(made: Job) -> dict[str, Json]:
         **({"compression": made.compression["args"]} if made.compression is not None else {}),
         **({"validation": made.validation["args"]} if made.validation is not None else {}),
         "server_optimizer": made.server_optimizer["args"],
+        **({"work_by_patients": works["args"]} if (works := made.schedule.get("work_by_patients")) else {}),
         "model": made.task["model"]["args"],
         "sampling": made.task["sampling"]["args"],
         **({"sampling.task": learns} if (learns := made.task["sampling"]["args"].get("task")) else {}),
@@ -166,7 +167,16 @@ def _takes_any(made: Job, prefix: str) -> bool:
 
 def _no_such(made: Job, setting: str, key: str) -> ConfigRefused:
     options = sorted(
-        [*listed(made), "privacy", "sharing", "aggregation", "compression", "validation", "server_optimizer"]
+        [
+            *listed(made),
+            "privacy",
+            "sharing",
+            "aggregation",
+            "compression",
+            "validation",
+            "server_optimizer",
+            "work_by_patients",
+        ]
     )
     return ConfigRefused(
         f"setting {setting!r}",
