@@ -54,6 +54,9 @@ NAMES = {
     "klmask_random": "random blocks (control)",
     "klmask_norms": "norms stay (control)",
     "klmask_head": "head stays (control)",
+    "fedavgm": "FedAvgM",
+    "fedyogi": "FedYogi",
+    "mrmtl": "MR-MTL",
 }
 TUNED = " + fine-tuning"
 

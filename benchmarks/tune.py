@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from common import Part, Parts, Table, arguments, command, finish, kept, known, one_settings, root_option, show, table
-from methods import MEAN
+from methods import MEAN, method
 from segmentation import open_sites, settings
 
 SEED = 100
@@ -24,7 +24,10 @@ RATES = (0.01,)
 
 
 def grid() -> dict[str, tuple[Any, Any, Any, float]]:
-    """Return label -> (algorithm, sharing, rule, learning rate)."""
+    """Return label -> (algorithm, sharing, rule, learning rate).
+
+    Per-FedAvg and KL masks get as many values as the others, and `work` counts gradient evaluations for all of them.
+    """
     from wardround.algorithms.alternating import Alternating
     from wardround.algorithms.ditto import Ditto
     from wardround.algorithms.fedavg import FedAvg
@@ -41,7 +44,10 @@ def grid() -> dict[str, tuple[Any, Any, Any, float]]:
     rows |= {f"fedrep share={s}": (Alternating(s), Roles(("head",)), MEAN, 0.05) for s in (0.1, 0.25, 0.5)}
     rows |= {f"perfedavg alpha={a}": (PerFedAvg(a, "FO", 0.001), EVERYTHING, MEAN, 0.05) for a in (0.003, 0.01, 0.03)}
     rows |= {f"fedopt lr={s}": (FedAvg(), EVERYTHING, FedAdam(s, 0.9, 0.99, 0.001), 0.05) for s in (0.003, 0.01, 0.03)}
-    return rows
+    labels = [f"perfedavg_hf alpha={a}" for a in (0.003, 0.01, 0.03)]
+    labels += [f"klmask enter={e}" for e in (1.0, 1.5, 2.0)] + [f"mrmtl lam={lam}" for lam in (0.01, 0.1, 1.0)]
+    labels += [f"fedavgm momentum={m}" for m in (0.3, 0.5, 0.9)] + [f"fedyogi lr={s}" for s in (0.003, 0.01, 0.03)]
+    return rows | {label: (*method(label), 0.05) for label in labels}
 
 
 def one_row(label: str, sites: Mapping[str, Any], initial: Any, options: Mapping[str, Any]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from wardround.algorithms.ditto import Ditto
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import local_round
 from wardround.algorithms.fedprox import FedProx
+from wardround.algorithms.mr_mtl import MRMTL
 from wardround.algorithms.per_fedavg import PerFedAvg
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.sharing import Everything, Roles
@@ -24,6 +25,7 @@ ALL = [
     Scaffold(),
     Alternating(0.3),
     Ditto(0.5),
+    MRMTL(0.5),
     PerFedAvg(0.1, "FO", 1e-3),
     PerFedAvg(0.1, "HF", 1e-3),
 ]

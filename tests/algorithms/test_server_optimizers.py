@@ -7,10 +7,17 @@ import sys
 import numpy as np
 import pytest
 
-from wardround.algorithms.server_optimizers import FedAdam, FedYogi, Mean
+from wardround.algorithms.server_optimizers import FedAdam, FedAvgM, FedYogi, Mean, MeanOfModels, part_of
 from wardround.core.errors import ConfigRefused, RoundRefused
+from wardround.core.traits import ANCHORED, STEADY
 
-RULES = [Mean(1.0), FedAdam(0.6, 0.5, 0.5, 1.0), FedYogi(0.8, 0.5, 0.5, 1.0)]
+RULES = [
+    Mean(1.0),
+    MeanOfModels(),
+    FedAvgM(0.5, 0.5),
+    FedAdam(0.6, 0.5, 0.5, 1.0),
+    FedYogi(0.8, 0.5, 0.5, 1.0),
+]
 
 
 def block(*values: float) -> np.ndarray:
@@ -31,6 +38,65 @@ def test_mean_adds_a_multiple_of_the_mean():
     moved, state = Mean(0.5).apply(weights, {"model:w": block(4, -2)}, Mean(0.5).start(weights), 1.0)
     assert moved["model:w"].tolist() == [3, 1]
     assert state == {}
+
+
+def test_the_mean_of_models_moves_by_the_share_that_took_part():
+    weights = {"model:w": block(1, 2)}
+    moved, state = MeanOfModels().apply(weights, {"model:w": block(4, -2)}, {}, 0.25)
+    assert moved["model:w"].tolist() == [2, 1.5]
+    assert state == {}
+
+
+def test_fedavgm_by_hand():
+    """b = .5, lr = .5. D = 4, 2: m = 4, 4; steps 2, 2. D = -8, 4: m = -8, 0; steps -4, 0."""
+    weights = {"model:w": block(1, 2)}
+    rule = FedAvgM(0.5, 0.5)
+    one, state = rule.apply(weights, {"model:w": block(4, -8)}, rule.start(weights), 1.0)
+    two, state = rule.apply(one, {"model:w": block(2, 4)}, state, 1.0)
+    assert one["model:w"].tolist() == [3, -2]
+    assert two["model:w"].tolist() == [5, -2]
+    assert state["m.model:w"].tolist() == [4, 0]
+
+
+@pytest.mark.parametrize(("momentum", "curvature"), [(0.5, 0.3), (0.9, 0.3), (0.9, 2.0), (0.0, 0.5)])
+def test_fedavgm_on_a_quadratic_is_the_heavy_ball(momentum, curvature):
+    """D = -a w: w_t is a sum of powers of the roots of z^2 - (1 + b - a) z + b, with w_1 = (1 - a) w_0."""
+    rule, weights = FedAvgM(1.0, momentum), {"model:w": block(2.0)}
+    state, path = rule.start(weights), [2.0]
+    for _ in range(30):
+        mean = {"model:w": -np.float32(curvature) * weights["model:w"]}
+        weights, state = rule.apply(weights, mean, state, 1.0)
+        path.append(float(weights["model:w"][0]))
+    first, second = np.roots([1.0, curvature - 1 - momentum, momentum]).astype(complex)
+    shares = np.linalg.solve([[1, 1], [first, second]], [2.0, 2.0 * (1 - curvature)])
+    expected = [(shares @ [first**t, second**t]).real for t in range(31)]
+    np.testing.assert_allclose(path, expected, atol=1e-5)
+
+
+def test_without_momentum_fedavgm_is_the_mean():
+    weights, mean = {"model:w": block(1, 2)}, {"model:w": block(0.3, -7)}
+    rule = FedAvgM(1.0, 0.0)
+    moved, _ = rule.apply(weights, mean, rule.start(weights), 1.0)
+    assert moved["model:w"].tolist() == Mean(1.0).apply(weights, mean, {}, 1.0)[0]["model:w"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("rule", "needs"),
+    [
+        (Mean(1.0), {ANCHORED}),
+        (MeanOfModels(), set()),
+        *((rule, {ANCHORED, STEADY}) for rule in RULES[2:]),
+    ],
+    ids=str,
+)
+def test_what_a_server_optimizer_needs_follows_from_its_state(rule, needs):
+    assert part_of(rule).traits.needs == needs
+
+
+@pytest.mark.parametrize(("lr", "momentum"), [(0.0, 0.9), (1.0, 1.0), (1.0, -0.1), (None, 0.9), (1.0, None)])
+def test_a_senseless_server_momentum_is_refused(lr, momentum):
+    with pytest.raises(ConfigRefused, match="FedAvgM"):
+        FedAvgM(lr, momentum)
 
 
 def test_fedadam_by_hand():

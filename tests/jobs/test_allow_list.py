@@ -38,12 +38,13 @@ def in_jobs(repository, side):
 
 @pytest.mark.parametrize(("party", "side"), [("site", "client"), ("server", "server")])
 def test_the_checked_in_list_is_exactly_what_the_jobs_name(repository, party, side):
-    """And what `--set` names for any job: networks, phantoms, compressions; aggregations or checks of steps."""
+    """And what `--set` names for any job: networks, phantoms, compressions, server optimizers; or what one side builds alone."""
     listed = json.loads((repository / FILE).read_text())
     assert set(listed) == {"site", "server"}
     page = fragments.table()
-    chosen = {*NETWORKS, *classes(page["compressions"])}
-    only = set(classes(page["aggregations"])) if party == "server" else {*PHANTOMS, *classes(page["validations"])}
+    chosen = {*NETWORKS, *classes(page["compressions"]), *classes(page["server_optimizers"])}
+    at_sites = {*PHANTOMS, *classes(page["validations"]), *classes(page["work_by_patients"])}
+    only = set(classes(page["aggregations"])) if party == "server" else at_sites
     chosen |= only
     assert listed[party] == sorted(chosen | in_jobs(repository, side))
 

@@ -10,9 +10,11 @@ import torch
 
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import local_only
+from wardround.algorithms.patient_work import PatientWork
 from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.server_optimizers import Mean
 from wardround.algorithms.sharing import Roles
+from wardround.core.errors import ConfigRefused
 from wardround.research.in_process import InProcessFederation
 
 ONE = Schedule(1, 3, 0.05, 0.9, True, 0.0, 10.0, "constant")
@@ -35,6 +37,13 @@ def test_one_round_is_the_weighted_mean_of_the_sites_models(sites, equal, share)
     torch.testing.assert_close(models["a"], share * alone["a"] + (1 - share) * alone["b"], rtol=1e-5, atol=1e-6)
     assert torch.equal(models["a"], models["b"])
     assert rounds == [(0, 1)]
+
+
+def test_work_by_patients_needs_the_patients_as_weights(sites):
+    by_patients = replace(ONE, work_by_patients=PatientWork(4, 0.5, 2.0))
+    InProcessFederation(sites, FedAvg(), Mean(1.0), by_patients)
+    with pytest.raises(ConfigRefused, match="equal weight"):
+        InProcessFederation(sites, FedAvg(), Mean(1.0), by_patients, equal=True)
 
 
 def test_what_stays_home_differs_between_the_models(sites):

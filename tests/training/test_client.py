@@ -11,6 +11,8 @@ from wardround.algorithms.ditto import Ditto
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import SiteSide, first_variables, run
 from wardround.algorithms.klmask import KLMask
+from wardround.algorithms.mr_mtl import MRMTL
+from wardround.algorithms.patient_work import PatientWork, length
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.server_optimizers import Mean
@@ -54,6 +56,7 @@ METHODS = {
     "SCAFFOLD, norms at home": (Scaffold(), NORMS),
     "Ditto": (Ditto(0.1), EVERYTHING),
     "KL masks": (FedAvg(), MASKS),
+    "MR-MTL, head at home": (MRMTL(0.1), Roles(("head",))),
 }
 SCHEDULE = Schedule(3, 4, 0.05, 0.9, True, 0.0, 10.0, "cosine")
 
@@ -93,6 +96,23 @@ def test_rounds_through_the_disk_are_those_of_the_federation_in_memory(algorithm
     assert weights.keys() == after[1].keys()
     for name in weights:
         np.testing.assert_array_equal(weights[name], after[1][name])
+
+
+def test_a_hospital_with_few_patients_does_less_work_and_sends_as_long_an_update(opened):
+    """Half of the reference: half of the steps, in the federation, in FedAvg beside it and in the local baseline."""
+    patients = opened("counted").site.train_patients
+    whole = replace(SCHEDULE, work=8)
+    by_patients = replace(whole, work_by_patients=PatientWork(2 * patients, 0.5, 2.0))
+    half = opened("half", schedule=by_patients, fedavg_baseline=FedAvg())
+    short = opened("short", schedule=replace(SCHEDULE, work=4), fedavg_baseline=FedAvg())
+    (update, loss), (shorter, same_loss) = (one.train(weights_of(one), 0) for one in (half, short))
+    factor = length(whole.steps(0)) / length(short.schedule.steps(0))
+    assert (loss, factor > 2) == (same_loss, True)
+    assert {name.partition(":")[0] for name in update} == {"model", "fedavg"}
+    for name in update:
+        np.testing.assert_allclose(update[name], np.float32(factor) * shorter[name], rtol=1e-5, atol=1e-8)
+    local, same = (one.evaluate(weights_of(one), 1).weights["local"] for one in (half, short))
+    np.testing.assert_array_equal(local.numpy(), same.numpy())
 
 
 def test_norms_stay_home(opened):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from wardround.algorithms.final_model import FinalModel
-from wardround.algorithms.server_optimizers import FedAdam, Mean
+from wardround.algorithms.server_optimizers import FedAdam, FedAvgM, FedYogi, Mean
 from wardround.core.arrays import from_variable
 from wardround.core.errors import ModelRefused, RoundRefused
 from wardround.models import checkpoint
@@ -80,9 +80,13 @@ def test_two_rounds_are_kept(tmp_path):
     assert kept[3] == ["round-00003.npz", "round-00004.npz"]
 
 
-def test_a_resumed_server_is_the_server_that_lived(tmp_path):
-    """FedAdam's moments are state too: the next round is the same, bit by bit."""
-    server_optimizer = FedAdam(lr=0.01, beta1=0.9, beta2=0.99, tau=0.001)
+@pytest.mark.parametrize(
+    "server_optimizer",
+    [FedAdam(0.01, 0.9, 0.99, 0.001), FedYogi(0.01, 0.9, 0.99, 0.001), FedAvgM(0.5, 0.9)],
+    ids=lambda one: type(one).__name__,
+)
+def test_a_resumed_server_is_the_server_that_lived(tmp_path, server_optimizer):
+    """The server optimizer's moments are state too: the next round is the same, bit by bit."""
     lived = opened(tmp_path, server_optimizer, BANKS)
     for round_, dice in ((0, 0.1), (1, 0.4)):
         lived.step(mean_of(lived, 0.3 + round_), 1.0, entry(round_, dice))

@@ -33,11 +33,11 @@ from wardround.aggregation.rows import Floats, Rows, distances, norms
 from wardround.core.arrays import Array, Layout
 from wardround.core.errors import RoundRefused
 from wardround.core.stages import Aggregate, Aggregation, Ask, Rounds, Update
-from wardround.core.traits import FIXED_LAYOUT, READABLE, Traits
+from wardround.core.traits import ANCHORED, FIXED_LAYOUT, READABLE, Traits
 
 TRAIN = "train"
 NEEDS = Traits(
-    needs=frozenset({READABLE, FIXED_LAYOUT}),
+    needs=frozenset({READABLE, FIXED_LAYOUT, ANCHORED}),
     why={READABLE: "updates that the server reads one by one, to compare them"},
 )
 # The honest hospital least like the others was measured at up to 3.6 median distances.

@@ -188,8 +188,12 @@ class Algorithm(Protocol):
 def traits_of(algorithm: Algorithm) -> Traits:
     """Return what an algorithm needs of the stages around it.
 
-    An algorithm with a second variable needs the same shared blocks in every round.
+    An algorithm with a second variable needs the same shared blocks in every round. One
+    whose class has `traits` needs what they say.
     """
+    own = getattr(algorithm, "traits", None)
+    if isinstance(own, Traits):
+        return own
     if len(algorithm.variables) == 1:
         return Traits()
     kept = ", ".join(algorithm.variables[1:])

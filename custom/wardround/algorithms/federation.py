@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wardround.algorithms import patient_work
 from wardround.algorithms.base import MASK, Algorithm, LocalStart, Objective, Steps, descend, masked, personal, plain
 from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.server_optimizers import ServerOptimizer
@@ -69,12 +70,14 @@ def local_round(
     roles: Mapping[str, str],
     objective: Objective,
     steps: Steps,
+    scale: float = 1.0,
 ) -> tuple[dict[str, Array], dict[str, Tensor], tuple[float, ...]]:
     """Return (update, memory, losses) of one round at one site.
 
     update: `variable:block` differences, float32, of the blocks that travel.
     memory: The complete new memory, which replaces the one given.
     received, memory: Flat vectors by name; neither is changed.
+    scale: What the change of the model is multiplied by (patient_work.py).
 
     memory["home"] is the whole model after the round, kept if some blocks stay home.
     memory["mask"] is 1 where a value is this site's own by the sharing's choice: such
@@ -95,6 +98,8 @@ def local_round(
         # Masked values leave as zeros, not as a shorter message: the layout must not
         # reveal the mask.
         change = (end.variables[variable] - start.variables[variable]).to(torch.float32).masked_fill(own, 0)
+        if scale != 1 and variable == "model":
+            change *= scale
         blocks = layout.unflatten(change.cpu().numpy())
         update |= in_variable(variable, {name: blocks[name] for name in travels})
     # Kept whole: which blocks the next round takes from it depends on the next mask.
@@ -191,6 +196,7 @@ def run(
     result = FederationResult(first_variables(algorithm, model), {site: {} for site in sites}, sharing=sharing)
     state = server_optimizer.start(result.variables)
     tail: dict[str, Array] = {}
+    own = {site: schedule.of_hospital(side.weight) for site, side in sites.items()}
     for round_ in range(schedule.num_rounds):
         # The order of `sites` is the order of the sum: float32 addition depends on it.
         mean, losses = new_sum(round_), {}
@@ -204,7 +210,8 @@ def run(
                 side.layout,
                 side.roles,
                 side.objective(round_),
-                schedule.steps(round_),
+                own[site].steps(round_),
+                patient_work.scale(algorithm, schedule.steps(round_), own[site].steps(round_)),
             )
             mean.add(update, side.weight)
             losses[site] = sum(walked) / len(walked)

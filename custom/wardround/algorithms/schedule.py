@@ -13,11 +13,12 @@ once in an epoch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from wardround.algorithms.base import Steps
 from wardround.algorithms.final_model import FinalModel, Kind
+from wardround.algorithms.patient_work import PatientWork
 from wardround.core.errors import ConfigRefused
 
 # The cosine does not end at 0, so that the last round still learns.
@@ -42,6 +43,7 @@ class Schedule:
         (a single round has lr), and "constant" keeps lr.
     momentum, nesterov, weight_decay, clip_norm: As in `Steps`.
     final_model: What a run ends with (final_model.py).
+    work_by_patients: How the work depends on a hospital's patients; None: not at all.
 
     A value that is missing or out of its range raises ConfigRefused.
     """
@@ -55,9 +57,10 @@ class Schedule:
     clip_norm: float
     decay: Literal["cosine", "constant", "cosine_per_step", "poly_per_step"]
     final_model: Kind = "last"
+    work_by_patients: PatientWork | None = None
 
     def __post_init__(self) -> None:
-        absent = [name for name, value in vars(self).items() if value is None]
+        absent = [name for name, value in vars(self).items() if value is None and name != "work_by_patients"]
         if absent or self.num_rounds < 1 or self.decay not in DECAYS:
             raise ConfigRefused(
                 "the schedule",
@@ -96,6 +99,12 @@ class Schedule:
             round_,
             rates,
         )
+
+    def of_hospital(self, patients: float) -> Schedule:
+        """Return the schedule of a hospital with so many training patients."""
+        if self.work_by_patients is None:
+            return self
+        return replace(self, work=self.work_by_patients.work(self.work, patients), work_by_patients=None)
 
     def _factor(self, round_: int) -> float:
         """Return the rate of a whole round as a multiple of lr."""

@@ -6,8 +6,9 @@ moves by |S|/N of its mean, and any other variable (that of a baseline that trav
 the same message) by its whole mean.
 
 Source: McMahan et al. 2017, arXiv:1602.05629, Algorithm 1 (Mean); Reddi et al. 2021,
-arXiv:2003.00295, Algorithm 2 (FedAdam, FedYogi); Karimireddy et al. 2020,
-arXiv:1910.06378, Algorithm 1, server (`control`).
+arXiv:2003.00295, Algorithm 2 (FedAdam, FedYogi); Hsu et al. 2019, arXiv:1909.06335,
+section 4.3 (FedAvgM); Karimireddy et al. 2020, arXiv:1910.06378, Algorithm 1, server
+(`control`).
 Deviations: 1. The mean is weighted by patients; Reddi et al. and Karimireddy et al.
 write a plain mean over sites. As in Algorithm 2 there is no bias correction; v starts
 at tau^2, the least value it allows, and m at 0.
@@ -23,6 +24,7 @@ import numpy as np
 
 from wardround.core.arrays import Array, Arrays, add_scaled, require_same_blocks
 from wardround.core.errors import ConfigRefused, RoundRefused
+from wardround.core.traits import ANCHORED, STEADY, Part, Traits
 
 State = dict[str, Array]
 Applied = tuple[dict[str, Array], State]
@@ -76,6 +78,62 @@ class Mean:
     ) -> Applied:
         moved = _move_others(weights, mean, participation)
         return add_scaled(moved, _variable(mean, "model"), self.server_lr), {}
+
+
+@final
+@dataclass(frozen=True)
+class MeanOfModels:
+    """The step of MR-MTL, w + |S|/N D: w stays the mean of ALL hospitals' own models.
+
+    D is the mean change of the own models of those that took part. The models of the
+    others did not change.
+    """
+
+    def start(self, weights: Arrays) -> State:
+        return {}
+
+    def apply(
+        self,
+        weights: Arrays,
+        mean: Arrays,
+        state: Arrays,
+        participation: float,
+    ) -> Applied:
+        moved = _move_others(weights, mean, participation)
+        return add_scaled(moved, _variable(mean, "model"), participation), {}
+
+
+@final
+@dataclass(frozen=True)
+class FedAvgM:
+    """Server momentum on the mean update D: m = b m + D;  w + lr m.
+
+    With momentum 0 and lr 1 this is FedAvg's step. In the long run a constant D moves w
+    by lr / (1 - b) D a round.
+    """
+
+    lr: float
+    momentum: float
+
+    def __post_init__(self) -> None:
+        _require_positive("FedAvgM", lr=self.lr)
+        _require_share("FedAvgM", momentum=self.momentum)
+
+    def start(self, weights: Arrays) -> State:
+        return {f"m.{name}": np.zeros_like(block) for name, block in _variable(weights, "model").items()}
+
+    def apply(
+        self,
+        weights: Arrays,
+        mean: Arrays,
+        state: Arrays,
+        participation: float,
+    ) -> Applied:
+        moved, kept = _move_others(weights, mean, participation), dict(state)
+        for name, delta in _variable(mean, "model").items():
+            kept[f"m.{name}"] = np.float32(self.momentum) * state[f"m.{name}"] + delta
+        steps = {name: kept[f"m.{name}"] for name in _variable(mean, "model")}
+        return add_scaled(moved, steps, self.lr), kept
 
 
 @final
@@ -140,6 +198,19 @@ class FedYogi:
             state,
             participation,
         )
+
+
+def part_of(server_optimizer: ServerOptimizer) -> Part:
+    """Return a server optimizer as a part of a job, with what it needs of the updates.
+
+    One that keeps a state needs the same shared blocks in every round. All but
+    MeanOfModels need changes from the shared model.
+    """
+    needs = set() if isinstance(server_optimizer, MeanOfModels) else {ANCHORED}
+    needs |= {STEADY} if server_optimizer.start({"model:block": np.zeros(1, np.float32)}) else set()
+    why = {STEADY: "the same shared blocks in every round: else the server moves on a block that hospitals took home"}
+    name, fix = f"the server optimizer {type(server_optimizer).__name__}", "leave --set server_optimizer out"
+    return Part(name, Traits(needs=frozenset(needs), why=why), fix)
 
 
 def _adapt(

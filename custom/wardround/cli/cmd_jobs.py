@@ -116,7 +116,7 @@ def list_jobs(_: argparse.Namespace) -> int:
 
 def list_settings(args: argparse.Namespace) -> int:
     """Print every setting of one job, with its value, type and meaning."""
-    from wardround.jobs import recipes, settings
+    from wardround.jobs import fragments, recipes, settings
     from wardround.jobs.setting_descriptions import DERIVED, DESCRIPTIONS
 
     made = recipes.job(args.name, args.set)
@@ -131,8 +131,14 @@ def list_settings(args: argparse.Namespace) -> int:
             subsequent_indent="    ",
         ),
     )
-    print("schedule: demo, standard or long")
-    print(textwrap.fill(DESCRIPTIONS["schedule"], 110, initial_indent="    ", subsequent_indent="    "))
+    page = fragments.table()
+    for name, rows in (
+        ("schedule", "schedules"),
+        ("server_optimizer", "server_optimizers"),
+        ("work_by_patients", "work_by_patients"),
+    ):
+        print(f"{name}: {', '.join(page[rows])}")
+        print(textwrap.fill(DESCRIPTIONS[name], 110, initial_indent="    ", subsequent_indent="    "))
     found = {name: value for name, value in settings.listed(made).items() if name not in DERIVED}
     for name, value in found.items():
         print(f"{name} = {settings.shown(value)}  ({settings.kind(value)})")

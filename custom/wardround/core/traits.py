@@ -34,9 +34,11 @@ SAME_BLOCKS = "same_blocks"
 """Every hospital shares the same blocks of the model."""
 STEADY = "steady"
 """A block that is shared in one round is shared in all of them."""
+ANCHORED = "anchored"
+"""Every update is a change from the shared model, so that what one round gets wrong the next one corrects."""
 UNPROMISED = "unpromised"
 """No promise of differential privacy counts what the site does: it may depend on its patients."""
-PLAIN = frozenset({READABLE, ADDITIVE, FIXED_LAYOUT, WHOLE, COUNTED, ALONE, SAME_BLOCKS, STEADY, UNPROMISED})
+PLAIN = frozenset({READABLE, ADDITIVE, FIXED_LAYOUT, WHOLE, COUNTED, ALONE, SAME_BLOCKS, STEADY, ANCHORED, UNPROMISED})
 """What an update is before any part of the job has touched it."""
 WORDS = {
     READABLE: (
@@ -72,6 +74,10 @@ WORDS = {
     STEADY: (
         "the same shared blocks in every round",
         "blocks that are shared in one round and stay at home in another",
+    ),
+    ANCHORED: (
+        "changes from the shared model",
+        "changes of each hospital's own model, after which an error in the shared one stays",
     ),
     UNPROMISED: ("no promise of differential privacy", "a promise of differential privacy"),
 }

@@ -46,7 +46,18 @@ from numpy.typing import NDArray
 
 from wardround.core.arrays import Array, Arrays, Layout
 from wardround.core.errors import ConfigRefused, ReleaseRefused
-from wardround.core.traits import ADDITIVE, ALONE, BOUNDED, COUNTED, FIXED_LAYOUT, INTEGER, UNPROMISED, WHOLE, Traits
+from wardround.core.traits import (
+    ADDITIVE,
+    ALONE,
+    ANCHORED,
+    BOUNDED,
+    COUNTED,
+    FIXED_LAYOUT,
+    INTEGER,
+    UNPROMISED,
+    WHOLE,
+    Traits,
+)
 from wardround.dp.gaussian_noise import normal, secret_words
 from wardround.dp.releases import GaussianRelease
 
@@ -93,7 +104,7 @@ class HospitalDP:
 
     name: ClassVar[str] = "hospital-level differential privacy"
     traits: ClassVar[Traits] = Traits(
-        needs=frozenset({ALONE, ADDITIVE, FIXED_LAYOUT, WHOLE}),
+        needs=frozenset({ALONE, ADDITIVE, FIXED_LAYOUT, WHOLE, ANCHORED}),
         gives=frozenset({BOUNDED, INTEGER}),
         # A number of patients is a number about the hospital's data, and no noise hides it.
         breaks=frozenset({COUNTED, UNPROMISED}),

@@ -18,7 +18,7 @@ from nvflare.apis.signal import Signal
 from wardround.aggregation.validation import StepCheck
 from wardround.algorithms.base import Algorithm
 from wardround.algorithms.schedule import Schedule
-from wardround.algorithms.server_optimizers import ServerOptimizer
+from wardround.algorithms.server_optimizers import ServerOptimizer, part_of
 from wardround.algorithms.sharing import Sharing
 from wardround.core.errors import ConfigRefused
 from wardround.dp.scaling import ISOTROPIC, Scaling
@@ -111,7 +111,8 @@ class SiteExecutor(Executor):  # type: ignore[misc]
 
     def _tasks_of(self, outbound: Outbound) -> Tasks:
         """Return the handlers for what the job promises; a promise that this training cannot keep: ConfigRefused."""
-        self.trainer.bind(outbound, *(() if self.validation is None else (self.validation,)))
+        applies = () if self.server_optimizer is None else (part_of(self.server_optimizer),)
+        self.trainer.bind(outbound, *(() if self.validation is None else (self.validation,)), *applies)
         if outbound.session is None:
             self._require_no_server_part()
             return PlaintextTasks(self.trainer, outbound)

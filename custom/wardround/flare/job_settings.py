@@ -23,6 +23,9 @@ from wardround.data.ehr_text import words_of
 CLASS = "algorithm_class"
 SHARING = "sharing_class"
 AGGREGATION = "aggregation_class"
+SERVER_OPTIMIZER = "server_optimizer_class"
+# The server optimizer that a report does not name.
+MEAN = "wardround.algorithms.server_optimizers.Mean"
 _PARTS = {
     "model": "model",
     "sampling": "sampling",
@@ -127,6 +130,9 @@ def _runs(server: Json, client: Json) -> list[tuple[str, Any]]:
     for key in _ELSEWHERE:
         parts = [part for config in (server, client) for part in _under(config, key) if "path" in part]
         found += [(key, {name: plain(value) for name, value in part["args"].items()}) for part in parts if part["args"]]
+        if key == "server_optimizer":
+            # Two of them may have the same settings: FedAdam and FedYogi.
+            found += [(SERVER_OPTIMIZER, part["path"] if part["path"] != MEAN else None) for part in parts]
     if not any(_under(client, "validation")):
         # A report must not tell of a check that no site makes.
         found.append(("validation", None))

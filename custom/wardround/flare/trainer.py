@@ -217,8 +217,9 @@ def require_promise_fits(outbound: Outbound, work: Work, beside: tuple[Fitting, 
     gradients nobody has counted; at hospital level: rounding that costs more than is set aside for it
     """
     trained = parts(work.algorithm, work.sharing, work.fedavg_baseline is not None)
-    require_fit([*trained, *outbound.parts, *beside])
     charged, schedule = outbound.charged, work.schedule
+    by_patients = () if schedule.work_by_patients is None else (schedule.work_by_patients,)
+    require_fit([*trained, *outbound.parts, *beside, *by_patients])
     if charged is None:
         return
     if charged.num_rounds != schedule.num_rounds or getattr(charged, "work", schedule.work) != schedule.work:

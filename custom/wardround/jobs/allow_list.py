@@ -52,7 +52,8 @@ def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
     that these jobs name.
 
     none given: all jobs, the networks and phantoms that any of them can be given (job_classes.py), at the server every aggregation
-    that `--set aggregation=` names, every compression at both, at a site every check that `--set validation=` names
+    that `--set aggregation=` names, every compression and server optimizer at both, at a site every check that
+      `--set validation=` names
     """
     chosen = jobs or [recipes.job(name) for name in recipes.names()]
     sides = {SITE: folder.client_config, SERVER: folder.server_config}
@@ -60,8 +61,10 @@ def allow_list(jobs: Sequence[Job] = ()) -> AllowList:
     if not jobs:
         page = fragments.table()
         compressions, validations = set(classes(page["compressions"])), set(classes(page["validations"]))
-        found[SERVER] |= {*classes(page["aggregations"]), *compressions, *NETWORKS}
-        found[SITE] |= {*compressions, *validations, *NETWORKS, *PHANTOMS}
+        optimizers, works = set(classes(page["server_optimizers"])), set(classes(page["work_by_patients"]))
+        found[SERVER] |= {*classes(page["aggregations"]), *compressions, *optimizers, *NETWORKS}
+        # The sites of a secure sum are their own server.
+        found[SITE] |= {*compressions, *validations, *optimizers, *works, *NETWORKS, *PHANTOMS}
     return {side: sorted(paths) for side, paths in found.items()}
 
 

@@ -81,7 +81,6 @@ def require_buildable(job: Job) -> None:
     )
     require_fit(parts_of(job))
     _require_private_work(job, algorithm, schedule)
-    build(job.server_optimizer, "server optimizer")
     if job.secagg is None:
         _require_no_step_check(job)
         require_tolerates(build(job.aggregation, "aggregation"), job.federation["min_clients"])
@@ -117,6 +116,8 @@ def parts_of(job: Job) -> list[Fitting]:
         secagg=None if job.secagg is None else build(job.privacy["secagg"], "secagg"),
         aggregation=build(job.aggregation, "aggregation"),
         validation=None if job.validation is None else build(job.validation, "validation"),
+        server_optimizer=build(job.server_optimizer, "server optimizer"),
+        work_by_patients=build(job.federation["schedule"], "schedule").work_by_patients,
     )
 
 

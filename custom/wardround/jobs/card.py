@@ -134,7 +134,7 @@ def _course(job: Job) -> str:
     return (
         f"{schedule['num_rounds']} rounds at {len(sites)} sites ({', '.join(sites)}). In every round each hospital scores the "
         f"incoming "
-        f"model on its validation patients, spends {schedule['work']} gradient evaluations (the unit of training work) on its "
+        f"model on its validation patients, spends {_work(schedule)} gradient evaluations (the unit of training work) on its "
         "training patients, and sends back the change. After the last round it trains a local model with the same total work, "
         f"fine-tunes the shared one ({_list(job.task['model_selection']['args']['steps'])} steps, chosen on validation), "
         f"{_mixes(job)}and scores every "
@@ -148,6 +148,18 @@ def _mixes(job: Job) -> str:
     blend = "takes the mean of its own model's and a shared model's probabilities as one more candidate, "
     between = "takes weights between the shared and the fine-tuned ones as one more candidate, "
     return (between if args.get("interpolate") else "") + (blend if args.get("blend") else "")
+
+
+def _work(schedule: Mapping[str, Any]) -> str:
+    """Return how many gradient evaluations a hospital spends in a round."""
+    by_patients = schedule.get("work_by_patients")
+    if by_patients is None:
+        return str(schedule["work"])
+    args = by_patients["args"]
+    return (
+        f"{args['least']:g} to {args['most']:g} times {schedule['work']} (n training patients: n / {args['reference_patients']} "
+        "times, so that the time of a round tells roughly how many they are)"
+    )
 
 
 def _checks(job: Job) -> str:

@@ -27,6 +27,8 @@ from wardround.algorithms.base import BESIDE
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.scaffold import Scaffold
+from wardround.algorithms.server_optimizers import ServerOptimizer
+from wardround.algorithms.server_optimizers import part_of as server_part
 from wardround.algorithms.sharing import Everything, Roles, parts
 from wardround.compression.half import Half
 from wardround.compression.quantise import Quantise
@@ -64,8 +66,13 @@ def chain(
     secagg: Fitting | None,
     aggregation: Fitting,
     validation: Fitting | None = None,
+    server_optimizer: ServerOptimizer | None = None,
+    work_by_patients: Fitting | None = None,
 ) -> list[Fitting]:
-    """Return the parts of one job in the order in which they meet an update."""
+    """Return the parts of one job in the order in which they meet an update.
+
+    server_optimizer: None stands for one that takes what the algorithm sends.
+    """
     found: list[Fitting] = [
         *parts(algorithm, sharing, beside),
         *leaving(dp, compression, secagg),
@@ -76,6 +83,10 @@ def chain(
         found.append(Part(aggregation.name, aggregation.traits, "--set aggregation=mean"))
     if validation is not None:
         found.append(Part(validation.name, validation.traits, "--set validation=none"))
+    if server_optimizer is not None:
+        found.append(server_part(server_optimizer))
+    if work_by_patients is not None:
+        found.append(work_by_patients)
     return found
 
 

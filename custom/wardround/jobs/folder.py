@@ -10,7 +10,7 @@ from pathlib import Path
 from wardround import __version__
 from wardround.core import files
 from wardround.core.errors import ConfigRefused
-from wardround.flare.job_settings import AGGREGATION, compression_of, plain, settings_of
+from wardround.flare.job_settings import AGGREGATION, MEAN, SERVER_OPTIMIZER, compression_of, plain, settings_of
 from wardround.jobs import secagg_jobs
 from wardround.jobs.allowed_names import allowed_names
 from wardround.jobs.building import build
@@ -203,6 +203,8 @@ def about(job: Job) -> Json:
     named: Json = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}
     if "aggregation" in named:
         named[AGGREGATION] = job.aggregation["path"]
+    if job.server_optimizer["path"] != MEAN:
+        named[SERVER_OPTIMIZER] = job.server_optimizer["path"]
     if job.compression is not None:
         named["compression"] = compression_of(job.compression)
     words = {"score": job.task["score"], "privacy": job.privacy["title"]}

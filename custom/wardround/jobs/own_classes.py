@@ -17,13 +17,15 @@ ANY_NETWORK = "wardround.models.any_network.AnyNetwork"
 _OURS = "batch_norms"
 
 
-def finished(job: Job, sharing: Json, named: str | None) -> Job:
+def finished(job: Job, sharing: Json, named: str | None, server: Json | None = None) -> Job:
     """Return the job with what its typed classes say about themselves, and with a
     title. A class that does not exist is refused with ConfigRefused.
 
     sharing: the recipe's row.
-    named: the name of this algorithm with this sharing, or None where the two have
-      none. Both count only as long as no setting has made the job another one.
+    named: the name of this algorithm with this sharing and this server optimizer, or
+      None where they have none. Both count only as long as no setting has made the job
+      another one.
+    server: the row of the server optimizer, where it is not the algorithm's own.
     """
     made = job
     model = job.task["model"]
@@ -36,12 +38,13 @@ def finished(job: Job, sharing: Json, named: str | None) -> Job:
         made = replace(made, task=job.task | {"model": _network(model)})
     typed = isinstance(job.algorithm["site"], Typed)
     row = _algorithm(job.algorithm) if typed else job.algorithm
-    return _described(replace(made, algorithm=row), sharing, None if typed else named)
+    server = None if isinstance(job.server_optimizer, Typed) else server
+    return _described(replace(made, algorithm=row), sharing, None if typed else named, server)
 
 
-def _described(job: Job, sharing: Json, named: str | None) -> Job:
+def _described(job: Job, sharing: Json, named: str | None, server: Json | None) -> Job:
     """Return the job with the title, source and words of its algorithm together with
-    its sharing.
+    its sharing and, where it is not the algorithm's own, its server optimizer.
     """
     from wardround.jobs.building import build
 
@@ -59,8 +62,10 @@ def _described(job: Job, sharing: Json, named: str | None) -> Job:
     else:
         sources.append(f"{job.sharing['path']}, chosen with --set")
         words += [f"What stays at the hospital: {chosen.stays}."] if chosen.stays else []
-    if chosen.title:
-        title = named if same and named else f"{title}, {chosen.title}"
+    if server is not None:
+        sources, words = [*sources, server["source"]], [*words, server["description"]]
+    if beside := [one for one in (chosen.title, server["title"] if server else "") if one]:
+        title = named if same and named else ", ".join([title, *beside])
     return replace(
         job,
         title=title,

@@ -21,9 +21,6 @@ from wardround.jobs import settings as settings_of
 from wardround.jobs.job import HOSPITAL_DP, Job, Json
 from wardround.jobs.nearest import did_you_mean
 
-# Settings that name a row or a fragment of app_configs/, and are applied before all others.
-BY_NAME = ("privacy=", "sharing=", "aggregation=", "compression=", "validation=", "schedule=")
-
 __all__ = ["HOSPITAL_DP", "Job", "Json", "job", "names"]
 
 
@@ -52,10 +49,11 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
         )
     row = page["defaults"] | page["jobs"][name]
     algorithm = copy.deepcopy(page["algorithms"][row["algorithm"]])
-    server_optimizer = copy.deepcopy(
-        page["server_optimizers"][algorithm["server_optimizer"]],
-    )
-    row |= dict(one.split("=", 1) for one in settings if one.startswith(BY_NAME))
+    usual = algorithm["server_optimizer"]
+    row = {"server_optimizer": usual} | row
+    of_row = row["sharing"], row["server_optimizer"]
+    row |= dict(one.split("=", 1) for one in settings if one.startswith(settings_of.BY_NAME))
+    server_row = _row(page, "server_optimizer", row["server_optimizer"])
     sharing = copy.deepcopy(_sharing(page, row["sharing"]))
     task = fragments.fragment("task", row["task"])
     federation = fragments.fragment("federation", row["federation"])
@@ -63,6 +61,9 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
     federation |= algorithm.pop("federation", {}) | privacy.pop("federation", {})
     if sites:
         federation["sites"] = list(sites)
+    if (by_patients := _row_or_none(page, "work_by_patients", row["work_by_patients"])) is not None:
+        # Left out where the work is equal: such a job is printed as it was before there was a choice.
+        federation["schedule"]["args"]["work_by_patients"] = by_patients
     made = Job(
         name=name,
         title=algorithm["title"],
@@ -71,7 +72,7 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
         aggregation=copy.deepcopy(_row(page, "aggregation", row["aggregation"])),
         compression=_row_or_none(page, "compression", row["compression"]),
         validation=_row_or_none(page, "validation", row["validation"]),
-        server_optimizer=server_optimizer,
+        server_optimizer=copy.deepcopy(server_row["part"]),
         task=task,
         federation=federation,
         privacy=privacy,
@@ -80,10 +81,11 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
     for name_, value in _schedule(page, row["schedule"], task).items():
         made = settings_of.apply(made, f"{name_}={settings_of.shown(value)}")
     for setting in settings:
-        made = made if setting.startswith(BY_NAME) else settings_of.apply(made, setting)
+        made = made if setting.startswith(settings_of.BY_NAME) else settings_of.apply(made, setting)
     _count_columns(made, settings)
-    named = row.get("title") if row["sharing"] == page["jobs"][name].get("sharing") else None
-    made = own_classes.finished(made, _sharing(page, row["sharing"]), named)
+    named = row.get("title") if of_row == (row["sharing"], row["server_optimizer"]) else None
+    beside = None if row["server_optimizer"] == usual else server_row
+    made = own_classes.finished(made, _sharing(page, row["sharing"]), named, beside)
     if made.secagg is not None:
         made.secagg["min_clients"] = made.federation["min_clients"]
     if made.compression is not None and "seed" in made.compression["args"]:
@@ -121,14 +123,17 @@ def _schedule(page: Json, name: str, task: Json) -> Json:
 
 
 def _row_or_none(page: Json, kind: str, name: str) -> Json | None:
-    """Return a row of `compressions` or `validations`; None for the row `none`."""
+    """Return a row of `compressions`, `validations` or `work_by_patients`; None for the row `none`."""
     found = copy.deepcopy(_row(page, kind, name))
     return found if isinstance(found, dict) else None
 
 
 def _row(page: Json, kind: str, name: str) -> Json:
-    """Return a row of `aggregations` or of another table of jobs.yaml; no such row: ConfigRefused."""
-    rows = page[f"{kind}s"]
+    """Return a row of `aggregations`, `compressions`, `validations` and so on.
+
+    No such row: ConfigRefused.
+    """
+    rows = page[kind if kind in page else f"{kind}s"]
     if name not in rows:
         near = did_you_mean(name, rows)
         raise ConfigRefused(

@@ -15,6 +15,18 @@ from wardround.core.errors import ConfigRefused
 from wardround.jobs.job import Job, Json, Typed, is_monai_path
 from wardround.jobs.nearest import did_you_mean
 
+# Settings that name a row or a fragment of app_configs/, and are applied before all others.
+BY_NAME = (
+    "privacy=",
+    "sharing=",
+    "aggregation=",
+    "compression=",
+    "validation=",
+    "server_optimizer=",
+    "work_by_patients=",
+    "schedule=",
+)
+
 # Settings that stand for a class; each takes the settings of that class, whatever they
 # are called.
 CLASSES = (
@@ -41,6 +53,7 @@ def places(made: Job) -> dict[str, Json]:
         **({"compression": made.compression["args"]} if made.compression is not None else {}),
         **({"validation": made.validation["args"]} if made.validation is not None else {}),
         "server_optimizer": made.server_optimizer["args"],
+        **({"work_by_patients": works["args"]} if (works := made.schedule.get("work_by_patients")) else {}),
         "model": made.task["model"]["args"],
         "sampling": made.task["sampling"]["args"],
         **({"sampling.task": learns} if (learns := made.task["sampling"]["args"].get("task")) else {}),
@@ -165,7 +178,7 @@ def _takes_any(made: Job, prefix: str) -> bool:
 
 
 def _no_such(made: Job, setting: str, key: str) -> ConfigRefused:
-    options = sorted([*listed(made), "privacy", "sharing", "aggregation", "compression", "validation", "schedule"])
+    options = sorted([*listed(made), *(one.removesuffix("=") for one in BY_NAME)])
     return ConfigRefused(
         f"setting {setting!r}",
         found="no such setting",

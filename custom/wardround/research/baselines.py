@@ -66,14 +66,12 @@ def train_local(
 
     It is trained as the job's own local candidate is.
     """
-    return {
-        name: local_only(
-            _Telling(site.objective("local"), schedule, name, say),
-            schedule,
-            initial.to(site.device),
-        )
-        for name, site in sites.items()
-    }
+    found = {}
+    for name, site in sites.items():
+        own = schedule.of_hospital(site.train_patients)
+        told = _Telling(site.objective("local"), own, name, say)
+        found[name] = local_only(told, own, initial.to(site.device))
+    return found
 
 
 def train_central(

@@ -18,6 +18,7 @@ from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.server_optimizers import ServerOptimizer
 from wardround.algorithms.sharing import EVERYTHING, Sharing
 from wardround.core.arrays import RunningMean
+from wardround.core.errors import ConfigRefused
 from wardround.training.task import TaskSite
 
 
@@ -26,7 +27,8 @@ from wardround.training.task import TaskSite
 class InProcessFederation:
     """Sites on a CPU and what they run.
 
-    equal: Whether every site weighs 1; if not, it weighs its training patients.
+    equal: Whether every site weighs 1; if not, it weighs its training patients. A
+        schedule that depends on them is then refused with ConfigRefused.
     """
 
     sites: Mapping[str, TaskSite]
@@ -35,6 +37,15 @@ class InProcessFederation:
     schedule: Schedule
     equal: bool = False
     sharing: Sharing = EVERYTHING
+
+    def __post_init__(self) -> None:
+        if self.equal and (by_patients := self.schedule.work_by_patients) is not None:
+            raise ConfigRefused(
+                f"{by_patients.name} at sites of equal weight",
+                found="no number of patients",
+                expected="sites that weigh their training patients",
+                fix="set work_by_patients to None in the schedule, or equal to False",
+            )
 
     @property
     def sides(self) -> dict[str, SiteSide]:

@@ -77,7 +77,7 @@ def one_run(setup: Setup, source: Source, cell: Cell, seed: int, place: Path, sa
     initial = first_weights(setup.model, seed)
     local = {}
     for name, site in sites.items():
-        local[name] = local_only(site.objective("local"), setup.schedule, initial)
+        local[name] = local_only(site.objective("local"), setup.schedule.of_hospital(site.train_patients), initial)
         say(f"  {name}: local model trained on {site.train_patients} patients")
     consortium = InProcessFederation(
         sites,

@@ -134,8 +134,10 @@ class SecAggSpec:
 
     @property
     def traits(self) -> Traits:
-        """Return what a sum needs. Nobody opens a single update of it."""
-        return replace(ANY_SUM.traits, needs=NEEDS | {COUNTED}) if self.weighted else ANY_SUM.traits
+        """Return what a sum needs. Nobody opens a single update of it, and without weights no count is in it."""
+        if self.weighted:
+            return replace(ANY_SUM.traits, needs=NEEDS | {COUNTED})
+        return replace(ANY_SUM.traits, breaks=ANY_SUM.traits.breaks | {COUNTED})
 
     @property
     def weighted(self) -> bool:

@@ -21,7 +21,7 @@ are counted beside the number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -213,3 +213,10 @@ def _resampled(labels: Ints, rng: np.random.Generator) -> Ints:
         rows = np.flatnonzero(labels == k)
         parts.append(rows[rng.integers(len(rows), size=len(rows))])
     return np.concatenate(parts).astype(np.int64)
+
+
+def arrays(rows: Sequence[Mapping[str, float]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the probabilities [N, C] and the classes [N] of rows of patients."""
+    names = [key for key in rows[0] if key.startswith("p ")]
+    chances = np.array([[row[name] for name in names] for row in rows], np.float64)
+    return chances, np.array([int(row["class"]) for row in rows], np.int64)

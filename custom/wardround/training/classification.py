@@ -123,10 +123,7 @@ class CaseSampling:
 
     @property
     def allowed_names(self) -> tuple[str, ...]:
-        """Return every name of this task that a message may hold.
-
-        These are sequences, classes, the kind of labels and scores.
-        """
+        """Return every name that a message may hold: sequences, classes, labels and scores."""
         return (*self.modalities, *self.classes, label_name(CLASSES), *CLASSIFICATION)
 
     def inputs(self, images: Any, present: Any, values: Any, known: Any) -> Tensor:
@@ -223,9 +220,8 @@ class ClassificationSite:
 
     def pooled(self, parts: Sequence[Batch]) -> Batch:
         """Return the batches of several sites as one batch on this site's device."""
-        inputs, labels = (
-            torch.cat([getattr(part, key).to(self.device) for part in parts]) for key in ("inputs", "labels")
-        )
+        inputs = torch.cat([part.inputs.to(self.device) for part in parts])
+        labels = torch.cat([part.labels.to(self.device) for part in parts])
         return Batch(inputs, labels, parts[0].seed, tuple(who for part in parts for who in part.patients))
 
     def made_up(self, count: int) -> Tensor:
@@ -270,18 +266,20 @@ class ClassificationSite:
 
         These are balanced accuracy, accuracy, AUROC, calibration error and log loss.
         """
-        return classes_.intervals(*_arrays(rows), self.seed)
+        return classes_.intervals(*classes_.arrays(rows), self.seed)
 
     def gain(self, rows: Rows, reference: Rows) -> dict[str, Any]:
         """Return the gain in balanced accuracy over the reference, with its interval."""
-        (a, labels), (b, _) = _arrays(rows), _arrays(reference)
+        (a, labels), (b, _) = classes_.arrays(rows), classes_.arrays(reference)
         return classes_.paired_gain(a, b, labels, self.seed)
 
     def merits(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, Merit]:
         """Return the balanced accuracy of each model, and what each patient adds to it."""
         rows = self.rows_of(models, cases)
         return {
-            name: Merit(classes_.balanced_accuracy(*_arrays(mine)), tuple(classes_.recalls(*_arrays(mine))))
+            name: Merit(
+                classes_.balanced_accuracy(*classes_.arrays(mine)), tuple(classes_.recalls(*classes_.arrays(mine)))
+            )
             for name, mine in rows.items()
         }
 
@@ -300,9 +298,3 @@ class ClassificationSite:
     def pictures(self, model: Model, words: str, out: Path, patients: Sequence[str] = ()) -> list[Path]:
         """Return no files: classes have no pictures."""
         return []
-
-
-def _arrays(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    names = [key for key in rows[0] if key.startswith("p ")]
-    chances = np.array([[row[name] for name in names] for row in rows], np.float64)
-    return chances, np.array([int(row["class"]) for row in rows], np.int64)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from wardround.algorithms import patient_work
 from wardround.algorithms.base import Algorithm, LocalStart, Objective, personal
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import local_round, start_of
@@ -114,6 +115,11 @@ class Hospital:
         return 1.0 if self.settings.private is not None else float(self.site.train_patients)
 
     @cached_property
+    def schedule(self) -> Schedule:
+        """Return the schedule of this hospital, for the federation and the local baseline."""
+        return self.settings.schedule.of_hospital(self.site.train_patients)
+
+    @cached_property
     def fingerprint(self) -> str:
         """Return the fingerprint of the architecture that this site trains."""
         return fingerprint(self.site.model.module)
@@ -165,7 +171,7 @@ class Hospital:
         site = self.site
         algorithm = self.settings.algorithm
         fedavg_baseline = self.settings.fedavg_baseline
-        steps = self.settings.schedule.steps(round_)
+        of_job, steps = self.settings.schedule.steps(round_), self.schedule.steps(round_)
         since = round_ if since is None else since
         received, memory = self._vectors(algorithm, weights), self._memory(since)
         objective = self._objective(round_)
@@ -178,6 +184,7 @@ class Hospital:
             site.roles,
             objective,
             steps,
+            patient_work.scale(algorithm, of_job, steps),
         )
         # The proof is made of the delta before the baseline's blocks join it.
         prove(delta, objective)
@@ -194,6 +201,7 @@ class Hospital:
                 site.roles,
                 site.objective("train", round_),
                 steps,
+                patient_work.scale(fedavg_baseline, of_job, steps),
             )
             delta |= in_variable(FEDAVG_BASELINE, from_variable("model", other))
         arrays = {name: vector.cpu().numpy() for name, vector in kept.items()}
@@ -224,7 +232,7 @@ class Hospital:
             self.site,
             arms,
             self.initial,
-            self.settings.schedule,
+            self.schedule,
             self.settings.model_selection,
         )
         kept = mask_history.since(mask_history.history_of(self.states))

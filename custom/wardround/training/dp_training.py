@@ -34,6 +34,7 @@ from wardround.algorithms.base import Algorithm
 from wardround.algorithms.ditto import Ditto
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.fedprox import FedProx
+from wardround.algorithms.mr_mtl import MRMTL
 from wardround.algorithms.per_fedavg import PerFedAvg
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
@@ -51,6 +52,7 @@ _RELEASES: dict[type, int] = {
     FedProx: 1,
     Alternating: 1,
     Scaffold: 1,
+    MRMTL: 1,
     Ditto: 2,
 }
 
