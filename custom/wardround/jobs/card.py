@@ -63,7 +63,7 @@ def card(job: Job) -> str:
 {_wrapped(job.task["purpose"], "")}
 
 {_wrapped(job.algorithm["description"], "")}
-{beside}
+{beside}{_begins(job)}
 ## What happens
 
 {_wrapped(_course(job), "")}
@@ -93,6 +93,25 @@ Do not use this job for {_wrapped(job.task["wrong_for"], "")}.
 |---|---|
 {rows}
 """
+
+
+def _begins(job: Job) -> str:
+    """Return from which weights the job begins and what they were trained on; nothing
+    where they are drawn.
+    """
+    given = job.task["model"]["args"].get("weights")
+    if not isinstance(given, Mapping):
+        return ""
+    # Imported here: the settings of a job without weights are printed without torch.
+    from wardround.models import shipped
+    from wardround.models.warm_start import source
+
+    words = f"Training begins from the weights of {source(given)}, which every party compares with its own file before it trains"
+    if "shipped" in given:
+        about = shipped.card(given["shipped"])
+        words += f". {about['what']} Made by `{about['command']}`; mean Dice on held-out phantoms "
+        words += f"{about['held_out_dice']['dice_mean']:.2f}. `--set model.weights=none` draws them instead"
+    return f"\n{_wrapped(words, '')}.\n"
 
 
 def _leaves(job: Job) -> str:

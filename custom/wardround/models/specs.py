@@ -41,14 +41,14 @@ def describe(spec: Any) -> dict[str, Any]:
 
 
 def rebuild(description: object, where: str) -> Segmenting:
-    """Return the settings of a segmentation network that `describe` wrote.
+    """Return the settings of a segmentation network that `describe` wrote, without `weights`.
 
     where: The file they came from, for messages.
 
     ModelRefused is raised for another class, for settings that are unknown or refused,
     and without a description.
     """
-    return _rebuilt(description, where, KNOWN)
+    return replace(_rebuilt(description, where, KNOWN), weights=None)
 
 
 def rebuild_classifier(description: object, where: str) -> ViTFusion:

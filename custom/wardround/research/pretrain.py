@@ -4,10 +4,12 @@ Step s trains on one batch of the patients s .. s + POOL - 1 of randomised.py: o
 patient is made in each step and the oldest leaves. Every step draws from a stream of its
 own, so a run that was stopped and continued computes bit for bit what an unbroken one
 computes (on the same machine and number of threads). Loss, patches and augmentation are
-those of training at a hospital; the optimizer is Adam with a warm-up and half a cosine.
+those of training at a hospital; the optimizer is Adam. Its rate rises in WARM_UP steps,
+stays, and falls linearly to nothing over the last COOL_DOWN of all steps. Before it falls
+nothing depends on the number of steps: a run can be continued to fewer or more of them.
 
 Source: Billot et al. 2023, doi:10.1016/j.media.2023.102789 (SynthSeg); Kingma and Ba
-2015, arXiv:1412.6980 (Adam).
+2015, arXiv:1412.6980 (Adam); Haegele et al. 2024, arXiv:2405.18392 (the rate).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -40,12 +42,15 @@ from wardround.tasks.metrics import case_scores
 from wardround.tasks.patches import sample_patch
 
 # Cubes, and slabs as thick slices have them; every side is a multiple of 8.
-PATCHES = ((32, 32, 32), (48, 48, 16), (40, 40, 24))
+PATCHES = ((24, 24, 24), (32, 32, 16), (32, 32, 32))
+# Held-out patients are predicted in windows of this size, as a job predicts.
+WINDOW = (32, 32, 32)
 POOL = 64
-FOREGROUND_SHARE = 0.67
+FOREGROUND_SHARE = 0.85
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 WARM_UP = 100
+COOL_DOWN = 0.3
 # Held-out patients have a seed that no training run may have.
 HELD_OUT_SEED = -1
 SAVE_EVERY_S = 60.0
@@ -69,7 +74,7 @@ class Plan:
     steps: int = 4000
     seed: int = 1
     batch: int = 4
-    lr: float = 2e-3
+    lr: float = 3e-3
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
@@ -82,9 +87,15 @@ class Plan:
             )
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0; the last is near 0."""
-        warm = min(1.0, (step + 1) / WARM_UP)
-        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        """Return the learning rate of a step, counted from 0."""
+        rising = (step + 1) / WARM_UP
+        falling = (self.steps - step) / (COOL_DOWN * self.steps)
+        return self.lr * min(1.0, rising, falling)
+
+    def continues(self, other: Plan, done: int) -> bool:
+        """Return whether `done` steps of another plan are the first steps of this one."""
+        same = replace(other, steps=self.steps) == self
+        return same and (other == self or done <= (1 - COOL_DOWN) * min(self.steps, other.steps))
 
 
 @final
@@ -166,15 +177,15 @@ def resume(path: Path, spec: Network, plan: Plan) -> Progress:
     """Return the state that `save` wrote.
 
     ModelRefused is raised for a damaged file and another network, ConfigRefused for
-    another plan.
+    a plan that begins otherwise.
     """
     arrays, meta = checkpoint.load(path, fingerprint(spec))
-    if meta["plan"] != asdict(plan):
+    if not plan.continues(Plan(**meta["plan"]), meta["done"]):
         raise ConfigRefused(
             f"the pretraining in {path}",
-            found=", ".join(f"{name} {value}" for name, value in meta["plan"].items()),
+            found=", ".join(f"{name} {value}" for name, value in meta["plan"].items()) + f", done {meta['done']}",
             expected=", ".join(f"{name} {value}" for name, value in asdict(plan).items()),
-            fix="give the steps and the seed with which it was begun, or another --out",
+            fix="give the seed and steps with which it was begun (other steps only before its rate falls), or another --out",
         )
     w, first, second = (torch.from_numpy(arrays[name].copy()) for name in ("w", "first", "second"))
     return Progress(w, first, second, meta["done"], meta["losses"], meta["pending"], meta["seconds"])
@@ -190,7 +201,7 @@ def held_out(spec: Network, w: Tensor, patients: int) -> dict[str, float]:
     rows = []
     for index in range(patients):
         one = patient(HELD_OUT_SEED, index)
-        predicted = predict_regions(model.module, one.image, one.present, PATCHES[0], "cpu", REGIONS)
+        predicted = predict_regions(model.module, one.image, one.present, WINDOW, "cpu", REGIONS)
         truth = REGIONS.targets(one.labels, KIND).astype(bool)
         rows.append(case_scores(predicted, truth, REGIONS.known(KIND), one.spacing_mm, REGIONS.names, with_hd95=False))
     keys = ("dice_mean", *(f"dice_{name}" for name in REGIONS.names))

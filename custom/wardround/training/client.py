@@ -26,7 +26,8 @@ from wardround.dp.patient_dp import PatientDP
 from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import first_weights
 from wardround.models.nets import Network
-from wardround.models.specs import describe
+from wardround.models.specs import Segmenting, describe
+from wardround.models.warm_start import told
 from wardround.training import mask_history, origin, pages, state
 from wardround.training.dp_training import DPSite
 from wardround.training.evaluation import Evaluation, ModelSelection, evaluate
@@ -98,6 +99,8 @@ class Hospital:
             settings.seed,
             opened.device,
         )
+        if isinstance(settings.model, Segmenting) and settings.model.weights:
+            say(told(settings.model, settings.seed))
         return Hospital(name, opened, site, settings, states)
 
     @property
