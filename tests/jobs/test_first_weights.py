@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from wardround.core.arrays import digest
 from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.jobs import recipes
 from wardround.jobs.building import build
-from wardround.jobs.folder import client_config, job_files, server_config
+from wardround.jobs.folder import about, client_config, job_files, server_config
 from wardround.models import shipped
 from wardround.models.flat import first_weights
 from wardround.models.nets import UNet3d
@@ -131,11 +130,13 @@ def test_what_is_no_file_is_refused_when_the_job_is_made(folder: Path, value: st
         recipes.job("brats_fedavg", [f"model.weights={value}"])
 
 
-def test_the_card_says_what_the_weights_are(folder: Path) -> None:
+def test_card_and_report_say_what_the_weights_are(folder: Path) -> None:
     job = recipes.job("brats_fedavg", [*NETWORK, "model.weights=small"])
     card = job_files(job)["CARD.md"]
     words = " ".join(card.split())
     assert "Training begins from the weights of small (SHA-256 " in words
     assert "Made of sand. Made by `dig`; mean Dice on held-out phantoms 0.50." in words
     assert "Training begins" not in job_files(recipes.job("brats_fedavg"))["CARD.md"]
-    assert asdict(SPEC)["weights"] is None
+    # The report prints every setting of `about`.
+    assert "Made of sand." in about(job)["first weights"]
+    assert "first weights" not in about(recipes.job("brats_fedavg"))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wardround.core.traits import STEADY
+from wardround.jobs import first_weights
 from wardround.jobs.building import build, shared_layout
 from wardround.jobs.recipes import Job
 
@@ -96,22 +97,9 @@ Do not use this job for {_wrapped(job.task["wrong_for"], "")}.
 
 
 def _begins(job: Job) -> str:
-    """Return from which weights the job begins and what they were trained on; nothing
-    where they are drawn.
-    """
-    given = job.task["model"]["args"].get("weights")
-    if not isinstance(given, Mapping):
-        return ""
-    # Imported here: the settings of a job without weights are printed without torch.
-    from wardround.models import shipped
-    from wardround.models.warm_start import source
-
-    words = f"Training begins from the weights of {source(given)}, which every party compares with its own file before it trains"
-    if "shipped" in given:
-        about = shipped.card(given["shipped"])
-        words += f". {about['what']} Made by `{about['command']}`; mean Dice on held-out phantoms "
-        words += f"{about['held_out_dice']['dice_mean']:.2f}. `--set model.weights=none` draws them instead"
-    return f"\n{_wrapped(words, '')}.\n"
+    """Return from which weights training begins; nothing where they are drawn."""
+    said = first_weights.words(job.task["model"])
+    return f"\n{_wrapped(f'Training begins from {said}', '')}\n" if said else ""
 
 
 def _leaves(job: Job) -> str:
