@@ -50,7 +50,7 @@ FOREGROUND_SHARE = 0.85
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 WARM_UP = 100
-COOL_DOWN = 0.3
+COOL_DOWN = 0.15
 # Held-out patients have a seed that no training run may have.
 HELD_OUT_SEED = -1
 SAVE_EVERY_S = 60.0
@@ -71,7 +71,7 @@ class Plan:
     ConfigRefused is raised for values outside these ranges.
     """
 
-    steps: int = 4000
+    steps: int = 1800
     seed: int = 1
     batch: int = 4
     lr: float = 3e-3
