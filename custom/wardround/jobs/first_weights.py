@@ -72,7 +72,8 @@ def promised(given: Any) -> Mapping[str, str] | None:
             f"setting '{SETTING}={given}'",
             found=f"cannot be read ({getattr(error, 'strerror', None) or error})",
             expected="a file of weights on this machine, whose SHA-256 the job then promises",
-            fix=f'copy it here, or give its digest: --set "{SETTING}={{file: {given}, sha256: DIGEST}}"',
+            fix=f'copy it here, or give the digest that `sha256sum FILE` prints: --set "{SETTING}={{file: {given}, sha256: '
+            'DIGEST}"',
         ) from error
 
 

@@ -99,9 +99,10 @@ class Hospital:
             settings.seed,
             opened.device,
         )
+        hospital = Hospital(name, opened, site, settings, states)
         if isinstance(settings.model, Segmenting) and settings.model.weights:
-            say(told(settings.model, settings.seed))
-        return Hospital(name, opened, site, settings, states)
+            say(f"{hospital.title}: {told(settings.model, settings.seed)}")
+        return hospital
 
     @property
     def title(self) -> str:
