@@ -14,7 +14,7 @@ Train the network of the brain tumour task on domain-randomised phantoms, so tha
 heads, tumours, contrast, resolution and artefacts are drawn anew for every phantom. The command writes OUT (safetensors, half
 precision, about 300 kB) and OUT with the ending .json, which says what the weights are. It is not federated and needs no data.
 
-  wardround pretrain --out start.safetensors            about 15 minutes of one free core
+  wardround pretrain --out start.safetensors            about 20 minutes of one free core
   wardround pretrain --out start.safetensors --minutes 15
   wardround pretrain --out start.safetensors --resume    continue, bit for bit as if it had never stopped
   wardround jobs run brats_fedavg --set model.weights=randomised_phantoms        the file that this package brings

@@ -71,7 +71,7 @@ class Plan:
     ConfigRefused is raised for values outside these ranges.
     """
 
-    steps: int = 1800
+    steps: int = 2600
     seed: int = 1
     batch: int = 4
     lr: float = 3e-3
