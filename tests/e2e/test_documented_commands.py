@@ -54,6 +54,11 @@ ELSEWHERE = {
     r"curl .*/predict .*": ("tests/serving/test_service.py", "/predict"),
     r"wardround data check local/wardround.json --job .*": ("tests/cli/test_cmd_data.py", '"--job"'),
     r"wardround sweep .*": ("tests/cli/test_cmd_sweep.py", '"sweep"'),
+    r"wardround pretrain .*": ("tests/cli/test_cmd_pretrain.py", '"pretrain"'),
+    r"wardround jobs run brats_fedavg --set model\.weights=.*": (
+        "tests/jobs/test_first_weights.py",
+        '"model.weights=small"',
+    ),
     r"wardround compare .*": ("tests/cli/test_cmd_compare.py", '"compare"'),
 }
 # what stands in the documents -> what stands for it here

@@ -71,7 +71,7 @@ def test_an_interval_that_looks_exact_is_not_shown() -> None:
         assert found == Cell("0.333", "no interval")
 
 
-def test_a_built_wheel_holds_the_templates_and_renders(tmp_path: Path) -> None:
+def test_a_built_wheel_holds_templates_and_weights_and_renders(tmp_path: Path) -> None:
     """A folder that pyproject.toml forgets works in the checkout and is missing after `pip install .`."""
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", str(tmp_path)]
     subprocess.run([*build, str(copied(tmp_path))], check=True, capture_output=True)
@@ -80,17 +80,23 @@ def test_a_built_wheel_holds_the_templates_and_renders(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
+from wardround.models import shipped
+from wardround.models.weights_file import WeightsFile
 from wardround.reports import html
 from wardround.serving.page import PAGE
+start = WeightsFile.of({"shipped": "randomised_phantoms", "sha256": shipped.card("randomised_phantoms")["sha256"]})
 at = html.__file__
 html.html("plain_report.html", {"run": {"job": "j", "outcome": "o", "problems": []}, "rounds": []})
-print(at, all(html._TEMPLATES.get_template(name) for name in html._TEMPLATES.list_templates()), len(PAGE) > 1000)
+templates = html._TEMPLATES.list_templates()
+print(at, all(html._TEMPLATES.get_template(name) for name in templates), len(PAGE) > 1000, len(start.tensors()[0]) > 10)
 """
     run = [sys.executable, "-c", code]
     found = subprocess.run(
         run, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True
     )
-    assert found.stdout.split() == [str(tmp_path / "site/wardround/reports/html.py"), "True", "True"], found.stderr
+    assert found.stdout.split() == [str(tmp_path / "site/wardround/reports/html.py"), "True", "True", "True"], (
+        found.stderr
+    )
 
 
 def copied(tmp_path: Path) -> Path:

@@ -1,9 +1,11 @@
+import hashlib
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from wardround.algorithms.alternating import Alternating
 from wardround.algorithms.base import personal
@@ -18,10 +20,10 @@ from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.server_optimizers import Mean
 from wardround.algorithms.sharing import EVERYTHING, Roles
 from wardround.core.arrays import in_variable
-from wardround.core.errors import RoundRefused
+from wardround.core.errors import ModelRefused, RoundRefused
 from wardround.models import checkpoint
 from wardround.models.blend import Blend
-from wardround.models.flat import FlatModel
+from wardround.models.flat import FlatModel, first_weights
 from wardround.training.evaluation import ModelSelection
 
 
@@ -300,3 +302,17 @@ def test_a_site_that_joins_late_has_no_state_and_needs_none(opened):
     hospital = opened("late", algorithm=Scaffold(), schedule=SCHEDULE)
     delta, _ = hospital.train(weights_of(hospital), 2, since=0)
     assert all(np.isfinite(block).all() for block in delta.values())
+
+
+def test_a_hospital_starts_from_the_weights_that_the_job_names_or_not_at_all(opened, settings, tmp_path):
+    """Its local model begins there too; another file is refused before a case is trained on."""
+    spec = settings().model
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(save({name: block.detach() for name, block in spec.build(1).named_parameters()}))
+    promise = {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    warm = opened("warm", model=replace(spec, weights=promise))
+    assert warm.initial.equal(first_weights(spec, 1))
+    assert not warm.initial.equal(opened("cold").initial)
+    assert warm.fingerprint == opened("cold").fingerprint
+    with pytest.raises(ModelRefused, match="which the job promises"):
+        opened("other", model=replace(spec, weights=promise | {"sha256": "0" * 64}))

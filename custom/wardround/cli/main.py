@@ -26,6 +26,7 @@ from wardround.cli import (
     cmd_poc,
     cmd_predict,
     cmd_preflight,
+    cmd_pretrain,
     cmd_report,
     cmd_run,
     cmd_scales,
@@ -96,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
     cmd_submit.add(jobs)
     cmd_poc.add(commands)
     cmd_baseline.add(commands)
+    cmd_pretrain.add(commands)
     cmd_sweep.add(commands)
     cmd_he.add(group(commands, "he", "what hiding the sum costs", HE))
     cmd_ledger.add(commands)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wardround.core.traits import STEADY
+from wardround.jobs import first_weights
 from wardround.jobs.building import build, shared_layout
 from wardround.jobs.recipes import Job
 
@@ -63,7 +64,7 @@ def card(job: Job) -> str:
 {_wrapped(job.task["purpose"], "")}
 
 {_wrapped(job.algorithm["description"], "")}
-{beside}
+{beside}{_begins(job)}
 ## What happens
 
 {_wrapped(_course(job), "")}
@@ -93,6 +94,12 @@ Do not use this job for {_wrapped(job.task["wrong_for"], "")}.
 |---|---|
 {rows}
 """
+
+
+def _begins(job: Job) -> str:
+    """Return from which weights training begins; nothing where they are drawn."""
+    said = first_weights.words(job.task["model"])
+    return f"\n{_wrapped(f'Training begins from {said}', '')}\n" if said else ""
 
 
 def _leaves(job: Job) -> str:

@@ -11,7 +11,7 @@ from wardround import __version__
 from wardround.core import files
 from wardround.core.errors import ConfigRefused
 from wardround.flare.job_settings import AGGREGATION, MEAN, SERVER_OPTIMIZER, compression_of, plain, settings_of
-from wardround.jobs import secagg_jobs
+from wardround.jobs import first_weights, secagg_jobs
 from wardround.jobs.allowed_names import allowed_names
 from wardround.jobs.building import build
 from wardround.jobs.card import card
@@ -208,6 +208,8 @@ def about(job: Job) -> Json:
     if job.compression is not None:
         named["compression"] = compression_of(job.compression)
     words = {"score": job.task["score"], "privacy": job.privacy["title"]}
+    if begins := first_weights.words(job.task["model"]):
+        words["first weights"] = begins
     return {
         "job": job.name,
         "algorithm": job.title,

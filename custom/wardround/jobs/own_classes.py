@@ -14,7 +14,9 @@ from wardround.jobs.job import Job, Json, Typed, is_monai_path
 
 MONAI_NETWORK = "wardround.models.monai_network.MonaiNetwork"
 ANY_NETWORK = "wardround.models.any_network.AnyNetwork"
-_OURS = "batch_norms"
+_BATCH_NORMS = "batch_norms"
+# Settings of MonaiNetwork itself beside those of the network that it names.
+_OURS = (_BATCH_NORMS, "weights")
 
 
 def finished(job: Job, sharing: Json, named: str | None, server: Json | None = None) -> Job:
@@ -80,8 +82,8 @@ def _of_monai(part: Json, sampling: Json) -> Json:
     from wardround.jobs.building import build
     from wardround.models.monai_network import network_class
 
-    args = {key: value for key, value in part["args"].items() if key != _OURS}
-    chosen = {key: value for key, value in part["args"].items() if key == _OURS}
+    args = {key: value for key, value in part["args"].items() if key not in _OURS}
+    chosen = {key: value for key, value in part["args"].items() if key in _OURS}
     kind = network_class(part["path"])
     if kind is not None and "classes" not in sampling["args"]:
         task = build(sampling, "sampling")
@@ -108,8 +110,8 @@ def _network(part: Typed) -> Typed:
 
     if not issubclass(class_at(part["path"], "model"), nn.Module):
         return part
-    args = {key: value for key, value in part["args"].items() if key != _OURS}
-    chosen = {key: value for key, value in part["args"].items() if key == _OURS}
+    args = {key: value for key, value in part["args"].items() if key != _BATCH_NORMS}
+    chosen = {key: value for key, value in part["args"].items() if key == _BATCH_NORMS}
     return Typed(
         path=ANY_NETWORK,
         args={"network": [Typed(path=part["path"], args=args)], **chosen},

@@ -16,7 +16,7 @@ from wardround.dp.accounting import (
     noise_multiplier_for,
 )
 from wardround.dp.releases import GaussianRelease, SampledGaussianRelease
-from wardround.jobs import fragments, own_classes
+from wardround.jobs import first_weights, fragments, own_classes
 from wardround.jobs import settings as settings_of
 from wardround.jobs.job import HOSPITAL_DP, Job, Json
 from wardround.jobs.nearest import did_you_mean
@@ -83,6 +83,7 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
     for setting in settings:
         made = made if setting.startswith(settings_of.BY_NAME) else settings_of.apply(made, setting)
     _count_columns(made, settings)
+    first_weights.promise(made.task["model"], settings)
     named = row.get("title") if of_row == (row["sharing"], row["server_optimizer"]) else None
     beside = None if row["server_optimizer"] == usual else server_row
     made = own_classes.finished(made, _sharing(page, row["sharing"]), named, beside)

@@ -103,7 +103,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "model.stems": "ViT: one patch embedding for all sequences (shared), or one for each.",
     "model.depth": "ViT: number of transformer blocks of the trunk.",
     "model.fusion_depth": "ViT: number of transformer blocks that join sequences, slices and record.",
-    "model.weights": "ViT: a file of pretrained weights at each hospital; null: none.",
+    "model.weights": "Weights to start from: a shipped name, a file at each party, or none (drawn from the seed).",
     "model.patch": "ViT: side of a patch in pixels.",
     "model.tubelet": "ViT: thickness of a patch in slices; null: slices are read one by one.",
     "model.stem": "ViT: timm's patch embedding (patch), or small convolutions (conv), which learn from fewer patients.",

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from wardround.core.errors import ConfigRefused
+from wardround.jobs.first_weights import SETTING
 from wardround.jobs.job import Job, Json, Typed, is_monai_path
 from wardround.jobs.nearest import did_you_mean
 
@@ -123,6 +124,10 @@ def apply(made: Job, setting: str) -> Job:
         return replace(made, fedavg_baseline=value)
     prefix, _, last = key.rpartition(".")
     place = places(made).get(prefix, {})
+    if key == SETTING:
+        # A name, a path, a promise or none (first_weights.py): no one type.
+        place["weights"] = value
+        return made
     if last in place and _leaf(place[last]):
         require_type(setting, value, place[last])
     elif last in place or not _takes_any(made, prefix):

@@ -24,6 +24,8 @@ from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.models.any_network import BatchNorms
 from wardround.models.nets import require_federable, seeded
 from wardround.models.norms import without_batch_norms
+from wardround.models.warm_start import started
+from wardround.models.weights_file import WeightsFile
 
 PREFIX = "monai.networks.nets."
 # Keys that NVFlare takes for a component to build wherever they stand in a config.
@@ -43,6 +45,7 @@ class MonaiNetwork:
         hospitals. "refuse" refuses the network; "group" makes each a GroupNorm with as
         many groups as divide the channels (8 at most); "instance" makes one with one
         group per channel.
+    weights: A file and its SHA-256 (weights_file.py); None draws from the seed.
 
     ConfigRefused is raised for another path, and for an argument that the class does
     not take or that fetches something.
@@ -51,6 +54,7 @@ class MonaiNetwork:
     network: str
     args: Mapping[str, Any] = field(default_factory=dict)
     batch_norms: BatchNorms = "refuse"
+    weights: Mapping[str, str] | None = None
 
     # The sides of a patch: require_output tries the network on one, so no multiple is asked for beforehand.
     divisor: ClassVar[int] = 1
@@ -68,6 +72,8 @@ class MonaiNetwork:
                 f"args of type {type(self.args).__name__}, batch_norms {self.batch_norms!r}",
                 "a mapping of arguments, and refuse, group or instance",
             )
+        if self.weights is not None:
+            WeightsFile.of(self.weights)
         object.__setattr__(self, "args", dict(self.args))
         signature = inspect.signature(self._kind()).parameters
         if unknown := [name for name in self.args if name not in signature]:
@@ -98,7 +104,8 @@ class MonaiNetwork:
         Its `signature` makes network and arguments a part of its fingerprint
         (fingerprint.py), dropout included. ConfigRefused is raised for settings that do
         not fit together. ModelRefused is raised for BatchNorm where it is refused, for
-        running statistics, and for parameters that are not float32.
+        running statistics, for parameters that are not float32, and for `weights` that
+        are missing or do not fit.
         """
         kind = self._kind()
         try:
@@ -131,7 +138,7 @@ class MonaiNetwork:
                 fix=words,
             ) from refusal
         made.signature = f"{self.network} {self.batch_norms} {self._written}"  # type: ignore[assignment]
-        return made
+        return started(made, self)
 
     @property
     def _written(self) -> str:

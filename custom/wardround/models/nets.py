@@ -10,7 +10,8 @@ activations in channels_last_3d, so that contiguous weights run at full speed on
 (a training step of the U-Net takes about .75 of the time). "group" takes as many groups
 as divide the channels, 8 at most.
 
-`ehr_columns` above 0 gives the U-Net a patient's table columns, as 2 F more channels
+`weights` names a file from which they start (warm_start.py); without one they are drawn
+from the job's seed. `ehr_columns` above 0 gives the U-Net a patient's table columns, as 2 F more channels
 (film.py). `adapter_rank` above 0 gives every convolution a low-rank adapter
 (adapters.py); the other weights start the same.
 
@@ -21,7 +22,7 @@ Deviations: 1. the norms above. 2. SegResNet has no variational branch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -33,6 +34,8 @@ from wardround.models.adapters import Adapted, adapt, is_as_drawn
 from wardround.models.film import FilmUNet
 from wardround.models.norms import AFFINE_INSTANCE, Norm, with_group_norms
 from wardround.models.unet import UNet
+from wardround.models.warm_start import started
+from wardround.models.weights_file import WeightsFile
 
 Made = TypeVar("Made", bound=nn.Module)
 
@@ -54,6 +57,7 @@ class UNet3d:
     dropout: At least 0 and below 1.
     adapter_rank, ehr_columns: 0 for none.
     in_channels, out_channels: Those of the task.
+    weights: A file and its SHA-256 (weights_file.py); None draws from the seed.
 
     ConfigRefused is raised for values outside these ranges.
     """
@@ -66,6 +70,7 @@ class UNet3d:
     ehr_columns: int = 0
     in_channels: int = 8
     out_channels: int = 3
+    weights: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
@@ -84,7 +89,7 @@ class UNet3d:
                 "a whole number, 0 or more (0: images alone)",
             )
         _check_common(self.norm, self.dropout, self.adapter_rank)
-        _check_channels(self.in_channels, self.out_channels)
+        _check_ends(self.in_channels, self.out_channels, self.weights)
 
     @property
     def divisor(self) -> int:
@@ -106,13 +111,16 @@ class UNet3d:
         }
 
     def build(self, seed: int) -> nn.Module:
-        """Return the network on the CPU; torch's global random state stays as it was."""
+        """Return the network on the CPU; torch's global random state stays as it was.
+
+        ModelRefused is raised for `weights` that are missing or do not fit.
+        """
 
         def make() -> nn.Module:
             net: nn.Module = UNet(self.in_channels, self.out_channels, self.channels, self.residual_units, self.dropout)
             return FilmUNet(net, len(self.channels), self.channels[-1], self.ehr_columns) if self.ehr_columns else net
 
-        return _built(make, seed, self.norm, self.adapter_rank)
+        return _built(make, seed, self)
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ class SegResNet3d:
     """MONAI's SegResNet: four levels of 1, 2, 2 and 4 residual blocks.
 
     filters: The channels of the first level, at least 1.
-    norm, dropout, adapter_rank, in_channels, out_channels: As in UNet3d.
+    norm, dropout, adapter_rank, in_channels, out_channels, weights: As in UNet3d.
 
     ConfigRefused is raised for values outside their ranges.
     """
@@ -131,12 +139,13 @@ class SegResNet3d:
     adapter_rank: int = 0
     in_channels: int = 8
     out_channels: int = 3
+    weights: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if not _is_count(self.filters, 1):
             raise _refused("filters", self.filters, "a whole number above 0")
         _check_common(self.norm, self.dropout, self.adapter_rank)
-        _check_channels(self.in_channels, self.out_channels)
+        _check_ends(self.in_channels, self.out_channels, self.weights)
 
     @property
     def divisor(self) -> int:
@@ -155,7 +164,10 @@ class SegResNet3d:
         }
 
     def build(self, seed: int) -> nn.Module:
-        """Return the network on the CPU; torch's global random state stays as it was."""
+        """Return the network on the CPU; torch's global random state stays as it was.
+
+        ModelRefused is raised for `weights` that are missing or do not fit.
+        """
 
         def make() -> nn.Module:
             from monai.networks.nets import SegResNet
@@ -163,7 +175,7 @@ class SegResNet3d:
             net: nn.Module = SegResNet(**self.monai_args)
             return net
 
-        return _built(make, seed, self.norm, self.adapter_rank)
+        return _built(make, seed, self)
 
 
 def require_federable(module: nn.Module) -> None:
@@ -205,16 +217,11 @@ def seeded(make: Callable[[], Made], seed: int) -> Made:
         torch.default_generator.set_state(state)
 
 
-def _built(
-    make: Callable[[], nn.Module],
-    seed: int,
-    norm: Norm,
-    adapter_rank: int,
-) -> nn.Module:
-    net = with_group_norms(seeded(make, seed), norm)
-    adapt(net, adapter_rank)
+def _built(make: Callable[[], nn.Module], seed: int, spec: UNet3d | SegResNet3d) -> nn.Module:
+    net = with_group_norms(seeded(make, seed), spec.norm)
+    adapt(net, spec.adapter_rank)
     require_federable(net)
-    return net
+    return started(net, spec)
 
 
 def _is_count(value: object, least: int) -> bool:
@@ -238,7 +245,9 @@ def _check_common(norm: str, dropout: float, adapter_rank: object) -> None:
         )
 
 
-def _check_channels(inputs: object, outputs: object) -> None:
+def _check_ends(inputs: object, outputs: object, weights: object) -> None:
+    if weights is not None:
+        WeightsFile.of(weights)
     if not (_is_count(inputs, 1) and _is_count(outputs, 1)):
         raise _refused(
             "channels in and out",

@@ -49,7 +49,7 @@ def describe(spec: Any) -> dict[str, Any]:
 
 
 def rebuild(description: object, where: str) -> Segmenting:
-    """Return the settings of a segmentation network that `describe` wrote.
+    """Return the settings of a segmentation network that `describe` wrote, without `weights`.
 
     where: The file they came from, for messages.
 
@@ -64,7 +64,7 @@ def rebuild(description: object, where: str) -> Segmenting:
 
 def rebuild_single(description: object, where: str) -> Single:
     """Return what `rebuild` returns, and refuse a blend as well."""
-    return _rebuilt(description, where, KNOWN)
+    return replace(_rebuilt(description, where, KNOWN), weights=None)
 
 
 def rebuild_classifier(description: object, where: str) -> ViTFusion | Blend:

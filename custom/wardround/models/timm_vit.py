@@ -17,15 +17,12 @@ as timm does.
 from __future__ import annotations
 
 import difflib
-import io
-import pickle
-from collections.abc import Mapping
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from wardround.core.errors import ConfigRefused, ModelRefused
+from wardround.core.errors import ConfigRefused
 from wardround.models.layer_gradients import formula
 from wardround.models.torchvision_adapter import open_torchvision
 from wardround.models.vectors import AddVector, Prepend, Scale
@@ -163,7 +160,7 @@ def _plain_layers(module: nn.Module, layer_scale: type[nn.Module]) -> None:
 def _load(vit: Any, name: str, file: WeightsFile) -> None:
     from timm.layers import resample_abs_pos_embed
 
-    state = {key: block.float() for key, block in _read(file).items() if not key.startswith(UNUSED)}
+    state = {key: block.float() for key, block in file.tensors()[0].items() if not key.startswith(UNUSED)}
     own = vit.state_dict()
     # A file for three colours or another size is adapted before it is compared.
     kernels, positions = state.get("patch_embed.proj.weight"), state.get("pos_embed")
@@ -187,51 +184,11 @@ def _load(vit: Any, name: str, file: WeightsFile) -> None:
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise _unfit(
-            file,
+        raise file.unfit(
             "; ".join(wrong[:3]) + more,
             f"the weights of timm's {name} with {len(vit.blocks)} blocks",
         )
     vit.load_state_dict(state)
-
-
-def _read(file: WeightsFile) -> Mapping[str, Tensor]:
-    """Return the tensors of a safetensors file or of a file of torch.save.
-
-    Nothing in the file is ever run.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    content = file.read()
-    try:
-        if file.file.suffix == ".safetensors":
-            found: Any = load(content)
-        else:
-            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        pickle.UnpicklingError,
-        SafetensorError,
-    ) as error:
-        raise _unfit(
-            file,
-            f"cannot be read ({type(error).__name__})",
-            "safetensors, or a state dict of torch.save",
-        ) from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
-    if not isinstance(found, Mapping) or not all(isinstance(block, Tensor) for block in found.values()):
-        raise _unfit(
-            file,
-            "no table of named tensors",
-            "safetensors, or a state dict of torch.save",
-        )
-    return found
 
 
 _PLAIN = (
@@ -245,13 +202,4 @@ def _refused(what: str, found: str, expected: str) -> ConfigRefused:
         found=found,
         expected=expected,
         fix="set it with --set model.NAME=VALUE in the job",
-    )
-
-
-def _unfit(file: WeightsFile, found: str, expected: str) -> ModelRefused:
-    return ModelRefused(
-        f"weights of a ViT: {file.file}",
-        found=found,
-        expected=expected,
-        fix="give a file of this network, or null to draw them",
     )

@@ -27,6 +27,8 @@ from wardround.dp.patient_dp import PatientDP
 from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import first_weights
 from wardround.models.nets import Network
+from wardround.models.specs import Single
+from wardround.models.warm_start import told
 from wardround.training import mask_history, origin, pages, state
 from wardround.training.dp_training import DPSite
 from wardround.training.evaluation import Evaluation, ModelSelection, evaluate
@@ -98,7 +100,10 @@ class Hospital:
             settings.seed,
             opened.device,
         )
-        return Hospital(name, opened, site, settings, states)
+        hospital = Hospital(name, opened, site, settings, states)
+        if isinstance(settings.model, Single) and settings.model.weights:
+            say(f"{hospital.title}: {told(settings.model, settings.seed)}")
+        return hospital
 
     @property
     def title(self) -> str:

@@ -148,7 +148,23 @@ def is_synthetic(meta: Mapping[str, Any]) -> bool:
 
 
 def words(meta: Mapping[str, Any]) -> str:
-    """Return in one line, for people, what a model was trained on."""
+    """Return in one line, for people, what a model was trained on, and what it began from."""
+    return f"{_words(meta)}{_began(meta)}"
+
+
+def _began(meta: Mapping[str, Any]) -> str:
+    """Return from which file of weights a model began; nothing where they were drawn."""
+    model = meta.get("model")
+    args = model.get("args") if isinstance(model, Mapping) else None
+    given = args.get("weights") if isinstance(args, Mapping) else None
+    if not isinstance(given, Mapping):
+        return ""
+    name = given.get("shipped")
+    told = f"{name}, which were trained on synthetic patients only" if isinstance(name, str) else "a file of the job"
+    return f"; it began from the weights of {told}"
+
+
+def _words(meta: Mapping[str, Any]) -> str:
     said = meta.get("trained_on")
     data, said = data_of(meta), said if isinstance(said, Mapping) else {}
     sites = said.get("sites")

@@ -1,0 +1,96 @@
+"""Which file does a job's network start from? A name becomes a promise.
+
+`model.weights` is typed as a shipped name, a path, or none. In the printed job it is
+{shipped or file, sha256}: the digest is taken here, once, and every party compares its
+own file with it before it trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wardround.core.bounded import TooMuch
+from wardround.core.errors import ConfigRefused
+from wardround.jobs.job import Json, is_monai_path
+
+SETTING = "model.weights"
+OURS = (
+    "wardround.models.nets.UNet3d",
+    "wardround.models.nets.SegResNet3d",
+    "wardround.models.vit.ViTFusion",
+)
+
+
+def promise(model: Json, settings: Sequence[str]) -> None:
+    """Replace the `weights` of a job's network by what a job promises, in place.
+
+    settings: What a person typed behind `--set`. Weights that the recipe names are left
+        out where a person has made the network another one and named no weights.
+
+    ConfigRefused is raised for a name that is not shipped, and for a file that cannot
+    be read here.
+    """
+    if not (model["path"] in OURS or is_monai_path(model["path"])) or "weights" not in model["args"]:
+        return
+    from wardround.models.warm_start import FREE
+
+    typed = [setting.partition("=")[0] for setting in settings]
+    another = [name for name in typed if name.startswith("model.") and name.rpartition(".")[2] not in FREE]
+    if another and SETTING not in typed:
+        model["args"]["weights"] = None
+        return
+    model["args"]["weights"] = promised(model["args"]["weights"])
+
+
+def promised(given: Any) -> Mapping[str, str] | None:
+    """Return {shipped or file, sha256}, or None, for what was typed.
+
+    A mapping is returned as it is: the network refuses it where it is not sound.
+    """
+    from wardround.models import shipped
+    from wardround.models.weights_file import digest_of
+
+    if given is None or given == "none":
+        return None
+    if isinstance(given, Mapping):
+        return given
+    if not isinstance(given, str):
+        raise ConfigRefused(
+            f"setting '{SETTING}={given}'",
+            found="no name and no path",
+            expected=f"none, one of {', '.join(shipped.names())}, or an absolute path",
+            fix=f"--set {SETTING}=none, or one of these",
+        )
+    if not given.startswith(("/", "~")):
+        return {"shipped": given, "sha256": digest_of(shipped.path_of(given))}
+    try:
+        return {"file": given, "sha256": digest_of(Path(given))}
+    except (OSError, RuntimeError, TooMuch) as error:
+        raise ConfigRefused(
+            f"setting '{SETTING}={given}'",
+            found=f"cannot be read ({getattr(error, 'strerror', None) or error})",
+            expected="a file of weights on this machine, whose SHA-256 the job then promises",
+            fix=f'copy it here, or give the digest that `sha256sum FILE` prints: --set "{SETTING}={{file: {given}, sha256: '
+            'DIGEST}"',
+        ) from error
+
+
+def words(model: Json) -> str:
+    """Return in sentences from which weights a job's network begins and what they were
+    trained on; nothing where they are drawn.
+    """
+    given = model["args"].get("weights")
+    if not isinstance(given, Mapping):
+        return ""
+    # Imported here: a job without weights is printed without torch.
+    from wardround.models import shipped
+    from wardround.models.warm_start import source
+
+    said = f"the weights of {source(given)}. Every party compares its own file with this digest before it trains."
+    if "shipped" not in given:
+        return said
+    about = shipped.card(given["shipped"])
+    score = f"mean Dice on held-out phantoms {about['held_out_dice']['dice_mean']:.2f}"
+    return f"{said} {about['what']} Made by `{about['command']}`; {score}."
