@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wardround.tasks.boxes import bounding_box
+from wardround.tasks.covering import slide
 from wardround.tasks.inputs import network_input
 from wardround.tasks.regions import Regions
-from wardround.tasks.windows import slide
 
 # A logit of -20 is a probability of 2e-9: no threshold in use calls it foreground.
 BACKGROUND = -20.0
@@ -76,7 +76,7 @@ def predict_logits(
     module.eval()
     try:
         with torch.inference_mode():
-            found = _slide(module, crop, flags, table, window, overlap, batch, regions)
+            found = _slide(module, crop, flags, table, window, overlap, batch)
     finally:
         for part, mode in modes.items():
             part.training = mode
@@ -113,7 +113,6 @@ def _slide(
     window: Sequence[int],
     overlap: float,
     batch: int,
-    regions: int,
 ) -> Tensor:
     def forward(windows: Tensor) -> Tensor:
         inputs = network_input(windows, flags, table)
@@ -123,4 +122,4 @@ def _slide(
             return module(pair)[:1]  # type: ignore[no-any-return]
         return module(inputs)  # type: ignore[no-any-return]
 
-    return slide(crop, window, overlap, batch, regions, forward)
+    return slide(crop, window, overlap, batch, forward)

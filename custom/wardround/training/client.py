@@ -27,7 +27,7 @@ from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import first_weights
 from wardround.models.nets import Network
 from wardround.models.specs import describe
-from wardround.training import mask_history, origin, state
+from wardround.training import mask_history, origin, pages, state
 from wardround.training.dp_training import DPSite
 from wardround.training.evaluation import Evaluation, ModelSelection, evaluate
 from wardround.training.opening import Opened, open_site
@@ -241,9 +241,6 @@ class Hospital:
 
     def keep(self, evaluation: Evaluation, out: Path, job: str) -> None:
         """Write what the site keeps: its model, the page per patient, overlays."""
-        # Pages are for the end; a simulator may start a process for every round.
-        from wardround.training import pages
-
         pages.keep_models(
             evaluation,
             self.site,
