@@ -59,6 +59,7 @@ def test_a_sentence_never_says_more_than_the_interval(run: dict[str, Any], chang
 def test_a_model_that_is_not_usable_is_not_praised(run: dict[str, Any]) -> None:
     run["final"]["site-1"]["usable"] = False
     assert joined(run)[0].sentence.startswith("No model is good enough to be used yet.")
+    assert "personalised, not usable yet" in drawn(run)
 
 
 def test_under_differential_privacy_the_comparison_stays(run: dict[str, Any], shown: Shown) -> None:

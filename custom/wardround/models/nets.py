@@ -32,8 +32,8 @@ from torch import nn
 from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.models.adapters import Adapted, adapt, is_as_drawn
 from wardround.models.film import FilmUNet
+from wardround.models.monai_unet import UNet
 from wardround.models.norms import AFFINE_INSTANCE, Norm, with_group_norms
-from wardround.models.unet import UNet
 from wardround.models.warm_start import started
 from wardround.models.weights_file import WeightsFile
 

@@ -70,6 +70,7 @@ def _gain_row(one: Joined, x: Axis, top: float) -> tuple[list[Shape], str]:
         mark = dots([(x.at(0), middle)], "open", 3.6) if own else []
         return [*_words(one.site, "", words, top, ""), *mark], words
     name = NAMES.get(one.model or "", one.model or "")
+    name += ", not usable yet" if one.kind == "unusable" else ""
     words, kind, bar = f"{_signed(gain['value'])}, no interval", "", []
     low, high = gain.get("low"), gain.get("high")
     if low is not None and high is not None and low != high:

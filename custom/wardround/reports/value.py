@@ -1,8 +1,8 @@
 """What is joining worth, for hospitals of other sizes?
 
 A benchmark measures the gain over a hospital's own model against the number of patients
-and of hospitals. Its points lie in `value_of_joining.json` of this package, so that every
-report can show the curve beside the run:
+and of hospitals. Its points lie in `templates/value_of_joining.json`, beside the pages, so
+that every report can show the curve beside the run:
 
     {"points": [{"patients": 8, "hospitals": 4, "gain": 0.05, "low": 0.02, "high": 0.08,
                  "n": 96, "what": "hippocampus"}, ...]}
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from wardround.core.validate import NUMBER, TEXT, Leaf, check
 
-FILE = Path(__file__).with_name("value_of_joining.json")
+FILE = Path(__file__).parent / "templates" / "value_of_joining.json"
 COMMAND = "python benchmarks/value_of_joining.py"
 _SHAPE = {
     "points": [

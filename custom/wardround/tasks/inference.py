@@ -35,10 +35,10 @@ from torch import Tensor, nn
 
 from wardround.models.blend import Blended, mixed_regions
 from wardround.tasks.boxes import bounding_box
+from wardround.tasks.covering import slide
 from wardround.tasks.inputs import network_input
 from wardround.tasks.regions import Regions
 from wardround.tasks.task import MIRRORED
-from wardround.tasks.windows import slide
 
 # A logit of -20 is a probability of 2e-9: no threshold in use calls it foreground.
 BACKGROUND = -20.0
@@ -94,7 +94,7 @@ def predict_logits(
     try:
         with torch.inference_mode():
             found = _averaged(
-                lambda images: _slide(module, images, flags, table, window, overlap, batch, regions), crop, mirrored
+                lambda images: _slide(module, images, flags, table, window, overlap, batch), crop, mirrored
             )
     finally:
         for part, mode in modes.items():
@@ -155,7 +155,6 @@ def _slide(
     window: Sequence[int],
     overlap: float,
     batch: int,
-    regions: int,
 ) -> Tensor:
     def forward(windows: Tensor) -> Tensor:
         inputs = network_input(windows, flags, table)
@@ -165,4 +164,4 @@ def _slide(
             return module(pair)[:1]  # type: ignore[no-any-return]
         return module(inputs)  # type: ignore[no-any-return]
 
-    return slide(crop, window, overlap, batch, regions, forward)
+    return slide(crop, window, overlap, batch, forward)

@@ -92,14 +92,7 @@ class Hospital:
             say=say,
         )
         split = split_of(opened.cohort, patient_dp=settings.private is not None)
-        site = settings.sampling.open(
-            name,
-            opened.cohort,
-            split,
-            settings.model,
-            settings.seed,
-            opened.device,
-        )
+        site = settings.sampling.open(name, opened.cohort, split, settings.model, settings.seed, opened.device)
         hospital = Hospital(name, opened, site, settings, states)
         if isinstance(settings.model, Single) and settings.model.weights:
             say(f"{hospital.title}: {told(settings.model, settings.seed)}")
@@ -253,8 +246,6 @@ class Hospital:
 
     def keep(self, evaluation: Evaluation, out: Path, job: str) -> None:
         """Write what the site keeps: its model, the page per patient, overlays."""
-        # Pages are for the end; a simulator may start a process for every round.
-
         pages.keep_models(
             evaluation,
             self.site,

@@ -4,9 +4,9 @@ import sys
 import pytest
 import torch
 
+from wardround.models.monai_unet import UNet
 from wardround.models.nets import UNet3d, seeded
 from wardround.models.norms import with_group_norms
-from wardround.models.unet import UNet
 
 SHAPES = [
     ((4, 8), 0, 0.0),

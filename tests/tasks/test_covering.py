@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from wardround.tasks.windows import gaussian, slide, windows_of
+from wardround.tasks.covering import gaussian, slide, windows_of
 
 
 @pytest.mark.parametrize("sides", [(8, 8, 8), (5, 6, 7), (20, 9, 8), (13, 17, 3), (37, 36, 41)])
@@ -14,7 +14,7 @@ def test_it_is_monais_sliding_window_bit_for_bit(sides, window, overlap, batch):
     network = torch.nn.Conv3d(4, 3, 3, padding=1)
     with torch.inference_mode():
         theirs = sliding_window_inference(volume, window, batch, network, overlap=overlap, mode="gaussian")
-        ours = slide(volume, window, overlap, batch, 3, network)
+        ours = slide(volume, window, overlap, batch, network)
     assert torch.equal(ours, theirs)
 
 

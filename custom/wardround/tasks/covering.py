@@ -2,7 +2,7 @@
 
 The result is that of MONAI's `sliding_window_inference` with Gaussian weights, bit for
 bit (a test compares them). It is computed here because importing `monai` imports all of
-it: 4 to 6 s, in every process of every task (models/unet.py).
+it: 4 to 6 s, in every process of every task (models/monai_unet.py).
 
 Source: MONAI, `inferers/utils.py` (Apache License 2.0).
 Deviations: one volume of three dimensions, an output of the window's size.
@@ -29,16 +29,15 @@ def slide(
     window: Sequence[int],
     overlap: float,
     batch: int,
-    outputs: int,
     forward: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Return the outputs of `forward`, [1, outputs, H, W, D], for a volume [1, C, H, W, D].
+    """Return the outputs of `forward`, [1, R, H, W, D], for a volume [1, C, H, W, D].
 
     window: The sides of a window. Where the volume is smaller, it is padded with zeros
         on both sides, and the padding is cut off again.
     overlap: The share of a window that the next one covers too, from 0 to below 1.
     batch: The number of windows at a time.
-    forward: Returns [B, outputs, *window] for windows [B, C, *window].
+    forward: Returns [B, R, *window] for windows [B, C, *window].
 
     Overlapping outputs are averaged with Gaussian weights.
     """
@@ -51,13 +50,17 @@ def slide(
         volume = functional.pad(volume, pad)
     places = windows_of(volume.shape[2:], window, overlap)
     weight = gaussian(window, volume)
-    total, weights = (volume.new_zeros((1, many, *volume.shape[2:])) for many in (outputs, 1))
+    # As large as the network's outputs, which the first windows show.
+    total = volume.new_zeros(0)
     for first in range(0, len(places), batch):
         here = places[first : first + batch]
         found = forward(torch.cat([volume[(slice(None), slice(None), *place)] for place in here]))
         found *= weight
+        if first == 0:
+            total = volume.new_zeros((1, found.shape[1], *volume.shape[2:]))
         for place, one in zip(here, found, strict=True):
             total[(0, slice(None), *place)] += one
+    weights = volume.new_zeros((1, 1, *volume.shape[2:]))
     for place in places:
         weights[(slice(None), slice(None), *place)] += weight
     total /= weights
