@@ -581,7 +581,7 @@ def test_a_promise_that_is_missing_is_refused(changed):
     "changed", [{"num_rounds": None}, {"num_rounds": 0}, {"step_timeout_s": 0}, {"wait_time_after_min_received": None}]
 )
 def test_a_step_of_a_sum_is_not_waited_for_for_ever(changed):
-    mode = SecaggServer(secagg("he"), SPEC, ["model"], [], [])
+    mode = SecaggServer(secagg("he"), SPEC, ["model"], [], [], "none")
     settings = {
         "mode": mode,
         "num_rounds": 2,

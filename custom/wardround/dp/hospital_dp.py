@@ -46,7 +46,18 @@ from numpy.typing import NDArray
 
 from wardround.core.arrays import Array, Arrays, Layout
 from wardround.core.errors import ConfigRefused, ReleaseRefused
-from wardround.core.traits import ADDITIVE, ALONE, BOUNDED, COUNTED, FIXED_LAYOUT, INTEGER, UNPROMISED, WHOLE, Traits
+from wardround.core.traits import (
+    ADDITIVE,
+    ALONE,
+    BOUNDED,
+    COUNTED,
+    DEFERRABLE,
+    FIXED_LAYOUT,
+    INTEGER,
+    UNPROMISED,
+    WHOLE,
+    Traits,
+)
 from wardround.dp.gaussian_noise import normal, secret_words
 from wardround.dp.releases import GaussianRelease
 
@@ -95,8 +106,10 @@ class HospitalDP:
     traits: ClassVar[Traits] = Traits(
         needs=frozenset({ALONE, ADDITIVE, FIXED_LAYOUT, WHOLE}),
         gives=frozenset({BOUNDED, INTEGER}),
-        # A number of patients is a number about the hospital's data, and no noise hides it.
-        breaks=frozenset({COUNTED, UNPROMISED}),
+        # A number of patients is a number about the hospital's data, and no noise hides it. What left in a later
+        # round would meet the noise of other hospitals there than that which was drawn for it, and the sum of two
+        # updates could lie beyond the grid that was made for one.
+        breaks=frozenset({COUNTED, DEFERRABLE, UNPROMISED}),
         why={ALONE: "one model: the update of a second one would leave too, and the clip is of one"},
     )
 

@@ -22,7 +22,7 @@ from wardround.core import kept_settings
 from wardround.core.arrays import digest
 from wardround.core.errors import ReleaseRefused
 from wardround.core.stages import Receipt, Update
-from wardround.flare import few_patients, ledger_adapter, plaintext_messages, secagg_messages
+from wardround.flare import few_patients, ledger_adapter, plaintext_messages, secagg_compression, secagg_messages
 from wardround.flare.outbound import Outbound
 from wardround.flare.secagg_session import SecAggSession
 from wardround.messages import plaintext, statements
@@ -148,7 +148,10 @@ class _Exit:
         beside = {"numbers": numbers, "facts": facts, "model": session.model, "settings": session.settings}
         beside |= {"run": moment.run, "exit": self._made_by()}
         site, patients = session.open(self.fl_ctx), int(update.weight)
-        held = site.hold(moment.round, passed.params, patients, session.initial, beside)
+        if outbound.compresses is None:
+            held = site.hold(moment.round, passed.params, patients, session.initial, beside)
+        else:
+            passed, held = secagg_compression.hold(outbound, passed, site, beside, self.fl_ctx)
         return receipt | held | {"update": digest(passed.params)}
 
     def _told(self, update: plaintext_messages.Update) -> tuple[dict[str, float | None], dict[str, Any]]:

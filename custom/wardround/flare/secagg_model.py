@@ -13,6 +13,8 @@ from nvflare.apis.fl_context import FLContext
 
 from wardround.aggregation.validation import StepCheck
 from wardround.algorithms.server_optimizers import ServerOptimizer
+from wardround.compression import linear
+from wardround.compression.chosen import Compression
 from wardround.core.arrays import Arrays, Layout, digest, norm
 from wardround.core.errors import RoundRefused
 from wardround.data.ehr_text import words_of
@@ -23,6 +25,7 @@ from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.step_check import Step, require_accepted
 from wardround.flare.trainer import Trainer
 from wardround.models.roles import shared_layout
+from wardround.secagg.client import SecAggClient
 from wardround.secagg.fixed_point import longest_error
 from wardround.training.client import FEDAVG_BASELINE
 from wardround.training.global_model import GlobalModel
@@ -120,6 +123,10 @@ class SecAggModel:
             return update
         return replace(update, delta=unscaled(self._scales(self.held(fl_ctx), update.delta), update.delta))
 
+    def public(self, fl_ctx: FLContext) -> dict[str, Any]:
+        """Return what the job's compression has kept of the revealed means."""
+        return dict(self.held(fl_ctx).memory)
+
     def finish(self, fl_ctx: FLContext) -> None:
         """Write the final model into the run's folder."""
         self.held(fl_ctx).finish(None, workspaces.run_folder(fl_ctx))
@@ -130,9 +137,11 @@ class SecAggModel:
         """Apply one revealed sum, and write down what this site may know of it."""
         site, noise = session.open(fl_ctx), self._outbound.noise
         if held.round == 0:
-            site.begin(self._leaving(held))
-        ratio = self._ratio(held.round)
+            site.begin(self._first(held))
+        ratio = self._ratio(held.round, site.cycle)
         mean, known = site.reveal(revealed.moment, revealed.sites, revealed.payload, ratio, revealed.roster)
+        if self._outbound.compresses is not None:
+            mean = self._opened(self._outbound.compresses, held, mean, site)
         participation = min(1.0, len(revealed.sites) / max(1, revealed.configured))
         name = site.agreement.name
         mine = name in revealed.sites
@@ -174,14 +183,32 @@ class SecAggModel:
         )
         return {name: block for name, block in held.wire().items() if name in names | fedavg_baseline}
 
-    def _ratio(self, round_: int) -> float:
-        """Return how much smaller the next round's steps are. The grid of its sum is
-        finer by the same ratio.
+    def _first(self, held: GlobalModel) -> dict[str, Any]:
+        """Return the first weights in the form in which an update enters the sum."""
+        compression, leaving = self._outbound.compresses, self._leaving(held)
+        return leaving if compression is None else linear.first(compression, leaving, 0, {})
+
+    def _opened(self, compression: Compression, held: GlobalModel, mean: Arrays, site: SecAggClient) -> dict[str, Any]:
+        """Return a revealed mean in the blocks of the model.
+
+        What the compression keeps of it is written down with the model. Where the next
+        round is the first one of its layout, its grid follows from the first weights.
+        """
+        leaving = self._leaving(held)
+        found = linear.opened(compression, Layout.of(leaving), mean, held.round, held.memory)
+        if held.round == 0:
+            for later in range(1, site.cycle):
+                site.begin(linear.first(compression, leaving, later, held.memory), later)
+        return found
+
+    def _ratio(self, round_: int, cycle: int) -> float:
+        """Return how much smaller the steps are in the next round with this grid's
+        blocks. The grid of its sum is finer by the same ratio.
         """
         schedule = self._trainer.work.schedule
-        if round_ + 1 >= schedule.num_rounds:
+        if round_ + cycle >= schedule.num_rounds:
             return 1.0
-        return schedule.steps(round_ + 1).lr / schedule.steps(round_).lr
+        return schedule.steps(round_ + cycle).lr / schedule.steps(round_).lr
 
     def _scales(self, held: GlobalModel, shared: Arrays) -> tuple[float, ...]:
         """Return the public scales of this round, by group of the shared blocks."""

@@ -15,7 +15,7 @@ from nvflare.apis.shareable import Shareable
 
 from wardround.core.errors import RoundRefused
 from wardround.flare import plaintext_messages, secagg_calls, secagg_messages, workspaces
-from wardround.flare.outbound import Outbound
+from wardround.flare.outbound import Asked, Outbound
 from wardround.flare.secagg_model import SecAggModel
 from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.trainer import Trainer
@@ -82,6 +82,8 @@ class SecAggTasks:
         held = self._model.applied(call, session, fl_ctx)
         session.model = held.digest
         session.initial = dict(held.weights)
+        session.public = self._model.public(fl_ctx)
+        outbound.begin(Asked(round_, held.digest, held.since))
         site = session.open(fl_ctx)
         # Noised integers belong to one run: in another run, with other masks, they
         # would be a second release of the same noise.

@@ -29,6 +29,7 @@ from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.sharing import Everything, Roles, parts
 from wardround.compression.half import Half
+from wardround.compression.low_rank import LowRank
 from wardround.compression.quantise import Quantise
 from wardround.compression.rand_k import RandK
 from wardround.compression.top_k import TopK
@@ -109,6 +110,7 @@ def options() -> Mapping[str, Mapping[str, Any]]:
             "quantise": Quantise,
             "top_k": TopK,
             "rand_k": RandK,
+            "low_rank": LowRank,
         },
         "secagg": {
             "plaintext": None,
