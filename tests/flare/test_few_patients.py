@@ -15,6 +15,7 @@ from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from outbounds import outbound
+from site_policies import open_policy
 
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.schedule import Schedule
@@ -27,7 +28,6 @@ from wardround.flare import few_patients, orders, plaintext_messages
 from wardround.flare.executor import SiteExecutor
 from wardround.flare.few_patients import Patients
 from wardround.flare.outbound_filter import OutboundFilter
-from wardround.flare.site_policy import OpenPolicy
 from wardround.messages import plaintext
 from wardround.models.nets import UNet3d
 from wardround.reports.intervals import bootstrap_mean, paired_gain
@@ -84,7 +84,7 @@ def doors(context):
             if patients is not None:
                 few_patients.keep(fl_ctx, patients)
             fl_ctx.set_prop(FLContextKey.FILTER_DIRECTION, FilterKey.OUT, private=True, sticky=False)
-            return (OutboundFilter() if kind == "exit" else OpenPolicy()), fl_ctx
+            return (OutboundFilter() if kind == "exit" else open_policy()), fl_ctx
 
         return make
 
