@@ -91,6 +91,7 @@ def test_every_command_wrote_its_job(followed: Path) -> None:
         "personal",
         "later",
         "robust",
+        "smaller",
     }
 
 
