@@ -191,7 +191,7 @@ def read_of(chosen: Any, like: Mapping[str, Any], means: Sequence[Any]) -> Any:
     return found
 
 
-HIDDEN = [
+IN_SUMS = [
     (*row, name)
     for row in ROWS
     for name in compat.options()["compression"]
@@ -199,8 +199,8 @@ HIDDEN = [
 ]
 
 
-@pytest.mark.parametrize("row", HIDDEN, ids=" ".join)
-def test_all_allowed_cells_of_a_hidden_sum_run_two_rounds_in_it(row, federation, monkeypatch):
+@pytest.mark.parametrize("row", IN_SUMS, ids=" ".join)
+def test_all_allowed_cells_of_a_secure_sum_run_two_rounds_in_it(row, federation, monkeypatch):
     secagg, dp, compression = row
     cells = [cell for cell in ALLOWED if (cell["secagg"], cell["dp"], cell["compression"]) == row]
     assert len(cells) >= 4

@@ -21,7 +21,7 @@ from wardround.core.errors import ConfigRefused
 from wardround.core.traits import Traits
 from wardround.flare import secagg_compression, stage_memory
 from wardround.flare.outbound import NONE, Outbound
-from wardround.flare.secagg_server import SecaggServer
+from wardround.flare.secagg_server import SecAggJobServer
 from wardround.secagg.fixed_point import fields_of
 
 ROUNDS = 4
@@ -155,9 +155,9 @@ def test_what_does_not_pass_through_a_sum_is_refused():
         with pytest.raises(ConfigRefused):
             Outbound(NONE, chosen, secagg("masked"), [])
     with pytest.raises(ConfigRefused, match="sum"):
-        SecaggServer(secagg("masked"), object(), ["model"], [], [], HalfPrecision())
+        SecAggJobServer(secagg("masked"), object(), ["model"], [], [], HalfPrecision())
     with pytest.raises(ConfigRefused, match="found"):
-        SecaggServer(secagg("masked"), object(), ["model"], [], [], None)
+        SecAggJobServer(secagg("masked"), object(), ["model"], [], [], None)
 
 
 def test_a_compressed_update_needs_a_job_that_compresses(played):

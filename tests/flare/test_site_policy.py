@@ -92,7 +92,7 @@ def plaintext(privacy="none"):
     return outbound(privacy)
 
 
-def hidden(privacy="none", sum_=LOCAL):
+def secagg_job(privacy="none", sum_=LOCAL):
     """Return what a job with secure aggregation promises."""
     return outbound(privacy, sum_)
 
@@ -223,7 +223,7 @@ def test_a_task_that_is_not_ours_is_refused_before_and_after(rig, policy, direct
 
 @pytest.mark.parametrize("policy", POLICIES, ids=named)
 @pytest.mark.parametrize("task", secagg_messages.TASKS)
-@pytest.mark.parametrize("exit_", [lambda: None, plaintext, hidden])
+@pytest.mark.parametrize("exit_", [lambda: None, plaintext, secagg_job])
 @pytest.mark.parametrize(
     "what",
     [
@@ -268,7 +268,7 @@ def test_the_replies_of_a_hidden_sum_pass_built_anew(rig, policy, task):
     )
     given["more"] = "phantom-north-001"
     given.set_header("note", "phantom-north-001")
-    made = rig(policy, hidden())
+    made = rig(policy, secagg_job())
     if task == secagg_messages.HOP and policy.rules:
         made.refuses(lambda: made.leave(given, task), "REFUSED")
         return
@@ -280,7 +280,7 @@ def test_the_replies_of_a_hidden_sum_pass_built_anew(rig, policy, task):
 @pytest.mark.parametrize("policy", POLICIES, ids=named)
 def test_a_statement_is_no_update(rig, policy):
     """Only the exit may turn an update into a statement, after this policy has seen the update."""
-    made = rig(policy, hidden())
+    made = rig(policy, secagg_job())
     signed = statement("submit")
     with pytest.raises(ReleaseRefused):
         made.leave(secagg_messages.reply_message(secagg_messages.Reply(signed, b"words", {})))
@@ -323,8 +323,8 @@ def test_open_reads_strictly(rig, message, wrong):
     assert made.receipts == []
 
 
-def test_the_marker_of_another_attempt_passes_only_to_a_hidden_exit(rig):
-    assert secagg_messages.read_again(rig(open_policy(), hidden()).leave(secagg_messages.again_message(1))) == 1
+def test_the_marker_of_another_attempt_passes_only_to_a_job_with_a_secure_sum(rig):
+    assert secagg_messages.read_again(rig(open_policy(), secagg_job()).leave(secagg_messages.again_message(1))) == 1
     for made in (rig(open_policy()), rig(open_policy(), plaintext())):
         with pytest.raises(ReleaseRefused):
             made.leave(secagg_messages.again_message(1))
@@ -332,14 +332,14 @@ def test_the_marker_of_another_attempt_passes_only_to_a_hidden_exit(rig):
 
 @pytest.mark.parametrize("round_", [-1, 2**16, 10**60])
 def test_a_marker_is_a_round_and_no_letter(rig, round_):
-    made = rig(open_policy(), hidden())
+    made = rig(open_policy(), secagg_job())
     made.refuses(lambda: made.leave(secagg_messages.again_message(round_)), "coded already")
 
 
 # patient
 
 
-@pytest.mark.parametrize("exit_", [lambda: None, plaintext, hidden, open_policy])
+@pytest.mark.parametrize("exit_", [lambda: None, plaintext, secagg_job, open_policy])
 def test_patient_refuses_a_looser_job_before_training(rig, exit_, message, scores):
     made = rig(patient_policy(), exit_())
     made.refuses(lambda: made.before(order()), "patient-level differential privacy")
@@ -401,7 +401,7 @@ def test_patient_refuses_less_than_a_patient(rig):
 
 
 def test_patient_accepts_a_job_that_hides_the_whole_hospital(rig, message):
-    made = rig(patient_policy(), hidden(shared())).budget(hospital=20)
+    made = rig(patient_policy(), secagg_job(shared())).budget(hospital=20)
     made.before(call())
     made.reserve(shared())
     assert digest(plaintext_messages.read_update(made.leave(message(loss=None))).delta) == digest(BLOCKS)
@@ -431,7 +431,7 @@ def hospital(rig, *more, **named):
 
 @pytest.mark.parametrize(
     ("exit_", "task_data"),
-    [(lambda: None, order), (plaintext, order), (hidden, call)],
+    [(lambda: None, order), (plaintext, order), (secagg_job, call)],
 )
 def test_hospital_reserves_before_training_and_charges_every_round(rig, message, exit_, task_data):
     made = hospital(rig, exit_())
@@ -444,7 +444,7 @@ def test_hospital_reserves_before_training_and_charges_every_round(rig, message,
     assert [line["ledger_entry"] for line in made.receipts] == [1, 2]
 
 
-@pytest.mark.parametrize("exit_", [lambda: hidden(), lambda: hidden(shared())])
+@pytest.mark.parametrize("exit_", [lambda: secagg_job(), lambda: secagg_job(shared())])
 def test_hospital_lets_no_job_check_steps_on_its_patients(rig, exit_):
     """A refusal is told, and no noise of this policy hides it."""
     made = hospital(rig, exit_())
@@ -464,7 +464,7 @@ def test_hospital_reserves_for_the_run_that_begins_not_for_the_one_that_ended(
     workspaces.run_id(old)
     workspaces.finish(old)
     made.before(order())
-    workspaces.begin_anew(made.at("train"))  # as the executor does
+    workspaces.begin_new_run(made.at("train"))  # as the executor does
     made.leave(message())
     assert made.account.job.id == JOB
     assert made.account.spent[POLICY] == (PROMISE.release,)
@@ -503,8 +503,8 @@ def test_hospital_tells_nothing_beside_the_update(rig, message, scores):
     assert "unit: hospital" in receipt["guarantee"]
 
 
-def test_hospital_silences_the_scores_of_a_hidden_sum(rig, scores):
-    made = hospital(rig, hidden())
+def test_hospital_silences_the_scores_of_a_secure_sum(rig, scores):
+    made = hospital(rig, secagg_job())
     signed = statement("judged")
     given = secagg_messages.reply_message(secagg_messages.Reply(signed, b"", {"scores": scores}))
     assert secagg_messages.read_reply(made.leave(given, "finish"), "finish").meta == {"scores": SILENT}
@@ -633,7 +633,7 @@ def test_hospital_a_policy_that_promises_nothing_is_refused(promise, delta):
 
 
 def test_hospital_another_attempt_passes_once_the_policy_has_noised_the_update(rig, message):
-    made = hospital(rig, hidden())
+    made = hospital(rig, secagg_job())
     made.before(call())
     made.refuses(lambda: made.leave(secagg_messages.again_message(0)), "coded before this policy")
     made.leave(message())
@@ -654,7 +654,7 @@ def test_hospital_another_attempt_passes_once_the_policy_has_noised_the_update(r
 def test_a_job_with_as_much_noise_passes_unchanged_and_is_not_charged_twice(rig, message, noise):
     own = HospitalRelease(noise, 2, DELTA, accept_vacuous=False)
     sum_ = dataclasses.replace(LOCAL, min_clients=noise.min_clients)
-    made = rig(hospital_policy(PROMISE, DELTA), hidden(own, sum_)).budget(hospital=20)
+    made = rig(hospital_policy(PROMISE, DELTA), secagg_job(own, sum_)).budget(hospital=20)
     made.before(call())
     assert made.account is None
     made.refuses(lambda: made.leave(message(loss=None)), "did not reserve")
@@ -677,7 +677,7 @@ def test_a_job_with_as_much_noise_passes_unchanged_and_is_not_charged_twice(rig,
 )
 def test_a_job_that_promises_less_is_noised_here(rig, message, mine, noise):
     own = HospitalRelease(noise, 2, DELTA, accept_vacuous=False)
-    made = rig(hospital_policy(mine, DELTA), hidden(own)).budget(hospital=40)
+    made = rig(hospital_policy(mine, DELTA), secagg_job(own)).budget(hospital=40)
     made.before(call())
     assert set(made.account.reserved) == {POLICY}
     made.reserve(own)
@@ -691,7 +691,7 @@ def test_a_job_that_promises_less_is_noised_here(rig, message, mine, noise):
 )
 def test_noise_that_our_filter_alone_does_not_add_is_no_promise(rig, message, filters):
     """A component that promises noise, and filters that need not keep it: it is added here."""
-    made = hospital(rig, hidden(shared()), filters=filters)
+    made = hospital(rig, secagg_job(shared()), filters=filters)
     made.before(call())
     assert set(made.account.reserved) == {POLICY}
     assert digest(plaintext_messages.read_update(made.leave(message(loss=None))).delta) != digest(BLOCKS)
@@ -701,7 +701,7 @@ def test_a_job_that_comes_with_the_whole_noise_at_every_site_is_as_strict(rig, m
     noise = dataclasses.replace(SHARED, distributed=False)
     own = HospitalRelease(noise, 2, DELTA, accept_vacuous=False)
     insists = hospital_policy(dataclasses.replace(PROMISE, min_clients=5, colluders=2), DELTA)
-    made = rig(insists, hidden(own, dataclasses.replace(LOCAL, masks=False))).budget(hospital=20)
+    made = rig(insists, secagg_job(own, dataclasses.replace(LOCAL, masks=False))).budget(hospital=20)
     made.before(call())
     made.reserve(own)
     assert digest(plaintext_messages.read_update(made.leave(message(loss=None))).delta) == digest(BLOCKS)

@@ -79,7 +79,7 @@ CLEAR = {
 
 
 @pytest.mark.parametrize("which", CLEAR)
-def test_messages_in_the_clear(which):
+def test_messages_in_plaintext(which):
     message, door = CLEAR[which]
     door(message)
     assert 0 < hold(1500, 1, lambda rng: wild(rng, message), door) < 1500

@@ -25,13 +25,13 @@ SHARINGS = {"everything": [], "roles": ["sharing=norms_at_home"], **MASKS}
 def objective(cell: compat.Cell) -> bool:
     """What goes together, pair by pair, as somebody wrote it down who knows no traits."""
     secagg, dp, masks = cell["secagg"], cell["dp"], cell["sharing"] in MASKS
-    hidden, chosen, beside = secagg != "plaintext", cell["sharing"] == "klmask", cell["beside"] == "beside"
+    summed, chosen, beside = secagg != "plaintext", cell["sharing"] == "klmask", cell["beside"] == "beside"
     compressed, robust = cell["compression"] != "none", cell["aggregation"] != "mean"
-    if hidden and (robust or (compressed and cell["compression"] not in ("rand_k", "low_rank"))):
+    if summed and (robust or (compressed and cell["compression"] not in ("rand_k", "low_rank"))):
         return False  # rules and most compressions read single updates
-    if not hidden and cell["compression"] == "low_rank":
+    if not summed and cell["compression"] == "low_rank":
         return False  # its factors follow from means, which no site of a plaintext job hears
-    if hidden and compressed and dp == "hospital":
+    if summed and compressed and dp == "hospital":
         return False  # what is left out would leave in a sum with other noise
     if dp == "hospital" and secagg in ("plaintext", "weighted"):
         return False  # the number of patients would be told
@@ -39,7 +39,7 @@ def objective(cell: compat.Cell) -> bool:
         return False
     if dp == "patient" and chosen:
         return False  # masks read training patients
-    if hidden and chosen and beside:
+    if summed and chosen and beside:
         return False  # the difference of two sums
     if masks and (compressed or cell["algorithm"] == "scaffold"):
         return False

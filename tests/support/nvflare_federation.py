@@ -45,7 +45,7 @@ from wardround.flare.controller import ServerController
 from wardround.flare.executor import SiteExecutor
 from wardround.flare.outbound import ID, NONE, Outbound
 from wardround.flare.outbound_filter import OutboundFilter
-from wardround.flare.secagg_server import SecaggServer
+from wardround.flare.secagg_server import SecAggJobServer
 from wardround.flare.secagg_session import SecAggSession
 from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
@@ -331,7 +331,7 @@ class Federation:
 
     def begin(self, **changed: Any) -> None:
         """Make a server's process; what it knows is what its folder holds."""
-        mode = SecaggServer(self.promise, SPEC, ["model"], [], [], self.compression)
+        mode = SecAggJobServer(self.promise, SPEC, ["model"], [], [], self.compression)
         settings = {"mode": mode, "num_rounds": 2, "about": ABOUT}
         settings |= {"round_timeout_s": 60, "step_timeout_s": 30, "wait_time_after_min_received": 60}
         self.server = Party(self.root / "server", "server", self.job)

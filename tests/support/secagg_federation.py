@@ -18,8 +18,8 @@ import numpy as np
 from server_play import Refuses, play
 
 from wardround import __version__
-from wardround.aggregation.secagg_run import SecaggRun
-from wardround.aggregation.secagg_state import SecaggState
+from wardround.aggregation.secagg_run import SecAggRun
+from wardround.aggregation.secagg_state import SecAggState
 from wardround.compression import linear
 from wardround.compression.chosen import Compression
 from wardround.compression.linear import cycle_of
@@ -282,10 +282,10 @@ class Federation:
         secagg_server = SecAggServer(self.promise, self.authority, *fields)
         folder = self.root / "server"
         folder.mkdir(parents=True, exist_ok=True)
-        state = SecaggState.open(folder, ABOUT | about)
+        state = SecAggState.open(folder, ABOUT | about)
         log = RunLog.begin(ABOUT | about, {"fingerprint": FINGERPRINT}, True, state.history, clock=lambda: 7.0)
         key_id = "ab" * 16 if self.promise.encryption else ""
-        self.server = SecaggRun(self.promise, secagg_server, key_id, state, log, num_rounds, FINGERPRINT)
+        self.server = SecAggRun(self.promise, secagg_server, key_id, state, log, num_rounds, FINGERPRINT)
         self.attendance = Attendance(self.names, num_rounds, log)
         self.rejected: list[str] = []
         self.stopping = False

@@ -192,7 +192,7 @@ class HospitalRule:
             round_, rounds = asked(passing.the_order)
             # Before the ledger asks for the run's id: else a new run is reserved under the old one's.
             if round_ == 0:
-                workspaces.begin_anew(fl_ctx)
+                workspaces.begin_new_run(fl_ctx)
             ledger_adapter.reserve(self._mechanism(rounds), fl_ctx, passing.say, POLICY)
 
     def _released(self, update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_messages.Update:

@@ -68,7 +68,7 @@ class SecAggModel:
     ) -> None:
         self._trainer, self._outbound = trainer, outbound
         self._validation = validation
-        self._rule, self._banks, self._scaling = server_optimizer, variables, scaling
+        self._rule, self._variables, self._scaling = server_optimizer, variables, scaling
         self._model: GlobalModel | None = None
 
     def held(self, fl_ctx: FLContext) -> GlobalModel:
@@ -82,7 +82,7 @@ class SecAggModel:
             promise |= {"sampling.columns": words_of(work.sampling.table)}
             promise |= {"sharing.home": ", ".join(work.sharing.home_roles)}
             inputs = work.sampling.described
-            self._model = GlobalModel.open(folder, work.model, self._rule, self._banks, work.seed, promise, inputs)
+            self._model = GlobalModel.open(folder, work.model, self._rule, self._variables, work.seed, promise, inputs)
         return self._model
 
     def applied(self, call: secagg_messages.Call, session: SecAggSession, fl_ctx: FLContext) -> Start:

@@ -9,8 +9,8 @@ from typing import Any, Literal, final
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
-from wardround.aggregation.secagg_run import SecaggRun
-from wardround.aggregation.secagg_state import SecaggState
+from wardround.aggregation.secagg_run import SecAggRun
+from wardround.aggregation.secagg_state import SecAggState
 from wardround.compression.chosen import Compression
 from wardround.compression.linear import layouts
 from wardround.core.errors import ConfigRefused
@@ -29,7 +29,7 @@ from wardround.secagg.spec import SecAggSpec
 
 
 @final
-class SecaggServer:
+class SecAggJobServer:
     """The server of a job in which it adds what it cannot read, and never has a model.
 
     A state folder with an unfinished run is resumed.
@@ -75,7 +75,7 @@ class SecaggServer:
         """Return the compression, or None where whole updates are added."""
         return None if isinstance(self.compression, str) else self.compression
 
-    def open(self, fl_ctx: FLContext, num_rounds: int, about: dict[str, Any]) -> SecaggRun:
+    def open(self, fl_ctx: FLContext, num_rounds: int, about: dict[str, Any]) -> SecAggRun:
         """Return a new run, or the run that the state folder holds.
 
         Another job's state, a secret key in the server's folders, and a key file that
@@ -95,14 +95,14 @@ class SecaggServer:
         found = [layout] if self.compresses is None else layouts(self.compresses, layout)
         fields = [fields_of(one, self.secagg.bits, weighted=self.secagg.weighted) for one in found]
         secagg_server = SecAggServer(self.secagg, Authority.load(startup), *fields)
-        state = SecaggState.open(workspaces.state_folder(fl_ctx), about)
+        state = SecAggState.open(workspaces.state_folder(fl_ctx), about)
         facts = {
             "name": type(self.model).__name__,
             "parameters": sum(block.numel() for block in module.parameters()),
             "fingerprint": fingerprint(module),
         }
         record = RunReport.begin(about, facts, workspaces.in_simulator(fl_ctx), state.history)
-        return SecaggRun(
+        return SecAggRun(
             self.secagg,
             secagg_server,
             key_id,

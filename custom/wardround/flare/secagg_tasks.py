@@ -40,7 +40,7 @@ class SecAggTasks:
         """Return the reply to one task; a message that is no Call: ReleaseRefused."""
         call = secagg_calls.read_call(message)
         if task == secagg_messages.JOIN and call.begun == 0:
-            workspaces.begin_anew(fl_ctx)
+            workspaces.begin_new_run(fl_ctx)
         self._trainer.require_own_state(self._outbound, fl_ctx)
         self._session.begin(call, self._trainer.settings(self._outbound), self._trainer.work.seed)
         return self._handlers[task](call, fl_ctx)

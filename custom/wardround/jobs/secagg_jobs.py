@@ -26,7 +26,7 @@ def server_workflow(job: Job, about: Json) -> Json:
         "compression": job.compression or "none",
     }
     args = {
-        "mode": {"path": "wardround.flare.secagg_server.SecaggServer", "args": mode},
+        "mode": {"path": "wardround.flare.secagg_server.SecAggJobServer", "args": mode},
         "num_rounds": job.schedule["num_rounds"],
         "round_timeout_s": job.federation["round_timeout_s"],
         "step_timeout_s": job.federation["step_timeout_s"],
