@@ -5,7 +5,7 @@ PPPML-HMI: Per-FedAvg with homomorphic encryption. MM-PFL-ADP: KL masks with ada
 
     holds                      the interval of the effect lies above 0 (or, of a cost, within the margin)
     does not hold              the interval excludes the claimed size
-    not told from chance       neither
+    not reported from chance       neither
     cannot be tested           for the reason that is given
     not measured yet           the parts are not there; the script that makes them is named
 
@@ -26,7 +26,7 @@ from common import Part, Parts, Table, table
 from paired import Gain, Scores, gain
 from wardround.reports.intervals import Interval
 
-HOLDS, FAILS, CHANCE = "holds", "**does not hold**", "not told from chance"
+HOLDS, FAILS, CHANCE = "holds", "**does not hold**", "not reported from chance"
 PER_FEDAVG, ELSEWHERE, ROUNDS, ACCURACY_LOST = 0.05, 0.18, 47 / 85, 0.03
 
 

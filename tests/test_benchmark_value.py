@@ -164,8 +164,8 @@ def test_rounds_and_bytes_to_the_mark_by_hand() -> None:
         ((0.04, 0.01, 0.07), "holds"),
         ((0.02, 0.01, 0.03), "holds, and is smaller than claimed"),
         ((0.00, -0.02, 0.02), "**does not hold**"),
-        ((0.03, -0.02, 0.08), "not told from chance"),
-        ((0.03, None, None), "not told from chance"),
+        ((0.03, -0.02, 0.08), "not reported from chance"),
+        ((0.03, None, None), "not reported from chance"),
     ],
 )
 def test_a_verdict_needs_its_interval(interval: tuple[float, Any, Any], expected: str) -> None:

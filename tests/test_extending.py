@@ -92,6 +92,7 @@ def test_every_command_wrote_its_job(followed: Path) -> None:
         "later",
         "robust",
         "mixed",
+        "smaller",
     }
 
 

@@ -12,7 +12,7 @@ from wardround.jobs import folder, recipes
 
 # What a site has to allow for these jobs to run (the source of an allow-list): nothing else is ever built from a config.
 SECAGG = {
-    "wardround.flare.secagg_server.SecaggServer",
+    "wardround.flare.secagg_server.SecAggJobServer",
     "wardround.secagg.spec.SecAggSpec",
 }
 HOSPITAL = {

@@ -19,11 +19,11 @@ from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import first_variables, local_round, vectors
 from wardround.algorithms.klmask import KLMask
 from wardround.algorithms.sharing import EVERYTHING
-from wardround.compression.chosen import HalfPrecision, LargestValues, Quantisation, RandomSlices
+from wardround.compression.chosen import HalfPrecision, LargestValues, Projections, Quantisation, RandomSlices
 from wardround.compression.opening import Opening
 from wardround.core.arrays import Layout
 from wardround.core.rng import stream
-from wardround.core.stages import Replies, Update
+from wardround.core.stages import Aggregate, Replies, Update
 from wardround.dp.dp_sgd import PatientDP, PrivateObjective
 from wardround.dp.hospital_dp import HospitalDP, privatise
 from wardround.dp.scales import isotropic
@@ -39,6 +39,7 @@ COMPRESSIONS = {
     "quantise": Quantisation(8, 256, 0),
     "top_k": LargestValues(0.2),
     "rand_k": RandomSlices(2, 0),
+    "low_rank": Projections(2, 0),
 }
 PATIENT = PatientDP(max_grad_norm=1.0, noise_multiplier=1.0, sample_rate=0.5, reference_patients=4)
 MODES = {"he_masks": "he with masks", "weighted": "masked"}
@@ -180,11 +181,30 @@ def test_every_allowed_plaintext_cell_runs_two_rounds(aggregation):
 ROWS = [row for row in compat.rows() if row[0] != "plaintext" and compat.row_misfit(row) is None]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=" ".join)
-def test_all_allowed_cells_of_a_hidden_sum_run_two_rounds_in_it(row, federation, monkeypatch):
-    secagg, dp = row
-    cells = [cell for cell in ALLOWED if (cell["secagg"], cell["dp"]) == row]
+def read_of(chosen: Any, like: Mapping[str, Any], means: Sequence[Any]) -> Any:
+    """Return what two rounds of a linear compression read of the mean updates."""
+    blocks, memory, found = Layout.of(like), dict[str, Any](), np.zeros(Layout.of(like).total)
+    stage = chosen.stage(blocks, "")
+    for round_, mean in enumerate(means):
+        sent, _ = stage.outbound(Update(blocks.unflatten(mean.astype(np.float32)), 1.0), round_, memory)
+        found = found + blocks.flatten(stage.inbound(Aggregate(sent.params, ()), round_, memory).params)
+    return found
+
+
+IN_SUMS = [
+    (*row, name)
+    for row in ROWS
+    for name in compat.options()["compression"]
+    if compat.why_not(compat.cell_of([*row, name])) is None
+]
+
+
+@pytest.mark.parametrize("row", IN_SUMS, ids=" ".join)
+def test_all_allowed_cells_of_a_secure_sum_run_two_rounds_in_it(row, federation, monkeypatch):
+    secagg, dp, compression = row
+    cells = [cell for cell in ALLOWED if (cell["secagg"], cell["dp"], cell["compression"]) == row]
     assert len(cells) >= 4
+    chosen = COMPRESSIONS.get(compression)
     trained = [Trained(cell, f"cell {number} ") for number, cell in enumerate(cells)]
     first = {name: one.first()[name] for one in trained for name in sorted(one.first())}
     travels = set().union(*(one.travels() for one in trained))
@@ -194,7 +214,7 @@ def test_all_allowed_cells_of_a_hidden_sum_run_two_rounds_in_it(row, federation,
     home = {name: block for name, block in first.items() if name not in travels}
     weights = "patients_in_sum" if secagg == "weighted" else "equal"
     mode = MODES.get(secagg, secagg)
-    played = federation(mode, weights=weights, bits=16 if dp == "hospital" else 8)
+    played = federation(mode, weights=weights, bits=16 if dp == "hospital" else 8, compression=chosen)
     promise = played.promise
     noise = None
     if dp == "hospital":
@@ -224,7 +244,14 @@ def test_all_allowed_cells_of_a_hidden_sum_run_two_rounds_in_it(row, federation,
     if noise is None:
         patients = {site: secagg_federation.patients(site) if promise.weighted else 1 for site in played.names}
         shares = {site: count / sum(patients.values()) for site, count in patients.items()}
-        mean = sum(
-            shares[site] * np.concatenate([one[name].ravel() for name in final]) for (site, _), one in updates.items()
-        )
+        means = [
+            sum(
+                share * np.concatenate([updates[site, n][name].ravel() for name in final])
+                for site, share in shares.items()
+            )
+            for n in range(2)
+        ]
+        mean = means[0] + means[1]
+        if chosen is not None:
+            mean = read_of(chosen, {name: first[name] for name in final}, means)
         assert np.linalg.norm(moved - mean) < 0.02 * np.linalg.norm(mean)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from wardround.aggregation.secagg_state import FILE, SecaggState
+from wardround.aggregation.secagg_state import FILE, SecAggState
 from wardround.core.errors import RoundRefused
 from wardround.messages.secagg import Revealed
 from wardround.messages.statements import Moment
@@ -24,7 +24,7 @@ def after(tmp_path):
 
     def make(num_rounds, folder=tmp_path / "state", oldest=99):
         folder.mkdir(exist_ok=True)
-        state = SecaggState.open(folder, PROMISE)
+        state = SecAggState.open(folder, PROMISE)
         for round_ in range(state.round, num_rounds):
             state.add(revealed(round_), entry(round_), min(oldest, round_))
         return state
@@ -33,14 +33,14 @@ def after(tmp_path):
 
 
 def test_nothing_there_is_a_start(tmp_path):
-    state = SecaggState.open(tmp_path / "absent", PROMISE)
+    state = SecAggState.open(tmp_path / "absent", PROMISE)
     assert (state.round, state.history, state.revealed) == (0, [], [])
 
 
 @pytest.mark.parametrize("num_rounds", [1, 2, 3])
 def test_what_was_written_is_what_is_read(after, num_rounds):
     state = after(num_rounds)
-    again = SecaggState.open(state.folder, PROMISE)
+    again = SecAggState.open(state.folder, PROMISE)
     assert again.round == num_rounds
     assert again.revealed == state.revealed == [revealed(num_rounds - 1)]
     assert again.history == [entry(round_) for round_ in range(num_rounds)]
@@ -55,7 +55,7 @@ def test_sums_that_a_site_lacks_are_kept_for_it(after):
     """The site that is furthest behind has the model of round 1: it needs the sums of rounds 2 and 3."""
     state = after(3, oldest=1)
     assert state.since(1) == (revealed(1), revealed(2))
-    assert SecaggState.open(state.folder, PROMISE).since(2) == (revealed(2),)
+    assert SecAggState.open(state.folder, PROMISE).since(2) == (revealed(2),)
     assert sorted(path.name for path in state.folder.iterdir()) == [FILE, "sum-00002.bin", "sum-00003.bin"]
 
 
@@ -68,14 +68,14 @@ def test_a_resumed_state_goes_on(after):
 @pytest.mark.parametrize("changed", [{"lr": 0.1}, {"job": "other"}, {"more": 1}])
 def test_another_job_is_refused(after, changed):
     with pytest.raises(RoundRefused, match="the state of another job"):
-        SecaggState.open(after(1).folder, PROMISE | changed)
+        SecAggState.open(after(1).folder, PROMISE | changed)
 
 
 def test_a_crash_between_the_sum_and_what_points_to_it(after):
     """The sum of round 2 is there, the pointer still names round 1: round 2 is run again."""
     state = after(1)
     (state.folder / "sum-00002.bin").write_bytes(b"half")
-    again = SecaggState.open(state.folder, PROMISE)
+    again = SecAggState.open(state.folder, PROMISE)
     assert (again.round, again.revealed) == (1, [revealed(0)])
 
 
@@ -97,4 +97,4 @@ def test_a_damaged_state_is_refused(after, damage):
     else:
         (folder / FILE).write_text(json.dumps(said | {"revealed": [{"moment": [1]}]}))
     with pytest.raises(RoundRefused, match="not readable"):
-        SecaggState.open(folder, PROMISE)
+        SecAggState.open(folder, PROMISE)

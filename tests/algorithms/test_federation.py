@@ -136,7 +136,7 @@ def test_personal_models_differ_between_sites_and_the_shared_one_does_not(proble
     assert torch.equal(*(fedavg.personal(FedAvg(), site, sides[site]) for site in sides))
 
 
-def test_the_first_banks_are_the_model_and_a_zero_control(model):
+def test_the_first_variables_are_the_model_and_a_zero_control(model):
     variables = first_variables(Scaffold(), model)
     assert set(variables) == {f"{variable}:{name}" for variable in ("model", "control") for name in model}
     assert all((variables[f"model:{name}"] == model[name]).all() for name in model)

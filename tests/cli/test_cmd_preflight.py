@@ -111,7 +111,7 @@ def any_format(site):
 
 def no_scope_class(site):
     file = site / "local" / "privacy.json"
-    file.write_text(file.read_text().replace("PatientPolicy", "NoPolicy"))
+    file.write_text(file.read_text().replace("SitePolicy", "NoPolicy"))
 
 
 def hospital_scope_without_its_limit(site):

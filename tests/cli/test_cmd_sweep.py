@@ -168,7 +168,7 @@ def test_bad_input_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     "name", [name for name in recipes.names() if recipes.job(name).privacy["title"] != "plaintext"]
 )
-def test_no_hidden_or_private_job_is_run_in_the_clear(
+def test_no_secagg_or_private_job_is_run_in_plaintext(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["sweep", name, "--out", str(tmp_path / "out")]) == 2

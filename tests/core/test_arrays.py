@@ -88,7 +88,7 @@ def test_size_is_four_bytes_a_number():
     assert arrays.size_bytes({"w": np.zeros((2, 3)), "s": np.zeros(())}) == 28
 
 
-def test_banks_keep_their_blocks_apart():
+def test_variables_keep_their_blocks_apart():
     wire = arrays.in_variable("model", A) | arrays.in_variable("control", B)
     assert sorted(wire) == ["control:b", "control:w", "model:b", "model:w"]
     assert arrays.from_variable("model", wire) == A

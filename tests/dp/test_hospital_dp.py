@@ -171,11 +171,11 @@ def test_noise_of_one_site_is_the_rounded_gaussian(fixed_words: None, offset: fl
     assert q.var() == pytest.approx(sigma**2 + 1 / 12, rel=4 * math.sqrt(2 / runs))
 
 
-@pytest.mark.parametrize(("hidden", "colluders", "shares"), [(True, 0, 3), (True, 1, 2), (False, 0, 1)])
+@pytest.mark.parametrize(("distributed", "colluders", "shares"), [(True, 0, 3), (True, 1, 2), (False, 0, 1)])
 def test_what_a_reader_does_not_know_is_the_whole_noise(
-    fixed_words: None, hidden: bool, colluders: int, shares: int
+    fixed_words: None, distributed: bool, colluders: int, shares: int
 ) -> None:
-    given_, runs = promise(distributed=hidden, colluders=colluders), 100_000
+    given_, runs = promise(distributed=distributed, colluders=colluders), 100_000
     assert given_.shares == shares
     total = sum(noised(given_, np.zeros((runs, 1), np.int64)) for _ in range(shares))[:, 0] * given_.step
     whole = given_.noise_multiplier * given_.max_update_norm
@@ -310,10 +310,10 @@ def test_published_sizes_at_which_signal_equals_noise(sites: int, values: int) -
     assert law == pytest.approx(1.0, abs=0.03)
 
 
-@pytest.mark.parametrize("hidden", [True, False])
-def test_signal_to_noise_by_simulation(fixed_words: None, hidden: bool) -> None:
+@pytest.mark.parametrize("distributed", [True, False])
+def test_signal_to_noise_by_simulation(fixed_words: None, distributed: bool) -> None:
     values, rounds, counted = 400, 20, 6
-    given_ = promise(distributed=hidden, noise_multiplier=2.0)
+    given_ = promise(distributed=distributed, noise_multiplier=2.0)
     x = np.broadcast_to(clipped(given_, np.full(values, 1.0)), (rounds * counted, values))
     total = noised(given_, x).sum(axis=0) * given_.step
     signal = x.sum(axis=0) * given_.fine_step(values)

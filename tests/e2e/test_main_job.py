@@ -62,7 +62,7 @@ def test_every_site_took_part_in_every_round_and_got_a_verdict(flagless):
         assert set(report["final"][site]["candidates"]) == CANDIDATES
 
 
-def test_bytes_are_those_of_the_two_banks(flagless):
+def test_bytes_are_those_of_the_two_variables(flagless):
     """Per-FedAvg and FedAvg travel together: 2 models of float32 down and up, at 3 sites."""
     report = flagless.report
     one = 4 * sum(block.size for block in initial_arrays(TINY, seed=0).values())

@@ -58,7 +58,7 @@ def test_the_models_are_the_same_bit_for_bit(reports):
     assert len(found["fixed"]) == 64
 
 
-def test_the_job_in_the_clear_is_downloaded_with_its_model(consortium, reports):
+def test_the_job_in_plaintext_is_downloaded_with_its_model(consortium, reports):
     from wardround.models import checkpoint
 
     assert set(reports["plain"]["final"]) == set(SITES)

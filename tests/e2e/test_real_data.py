@@ -30,7 +30,7 @@ def test_with_one_patient_in_each_part_no_score_leaves(real):
         assert "Dice WT" in page
         assert "Dice ET" not in page
     assert all(numbers["val_score"] is None for one in real.report["rounds"] for numbers in one["sites"].values())
-    assert "not told" in real.words_of("server")
+    assert "not reported" in real.words_of("server")
 
 
 def test_no_patient_is_named_outside_the_site(real):

@@ -139,7 +139,7 @@ def test_bytes_up_are_those_of_the_receipts(runs):
         assert sum(entry["bytes_up"] for entry in runs[name].report["rounds"]) == sent
 
 
-def test_an_update_is_half_as_large_as_in_the_clear_or_smaller(runs):
+def test_an_update_is_half_as_large_as_in_plaintext_or_smaller(runs):
     """Eight bits and a few of headroom for each number, before encryption adds its own."""
     count = sum(block.size for block in initial_arrays(TINY, seed=0).values())
     (line,) = (line for line in receipts(runs["secagg"], "site-1")[:4] if line["task"] == "train")

@@ -151,7 +151,7 @@ def test_the_model_card(tmp_path: Path) -> None:
     arrays = {name: p.detach().numpy() for name, p in UNet3d((4, 8)).build(3).named_parameters()}
     known = {"hospitals": 3, "sequences": {"t1": 3, "flair": 2}, "label_kinds": {"brats": 3}, "rounds": 7}
     real = {"data": "patients", "sites": {"patients": 3}}
-    for number, (val, shown) in enumerate(((6, "0.65 (n = 6)"), (4, "not told"), (None, "not told"))):
+    for number, (val, shown) in enumerate(((6, "0.65 (n = 6)"), (4, "not reported"), (None, "not reported"))):
         patients = {"train": 40, "val": val, "test": 9}
         meta = META | {"val_score": 0.654321, "card": known | {"patients": patients}, "trained_on": real}
         meta |= {"model": describe(UNet3d((4, 8))), "settings": {"job": "x", "dp.noise": 1.1}}
@@ -172,7 +172,7 @@ def test_the_model_card(tmp_path: Path) -> None:
         assert "0.654" not in about
         assert ('"val": 6' in about) == (val == 6)
         assert '"val": 4' not in about
-        assert ("val not told (fewer than 5" in text) == (val != 6)
+        assert ("val not reported (fewer than 5" in text) == (val != 6)
         assert ("0.65" in about) == (val == 6)
 
 

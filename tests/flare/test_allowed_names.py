@@ -16,7 +16,9 @@ from outbounds import leaving, outbound
 
 from wardround.compression.chosen import HalfPrecision
 from wardround.core.errors import ReleaseRefused
+from wardround.data.cases import MODALITIES
 from wardround.flare import compressed_messages, plaintext_messages, secagg_messages
+from wardround.flare.outbound import ID, NONE, Outbound
 from wardround.jobs import folder, recipes
 from wardround.jobs.building import build
 from wardround.jobs.job_classes import classes
@@ -147,3 +149,14 @@ def test_under_hospital_level_noise_the_kinds_of_masks_alone_are_listed() -> Non
 def test_the_server_of_a_printed_job_has_the_list_of_its_sites(job: str) -> None:
     mode = folder.server_config(recipes.job(job))["workflows"][0]["args"]["mode"]
     assert mode["args"]["allowed_names"] == allowed_names(job)
+
+
+def test_a_site_with_another_list_is_in_no_sum(federation: Callable[..., Any]) -> None:
+    """The list is part of what the sites of a sum have in common, whatever config each of them was given."""
+    played = federation("masked")
+    site = played.sites["site-2"]
+    site.outbound = Outbound(NONE, NONE, site.promise, [*MODALITIES, "dice_WT"])
+    site.engine.components[ID] = site.outbound
+    played.run()
+    assert len(played.problems) == 1
+    assert "site-2 was lost in the join: it serves another job, or other settings of it" in played.problems[0]

@@ -15,6 +15,7 @@ from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from outbounds import outbound
+from site_policies import open_policy
 
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.schedule import Schedule
@@ -27,7 +28,6 @@ from wardround.flare import few_patients, orders, plaintext_messages
 from wardround.flare.executor import SiteExecutor
 from wardround.flare.few_patients import Patients
 from wardround.flare.outbound_filter import OutboundFilter
-from wardround.flare.site_policy import OpenPolicy
 from wardround.messages import plaintext
 from wardround.models.nets import UNet3d
 from wardround.reports.intervals import bootstrap_mean, paired_gain
@@ -68,15 +68,15 @@ def numbers_in(value):
     return [value] if isinstance(value, float) else []
 
 
-def leave(scores, fl_ctx, exit_=None):
+def leave(scores, fl_ctx, filter_=None):
     return plaintext_messages.read_scores(
-        (exit_ or OutboundFilter()).process(plaintext_messages.scores_message(scores), fl_ctx)
+        (filter_ or OutboundFilter()).process(plaintext_messages.scores_message(scores), fl_ctx)
     )
 
 
 @pytest.fixture
 def doors(context):
-    """Every door of a site in plaintext: (name, function of task and Patients that returns (exit, context))"""
+    """Every door of a site in plaintext: (name, function of task and Patients that returns (filter, context))"""
 
     def door(kind):
         def make(task, patients):
@@ -84,11 +84,11 @@ def doors(context):
             if patients is not None:
                 few_patients.keep(fl_ctx, patients)
             fl_ctx.set_prop(FLContextKey.FILTER_DIRECTION, FilterKey.OUT, private=True, sticky=False)
-            return (OutboundFilter() if kind == "exit" else OpenPolicy()), fl_ctx
+            return (OutboundFilter() if kind == "filter" else open_policy()), fl_ctx
 
         return make
 
-    return {kind: door(kind) for kind in ("exit", "policy")}
+    return {kind: door(kind) for kind in ("filter", "policy")}
 
 
 def test_the_attack_works_on_what_stays():
@@ -98,14 +98,14 @@ def test_the_attack_works_on_what_stays():
     assert recovered(found) == pytest.approx(rows, abs=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["exit", "policy"])
+@pytest.mark.parametrize("kind", ["filter", "policy"])
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_whatever_few_patients_score_the_same_message_leaves(doors, kind, count):
-    exit_, fl_ctx = doors[kind]("finish", Patients(train=20, val=count, test=count))
+    filter_, fl_ctx = doors[kind]("finish", Patients(train=20, val=count, test=count))
     rng, seen = np.random.default_rng(count), set()
     for _ in range(4):
         scores = judged(list(rng.random(count)), list(rng.random(count)))
-        leaving = leave(scores, fl_ctx, exit_)
+        leaving = leave(scores, fl_ctx, filter_)
         assert numbers_in(leaving) == [1.0]  # the seconds
         seen.add(json.dumps(leaving, sort_keys=True))
     assert len(seen) == 1
@@ -113,11 +113,11 @@ def test_whatever_few_patients_score_the_same_message_leaves(doors, kind, count)
     assert (leaving["deploy"], leaving["usable"]) == ("personalised", True)
 
 
-@pytest.mark.parametrize("kind", ["exit", "policy"])
+@pytest.mark.parametrize("kind", ["filter", "policy"])
 def test_from_five_on_two_digits_leave(doors, kind):
-    exit_, fl_ctx = doors[kind]("finish", Patients(train=20, val=5, test=5))
+    filter_, fl_ctx = doors[kind]("finish", Patients(train=20, val=5, test=5))
     given = judged([0.123456, 0.55, 0.91, 0.4, 0.7], [0.2, 0.5, 0.6, 0.1, 0.3])
-    leaving = leave(given, fl_ctx, exit_)
+    leaving = leave(given, fl_ctx, filter_)
     mine = leaving["candidates"]["personalised"]
     assert mine["test"]["dice_mean"]["value"] == round(
         given["candidates"]["personalised"]["test"]["dice_mean"]["value"], 2
@@ -130,12 +130,12 @@ def test_from_five_on_two_digits_leave(doors, kind):
 
 def test_the_rows_of_five_patients_do_not_follow_from_what_leaves(doors):
     """For every hospital of a sample there is another one, whose rows are far away, that sends the same message."""
-    exit_, fl_ctx = doors["exit"]("finish", Patients(train=20, val=5, test=5))
+    filter_, fl_ctx = doors["filter"]("finish", Patients(train=20, val=5, test=5))
     rng = np.random.default_rng(0)
     grid = np.linspace(-0.06, 0.06, 7)
     for _ in range(3):
         rows = np.sort(rng.uniform(0.2, 0.8, 5))
-        sent = leave(judged(list(rows), [0.5] * 5), fl_ctx, exit_)["candidates"]["personalised"]["test"]["dice_mean"]
+        sent = leave(judged(list(rows), [0.5] * 5), fl_ctx, filter_)["candidates"]["personalised"]["test"]["dice_mean"]
         moved = (rows + np.array(step) for step in product(grid, repeat=5) if abs(sum(step)) < 0.01)
         twins = (twin for twin in moved if np.abs(twin - rows).max() > 0.05)
         same = (twin for twin in twins if rounded_alike(bootstrap_mean(list(twin), 0, 2000), sent))
@@ -147,46 +147,46 @@ def rounded_alike(interval, sent):
     return all(round(found[key], 2) == sent[key] for key in ("value", "low", "high"))
 
 
-@pytest.mark.parametrize("kind", ["exit", "policy"])
+@pytest.mark.parametrize("kind", ["filter", "policy"])
 def test_a_round_over_few_patients_tells_no_score_and_no_count(doors, kind, update):
-    exit_, fl_ctx = doors[kind]("train", Patients(train=4, val=1, test=2))
+    filter_, fl_ctx = doors[kind]("train", Patients(train=4, val=1, test=2))
     facts = {"phantoms": False, "cases": {"train": 4, "val": 1, "test": 2}}
     given = replace(update(**facts), numbers=dict(ROUND))
-    out = plaintext_messages.read_update(exit_.process(plaintext_messages.update_message(given), fl_ctx))
+    out = plaintext_messages.read_update(filter_.process(plaintext_messages.update_message(given), fl_ctx))
     assert out.numbers == {"loss": None, "val_score": None, "seconds": 2.0}
     assert out.facts["cases"] == {"train": None, "val": None, "test": None}
 
 
-@pytest.mark.parametrize("kind", ["exit", "policy"])
+@pytest.mark.parametrize("kind", ["filter", "policy"])
 def test_a_round_over_many_tells_two_digits(doors, kind, update):
-    exit_, fl_ctx = doors[kind]("train", Patients(train=20, val=5, test=6))
+    filter_, fl_ctx = doors[kind]("train", Patients(train=20, val=5, test=6))
     given = replace(update(phantoms=False, cases={"train": 20, "val": 5, "test": 6}), numbers=dict(ROUND))
-    out = plaintext_messages.read_update(exit_.process(plaintext_messages.update_message(given), fl_ctx))
+    out = plaintext_messages.read_update(filter_.process(plaintext_messages.update_message(given), fl_ctx))
     assert out.numbers == {"loss": 0.71, "val_score": 0.91, "seconds": 2.0}
     assert out.facts["cases"] == {"train": 20, "val": 5, "test": 6}
 
 
 def test_a_class_with_few_patients_hides_all_counts_by_class(doors, update):
     words = [*MODALITIES, "glioma", "rare"]
-    exit_, fl_ctx = doors["exit"]("train", Patients(train=20, val=9, test=9))
+    filter_, fl_ctx = doors["filter"]("train", Patients(train=20, val=9, test=9))
     fl_ctx.get_engine().components["outbound"] = outbound(names=words)
     for classes, told in (({"glioma": 30, "rare": 8}, True), ({"glioma": 37, "rare": 1}, False)):
         out = plaintext_messages.read_update(
-            exit_.process(plaintext_messages.update_message(update(phantoms=False, classes=classes)), fl_ctx)
+            filter_.process(plaintext_messages.update_message(update(phantoms=False, classes=classes)), fl_ctx)
         )
         assert ("classes" in out.facts) == told
 
 
 def test_what_nobody_counted_is_over_no_patient(doors):
     """No word of the site, and a message without counts, as under hidden numbers of patients: nothing but whether."""
-    exit_, fl_ctx = doors["exit"]("finish", None)
+    filter_, fl_ctx = doors["filter"]("finish", None)
     scores = plaintext.scores_without_counts(judged([0.1, 0.2, 0.9, 0.4, 0.4, 0.3], [0.2] * 6))
-    assert numbers_in(leave(scores, fl_ctx, exit_)) == [1.0]
+    assert numbers_in(leave(scores, fl_ctx, filter_)) == [1.0]
 
 
 def test_a_hospital_may_ask_for_more_and_says_so_in_its_own_file(doors, tmp_path):
-    exit_, fl_ctx = doors["exit"]("finish", Patients(train=20, val=9, test=9, least=10))
-    assert numbers_in(leave(judged([0.5] * 9, [0.4] * 9), fl_ctx, exit_)) == [1.0]
+    filter_, fl_ctx = doors["filter"]("finish", Patients(train=20, val=9, test=9, least=10))
+    assert numbers_in(leave(judged([0.5] * 9, [0.4] * 9), fl_ctx, filter_)) == [1.0]
     file = tmp_path / "wardround.json"
     for value, least in ((10, 10), (None, 5)):
         file.write_text(json.dumps({"data": str(tmp_path), "fewest_patients": value}))
@@ -258,5 +258,5 @@ def test_a_whole_job_at_a_real_site_with_few_patients(context, workspace, tmp_pa
     assert home.stat().st_mode & 0o077 == 0
     if not told:
         said = "\n".join(record.getMessage() for record in caplog.records)
-        assert "not told" in said
+        assert "not reported" in said
         assert not any(f"{line['val_score']:.3f}"[1:] in said for line in exact if line["val_score"] > 0)

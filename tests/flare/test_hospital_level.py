@@ -1,4 +1,4 @@
-"""Hospital-level DP through a whole hidden federation: what leaves, what is charged, what every site then holds."""
+"""Hospital-level DP through a whole federation with a secure sum: what leaves, what is charged, what every site then holds."""
 
 import json
 from dataclasses import replace
@@ -249,7 +249,7 @@ def test_integers_that_were_made_under_another_promise_are_not_let_out(played):
     made = outbound(other, run.promise)
     made.session.begin(call, site.secure.settings, 0)
     made.session._site = site.secure.open(site.context())
-    with pytest.raises(ReleaseRefused, match="another exit, sum or policy"):
+    with pytest.raises(ReleaseRefused, match="another outbound filter, sum or policy"):
         leaving(secagg_messages.again_message(call.moment.round), site.context("train"), made)
 
 

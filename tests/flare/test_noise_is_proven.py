@@ -19,6 +19,7 @@ from nvflare.apis.utils.task_utils import apply_filters
 from nvflare.private.fed.client.client_runner import TaskRouter
 from nvflare_federation import SPEC, secagg
 from outbounds import outbound
+from site_policies import open_policy, patient_policy
 
 from wardround import __version__
 from wardround.algorithms.fedavg import FedAvg
@@ -41,13 +42,11 @@ from wardround.flare import (
     policy_checks,
     secagg_calls,
     secagg_messages,
-    site_policy,
 )
 from wardround.flare.curves import Curves
 from wardround.flare.executor import SiteExecutor
 from wardround.flare.outbound import ID
 from wardround.flare.outbound_filter import OutboundFilter
-from wardround.flare.site_policy import PatientPolicy
 from wardround.messages.statements import Moment
 from wardround.models.fingerprint import fingerprint
 from wardround.synthetic.hospitals import hospital
@@ -125,7 +124,7 @@ class Site:
         for name, content in local.items():
             (self.root / "local" / name).write_text(json.dumps(content))
 
-    def job(self, job, executors, promised=None, filters=None, policy=PatientPolicy):
+    def job(self, job, executors, promised=None, filters=None, policy=patient_policy):
         """Return ask(task, message) of one job as NVFlare's client runner does a task."""
         filters = [OutboundFilter()] if filters is None else filters
         components = {ID: outbound(DP) if promised is None else promised}
@@ -248,6 +247,6 @@ def test_a_job_of_the_same_name_that_only_looks_private_lets_nothing_out(site, n
 @pytest.mark.parametrize("filters", [None, [Scaled(), OutboundFilter()]], ids=["silent", "silent and scaled"])
 def test_without_any_policy_the_filter_alone_does_not_take_silence_for_noise(site, filters):
     """The site's scope is `open`: what is booked as noised must be noised all the same."""
-    false = site.job("job-1", [(Silent(), BOTH)], None, filters, site_policy.OpenPolicy)
+    false = site.job("job-1", [(Silent(), BOTH)], None, filters, open_policy)
     assert left(lambda: false("train", order(0))) is None
     assert site.booked == []

@@ -59,7 +59,7 @@ def receipts(fl_ctx):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_in_the_clear_changes_nothing_and_says_so(update, context):
+def test_in_plaintext_changes_nothing_and_says_so(update, context):
     given, fl_ctx = update(), context("train")
     out = plaintext_messages.read_update(leaving(plaintext_messages.update_message(given), fl_ctx))
     assert np.array_equal(out.delta["model:w"], given.delta["model:w"])

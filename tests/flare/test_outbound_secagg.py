@@ -167,7 +167,7 @@ def test_a_hop_adds_only_integers_that_this_exit_and_this_policy_made(rig):
     assert secagg_messages.read_reply(made.exit(hop, secagg_messages.HOP), secagg_messages.HOP).payload == payload
     treated = made.site.context(secagg_messages.HOP)
     treated.set_prop(TREATED, "noise of the site's own policy", private=True, sticky=False)
-    with pytest.raises(ReleaseRefused, match="another exit, sum or policy"):
+    with pytest.raises(ReleaseRefused, match="another outbound filter, sum or policy"):
         made.site.exit.process(hop, treated)
 
 
@@ -197,16 +197,16 @@ def test_stages_come_before_the_codec(rig):
 
 
 @pytest.mark.parametrize(
-    ("weights", "hidden"), [("equal", False), ("patients_plaintext", False), ("patients_in_sum", True)]
+    ("weights", "in_sum"), [("equal", False), ("patients_plaintext", False), ("patients_in_sum", True)]
 )
-def test_counts_are_hidden_where_the_job_says_so(rig, weights, hidden):
+def test_counts_are_hidden_where_the_job_says_so(rig, weights, in_sum):
     reply = secagg_messages.read_reply(rig("he", weights=weights).exit(update()), plaintext_messages.TRAIN)
-    assert (reply.meta["facts"]["cases"] is None) == hidden
-    assert reply.meta["facts"]["modalities"]["t1"] == (1 if hidden else 9)
+    assert (reply.meta["facts"]["cases"] is None) == in_sum
+    assert reply.meta["facts"]["modalities"]["t1"] == (1 if in_sum else 9)
     again = rig("he", weights=weights)
     again.exit(update())
     said = json.dumps(again.of("site-1").said(0))
-    assert ('"train"' in said) != hidden
+    assert ('"train"' in said) != in_sum
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -50,18 +50,22 @@ def test_scopes_as_nvflare_builds_them(site, repository):
 
 
 def no_such_class(text):
-    return text.replace("HospitalPolicy", "NoSuchPolicy")
+    return text.replace("SitePolicy", "NoSuchPolicy")
 
 
 def shared_noise(text):
     return text.replace('"distributed": false', '"distributed": true')
 
 
+def unknown_rule(text):
+    return text.replace('"rule": "hospital"', '"rule": "nobody"')
+
+
 def other_default(text):
     return json.dumps(json.loads(text) | {"default_scope": "nobody"})
 
 
-@pytest.mark.parametrize("spoil", [no_such_class, shared_noise, other_default, lambda text: text[:-20]])
+@pytest.mark.parametrize("spoil", [no_such_class, shared_noise, unknown_rule, other_default, lambda text: text[:-20]])
 def test_what_cannot_be_built_is_refused(site, repository, spoil):
     text = (repository / "poc_workspace" / "privacy_hospital.json").read_text()
     (site / "local" / "privacy.json").write_text(spoil(text))

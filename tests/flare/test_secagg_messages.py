@@ -237,22 +237,22 @@ def test_facts_may_hide_their_counts(reply):
 def test_facts_without_counts():
     """Which sequences exist is told, how often is not; nothing else changes, and the facts given are not touched."""
     facts = facts_of("site-1")
-    hidden = plaintext.without_counts(facts)
-    assert hidden["cases"] is None
-    assert hidden["modalities"] == {"t1": 1, "t1ce": 1, "t2": 0, "flair": 1}
-    assert {key for key in facts if facts[key] != hidden[key]} == {"cases", "modalities"}
+    without = plaintext.without_counts(facts)
+    assert without["cases"] is None
+    assert without["modalities"] == {"t1": 1, "t1ce": 1, "t2": 0, "flair": 1}
+    assert {key for key in facts if facts[key] != without[key]} == {"cases", "modalities"}
     assert facts == facts_of("site-1")
 
 
 def test_scores_without_counts():
     scores = numbers() | {"val_score": 0.3, "seconds": 1.0}
-    hidden = plaintext.scores_without_counts(scores)
-    assert "cases" not in str(hidden)
-    assert hidden["candidates"]["fedavg"]["gain"] == {"value": 0.1, "low": None, "high": None}
-    assert {key: hidden[key] for key in ("deploy", "val_score", "seconds")} == {
+    without = plaintext.scores_without_counts(scores)
+    assert "cases" not in str(without)
+    assert without["candidates"]["fedavg"]["gain"] == {"value": 0.1, "low": None, "high": None}
+    assert {key: without[key] for key in ("deploy", "val_score", "seconds")} == {
         key: scores[key] for key in ("deploy", "val_score", "seconds")
     }
-    strict_dxo.require_shape(hidden, plaintext_messages.SCORES, "scores")
+    strict_dxo.require_shape(without, plaintext_messages.SCORES, "scores")
     assert "cases" in str(scores)
 
 

@@ -17,6 +17,7 @@ from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
 from nvflare.private.fed.client.client_runner import TaskRouter
 from nvflare_federation import SECAGG, SITES, secagg, secagg_site
 from outbounds import outbound
+from site_policies import patient_policy, secagg_policy
 
 from wardround.core.errors import ConfigRefused, ReleaseRefused
 from wardround.dp.budget import FILE
@@ -26,9 +27,8 @@ from wardround.flare import curves, plaintext_messages, policy_checks, secagg_ca
 from wardround.flare.curves import Curves
 from wardround.flare.outbound import ID, Outbound
 from wardround.flare.outbound_filter import OutboundFilter
-from wardround.flare.secagg_policy import SecAggPolicy
 from wardround.flare.signer import is_built_from
-from wardround.flare.site_policy import HospitalPolicy, PatientPolicy
+from wardround.flare.site_policy import SitePolicy
 from wardround.messages.identity import Identity
 from wardround.messages.statements import Moment
 
@@ -109,7 +109,7 @@ def consortium(provisioned, tmp_path, federation):
         if memory is not None:
             for file in memory.glob("wardround_served.json"):
                 shutil.copyfile(file, site.root / "local" / file.name)
-        made.policy = insist(site, policy or SecAggPolicy(**LEAST)) if insisting else None
+        made.policy = insist(site, policy or secagg_policy(**LEAST)) if insisting else None
         return made
 
     return make
@@ -134,7 +134,7 @@ def asked(consortium, provisioned):
         deploy(provisioned, site, by, edit)
         if found is not None:
             site.engine.components[ID] = found if isinstance(found, Outbound) else outbound(secagg=found)
-        policy = insist(site, SecAggPolicy(**LEAST | least), executor, exits)
+        policy = insist(site, secagg_policy(**LEAST | least), executor, exits)
         try:
             policy(task, call(task), FilterKey.IN)
         except ReleaseRefused:
@@ -229,7 +229,7 @@ class Other(Executor):
 
 
 def test_an_update_leaves_by_no_other_door(asked, provisioned):
-    ours, other, settings = OutboundFilter(), PatientPolicy(), vars_of(secagg_site())
+    ours, other, settings = OutboundFilter(), patient_policy(), vars_of(secagg_site())
     for doors in (
         {"found": outbound()},
         {"exits": []},
@@ -277,7 +277,7 @@ def test_a_reply_is_checked_again_before_it_leaves(consortium, update):
 )
 def test_a_policy_that_insists_on_nothing_is_refused(wrong):
     with pytest.raises(ConfigRefused):
-        SecAggPolicy(**LEAST | wrong)
+        secagg_policy(**LEAST | wrong)
 
 
 # the same job twice
@@ -285,7 +285,7 @@ def test_a_policy_that_insists_on_nothing_is_refused(wrong):
 
 def fitting(mode):
     """Return what a hospital insists on that wants all that this mode has."""
-    return SecAggPolicy(**LEAST | {"masks": mode != "he", "encryption": mode != "masked"})
+    return secagg_policy(**LEAST | {"masks": mode != "he", "encryption": mode != "masked"})
 
 
 def second(consortium, first, **changed):
@@ -380,14 +380,22 @@ def test_what_is_remembered_names_no_patient(consortium):
     assert {key for one in rounds.values() for key in one} == {"run", "roster", "opened", "update"}
 
 
-def test_two_policies_in_one_scope_have_both_their_say(consortium):
-    made = consortium(policy=(SecAggPolicy(**LEAST), PatientPolicy()))
+@pytest.mark.parametrize("one_filter", [True, False])
+def test_two_rules_in_one_scope_have_both_their_say(consortium, one_filter):
+    """As rules of one filter, or as two filters."""
+
+    def insisting(*rules):
+        listed = [{"rule": "secagg", **LEAST}, *rules]
+        return SitePolicy(listed) if one_filter else tuple(SitePolicy([one]) for one in listed)
+
+    made = consortium(policy=insisting({"rule": "patient"}))
     site = made.sites["site-1"]
     site.engine.components[curves.ID] = Curves()
     with pytest.raises(ReleaseRefused):
         site.answer("join", secagg_calls.call_message(secagg_messages.Call(Moment(RUN, -1, 0), 2)))
     assert "patient-level" in reasons(site)
-    noised = consortium(policy=(SecAggPolicy(**LEAST), HospitalPolicy(PROMISE, 1e-5)))
+    own_noise = {"rule": "hospital", "promise": dataclasses.asdict(PROMISE), "delta": 1e-5}
+    noised = consortium(policy=insisting(own_noise))
     site = noised.sites["site-1"]
     site.engine.components[curves.ID] = Curves()
     (site.root / "local" / FILE).write_text(json.dumps({"hospital": {"epsilon": 20, "delta": 1e-5}}))
@@ -457,7 +465,7 @@ def test_an_app_that_was_deployed_after_another_one_was_loaded(consortium, repos
     made = consortium(insisting=False)
     site = made.sites["site-1"]
     running, _ = loaded(tmp_path / "other", "brats_fedavg_secagg", repository)
-    policy = insist(site, SecAggPolicy(**LEAST))
+    policy = insist(site, secagg_policy(**LEAST))
     site.engine.conf = running
     with pytest.raises(ReleaseRefused):
         policy("train", call(), FilterKey.IN)

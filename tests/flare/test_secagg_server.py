@@ -28,7 +28,7 @@ from wardround.core.arrays import digest, in_variable
 from wardround.core.errors import ConfigRefused
 from wardround.flare import plaintext_messages, secagg_calls, workspaces
 from wardround.flare.controller import ServerController
-from wardround.flare.secagg_server import SecaggServer
+from wardround.flare.secagg_server import SecAggJobServer
 from wardround.models import checkpoint
 from wardround.secagg import encryption_key
 
@@ -472,7 +472,7 @@ def readable(played):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_nothing_readable_leaves(federation, mode):
-    """No message of a hidden mode holds an array, a number beside those that secagg_messages.py lists, or the plain integers."""
+    """No message of a secure sum holds an array, a number beside those that secagg_messages.py lists, or the plain integers."""
     played = federation(mode).run()
     numbers = set()
     for task, _, message in played.messages:
@@ -574,14 +574,14 @@ def test_a_promise_that_is_missing_is_refused(changed):
     """NVFlare turns an undefined variable of a config into None."""
     promise = {"secagg": secagg("he"), "model": SPEC, "variables": ["model"], "home_roles": [], "allowed_names": []}
     with pytest.raises(ConfigRefused):
-        SecaggServer(**promise | changed)
+        SecAggJobServer(**promise | changed)
 
 
 @pytest.mark.parametrize(
     "changed", [{"num_rounds": None}, {"num_rounds": 0}, {"step_timeout_s": 0}, {"wait_time_after_min_received": None}]
 )
 def test_a_step_of_a_sum_is_not_waited_for_for_ever(changed):
-    mode = SecaggServer(secagg("he"), SPEC, ["model"], [], [])
+    mode = SecAggJobServer(secagg("he"), SPEC, ["model"], [], [], "none")
     settings = {
         "mode": mode,
         "num_rounds": 2,

@@ -133,11 +133,11 @@ def test_a_job_goes_on_under_the_id_that_it_began_with_until_it_has_ended(contex
     (tmp_path / "party" / "local" / "wardround_state.json").write_text('{"folder": "kept"}')
     first, second = named(context, "one", "id-1"), named(context, "one", "id-2")
     assert workspaces.run_id(first) == workspaces.run_id(second) == "id-1"
-    workspaces.begin_anew(second)
+    workspaces.begin_new_run(second)
     assert workspaces.run_id(second) == "id-1"
     workspaces.finish(second)
     third = named(context, "one", "id-3")
-    workspaces.begin_anew(third)
+    workspaces.begin_new_run(third)
     assert workspaces.run_id(third) == "id-3"
 
 
@@ -152,9 +152,9 @@ def test_a_server_that_lies_cannot_make_a_site_forget_within_one_job(context, tm
     for path in (secrets, secrets.parent.parent / "global" / "round-00002.npz"):
         path.parent.mkdir()
         path.write_text("")
-    workspaces.begin_anew(running)
+    workspaces.begin_new_run(running)
     workspaces.finish(running)
-    workspaces.begin_anew(running)
+    workspaces.begin_new_run(running)
     assert secrets.is_file()
     assert workspaces.run_id(running) == began
 
@@ -175,7 +175,7 @@ def test_a_new_job_clears_what_an_old_one_left_unfinished_and_no_job_its_own(con
     path = workspaces.state_folder(named(context, "one", "id-1")) / file
     path.parent.mkdir(exist_ok=True)
     path.write_text("")
-    workspaces.begin_anew(named(context, "one", job))
+    workspaces.begin_new_run(named(context, "one", job))
     assert path.exists() is not cleared
 
 
@@ -183,7 +183,7 @@ def test_without_kept_state_a_job_has_its_own_id_and_nothing_is_cleared(context)
     fl_ctx = context(job="id-1")
     (workspaces.state_folder(fl_ctx) / "round-00001.npz").write_text("")
     workspaces.finish(fl_ctx)
-    workspaces.begin_anew(fl_ctx)
+    workspaces.begin_new_run(fl_ctx)
     assert workspaces.run_id(fl_ctx) == "id-1"
     assert (workspaces.state_folder(fl_ctx) / "round-00001.npz").is_file()
 
@@ -238,7 +238,7 @@ def first_job(context, tmp_path):
         process.kill()
 
 
-@pytest.mark.parametrize("task", [workspaces.begin_anew, workspaces.run_id])
+@pytest.mark.parametrize("task", [workspaces.begin_new_run, workspaces.run_id])
 def test_a_second_job_of_one_name_is_refused_while_the_first_one_runs(context, first_job, monkeypatch, task):
     """A double click: both would go on from the same state, and each would overwrite what the other one remembers."""
     monkeypatch.setattr(workspaces, "PATIENCE_S", 0)
@@ -253,7 +253,7 @@ def test_the_lock_of_a_job_that_was_killed_is_not_waited_for(context, first_job,
     monkeypatch.setattr(workspaces, "PATIENCE_S", 5)
     first_job.kill()
     assert workspaces.run_id(named(context, "one", "id-2")) == "id-2"
-    workspaces.begin_anew(named(context, "one", "id-2"))
+    workspaces.begin_new_run(named(context, "one", "id-2"))
 
 
 def test_a_simulator_whose_sites_cannot_start_says_so(context, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mutants import JSON_WEIRD, flipped, hold, mutant
 
-from wardround.aggregation.secagg_state import SecaggState
+from wardround.aggregation.secagg_state import SecAggState
 from wardround.core.errors import Refusal
 from wardround.data.description import read_description
 from wardround.data.ehr import Table
@@ -125,16 +125,16 @@ def test_a_ledger(tmp_path):
 
 
 def test_the_state_of_a_server(tmp_path):
-    state = SecaggState.open(tmp_path, {"job": "a"})
+    state = SecAggState.open(tmp_path, {"job": "a"})
     revealed = Revealed(Moment("ab" * 16, 0, 0), ("site-1", "site-2", "site-3"), 3, 0.5, b"12345678", "ab" * 32)
     state.add(revealed, {"round": 0, "trained": ["site-1"]}, 0)
-    path = tmp_path / "secure-round.json"
+    path = tmp_path / "secagg-round.json"
     content = json.loads(path.read_text())
     hold(
         400,
         23,
         lambda rng: json_mutant(rng, content),
-        through(path, lambda file: vars(SecaggState.open(file.parent, {"job": "a"}))),
+        through(path, lambda file: vars(SecAggState.open(file.parent, {"job": "a"}))),
     )
 
 

@@ -10,6 +10,7 @@ from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.shareable import Shareable
 from nvflare_federation import facts_of, numbers
+from site_policies import open_policy
 
 from wardround import __version__
 from wardround.compression.chosen import HalfPrecision, LargestValues, Quantisation, RandomSlices
@@ -22,7 +23,6 @@ from wardround.data.cases import MODALITIES
 from wardround.flare import compressed_messages, orders, plaintext_messages, secagg_calls, secagg_messages
 from wardround.flare.outbound import Outbound
 from wardround.flare.outbound_filter import OutboundFilter
-from wardround.flare.site_policy import OpenPolicy
 from wardround.messages import statements
 from wardround.messages.statements import Moment, Signed
 
@@ -79,7 +79,7 @@ CLEAR = {
 
 
 @pytest.mark.parametrize("which", CLEAR)
-def test_messages_in_the_clear(which):
+def test_messages_in_plaintext(which):
     message, door = CLEAR[which]
     door(message)
     assert 0 < hold(1500, 1, lambda rng: wild(rng, message), door) < 1500
@@ -239,7 +239,7 @@ def leaving(party, filter_, task):
     return filter_.process, fl_ctx
 
 
-@pytest.mark.parametrize("filter_", [OutboundFilter(), OpenPolicy()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("filter_", [OutboundFilter(), open_policy()], ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize(
     ("task", "message"), [("train", UPDATE), ("finish", plaintext_messages.scores_message(SCORES))]
 )

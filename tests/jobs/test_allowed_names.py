@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from wardround.jobs import recipes
+from wardround.core.errors import ConfigRefused
+from wardround.flare.job_settings import require_same
+from wardround.jobs import folder, recipes
 from wardround.jobs.allowed_names import allowed_names
 
 MASKS = ["labels brats", "labels whole_tumour"]
@@ -45,7 +47,28 @@ def test_in_a_hidden_sum_no_block_is_named():
 
 
 def test_the_folders_list_the_words_of_their_job(repository):
-    for folder in sorted((repository / "jobs").iterdir()):
-        config = json.loads((folder / "app/config/config_fed_client.json").read_text())
+    for printed in sorted((repository / "jobs").iterdir()):
+        config = json.loads((printed / "app/config/config_fed_client.json").read_text())
         listed = [one["args"]["allowed_names"] for one in config["components"] if one["id"] == "outbound"]
-        assert listed == [allowed_names(recipes.job(folder.name))]
+        assert listed == [allowed_names(recipes.job(printed.name))]
+
+
+@pytest.mark.parametrize("side", ["server", "sites"])
+@pytest.mark.parametrize("job", ["brats_fedavg", "brats_fedavg_he"])
+def test_a_list_that_was_changed_at_one_side_is_refused(job: str, side: str) -> None:
+    made = recipes.job(job)
+    server, client = folder.server_config(made), folder.client_config(made)
+    require_same(server, client)
+    at_sites = next(one["args"] for one in client["components"] if one["id"] == "outbound")
+    changed = server["workflows"][0]["args"]["mode"]["args"] if side == "server" else at_sites
+    for names in ([*BRATS, "dice_of_patient_3"], BRATS[1:], [], "dice_WT"):
+        changed["allowed_names"] = names
+        with pytest.raises(ConfigRefused, match="one side only"):
+            require_same(server, client)
+    # The order is no difference, and neither is a report that tells nothing.
+    changed["allowed_names"] = BRATS[::-1]
+    require_same(server, client)
+    changed["allowed_names"] = BRATS[1:]
+    server["workflows"][0]["args"].pop("about")
+    with pytest.raises(ConfigRefused, match="one side only"):
+        require_same(server, client)

@@ -25,17 +25,21 @@ SHARINGS = {"everything": [], "roles": ["sharing=norms_at_home"], **MASKS}
 def objective(cell: compat.Cell) -> bool:
     """What goes together, pair by pair, as somebody wrote it down who knows no traits."""
     secagg, dp, masks = cell["secagg"], cell["dp"], cell["sharing"] in MASKS
-    hidden, chosen, beside = secagg != "plaintext", cell["sharing"] == "klmask", cell["beside"] == "beside"
+    summed, chosen, beside = secagg != "plaintext", cell["sharing"] == "klmask", cell["beside"] == "beside"
     compressed, robust = cell["compression"] != "none", cell["aggregation"] != "mean"
-    if hidden and (robust or compressed):
-        return False  # rules and compressions read single updates
+    if summed and (robust or (compressed and cell["compression"] not in ("rand_k", "low_rank"))):
+        return False  # rules and most compressions read single updates
+    if not summed and cell["compression"] == "low_rank":
+        return False  # its factors follow from means, which no site of a plaintext job hears
+    if summed and compressed and dp == "hospital":
+        return False  # what is left out would leave in a sum with other noise
     if dp == "hospital" and secagg in ("plaintext", "weighted"):
         return False  # the number of patients would be told
     if dp != "no_dp" and beside:
         return False
     if dp == "patient" and chosen:
         return False  # masks read training patients
-    if hidden and chosen and beside:
+    if summed and chosen and beside:
         return False  # the difference of two sums
     if masks and (compressed or cell["algorithm"] == "scaffold"):
         return False
@@ -134,8 +138,7 @@ def load(job: recipes.Job) -> None:
     promised = next(part(one) for one in client["components"] if one["id"] == "outbound")
     executor = part(client["executors"][0]["executor"])
     executor.trainer.bind(promised)
-    if job.secagg is None:
-        part(folder.server_config(job)["workflows"][0]["args"]["mode"])
+    part(folder.server_config(job)["workflows"][0]["args"]["mode"])
 
 
 PRINTED = [
@@ -191,6 +194,10 @@ def test_a_job_that_does_not_fit_is_not_loaded():
         ["compression=top_k", "compression.share=0.02"],
         ["compression=half", "sharing=norms_at_home"],
         ["privacy=secagg_masks", "sharing=klmask"],
+        ["privacy=secagg_masks", "compression=rand_k", "compression.period=8"],
+        ["privacy=secagg_he", "compression=low_rank", "compression.rank=2"],
+        ["privacy=secagg_ring", "compression=rand_k", "sharing=norms_at_home"],
+        ["privacy=secagg_ring", "compression=low_rank", "validation=own_patients"],
     ],
 )
 def test_what_fits_is_printed_and_loaded(settings):

@@ -27,7 +27,7 @@ def test_any_job_can_be_printed_with_a_hidden_sum(name, privacy):
 
 
 def test_the_name_of_the_job_does_not_decide():
-    """A hidden job printed in plaintext is the open job under another name."""
+    """A job with a secure sum printed in plaintext is the open job under another name."""
     opened, plain = recipes.job("brats_fedavg_he", ["privacy=plaintext"]), recipes.job("brats_fedavg")
     assert opened.secagg is None
     assert folder.client_config(opened) == folder.client_config(plain)
@@ -38,7 +38,7 @@ def test_the_last_wish_counts():
     assert made.privacy["title"] == "pairwise masks"
 
 
-def test_in_the_clear_two_sites_are_enough():
+def test_in_plaintext_two_sites_are_enough():
     assert recipes.job("brats_fedavg").federation["min_clients"] == 2
     assert recipes.job("brats_fedavg").secagg is None
 

@@ -7,7 +7,7 @@ from wardround.flare.controller import ServerController
 from wardround.flare.executor import SiteExecutor
 from wardround.flare.outbound import ID, Outbound
 from wardround.flare.outbound_filter import OutboundFilter
-from wardround.flare.secagg_server import SecaggServer
+from wardround.flare.secagg_server import SecAggJobServer
 from wardround.jobs import folder, recipes, secagg_jobs
 
 
@@ -32,7 +32,7 @@ def test_every_argument_is_said(job):
     """All but the ids, which have one name in these configs."""
     workflow = secagg_jobs.server_workflow(job, {"job": job.name})
     executor, outbound_filter, shared = site_parts(job)
-    server = [(workflow["args"]["mode"], SecaggServer), (workflow, ServerController)]
+    server = [(workflow["args"]["mode"], SecAggJobServer), (workflow, ServerController)]
     parts = [(executor, SiteExecutor), (outbound_filter, OutboundFilter), (shared, Outbound)]
     for part, cls in [*server, *parts]:
         assert part["path"] == f"{cls.__module__}.{cls.__qualname__}"
@@ -60,7 +60,7 @@ def test_settings_arrive(job):
     assert args["about"] == {"config_type": "dict", "job": job.name}
 
 
-def test_the_sites_do_what_a_server_does_in_the_clear(job):
+def test_the_sites_do_what_a_server_does_in_plaintext(job):
     """The rule and the seed stand at the sites; of the variables the server knows the names, for the length of an update."""
     executor, _, _ = site_parts(job)
     assert secagg_jobs.site_settings(job) == {

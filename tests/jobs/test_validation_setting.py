@@ -70,6 +70,13 @@ def test_the_card_says_what_it_does_and_what_it_does_not_stop():
         ("brats_fedavg", [ON], ["whose server reads the updates and applies the step itself", "privacy=secagg_masks"]),
         ("brats_dp_adaptive", [ON], ["no noise hides it", "--set validation=none"]),
         ("brats_dp_patient", [ON], ["no noise hides it", "--set validation=none"]),
+        (
+            "brats_fedavg_secagg",
+            [ON, "compression=rand_k", "validation.max_norm=3.0"],
+            ["whole updates, whose norm a site has bounded", "--set compression=none"],
+        ),
+        ("brats_dp_adaptive", ["compression=rand_k"], ["updates of which a part may leave later"]),
+        ("brats_fedavg", ["compression=low_rank"], ["sites are sent weights and never hear the mean"]),
         ("brats_fedavg_secagg", ["validation=own_patient"], ["did you mean own_patients"]),
         ("brats_fedavg_secagg", ["validation.margin=0.1"], ["no such setting"]),
         ("brats_fedavg_secagg", [ON, "validation.margin=0.0"], ["with neither of them nothing is checked"]),

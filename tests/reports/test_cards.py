@@ -98,7 +98,7 @@ def test_facts_name_a_missing_sequence(run: dict[str, Any]) -> None:
 def test_facts_of_a_site_that_hides_its_numbers_claim_none(run: dict[str, Any]) -> None:
     site = run["sites"]["site-1"] | {"cases": None, "modalities": {"t1": 1, "t1ce": 1, "t2": 0, "flair": 1}}
     assert facts(site) == (
-        "Number of patients: not told; sequences: t1, t1ce, flair; labels: tumour regions ET, TC, WT; computed on cpu"
+        "Number of patients: not reported; sequences: t1, t1ce, flair; labels: tumour regions ET, TC, WT; computed on cpu"
     )
 
 
@@ -114,7 +114,7 @@ def test_scores_over_few_patients_are_said_not_to_be_told(shown: Shown, run: dic
     run["sites"]["site-1"]["cases"] = {"train": 9, "val": None, "test": None}
     run["final"]["site-1"] = {"candidates": {"local": {}, "fedavg": {}}, "deploy": "fedavg", "usable": True}
     found = shown(run, "hospitals")
-    assert "n &lt; 5: not told" in found
+    assert "n &lt; 5: not reported" in found
     assert "9 training, few validation, few test" in found
     assert "Deploy the shared FedAvg model" in found
 

@@ -151,7 +151,7 @@ def test_the_word_of_the_site_counts_where_its_numbers_are_not_told() -> None:
     candidates: dict[str, Any] = {"local": {}, "fedavg": {}}
     verdict = judge(candidates, "local", usable=False)
     assert (verdict.deploy, verdict.kind) == (None, "unusable")
-    assert "not told" in verdict.advice
+    assert "not reported" in verdict.advice
     good = judge(candidates, "local", usable=True)
     assert (good.deploy, good.kind) == ("local", "not_helped")
     assert "no shared model was better" in good.advice

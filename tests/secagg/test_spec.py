@@ -110,10 +110,10 @@ def test_how_many_open_a_sum(promise, threshold, here, expected):
 
 
 def test_weights_by_hand(promise):
-    equal, hidden, told = (promise("he", weights=w) for w in ("equal", "patients_in_sum", "patients_plaintext"))
-    assert (equal.weighted, hidden.weighted, told.weighted) == (False, True, True)
-    assert (equal.weight(20), hidden.weight(20), told.weight(4)) == (1.0, 2.5, 0.5)
-    assert (equal.denominator(5, 0), hidden.denominator(5, 20), told.denominator(5, 4)) == (5.0, 2.5, 0.5)
+    equal, in_sum, told = (promise("he", weights=w) for w in ("equal", "patients_in_sum", "patients_plaintext"))
+    assert (equal.weighted, in_sum.weighted, told.weighted) == (False, True, True)
+    assert (equal.weight(20), in_sum.weight(20), told.weight(4)) == (1.0, 2.5, 0.5)
+    assert (equal.denominator(5, 0), in_sum.denominator(5, 20), told.denominator(5, 4)) == (5.0, 2.5, 0.5)
 
 
 @pytest.mark.parametrize("sites", [0, 1, 2, 9])

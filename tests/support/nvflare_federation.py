@@ -45,7 +45,7 @@ from wardround.flare.controller import ServerController
 from wardround.flare.executor import SiteExecutor
 from wardround.flare.outbound import ID, NONE, Outbound
 from wardround.flare.outbound_filter import OutboundFilter
-from wardround.flare.secagg_server import SecaggServer
+from wardround.flare.secagg_server import SecAggJobServer
 from wardround.flare.secagg_session import SecAggSession
 from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
@@ -206,25 +206,33 @@ class Private:
 class Site(Party):
     """A site of the job: executor, outbound filter, and the component that both read.
 
-    validation: how it checks every revealed sum; it counts from the next restart on
+    validation: how it checks every revealed sum; schedule: how it trains; both count from the next restart on
     """
 
     synthetic = True
+    schedule = Schedule(2, 2, 0.05, 0.9, True, 0.0, 10.0, "cosine")
     validation: StepCheck | None = None
 
     def __init__(
-        self, root: Path, name: str, job: str, promise: SecAggSpec, played: bool, private: Private | None = None
+        self,
+        root: Path,
+        name: str,
+        job: str,
+        promise: SecAggSpec,
+        played: bool,
+        private: Private | None = None,
+        compression: Any = NONE,
     ) -> None:
         super().__init__(root, name, job)
-        self.promise, self.private = promise, private or Private()
+        self.promise, self.private, self.compression = promise, private or Private(), compression
         self.hospital = PlayedHospital(name) if played else None
         self.restart()
 
     def restart(self) -> None:
         """Forget everything that is not on disk, as a new process does."""
-        self.outbound = Outbound(self.private.mechanism or NONE, NONE, self.promise, MODALITIES)
+        self.outbound = Outbound(self.private.mechanism or NONE, self.compression, self.promise, MODALITIES)
         self.engine.components |= {ID: self.outbound}
-        self.executor = secagg_site(scaling=self.private.scaling, validation=self.validation)
+        self.executor = secagg_site(scaling=self.private.scaling, validation=self.validation, schedule=self.schedule)
         self.executor.trainer.opened = self.hospital
         self.exit = OutboundFilter()
 
@@ -307,14 +315,15 @@ class Federation:
         job: str = workspaces.SIMULATOR_JOB,
         played: bool = True,
         private: Private | None = None,
+        compression: Any = NONE,
         **promised: Any,
     ) -> None:
         self.root, self.names, self.job = root, tuple(names), job
-        self.promise = secagg(mode, **promised)
+        self.promise, self.compression = secagg(mode, **promised), compression
         shutil.copytree(kits / "simulated_kits", root / "simulated_kits")
         for name in names:
             shutil.copytree(kits / name / "startup", root / name / "startup")
-        self.sites = {name: Site(root / name, name, job, self.promise, played, private) for name in names}
+        self.sites = {name: Site(root / name, name, job, self.promise, played, private, compression) for name in names}
         self.messages: list[tuple[str, str, Shareable]] = []
         self.asked: list[Asked] = []
         self.restarting = False
@@ -322,7 +331,7 @@ class Federation:
 
     def begin(self, **changed: Any) -> None:
         """Make a server's process; what it knows is what its folder holds."""
-        mode = SecaggServer(self.promise, SPEC, ["model"], [], [])
+        mode = SecAggJobServer(self.promise, SPEC, ["model"], [], [], self.compression)
         settings = {"mode": mode, "num_rounds": 2, "about": ABOUT}
         settings |= {"round_timeout_s": 60, "step_timeout_s": 30, "wait_time_after_min_received": 60}
         self.server = Party(self.root / "server", "server", self.job)

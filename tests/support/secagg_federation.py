@@ -18,14 +18,17 @@ import numpy as np
 from server_play import Refuses, play
 
 from wardround import __version__
-from wardround.aggregation.secagg_run import SecaggRun
-from wardround.aggregation.secagg_state import SecaggState
+from wardround.aggregation.secagg_run import SecAggRun
+from wardround.aggregation.secagg_state import SecAggState
+from wardround.compression import linear
+from wardround.compression.chosen import Compression
+from wardround.compression.linear import cycle_of
 from wardround.core.arrays import Layout, digest
 from wardround.core.attendance import Attendance
 from wardround.core.errors import Refusal, RoundRefused
 from wardround.core.rng import stream
 from wardround.core.run_log import RunLog, remarks
-from wardround.core.stages import Ask
+from wardround.core.stages import Ask, Update
 from wardround.messages import statements
 from wardround.messages.identity import Authority, Identity
 from wardround.messages.secagg import FINISH, HOP, JOIN, PREPARE, TRAIN, UNMASK, Call, Reply
@@ -106,9 +109,19 @@ class Site:
     """
 
     def __init__(
-        self, name: str, folder: Path, promise: SecAggSpec, identity: Identity, authority: Authority, key: bytes | None
+        self,
+        name: str,
+        folder: Path,
+        promise: SecAggSpec,
+        identity: Identity,
+        authority: Authority,
+        key: bytes | None,
+        compression: Compression | None = None,
     ) -> None:
         self.promise, self.name, self.folder, self.key = promise, name, folder, key
+        self.compression = compression
+        # What it owes, and what is public: a compressed run is not restarted here.
+        self.owed, self.public = dict[str, Any](), dict[str, Any]()
         self.identity, self.authority = identity, authority
         self.key_id = "ab" * 16 if key else ""
         self.hospital = Hospital(name)
@@ -119,7 +132,8 @@ class Site:
     def restart(self) -> None:
         """Forget everything that is not on disk, as a new process does."""
         args = (self.promise, self.identity, self.authority, self.key_id, self.folder, self.job)
-        self.secure = SecAggClient(self.promise, KeyAgreement(*args), self.key, self.folder, seed=0)
+        coding = {} if self.compression is None else {"cycle": cycle_of(self.compression), "carries": False}
+        self.secure = SecAggClient(self.promise, KeyAgreement(*args), self.key, self.folder, seed=0, **coding)
         self.round, self.weights = 0, first_model()
         if (path := self.folder / "model.npz").is_file():
             with np.load(path) as file:
@@ -158,7 +172,7 @@ class Site:
         if not self.secure.holds(round_):
             delta = self.hospital.train(self.weights, round_)
             said = {"numbers": {"loss": 1.5, "val_score": self._score(round_), "seconds": 1.0}, "facts": self.facts}
-            self.secure.hold(round_, delta, patients(self.name), first_model(), said | {"model": digest(self.weights)})
+            self._hold(round_, delta, said | {"model": digest(self.weights)})
         said = self.secure.said(round_)
         meta = {"numbers": said["numbers"], "facts": said["facts"]}
         # What the integers were made from; a site that lies about its model lies here too.
@@ -166,13 +180,34 @@ class Site:
             return Reply(self.secure.ready(call.moment, call.prepares, said["model"]), b"", meta)
         return Reply(*self.secure.submit(call.moment, call.prepares, said["model"]), meta)
 
+    def _hold(self, round_: int, delta: Mapping[str, Any], said: Mapping[str, Any]) -> None:
+        count = patients(self.name)
+        if self.compression is None:
+            self.secure.hold(round_, delta, count, first_model(), said)
+            return
+        stage = linear.stage_of(self.compression, Layout.of(delta))
+        sent, _ = stage.outbound(Update(delta, 1.0), round_, self.owed)
+        self.secure.hold(round_, sent.params, count, linear.first(self.compression, first_model(), 0, {}), said)
+        stage.put_back(self.secure.left(round_, count), round_, self.owed)
+
+    def _opened(self, mean: Mapping[str, Any], round_: int) -> Mapping[str, Any]:
+        if self.compression is None:
+            return mean
+        found = linear.opened(self.compression, Layout.of(first_model()), mean, round_, self.public)
+        for later in range(1, self.secure.cycle if round_ == 0 else 0):
+            self.secure.begin(linear.first(self.compression, first_model(), later, self.public), later)
+        self.owed |= self.public
+        return found
+
     def _apply(self, call: Call) -> None:
         for one in call.revealed:
             if one.moment.round != self.round:
                 continue
             if self.round == 0:
-                self.secure.begin(self.weights)
+                first = self.weights
+                self.secure.begin(first if self.compression is None else linear.first(self.compression, first, 0, {}))
             mean, _ = self.secure.reveal(one.moment, one.sites, one.payload, 1.0, one.roster)
+            mean = self._opened(mean, self.round)
             self.weights = {name: block + mean[name] for name, block in self.weights.items()}
             self.round += 1
             self.keep()
@@ -217,13 +252,22 @@ class Federation:
     kits: by site, who it is, the root of its project, and the seed of the project's sum key
     """
 
-    def __init__(self, root: Path, kits: Kits, mode: str, names: Sequence[str] = SITES, **promised: Any) -> None:
+    def __init__(
+        self,
+        root: Path,
+        kits: Kits,
+        mode: str,
+        names: Sequence[str] = SITES,
+        compression: Compression | None = None,
+        **promised: Any,
+    ) -> None:
         self.root, self.names, self.promise = root, tuple(names), secagg(mode, **promised)
+        self.compression = compression
         self.sites: dict[str, Site] = {}
         for name in names:
             identity, self.authority, seed = kits(name)
             key = seed if self.promise.encryption else None
-            self.sites[name] = Site(name, root / name, self.promise, identity, self.authority, key)
+            self.sites[name] = Site(name, root / name, self.promise, identity, self.authority, key, compression)
         self.asked: list[Asked] = []
         self.messages: list[tuple[str, str, Reply]] = []
         self.restarting = False
@@ -232,14 +276,16 @@ class Federation:
 
     def begin(self, num_rounds: int = 2, **about: Any) -> None:
         """Start the server's process: what it knows is what its folder holds."""
-        fields = fields_of(Layout.of(first_model()), self.promise.bits, weighted=self.promise.weighted)
-        secagg_server = SecAggServer(self.promise, self.authority, fields)
+        whole = Layout.of(first_model())
+        found = [whole] if self.compression is None else linear.layouts(self.compression, whole)
+        fields = [fields_of(one, self.promise.bits, weighted=self.promise.weighted) for one in found]
+        secagg_server = SecAggServer(self.promise, self.authority, *fields)
         folder = self.root / "server"
         folder.mkdir(parents=True, exist_ok=True)
-        state = SecaggState.open(folder, ABOUT | about)
+        state = SecAggState.open(folder, ABOUT | about)
         log = RunLog.begin(ABOUT | about, {"fingerprint": FINGERPRINT}, True, state.history, clock=lambda: 7.0)
         key_id = "ab" * 16 if self.promise.encryption else ""
-        self.server = SecaggRun(self.promise, secagg_server, key_id, state, log, num_rounds, FINGERPRINT)
+        self.server = SecAggRun(self.promise, secagg_server, key_id, state, log, num_rounds, FINGERPRINT)
         self.attendance = Attendance(self.names, num_rounds, log)
         self.rejected: list[str] = []
         self.stopping = False

@@ -26,7 +26,7 @@ from typing import Any, final
 
 from wardround.aggregation.secagg_attempt import Attempt
 from wardround.aggregation.secagg_join import Joins, majority
-from wardround.aggregation.secagg_state import SecaggState
+from wardround.aggregation.secagg_state import SecAggState
 from wardround.core.attendance import Attendance
 from wardround.core.errors import RoundRefused
 from wardround.core.rng import secret
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 @final
-class SecaggRun:
+class SecAggRun:
     """One run of the server; a ServerRun (core/stages.py).
 
     secagg: the job's settings of the sum, the same as at the sites.
@@ -61,7 +61,7 @@ class SecaggRun:
         secagg: SecAggSpec,
         secagg_server: SecAggServer,
         key_id: str,
-        state: SecaggState,
+        state: SecAggState,
         record: RunLog,
         num_rounds: int,
         fingerprint: str,

@@ -12,11 +12,11 @@ from wardround.core.errors import RoundRefused
 from wardround.messages.secagg import Revealed
 from wardround.messages.statements import Moment
 
-FILE = "secure-round.json"
+FILE = "secagg-round.json"
 
 
 @final
-class SecaggState:
+class SecAggState:
     """The state after `round` rounds. The server has no model: it keeps sums.
 
     A sum is kept until all remaining sites have applied it. A site that missed rounds
@@ -34,12 +34,12 @@ class SecaggState:
         self.revealed: list[Revealed] = []
 
     @staticmethod
-    def open(folder: Path, promise: Mapping[str, Any]) -> SecaggState:
+    def open(folder: Path, promise: Mapping[str, Any]) -> SecAggState:
         """Resume what the folder holds, or start.
 
         A folder of another job, or a damaged one, raises RoundRefused.
         """
-        state = SecaggState(folder, promise)
+        state = SecAggState(folder, promise)
         path = folder / FILE
         if not path.is_file():
             return state

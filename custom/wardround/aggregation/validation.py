@@ -35,7 +35,13 @@ import numpy as np
 
 from wardround.core.arrays import Array, Arrays, norm
 from wardround.core.errors import ConfigRefused, RoundRefused
-from wardround.core.traits import UNPROMISED, Traits
+from wardround.core.traits import UNPROMISED, WHOLE, Traits
+
+_WHY = {
+    UNPROMISED: "no such promise: a refusal is a function of the site's patients, and no noise hides it",
+    # What a site owes of earlier updates leaves beside this round's, and both together may be longer than either.
+    WHOLE: "whole updates, whose norm a site has bounded; or --set validation.max_norm=0",
+}
 
 
 @final
@@ -57,10 +63,6 @@ class StepCheck:
     max_norm: float
 
     name: ClassVar[str] = "a check of every step at every site"
-    traits: ClassVar[Traits] = Traits(
-        needs=frozenset({UNPROMISED}),
-        why={UNPROMISED: "no such promise: a refusal is a function of the site's patients, and no noise hides it"},
-    )
 
     def __post_init__(self) -> None:
         numbers = (self.margin, self.floor, self.max_norm)
@@ -69,6 +71,11 @@ class StepCheck:
             raise self._refused("0 <= margin < 1, 0 < floor <= 1, in the units of the score, and max_norm 0 or more")
         if self.margin == self.max_norm == 0:
             raise self._refused("a margin or a max_norm above 0: with neither of them nothing is checked")
+
+    @property
+    def traits(self) -> Traits:
+        """Return what the check needs of an update; a bound on the norm needs whole ones as well."""
+        return Traits(needs=frozenset({UNPROMISED, WHOLE} if self.max_norm > 0 else {UNPROMISED}), why=_WHY)
 
     @property
     def compares(self) -> bool:

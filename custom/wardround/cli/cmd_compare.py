@@ -92,4 +92,4 @@ def _names(places: Sequence[Path]) -> list[str]:
 
 
 def _value(value: float | None) -> str:
-    return "not told" if value is None else f"{value:.3f}"
+    return "not reported" if value is None else f"{value:.3f}"

@@ -1,8 +1,9 @@
 """What does a job name as its compression? A frozen value that makes the stage.
 
 The stage is made once the blocks of an update are known. Both ends of a job hold the
-same value: the site's chain sends with its stage, and the server opens every message
-with it (opening.py).
+same value: the site's chain sends with its stage, and the server of a plaintext job
+opens every message with it (opening.py). In a secure sum the sites open the sum
+(linear.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, final, runtime_checkable
 
 from wardround.compression.half import Half
-from wardround.compression.payload import Opened
+from wardround.compression.low_rank import LowRank
+from wardround.compression.payload import Linear, Opened
 from wardround.compression.quantise import Quantise
 from wardround.compression.rand_k import RandK
 from wardround.compression.top_k import TopK
@@ -41,7 +43,7 @@ class Compression(Protocol):
         """Return in what form an update leaves, as the job's card prints it."""
         ...
 
-    def stage(self, blocks: Layout, site: str) -> Opened:
+    def stage(self, blocks: Layout, site: str) -> Opened | Linear:
         """Return the stage for updates of these blocks, sent by this site."""
         ...
 
@@ -142,3 +144,32 @@ class RandomSlices:
     def stage(self, blocks: Layout, site: str) -> Opened:
         """Return the stage for updates of these blocks."""
         return RandK(self.period, self.seed, blocks)
+
+
+@final
+@dataclass(frozen=True)
+class Projections:
+    """A projection of rank `rank` of every matrix per round (PowerSGD), inside a secure sum.
+
+    seed: public; the first factors are drawn from it.
+    """
+
+    rank: int
+    seed: int
+
+    name: ClassVar[str] = LowRank.name
+    traits: ClassVar[Traits] = LowRank.traits
+
+    def __post_init__(self) -> None:
+        self.stage(_NO_BLOCKS, "")
+
+    @property
+    def leaves(self) -> str:
+        """Return in what form an update leaves."""
+        return (
+            f"as a projection of rank {self.rank} of each of its matrices; what it leaves out goes with later updates"
+        )
+
+    def stage(self, blocks: Layout, site: str) -> Linear:
+        """Return the stage for updates of these blocks."""
+        return LowRank(self.rank, self.seed, blocks)

@@ -21,8 +21,9 @@ mean: it knows that at once, also when it never hears the mean; the mean over th
 is the same. 3. Blocks of one dimension travel whole, and so do matrices for which r (n
 + m) >= n m.
 
-The factor of round t + 1 is known to every site that heard the mean of round t. A site
-that missed it is handed `public`.
+The factor of round t + 1 is known to every site that heard the mean of round t. In a
+secure sum every site hears all means, and applies those that it missed one after the
+other. Elsewhere a site that missed one is handed `public`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.compression.payload import (
+    LATER,
     REST,
     Entries,
     Entry,
@@ -51,8 +53,10 @@ from wardround.core.stages import Aggregate, Receipt, Update
 from wardround.core.traits import (
     ADDITIVE,
     BOUNDED,
+    DEFERRABLE,
     FIXED_LAYOUT,
     INTEGER,
+    SELF_CONTAINED,
     STEADY,
     WHOLE,
     Traits,
@@ -80,10 +84,11 @@ class LowRank:
     seed: int
     blocks: Layout
     name = "low_rank"
+    cycle = 2
     traits = Traits(
-        needs=frozenset({ADDITIVE, FIXED_LAYOUT, STEADY}),
-        breaks=frozenset({BOUNDED, INTEGER, WHOLE}),
-        why={STEADY: REST},
+        needs=frozenset({ADDITIVE, DEFERRABLE, FIXED_LAYOUT, STEADY}),
+        breaks=frozenset({BOUNDED, INTEGER, SELF_CONTAINED, WHOLE}),
+        why={STEADY: REST, DEFERRABLE: LATER},
     )
 
     def __post_init__(self) -> None:
@@ -142,6 +147,9 @@ class LowRank:
         left: in this round's layout.
         """
         memory[LEFT] = memory[LEFT] + self.blocks.flatten(self._read(left, round_, memory))
+
+    def settle(self, memory: Memory, counted: bool) -> None:
+        """Do nothing: an update that did not count is lost, as without compression."""
 
     def inbound(self, aggregate: Aggregate, round_: int, memory: Memory) -> Aggregate:
         """Return the aggregate in the blocks' shapes, and keep the next factors."""

@@ -16,9 +16,25 @@ import numpy as np
 from wardround.compression.chosen import Compression
 from wardround.compression.payload import Memory, Opened, Payload
 from wardround.core.arrays import Array, Layout
-from wardround.core.errors import RoundRefused
+from wardround.core.errors import ConfigRefused, RoundRefused
 
 PREFIX = "inbound"
+
+
+def stage_of(compression: Compression, blocks: Layout, site: str) -> Opened:
+    """Return the stage for updates of these blocks, sent by this site.
+
+    A compression whose messages cannot be opened one by one is a ConfigRefused.
+    """
+    stage: object = compression.stage(blocks, site)
+    if not isinstance(stage, Opened):
+        raise ConfigRefused(
+            f"the compression {compression.name} in a job whose server reads updates",
+            found="messages that cannot be opened one by one",
+            expected="a stage with `opened` (compression/payload.py, Opened)",
+            fix="print the job with --set privacy=secagg_masks, or with --set compression=none",
+        )
+    return stage
 
 
 @final
@@ -51,7 +67,7 @@ class Opening:
         Another layout, a state that is not held, or a value beyond `largest` raises
         RoundRefused.
         """
-        stage = self._compression.stage(self._blocks, site)
+        stage = stage_of(self._compression, self._blocks, site)
         kept = self._kept(site)
         found = stage.opened(payload, round_, kept)
         # Noted before the check below: an update that is refused must be settled as one

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ Payload = Mapping[str, NDArray[Any]]
 Memory = dict[str, Any]
 REST = "the same shared blocks in every round: what a site still owes of a block would leave after it was taken home"
 """Why every compression with a memory needs STEADY."""
+LATER = "updates of which a part may leave later: what is not sent waits at the site, and leaves with later updates"
+"""Why a compression that passes through secure sums needs DEFERRABLE."""
 
 
 @final
@@ -47,6 +49,7 @@ class Entry:
 Entries = tuple[Entry, ...]
 
 
+@runtime_checkable
 class Opened(Stage, Protocol):
     """A compression whose messages are opened one by one, before anything is added.
 
@@ -71,11 +74,23 @@ class Opened(Stage, Protocol):
         ...
 
 
+@runtime_checkable
 class Linear(Stage, Protocol):
     """A compression that commutes with weighted means.
 
-    It passes through a secure sum, and the sum is opened.
+    It passes through a secure sum, and the sum is opened. Every value that it keeps of a
+    revealed mean follows from that mean and from the job's seed.
     """
+
+    @property
+    def blocks(self) -> Layout:
+        """Return the blocks of the updates, in the order of their names."""
+        ...
+
+    @property
+    def cycle(self) -> int:
+        """Return after how many rounds the layout of the messages comes back."""
+        ...
 
     def layout(self, round_: int) -> Entries:
         """Return what a message of this stage's blocks holds in this round, exactly."""
@@ -88,6 +103,10 @@ class Linear(Stage, Protocol):
         """
         ...
 
+    def settle(self, memory: Memory, counted: bool) -> None:
+        """Record at the site whether its message of this round is in the mean."""
+        ...
+
 
 def payload_bytes(entries: Iterable[Entry]) -> int:
     """Return the payload bytes of a message.
@@ -95,6 +114,11 @@ def payload_bytes(entries: Iterable[Entry]) -> int:
     The envelope around it (names, signatures) is not counted.
     """
     return sum(entry.bytes for entry in entries)
+
+
+def layout_of(entries: Entries) -> Layout:
+    """Return names and shapes of a message's arrays."""
+    return Layout(tuple(one.name for one in entries), tuple(one.shape for one in entries))
 
 
 def in_order(blocks: Layout) -> Layout:

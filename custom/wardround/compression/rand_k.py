@@ -28,12 +28,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wardround.compression.payload import (
+    LATER,
     REST,
     Entries,
     Entry,
     Memory,
     Payload,
     in_order,
+    layout_of,
     owed,
     require_entries,
 )
@@ -44,6 +46,7 @@ from wardround.core.stages import Aggregate, Receipt, Update
 from wardround.core.traits import (
     ADDITIVE,
     BOUNDED,
+    DEFERRABLE,
     FIXED_LAYOUT,
     INTEGER,
     STEADY,
@@ -67,10 +70,11 @@ class RandK:
     seed: int
     blocks: Layout
     name = "rand_k"
+    cycle = 1
     traits = Traits(
-        needs=frozenset({ADDITIVE, FIXED_LAYOUT, STEADY}),
+        needs=frozenset({ADDITIVE, DEFERRABLE, FIXED_LAYOUT, STEADY}),
         breaks=frozenset({BOUNDED, INTEGER, WHOLE}),
-        why={STEADY: REST},
+        why={STEADY: REST, DEFERRABLE: LATER},
     )
 
     def __post_init__(self) -> None:
@@ -157,8 +161,7 @@ class RandK:
         return self.blocks.unflatten(whole)
 
     def _message(self, round_: int) -> Layout:
-        entries = self.layout(round_)
-        return Layout(tuple(one.name for one in entries), tuple(one.shape for one in entries))
+        return layout_of(self.layout(round_))
 
     def _count(self, shape: tuple[int, ...]) -> int:
         return -(-math.prod(shape) // self.period)

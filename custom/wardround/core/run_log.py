@@ -258,4 +258,4 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _shown(value: float | None) -> str:
-    return "not told" if value is None else f"{value:.3f}"
+    return "not reported" if value is None else f"{value:.3f}"

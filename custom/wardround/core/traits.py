@@ -36,9 +36,28 @@ STEADY = "steady"
 """A block that is shared in one round is shared in all of them."""
 ANCHORED = "anchored"
 """Every update is a change from the shared model, so that what one round gets wrong the next one corrects."""
+SELF_CONTAINED = "self_contained"
+"""A message can be read by itself, without the mean that the round before revealed."""
+DEFERRABLE = "deferrable"
+"""What a stage leaves out of an update may leave with a later one."""
 UNPROMISED = "unpromised"
 """No promise of differential privacy counts what the site does: it may depend on its patients."""
-PLAIN = frozenset({READABLE, ADDITIVE, FIXED_LAYOUT, WHOLE, COUNTED, ALONE, SAME_BLOCKS, STEADY, ANCHORED, UNPROMISED})
+PLAIN = frozenset(
+    {
+        READABLE,
+        ADDITIVE,
+        FIXED_LAYOUT,
+        WHOLE,
+        COUNTED,
+        ALONE,
+        SAME_BLOCKS,
+        STEADY,
+        ANCHORED,
+        SELF_CONTAINED,
+        DEFERRABLE,
+        UNPROMISED,
+    }
+)
 """What an update is before any part of the job has touched it."""
 WORDS = {
     READABLE: (
@@ -78,6 +97,14 @@ WORDS = {
     ANCHORED: (
         "changes from the shared model",
         "changes of each hospital's own model, after which an error in the shared one stays",
+    ),
+    SELF_CONTAINED: (
+        "messages that can be read by themselves",
+        "messages that are read with what the mean of the round before revealed",
+    ),
+    DEFERRABLE: (
+        "updates of which a part may leave later",
+        "updates whose noise counts in the sum of their own round only",
     ),
     UNPROMISED: ("no promise of differential privacy", "a promise of differential privacy"),
 }
@@ -131,8 +158,12 @@ class Part:
 PLAINTEXT = Part(
     "a server that reads every update",
     Traits(
-        needs=frozenset({READABLE, COUNTED}),
-        why={COUNTED: "a number of patients, which a plaintext update always brings along; or a secure sum"},
+        needs=frozenset({READABLE, COUNTED, SELF_CONTAINED}),
+        why={
+            COUNTED: "a number of patients, which a plaintext update always brings along; or a secure sum",
+            SELF_CONTAINED: "messages that can be read by themselves, since here sites are sent weights and never hear "
+            "the mean; or a secure sum",
+        },
     ),
     "hide the sum (--set privacy=dp_adaptive)",
 )

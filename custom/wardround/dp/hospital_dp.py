@@ -52,6 +52,7 @@ from wardround.core.traits import (
     ANCHORED,
     BOUNDED,
     COUNTED,
+    DEFERRABLE,
     FIXED_LAYOUT,
     INTEGER,
     UNPROMISED,
@@ -106,8 +107,10 @@ class HospitalDP:
     traits: ClassVar[Traits] = Traits(
         needs=frozenset({ALONE, ADDITIVE, FIXED_LAYOUT, WHOLE, ANCHORED}),
         gives=frozenset({BOUNDED, INTEGER}),
-        # A number of patients is a number about the hospital's data, and no noise hides it.
-        breaks=frozenset({COUNTED, UNPROMISED}),
+        # A number of patients is a number about the hospital's data, and no noise hides it. What left in a later
+        # round would meet the noise of other hospitals there than that which was drawn for it, and the sum of two
+        # updates could lie beyond the grid that was made for one.
+        breaks=frozenset({COUNTED, DEFERRABLE, UNPROMISED}),
         why={ALONE: "one model: the update of a second one would leave too, and the clip is of one"},
     )
 

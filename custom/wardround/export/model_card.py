@@ -16,8 +16,8 @@ from wardround.training import origin
 
 # The limit below which numbers about patients are withheld everywhere else too.
 FEWEST = 5
-NOT_TOLD = "not told"
-FEW = f"not told (fewer than {FEWEST}, or so at a hospital)"
+NOT_REPORTED = "not reported"
+FEW = f"not reported (fewer than {FEWEST}, or so at a hospital)"
 NOT_USABLE = "NOT USABLE YET: below the floor on its hospital's own test patients"
 LIMITS = (
     "adults' brain MR as the hospitals above acquire it; other scanners, ages, treatments and diseases were not tried",
@@ -60,17 +60,17 @@ def card(metric: str, meta: Mapping[str, Any]) -> str:
     who = "phantoms (invented)" if origin.is_synthetic(meta) else "patients"
     counts = ", ".join(f"{name} {FEW if n is None else n}" for name, n in (patients or {}).items())
     n = (patients or {}).get("val")
-    shown = NOT_TOLD if score is None else f"{score:.2f}" + (f" (n = {n})" if n is not None else "")
+    shown = NOT_REPORTED if score is None else f"{score:.2f}" + (f" (n = {n})" if n is not None else "")
     mixed, filtered = mixed_words(meta), [str(one) for one in meta.get("largest_component") or []]
     rows = (
         *((("made of", mixed),) if mixed else ()),
         ("trained on", origin.words(meta)),
-        ("hospitals", found.get("hospitals", NOT_TOLD)),
-        (f"{who} per split", counts or NOT_TOLD),
+        ("hospitals", found.get("hospitals", NOT_REPORTED)),
+        (f"{who} per split", counts or NOT_REPORTED),
         ("sequences (hospitals that have them)", _pairs(found.get("sequences"))),
         ("kinds of labels (hospitals)", _pairs(found.get("label_kinds"))),
         (f"{metric} on validation {who}, which the choice was made by", shown),
-        ("rounds", found.get("rounds", meta.get("round", NOT_TOLD))),
+        ("rounds", found.get("rounds", meta.get("round", NOT_REPORTED))),
         ("privacy of the training", _privacy(meta)),
         *((("regions of which the largest part alone is kept", ", ".join(filtered)),) if filtered else ()),
         *((("verdict", NOT_USABLE),) if meta.get("usable") is False else ()),
@@ -92,7 +92,7 @@ Known limits:
 def mixed_words(meta: Mapping[str, Any]) -> str:
     """Return how a blend or an interpolated model was made, "" for any other model.
 
-    Its file says it; what makes no sense there is not told.
+    Its file says it; what makes no sense there is not reported.
     """
     said, name = meta.get("mixed"), meta.get("candidate")
     share = said.get("share") if isinstance(said, Mapping) else None
@@ -147,7 +147,7 @@ def _data(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pairs(counts: object) -> str:
     if not isinstance(counts, Mapping) or not counts:
-        return NOT_TOLD
+        return NOT_REPORTED
     return ", ".join(f"{name} ({n})" for name, n in counts.items())
 
 
@@ -158,7 +158,7 @@ def _privacy(meta: Mapping[str, Any]) -> str:
     """
     settings = meta.get("settings")
     if not isinstance(settings, Mapping):
-        return NOT_TOLD
+        return NOT_REPORTED
     found = {str(key): value for key, value in settings.items() if str(key).startswith(("dp", "private"))}
     if not found:
         return "no differential privacy: the weights are not protected by noise"

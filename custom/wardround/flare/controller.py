@@ -109,7 +109,7 @@ class ServerController(Controller):  # type: ignore[misc]
         """Open the run, or resume it. A refusal ends the job before any task is sent."""
         try:
             workspaces.require_startable(fl_ctx)
-            workspaces.begin_anew(fl_ctx)
+            workspaces.begin_new_run(fl_ctx)
             self._run = self.mode.open(fl_ctx, self.num_rounds, self.about)
         except Refusal as refusal:
             self.system_panic(f"the run cannot start: {refusal}", fl_ctx)

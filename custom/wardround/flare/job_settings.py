@@ -101,11 +101,12 @@ def require_told(fl_ctx: FLContext) -> None:
 
 
 def require_same(server: Json, client: Json) -> None:
-    """Raise ConfigRefused where the `about` of a server's config differs from what the
-    two configs build.
+    """Raise ConfigRefused where the two configs list different names that may leave, or
+    where the `about` of the server's config differs from what they build.
 
-    The report of a server without `about` names no settings, so nothing is compared.
+    The report of a server without `about` names no settings, so only names are compared.
     """
+    _require_same_names(server, client)
     told = next((about for about in _under(server, "about") if isinstance(about, dict)), None)
     if told is None:
         return
@@ -121,6 +122,34 @@ def require_same(server: Json, client: Json) -> None:
         said = told["dp"][key] if key in told.get("dp", {}) else told.get(key)
         if not _equal(said, value):
             raise _refused(f"{key}: the job runs {value!r}, the report would say {said!r}", "the same")
+
+
+def _require_same_names(server: Json, client: Json) -> None:
+    """Raise ConfigRefused unless the server accepts exactly the names that a site may say.
+
+    A longer list at the server would be asked for by nobody, and one at the sites would
+    stop a hospital's replies only after it had trained; either is a list that somebody
+    has changed at one side.
+    """
+    accepted, said = _names(server), _names(client)
+    if accepted != said:
+        found = ", ".join(sorted(str(name) for name in accepted ^ said))
+        raise ConfigRefused(
+            "the names that may leave (allowed_names)",
+            found=f"names that stand in the config of one side only: {found}",
+            expected="one list, in the server's config and in the component `outbound` of the sites",
+            fix="do not edit a printed config: print the job again with `wardround jobs write JOB`",
+        )
+
+
+def _names(config: Any) -> frozenset[str]:
+    """Return all names that a config lists as `allowed_names`, at any depth."""
+    if isinstance(config, dict):
+        listed = config.get("allowed_names", [])
+        # A list that is none is refused when the config is built.
+        here = map(str, listed) if isinstance(listed, list) else [repr(listed)]
+        return frozenset(here).union(*(_names(value) for key, value in config.items() if key != "about"))
+    return frozenset().union(*map(_names, config)) if isinstance(config, list) else frozenset()
 
 
 def _runs(server: Json, client: Json) -> list[tuple[str, Any]]:

@@ -32,7 +32,7 @@ PRINT = "print the job again with `wardround jobs write`"
 
 @dataclass(frozen=True)
 class Asked:
-    """The order that a plaintext job's executor is answering.
+    """The order to train that the executor is answering.
 
     round: the number of the round, from 0.
     model: the digest of the weights that came with the order.
@@ -54,7 +54,7 @@ class Outbound(FLComponent):  # type: ignore[misc]
 
     privacy: the stage that costs privacy budget, which proves (PatientRelease) or adds
         (HospitalRelease) the noise; or "none".
-    compression: fewer bytes, in a job whose server reads updates; or "none".
+    compression: fewer bytes; in a secure sum one of those that are linear; or "none".
     secagg: secure aggregation; or "none", and then the server reads every update.
     allowed_names: names of images, classes, blocks, kinds of labels and scores
         (messages/allowed_names.py). The server accepts the same.
@@ -75,7 +75,7 @@ class Outbound(FLComponent):  # type: ignore[misc]
         self._require_kinds()
         require_fit(self.parts)
         hides = self.hides
-        self.session = None if hides is None else SecAggSession(hides, self.noise)
+        self.session = None if hides is None else SecAggSession(hides, self.noise, self.compresses, self.allowed_names)
         self._asked: Asked | None = None
 
     @property

@@ -15,6 +15,7 @@ from typing import Any
 from nvflare.apis.fl_context import FLContext
 
 from wardround.compression.chosen import Compression
+from wardround.compression.opening import stage_of
 from wardround.core.arrays import Layout, digest
 from wardround.core.stages import Receipt, Update
 from wardround.flare import few_patients, ledger_adapter, plaintext_messages, resend_cache, stage_memory
@@ -81,7 +82,7 @@ def _compressed(
     """Return the update whose `delta` is the message of the compression, and write down
     what the compression remembers.
     """
-    stage = compression.stage(Layout.of(leaving.delta), str(fl_ctx.get_identity_name()))
+    stage = stage_of(compression, Layout.of(leaving.delta), str(fl_ctx.get_identity_name()))
     remembered = stage_memory.of_round(state_folder(fl_ctx), stage, asked)
     passed, said = stage.outbound(Update(leaving.delta, leaving.weight), asked.round, remembered.after)
     stage_memory.keep(state_folder(fl_ctx), remembered)

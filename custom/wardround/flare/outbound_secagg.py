@@ -22,7 +22,7 @@ from wardround.core import kept_settings
 from wardround.core.arrays import digest
 from wardround.core.errors import ReleaseRefused
 from wardround.core.stages import Receipt, Update
-from wardround.flare import few_patients, ledger_adapter, plaintext_messages, secagg_messages
+from wardround.flare import few_patients, ledger_adapter, plaintext_messages, secagg_compression, secagg_messages
 from wardround.flare.outbound import Outbound
 from wardround.flare.secagg_session import SecAggSession
 from wardround.messages import plaintext, statements
@@ -55,17 +55,17 @@ def leaving(
             expected="a `secagg` in its component `outbound`",
             fix="print the job again with `wardround jobs write`",
         )
-    exit_ = _Exit(outbound, session, fl_ctx)
+    made = _Leaving(outbound, session, fl_ctx)
     receipt: Receipt = {"secagg": session.secagg.mode}
     if task == plaintext_messages.TRAIN:
-        reply, more = exit_.train(shareable)
+        reply, more = made.train(shareable)
         receipt |= more
     else:
         reply = secagg_messages.read_reply(shareable, task, outbound.allowed_names)
         if task == secagg_messages.HOP:
-            exit_.require_made_here()
+            made.require_made_here()
         if task == plaintext_messages.FINISH:
-            reply = replace(reply, meta={"scores": exit_.scores(reply.meta["scores"])})
+            reply = replace(reply, meta={"scores": made.scores(reply.meta["scores"])})
         plaintext_messages.require_named(reply.meta.get("scores", {}), outbound.allowed_names)
     receipt |= {"kind": statements.peek(reply.statement)["kind"], "bytes": len(reply.payload)}
     receipt |= {"sha256": hashlib.sha256(reply.payload).hexdigest()} if reply.payload else {}
@@ -73,7 +73,7 @@ def leaving(
 
 
 @dataclass(frozen=True)
-class _Exit:
+class _Leaving:
     """One reply on its way out."""
 
     outbound: Outbound
@@ -114,10 +114,10 @@ class _Exit:
         """
         round_ = self.session.call.moment.round
         said = self.session.open(self.fl_ctx).said(round_)
-        if said.get("exit") != self._made_by():
+        if said.get("made_by") != self._made_by():
             raise ReleaseRefused(
                 f"the integers of round {round_ + 1} that this site keeps",
-                found="those of another exit, sum or policy of this site",
+                found="those of another outbound filter, sum or policy of this site",
                 expected="an update that was hidden, and noised, as it would be now",
                 fix="submit the job under a name of its own, or delete its folder of kept state at this site",
             )
@@ -146,9 +146,12 @@ class _Exit:
         # withheld must not pass for a loss that is not there.
         numbers, facts = self._told(update)
         beside = {"numbers": numbers, "facts": facts, "model": session.model, "settings": session.settings}
-        beside |= {"run": moment.run, "exit": self._made_by()}
+        beside |= {"run": moment.run, "made_by": self._made_by()}
         site, patients = session.open(self.fl_ctx), int(update.weight)
-        held = site.hold(moment.round, passed.params, patients, session.initial, beside)
+        if outbound.compresses is None:
+            held = site.hold(moment.round, passed.params, patients, session.initial, beside)
+        else:
+            passed, held = secagg_compression.hold(outbound, passed, site, beside, self.fl_ctx)
         return receipt | held | {"update": digest(passed.params)}
 
     def _told(self, update: plaintext_messages.Update) -> tuple[dict[str, float | None], dict[str, Any]]:

@@ -18,7 +18,7 @@ from wardround.compression.opening import Opening
 from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused
 from wardround.core.stages import Aggregation
-from wardround.core.traits import require_fit
+from wardround.core.traits import leaving, require_fit
 from wardround.flare import compressed_messages, orders, plaintext_messages, workspaces
 from wardround.flare.run_report import RunReport
 from wardround.messages.ranges import LARGEST_CHANGE
@@ -71,7 +71,7 @@ class PlaintextServer:
                 fix="print the job again with `wardround jobs write`",
             )
         self.compression = compression
-        require_fit([] if self.compresses is None else [self.compresses], aggregation)
+        require_fit(leaving(None, self.compresses, None), aggregation)
         require_tolerates(aggregation, min_clients)
         self.aggregation = aggregation
         self.server_optimizer = server_optimizer

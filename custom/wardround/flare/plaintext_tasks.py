@@ -36,7 +36,7 @@ class PlaintextTasks:
     def _train(self, order: orders.Order, begun: float, fl_ctx: FLContext) -> Shareable:
         trainer, outbound, name = self._trainer, self._outbound, str(fl_ctx.get_identity_name())
         if order.round == 0:
-            workspaces.begin_anew(fl_ctx)
+            workspaces.begin_new_run(fl_ctx)
         # Noted before anything is trained: a job that continues from this state
         # continues the run that began here.
         workspaces.run_id(fl_ctx)

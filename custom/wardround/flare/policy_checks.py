@@ -9,8 +9,10 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.logging.constants import ALLOW_LOG_STREAMING_VAR, is_log_streaming_allowed
 
+from wardround.core.arrays import digest, size_bytes
 from wardround.core.errors import ReleaseRefused
-from wardround.flare import curves, ledger_adapter, orders, secagg_calls, strict_dxo
+from wardround.core.stages import Receipt
+from wardround.flare import curves, ledger_adapter, orders, plaintext_messages, secagg_calls, strict_dxo
 from wardround.flare.job_parts import executor_of
 from wardround.flare.ledger_adapter import KEY
 from wardround.flare.outbound import Outbound
@@ -60,6 +62,11 @@ def asked(shareable: Shareable) -> tuple[int, int]:
         return call.moment.round, call.num_rounds
     order = orders.read_order(shareable)
     return order.round, order.num_rounds
+
+
+def measured(update: plaintext_messages.Update) -> Receipt:
+    """Return what a receipt says of the size and the contents of an update."""
+    return {"bytes": size_bytes(update.delta), "sha256": digest(update.delta)}
 
 
 def refused(found: str, expected: str) -> ReleaseRefused:

@@ -13,6 +13,8 @@ from nvflare.apis.fl_context import FLContext
 
 from wardround.aggregation.validation import StepCheck
 from wardround.algorithms.server_optimizers import ServerOptimizer
+from wardround.compression import linear
+from wardround.compression.chosen import Compression
 from wardround.core.arrays import Arrays, Layout, digest, norm
 from wardround.core.errors import RoundRefused
 from wardround.data.ehr_text import words_of
@@ -23,6 +25,7 @@ from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.step_check import Step, require_accepted
 from wardround.flare.trainer import Trainer
 from wardround.models.roles import shared_layout
+from wardround.secagg.client import SecAggClient
 from wardround.secagg.fixed_point import longest_error
 from wardround.training.client import FEDAVG_BASELINE
 from wardround.training.global_model import GlobalModel
@@ -65,7 +68,7 @@ class SecAggModel:
     ) -> None:
         self._trainer, self._outbound = trainer, outbound
         self._validation = validation
-        self._rule, self._banks, self._scaling = server_optimizer, variables, scaling
+        self._rule, self._variables, self._scaling = server_optimizer, variables, scaling
         self._model: GlobalModel | None = None
 
     def held(self, fl_ctx: FLContext) -> GlobalModel:
@@ -79,7 +82,7 @@ class SecAggModel:
             promise |= {"sampling.columns": words_of(work.sampling.table)}
             promise |= {"sharing.home": ", ".join(work.sharing.home_roles)}
             inputs = work.sampling.described
-            opened = (folder, work.model, self._rule, self._banks, work.seed, promise, inputs)
+            opened = (folder, work.model, self._rule, self._variables, work.seed, promise, inputs)
             self._model = GlobalModel.open(*opened, work.schedule.final)
         return self._model
 
@@ -128,6 +131,10 @@ class SecAggModel:
         """
         return replace(start, weights=self.held(fl_ctx).final())
 
+    def public(self, fl_ctx: FLContext) -> dict[str, Any]:
+        """Return what the job's compression has kept of the revealed means."""
+        return dict(self.held(fl_ctx).memory)
+
     def finish(self, fl_ctx: FLContext) -> None:
         """Write the final model into the run's folder."""
         self.held(fl_ctx).finish(None, workspaces.run_folder(fl_ctx))
@@ -138,9 +145,11 @@ class SecAggModel:
         """Apply one revealed sum, and write down what this site may know of it."""
         site, noise = session.open(fl_ctx), self._outbound.noise
         if held.round == 0:
-            site.begin(self._leaving(held))
-        ratio = self._ratio(held.round)
+            site.begin(self._first(held))
+        ratio = self._ratio(held.round, site.cycle)
         mean, known = site.reveal(revealed.moment, revealed.sites, revealed.payload, ratio, revealed.roster)
+        if self._outbound.compresses is not None:
+            mean = self._opened(self._outbound.compresses, held, mean, site)
         participation = min(1.0, len(revealed.sites) / max(1, revealed.configured))
         name = site.agreement.name
         mine = name in revealed.sites
@@ -182,14 +191,32 @@ class SecAggModel:
         )
         return {name: block for name, block in held.wire().items() if name in names | fedavg_baseline}
 
-    def _ratio(self, round_: int) -> float:
-        """Return how much smaller the next round's steps are. The grid of its sum is
-        finer by the same ratio.
+    def _first(self, held: GlobalModel) -> dict[str, Any]:
+        """Return the first weights in the form in which an update enters the sum."""
+        compression, leaving = self._outbound.compresses, self._leaving(held)
+        return leaving if compression is None else linear.first(compression, leaving, 0, {})
+
+    def _opened(self, compression: Compression, held: GlobalModel, mean: Arrays, site: SecAggClient) -> dict[str, Any]:
+        """Return a revealed mean in the blocks of the model.
+
+        What the compression keeps of it is written down with the model. Where the next
+        round is the first one of its layout, its grid follows from the first weights.
+        """
+        leaving = self._leaving(held)
+        found = linear.opened(compression, Layout.of(leaving), mean, held.round, held.memory)
+        if held.round == 0:
+            for later in range(1, site.cycle):
+                site.begin(linear.first(compression, leaving, later, held.memory), later)
+        return found
+
+    def _ratio(self, round_: int, cycle: int) -> float:
+        """Return how much smaller the steps are in the next round with this grid's
+        blocks. The grid of its sum is finer by the same ratio.
         """
         schedule = self._trainer.work.schedule
-        if round_ + 1 >= schedule.num_rounds:
+        if round_ + cycle >= schedule.num_rounds:
             return 1.0
-        return schedule.steps(round_ + 1).mean_rate / schedule.steps(round_).mean_rate
+        return schedule.steps(round_ + cycle).mean_rate / schedule.steps(round_).mean_rate
 
     def _scales(self, held: GlobalModel, shared: Arrays) -> tuple[float, ...]:
         """Return the public scales of this round, by group of the shared blocks."""

@@ -1,30 +1,28 @@
-"""The policy of a hospital that insists on secure aggregation: no update leaves except
+"""The rule of a hospital that insists on secure aggregation: no update leaves except
 inside a sum that is hidden at least as well as it states.
 
-It stands in the hospital's own `local/privacy.json`, alone or, in the same lists of
-filters, with PatientPolicy or HospitalPolicy AFTER it; then both must agree. What is
-read is what NVFlare runs: the executor, the filters, and what the job's component
-`outbound` promises.
+It stands in the rules of the hospital's own policy (site_policy.py), alone or before
+another rule; then both must agree. What is read is what NVFlare runs: the executor, the
+filters, and what the job's component `outbound` promises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
 
-from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import Shareable
 
 from wardround.core.arrays import digest
 from wardround.core.errors import ConfigRefused
-from wardround.flare import plaintext_messages, secagg_messages, workspaces
+from wardround.flare import workspaces
 from wardround.flare.job_parts import executor_of, outbound_in_force
 from wardround.flare.outbound import outbound_of
 from wardround.flare.policy_checks import refused
+from wardround.flare.policy_rules import AGAIN, ANSWER, UPDATE, Passing
 from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.signer import require_lead
-from wardround.flare.site_policy import OpenPolicy
 from wardround.messages import statements
 from wardround.secagg import served_sums
 from wardround.secagg.roster import joined
@@ -33,8 +31,10 @@ from wardround.secagg.spec import SecAggSpec
 LEADS = ("lead", "project_admin")
 
 
-class SecAggPolicy(OpenPolicy):
-    """Both filters: secure aggregation at least this strict, in a job signed by a lead.
+@final
+@dataclass(frozen=True)
+class SecAggRule:
+    """Secure aggregation at least this strict, in a job signed by a lead.
 
     Before any task and before an answer, the signature, the executor, the filter and
     the job's secure sum are checked. Before an answer leaves, the sites that the update
@@ -49,50 +49,56 @@ class SecAggPolicy(OpenPolicy):
     leads: the roles that may sign a job.
     """
 
-    def __init__(
-        self, masks: bool, encryption: bool, min_clients: int, sites: int, threshold: int, leads: Sequence[str] = LEADS
-    ) -> None:
-        super().__init__()
-        if not (masks is True or encryption is True) or not leads or isinstance(leads, str):
+    masks: bool
+    encryption: bool
+    min_clients: int
+    sites: int
+    threshold: int
+    leads: Sequence[str] = LEADS
+
+    name: ClassVar[str] = "secagg"
+
+    def __post_init__(self) -> None:
+        insists = self.masks is True or self.encryption is True
+        if not insists or not self.leads or isinstance(self.leads, str):
             raise ConfigRefused(
                 "the scope `secagg` in local/privacy.json",
                 found="neither masks nor encryption, or no role that may sign a job",
                 expected="masks or encryption true, and leads a list of roles",
                 fix="copy poc_workspace/privacy_secagg.json to local/privacy.json again",
             )
-        self.leads = tuple(leads)
-        self.least = SecAggSpec(sites, min_clients, 16, "equal", 1, masks, encryption, ring=False, threshold=threshold)
+        object.__setattr__(self, "leads", tuple(self.leads))
+        # Numbers that make no sense are refused with the file, not with the first job.
+        _ = self.least
 
-    def before(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> None:
-        """Refuse a task of a job that is not hidden as this hospital demands."""
-        self._require_hidden(fl_ctx)
+    @property
+    def least(self) -> SecAggSpec:
+        """Return the loosest sum that this rule accepts."""
+        return SecAggSpec(
+            sites=self.sites,
+            min_clients=self.min_clients,
+            bits=16,
+            weights="equal",
+            reference_patients=1,
+            masks=self.masks,
+            encryption=self.encryption,
+            ring=False,
+            threshold=self.threshold,
+        )
 
-    def update(self, update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_messages.Update:
-        """Return the update as it is, for the filter that hides it. The sites of its
-        sum are written down first.
+    def passed(self, passing: Passing, fl_ctx: FLContext) -> Passing:
+        """Return it unchanged, if the job is hidden as it must be here.
+
+        The sites of the sum are written down before an update leaves, before kept
+        integers are hidden once more, and before an answer lets a sum begin or be
+        opened. A hop continues inside the sum whose sites were written down then.
         """
-        _remember(fl_ctx, self._require_hidden(fl_ctx), digest(update.delta))
-        return update
-
-    def again(self, fl_ctx: FLContext) -> None:
-        """Write down the sites of the sum before kept integers are hidden once more."""
-        _remember(fl_ctx, self._require_hidden(fl_ctx), "")
-
-    def hop(self, fl_ctx: FLContext) -> None:
-        """Let a hop continue inside the sum whose sites were written down when this
-        site prepared and trained.
-        """
-        self._require_hidden(fl_ctx)
-
-    def scores(self, scores: Mapping[str, Any], fl_ctx: FLContext) -> Mapping[str, Any]:
-        """Return the scores as they are, if the job is hidden as it must be here."""
-        self._require_hidden(fl_ctx)
-        return scores
-
-    def _leave(self, shareable: Shareable, task: str, fl_ctx: FLContext) -> Shareable:
-        if task in (secagg_messages.PREPARE, secagg_messages.UNMASK) and shareable.get_return_code() == ReturnCode.OK:
-            _remember(fl_ctx, self._require_hidden(fl_ctx), "")
-        return super()._leave(shareable, task, fl_ctx)
+        secure = self._require_hidden(fl_ctx)
+        if passing.what == UPDATE:
+            _remember(fl_ctx, secure, digest(passing.the_update.delta))
+        elif passing.what in (AGAIN, ANSWER):
+            _remember(fl_ctx, secure, "")
+        return passing
 
     def _require_hidden(self, fl_ctx: FLContext) -> SecAggSession:
         """Return the secure sum of a job that a lead signed.

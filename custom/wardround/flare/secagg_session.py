@@ -5,10 +5,14 @@ The executor and the outbound filter share it through the component `outbound`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nvflare.apis.fl_context import FLContext
 
+from wardround.compression.chosen import Compression
+from wardround.compression.linear import cycle_of
 from wardround.core import kept_settings
 from wardround.core.arrays import Array
 from wardround.core.errors import ConfigRefused
@@ -36,9 +40,19 @@ class SecAggSession:
     seed: the job's seed for stochastic rounding.
     model: the digest of the global model that this round starts from.
     initial: the weights of that model.
+    public: what the job's compression has kept of the revealed means.
+    compression: the job's compression, which takes over what coding leaves over, or
+        None without it.
+    names: the names that may leave. A site whose list is another one does not join.
     """
 
-    def __init__(self, secagg: SecAggSpec, noise: HospitalDP | None) -> None:
+    def __init__(
+        self,
+        secagg: SecAggSpec,
+        noise: HospitalDP | None,
+        compression: Compression | None = None,
+        names: Sequence[str] = (),
+    ) -> None:
         if noise is not None:
             require_one_sum(noise, secagg)
         self.secagg = secagg
@@ -47,6 +61,10 @@ class SecAggSession:
         self.seed = 0
         self.model = ""
         self.initial = dict[str, Array]()
+        self.public = dict[str, Any]()
+        self._names = tuple(sorted(names))
+        self._cycle = 1 if compression is None else cycle_of(compression)
+        self._carries = compression is None
         self._site: SecAggClient | None = None
         self._call: Call | None = None
 
@@ -86,9 +104,11 @@ class SecAggSession:
             # mask a second sum of the same update.
             kept_settings.require_same(folder, promise, "the protection that its secrets were prepared under")
             identity, authority = Identity.load(startup, name), Authority.load(startup)
-            job = job_digest(fl_ctx.get_job_id(), self.secagg, self.seed, self.noise, self.settings)
+            job = job_digest(fl_ctx.get_job_id(), self.secagg, self.seed, self.noise, self.settings, self._names)
             agreement = KeyAgreement(self.secagg, identity, authority, key_id, folder, job)
-            self._site = SecAggClient(self.secagg, agreement, key, folder, self.seed, self.noise)
+            self._site = SecAggClient(
+                self.secagg, agreement, key, folder, self.seed, self.noise, self._cycle, self._carries
+            )
         return self._site
 
 

@@ -15,7 +15,7 @@ from nvflare.apis.shareable import Shareable
 
 from wardround.core.errors import RoundRefused
 from wardround.flare import plaintext_messages, secagg_calls, secagg_messages, workspaces
-from wardround.flare.outbound import Outbound
+from wardround.flare.outbound import Asked, Outbound
 from wardround.flare.secagg_model import SecAggModel
 from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.trainer import Trainer
@@ -40,7 +40,7 @@ class SecAggTasks:
         """Return the reply to one task; a message that is no Call: ReleaseRefused."""
         call = secagg_calls.read_call(message)
         if task == secagg_messages.JOIN and call.begun == 0:
-            workspaces.begin_anew(fl_ctx)
+            workspaces.begin_new_run(fl_ctx)
         self._trainer.require_own_state(self._outbound, fl_ctx)
         self._session.begin(call, self._trainer.settings(self._outbound), self._trainer.work.seed)
         return self._handlers[task](call, fl_ctx)
@@ -82,6 +82,8 @@ class SecAggTasks:
         held = self._model.applied(call, session, fl_ctx)
         session.model = held.digest
         session.initial = dict(held.weights)
+        session.public = self._model.public(fl_ctx)
+        outbound.begin(Asked(round_, held.digest, held.since))
         site = session.open(fl_ctx)
         # Noised integers belong to one run: in another run, with other masks, they
         # would be a second release of the same noise.

@@ -105,7 +105,7 @@ def shown(number: float | None) -> str:
     """Return a loss or a score for a line of the log, which NVFlare can be made to send
     to the server.
     """
-    return "not told" if number is None else f"{number:.3g}"
+    return "not reported" if number is None else f"{number:.3g}"
 
 
 def tell(

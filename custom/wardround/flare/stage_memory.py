@@ -12,15 +12,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from wardround.compression.payload import Memory, Opened
+from wardround.compression.payload import Memory
 from wardround.core import stored
 from wardround.flare.outbound import Asked
 
 FILE = "outbound_memory.npz"
+
+
+class Settles(Protocol):
+    """A stage that is told whether its message of a round is in the mean."""
+
+    def settle(self, memory: Memory, counted: bool) -> None:
+        """Record it in the memory."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Remembered:
     after: Memory
 
 
-def of_round(folder: Path, stage: Opened, asked: Asked) -> Remembered:
+def of_round(folder: Path, stage: Settles, asked: Asked) -> Remembered:
     """Return what the stage continues from, once it knows if its message counted."""
     kept = _read(folder) if asked.round else None
     if kept is None:

@@ -209,7 +209,7 @@ def _in_use(folder: Path, file: Path, opened: int) -> ConfigRefused:
     )
 
 
-def begin_anew(fl_ctx: FLContext) -> None:
+def begin_new_run(fl_ctx: FLContext) -> None:
     """Clear the kept state of a run that is over, when a job begins at its first round.
 
     A run is over if it came to its end here or, at a site, if another job than it began

@@ -31,6 +31,7 @@ from wardround.algorithms.server_optimizers import ServerOptimizer
 from wardround.algorithms.server_optimizers import part_of as server_part
 from wardround.algorithms.sharing import Everything, Roles, parts
 from wardround.compression.half import Half
+from wardround.compression.low_rank import LowRank
 from wardround.compression.quantise import Quantise
 from wardround.compression.rand_k import RandK
 from wardround.compression.top_k import TopK
@@ -120,6 +121,7 @@ def options() -> Mapping[str, Mapping[str, Any]]:
             "quantise": Quantise,
             "top_k": TopK,
             "rand_k": RandK,
+            "low_rank": LowRank,
         },
         "secagg": {
             "plaintext": None,

@@ -22,9 +22,11 @@ def server_workflow(job: Job, about: Json) -> Json:
         "variables": job.variables,
         "home_roles": list(build(job.sharing, "sharing").home_roles),
         "allowed_names": allowed_names(job),
+        # NVFlare turns an undefined variable into None: what a job has not is written as this word.
+        "compression": job.compression or "none",
     }
     args = {
-        "mode": {"path": "wardround.flare.secagg_server.SecaggServer", "args": mode},
+        "mode": {"path": "wardround.flare.secagg_server.SecAggJobServer", "args": mode},
         "num_rounds": job.schedule["num_rounds"],
         "round_timeout_s": job.federation["round_timeout_s"],
         "step_timeout_s": job.federation["step_timeout_s"],

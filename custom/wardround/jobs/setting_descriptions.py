@@ -22,11 +22,12 @@ DESCRIPTIONS: Mapping[str, str] = {
     "aggregation.keep": "Krum: how many updates are kept.",
     "aggregation.smoothing": "RFA: updates nearer than so many median distances weigh as in the mean.",
     "aggregation.mixing.far": "With mixing: a hospital is flagged beyond so many times the median distance.",
-    "compression": "How updates of a plaintext job get smaller: a row of `compressions` in app_configs/jobs.yaml.",
+    "compression": "How updates get smaller: a row of `compressions` in app_configs/jobs.yaml.",
     "compression.bits": "Quantise: bits of each value, 8 or 4.",
     "compression.chunk": "Quantise: so many values share one step.",
     "compression.share": "Top-k: the share of all values that leave in a round.",
     "compression.period": "Rand-k: every value leaves once in so many rounds.",
+    "compression.rank": "Low rank: the rank of what leaves of every matrix.",
     "validation": "Whether every hospital of a secure sum checks a step before it applies it: none or own_patients; not under "
     "differential privacy.",
     "validation.margin": "A hospital refuses a step that lowers its validation score by more than this; 0: no score is compared.",

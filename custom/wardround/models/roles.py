@@ -25,7 +25,7 @@ from wardround.core.errors import ModelRefused
 from wardround.models.adapters import Adapted
 
 # The algorithm's own variables; any other one is a baseline's.
-OWN_BANKS = ("model", "control")
+OWN_VARIABLES = ("model", "control")
 NORMS = (
     nn.GroupNorm,
     nn.LayerNorm,
@@ -74,7 +74,7 @@ def update_layout(
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for variable in variables:
-        shared = shared_layout(module, home_roles if variable in OWN_BANKS else ())
+        shared = shared_layout(module, home_roles if variable in OWN_VARIABLES else ())
         shapes |= {f"{variable}:{name}": shape for name, shape in zip(shared.names, shared.shapes, strict=True)}
     return Layout(tuple(shapes), tuple(shapes.values()))
 

@@ -117,7 +117,7 @@ def candidate_table(
     """
     if not any(candidates.values()):
         listed = ", ".join(NAMES[name] + (f" ({mark})" if name == chosen else "") for name in candidates)
-        return f"{caption}: {listed}. n < 5: not told."
+        return f"{caption}: {listed}. n < 5: not reported."
     regions = (
         "mean",
         *regions_in(key for one in candidates.values() for key in one.get("test") or {}),
@@ -196,7 +196,7 @@ def facts(site: Json) -> str:
     scans = "scans by sequence: " + ", ".join(f"{name} {count or 'none'}" for name, count in found.items())
     if not split and found:  # a job that hides the numbers of patients tells 1 for every sequence that exists
         there = ", ".join(name for name, count in found.items() if count)
-        scans = f"Number of patients: not told; sequences: {there}"
+        scans = f"Number of patients: not reported; sequences: {there}"
     support = ", ".join(f"{name} {count}" for name, count in (site.get("classes") or {}).items())
     labels = _LABELS.get(str(site.get("label_kind")), site.get("label_kind"))
     words = [f"Patients: {split}" if split else None, scans if found else None]

@@ -40,7 +40,7 @@ class Joined:
     kind: The kind of its verdict.
     model: The model that its validation patients chose; None where none is known.
     own, chosen: The test intervals of its own model and of the chosen one; None where
-        they were not told.
+        they were not reported.
     gain: Chosen minus own on the same test patients, with its interval; None where it
         is not known or the chosen model is the own one.
     sentence: What a clinician should know.

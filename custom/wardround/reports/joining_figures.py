@@ -66,7 +66,7 @@ def _gain_row(one: Joined, x: Axis, top: float) -> tuple[list[Shape], str]:
     gain, middle = one.gain, top + ROW / 2
     if gain is None:
         own = one.model == OWN
-        words = "keeps its own model" if own else "not told"
+        words = "keeps its own model" if own else "not reported"
         mark = dots([(x.at(0), middle)], "open", 3.6) if own else []
         return [*_words(one.site, "", words, top, ""), *mark], words
     name = NAMES.get(one.model or "", one.model or "")

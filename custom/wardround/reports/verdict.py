@@ -48,7 +48,7 @@ MAIN = {DICE: "dice_mean", BALANCED: "balanced_accuracy"}
 LEAST_MARGIN = 0.005
 LEAST_DICE = 0.3
 CHANCE_AUROC = 0.5
-FEW = "The scores are over few patients (n < 5, or the hospital's own number): not told"
+FEW = "The scores are over few patients (n < 5, or the hospital's own number): not reported"
 NOT_HELPED = "joining did not help you"
 
 

@@ -27,6 +27,7 @@ from wardround.core.errors import RoundRefused
 from wardround.core.rng import stream
 from wardround.messages import statements
 from wardround.messages.statements import Moment, Signed
+from wardround.secagg import grids
 from wardround.secagg.bfv import Cipher
 from wardround.secagg.fixed_point import FixedStep, Grid, decode, encode, first_grid, fixed_grid, mean_of, next_grid
 from wardround.secagg.key_agreement import KeyAgreement
@@ -53,6 +54,9 @@ class SecAggClient:
     """The sum of one job at one site. `key` is the seed of the sum key, if any.
 
     noise: under hospital-level DP, updates arrive noised, in steps of a fixed grid.
+    cycle: the blocks of a round are those of `cycle` rounds before, and so is its grid.
+    carries: what coding left over of a round is added to the next update; else `left`
+        returns it to whoever adds it.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class SecAggClient:
         folder: Path,
         seed: int,
         noise: FixedStep | None = None,
+        cycle: int = 1,
+        carries: bool = True,
     ) -> None:
         self.secagg = secagg
         self.agreement = agreement
@@ -70,6 +76,8 @@ class SecAggClient:
         self.seed = seed
         self._key = key
         self.noise = noise
+        self.cycle = cycle
+        self._carries = carries and noise is None
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @cached_property
@@ -92,7 +100,7 @@ class SecAggClient:
             if round_ == 0:
                 self.begin({name: initial[name] for name in update if name in initial})
             grid = self.grid(round_)
-            kept = self.noise is None and self.holds(round_ - 1)
+            kept = self._carries and self.holds(round_ - 1)
             residual = self._read(round_ - 1, "residual") if kept else None
             draws = stream(self.seed, "rounding", self.agreement.name, round_)
             coded = encode(grid, update, residual, self.secagg.weight(patients), patients, draws)
@@ -111,9 +119,14 @@ class SecAggClient:
         clipped, values = int(self._read(round_, "clipped")), self.grid(round_).fields
         return {"values": values, "clipped": clipped, "bits": self.secagg.bits}
 
-    def begin(self, blocks: Arrays) -> None:
-        """Write the grid of round 0, which follows from the job's first weights."""
-        self._save_grid(0, self._first_grid(blocks))
+    def begin(self, blocks: Arrays, round_: int = 0) -> None:
+        """Write the first grid of these blocks, which follows from the job's first weights."""
+        self._save_grid(round_, self._first_grid(blocks))
+
+    def left(self, round_: int, patients: int) -> dict[str, Array]:
+        """Return what coding left over of the update of a round, by block and in its units."""
+        values = self._read(round_, "residual") / self.secagg.weight(patients)
+        return self.grid(round_).layout.unflatten(values.astype(np.float32))
 
     def fields(self, round_: int) -> NDArray[np.int32]:
         """Return the integers of a round: readable, so they stay at the site."""
@@ -154,13 +167,13 @@ class SecAggClient:
     def reveal(
         self, moment: Moment, sites: Sequence[str], payload: bytes, ratio: float, roster: str = ""
     ) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Return (mean update, what is known of it), and write the next round's grid.
+        """Return (mean update, what is known of it), and write the next grid of its blocks.
 
         After another sum or a wrong key (RoundRefused) this site leaves the job: a
         server could learn from a second try. A site that is not in the sum drops its
         integers.
 
-        ratio: the learning rate of the next round over this one's.
+        ratio: the learning rate of the round with that grid over this one's.
         roster: the digest of who took part, for a site that did not.
         """
         self.secagg.require_enough(len(set(sites)), f"the sum of round {moment.round + 1}")
@@ -172,7 +185,7 @@ class SecAggClient:
             self.agreement.stop()
             raise
         following = grid if self.noise is not None else next_grid(grid, totals, len(sites), ratio)
-        self._save_grid(moment.round + 1, following)
+        self._save_grid(moment.round + self.cycle, following)
         if self.agreement.name not in sites:
             self.forget(moment.round)
         known = {"sites": len(sites), "patients": patients if self.secagg.weighted else None}
@@ -218,17 +231,7 @@ class SecAggClient:
 
     def grid(self, round_: int) -> Grid:
         """Return the grid of a round that this site has reached."""
-        path = self.folder / f"grid-{round_:05d}.json"
-        if not path.is_file():
-            raise RoundRefused(
-                f"the grid of round {round_ + 1}",
-                found=f"no {path.name} in this site's state",
-                expected="what the round before left",
-                fix="resume with the same state folder, or start the job again",
-            )
-        said = json.loads(path.read_text(encoding="utf-8"))
-        layout = Layout(tuple(said["names"]), tuple(tuple(shape) for shape in said["shapes"]))
-        return Grid(layout, said["bits"], tuple(said["exponents"]), said["weighted"])
+        return grids.read(self.folder, round_)
 
     def _hidden(self, moment: Moment, prepares: Sequence[Signed], start: str = "") -> bytes:
         words = self.secagg.packing.pack(self.fields(moment.round))
@@ -294,7 +297,4 @@ class SecAggClient:
         return self.folder / f"roster-{round_:05d}.json"
 
     def _save_grid(self, round_: int, grid: Grid) -> None:
-        layout = grid.layout
-        said = {"names": layout.names, "shapes": layout.shapes, "bits": grid.bits, "exponents": grid.exponents}
-        content = json.dumps({**said, "weighted": grid.weighted})
-        files.write(self.folder / f"grid-{round_:05d}.json", content, private=True, durable=True)
+        grids.write(self.folder, round_, grid)

@@ -44,18 +44,19 @@ class _Sum:
 
 @final
 class SecAggServer:
-    """The sum of one job, round after round. `fields` is the size of an update."""
+    """The sum of one job, round after round. `fields`: the sizes of updates, which take turns."""
 
-    def __init__(self, secagg: SecAggSpec, authority: Authority, fields: int) -> None:
+    def __init__(self, secagg: SecAggSpec, authority: Authority, *fields: int) -> None:
         self.secagg = secagg
         self.authority = authority
         self._cipher = Cipher(secagg.modulus) if secagg.encryption else None
-        words = secagg.packing.words(fields)
-        self._count = SLOTS * polynomials(words) if secagg.encryption else words
+        words = [secagg.packing.words(one) for one in fields]
+        self._counts = [SLOTS * polynomials(one) for one in words] if secagg.encryption else words
 
     def begin(self, moment: Moment, prepares: Sequence[Signed]) -> None:
         """Start an attempt with the sites that prepared or, without masks, joined."""
         self.moment = moment
+        self._count = self._counts[moment.round % len(self._counts)]
         self.prepares = list(prepares)
         read = read_roster if self.secagg.masks else read_joins
         self.roster = read(moment, prepares, self.authority)
@@ -68,9 +69,7 @@ class SecAggServer:
     @property
     def added(self) -> list[str]:
         """Return who is in the chosen sum, or before the choice in the largest."""
-        if self._chosen is not None:
-            return self._sums[self._chosen].sites
-        return max((one.sites for one in self._sums.values()), key=len, default=[])
+        return self._opened().sites if self._sums else []
 
     def ready(self, site: str, signed: Signed) -> None:
         """Note that a site has trained (ring)."""

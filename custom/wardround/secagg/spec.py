@@ -24,7 +24,6 @@ from wardround.core.traits import (
     FIXED_LAYOUT,
     READABLE,
     SAME_BLOCKS,
-    WHOLE,
     Part,
     Traits,
 )
@@ -41,9 +40,8 @@ NAMES = {
     "ring": "a sum passed around a ring",
 }
 """The name of the sum by its mode."""
-NEEDS = frozenset({ADDITIVE, FIXED_LAYOUT, WHOLE})
+NEEDS = frozenset({ADDITIVE, FIXED_LAYOUT})
 WHY = {
-    WHOLE: "whole blocks: the codec of a sum has one step for each block of the model",
     COUNTED: "the number of a hospital's patients, by which the sum weighs its update; or --set secagg.weights=equal",
     # In the first round with masks both models still start and train alike: the sum of
     # the one less that of the other is, block by block, what those who keep the block

@@ -182,7 +182,7 @@ def _words(meta: Mapping[str, Any]) -> str:
     return f"{SHOUT} ({told})" if is_synthetic(meta) else told
 
 
-WORDS = {PHANTOMS: "phantoms", PATIENTS: "patients", UNKNOWN: "data not told"}
+WORDS = {PHANTOMS: "phantoms", PATIENTS: "patients", UNKNOWN: "data not reported"}
 
 
 def require_real(meta: Mapping[str, Any], file: object, allowed: bool, use: str) -> None:

@@ -133,7 +133,7 @@ def kind_of(weights: Weights, asked: str | None) -> str:
         only = f"{' and '.join(trained)} only: nobody trained {' and '.join(rest) or 'another region'}"
         raise ModelRefused(
             f"the regions that {weights.file} knows",
-            found="not told in the file" if known is None and wanted is None else only,
+            found="not reported in the file" if known is None and wanted is None else only,
             expected=f"a model whose file says {' or '.join(kinds)}" if wanted is None else "only what was trained",
             fix="name them with --labels, if you know what it was trained on"
             if wanted is None
