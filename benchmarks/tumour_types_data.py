@@ -39,8 +39,9 @@ class Recipe:
     stem: Stem = "conv"
     batch: int = 16
     augmentation: Mapping[str, float] = field(default_factory=lambda: {"flip": 0.5, "rotation": 15.0, "zoom": 0.1})
-    rounds: int = 20
-    work: int = 50
+    balanced: bool = True
+    rounds: int = 30
+    work: int = 40
     lr: float = 0.03
     weight_decay: float = 0.001
 
@@ -54,7 +55,7 @@ class Recipe:
     def sampling(self) -> CaseSampling:
         """Return how patients are drawn."""
         what = (CLASSES, (MODALITY,), (), SIZE, 1, 0.5, self.batch, 0.0)
-        return CaseSampling(*what, record=False, augment=True, augmentation=self.augmentation)
+        return CaseSampling(*what, record=False, augment=True, augmentation=self.augmentation, balanced=self.balanced)
 
     @property
     def schedule(self) -> Schedule:

@@ -32,6 +32,7 @@ LARGE = {"flip": 0.5, "rotation": 30.0, "zoom": 0.2, "shift": 0.1}
 CHANGES: dict[str, dict[str, Any]] = {
     "recipe": {},
     "stem=patch": {"stem": "patch"},
+    "balanced=False": {"balanced": False},
     "lr=0.015": {"lr": 0.015},
     "lr=0.06": {"lr": 0.06},
     "depth=1": {"depth": 1},
@@ -42,6 +43,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "weight_decay=0.01": {"weight_decay": 0.01},
     "batch=32": {"batch": 32},
     "work x2": {"work": 2 * Recipe.work},
+    "work x4": {"work": 4 * Recipe.work},
 }
 
 

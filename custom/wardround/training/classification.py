@@ -40,6 +40,7 @@ from wardround.training.site_objective import SiteObjective, network_on, patient
 Rows = list[dict[str, float]]
 # Cases per pass in evaluation. It bounds the memory; scores do not depend on it.
 SCORED_AT_ONCE = 32
+FLAGS = ("record", "augment", "stratified", "balanced")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class CaseSampling:
     augmentation: Strengths other than the usual ones (tasks/picture_augment.py).
     stratified: Whether the parts of a hospital's patients are even within each class
         (data/splits.py, split_stratified).
+    balanced: Whether every class of a hospital's training patients weighs the same in
+        its loss. A patient's weight then depends on the others, so it is refused under
+        patient-level privacy.
 
     Values outside these ranges raise ConfigRefused.
     """
@@ -72,17 +76,17 @@ class CaseSampling:
     augment: bool
     augmentation: Mapping[str, float] = field(default_factory=dict)
     stratified: bool = False
+    balanced: bool = False
 
     def __post_init__(self) -> None:
         sound = isinstance(self.batch, int) and 1 <= self.batch <= 1024
-        sound = sound and all(isinstance(one, bool) for one in (self.augment, self.record, self.stratified))
+        sound = sound and all(isinstance(getattr(self, name), bool) for name in FLAGS)
         if not (sound and 0 <= self.modality_dropout < 1):
             raise ConfigRefused(
                 "the sampling of patients",
                 found=f"batch {self.batch}, modality_dropout {self.modality_dropout}, record {self.record}, "
-                f"augment {self.augment}, stratified {self.stratified}",
-                expected="a batch of 1..1024, modality_dropout 0 or more and below 1, record, augment and stratified "
-                "true or false",
+                f"augment {self.augment}, stratified {self.stratified}, balanced {self.balanced}",
+                expected=f"a batch of 1..1024, modality_dropout 0 or more and below 1, {', '.join(FLAGS)} true or false",
                 fix="set these fields of `sampling` in the job, as --set sampling.batch=8",
             )
         # The description is built here, so that a wrong one is refused with the job,
@@ -203,6 +207,14 @@ class ClassificationSite:
     def train_patients(self) -> int:
         return patient_count(self.cohort.patients, self.split.train)
 
+    @cached_property
+    def class_weights(self) -> Tensor | None:
+        """Return what a training patient of each class counts in the loss; None: 1."""
+        if not self.sampling.balanced:
+            return None
+        counts = self.cohort.class_counts(self.split.train).values()
+        return torch.from_numpy(classes_.balancing_weights(list(counts))).to(self.device, torch.float32)
+
     def objective(self, *purpose: str | int) -> SiteObjective[Batch]:
         """Return gradients on this site's training patients.
 
@@ -221,10 +233,9 @@ class ClassificationSite:
 
     def pooled(self, parts: Sequence[Batch]) -> Batch:
         """Return the batches of several sites as one batch on this site's device."""
-        inputs, labels = (
-            torch.cat([getattr(part, key).to(self.device) for part in parts]) for key in ("inputs", "labels")
-        )
-        return Batch(inputs, labels, parts[0].seed, tuple(who for part in parts for who in part.patients))
+        keys = ("inputs", "labels", *(["weights"] if self.sampling.balanced else []))
+        joined = {key: torch.cat([getattr(part, key).to(self.device) for part in parts]) for key in keys}
+        return Batch(seed=parts[0].seed, patients=tuple(who for part in parts for who in part.patients), **joined)
 
     def made_up(self, count: int) -> Tensor:
         """Return inputs of `count` patients made of noise, with every source present."""
