@@ -33,8 +33,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "recipe": {},
     "stem=patch": {"stem": "patch"},
     "balanced=False": {"balanced": False},
-    "lr=0.015": {"lr": 0.015},
-    "lr=0.06": {"lr": 0.06},
+    "lr=0.01": {"lr": 0.01},
+    "lr=0.03": {"lr": 0.03},
+    "size=96": {"size": 96},
+    "size=128, patch=32": {"size": 128, "patch": 32},
     "depth=1": {"depth": 1},
     "depth=4": {"depth": 4},
     "patch=8": {"patch": 8},
@@ -112,7 +114,7 @@ def measure(args: Any, parts: Parts) -> None:
         for label in labels:
             if parts.missing({"row": label}, about):
                 recipe = replace(base, **CHANGES[label])
-                sites = open_sites(whole(), ALPHA, (DEAL, 0, FOLDS), folder, recipe, DEAL)
+                sites = open_sites(whole(recipe.size), ALPHA, (DEAL, 0, FOLDS), folder, recipe, DEAL)
                 parts.measure({"row": label}, about, partial(one_row, sites, recipe))
 
 
