@@ -45,6 +45,7 @@ class Recipe:
     work: int = 40
     lr: float = 0.02
     weight_decay: float = 0.001
+    clip_norm: float = 0.3
 
     @property
     def network(self) -> ViTFusion:
@@ -61,7 +62,7 @@ class Recipe:
     @property
     def schedule(self) -> Schedule:
         """Return the steps of every round."""
-        return Schedule(self.rounds, self.work, self.lr, 0.9, True, self.weight_decay, 1.0, "cosine")
+        return Schedule(self.rounds, self.work, self.lr, 0.9, True, self.weight_decay, self.clip_norm, "cosine")
 
 
 def settings(recipe: Recipe, folds: int, deal: int = DEAL) -> dict[str, Any]:

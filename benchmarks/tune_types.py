@@ -37,6 +37,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "lr=0.03": {"lr": 0.03},
     "size=96": {"size": 96},
     "size=128, patch=32": {"size": 128, "patch": 32},
+    "clip_norm=1": {"clip_norm": 1.0},
     "depth=1": {"depth": 1},
     "depth=4": {"depth": 4},
     "patch=8": {"patch": 8},
