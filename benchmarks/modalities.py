@@ -29,7 +29,7 @@ from wardround.algorithms.schedule import Schedule
 from wardround.data.layouts import MODALITIES
 from wardround.synthetic.phantom_ehr import bayes_limit
 from wardround.tasks import classification as classes_
-from wardround.training.classification import ClassificationSite
+from wardround.training.class_site import ClassificationSite
 
 ARMS = ("dropout", "plain")
 SHOWN: dict[str, tuple[str, ...]] = {

@@ -278,7 +278,7 @@ def measure(args: Any, parts: Parts) -> None:
     alphas = sorted([MAIN] if args.quick else args.alphas, key=lambda a: (a != MAIN, a))
     with tempfile.TemporaryDirectory() as name_:
         folder = Path(name_)
-        whole = lru_cache(partial(whole_set, data, folder, args.root, 50 if args.quick else 60))
+        whole = lru_cache(partial(whole_set, data, folder, args.root, 50 if args.quick else 60, recipe.size))
         for alpha, seed, fold in [(alpha, seed, fold) for alpha in alphas for seed in seeds for fold in range(folds)]:
             wanted = [n for n in args.methods if n in (SWEEP if alpha != MAIN else QUICK if args.quick else NAMES)]
             about = {"alpha": alpha if math.isfinite(alpha) else "inf"}

@@ -21,10 +21,11 @@ from wardround.research.class_folds import class_folds, fold_split
 from wardround.research.skew import LabelledSet, label_skew, write_labelled_sites
 from wardround.research.skew import deal as deal_out
 from wardround.tasks.classification import balanced_accuracy
-from wardround.training.classification import CaseSampling, ClassificationSite
+from wardround.training.class_site import ClassificationSite
+from wardround.training.classification import CaseSampling
 from wardround.training.splitting import split_of
 
-CLASSES, MODALITY, SIZE, SITES = ("glioma", "meningioma", "pituitary"), "t1ce", 64, 4
+CLASSES, MODALITY, SITES = ("glioma", "meningioma", "pituitary"), "t1ce", 4
 # Two blocks of a class are too few to be tested, so a site of 10 has 6 at least that are: more than folds.
 FOLDS, LEAST, DEAL = 5, 10, 0
 PUBLIC, PUBLIC_PATIENTS = 8, 30
@@ -34,62 +35,65 @@ PUBLIC, PUBLIC_PATIENTS = 8, 30
 class Recipe:
     """The network, how patients are drawn, and the steps; the defaults are what was fixed (tune_types.py)."""
 
+    size: int = 64
     depth: int = 2
     patch: int = 16
     stem: Stem = "conv"
     batch: int = 16
     augmentation: Mapping[str, float] = field(default_factory=lambda: {"flip": 0.5, "rotation": 15.0, "zoom": 0.1})
-    rounds: int = 20
-    work: int = 50
-    lr: float = 0.03
+    balanced: bool = True
+    rounds: int = 30
+    work: int = 40
+    lr: float = 0.02
     weight_decay: float = 0.001
+    clip_norm: float = 0.3
 
     @property
     def network(self) -> ViTFusion:
         """Return the settings of the network."""
-        where = ("vit_tiny_patch16_224", 1, (SIZE, SIZE), 0, len(CLASSES), "shared")
+        where = ("vit_tiny_patch16_224", 1, (self.size, self.size), 0, len(CLASSES), "shared")
         return ViTFusion(*where, depth=self.depth, patch=self.patch, stem=self.stem)
 
     @property
     def sampling(self) -> CaseSampling:
         """Return how patients are drawn."""
-        what = (CLASSES, (MODALITY,), (), SIZE, 1, 0.5, self.batch, 0.0)
-        return CaseSampling(*what, record=False, augment=True, augmentation=self.augmentation)
+        what = (CLASSES, (MODALITY,), (), self.size, 1, 0.5, self.batch, 0.0)
+        return CaseSampling(*what, record=False, augment=True, augmentation=self.augmentation, balanced=self.balanced)
 
     @property
     def schedule(self) -> Schedule:
         """Return the steps of every round."""
-        return Schedule(self.rounds, self.work, self.lr, 0.9, True, self.weight_decay, 1.0, "cosine")
+        return Schedule(self.rounds, self.work, self.lr, 0.9, True, self.weight_decay, self.clip_norm, "cosine")
 
 
 def settings(recipe: Recipe, folds: int, deal: int = DEAL) -> dict[str, Any]:
     """Return what the numbers of a part depend on."""
-    return {"recipe": asdict(recipe), "size": SIZE, "folds": folds, "least": LEAST, "deal": deal}
+    return {"recipe": asdict(recipe), "folds": folds, "least": LEAST, "deal": deal}
 
 
-def phantoms(folder: Path, index: int, patients: int) -> LabelledSet:
+def phantoms(folder: Path, index: int, patients: int, size: int) -> LabelledSet:
     """Return T1ce slices of typed phantoms under the class names of `cheng`; their record is left out."""
     from wardround.data.description import Row, read_description, read_rows
     from wardround.synthetic.hospitals import hospital
     from wardround.synthetic.phantom_types import write_types
 
-    root = write_types(folder / f"phantoms-{index}", hospital(index), 7, patients, (SIZE, SIZE, 40))
+    root = write_types(folder / f"phantoms-{index}-{size}", hospital(index), 7, patients, (size, size, 40))
     found = read_description(root)
     names = dict(zip(found.spec.classes, CLASSES, strict=True))
     rows = [
         Row(row["case"], row["patient"], names[row["label"]], {MODALITY: row[MODALITY]})
         for row in read_rows(found.table)[1]
     ]
-    return LabelledSet(replace(found, spec=Spec(CLASSES, (MODALITY,), grid=Grid(SIZE))), tuple(rows))
+    return LabelledSet(replace(found, spec=Spec(CLASSES, (MODALITY,), grid=Grid(size))), tuple(rows))
 
 
-def whole_set(data: str, folder: Path, root: Path, patients: int = 60) -> LabelledSet:
+def whole_set(data: str, folder: Path, root: Path, patients: int, size: int) -> LabelledSet:
     """Return `cheng` (pseudo-patients: blocks of 30 neighbouring slices, see research/presets.py), or so many phantoms."""
     from wardround.research.presets import cheng
 
     if data == "phantoms":
-        return phantoms(folder, 0, patients)
-    return cheng(real_set(root, "cheng_brain_tumor_types"), SIZE).data
+        return phantoms(folder, 0, patients, size)
+    return cheng(real_set(root, "cheng_brain_tumor_types"), size).data
 
 
 def open_sites(
@@ -106,7 +110,7 @@ def open_sites(
     deal: The seed of the deal, the same for every seed and fold of a table.
     """
     seed, tested, folds = fold
-    place = folder / f"{alpha}-{deal}"
+    place = folder / f"{alpha}-{deal}-{recipe.size}"
     file = place / "sites.json"
     if not file.is_file():
         skew = label_skew(whole.labels(), SITES, alpha, deal, LEAST)
@@ -121,7 +125,8 @@ def open_sites(
 
 def open_public(folder: Path, seed: int, recipe: Recipe) -> ClassificationSite:
     """Return a phantom hospital that takes no part, for the rehearsal."""
-    file = write_labelled_sites(folder / f"public-{seed}", {"site-1": phantoms(folder, PUBLIC, PUBLIC_PATIENTS)})
+    found = phantoms(folder, PUBLIC, PUBLIC_PATIENTS, recipe.size)
+    file = write_labelled_sites(folder / f"public-{seed}-{recipe.size}", {"site-1": found})
     (config,) = read_sites(file).values()
     cohort = recipe.sampling.cohort(config, folder / "cache" / "public", lambda words: None)
     return recipe.sampling.open("public", cohort, split_of(cohort, seed), recipe.network, seed, "cpu")

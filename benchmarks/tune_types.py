@@ -32,8 +32,12 @@ LARGE = {"flip": 0.5, "rotation": 30.0, "zoom": 0.2, "shift": 0.1}
 CHANGES: dict[str, dict[str, Any]] = {
     "recipe": {},
     "stem=patch": {"stem": "patch"},
-    "lr=0.015": {"lr": 0.015},
-    "lr=0.06": {"lr": 0.06},
+    "balanced=False": {"balanced": False},
+    "lr=0.01": {"lr": 0.01},
+    "lr=0.03": {"lr": 0.03},
+    "size=96": {"size": 96},
+    "size=128, patch=32": {"size": 128, "patch": 32},
+    "clip_norm=1": {"clip_norm": 1.0},
     "depth=1": {"depth": 1},
     "depth=4": {"depth": 4},
     "patch=8": {"patch": 8},
@@ -42,6 +46,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "weight_decay=0.01": {"weight_decay": 0.01},
     "batch=32": {"batch": 32},
     "work x2": {"work": 2 * Recipe.work},
+    "work x4": {"work": 4 * Recipe.work},
 }
 
 
@@ -110,7 +115,7 @@ def measure(args: Any, parts: Parts) -> None:
         for label in labels:
             if parts.missing({"row": label}, about):
                 recipe = replace(base, **CHANGES[label])
-                sites = open_sites(whole(), ALPHA, (DEAL, 0, FOLDS), folder, recipe, DEAL)
+                sites = open_sites(whole(recipe.size), ALPHA, (DEAL, 0, FOLDS), folder, recipe, DEAL)
                 parts.measure({"row": label}, about, partial(one_row, sites, recipe))
 
 

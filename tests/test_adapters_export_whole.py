@@ -34,7 +34,7 @@ NETWORK = {
 }
 NETWORK |= {f"ViTFusion.{name}" for name in ("depth", "fusion_depth", "weights", "patch", "tubelet", "stem")}
 WHERE_THERE_IS_ONE = {"Sampling.columns", "Sampling.task", "PlaintextServer.inputs", "ModelSelection.least_dice"}
-DRAWN = {"CaseSampling.augmentation", "CaseSampling.stratified"}
+DRAWN = {f"CaseSampling.{name}" for name in ("augmentation", "stratified", "balanced")}
 MAY_HAVE_DEFAULTS = RIVALS | NETWORK | DRAWN | WHERE_THERE_IS_ONE
 
 

@@ -15,6 +15,7 @@ from wardround.tasks.classification import (
     METRICS,
     auroc,
     balanced_accuracy,
+    balancing_weights,
     by_patient,
     calibration_error,
     categorical_divergence,
@@ -130,3 +131,16 @@ def test_a_patient_with_several_images_is_one_row():
     assert names == ["A", "B"]
     np.testing.assert_allclose(means, [[0.9, 0.1], [0.4, 0.6]])
     assert labels.tolist() == [0, 1]
+
+
+def test_every_class_weighs_the_same_in_a_balanced_loss() -> None:
+    """The weighted sum of one loss per patient is the mean over classes of each class's mean, times the patients."""
+    weights = balancing_weights([6, 3, 0])
+    assert weights.tolist() == [9 / (2 * 6), 9 / (2 * 3), 0]
+    assert (weights * [6, 3, 0]).sum() == 9
+    labels = torch.tensor([0] * 6 + [1] * 3)
+    logits = torch.randn(9, 3, generator=torch.Generator().manual_seed(0)).double()
+    each = cross_entropy_by_patient(logits, labels)
+    found = cross_entropy(logits, labels, torch.from_numpy(weights)[labels])
+    torch.testing.assert_close(found, (each[:6].mean() + each[6:].mean()) / 2)
+    torch.testing.assert_close(cross_entropy(logits, labels, torch.ones(9)), cross_entropy(logits, labels))

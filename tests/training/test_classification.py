@@ -27,6 +27,7 @@ from wardround.models.per_sample import TOLERANCE, PerSample
 from wardround.models.vit import ViTFusion
 from wardround.synthetic.hospitals import hospital as profile
 from wardround.synthetic.phantom_ehr import CLASSES, COLUMNS
+from wardround.tasks.classification import cross_entropy_by_patient
 from wardround.training.case_objective import hide
 from wardround.training.class_inputs import read_cases
 from wardround.training.class_prediction import predict_classes, read_classifier
@@ -109,6 +110,20 @@ def test_a_job_says_how_images_are_augmented(site):
     )
     assert not any(torch.equal(a, b.inputs) for a, b in zip(cases, moved.objective("x").sample(2), strict=True))
     assert moved.sampling.strengths.shift == 0.5
+
+
+def test_a_job_can_let_every_class_weigh_the_same(site):
+    made, plain_ = site(balanced=True), site()
+    counts = np.array(list(made.cohort.class_counts(made.split.train).values()))
+    assert plain_.class_weights is None
+    assert made.class_weights.numpy() * counts == pytest.approx(counts.sum() / np.count_nonzero(counts) * (counts > 0))
+    (batch,) = made.objective("x").sample(1)
+    w = made.model.vector.clone()
+    each = cross_entropy_by_patient(made.model.outputs(w, batch.inputs), batch.labels)
+    loss, _ = made.objective("x").value_and_grad(w, batch)
+    assert torch.equal(made.pooled([batch, batch]).weights, batch.weights.repeat(2))
+    assert plain_.pooled(plain_.objective("x").sample(2)).weights is None
+    assert loss == pytest.approx(float((each * made.class_weights[batch.labels]).mean()), rel=1e-4)
 
 
 def test_a_job_can_ask_for_even_parts(folder):
@@ -195,7 +210,8 @@ def test_a_folder_that_describes_something_else_is_refused(site):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"batch": 0}, {"modality_dropout": 1.0}, {"record": None}, {"augment": 1}, {"stratified": 1}]
+    "changed",
+    [{"batch": 0}, {"modality_dropout": 1.0}, {"record": None}, {"augment": 1}, {"stratified": 1}, {"balanced": 1}],
 )
 def test_senseless_sampling_is_refused(changed):
     with pytest.raises(ConfigRefused, match="the sampling of patients"):

@@ -225,11 +225,12 @@ def _require_network_fits(model: Any, sampling: Any, patient_noise: bool) -> Non
     from wardround.models.network_fit import READY_MADE, require_private
     from wardround.training.classification import CaseSampling
     from wardround.training.segmentation import Sampling
-    from wardround.training.splitting import require_ids_decide
+    from wardround.training.splitting import require_equal_weights, require_ids_decide
 
     sampling.require_network(model)
     if patient_noise and isinstance(sampling, CaseSampling):
         require_ids_decide(sampling.stratified)
+        require_equal_weights(sampling.balanced)
     if patient_noise and isinstance(sampling, Sampling) and not isinstance(model, READY_MADE):
         require_private(model, sampling.network_inputs, sampling.size)
 

@@ -116,6 +116,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "sampling.augmentation": "Strengths of the augmentation other than the usual ones: flip, shift, rotation, zoom, scale, "
     "offset, noise.",
     "sampling.stratified": "Split the patients of every class evenly, so that small classes are tested; where cases are fixed.",
+    "sampling.balanced": "Let every class of a hospital weigh the same in its loss; not under patient-level privacy.",
     "sampling.task": "What is learnt: images, regions, how both are treated.",
     "sampling.task.inputs": "The images of a case: name, and the words by which files call it.",
     "sampling.task.outputs": "The regions: kind of masks, region, label values that lie in it.",

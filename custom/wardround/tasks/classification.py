@@ -37,9 +37,30 @@ METRICS = ("balanced_accuracy", "accuracy", "auroc", "calibration_error", "log_l
 BINS, REPEATS = 10, 1000
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of logits [B, C] against labels int64 [B]."""
-    return cross_entropy_by_patient(logits, labels).mean()
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Return the mean cross-entropy of logits [B, C] against labels int64 [B].
+
+    weights: What each row counts, [B]; None: 1. The sum is divided by B and not by the
+        weights, so that the mean over batches is that of the weighted loss.
+    """
+    each = cross_entropy_by_patient(logits, labels)
+    return each.mean() if weights is None else (each * weights).mean()
+
+
+def balancing_weights(counts: Sequence[int]) -> Floats:
+    """Return what a patient of each class counts so that every class weighs the same.
+
+    counts: Patients of each class. Their mean weight is 1; an absent class has 0.
+    """
+    n = np.asarray(counts, np.float64)
+    present = n > 0
+    found = np.zeros(len(n))
+    found[present] = n.sum() / (present.sum() * n[present])
+    return found
 
 
 def cross_entropy_by_patient(logits: Tensor, labels: Tensor) -> Tensor:

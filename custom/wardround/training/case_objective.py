@@ -18,7 +18,7 @@ from torch import Tensor
 from wardround.tasks import classification as classes_
 
 if TYPE_CHECKING:
-    from wardround.training.classification import ClassificationSite
+    from wardround.training.class_site import ClassificationSite
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,14 @@ class Batch:
     labels: The class of each patient, int64 [B].
     seed: The seed of everything random in the network.
     patients: Whose cases these are, in the order of the rows.
+    weights: What each row counts in the loss, float32 [B]; None: 1.
     """
 
     inputs: Tensor
     labels: Tensor
     seed: int
     patients: tuple[str, ...]
+    weights: Tensor | None = None
 
 
 @final
@@ -70,11 +72,13 @@ class Cases:
             )
         inputs = sampling.inputs(images, present, drawn.values, known)
         labels = torch.from_numpy(drawn.labels).to(device)
-        return Batch(inputs.to(device), labels, int(rng.integers(2**31)), patients)
+        seed = int(rng.integers(2**31))
+        each = self._site.class_weights
+        return Batch(inputs.to(device), labels, seed, patients, None if each is None else each[labels])
 
     def loss(self, out: Tensor, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy of the logits `out`."""
-        return classes_.cross_entropy(out, batch.labels)
+        """Return the mean cross-entropy of the logits `out`; a class may weigh more."""
+        return classes_.cross_entropy(out, batch.labels, batch.weights)
 
     def divergence(self, p: Tensor, q: Tensor, batch: Batch) -> float:
         """Return the mean KL(p || q) of the patients' class probabilities."""

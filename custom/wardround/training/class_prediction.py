@@ -27,7 +27,8 @@ from wardround.models.specs import network_name, rebuild_classifier, require_siz
 from wardround.models.vit import ViTFusion
 from wardround.tasks.classification import softmax
 from wardround.training.class_inputs import INPUTS, Cases, read_images
-from wardround.training.classification import SCORED_AT_ONCE, CaseSampling
+from wardround.training.class_site import SCORED_AT_ONCE
+from wardround.training.classification import CaseSampling
 from wardround.training.opening import pick_device
 
 Row = dict[str, Any]

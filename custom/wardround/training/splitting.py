@@ -59,3 +59,18 @@ def require_ids_decide(stratified: bool) -> None:
             expected="no promise that a patient's id alone decides whether the patient trains",
             fix="--set sampling.stratified=false",
         )
+
+
+def require_equal_weights(balanced: bool) -> None:
+    """Raise ConfigRefused where a job with patient-level privacy weighs classes.
+
+    One patient more would change the weight of all others, so clipping their gradients
+    one by one would not bound what that patient does to the sum.
+    """
+    if balanced:
+        raise ConfigRefused(
+            "classes that weigh the same",
+            found="patient-level privacy",
+            expected="a loss in which no patient's weight depends on the others",
+            fix="--set sampling.balanced=false",
+        )
