@@ -79,6 +79,15 @@ def test_shrunk_takes_local_only_where_nothing_gains() -> None:
     assert choose_by("shrunk", rows(fedavg=(0.4, 0.5), personalised=(0.5, 0.5))) == "personalised"
 
 
+def test_hedged_takes_the_blend_where_the_others_are_within_chance() -> None:
+    unsure = rows(local=(0.5, 0.6), fedavg=(0.52, 0.59), blend=(0.4, 0.4))
+    assert choose_by("hedged", unsure) == "blend"
+    assert choose_by("hedged", rows(local=(0.5, 0.6), fedavg=(0.7, 0.8), blend=(0.6, 0.7))) == "fedavg"
+    assert choose_by("hedged", rows(local=(0.7, 0.8), fedavg=(0.5, 0.6), blend=(0.6, 0.7))) == "local"
+    without = rows(local=(0.5, 0.6), fedavg=(0.52, 0.59))
+    assert choose_by("hedged", without) == choose_by("shrunk", without)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_no_rule_depends_on_the_order_of_the_models(rule: str) -> None:
     models = rows(local=(0.5, 0.4, 0.6), fedavg=(0.6, 0.5, 0.6), personalised=(0.7, 0.4, 0.6), blend=(0.6, 0.5, 0.6))

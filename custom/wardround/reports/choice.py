@@ -12,6 +12,8 @@ a site did not say.
 |        | differences between the two models on the same patients give |
 | shrunk | the model with the best mean gain over local, after each gain was shrunk |
 |        | towards 0 by how unsure it is |
+| hedged | the best model where it is better than local, or local better than all |
+|        | others, by more than a paired standard error; otherwise the blend |
 
 The paired standard error is that of the mean difference of two models. With few patients
 the spread of the differences is itself a guess, so it is moderated by the assumed one
@@ -42,7 +44,7 @@ PRIOR_PATIENTS = 4
 # The spread of true gains between models, in units of the assumed spread on a patient:
 # gains of .05 Dice are usual, of .15 are not.
 PRIOR_GAIN = 1.0
-LOCAL = CANDIDATES[0]
+LOCAL, BLEND = "local", "blend"
 
 
 class Scored(Protocol):
@@ -100,7 +102,24 @@ def shrunk(models: Mapping[str, Scored], score: str) -> str:
     return max(_in_order(models), key=gain)
 
 
-RULES: Mapping[str, Rule] = {rule.__name__: rule for rule in (one_standard_error, best, paired, shrunk)}
+def hedged(models: Mapping[str, Scored], score: str) -> str:
+    """Return the best model where it is better than local by more than a paired standard
+    error, local where it is better than every other model by as much, else the blend.
+
+    Where no local model or no blend was scored, it is `shrunk`.
+    """
+    if LOCAL not in models or BLEND not in models:
+        return shrunk(models, score)
+    local = models[LOCAL]
+    others = {name: one for name, one in models.items() if name != LOCAL}
+    other = best(others, score)
+    gain = others[other].value - local.value
+    if abs(gain) <= paired_error(others[other], local, SPREAD[score]):
+        return BLEND
+    return other if gain > 0 else LOCAL
+
+
+RULES: Mapping[str, Rule] = {rule.__name__: rule for rule in (one_standard_error, best, paired, shrunk, hedged)}
 
 
 def choose_by(rule: str, models: Mapping[str, Scored], score: str = DICE) -> str:
