@@ -184,7 +184,7 @@ def require_rule(rule: object) -> None:
             "the rule by which a model is chosen",
             found=repr(rule),
             expected=f"one of {', '.join(RULES)}",
-            fix="--set model_selection.rule=paired",
+            fix="--set model_selection.rule=cautious",
         )
 
 
