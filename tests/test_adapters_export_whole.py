@@ -33,7 +33,9 @@ NETWORK = {
 }
 NETWORK |= {f"ViTFusion.{name}" for name in ("depth", "fusion_depth", "weights", "patch", "tubelet")}
 WHERE_THERE_IS_ONE = {"Sampling.columns", "Sampling.task", "PlaintextServer.inputs", "ModelSelection.least_dice"}
-MAY_HAVE_DEFAULTS = RIVALS | NETWORK | WHERE_THERE_IS_ONE
+# Which models a hospital compares at home, and how it chooses: neither what leaves nor what is trained depends on it.
+CHOICE = {"ModelSelection.blend", "ModelSelection.interpolate", "ModelSelection.rule"}
+MAY_HAVE_DEFAULTS = RIVALS | NETWORK | WHERE_THERE_IS_ONE | CHOICE
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +93,12 @@ def without_defaults(value):
     args = {
         key: flat(part) if key == "about" else without_defaults(part)
         for key, part in value["args"].items()
-        if (name != "UNet3d" or part != DEFAULTS[key]) and (key, part) != ("least_dice", 0.3)
+        if (name != "UNet3d" or part != DEFAULTS[key]) and (key, part) not in SELECTION
     }
     return {"path": value["path"], "args": args}
 
 
+SELECTION = (("least_dice", 0.3), ("rule", "one_standard_error"))
 DEFAULTS = {
     "channels": [16, 32, 64],
     "residual_units": 1,
