@@ -35,7 +35,9 @@ NETWORK = {
 NETWORK |= {f"ViTFusion.{name}" for name in ("depth", "fusion_depth", "weights", "patch", "tubelet", "stem")}
 WHERE_THERE_IS_ONE = {"Sampling.columns", "Sampling.task", "PlaintextServer.inputs", "ModelSelection.least_dice"}
 DRAWN = {f"CaseSampling.{name}" for name in ("augmentation", "stratified", "balanced")}
-MAY_HAVE_DEFAULTS = RIVALS | NETWORK | DRAWN | WHERE_THERE_IS_ONE
+# Which models a hospital compares at home, and how it chooses: neither what leaves nor what is trained depends on it.
+CHOICE = {"ModelSelection.blend", "ModelSelection.interpolate", "ModelSelection.rule"}
+MAY_HAVE_DEFAULTS = RIVALS | NETWORK | DRAWN | WHERE_THERE_IS_ONE | CHOICE
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +95,12 @@ def without_defaults(value):
     args = {
         key: flat(part) if key == "about" else without_defaults(part)
         for key, part in value["args"].items()
-        if (name != "UNet3d" or part != DEFAULTS[key]) and (key, part) != ("least_dice", 0.3)
+        if (name != "UNet3d" or part != DEFAULTS[key]) and (key, part) not in SELECTION
     }
     return {"path": value["path"], "args": args}
 
 
+SELECTION = (("least_dice", 0.3), ("rule", "one_standard_error"))
 DEFAULTS = {
     "channels": [16, 32, 64],
     "residual_units": 1,

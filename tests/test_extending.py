@@ -100,7 +100,7 @@ def test_the_models_to_choose_from_are_in_the_config_and_on_the_card(followed: P
     job = followed / "mixed" / "brats_perfedavg"
     found = executor(job)["model_selection"]["args"]
     assert found["blend"] == found["interpolate"] == [0.25, 0.5, 0.75]
-    assert found["rule"] == "shrunk"
+    assert found["rule"] == "cautious"
     card = " ".join((job / "CARD.md").read_text().split())
     assert "takes the mean of its own model's and a shared model's probabilities as one more candidate" in card
 

@@ -79,6 +79,25 @@ def test_shrunk_takes_local_only_where_nothing_gains() -> None:
     assert choose_by("shrunk", rows(fedavg=(0.4, 0.5), personalised=(0.5, 0.5))) == "personalised"
 
 
+def test_cautious_wants_a_gain_beyond_half_its_error_and_trusts_a_sure_blend_sooner() -> None:
+    """Four patients alike: the error is that of the assumed spread, sqrt(4 * .05^2 / 7 / 4) = .0189, half of it .0094."""
+    for gain, chosen in ((0.009, "local"), (0.010, "fedavg")):
+        assert choose_by("cautious", rows(local=(0.5,) * 4, fedavg=(0.5 + gain,) * 4)) == chosen
+    unsure = rows(local=(0.5,) * 4, fedavg=(0.9, 0.3, 0.8, 0.24), blend=(0.55,) * 4)
+    assert unsure["fedavg"].value > unsure["blend"].value
+    assert choose_by("cautious", unsure) == "blend"
+    assert choose_by("cautious", rows(fedavg=(0.4, 0.5), personalised=(0.5, 0.5))) == "personalised"
+
+
+def test_hedged_takes_the_blend_where_the_others_are_within_chance() -> None:
+    unsure = rows(local=(0.5, 0.6), fedavg=(0.52, 0.59), blend=(0.4, 0.4))
+    assert choose_by("hedged", unsure) == "blend"
+    assert choose_by("hedged", rows(local=(0.5, 0.6), fedavg=(0.7, 0.8), blend=(0.6, 0.7))) == "fedavg"
+    assert choose_by("hedged", rows(local=(0.7, 0.8), fedavg=(0.5, 0.6), blend=(0.6, 0.7))) == "local"
+    without = rows(local=(0.5, 0.6), fedavg=(0.52, 0.59))
+    assert choose_by("hedged", without) == choose_by("shrunk", without)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_no_rule_depends_on_the_order_of_the_models(rule: str) -> None:
     models = rows(local=(0.5, 0.4, 0.6), fedavg=(0.6, 0.5, 0.6), personalised=(0.7, 0.4, 0.6), blend=(0.6, 0.5, 0.6))

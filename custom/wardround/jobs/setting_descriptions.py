@@ -140,7 +140,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "model_selection.lr": "Learning rate of the fine-tuning.",
     "model_selection.blend": "Shares of the local model in a mean with a shared one that are tried, as [0.25,0.5,0.75]; []: none.",
     "model_selection.interpolate": "Shares of the fine-tuned weights, between them and the shared ones, that are tried; []: none.",
-    "model_selection.rule": "How the model to deploy is chosen on validation: one_standard_error, best, paired, shrunk.",
+    "model_selection.rule": "How validation chooses the model: one_standard_error, best, paired, shrunk, cautious, hedged.",
     "phantoms.shape": "Size of a synthetic patient in voxels, where no data is configured.",
     "phantoms.patients": "Synthetic patients of each hospital; 0: phantoms.train, val and test, or as many as its profile says.",
     "phantoms.train": "Synthetic patients that train, a number for each hospital in turn; []: as its profile and the split say.",

@@ -12,6 +12,10 @@ a site did not say.
 |        | differences between the two models on the same patients give |
 | shrunk | the model with the best mean gain over local, after each gain was shrunk |
 |        | towards 0 by how unsure it is |
+| cautious | the model whose gain over local is best after CAUTION paired standard |
+|        | errors were taken from it |
+| hedged | the best model where it is better than local, or local better than all |
+|        | others, by more than a paired standard error; otherwise the blend |
 
 The paired standard error is that of the mean difference of two models. With few patients
 the spread of the differences is itself a guess, so it is moderated by the assumed one
@@ -42,7 +46,8 @@ PRIOR_PATIENTS = 4
 # The spread of true gains between models, in units of the assumed spread on a patient:
 # gains of .05 Dice are usual, of .15 are not.
 PRIOR_GAIN = 1.0
-LOCAL = CANDIDATES[0]
+CAUTION = 0.5
+LOCAL, BLEND = "local", "blend"
 
 
 class Scored(Protocol):
@@ -100,7 +105,45 @@ def shrunk(models: Mapping[str, Scored], score: str) -> str:
     return max(_in_order(models), key=gain)
 
 
-RULES: Mapping[str, Rule] = {rule.__name__: rule for rule in (one_standard_error, best, paired, shrunk)}
+def cautious(models: Mapping[str, Scored], score: str) -> str:
+    """Return the model with the best lower bound of its gain over local, CAUTION paired
+    standard errors below the mean; the bound of local is 0.
+
+    Where no local model was scored it is `best`. A blend that follows the local model
+    closely has a small error, so it is trusted sooner than another model.
+    """
+    if LOCAL not in models:
+        return best(models, score)
+    local = models[LOCAL]
+
+    def bound(name: str) -> float:
+        if name == LOCAL:
+            return 0.0
+        return models[name].value - local.value - CAUTION * paired_error(models[name], local, SPREAD[score])
+
+    return max(_in_order(models), key=bound)
+
+
+def hedged(models: Mapping[str, Scored], score: str) -> str:
+    """Return the best model where it is better than local by more than a paired standard
+    error, local where it is better than every other model by as much, else the blend.
+
+    Where no local model or no blend was scored, it is `shrunk`.
+    """
+    if LOCAL not in models or BLEND not in models:
+        return shrunk(models, score)
+    local = models[LOCAL]
+    others = {name: one for name, one in models.items() if name != LOCAL}
+    other = best(others, score)
+    gain = others[other].value - local.value
+    if abs(gain) <= paired_error(others[other], local, SPREAD[score]):
+        return BLEND
+    return other if gain > 0 else LOCAL
+
+
+RULES: Mapping[str, Rule] = {
+    rule.__name__: rule for rule in (one_standard_error, best, paired, shrunk, cautious, hedged)
+}
 
 
 def choose_by(rule: str, models: Mapping[str, Scored], score: str = DICE) -> str:
@@ -141,7 +184,7 @@ def require_rule(rule: object) -> None:
             "the rule by which a model is chosen",
             found=repr(rule),
             expected=f"one of {', '.join(RULES)}",
-            fix="--set model_selection.rule=paired",
+            fix="--set model_selection.rule=cautious",
         )
 
 

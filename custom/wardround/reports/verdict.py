@@ -2,7 +2,8 @@
 
 Models are chosen on VALIDATION; test numbers only report. The rule is the
 one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees,
-section 3.4.3): the simplest model within one standard error of the best.
+section 3.4.3): the simplest model within one standard error of the best. A job may name
+another rule (choice.py), which the site applies to its own scores per patient.
 
 Nothing is recommended below a floor. The lower end of the interval of the chosen model
 on test must be above chance (balanced accuracy 1 / classes, AUROC 0.5), or above the

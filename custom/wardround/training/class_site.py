@@ -113,6 +113,10 @@ class ClassificationSite:
             found.append(self.model.outputs(w, inputs.to(self.device)))
         return torch.cat(found)
 
+    def chances(self, w: Tensor, cases: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """Return the class probabilities [C] of each case at weights w."""
+        return dict(zip(cases, classes_.softmax(self.logits(w, cases)), strict=True))
+
     def rows(self, w: Tensor, cases: Sequence[str]) -> Rows:
         """Return one row per patient: the index of its class, and all probabilities."""
         return self.rows_of({"": w}, cases)[""]
