@@ -174,7 +174,7 @@ def wanted_keys(args: Any) -> list[dict[str, Any]]:
         for method in args.methods
     ]
     if args.unseen:
-        travels = [name for name in args.methods if name not in ("blend", "deployed", *stays())]
+        travels = [name for name in args.methods if name not in ("deployed", *stays())]
         left_out = [(start, seed, site) for start in args.starts for seed in args.seeds for site in hospitals(recipe)]
         keys += [
             {"recipe": recipe, "start": start, "work": 1, "method": method, "fold": f"no_{site}", "seed": seed}

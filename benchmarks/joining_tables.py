@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from common import Part, Table, known, one_settings, table
@@ -12,7 +13,9 @@ from paired import Gain, Scores, above, gain, means, merged, span
 PATIENTS = {"DU": 45, "HT": 34, "FG": 14}
 SMALLEST = "FG"
 LEAST, LEAST_SMALLEST, LOSS, MEAN, CENTRAL = 0.03, 0.05, 0.005, 0.74, 0.01
-CHOSEN_NEVER = ("ensemble", "deployed", *ALONE)
+# Candidates that cost no training; the part of `deployed` has their scores.
+MIXED = ("interpolated", "blend")
+CHOSEN_NEVER = ("ensemble", "deployed", *MIXED, *ALONE)
 Rows = Mapping[str, Scores]
 
 
@@ -44,12 +47,34 @@ def rows_of(parts: Sequence[Part], part_of: str = "test") -> dict[str, Scores]:
     for part in parts:
         seed, fold = int(part.key["seed"]), int(part.key["fold"])
         for site, row in part.numbers["sites"].items():
-            for label, one in ((part.key["method"], row), (f"{part.key['method']}+tuned", row.get("tuned"))):
+            method = part.key["method"]
+            by_rule = {f"{method}:{rule}": one for rule, one in by_rules(row).items()}
+            by_rule |= {name: row.get("candidates", {}).get(name) for name in MIXED}
+            for label, one in ({method: row, f"{method}+tuned": row.get("tuned")} | by_rule).items():
                 if one is not None:
                     found.setdefault(label, []).append(
                         (site, seed if part_of == "test" else 100 * seed + fold, one[part_of])
                     )
     return {label: merged(rows) for label, rows in found.items()}
+
+
+def by_rules(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return rule -> the scores of the candidate that it chooses on validation; a row without candidates: nothing.
+
+    The rules are those of reports/choice.py, if this version has it.
+    """
+    try:
+        from wardround.reports.choice import RULES, choose_by
+    except ImportError:
+        return {}
+    from wardround.messages.allowed_names import CANDIDATES
+
+    models = {}
+    for name, one in row.get("candidates", {}).items():
+        if name in CANDIDATES:
+            patients = [one["val"][who] for who in sorted(one["val"])]
+            models[name] = SimpleNamespace(value=sum(patients) / len(patients), patients=patients)
+    return {rule: row["candidates"][choose_by(rule, models)] for rule in RULES} if models else {}
 
 
 def mean(scores: Scores) -> float:
@@ -90,7 +115,7 @@ def gains(parts: Sequence[Part]) -> Table:
 def chosen(parts: Sequence[Part]) -> str | None:
     """Return the federated row with the best mean validation Dice: what "shared" means in the goals."""
     val = rows_of(parts, "val")
-    able = {label: mean(scores) for label, scores in val.items() if label.partition("+")[0] not in CHOSEN_NEVER}
+    able = {label: mean(scores) for label, scores in val.items() if not label.startswith(CHOSEN_NEVER)}
     return max(able, key=lambda label: able[label]) if able else None
 
 

@@ -41,6 +41,7 @@ NAMES = {
     "klmask_head": "head stays (control)",
     "ensemble": "mean of all local models' answers",
     "blend": "blend of own and shared",
+    "interpolated": "weights between FedAvg and fine-tuned",
     "deployed": "deployed (the verdict's choice)",
 }
 ALONE = ("local", "central", "central_all")
@@ -116,7 +117,8 @@ def learners() -> dict[str, Callable[[Setting], Trained]]:
 def title(label: str) -> str:
     """Return what a row of a table is called."""
     method, plus, _ = label.partition("+")
-    return NAMES.get(method, method) + (" + fine-tuning" if plus else "")
+    method, _, rule = method.partition(":")
+    return NAMES.get(method, method) + (f", rule {rule}" if rule else "") + (" + fine-tuning" if plus else "")
 
 
 def network(start: str) -> Any:

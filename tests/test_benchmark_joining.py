@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,6 +68,32 @@ def test_goals_without_their_parts_are_not_measured() -> None:
     deployed = [part("deployed", fold, 0.59) for fold in (0, 1)]
     found = lines("plain-scratch-goals", [*PARTS, *deployed])
     assert "| deployed nowhere more than 0.005 below local | DU -0.010 [-0.010, -0.010] | **not met** |" in found
+
+
+def with_candidates() -> list[Part]:
+    """The deployed part of fold 0: local is deployed, a blend is better on validation and on test."""
+    base = part("deployed", 0, 0.6)
+    for row in base.numbers["sites"].values():
+        better = {name: {who: dice + 0.1 for who, dice in row[name].items()} for name in ("val", "test")}
+        row["candidates"] = {"local": {name: row[name] for name in ("val", "test")}, "fedavg": better, "blend": better}
+    return [*PARTS, base]
+
+
+def test_candidates_of_the_deployed_part_are_rows_and_no_shared_method() -> None:
+    found = lines("plain-scratch-dice", with_candidates())
+    assert "| blend of own and shared | 0.650 | 0.700 | 0.675 | 0.600 | 3 |" in found
+    assert joining_tables.chosen(with_candidates()) == "fedavg"
+
+
+def test_another_rule_of_choice_needs_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def best(rule: str, models: Any) -> str:
+        return max(models, key=lambda name: models[name].value)
+
+    choice = SimpleNamespace(RULES={"best": best}, choose_by=best)
+    monkeypatch.setitem(sys.modules, "wardround.reports.choice", choice)
+    found = lines("plain-scratch-dice", with_candidates())
+    assert "| deployed (the verdict's choice), rule best | 0.650 | 0.700 | 0.675 | 0.600 | 3 |" in found
+    assert "| deployed (the verdict's choice) | 0.550 | 0.600 | 0.575 | 0.500 | 3 |" in found
 
 
 def test_a_comparison_of_fewer_parts_says_so() -> None:
