@@ -26,13 +26,14 @@ so. Hyper-parameters are those of methods.py, chosen on another split (tune.py).
     python benchmarks/joining.py                                       about 12 minutes for a federated part on one slow core
     python benchmarks/joining.py --methods local fedavg --folds 0      a first look
     python benchmarks/joining.py --starts scratch warm --works 0.5 1 2 4 --unseen --backend loky --workers 2
+    python benchmarks/joining.py --recipe standard                     the schedule `standard` of the jobs
     python benchmarks/joining.py --show                                the tables of the parts that are there
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -53,14 +54,30 @@ from wardround.research.parts import add_options, engine_of, run_parts
 
 FOLDS, ROUNDS = 5, 20
 KS = (0, 1, 5, 20)
-# What a hospital does in a round, and how patches are drawn. A new recipe is a row; its parts have its name.
+PATCH = (64, 64, 16)
 PLAIN = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.0, "clip_norm": 10.0, "decay": "cosine", "lr": 0.05}
-RECIPES: dict[str, dict[str, Any]] = {
-    "plain": {
+
+
+def of_a_job(changes: Sequence[str]) -> dict[str, Any]:
+    """Return the recipe of a brain tumour job with these settings, with the patches of these images."""
+    from wardround.jobs import recipes
+
+    job = recipes.job("brats_fedavg", changes)
+    schedule = dict(job.federation["schedule"]["args"])
+    rounds = schedule.pop("num_rounds")
+    return {"rounds": rounds, "schedule": schedule, "sampling": {**job.task["sampling"]["args"], "patch": PATCH}}
+
+
+# What a hospital does in a round, and how patches are drawn. A new recipe is a row; its parts have its name.
+RECIPES: dict[str, Callable[[], dict[str, Any]]] = {
+    "plain": lambda: {
+        "rounds": ROUNDS,
         "schedule": PLAIN | {"work": 60},
-        "sampling": {"patch": (64, 64, 16), "batch": 4, "tumour_probability": 0.67, "augment": True},
+        "sampling": {"patch": PATCH, "batch": 4, "tumour_probability": 0.67, "augment": True},
     },
-    "quick": {
+    "standard": lambda: of_a_job(["schedule=standard"]),
+    "quick": lambda: {
+        "rounds": 1,
         "schedule": PLAIN | {"work": 4},
         "sampling": {"patch": (16, 16, 16), "batch": 2, "tumour_probability": 0.67, "augment": True},
     },
@@ -78,9 +95,14 @@ class Place:
 
 def settings(recipe: str) -> dict[str, Any]:
     """Return everything that the numbers of a recipe's parts depend on beside their keys."""
-    quick = {"patients": 5, "shape": (24, 24, 24), "folds": 2, "rounds": 1, "ks": (0, 1)}
-    full = {"patients": None, "shape": None, "folds": FOLDS, "rounds": ROUNDS, "ks": KS}
-    return RECIPES[recipe] | (quick if recipe == "quick" else full)
+    quick = {"patients": 5, "shape": (24, 24, 24), "folds": 2, "ks": (0, 1)}
+    full = {"patients": None, "shape": None, "folds": FOLDS, "ks": KS}
+    return RECIPES[recipe]() | (quick if recipe == "quick" else full)
+
+
+def data_of(recipe: str) -> str:
+    """Return whose patients a recipe is for."""
+    return "phantoms" if recipe == "quick" else "lgg"
 
 
 def opened(key: Mapping[str, Any], place: Place) -> tuple[Setting, dict[str, Any], dict[str, Any]]:
@@ -89,8 +111,7 @@ def opened(key: Mapping[str, Any], place: Place) -> tuple[Setting, dict[str, Any
     from wardround.training.segmentation import Sampling, SegmentationSite
 
     options, seed = settings(key["recipe"]), key["seed"]
-    data = "phantoms" if key["recipe"] == "quick" else "lgg"
-    known = cohorts(data, options, place.scratch, place.root)
+    known = cohorts(data_of(key["recipe"]), options, place.scratch, place.root)
     net, sampling = network(key["start"]), Sampling(**options["sampling"])
     schedule = Schedule(num_rounds=max(1, round(options["rounds"] * key["work"])), **options["schedule"])
     left_out = str(key["fold"]).removeprefix("no_") if str(key["fold"]).startswith("no_") else None
@@ -245,10 +266,14 @@ def run(args: Any, parts: Parts) -> list[Any]:
     if not args.quick:
         real_set(args.root, "lgg_tcga_multisite_nc", "px64")
     place = Place(args.root, args.scratch, args.threads)
-    options = settings("quick" if args.quick else args.recipe)
+    recipe = "quick" if args.quick else args.recipe
+    options, keys = settings(recipe), wanted_keys(args)
+    if any(parts.missing(key, options) for key in keys):
+        # Images are decoded here once, so that parts which run side by side find them.
+        cohorts(data_of(recipe), options, place.scratch, place.root)
     return run_parts(
         partial(measure, place),
-        wanted_keys(args),
+        keys,
         lambda key: not parts.missing(key, options),
         lambda key, seconds, numbers: parts.keep(key, options, seconds, numbers),
         engine_of(args),

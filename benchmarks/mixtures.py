@@ -59,23 +59,28 @@ class Answers:
 
 def answers(site: Any, names: Mapping[str, str], w: Tensor, cases: Sequence[str]) -> Answers:
     """Return what a model says about these cases."""
+    site.model.load(w)
+    found = {case: 1 / (1 + np.exp(-logits_of(site, w, case).astype(np.float64))) for case in cases}
+    return Answers(site, names, found)
+
+
+def logits_of(site: Any, w: Tensor, case: str) -> Any:
+    """Return the logits of a case as the site itself makes them; the weights are loaded."""
+    # A site that can be asked answers with everything that its task says about inference, mirror images too.
+    if hasattr(site, "logits"):
+        return site.logits(w, case)
     from wardround.tasks.inference import predict_logits
 
-    site.model.load(w)
-    found = {}
-    for case in cases:
-        volume = site.volume(case)
-        logits = predict_logits(
-            site.model.module,
-            np.asarray(volume.image, np.float32),
-            volume.present,
-            site.sampling.size,
-            site.device,
-            len(site.task.outputs.names),
-            record=site.record(site.cohort.patients[case]),
-        )
-        found[case] = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    return Answers(site, names, found)
+    volume = site.volume(case)
+    return predict_logits(
+        site.model.module,
+        np.asarray(volume.image, np.float32),
+        volume.present,
+        site.sampling.size,
+        site.device,
+        len(site.task.outputs.names),
+        record=site.record(site.cohort.patients[case]),
+    )
 
 
 def mean_of(members: Sequence[Answers]) -> Answers:

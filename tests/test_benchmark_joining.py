@@ -144,3 +144,29 @@ def test_rows_without_a_common_patient_have_no_difference() -> None:
 def test_a_method_that_shares_no_whole_model_is_not_tried_at_an_unseen_hospital() -> None:
     assert {"fedbn", "fedrep", "klmask"} <= set(joining.stays())
     assert not {"fedavg", "ditto", "perfedavg_fo"} & set(joining.stays())
+
+
+def test_a_recipe_of_a_job_is_its_schedule_and_sampling_with_the_patches_of_these_images() -> None:
+    from wardround.jobs import recipes
+
+    job, found = recipes.job("brats_fedavg", ["num_rounds=7"]), joining.of_a_job(["num_rounds=7"])
+    assert found["rounds"] == 7
+    assert found["schedule"] | {"num_rounds": 7} == job.federation["schedule"]["args"]
+    assert found["sampling"] == {**job.task["sampling"]["args"], "patch": (64, 64, 16)}
+
+
+def test_the_keys_ask_for_whole_folds_of_all_methods_first() -> None:
+    args = SimpleNamespace(
+        quick=False, recipe="plain", works=[1, 2], starts=["scratch"], seeds=[0], folds=[0, 1], unseen=True
+    )
+    args.methods = ["local", "fedbn", "deployed"]
+    keys = joining.wanted_keys(args)
+    assert [(key["work"], key["fold"], key["method"]) for key in keys[:4]] == [
+        (1, 0, "local"),
+        (1, 0, "fedbn"),
+        (1, 0, "deployed"),
+        (1, 1, "local"),
+    ]
+    assert [(key["fold"], key["method"]) for key in keys[12:]] == [
+        (f"no_{site}", "local") for site in ("DU", "HT", "FG")
+    ]
