@@ -30,7 +30,11 @@ def all_of(parts: Sequence[Part], methods: Sequence[str]) -> dict[str, Table]:
         inside = [part for part in mine if "sites" in part.numbers]
         once = [part for part in inside if part.key["work"] == 1]
         if once:
-            made |= {f"{name}-dice": dice(once), f"{name}-gain": gains(once), f"{name}-goals": goals(mine)}
+            made |= {
+                f"{name}-dice": dice(once),
+                f"{name}-gain": gains(once),
+                f"{name}-goals": goals(mine),
+            }
         if len({part.key["work"] for part in inside}) > 1:
             made[f"{name}-work"] = work(inside)
         if outside := [part for part in mine if "unseen" in part.numbers]:
@@ -92,7 +96,15 @@ def dice(parts: Sequence[Part]) -> Table:
         by_site = means(rows[label])
         counts = [sum(map(len, rows[label][site].values())) for site in by_site]
         cells = [f"{by_site[site]:.3f}" if site in by_site else "-" for site in sites]
-        lines.append([title(label), *cells, f"{mean(rows[label]):.3f}", f"{mean(val[label]):.3f}", sum(counts)])
+        lines.append(
+            [
+                title(label),
+                *cells,
+                f"{mean(rows[label]):.3f}",
+                f"{mean(val[label]):.3f}",
+                sum(counts),
+            ]
+        )
     return table(["method", *sites, "mean", "validation", "tests"], lines, parts)
 
 
@@ -153,7 +165,11 @@ def goals(parts: Sequence[Part]) -> Table:
     small = None if best is None else best.sites.get(SMALLEST)
     words = "-" if small is None else span(small)
     lines.append(
-        [f"at {SMALLEST} >= +{LEAST_SMALLEST}", words, _met(None if small is None else small.value >= LEAST_SMALLEST)]
+        [
+            f"at {SMALLEST} >= +{LEAST_SMALLEST}",
+            words,
+            _met(None if small is None else small.value >= LEAST_SMALLEST),
+        ]
     )
     worst = None if deployed is None else deployed.worst
     words = "-" if worst is None else f"{worst[0]} {span(worst[1])}"
@@ -199,7 +215,10 @@ def work(parts: Sequence[Part]) -> Table:
     each = {one: rows_of([part for part in parts if part.key["work"] == one]) for one in works}
     labels = dict.fromkeys(label for rows in each.values() for label in rows)
     lines = [
-        [title(label), *(f"{mean(each[one][label]):.3f}" if label in each[one] else "-" for one in works)]
+        [
+            title(label),
+            *(f"{mean(each[one][label]):.3f}" if label in each[one] else "-" for one in works),
+        ]
         for label in labels
     ]
     return table(["method", *(f"work x {one:g}" for one in works)], lines, parts)

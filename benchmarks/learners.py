@@ -1,7 +1,8 @@
 """What the comparisons train: one row for each method, and what becomes of its models.
 
-A row is a name and a function from hospitals to models. Every federated method of methods.py is a row by itself; a new
-one needs nothing here. Mixtures (mixtures.py) train nothing: they name the rows whose models they mix.
+A row is a name and a function from hospitals to models. Every federated method of methods.py is
+a row by itself; a new one needs nothing here. Mixtures (mixtures.py) train nothing: they name
+the rows whose models they mix.
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ def local(setting: Setting) -> Trained:
     from wardround.algorithms.federation import local_only
 
     train = {name: site.objective("local") for name, site in setting.sites.items()}
-    return Trained({name: local_only(one, setting.schedule, setting.initial) for name, one in train.items()}, None)
+    return Trained(
+        {name: local_only(one, setting.schedule, setting.initial) for name, one in train.items()},
+        None,
+    )
 
 
 def central(setting: Setting, times: int) -> Trained:
@@ -152,7 +156,13 @@ class Models:
     folder: Path
 
     def trained(
-        self, key: Mapping[str, Any], options: Mapping[str, Any], setting: Setting, method: str, *, keep: bool
+        self,
+        key: Mapping[str, Any],
+        options: Mapping[str, Any],
+        setting: Setting,
+        method: str,
+        *,
+        keep: bool,
     ) -> Trained:
         """Return the models of a method; train them where they are not there.
 
@@ -183,7 +193,12 @@ def _code() -> str | None:
     said = [
         subprocess.run(["git", *words], cwd=here, capture_output=True, text=True)
         for words in (
-            ("rev-parse", "HEAD:custom", "HEAD:benchmarks/methods.py", "HEAD:benchmarks/learners.py"),
+            (
+                "rev-parse",
+                "HEAD:custom",
+                "HEAD:benchmarks/methods.py",
+                "HEAD:benchmarks/learners.py",
+            ),
             ("status", "--porcelain", "custom", "benchmarks/methods.py", "benchmarks/learners.py"),
         )
     ]

@@ -4,9 +4,9 @@
     blend     p = a p_own + (1 - a) p_shared, of the local model and the better of FedAvg and FedAvg with fine-tuning
     deployed  what the verdict chooses among local, FedAvg, FedAvg with fine-tuning, personalised, interpolated weights and blend
 
-Every network runs once on each patient; mixtures are made from the kept probabilities. The part of `deployed` keeps the scores of
-all candidates: `blend` and `interpolated` are rows of their own, and another rule of choice needs no model again
-(joining_tables.py).
+Every network runs once on each patient; mixtures are made from the kept probabilities. The part
+of `deployed` keeps the scores of all candidates: `blend` and `interpolated` are rows of their
+own, and another rule of choice needs no model again (joining_tables.py).
 """
 
 from __future__ import annotations
@@ -107,7 +107,12 @@ def blend(site: Any, own: Answers, shared: Mapping[str, Answers]) -> tuple[Answe
 
 
 def mixture(
-    method: str, name: str, site: Any, names: Mapping[str, str], trained: Mapping[str, Any], ks: Sequence[int]
+    method: str,
+    name: str,
+    site: Any,
+    names: Mapping[str, str],
+    trained: Mapping[str, Any],
+    ks: Sequence[int],
 ) -> dict[str, Any]:
     """Return {"val", "test"} of one mixture at one hospital, and how it was chosen.
 
@@ -129,7 +134,12 @@ def scores_of(found: Answers, site: Any) -> dict[str, Any]:
 
 
 def shared_candidates(
-    site: Any, name: str, names: Mapping[str, str], trained: Mapping[str, Any], ks: Sequence[int], cases: Sequence[str]
+    site: Any,
+    name: str,
+    names: Mapping[str, str],
+    trained: Mapping[str, Any],
+    ks: Sequence[int],
+    cases: Sequence[str],
 ) -> dict[str, Answers]:
     """Return the candidates of a job but the local model and the blend.
 

@@ -22,7 +22,14 @@ SITES = ("DU", "FG")
 
 def part(method: str, fold: int | str, dice: float, **changed: Any) -> Part:
     """Two patients at DU (2 fold, 2 fold + 1) and one at FG, all with this Dice; validation a tenth below."""
-    key = {"recipe": "plain", "start": "scratch", "work": 1, "method": method, "fold": fold, "seed": 0} | changed
+    key = {
+        "recipe": "plain",
+        "start": "scratch",
+        "work": 1,
+        "method": method,
+        "fold": fold,
+        "seed": 0,
+    } | changed
     test = {"DU": {str(2 * fold): dice, str(2 * fold + 1): dice - 0.1}, "FG": {str(fold): dice}}
     val = {"x": dice - 0.1}
     numbers = {"sites": {site: {"val": val, "test": test[site]} for site in SITES}}
@@ -75,7 +82,11 @@ def with_candidates() -> list[Part]:
     base = part("deployed", 0, 0.6)
     for row in base.numbers["sites"].values():
         better = {name: {who: dice + 0.1 for who, dice in row[name].items()} for name in ("val", "test")}
-        row["candidates"] = {"local": {name: row[name] for name in ("val", "test")}, "fedavg": better, "blend": better}
+        row["candidates"] = {
+            "local": {name: row[name] for name in ("val", "test")},
+            "fedavg": better,
+            "blend": better,
+        }
     return [*PARTS, base]
 
 
@@ -157,7 +168,13 @@ def test_a_recipe_of_a_job_is_its_schedule_and_sampling_with_the_patches_of_thes
 
 def test_the_keys_ask_for_whole_folds_of_all_methods_first() -> None:
     args = SimpleNamespace(
-        quick=False, recipe="plain", works=[1, 2], starts=["scratch"], seeds=[0], folds=[0, 1], unseen=True
+        quick=False,
+        recipe="plain",
+        works=[1, 2],
+        starts=["scratch"],
+        seeds=[0],
+        folds=[0, 1],
+        unseen=True,
     )
     args.methods = ["local", "fedbn", "deployed"]
     keys = joining.wanted_keys(args)
