@@ -1,7 +1,9 @@
-"""The claims of the two papers behind this project, one by one: claimed, measured, at the same work or not, interval, verdict.
+"""The claims of the two papers behind this project, one by one: claimed, measured, at the same
+work or not, interval, verdict.
 
-PPPML-HMI: Per-FedAvg with homomorphic encryption. MM-PFL-ADP: KL masks with adaptive noise (Scientific Reports 2026, doi
-10.1038/s41598-026-49896-z). Everything is computed from the parts of other scripts; this file measures nothing. A verdict is
+PPPML-HMI: Per-FedAvg with homomorphic encryption. MM-PFL-ADP: KL masks with adaptive noise
+(Scientific Reports 2026, doi 10.1038/s41598-026-49896-z). Everything is computed from the parts
+of other scripts; this file measures nothing. A verdict is
 
     holds                      the interval of the effect lies above 0 (or, of a cost, within the margin)
     does not hold              the interval excludes the claimed size
@@ -69,7 +71,11 @@ def effect(found: Gain | None, words: str, claimed: float, parts: Sequence[Part]
     bounds = "-" if whole.low is None else f"[{whole.low:+.3f}, {whole.high:+.3f}]"
     more = "" if found.complete else "; not all parts are there"
     return Found(
-        f"{words} {whole.value:+.3f} ({whole.cases} patients{more})", "yes", bounds, verdict(whole, claimed), parts
+        f"{words} {whole.value:+.3f} ({whole.cases} patients{more})",
+        "yes",
+        bounds,
+        verdict(whole, claimed),
+        parts,
     )
 
 
@@ -179,7 +185,13 @@ CLAIMS = (
         "joining",
         against("perfedavg_hf+tuned", "fedavg+tuned", "HF less FedAvg, both fine-tuned"),
     ),
-    Claim("a model from one hospital fails at another", "PPPML-HMI", "Dice .28 for .46", "joining", elsewhere),
+    Claim(
+        "a model from one hospital fails at another",
+        "PPPML-HMI",
+        "Dice .28 for .46",
+        "joining",
+        elsewhere,
+    ),
     Claim("secure aggregation costs no accuracy", "PPPML-HMI", "none", "compression", secure_sum),
     Claim(
         "masks chosen by KL divergence are better than FedAvg",
@@ -203,7 +215,13 @@ CLAIMS = (
         adaptive,
     ),
     Claim("47 rounds in place of 85", "MM-PFL-ADP", ".55 of the rounds", "to_target", rounds),
-    Claim("97 % at strong hospital-level privacy, few sites", "MM-PFL-ADP", "no loss", "epsilon_dice", strong_privacy),
+    Claim(
+        "97 % at strong hospital-level privacy, few sites",
+        "MM-PFL-ADP",
+        "no loss",
+        "epsilon_dice",
+        strong_privacy,
+    ),
 )
 # What no part can answer, with the reason.
 UNTESTED = (
@@ -236,4 +254,10 @@ def tables_from(results: Path) -> dict[str, Table]:
     lines += [
         [words, paper, claimed, "-", "-", "-", f"cannot be tested: {why}"] for words, paper, claimed, why in UNTESTED
     ]
-    return {"all": table(["claim", "paper", "claimed", "measured", "same work", "interval", "verdict"], lines, used)}
+    return {
+        "all": table(
+            ["claim", "paper", "claimed", "measured", "same work", "interval", "verdict"],
+            lines,
+            used,
+        )
+    }

@@ -26,7 +26,12 @@ def lines_with_intervals(series: Sequence[Series], x_words: str, y_words: str) -
     rows = [row for one in series for row in one.rows]
     xs = sorted({row[0] for row in rows})
     x = Axis(math.log(xs[0]), math.log(xs[-1]), LEFT + 20, WIDTH - RIGHT - 20)
-    y = Axis(min(0.0, *(row[2] for row in rows)), max(0.0, *(row[3] for row in rows)), HEIGHT - BOTTOM, TOP)
+    y = Axis(
+        min(0.0, *(row[2] for row in rows)),
+        max(0.0, *(row[3] for row in rows)),
+        HEIGHT - BOTTOM,
+        TOP,
+    )
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="13">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',

@@ -1,38 +1,46 @@
 """Does joining pay at three real hospitals? Every method to its end, and every patient tested.
 
-The LGG-TCGA hospitals DU (45 patients), HT (34) and FG (14). Written down before anything was measured:
+The LGG-TCGA hospitals DU (45 patients), HT (34) and FG (14). Written down before anything was
+measured:
 
-DESIGN. Cross-validation by patient inside each hospital: 5 folds, each patient is tested exactly once for each seed; a quarter of
-the other patients are for validation (research/folds.py). A seed is another deal of folds, other first weights and batches; seeds
-0 and 1. `--unseen`: train at two hospitals, all their patients (a quarter for validation), and test every patient of the third.
-A part is one method on one fold: (recipe, start, work, method, fold, seed).
+DESIGN. Cross-validation by patient inside each hospital: 5 folds, each patient is tested
+exactly once for each seed; a quarter of the other patients are for validation
+(research/folds.py). A seed is another deal of folds, other first weights and batches; seeds 0
+and 1. `--unseen`: train at two hospitals, all their patients (a quarter for validation), and
+test every patient of the third. A part is one method on one fold: (recipe, start, work, method,
+fold, seed).
 
-EQUAL WORK. A hospital spends 20 rounds x 60 gradient evaluations (batch 4, patch 64 x 64 x 16) with every method, alone too;
-Per-FedAvg takes half (FO) or a quarter (HF) of the steps for it. "centralised, work of all hospitals" spends three times that, in
-one schedule, as the federation does together. `--works 0.5 1 2 4` scales the rounds: a curve, so that nobody's stopping point
+EQUAL WORK. A hospital spends 20 rounds x 60 gradient evaluations (batch 4, patch 64 x 64 x 16)
+with every method, alone too; Per-FedAvg takes half (FO) or a quarter (HF) of the steps for it.
+"centralised, work of all hospitals" spends three times that, in one schedule, as the federation
+does together. `--works 0.5 1 2 4` scales the rounds: a curve, so that nobody's stopping point
 decides.
 
-COMPARED, all paired by patient: shared - local, deployed - local, the worst hospital, the smallest hospital (FG), and the unseen
-one. "Shared" is the federated method, plain or fine-tuned, with the best mean VALIDATION Dice over hospitals. Intervals: 95 %,
-patients and seeds resampled, hospitals fixed (reports/intervals.py).
+COMPARED, all paired by patient: shared - local, deployed - local, the worst hospital, the
+smallest hospital (FG), and the unseen one. "Shared" is the federated method, plain or
+fine-tuned, with the best mean VALIDATION Dice over hospitals. Intervals: 95 %, patients and
+seeds resampled, hospitals fixed (reports/intervals.py).
 
-GOALS. 1. shared or deployed - local >= +.03, its interval above 0. 2. the same at FG >= +.05. 3. no hospital more than .005 below
-its own local model with what is deployed. 4. mean Dice of shared or deployed >= .74. 5. shared within .01 of centralised with the
-work of all. 6. FedAvg above every local model at the unseen hospital.
+GOALS. 1. shared or deployed - local >= +.03, its interval above 0. 2. the same at FG >= +.05.
+3. no hospital more than .005 below its own local model with what is deployed. 4. mean Dice of
+shared or deployed >= .74. 5. shared within .01 of centralised with the work of all. 6. FedAvg
+above every local model at the unseen hospital.
 
-RULE. A goal that needs parts which are not there is "not measured yet"; a comparison in which a row lacks parts of the other says
-so. Hyper-parameters are those of methods.py, chosen on another split (tune.py). Null results stay in the table.
+RULE. A goal that needs parts which are not there is "not measured yet"; a comparison in which a
+row lacks parts of the other says so. Hyper-parameters are those of methods.py, chosen on
+another split (tune.py). Null results stay in the table.
 
     python benchmarks/joining.py                                       about 12 minutes for a federated part on one slow core
     python benchmarks/joining.py --methods local fedavg --folds 0      a first look
     python benchmarks/joining.py --starts scratch warm --works 0.5 1 2 4 --unseen --backend loky --workers 2
+    python benchmarks/joining.py --recipe standard                     the schedule `standard` of the jobs
     python benchmarks/joining.py --show                                the tables of the parts that are there
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -42,7 +50,20 @@ from typing import Any
 import numpy as np
 
 import joining_tables
-from common import Part, Parts, Table, arguments, command, finish, kept, part_name, real_set, root_option, say, show
+from common import (
+    Part,
+    Parts,
+    Table,
+    arguments,
+    command,
+    finish,
+    kept,
+    part_name,
+    real_set,
+    root_option,
+    say,
+    show,
+)
 from learners import ALONE, Models, Setting, by_patient, learners, network
 from methods import methods
 from mixtures import NEEDS, mixture, tuned
@@ -53,16 +74,48 @@ from wardround.research.parts import add_options, engine_of, run_parts
 
 FOLDS, ROUNDS = 5, 20
 KS = (0, 1, 5, 20)
+PATCH = (64, 64, 16)
+PLAIN = {
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 0.0,
+    "clip_norm": 10.0,
+    "decay": "cosine",
+    "lr": 0.05,
+}
+
+
+def of_a_job(changes: Sequence[str]) -> dict[str, Any]:
+    """Return the recipe of a brain tumour job with these settings, with the patches of these images."""
+    from wardround.jobs import recipes
+
+    job = recipes.job("brats_fedavg", changes)
+    schedule = dict(job.federation["schedule"]["args"])
+    rounds = schedule.pop("num_rounds")
+    return {
+        "rounds": rounds,
+        "schedule": schedule,
+        "sampling": {**job.task["sampling"]["args"], "patch": PATCH},
+    }
+
+
 # What a hospital does in a round, and how patches are drawn. A new recipe is a row; its parts have its name.
-PLAIN = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.0, "clip_norm": 10.0, "decay": "cosine", "lr": 0.05}
-RECIPES: dict[str, dict[str, Any]] = {
-    "plain": {
+RECIPES: dict[str, Callable[[], dict[str, Any]]] = {
+    "plain": lambda: {
+        "rounds": ROUNDS,
         "schedule": PLAIN | {"work": 60},
-        "sampling": {"patch": (64, 64, 16), "batch": 4, "tumour_probability": 0.67, "augment": True},
+        "sampling": {"patch": PATCH, "batch": 4, "tumour_probability": 0.67, "augment": True},
     },
-    "quick": {
+    "standard": lambda: of_a_job(["schedule=standard"]),
+    "quick": lambda: {
+        "rounds": 1,
         "schedule": PLAIN | {"work": 4},
-        "sampling": {"patch": (16, 16, 16), "batch": 2, "tumour_probability": 0.67, "augment": True},
+        "sampling": {
+            "patch": (16, 16, 16),
+            "batch": 2,
+            "tumour_probability": 0.67,
+            "augment": True,
+        },
     },
 }
 
@@ -78,9 +131,14 @@ class Place:
 
 def settings(recipe: str) -> dict[str, Any]:
     """Return everything that the numbers of a recipe's parts depend on beside their keys."""
-    quick = {"patients": 5, "shape": (24, 24, 24), "folds": 2, "rounds": 1, "ks": (0, 1)}
-    full = {"patients": None, "shape": None, "folds": FOLDS, "rounds": ROUNDS, "ks": KS}
-    return RECIPES[recipe] | (quick if recipe == "quick" else full)
+    quick = {"patients": 5, "shape": (24, 24, 24), "folds": 2, "ks": (0, 1)}
+    full = {"patients": None, "shape": None, "folds": FOLDS, "ks": KS}
+    return RECIPES[recipe]() | (quick if recipe == "quick" else full)
+
+
+def data_of(recipe: str) -> str:
+    """Return whose patients a recipe is for."""
+    return "phantoms" if recipe == "quick" else "lgg"
 
 
 def opened(key: Mapping[str, Any], place: Place) -> tuple[Setting, dict[str, Any], dict[str, Any]]:
@@ -89,8 +147,7 @@ def opened(key: Mapping[str, Any], place: Place) -> tuple[Setting, dict[str, Any
     from wardround.training.segmentation import Sampling, SegmentationSite
 
     options, seed = settings(key["recipe"]), key["seed"]
-    data = "phantoms" if key["recipe"] == "quick" else "lgg"
-    known = cohorts(data, options, place.scratch, place.root)
+    known = cohorts(data_of(key["recipe"]), options, place.scratch, place.root)
     net, sampling = network(key["start"]), Sampling(**options["sampling"])
     schedule = Schedule(num_rounds=max(1, round(options["rounds"] * key["work"])), **options["schedule"])
     left_out = str(key["fold"]).removeprefix("no_") if str(key["fold"]).startswith("no_") else None
@@ -116,7 +173,10 @@ def measure(place: Place, key: Mapping[str, Any]) -> dict[str, Any]:
     setting, tested, names = opened(key, place)
     method, options = key["method"], settings(key["recipe"])
     cause = {name: value for name, value in key.items() if name != "method"}
-    models, needed = Models(place.scratch / "models"), {one for row in NEEDS.values() for one in row}
+    models, needed = (
+        Models(place.scratch / "models"),
+        {one for row in NEEDS.values() for one in row},
+    )
     wanted = NEEDS.get(method, (method,))
     trained = {one: models.trained(cause, options, setting, one, keep=one in needed) for one in wanted}
     if len(tested) < len(names):
@@ -142,7 +202,10 @@ def scored(site: Any, names: Mapping[str, str], w: Any, cases: Sequence[str]) ->
 def evaluated(site: Any, names: Mapping[str, str], w: Any, ks: Sequence[int]) -> dict[str, Any]:
     """Return the scores of a model, and under "tuned" those after the k > 0 that is best on validation."""
     split = site.split
-    row: dict[str, Any] = {"val": scored(site, names, w, split.val), "test": scored(site, names, w, split.test)}
+    row: dict[str, Any] = {
+        "val": scored(site, names, w, split.val),
+        "test": scored(site, names, w, split.test),
+    }
     if max(ks) == 0:
         return row
     each = {k: (one, scored(site, names, one, split.val)) for k, one in tuned(site, w, ks).items() if k}
@@ -169,15 +232,29 @@ def wanted_keys(args: Any) -> list[dict[str, Any]]:
     # The column of folds varies slowest, so that a run that is broken off has whole folds of all methods.
     columns = product(args.works, args.starts, args.seeds, args.folds)
     keys = [
-        {"recipe": recipe, "start": start, "work": work, "method": method, "fold": fold, "seed": seed}
+        {
+            "recipe": recipe,
+            "start": start,
+            "work": work,
+            "method": method,
+            "fold": fold,
+            "seed": seed,
+        }
         for work, start, seed, fold in columns
         for method in args.methods
     ]
     if args.unseen:
-        travels = [name for name in args.methods if name not in ("blend", "deployed", *stays())]
+        travels = [name for name in args.methods if name not in ("deployed", *stays())]
         left_out = [(start, seed, site) for start in args.starts for seed in args.seeds for site in hospitals(recipe)]
         keys += [
-            {"recipe": recipe, "start": start, "work": 1, "method": method, "fold": f"no_{site}", "seed": seed}
+            {
+                "recipe": recipe,
+                "start": start,
+                "work": 1,
+                "method": method,
+                "fold": f"no_{site}",
+                "seed": seed,
+            }
             for start, seed, site in left_out
             for method in travels
         ]
@@ -213,7 +290,13 @@ def main() -> None:
     order = [*first, *(name for name in names if name not in first)]
     parser.add_argument("--methods", nargs="+", default=order, choices=order, help="rows of the table")
     parser.add_argument("--recipe", default="plain", choices=[name for name in RECIPES if name != "quick"])
-    parser.add_argument("--starts", nargs="+", default=["scratch"], choices=["scratch", "warm"], help="first weights")
+    parser.add_argument(
+        "--starts",
+        nargs="+",
+        default=["scratch"],
+        choices=["scratch", "warm"],
+        help="first weights",
+    )
     parser.add_argument("--works", nargs="+", type=float, default=[1.0], help="multiples of the rounds")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="folds, weights and batches")
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)), choices=range(FOLDS))
@@ -245,10 +328,14 @@ def run(args: Any, parts: Parts) -> list[Any]:
     if not args.quick:
         real_set(args.root, "lgg_tcga_multisite_nc", "px64")
     place = Place(args.root, args.scratch, args.threads)
-    options = settings("quick" if args.quick else args.recipe)
+    recipe = "quick" if args.quick else args.recipe
+    options, keys = settings(recipe), wanted_keys(args)
+    if any(parts.missing(key, options) for key in keys):
+        # Images are decoded here once, so that parts which run side by side find them.
+        cohorts(data_of(recipe), options, place.scratch, place.root)
     return run_parts(
         partial(measure, place),
-        wanted_keys(args),
+        keys,
         lambda key: not parts.missing(key, options),
         lambda key, seconds, numbers: parts.keep(key, options, seconds, numbers),
         engine_of(args),

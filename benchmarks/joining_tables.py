@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from common import Part, Table, known, one_settings, table
@@ -12,7 +13,9 @@ from paired import Gain, Scores, above, gain, means, merged, span
 PATIENTS = {"DU": 45, "HT": 34, "FG": 14}
 SMALLEST = "FG"
 LEAST, LEAST_SMALLEST, LOSS, MEAN, CENTRAL = 0.03, 0.05, 0.005, 0.74, 0.01
-CHOSEN_NEVER = ("ensemble", "deployed", *ALONE)
+# Candidates that cost no training; the part of `deployed` has their scores.
+MIXED = ("interpolated", "blend")
+CHOSEN_NEVER = ("ensemble", "deployed", *MIXED, *ALONE)
 Rows = Mapping[str, Scores]
 
 
@@ -27,7 +30,11 @@ def all_of(parts: Sequence[Part], methods: Sequence[str]) -> dict[str, Table]:
         inside = [part for part in mine if "sites" in part.numbers]
         once = [part for part in inside if part.key["work"] == 1]
         if once:
-            made |= {f"{name}-dice": dice(once), f"{name}-gain": gains(once), f"{name}-goals": goals(mine)}
+            made |= {
+                f"{name}-dice": dice(once),
+                f"{name}-gain": gains(once),
+                f"{name}-goals": goals(mine),
+            }
         if len({part.key["work"] for part in inside}) > 1:
             made[f"{name}-work"] = work(inside)
         if outside := [part for part in mine if "unseen" in part.numbers]:
@@ -44,12 +51,34 @@ def rows_of(parts: Sequence[Part], part_of: str = "test") -> dict[str, Scores]:
     for part in parts:
         seed, fold = int(part.key["seed"]), int(part.key["fold"])
         for site, row in part.numbers["sites"].items():
-            for label, one in ((part.key["method"], row), (f"{part.key['method']}+tuned", row.get("tuned"))):
+            method = part.key["method"]
+            by_rule = {f"{method}:{rule}": one for rule, one in by_rules(row).items()}
+            by_rule |= {name: row.get("candidates", {}).get(name) for name in MIXED}
+            for label, one in ({method: row, f"{method}+tuned": row.get("tuned")} | by_rule).items():
                 if one is not None:
                     found.setdefault(label, []).append(
                         (site, seed if part_of == "test" else 100 * seed + fold, one[part_of])
                     )
     return {label: merged(rows) for label, rows in found.items()}
+
+
+def by_rules(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return rule -> the scores of the candidate that it chooses on validation; a row without candidates: nothing.
+
+    The rules are those of reports/choice.py, if this version has it.
+    """
+    try:
+        from wardround.reports.choice import RULES, choose_by
+    except ImportError:
+        return {}
+    from wardround.messages.allowed_names import CANDIDATES
+
+    models = {}
+    for name, one in row.get("candidates", {}).items():
+        if name in CANDIDATES:
+            patients = [one["val"][who] for who in sorted(one["val"])]
+            models[name] = SimpleNamespace(value=sum(patients) / len(patients), patients=patients)
+    return {rule: row["candidates"][choose_by(rule, models)] for rule in RULES} if models else {}
 
 
 def mean(scores: Scores) -> float:
@@ -67,7 +96,15 @@ def dice(parts: Sequence[Part]) -> Table:
         by_site = means(rows[label])
         counts = [sum(map(len, rows[label][site].values())) for site in by_site]
         cells = [f"{by_site[site]:.3f}" if site in by_site else "-" for site in sites]
-        lines.append([title(label), *cells, f"{mean(rows[label]):.3f}", f"{mean(val[label]):.3f}", sum(counts)])
+        lines.append(
+            [
+                title(label),
+                *cells,
+                f"{mean(rows[label]):.3f}",
+                f"{mean(val[label]):.3f}",
+                sum(counts),
+            ]
+        )
     return table(["method", *sites, "mean", "validation", "tests"], lines, parts)
 
 
@@ -90,7 +127,7 @@ def gains(parts: Sequence[Part]) -> Table:
 def chosen(parts: Sequence[Part]) -> str | None:
     """Return the federated row with the best mean validation Dice: what "shared" means in the goals."""
     val = rows_of(parts, "val")
-    able = {label: mean(scores) for label, scores in val.items() if label.partition("+")[0] not in CHOSEN_NEVER}
+    able = {label: mean(scores) for label, scores in val.items() if not label.startswith(CHOSEN_NEVER)}
     return max(able, key=lambda label: able[label]) if able else None
 
 
@@ -128,7 +165,11 @@ def goals(parts: Sequence[Part]) -> Table:
     small = None if best is None else best.sites.get(SMALLEST)
     words = "-" if small is None else span(small)
     lines.append(
-        [f"at {SMALLEST} >= +{LEAST_SMALLEST}", words, _met(None if small is None else small.value >= LEAST_SMALLEST)]
+        [
+            f"at {SMALLEST} >= +{LEAST_SMALLEST}",
+            words,
+            _met(None if small is None else small.value >= LEAST_SMALLEST),
+        ]
     )
     worst = None if deployed is None else deployed.worst
     words = "-" if worst is None else f"{worst[0]} {span(worst[1])}"
@@ -174,7 +215,10 @@ def work(parts: Sequence[Part]) -> Table:
     each = {one: rows_of([part for part in parts if part.key["work"] == one]) for one in works}
     labels = dict.fromkeys(label for rows in each.values() for label in rows)
     lines = [
-        [title(label), *(f"{mean(each[one][label]):.3f}" if label in each[one] else "-" for one in works)]
+        [
+            title(label),
+            *(f"{mean(each[one][label]):.3f}" if label in each[one] else "-" for one in works),
+        ]
         for label in labels
     ]
     return table(["method", *(f"work x {one:g}" for one in works)], lines, parts)

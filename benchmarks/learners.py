@@ -1,7 +1,8 @@
 """What the comparisons train: one row for each method, and what becomes of its models.
 
-A row is a name and a function from hospitals to models. Every federated method of methods.py is a row by itself; a new
-one needs nothing here. Mixtures (mixtures.py) train nothing: they name the rows whose models they mix.
+A row is a name and a function from hospitals to models. Every federated method of methods.py is
+a row by itself; a new one needs nothing here. Mixtures (mixtures.py) train nothing: they name
+the rows whose models they mix.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ NAMES = {
     "klmask_head": "head stays (control)",
     "ensemble": "mean of all local models' answers",
     "blend": "blend of own and shared",
+    "interpolated": "weights between FedAvg and fine-tuned",
     "deployed": "deployed (the verdict's choice)",
 }
 ALONE = ("local", "central", "central_all")
@@ -72,7 +74,10 @@ def local(setting: Setting) -> Trained:
     from wardround.algorithms.federation import local_only
 
     train = {name: site.objective("local") for name, site in setting.sites.items()}
-    return Trained({name: local_only(one, setting.schedule, setting.initial) for name, one in train.items()}, None)
+    return Trained(
+        {name: local_only(one, setting.schedule, setting.initial) for name, one in train.items()},
+        None,
+    )
 
 
 def central(setting: Setting, times: int) -> Trained:
@@ -116,7 +121,8 @@ def learners() -> dict[str, Callable[[Setting], Trained]]:
 def title(label: str) -> str:
     """Return what a row of a table is called."""
     method, plus, _ = label.partition("+")
-    return NAMES.get(method, method) + (" + fine-tuning" if plus else "")
+    method, _, rule = method.partition(":")
+    return NAMES.get(method, method) + (f", rule {rule}" if rule else "") + (" + fine-tuning" if plus else "")
 
 
 def network(start: str) -> Any:
@@ -150,7 +156,13 @@ class Models:
     folder: Path
 
     def trained(
-        self, key: Mapping[str, Any], options: Mapping[str, Any], setting: Setting, method: str, *, keep: bool
+        self,
+        key: Mapping[str, Any],
+        options: Mapping[str, Any],
+        setting: Setting,
+        method: str,
+        *,
+        keep: bool,
     ) -> Trained:
         """Return the models of a method; train them where they are not there.
 
@@ -181,7 +193,12 @@ def _code() -> str | None:
     said = [
         subprocess.run(["git", *words], cwd=here, capture_output=True, text=True)
         for words in (
-            ("rev-parse", "HEAD:custom", "HEAD:benchmarks/methods.py", "HEAD:benchmarks/learners.py"),
+            (
+                "rev-parse",
+                "HEAD:custom",
+                "HEAD:benchmarks/methods.py",
+                "HEAD:benchmarks/learners.py",
+            ),
             ("status", "--porcelain", "custom", "benchmarks/methods.py", "benchmarks/learners.py"),
         )
     ]

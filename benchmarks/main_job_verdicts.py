@@ -1,16 +1,20 @@
-"""Is a hospital told the truth about joining? The main job's four hospitals, again with other patients, beside 100 fresh ones.
+"""Is a hospital told the truth about joining? The main job's four hospitals, again with other
+patients, beside 100 fresh ones.
 
-Written down before anything was measured. The job is `brats_perfedavg` as it is printed: its network, first weights, phantoms,
-schedule, split and rule of choice; in one process, without NVFlare. A seed stands for other patients at the same four hospitals,
-other first weights and batches; the seeds 101 to 105 were not used to choose any setting. At the end each hospital judges its
-candidates as in the job (training/evaluation.py) and is told that joining helped, or not (reports/verdict.py: "helped" is a gain
-whose interval on the hospital's own test patients lies above 0). Then every candidate is scored on 100 patients
-of the same scanner that nobody has seen.
+Written down before anything was measured. The job is `brats_perfedavg` as it is printed: its
+network, first weights, phantoms, schedule, split and rule of choice; in one process, without
+NVFlare. A seed stands for other patients at the same four hospitals, other first weights and
+batches; the seeds 101 to 105 were not used to choose any setting. At the end each hospital
+judges its candidates as in the job (training/evaluation.py) and is told that joining helped, or
+not (reports/verdict.py: "helped" is a gain whose interval on the hospital's own test patients
+lies above 0). Then every candidate is scored on 100 patients of the same scanner that nobody
+has seen.
 
-COUNTED, for each hospital over the seeds: told that joining helped; true: the deployed model better than the own one on the fresh
-patients, with the interval above 0; both; told and not true; missed: told that it did not help although some candidate is better
-than the own model there. GOALS: told and true at two hospitals of four or more, told and not true nowhere, and nobody deploys a
-model more than .005 below its own on the fresh patients.
+COUNTED, for each hospital over the seeds: told that joining helped; true: the deployed model
+better than the own one on the fresh patients, with the interval above 0; both; told and not
+true; missed: told that it did not help although some candidate is better than the own model
+there. GOALS: told and true at two hospitals of four or more, told and not true nowhere, and
+nobody deploys a model more than .005 below its own on the fresh patients.
 
     python benchmarks/main_job_verdicts.py                     five parts, one for each seed
     python benchmarks/main_job_verdicts.py --set num_rounds=8  another schedule; name another folder with --out
@@ -27,7 +31,20 @@ from typing import Any
 
 import numpy as np
 
-from common import Part, Parts, Table, arguments, command, finish, kept, one_settings, part_name, say, show, table
+from common import (
+    Part,
+    Parts,
+    Table,
+    arguments,
+    command,
+    finish,
+    kept,
+    one_settings,
+    part_name,
+    say,
+    show,
+    table,
+)
 from wardround.jobs import recipes
 from wardround.jobs.building import build
 from wardround.reports.intervals import Interval, paired_gain
@@ -38,7 +55,13 @@ SEEDS, FRESH = (101, 102, 103, 104, 105), 100
 # Phantoms of one profile are a function of their seed: these are nobody's.
 OTHER_SEED = 100_000
 LOSS = 0.005
-QUICK = ("num_rounds=1", "work=4", "phantoms.shape=[16,16,16]", "phantoms.patients=6", "sampling.patch=[8,8,8]")
+QUICK = (
+    "num_rounds=1",
+    "work=4",
+    "phantoms.shape=[16,16,16]",
+    "phantoms.patients=6",
+    "sampling.patch=[8,8,8]",
+)
 QUICK = (*QUICK, "model.channels=[4,8]", "model_selection.steps=[0,1]")
 
 
@@ -63,7 +86,10 @@ def opened(job: recipes.Job, seed: int, folder: Path, fresh: int) -> tuple[dict[
     mine, others = {}, {}
     for name in job.federation["sites"]:
         profile = hospital(site_index(name))
-        for kind, made, shift in (("own", phantoms, 0), ("fresh", replace(phantoms, patients=fresh), OTHER_SEED)):
+        for kind, made, shift in (
+            ("own", phantoms, 0),
+            ("fresh", replace(phantoms, patients=fresh), OTHER_SEED),
+        ):
             root = folder / kind / profile.name
             made.write(root, profile, seed + shift)
             cohort = sampling.cohort(SiteConfig(data=root), folder / "cache" / kind / name, lambda words: None)
@@ -190,11 +216,22 @@ def tables(parts: Sequence[Part]) -> dict[str, Table]:
     whole = counts(all_rows)
     two = [sum(row["told"] == "helped" and is_true(row) for row in part.numbers["sites"].values()) for part in parts]
     goals = [
-        ["told and true at two hospitals or more, in every run", f"{min(two)} at least", _met(min(two) >= 2)],
+        [
+            "told and true at two hospitals or more, in every run",
+            f"{min(two)} at least",
+            _met(min(two) >= 2),
+        ],
         ["told and not true nowhere", whole["told_not_true"], _met(not whole["told_not_true"])],
-        [f"nobody deploys more than {LOSS} below its own", whole["below_own"], _met(not whole["below_own"])],
+        [
+            f"nobody deploys more than {LOSS} below its own",
+            whole["below_own"],
+            _met(not whole["below_own"]),
+        ],
     ]
-    return {"counts": table(heads, lines, parts), "goals": table(["goal", "found", ""], goals, parts)}
+    return {
+        "counts": table(heads, lines, parts),
+        "goals": table(["goal", "found", ""], goals, parts),
+    }
 
 
 def _met(met: bool) -> str:

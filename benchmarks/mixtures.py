@@ -2,9 +2,11 @@
 
     ensemble  at each hospital the mean of all hospitals' local models (the hospitals would have to exchange them)
     blend     p = a p_own + (1 - a) p_shared, of the local model and the better of FedAvg and FedAvg with fine-tuning
-    deployed  what the verdict chooses among local, FedAvg, FedAvg with fine-tuning, personalised and blend
+    deployed  what the verdict chooses among local, FedAvg, FedAvg with fine-tuning, personalised, interpolated weights and blend
 
-Every network runs once on each patient; mixtures are made from the kept probabilities.
+Every network runs once on each patient; mixtures are made from the kept probabilities. The part
+of `deployed` keeps the scores of all candidates: `blend` and `interpolated` are rows of their
+own, and another rule of choice needs no model again (joining_tables.py).
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ SHARES = (0.25, 0.5, 0.75)
 PERSONALISED = "perfedavg_fo"
 NEEDS = {
     "ensemble": ("local",),
-    "blend": ("local", "fedavg"),
     "deployed": ("local", "fedavg", PERSONALISED),
 }
 
@@ -58,23 +59,28 @@ class Answers:
 
 def answers(site: Any, names: Mapping[str, str], w: Tensor, cases: Sequence[str]) -> Answers:
     """Return what a model says about these cases."""
+    site.model.load(w)
+    found = {case: 1 / (1 + np.exp(-logits_of(site, w, case).astype(np.float64))) for case in cases}
+    return Answers(site, names, found)
+
+
+def logits_of(site: Any, w: Tensor, case: str) -> Any:
+    """Return the logits of a case as the site itself makes them; the weights are loaded."""
+    # A site that can be asked answers with everything that its task says about inference, mirror images too.
+    if hasattr(site, "logits"):
+        return site.logits(w, case)
     from wardround.tasks.inference import predict_logits
 
-    site.model.load(w)
-    found = {}
-    for case in cases:
-        volume = site.volume(case)
-        logits = predict_logits(
-            site.model.module,
-            np.asarray(volume.image, np.float32),
-            volume.present,
-            site.sampling.size,
-            site.device,
-            len(site.task.outputs.names),
-            record=site.record(site.cohort.patients[case]),
-        )
-        found[case] = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    return Answers(site, names, found)
+    volume = site.volume(case)
+    return predict_logits(
+        site.model.module,
+        np.asarray(volume.image, np.float32),
+        volume.present,
+        site.sampling.size,
+        site.device,
+        len(site.task.outputs.names),
+        record=site.record(site.cohort.patients[case]),
+    )
 
 
 def mean_of(members: Sequence[Answers]) -> Answers:
@@ -101,7 +107,12 @@ def blend(site: Any, own: Answers, shared: Mapping[str, Answers]) -> tuple[Answe
 
 
 def mixture(
-    method: str, name: str, site: Any, names: Mapping[str, str], trained: Mapping[str, Any], ks: Sequence[int]
+    method: str,
+    name: str,
+    site: Any,
+    names: Mapping[str, str],
+    trained: Mapping[str, Any],
+    ks: Sequence[int],
 ) -> dict[str, Any]:
     """Return {"val", "test"} of one mixture at one hospital, and how it was chosen.
 
@@ -110,19 +121,30 @@ def mixture(
     cases = (*site.split.val, *site.split.test)
     own = answers(site, names, trained["local"].models[name], cases)
     if method == "ensemble":
-        found, words = mean_of([answers(site, names, w, cases) for w in trained["local"].models.values()]), {}
-    else:
-        candidates = {"local": own} | shared_candidates(site, name, names, trained, ks, cases)
-        found, words = blend(site, own, {n: one for n, one in candidates.items() if n.startswith("fedavg")})
-        if method == "deployed":
-            found, words = deployed(site, candidates | {"blend": found}, words)
-    return {"val": found.dice(site.split.val), "test": found.dice(site.split.test), "how": words}
+        members = [answers(site, names, w, cases) for w in trained["local"].models.values()]
+        return scores_of(mean_of(members), site)
+    candidates = {"local": own} | shared_candidates(site, name, names, trained, ks, cases)
+    mixed, how = blend(site, own, {n: one for n, one in candidates.items() if n.startswith("fedavg")})
+    return deployed(site, candidates | {"blend": mixed}, how)
+
+
+def scores_of(found: Answers, site: Any) -> dict[str, Any]:
+    """Return the scores of validation and test patients."""
+    return {"val": found.dice(site.split.val), "test": found.dice(site.split.test)}
 
 
 def shared_candidates(
-    site: Any, name: str, names: Mapping[str, str], trained: Mapping[str, Any], ks: Sequence[int], cases: Sequence[str]
+    site: Any,
+    name: str,
+    names: Mapping[str, str],
+    trained: Mapping[str, Any],
+    ks: Sequence[int],
+    cases: Sequence[str],
 ) -> dict[str, Answers]:
-    """Return FedAvg, FedAvg after the best k > 0, and personalised after the best k, as a job's candidates are."""
+    """Return the candidates of a job but the local model and the blend.
+
+    FedAvg, FedAvg after the best k > 0, weights between these two, and the personalised model after the best k.
+    """
     made = {}
     for method, candidate in (("fedavg", "fedavg_finetuned"), (PERSONALISED, "personalised")):
         if method not in trained:
@@ -133,6 +155,11 @@ def shared_candidates(
         each = {k: answers(site, names, w, site.split.val) for k, w in options.items()}
         best = max(each, key=lambda k: value(each[k].dice(site.split.val)))
         made[candidate] = answers(site, names, options[best], cases)
+        if method == "fedavg":
+            start, end = trained[method].models[name], options[best]
+            between = {share: (1 - share) * start + share * end for share in SHARES}
+            dice = {a: value(answers(site, names, w, site.split.val).dice(site.split.val)) for a, w in between.items()}
+            made["interpolated"] = answers(site, names, between[max(dice, key=lambda a: dice[a])], cases)
     return made
 
 
@@ -144,14 +171,18 @@ def tuned(site: Any, w: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:
     return fine_tune(w, site.objective("fine-tune"), tuple(ks), Steps(work=max(ks), lr=0.01))
 
 
-def deployed(site: Any, candidates: Mapping[str, Answers], words: Mapping[str, Any]) -> tuple[Answers, dict[str, Any]]:
-    """Return the verdict's choice on validation, and its name.
+def deployed(site: Any, candidates: Mapping[str, Answers], how: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scores of the verdict's choice on validation, its name, and the scores of every candidate.
 
-    The blend is a candidate after the verdict knows it; until then it is no choice.
+    how: how the blend was made
+    A candidate that the verdict does not know is no choice; its scores are kept all the same.
     """
     from wardround.messages.allowed_names import CANDIDATES
     from wardround.reports.verdict import choose
 
-    val = {name: value(one.dice(site.split.val)) for name, one in candidates.items() if name in CANDIDATES}
-    chosen = choose(val, len({site.cohort.patients[case] for case in site.split.val}))
-    return candidates[chosen], {"deploy": chosen, "val": val} | (dict(words) if chosen == "blend" else {})
+    val = {name: one.dice(site.split.val) for name, one in candidates.items()}
+    known = {name: value(dice) for name, dice in val.items() if name in CANDIDATES}
+    chosen = choose(known, len(next(iter(val.values()))))
+    test = {name: one.dice(site.split.test) for name, one in candidates.items()}
+    scores = {name: {"val": val[name], "test": test[name]} for name in candidates}
+    return scores[chosen] | {"how": {"deploy": chosen, "blend": dict(how)}, "candidates": scores}

@@ -15,7 +15,9 @@ from wardround.reports.intervals import Interval, hierarchical_mean
 Scores = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 
-def merged(rows: Iterable[tuple[str, int, Mapping[str, float]]]) -> dict[str, dict[int, dict[str, float]]]:
+def merged(
+    rows: Iterable[tuple[str, int, Mapping[str, float]]],
+) -> dict[str, dict[int, dict[str, float]]]:
     """Return the scores of (site, seed, patients of one fold); a patient twice: DataRefused."""
     found: dict[str, dict[int, dict[str, float]]] = {}
     for site, seed, patients in rows:

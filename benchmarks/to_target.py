@@ -1,11 +1,15 @@
-"""How many rounds and bytes until the model is as good as FedAvg in float32 becomes? From scratch, from the warm start, by method.
+"""How many rounds and bytes until the model is as good as FedAvg in float32 becomes? From scratch,
+from the warm start, by method.
 
-Written down before anything was measured. The hospitals, the schedule (20 rounds of 8 gradient evaluations) and the mark are those
-of compression.py: four unequal phantom hospitals; the mark is 95 % of the validation Dice with which FedAvg from scratch ends, with
-the same seed. Bytes are payload of every site, up and down, and the first weights once; a warm start that every site has installed
-is not sent, but is counted all the same. GOAL: from the warm start at most half of the rounds that FedAvg needs from scratch. What
-the warm start itself cost is paid once, on synthetic patients, by whoever ships the package; it stands beside the table. Methods
-that leave each hospital a model of its own (Per-FedAvg, KL masks) are measured by that model, at equal work.
+Written down before anything was measured. The hospitals, the schedule (20 rounds of 8 gradient
+evaluations) and the mark are those of compression.py: four unequal phantom hospitals; the mark
+is 95 % of the validation Dice with which FedAvg from scratch ends, with the same seed. Bytes
+are payload of every site, up and down, and the first weights once; a warm start that every site
+has installed is not sent, but is counted all the same. GOAL: from the warm start at most half
+of the rounds that FedAvg needs from scratch. What the warm start itself cost is paid once, on
+synthetic patients, by whoever ships the package; it stands beside the table. Methods that leave
+each hospital a model of its own (Per-FedAvg, KL masks) are measured by that model, at equal
+work.
 
     python benchmarks/to_target.py
     python benchmarks/to_target.py --starts scratch warm --arms fedavg quantise_4 perfedavg_fo
@@ -22,7 +26,20 @@ from typing import Any
 import numpy as np
 
 import compression
-from common import Part, Parts, Table, arguments, command, finish, kept, one_settings, part_name, say, show, table
+from common import (
+    Part,
+    Parts,
+    Table,
+    arguments,
+    command,
+    finish,
+    kept,
+    one_settings,
+    part_name,
+    say,
+    show,
+    table,
+)
 from compression_arms import arms
 from learners import network, title
 from methods import methods
@@ -135,9 +152,23 @@ def tables(parts: Sequence[Part]) -> dict[str, Table]:
     card = warm_start()
     if card is not None and any(part.key["start"] == "warm" for part in parts):
         lines.append(
-            ["the warm start itself", "", f"{card['steps']} steps, {card['seconds']} s, once", "-", "-", "-", ""]
+            [
+                "the warm start itself",
+                "",
+                f"{card['steps']} steps, {card['seconds']} s, once",
+                "-",
+                "-",
+                "-",
+                "",
+            ]
         )
-    heads = ["method", "start", "rounds to the mark, by seed", "of FedAvg's from scratch", "bytes, of FedAvg's"]
+    heads = [
+        "method",
+        "start",
+        "rounds to the mark, by seed",
+        "of FedAvg's from scratch",
+        "bytes, of FedAvg's",
+    ]
     return {"target": table([*heads, "last validation Dice", f"<= {GOAL} of the rounds"], lines, parts)}
 
 
@@ -159,7 +190,11 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     add_options(parser)
     parser.add_argument(
-        "--arms", nargs="+", default=[*COMPRESSED, *OTHERS], choices=[*COMPRESSED, *OTHERS], help="rows"
+        "--arms",
+        nargs="+",
+        default=[*COMPRESSED, *OTHERS],
+        choices=[*COMPRESSED, *OTHERS],
+        help="rows",
     )
     parser.add_argument("--starts", nargs="+", default=["scratch"], choices=STARTS, help="first weights")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="splits, weights and batches")

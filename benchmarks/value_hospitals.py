@@ -33,12 +33,20 @@ def opened(key: Mapping[str, Any], options: Mapping[str, Any], folder: Path, roo
     from wardround.training.segmentation import Sampling
 
     tests = min(options["tests"], FEWER_TESTS.get((key["data"], key["hospitals"]), options["tests"]))
-    drawing = {"patch": options["patch"], "batch": options["batch"], "tumour_probability": 0.67, "augment": True}
+    drawing = {
+        "patch": options["patch"],
+        "batch": options["batch"],
+        "tumour_probability": 0.67,
+        "augment": True,
+    }
     if key["data"] == "phantoms":
         sampling, network = Sampling(**drawing), UNet3d()
         made = phantoms(key, options["shape"], folder, key["patients"] + tests)
     else:
-        sampling, network = Sampling(**drawing, task=HIPPOCAMPUS), UNet3d(in_channels=2, out_channels=2)
+        sampling, network = (
+            Sampling(**drawing, task=HIPPOCAMPUS),
+            UNet3d(in_channels=2, out_channels=2),
+        )
         made = hippocampus(key, sampling.learns.source, folder, root, key["patients"] + tests)
     sites = {}
     for name, (config, order) in made.items():

@@ -1,20 +1,25 @@
-"""What is joining worth to a hospital of a given size? Gain over the own model, against patients per hospital and hospitals.
+"""What is joining worth to a hospital of a given size? Gain over the own model, against patients
+per hospital and hospitals.
 
 Written down before anything was measured.
 
-HOSPITALS. `hippocampus`: 196 real cases of one hospital, dealt to 4 or 8 simulated ones that differ by `scanner` (images
-rewritten, synthetic/scanner.py), by `size` (each has patients with a smaller or larger organ: the label skew of a segmentation
-task), or not at all (`none`). `phantoms`: the hospitals of the simulator, each with its own scanner. A hospital keeps 12 test
-patients (6 of 8 hippocampus hospitals); of the others the first n train and validate (a quarter, one at least), so a larger
-hospital contains the smaller one and the test patients stay the same. n is 4, 8, 16, 32, 48 as far as there are patients: 4
-hippocampus hospitals have up to 37, 8 up to 18. A seed deals other patients, and has other first weights and batches.
+HOSPITALS. `hippocampus`: 196 real cases of one hospital, dealt to 4 or 8 simulated ones that
+differ by `scanner` (images rewritten, synthetic/scanner.py), by `size` (each has patients with
+a smaller or larger organ: the label skew of a segmentation task), or not at all (`none`).
+`phantoms`: the hospitals of the simulator, each with its own scanner. A hospital keeps 12 test
+patients (6 of 8 hippocampus hospitals); of the others the first n train and validate (a
+quarter, one at least), so a larger hospital contains the smaller one and the test patients stay
+the same. n is 4, 8, 16, 32, 48 as far as there are patients: 4 hippocampus hospitals have up to
+37, 8 up to 18. A seed deals other patients, and has other first weights and batches.
 
-TRAINED, all from scratch and to the same end: every hospital alone, FedAvg (and with fine-tuning, chosen on validation), and
-centralised with the work of all. 10 rounds of 40 gradient evaluations, batch 4.
+TRAINED, all from scratch and to the same end: every hospital alone, FedAvg (and with
+fine-tuning, chosen on validation), and centralised with the work of all. 10 rounds of 40
+gradient evaluations, batch 4.
 
-COMPARED, paired by patient: FedAvg - local (the curve), FedAvg + fine-tuning - local, FedAvg - centralised. Intervals: 95 % over
-patients; hospitals and seeds are fixed, because another seed is other hospitals. GOALS: the gain's interval above 0 at n = 4 and 8;
-FedAvg within .01 of centralised at every n.
+COMPARED, paired by patient: FedAvg - local (the curve), FedAvg + fine-tuning - local, FedAvg -
+centralised. Intervals: 95 % over patients; hospitals and seeds are fixed, because another seed
+is other hospitals. GOALS: the gain's interval above 0 at n = 4 and 8; FedAvg within .01 of
+centralised at every n.
 
     python benchmarks/value_of_joining.py --data hippocampus --skews scanner
     python benchmarks/value_of_joining.py --data phantoms --hospitals 4
@@ -61,8 +66,24 @@ from wardround.research.parts import add_options, engine_of, run_parts
 PATIENTS = (4, 8, 16, 32, 48)
 MOST = {("hippocampus", 4): 37, ("hippocampus", 8): 18}
 KS = (0, 5, 20)
-FULL = {"rounds": 10, "work": 40, "batch": 4, "ks": KS, "patch": (24, 32, 24), "shape": (32, 32, 32), "tests": 12}
-QUICK = {"rounds": 1, "work": 4, "batch": 2, "ks": (0, 1), "patch": (8, 8, 8), "shape": (16, 16, 16), "tests": 2}
+FULL = {
+    "rounds": 10,
+    "work": 40,
+    "batch": 4,
+    "ks": KS,
+    "patch": (24, 32, 24),
+    "shape": (32, 32, 32),
+    "tests": 12,
+}
+QUICK = {
+    "rounds": 1,
+    "work": 4,
+    "batch": 2,
+    "ks": (0, 1),
+    "patch": (8, 8, 8),
+    "shape": (16, 16, 16),
+    "tests": 2,
+}
 METHODS = ("local", "fedavg", "central_all")
 CLOSE = 0.01
 PICTURE = "value_of_joining.svg"
@@ -226,7 +247,13 @@ def main() -> None:
     root_option(parser)
     add_options(parser)
     parser.add_argument("--data", choices=value_hospitals.DATA, default="hippocampus", help="whose patients")
-    parser.add_argument("--skews", nargs="+", choices=value_hospitals.SKEWS, default=["scanner"], help="of hippocampus")
+    parser.add_argument(
+        "--skews",
+        nargs="+",
+        choices=value_hospitals.SKEWS,
+        default=["scanner"],
+        help="of hippocampus",
+    )
     parser.add_argument("--hospitals", nargs="+", type=int, choices=(4, 8), default=[4, 8], help="how many join")
     parser.add_argument("--patients", nargs="+", type=int, choices=PATIENTS, default=list(PATIENTS), help="at each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="hospitals, weights and batches")
@@ -252,7 +279,13 @@ def wanted_keys(args: Any) -> list[dict[str, Any]]:
         return [{"data": "phantoms", "skew": "scanner", "hospitals": 4, "patients": 4, "seed": 0}]
     skews = args.skews if args.data == "hippocampus" else ["scanner"]
     return [
-        {"data": args.data, "skew": skew, "hospitals": hospitals, "patients": patients, "seed": seed}
+        {
+            "data": args.data,
+            "skew": skew,
+            "hospitals": hospitals,
+            "patients": patients,
+            "seed": seed,
+        }
         for hospitals in args.hospitals
         for skew in skews
         for seed in args.seeds

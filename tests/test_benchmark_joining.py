@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,14 @@ SITES = ("DU", "FG")
 
 def part(method: str, fold: int | str, dice: float, **changed: Any) -> Part:
     """Two patients at DU (2 fold, 2 fold + 1) and one at FG, all with this Dice; validation a tenth below."""
-    key = {"recipe": "plain", "start": "scratch", "work": 1, "method": method, "fold": fold, "seed": 0} | changed
+    key = {
+        "recipe": "plain",
+        "start": "scratch",
+        "work": 1,
+        "method": method,
+        "fold": fold,
+        "seed": 0,
+    } | changed
     test = {"DU": {str(2 * fold): dice, str(2 * fold + 1): dice - 0.1}, "FG": {str(fold): dice}}
     val = {"x": dice - 0.1}
     numbers = {"sites": {site: {"val": val, "test": test[site]} for site in SITES}}
@@ -67,6 +75,36 @@ def test_goals_without_their_parts_are_not_measured() -> None:
     deployed = [part("deployed", fold, 0.59) for fold in (0, 1)]
     found = lines("plain-scratch-goals", [*PARTS, *deployed])
     assert "| deployed nowhere more than 0.005 below local | DU -0.010 [-0.010, -0.010] | **not met** |" in found
+
+
+def with_candidates() -> list[Part]:
+    """The deployed part of fold 0: local is deployed, a blend is better on validation and on test."""
+    base = part("deployed", 0, 0.6)
+    for row in base.numbers["sites"].values():
+        better = {name: {who: dice + 0.1 for who, dice in row[name].items()} for name in ("val", "test")}
+        row["candidates"] = {
+            "local": {name: row[name] for name in ("val", "test")},
+            "fedavg": better,
+            "blend": better,
+        }
+    return [*PARTS, base]
+
+
+def test_candidates_of_the_deployed_part_are_rows_and_no_shared_method() -> None:
+    found = lines("plain-scratch-dice", with_candidates())
+    assert "| blend of own and shared | 0.650 | 0.700 | 0.675 | 0.600 | 3 |" in found
+    assert joining_tables.chosen(with_candidates()) == "fedavg"
+
+
+def test_another_rule_of_choice_needs_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def best(rule: str, models: Any) -> str:
+        return max(models, key=lambda name: models[name].value)
+
+    choice = SimpleNamespace(RULES={"best": best}, choose_by=best)
+    monkeypatch.setitem(sys.modules, "wardround.reports.choice", choice)
+    found = lines("plain-scratch-dice", with_candidates())
+    assert "| deployed (the verdict's choice), rule best | 0.650 | 0.700 | 0.675 | 0.600 | 3 |" in found
+    assert "| deployed (the verdict's choice) | 0.550 | 0.600 | 0.575 | 0.500 | 3 |" in found
 
 
 def test_a_comparison_of_fewer_parts_says_so() -> None:
@@ -117,3 +155,35 @@ def test_rows_without_a_common_patient_have_no_difference() -> None:
 def test_a_method_that_shares_no_whole_model_is_not_tried_at_an_unseen_hospital() -> None:
     assert {"fedbn", "fedrep", "klmask"} <= set(joining.stays())
     assert not {"fedavg", "ditto", "perfedavg_fo"} & set(joining.stays())
+
+
+def test_a_recipe_of_a_job_is_its_schedule_and_sampling_with_the_patches_of_these_images() -> None:
+    from wardround.jobs import recipes
+
+    job, found = recipes.job("brats_fedavg", ["num_rounds=7"]), joining.of_a_job(["num_rounds=7"])
+    assert found["rounds"] == 7
+    assert found["schedule"] | {"num_rounds": 7} == job.federation["schedule"]["args"]
+    assert found["sampling"] == {**job.task["sampling"]["args"], "patch": (64, 64, 16)}
+
+
+def test_the_keys_ask_for_whole_folds_of_all_methods_first() -> None:
+    args = SimpleNamespace(
+        quick=False,
+        recipe="plain",
+        works=[1, 2],
+        starts=["scratch"],
+        seeds=[0],
+        folds=[0, 1],
+        unseen=True,
+    )
+    args.methods = ["local", "fedbn", "deployed"]
+    keys = joining.wanted_keys(args)
+    assert [(key["work"], key["fold"], key["method"]) for key in keys[:4]] == [
+        (1, 0, "local"),
+        (1, 0, "fedbn"),
+        (1, 0, "deployed"),
+        (1, 1, "local"),
+    ]
+    assert [(key["fold"], key["method"]) for key in keys[12:]] == [
+        (f"no_{site}", "local") for site in ("DU", "HT", "FG")
+    ]

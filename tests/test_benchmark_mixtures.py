@@ -72,11 +72,20 @@ def test_the_blend_is_chosen_on_validation_patients_alone() -> None:
     assert found.dice(("v",)) == {"0": 1.0}
 
 
-def test_the_verdict_never_reads_a_test_patient() -> None:
-    site = Site(test_is_readable=False)
-    candidates = {"local": saying(site, 0.1, 0.1), "fedavg": saying(site, 0.9, 0.1)}
-    _, how = mixtures.deployed(site, candidates, {})
-    assert how["deploy"] == "fedavg"
+def test_the_verdict_chooses_on_validation_and_the_part_keeps_every_candidate() -> None:
+    """On validation FedAvg is right and local finds nothing; on test it is the reverse, and changes nothing."""
+    site = Site()
+    good, bad = np.full(SHAPE, 0.1), np.full(SHAPE, 0.1)
+    good[:, :2] = 0.9
+    candidates = {
+        "local": mixtures.Answers(site, NAMES, {"v": bad, "t": good}),
+        "fedavg": mixtures.Answers(site, NAMES, {"v": good, "t": bad}),
+    }
+    found = mixtures.deployed(site, candidates, {"share": 0.5, "of": "fedavg"})
+    assert found["how"] == {"deploy": "fedavg", "blend": {"share": 0.5, "of": "fedavg"}}
+    assert found["val"] == {"0": 1.0}
+    assert found["test"] == {"1": 0.0}
+    assert found["candidates"]["local"] == {"val": {"0": 0.0}, "test": {"1": 1.0}}
 
 
 def test_models_that_another_part_needs_are_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,17 +27,44 @@ def value_part(patients: int, gain: float, seed: int = 0) -> Part:
     local = {site: {"0": 0.5, "1": 0.6} for site in ("site-1", "site-2")}
     test = {
         method: {site: {who: dice + more for who, dice in row.items()} for site, row in local.items()}
-        for method, more in (("local", 0.0), ("fedavg", gain), ("fedavg+tuned", gain), ("central_all", gain + 0.02))
+        for method, more in (
+            ("local", 0.0),
+            ("fedavg", gain),
+            ("fedavg+tuned", gain),
+            ("central_all", gain + 0.02),
+        )
     }
-    key = {"data": "hippocampus", "skew": "scanner", "hospitals": 4, "patients": patients, "seed": seed}
+    key = {
+        "data": "hippocampus",
+        "skew": "scanner",
+        "hospitals": 4,
+        "patients": patients,
+        "seed": seed,
+    }
     return Part(key, "abc", {"rounds": 10}, 1.0, {"test": test})
 
 
 def test_the_curve_has_a_point_for_each_size_and_goals_count_settings() -> None:
     parts = [value_part(4, 0.1), value_part(4, 0.1, seed=1), value_part(32, 0.0)]
     assert value_of_joining.points(parts) == [
-        {"patients": 4, "hospitals": 4, "gain": 0.1, "low": 0.1, "high": 0.1, "n": 8, "what": "hippocampus, scanner"},
-        {"patients": 32, "hospitals": 4, "gain": 0.0, "low": 0.0, "high": 0.0, "n": 4, "what": "hippocampus, scanner"},
+        {
+            "patients": 4,
+            "hospitals": 4,
+            "gain": 0.1,
+            "low": 0.1,
+            "high": 0.1,
+            "n": 8,
+            "what": "hippocampus, scanner",
+        },
+        {
+            "patients": 32,
+            "hospitals": 4,
+            "gain": 0.0,
+            "low": 0.0,
+            "high": 0.0,
+            "n": 4,
+            "what": "hippocampus, scanner",
+        },
     ]
     made = value_of_joining.tables(parts)
     assert made["gain"].lines[2].startswith("| hippocampus | scanner | 4 | 4 | 2 | 0.550 | +0.100 [+0.100, +0.100] |")
@@ -178,7 +205,14 @@ def test_claims_are_computed_from_parts_and_say_where_there_are_none(tmp_path: P
     assert sum("cannot be tested" in line for line in empty.lines) == len(claims.UNTESTED)
     parts = Parts(tmp_path / "joining")
     for method, dice in (("fedavg", 0.6), ("perfedavg_fo", 0.61)):
-        key = {"recipe": "plain", "start": "scratch", "work": 1, "method": method, "fold": 0, "seed": 0}
+        key = {
+            "recipe": "plain",
+            "start": "scratch",
+            "work": 1,
+            "method": method,
+            "fold": 0,
+            "seed": 0,
+        }
         row = {"val": {"9": dice}, "test": {str(who): dice + 0.01 * who for who in range(4)}}
         parts.keep(key, {"rounds": 20}, 1.0, {"sites": {"DU": row}})
     line = claims.tables_from(tmp_path)["all"].lines[2]
@@ -192,7 +226,12 @@ def test_another_hospitals_model_is_compared_on_the_same_patients(tmp_path: Path
     key = {"recipe": "plain", "start": "scratch", "work": 1, "method": "local", "seed": 0}
     own = {"val": {"9": 0.5}, "test": {"0": 0.5, "1": 0.7}}
     parts.keep(key | {"fold": 0}, {"rounds": 20}, 1.0, {"sites": {"FG": own}})
-    parts.keep(key | {"fold": "no_FG"}, {"rounds": 20}, 1.0, {"unseen": {"FG": {"DU": {"0": 0.2, "1": 0.4}}}})
+    parts.keep(
+        key | {"fold": "no_FG"},
+        {"rounds": 20},
+        1.0,
+        {"unseen": {"FG": {"DU": {"0": 0.2, "1": 0.4}}}},
+    )
     [line] = [one for one in claims.tables_from(tmp_path)["all"].lines if "a model from one hospital" in one]
     assert "own local model less another's +0.300 (2 patients)" in line
     assert line.endswith("| holds |")

@@ -62,7 +62,14 @@ def test_a_run_that_was_broken_off_ends_as_an_unbroken_one() -> None:
 
 def test_the_order_of_the_keys_changes_nothing() -> None:
     kept: dict[int, Any] = {}
-    run_parts(derive, KEYS[::-1], kept.__contains__, lambda key, s, found: kept.update({key: found}), Engine(), str)
+    run_parts(
+        derive,
+        KEYS[::-1],
+        kept.__contains__,
+        lambda key, s, found: kept.update({key: found}),
+        Engine(),
+        str,
+    )
     assert kept == {key: derive(key) for key in KEYS}
 
 
@@ -72,7 +79,12 @@ def test_a_part_that_fails_is_reported_and_the_others_go_on(backend: str, schedu
     kept: dict[int, Any] = {}
     said: list[str] = []
     failures = run_parts(
-        math.sqrt, [4, -1, 9], kept.__contains__, lambda key, s, found: kept.update({key: found}), engine, said.append
+        math.sqrt,
+        [4, -1, 9],
+        kept.__contains__,
+        lambda key, s, found: kept.update({key: found}),
+        engine,
+        said.append,
     )
     assert kept == {4: 2, 9: 3}
     [failure] = failures

@@ -63,10 +63,12 @@ def indices(cases: Mapping[str, str]) -> dict[str, str]:
 
 
 def _split(cases: Mapping[str, str], seed: int, number: int | str, test: Collection[str]) -> Split:
-    rest = [patient for patient in _shuffled(cases, seed, "validation", number) if patient not in test]
+    order = _shuffled(cases, seed, "validation", number)
+    rest = [patient for patient in order if patient not in test]
     validate = frozenset(rest[: max(1, round(VAL_SHARE * len(rest)))])
     train = frozenset(rest) - validate
-    return Split(*(tuple(sorted(case for case in cases if cases[case] in part)) for part in (train, validate, test)))
+    parts = (train, validate, test)
+    return Split(*(tuple(sorted(c for c in cases if cases[c] in part)) for part in parts))
 
 
 def _shuffled(cases: Mapping[str, str], seed: int, *purpose: str | int) -> list[str]:

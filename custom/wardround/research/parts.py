@@ -58,8 +58,8 @@ class Engine:
             raise ConfigRefused(
                 "where the parts run",
                 found=f"backend {self.backend!r}, workers {self.workers}, scheduler {self.scheduler}",
-                expected="sequential; loky with 1 worker or more; dask with a scheduler, which has its own workers",
-                fix="for example `--backend loky --workers 2`, or `--backend dask --scheduler tcp://HOST:8786`",
+                expected="sequential; loky with 1 worker or more; dask with a scheduler alone",
+                fix="`--backend loky --workers 2`, or `--backend dask --scheduler tcp://HOST:8786`",
             )
 
 
@@ -125,9 +125,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=BACKENDS,
         default="sequential",
-        help="sequential: one after the other in this process; loky: processes of this machine; dask: a cluster",
+        help="sequential: one after the other here; loky: in processes; dask: on a cluster",
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes of --backend loky; default 1")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes of --backend loky; default 1",
+    )
     parser.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="of --backend dask")
 
 
@@ -147,7 +153,11 @@ def _attempt(function: Callable[[Key], Any], key: Key) -> _Ended[Key]:
 
 
 @contextmanager
-def _ended(function: Callable[[Key], Any], keys: Sequence[Key], engine: Engine) -> Iterator[Iterator[_Ended[Key]]]:
+def _ended(
+    function: Callable[[Key], Any],
+    keys: Sequence[Key],
+    engine: Engine,
+) -> Iterator[Iterator[_Ended[Key]]]:
     """Give the parts as they end."""
     from joblib import Parallel, delayed, parallel_config
 
