@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,44 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Support code of the tests is imported by its name alone.
 sys.path.insert(0, str(REPOSITORY / "tests" / "support"))
 
-
-@dataclass(frozen=True)
-class Named:
-    """A class that a job's configuration names, with its arguments as they stand in the JSON."""
-
-    job: str
-    path: str
-    args: dict[str, Any]
-
-    def __str__(self) -> str:
-        return f"{self.job}: {self.path}"
-
-    @property
-    def cls(self) -> type:
-        module, _, name = self.path.rpartition(".")
-        found: type = getattr(importlib.import_module(module), name)
-        return found
-
-    def build(self) -> Any:
-        """Build it as NVFlare does: nested {"path", "args"} become objects, unless "config_type" says dict."""
-        return self.cls(**{key: _built(self.job, value) for key, value in self.args.items()})
-
-
-def _built(job: str, value: Any) -> Any:
-    if isinstance(value, dict) and "path" in value:
-        return Named(job, value["path"], value.get("args", {})).build()
-    return [_built(job, part) for part in value] if isinstance(value, list) else value
-
-
-def _named(job: str, value: Any) -> Iterator[Named]:
-    if isinstance(value, list):
-        for part in value:
-            yield from _named(job, part)
-    elif isinstance(value, dict) and value.get("config_type") != "dict":
-        if "path" in value:
-            yield Named(job, value["path"], value.get("args", {}))
-        for part in value.values():
-            yield from _named(job, part)
+from named_parts import Named, named_in  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -85,4 +45,4 @@ def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def named() -> list[Named]:
     """Every class that some job names, as often as it is named."""
     configs = sorted((REPOSITORY / "jobs").glob("*/app/config/*.json"))
-    return [one for path in configs for one in _named(path.parents[2].name, json.loads(path.read_text()))]
+    return [one for path in configs for one in named_in(path.parents[2].name, json.loads(path.read_text()))]

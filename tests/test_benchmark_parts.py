@@ -168,9 +168,13 @@ def test_the_results_page_is_what_the_parts_say() -> None:
 
 
 def test_every_benchmark_has_a_table_on_the_results_page() -> None:
-    """tune.py chose settings, and secure_sum_rival.py is a column of secure_sum.py."""
+    """tune.py and tune_types.py choose settings, and secure_sum_rival.py is a column of secure_sum.py."""
     page = render.PAGE.read_text(encoding="utf-8")
     started = {file.stem for file in BENCHMARKS.glob("*.py") if "def tables(" in file.read_text()}
-    assert {name for name in started if f"<!-- table {name}." not in page} == {"tune", "secure_sum_rival"}
+    assert {name for name in started if f"<!-- table {name}." not in page} == {
+        "tune",
+        "tune_types",
+        "secure_sum_rival",
+    }
     kept = {folder.name for folder in (BENCHMARKS / "results").iterdir()}
     assert kept <= started
