@@ -31,6 +31,18 @@ class Halved:
         halved = {name: block / 2 for name, block in update.params.items()}
         return replace(update, params=halved), {"of": len(halved)}
 
+    def inbound(self, aggregate, round_, memory):
+        return aggregate
+
+    def layout(self, round_):
+        raise NotImplementedError("the reader's half; these tests look at the sender")
+
+    def opened(self, payload, round_, memory):
+        raise NotImplementedError("the reader's half; these tests look at the sender")
+
+    def settle(self, memory, counted):
+        """Nothing is kept."""
+
 
 class Remembers(Halved):
     """Counts its messages and adds up what it was handed; notes what it found."""

@@ -568,11 +568,14 @@ def test_training_has_its_own_patience(federation):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"secagg": None}, {"model": None}, {"variables": None}, {"home_roles": None}, {"allowed_names": None}]
+    "changed",
+    [{name: None} for name in ("secagg", "model", "variables", "home_roles", "allowed_names", "compression")],
 )
 def test_a_promise_that_is_missing_is_refused(changed):
     """NVFlare turns an undefined variable of a config into None."""
     promise = {"secagg": secagg("he"), "model": SPEC, "variables": ["model"], "home_roles": [], "allowed_names": []}
+    promise["compression"] = "none"
+    SecAggJobServer(**promise)
     with pytest.raises(ConfigRefused):
         SecAggJobServer(**promise | changed)
 
