@@ -87,7 +87,7 @@ def test_without_momentum_fedavgm_is_the_mean():
         (MeanOfModels(), set()),
         *((rule, {ANCHORED, STEADY}) for rule in RULES[2:]),
     ],
-    ids=str,
+    ids=lambda one: "-".join(sorted(one)) if isinstance(one, set) else str(one),
 )
 def test_what_a_server_optimizer_needs_follows_from_its_state(rule, needs):
     assert part_of(rule).traits.needs == needs
