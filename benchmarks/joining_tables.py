@@ -65,13 +65,10 @@ def rows_of(parts: Sequence[Part], part_of: str = "test") -> dict[str, Scores]:
 def by_rules(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return rule -> the scores of the candidate that it chooses on validation; a row without candidates: nothing.
 
-    The rules are those of reports/choice.py, if this version has it.
+    The rules are those of reports/choice.py.
     """
-    try:
-        from wardround.reports.choice import RULES, choose_by
-    except ImportError:
-        return {}
     from wardround.messages.allowed_names import CANDIDATES
+    from wardround.reports.choice import RULES, choose_by
 
     models = {}
     for name, one in row.get("candidates", {}).items():

@@ -21,7 +21,6 @@ from torch import Tensor
 from common import say
 from methods import methods
 from wardround.algorithms.schedule import Schedule
-from wardround.core.errors import ConfigRefused
 
 NAMES = {
     "local": "local only",
@@ -126,23 +125,12 @@ def title(label: str) -> str:
 
 
 def network(start: str) -> Any:
-    """Return the network of the brain tumour job: drawn from the seed, or from the public warm start.
-
-    ConfigRefused is raised for "warm" where this version ships no weights.
-    """
+    """Return the network of the brain tumour job: drawn from the seed, or from the public warm start."""
+    from wardround.jobs.first_weights import promised
     from wardround.models.nets import UNet3d
 
     if start == "scratch":
         return UNet3d()
-    if "weights" not in UNet3d.__dataclass_fields__:
-        raise ConfigRefused(
-            "the warm start",
-            found="a version of wardround without `model.weights` for U-Nets",
-            expected="a package that ships weights trained on synthetic patients",
-            fix="run with `--starts scratch`",
-        )
-    from wardround.jobs.first_weights import promised
-
     return UNet3d(weights=promised("randomised_phantoms"))
 
 

@@ -67,20 +67,7 @@ def answers(site: Any, names: Mapping[str, str], w: Tensor, cases: Sequence[str]
 def logits_of(site: Any, w: Tensor, case: str) -> Any:
     """Return the logits of a case as the site itself makes them; the weights are loaded."""
     # A site that can be asked answers with everything that its task says about inference, mirror images too.
-    if hasattr(site, "logits"):
-        return site.logits(w, case)
-    from wardround.tasks.inference import predict_logits
-
-    volume = site.volume(case)
-    return predict_logits(
-        site.model.module,
-        np.asarray(volume.image, np.float32),
-        volume.present,
-        site.sampling.size,
-        site.device,
-        len(site.task.outputs.names),
-        record=site.record(site.cohort.patients[case]),
-    )
+    return site.logits(w, case)
 
 
 def mean_of(members: Sequence[Answers]) -> Answers:

@@ -150,7 +150,7 @@ def tables(parts: Sequence[Part]) -> dict[str, Table]:
         name = title(one["arm"]) if one["arm"] in (*OTHERS, "fedavg") else f"FedAvg, {one['arm']}"
         lines.append([name, one["start"], rounds, *shares, f"{one['last']:.3f}", goal])
     card = warm_start()
-    if card is not None and any(part.key["start"] == "warm" for part in parts):
+    if any(part.key["start"] == "warm" for part in parts):
         lines.append(
             [
                 "the warm start itself",
@@ -172,12 +172,10 @@ def tables(parts: Sequence[Part]) -> dict[str, Table]:
     return {"target": table([*heads, "last validation Dice", f"<= {GOAL} of the rounds"], lines, parts)}
 
 
-def warm_start() -> Mapping[str, Any] | None:
-    """Return what the package says about the shipped weights; None where it ships none."""
-    try:
-        from wardround.models import shipped
-    except ImportError:
-        return None
+def warm_start() -> Mapping[str, Any]:
+    """Return what the package says about the shipped weights."""
+    from wardround.models import shipped
+
     return shipped.card("randomised_phantoms")
 
 

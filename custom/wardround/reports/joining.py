@@ -22,7 +22,7 @@ from wardround.reports.summary import (
     site_name,
     verdict_of,
 )
-from wardround.reports.verdict import BALANCED, DICE, NAMES, Verdict
+from wardround.reports.verdict import BALANCED, DICE, SPOKEN, Verdict
 
 OWN = "local"
 STAYS = "The comparison stays at this hospital, because the run promises differential privacy: see its own report."
@@ -99,7 +99,7 @@ def joined_of(
 def _sentence(kind: str, model: str | None, own: Json | None, chosen: Json | None, score: str) -> str:
     if model is None or own is None or chosen is None or kind not in (*_AROUND, "unusable"):
         return UNKNOWN
-    name = NAMES.get(model, model)
+    name = SPOKEN.get(model, model)
     patients = chosen.get("cases")
     count = "patients" if not patients else "1 patient" if patients == 1 else f"{patients} patients"
     where = f"On {count} that no model has seen"
@@ -112,7 +112,7 @@ def _sentence(kind: str, model: str | None, own: Json | None, chosen: Json | Non
         return f"{kept} {where}, it {shown}."
     before, after = _AROUND[kind]
     alone = f"the model trained at this hospital alone {amount(own)}"
-    return f"{before} {where}, the {name} model {shown}, {alone}. {after}"
+    return f"{before} {where}, {name} {shown}, {alone}. {after}"
 
 
 _AROUND = {
