@@ -319,7 +319,7 @@ def test_a_file_from_timm_is_what_every_party_starts_from_and_any_other_is_refus
         spec.build(0)
     file.unlink()
     with pytest.raises(
-        ModelRefused, match=r"(?s)from_timm.*No such file.*copy it there, or set `model.weights` to null"
+        ModelRefused, match=r"(?s)from_timm.*No such file.*copy it there, or `--set model.weights=none`"
     ):
         spec.build(0)
 
