@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from wardround.algorithms.base import Steps, descend
 from wardround.models.film import FilmUNet
 from wardround.models.flat import FlatModel, first_weights
+from wardround.models.monai_unet import UNet
 from wardround.models.nets import UNet3d
 from wardround.models.per_sample import TOLERANCE, PerSample
 from wardround.models.roles import block_roles
@@ -57,8 +58,8 @@ def test_it_starts_as_the_unet_without_columns(spec: UNet3d) -> None:
 
 
 def test_without_columns_the_unet_is_monais() -> None:
-    assert type(UNet3d((4, 8)).build(0)).__name__ == "UNet"
-    assert type(UNet3d((4, 8)).build(0)).__module__.startswith("monai.")
+    """test_monai_unet.py compares its blocks with MONAI's; here, nothing is added to them."""
+    assert type(UNet3d((4, 8)).build(0)) is UNet
 
 
 @each_spec
