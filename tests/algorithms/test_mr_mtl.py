@@ -76,13 +76,13 @@ def test_a_large_pull_makes_one_model_that_minimises_the_weighted_sum(together):
     a = sum(p * one.a[0].double() for p, one in zip(SHARES, objectives.values(), strict=True))
     b = sum(p * one.b[0].double() for p, one in zip(SHARES, objectives.values(), strict=True))
     best, gaps, spreads = torch.linalg.solve(a, b), [], []
-    for lam in (1.0, 10.0, 100.0):
-        _, own, shared = together(lam, schedule(60 * int(lam + 2), lr=1.0 / (lam + 2)))
+    for lam in (1.0, 5.0, 25.0):
+        _, own, shared = together(lam, schedule(20 * int(lam + 2), lr=1.0 / (lam + 2)))
         gaps.append(float((shared.double() - best).norm()))
         spreads.append(max(float((w - shared).norm()) for w in own.values()))
     assert gaps == sorted(gaps, reverse=True)
-    assert gaps[-1] < 0.02
-    assert spreads[-1] < spreads[0] / 20
+    assert gaps[-1] < 0.08, gaps
+    assert spreads[-1] < spreads[0] / 8, spreads
 
 
 def test_the_shared_model_stays_the_mean_when_a_hospital_misses_a_round(problem, layout, roles):
