@@ -53,6 +53,7 @@ ELSEWHERE = {
     r"wardround serve .*": ("tests/support/service_process.py", "serve"),
     r"curl .*/predict .*": ("tests/serving/test_service.py", "/predict"),
     r"wardround data check local/wardround.json --job .*": ("tests/cli/test_cmd_data.py", '"--job"'),
+    r"pip install '\.\[cluster\]'": ("pyproject.toml", 'cluster = ["dask'),
     r"wardround sweep .*": ("tests/cli/test_cmd_sweep.py", '"sweep"'),
     r"wardround pretrain .*": ("tests/cli/test_cmd_pretrain.py", '"pretrain"'),
     r"wardround jobs run brats_fedavg --set model\.weights=.*": (
@@ -102,7 +103,8 @@ def world(tmp_path_factory, provisioned):
 def one_benchmark(words: list[str]) -> None:
     """A benchmark takes hours: that it starts is tested in tests/test_benchmarks.py, that it has these options here."""
     script = REPOSITORY / next(word for word in words if word.endswith(".py"))
-    declared = script.read_text(encoding="utf-8") + (script.parent / "common.py").read_text(encoding="utf-8")
+    parts = REPOSITORY / "custom" / "wardround" / "research" / "parts.py"
+    declared = "".join(file.read_text(encoding="utf-8") for file in (script, script.parent / "common.py", parts))
     missing = [word for word in words if word.startswith("--") and f'"{word}"' not in declared]
     assert missing == []
 

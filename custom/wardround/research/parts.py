@@ -180,7 +180,7 @@ def _client(engine: Engine) -> Any:
             "the backend dask",
             found="no package `distributed` in this environment",
             expected="dask's distributed scheduler, here and at every worker",
-            fix='pip install "wardround[cluster]"',
+            fix="pip install '.[cluster]' in the checkout of wardround",
         ) from error
     try:
         return Client(engine.scheduler, timeout=CONNECT_S, set_as_default=True)
