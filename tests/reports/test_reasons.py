@@ -40,6 +40,12 @@ def test_the_simpler_model_says_what_was_better_and_why_that_is_not_enough() -> 
     )
 
 
+def test_the_best_model_stands_beside_the_best_of_the_others() -> None:
+    said = reason(scored(local=0.8, fedavg=0.6, personalised=0.7), "local", 3)
+    assert said.endswith("it scored 0.800 Dice; the personalised model scored 0.700.")
+    assert reason(scored(local=0.8), "local", 3).endswith("it scored 0.800 Dice, and nothing else was compared.")
+
+
 def test_steps_and_weights_between() -> None:
     candidates = scored(local=0.5, personalised=0.6, interpolated=0.7)
     candidates["personalised"]["k"] = 5

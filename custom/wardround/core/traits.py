@@ -165,7 +165,7 @@ PLAINTEXT = Part(
             "the mean; or a secure sum",
         },
     ),
-    "hide the sum (--set privacy=dp_adaptive)",
+    "hide the sum (--set privacy=secagg_masks; with hospital-level noise: --set privacy=dp_adaptive)",
 )
 """What every job without a secure sum has in its place."""
 

@@ -35,8 +35,9 @@ def reason(
     score = score_of(candidates)
     count = "the" if patients is None else f"the {patients}" if patients != 1 else "the one"
     where = f"on {count} validation patient{'' if patients == 1 else 's'} of this hospital"
-    best = max(scored, key=lambda name: scored[name])
-    others = [name for name in dict.fromkeys((LOCAL, _of(mixed), best)) if name in scored and name != chosen]
+    # The model chosen and, beside it, the best of all others.
+    rivals = sorted((name for name in scored if name != chosen), key=lambda name: -scored[name])
+    others = [name for name in dict.fromkeys((LOCAL, _of(mixed), *rivals[:1])) if name in scored and name != chosen]
     compared = " and ".join(
         f"{_short(name)} scored {scored[name]:.3f}" + (_UNSURE if scored[name] > scored[chosen] else "")
         for name in others
