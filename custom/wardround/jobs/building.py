@@ -16,6 +16,7 @@ from typing import Any
 from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused
 from wardround.core.traits import Fitting, require_fit
+from wardround.jobs.federation_check import require_federation
 from wardround.jobs.job import Job, Json
 from wardround.jobs.job_classes import classes, shipped
 
@@ -73,6 +74,7 @@ def require_buildable(job: Job) -> None:
     from wardround.aggregation.collect import require_tolerates
     from wardround.algorithms.federation import begin
 
+    require_federation(job.federation)
     parts = {name: build(job.task[name], name) for name in PARTS}
     schedule = build(job.federation["schedule"], "schedule")
     algorithm, sharing = (
