@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wardround.compression.chosen import HalfPrecision, LargestValues, Quantisation, RandomSlices
+from wardround.compression.chosen import HalfPrecision, LargestValues, Projections, Quantisation, RandomSlices
 from wardround.compression.opening import Opening
 from wardround.compression.payload import payload_bytes
 from wardround.core.errors import ConfigRefused, RoundRefused
@@ -155,6 +155,18 @@ def test_a_job_says_how_many_bytes_a_message_has(chosen, blocks, updates):
         lambda: LargestValues(0.0),
         lambda: LargestValues(1.5),
         lambda: RandomSlices(1, 0),
+        lambda: RandomSlices(2.5, 0),
+        lambda: RandomSlices(True, 0),
+        lambda: RandomSlices("8", 0),
+        lambda: RandomSlices(8, None),
+        lambda: RandomSlices(8, float("nan")),
+        lambda: Projections(1.5, 0),
+        lambda: Projections(2, None),
+        lambda: Quantisation(8.0, 256, 0),
+        lambda: Quantisation(8, 2.5, 0),
+        lambda: Quantisation(8, 256, None),
+        lambda: LargestValues(float("nan")),
+        lambda: LargestValues("0.1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_before_any_block_is_known(make):

@@ -9,6 +9,9 @@ from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.specs import describe, rebuild, rebuild_classifier
 from wardround.models.vit import ViTFusion
 
+DEEP_LIST: list[object] = []
+for _ in range(100_000):
+    DEEP_LIST = [DEEP_LIST]
 VIT = ViTFusion("vit_tiny_patch16_224", 2, (4, 32, 32), 3, 2, "shared", depth=2, fusion_depth=1)
 
 
@@ -49,6 +52,8 @@ def test_a_file_from_before_adapters_has_none() -> None:
         {"path": "UNet3d", "args": {"adapter_rank": -1}},
         {"path": "UNet3d", "args": 4},
         {"path": ["UNet3d"], "args": {}},
+        {"path": "UNet3d", "args": {"channels": DEEP_LIST}},
+        {"path": "Blend", "args": {"network": {"path": "UNet3d", "args": {"channels": DEEP_LIST}}, "share": 0.5}},
         {"path": "MonaiNetwork", "args": {"network": "os.system", "args": {}}},
         {"path": "MonaiNetwork", "args": {"network": "monai.networks.nets.DenseNet121", "args": {"pretrained": True}}},
         {"path": "MonaiNetwork", "args": {"network": "monai.networks.nets.VNet", "args": {"in_channels": 2**20}}},

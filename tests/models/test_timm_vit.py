@@ -113,6 +113,16 @@ def test_half_precision_becomes_float32(tmp_path: Path) -> None:
         (lambda state: state.update({"pos_embed": torch.zeros(1, 3, 64)}), r"pos_embed has shape \(1, 3, 64\)"),
         (lambda state: state.update({"pos_embed": torch.zeros(1, 5, 8)}), r"pos_embed has shape \(1, 5, 8\)"),
         (lambda state: state.update({"patch_embed.proj.weight": torch.zeros(64, 3, 8, 8)}), r"\(64, 1, 8, 8\), not"),
+        (
+            lambda state: state.update({"patch_embed.proj.weight": torch.zeros(64, 17, 16, 16)}),
+            r"\(64, 17, 16, 16\), not",
+        ),
+        (
+            lambda state: state.update({"patch_embed.proj.weight": torch.zeros(64, 0, 16, 16)}),
+            r"\(64, 0, 16, 16\), not",
+        ),
+        (lambda state: state.update({"pos_embed": torch.zeros(2, 5, 64)}), r"pos_embed has shape \(2, 5, 64\)"),
+        (lambda state: state.update({"norm.bias": torch.full([64], float("nan"))}), "norm.bias holds a number"),
     ],
 )
 def test_weights_of_another_network_are_refused_by_what_did_not_fit(tmp_path: Path, change: Any, words: str) -> None:

@@ -61,7 +61,9 @@ from wardround.core.traits import (
     WHOLE,
     Traits,
 )
+from wardround.core.validate import WHOLE_NUMBER, Leaf
 
+RANKS = Leaf("a whole number", (int,), least=1, most=256)
 # The names in the site's memory.
 LEFT = "low_rank.left"
 ROUND = "low_rank.round"
@@ -93,11 +95,11 @@ class LowRank:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", in_order(self.blocks))
-        if not 1 <= self.rank <= 256:
+        if not (RANKS.holds(self.rank) and WHOLE_NUMBER.holds(self.seed)):
             raise ConfigRefused(
                 "low_rank",
-                found=f"rank {self.rank}",
-                expected="1 to 256",
+                found=f"rank {self.rank!r}, seed {self.seed!r}",
+                expected="a whole number of 1 to 256, and a whole seed",
                 fix="set `rank` to 2 in the job",
             )
 

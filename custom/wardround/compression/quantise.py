@@ -47,7 +47,10 @@ from wardround.core.traits import (
     WHOLE,
     Traits,
 )
+from wardround.core.validate import WHOLE_NUMBER, Leaf
 
+BITS = (4, 8)
+CHUNKS = Leaf("a whole number", (int,), least=1, most=2**16)
 LEFT = "quantise.left"
 
 
@@ -74,11 +77,12 @@ class Quantise:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", in_order(self.blocks))
-        if self.bits not in (4, 8) or not 1 <= self.chunk <= 2**16:
+        whole = all(WHOLE_NUMBER.holds(one) for one in (self.bits, self.seed))
+        if not (whole and self.bits in BITS and CHUNKS.holds(self.chunk)):
             raise ConfigRefused(
                 "quantise",
-                found=f"bits {self.bits}, chunk {self.chunk}",
-                expected="4 or 8 bits, and chunks of 1 to 65536 values",
+                found=f"bits {self.bits!r}, chunk {self.chunk!r}, seed {self.seed!r}",
+                expected="4 or 8 bits, chunks of 1 to 65536 values, and a whole seed",
                 fix="set `bits` to 8 and `chunk` to 256 in the job",
             )
 

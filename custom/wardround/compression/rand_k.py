@@ -53,7 +53,9 @@ from wardround.core.traits import (
     WHOLE,
     Traits,
 )
+from wardround.core.validate import WHOLE_NUMBER, Leaf
 
+PERIODS = Leaf("a whole number", (int,), least=2, most=1024)
 LEFT = "rand_k.left"
 FEW = 256
 
@@ -79,11 +81,11 @@ class RandK:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", in_order(self.blocks))
-        if not 2 <= self.period <= 1024:
+        if not (PERIODS.holds(self.period) and WHOLE_NUMBER.holds(self.seed)):
             raise ConfigRefused(
                 "rand_k",
-                found=f"period {self.period}",
-                expected="2 to 1024 rounds in which every value is sent once",
+                found=f"period {self.period!r}, seed {self.seed!r}",
+                expected="a whole number of 2 to 1024 rounds in which every value is sent once, and a whole seed",
                 fix="set `period` to 8 in the job, or leave the compression out",
             )
 

@@ -59,6 +59,7 @@ from wardround.core.traits import (
     WHOLE,
     Traits,
 )
+from wardround.core.validate import NUMBER
 
 # The names in the memory of either end.
 HELD = "top_k.held"
@@ -89,10 +90,10 @@ class TopK:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", in_order(self.blocks))
-        if not 0 < self.share <= 1:
+        if not (NUMBER.holds(self.share) and 0 < self.share <= 1):
             raise ConfigRefused(
                 "top_k",
-                found=f"share {self.share}",
+                found=f"share {self.share!r}",
                 expected="above 0, at most 1",
                 fix="set `share` to 0.05 in the job",
             )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,6 +23,9 @@ MOST_JSON = 64 * MIB
 MOST_TABLE = 256 * MIB
 MOST_PICTURE = 256 * MIB
 MOST_WEIGHTS = 8192 * MIB
+# Weights that a job starts from: the content is held whole, and a network of 120 million
+# values in float32 fits.
+MOST_FIRST_WEIGHTS = 512 * MIB
 MOST_ENTRIES = 100_000
 CHUNK = MIB
 
@@ -36,20 +40,30 @@ class TooMuch(ValueError):
 def read_bytes(path: Path, most: int) -> bytes:
     """Return the content of a regular file of at most `most` bytes.
 
-    A pipe or device is never read. A larger file, or one that is not regular, raises
+    Never more is read than the size that the file states, because files of the system
+    state 0 bytes and have no end (/proc/self/pagemap). A pipe or device is never read. A
+    larger file, one that is not regular, and one with fewer bytes than it states raise
     TooMuch. A file that cannot be read raises OSError, and a folder raises
     IsADirectoryError.
     """
-    about = path.stat()
+    _require_file(path.stat(), path, most)
+    with path.open("rb") as stream:
+        # Another file may lie there since: what was opened is what is read.
+        about = os.fstat(stream.fileno())
+        _require_file(about, path, most)
+        content = stream.read(about.st_size)
+    if len(content) != about.st_size:
+        raise TooMuch(f"{len(content)} bytes of the {about.st_size} that it states")
+    return content
+
+
+def _require_file(about: os.stat_result, path: Path, most: int) -> None:
     if stat.S_ISDIR(about.st_mode):
         raise IsADirectoryError(21, "Is a directory", str(path))
     if not stat.S_ISREG(about.st_mode):
         raise TooMuch("a pipe or device, not a file")
     if about.st_size > most:
         raise TooMuch(f"{about.st_size} bytes (limit {most})")
-    with path.open("rb") as stream:
-        # The file may have grown since its size was read.
-        return stream.read(most + 1)[:most]
 
 
 def read_json(
@@ -102,18 +116,23 @@ def gunzip_head(content: bytes, size: int) -> bytes:
 
 
 @contextmanager
-def stored_zip(path: Path, most: int) -> Iterator[zipfile.ZipFile]:
+def stored_zip(source: Path | bytes, most: int) -> Iterator[zipfile.ZipFile]:
     """Open a zip whose entries are stored without compression.
+
+    source: The file, or its content where that was read already.
 
     No entry can then be larger than the file that holds it. It raises TooMuch for
     compressed, encrypted or overlapping entries, for too many entries, for a file above
     `most` bytes, and for anything but a regular file. It raises BadZipFile for a file
     that is not a zip.
     """
-    size = path.stat().st_size
-    if not stat.S_ISREG(path.stat().st_mode) or size > most:
-        raise TooMuch(f"{size} bytes (limit {most})" if path.is_file() else "no regular file")
-    with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if not (isinstance(source, bytes) or stat.S_ISREG(source.stat().st_mode)):
+        raise TooMuch("no regular file")
+    if size > most:
+        raise TooMuch(f"{size} bytes (limit {most})")
+    opened = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    with opened as stream, zipfile.ZipFile(stream) as archive:
         entries = archive.infolist()
         if len(entries) > MOST_ENTRIES:
             raise TooMuch(f"{len(entries)} entries (limit {MOST_ENTRIES})")

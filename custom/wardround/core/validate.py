@@ -93,6 +93,7 @@ class Each:
 
 TEXT = Leaf("a text", (str,))
 NUMBER = Leaf("a finite number", (int, float))
+WHOLE_NUMBER = Leaf("a whole number", (int,))
 COUNT = Leaf("a whole number from 0", (int,), least=0)
 FLAG = Leaf("true or false", (bool,))
 SCALAR = Leaf("a text, number or flag", (str, int, float, bool))

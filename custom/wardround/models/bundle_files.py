@@ -8,8 +8,6 @@ digest and the architecture of metadata.json.
 
 from __future__ import annotations
 
-import struct
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from wardround.core.bounded import TooMuch, read_json
 from wardround.core.errors import ModelRefused
 from wardround.models import checkpoint
 from wardround.models.checkpoint import require_fingerprint
-from wardround.models.stored_arrays import state_dictionary
+from wardround.models.stored_arrays import DAMAGED, state_dictionary
 
 FORMAT = "wardround MONAI bundle 1"
 METADATA, WEIGHTS = Path("configs/metadata.json"), Path("models/model.pt")
@@ -82,18 +80,7 @@ def load(
             bundle,
             f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}",
         ) from error
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        EOFError,
-        OverflowError,
-        RuntimeError,
-        struct.error,
-        zipfile.BadZipFile,
-    ) as error:
+    except DAMAGED as error:
         raise _refused(bundle, f"not readable ({type(error).__name__})") from error
     if not ours:
         raise _refused(bundle, f"format {entry['format']!r}")

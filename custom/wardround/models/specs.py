@@ -33,6 +33,8 @@ KNOWN: Mapping[str, Callable[..., Single]] = {
 }
 # The largest width, and the largest number of repeated parts, that a file may ask for.
 LARGEST, LOOPS = 2**14, 64
+# Settings lie in lists of lists at most: deeper ones would end Python's stack.
+DEEPEST = 8
 COUNTED = ("residual_units", "adapter_rank", "depth", "fusion_depth", "modalities")
 Spec = TypeVar("Spec")
 
@@ -116,12 +118,14 @@ class _NumbersOnCpu(TorchFunctionMode):
         return func(*args, **{**(kwargs or {}), **more})
 
 
-def _sound(value: object, most: int = LARGEST) -> bool:
+def _sound(value: object, most: int = LARGEST, depth: int = DEEPEST) -> bool:
     """Return whether settings from a file are of a size that some network has."""
+    if not depth:
+        return False
     if isinstance(value, Mapping):
-        return all(_sound(one, LOOPS if key in COUNTED else LARGEST) for key, one in value.items())
+        return all(_sound(one, LOOPS if key in COUNTED else LARGEST, depth - 1) for key, one in value.items())
     if isinstance(value, list):
-        return len(value) <= LOOPS and all(_sound(one, most) for one in value)
+        return len(value) <= LOOPS and all(_sound(one, most, depth - 1) for one in value)
     return not isinstance(value, int | float) or abs(value) <= most
 
 

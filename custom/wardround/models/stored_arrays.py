@@ -1,8 +1,8 @@
 """How are arrays in a zip read without a general parser?
 
-They are entries of .npz files, and tensors of model.pt files. A description is compared
+They are entries of .npz files, and tensors of .pt files. A description is compared
 with the bytes that are there before an array is made, so that nothing is larger than
-its file. No object is unpickled: of model.pt only the few steps are followed that
+its file. No object is unpickled: of a .pt file only the few steps are followed that
 `torch.save` writes for a dictionary of float tensors.
 
 Sources: NumPy's NPY format 1.0 and 2.0 (numpy.lib.format); Python's pickletools;
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import pickletools
 import re
+import struct
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,12 +28,30 @@ from wardround.core.bounded import MIB, MOST_WEIGHTS, TooMuch, stored_zip
 
 # The pickle of a state dictionary holds names and shapes only: 16 MiB is plenty.
 MOST_STEPS = 16 * MIB
+# Sizes are multiplied before they are compared: more or larger ones would take hours.
+MOST_AXES, LARGEST_AXIS = 32, 2**48
+# Under these names a checkpoint holds its state dictionary beside other values.
+WRAPPERS = ("model", "state_dict")
+# What reading a damaged or crafted file raises.
+DAMAGED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 _NPY = re.compile(
     rb"\{'descr': '(?P<kind><f4|\|u1)', 'fortran_order': (?P<order>True|False), "
     rb"'shape': \((?P<shape>(?:\d{1,15}, )*(?:\d{1,15},?)?)\), \} *\n"
 )
 _REBUILD = "torch._utils _rebuild_tensor_v2"
-_FLOATS = "torch FloatStorage"
+_PARAMETER = "torch._utils _rebuild_parameter"
+_KINDS = {"torch FloatStorage": "<f4", "torch HalfStorage": "<f2", "torch DoubleStorage": "<f8"}
 _ORDERED = "collections OrderedDict"
 
 
@@ -46,7 +65,10 @@ def npy(content: bytes) -> np.ndarray[Any, Any]:
     match = _NPY.fullmatch(content[start : start + length]) if start else None
     if match is None:
         raise ValueError("no array of float32 or uint8")
-    shape = tuple(int(one) for one in match["shape"].replace(b",", b" ").split())
+    sizes = match["shape"].replace(b",", b" ").split()
+    if len(sizes) > MOST_AXES:
+        raise ValueError(f"an array of {len(sizes)} axes")
+    shape = tuple(int(one) for one in sizes)
     values = np.frombuffer(
         content,
         "<f4" if match["kind"] == b"<f4" else "u1",
@@ -61,14 +83,16 @@ def npy(content: bytes) -> np.ndarray[Any, Any]:
     )
 
 
-def state_dictionary(path: Path) -> dict[str, Array]:
-    """Return the float32 arrays of a file that `torch.save` wrote.
+def state_dictionary(source: Path | bytes) -> dict[str, Array]:
+    """Return the arrays of a file that `torch.save` wrote, as float32.
 
-    The file holds a dictionary of contiguous CPU tensors, one storage each. ValueError
-    is raised for anything else in it, and for sizes or strides that do not fit the
-    bytes; BadZipFile if it is no zip.
+    source: The file, or its content.
+
+    The file holds a dictionary of CPU tensors of 16, 32 or 64 bits, one storage each,
+    or a checkpoint that holds one under a name of WRAPPERS. One of DAMAGED is raised for
+    anything else in it, and for sizes or strides that do not fit the bytes.
     """
-    with stored_zip(path, MOST_WEIGHTS) as archive:
+    with stored_zip(source, MOST_WEIGHTS) as archive:
         steps = [entry for entry in archive.infolist() if entry.filename.count("/") == 1]
         steps = [entry for entry in steps if entry.filename.endswith("/data.pkl")]
         if len(steps) != 1 or steps[0].file_size > MOST_STEPS:
@@ -77,36 +101,42 @@ def state_dictionary(path: Path) -> dict[str, Array]:
         if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
             raise ValueError("another byte order")
         found = _followed(archive.read(steps[0]))
-        keys = [tensor.key for tensor in found.values()]
+        keys = [tensor.values.key for tensor in found.values()]
         # Tensors that share a storage could be many times larger together than the
         # file.
         if len(set(keys)) < len(keys):
             raise ValueError("tensors that share a storage")
-        return {name: _array(archive, f"{root}data/{tensor.key}", tensor) for name, tensor in found.items()}
+        return {name: _array(archive, f"{root}data/{tensor.values.key}", tensor) for name, tensor in found.items()}
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """The values of a tensor: their entry in the archive, and their type in NumPy's word."""
+
+    key: str
+    kind: str
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor's entry in the archive.
+    """A tensor, not read yet: its shape, and its strides in values, not bytes."""
 
-    key: The entry with the values.
-    shape, strides: In values, not bytes.
-    """
-
-    key: str
+    values: _Storage
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
 
 def _array(archive: zipfile.ZipFile, entry: str, tensor: _Tensor) -> Array:
-    values = np.frombuffer(archive.read(entry), "<f4")
+    # A number beyond float32 becomes inf, for the caller to refuse.
+    with np.errstate(over="ignore"):
+        values = np.frombuffer(archive.read(entry), tensor.values.kind).astype("<f4", copy=False)
     last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
     if math.prod(tensor.shape) != len(values) or (len(values) and last >= len(values)):
         raise TooMuch(
             f"a tensor that announces {math.prod(tensor.shape)} values, and {len(values)} are there",
         )
     if not len(values):
-        return values.reshape(tensor.shape)
+        return np.empty(tensor.shape, "<f4")
     steps = tuple(4 * step if n > 1 else 4 for n, step in zip(tensor.shape, tensor.strides, strict=True))
     return np.lib.stride_tricks.as_strided(values, tensor.shape, steps).copy()
 
@@ -123,6 +153,9 @@ def _followed(steps: bytes) -> dict[str, _Tensor]:
             raise ValueError(f"the step {step.name}")
         _STEPS[step.name](machine, value)
     result = machine.stack[0] if len(machine.stack) == 1 and not machine.marks else None
+    for wrapper in WRAPPERS:
+        if isinstance(result, dict) and isinstance(result.get(wrapper), dict):
+            result = result[wrapper]
     if not isinstance(result, dict) or not all(
         isinstance(name, str) and isinstance(tensor, _Tensor) for name, tensor in result.items()
     ):
@@ -145,7 +178,7 @@ class _Machine:
         self.stack.append(value)
 
     def name(self, value: Any) -> None:
-        if value not in (_REBUILD, _FLOATS, _ORDERED):
+        if value not in (_REBUILD, _PARAMETER, _ORDERED, *_KINDS):
             raise ValueError("a class of another kind")
         self.stack.append(value)
 
@@ -166,10 +199,14 @@ class _Machine:
 
     def storage(self, _: Any) -> None:
         match self.stack[-1]:
-            case ("storage", str(kind), str(key), str(), int()) if kind == _FLOATS and key.isdecimal():
-                self.stack[-1] = key
+            case ("storage", str(kind), str(key), str(), int()) if kind in _KINDS and key.isdecimal():
+                self.stack[-1] = _Storage(key, _KINDS[kind])
             case _:
                 raise ValueError("a storage of another kind")
+
+    def drop(self, _: Any) -> None:
+        """Leave out what BUILD adds to an object: a state dictionary's notes on versions."""
+        self.stack.pop()
 
     def call(self, _: Any) -> None:
         arguments = self.stack.pop()
@@ -178,6 +215,9 @@ class _Machine:
     def fill(self, count: int | None) -> None:
         start = self.marks.pop() if count is None else len(self.stack) - count
         pairs, self.stack[start:] = self.stack[start:], []
+        # A tuple of tuples of the same tuple is small, and its hash takes for ever.
+        if not all(isinstance(name, str) for name in pairs[::2]):
+            raise ValueError("a name that is no text")
         self.stack[-1].update(zip(pairs[::2], pairs[1::2], strict=True))
 
 
@@ -185,19 +225,22 @@ def _made(what: Any, arguments: Any) -> Any:
     match what, arguments:
         case str(kind), () if kind == _ORDERED:
             return {}
-        case str(kind), (str(key), 0, tuple(shape), tuple(strides), bool(), dict()) if kind == _REBUILD:
+        case str(kind), (_Storage() as values, 0, tuple(shape), tuple(strides), bool(), dict()) if kind == _REBUILD:
             if len(shape) == len(strides) and _counts(shape) and _counts(strides):
-                return _Tensor(key, shape, strides)
+                return _Tensor(values, shape, strides)
+        case str(kind), (_Tensor() as tensor, bool(), dict()) if kind == _PARAMETER:
+            return tensor
     raise ValueError("a call that torch.save does not write")
 
 
 def _counts(values: Sequence[Any]) -> bool:
-    return all(type(value) is int and value >= 0 for value in values)
+    return len(values) <= MOST_AXES and all(type(value) is int and 0 <= value < LARGEST_AXIS for value in values)
 
 
 _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     **dict.fromkeys(("PROTO", "STOP"), _Machine.nothing),
-    **dict.fromkeys(("BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1"), _Machine.push),
+    **dict.fromkeys(("BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _Machine.push),
+    "NONE": lambda machine, _: machine.push(None),
     "NEWTRUE": lambda machine, _: machine.push(True),
     "NEWFALSE": lambda machine, _: machine.push(False),
     "EMPTY_DICT": lambda machine, _: machine.push({}),
@@ -212,6 +255,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "TUPLE3": lambda machine, _: machine.gather(3),
     "BINPERSID": _Machine.storage,
     "REDUCE": _Machine.call,
+    "BUILD": _Machine.drop,
     "SETITEM": lambda machine, _: machine.fill(2),
     "SETITEMS": lambda machine, _: machine.fill(None),
 }

@@ -17,6 +17,7 @@ as timm does.
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Any, final
 
 import torch
@@ -33,6 +34,9 @@ POOLS = ("token", "avg")
 BARE = {"cls_token", "reg_token", "pos_embed"}
 # Parts of published weights that a network without a head does not have.
 UNUSED = ("head.", "head_dist.", "mask_token")
+KERNELS, POSITIONS = "patch_embed.proj.weight", "pos_embed"
+# The largest number of input channels of a file whose kernels are added up.
+MOST_CHANNELS = 16
 
 
 @final
@@ -160,27 +164,21 @@ def _plain_layers(module: nn.Module, layer_scale: type[nn.Module]) -> None:
 def _load(vit: Any, name: str, file: WeightsFile) -> None:
     from timm.layers import resample_abs_pos_embed
 
-    state = {key: block.float() for key, block in file.tensors()[0].items() if not key.startswith(UNUSED)}
-    own = vit.state_dict()
-    # A file for three colours or another size is adapted before it is compared.
-    kernels, positions = state.get("patch_embed.proj.weight"), state.get("pos_embed")
-    if kernels is not None and kernels.dim() == 4:
-        state["patch_embed.proj.weight"] = kernels.sum(1, keepdim=True)
-    if positions is not None and positions.dim() == 3 and positions.shape != own["pos_embed"].shape:
-        prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-        side = positions.shape[1] - prefix
-        if side > 0 and int(side**0.5) ** 2 == side and positions.shape[2] == vit.embed_dim:
-            state["pos_embed"] = resample_abs_pos_embed(
-                positions,
-                list(vit.patch_embed.grid_size),
-                num_prefix_tokens=prefix,
-            )
+    state = {key: block for key, block in file.tensors()[0].items() if not key.startswith(UNUSED)}
+    own = {key: tuple(block.shape) for key, block in vit.state_dict().items()}
+    # Shapes are compared before anything is computed: those that the blocks will have.
+    shapes = {key: tuple(block.shape) for key, block in state.items()}
+    kernels, positions = shapes.get(KERNELS, ()), shapes.get(POSITIONS, ())
+    if len(kernels) == 4 and 1 <= kernels[1] <= MOST_CHANNELS:
+        shapes[KERNELS] = (kernels[0], 1, *kernels[2:])
+    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    resampled = positions != own[POSITIONS] and _square(positions, prefix, vit.embed_dim)
+    if resampled:
+        shapes[POSITIONS] = own[POSITIONS]
     wrong = [f"{key} is missing" for key in own if key not in state]
     wrong += [f"{key} is too much" for key in state if key not in own]
     wrong += [
-        f"{key} has shape {tuple(block.shape)}, not {tuple(own[key].shape)}"
-        for key, block in state.items()
-        if key in own and block.shape != own[key].shape
+        f"{key} has shape {shape}, not {own[key]}" for key, shape in shapes.items() if key in own and shape != own[key]
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
@@ -188,7 +186,24 @@ def _load(vit: Any, name: str, file: WeightsFile) -> None:
             "; ".join(wrong[:3]) + more,
             f"the weights of timm's {name} with {len(vit.blocks)} blocks",
         )
+    # A file for three colours or another size is adapted.
+    state = {key: block.float() for key, block in state.items()}
+    state[KERNELS] = state[KERNELS].sum(1, keepdim=True)
+    if resampled:
+        state[POSITIONS] = resample_abs_pos_embed(
+            state[POSITIONS],
+            list(vit.patch_embed.grid_size),
+            num_prefix_tokens=prefix,
+        )
     vit.load_state_dict(state)
+
+
+def _square(positions: tuple[int, ...], prefix: int, width: int) -> bool:
+    """Return whether positions [1, prefix + N, D] are those of a square of patches."""
+    if len(positions) != 3 or positions[::2] != (1, width):
+        return False
+    patches = positions[1] - prefix
+    return patches > 0 and math.isqrt(patches) ** 2 == patches
 
 
 _PLAIN = (

@@ -26,6 +26,7 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor, nn
 
+from wardround.core.bounded import parse_json
 from wardround.models.blocks import blocks_of
 from wardround.models.roles import block_roles
 from wardround.models.weights_file import WeightsFile
@@ -35,6 +36,8 @@ TAKEN, AVERAGED, DRAWN = "taken", "taken, mean over images", "drawn from the see
 # added to it: weights fit whatever they are.
 FREE = ("in_channels", "out_channels", "dropout", "dropout_prob", "adapter_rank", "ehr_columns", "weights")
 EXTRAS = ("film.",)
+# The largest number of inputs, images and their flags, over which a file's is averaged.
+MOST_INPUTS = 128
 Made = TypeVar("Made", bound=nn.Module)
 
 
@@ -166,9 +169,12 @@ def _reads_input(
 ) -> bool:
     """Return whether two kernels differ in the number of the network's inputs alone.
 
-    Both numbers are even: images, and a flag for each.
+    Both numbers are even: images, and a flag for each. The file's is from 2 to
+    MOST_INPUTS.
     """
     if found is None or inputs is None or theirs is None or len(own) != len(found) or len(own) < 3:
+        return False
+    if not 2 <= theirs <= MOST_INPUTS:
         return False
     elsewhere = own[:1] + own[2:] == found[:1] + found[2:]
     return elsewhere and (own[1], found[1]) == (inputs, theirs) and not (own[1] % 2 or found[1] % 2)
@@ -209,5 +215,11 @@ def _require_kind(file: WeightsFile, words: Mapping[str, str], spec: Any) -> Non
     says nothing is judged by its blocks.
     """
     said = words.get("network")
-    if said is not None and json.loads(said) != _kind(spec):
+    if said is None:
+        return
+    try:
+        theirs = parse_json(said)
+    except ValueError:
+        theirs = None
+    if theirs != _kind(spec):
         raise file.unfit(f"weights of the network {said}", f"those of {json.dumps(_kind(spec), sort_keys=True)}")
