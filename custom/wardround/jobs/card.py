@@ -107,6 +107,8 @@ def _leaves(job: Job) -> str:
     form.
     """
     leaves: str = job.privacy["leaves"]
+    if job.secagg is not None and job.dp is None and job.secagg["weights"] != "patients_in_sum":
+        leaves += ". Where the number of patients is not only in the sum, the seconds of a round leave too"
     if job.compression is None:
         return leaves
     return f"{leaves}. The change of the weights leaves compressed, {build(job.compression, 'compression').leaves}"
