@@ -166,6 +166,15 @@ def test_a_round_over_many_tells_two_digits(doors, kind, update):
     assert out.facts["cases"] == {"train": 20, "val": 5, "test": 6}
 
 
+@pytest.mark.parametrize(("took", "told"), [(0.0049, 0.0), (12.3456, 12.0), (128.4, 130.0), (86399.9, 86000.0)])
+def test_seconds_leave_with_two_digits_but_those_of_synthetic_patients_as_they_are(took, told):
+    real, nobody = Patients(20, 5, 6), Patients(20, 5, 6, synthetic=True)
+    scores = {"candidates": {}, "deploy": None, "val_score": None, "seconds": took}
+    for patients, wanted in ((real, told), (nobody, took)):
+        assert few_patients.numbers({"seconds": took}, patients) == {"seconds": wanted}
+        assert few_patients.scores(scores, patients)["seconds"] == wanted
+
+
 def test_a_class_with_few_patients_hides_all_counts_by_class(doors, update):
     words = [*MODALITIES, "glioma", "rare"]
     filter_, fl_ctx = doors["filter"]("train", Patients(train=20, val=9, test=9))

@@ -184,7 +184,9 @@ def test_an_honest_job_leaves_is_booked_and_goes_on_under_its_own_id(site):
     assert left(lambda: first("train", order(0))) is not None
     second = site.job("job-2", [(trainer(), ["train", "finish"])])
     for round_ in (1, 2):
-        assert left(lambda n=round_: second("train", order(n))) is not None
+        out = left(lambda n=round_: second("train", order(n)))
+        assert out is not None
+        assert out.numbers["seconds"] is None
     one, two = site.ledger.accounts["job-1"], site.ledger.accounts["job-2"]
     assert (two.job.continues, one.reserved, two.open("federation")) == ("job-1", {}, [])
     assert [entry.job_id for entry in site.booked] == ["job-1", "job-2", "job-2"]

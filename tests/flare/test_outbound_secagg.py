@@ -25,6 +25,7 @@ from wardround.secagg.client import Incoming
 
 RUN = "ab" * 16
 NUMBERS = {"loss": 1.5, "val_score": 0.25, "seconds": 2.0}
+SCORED = {"candidates": {}, "deploy": None, "val_score": None, "seconds": 12.5678}
 BLOCKS = {"model:w": np.linspace(-0.01, 0.01, 600, dtype=np.float32), "model:b": np.ones(3, np.float32) / 50}
 
 
@@ -111,7 +112,7 @@ def test_an_update_leaves_as_a_statement(rig, mode):
     said = statements.peek(reply.statement)
     assert said["kind"] == ("ready" if mode == "ring" else "submit")
     assert (said["model"] == "aa" * 32) == (mode in ("fixed", "masked"))  # under encryption it is keyed
-    assert reply.meta["numbers"] == NUMBERS
+    assert reply.meta["numbers"] == NUMBERS | {"seconds": None}
     assert bool(reply.payload) == (mode != "ring")
     assert made.held == ["held-00000.npz"]
     (receipt,) = made.site.receipts
@@ -203,6 +204,10 @@ def test_counts_are_hidden_where_the_job_says_so(rig, weights, in_sum):
     reply = secagg_messages.read_reply(rig("he", weights=weights).exit(update()), plaintext_messages.TRAIN)
     assert (reply.meta["facts"]["cases"] is None) == in_sum
     assert reply.meta["facts"]["modalities"]["t1"] == (1 if in_sum else 9)
+    assert (reply.meta["numbers"]["seconds"] is None) == in_sum
+    out = rig("he", weights=weights).exit(judged(SCORED), plaintext_messages.FINISH)
+    told = secagg_messages.read_reply(out, plaintext_messages.FINISH).meta["scores"]
+    assert told["seconds"] == (None if in_sum else 13.0)
     again = rig("he", weights=weights)
     again.exit(update())
     said = json.dumps(again.of("site-1").said(0))
@@ -314,7 +319,7 @@ def test_which_blocks_are_this_hospitals_own_is_not_told(rig):
     for told in (scores, scores | {"personal": {"head": 1}}):
         out = made.exit(judged(told), plaintext_messages.FINISH)
         assert secagg_messages.read_reply(out, plaintext_messages.FINISH).meta == {
-            "scores": scores | {"val_score": None}
+            "scores": scores | {"val_score": None, "seconds": None}
         }
 
 

@@ -16,6 +16,7 @@ from wardround.jobs.building import build, require_buildable
 
 OUTBOUND = "wardround.flare.outbound.Outbound"
 SET = "work_by_patients=proportional"
+PUBLIC = "secagg.weights=patients_plaintext"
 
 
 def card(*settings: str) -> str:
@@ -42,8 +43,10 @@ def test_it_is_a_part_of_the_schedule() -> None:
     assert path in allow_list.allow_list()["site"]
 
 
-@pytest.mark.parametrize("settings", [["privacy=secagg_masks"], ["privacy=secagg_he"], ["aggregation=median"]])
-def test_where_counts_go_with_updates_it_is_allowed(settings: list[str]) -> None:
+@pytest.mark.parametrize(
+    "settings", [["privacy=secagg_masks", PUBLIC], ["privacy=secagg_he", PUBLIC], ["aggregation=median"]]
+)
+def test_where_the_server_may_know_the_counts_it_is_allowed(settings: list[str]) -> None:
     require_buildable(recipes.job("brats_fedavg", [SET, "federation.min_clients=3", *settings]))
 
 
@@ -53,6 +56,9 @@ def test_where_counts_go_with_updates_it_is_allowed(settings: list[str]) -> None
         ("brats_dp_patient", [], "no noise hides it"),
         ("brats_dp_adaptive", [], "would tell"),
         ("brats_fedavg_secagg", ["secagg.weights=equal"], "would tell"),
+        ("brats_fedavg_secagg", [], "numbers of patients that the server must not learn"),
+        ("brats_fedavg_he", [], "secagg.weights=patients_plaintext"),
+        ("brats_perfedavg_ring", [], "the time that a round takes would tell"),
         ("brats_fedavg", ["work_by_patients.least=0"], "work_by_patients.least"),
     ],
 )
@@ -62,9 +68,17 @@ def test_where_no_count_may_be_seen_it_is_refused(name: str, settings: list[str]
     assert words in " ".join(str(caught.value).split())
 
 
-@pytest.mark.parametrize("name", ["brats_dp_patient", "brats_dp_adaptive", "brats_fedavg_secagg"])
-def test_a_site_refuses_it_when_it_loads_the_job(name: str) -> None:
-    made = recipes.job(name, ["secagg.weights=equal"] if name == "brats_fedavg_secagg" else [])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("brats_dp_patient", []),
+        ("brats_dp_adaptive", []),
+        ("brats_fedavg_secagg", ["secagg.weights=equal"]),
+        ("brats_fedavg_secagg", []),
+    ],
+)
+def test_a_site_refuses_it_when_it_loads_the_job(name: str, settings: list[str]) -> None:
+    made = recipes.job(name, settings)
     outbound = build({"path": OUTBOUND, "args": folder.outbound(made)}, "outbound", also=[OUTBOUND])
     parts = [build(made.task[one], one) for one in ("sampling", "model_selection", "phantoms")]
     model, sharing = build(made.task["model"], "model"), build(made.sharing, "sharing")

@@ -34,7 +34,7 @@ from wardround.algorithms.base import Algorithm, Steps
 from wardround.algorithms.mr_mtl import MRMTL
 from wardround.algorithms.scaffold import Scaffold
 from wardround.core.errors import ConfigRefused
-from wardround.core.traits import COUNTED, UNPROMISED, Traits
+from wardround.core.traits import PUBLIC_COUNT, UNPROMISED, Traits
 
 # The dearest step of a shipped algorithm takes 4 gradient evaluations (Per-FedAvg HF).
 DEAREST = 4
@@ -52,8 +52,9 @@ class PatientWork:
         0 < least <= 1 <= most <= 10.
 
     The number of steps depends on the patients. It does not leave, but the time that a
-    round takes does. So it is refused where no count of patients may be seen: under
-    differential privacy, and in a secure sum with equal weights.
+    round takes does, and the server sees when a reply arrives. So it is refused where
+    the server must not learn the count: under differential privacy, and in a secure sum
+    unless its weights are `patients_plaintext`.
     """
 
     reference_patients: int
@@ -63,10 +64,11 @@ class PatientWork:
     name: ClassVar[str] = "local work by patients"
     without: ClassVar[str] = "--set work_by_patients=none"
     traits: ClassVar[Traits] = Traits(
-        needs=frozenset({UNPROMISED, COUNTED}),
+        needs=frozenset({UNPROMISED, PUBLIC_COUNT}),
         why={
             UNPROMISED: "no such promise: the time that a round takes would tell the number of patients, and no noise hides it",
-            COUNTED: "a number of patients that goes with the update: else the time that a round takes would tell it",
+            PUBLIC_COUNT: "numbers of patients that the server may know, because the time that a round takes would tell "
+            "them; or --set secagg.weights=patients_plaintext",
         },
     )
 

@@ -28,6 +28,8 @@ WHOLE = "whole"
 """Every block travels with all of its values, in the model's shape."""
 COUNTED = "counted"
 """The number of the hospital's training patients goes with the update."""
+PUBLIC_COUNT = "public_count"
+"""The server may know the number of each hospital's training patients."""
 ALONE = "alone"
 """No second model of the hospital leaves in the same round."""
 SAME_BLOCKS = "same_blocks"
@@ -49,6 +51,7 @@ PLAIN = frozenset(
         FIXED_LAYOUT,
         WHOLE,
         COUNTED,
+        PUBLIC_COUNT,
         ALONE,
         SAME_BLOCKS,
         STEADY,
@@ -84,6 +87,10 @@ WORDS = {
     COUNTED: (
         "a number of patients with every update",
         "updates that come without a number of patients",
+    ),
+    PUBLIC_COUNT: (
+        "numbers of patients that the server may know",
+        "numbers of patients that the server must not learn",
     ),
     ALONE: ("one model", "a second model that leaves in the same round"),
     SAME_BLOCKS: (

@@ -9,6 +9,10 @@ statistic of few patients would tell their own values, so it stays at the site.
 | patients of a part (train, val, test)    | null                     | as it is        |
 | patients by class (if ANY class has few) | all classes are left out | as they are     |
 | scans by sequence                        | 1 for a scan, 0 for none | as they are     |
+| seconds                                  | two digits               | two digits      |
+
+Seconds are of the machine, and grow with the number of patients that it scores. Where a
+job hides that number they do not leave at all (Outbound.hides_time).
 
 Why `least` is 5: the mean and the two ends of a bootstrap interval are three equations.
 With two patients the ends ARE the two scores, with three the third score follows, and
@@ -106,7 +110,7 @@ def numbers(given: Mapping[str, float | None], patients: Patients) -> dict[str, 
     for name, part in OVER.items():
         if told.get(name) is not None:
             told[name] = _value(told[name], getattr(patients, part), patients)
-    return told
+    return _with_rough_seconds(told, patients)
 
 
 def facts(given: Mapping[str, Any], patients: Patients) -> dict[str, Any]:
@@ -130,7 +134,16 @@ def scores(given: Mapping[str, Any], patients: Patients) -> dict[str, Any]:
     told = {**given, "candidates": {name: _candidate(one, patients) for name, one in given["candidates"].items()}}
     if told.get("val_score") is not None:
         told["val_score"] = _value(told["val_score"], patients.val, patients)
-    return told
+    return _with_rough_seconds(told, patients)
+
+
+def _with_rough_seconds(told: dict[str, Any], patients: Patients) -> dict[str, Any]:
+    """Return numbers with seconds of two digits. Those of synthetic patients stay as
+    they are.
+    """
+    if told.get("seconds") is None or patients.synthetic:
+        return told
+    return told | {"seconds": two_digits(told["seconds"])}
 
 
 def _candidate(given: Mapping[str, Any] | None, patients: Patients) -> dict[str, Any]:

@@ -1,99 +1,39 @@
-"""What a report says about a job's settings, compared with the config that the sites
-are built from.
+"""What a report says about a job's settings, compared with the two configs that the
+server and the sites are built from.
 
 The settings are written into the server's config when a job is printed, because the
 server never sees a site's objects. A config can be edited afterwards. So the server,
-and every site, compare before they work: either a report names what ran, or nothing
-runs.
+and every site, compute all of them again from both configs (flare/reported_settings.py)
+and compare before they work: either a report names what ran, or nothing runs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nvflare.apis.fl_context import FLContext
 
-from wardround.core.errors import ConfigRefused
-from wardround.data.ehr import table_from_json
-from wardround.data.ehr_text import words_of
+from wardround.core.errors import ConfigRefused, Refusal
+from wardround.flare.reported_settings import Json, dp_of, of_parts, privacy_of
+from wardround.models import weights_words
+from wardround.training.class_inputs import INPUTS
 
-CLASS = "algorithm_class"
-SHARING = "sharing_class"
-AGGREGATION = "aggregation_class"
-SERVER_OPTIMIZER = "server_optimizer_class"
-# The server optimizer that a report does not name.
-MEAN = "wardround.algorithms.server_optimizers.Mean"
-_PARTS = {
-    "model": "model",
-    "sampling": "sampling",
-    "model_selection": "model_selection",
-    "algorithm": "algorithm_settings",
-    "sharing": "sharing_settings",
-}
-# Parts that may stand in either config, more than once.
-_ELSEWHERE = ("server_optimizer", "secagg", "scaling", "validation")
+NONE = "none"
+# Words of a report that no object is built from: they are in app_configs/ alone.
+WORDS = ("job", "algorithm", "score")
+# Beside the settings; NVFlare needs it to read a dictionary.
+CONFIG_TYPE = "config_type"
+# What ends a run where a config does not say it (algorithms/schedule.py).
+LAST = "last"
 _CONFIGS = ("config_fed_server.json", "config_fed_client.json")
-Json = dict[str, Any]
-
-
-def settings_of(executor: Mapping[str, Any]) -> Json:
-    """Return what a report says of the settings of a site's executor: groups of values,
-    and the values of the schedule.
-
-    Groups are dictionaries: a key with a dot in it would not survive `nvflare job
-    submit`, which rewrites configs.
-
-    executor: its arguments as they stand in the client's config, parts as {"path",
-        "args"}.
-    """
-    groups = {group: executor[part]["args"] for part, group in _PARTS.items()}
-    found = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}
-    schedule = {key: plain(value) for key, value in executor["schedule"]["args"].items()}
-    beside = {"fedavg_beside": bool(executor.get("fedavg_baseline")), "seed": executor["seed"]}
-    classes = {CLASS: executor["algorithm"]["path"], SHARING: executor["sharing"]["path"]}
-    return {**classes, **found, **schedule, **beside}
-
-
-def compression_of(part: Mapping[str, Any]) -> Json:
-    """Return what a report says of a job's compression: its class and its arguments."""
-    return {"class": part["path"], **{key: plain(value) for key, value in part["args"].items()}}
-
-
-def plain(value: Any) -> Any:
-    """Return a setting as a report keeps it.
-
-    Values and lists of values stay as they are. What is nested is written out as text.
-    """
-    if isinstance(value, Mapping) and "path" in value:
-        return f"{value['path']} ({plain(value.get('args', {}))})"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
-    if isinstance(value, list) and value and all(isinstance(part, dict) and "path" not in part for part in value):
-        return words_of(table_from_json(value, "the job's sampling"))
-    if isinstance(value, list) and any(isinstance(part, list | dict) for part in value):
-        return ", ".join(str(plain(part)) for part in value)
-    return value
-
-
-def _text(value: Any) -> str:
-    """Return a nested setting as text, in which 374 and 374.0 are the same: NVFlare's
-    command line may write either.
-    """
-    if isinstance(value, Mapping):
-        # Round brackets, because a hardened party refuses a config with anything in
-        # curly ones: those are NVFlare's variables.
-        return "(" + ", ".join(f"{key}: {_text(part)}" for key, part in value.items()) + ")"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_text, value)) + "]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def require_told(fl_ctx: FLContext) -> None:
     """Raise ConfigRefused where this party's copy of the job states other settings than
-    its sites are built with.
+    its sites and its server are built with.
     """
     folder = Path(fl_ctx.get_engine().get_workspace().get_app_config_dir(fl_ctx.get_job_id()))
     if folder.is_dir():
@@ -101,27 +41,121 @@ def require_told(fl_ctx: FLContext) -> None:
 
 
 def require_same(server: Json, client: Json) -> None:
-    """Raise ConfigRefused where the two configs list different names that may leave, or
-    where the `about` of the server's config differs from what they build.
-
-    The report of a server without `about` names no settings, so only names are compared.
+    """Raise ConfigRefused where the two configs list different names that may leave,
+    where their halves are of different jobs, or where the one `about` of the server's
+    config is not, in every setting and with nothing beside, what they build.
     """
     _require_same_names(server, client)
-    told = next((about for about in _under(server, "about") if isinstance(about, dict)), None)
-    if told is None:
-        return
     try:
-        runs = _runs(server, client)
-        promised = list(_promised(client))
-        runs += [pair for pair in promised if pair[0] in told.get("dp", {})]
-    except (KeyError, TypeError, AttributeError) as error:
+        halves = _Halves(server, client)
+        told = halves.about
+        for name, at_server, at_sites in halves.pairs():
+            if not _equal(at_server, at_sites):
+                raise _refused(
+                    f"{name}: {at_server!r} in the server's config, {at_sites!r} in that of the sites", "the same"
+                )
+        runs = halves.runs()
+        wordless = [word for word in WORDS if not isinstance(told.get(word), str)]
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, StopIteration) as error:
         raise _refused(f"a config of another structure ({type(error).__name__})", "a job of wardround") from error
-    if told.get("dp") and not promised:
+    if told.get("dp") and "dp" not in runs:
         raise _refused("a report that tells of differential privacy, and a job that promises none", "the same")
-    for key, value in runs:
-        said = told["dp"][key] if key in told.get("dp", {}) else told.get(key)
-        if not _equal(said, value):
-            raise _refused(f"{key}: the job runs {value!r}, the report would say {said!r}", "the same")
+    if wordless:
+        raise _refused(f"no {', '.join(wordless)}", "what `wardround jobs write` prints")
+    for key in sorted({*runs, *told} - {*WORDS, CONFIG_TYPE}):
+        if not _equal(told.get(key), runs.get(key)):
+            found, said = _difference(runs.get(key), told.get(key))
+            raise _refused(f"{key}: the job runs {found!r}, the report would say {said!r}", "the same")
+
+
+class _Halves:
+    """The two configs of one job, with each part looked up where it is built from.
+
+    A part that is missing or there twice is a KeyError, a TypeError or a ConfigRefused.
+    """
+
+    def __init__(self, server: Json, client: Json) -> None:
+        executors = [one["executor"]["args"] for one in client["executors"]]
+        self.executor = _only([one for one in executors if "algorithm" in one], "executor with an algorithm")
+        outbounds = [one["args"] for one in client["components"] if one.get("id") == "outbound"]
+        self.outbound = _only(outbounds, "component `outbound`")
+        controllers = [one["args"] for one in server["workflows"]]
+        self.controller = _only([one for one in controllers if "mode" in one], "controller with a mode")
+        self.mode = self.controller["mode"]["args"]
+        # Wherever it stands: a second one could be the one that a report prints.
+        self.about = _only(list(_valued(server, "about")), "`about` at the server")
+        if self.controller.get("about") is not self.about or not isinstance(self.about, dict):
+            raise _refused("settings that are not those of the controller", "`about` among the controller's arguments")
+
+    @property
+    def secagg(self) -> Json | None:
+        return _part(self.outbound["secagg"])
+
+    def pairs(self) -> Iterator[tuple[str, Any, Any]]:
+        """Yield (name, at the server, at the sites) for what both halves state."""
+        mode, executor, schedule = self.mode, self.executor, self.executor["schedule"]["args"]
+        yield "num_rounds", self.controller["num_rounds"], schedule["num_rounds"]
+        yield "model", mode["model"], executor["model"]
+        yield "compression", mode["compression"], self.outbound["compression"]
+        sharing = executor["sharing"]
+        if sharing["path"].startswith("wardround."):
+            # A sharing of somebody else has its roles in its code.
+            yield "home_roles", mode["home_roles"], sharing["args"].get("home", [])
+        yield "secagg", mode.get("secagg", NONE), self.outbound["secagg"]
+        # A list elsewhere in the config must not stand for the one that is read.
+        yield "allowed_names", sorted(map(str, mode["allowed_names"])), sorted(map(str, self.outbound["allowed_names"]))
+        if self.secagg is not None:
+            yield "variables", mode["variables"], executor["variables"]
+            return
+        yield "seed", mode["seed"], executor["seed"]
+        yield "final_model", mode.get("final_model", LAST), schedule.get("final_model", LAST)
+        sampling = executor["sampling"]["args"]
+        keys = [key for key in (INPUTS if "classes" in sampling else ("task",)) if key in sampling]
+        described = {key: value for key, value in (mode.get("inputs") or {}).items() if key != CONFIG_TYPE}
+        yield "inputs", described, {key: sampling[key] for key in keys}
+
+    def runs(self) -> Json:
+        """Return what a report must say, less its WORDS."""
+        promised = _part(self.outbound["privacy"])
+        dp = None if promised is None else dp_of(promised, self.about.get("dp") or {})
+        hidden = self.secagg is not None
+        found = of_parts(
+            self.executor,
+            server_optimizer=(self.executor if hidden else self.mode)["server_optimizer"],
+            aggregation=None if hidden else self.mode["aggregation"],
+            compression=_part(self.outbound["compression"]),
+            secagg=self.secagg,
+            dp=dp,
+        )
+        found["privacy"] = privacy_of(dp, self.secagg)
+        try:
+            begins = weights_words.words(self.executor["model"])
+        except Refusal as error:
+            raise _refused(f"first weights that nobody can name ({error.found})", "those of the job") from error
+        return found | ({"first weights": begins} if begins else {})
+
+
+def _part(value: Any) -> Json | None:
+    """Return a part of the component `outbound`; None for the word "none"."""
+    if value == NONE:
+        return None
+    if not (isinstance(value, dict) and isinstance(value["path"], str) and isinstance(value["args"], dict)):
+        raise TypeError("no part")
+    return value
+
+
+def _only(found: list[Any], what: str) -> Any:
+    if len(found) != 1:
+        raise _refused(f"{len(found) or 'no'} times: {what}", "exactly one")
+    return found[0]
+
+
+def _difference(runs: Any, said: Any) -> tuple[Any, Any]:
+    """Return both values; of two groups only the settings in which they differ."""
+    if not (isinstance(runs, dict) and isinstance(said, dict)):
+        return runs, said
+    keys = [key for key in sorted(runs.keys() | said.keys()) if not _equal(runs.get(key), said.get(key))]
+    return {key: runs.get(key) for key in keys}, {key: said.get(key) for key in keys}
 
 
 def _require_same_names(server: Json, client: Json) -> None:
@@ -152,60 +186,30 @@ def _names(config: Any) -> frozenset[str]:
     return frozenset().union(*map(_names, config)) if isinstance(config, list) else frozenset()
 
 
-def _runs(server: Json, client: Json) -> list[tuple[str, Any]]:
-    """Return (name in `about`, what the configs build) for all that both state."""
-    executors = [part["executor"]["args"] for part in client["executors"] if "algorithm" in part["executor"]["args"]]
-    found = [pair for executor in executors for pair in settings_of(executor).items()]
-    for key in _ELSEWHERE:
-        parts = [part for config in (server, client) for part in _under(config, key) if "path" in part]
-        found += [(key, {name: plain(value) for name, value in part["args"].items()}) for part in parts if part["args"]]
-        if key == "server_optimizer":
-            # Two of them may have the same settings: FedAdam and FedYogi.
-            found += [(SERVER_OPTIMIZER, part["path"] if part["path"] != MEAN else None) for part in parts]
-    if not any(_under(client, "validation")):
-        # A report must not tell of a check that no site makes.
-        found.append(("validation", None))
-    for part in (one for one in _under(server, "aggregation") if "path" in one):
-        # The plain mean has no settings, and a report does not mention it.
-        args = {name: plain(value) for name, value in part["args"].items()} or None
-        found += [("aggregation", args), (AGGREGATION, part["path"] if args else None)]
-    for part in (one for config in (server, client) for one in _under(config, "compression") if "path" in one):
-        found.append(("compression", compression_of(part)))
-    # The server of a plaintext job forms the final model, the sites of a secure sum do.
-    modes = [part["args"] for part in _under(server, "mode")]
-    found += [("final_model", mode["final_model"]) for mode in modes if "final_model" in mode]
-    if not executors:
-        raise KeyError("an executor with an algorithm")
-    return found
-
-
-def _promised(client: Json) -> Iterator[tuple[str, Any]]:
-    """Yield (name, value) of every number that a mechanism of privacy promises."""
-    for mechanism in _under(client, "privacy"):
-        args = mechanism.get("args", {})
-        yield from args.items()
-        yield from args.get("promise", {}).get("args", {}).items()
-
-
 def _equal(told: Any, runs: Any) -> bool:
     """Compare two settings, numbers by value: NVFlare may write 1 as 1.0."""
     if isinstance(told, dict) and isinstance(runs, dict):
         return told.keys() == runs.keys() and all(_equal(told[key], runs[key]) for key in told)
+    if isinstance(told, list) and isinstance(runs, list):
+        return len(told) == len(runs) and all(map(_equal, told, runs))
+    # A switch is no number: true would pass for 1.
+    if isinstance(told, bool) or isinstance(runs, bool):
+        return told is runs
     if isinstance(told, int | float) and isinstance(runs, int | float):
         return float(told) == float(runs)
     return bool(told == runs)
 
 
-def _under(config: Any, name: str) -> Iterator[Json]:
-    """Yield every dictionary under this key, at any depth, except inside `about`."""
+def _valued(config: Any, name: str) -> Iterator[Any]:
+    """Yield every value under this key, at any depth, except inside such a value."""
     if isinstance(config, dict):
         for key, value in config.items():
-            if key == name and isinstance(value, dict):
+            if key == name:
                 yield value
-            elif key != "about":
-                yield from _under(value, name)
+            else:
+                yield from _valued(value, name)
     for part in config if isinstance(config, list) else ():
-        yield from _under(part, name)
+        yield from _valued(part, name)
 
 
 def _read(path: Path) -> Json:

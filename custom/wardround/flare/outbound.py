@@ -108,6 +108,14 @@ class Outbound(FLComponent):  # type: ignore[misc]
         return self.privacy.promise if isinstance(self.privacy, PatientRelease) else None
 
     @property
+    def hides_time(self) -> bool:
+        """Return whether no seconds may leave: how long a site works grows with the
+        number of its patients, which differential privacy and a count inside the sum
+        hide.
+        """
+        return self.charged is not None or (self.hides is not None and self.hides.hides_counts)
+
+    @property
     def promised(self) -> tuple[object, ...]:
         """Return frozen values that state all that is promised. Kept state and
         reservations are bound to them.

@@ -21,6 +21,7 @@ from wardround.core.stages import Receipt, Update
 from wardround.flare import few_patients, ledger_adapter, plaintext_messages, resend_cache, stage_memory
 from wardround.flare.outbound import Asked, Outbound
 from wardround.flare.workspaces import state_folder
+from wardround.messages import plaintext
 
 TASKS = (plaintext_messages.TRAIN, plaintext_messages.FINISH)
 IN_PLAINTEXT: Receipt = {"mechanism": "none", "guarantee": "none: the server reads this hospital's update"}
@@ -48,7 +49,8 @@ def update(
     else:
         passed, said = charged.outbound(Update(given.delta, given.weight), outbound.asked.round, {})
         receipt |= said | ledger_adapter.spend(charged, given.numbers, fl_ctx)
-        leaving = _without_few(replace(given, delta=passed.params), given, fl_ctx)
+        numbers = plaintext.without_time(given.numbers)
+        leaving = _without_few(replace(given, delta=passed.params, numbers=numbers), given, fl_ctx)
         # Kept before it leaves: a crash in between must not lead to a second release.
         resend_cache.keep(folder, outbound.asked, leaving)
     # Compression comes last: what is kept to be sent again is the update itself, and
@@ -62,7 +64,8 @@ def update(
 def scores(outbound: Outbound, given: Mapping[str, Any], fl_ctx: FLContext) -> tuple[Mapping[str, Any], Receipt]:
     """Return what leaves of the scores, and its receipt."""
     plaintext_messages.require_named(given, outbound.allowed_names)
-    return few_patients.scores(given, few_patients.known(fl_ctx)), dict(SCORES)
+    timed = plaintext.without_time(given) if outbound.hides_time else given
+    return few_patients.scores(timed, few_patients.known(fl_ctx)), dict(SCORES)
 
 
 def _without_few(

@@ -104,6 +104,7 @@ class _Leaving:
         if self.outbound.noise is not None:
             return plaintext.SILENT
         told = {key: value for key, value in given.items() if key != "personal"}
+        told = plaintext.without_time(told) if self.outbound.hides_time else told
         return few_patients.scores(told, few_patients.known(self.fl_ctx))
 
     def require_made_here(self) -> dict[str, Any]:
@@ -157,9 +158,10 @@ class _Leaving:
     def _told(self, update: plaintext_messages.Update) -> tuple[dict[str, float | None], dict[str, Any]]:
         """Return the numbers and facts that may leave beside the update."""
         patients = few_patients.known(self.fl_ctx, update.facts)
-        hidden = self.session.secagg.weights == "patients_in_sum"
+        hidden = self.session.secagg.hides_counts
         facts = plaintext.without_counts(update.facts) if hidden else dict(update.facts)
-        numbers = few_patients.numbers(update.numbers, patients)
+        timed = plaintext.without_time(update.numbers) if self.outbound.hides_time else update.numbers
+        numbers = few_patients.numbers(timed, patients)
         if self.outbound.noise is not None:
             numbers, facts = dict.fromkeys(numbers), plaintext.silent_facts(facts)
         # Before small counts are left out: a name that is not allowed stops the update, however few patients it stands for.

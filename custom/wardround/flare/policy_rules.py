@@ -118,7 +118,7 @@ class PatientRule:
     name: ClassVar[str] = "patient"
 
     def passed(self, passing: Passing, fl_ctx: FLContext) -> Passing:
-        """Return what goes on, without counts; a looser job is a ReleaseRefused."""
+        """Return what goes on, without counts and seconds; a looser job is a ReleaseRefused."""
         if passing.what == ANSWER:
             return passing
         if passing.what == ORDER:
@@ -133,9 +133,11 @@ class PatientRule:
             update = passing.the_update
             if update.numbers.get("loss") is not None:
                 raise refused("an update with its training loss", "one that was trained with noise: without its loss")
-            return replace(passing, update=replace(update, facts=plaintext.without_counts(update.facts)))
+            numbers, facts = plaintext.without_time(update.numbers), plaintext.without_counts(update.facts)
+            return replace(passing, update=replace(update, numbers=numbers, facts=facts))
         if passing.what == SCORES:
-            return replace(passing, scores=plaintext.scores_without_counts(shared_only(passing.the_scores)))
+            told = plaintext.scores_without_counts(shared_only(passing.the_scores))
+            return replace(passing, scores=plaintext.without_time(told))
         return passing
 
 

@@ -106,7 +106,7 @@ class SecAggTasks:
         held = self._model.final(self._model.applied(call, session, fl_ctx), fl_ctx)
         scores = self._trainer.evaluate(outbound, held.weights, call.moment.round, held.since, begun, fl_ctx)
         self._model.finish(fl_ctx)
-        if session.secagg.weights == "patients_in_sum":
+        if session.secagg.hides_counts:
             scores = plaintext.scores_without_counts(scores)
         workspaces.finish(fl_ctx)
         agreement = session.open(fl_ctx).agreement

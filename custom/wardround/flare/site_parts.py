@@ -24,6 +24,7 @@ from wardround.core.errors import ConfigRefused, Refusal
 from wardround.core.paths import disk_refused, no_room
 from wardround.flare import few_patients, plaintext_messages, workspaces
 from wardround.flare.made_with import require_made_with
+from wardround.messages import plaintext
 
 REASONS = "refusals.txt"
 SETTINGS = "the settings of training"
@@ -109,7 +110,13 @@ def shown(number: float | None) -> str:
 
 
 def tell(
-    component: FLComponent, numbers: Mapping[str, float | None], round_: int, fl_ctx: FLContext, *, silent: bool = False
+    component: FLComponent,
+    numbers: Mapping[str, float | None],
+    round_: int,
+    fl_ctx: FLContext,
+    *,
+    silent: bool = False,
+    timed: bool = True,
 ) -> dict[str, float | None]:
     """Keep the exact numbers of a round at home, stream those that may leave, and
     return these.
@@ -118,11 +125,13 @@ def tell(
     whatever leaves.
 
     silent: nothing may leave; then all returned numbers are None.
+    timed: whether seconds may leave.
     """
     line = json.dumps({"round": round_ + 1, **numbers}) + "\n"
     with os.fdopen(os.open(workspaces.run_folder(fl_ctx) / OWN_ROUNDS, _APPEND, 0o600), "a", encoding="utf-8") as file:
         file.write(line)
     told = few_patients.numbers(numbers, few_patients.known(fl_ctx)) if not silent else dict.fromkeys(numbers)
+    told = told if timed else plaintext.without_time(told)
     stream(component, told, round_, fl_ctx)
     return told
 

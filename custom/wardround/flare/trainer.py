@@ -166,12 +166,12 @@ class Trainer:
         val_score = self._incoming(hospital, weights, since)
         delta, loss = hospital.train(weights, round_, since)
         numbers: dict[str, float | None] = {"loss": loss, "val_score": val_score}
-        seconds = time.monotonic() - begun
-        numbers["seconds"] = seconds
-        told = tell(self._component, numbers, round_, fl_ctx, silent=silent)
+        numbers["seconds"] = time.monotonic() - begun
+        told = tell(self._component, numbers, round_, fl_ctx, silent=silent, timed=not outbound.hides_time)
+        numbers = plaintext.without_time(numbers) if outbound.hides_time else numbers
         words = f"loss {shown(told['loss'])}, validation score of the incoming model {shown(told['val_score'])}"
         rounds = self.work.schedule.num_rounds
-        self.say(f"round {round_ + 1}/{rounds} {hospital.title}: {words}, {seconds:.1f} s", fl_ctx)
+        self.say(f"round {round_ + 1}/{rounds} {hospital.title}: {words}, seconds {shown(told['seconds'])}", fl_ctx)
         facts = hospital.facts | {"version": __version__}
         facts = facts if outbound.charged is None else plaintext.without_counts(facts)
         return plaintext_messages.Update(delta, hospital.weight, dict.fromkeys(numbers) if silent else numbers, facts)
@@ -189,8 +189,8 @@ class Trainer:
         self.say(f"{hospital.title}: trains its local baseline, fine-tunes and evaluates the models", fl_ctx)
         evaluation = hospital.evaluate(weights, since)
         hospital.keep(evaluation, workspaces.run_folder(fl_ctx), workspaces.job_name(fl_ctx))
-        seconds = time.monotonic() - begun
-        self.say(f"{hospital.title}: {spoken(evaluation.numbers)}, {seconds:.1f} s", fl_ctx)
+        seconds = None if outbound.hides_time else time.monotonic() - begun
+        self.say(f"{hospital.title}: {spoken(evaluation.numbers)}", fl_ctx)
         tell(self._component, {"val_score": val_score}, round_, fl_ctx, silent=outbound.noise is not None)
         scores: Mapping[str, Any] = evaluation.numbers | {"val_score": val_score, "seconds": seconds}
         if outbound.charged is not None:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from wardround.core.traits import STEADY
-from wardround.jobs import first_weights
 from wardround.jobs.building import build, shared_layout
 from wardround.jobs.recipes import Job
+from wardround.models import weights_words
 
 VERDICT = (
     "The report names the model to deploy for each hospital, or says that joining did not help, or that no model here is usable "
@@ -98,7 +98,7 @@ Do not use this job for {_wrapped(job.task["wrong_for"], "")}.
 
 def _begins(job: Job) -> str:
     """Return from which weights training begins; nothing where they are drawn."""
-    said = first_weights.words(job.task["model"])
+    said = weights_words.words(job.task["model"])
     return f"\n{_wrapped(f'Training begins from {said}', '')}\n" if said else ""
 
 
@@ -107,6 +107,8 @@ def _leaves(job: Job) -> str:
     form.
     """
     leaves: str = job.privacy["leaves"]
+    if job.secagg is not None and job.dp is None and job.secagg["weights"] != "patients_in_sum":
+        leaves += ". Where the number of patients is not only in the sum, the seconds of a round leave too"
     if job.compression is None:
         return leaves
     return f"{leaves}. The change of the weights leaves compressed, {build(job.compression, 'compression').leaves}"

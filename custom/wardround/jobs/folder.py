@@ -10,13 +10,14 @@ from pathlib import Path
 from wardround import __version__
 from wardround.core import files
 from wardround.core.errors import ConfigRefused
-from wardround.flare.job_settings import AGGREGATION, MEAN, SERVER_OPTIMIZER, compression_of, plain, settings_of
-from wardround.jobs import first_weights, secagg_jobs
+from wardround.flare.reported_settings import of_parts, privacy_of
+from wardround.jobs import secagg_jobs
 from wardround.jobs.allowed_names import allowed_names
 from wardround.jobs.building import build
 from wardround.jobs.card import card
 from wardround.jobs.recipes import Job, Json
 from wardround.jobs.tracking import receivers
+from wardround.models import weights_words
 from wardround.training.class_inputs import INPUTS
 
 INSTALLED = {"version": __version__, "code": "installed"}
@@ -190,31 +191,26 @@ def about(job: Job) -> Json:
     """Return what the report prints about the job's settings. A resumed run must have
     the same values.
 
-    Both sides build the settings that sites run from their own config
-    (flare/job_settings.py), and compare them before they work.
+    Every party computes the same from the two configs (flare/job_settings.py), and
+    compares before it works.
     """
-    groups: Json = {"server_optimizer": job.server_optimizer["args"]}
-    groups |= {"secagg": job.secagg} if job.secagg else {}
-    groups |= {"dp": job.dp | {"delta": job.privacy["mechanism"]["args"]["delta"]}} if job.dp else {}
-    groups |= {"scaling": job.privacy["scaling"]["args"]} if "scaling" in job.privacy else {}
-    groups |= {"validation": job.validation["args"]} if job.validation else {}
-    if job.aggregation["args"]:
-        groups |= {"aggregation": job.aggregation["args"]}
-    named: Json = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}
-    if "aggregation" in named:
-        named[AGGREGATION] = job.aggregation["path"]
-    if job.server_optimizer["path"] != MEAN:
-        named[SERVER_OPTIMIZER] = job.server_optimizer["path"]
-    if job.compression is not None:
-        named["compression"] = compression_of(job.compression)
-    words = {"score": job.task["score"], "privacy": job.privacy["title"]}
-    if begins := first_weights.words(job.task["model"]):
+    dp = job.dp | {"delta": job.privacy["mechanism"]["args"]["delta"]} if job.dp else None
+    secagg = job.privacy.get("secagg")
+    settings = of_parts(
+        job.trainer | (secagg_jobs.site_settings(job) if job.secagg else {}),
+        server_optimizer=job.server_optimizer,
+        aggregation=job.aggregation,
+        compression=job.compression,
+        secagg=secagg,
+        dp=dp,
+    )
+    words = {"score": job.task["score"], "privacy": privacy_of(dp, secagg)}
+    if begins := weights_words.words(job.task["model"]):
         words["first weights"] = begins
     return {
         "job": job.name,
         "algorithm": job.title,
-        **settings_of(job.trainer),
-        **named,
+        **settings,
         **words,
     }
 

@@ -16,6 +16,7 @@ from wardround.dp.accounting import (
     noise_multiplier_for,
 )
 from wardround.dp.releases import GaussianRelease, SampledGaussianRelease
+from wardround.flare.reported_settings import claimed
 from wardround.jobs import first_weights, fragments, own_classes
 from wardround.jobs import settings as settings_of
 from wardround.jobs.job import HOSPITAL_DP, Job, Json
@@ -201,11 +202,7 @@ def _promise(made: Job) -> None:
     release = make(made, delta, given)
     found = claim([release], dp["unit"], delta)
     dp |= {"noise_multiplier": release.noise_multiplier}
-    dp |= {"epsilon": round(found.epsilon, 4), "mu": round(found.mu, 4)}
-    dp |= {
-        "attack_accuracy": round(found.attack.accuracy, 4),
-        "attack_tpr_at_1_percent": round(found.attack.tpr, 4),
-    }
+    dp |= claimed(found)
     guess = "its data are in it" if dp["unit"] == "hospital" else f"one {dp['unit']} was there"
     words = (
         f"epsilon {found.epsilon:.3g} at delta {delta:g} per {dp['unit']} for the whole job (the best guess at whether {guess} "

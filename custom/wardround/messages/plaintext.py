@@ -67,6 +67,11 @@ def silent_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {**without_counts(facts), "modalities": {}}
 
 
+def without_time(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return numbers, or scores, that do not tell how long a site worked."""
+    return {**numbers, **({"seconds": None} if "seconds" in numbers else {})}
+
+
 def scores_without_counts(scores: Any) -> Any:
     """Return scores without the number of cases behind each interval."""
     if isinstance(scores, Mapping):

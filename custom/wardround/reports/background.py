@@ -105,9 +105,9 @@ def what_left(run: Json) -> list[str]:
         f"each round: the change of the shared weights{weights}; layers that the algorithm keeps at home are not in it",
         "each round: no other number: no score, no loss, no seconds"
         if silent(run)
-        else f"each round: validation {score_name(run)}, seconds"
+        else f"each round: validation {score_name(run)}"
         if private
-        else f"each round: mean training loss and validation {score_name(run)}, seconds, {counts}",
+        else f"each round: mean training loss and validation {score_name(run)}, {'' if hidden else 'seconds, '}{counts}",
         f"once: {told}",
         "at the end: nothing but a digest of the shared model"
         if silent(run)

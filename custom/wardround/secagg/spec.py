@@ -22,6 +22,7 @@ from wardround.core.traits import (
     ALONE,
     COUNTED,
     FIXED_LAYOUT,
+    PUBLIC_COUNT,
     READABLE,
     SAME_BLOCKS,
     Part,
@@ -132,15 +133,25 @@ class SecAggSpec:
 
     @property
     def traits(self) -> Traits:
-        """Return what a sum needs. Nobody opens a single update of it, and without weights no count is in it."""
+        """Return what a sum needs. Nobody opens a single update of it, without weights no
+        count is in it, and only with `patients_plaintext` may the server know the counts.
+        """
+        breaks = ANY_SUM.traits.breaks
+        if self.weights != "patients_plaintext":
+            breaks = breaks | {PUBLIC_COUNT}
         if self.weighted:
-            return replace(ANY_SUM.traits, needs=NEEDS | {COUNTED})
-        return replace(ANY_SUM.traits, breaks=ANY_SUM.traits.breaks | {COUNTED})
+            return replace(ANY_SUM.traits, needs=NEEDS | {COUNTED}, breaks=breaks)
+        return replace(ANY_SUM.traits, breaks=breaks | {COUNTED})
 
     @property
     def weighted(self) -> bool:
         """Return whether an update counts by its site's number of patients."""
         return self.weights != "equal"
+
+    @property
+    def hides_counts(self) -> bool:
+        """Return whether the number of a site's patients is in the sum and nowhere else."""
+        return self.weights == "patients_in_sum"
 
     @property
     def levels(self) -> int:

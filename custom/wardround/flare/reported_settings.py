@@ -1,0 +1,193 @@
+"""What does a report say about a job's settings? It is computed from the parts of the
+job, as {"path", "args"}: when a job is printed, and again from the two configs of a
+printed job by every party that runs it.
+
+Pure. Groups are dictionaries: a key with a dot in it would not survive `nvflare job
+submit`, which rewrites configs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from wardround.core.errors import ConfigRefused
+from wardround.data.ehr import table_from_json
+from wardround.data.ehr_text import words_of
+from wardround.dp.accounting import Claim, claim
+from wardround.dp.releases import GaussianRelease, SampledGaussianRelease
+
+CLASS = "algorithm_class"
+SHARING = "sharing_class"
+AGGREGATION = "aggregation_class"
+SERVER_OPTIMIZER = "server_optimizer_class"
+# The server optimizer that a report does not name.
+MEAN = "wardround.algorithms.server_optimizers.Mean"
+PATIENT = "wardround.dp.patient_release.PatientRelease"
+HOSPITAL = "wardround.dp.hospital_release.HospitalRelease"
+_PARTS = {
+    "model": "model",
+    "sampling": "sampling",
+    "model_selection": "model_selection",
+    "algorithm": "algorithm_settings",
+    "sharing": "sharing_settings",
+}
+# What a report repeats of a promise of privacy, by the class of its stage.
+_PROMISED = {
+    PATIENT: ("max_grad_norm", "sample_rate", "reference_patients", "noise_multiplier"),
+    HOSPITAL: ("max_update_norm", "colluders", "noise_multiplier"),
+}
+_UNITS = {PATIENT: "patient", HOSPITAL: "hospital"}
+Json = dict[str, Any]
+_Priced = GaussianRelease | SampledGaussianRelease
+
+
+def of_parts(
+    executor: Mapping[str, Any],
+    *,
+    server_optimizer: Json,
+    aggregation: Json | None,
+    compression: Json | None,
+    secagg: Json | None,
+    dp: Mapping[str, Any] | None,
+) -> Json:
+    """Return everything that a report says of the settings, less the words (titles).
+
+    executor: the arguments of the sites' executor. A scaling and a check of every step
+        stand in it, where a job has them.
+    aggregation: None in a secure sum, whose sum is its mean.
+    dp: the promise of differential privacy as a report prints it; None without one.
+    """
+    scaling, validation = executor.get("scaling"), executor.get("validation")
+    groups: Json = {"server_optimizer": server_optimizer["args"]}
+    groups |= {"secagg": secagg["args"]} if secagg else {}
+    groups |= {"dp": dp} if dp else {}
+    groups |= {"scaling": scaling["args"]} if scaling else {}
+    groups |= {"validation": validation["args"]} if validation else {}
+    if aggregation is not None and aggregation["args"]:
+        groups |= {"aggregation": aggregation["args"]}
+    named: Json = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}
+    # The plain mean has no settings, and a report does not mention it.
+    if aggregation is not None and "aggregation" in named:
+        named[AGGREGATION] = aggregation["path"]
+    # Two of them may have the same settings: FedAdam and FedYogi.
+    if server_optimizer["path"] != MEAN:
+        named[SERVER_OPTIMIZER] = server_optimizer["path"]
+    if compression is not None:
+        named["compression"] = {
+            "class": compression["path"],
+            **{key: plain(value) for key, value in compression["args"].items()},
+        }
+    return settings_of(executor) | named
+
+
+def settings_of(executor: Mapping[str, Any]) -> Json:
+    """Return what a report says of the settings of a site's executor: groups of values,
+    and the values of the schedule.
+
+    executor: its arguments as they stand in the client's config, parts as {"path",
+        "args"}.
+    """
+    groups = {group: executor[part]["args"] for part, group in _PARTS.items()}
+    found = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}
+    schedule = {key: plain(value) for key, value in executor["schedule"]["args"].items()}
+    beside = {"fedavg_beside": bool(executor.get("fedavg_baseline")), "seed": executor["seed"]}
+    classes = {CLASS: executor["algorithm"]["path"], SHARING: executor["sharing"]["path"]}
+    return {**classes, **found, **schedule, **beside}
+
+
+def dp_of(mechanism: Json, said: Mapping[str, Any]) -> Json:
+    """Return what a report must say of a promise of differential privacy.
+
+    The claim (epsilon, mu, attack) is computed from the promise and the rounds. Where
+    `said` has its numbers but for rounding, they are taken from there, and so is the
+    target, which is a wish that no site builds.
+
+    mechanism: the stage of the component `outbound`, as {"path", "args"}. Another class
+        than the two of wardround is a ConfigRefused.
+    said: what the report says.
+    """
+    if mechanism["path"] not in _PROMISED:
+        raise ConfigRefused(
+            "what the report would say about this job",
+            found=f"differential privacy by {mechanism['path']}, whose claim nobody here can compute",
+            expected=" or ".join(_PROMISED),
+            fix="print the job again with `wardround jobs write JOB`",
+        )
+    args, unit = mechanism["args"], _UNITS[mechanism["path"]]
+    promise = args["promise"]["args"]
+    noise, rounds = float(promise["noise_multiplier"]), int(args["num_rounds"])
+    release: _Priced = GaussianRelease("hospital", noise, rounds)
+    if unit == "patient":
+        release = SampledGaussianRelease("patient", noise, float(promise["sample_rate"]), rounds * int(args["work"]))
+    found = {"unit": unit, **{key: promise[key] for key in _PROMISED[mechanism["path"]]}}
+    for key, value in claimed(_claim(release, float(args["delta"]))).items():
+        # The last digit may be another one with another version of the accountant.
+        told = said.get(key)
+        near = isinstance(told, int | float) and math.isclose(told, value, rel_tol=1e-3, abs_tol=1e-3)
+        found[key] = told if near else value
+    if "target_epsilon" in said:
+        target = said["target_epsilon"]
+        found["target_epsilon"] = max(target, found["epsilon"]) if isinstance(target, int | float) else None
+    return found | {"delta": args["delta"]}
+
+
+def claimed(found: Claim) -> Json:
+    """Return a claim of differential privacy as a report prints it."""
+    return {
+        "epsilon": round(found.epsilon, 4),
+        "mu": round(found.mu, 4),
+        "attack_accuracy": round(found.attack.accuracy, 4),
+        "attack_tpr_at_1_percent": round(found.attack.tpr, 4),
+    }
+
+
+# A site asks at every task, and the composition of a patient-level job takes seconds.
+@lru_cache(maxsize=8)
+def _claim(release: _Priced, delta: float) -> Claim:
+    return claim([release], release.unit, delta)
+
+
+def privacy_of(dp: Mapping[str, Any] | None, secagg: Json | None) -> str:
+    """Return the name of a job's privacy, as reports print it."""
+    if dp:
+        return f"{dp['unit']}-level differential privacy"
+    if secagg is None:
+        return "plaintext"
+    switches = secagg["args"]
+    if switches["ring"]:
+        return "cyclic secure aggregation"
+    if switches["encryption"]:
+        return "homomorphic encryption"
+    return "pairwise masks" if switches["masks"] else "fixed point, readable"
+
+
+def plain(value: Any) -> Any:
+    """Return a setting as a report keeps it.
+
+    Values and lists of values stay as they are. What is nested is written out as text.
+    """
+    if isinstance(value, Mapping) and "path" in value:
+        return f"{value['path']} ({plain(value.get('args', {}))})"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
+    if isinstance(value, list) and value and all(isinstance(part, dict) and "path" not in part for part in value):
+        return words_of(table_from_json(value, "the job's sampling"))
+    if isinstance(value, list) and any(isinstance(part, list | dict) for part in value):
+        return ", ".join(str(plain(part)) for part in value)
+    return value
+
+
+def _text(value: Any) -> str:
+    """Return a nested setting as text, in which 374 and 374.0 are the same: NVFlare's
+    command line may write either.
+    """
+    if isinstance(value, Mapping):
+        # Round brackets, because a hardened party refuses a config with anything in
+        # curly ones: those are NVFlare's variables.
+        return "(" + ", ".join(f"{key}: {_text(part)}" for key, part in value.items()) + ")"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_text, value)) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
