@@ -16,7 +16,8 @@ from wardround.jobs import secagg_jobs
 # only, which refuse every task without them; scales change what is learnt, never what is promised; ids are names inside one
 # config; the network's settings are covered by the architecture's fingerprint, which both sides compare; how a classifier's
 # images are augmented and its patients split changes what is learnt, never what is promised; a record is read,
-# and what a classifier is given stands beside its weights, only where there is one; the least Dice is for jobs that segment.
+# and what a classifier is given stands beside its weights, only where there is one; the least Dice, and the choice of the
+# largest part, are for jobs that segment.
 RIVALS = {
     f"SiteExecutor.{name}" for name in ("fedavg_baseline", "server_optimizer", "variables", "scaling", "validation")
 }
@@ -40,12 +41,12 @@ WHERE_THERE_IS_ONE = {
     "Sampling.task",
     "PlaintextServer.inputs",
     "ModelSelection.least_dice",
+    "ModelSelection.largest_component",
     "Schedule.work_by_patients",
 }
 DRAWN = {f"CaseSampling.{name}" for name in ("augmentation", "stratified", "balanced")}
 # Which models a hospital compares at home, and how it chooses: neither what leaves nor what is trained depends on it.
 CHOICE = {"ModelSelection.blend", "ModelSelection.interpolate", "ModelSelection.rule"}
-CHOICE |= {"ModelSelection.largest_component"}
 # How well a model is trained, and on how many phantoms where there is no data.
 RECIPE = {"Schedule.final_model", "PlaintextServer.final_model", "Sampling.foreground_share"}
 RECIPE |= {f"Phantoms.{name}" for name in ("train", "val", "test")}
