@@ -15,10 +15,13 @@ from nvflare.apis.workspace import Workspace
 from nvflare.lighter.utils import load_private_key_file, sign_folders
 from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
 from nvflare.private.fed.client.client_runner import TaskRouter
-from nvflare_federation import SECAGG, SITES, secagg, secagg_site
+from nvflare_federation import SECAGG, SITES, first_model, secagg, secagg_site
 from outbounds import outbound
-from site_policies import patient_policy, secagg_policy
+from site_policies import hospital_policy, patient_policy, secagg_policy
 
+from wardround.compression.chosen import RandomSlices
+from wardround.compression.rand_k import RandK
+from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused, ReleaseRefused
 from wardround.dp.budget import FILE
 from wardround.dp.hospital_dp import HospitalDP
@@ -31,6 +34,7 @@ from wardround.flare.signer import is_built_from
 from wardround.flare.site_policy import SitePolicy
 from wardround.messages.identity import Identity
 from wardround.messages.statements import Moment
+from wardround.secagg.fixed_point import decode
 
 LEAD, ADMIN, SERVER = "lead@consortium.org", "admin@consortium.org", "localhost"
 LEAST = {"masks": True, "encryption": False, "min_clients": 3, "sites": 16, "threshold": 0}
@@ -403,6 +407,34 @@ def test_two_rules_in_one_scope_have_both_their_say(consortium, one_filter):
     assert noised.panics == []
     assert len(Ledger(site.root / "local").state().accounts["job-1"].spent["policy"]) == 2
     assert (site.root / "local" / "wardround_served.json").is_file()
+
+
+def test_what_was_owed_before_a_scope_came_does_not_leave_under_it(consortium):
+    """The site owes half of its first update when the hospital installs the scope `hospital`, with a tiny clip."""
+    slices, clip = RandomSlices(2, 0), 1e-4
+    promise = dataclasses.replace(PROMISE, max_update_norm=clip, noise_multiplier=1.0, sites=16)
+    made = consortium(insisting=False, weights="equal", reference_patients=1, bits=16, compression=slices)
+    site, installed = made.sites["site-1"], []
+
+    def before(task, name, call):
+        if (task, name, call.moment.round) == ("train", "site-1", 1) and not installed:
+            installed.append(True)
+            site.restart()
+            site.engine.components[curves.ID] = Curves()
+            (site.root / "local" / FILE).write_text(json.dumps({"hospital": {"epsilon": 50, "delta": 1e-5}}))
+            insist(site, hospital_policy(promise, 1e-5))
+
+    made.run(before=before)
+    assert reasons(site) == ""
+    assert [entry["aggregated"] for entry in made.record["rounds"]] == [list(SITES)] * 2
+    stage = RandK(2, 0, Layout.of(first_model()))
+    owed = ~np.isin(stage.places(1), stage.places(0))
+    client = site.secure.open(site.context("train"))
+    grid = client.grid(1)
+    left = (decode(grid, client.fields(1).astype(np.int64))[0] * grid.steps())[owed]
+    assert len(left) > 1000
+    # All that left is clip and noise: the update of the first round is a hundred times as long.
+    assert np.linalg.norm(left) < clip + 1.2 * clip * np.sqrt(len(left))
 
 
 def loaded(folder, job, repository):

@@ -16,6 +16,7 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 
 from wardround.compression.chosen import Compression
+from wardround.core import kept_settings
 from wardround.core.errors import ConfigRefused
 from wardround.core.traits import Part, leaving, require_fit
 from wardround.dp.charged import Charged
@@ -27,6 +28,9 @@ from wardround.flare.secagg_session import SecAggSession
 from wardround.secagg.spec import SecAggSpec
 
 ID, NONE = "outbound", "none"
+# A key in the context of one reply: what the site's own policy did to the update before
+# the outbound filter.
+TREATED = "wardround_policy"
 PRINT = "print the job again with `wardround jobs write`"
 
 
@@ -166,6 +170,15 @@ def outbound_of(fl_ctx: FLContext) -> Outbound:
             fix=PRINT,
         )
     return found
+
+
+def made_under(outbound: Outbound, fl_ctx: FLContext) -> str:
+    """Return a digest of all that is done to an update: the job's promise, and what this
+    site's own policy did before.
+
+    Coded integers, and what coding or compressing left over, are bound to it.
+    """
+    return kept_settings.digest_of(*outbound.promised, fl_ctx.get_prop(TREATED, ""))
 
 
 def _names(allowed: Any) -> tuple[str, ...]:

@@ -22,9 +22,8 @@ from wardround.dp.releases import covers
 from wardround.flare import ledger_adapter, plaintext_messages, secagg_messages, workspaces
 from wardround.flare.job_parts import outbound_in_force
 from wardround.flare.ledger_adapter import POLICY
-from wardround.flare.outbound import Outbound
+from wardround.flare.outbound import TREATED, Outbound
 from wardround.flare.outbound_filter import write_receipt
-from wardround.flare.outbound_secagg import TREATED
 from wardround.flare.policy_checks import (
     asked,
     measured,
