@@ -19,7 +19,7 @@ from nvflare_federation import SECAGG, SITES, first_model, secagg, secagg_site
 from outbounds import outbound
 from site_policies import hospital_policy, patient_policy, secagg_policy
 
-from wardround.compression.chosen import RandomSlices
+from wardround.compression.chosen import Projections, RandomSlices
 from wardround.compression.rand_k import RandK
 from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused, ReleaseRefused
@@ -407,6 +407,16 @@ def test_two_rules_in_one_scope_have_both_their_say(consortium, one_filter):
     assert noised.panics == []
     assert len(Ledger(site.root / "local").state().accounts["job-1"].spent["policy"]) == 2
     assert (site.root / "local" / "wardround_served.json").is_file()
+
+
+@pytest.mark.parametrize("chosen", [RandomSlices(2, 0), Projections(1, 0)], ids=lambda one: one.name)
+def test_a_compression_that_sends_a_part_later_is_refused(consortium, chosen):
+    """What waits at the site would leave in the next round with sites that the update was never compared for."""
+    made = consortium(compression=chosen)
+    made.run()
+    assert f"compression {chosen.name}" in reasons(made.sites["site-1"])
+    assert "--set compression=none" in reasons(made.sites["site-1"])
+    assert [line for line in made.sites["site-1"].receipts if line["task"] == "train"] == []
 
 
 def test_what_was_owed_before_a_scope_came_does_not_leave_under_it(consortium):
