@@ -17,7 +17,7 @@ from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
 from nvflare.private.fed.client.client_runner import TaskRouter
 from nvflare_federation import SECAGG, SITES, first_model, secagg, secagg_site
 from outbounds import outbound
-from site_policies import hospital_policy, patient_policy, secagg_policy
+from site_policies import hospital_policy, patient_policy, secagg_policy, under
 
 from wardround.compression.chosen import Projections, RandomSlices
 from wardround.compression.rand_k import RandK
@@ -80,7 +80,7 @@ def insist(site, policy, executor=None, exits=None):
     def at(fl_ctx, direction):
         fl_ctx.set_prop(FLContextKey.RUNNER, runner)
         fl_ctx.set_prop(FLContextKey.FILTER_DIRECTION, direction, private=True, sticky=False)
-        return fl_ctx
+        return under(fl_ctx, *first)
 
     def passed(message, fl_ctx):
         for one in first:
@@ -384,13 +384,18 @@ def test_what_is_remembered_names_no_patient(consortium):
     assert {key for one in rounds.values() for key in one} == {"run", "roster", "opened", "update"}
 
 
-@pytest.mark.parametrize("one_filter", [True, False])
-def test_two_rules_in_one_scope_have_both_their_say(consortium, one_filter):
-    """As rules of one filter, or as two filters."""
+def test_two_filters_of_one_scope_are_refused(consortium):
+    """Their rules would stand in an order that one filter refuses."""
+    made = consortium(policy=(SitePolicy([{"rule": "patient"}]), secagg_policy(**LEAST)))
+    site = made.sites["site-1"]
+    with pytest.raises(ReleaseRefused):
+        site.answer("join", secagg_calls.call_message(secagg_messages.Call(Moment(RUN, -1, 0), 2)))
+    assert "2 SitePolicy in task_data_filters" in reasons(site)
 
+
+def test_two_rules_in_one_scope_have_both_their_say(consortium):
     def insisting(*rules):
-        listed = [{"rule": "secagg", **LEAST}, *rules]
-        return SitePolicy(listed) if one_filter else tuple(SitePolicy([one]) for one in listed)
+        return SitePolicy([{"rule": "secagg", **LEAST}, *rules])
 
     made = consortium(policy=insisting({"rule": "patient"}))
     site = made.sites["site-1"]

@@ -24,13 +24,11 @@ from wardround.dp.hospital_dp import HospitalDP
 from wardround.dp.hospital_release import HospitalRelease
 from wardround.dp.patient_dp import PatientDP
 from wardround.dp.patient_release import PatientRelease
+from wardround.flare.ledger_adapter import TREATED
 from wardround.flare.secagg_session import SecAggSession
 from wardround.secagg.spec import SecAggSpec
 
 ID, NONE = "outbound", "none"
-# A key in the context of one reply: what the site's own policy did to the update before
-# the outbound filter.
-TREATED = "wardround_policy"
 PRINT = "print the job again with `wardround jobs write`"
 
 
