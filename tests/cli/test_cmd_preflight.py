@@ -114,6 +114,18 @@ def no_scope_class(site):
     file.write_text(file.read_text().replace("SitePolicy", "NoPolicy"))
 
 
+def no_scopes(site):
+    edit(site, "privacy.json", lambda found: found | {"scopes": [], "default_scope": ""})
+
+
+def half_a_scope(site):
+    edit(
+        site,
+        "privacy.json",
+        lambda found: found | {"scopes": [one | {"task_result_filters": []} for one in found["scopes"]]},
+    )
+
+
 def hospital_scope_without_its_limit(site):
     edit(site, "privacy.json", lambda found: found | {"default_scope": "hospital"})
 
@@ -185,6 +197,8 @@ def cuda(site):
         (no_list, "code", "are not listed"),
         (any_format, "code", "HOCON or YAML"),
         (no_scope_class, "scope", "privacy.json"),
+        (no_scopes, "scope", "no scope"),
+        (half_a_scope, "scope", "0 SitePolicy in task_result_filters"),
         (hospital_scope_without_its_limit, "scope", "limits per patient only"),
         (cuda, "gpu", "usable GPUs"),
         (no_guard, "remote", "SiteGuard"),

@@ -15,7 +15,7 @@ from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from outbounds import outbound
-from site_policies import open_policy
+from site_policies import open_policy, under
 
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.schedule import Schedule
@@ -84,7 +84,7 @@ def doors(context):
             if patients is not None:
                 few_patients.keep(fl_ctx, patients)
             fl_ctx.set_prop(FLContextKey.FILTER_DIRECTION, FilterKey.OUT, private=True, sticky=False)
-            return (OutboundFilter() if kind == "filter" else open_policy()), fl_ctx
+            return (OutboundFilter() if kind == "filter" else open_policy()), under(fl_ctx, open_policy())
 
         return make
 

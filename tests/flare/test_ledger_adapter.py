@@ -270,6 +270,9 @@ def test_what_the_sites_policy_reserved_is_not_the_jobs_promise(context, update)
     fl_ctx = context("train", job="a1b2c3")
     with_budget(fl_ctx, 8)
     ledger_adapter.reserve(mechanism(), fl_ctx, lambda text: None, ledger_adapter.POLICY)
+    with pytest.raises(ReleaseRefused, match="not clipped and noised"):
+        leaving(plaintext_messages.update_message(update()), fl_ctx)
+    fl_ctx.set_prop(ledger_adapter.TREATED, "clip 1", private=True, sticky=False)
     leaving(plaintext_messages.update_message(update()), fl_ctx)
     assert ledger_adapter.spend(mechanism(), {}, fl_ctx, ledger_adapter.POLICY) == {"ledger_entry": 1}
     assert set(ledger_adapter.account(fl_ctx).spent) == {ledger_adapter.POLICY}

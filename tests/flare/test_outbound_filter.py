@@ -9,20 +9,24 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 from outbounds import leaving, outbound
 
+from wardround.compression.chosen import RandomSlices
 from wardround.core.arrays import digest
 from wardround.core.errors import ConfigRefused, ReleaseRefused
 from wardround.core.traits import Traits
 from wardround.data.cases import MODALITIES
-from wardround.flare import compressed_messages, plaintext_messages
-from wardround.flare.outbound import ID, Asked, Outbound
+from wardround.flare import compressed_messages, plaintext_messages, stage_memory
+from wardround.flare.outbound import ID, TREATED, Asked, Outbound, made_under
 from wardround.flare.outbound_filter import OutboundFilter
-from wardround.flare.workspaces import run_folder
+from wardround.flare.workspaces import run_folder, state_folder
 
 
 class Halved:
     """A stage whose effect is easy to see."""
 
     name, traits, leaves = "halved", Traits(), "as halves"
+
+    def __repr__(self):
+        return self.name  # what is remembered is bound to all that a compression states
 
     def stage(self, blocks, site):
         return self
@@ -253,6 +257,29 @@ def test_what_a_stage_remembers_is_there_in_the_next_round_and_after_a_restart(u
         leaving(plaintext_messages.update_message(update()), fl_ctx, made)
     first = [(0, 0, 0.0), "lost", (1, 1, 6.0), (1, 1, 6.0), "counted", (2, 2, 12.0)]
     assert seen == [*first, "counted", (3, 3, 18.0), "counted", (5, 4, 24.0)]
+
+
+def test_what_is_remembered_of_an_update_under_another_policy_of_the_site_stays(update, context):
+    """What is owed leaves after a policy has done its work, so it must have gone through the same one."""
+    fl_ctx, seen = context("train"), []
+    for round_, policy in enumerate(["", "", "clip 1", "clip 1", "clip 2"]):
+        made = outbound(compression=Remembers(seen))
+        made.begin(Asked(round_, "a", round_))
+        fl_ctx.set_prop(TREATED, policy, private=True, sticky=False)
+        leaving(plaintext_messages.update_message(update()), fl_ctx, made)
+    first = [(0, 0, 0.0), "counted", (1, 1, 6.0)]
+    assert seen == [*first, (2, 0, 0.0), "counted", (3, 1, 6.0), (4, 0, 0.0)]
+
+
+def test_what_is_remembered_under_another_promise_stays(context):
+    fl_ctx, stage = context("train"), Remembers([])
+    for round_, promised in enumerate([RandomSlices(2, 0), RandomSlices(3, 0)]):
+        made = outbound(compression=promised)
+        made.begin(Asked(round_, "a", round_))
+        found = stage_memory.of_round(state_folder(fl_ctx), stage, made.asked, made_under(made, fl_ctx))
+        assert found.after == {}
+        found.after["count"] = 1
+        stage_memory.keep(state_folder(fl_ctx), found)
 
 
 def test_a_new_run_remembers_nothing(update, context):

@@ -17,10 +17,11 @@ from wardround.core.errors import ConfigRefused, Refusal, ReleaseRefused, RoundR
 from wardround.core.traits import Traits
 from wardround.dp.releases import SampledGaussianRelease
 from wardround.flare import few_patients, orders, plaintext_messages, secagg_messages
-from wardround.flare.outbound_secagg import TREATED
+from wardround.flare.outbound import TREATED
 from wardround.flare.secagg_messages import Call, Reply
 from wardround.messages import statements
 from wardround.messages.statements import Moment, Signed
+from wardround.secagg import grids
 from wardround.secagg.client import Incoming
 
 RUN = "ab" * 16
@@ -236,7 +237,7 @@ def test_an_update_that_is_none_stays(rig, mode, blocks):
 def test_other_blocks_than_in_round_0_stay(rig):
     made = rig("masked")
     made.exit(update())
-    made.of("site-1")._save_grid(1, made.of("site-1").grid(0))
+    grids.write(made.of("site-1").folder, 1, made.of("site-1").grid(0))
     made.moment(1)
     with pytest.raises(ReleaseRefused, match="cannot be coded"):
         made.exit(update({"model:w": BLOCKS["model:w"]}))

@@ -65,6 +65,46 @@ def other_default(text):
     return json.dumps(json.loads(text) | {"default_scope": "nobody"})
 
 
+def scope(change):
+    """Return a spoiler of the one scope of the file."""
+
+    def spoil(text):
+        found = json.loads(text)
+        change(found["scopes"][0])
+        return json.dumps(found)
+
+    return spoil
+
+
+SPOILT = {
+    "no scopes": lambda text: json.dumps(json.loads(text) | {"scopes": []}),
+    "a typing error": lambda text: text.replace('"scopes"', '"scope"'),
+    "no replies": scope(lambda one: one.pop("task_result_filters")),
+    "no tasks": scope(lambda one: one.pop("task_data_filters")),
+    "a typing error in a list": lambda text: text.replace("task_result_filters", "task_results_filters"),
+    "an empty list": scope(lambda one: one.update(task_result_filters=[])),
+    "both empty": scope(lambda one: one.update(task_result_filters=[], task_data_filters=[])),
+    "no rules for replies": scope(lambda one: one["task_result_filters"][0]["args"].update(rules=[])),
+    "no rules for tasks": scope(lambda one: one["task_data_filters"][0]["args"].update(rules=[])),
+    "disabled": scope(lambda one: one["task_result_filters"][0].update(disabled=True)),
+    "the wrong way": scope(lambda one: one["task_result_filters"][0].update(direction="in")),
+    "another promise": scope(
+        lambda one: one["task_result_filters"][0]["args"]["rules"][0]["promise"].update(noise_multiplier=0.1)
+    ),
+    "twice": scope(lambda one: one.update(task_data_filters=one["task_data_filters"] * 2)),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_file_that_does_not_hold_a_policy_for_tasks_and_replies_alike_is_refused(site, repository, name):
+    """NVFlare builds each of them without a word, and some or all of the policy would not run."""
+    text = (repository / "poc_workspace" / "privacy_hospital.json").read_text()
+    (site / "local" / "privacy.json").write_text(SPOILT[name](text))
+    with pytest.raises(ConfigRefused, match=r"local/privacy\.json") as caught:
+        scopes(site, "site-1")
+    assert "privacy_hospital.json" in caught.value.fix
+
+
 @pytest.mark.parametrize("spoil", [no_such_class, shared_noise, unknown_rule, other_default, lambda text: text[:-20]])
 def test_what_cannot_be_built_is_refused(site, repository, spoil):
     text = (repository / "poc_workspace" / "privacy_hospital.json").read_text()

@@ -15,10 +15,13 @@ from nvflare.apis.workspace import Workspace
 from nvflare.lighter.utils import load_private_key_file, sign_folders
 from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
 from nvflare.private.fed.client.client_runner import TaskRouter
-from nvflare_federation import SECAGG, SITES, secagg, secagg_site
+from nvflare_federation import SECAGG, SITES, first_model, secagg, secagg_site
 from outbounds import outbound
-from site_policies import patient_policy, secagg_policy
+from site_policies import hospital_policy, patient_policy, secagg_policy, under
 
+from wardround.compression.chosen import Projections, RandomSlices
+from wardround.compression.rand_k import RandK
+from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused, ReleaseRefused
 from wardround.dp.budget import FILE
 from wardround.dp.hospital_dp import HospitalDP
@@ -31,6 +34,7 @@ from wardround.flare.signer import is_built_from
 from wardround.flare.site_policy import SitePolicy
 from wardround.messages.identity import Identity
 from wardround.messages.statements import Moment
+from wardround.secagg.fixed_point import decode
 
 LEAD, ADMIN, SERVER = "lead@consortium.org", "admin@consortium.org", "localhost"
 LEAST = {"masks": True, "encryption": False, "min_clients": 3, "sites": 16, "threshold": 0}
@@ -76,7 +80,7 @@ def insist(site, policy, executor=None, exits=None):
     def at(fl_ctx, direction):
         fl_ctx.set_prop(FLContextKey.RUNNER, runner)
         fl_ctx.set_prop(FLContextKey.FILTER_DIRECTION, direction, private=True, sticky=False)
-        return fl_ctx
+        return under(fl_ctx, *first)
 
     def passed(message, fl_ctx):
         for one in first:
@@ -380,13 +384,18 @@ def test_what_is_remembered_names_no_patient(consortium):
     assert {key for one in rounds.values() for key in one} == {"run", "roster", "opened", "update"}
 
 
-@pytest.mark.parametrize("one_filter", [True, False])
-def test_two_rules_in_one_scope_have_both_their_say(consortium, one_filter):
-    """As rules of one filter, or as two filters."""
+def test_two_filters_of_one_scope_are_refused(consortium):
+    """Their rules would stand in an order that one filter refuses."""
+    made = consortium(policy=(SitePolicy([{"rule": "patient"}]), secagg_policy(**LEAST)))
+    site = made.sites["site-1"]
+    with pytest.raises(ReleaseRefused):
+        site.answer("join", secagg_calls.call_message(secagg_messages.Call(Moment(RUN, -1, 0), 2)))
+    assert "2 SitePolicy in task_data_filters" in reasons(site)
 
+
+def test_two_rules_in_one_scope_have_both_their_say(consortium):
     def insisting(*rules):
-        listed = [{"rule": "secagg", **LEAST}, *rules]
-        return SitePolicy(listed) if one_filter else tuple(SitePolicy([one]) for one in listed)
+        return SitePolicy([{"rule": "secagg", **LEAST}, *rules])
 
     made = consortium(policy=insisting({"rule": "patient"}))
     site = made.sites["site-1"]
@@ -403,6 +412,44 @@ def test_two_rules_in_one_scope_have_both_their_say(consortium, one_filter):
     assert noised.panics == []
     assert len(Ledger(site.root / "local").state().accounts["job-1"].spent["policy"]) == 2
     assert (site.root / "local" / "wardround_served.json").is_file()
+
+
+@pytest.mark.parametrize("chosen", [RandomSlices(2, 0), Projections(1, 0)], ids=lambda one: one.name)
+def test_a_compression_that_sends_a_part_later_is_refused(consortium, chosen):
+    """What waits at the site would leave in the next round with sites that the update was never compared for."""
+    made = consortium(compression=chosen)
+    made.run()
+    assert f"compression {chosen.name}" in reasons(made.sites["site-1"])
+    assert "--set compression=none" in reasons(made.sites["site-1"])
+    assert [line for line in made.sites["site-1"].receipts if line["task"] == "train"] == []
+
+
+def test_what_was_owed_before_a_scope_came_does_not_leave_under_it(consortium):
+    """The site owes half of its first update when the hospital installs the scope `hospital`, with a tiny clip."""
+    slices, clip = RandomSlices(2, 0), 1e-4
+    promise = dataclasses.replace(PROMISE, max_update_norm=clip, noise_multiplier=1.0, sites=16)
+    made = consortium(insisting=False, weights="equal", reference_patients=1, bits=16, compression=slices)
+    site, installed = made.sites["site-1"], []
+
+    def before(task, name, call):
+        if (task, name, call.moment.round) == ("train", "site-1", 1) and not installed:
+            installed.append(True)
+            site.restart()
+            site.engine.components[curves.ID] = Curves()
+            (site.root / "local" / FILE).write_text(json.dumps({"hospital": {"epsilon": 50, "delta": 1e-5}}))
+            insist(site, hospital_policy(promise, 1e-5))
+
+    made.run(before=before)
+    assert reasons(site) == ""
+    assert [entry["aggregated"] for entry in made.record["rounds"]] == [list(SITES)] * 2
+    stage = RandK(2, 0, Layout.of(first_model()))
+    owed = ~np.isin(stage.places(1), stage.places(0))
+    client = site.secure.open(site.context("train"))
+    grid = client.grid(1)
+    left = (decode(grid, client.fields(1).astype(np.int64))[0] * grid.steps())[owed]
+    assert len(left) > 1000
+    # All that left is clip and noise: the update of the first round is a hundred times as long.
+    assert np.linalg.norm(left) < clip + 1.2 * clip * np.sqrt(len(left))
 
 
 def loaded(folder, job, repository):

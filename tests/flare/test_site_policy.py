@@ -15,7 +15,7 @@ from nvflare.private.fed.app.fl_conf import create_privacy_manager
 from nvflare.private.fed.client.client_runner import TaskRouter
 from nvflare_federation import SITES, secagg_site
 from outbounds import outbound
-from site_policies import has, hospital_policy, named, open_policy, patient_policy
+from site_policies import has, hospital_policy, named, open_policy, patient_policy, under
 
 from wardround.aggregation.validation import StepCheck
 from wardround.algorithms.schedule import Schedule
@@ -48,6 +48,7 @@ from wardround.flare.outbound import ID, Outbound
 from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.policy_rules import HospitalRule
 from wardround.flare.site_parts import REASONS
+from wardround.flare.site_policy import unlike
 from wardround.flare.workspaces import SIMULATOR_JOB, private_folder, run_folder
 from wardround.messages import statements
 from wardround.messages.plaintext import SILENT
@@ -123,13 +124,18 @@ class Rig:
         fl_ctx = self.context(task, job=JOB, **self.components)
         fl_ctx.set_prop(FLContextKey.RUNNER, self.runner)
         fl_ctx.set_prop(FLContextKey.FILTER_DIRECTION, direction, private=True, sticky=False)
-        return fl_ctx
+        return under(fl_ctx, self.policy)
 
     def before(self, message, task="train"):
         return self.policy.process(message, self.at(task, FilterKey.IN))
 
     def leave(self, message, task="train"):
         return self.policy.process(message, self.at(task))
+
+    def through(self, message, task="train"):
+        """Return what the policy and then the job's own filter let out, in one context, as NVFlare does it."""
+        fl_ctx = self.at(task)
+        return OutboundFilter().process(self.policy.process(message, fl_ctx), fl_ctx)
 
     def budget(self, **limits):
         content = {unit: {"epsilon": epsilon, "delta": DELTA} for unit, epsilon in limits.items()}
@@ -512,13 +518,66 @@ def test_hospital_silences_the_scores_of_a_secure_sum(rig, scores):
 
 def test_hospital_what_leaves_passes_the_jobs_own_exit(rig, message, scores):
     """The exit after it writes its receipt and does not take the policy's reservation for the job's own."""
-    exit_, made = OutboundFilter(), hospital(rig, plaintext())
+    made = hospital(rig, plaintext())
     made.before(order())
-    out = exit_.process(made.leave(message()), made.at("train"))
+    out = made.through(message())
     assert plaintext_messages.read_update(out).numbers["loss"] is None
     assert len(made.receipts) == 2
-    silent = exit_.process(made.leave(plaintext_messages.scores_message(scores), "finish"), made.at("finish"))
+    silent = made.through(plaintext_messages.scores_message(scores), "finish")
     assert plaintext_messages.read_scores(silent) == SILENT
+
+
+# a scope that says one thing of tasks and another of replies
+
+
+def none():
+    return []
+
+
+def other_promise():
+    return [hospital_policy(dataclasses.replace(PROMISE, noise_multiplier=3.0), DELTA)]
+
+
+def twice():
+    return [hospital_policy(PROMISE, DELTA)] * 2
+
+
+HALVES = [none, lambda: [open_policy()], other_promise, twice, lambda: [OutboundFilter()]]
+
+
+@pytest.mark.parametrize("out", HALVES)
+def test_a_scope_whose_lists_differ_lets_no_task_begin(rig, out):
+    made = hospital(rig, plaintext())
+    fl_ctx = under(made.at("train", FilterKey.IN), made.policy, out=out())
+    made.refuses(lambda: made.policy.process(order(), fl_ctx), "SitePolicy in task_data_filters and one in")
+    assert made.account is None
+
+
+@pytest.mark.parametrize("before", [[], [patient_policy()], [hospital_policy(PROMISE, DELTA)] * 2])
+def test_a_scope_whose_lists_differ_lets_nothing_leave(rig, message, before):
+    made = hospital(rig, plaintext())
+    made.before(order())
+    fl_ctx = under(made.at("train"), *before, out=[made.policy])
+    made.refuses(lambda: made.policy.process(message(), fl_ctx), "SitePolicy in task_data_filters and one in")
+
+
+def test_a_policy_that_is_in_no_scope_refuses(rig, message):
+    made = rig(open_policy(), plaintext())
+    fl_ctx = made.at("train")
+    fl_ctx.set_prop(FLContextKey.SCOPE_OBJECT, None, private=True, sticky=False)
+    made.refuses(lambda: made.policy.process(message(), fl_ctx), "without a scope")
+
+
+@pytest.mark.parametrize("task", ["train", "finish"])
+def test_what_was_reserved_by_a_policy_leaves_only_through_it(rig, message, scores, task):
+    """The site restarts with another scope in the middle of the job: the job's own filter lets nothing out."""
+    made = hospital(rig, plaintext())
+    made.before(order())
+    made.policy = open_policy()
+    given = message() if task == "train" else plaintext_messages.scores_message(scores)
+    with pytest.raises(ReleaseRefused, match="not clipped and noised"):
+        made.through(given, task)
+    assert made.receipts == []
 
 
 def test_hospital_refuses_what_would_overspend_before_training_with_the_figures(rig):
@@ -722,7 +781,7 @@ def test_a_hidden_sum_ends_well_with_a_hospital_that_insists(federation, mode):
     def at(fl_ctx, direction):
         fl_ctx.set_prop(FLContextKey.RUNNER, runner)
         fl_ctx.set_prop(FLContextKey.FILTER_DIRECTION, direction, private=True, sticky=False)
-        return fl_ctx
+        return under(fl_ctx, policy)
 
     def execute(task, message, fl_ctx, signal):
         return answer(task, policy.process(message, at(fl_ctx, FilterKey.IN)), fl_ctx, signal)
@@ -759,6 +818,7 @@ def test_nvflare_builds_the_shipped_policy(repository, workspace, name):
     manager = create_privacy_manager(workspace, names_only=False)
     assert manager.is_policy_defined()
     assert manager.default_scope.name == default
+    assert [unlike(scope) for scope in manager.name_to_scopes.values()] == [""] * len(scopes)
     assert {
         one: named(scope.task_result_filters[FilterKey.OUT][0]) for one, scope in manager.name_to_scopes.items()
     } == scopes

@@ -10,7 +10,7 @@ from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import FilterKey, FLContextKey
 from nvflare.apis.shareable import Shareable
 from nvflare_federation import facts_of, numbers
-from site_policies import open_policy
+from site_policies import open_policy, under
 
 from wardround import __version__
 from wardround.compression.chosen import HalfPrecision, LargestValues, Quantisation, RandomSlices
@@ -236,7 +236,7 @@ def leaving(party, filter_, task):
     table = {f"{name}/out": [OutboundFilter()] for name in secagg_messages.TASKS}
     fl_ctx.set_prop(FLContextKey.RUNNER, SimpleNamespace(task_result_filters=table))
     fl_ctx.set_prop(FLContextKey.FILTER_DIRECTION, FilterKey.OUT, private=True, sticky=False)
-    return filter_.process, fl_ctx
+    return filter_.process, under(fl_ctx, open_policy())
 
 
 @pytest.mark.parametrize("filter_", [OutboundFilter(), open_policy()], ids=lambda one: type(one).__name__)

@@ -10,7 +10,7 @@ import pytest
 from wardround.core.errors import ConfigRefused, Refusal, ReleaseRefused, RoundRefused
 from wardround.messages import statements
 from wardround.messages.statements import Moment
-from wardround.secagg import encryption_key
+from wardround.secagg import encryption_key, grids
 from wardround.secagg.client import Incoming, SecAggClient
 from wardround.secagg.fixed_point import decode, first_grid, next_grid
 from wardround.secagg.key_agreement import KeyAgreement
@@ -154,6 +154,23 @@ def test_two_rounds_are_kept_and_the_leftover_is_carried_on(hall, initial, updat
     assert np.all(np.abs(q * grid.steps() + held["residual"] - residual) <= 2.0**-24 * grid.error())
     made.whole(2, nothing, initial)
     assert sorted(path.name for path in site.folder.glob("held-*")) == ["held-00001.npz", "held-00002.npz"]
+
+
+@pytest.mark.parametrize("after", ["a", "b"])
+def test_what_is_left_over_joins_only_an_update_to_which_the_same_was_done(hall, initial, updates, after):
+    """Nobody clipped or noised it as the update of another policy is: it stays at the site."""
+    made = hall("fixed", weights="equal")
+    site, given = made.sites["s1"], updates()["s1"]
+    site.hold(0, given, 2, initial, {"made_by": "a"})
+    left = site.left(0, 2)
+    grids.write(site.folder, 1, site.grid(0))
+    site.hold(1, {name: np.zeros_like(block) for name, block in given.items()}, 2, initial, {"made_by": after})
+    assert any(block.any() for block in left.values())
+    carried = site.left(1, 2)
+    sent = decode(site.grid(1), site.fields(1).astype(np.int64))[0] * site.grid(1).steps()
+    whole = sent + site.grid(1).layout.flatten(carried)
+    expected = site.grid(1).layout.flatten(left) if after == "a" else np.zeros(whole.size)
+    assert np.allclose(whole, expected, rtol=0, atol=1e-7)
 
 
 def test_sites_round_with_draws_of_their_own(hall, initial):

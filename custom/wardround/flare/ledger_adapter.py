@@ -30,6 +30,9 @@ from wardround.dp.releases import Release, Unit
 from wardround.flare import workspaces
 
 KEY, POLICY = "federation", "policy"
+# A key in the context of one reply: what the site's own policy did to it before the
+# outbound filter.
+TREATED = "wardround_policy"
 
 
 def reserve(
@@ -91,6 +94,21 @@ def require_nothing_promised(fl_ctx: FLContext) -> None:
             found="a job whose updates cost nothing",
             expected="the promise that was reserved, as `privacy` of its component `outbound`",
             fix="submit the job that reserved it, or `wardround ledger close` that one first",
+        )
+
+
+def require_treated(fl_ctx: FLContext) -> None:
+    """Raise ReleaseRefused where this site's own policy reserved budget for this job, and
+    has not worked on the reply that is leaving.
+    """
+    found = account(fl_ctx)
+    if found is not None and POLICY in found.reserved and not fl_ctx.get_prop(TREATED, ""):
+        raise ReleaseRefused(
+            "a reply of a job for which this site's own policy reserved privacy budget",
+            found="one that this policy has not clipped and noised",
+            expected="the policy that reserved it, in both lists of filters of local/privacy.json",
+            fix="copy poc_workspace/privacy_hospital.json to local/privacy.json again, restart the site, and submit the "
+            "job under a name of its own",
         )
 
 

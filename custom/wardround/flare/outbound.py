@@ -16,6 +16,7 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 
 from wardround.compression.chosen import Compression
+from wardround.core import kept_settings
 from wardround.core.errors import ConfigRefused
 from wardround.core.traits import Part, leaving, require_fit
 from wardround.dp.charged import Charged
@@ -23,6 +24,7 @@ from wardround.dp.hospital_dp import HospitalDP
 from wardround.dp.hospital_release import HospitalRelease
 from wardround.dp.patient_dp import PatientDP
 from wardround.dp.patient_release import PatientRelease
+from wardround.flare.ledger_adapter import TREATED
 from wardround.flare.secagg_session import SecAggSession
 from wardround.secagg.spec import SecAggSpec
 
@@ -174,6 +176,15 @@ def outbound_of(fl_ctx: FLContext) -> Outbound:
             fix=PRINT,
         )
     return found
+
+
+def made_under(outbound: Outbound, fl_ctx: FLContext) -> str:
+    """Return a digest of all that is done to an update: the job's promise, and what this
+    site's own policy did before.
+
+    Coded integers, and what coding or compressing left over, are bound to it.
+    """
+    return kept_settings.digest_of(*outbound.promised, fl_ctx.get_prop(TREATED, ""))
 
 
 def _names(allowed: Any) -> tuple[str, ...]:

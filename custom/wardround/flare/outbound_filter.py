@@ -23,6 +23,7 @@ from nvflare.apis.shareable import Shareable
 from wardround.core.errors import ReleaseRefused
 from wardround.flare import (
     compressed_messages,
+    ledger_adapter,
     outbound_plaintext,
     outbound_secagg,
     plaintext_messages,
@@ -31,6 +32,9 @@ from wardround.flare import (
 )
 from wardround.flare.outbound import NONE, outbound_of
 from wardround.flare.workspaces import job_name, run_folder
+
+HOLD_PATIENTS = (plaintext_messages.TRAIN, secagg_messages.HOP, plaintext_messages.FINISH)
+"""The tasks whose replies hold what was computed from patients."""
 
 
 class OutboundFilter(Filter):  # type: ignore[misc]
@@ -57,6 +61,8 @@ class OutboundFilter(Filter):  # type: ignore[misc]
                 expected=f"one of {', '.join(tasks)}",
                 fix="print the job again with `wardround jobs write`",
             )
+        if task in HOLD_PATIENTS:
+            ledger_adapter.require_treated(fl_ctx)
         # The receipt comes first: what cannot be written down does not leave.
         if secagg:
             reply, receipt = outbound_secagg.leaving(outbound, task, shareable, fl_ctx)

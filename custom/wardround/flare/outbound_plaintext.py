@@ -19,7 +19,7 @@ from wardround.compression.opening import stage_of
 from wardround.core.arrays import Layout, digest
 from wardround.core.stages import Receipt, Update
 from wardround.flare import few_patients, ledger_adapter, plaintext_messages, resend_cache, stage_memory
-from wardround.flare.outbound import Asked, Outbound
+from wardround.flare.outbound import Outbound, made_under
 from wardround.flare.workspaces import state_folder
 from wardround.messages import plaintext
 
@@ -56,7 +56,8 @@ def update(
     # Compression comes last: what is kept to be sent again is the update itself, and
     # the same update makes the same message.
     if outbound.compresses is not None:
-        leaving, receipt = _compressed(outbound.compresses, leaving, receipt, outbound.asked, fl_ctx)
+        leaving, said = _compressed(outbound.compresses, leaving, outbound, fl_ctx)
+        receipt |= said
     size = sum(int(block.nbytes) for block in leaving.delta.values())
     return leaving, receipt | {"blocks": len(leaving.delta), "bytes": size, "sha256": digest(leaving.delta)}
 
@@ -80,13 +81,13 @@ def _without_few(
 
 
 def _compressed(
-    compression: Compression, leaving: plaintext_messages.Update, receipt: Receipt, asked: Asked, fl_ctx: FLContext
+    compression: Compression, leaving: plaintext_messages.Update, outbound: Outbound, fl_ctx: FLContext
 ) -> tuple[plaintext_messages.Update, Receipt]:
-    """Return the update whose `delta` is the message of the compression, and write down
-    what the compression remembers.
+    """Return the update whose `delta` is the message of the compression, and what its
+    receipt says; write down what the compression remembers.
     """
     stage = stage_of(compression, Layout.of(leaving.delta), str(fl_ctx.get_identity_name()))
-    remembered = stage_memory.of_round(state_folder(fl_ctx), stage, asked)
-    passed, said = stage.outbound(Update(leaving.delta, leaving.weight), asked.round, remembered.after)
+    remembered = stage_memory.of_round(state_folder(fl_ctx), stage, outbound.asked, made_under(outbound, fl_ctx))
+    passed, said = stage.outbound(Update(leaving.delta, leaving.weight), outbound.asked.round, remembered.after)
     stage_memory.keep(state_folder(fl_ctx), remembered)
-    return replace(leaving, delta=passed.params), receipt | {"compression": {"method": compression.name, **said}}
+    return replace(leaving, delta=passed.params), {"compression": {"method": compression.name, **said}}

@@ -18,18 +18,14 @@ from typing import Any
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
-from wardround.core import kept_settings
 from wardround.core.arrays import digest
 from wardround.core.errors import ReleaseRefused
 from wardround.core.stages import Receipt, Update
 from wardround.flare import few_patients, ledger_adapter, plaintext_messages, secagg_compression, secagg_messages
-from wardround.flare.outbound import Outbound
+from wardround.flare.outbound import Outbound, made_under
 from wardround.flare.secagg_session import SecAggSession
 from wardround.messages import plaintext, statements
 
-# A key in the context of one reply: what the site's own policy did to the update before
-# this filter.
-TREATED = "wardround_policy"
 EXACT: Receipt = {"mechanism": "none", "guarantee": "no differential privacy: the sum itself is exact"}
 
 
@@ -115,7 +111,7 @@ class _Leaving:
         """
         round_ = self.session.call.moment.round
         said = self.session.open(self.fl_ctx).said(round_)
-        if said.get("made_by") != self._made_by():
+        if said.get("made_by") != made_under(self.outbound, self.fl_ctx):
             raise ReleaseRefused(
                 f"the integers of round {round_ + 1} that this site keeps",
                 found="those of another outbound filter, sum or policy of this site",
@@ -123,12 +119,6 @@ class _Leaving:
                 fix="submit the job under a name of its own, or delete its folder of kept state at this site",
             )
         return said
-
-    def _made_by(self) -> str:
-        """Return what integers are bound to: the job's promise, and what this site's
-        own policy did to the update before.
-        """
-        return kept_settings.digest_of(*self.outbound.promised, self.fl_ctx.get_prop(TREATED, ""))
 
     def _keep(self, update: plaintext_messages.Update) -> Receipt:
         """Run the stages, charge the ledger, code and keep the update; return the
@@ -147,7 +137,7 @@ class _Leaving:
         # withheld must not pass for a loss that is not there.
         numbers, facts = self._told(update)
         beside = {"numbers": numbers, "facts": facts, "model": session.model, "settings": session.settings}
-        beside |= {"run": moment.run, "made_by": self._made_by()}
+        beside |= {"run": moment.run, "made_by": made_under(self.outbound, self.fl_ctx)}
         site, patients = session.open(self.fl_ctx), int(update.weight)
         if outbound.compresses is None:
             held = site.hold(moment.round, passed.params, patients, session.initial, beside)

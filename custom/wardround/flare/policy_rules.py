@@ -21,10 +21,9 @@ from wardround.dp.hospital_release import HospitalRelease
 from wardround.dp.releases import covers
 from wardround.flare import ledger_adapter, plaintext_messages, secagg_messages, workspaces
 from wardround.flare.job_parts import outbound_in_force
-from wardround.flare.ledger_adapter import POLICY
+from wardround.flare.ledger_adapter import POLICY, TREATED
 from wardround.flare.outbound import Outbound
 from wardround.flare.outbound_filter import write_receipt
-from wardround.flare.outbound_secagg import TREATED
 from wardround.flare.policy_checks import (
     asked,
     measured,
@@ -178,8 +177,13 @@ class HospitalRule:
         elif passing.what in (AGAIN, HOP):
             self._once_more(fl_ctx)
         elif passing.what == SCORES:
+            self._treat(fl_ctx)
             return replace(passing, scores=plaintext.SILENT)
         return passing
+
+    def _treat(self, fl_ctx: FLContext) -> None:
+        """Note for the job's own filter that this reply went through this rule."""
+        fl_ctx.set_prop(TREATED, repr(self.promise), private=True, sticky=False)
 
     def _before(self, passing: Passing, fl_ctx: FLContext) -> None:
         require_silence(fl_ctx)
@@ -213,7 +217,7 @@ class HospitalRule:
             noised.params, 1.0, dict.fromkeys(plaintext_messages.NUMBERS), plaintext.silent_facts(update.facts)
         )
         write_receipt(fl_ctx, plaintext_messages.TRAIN, {"policy": self.name} | receipt | measured(silent))
-        fl_ctx.set_prop(TREATED, repr(self.promise), private=True, sticky=False)
+        self._treat(fl_ctx)
         return silent
 
     def _once_more(self, fl_ctx: FLContext) -> None:
@@ -227,7 +231,7 @@ class HospitalRule:
         if account is None or not (*account.spent.get(POLICY, ()), *account.before.get(POLICY, ())):
             raise refused("an update that was coded before this policy", "one that this policy has clipped and noised")
         # The job's own filter compares it with what it kept.
-        fl_ctx.set_prop(TREATED, repr(self.promise), private=True, sticky=False)
+        self._treat(fl_ctx)
 
     def _mechanism(self, num_rounds: int) -> HospitalRelease:
         return HospitalRelease(self.promise, num_rounds, self.delta, accept_vacuous=False)

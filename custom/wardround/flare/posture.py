@@ -22,7 +22,9 @@ from nvflare.security.security import COMMAND_CATEGORIES
 from wardround.core.errors import ConfigRefused
 from wardround.flare import plain_jobs
 from wardround.flare.class_paths import require_known_filters
+from wardround.flare.site_policy import ALIKE, unlike
 
+FILE = "privacy.json"
 BYOC = "byoc"
 CLASSES = "class_allow_list"
 ENFORCEMENT = "class_list_enforcement_mode"
@@ -110,24 +112,35 @@ def scopes(workspace: Path, site: str) -> tuple[str | None, list[str]]:
     """Return (default scope, names of scopes) of a site's privacy.json, each filter
     built as NVFlare builds it.
 
-    Without that file the result is (None, []). What NVFlare cannot read or build is a
-    ConfigRefused.
+    Without that file the result is (None, []). A ConfigRefused is what NVFlare cannot
+    read or build, a file without scopes, which lets every job do what it likes, and a
+    scope whose two lists do not hold the hospital's policy alike.
     """
     _require_known_filters(workspace)
     try:
         with _quiet():
             manager = create_privacy_manager(Workspace(str(workspace), site), names_only=False)
     except (ConfigError, ValueError, TypeError, ConfigRefused) as error:
-        raise ConfigRefused(
-            "local/privacy.json",
-            found=str(error)[-300:],
-            expected="scopes whose filters can be built",
-            fix="copy poc_workspace/privacy.json (or privacy_hospital.json, "
-            "privacy_patient.json, privacy_secagg.json) to local/privacy.json again",
-        ) from error
-    names = sorted(manager.name_to_scopes or {})
+        raise _refused(str(error)[-300:], "scopes whose filters can be built") from error
+    found = manager.name_to_scopes or {}
+    names = sorted(found)
+    if not names and (workspace / "local" / FILE).is_file():
+        raise _refused("no scope", "a list `scopes` with at least one scope; or no such file")
+    wrong = [words for name in names if (words := unlike(found[name]))]
+    if wrong:
+        raise _refused("; ".join(wrong), ALIKE)
     default = manager.default_scope
     return (default.name if default else None), names
+
+
+def _refused(found: str, expected: str) -> ConfigRefused:
+    return ConfigRefused(
+        f"local/{FILE}",
+        found=found,
+        expected=expected,
+        fix="copy poc_workspace/privacy.json (or privacy_hospital.json, privacy_patient.json, privacy_secagg.json) to "
+        f"local/{FILE} again",
+    )
 
 
 def _require_known_filters(workspace: Path) -> None:
@@ -135,7 +148,7 @@ def _require_known_filters(workspace: Path) -> None:
     look at the kit.
     """
     local = workspace / "local"
-    file, own = local / "privacy.json", local / "resources.json"
+    file, own = local / FILE, local / "resources.json"
     if file.is_file():
         resources = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
         require_known_filters(file, resources.get(CLASSES) or ())

@@ -9,6 +9,7 @@ values. Therefore the client of the sum carries nothing itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from nvflare.apis.fl_context import FLContext
@@ -18,7 +19,7 @@ from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused
 from wardround.core.stages import Receipt, Update
 from wardround.flare import stage_memory
-from wardround.flare.outbound import Outbound
+from wardround.flare.outbound import Outbound, made_under
 from wardround.flare.workspaces import state_folder
 from wardround.secagg.client import SecAggClient
 
@@ -41,7 +42,7 @@ def hold(
         )
     folder, round_, patients = state_folder(fl_ctx), outbound.asked.round, int(update.weight)
     stage = stage_of(compression, Layout.of(update.params))
-    remembered = stage_memory.of_round(folder, stage, outbound.asked)
+    remembered = stage_memory.of_round(folder, stage, outbound.asked, made_under(outbound, fl_ctx))
     memory, public = remembered.after, session.public
     memory.update(public)
     sent, said = stage.outbound(update, round_, memory)
@@ -54,14 +55,14 @@ def hold(
     # The memory comes first: after a crash before the integers are there, the round
     # begins from the memory before it. After a crash behind them only what coding
     # rounded off is lost, less than a step of the grid.
-    _keep(stage_memory.Remembered(round_, remembered.before, memory), public, fl_ctx)
+    _keep(remembered, public, fl_ctx)
     receipt |= site.hold(round_, sent.params, patients, like, beside)
     stage.put_back(site.left(round_, patients), round_, memory)
-    _keep(stage_memory.Remembered(round_, remembered.before, memory), public, fl_ctx)
+    _keep(remembered, public, fl_ctx)
     return sent, receipt
 
 
 def _keep(remembered: stage_memory.Remembered, public: Mapping[str, Any], fl_ctx: FLContext) -> None:
     """Write down what the site owes; what is public is kept with the global model."""
     own = {name: value for name, value in remembered.after.items() if name not in public}
-    stage_memory.keep(state_folder(fl_ctx), stage_memory.Remembered(remembered.round, remembered.before, own))
+    stage_memory.keep(state_folder(fl_ctx), replace(remembered, after=own))

@@ -16,6 +16,7 @@ from nvflare.apis.fl_context import FLContext
 
 from wardround.core.arrays import digest
 from wardround.core.errors import ConfigRefused
+from wardround.core.traits import DEFERRABLE
 from wardround.flare import workspaces
 from wardround.flare.job_parts import executor_of, outbound_in_force
 from wardround.flare.outbound import outbound_of
@@ -39,7 +40,9 @@ class SecAggRule:
     Before any task and before an answer, the signature, the executor, the filter and
     the job's secure sum are checked. Before an answer leaves, the sites that the update
     is summed with are compared with those of every earlier job with the same settings
-    or the same update (secagg/served_sums.py). What does not fit is a ReleaseRefused.
+    or the same update (secagg/served_sums.py). A compression that sends a part of an
+    update with a later one is refused: that part would enter the sum of other sites
+    without being compared. What does not fit is a ReleaseRefused.
 
     masks: True if the job must have masks. Masks or encryption must be True.
     encryption: True if the job must have encryption.
@@ -114,6 +117,13 @@ class SecAggRule:
                 "secure aggregation: SiteExecutor, one OutboundFilter, and a `secagg` in the component `outbound`",
             )
         secure = outbound.session
+        # The update is compared with those of other sums before it is compressed: what is
+        # left out of it leaves in a later round, in a sum of other sites, unseen.
+        if outbound.compresses is not None and DEFERRABLE in outbound.compresses.traits.needs:
+            raise refused(
+                f"the compression {outbound.compresses.name}, which sends a part of an update with a later one",
+                "one update in one sum: --set compression=none",
+            )
         if looser := _looser(secure.secagg, self.least):
             raise refused(
                 f"secure aggregation with {'; '.join(looser)}", "one that is at least as strict as this site's"

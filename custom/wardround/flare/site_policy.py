@@ -30,6 +30,7 @@ from nvflare.apis.filter import Filter
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
+from nvflare.private.privacy_manager import Scope
 
 from wardround.core.errors import Refusal, ReleaseRefused
 from wardround.core.stages import Receipt
@@ -44,6 +45,8 @@ from wardround.flare.strict_dxo import is_reply, kind_of
 from wardround.tasks.brain_tumours import BRAIN_TUMOURS
 
 _MOST_ROUNDS = 2**16
+ALIKE = "one SitePolicy in task_data_filters and one in task_result_filters, with the same rules"
+"""What every scope of a `local/privacy.json` must hold."""
 PLAIN: Receipt = {
     "mechanism": "none",
     "guarantee": "none: the site's policy is `open`, and the job has no outbound filter of ours",
@@ -68,9 +71,14 @@ class SitePolicy(Filter):  # type: ignore[misc]
         self.rules = rules_of(rules)
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        """Return what goes on: to the executor what came in, outwards a new message."""
+        """Return what goes on: to the executor what came in, outwards a new message.
+
+        Every task is refused in a scope whose two lists do not hold this policy alike.
+        """
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         try:
+            if wrong := unlike(fl_ctx.get_prop(FLContextKey.SCOPE_OBJECT)):
+                raise refused(wrong, ALIKE)
             if task not in secagg_messages.TASKS:
                 raise refused(f"task {str(task)[:40]!r}", f"one of {', '.join(secagg_messages.TASKS)}")
             if fl_ctx.get_prop(FLContextKey.FILTER_DIRECTION) == FilterKey.IN:
@@ -132,6 +140,27 @@ class SitePolicy(Filter):  # type: ignore[misc]
             write_receipt(fl_ctx, plaintext_messages.FINISH, dict(SCORES))
         passed = self._pass(Passing(policy_rules.SCORES, plaintext_messages.FINISH, scores=scores), fl_ctx)
         return few_patients.scores(passed.the_scores, few_patients.known(fl_ctx))
+
+
+def unlike(scope: Scope | None) -> str:
+    """Return what is wrong where the two lists of a scope, of tasks on their way in and of
+    replies on their way out, do not hold exactly one SitePolicy each, with the same rules.
+
+    Where they do, an empty text is returned. What one list reserves and the other does
+    not do would leave as the executor made it.
+    """
+    if scope is None:
+        return "this policy without a scope"
+    lists = {
+        "task_data_filters": scope.task_data_filters[FilterKey.IN],
+        "task_result_filters": scope.task_result_filters[FilterKey.OUT],
+    }
+    found = {name: [one for one in listed if type(one) is SitePolicy] for name, listed in lists.items()}
+    for name, policies in found.items():
+        if len(policies) != 1:
+            return f"the scope {scope.name!r} with {len(policies)} SitePolicy in {name}"
+    (before,), (after,) = found.values()
+    return "" if before.rules == after.rules else f"the scope {scope.name!r} with other rules in one list of filters"
 
 
 def _without_few(update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_messages.Update:

@@ -5,6 +5,11 @@ that is asked again begins from the same memory, so that the same update makes t
 message; the next round continues from what came after. Both are written before the
 message is sent: after a crash in between, the message counts as one that the server
 never had.
+
+What is owed leaves with a later update, after everything that the job and the site's own
+policy do to that one. It is therefore bound to what was done to the update that it is
+left of: under another promise or another policy nothing is remembered. Otherwise values
+that nobody clipped or noised would leave beside those that were.
 """
 
 from __future__ import annotations
@@ -38,26 +43,32 @@ class Remembered:
     round: the number of the round.
     before: what was remembered before it.
     after: what the stage makes of it; the stage writes into this.
+    made_under: what was done to the update before the compression (made_under in
+        outbound.py).
     """
 
     round: int
     before: Mapping[str, Any]
     after: Memory
+    made_under: str
 
 
-def of_round(folder: Path, stage: Settles, asked: Asked) -> Remembered:
-    """Return what the stage continues from, once it knows if its message counted."""
+def of_round(folder: Path, stage: Settles, asked: Asked, made_under: str) -> Remembered:
+    """Return what the stage continues from, once it knows if its message counted.
+
+    What was remembered of an update that was made under something else is left out.
+    """
     kept = _read(folder) if asked.round else None
-    if kept is None:
-        return Remembered(asked.round, {}, {})
+    if kept is None or kept.made_under != made_under:
+        return Remembered(asked.round, {}, {}, made_under)
     if kept.round == asked.round:
         # The message of this round has had no answer yet, and is made again.
-        return Remembered(asked.round, kept.before, _copy(kept.before))
+        return Remembered(asked.round, kept.before, _copy(kept.before), made_under)
     memory = _copy(kept.after)
     # Other rounds may lie between. What matters is whether the last update of this site
     # that counted is the one of the message.
     stage.settle(memory, asked.since == kept.round + 1)
-    return Remembered(asked.round, _copy(memory), memory)
+    return Remembered(asked.round, _copy(memory), memory, made_under)
 
 
 def keep(folder: Path, remembered: Remembered) -> None:
@@ -70,7 +81,7 @@ def keep(folder: Path, remembered: Remembered) -> None:
     for part, memory in parts.items():
         for name, value in memory.items():
             (arrays if isinstance(value, np.ndarray) else said)[f"{part}:{name}"] = value
-    stored.save(folder / FILE, arrays, said | {"round": remembered.round})
+    stored.save(folder / FILE, arrays, said | {"round": remembered.round, "made_under": remembered.made_under})
 
 
 def _read(folder: Path) -> Remembered | None:
@@ -82,7 +93,8 @@ def _read(folder: Path) -> Remembered | None:
         {name.removeprefix(f"{part}:"): value for name, value in values.items() if name.startswith(f"{part}:")}
         for part in ("before", "after")
     )
-    return Remembered(int(values["round"]), before, after)
+    # A file that does not say it is of no promise at all.
+    return Remembered(int(values["round"]), before, after, str(values.get("made_under", "")))
 
 
 def _copy(memory: Mapping[str, Any]) -> Memory:

@@ -94,13 +94,15 @@ class SecAggClient:
         """Code an update once, write it down, and return what the receipt says.
 
         initial: the job's first weights, for round 0.
-        said: JSON that goes with the update in every attempt.
+        said: JSON that goes with the update in every attempt. What coding left over of the
+            round before joins only an update with the same `made_by`.
         """
         if not self.holds(round_):
             if round_ == 0:
                 self.begin({name: initial[name] for name in update if name in initial})
             grid = self.grid(round_)
             kept = self._carries and self.holds(round_ - 1)
+            kept = kept and self.said(round_ - 1).get("made_by") == said.get("made_by")
             residual = self._read(round_ - 1, "residual") if kept else None
             draws = stream(self.seed, "rounding", self.agreement.name, round_)
             coded = encode(grid, update, residual, self.secagg.weight(patients), patients, draws)
@@ -121,7 +123,7 @@ class SecAggClient:
 
     def begin(self, blocks: Arrays, round_: int = 0) -> None:
         """Write the first grid of these blocks, which follows from the job's first weights."""
-        self._save_grid(round_, self._first_grid(blocks))
+        grids.write(self.folder, round_, self._first_grid(blocks))
 
     def left(self, round_: int, patients: int) -> dict[str, Array]:
         """Return what coding left over of the update of a round, by block and in its units."""
@@ -185,7 +187,7 @@ class SecAggClient:
             self.agreement.stop()
             raise
         following = grid if self.noise is not None else next_grid(grid, totals, len(sites), ratio)
-        self._save_grid(moment.round + self.cycle, following)
+        grids.write(self.folder, moment.round + self.cycle, following)
         if self.agreement.name not in sites:
             self.forget(moment.round)
         known = {"sites": len(sites), "patients": patients if self.secagg.weighted else None}
@@ -295,6 +297,3 @@ class SecAggClient:
 
     def _part(self, round_: int) -> Path:
         return self.folder / f"roster-{round_:05d}.json"
-
-    def _save_grid(self, round_: int, grid: Grid) -> None:
-        grids.write(self.folder, round_, grid)
