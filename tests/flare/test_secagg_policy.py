@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -42,6 +43,7 @@ PROMISE = HospitalDP(
     max_update_norm=1.0, noise_multiplier=2.0, sites=256, min_clients=3, colluders=0, distributed=False, bits=16
 )
 REASONS, RUN = "refusals.txt", "ab" * 16
+PRINTED = Path(__file__).parents[2] / "jobs" / "brats_fedavg_secagg" / "app" / "config"
 
 
 @pytest.fixture(autouse=True)
@@ -58,9 +60,7 @@ def signer(kits, name):
 def deploy(kits, site, name, edit=None):
     """Put a signed app where NVFlare deploys it for this site's job."""
     app = site.root / site.job / f"app_{site.name}"
-    (app / "config").mkdir(parents=True)
-    for side in ("client", "server"):
-        (app / "config" / f"config_fed_{side}.json").write_text("{}")
+    shutil.copytree(PRINTED, app / "config")
     if name:
         key, certificate = signer(kits, name)
         sign_folders(str(app), load_private_key_file(str(key)), str(certificate))
@@ -511,7 +511,7 @@ def test_an_app_that_was_deployed_after_another_one_was_loaded(consortium, repos
     """A server has its own run, and lays a lead's over it before anybody looks."""
     made = consortium(insisting=False)
     site = made.sites["site-1"]
-    running, _ = loaded(tmp_path / "other", "brats_fedavg_secagg", repository)
+    running, _ = loaded(tmp_path / "other", "brats_fedavg_he", repository)
     policy = insist(site, secagg_policy(**LEAST))
     site.engine.conf = running
     with pytest.raises(ReleaseRefused):
