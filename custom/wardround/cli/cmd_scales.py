@@ -11,7 +11,7 @@ from typing import Any
 
 from wardround.core.errors import ConfigRefused
 from wardround.core.terminal import DONE, command, positive, say, table
-from wardround.jobs.recipes import Job
+from wardround.jobs.job import Job
 
 TEXT = """
 Find the clip and the scales of a job with hospital-level privacy without asking any hospital. The command trains one round of
