@@ -154,6 +154,27 @@ class Parts:
         partial.replace(file)
 
 
+def run_missing(
+    measure: Callable[[dict[str, Any]], Any],
+    keys: Sequence[dict[str, Any]],
+    options: Any,
+    parts: Parts,
+    args: argparse.Namespace,
+) -> list[Any]:
+    """Measure, on the engine that the options of the command name, what these keys miss; return the parts that failed."""
+    from wardround.research.parts import engine_of, run_parts
+
+    return run_parts(
+        measure,
+        keys,
+        lambda key: not parts.missing(key, options),
+        lambda key, seconds, numbers: parts.keep(key, options, seconds, numbers),
+        engine_of(args),
+        say,
+        part_name,
+    )
+
+
 def _as_read(settings: Mapping[str, Any]) -> Any:
     """Return settings as they come back from a file: tuples are lists, keys are texts."""
     return json.loads(json.dumps(plain(settings)))

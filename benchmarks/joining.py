@@ -61,6 +61,7 @@ from common import (
     part_name,
     real_set,
     root_option,
+    run_missing,
     say,
     show,
 )
@@ -70,7 +71,7 @@ from mixtures import NEEDS, mixture, tuned
 from segmentation import cohorts
 from wardround.algorithms.schedule import Schedule
 from wardround.research.folds import folds, indices, whole
-from wardround.research.parts import add_options, engine_of, run_parts
+from wardround.research.parts import add_options
 
 FOLDS, ROUNDS = 5, 20
 KS = (0, 1, 5, 20)
@@ -333,15 +334,7 @@ def run(args: Any, parts: Parts) -> list[Any]:
     if any(parts.missing(key, options) for key in keys):
         # Images are decoded here once, so that parts which run side by side find them.
         cohorts(data_of(recipe), options, place.scratch, place.root)
-    return run_parts(
-        partial(measure, place),
-        keys,
-        lambda key: not parts.missing(key, options),
-        lambda key, seconds, numbers: parts.keep(key, options, seconds, numbers),
-        engine_of(args),
-        say,
-        part_name,
-    )
+    return run_missing(partial(measure, place), keys, options, parts, args)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from common import (
     finish,
     kept,
     one_settings,
-    part_name,
+    run_missing,
     say,
     show,
     table,
@@ -48,7 +48,7 @@ from common import (
 from wardround.jobs import recipes
 from wardround.jobs.building import build
 from wardround.reports.intervals import Interval, paired_gain
-from wardround.research.parts import add_options, engine_of, run_parts
+from wardround.research.parts import add_options
 
 JOB = "brats_perfedavg"
 SEEDS, FRESH = (101, 102, 103, 104, 105), 100
@@ -265,15 +265,7 @@ def run(asked: Asked, seeds: Sequence[int], parts: Parts, args: Any) -> list[Any
     # The settings of the job as it is today: parts of an older recipe are refused, not mixed with new ones.
     options = {"job": JOB, "set": asked.changed, "fresh": asked.fresh, "schedule": job.schedule}
     options |= {name: job.task[name] for name in ("model", "sampling", "phantoms", "model_selection")}
-    return run_parts(
-        partial(measure, asked),
-        [{"seed": seed} for seed in seeds],
-        lambda key: not parts.missing(key, options),
-        lambda key, seconds, numbers: parts.keep(key, options, seconds, numbers),
-        engine_of(args),
-        say,
-        part_name,
-    )
+    return run_missing(partial(measure, asked), [{"seed": seed} for seed in seeds], options, parts, args)
 
 
 if __name__ == "__main__":

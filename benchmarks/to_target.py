@@ -35,15 +35,14 @@ from common import (
     finish,
     kept,
     one_settings,
-    part_name,
-    say,
+    run_missing,
     show,
     table,
 )
 from compression_arms import arms
 from learners import network, title
 from methods import methods
-from wardround.research.parts import add_options, engine_of, run_parts
+from wardround.research.parts import add_options
 
 # FedAvg with every compression of compression.py, and other methods in float32.
 COMPRESSED = ("fedavg", "quantise_8", "quantise_4", "top_k_10", "fedavg_x2")
@@ -215,15 +214,7 @@ def run(args: Any, parts: Parts) -> list[Any]:
     keys = [
         {"arm": arm, "start": start, "seed": seed} for start in args.starts for seed in args.seeds for arm in args.arms
     ]
-    return run_parts(
-        partial(measure, args.quick, args.threads),
-        keys,
-        lambda key: not parts.missing(key, options),
-        lambda key, seconds, numbers: parts.keep(key, options, seconds, numbers),
-        engine_of(args),
-        say,
-        part_name,
-    )
+    return run_missing(partial(measure, args.quick, args.threads), keys, options, parts, args)
 
 
 if __name__ == "__main__":

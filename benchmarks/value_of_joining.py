@@ -52,6 +52,7 @@ from common import (
     part_name,
     real_set,
     root_option,
+    run_missing,
     say,
     show,
     table,
@@ -61,7 +62,7 @@ from learners import Setting, by_patient, learners
 from mixtures import tuned, value
 from paired import Gain, above, gain, merged, span
 from wardround.research.folds import indices
-from wardround.research.parts import add_options, engine_of, run_parts
+from wardround.research.parts import add_options
 
 PATIENTS = (4, 8, 16, 32, 48)
 MOST = {("hippocampus", 4): 37, ("hippocampus", 8): 18}
@@ -299,14 +300,8 @@ def run(args: Any, parts: Parts) -> list[Any]:
     if args.data == "hippocampus" and not args.quick:
         real_set(args.root, "hippocampus_msd", "imagesTr")
     options = QUICK if args.quick else FULL
-    return run_parts(
-        partial(measure, Place(args.root, args.quick, args.threads)),
-        wanted_keys(args),
-        lambda key: not parts.missing(key, options),
-        lambda key, seconds, numbers: parts.keep(key, options, seconds, numbers),
-        engine_of(args),
-        say,
-        part_name,
+    return run_missing(
+        partial(measure, Place(args.root, args.quick, args.threads)), wanted_keys(args), options, parts, args
     )
 
 

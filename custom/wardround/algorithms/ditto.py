@@ -25,8 +25,7 @@ from wardround.algorithms.base import (
     plain,
     whole_steps,
 )
-from wardround.algorithms.fedprox import proximal
-from wardround.core.errors import ConfigRefused
+from wardround.algorithms.fedprox import proximal, require_pull
 
 
 @final
@@ -47,13 +46,7 @@ class Ditto:
     variables: ClassVar[tuple[str, ...]] = ("model",)
 
     def __post_init__(self) -> None:
-        if self.lam is None or not 0 <= self.lam < 1e6:
-            raise ConfigRefused(
-                "Ditto",
-                found=f"lam {self.lam}",
-                expected="0 <= lam",
-                fix="--set algorithm.lam=0.1, or another number of 0 or more",
-            )
+        require_pull("Ditto", "lam", self.lam, 0.1)
 
     def train(self, start: LocalStart, objective: Objective, steps: Steps) -> LocalEnd:
         half = whole_steps(steps.work, 2, self.name)

@@ -26,8 +26,10 @@ from wardround.algorithms.base import (
 from wardround.core.errors import ConfigRefused
 
 
-def proximal(direction: Direction, centre: Tensor, mu: float) -> Direction:
+def proximal(direction: Direction, centre: Tensor, mu: float, free: Tensor | None = None) -> Direction:
     """Return the direction plus mu (w - centre).
+
+    free: Which values nothing pulls, bool, of the shape of w; None pulls all.
 
     With mu = 0 this is the direction itself, bit for bit.
     """
@@ -36,9 +38,24 @@ def proximal(direction: Direction, centre: Tensor, mu: float) -> Direction:
 
     def pulled(w: Tensor) -> tuple[float, Tensor]:
         loss, g = direction(w)
-        return loss, g + mu * (w - centre)
+        away = w - centre
+        return loss, g + mu * (away if free is None else away.masked_fill(free, 0))
 
     return pulled
+
+
+def require_pull(algorithm: str, name: str, value: float | None, usual: float) -> None:
+    """Raise ConfigRefused unless the weight of a pull is a number of 0 or more.
+
+    usual: The value that the message proposes.
+    """
+    if value is None or not 0 <= value < 1e6:
+        raise ConfigRefused(
+            algorithm,
+            found=f"{name} {value}",
+            expected=f"0 <= {name}",
+            fix=f"--set algorithm.{name}={usual}, or another number of 0 or more",
+        )
 
 
 @final
@@ -57,13 +74,7 @@ class FedProx:
     variables: ClassVar[tuple[str, ...]] = ("model",)
 
     def __post_init__(self) -> None:
-        if self.mu is None or not 0 <= self.mu < 1e6:
-            raise ConfigRefused(
-                "FedProx",
-                found=f"mu {self.mu}",
-                expected="0 <= mu",
-                fix="--set algorithm.mu=0.01, or another number of 0 or more",
-            )
+        require_pull("FedProx", "mu", self.mu, 0.01)
 
     def train(self, start: LocalStart, objective: Objective, steps: Steps) -> LocalEnd:
         received = start.variables["model"]

@@ -27,8 +27,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from torch import Tensor
-
 from wardround.algorithms.base import (
     PERSONAL,
     LocalEnd,
@@ -39,7 +37,7 @@ from wardround.algorithms.base import (
     personal,
     plain,
 )
-from wardround.core.errors import ConfigRefused
+from wardround.algorithms.fedprox import proximal, require_pull
 from wardround.core.traits import ANCHORED, STEADY, Traits
 
 
@@ -70,22 +68,9 @@ class MRMTL:
     )
 
     def __post_init__(self) -> None:
-        if self.lam is None or not 0 <= self.lam < 1e6:
-            raise ConfigRefused(
-                "MR-MTL",
-                found=f"lam {self.lam}",
-                expected="0 <= lam",
-                fix="--set algorithm.lam=0.1, or another number of 0 or more",
-            )
+        require_pull("MR-MTL", "lam", self.lam, 0.1)
 
     def train(self, start: LocalStart, objective: Objective, steps: Steps) -> LocalEnd:
-        mean, own, home = start.variables["model"], personal(start), start.home
-        gradient = plain(objective)
-
-        def pulled(w: Tensor) -> tuple[float, Tensor]:
-            loss, g = gradient(w)
-            return loss, g + self.lam * (w - mean).masked_fill(home, 0)
-
-        # Without a pull the steps are those of local training, bit for bit.
-        w, losses = descend(own, pulled if self.lam else gradient, steps.work, steps)
+        mean, own = start.variables["model"], personal(start)
+        w, losses = descend(own, proximal(plain(objective), mean, self.lam, start.home), steps.work, steps)
         return LocalEnd({"model": mean + (w - own)}, tuple(losses), {PERSONAL: w})

@@ -120,7 +120,7 @@ class FedAvgM:
         _require_share("FedAvgM", momentum=self.momentum)
 
     def start(self, weights: Arrays) -> State:
-        return {f"m.{name}": np.zeros_like(block) for name, block in _variable(weights, "model").items()}
+        return _momentum(weights)
 
     def apply(
         self,
@@ -238,8 +238,11 @@ def _adapt(
 
 def _moments(weights: Arrays, tau: float) -> State:
     model = _variable(weights, "model")
-    first = {f"m.{name}": np.zeros_like(block) for name, block in model.items()}
-    return first | {f"v.{name}": np.full_like(block, tau**2) for name, block in model.items()}
+    return _momentum(weights) | {f"v.{name}": np.full_like(block, tau**2) for name, block in model.items()}
+
+
+def _momentum(weights: Arrays) -> State:
+    return {f"m.{name}": np.zeros_like(block) for name, block in _variable(weights, "model").items()}
 
 
 def _move_others(weights: Arrays, mean: Arrays, participation: float) -> dict[str, Array]:
