@@ -18,7 +18,8 @@ from wardround.data.cases import find_cases
 from wardround.synthetic.anatomy import Tumour, coordinates, semi_axes_mm, tumour_labels
 from wardround.synthetic.hospitals import HOSPITALS, MOST_SITES, Hospital, hospital
 from wardround.synthetic.phantom_ehr import kind_of
-from wardround.synthetic.phantoms import MARKER, RECORD, make_images, make_labels, write_cohort
+from wardround.synthetic.phantom_images import make_images
+from wardround.synthetic.phantoms import MARKER, RECORD, make_labels, write_cohort
 
 SMALL = (20, 20, 20)
 NORTH, EAST, SOUTH, WEST = HOSPITALS
@@ -251,3 +252,45 @@ def test_the_record_fits_the_tumour_in_part(tmp_path: Path) -> None:
 
 def test_kinds_of_tumours() -> None:
     assert [kind_of({"ET": et, "WT": wt}) for et, wt in ((0, 9e4), (0, 1e4), (1, 1e4), (9e4, 9e4))] == [0, 0, 1, 2]
+
+
+def test_the_profile_as_it_stands_is_what_a_spread_of_one_gives() -> None:
+    tissue, labels = make_labels(WEST, 3, SMALL, 0)
+    again, same = make_labels(WEST.with_spread(1.0, 1.0, 0.0, 0.0), 3, SMALL, 0)
+    assert np.array_equal(tissue, again)
+    assert np.array_equal(labels, same)
+    before = make_images(WEST, 3, 0, tissue)
+    after = make_images(WEST.with_spread(1.0, 1.0, 0.0, 0.0), 3, 0, tissue)
+    assert all(np.array_equal(before[modality], after[modality]) for modality in before)
+
+
+def spread_of(profile: Hospital, modality: str, tissue_wanted: int) -> float:
+    """Return the standard deviation over patients of one tissue's brightness relative to the brain's."""
+    found = []
+    for index in range(8):
+        tissue, _ = make_labels(profile, 0, (24, 24, 24), index)
+        image = make_images(profile, 0, index, tissue)[modality].astype(float)
+        found.append(image[tissue == tissue_wanted].mean() / image[tissue > 0].mean())
+    return float(np.std(found))
+
+
+def test_patients_vary_as_much_as_the_profile_says() -> None:
+    assert spread_of(NORTH.with_spread(3.0, 1.0, 0.0, 0.0), "t1", 3) > 2 * spread_of(NORTH, "t1", 3)
+
+
+def test_hospitals_that_do_not_differ_have_one_contrast() -> None:
+    alike = [profile.with_spread(1.0, 0.0, 0.0, 0.0) for profile in HOSPITALS]
+    for profile in alike:
+        assert np.array_equal(profile.table(), alike[0].table())
+        assert set(profile.gamma) == {1.0}
+    half = SOUTH.with_spread(1.0, 0.5, 0.0, 0.0)
+    between = (alike[0].table() + SOUTH.table()) / 2
+    assert half.table() == pytest.approx(between, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "spread", [(-1, 1, 0, 0), (9, 1, 0, 0), (1, -0.1, 0, 0), (1, 1.1, 0, 0), (1, 1, 2, 0), (1, 1, 0, -1)]
+)
+def test_an_impossible_spread_is_refused(spread: tuple[float, float, float, float]) -> None:
+    with pytest.raises(ConfigRefused):
+        NORTH.with_spread(*spread)

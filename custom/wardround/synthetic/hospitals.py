@@ -20,6 +20,9 @@ from wardround.data.layouts import MODALITIES
 from wardround.synthetic.anatomy import TISSUES
 
 MOST_SITES = 64
+# Beyond this the brightness of a tissue says nothing about which tissue it is.
+MOST_VARIETY = 5.0
+CHANCES = ("findings", "subtypes")
 ORIENTATIONS = tuple("".join(axes) for axes in product("RL", "AP", "SI"))
 
 # Rows are MODALITIES, columns TISSUES (csf, grey, white, core, oedema, rim). Units are
@@ -47,6 +50,8 @@ class Hospital:
     quiet_every: Every n-th patient has no enhancing tumour (ET empty).
     missing: Modalities that this site does not acquire.
     orientation: The voxel axes of the stored files, one of R/L, A/P, S/I each.
+    patients_vary: How far its patients differ from one another, in multiples of what
+        the constants of phantoms.py say.
 
     ConfigRefused is raised for values that do not exist or are out of range.
     """
@@ -65,6 +70,9 @@ class Hospital:
     missing: tuple[str, ...] = ()
     spacing_mm: tuple[float, float, float] = (4.0, 4.0, 4.0)
     orientation: str = "RAS"
+    patients_vary: float = 1.0
+    findings: float = 0.0
+    subtypes: float = 0.0
 
     def __post_init__(self) -> None:
         wrong = [m for m in self.missing if m not in MODALITIES]
@@ -72,6 +80,8 @@ class Hospital:
         wrong += [] if len(set(self.missing)) < len(MODALITIES) else ["no modality left"]
         wrong += [] if self.orientation in ORIENTATIONS else [f"orientation {self.orientation!r}"]
         wrong += [] if 0 < self.tumour_radius_mm[0] <= self.tumour_radius_mm[1] else ["tumour_radius_mm"]
+        wrong += [] if 0 <= self.patients_vary <= MOST_VARIETY else [f"patients_vary {self.patients_vary}"]
+        wrong += [f"{what} {getattr(self, what)}" for what in CHANCES if not 0 <= getattr(self, what) <= 1]
         wrong += [] if min(self.patients, self.quiet_every) >= 1 and min(self.spacing_mm) > 0 else ["counts or spacing"]
         if wrong:
             raise ConfigRefused(
@@ -87,6 +97,31 @@ class Hospital:
         for modality, tissue, shift in self.contrast:
             table[MODALITIES.index(modality), TISSUES.index(tissue)] += shift
         return table
+
+    def with_spread(self, patients_vary: float, hospitals_differ: float, findings: float, subtypes: float) -> Hospital:
+        """Return the profile with other distances between patients and between hospitals.
+
+        patients_vary, findings, subtypes: As the fields.
+        hospitals_differ: The share of its own contrast and gamma that the hospital keeps
+            beside those that all have in common; 1 changes nothing. Outside 0 .. 1 it is
+            refused with ConfigRefused. What it lacks, its noise, blur, bias field and
+            patients' tumours stay.
+        """
+        if not 0 <= hospitals_differ <= 1:
+            raise ConfigRefused(
+                "how far phantom hospitals differ",
+                found=str(hospitals_differ),
+                expected="a number from 0 to 1",
+                fix="for example --set phantoms.hospitals_differ=0.5",
+            )
+        return replace(
+            self,
+            patients_vary=patients_vary,
+            findings=findings,
+            subtypes=subtypes,
+            contrast=tuple((m, t, shift * hospitals_differ) for m, t, shift in self.contrast),
+            gamma=tuple(one**hospitals_differ for one in self.gamma),
+        )
 
 
 HOSPITALS: tuple[Hospital, ...] = (

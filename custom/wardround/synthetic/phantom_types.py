@@ -39,14 +39,8 @@ from wardround.data.pictures import Grid, write_picture
 from wardround.synthetic.anatomy import TISSUES, Labels, smooth_drift, smooth_noise
 from wardround.synthetic.hospitals import Hospital
 from wardround.synthetic.phantom_ehr import CLASSES, COLUMNS, HALO, RING, draw_record
-from wardround.synthetic.phantoms import (
-    MARKER,
-    PATIENT_JITTER,
-    SMALLEST,
-    TEXTURE,
-    Shape,
-    make_labels,
-)
+from wardround.synthetic.phantom_images import PATIENT_JITTER, TEXTURE
+from wardround.synthetic.phantoms import MARKER, SMALLEST, Shape, make_labels
 
 # Raised when the same parameters give other phantoms: older cohorts are then rewritten.
 VERSION = 1

@@ -30,23 +30,20 @@ from wardround.core.errors import ConfigRefused, DataRefused
 from wardround.core.rng import stream
 from wardround.core.tables import csv_text
 from wardround.data.ehr_table import PATIENT
-from wardround.data.layouts import MODALITIES
 from wardround.synthetic.anatomy import (
-    CSF,
-    WHITE,
     Labels,
     add_tumour,
     brain,
     coordinates,
     place_tumour,
     semi_axes_mm,
-    smooth_drift,
-    smooth_noise,
     tumour_labels,
 )
+from wardround.synthetic.findings import add_findings
 from wardround.synthetic.hospitals import HOSPITALS, Hospital, hospital
 from wardround.synthetic.parts import case_name
 from wardround.synthetic.phantom_ehr import COLUMNS, draw_record, kind_of
+from wardround.synthetic.phantom_images import make_images
 
 __all__ = [
     "HOSPITALS",
@@ -64,8 +61,9 @@ RECORD = "record.csv"
 VERSION = 2
 # Below this a tumour has no room for three nested parts.
 SMALLEST = 12
-PATIENT_JITTER = 0.03
-TEXTURE = 0.04
+# How much wider the range of tumour radii is, as a logarithm, for every unit of
+# `patients_vary` above 1.
+PATIENT_RADIUS = 0.10
 Shape = tuple[int, int, int]
 
 
@@ -142,50 +140,24 @@ def make_labels(
     shape: Shape,
     index: int,
 ) -> tuple[Labels, Labels]:
-    """Return (tissue map, BraTS labels) of patient `index`, [H, W, D] in RAS order."""
+    """Return (tissue map, BraTS labels) of patient `index`, [H, W, D] in RAS order.
+
+    The tissue map has the values of anatomy.py, and those of findings.py above them.
+    """
     rng = stream(seed, "phantom anatomy", profile.name, index)
     xyz = coordinates(shape, profile.spacing_mm)
     semi = semi_axes_mm(shape, profile.spacing_mm) * np.float32(rng.uniform(0.92, 1.0))
     tissue = brain(xyz, semi, rng)
     enhancing = (index + 1) % profile.quiet_every != 0
-    tumour = place_tumour(rng, semi, profile.tumour_radius_mm, enhancing)
+    wider = np.exp(PATIENT_RADIUS * max(0.0, profile.patients_vary - 1))
+    low, high = profile.tumour_radius_mm
+    tumour = place_tumour(rng, semi, (float(low / wider), float(high * wider)), enhancing)
     labels = tumour_labels(xyz, tissue > 0, tumour, rng)
-    return add_tumour(tissue, labels), labels
-
-
-def make_images(
-    profile: Hospital,
-    seed: int,
-    index: int,
-    tissue: Labels,
-) -> dict[str, NDArray[np.int16]]:
-    """Return one image [H, W, D] per modality that the hospital has.
-
-    Values are 0 outside the brain, 1 .. 32767 inside.
-    """
-    from scipy.ndimage import gaussian_filter
-
-    rng = stream(seed, "phantom scanner", profile.name, index)
-    inside = tissue > 0
-    texture = np.float32(TEXTURE) * smooth_noise(rng, tissue.shape, 1.2)
-    spots = _spots(rng, tissue, profile.spots)
-    sigma = [profile.blur_mm / 2.355 / step for step in profile.spacing_mm]
-    table = profile.table() + rng.normal(0, PATIENT_JITTER, (4, 6)).astype(np.float32)
-    images = {}
-    for row, modality in enumerate(MODALITIES):
-        # Drawn for a missing modality too, so that the others do not depend on what is
-        # missing.
-        bias = np.exp(np.float32(profile.bias_field) * smooth_drift(rng, tissue.shape))
-        noise = rng.standard_normal(tissue.shape, dtype=np.float32) * np.float32(profile.noise)
-        if modality in profile.missing:
-            continue
-        clean = np.concatenate([table[row, :1], table[row]])[tissue] + texture
-        if modality in ("t2", "flair"):
-            clean = np.where(spots, np.float32(0.9), clean)
-        seen = np.maximum(gaussian_filter(clean, sigma, truncate=3.0) * bias + noise, 0)
-        stored = np.clip(np.rint(profile.gain[row] * seen ** profile.gamma[row]), 1, 32767)
-        images[modality] = np.where(inside, stored, 0).astype(np.int16)
-    return images
+    tissue = add_tumour(tissue, labels)
+    if profile.findings:
+        beside = stream(seed, "phantom findings", profile.name, index)
+        tissue = add_findings(tissue, labels, xyz, profile.findings, beside)
+    return tissue, labels
 
 
 def _write_case(
@@ -242,19 +214,6 @@ def save(path: Path, volume: NDArray[Any], profile: Hospital) -> None:
     # mtime 0 keeps the time of writing out of the file, so that equal phantoms are
     # equal bytes.
     path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
-
-
-def _spots(rng: np.random.Generator, tissue: Labels, count: int) -> NDArray[np.bool_]:
-    """Return a mask of `count` small crosses in healthy white matter.
-
-    There are fewer where there is not enough of it.
-    """
-    from scipy.ndimage import binary_dilation
-
-    seeds = np.zeros(tissue.shape, bool)
-    places = np.flatnonzero(tissue == WHITE)
-    seeds.flat[rng.choice(places, min(count, len(places)), replace=False)] = True
-    return np.asarray(binary_dilation(seeds) & (tissue >= CSF) & (tissue <= WHITE), bool)
 
 
 def finished(root: Path, parameters: dict[str, Any]) -> bool:

@@ -56,6 +56,8 @@ class Phantoms:
         [12, 4] the first has 12, the second 4, the third 12 again. All three empty
         takes the number of the site's profile, and the split decides; some empty and
         numbers below 1 are a ConfigRefused.
+    patients_vary, hospitals_differ, findings, subtypes: As in Hospital.with_spread; 1, 1, 0
+        and 0 are the profiles as they stand.
     """
 
     shape: tuple[int, int, int] | list[int]
@@ -63,6 +65,10 @@ class Phantoms:
     train: Sequence[int] = ()
     val: Sequence[int] = ()
     test: Sequence[int] = ()
+    patients_vary: float = 1.0
+    hospitals_differ: float = 1.0
+    findings: float = 0.0
+    subtypes: float = 0.0
 
     def __post_init__(self) -> None:
         parts = self._parts
@@ -81,7 +87,8 @@ class Phantoms:
     def write(self, root: Path, profile: Profile, seed: int) -> None:
         """Write 3D images with tumour masks, and a record."""
         x, y, z = (int(n) for n in self.shape)
-        write_cohort(root, profile, seed, shape=(x, y, z), patients=self.patients or self._chosen(profile))
+        spread = profile.with_spread(self.patients_vary, self.hospitals_differ, self.findings, self.subtypes)
+        write_cohort(root, spread, seed, shape=(x, y, z), patients=self.patients or self._chosen(profile))
 
     def _chosen(self, profile: Profile) -> Sequence[int] | None:
         """Return the numbers of this hospital's patients; None for those of its profile."""
