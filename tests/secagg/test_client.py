@@ -161,10 +161,10 @@ def test_what_is_left_over_joins_only_an_update_to_which_the_same_was_done(hall,
     """Nobody clipped or noised it as the update of another policy is: it stays at the site."""
     made = hall("fixed", weights="equal")
     site, given = made.sites["s1"], updates()["s1"]
-    site.hold(0, given, 2, initial, {"made_by": "a"})
+    site.hold(0, given, 2, initial, {"outbound_digest": "a"})
     left = site.left(0, 2)
     grids.write(site.folder, 1, site.grid(0))
-    site.hold(1, {name: np.zeros_like(block) for name, block in given.items()}, 2, initial, {"made_by": after})
+    site.hold(1, {name: np.zeros_like(block) for name, block in given.items()}, 2, initial, {"outbound_digest": after})
     assert any(block.any() for block in left.values())
     carried = site.left(1, 2)
     sent = decode(site.grid(1), site.fields(1).astype(np.int64))[0] * site.grid(1).steps()

@@ -95,14 +95,14 @@ class SecAggClient:
 
         initial: the job's first weights, for round 0.
         said: JSON that goes with the update in every attempt. What coding left over of the
-            round before joins only an update with the same `made_by`.
+            round before joins only an update with the same `outbound_digest`.
         """
         if not self.holds(round_):
             if round_ == 0:
                 self.begin({name: initial[name] for name in update if name in initial})
             grid = self.grid(round_)
             kept = self._carries and self.holds(round_ - 1)
-            kept = kept and self.said(round_ - 1).get("made_by") == said.get("made_by")
+            kept = kept and self.said(round_ - 1).get("outbound_digest") == said.get("outbound_digest")
             residual = self._read(round_ - 1, "residual") if kept else None
             draws = stream(self.seed, "rounding", self.agreement.name, round_)
             coded = encode(grid, update, residual, self.secagg.weight(patients), patients, draws)
