@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +69,18 @@ def test_every_file_that_a_document_names_exists(pages: dict[Path, str], reposit
     found = list(named(MODULE, pages))
     assert len(found) > 20
     assert [one for one in found if not any((root / one[1]).is_file() for root in roots)] == []
+
+
+WRITTEN = re.compile(r"^ +wardround .*--out ([A-Za-z_]+)(?= |$)", re.MULTILINE)
+
+
+def test_git_ignores_what_the_commands_of_the_documents_write_into_a_clone(repository: Path) -> None:
+    """They hold results and, at a hospital, masks of patients: nobody may commit them by mistake."""
+    if not (repository / ".git").exists():
+        pytest.skip("no clone, so git does not say what it ignores")
+    files = [repository / "README.md", repository / "poc_workspace" / "README.md", *(repository / "docs").glob("*.md")]
+    names = {name for file in files for name in WRITTEN.findall(file.read_text(encoding="utf-8"))}
+    assert {"bundles", "masks", "my_jobs"} <= names
+    asked = [f"{name}/file" for name in sorted(names)]
+    told = subprocess.run(["git", "check-ignore", *asked], cwd=repository, capture_output=True, text=True, check=False)
+    assert told.stdout.split() == asked

@@ -160,6 +160,26 @@ def test_a_missing_or_damaged_update_is_refused(begun):
         site.said(0)
 
 
+# --- submit
+
+
+@pytest.mark.parametrize("mode", ["he", "he with masks"])
+def test_a_digest_of_few_numbers_cannot_be_looked_up_without_the_sum_key(begun, mode):
+    """The grid of a job of a few blocks has few values: who only hashes would find it in seconds."""
+    hall = begun(mode)
+    site, said = hall.sites["s1"], []
+    for attempt in (0, 1):
+        moment = hall.moment(attempt=attempt)
+        hall.prepare(moment)
+        said.append(statements.peek(site.submit(moment, hall.prepares, "ab" * 32)[0]))
+    for word, plain in (("grid", site.grid(0).digest), ("model", "ab" * 32)):
+        assert said[0][word] != said[1][word], "it belongs to one moment"
+        assert plain not in (said[0][word], said[1][word])
+    other = SecAggClient(hall.promise, site.agreement, bytes(32), site.folder, 0)
+    assert other._grid_word(hall.moment()) != said[0]["grid"]
+    assert hall.sites["s2"]._grid_word(hall.moment()) == said[0]["grid"]
+
+
 # --- reveal
 
 
