@@ -71,6 +71,24 @@ def test_every_file_that_a_document_names_exists(pages: dict[Path, str], reposit
     assert [one for one in found if not any((root / one[1]).is_file() for root in roots)] == []
 
 
+# A function, setting or class in backticks: two words at least, since single ones are words of any language.
+NAME = re.compile(r"`([a-z]+(?:_[a-z]+)+|[A-Z][a-z]+(?:[A-Z][a-z]+)+)`")
+# Names of others: NVFlare's commands and channels, a key of systemd, a network of timm.
+OTHERS = {
+    *("server_command", "client_command", "aux_communication"),
+    *("ReadWritePaths", "vit_tiny"),
+}
+
+
+def test_every_name_in_backticks_is_one_of_ours_or_of_a_known_other(pages: dict[Path, str], repository: Path) -> None:
+    """A name that was changed in the code stays in a page for ever, unless somebody looks."""
+    folders = ("custom/**/*.py", "app_configs/**/*.yaml", "jobs/*/*/*/*.json", "poc_workspace/**/*", "tests/**/*.py")
+    files = [file for folder in folders for file in repository.glob(folder) if file.is_file() and file.suffix != ".md"]
+    words = {word for file in files for word in re.findall(r"\w+", file.read_text(encoding="utf-8", errors="ignore"))}
+    gone = [f"{page}: {name}" for page, name in named(NAME, pages) if name not in words | OTHERS]
+    assert gone == []
+
+
 WRITTEN = re.compile(r"^ +wardround .*--out ([A-Za-z_]+)(?= |$)", re.MULTILINE)
 
 
