@@ -65,7 +65,8 @@ def ready(network: nn.Module, norm: str, weights: str, device: str) -> nn.Module
     # By parameters, not by the state dictionary: some networks hold a layer under two names (DynUNet), or index tables.
     wanted = dict(network.named_parameters())
     found = _state_of(weights)
-    if {name: tuple(one.shape) for name, one in wanted.items()} != {name: one.shape for name, one in found.items()}:
+    shapes = {name: tuple(one.shape) for name, one in wanted.items()}
+    if shapes != {name: one.shape for name, one in found.items()}:
         raise _refused(weights, f"{len(found)} blocks that do not fit the network's {len(wanted)}")
     with torch.no_grad():
         for name, block in wanted.items():
@@ -85,7 +86,8 @@ def _state_of(weights: str) -> dict[str, Array]:
         raise _refused(weights, f"not readable ({why})") from error
     wrong = [name for name, block in found.items() if not np.isfinite(block).all()]
     if wrong:
-        raise _refused(weights, f"{len(wrong)} blocks with numbers that are not finite, the first is {wrong[0][:100]}")
+        first = wrong[0][:100]
+        raise _refused(weights, f"{len(wrong)} blocks with numbers that are not finite, the first is {first}")
     return found
 
 

@@ -145,9 +145,8 @@ class SecAggClient(CodedUpdates):
         """Return the digest of who took part: this site's record, or else `told`."""
         if self.name not in sites:
             return told
-        kept = (
-            json.loads(path.read_text(encoding="utf-8")) if (path := self.roster_file(moment.round)).is_file() else {}
-        )
+        path = self.roster_file(moment.round)
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if kept.get("moment") != list(moment.words):
             raise statements.refused("the server", "a sum with this site that it did not hide an update for", "its own")
         return str(kept["roster"])

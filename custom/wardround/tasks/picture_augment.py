@@ -136,7 +136,8 @@ def turned(images: Images, angle: float, factor: float) -> Images:
     """
     height, width = images.shape[-2:]
     # In float64 until the grid is made of it.
-    cos, sin = (torch.tensor([part / factor], dtype=torch.float64) for part in (math.cos(angle), math.sin(angle)))
+    parts = math.cos(angle) / factor, math.sin(angle) / factor
+    cos, sin = (torch.tensor([part], dtype=torch.float64) for part in parts)
     planes = torch.from_numpy(np.ascontiguousarray(images)).reshape(1, -1, height, width)
     rows = in_plane(cos, sin, height, width).to(torch.float32)
     grid = functional.affine_grid(rows, [1, 1, height, width], align_corners=False)
