@@ -64,6 +64,11 @@ def cell(found: Sequence[float | None] | None, sign: str = "") -> str:
     return f"{mean:{sign}.3f}" if low is None else f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
+def met_or_not(met: bool | None) -> str:
+    """Return what a table says of a goal that was set beforehand; None: nothing was measured that decides it."""
+    return {True: "met", False: "**not met**", None: "not measured yet"}[met]
+
+
 def plain(value: Any) -> Any:
     """Return the value as JSON can hold it: NaN is null, infinity a word, keys are texts."""
     if isinstance(value, Mapping):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from common import Part, Table, known, one_settings, table
+from common import Part, Table, known, met_or_not, one_settings, table
 from learners import ALONE, title
 from paired import Gain, Scores, above, gain, means, merged, span
 
@@ -165,7 +165,7 @@ def goals(parts: Sequence[Part]) -> Table:
         [
             f"at {SMALLEST} >= +{LEAST_SMALLEST}",
             words,
-            _met(None if small is None else small.value >= LEAST_SMALLEST),
+            met_or_not(None if small is None else small.value >= LEAST_SMALLEST),
         ]
     )
     worst = None if deployed is None else deployed.worst
@@ -174,7 +174,7 @@ def goals(parts: Sequence[Part]) -> Table:
         [
             f"deployed nowhere more than {LOSS} below local",
             words,
-            _met(None if worst is None else worst[1].value >= -LOSS),
+            met_or_not(None if worst is None else worst[1].value >= -LOSS),
         ]
     )
     whole = found["mean"]
@@ -182,7 +182,7 @@ def goals(parts: Sequence[Part]) -> Table:
         [
             f"mean Dice >= {MEAN}",
             "-" if whole is None else f"{whole:.3f}",
-            _met(None if whole is None else whole >= MEAN),
+            met_or_not(None if whole is None else whole >= MEAN),
         ]
     )
     close = None if central is None else central.whole.value >= -CENTRAL
@@ -191,7 +191,7 @@ def goals(parts: Sequence[Part]) -> Table:
     best_of = unseen_gains(outside)
     words = ", ".join(f"{site} {value:+.3f}" for site, value in best_of.items()) or "-"
     met = all(value > 0 for value in best_of.values()) if best_of else None
-    lines.append(["unseen hospital: FedAvg above every local model", words, _met(met)])
+    lines.append(["unseen hospital: FedAvg above every local model", words, met_or_not(met)])
     return table(["goal", "found", ""], lines, parts)
 
 
@@ -199,11 +199,7 @@ def _line(words: str, found: Gain | None, met: bool | None) -> list[str]:
     if found is None:
         return [words, "-", "not measured yet"]
     part = "" if found.complete else " (not all parts are there)"
-    return [words, span(found.whole) + part, "" if met is None else _met(met)]
-
-
-def _met(met: bool | None) -> str:
-    return {True: "met", False: "**not met**", None: "not measured yet"}[met]
+    return [words, span(found.whole) + part, "" if met is None else met_or_not(met)]
 
 
 def work(parts: Sequence[Part]) -> Table:

@@ -39,6 +39,7 @@ from common import (
     command,
     finish,
     kept,
+    met_or_not,
     one_settings,
     run_missing,
     say,
@@ -219,23 +220,19 @@ def tables(parts: Sequence[Part]) -> dict[str, Table]:
         [
             "told and true at two hospitals or more, in every run",
             f"{min(two)} at least",
-            _met(min(two) >= 2),
+            met_or_not(min(two) >= 2),
         ],
-        ["told and not true nowhere", whole["told_not_true"], _met(not whole["told_not_true"])],
+        ["told and not true nowhere", whole["told_not_true"], met_or_not(not whole["told_not_true"])],
         [
             f"nobody deploys more than {LOSS} below its own",
             whole["below_own"],
-            _met(not whole["below_own"]),
+            met_or_not(not whole["below_own"]),
         ],
     ]
     return {
         "counts": table(heads, lines, parts),
         "goals": table(["goal", "found", ""], goals, parts),
     }
-
-
-def _met(met: bool) -> str:
-    return "met" if met else "**not met**"
 
 
 def main() -> None:

@@ -151,7 +151,7 @@ class Round:
         return means[0], len(payload)
 
     def _around(self, meta: dict[str, Any]) -> None:
-        from wardround.secagg.client import Incoming
+        from wardround.secagg.incoming_hop import Incoming
         from wardround.secagg.roster import ring_order
 
         self._call(self.names, joins=self.joins, prepares=self.prepares)

@@ -34,6 +34,7 @@ from common import (
     command,
     finish,
     kept,
+    met_or_not,
     one_settings,
     run_missing,
     show,
@@ -145,7 +146,8 @@ def tables(parts: Sequence[Part]) -> dict[str, Table]:
     for one in rows_of(parts):
         rounds = ", ".join("never" if n is None else str(n) for n in one["rounds"])
         shares = ["-" if one[name] is None else f"{one[name]:.2f}" for name in ("rounds_share", "bytes_share")]
-        goal = "" if one["start"] == "scratch" else _met(one["rounds_share"])
+        met = one["rounds_share"] is not None and one["rounds_share"] <= GOAL
+        goal = "" if one["start"] == "scratch" else met_or_not(met)
         name = title(one["arm"]) if one["arm"] in (*OTHERS, "fedavg") else f"FedAvg, {one['arm']}"
         lines.append([name, one["start"], rounds, *shares, f"{one['last']:.3f}", goal])
     card = warm_start()
@@ -176,10 +178,6 @@ def warm_start() -> Mapping[str, Any]:
     from wardround.models import shipped
 
     return shipped.card("randomised_phantoms")
-
-
-def _met(share: float | None) -> str:
-    return "met" if share is not None and share <= GOAL else "**not met**"
 
 
 def main() -> None:

@@ -122,8 +122,8 @@ def measured(world: str, seed: int, options: Mapping[str, Any]) -> dict[str, Any
                     models |= {f"blend {arm} {k} {a}": Mixture((local, w), (a, 1 - a)) for a in SHARES}
                     if k:
                         models[f"between {arm} {k} 0.5"] = 0.5 * walk[0] + 0.5 * w
-            merits = site.merits(models, site.split.val)
-            texts = {key: " ".join(f"{1000 * one:.0f}" for one in merit.patients) for key, merit in merits.items()}
+            found = site.validation_scores(models, site.split.val)
+            texts = {key: " ".join(f"{1000 * one:.0f}" for one in score.patients) for key, score in found.items()}
             found[name] = {"train": site.train_patients, "models": texts}
             say(f"  {name}: {len(models)} models scored on {len(site.split.val)} patients")
     return found
@@ -160,13 +160,14 @@ def candidates(scores: Scores, val: NDArray[np.int64], mixed: bool) -> dict[str,
 def choices(scores: Scores, val: NDArray[np.int64], mixed: bool) -> dict[str, str]:
     """Return rule -> the model that is deployed."""
     from wardround.reports.choice import RULES, choose_by
-    from wardround.training.mixture import Merit
+    from wardround.training.mixture import ValidationScore
 
     picked = candidates(scores, val, mixed)
-    merits = {
-        name: Merit(float(scores[model][val].mean()), tuple(scores[model][val])) for name, model in picked.items()
+    found = {
+        name: ValidationScore(float(scores[model][val].mean()), tuple(scores[model][val]))
+        for name, model in picked.items()
     }
-    return DEFAULTS | {rule: picked[choose_by(rule, merits)] for rule in RULES}
+    return DEFAULTS | {rule: picked[choose_by(rule, found)] for rule in RULES}
 
 
 def gains(scores: Scores, mixed: bool, count: int, draws: int, seed: int) -> dict[str, list[float]]:

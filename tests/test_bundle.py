@@ -105,3 +105,10 @@ def test_every_package_is_installed(project, repository):
 
 def test_the_ci_runs_the_documented_command(repository):
     assert (repository / ".ci" / "run").stat().st_mode & 0o100
+
+
+def test_the_build_system_knows_a_licence_by_its_name(project):
+    """setuptools before 77 refuses such a licence (PEP 639), and says so in words that nobody understands."""
+    assert 'license = "Apache-2.0"' in project
+    (least,) = re.findall(r'^requires = \["setuptools>=(\d+)"\]$', project, re.MULTILINE)
+    assert int(least) >= 77

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +69,36 @@ def test_every_file_that_a_document_names_exists(pages: dict[Path, str], reposit
     found = list(named(MODULE, pages))
     assert len(found) > 20
     assert [one for one in found if not any((root / one[1]).is_file() for root in roots)] == []
+
+
+# A function, setting or class in backticks: two words at least, since single ones are words of any language.
+NAME = re.compile(r"`([a-z]+(?:_[a-z]+)+|[A-Z][a-z]+(?:[A-Z][a-z]+)+)`")
+# Names of others: NVFlare's commands and channels, a key of systemd, a network of timm.
+OTHERS = {
+    *("server_command", "client_command", "aux_communication"),
+    *("ReadWritePaths", "vit_tiny"),
+}
+
+
+def test_every_name_in_backticks_is_one_of_ours_or_of_a_known_other(pages: dict[Path, str], repository: Path) -> None:
+    """A name that was changed in the code stays in a page for ever, unless somebody looks."""
+    folders = ("custom/**/*.py", "app_configs/**/*.yaml", "jobs/*/*/*/*.json", "poc_workspace/**/*", "tests/**/*.py")
+    files = [file for folder in folders for file in repository.glob(folder) if file.is_file() and file.suffix != ".md"]
+    words = {word for file in files for word in re.findall(r"\w+", file.read_text(encoding="utf-8", errors="ignore"))}
+    gone = [f"{page}: {name}" for page, name in named(NAME, pages) if name not in words | OTHERS]
+    assert gone == []
+
+
+WRITTEN = re.compile(r"^ +wardround .*--out ([A-Za-z_]+)(?= |$)", re.MULTILINE)
+
+
+def test_git_ignores_what_the_commands_of_the_documents_write_into_a_clone(repository: Path) -> None:
+    """They hold results and, at a hospital, masks of patients: nobody may commit them by mistake."""
+    if not (repository / ".git").exists():
+        pytest.skip("no clone, so git does not say what it ignores")
+    files = [repository / "README.md", repository / "poc_workspace" / "README.md", *(repository / "docs").glob("*.md")]
+    names = {name for file in files for name in WRITTEN.findall(file.read_text(encoding="utf-8"))}
+    assert {"bundles", "masks", "my_jobs"} <= names
+    asked = [f"{name}/file" for name in sorted(names)]
+    told = subprocess.run(["git", "check-ignore", *asked], cwd=repository, capture_output=True, text=True, check=False)
+    assert told.stdout.split() == asked

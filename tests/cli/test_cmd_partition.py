@@ -1,4 +1,5 @@
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,12 @@ def test_options_of_another_method_are_refused(arguments: tuple[str, ...], hospi
     with pytest.raises(SystemExit) as stop:
         main(["partition", method, str(hospitals / "site-1"), str(tmp_path / "out"), *rest])
     assert stop.value.code == 2
+
+
+def test_the_command_to_use_it_can_be_pasted_whatever_the_path(
+    hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "my sites; $HOME"
+    assert main(["partition", "pattern", str(hospitals / "site-1"), str(out), "--pattern", "^(phantom)"]) == 0
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith("use it: ")]
+    assert shlex.split(line)[-2:] == ["--sites-file", str(out / "sites.json")]

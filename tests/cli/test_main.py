@@ -9,6 +9,8 @@ import pytest
 from wardround.cli import cmd_jobs, main
 from wardround.core.errors import ConfigRefused
 
+HEAVY = {"torch", "monai", "nibabel", "numpy", "scipy", "matplotlib", "nvflare"}
+
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     yield parser
@@ -41,12 +43,24 @@ def test_a_group_alone_prints_its_own_help(group: str, capsys: pytest.CaptureFix
     assert f"usage: wardround {group}" in capsys.readouterr().out
 
 
-def test_help_imports_nothing_heavy() -> None:
-    code = "import sys; from wardround.cli.main import parser; parser().format_help(); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"torch", "monai", "nibabel", "numpy", "scipy", "matplotlib", "nvflare"}
+@pytest.mark.parametrize("words", [["--help"], ["jobs", "--help"], ["jobs", "write", "--help"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys\nfrom wardround.cli.main import main\n"
+        "try:\n    main(sys.argv[1:])\nfinally:\n    print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    loaded = done.stderr.split()
+    assert done.stdout.startswith("usage: wardround")
     assert "wardround.cli.main" in loaded
-    assert not heavy & set(loaded)
+    assert not HEAVY & set(loaded)
+
+
+def test_the_recipes_of_jobs_read_no_table_and_import_nothing_heavy() -> None:
+    code = "import sys; import wardround.jobs.recipes; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "wardround.dp.accounting" in loaded
+    assert not (HEAVY | {"wardround.data.ehr"}) & set(loaded)
 
 
 @pytest.mark.parametrize(

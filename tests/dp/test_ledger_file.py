@@ -237,3 +237,12 @@ def test_a_file_where_the_folder_should_be_is_refused(tmp_path):
     (tmp_path / "local").write_text("")
     with pytest.raises(ReleaseRefused, match="Not a directory"):
         append(tmp_path / "local")
+
+
+@pytest.mark.parametrize("file", [FILE, HEAD])
+def test_a_folder_where_a_file_should_be_is_refused(three, file):
+    (three / file).unlink()
+    (three / file).mkdir()
+    for ask in (append, read):
+        with pytest.raises(ReleaseRefused):
+            ask(three)

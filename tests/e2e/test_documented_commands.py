@@ -47,7 +47,7 @@ ELSEWHERE = {
     r"wardround preflight .*": ("tests/e2e/test_hardened.py", '"preflight"'),
     r"wardround sites init .*": ("tests/cli/test_cmd_sites.py", '"sites", "init"'),
     r"docker (build|compose) .*": ("tests/test_container.py", "Dockerfile"),
-    r"python -m monai.bundle run .*": ("tests/export/test_bundle.py", "monai.bundle.run("),
+    r"python -m monai.bundle run .*": ("tests/export/test_bundle.py", r"python (-m monai\.bundle run"),
     r"wardround export .*": ("tests/cli/test_cmd_export.py", '"export"'),
     r"wardround predict CASES? .*": ("tests/cli/test_cmd_predict.py", '"predict"'),
     r"wardround serve .*": ("tests/support/service_process.py", "serve"),

@@ -1,13 +1,13 @@
 """A blend is deployed as one network: predict, bundle, MONAI alone and the service give the same masks."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from bundles import drawn, mask, run_by_monai_alone
 
 from wardround.cli.cmd_predict import describe as in_words
 from wardround.core.errors import ModelRefused
@@ -31,26 +31,6 @@ SHARE = 0.25
 MIXED = {"share": SHARE, "of": "fedavg_finetuned", "k": 5}
 META = {"candidate": "blend", "k": 5, "val_score": 0.5, "patch": [16, 16, 16], "label_kind": "brats", "mixed": MIXED}
 TITLE = Title("wardround_blend", "This hospital's model: blend", "Three hospitals", "Copyright of theirs")
-ALONE = f"""
-import sys
-class NoWardround:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("wardround", "nvflare", "timm"):
-            raise ImportError(name)
-sys.meta_path.insert(0, NoWardround())
-import torch, monai.bundle
-torch.set_num_threads(1)
-monai.bundle.run(config_file="configs/inference.json", dataset_dir=sys.argv[1], output_dir=sys.argv[2])
-print(sorted(name for name in sys.modules if name == "{CODE}.models.blend"))
-"""
-
-
-def drawn(spec: UNet3d, seed: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {
-        name: block.detach().numpy() + 0.1 * rng.normal(size=block.shape).astype(np.float32)
-        for name, block in spec.build(0).named_parameters()
-    }
 
 
 def members(spec: UNet3d = SINGLE) -> list[dict[str, np.ndarray]]:
@@ -81,13 +61,6 @@ def bundle(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(tmp_path_factory.mktemp("bundles") / "site-1", prediction.read_weights(model), TITLE)
 
 
-def mask(model: Path, case: Path, out: Path) -> bytes:
-    weights = prediction.read_weights(model)
-    (files,) = prediction.cases_in(case, None)
-    prediction.Segmenter(weights, "brats", 4, prediction.ready(weights, "cpu")).predict(files, out)
-    return out.read_bytes()
-
-
 def test_the_mask_is_where_the_mean_probability_is_above_one_half(model: Path, case: Path, tmp_path: Path) -> None:
     """Each member alone through the same windows, the mean in float64."""
     single, (files,) = tmp_path / "single.npz", prediction.cases_in(case, None)
@@ -112,16 +85,7 @@ def test_the_mask_is_where_the_mean_probability_is_above_one_half(model: Path, c
 
 
 def test_monai_alone_writes_the_same_mask(model: Path, bundle: Path, case: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(case), str(tmp_path / "monai")],
-        cwd=bundle,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.rstrip().endswith(f"['{CODE}.models.blend']")
+    assert f"{CODE}.models.blend" in run_by_monai_alone(bundle, case, tmp_path / "monai")
     (found,) = (tmp_path / "monai").iterdir()
     assert found.read_bytes() == mask(model, case, tmp_path / "mask.nii.gz")
 

@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from bundles import drawn, mask, run_by_monai_alone
 
 from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.export.bundle import CODE, write_bundle
@@ -39,18 +40,6 @@ REQUIRED = {
 }
 TENSOR = {"type": str, "format": str, "num_channels": int, "spatial_shape": list, "dtype": str, "value_range": list}
 OPTIONAL = {"changelog": dict, "eval_metrics": dict, "references": list, "intended_use": str, "data_type": str}
-ALONE = f"""
-import sys
-class NoWardround:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("wardround", "nvflare", "timm"):
-            raise ImportError(name)
-sys.meta_path.insert(0, NoWardround())
-import torch, monai.bundle
-torch.set_num_threads(1)
-monai.bundle.run(config_file="configs/inference.json", dataset_dir=sys.argv[1], output_dir=sys.argv[2])
-print(sorted(name for name in sys.modules if name == "{CODE}"))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +63,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path, rng = tmp_path_factory.mktemp("model") / "deploy_model.npz", np.random.default_rng(0)
-    arrays = {
-        name: p.detach().numpy() + 0.1 * rng.normal(size=p.shape).astype(np.float32)
-        for name, p in SPEC.build(0).named_parameters()
-    }
-    checkpoint.save(path, arrays, fingerprint(SPEC), {"model": describe(SPEC), **META})
+    path = tmp_path_factory.mktemp("model") / "deploy_model.npz"
+    checkpoint.save(path, drawn(SPEC), fingerprint(SPEC), {"model": describe(SPEC), **META})
     return path
 
 
@@ -89,26 +74,12 @@ def bundle(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def masks(model: Path, cases: Path, out: Path) -> dict[str, bytes]:
-    weights, found = prediction.read_weights(model), {}
-    for folder in sorted(path for path in cases.iterdir() if path.is_dir()):
-        (files,) = prediction.cases_in(folder, None)
-        path = out / f"{folder.name}_mask.nii.gz"
-        prediction.Segmenter(weights, "brats", 4, prediction.ready(weights, "cpu")).predict(files, path)
-        found[path.name] = path.read_bytes()
-    return found
+    names = sorted(path.name for path in cases.iterdir() if path.is_dir())
+    return {f"{name}_mask.nii.gz": mask(model, cases / name, out / f"{name}_mask.nii.gz") for name in names}
 
 
 def test_monai_alone_writes_the_same_files(model: Path, bundle: Path, cases: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(cases), str(tmp_path / "monai")],
-        cwd=bundle,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.rstrip().endswith(f"['{CODE}']")
+    assert CODE in run_by_monai_alone(bundle, cases, tmp_path / "monai")
     found = {path.name: path.read_bytes() for path in (tmp_path / "monai").iterdir()}
     assert found == masks(model, cases, tmp_path / "npz")
     values = [np.unique(np.asarray(nibabel.load(path).dataobj)) for path in (tmp_path / "monai").iterdir()]

@@ -15,7 +15,7 @@ from wardround.core.errors import ConfigRefused, ReleaseRefused
 from wardround.core.traits import Traits
 from wardround.data.cases import MODALITIES
 from wardround.flare import compressed_messages, plaintext_messages, stage_memory
-from wardround.flare.outbound import ID, TREATED, Asked, Outbound, made_under
+from wardround.flare.outbound import ID, TREATED, Asked, Outbound, outbound_digest
 from wardround.flare.outbound_filter import OutboundFilter
 from wardround.flare.workspaces import run_folder, state_folder
 
@@ -276,7 +276,7 @@ def test_what_is_remembered_under_another_promise_stays(context):
     for round_, promised in enumerate([RandomSlices(2, 0), RandomSlices(3, 0)]):
         made = outbound(compression=promised)
         made.begin(Asked(round_, "a", round_))
-        found = stage_memory.of_round(state_folder(fl_ctx), stage, made.asked, made_under(made, fl_ctx))
+        found = stage_memory.of_round(state_folder(fl_ctx), stage, made.asked, outbound_digest(made, fl_ctx))
         assert found.after == {}
         found.after["count"] = 1
         stage_memory.keep(state_folder(fl_ctx), found)

@@ -22,7 +22,7 @@ from wardround.flare.secagg_messages import Call, Reply
 from wardround.messages import statements
 from wardround.messages.statements import Moment, Signed
 from wardround.secagg import grids
-from wardround.secagg.client import Incoming
+from wardround.secagg.incoming_hop import Incoming
 
 RUN = "ab" * 16
 NUMBERS = {"loss": 1.5, "val_score": 0.25, "seconds": 2.0}

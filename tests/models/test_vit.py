@@ -304,7 +304,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_from_timm_is_what_every_party_starts_from_and_any_other_is_refused(tmp_path: Path) -> None:
-    """The file is one that timm itself wrote, of drawn weights; a job's promise covers its content."""
+    """The file is one that timm itself wrote, of drawn weights; the digest in a job covers its content."""
     torch.manual_seed(3)
     theirs = timm_vit("test_vit")
     file = tmp_path / "from_timm.safetensors"

@@ -80,6 +80,14 @@ def test_settings_list_everything_given(shown: Shown, run: dict[str, Any]) -> No
     assert "best global model" not in shown(run, "settings")
 
 
+@pytest.mark.parametrize(("best", "words"), [(0, "as evaluated in round 1"), (2, "the final one, after round 2")])
+def test_the_best_model_is_of_a_round_that_there_was(shown: Shown, run: dict[str, Any], best: int, words: str) -> None:
+    """Rounds are counted from 0 in report.json, and the model after the last one is the final one."""
+    run["rounds"] = run["rounds"][:2]
+    run["best"] = {"round": best, "val_score": 0.5}
+    assert words in shown(run, "settings")
+
+
 def test_glossary_explains_the_words_of_the_tables() -> None:
     for word in ("Dice", "HD95", "ET, TC, WT", "Fine-tuning", "95 % interval"):
         assert f"<dt>{word}</dt>" in PARTS.glossary()

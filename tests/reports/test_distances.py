@@ -63,7 +63,7 @@ def test_classes_have_names() -> None:
     one = {"class": 2.0, "p glioma": 0.5, "p meningioma": 0.2, "p pituitary": 0.3}
     assert patients.in_words(one)["Expert"] == "pituitary"
     assert patients.in_words(one)["Model says"] == "glioma"
-    assert patients.merit(one) == 0.3
+    assert patients.patient_score(one) == 0.3
     assert "in 0 of 1." in patients.summary([one])
     assert "overlaps the expert's by 50% on average (Dice), and by 0% in the worst" in patients.summary([GOOD, MISSED])
     assert patients.summary([]) == ""

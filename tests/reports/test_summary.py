@@ -2,7 +2,15 @@ from typing import Any
 
 import pytest
 
-from wardround.reports.summary import all_problems, candidates_of, deployed, metric, overview, site_name
+from wardround.reports.summary import (
+    all_problems,
+    candidates_of,
+    deployed,
+    metric,
+    overview,
+    setting_words,
+    site_name,
+)
 
 
 def test_names(run: dict[str, Any]) -> None:
@@ -78,3 +86,16 @@ def test_overview_by_hand(run: dict[str, Any]) -> None:
     assert table["deployed"]["mean"] == pytest.approx((0.60 + 0.81) / 2)
     run["final"] = {}
     assert overview(run) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("model_selection.steps", [0, 1, 5, 20], "0, 1, 5, 20"),
+        ("model.channels", [8, 16], "8, 16"),
+        ("sampling.patch", [32, 32, 16], "32 x 32 x 16"),
+        ("lr", 0.05, "0.05"),
+    ],
+)
+def test_only_sizes_along_axes_are_shown_as_a_product(name: str, value: object, words: str) -> None:
+    assert setting_words(name, value) == words

@@ -22,8 +22,8 @@ from wardround.core.errors import RoundRefused
 from wardround.messages import statements
 from wardround.secagg import encryption_key, masks, shamir
 from wardround.secagg.bfv import SLOTS, Cipher
-from wardround.secagg.client import Incoming
 from wardround.secagg.fixed_point import decode, fields_of
+from wardround.secagg.incoming_hop import Incoming
 from wardround.secagg.key_agreement import FILE, KeyAgreement
 from wardround.secagg.roster import pair_seed, ring_order, roster_digest, start_words
 from wardround.secagg.server import SecAggServer, words_of

@@ -57,7 +57,7 @@ def site(cohorts: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def settings() -> Callable[..., SimpleNamespace]:
-    """settings(**changed) -> a job's promises, as the executor holds them"""
+    """settings(**changed) -> a job's settings, as the executor holds them"""
 
     def make(**changed: Any) -> SimpleNamespace:
         given = {

@@ -15,8 +15,9 @@ from wardround.core.arrays import Layout
 from wardround.messages.identity import Authority, Identity
 from wardround.messages.statements import Moment, Signed
 from wardround.secagg import encryption_key, simulated_kits
-from wardround.secagg.client import Incoming, SecAggClient
+from wardround.secagg.client import SecAggClient
 from wardround.secagg.fixed_point import fields_of
+from wardround.secagg.incoming_hop import Incoming
 from wardround.secagg.key_agreement import KeyAgreement
 from wardround.secagg.roster import ring_order
 from wardround.secagg.server import SecAggServer

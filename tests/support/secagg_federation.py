@@ -32,8 +32,9 @@ from wardround.core.stages import Ask, Update
 from wardround.messages import statements
 from wardround.messages.identity import Authority, Identity
 from wardround.messages.secagg import FINISH, HOP, JOIN, PREPARE, TRAIN, UNMASK, Call, Reply
-from wardround.secagg.client import Incoming, SecAggClient
+from wardround.secagg.client import SecAggClient
 from wardround.secagg.fixed_point import fields_of
+from wardround.secagg.incoming_hop import Incoming
 from wardround.secagg.key_agreement import KeyAgreement
 from wardround.secagg.server import SecAggServer
 from wardround.secagg.spec import SecAggSpec

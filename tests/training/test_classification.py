@@ -164,10 +164,10 @@ def test_a_mixture_has_the_mean_probabilities_and_the_parts_of_patients_add_up(s
     for a, b, both in zip(*rows.values(), strict=True):
         for name in CLASSES:
             assert both[f"p {name}"] == pytest.approx(0.25 * a[f"p {name}"] + 0.75 * b[f"p {name}"], abs=1e-6)
-    for name, merit in made.merits(models, made.cohort.cases).items():
-        assert merit.value == made.summary(rows[name])["balanced_accuracy"]["value"]
-        assert np.mean(merit.patients) == pytest.approx(merit.value)
-        assert len(merit.patients) == 18
+    for name, score in made.validation_scores(models, made.cohort.cases).items():
+        assert score.value == made.summary(rows[name])["balanced_accuracy"]["value"]
+        assert np.mean(score.patients) == pytest.approx(score.value)
+        assert len(score.patients) == 18
 
 
 def test_the_deployed_blend_tells_the_classes_that_were_evaluated(site, folder, tmp_path):

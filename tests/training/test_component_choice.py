@@ -13,9 +13,9 @@ from hospital_fixtures import SPEC
 from wardround.algorithms.schedule import Schedule
 from wardround.models.fingerprint import fingerprint
 from wardround.tasks.brain_tumours import BRAIN_TUMOURS
-from wardround.training.component_choice import tidied
+from wardround.training.component_choice import postprocessed
 from wardround.training.evaluation import ModelSelection, candidates_on_validation, evaluate
-from wardround.training.mixture import Mixture, Tidied
+from wardround.training.mixture import Mixture, Postprocessed
 from wardround.training.pages import keep_models
 from wardround.training.prediction import read_weights, ready, regions_of
 
@@ -57,22 +57,22 @@ def test_a_model_with_specks_is_filtered_and_one_that_finds_two_lesions_is_not()
     one, speck, two = labels((0, 4)), labels((0, 4), (8, 1)), labels((0, 4), (8, 2))
     site = Played({0: {"a": speck, "b": one}, 1: {"a": one, "b": two}}, {"a": one, "b": one, "test": one})
     models = {"specks": torch.tensor([0.0]), "two": torch.tensor([1.0])}
-    found = tidied(site, models, ["a", "b"])
+    found = postprocessed(site, models, ["a", "b"])
     assert set(found) == {"specks", "two"}
-    model, merit = found["specks"]
-    assert model == Tidied(models["specks"], ("WT",))
-    assert (merit.value, merit.patients) == (pytest.approx(1.0), pytest.approx((1.0, 1.0)))
+    model, score = found["specks"]
+    assert model == Postprocessed(models["specks"], ("WT",))
+    assert (score.value, score.patients) == (pytest.approx(1.0), pytest.approx((1.0, 1.0)))
     assert site.asked == {"a", "b"}, "no test patient is looked at"
     site.truth = {"a": one, "b": two}
-    assert set(tidied(site, models, ["a", "b"])) == {"specks"}
-    assert tidied(site, models, ["b"]) == {}, "nothing gets better: nothing is filtered"
+    assert set(postprocessed(site, models, ["a", "b"])) == {"specks"}
+    assert postprocessed(site, models, ["b"]) == {}, "nothing gets better: nothing is filtered"
 
 
 def test_a_blend_is_filtered_as_one_model():
     one, speck = labels((0, 4)), labels((0, 4), (8, 1))
     site = Played({0: {"a": speck}, 1: {"a": speck}}, {"a": one})
     pair = Mixture((torch.tensor([0.0]), torch.tensor([1.0])), (0.25, 0.75))
-    ((model, _),) = tidied(site, {"blend": pair}, ["a"]).values()
+    ((model, _),) = postprocessed(site, {"blend": pair}, ["a"]).values()
     assert model.model is pair
 
 
@@ -89,12 +89,12 @@ def test_a_hospital_evaluates_and_deploys_a_model_with_its_filter(site, tmp_path
     selection = replace(FILTERED, blend=blend)
     before = candidates_on_validation(one, arms, initial, SCHEDULE, replace(selection, largest_component=False))
     found = evaluate(one, arms, initial, SCHEDULE, selection)
-    filtered = {name: model for name, model in found.weights.items() if isinstance(model, Tidied)}
+    filtered = {name: model for name, model in found.weights.items() if isinstance(model, Postprocessed)}
     assert filtered, "the models of this test predict specks"
     for name, candidate in found.numbers["candidates"].items():
         assert (candidate["val"] > before[name].val) == (name in filtered)
-        merit = one.merits({"": found.weights[name]}, one.split.val)[""]
-        assert candidate["val"] == pytest.approx(merit.value)
+        score = one.validation_scores({"": found.weights[name]}, one.split.val)[""]
+        assert candidate["val"] == pytest.approx(score.value)
         assert found.rows[name] == one.rows_of({"": found.weights[name]}, one.split.test)[""]
     facts = {"phantoms": True, "label": "x", "cases": {}, "modalities": {}, "label_kind": "brats"}
     name = max(filtered, key=lambda key: key == "blend")
@@ -113,4 +113,4 @@ def test_without_the_setting_nothing_is_filtered(site):
     one = site()
     initial, arms = arms_of(one)
     found = evaluate(one, arms, initial, SCHEDULE, replace(FILTERED, largest_component=False))
-    assert not any(isinstance(model, Tidied) for model in found.weights.values())
+    assert not any(isinstance(model, Postprocessed) for model in found.weights.values())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wardround.core.errors import ConfigRefused
-from wardround.training.mixture import Merit, Mixture, merit_of_cases, outputs
+from wardround.training.mixture import Mixture, ValidationScore, outputs, score_of_cases
 
 
 def test_every_network_runs_once_and_only_what_is_needed_again_is_kept() -> None:
@@ -36,8 +36,8 @@ def test_weights_of_two_networks_and_other_shares_are_refused() -> None:
 
 
 def test_a_patient_with_two_cases_counts_for_two() -> None:
-    found = merit_of_cases([0.2, 0.9, 0.4], ["a", "b", "a"])
+    found = score_of_cases([0.2, 0.9, 0.4], ["a", "b", "a"])
     assert found.value == pytest.approx(0.5)
     assert found.patients == pytest.approx((0.4, 0.6))
     assert sum(found.patients) / 2 == pytest.approx(found.value)
-    assert merit_of_cases([0.25, 0.5], ["a", "b"]) == Merit(0.375, (0.25, 0.5))
+    assert score_of_cases([0.25, 0.5], ["a", "b"]) == ValidationScore(0.375, (0.25, 0.5))

@@ -65,7 +65,7 @@ class PatientRelease:
             raise ReleaseRefused(
                 "an update under patient-level differential privacy",
                 found="one without proof of its noise" if proof is None else _proved(proof),
-                expected=f"exactly {self.work} private gradients of this job's promise, and the update that they made",
+                expected=f"exactly {self.work} private gradients with this job's noise, and the update that they made",
                 fix="print the job again with `wardround jobs write`, and take every filter of task results but "
                 "OutboundFilter out of it",
             )

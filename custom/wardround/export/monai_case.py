@@ -17,11 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from wardround.core.arrays import Array
+from wardround.core.bounded import TooMuch
 from wardround.core.errors import ConfigRefused
 from wardround.data.cases import find_cases
 from wardround.data.layouts import CaseFiles, unused_files
 from wardround.data.volumes import read_images, write_mask
 from wardround.models.norms import with_group_norms
+from wardround.models.stored_arrays import DAMAGED, state_dictionary
 from wardround.tasks.components import with_largest_parts
 from wardround.tasks.inference import predict_logits
 from wardround.tasks.inputs import network_input
@@ -56,24 +59,45 @@ def ready(network: nn.Module, norm: str, weights: str, device: str) -> nn.Module
     norm: instance or group for the ready-made networks, whose norms become GroupNorm as
         in training (nets.py); any other word keeps norms as built.
 
-    ConfigRefused is raised for too many or too few parameters, or other shapes.
+    ConfigRefused is raised for a file that is damaged or states sizes that it has not,
+    for too many or too few parameters, other shapes, and numbers that are not finite.
     """
     # By parameters, not by the state dictionary: some networks hold a layer under two names (DynUNet), or index tables.
     wanted = dict(network.named_parameters())
-    # weights_only: a state dictionary from elsewhere must not run code.
-    found = torch.load(weights, map_location="cpu", weights_only=True)
-    if {name: one.shape for name, one in wanted.items()} != {name: one.shape for name, one in found.items()}:
-        raise ConfigRefused(
-            f"the weights {weights}",
-            found=f"{len(found)} blocks that do not fit the network's {len(wanted)}",
-            expected="the weights that were written with this bundle",
-            fix="export the bundle again with `wardround export`",
-        )
+    found = _state_of(weights)
+    shapes = {name: tuple(one.shape) for name, one in wanted.items()}
+    if shapes != {name: one.shape for name, one in found.items()}:
+        raise _refused(weights, f"{len(found)} blocks that do not fit the network's {len(wanted)}")
     with torch.no_grad():
         for name, block in wanted.items():
-            block.copy_(found[name])
+            block.copy_(torch.from_numpy(found[name]))
     kept = network if norm not in ("instance", "group") else with_group_norms(network, norm)  # type: ignore[arg-type]
     return kept.to(device).eval()
+
+
+def _state_of(weights: str) -> dict[str, Array]:
+    """Return the parameters in a file that may have been anywhere: nothing in it is
+    unpickled, and no size that it states is trusted (models/stored_arrays.py).
+    """
+    try:
+        found = state_dictionary(Path(weights))
+    except (OSError, MemoryError, *DAMAGED) as error:
+        why = str(error) if isinstance(error, TooMuch) else type(error).__name__
+        raise _refused(weights, f"not readable ({why})") from error
+    wrong = [name for name, block in found.items() if not np.isfinite(block).all()]
+    if wrong:
+        first = wrong[0][:100]
+        raise _refused(weights, f"{len(wrong)} blocks with numbers that are not finite, the first is {first}")
+    return found
+
+
+def _refused(weights: str, found: str) -> ConfigRefused:
+    return ConfigRefused(
+        f"the weights {weights}",
+        found=found,
+        expected="the weights that were written with this bundle",
+        fix="export the bundle again with `wardround export`",
+    )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ statistic of few patients would tell their own values, so it stays at the site.
 | seconds                                  | two digits               | two digits      |
 
 Seconds are of the machine, and grow with the number of patients that it scores. Where a
-job hides that number they do not leave at all (Outbound.hides_time).
+job hides that number they do not leave at all (Outbound.withholds_training_time).
 
 Why `least` is 5: the mean and the two ends of a bootstrap interval are three equations.
 With two patients the ends ARE the two scores, with three the third score follows, and

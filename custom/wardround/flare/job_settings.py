@@ -17,7 +17,8 @@ from typing import Any
 from nvflare.apis.fl_context import FLContext
 
 from wardround.core.errors import ConfigRefused, Refusal
-from wardround.flare.reported_settings import Json, dp_of, of_parts, privacy_of
+from wardround.flare.reported_privacy import dp_of, privacy_of
+from wardround.flare.reported_settings import Json, of_parts
 from wardround.models import weights_words
 from wardround.training.class_inputs import INPUTS
 

@@ -1,9 +1,9 @@
-"""What a job promises about everything that leaves this site, stated once in its JSON:
-the component `outbound`.
+"""The settings of everything that leaves this site, stated once in the job's JSON: the
+component `outbound`.
 
 The executor reads it before it trains (what is reserved), the outbound filter runs it,
 the ledger is charged from it, and the site's own policy compares it with what the
-hospital insists on. None of them holds a promise of its own, so no two can differ.
+hospital insists on. None of them holds a setting of its own, so no two can differ.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Outbound(FLComponent):  # type: ignore[misc]
         return self.privacy.promise if isinstance(self.privacy, PatientRelease) else None
 
     @property
-    def hides_time(self) -> bool:
+    def withholds_training_time(self) -> bool:
         """Return whether no seconds may leave: how long a site works grows with the
         number of its patients, which differential privacy and a count inside the sum
         hide.
@@ -178,9 +178,9 @@ def outbound_of(fl_ctx: FLContext) -> Outbound:
     return found
 
 
-def made_under(outbound: Outbound, fl_ctx: FLContext) -> str:
-    """Return a digest of all that is done to an update: the job's promise, and what this
-    site's own policy did before.
+def outbound_digest(outbound: Outbound, fl_ctx: FLContext) -> str:
+    """Return a digest of all that is done to an update: the settings of `outbound`, and
+    what this site's own policy did before.
 
     Coded integers, and what coding or compressing left over, are bound to it.
     """

@@ -19,7 +19,7 @@ from wardround.compression.opening import stage_of
 from wardround.core.arrays import Layout, digest
 from wardround.core.stages import Receipt, Update
 from wardround.flare import few_patients, ledger_adapter, plaintext_messages, resend_cache, stage_memory
-from wardround.flare.outbound import Outbound, made_under
+from wardround.flare.outbound import Outbound, outbound_digest
 from wardround.flare.workspaces import state_folder
 from wardround.messages import plaintext
 
@@ -65,7 +65,7 @@ def update(
 def scores(outbound: Outbound, given: Mapping[str, Any], fl_ctx: FLContext) -> tuple[Mapping[str, Any], Receipt]:
     """Return what leaves of the scores, and its receipt."""
     plaintext_messages.require_named(given, outbound.allowed_names)
-    timed = plaintext.without_time(given) if outbound.hides_time else given
+    timed = plaintext.without_time(given) if outbound.withholds_training_time else given
     return few_patients.scores(timed, few_patients.known(fl_ctx)), dict(SCORES)
 
 
@@ -87,7 +87,7 @@ def _compressed(
     receipt says; write down what the compression remembers.
     """
     stage = stage_of(compression, Layout.of(leaving.delta), str(fl_ctx.get_identity_name()))
-    remembered = stage_memory.of_round(state_folder(fl_ctx), stage, outbound.asked, made_under(outbound, fl_ctx))
+    remembered = stage_memory.of_round(state_folder(fl_ctx), stage, outbound.asked, outbound_digest(outbound, fl_ctx))
     passed, said = stage.outbound(Update(leaving.delta, leaving.weight), outbound.asked.round, remembered.after)
     stage_memory.keep(state_folder(fl_ctx), remembered)
     return replace(leaving, delta=passed.params), {"compression": {"method": compression.name, **said}}

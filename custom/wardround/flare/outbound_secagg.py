@@ -22,7 +22,7 @@ from wardround.core.arrays import digest
 from wardround.core.errors import ReleaseRefused
 from wardround.core.stages import Receipt, Update
 from wardround.flare import few_patients, ledger_adapter, plaintext_messages, secagg_compression, secagg_messages
-from wardround.flare.outbound import Outbound, made_under
+from wardround.flare.outbound import Outbound, outbound_digest
 from wardround.flare.secagg_session import SecAggSession
 from wardround.messages import plaintext, statements
 
@@ -100,7 +100,7 @@ class _Leaving:
         if self.outbound.noise is not None:
             return plaintext.SILENT
         told = {key: value for key, value in given.items() if key != "personal"}
-        told = plaintext.without_time(told) if self.outbound.hides_time else told
+        told = plaintext.without_time(told) if self.outbound.withholds_training_time else told
         return few_patients.scores(told, few_patients.known(self.fl_ctx))
 
     def require_made_here(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class _Leaving:
         """
         round_ = self.session.call.moment.round
         said = self.session.open(self.fl_ctx).said(round_)
-        if said.get("made_by") != made_under(self.outbound, self.fl_ctx):
+        if said.get("outbound_digest") != outbound_digest(self.outbound, self.fl_ctx):
             raise ReleaseRefused(
                 f"the integers of round {round_ + 1} that this site keeps",
                 found="those of another outbound filter, sum or policy of this site",
@@ -137,7 +137,7 @@ class _Leaving:
         # withheld must not pass for a loss that is not there.
         numbers, facts = self._told(update)
         beside = {"numbers": numbers, "facts": facts, "model": session.model, "settings": session.settings}
-        beside |= {"run": moment.run, "made_by": made_under(self.outbound, self.fl_ctx)}
+        beside |= {"run": moment.run, "outbound_digest": outbound_digest(self.outbound, self.fl_ctx)}
         site, patients = session.open(self.fl_ctx), int(update.weight)
         if outbound.compresses is None:
             held = site.hold(moment.round, passed.params, patients, session.initial, beside)
@@ -150,7 +150,7 @@ class _Leaving:
         patients = few_patients.known(self.fl_ctx, update.facts)
         hidden = self.session.secagg.hides_counts
         facts = plaintext.without_counts(update.facts) if hidden else dict(update.facts)
-        timed = plaintext.without_time(update.numbers) if self.outbound.hides_time else update.numbers
+        timed = plaintext.without_time(update.numbers) if self.outbound.withholds_training_time else update.numbers
         numbers = few_patients.numbers(timed, patients)
         if self.outbound.noise is not None:
             numbers, facts = dict.fromkeys(numbers), plaintext.silent_facts(facts)

@@ -19,7 +19,7 @@ from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused
 from wardround.core.stages import Receipt, Update
 from wardround.flare import stage_memory
-from wardround.flare.outbound import Outbound, made_under
+from wardround.flare.outbound import Outbound, outbound_digest
 from wardround.flare.workspaces import state_folder
 from wardround.secagg.client import SecAggClient
 
@@ -42,7 +42,7 @@ def hold(
         )
     folder, round_, patients = state_folder(fl_ctx), outbound.asked.round, int(update.weight)
     stage = stage_of(compression, Layout.of(update.params))
-    remembered = stage_memory.of_round(folder, stage, outbound.asked, made_under(outbound, fl_ctx))
+    remembered = stage_memory.of_round(folder, stage, outbound.asked, outbound_digest(outbound, fl_ctx))
     memory, public = remembered.after, session.public
     memory.update(public)
     sent, said = stage.outbound(update, round_, memory)

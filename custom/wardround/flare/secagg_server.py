@@ -34,7 +34,7 @@ class SecAggJobServer:
 
     A state folder with an unfinished run is resumed.
 
-    secagg: the job's promise of secure aggregation, the same as at the sites.
+    secagg: the job's settings of secure aggregation, the same as at the sites.
     compression: how updates get smaller before they enter the sum, or "none". Only the
         length of an update follows from it.
     model: the network. Only the length of an update follows from it.

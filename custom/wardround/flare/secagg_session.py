@@ -34,8 +34,8 @@ class SecAggSession:
 
     Noise that is not made for this sum is a ConfigRefused.
 
-    secagg: the job's promise of secure aggregation.
-    noise: the job's promise of hospital-level DP, or None without it.
+    secagg: the job's settings of secure aggregation.
+    noise: the job's settings of hospital-level DP, or None without it.
     settings: a digest of what shapes an update, as the executor states it.
     seed: the job's seed for stochastic rounding.
     model: the digest of the global model that this round starts from.

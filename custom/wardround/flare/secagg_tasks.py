@@ -20,7 +20,7 @@ from wardround.flare.secagg_model import SecAggModel
 from wardround.flare.secagg_session import SecAggSession
 from wardround.flare.trainer import Trainer
 from wardround.messages import plaintext, statements
-from wardround.secagg.client import Incoming
+from wardround.secagg.incoming_hop import Incoming
 
 
 class SecAggTasks:

@@ -43,32 +43,31 @@ class Remembered:
     round: the number of the round.
     before: what was remembered before it.
     after: what the stage makes of it; the stage writes into this.
-    made_under: what was done to the update before the compression (made_under in
-        outbound.py).
+    outbound_digest: of what was done to the update before the compression (outbound.py).
     """
 
     round: int
     before: Mapping[str, Any]
     after: Memory
-    made_under: str
+    outbound_digest: str
 
 
-def of_round(folder: Path, stage: Settles, asked: Asked, made_under: str) -> Remembered:
+def of_round(folder: Path, stage: Settles, asked: Asked, outbound_digest: str) -> Remembered:
     """Return what the stage continues from, once it knows if its message counted.
 
     What was remembered of an update that was made under something else is left out.
     """
     kept = _read(folder) if asked.round else None
-    if kept is None or kept.made_under != made_under:
-        return Remembered(asked.round, {}, {}, made_under)
+    if kept is None or kept.outbound_digest != outbound_digest:
+        return Remembered(asked.round, {}, {}, outbound_digest)
     if kept.round == asked.round:
         # The message of this round has had no answer yet, and is made again.
-        return Remembered(asked.round, kept.before, _copy(kept.before), made_under)
+        return Remembered(asked.round, kept.before, _copy(kept.before), outbound_digest)
     memory = _copy(kept.after)
     # Other rounds may lie between. What matters is whether the last update of this site
     # that counted is the one of the message.
     stage.settle(memory, asked.since == kept.round + 1)
-    return Remembered(asked.round, _copy(memory), memory, made_under)
+    return Remembered(asked.round, _copy(memory), memory, outbound_digest)
 
 
 def keep(folder: Path, remembered: Remembered) -> None:
@@ -81,7 +80,9 @@ def keep(folder: Path, remembered: Remembered) -> None:
     for part, memory in parts.items():
         for name, value in memory.items():
             (arrays if isinstance(value, np.ndarray) else said)[f"{part}:{name}"] = value
-    stored.save(folder / FILE, arrays, said | {"round": remembered.round, "made_under": remembered.made_under})
+    stored.save(
+        folder / FILE, arrays, said | {"round": remembered.round, "outbound_digest": remembered.outbound_digest}
+    )
 
 
 def _read(folder: Path) -> Remembered | None:
@@ -94,7 +95,7 @@ def _read(folder: Path) -> Remembered | None:
         for part in ("before", "after")
     )
     # A file that does not say it is of no promise at all.
-    return Remembered(int(values["round"]), before, after, str(values.get("made_under", "")))
+    return Remembered(int(values["round"]), before, after, str(values.get("outbound_digest", "")))
 
 
 def _copy(memory: Mapping[str, Any]) -> Memory:

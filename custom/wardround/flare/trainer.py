@@ -167,8 +167,8 @@ class Trainer:
         delta, loss = hospital.train(weights, round_, since)
         numbers: dict[str, float | None] = {"loss": loss, "val_score": val_score}
         numbers["seconds"] = time.monotonic() - begun
-        told = tell(self._component, numbers, round_, fl_ctx, silent=silent, timed=not outbound.hides_time)
-        numbers = plaintext.without_time(numbers) if outbound.hides_time else numbers
+        told = tell(self._component, numbers, round_, fl_ctx, silent=silent, timed=not outbound.withholds_training_time)
+        numbers = plaintext.without_time(numbers) if outbound.withholds_training_time else numbers
         words = f"loss {shown(told['loss'])}, validation score of the incoming model {shown(told['val_score'])}"
         rounds = self.work.schedule.num_rounds
         self.say(f"round {round_ + 1}/{rounds} {hospital.title}: {words}, seconds {shown(told['seconds'])}", fl_ctx)
@@ -189,7 +189,7 @@ class Trainer:
         self.say(f"{hospital.title}: trains its local baseline, fine-tunes and evaluates the models", fl_ctx)
         evaluation = hospital.evaluate(weights, since)
         hospital.keep(evaluation, workspaces.run_folder(fl_ctx), workspaces.job_name(fl_ctx))
-        seconds = None if outbound.hides_time else time.monotonic() - begun
+        seconds = None if outbound.withholds_training_time else time.monotonic() - begun
         self.say(f"{hospital.title}: {spoken(evaluation.numbers)}", fl_ctx)
         tell(self._component, {"val_score": val_score}, round_, fl_ctx, silent=outbound.noise is not None)
         scores: Mapping[str, Any] = evaluation.numbers | {"val_score": val_score, "seconds": seconds}

@@ -10,7 +10,8 @@ from pathlib import Path
 from wardround import __version__
 from wardround.core import files
 from wardround.core.errors import ConfigRefused
-from wardround.flare.reported_settings import of_parts, privacy_of
+from wardround.flare.reported_privacy import privacy_of
+from wardround.flare.reported_settings import of_parts
 from wardround.jobs import secagg_jobs
 from wardround.jobs.allowed_names import allowed_names
 from wardround.jobs.building import build

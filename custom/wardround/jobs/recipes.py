@@ -16,7 +16,7 @@ from wardround.dp.accounting import (
     noise_multiplier_for,
 )
 from wardround.dp.releases import GaussianRelease, SampledGaussianRelease
-from wardround.flare.reported_settings import claimed
+from wardround.flare.reported_privacy import claimed
 from wardround.jobs import first_weights, fragments, own_classes
 from wardround.jobs import settings as settings_of
 from wardround.jobs.job import HOSPITAL_DP, Job, Json

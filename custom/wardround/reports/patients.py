@@ -15,7 +15,7 @@ Row = Mapping[str, float]
 _CLASS = "p "
 
 
-def merit(row: Row) -> float:
+def patient_score(row: Row) -> float:
     """Return how well a model did on a patient: its Dice, or the probability that it
     gave the true class.
     """
@@ -54,7 +54,7 @@ def summary(rows: Sequence[Row]) -> str:
     if "class" in rows[0]:
         right = sum(in_words(row)["Expert"] == in_words(row)["Model says"] for row in rows)
         return f"{who}, the chosen model names the expert's class in {right} of {len(rows)}."
-    scores = [merit(row) for row in rows]
+    scores = [patient_score(row) for row in rows]
     return (
         f"{who}, the outline of the chosen model overlaps the expert's by {fmean(scores):.0%} on average (Dice), and by "
         f"{min(scores):.0%} in the worst case."

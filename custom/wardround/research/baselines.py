@@ -108,7 +108,7 @@ def score(site: TaskSite, model: Tensor | Mixture) -> dict[str, Any]:
         model = model.to(site.device)
     rows = site.rows_of({"": model}, site.split.test)[""]
     return {
-        "val": site.merits({"": model}, site.split.val)[""].value,
+        "val": site.validation_scores({"": model}, site.split.val)[""].value,
         "cases": len(rows),
         "test": site.summary(rows),
     }

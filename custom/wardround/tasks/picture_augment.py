@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from wardround.core.errors import ConfigRefused
+from wardround.tasks.turning import in_plane
 
 Images = NDArray[np.float32]
 
@@ -134,11 +135,12 @@ def turned(images: Images, angle: float, factor: float) -> Images:
     factor: Above 1 enlarges.
     """
     height, width = images.shape[-2:]
-    cos, sin = math.cos(angle) / factor, math.sin(angle) / factor
-    # grid_sample counts from -1 to 1 along each side: a turn in pixels, not in sides.
-    rows = [[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]]
+    # In float64 until the grid is made of it.
+    parts = math.cos(angle) / factor, math.sin(angle) / factor
+    cos, sin = (torch.tensor([part], dtype=torch.float64) for part in parts)
     planes = torch.from_numpy(np.ascontiguousarray(images)).reshape(1, -1, height, width)
-    grid = functional.affine_grid(torch.tensor([rows]), [1, 1, height, width], align_corners=False)
+    rows = in_plane(cos, sin, height, width).to(torch.float32)
+    grid = functional.affine_grid(rows, [1, 1, height, width], align_corners=False)
     found = functional.grid_sample(planes, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     made: Images = found.reshape(images.shape).numpy()
     return made

@@ -19,6 +19,20 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 
+def in_plane(cos: Tensor, sin: Tensor, x: int, y: int) -> Tensor:
+    """Return [B, 2, 3], as `affine_grid` takes it, that turns planes of x rows and y
+    columns about their middle.
+
+    cos, sin: [B], of the angle and divided by the zoom; a positive angle turns the
+        first axis towards the second.
+    """
+    zero = torch.zeros_like(cos)
+    # Where a pixel of the result comes from, in grid_sample's units: half a side is 1
+    # on each axis, and the last axis stands first. So this turns pixels, not sides.
+    rows = torch.stack([cos, -sin * x / y, zero]), torch.stack([sin * y / x, cos, zero])
+    return torch.stack(rows).permute(2, 0, 1)
+
+
 def turned(
     images: Tensor,
     targets: Tensor,
@@ -34,11 +48,7 @@ def turned(
     """
     (b, c, x, y, z), regions = images.shape, targets.shape[1]
     cos, sin = torch.cos(angles) / zooms, torch.sin(angles) / zooms
-    zero = torch.zeros_like(cos)
-    # Where a voxel of the result comes from, in grid_sample's units: half the patch's
-    # side is 1 on each axis, and the last axis stands first.
-    rows = torch.stack([cos, -sin * x / y, zero]), torch.stack([sin * y / x, cos, zero])
-    grid = affine_grid(torch.stack(rows).permute(2, 0, 1), [b, 1, x, y], align_corners=False)
+    grid = affine_grid(in_plane(cos, sin, x, y), [b, 1, x, y], align_corners=False)
 
     def sampled(volumes: Tensor, channels: int, mode: str) -> Tensor:
         # The slices become channels: they all share the grid.

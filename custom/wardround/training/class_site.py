@@ -19,7 +19,7 @@ from wardround.models.blend import mixed_classes
 from wardround.models.nets import Network
 from wardround.tasks import classification as classes_
 from wardround.training.case_objective import Batch, Cases
-from wardround.training.mixture import Merit, Model, outputs
+from wardround.training.mixture import Model, ValidationScore, outputs
 from wardround.training.site_objective import SiteObjective, network_on, patient_count
 
 if TYPE_CHECKING:
@@ -146,23 +146,25 @@ class ClassificationSite:
         (a, labels), (b, _) = classes_.arrays(rows), classes_.arrays(reference)
         return classes_.paired_gain(a, b, labels, self.seed)
 
-    def merits(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, Merit]:
+    def validation_scores(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, ValidationScore]:
         """Return the balanced accuracy of each model, and what each patient adds to it."""
         rows = self.rows_of(models, cases)
         return {
-            name: Merit(
+            name: ValidationScore(
                 classes_.balanced_accuracy(*classes_.arrays(mine)), tuple(classes_.recalls(*classes_.arrays(mine)))
             )
             for name, mine in rows.items()
         }
 
-    def tidied(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, tuple[Model, Merit]]:
+    def postprocessed(
+        self, models: Mapping[str, Model], cases: Sequence[str]
+    ) -> dict[str, tuple[Model, ValidationScore]]:
         """Return nothing: classes have no parts that could be left out."""
         return {}
 
     def score(self, w: Tensor, cases: Sequence[str]) -> float:
         """Return the balanced accuracy over patients, by which models are selected."""
-        return self.merits({"": w}, cases)[""].value
+        return self.validation_scores({"": w}, cases)[""].value
 
     def about_model(self) -> dict[str, Any]:
         """Return the kind of labels and the inputs; class_prediction.py reads them."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from wardround.tasks.components import with_largest_parts
 from wardround.tasks.metrics import case_scores
 from wardround.training.case_scoring import predictions
-from wardround.training.mixture import Merit, Model, Tidied, bare, merit_of_cases
+from wardround.training.mixture import Model, Postprocessed, ValidationScore, bare, score_of_cases
 
 if TYPE_CHECKING:
     from wardround.training.segmentation import SegmentationSite
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 Bools = NDArray[np.bool_]
 
 
-def tidied(site: SegmentationSite, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, tuple[Model, Merit]]:
+def postprocessed(
+    site: SegmentationSite, models: Mapping[str, Model], cases: Sequence[str]
+) -> dict[str, tuple[Model, ValidationScore]]:
     """Return the models that are better with a filter, with it, and how good they are.
 
     cases: Cases of the validation patients. Every network runs once on each.
@@ -40,7 +42,7 @@ def tidied(site: SegmentationSite, models: Mapping[str, Model], cases: Sequence[
     for case in cases:
         for name, regions in predictions(site, {key: bare(model) for key, model in models.items()}, case):
             seen[name].append((np.packbits(regions), regions.shape))
-    found: dict[str, tuple[Model, Merit]] = {}
+    found: dict[str, tuple[Model, ValidationScore]] = {}
     for name, model in models.items():
         masks = [np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape) > 0 for bits, shape in seen[name]]
         plain = _scores(site, masks, cases, ())
@@ -53,8 +55,8 @@ def tidied(site: SegmentationSite, models: Mapping[str, Model], cases: Sequence[
         better = _scores(site, masks, cases, chosen)
         if chosen and _mean(better, "dice_mean") > _mean(plain, "dice_mean"):
             patients = [site.cohort.patients[case] for case in cases]
-            merit = merit_of_cases([row["dice_mean"] for row in better], patients)
-            found[name] = (Tidied(bare(model), chosen), merit)
+            score = score_of_cases([row["dice_mean"] for row in better], patients)
+            found[name] = (Postprocessed(bare(model), chosen), score)
     return found
 
 

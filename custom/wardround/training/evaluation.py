@@ -34,7 +34,7 @@ from wardround.algorithms.schedule import Schedule
 from wardround.core.errors import ConfigRefused
 from wardround.reports.choice import choose_by, require_rule
 from wardround.reports.verdict import LEAST_DICE, floors, is_usable, score_of
-from wardround.training.mixture import Merit, Mixture, Model
+from wardround.training.mixture import Mixture, Model, ValidationScore
 from wardround.training.task import Rows, TaskSite
 
 
@@ -90,21 +90,21 @@ class Candidate:
     """One model that a hospital could deploy.
 
     k: The fine-tuning steps; of a blend, those of the shared model in it.
-    merit: Its score on validation.
+    score: Its score on validation.
     share: Of a blend the share of the local model, of interpolated weights that of the
         fine-tuned ones; None for any other model.
     of: The shared model in it: of a blend a candidate, of interpolated weights an arm.
     """
 
     k: int
-    merit: Merit
+    score: ValidationScore
     model: Model
     share: float | None = None
     of: str | None = None
 
     @property
     def val(self) -> float:
-        return self.merit.value
+        return self.score.value
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def evaluate(
     }
     deploy = choose_by(
         model_selection.rule,
-        {name: one.merit for name, one in picked.items()},
+        {name: one.score for name, one in picked.items()},
         score_of(candidates),
     )
     # The test patients say whether the choice is good enough for anybody. They do not change the choice.
@@ -181,7 +181,7 @@ def candidates_on_validation(
     # The local baseline draws from a stream of its own, so that nothing in the
     # federation depends on it.
     local = local_only(site.objective("local"), schedule, initial)
-    picked = {"local": Candidate(0, site.merits({"": local}, site.split.val)[""], local)}
+    picked = {"local": Candidate(0, site.validation_scores({"": local}, site.split.val)[""], local)}
     tuned = {arm: fine_tuned(site, w, model_selection) for arm, w in arms.items()}
     for arm, options in tuned.items():
         if arm == "fedavg":
@@ -198,8 +198,8 @@ def candidates_on_validation(
     if model_selection.blend and trained:
         picked["blend"] = blended(site, picked["local"], trained, model_selection.blend)
     if model_selection.largest_component:
-        better = site.tidied({name: one.model for name, one in picked.items()}, site.split.val)
-        picked |= {name: replace(picked[name], model=model, merit=merit) for name, (model, merit) in better.items()}
+        better = site.postprocessed({name: one.model for name, one in picked.items()}, site.split.val)
+        picked |= {name: replace(picked[name], model=model, score=score) for name, (model, score) in better.items()}
     return picked
 
 
@@ -212,9 +212,9 @@ def interpolated(site: TaskSite, arm: str, options: Sequence[Candidate], shares:
     """
     start, end = options[0], max(options[1:], key=lambda option: option.val)
     models = {str(n): _between(start.model, end.model, share) for n, share in enumerate(shares)}
-    merits = site.merits(models, site.split.val)
-    name = max(models, key=lambda one: merits[one].value)
-    return Candidate(end.k, merits[name], models[name], shares[int(name)], arm)
+    scores = site.validation_scores(models, site.split.val)
+    name = max(models, key=lambda one: scores[one].value)
+    return Candidate(end.k, scores[name], models[name], shares[int(name)], arm)
 
 
 def blended(site: TaskSite, local: Candidate, trained: Mapping[str, Candidate], shares: Sequence[float]) -> Candidate:
@@ -228,9 +228,9 @@ def blended(site: TaskSite, local: Candidate, trained: Mapping[str, Candidate], 
     of = max(trained, key=lambda one: trained[one].val)
     pair = (_weights(local.model), _weights(trained[of].model))
     models = {str(n): Mixture(pair, (share, 1 - share)) for n, share in enumerate(shares)}
-    merits = site.merits(models, site.split.val)
-    name = max(models, key=lambda one: merits[one].value)
-    return Candidate(trained[of].k, merits[name], models[name], shares[int(name)], of)
+    scores = site.validation_scores(models, site.split.val)
+    name = max(models, key=lambda one: scores[one].value)
+    return Candidate(trained[of].k, scores[name], models[name], shares[int(name)], of)
 
 
 def spoken(numbers: Mapping[str, Any]) -> str:
@@ -287,5 +287,5 @@ def fine_tuned(
     ks = sorted(model_selection.steps)
     steps = Steps(work=max(ks), lr=model_selection.lr)
     snapshots = fine_tune(w, site.objective("fine-tune"), ks, steps)
-    merits = site.merits({str(k): snapshots[k] for k in ks}, site.split.val)
-    return [Candidate(k, merits[str(k)], snapshots[k]) for k in ks]
+    scores = site.validation_scores({str(k): snapshots[k] for k in ks}, site.split.val)
+    return [Candidate(k, scores[str(k)], snapshots[k]) for k in ks]

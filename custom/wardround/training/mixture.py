@@ -46,7 +46,7 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class Tidied:
+class Postprocessed:
     """A model, and the regions of which only the largest part counts.
 
     largest: Names of regions (tasks/components.py).
@@ -56,11 +56,11 @@ class Tidied:
     largest: tuple[str, ...]
 
 
-Model = Tensor | Mixture | Tidied
+Model = Tensor | Mixture | Postprocessed
 
 
 @dataclass(frozen=True)
-class Merit:
+class ValidationScore:
     """The score by which a model is selected.
 
     value: The score, from 0 to 1, higher for better models.
@@ -106,15 +106,15 @@ def members(model: Model) -> tuple[Tensor, ...]:
 
 def bare(model: Model) -> Tensor | Mixture:
     """Return a model without its filter of regions."""
-    return model.model if isinstance(model, Tidied) else model
+    return model.model if isinstance(model, Postprocessed) else model
 
 
 def largest_of(model: Model) -> tuple[str, ...]:
     """Return the regions of which only the largest part counts."""
-    return model.largest if isinstance(model, Tidied) else ()
+    return model.largest if isinstance(model, Postprocessed) else ()
 
 
-def merit_of_cases(values: Sequence[float], patients: Sequence[str]) -> Merit:
+def score_of_cases(values: Sequence[float], patients: Sequence[str]) -> ValidationScore:
     """Return the mean of one number per case.
 
     patients: The patient of each case. The number of a patient with several cases is
@@ -124,4 +124,4 @@ def merit_of_cases(values: Sequence[float], patients: Sequence[str]) -> Merit:
     for value, patient in zip(values, patients, strict=True):
         totals[patient] = totals.get(patient, 0.0) + value
     each = len(totals) / len(values)
-    return Merit(float(np.mean(values)), tuple(total * each for total in totals.values()))
+    return ValidationScore(float(np.mean(values)), tuple(total * each for total in totals.values()))

@@ -17,7 +17,7 @@ from wardround.models.blend import PARTS, Blend
 from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import Network
 from wardround.models.specs import describe
-from wardround.reports.patients import in_words, merit, summary
+from wardround.reports.patients import in_words, patient_score, summary
 from wardround.reports.site_page import write_site_report
 from wardround.reports.verdict import NAMES
 from wardround.training import origin
@@ -102,7 +102,7 @@ def write_page(
     deploy = evaluation.numbers["deploy"]
     patients = _patients(site)
     of = {name: dict(zip(patients, rows, strict=True)) for name, rows in evaluation.rows.items()}
-    worst = sorted(patients, key=lambda patient: merit(of[deploy][patient]))
+    worst = sorted(patients, key=lambda patient: patient_score(of[deploy][patient]))
     rows = [
         {
             "Patient": patient,

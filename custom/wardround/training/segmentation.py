@@ -35,8 +35,8 @@ from wardround.tasks.loss import dice_bce_by_patient
 from wardround.tasks.task import Task, task_from_json
 from wardround.training.case_scoring import CaseRows, predictions, scores_of
 from wardround.training.case_scoring import by_patient as by_patient
-from wardround.training.component_choice import tidied
-from wardround.training.mixture import Merit, Model, merit_of_cases
+from wardround.training.component_choice import postprocessed
+from wardround.training.mixture import Model, ValidationScore, score_of_cases
 from wardround.training.overlays import overlays
 from wardround.training.patch_objective import Batch, Patches, labels_of
 from wardround.training.site_objective import SiteObjective, network_on, patient_count
@@ -269,15 +269,17 @@ class SegmentationSite:
         scores = scores_of(self, models, cases, with_hd95=True)
         return {name: by_patient(self, cases, rows) for name, rows in scores.items()}
 
-    def merits(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, Merit]:
+    def validation_scores(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, ValidationScore]:
         """Return the mean Dice over known regions of each model, and each patient's."""
         scores = scores_of(self, models, cases, with_hd95=False)
         patients = [self.cohort.patients[case] for case in cases]
-        return {name: merit_of_cases([row["dice_mean"] for row in rows], patients) for name, rows in scores.items()}
+        return {name: score_of_cases([row["dice_mean"] for row in rows], patients) for name, rows in scores.items()}
 
-    def tidied(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, tuple[Model, Merit]]:
+    def postprocessed(
+        self, models: Mapping[str, Model], cases: Sequence[str]
+    ) -> dict[str, tuple[Model, ValidationScore]]:
         """Return the models that are better with a filter of their regions, with it."""
-        return tidied(self, models, cases)
+        return postprocessed(self, models, cases)
 
     def summary(self, rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
         """Return each metric with its interval; distances apart from misses."""
@@ -293,4 +295,4 @@ class SegmentationSite:
 
     def score(self, w: Tensor, cases: Sequence[str]) -> float:
         """Return the mean Dice over known regions, by which models are selected."""
-        return self.merits({"": w}, cases)[""].value
+        return self.validation_scores({"": w}, cases)[""].value

@@ -21,7 +21,7 @@ from wardround.data.splits import Split
 from wardround.models.flat import FlatModel
 from wardround.models.nets import Network
 from wardround.synthetic.hospitals import Hospital as Profile
-from wardround.training.mixture import Merit, Model
+from wardround.training.mixture import Model, ValidationScore
 
 Rows = list[dict[str, float]]
 
@@ -113,7 +113,7 @@ class TaskSite(Protocol):
     def rows_of(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, Rows]:
         """Return the rows of several models; no network runs twice on a case."""
 
-    def merits(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, Merit]:
+    def validation_scores(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, ValidationScore]:
         """Return the score by which each model is selected, with each patient's part.
 
         Its value is that of `score`. No network runs twice on a case.
@@ -125,7 +125,9 @@ class TaskSite(Protocol):
     def gain(self, rows: Rows, reference: Rows) -> dict[str, Any]:
         """Return how far `rows` score above `reference`, with the interval."""
 
-    def tidied(self, models: Mapping[str, Model], cases: Sequence[str]) -> dict[str, tuple[Model, Merit]]:
+    def postprocessed(
+        self, models: Mapping[str, Model], cases: Sequence[str]
+    ) -> dict[str, tuple[Model, ValidationScore]]:
         """Return the models that a filter makes better on these cases, with it, and how
         good they are then. A task without such a filter returns none.
         """
