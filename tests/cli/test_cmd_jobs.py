@@ -72,6 +72,12 @@ def test_settings_and_sites_reach_the_folder(tmp_path: Path) -> None:
         (("brats_ditto", "--set", "algorithm.lam=-1"), "Ditto"),
         (("brats_ditto", "--sites", "a,a"), "different names"),
         (("brats_ditto", "--sites", "a,server"), "different names"),
+        (("brats_ditto", "--sites", "a"), "lower min_clients with `--set federation.min_clients=1`"),
+        (
+            ("brats_ditto", "--set", "federation.min_clients=5"),
+            "lower min_clients with `--set federation.min_clients=4`",
+        ),
+        (("brats_fedavg_he", "--sites", "a,b"), "to do:    name 3 sites or more with --sites\n"),
     ],
 )
 def test_wrong_jobs_are_refused_and_nothing_is_written(

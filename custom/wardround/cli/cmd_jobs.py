@@ -156,13 +156,18 @@ def list_settings(args: argparse.Namespace) -> int:
 def write_jobs(args: argparse.Namespace) -> int:
     """Write the folders of the named jobs."""
     from wardround.jobs import recipes
-    from wardround.jobs.building import require_buildable
+    from wardround.jobs.building import least_clients, require_buildable
+    from wardround.jobs.federation_check import EVERYBODY, require_enough
     from wardround.jobs.folder import write
 
-    sites = ["@ALL"] if args.all_sites else site_names(args.sites) if args.sites else []
+    sites = [EVERYBODY] if args.all_sites else site_names(args.sites) if args.sites else []
     jobs = [recipes.job(name, args.set, sites) for name in args.names or recipes.names()]
     for job in jobs if args.set else ():
         require_buildable(job)
+    for job in jobs:
+        named, least = job.federation["sites"], job.federation["min_clients"]
+        if named != [EVERYBODY]:
+            require_enough(len(named), least, least_clients(job))
     for job in jobs:
         print(f"written: {write(job, args.out / job.name)}")
     return DONE

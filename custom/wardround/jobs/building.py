@@ -16,9 +16,10 @@ from typing import Any
 from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused
 from wardround.core.traits import Fitting, require_fit
-from wardround.jobs.federation_check import require_federation
+from wardround.jobs.federation_check import require_federation, require_majority
 from wardround.jobs.job import Job, Json
 from wardround.jobs.job_classes import classes, shipped
+from wardround.secagg.spec import LEAST_SITES
 
 PARTS = ("model", "sampling", "model_selection", "phantoms")
 LIST = "`wardround sites allow-list`"
@@ -71,7 +72,6 @@ def require_buildable(job: Job) -> None:
     """Raise ConfigRefused unless every object of the job can be built and all of them
     fit together. Failing here is better than failing at four sites at once.
     """
-    from wardround.aggregation.collect import require_tolerates
     from wardround.algorithms.federation import begin
 
     require_federation(job.federation)
@@ -85,7 +85,7 @@ def require_buildable(job: Job) -> None:
     _require_private_work(job, algorithm, schedule)
     if job.secagg is None:
         _require_no_step_check(job)
-        require_tolerates(build(job.aggregation, "aggregation"), job.federation["min_clients"])
+        require_majority(build(job.aggregation, "aggregation"), job.federation)
     else:
         secagg = build(job.privacy["secagg"], "secagg")
         if job.hospital_noise is not None:
@@ -121,6 +121,15 @@ def parts_of(job: Job) -> list[Fitting]:
         server_optimizer=build(job.server_optimizer, "server optimizer"),
         work_by_patients=build(job.federation["schedule"], "schedule").work_by_patients,
     )
+
+
+def least_clients(job: Job) -> int:
+    """Return the value to which `min_clients` may be lowered: what its secure sum or
+    its aggregation needs, else 1.
+    """
+    if job.secagg is not None:
+        return LEAST_SITES
+    return int(getattr(build(job.aggregation, "aggregation"), "least_sites", 1))
 
 
 def class_at(path: str, what: str) -> type:
