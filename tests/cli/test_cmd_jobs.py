@@ -68,6 +68,19 @@ def test_settings_and_sites_reach_the_folder(tmp_path: Path) -> None:
         (("brats_ditto", "--set", "work=0"), "local steps"),
         (("brats_ditto", "--set", "task.model=5"), "no such setting"),
         (("brats_ditto", "--set", "model.path=os.nothing"), "os.nothing"),
+        (
+            ("brats_ditto", "--set", "model.path=wardround.models.nets.Unett"),
+            "did you mean wardround.models.nets.UNet3d?",
+        ),
+        (("brats_ditto", "--set", "model.path=Segresnet"), "did you mean wardround.models.nets.SegResNet3d?"),
+        (
+            ("brats_ditto", "--set", "model.path=monai.networks.nets.SegResnet"),
+            "did you mean monai.networks.nets.SegResNet,",
+        ),
+        (
+            ("brats_ditto", "--set", "algorithm.path=wardround.algorithms.ditto.Dito"),
+            "wardround.algorithms.ditto.Ditto",
+        ),
         (("brats_ditto", "--set", "model.wings=2"), "wings"),
         (("brats_ditto", "--set", "algorithm.lam=-1"), "Ditto"),
         (("brats_ditto", "--sites", "a,a"), "different names"),

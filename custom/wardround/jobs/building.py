@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused
 from wardround.core.traits import Fitting, require_fit
+from wardround.jobs import first_weights
 from wardround.jobs.federation_check import require_federation, require_majority
 from wardround.jobs.job import Job, Json
 from wardround.jobs.job_classes import classes, shipped
+from wardround.jobs.nearest import class_meant
 from wardround.secagg.spec import LEAST_SITES
 
 PARTS = ("model", "sampling", "model_selection", "phantoms")
@@ -95,6 +98,8 @@ def require_buildable(job: Job) -> None:
         "network and sampling",
         lambda: _require_network_fits(parts["model"], parts["sampling"], patient_noise),
     )
+    # After the channels: a network for another task has a reason of its own.
+    first_weights.require_fit(parts["model"])
     _guarded(
         "algorithm and schedule",
         lambda: begin(algorithm, sharing, schedule.steps(0)),
@@ -144,7 +149,7 @@ def class_at(path: str, what: str) -> type:
             f"the job's {what}, {path}",
             found=f"no such class here ({error})",
             expected="the full name of a class that this Python can import",
-            fix="correct the name, or install the package that holds it",
+            fix=f"{class_meant(path, _known(module))}name such a class, or install the package that holds it",
         ) from error
     if not inspect.isclass(found):
         raise ConfigRefused(
@@ -154,6 +159,17 @@ def class_at(path: str, what: str) -> type:
             fix="name a class",
         )
     return found
+
+
+def _known(module: str) -> list[str]:
+    """Return the full names of the classes that wardround ships and, where this module
+    is loaded, of those that it defines.
+    """
+    there = vars(sys.modules[module]) if module in sys.modules else {}
+    return [
+        *shipped(),
+        *(f"{module}.{name}" for name, one in there.items() if getattr(one, "__module__", "") == module),
+    ]
 
 
 def shared_layout(job: Job) -> Layout:
