@@ -289,7 +289,10 @@ def test_wrong_arguments(hospitals: Path, tmp_path: Path, capsys: pytest.Capture
     assert ".nii.gz" in capsys.readouterr().err
     assert main(["predict", str(case), "--model", str(case / f"{case.name}_t1.nii.gz")]) == 2
     assert "not readable" in capsys.readouterr().err
-    assert main(["predict", str(case), "--model", str(model), "--device", "cuda:99"]) == 2
+    for device in ("cuda:99", "gpu", "cpu:9"):
+        capsys.readouterr()
+        assert main(["predict", str(case), "--model", str(model), "--device", device]) == 2
+        assert "to do:    `--device auto` or `--device cpu`" in capsys.readouterr().err
     assert main(["predict", str(tmp_path), "--model", str(model)]) == 2
 
 

@@ -38,7 +38,7 @@ EXAMPLE = '{"data": "/data/brats"}, or with every key: ' + json.dumps(
         "fewest_patients": LEAST_PATIENTS,
     },
 )
-_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _TEXT_KEYS = ("name", "cache", "device", "patient_pattern", "record")
 _KEYS = ("data", "cases", "labels", "units", "fewest_patients", *_TEXT_KEYS)
 
@@ -171,7 +171,7 @@ def _config(content: object, file: Path, where: str) -> SiteConfig:
         raise _refused(where, "no key 'data'", "'data': the folder of the cases")
     texts = {key: _text(content[key], key, where) for key in ("data", *_TEXT_KEYS) if content.get(key) is not None}
     device = texts.get("device", "auto")
-    if not _DEVICE.fullmatch(device):
+    if not DEVICE.fullmatch(device):
         raise _refused(where, f"'device': {device!r}", "auto, cpu, cuda or cuda:N")
     if "patient_pattern" in texts:
         compile_patient_pattern(texts["patient_pattern"], where)

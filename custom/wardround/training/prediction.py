@@ -33,7 +33,7 @@ from wardround.tasks.brain_tumours import BRAIN_TUMOURS, DESCRIPTION
 from wardround.tasks.components import largest_in, with_largest_parts
 from wardround.tasks.inference import predict_regions
 from wardround.tasks.task import Task, task_from_json
-from wardround.training.opening import pick_device
+from wardround.training.opening import BY_FLAG, pick_device
 from wardround.training.overlays import shown_on
 
 # A file of weights comes from elsewhere: its patch is limited before memory is
@@ -267,7 +267,7 @@ def ready(weights: Weights, device: str) -> FlatModel:
 
     ConfigRefused is raised for a GPU that is not there.
     """
-    model = FlatModel(weights.spec.build(0), pick_device(device))
+    model = FlatModel(weights.spec.build(0), pick_device(device, BY_FLAG))
     model.load(torch.from_numpy(model.layout.flatten(weights.arrays)).to(model.device))
     return model
 
