@@ -30,6 +30,15 @@ def names() -> list[str]:
     return list(fragments.table()["jobs"])
 
 
+def choices() -> dict[str, list[str]]:
+    """Return, for every setting that names a row or a fragment of app_configs/, the
+    names that `--set NAME=CHOICE` takes.
+    """
+    page = fragments.table()
+    kinds = [one.removesuffix("=") for one in settings_of.BY_NAME]
+    return {kind: fragments.names(kind) if kind == "privacy" else list(_rows(page, kind)) for kind in kinds}
+
+
 def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> Job:
     """Return the job of this name with `settings` applied, such as "work=40",
     "algorithm.hessian=HF" or "sampling.patch=[64,64,16]".
@@ -135,7 +144,7 @@ def _row(page: Json, kind: str, name: str) -> Json:
 
     No such row: ConfigRefused.
     """
-    rows = page[kind if kind in page else f"{kind}s"]
+    rows = _rows(page, kind)
     if name not in rows:
         near = did_you_mean(name, rows)
         raise ConfigRefused(
@@ -145,6 +154,11 @@ def _row(page: Json, kind: str, name: str) -> Json:
             fix=f"{near}--set {kind}=NAME",
         )
     found: Json = rows[name]
+    return found
+
+
+def _rows(page: Json, kind: str) -> Json:
+    found: Json = page[kind if kind in page else f"{kind}s"]
     return found
 
 
