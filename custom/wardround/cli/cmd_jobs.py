@@ -116,28 +116,12 @@ def list_jobs(_: argparse.Namespace) -> int:
 
 def list_settings(args: argparse.Namespace) -> int:
     """Print every setting of one job, with its value, type and meaning."""
-    from wardround.jobs import fragments, recipes, settings
+    from wardround.jobs import recipes, settings
     from wardround.jobs.setting_descriptions import DERIVED, DESCRIPTIONS
 
-    made = recipes.job(args.name, args.set)
-    print(f"privacy: {made.privacy['title']}")
-    print(f"    {DESCRIPTIONS['privacy']}")
-    print(f"sharing: {made.title}")
-    print(
-        textwrap.fill(
-            DESCRIPTIONS["sharing"],
-            110,
-            initial_indent="    ",
-            subsequent_indent="    ",
-        ),
-    )
-    page = fragments.table()
-    for name, rows in (
-        ("schedule", "schedules"),
-        ("server_optimizer", "server_optimizers"),
-        ("work_by_patients", "work_by_patients"),
-    ):
-        print(f"{name}: {', '.join(page[rows])}")
+    made, row = recipes.job(args.name, args.set), recipes.row_of(args.name, args.set)
+    for name, names in recipes.choices().items():
+        print(f"{name} = {row[name]}  (one of {', '.join(names)})")
         print(textwrap.fill(DESCRIPTIONS[name], 110, initial_indent="    ", subsequent_indent="    "))
     found = {name: value for name, value in settings.listed(made).items() if name not in DERIVED}
     for name, value in found.items():

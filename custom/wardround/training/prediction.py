@@ -209,7 +209,11 @@ def cases_in(folder: Path, wanted: str | None, task: Task = BRAIN_TUMOURS) -> tu
 
     wanted: The only case to return; None returns all.
     """
-    return find_cases(folder, None if wanted is None else [wanted], require_seg=False, source=task.source)
+    only = None if wanted is None else [wanted]
+    fix = "name a folder of cases (docs/data.md)"
+    if only:
+        fix = f"name one that is there with --case: `ls {folder}` lists them; without --case all are predicted"
+    return find_cases(folder, only, require_seg=False, source=task.source, fix=fix)
 
 
 @dataclass(frozen=True)
