@@ -321,6 +321,18 @@ def test_a_name_for_reports_is_not_the_name_of_a_site(
     assert "-c site-1,site-2" in err
 
 
+@pytest.mark.parametrize("content", ['{"site-1": ', "[1]", "{}", "\xff"])
+def test_a_sites_file_that_is_none_is_answered_with_the_form_of_one(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sites.json"
+    file.write_bytes(content.encode("latin-1"))
+    assert main(["jobs", "run", "brats_fedavg", "--sites-file", str(file), "-w", str(tmp_path / "w")]) == 2
+    said = capsys.readouterr().err
+    assert f"the sites' file {file}" in said
+    assert '{"site-1": {"data": "/data/a"}, "site-2": {"data": "/data/b"}}' in said
+
+
 def test_a_plan_for_a_folder_that_is_not_there_is_no_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "--unit",

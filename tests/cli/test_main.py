@@ -53,7 +53,7 @@ def test_help_imports_nothing_heavy() -> None:
     ("error", "code", "words"),
     [
         (ConfigRefused("a thing", found="this", expected="that", fix="mend it"), 2, "to do:    mend it"),
-        (PermissionError(13, "Permission denied", "/x/y"), 2, "/x/y: Permission denied"),
+        (PermissionError(13, "Permission denied", "/x/y"), 2, "the file /x/y\n  found:    Permission denied\n"),
         (KeyboardInterrupt(), 130, "stopped"),
     ],
 )
