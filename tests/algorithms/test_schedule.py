@@ -10,8 +10,9 @@ from wardround.algorithms.base import Steps
 from wardround.algorithms.ditto import Ditto
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import SiteSide, local_only, run
+from wardround.algorithms.patient_work import PatientWork
 from wardround.algorithms.per_fedavg import PerFedAvg
-from wardround.algorithms.schedule import FLOOR, Schedule
+from wardround.algorithms.schedule import FLOOR, MOST_WORK, Schedule
 from wardround.algorithms.server_optimizers import Mean
 from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused
@@ -59,6 +60,15 @@ def test_a_promise_has_no_default(name):
 def test_senseless_values_are_refused(wrong):
     with pytest.raises(ConfigRefused):
         Schedule(**GOOD | wrong)
+
+
+@pytest.mark.parametrize("decay", ["constant", "cosine_per_step", "poly_per_step"])
+@pytest.mark.parametrize(
+    "much", [{"work": 10**12}, {"work": MOST_WORK // 2 + 1, "work_by_patients": PatientWork(16, 0.5, 2.0)}]
+)
+def test_a_round_without_end_is_refused_before_its_rates_are_listed(decay, much):
+    with pytest.raises(ConfigRefused, match="at most 1000000 gradient evaluations"):
+        Schedule(**GOOD | {"decay": decay} | much)
 
 
 @pytest.mark.parametrize("round_", [-1, 5])

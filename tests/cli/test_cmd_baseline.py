@@ -66,10 +66,14 @@ def test_no_data_is_refused_with_a_way_out(capsys: pytest.CaptureFixture[str]) -
     assert "wardround phantoms" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("wrong", [("--set", "lr=-1"), ("--set", "sampling.patch=[1]"), ("--device", "cuda:99")])
+@pytest.mark.parametrize(
+    "wrong", [("--set", "lr=-1"), ("--set", "sampling.patch=[1]"), ("--device", "cuda:99"), ("--device", "gpu")]
+)
 def test_wrong_settings_are_refused(
     wrong: tuple[str, ...], hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sites = ("--sites", str(hospitals / "sites.json"), "--out", str(tmp_path / "o"))
     assert main(["baseline", "local", "--job", "brats_fedavg", *sites, *wrong]) == 2
-    assert "to do:" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "to do:" in said
+    assert ("`--device auto`" in said) == (wrong[0] == "--device")

@@ -42,6 +42,16 @@ def test_settings_that_differ_and_paired_differences(two: Any, tmp_path: Path, c
     assert out.rstrip().endswith(f"open this: {(tmp_path / 'c.html').resolve()}")
 
 
+@pytest.mark.parametrize("out", ["/proc/x.html", "."])
+def test_a_page_that_cannot_be_written_is_refused_before_the_runs_are_read(
+    out: str, tmp_path: Path, capsys: Any
+) -> None:
+    assert main(["compare", str(tmp_path), "--out", out]) == 2
+    said = capsys.readouterr().err
+    assert f"--out {Path(out).parent if out != '.' else out}" in said
+    assert all(word in said for word in ("found:", "expected:", "to do:"))
+
+
 def test_scores_that_are_not_told_leave_a_hospital_out(two: Any, tmp_path: Path, capsys: Any) -> None:
     two[1]["final"]["site-2"]["candidates"] = {"local": {}}
     first, second = keep(two[0], tmp_path / "a" / "x"), keep(two[1], tmp_path / "b" / "x")

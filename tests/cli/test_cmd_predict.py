@@ -283,13 +283,28 @@ def test_a_shared_model_without_its_head_is_refused(
     assert "shared model of brats_fedavg after 3 rounds" in capsys.readouterr().err
 
 
+def test_a_case_that_is_not_there_is_answered_with_a_count_and_the_command_that_lists_them(
+    hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, model = a_case(hospitals).parent, weights(tmp_path / "m.npz")
+    assert main(["predict", str(folder), "--model", str(model), "--case", "zzz"]) == 2
+    said = capsys.readouterr().err
+    cases = sum(one.is_dir() for one in folder.iterdir())
+    assert f"no case zzz among {cases}" in said
+    assert f"`ls {folder}` lists them" in said
+    assert a_case(hospitals).name not in said, "names of cases are the hospital's own"
+
+
 def test_wrong_arguments(hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case, model = a_case(hospitals), weights(tmp_path / "m.npz")
     assert main(["predict", str(case), "--model", str(model), "--out", "mask.png"]) == 2
     assert ".nii.gz" in capsys.readouterr().err
     assert main(["predict", str(case), "--model", str(case / f"{case.name}_t1.nii.gz")]) == 2
     assert "not readable" in capsys.readouterr().err
-    assert main(["predict", str(case), "--model", str(model), "--device", "cuda:99"]) == 2
+    for device in ("cuda:99", "gpu", "cpu:9"):
+        capsys.readouterr()
+        assert main(["predict", str(case), "--model", str(model), "--device", device]) == 2
+        assert "to do:    `--device auto` or `--device cpu`" in capsys.readouterr().err
     assert main(["predict", str(tmp_path), "--model", str(model)]) == 2
 
 

@@ -216,7 +216,7 @@ def test_weights_that_do_not_fit_are_refused(
         (("--out", "x.nii.gz"), ".json or .csv"),
         (("--labels", "brats"), "--labels"),
         (("--enhancing", "3"), "--enhancing"),
-        (("--case", "nobody"), "no case 'nobody'"),
+        (("--case", "nobody"), "name one with --case: the column `case` lists them"),
     ],
 )
 def test_wrong_arguments(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,37 @@ def test_a_file_with_its_label_and_the_blocks_that_a_job_takes(
     assert "drawn from the seed" in shown
     assert main(["pretrain", "--show", str(out)]) == 2
     assert "weights of the network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("w.pt", "`--out {place}/w.safetensors`"), ("w", "ending"), ("no/w.safetensors", "`mkdir -p {place}/no`")],
+)
+def test_a_name_under_which_nothing_would_be_found_is_refused(
+    name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", "--out", str(tmp_path / name), "--steps", "1", *NETWORK]) == 2
+    assert words.format(place=tmp_path) in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_run_that_is_stopped_says_that_there_is_no_file_yet(
+    by_hand: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "w.safetensors"
+
+    def train(spec: Any, plan: Any, progress: Any, state: Path, *rest: Any) -> bool:
+        if by_hand:
+            raise KeyboardInterrupt
+        state.touch()
+        return False
+
+    monkeypatch.setattr(pretrain, "train", train)
+    assert main(["pretrain", "--out", str(out), "--steps", "1", *NETWORK]) == (130 if by_hand else 1)
+    said = capsys.readouterr().err
+    assert f"there is no {out} yet" in said
+    assert ("begin again" if by_hand else f"continue with --resume ({tmp_path / 'w.state.npz'})") in said
 
 
 def test_without_a_state_nothing_is_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

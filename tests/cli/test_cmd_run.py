@@ -158,6 +158,30 @@ def test_the_report_decides_and_not_the_exit_code(
     assert "deprecated" not in err
 
 
+@pytest.mark.parametrize("record", [True, False])
+def test_the_reason_of_a_failure_is_the_last_thing_on_the_screen_once(
+    record: bool,
+    run: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    why = ConfigRefused("weights: w.pt", found="cannot be read", expected="the file", fix="copy it there")
+
+    def simulate(words: Sequence[str], environment: Mapping[str, str], show: Callable[[str], None]) -> int:
+        for line in f"12:00:00 ERROR the run cannot start: {why}\n12:00:00 INFO the end".splitlines():
+            show(line)
+        if record:
+            write_report(run | {"problems": ["aborted"]}, tmp_path / "w" / "server" / "simulate_job" / "wardround")
+        return 2
+
+    monkeypatch.setattr(simulation, "stream", simulate)
+    assert main(["jobs", "run", "brats_perfedavg", "-n", "2", "-w", str(tmp_path / "w")]) == (1 if record else 2)
+    out, err = capfd.readouterr()
+    assert err.endswith(f"wardround: the run cannot start: {why}\n")
+    assert (out + err).count("copy it there") == 1
+
+
 def test_an_old_report_is_not_taken_for_a_crashed_runs(
     run: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,6 +319,18 @@ def test_a_name_for_reports_is_not_the_name_of_a_site(
     err = capsys.readouterr().err
     assert "site-1 (DU), site-2 (HT)" in err
     assert "-c site-1,site-2" in err
+
+
+@pytest.mark.parametrize("content", ['{"site-1": ', "[1]", "{}", "\xff"])
+def test_a_sites_file_that_is_none_is_answered_with_the_form_of_one(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sites.json"
+    file.write_bytes(content.encode("latin-1"))
+    assert main(["jobs", "run", "brats_fedavg", "--sites-file", str(file), "-w", str(tmp_path / "w")]) == 2
+    said = capsys.readouterr().err
+    assert f"the sites' file {file}" in said
+    assert '{"site-1": {"data": "/data/a"}, "site-2": {"data": "/data/b"}}' in said
 
 
 def test_a_plan_for_a_folder_that_is_not_there_is_no_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,8 +156,9 @@ def test_one_command_sets_a_site_up_and_checks_it(fresh, capsys):
     ("words", "says"),
     [
         ([], "no --data"),
-        (["--data", "DATA", "--budget", "patient"], "patient=8,1e-5"),
-        (["--data", "DATA", "--budget", "ward=8,1e-5"], "ward"),
+        (["--data", "DATA", "--budget", "patient"], "`--budget patient=8,1e-5`"),
+        (["--data", "DATA", "--budget", "ward=8,1e-5"], "`--budget patient=8,1e-5`"),
+        (["--data", "DATA", "--budget", "patient=8,2"], "`--budget patient=8,1e-5`"),
         (["--data", "DATA", "--name", "Other"], "another content"),
     ],
 )

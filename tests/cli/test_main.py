@@ -67,7 +67,7 @@ def test_the_recipes_of_jobs_read_no_table_and_import_nothing_heavy() -> None:
     ("error", "code", "words"),
     [
         (ConfigRefused("a thing", found="this", expected="that", fix="mend it"), 2, "to do:    mend it"),
-        (PermissionError(13, "Permission denied", "/x/y"), 2, "/x/y: Permission denied"),
+        (PermissionError(13, "Permission denied", "/x/y"), 2, "the file /x/y\n  found:    Permission denied\n"),
         (KeyboardInterrupt(), 130, "stopped"),
     ],
 )

@@ -285,6 +285,16 @@ def test_the_state_of_another_job_ends_the_run_before_it_begins(play, honest, co
     assert "another job" in words
 
 
+def test_a_run_that_lost_a_hospital_goes_on_with_a_lower_min_clients(play, honest, monkeypatch, tmp_path):
+    """The report says the number that the run ended with."""
+    monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "state"))
+    dies = {"site-1": honest(1.0), "site-2": lambda task, order: None if order.round else honest(1.0)(task, order)}
+    play(dies, min_clients=2, about=ABOUT | {"min_clients": 2})
+    played = play({"site-1": honest(1.0)}, min_clients=1, about=ABOUT | {"min_clients": 1})
+    assert [entry["round"] for entry in report(played)["rounds"]] == [0, 1]
+    assert report(played)["settings"]["min_clients"] == 1
+
+
 def test_the_same_job_submitted_after_its_end_starts_anew(play, honest, monkeypatch, tmp_path):
     monkeypatch.setenv("WARDROUND_STATE", str(tmp_path / "state"))
     first = play({"site-1": honest(1.0), "site-2": honest(1.0)})

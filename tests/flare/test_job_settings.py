@@ -92,6 +92,7 @@ EDITS: dict[str, tuple[str, Edit, str]] = {
     "first weights": ("brats_fedavg", lambda s, c: about(s).update({"first weights": "good ones"}), "first weights"),
     "a setting of nothing": ("brats_fedavg", lambda s, c: about(s).update(note="certified"), "note"),
     "no name": ("brats_fedavg", lambda s, c: about(s).pop("job"), "no job"),
+    "min_clients": ("brats_fedavg", lambda s, c: about(s).update(min_clients=4), "min_clients"),
     # There is not exactly one report, among the controller's arguments.
     "no report": ("brats_fedavg", lambda s, c: controller(s).pop("about"), "no times"),
     "a list": ("brats_fedavg", lambda s, c: controller(s).update(about=[about(s)]), "not those of the controller"),
@@ -115,6 +116,7 @@ EDITS: dict[str, tuple[str, Edit, str]] = {
     "a class of network": ("brats_fedavg", lambda s, c: mode(s)["model"].update(path="my.Net"), "model"),
     "a seed": ("brats_fedavg", lambda s, c: mode(s).update(seed=5), "seed"),
     "roles at home": ("brats_fedavg", lambda s, c: mode(s).update(home_roles=["head"]), "home_roles"),
+    "fewer hospitals": ("brats_fedavg", lambda s, c: mode(s).update(min_clients=1), "min_clients"),
     "no inputs": ("brats_fedavg", lambda s, c: mode(s).update(inputs=None), "inputs"),
     "rounds": ("brats_fedavg", lambda s, c: controller(s).update(num_rounds=5), "num_rounds"),
     "variables": ("brats_fedavg_he", lambda s, c: executor(c).update(variables=["model", "control"]), "variables"),

@@ -1,12 +1,13 @@
 """The aggregation of a plaintext job: named with `--set`, printed at the server, refused where it cannot work."""
 
 import json
+import re
 
 import pytest
 
 from wardround.cli.main import main
 from wardround.core.errors import ConfigRefused
-from wardround.jobs import folder, fragments, recipes
+from wardround.jobs import folder, fragments, recipes, simulation
 from wardround.jobs.building import build, require_buildable
 
 NAMES = list(fragments.table()["aggregations"])
@@ -40,7 +41,7 @@ def test_the_mean_is_what_is_printed_without_a_setting_and_a_report_does_not_spe
 
 def test_the_settings_of_the_rule_are_set_also_behind_mixing():
     settings = ["aggregation=mixed_rfa", "aggregation.f=2", "aggregation.mixing.far=9.0", "federation.min_clients=5"]
-    made = recipes.job("brats_fedavg", settings)
+    made = recipes.job("brats_fedavg", settings, SITES)
     require_buildable(made)
     args = mode(made)["aggregation"]["args"]
     assert (args["then"]["args"]["f"], args["far"], args["then"]["args"]["far"]) == (2, 9.0, 4.0)
@@ -56,12 +57,41 @@ def test_a_report_says_which_aggregation_ran():
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "mean"])
-def test_too_few_sites_for_f_are_refused_with_the_command_that_mends_it(name, tmp_path, capsys):
+def test_too_low_a_min_clients_for_f_is_refused_with_the_command_that_mends_it(name, tmp_path, capsys):
     least = ENOUGH[name]
     few = ["--set", f"aggregation={name}", "--set", f"federation.min_clients={least - 1}", "--out", str(tmp_path)]
+    few += ["--sites", ",".join(SITES)]
     assert main(["jobs", "write", "brats_fedavg", *few]) == 2
     assert f"--set federation.min_clients={least}" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("min_clients", [2, 4, 5])
+@pytest.mark.parametrize("command", ["write", "run"])
+@pytest.mark.parametrize("name", ["krum", "multi_krum", "mixed_krum", "clipped_mean"])
+def test_too_few_sites_for_f_are_refused_and_both_ways_out_can_be_typed(
+    name, command, min_clients, tmp_path, capsys, monkeypatch
+):
+    """Four sites, as the recipe names them; clipped_mean tolerates f 2 with five."""
+    monkeypatch.setattr(simulation, "stream", lambda *_: pytest.fail("started"))
+    place = ["--out" if command == "write" else "-w", str(tmp_path / "new")]
+    words = ["jobs", command, "brats_fedavg", *place, "--set", f"aggregation={name}"]
+    words += ["--set", f"federation.min_clients={min_clients}"]
+    words += ["--set", "aggregation.f=2"] if name == "clipped_mean" else []
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "at 4 sites" in said
+    assert not list(tmp_path.iterdir())
+    four, five = (re.findall(r"--set (\S+?)[`\s]", half) for half in said.split("to do:")[1].split("; with "))
+    typed = [one for one in words if "=" in one]
+    require_buildable(recipes.job("brats_fedavg", [*typed, *four]))
+    require_buildable(recipes.job("brats_fedavg", [*typed, *five], SITES[:5]))
+
+
+def test_two_sites_have_no_majority_and_the_mean_is_left(capsys):
+    words = ["jobs", "write", "brats_fedavg", "--sites", "a,b", "--set", "aggregation=median"]
+    assert main(words) == 2
+    assert "--set aggregation=mean" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("privacy", ["secagg_masks", "secagg_he", "secagg_ring", "fixed_point", "dp_adaptive"])
@@ -96,6 +126,6 @@ def test_a_folder_with_too_few_sites_for_f_is_refused_when_it_is_loaded(tmp_path
 def test_a_rule_is_named_by_its_class_too_and_takes_the_settings_of_that_class():
     path = "wardround.aggregation.median.CoordinateMedian"
     settings = [f"aggregation.path={path}", "aggregation.f=2", "federation.min_clients=5"]
-    made = recipes.job("brats_fedavg", settings)
+    made = recipes.job("brats_fedavg", settings, SITES)
     require_buildable(made)
     assert mode(made)["aggregation"] == {"path": path, "args": {"f": 2}}

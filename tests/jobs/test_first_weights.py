@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import save
 
+from wardround.cli.main import main
 from wardround.core.arrays import digest
 from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.jobs import recipes
-from wardround.jobs.building import build
+from wardround.jobs.building import build, require_buildable
 from wardround.jobs.folder import about, client_config, job_files, server_config
 from wardround.models import shipped
 from wardround.models.flat import first_weights
@@ -62,9 +64,9 @@ def test_a_site_whose_file_is_another_is_refused(folder: Path) -> None:
     job = recipes.job("brats_fedavg", [*NETWORK, "model.weights=small"])
     spec = build(job.task["model"], "model")
     (folder / "small.safetensors").write_bytes(b"another")
-    found = hashlib.sha256(b"another").hexdigest()
-    with pytest.raises(ModelRefused, match=rf"(?s){found}.*{spec.weights['sha256']}"):
+    with pytest.raises(ModelRefused, match=rf"(?s)another SHA-256.*{spec.weights['sha256']}") as caught:
         spec.build(0)
+    assert hashlib.sha256(b"another").hexdigest() not in str(caught.value), "a job could ask for any file's digest"
 
 
 def test_a_path_is_promised_by_its_digest(folder: Path) -> None:
@@ -76,6 +78,40 @@ def test_a_path_is_promised_by_its_digest(folder: Path) -> None:
     }
     given = f"model.weights={{file: {file}, sha256: {'ab' * 32}}}"
     assert recipes.job("brats_fedavg", [given]).task["model"]["args"]["weights"]["sha256"] == "ab" * 32
+
+
+def test_a_path_from_this_folder_is_promised_as_an_absolute_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    job = recipes.job("brats_fedavg", [*NETWORK, "model.weights=./small.safetensors"])
+    assert job.task["model"]["args"]["weights"]["file"] == str(folder / "small.safetensors")
+    require_buildable(job)
+    with pytest.raises(ConfigRefused, match=r"`--set model\.weights=\./small\.safetensors`"):
+        recipes.job("brats_fedavg", [*NETWORK, "model.weights=small.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["model.weights={{file: {file}, sha256: {other}}}"], "(?s)another SHA-256.*abab"),
+        (["model.weights={{shipped: small, sha256: {other}}}"], "another SHA-256"),
+        (["model.weights={file}", "model.channels=[4,16]"], "weights of the network"),
+        (["model.weights=small", "model.norm=group"], "weights of the network"),
+        (["model.weights={file}", "model.in_channels=3"], "3 input and"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_when_the_job_is_printed(
+    folder: Path, settings: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {"file": folder / "small.safetensors", "other": "ab" * 32}
+    flags = [word for one in [*NETWORK, *settings] for word in ("--set", one.format(**values))]
+    assert main(["jobs", "write", "brats_fedavg", *flags, "--out", str(tmp_path / "out")]) == 2
+    assert re.search(words, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_not_on_this_machine_is_left_to_those_who_have_it(folder: Path) -> None:
+    given = f"model.weights={{file: {folder}/elsewhere.safetensors, sha256: {'ab' * 32}}}"
+    require_buildable(recipes.job("brats_fedavg", [*NETWORK, given]))
 
 
 def test_a_network_of_monai_takes_them_beside_its_arguments(folder: Path) -> None:
@@ -119,6 +155,7 @@ def test_weights_of_the_recipe_are_left_out_where_a_person_changes_the_network(
 @pytest.mark.parametrize(
     ("value", "words"),
     [
+        ("smal", "did you mean small"),
         ("gone", r"(?s)'gone'.*expected: small"),
         ("../secret", r"(?s)'\.\./secret'.*expected: small"),
         ("/no/such/file", "No such file"),

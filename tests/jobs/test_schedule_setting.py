@@ -70,5 +70,5 @@ def test_another_schedule_is_refused_and_the_page_of_settings_names_them(capsys)
         recipes.job("brats_fedavg", ["schedule=standrad"])
     assert main(["jobs", "settings", "brats_fedavg", "--set", "schedule=standard"]) == 0
     page = capsys.readouterr().out
-    assert "\nschedule: demo, standard, long\n" in page
+    assert "\nschedule = standard  (one of demo, standard, long)\n" in page
     assert "\ndecay = cosine_per_step  (a word)\n" in page

@@ -101,8 +101,8 @@ def test_the_settings_of_a_job_are_a_page(capsys):
     page = capsys.readouterr().out
     assert "\nwork = 40  (a whole number)\n    Gradient evaluations that a hospital spends in one round" in page
     assert "\nalgorithm.hessian = FO  (a word)\n" in page
-    assert "\nserver_optimizer: mean, mean_of_models, fedavgm, fedadam, fedyogi\n" in page
-    assert "\nwork_by_patients: none, proportional\n" in page
+    assert "\nserver_optimizer = mean  (one of mean, mean_of_models, fedavgm, fedadam, fedyogi)\n" in page
+    assert "\nwork_by_patients = none  (one of none, proportional)\n" in page
     assert main(["jobs", "settings", "brats_perfedavgg"]) == 2
     assert "did you mean brats_perfedavg" in capsys.readouterr().err
 

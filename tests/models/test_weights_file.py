@@ -33,10 +33,11 @@ def test_the_content_that_was_promised_is_read(tmp_path: Path, monkeypatch: pyte
         assert WeightsFile.of({"file": path, "sha256": digest}).read() == b"weights"
 
 
-def test_another_content_is_refused_with_both_digests(tmp_path: Path) -> None:
+def test_another_content_is_refused_and_its_own_digest_is_not_told(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(b"")
-    with pytest.raises(ModelRefused, match=rf"(?s){EMPTY}.*{'1' * 64}.*print the job again"):
+    with pytest.raises(ModelRefused, match=rf"(?s){'1' * 64}.*print the job again") as caught:
         WeightsFile(tmp_path / "w.pt", "1" * 64).read()
+    assert EMPTY not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", ["gone.pt", "."])
@@ -80,8 +81,12 @@ def test_a_file_of_the_system_is_not_read_beyond_the_size_that_it_states(path: s
         pytest.skip("a system without such files")
     (tmp_path / "w.pt").symlink_to(path)
     for one in (path, str(tmp_path / "w.pt")):
-        with pytest.raises(ModelRefused, match=rf"SHA-256 {EMPTY}|bytes of the"):
-            WeightsFile.of({"file": one, "sha256": "0" * 64}).read()
+        read = WeightsFile.of({"file": one, "sha256": EMPTY}).read
+        if Path(path).stat().st_size == 0:
+            assert read() == b""
+            continue
+        with pytest.raises(ModelRefused, match="bytes of the"):
+            read()
 
 
 def test_a_file_above_the_limit_is_not_read(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from wardround.core.errors import ConfigRefused
-from wardround.training.opening import Phantoms, find_config, open_site, pick_device, site_index
+from wardround.training.opening import BY_FLAG, Phantoms, find_config, open_site, pick_device, site_index
 from wardround.training.segmentation import Sampling
 from wardround.training.splitting import split_of
 
@@ -148,6 +148,14 @@ def test_a_gpu_that_is_not_there_is_refused():
     with pytest.raises(ConfigRefused, match="cuda:99") as caught:
         pick_device("cuda:99")
     assert "usable GPUs" in caught.value.found
+    assert "in the site's file, or mend the driver" in caught.value.fix
+
+
+@pytest.mark.parametrize("wish", ["gpu", "cpu:9", "cuda:", "cuda:x", "CUDA", ""])
+def test_what_is_no_device_is_refused_with_what_can_be_typed_there(wish):
+    with pytest.raises(ConfigRefused, match="auto, cpu, cuda or cuda:N") as caught:
+        pick_device(wish, BY_FLAG)
+    assert caught.value.fix == "`--device auto` or `--device cpu`"
 
 
 def test_a_device_is_what_was_asked_for():

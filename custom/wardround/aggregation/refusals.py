@@ -72,7 +72,7 @@ def require_field(name: str, good: bool, found: str, expected: str) -> None:
             f"the aggregation {name}",
             found=found,
             expected=expected,
-            fix="set the field under `aggregation` in the job to such a number",
+            fix="--set aggregation.NAME=NUMBER with such a number; `wardround jobs settings JOB` lists the names",
         )
 
 

@@ -25,6 +25,9 @@ from wardround.core.errors import ConfigRefused
 FLOOR = 0.05
 # nnU-Net's exponent.
 POWER = 0.9
+# Four and a half hours at 60 gradient evaluations in a second. A larger number is a mistake, and
+# where the rate falls at every step a site holds a rate, 32 bytes, for each of them.
+MOST_WORK = 1_000_000
 DECAYS = ("cosine", "constant", "cosine_per_step", "poly_per_step")
 
 
@@ -34,7 +37,7 @@ class Schedule:
     """The local work of every round.
 
     num_rounds: The number of rounds, at least 1.
-    work: Gradient evaluations per site and round.
+    work: Gradient evaluations per site and round, at most MOST_WORK at any site.
     lr: The learning rate of the first step.
     decay: With t the share of the run's gradient evaluations that lie before this one,
         "cosine_per_step" has lr (FLOOR + (1 - FLOOR) (1 + cos(pi t)) / 2), and
@@ -67,6 +70,15 @@ class Schedule:
                 found=f"missing {absent}" if absent else f"rounds {self.num_rounds}, decay {self.decay!r}",
                 expected=f"every value given, rounds >= 1, decay one of {', '.join(DECAYS)}",
                 fix="set every value of the job's schedule, as --set num_rounds=3",
+            )
+        # Before the list of rates is made, which is as long.
+        most = 1.0 if self.work_by_patients is None else self.work_by_patients.most
+        if self.work * most > MOST_WORK:
+            raise ConfigRefused(
+                "the schedule",
+                found=f"work {self.work}" + (f", times {most:g} at a large hospital" if most > 1 else ""),
+                expected=f"at most {MOST_WORK} gradient evaluations in a round",
+                fix="--set work=NUMBER, smaller, and --set num_rounds=NUMBER, larger",
             )
         self.steps(0)
         _ = self.final

@@ -198,7 +198,7 @@ def parts(algorithm: Algorithm, sharing: Sharing, beside: bool) -> tuple[Part, .
         sharing.traits,
         "--set sharing=everything, or --set sharing=norms_at_home",
     )
-    trained = Part(algorithm.name, traits_of(algorithm), "choose a job of another algorithm")
+    trained = Part(algorithm.name, traits_of(algorithm), "choose a job of another algorithm (`wardround jobs list`)")
     return (shared, trained, *([BESIDE] if beside else []))
 
 

@@ -133,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
     from wardround.jobs.folder import about
     from wardround.models.flat import first_weights
     from wardround.research import baselines
+    from wardround.training.opening import BY_FLAG, pick_device
 
     job = recipes.job(args.job, args.set)
     spec = building.build(job.task["model"], "model")
@@ -141,6 +142,7 @@ def run(args: argparse.Namespace) -> int:
     schedule = replace(schedule, work=schedule.work * args.work_factor)
     configs = read_sites(_sites_file(args))
     if args.device:
+        pick_device(args.device, BY_FLAG)
         configs = {name: replace(config, device=args.device) for name, config in configs.items()}
     patient_dp = job.dp is not None and job.dp["unit"] == "patient"
     out = args.out or Path("wardround_runs") / f"baseline_{args.kind}"

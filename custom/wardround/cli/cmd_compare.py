@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wardround.core.terminal import DONE, command, existing, folder, interval, table
+from wardround.core.errors import ConfigRefused
+from wardround.core.terminal import DONE, command, existing, folder, interval, require_writable, table
 from wardround.jobs import results
 
 TEXT = """
@@ -56,6 +57,14 @@ def run(args: argparse.Namespace) -> int:
     )
     from wardround.reports.schema import build
 
+    if args.out.is_dir():
+        raise ConfigRefused(
+            f"--out {args.out}",
+            found="a folder",
+            expected="the file of the page",
+            fix=f"`--out {args.out / 'compared.html'}`",
+        )
+    require_writable(args.out.parent, "--out")
     runs = {
         name: build(results.read(results.find(place))) for name, place in zip(_names(args.runs), args.runs, strict=True)
     }

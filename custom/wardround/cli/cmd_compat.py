@@ -16,6 +16,7 @@ computed from what each part needs of an update, and what it makes of it. Name o
 
   wardround jobs compat
   wardround jobs compat krum top_k              does this go together, and if not, why
+  wardround jobs compat fedprox sharing=norms_at_home secagg_masks      algorithms, and what --set takes
   wardround jobs compat --job brats_klmask --set privacy=secagg_masks
   wardround jobs compat --markdown > docs/compatibility.md
 
@@ -36,7 +37,7 @@ def add(commands: Any) -> None:
         "options",
         nargs="*",
         metavar="OPTION",
-        help="options of the table; all others are the default",
+        help="options of the table, algorithms, and names that --set takes; all others are the default",
     )
     parser.add_argument("--job", metavar="JOB", help="ask about a job, with --set")
     parser.add_argument(
@@ -77,12 +78,11 @@ def compat(args: argparse.Namespace) -> int:
 
 
 def _options(names: list[str]) -> int:
-    from wardround.jobs import compat
+    from wardround.jobs import compat_names
 
-    cell = compat.cell_of(names)
-    wrong = compat.why_not(cell)
-    told = ", ".join(f"{name} ({compat.title_of(axis, name)})" for axis, name in cell.items() if name in names)
-    return _answer(told, None if wrong is None else wrong.refusal())
+    chosen = compat_names.asked(names)
+    wrong = compat_names.why_not(chosen)
+    return _answer(compat_names.words(chosen), None if wrong is None else wrong.refusal())
 
 
 def _job(name: str, settings: list[str]) -> int:

@@ -116,28 +116,12 @@ def list_jobs(_: argparse.Namespace) -> int:
 
 def list_settings(args: argparse.Namespace) -> int:
     """Print every setting of one job, with its value, type and meaning."""
-    from wardround.jobs import fragments, recipes, settings
+    from wardround.jobs import recipes, settings
     from wardround.jobs.setting_descriptions import DERIVED, DESCRIPTIONS
 
-    made = recipes.job(args.name, args.set)
-    print(f"privacy: {made.privacy['title']}")
-    print(f"    {DESCRIPTIONS['privacy']}")
-    print(f"sharing: {made.title}")
-    print(
-        textwrap.fill(
-            DESCRIPTIONS["sharing"],
-            110,
-            initial_indent="    ",
-            subsequent_indent="    ",
-        ),
-    )
-    page = fragments.table()
-    for name, rows in (
-        ("schedule", "schedules"),
-        ("server_optimizer", "server_optimizers"),
-        ("work_by_patients", "work_by_patients"),
-    ):
-        print(f"{name}: {', '.join(page[rows])}")
+    made, row = recipes.job(args.name, args.set), recipes.row_of(args.name, args.set)
+    for name, names in recipes.choices().items():
+        print(f"{name} = {row[name]}  (one of {', '.join(names)})")
         print(textwrap.fill(DESCRIPTIONS[name], 110, initial_indent="    ", subsequent_indent="    "))
     found = {name: value for name, value in settings.listed(made).items() if name not in DERIVED}
     for name, value in found.items():
@@ -156,13 +140,18 @@ def list_settings(args: argparse.Namespace) -> int:
 def write_jobs(args: argparse.Namespace) -> int:
     """Write the folders of the named jobs."""
     from wardround.jobs import recipes
-    from wardround.jobs.building import require_buildable
+    from wardround.jobs.building import least_clients, require_buildable
+    from wardround.jobs.federation_check import EVERYBODY, require_enough
     from wardround.jobs.folder import write
 
-    sites = ["@ALL"] if args.all_sites else site_names(args.sites) if args.sites else []
+    sites = [EVERYBODY] if args.all_sites else site_names(args.sites) if args.sites else []
     jobs = [recipes.job(name, args.set, sites) for name in args.names or recipes.names()]
     for job in jobs if args.set else ():
         require_buildable(job)
+    for job in jobs:
+        named, least = job.federation["sites"], job.federation["min_clients"]
+        if named != [EVERYBODY]:
+            require_enough(len(named), least, least_clients(job))
     for job in jobs:
         print(f"written: {write(job, args.out / job.name)}")
     return DONE

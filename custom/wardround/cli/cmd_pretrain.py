@@ -22,6 +22,7 @@ precision, about 300 kB) and OUT with the ending .json, which says what the weig
   wardround pretrain --job brats_fedavg --show randomised_phantoms               which blocks a job's network takes
 """
 STATE = ".state.npz"
+SUFFIX = ".safetensors"
 
 
 def add(commands: Any) -> None:
@@ -58,9 +59,9 @@ def _train(args: argparse.Namespace) -> int:
     spec = _network(args, "none")
     given = {name: value for name in ("steps", "seed") if (value := getattr(args, name)) is not None}
     plan = pretrain.Plan(**given)
-    out: Path = args.out.with_suffix(".safetensors")
+    out: Path = args.out
+    _require_place(out)
     state = out.with_name(f"{out.stem}{STATE}")
-    require_writable(out.parent, "--out")
     if state.exists() != args.resume:
         raise ConfigRefused(
             f"the pretraining {out}",
@@ -71,10 +72,14 @@ def _train(args: argparse.Namespace) -> int:
     progress = pretrain.resume(state, spec, plan) if args.resume else pretrain.begin(spec, plan)
     say(f"{plan.steps} steps of {plan.batch} phantoms; {progress.done} are done")
     # Sums in another number of threads round otherwise: the file could not be made again.
-    with one_thread():
-        done = pretrain.train(spec, plan, progress, state, say, args.minutes)
+    try:
+        with one_thread():
+            done = pretrain.train(spec, plan, progress, state, say, args.minutes)
+    except KeyboardInterrupt:
+        say(_stopped(out, state, progress.done))
+        raise
     if not done:
-        say(f"stopped after {progress.done} steps; continue with --resume")
+        say(_stopped(out, state, progress.done))
         return INCOMPLETE
     say(f"scoring {args.held_out} held-out phantoms")
     scores = pretrain.held_out(spec, progress.w, args.held_out)
@@ -83,6 +88,33 @@ def _train(args: argparse.Namespace) -> int:
     print("Dice on held-out phantoms: " + ", ".join(f"{key} {value:.3f}" for key, value in scores.items()))
     print(f"use it: --set model.weights={out.resolve()}")
     return DONE
+
+
+def _require_place(out: Path) -> None:
+    """Raise ConfigRefused unless weights can be written under this name. Nothing else
+    would be found there after twenty minutes.
+    """
+    if out.suffix != SUFFIX:
+        raise ConfigRefused(
+            f"--out {out}",
+            found=f"the ending {out.suffix or 'none'!r}",
+            expected=f"a file that ends in {SUFFIX}",
+            fix=f"`--out {out.with_suffix(SUFFIX)}`",
+        )
+    if not out.parent.is_dir():
+        raise ConfigRefused(
+            f"--out {out}",
+            found=f"no folder {out.parent}",
+            expected="a folder that exists",
+            fix=f"`mkdir -p {out.parent}`, or name another --out",
+        )
+    require_writable(out.parent, "--out")
+
+
+def _stopped(out: Path, state: Path, steps: int) -> str:
+    """Return what is left of a run that has not ended."""
+    kept = f"continue with --resume ({state})" if state.exists() else "no state was saved yet, so begin again"
+    return f"stopped after {steps} steps; there is no {out} yet: it is written after the last step; {kept}"
 
 
 def _show(args: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from wardround.cli.cmd_jobs import site_names
 from wardround.core.errors import ConfigRefused
 from wardround.core.paths import is_plain
 from wardround.core.terminal import (
+    REFUSED,
     command,
     counted,
     existing,
@@ -31,6 +32,7 @@ from wardround.core.terminal import (
 )
 from wardround.jobs import results, simulation
 from wardround.jobs.one_run import alone
+from wardround.jobs.reasons import Reasons
 
 TEXT = """
 Run a job in NVFlare's simulator, where every site is a process on this machine. JOB is a name, or a folder that `wardround
@@ -164,13 +166,14 @@ def _run(args: argparse.Namespace, planned: Plan) -> int:
         )
         say(f"{planned.job.title} at {', '.join(planned.sites)}; workspace {planned.workspace}")
         begun = time.monotonic()
+        why = Reasons(say)
         code = simulation.stream(
             words,
             planned.environment,
-            lambda line: say(line) if args.verbose or simulation.matters(line) else None,
+            lambda line: why.line(line) if args.verbose or simulation.matters(line) else None,
         )
     say(f"the simulator ended after {time.monotonic() - begun:.0f} s (exit code {code})")
-    return judge(planned.workspace)
+    return judge(planned.workspace, why.words(f"{planned.workspace}/*/error_log.txt"))
 
 
 def plan(args: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
@@ -217,17 +220,26 @@ def plan(args: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
     return Plan(job, sites, workspace.resolve(), threads, environment)
 
 
-def judge(workspace: Path) -> int:
-    """Return 0 only for a report that says complete. A run without a record is refused
-    with ConfigRefused, which names the log to read.
+def judge(workspace: Path, why: str = "") -> int:
+    """Return 0 only for a report that says complete.
+
+    why: what was refused in this run. It is said last, because it tells what to do.
+
+    A run without a record and without a reason is refused with ConfigRefused, which
+    names the log to read.
     """
     report = workspace / results.SIMULATED / "report.json"
-    if not report.is_file():
+    if not report.is_file() and not why:
         raise results.crashed(workspace)
-    return results.conclude(
-        json.loads(report.read_text(encoding="utf-8")),
-        report.with_suffix(".html"),
-    )
+    code = REFUSED
+    if report.is_file():
+        record = json.loads(report.read_text(encoding="utf-8"))
+        code = results.conclude(record, report.with_suffix(".html"))
+        # Before the reason, which goes to the other stream of the terminal.
+        sys.stdout.flush()
+    if why:
+        say(f"wardround: {why}")
+    return code
 
 
 def forget(workspace: Path) -> None:

@@ -35,7 +35,7 @@ from wardround.cli import (
     cmd_submit,
     cmd_sweep,
 )
-from wardround.core.errors import Refusal
+from wardround.core.errors import ConfigRefused, Refusal
 from wardround.core.paths import disk_refused, no_room
 from wardround.core.terminal import DONE, REFUSED, group, say
 
@@ -134,11 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        place = error.filename or "a file"
-        said = (
-            disk_refused(Path.cwd(), place) if no_room(error) else f"{place}: {error.strerror or type(error).__name__}"
-        )
-        say(f"wardround: {said}")
+        say(f"wardround: {_of_file(error)}")
         return REFUSED
     except MemoryError:
         say("wardround: this needs more memory than the machine has; a smaller image, window or batch needs less")
@@ -147,6 +143,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("wardround: stopped")
         return 130
     return code
+
+
+def _of_file(error: OSError) -> Refusal:
+    """Return the refusal for a file that cannot be read or written."""
+    place = error.filename or "a file"
+    if no_room(error):
+        return disk_refused(Path.cwd(), place)
+    return ConfigRefused(
+        f"the file {place}",
+        found=error.strerror or type(error).__name__,
+        expected="a file that this user can read, or a folder in which this user may write",
+        fix="name another path, or work in a folder of your own",
+    )
 
 
 def _overview(made: argparse.ArgumentParser) -> int:

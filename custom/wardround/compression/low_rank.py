@@ -100,7 +100,7 @@ class LowRank:
                 "low_rank",
                 found=f"rank {self.rank!r}, seed {self.seed!r}",
                 expected="a whole number of 1 to 256, and a whole seed",
-                fix="set `rank` to 2 in the job",
+                fix="--set compression.rank=2",
             )
 
     def layout(self, round_: int) -> Entries:

@@ -176,7 +176,7 @@ def owed(update: Arrays, blocks: Layout, memory: Memory, key: str | None) -> Flo
             "an update that cannot be compressed",
             found="NaN or inf",
             expected="finite numbers",
-            fix="lower `schedule.lr` in the job; run `wardround preflight` at this site",
+            fix="lower the learning rate (--set lr=NUMBER); run `wardround preflight` at this site",
         )
     return wish
 

@@ -83,7 +83,7 @@ class Quantise:
                 "quantise",
                 found=f"bits {self.bits!r}, chunk {self.chunk!r}, seed {self.seed!r}",
                 expected="4 or 8 bits, chunks of 1 to 65536 values, and a whole seed",
-                fix="set `bits` to 8 and `chunk` to 256 in the job",
+                fix="--set compression.bits=8 --set compression.chunk=256",
             )
 
     @property

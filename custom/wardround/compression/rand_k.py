@@ -86,7 +86,7 @@ class RandK:
                 "rand_k",
                 found=f"period {self.period!r}, seed {self.seed!r}",
                 expected="a whole number of 2 to 1024 rounds in which every value is sent once, and a whole seed",
-                fix="set `period` to 8 in the job, or leave the compression out",
+                fix="--set compression.period=8, or --set compression=none",
             )
 
     def layout(self, round_: int) -> Entries:

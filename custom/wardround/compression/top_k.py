@@ -95,7 +95,7 @@ class TopK:
                 "top_k",
                 found=f"share {self.share!r}",
                 expected="above 0, at most 1",
-                fix="set `share` to 0.05 in the job",
+                fix="--set compression.share=0.05",
             )
 
     def layout(self, round_: int) -> Entries:

@@ -155,11 +155,14 @@ class Part:
     """A part of a job of which only the traits count.
 
     without: the command or act that leaves it out.
+    lacking: for a property that it needs, the command or act where that one is lacking;
+        `without` is it for all others.
     """
 
     name: str
     traits: Traits
     without: str = ""
+    lacking: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 PLAINTEXT = Part(
@@ -172,7 +175,9 @@ PLAINTEXT = Part(
             "the mean; or a secure sum",
         },
     ),
-    "hide the sum (--set privacy=secagg_masks; with hospital-level noise: --set privacy=dp_adaptive)",
+    "hide the sum (--set privacy=secagg_masks)",
+    # Hospital-level noise alone takes the number of patients away; its sum is hidden by its own fragment.
+    {COUNTED: "hide the sum (--set privacy=dp_adaptive)"},
 )
 """What every job without a secure sum has in its place."""
 
@@ -186,7 +191,7 @@ def leaving(dp: Fitting | None, compression: Fitting | None, secagg: Fitting | N
     """
     found = []
     if dp is not None:
-        found.append(Part(dp.name, dp.traits, "choose a job without differential privacy"))
+        found.append(Part(dp.name, dp.traits, "leave out differential privacy (--set privacy=secagg_masks)"))
     if compression is not None:
         found.append(Part(compression.name, compression.traits, "--set compression=none"))
     if secagg is None:
@@ -221,7 +226,8 @@ class Misfit:
         """Return the refusal of the job."""
         names = [one.name for one in self.culprits]
         since = f" (since {' and '.join(names)})" if names else ""
-        ways = dict.fromkeys(without(one) for one in (*self.culprits, self.part))
+        mended = getattr(self.part, "lacking", {}).get(self.lacking[0]) or without(self.part)
+        ways = dict.fromkeys([*map(without, self.culprits), mended])
         return ConfigRefused(
             " with ".join([self.part.name, *names]),
             found=f"{self.found}{since}",

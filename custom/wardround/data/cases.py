@@ -50,6 +50,7 @@ def find_cases(
     require_seg: bool = True,
     labels: Labels = AUTO,
     source: Source = BRAIN_MRI,
+    fix: str = "correct the data folder or the list of cases in the site's file",
 ) -> tuple[CaseFiles, ...]:
     """Return the cases below root (or root itself, if it is the folder of one case),
     sorted by case id.
@@ -62,6 +63,7 @@ def find_cases(
     labels: what the site's file says about the values of its masks (conventions.py). It
       is not read without require_seg.
     source: which images a case may have, and how they and masks are read.
+    fix: what to do where a named case, or every case, is missing.
 
     Missing modalities are normal. One DataRefused lists several of these problems at
     once: no modality, no mask, two files for a modality, a file of another case, an
@@ -73,14 +75,16 @@ def find_cases(
     refuse_together(problems, str(root))
     missing = sorted(set(only or ()) - {one.case for one in cases})
     if missing or not cases:
-        reason = almost(missing, _all_ids(root, source)) if missing else None
+        there = _all_ids(root, source) if missing else set()
+        reason = almost(missing, there) if missing else None
+        others = f" among {len(there)}{f': {reason}' if reason else ''}"
         raise DataRefused(
             f"the data folder {root}",
-            found=f"no case {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}{f': {reason}' if reason else ''}"
+            found=f"no case {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}{others}"
             if missing
             else "no case",
             expected=f"cases named {understood_of(source)}",
-            fix="correct the data folder or the list of cases in the site's file",
+            fix=fix,
         )
     return cases
 

@@ -38,7 +38,8 @@ EXAMPLE = '{"data": "/data/brats"}, or with every key: ' + json.dumps(
         "fewest_patients": LEAST_PATIENTS,
     },
 )
-_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+SITES_EXAMPLE = '{"site-1": {"data": "/data/a"}, "site-2": {"data": "/data/b"}}'
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _TEXT_KEYS = ("name", "cache", "device", "patient_pattern", "record")
 _KEYS = ("data", "cases", "labels", "units", "fewest_patients", *_TEXT_KEYS)
 
@@ -122,12 +123,24 @@ def read_sites(path: Path) -> dict[str, SiteConfig]:
     An unreadable file, no site, and an entry that read_site_config refuses are refused
     with ConfigRefused.
     """
-    content = _read_object(path)
+    try:
+        content = _read_object(path)
+    except ConfigRefused as refusal:
+        raise _no_sites(path, refusal.found, refusal.expected) from refusal
     if content.get("data") is not None:
         return {"site": _config(content, path, str(path))}
     if not content:
-        raise _refused(str(path), "no entry", 'a site\'s file, or {"site-1": {"data": ...}, ...}')
+        raise _no_sites(path, "no entry", "one entry for every site")
     return {site: _config(entry, path, f"{path}, site {site!r}") for site, entry in content.items()}
+
+
+def _no_sites(path: Path, found: str, expected: str) -> ConfigRefused:
+    return ConfigRefused(
+        f"the sites' file {path}",
+        found=found,
+        expected=expected,
+        fix=f'write it like {SITES_EXAMPLE}, or like one site\'s own file: {{"data": "/data/a"}}; `wardround partition` writes one',
+    )
 
 
 def _refused(where: str, found: str, expected: str) -> ConfigRefused:
@@ -171,7 +184,7 @@ def _config(content: object, file: Path, where: str) -> SiteConfig:
         raise _refused(where, "no key 'data'", "'data': the folder of the cases")
     texts = {key: _text(content[key], key, where) for key in ("data", *_TEXT_KEYS) if content.get(key) is not None}
     device = texts.get("device", "auto")
-    if not _DEVICE.fullmatch(device):
+    if not DEVICE.fullmatch(device):
         raise _refused(where, f"'device': {device!r}", "auto, cpu, cuda or cuda:N")
     if "patient_pattern" in texts:
         compile_patient_pattern(texts["patient_pattern"], where)

@@ -127,6 +127,7 @@ class _Halves:
             compression=_part(self.outbound["compression"]),
             secagg=self.secagg,
             dp=dp,
+            min_clients=None if hidden else self.mode["min_clients"],
         )
         found["privacy"] = privacy_of(dp, self.secagg)
         try:

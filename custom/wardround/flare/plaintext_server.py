@@ -97,9 +97,11 @@ class PlaintextServer:
         # A report is read with the same list, and a resumed run must have the same
         # list.
         about = {**about, "names": self.allowed_names}
+        # A run that has lost hospitals may go on with fewer; all else must be the same.
+        promise = {key: value for key, value in about.items() if key != "min_clients"}
         final = FinalModel(self.final_model, num_rounds)
         model = GlobalModel.open(
-            folder, self.model, self.server_optimizer, self.variables, self.seed, about, self.inputs, final
+            folder, self.model, self.server_optimizer, self.variables, self.seed, promise, self.inputs, final
         )
         record = RunReport.begin(about, model.facts, workspaces.in_simulator(fl_ctx), model.history)
         out = workspaces.run_folder(fl_ctx)

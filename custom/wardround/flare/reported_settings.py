@@ -38,6 +38,7 @@ def of_parts(
     compression: Json | None,
     secagg: Json | None,
     dp: Mapping[str, Any] | None,
+    min_clients: int | None,
 ) -> Json:
     """Return everything that a report says of the settings, less the words (titles).
 
@@ -45,6 +46,8 @@ def of_parts(
         stand in it, where a job has them.
     aggregation: None in a secure sum, whose sum is its mean.
     dp: the promise of differential privacy as a report prints it; None without one.
+    min_clients: how many updates a round of a plaintext job needs; None in a secure
+        sum, where it stands among the settings of `secagg`.
     """
     scaling, validation = executor.get("scaling"), executor.get("validation")
     groups: Json = {"server_optimizer": server_optimizer["args"]}
@@ -66,6 +69,8 @@ def of_parts(
             "class": compression["path"],
             **{key: plain(value) for key, value in compression["args"].items()},
         }
+    if min_clients is not None:
+        named["min_clients"] = min_clients
     return settings_of(executor) | named
 
 

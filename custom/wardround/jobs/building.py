@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused
 from wardround.core.traits import Fitting, require_fit
-from wardround.jobs.federation_check import require_federation
+from wardround.jobs import first_weights
+from wardround.jobs.federation_check import require_federation, require_majority
 from wardround.jobs.job import Job, Json
 from wardround.jobs.job_classes import classes, shipped
+from wardround.jobs.nearest import class_meant
+from wardround.secagg.spec import LEAST_SITES
 
 PARTS = ("model", "sampling", "model_selection", "phantoms")
 LIST = "`wardround sites allow-list`"
@@ -71,7 +75,6 @@ def require_buildable(job: Job) -> None:
     """Raise ConfigRefused unless every object of the job can be built and all of them
     fit together. Failing here is better than failing at four sites at once.
     """
-    from wardround.aggregation.collect import require_tolerates
     from wardround.algorithms.federation import begin
 
     require_federation(job.federation)
@@ -85,7 +88,7 @@ def require_buildable(job: Job) -> None:
     _require_private_work(job, algorithm, schedule)
     if job.secagg is None:
         _require_no_step_check(job)
-        require_tolerates(build(job.aggregation, "aggregation"), job.federation["min_clients"])
+        require_majority(build(job.aggregation, "aggregation"), job.federation)
     else:
         secagg = build(job.privacy["secagg"], "secagg")
         if job.hospital_noise is not None:
@@ -95,6 +98,8 @@ def require_buildable(job: Job) -> None:
         "network and sampling",
         lambda: _require_network_fits(parts["model"], parts["sampling"], patient_noise),
     )
+    # After the channels: a network for another task has a reason of its own.
+    first_weights.require_fit(parts["model"])
     _guarded(
         "algorithm and schedule",
         lambda: begin(algorithm, sharing, schedule.steps(0)),
@@ -123,6 +128,15 @@ def parts_of(job: Job) -> list[Fitting]:
     )
 
 
+def least_clients(job: Job) -> int:
+    """Return the value to which `min_clients` may be lowered: what its secure sum or
+    its aggregation needs, else 1.
+    """
+    if job.secagg is not None:
+        return LEAST_SITES
+    return int(getattr(build(job.aggregation, "aggregation"), "least_sites", 1))
+
+
 def class_at(path: str, what: str) -> type:
     """Return the class at a full name. A function, a name that a module only imports,
     and a name that does not exist are refused with ConfigRefused.
@@ -135,7 +149,7 @@ def class_at(path: str, what: str) -> type:
             f"the job's {what}, {path}",
             found=f"no such class here ({error})",
             expected="the full name of a class that this Python can import",
-            fix="correct the name, or install the package that holds it",
+            fix=f"{class_meant(path, _known(module))}name such a class, or install the package that holds it",
         ) from error
     if not inspect.isclass(found):
         raise ConfigRefused(
@@ -145,6 +159,17 @@ def class_at(path: str, what: str) -> type:
             fix="name a class",
         )
     return found
+
+
+def _known(module: str) -> list[str]:
+    """Return the full names of the classes that wardround ships and, where this module
+    is loaded, of those that it defines.
+    """
+    there = vars(sys.modules[module]) if module in sys.modules else {}
+    return [
+        *shipped(),
+        *(f"{module}.{name}" for name, one in there.items() if getattr(one, "__module__", "") == module),
+    ]
 
 
 def shared_layout(job: Job) -> Layout:

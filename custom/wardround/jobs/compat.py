@@ -35,11 +35,9 @@ from wardround.compression.low_rank import LowRank
 from wardround.compression.quantise import Quantise
 from wardround.compression.rand_k import RandK
 from wardround.compression.top_k import TopK
-from wardround.core.errors import ConfigRefused
 from wardround.core.traits import Fitting, Misfit, Part, leaving, misfit
 from wardround.dp.hospital_dp import HospitalDP
 from wardround.dp.patient_dp import PatientDP
-from wardround.jobs.nearest import did_you_mean
 from wardround.secagg.spec import SecAggSpec
 
 # In the order in which the parts meet an update. The first option of an axis is what a
@@ -159,22 +157,9 @@ def cells() -> Iterator[Cell]:
 
 
 def cell_of(names: Sequence[str]) -> Cell:
-    """Return the cell with these options, and the first option on every other axis. A
-    name that no axis has is refused with ConfigRefused.
-    """
-    cell = default()
-    for name in names:
-        axes = [axis for axis in AXES if name in options()[axis]]
-        if not axes:
-            known = [one for axis in AXES for one in options()[axis]]
-            raise ConfigRefused(
-                f"the option {name!r}",
-                found="no such option of a job",
-                expected=f"one of {', '.join(known)}",
-                fix=f"{did_you_mean(name, known)}`wardround jobs compat` prints what each one is",
-            )
-        cell[axes[0]] = name
-    return cell
+    """Return the cell with these options, and the first option on every other axis."""
+    axes = {name: axis for axis in AXES for name in options()[axis]}
+    return default() | {axes[name]: name for name in names}
 
 
 def parts_of(cell: Cell) -> list[Fitting]:
@@ -249,12 +234,15 @@ def conflicts() -> tuple[Conflict, ...]:
 
 def title_of(axis: str, name: str) -> str:
     """Return what an option is, in the words of its part."""
-    value = options()[axis][name]
+    return title(axis, options()[axis][name])
+
+
+def title(axis: str, value: Any) -> str:
+    """Return what a value of an axis is, in the words of its part."""
     if value is None:
-        return NOTHING[axis]
-    return str(
-        getattr(value, "title", "") or getattr(value, "name", "") or "all blocks",
-    )
+        return NOTHING.get(axis, f"no {axis}")
+    unnamed = "all blocks" if axis == "sharing" else type(value).__name__
+    return str(getattr(value, "title", "") or getattr(value, "name", "") or unnamed)
 
 
 def _sum(**switches: Any) -> SecAggSpec:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
+from wardround.aggregation.collect import Majority, Rule, require_tolerates
 from wardround.core.errors import ConfigRefused
+from wardround.core.terminal import counted
 from wardround.jobs.job import Json
 
 EVERYBODY = "@ALL"
@@ -19,9 +21,8 @@ def require_federation(federation: Json) -> None:
     """Raise ConfigRefused unless the federation of a job can run.
 
     The names of its sites must differ and be plain words, or be `@ALL` alone. The job
-    must wait for one site at least; whether it names enough is checked where it is run
-    or submitted, because sites can be named there too (forms.py). Times are whole
-    seconds, 0 or more.
+    must wait for one site at least; whether it names enough is checked where its sites
+    are final (require_enough). Times are whole seconds, 0 or more.
     """
     _require_names(federation["sites"])
     least = federation["min_clients"]
@@ -30,6 +31,49 @@ def require_federation(federation: Json) -> None:
     for name in SECONDS:
         if not _is_count(federation[name]) or federation[name] < 0:
             _refuse(name, federation[name], "whole seconds, 0 or more", f"--set federation.{name}=SECONDS")
+
+
+def require_majority(aggregation: Any, federation: Json) -> None:
+    """Raise ConfigRefused where the hospitals of a plaintext job are too few for the f
+    of its aggregation: those that it names, or those for which a round waits.
+
+    The named hospitals come first: `min_clients` cannot be raised above their number.
+    """
+    named = federation["sites"]
+    if isinstance(aggregation, Majority) and named != [EVERYBODY]:
+        rule = cast(Rule, aggregation)
+        if len(named) < rule.least_sites:
+            raise _too_few_for(rule, len(named))
+    require_tolerates(aggregation, federation["min_clients"])
+
+
+def _too_few_for(rule: Rule, sites: int) -> ConfigRefused:
+    # The median needs the fewest hospitals of all rules: 2f + 1.
+    f = min(rule.f, (sites - 1) // 2)
+    robust = f"--set aggregation=median --set aggregation.f={f} --set federation.min_clients={2 * f + 1}"
+    return ConfigRefused(
+        f"{rule.name} with f {rule.f} at {counted(sites, 'site')}",
+        found=counted(sites, "site"),
+        expected=f"{rule.least_sites} or more, all of which answer in every round",
+        fix=f"with these sites: `{robust if f else '--set aggregation=mean'}`; with {rule.least_sites} sites or more: "
+        f"name them (--sites A,B,...; `jobs run`: -n {rule.least_sites}), and "
+        f"`--set federation.min_clients={rule.least_sites}`",
+    )
+
+
+def require_enough(sites: int, min_clients: int, least: int = 2) -> None:
+    """Raise ConfigRefused when a job would wait for more sites than it names.
+
+    least: the value to which `min_clients` may be lowered.
+    """
+    if sites < min_clients:
+        raise ConfigRefused(
+            f"{counted(sites, 'site')} for a job that needs {min_clients} (min_clients)",
+            found=counted(sites, "site"),
+            expected=f"{min_clients} or more: a round is added up once so many have answered",
+            fix=f"name {min_clients} sites or more with --sites"
+            + (f", or lower min_clients with `--set federation.min_clients={sites}`" if sites >= least else ""),
+        )
 
 
 def _require_names(sites: Any) -> None:

@@ -204,6 +204,7 @@ def about(job: Job) -> Json:
         compression=job.compression,
         secagg=secagg,
         dp=dp,
+        min_clients=job.federation["min_clients"] if secagg is None else None,
     )
     words = {"score": job.task["score"], "privacy": privacy_of(dp, secagg)}
     if begins := weights_words.words(job.task["model"]):

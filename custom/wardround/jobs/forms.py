@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wardround.core.errors import ConfigRefused
-from wardround.core.terminal import counted
 from wardround.flare import plain_jobs
 from wardround.flare.workspaces import sites_of_job
 from wardround.jobs import allow_list, packaging, recipes
 from wardround.jobs import job_classes as named
-from wardround.jobs.building import require_buildable
+from wardround.jobs.building import least_clients, require_buildable
+from wardround.jobs.federation_check import require_enough
 from wardround.jobs.packaging import Files
-from wardround.secagg.spec import LEAST_SITES
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,6 @@ def runnable(named: str, settings: Sequence[str], sites: Sequence[str]) -> Runna
         return _folder(place, settings)
     job = recipes.job(named, settings, sites)
     require_buildable(job)
-    least = LEAST_SITES if job.secagg is not None else 1
     title, files = f"{job.name}: {job.title}", packaging.printed_job(job)
     return Runnable(
         job.name,
@@ -141,7 +139,7 @@ def runnable(named: str, settings: Sequence[str], sites: Sequence[str]) -> Runna
         files,
         tuple(job.federation["sites"]),
         job.federation["min_clients"],
-        least,
+        least_clients(job),
     )
 
 
@@ -186,18 +184,6 @@ def _beside(place: Path, options: str) -> ConfigRefused:
         expected="settings with a job's name only: a folder goes as it was reviewed",
         fix="name the job, or print the folder again with `wardround jobs write`",
     )
-
-
-def require_enough(sites: int, min_clients: int) -> None:
-    """Raise ConfigRefused when a job would wait for more sites than it names."""
-    if sites < min_clients:
-        raise ConfigRefused(
-            f"{counted(sites, 'site')} for a job that needs {min_clients} (min_clients)",
-            found=counted(sites, "site"),
-            expected=f"{min_clients} or more: a round is added up once so many have answered",
-            fix=f"name {min_clients} sites or more, or lower min_clients"
-            + (f" with `--set federation.min_clients={sites}`" if sites > 1 else ""),
-        )
 
 
 def _own_code(place: Path) -> bool:

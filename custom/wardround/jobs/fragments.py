@@ -10,6 +10,7 @@ import yaml
 
 from wardround.core.errors import ConfigRefused
 from wardround.jobs.job import Json
+from wardround.jobs.nearest import did_you_mean
 
 
 def table() -> Json:
@@ -18,17 +19,22 @@ def table() -> Json:
     return found
 
 
+def names(kind: str) -> list[str]:
+    """Return the names of the files of task/, federation/ or privacy/."""
+    return sorted(path.stem for path in (_root() / kind).glob("*.yaml"))
+
+
 def fragment(kind: str, name: str) -> Json:
     """Return one file of task/, federation/ or privacy/. A file that does not exist is
     refused with ConfigRefused.
     """
-    known = sorted(path.stem for path in (_root() / kind).glob("*.yaml"))
+    known = names(kind)
     if name not in known:
         raise ConfigRefused(
             f"the {kind} fragment {name!r}",
             found="no such file in app_configs",
             expected=", ".join(known),
-            fix=f"name one of these, or add app_configs/{kind}/{name or 'NAME'}.yaml",
+            fix=f"{did_you_mean(name, known)}name one of these, or add app_configs/{kind}/{name or 'NAME'}.yaml",
         )
     return _read(_root() / kind / f"{name}.yaml")
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import inspect
 from dataclasses import replace
 
-from wardround.jobs.job import Job, Json, Typed, is_monai_path
+from wardround.core.errors import ConfigRefused
+from wardround.jobs.job import OF_MONAI, Job, Json, Typed, is_monai_path
+from wardround.jobs.nearest import class_meant
 
 MONAI_NETWORK = "wardround.models.monai_network.MonaiNetwork"
 ANY_NETWORK = "wardround.models.any_network.AnyNetwork"
@@ -77,15 +79,23 @@ def _described(job: Job, sharing: Json, named: str | None, server: Json | None) 
 
 def _of_monai(part: Json, sampling: Json) -> Json:
     """Return MonaiNetwork with the name and arguments of a MONAI network. Channels that
-    are not given are those of the task.
+    are not given are those of the task. A name that MONAI does not have is refused with
+    ConfigRefused.
     """
     from wardround.jobs.building import build
-    from wardround.models.monai_network import network_class
+    from wardround.models.monai_network import known_networks, network_class
 
     args = {key: value for key, value in part["args"].items() if key not in _OURS}
     chosen = {key: value for key, value in part["args"].items() if key in _OURS}
     kind = network_class(part["path"])
-    if kind is not None and "classes" not in sampling["args"]:
+    if kind is None:
+        raise ConfigRefused(
+            f"the job's MONAI network, {part['path']}",
+            found="no such network in the MONAI that is installed here",
+            expected=f"the name of a network class, {OF_MONAI}NAME",
+            fix=f"{class_meant(part['path'], known_networks())}`--set model.path={OF_MONAI}NAME` (docs/extending.md)",
+        )
+    if "classes" not in sampling["args"]:
         task = build(sampling, "sampling")
         given = {
             "spatial_dims": 3,

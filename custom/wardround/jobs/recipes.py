@@ -30,6 +30,26 @@ def names() -> list[str]:
     return list(fragments.table()["jobs"])
 
 
+def choices() -> dict[str, list[str]]:
+    """Return, for every setting that names a row or a fragment of app_configs/, the
+    names that `--set NAME=CHOICE` takes.
+    """
+    page = fragments.table()
+    kinds = [one.removesuffix("=") for one in settings_of.BY_NAME]
+    return {kind: fragments.names(kind) if kind == "privacy" else list(_rows(page, kind)) for kind in kinds}
+
+
+def row_of(name: str, settings: Sequence[str] = ()) -> Json:
+    """Return the row of a job that exists: its algorithm and, for each of `choices`,
+    the name that it has with these settings.
+    """
+    page = fragments.table()
+    row = page["defaults"] | page["jobs"][name]
+    usual = {"server_optimizer": page["algorithms"][row["algorithm"]]["server_optimizer"]}
+    chosen = dict(one.split("=", 1) for one in settings if one.startswith(settings_of.BY_NAME))
+    return {**usual, **row, **chosen}
+
+
 def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> Job:
     """Return the job of this name with `settings` applied, such as "work=40",
     "algorithm.hessian=HF" or "sampling.patch=[64,64,16]".
@@ -48,12 +68,10 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
             expected=f"one of {', '.join(page['jobs'])}",
             fix=f"{near}`wardround jobs list` says what each one does",
         )
-    row = page["defaults"] | page["jobs"][name]
+    of_recipe, row = row_of(name), row_of(name, settings)
     algorithm = copy.deepcopy(page["algorithms"][row["algorithm"]])
     usual = algorithm["server_optimizer"]
-    row = {"server_optimizer": usual} | row
-    of_row = row["sharing"], row["server_optimizer"]
-    row |= dict(one.split("=", 1) for one in settings if one.startswith(settings_of.BY_NAME))
+    of_row = of_recipe["sharing"], of_recipe["server_optimizer"]
     server_row = _row(page, "server_optimizer", row["server_optimizer"])
     sharing = copy.deepcopy(_sharing(page, row["sharing"]))
     task = fragments.fragment("task", row["task"])
@@ -135,7 +153,7 @@ def _row(page: Json, kind: str, name: str) -> Json:
 
     No such row: ConfigRefused.
     """
-    rows = page[kind if kind in page else f"{kind}s"]
+    rows = _rows(page, kind)
     if name not in rows:
         near = did_you_mean(name, rows)
         raise ConfigRefused(
@@ -145,6 +163,11 @@ def _row(page: Json, kind: str, name: str) -> Json:
             fix=f"{near}--set {kind}=NAME",
         )
     found: Json = rows[name]
+    return found
+
+
+def _rows(page: Json, kind: str) -> Json:
+    found: Json = page[kind if kind in page else f"{kind}s"]
     return found
 
 

@@ -115,7 +115,7 @@ def crashed(workspace: Path) -> ConfigRefused:
         f"the run in {workspace}",
         found="no run.json: it was stopped or crashed before its end",
         expected="a run that ended, complete or not",
-        fix=f"read {look}; then run it again (a run with `--state DIR` goes on after its last round)",
+        fix=f"read why in {look}, and mend it; a run with `--state DIR` then goes on after its last round",
     )
 
 

@@ -173,6 +173,13 @@ def network_class(path: str) -> type[nn.Module] | None:
     return found if ours else None
 
 
+def known_networks() -> list[str]:
+    """Return the paths of all classes that `network_class` knows."""
+    from monai.networks import nets
+
+    return [PREFIX + name for name in vars(nets) if network_class(PREFIX + name) is not None]
+
+
 def _fetches(name: str) -> bool:
     return any(part in name.lower() for part in FETCHED)
 

@@ -261,7 +261,7 @@ def _refused(what: str, found: object, expected: str) -> ConfigRefused:
         f"the network's {what}",
         found=repr(found),
         expected=expected,
-        fix="set it with --set model.NAME=VALUE in the job",
+        fix="set it with --set model.NAME=VALUE; `wardround jobs settings JOB` lists the names",
     )
 
 

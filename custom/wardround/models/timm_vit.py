@@ -216,5 +216,5 @@ def _refused(what: str, found: str, expected: str) -> ConfigRefused:
         f"the ViT's {what}",
         found=found,
         expected=expected,
-        fix="set it with --set model.NAME=VALUE in the job",
+        fix="set it with --set model.NAME=VALUE; `wardround jobs settings JOB` lists the names",
     )

@@ -87,13 +87,14 @@ class WeightsFile:
                 expected=f"the file with SHA-256 {self.sha256}, at every site and at the server; nothing is downloaded",
                 fix="copy it there, or `--set model.weights=none`: weights are then drawn from the job's seed",
             ) from error
-        found = hashlib.sha256(content).hexdigest()
-        if found != self.sha256:
+        if hashlib.sha256(content).hexdigest() != self.sha256:
             raise ModelRefused(
                 f"weights: {self.file}",
-                found=f"SHA-256 {found}",
+                # Not its digest: a job could name any file of a hospital to learn what is in it.
+                found="a file with another SHA-256",
                 expected=f"SHA-256 {self.sha256}, which the job promises: all must start from the same weights",
-                fix="copy the file that the job means, or print the job again with this file's digest",
+                fix="copy the file that the job means, or print the job again with `--set model.weights=PATH`, which takes "
+                "the digest of the file that lies there",
             )
         return content
 

@@ -255,7 +255,7 @@ def dummy_round(
         return failed(
             "round",
             f"{job.name}: out of memory",
-            "set sampling.patch or sampling.batch lower in the job",
+            "print the job with smaller ones: --set sampling.batch=1, or --set sampling.patch=[...]",
         )
     seconds = (time.monotonic() - before) / max(1, len(losses))
     if not all(math.isfinite(loss) for loss in losses):

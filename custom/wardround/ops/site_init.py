@@ -20,6 +20,7 @@ from wardround.training.opening import SITE_FILE
 Files = Mapping[Path, dict[str, Any]]
 STATE = {"folder": "kept"}
 POLICY = "privacy.json"
+_TYPED = "`--budget patient=8,1e-5`, with the hospital's own numbers"
 
 
 def files(
@@ -106,7 +107,10 @@ def _limit(text: str) -> dict[str, Any]:
             "--budget",
             found=text,
             expected="UNIT=EPSILON,DELTA",
-            fix="write it like patient=8,1e-5",
+            fix=_TYPED,
         ) from error
-    budget.Budget((budget.Limit(unit, epsilon, delta),))  # type: ignore[arg-type]  # Limit refuses what is no unit
+    try:
+        budget.Limit(unit, epsilon, delta)  # type: ignore[arg-type]  # Limit refuses what is no unit
+    except ConfigRefused as refusal:
+        raise ConfigRefused(f"--budget {text}", found=refusal.found, expected=refusal.expected, fix=_TYPED) from refusal
     return {unit: {"epsilon": epsilon, "delta": delta}}

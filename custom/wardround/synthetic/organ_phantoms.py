@@ -64,7 +64,8 @@ def write_organs(
             "a cohort of phantoms",
             found=f"{count} patients of shape {tuple(shape)}, images {list(images)}, labels {list(labels)}",
             expected=f"at least 1 patient, three axes of at least {SMALLEST} voxels, an image and a label",
-            fix="set these values of `phantoms` in the job",
+            fix=f"--set phantoms.patients=4 --set phantoms.shape=[{SMALLEST},{SMALLEST},{SMALLEST}], or larger; images and "
+            "labels are those of sampling.task",
         )
     wanted = {
         "version": VERSION,

@@ -87,7 +87,7 @@ class Task:
                 "the scores of the task",
                 found=f"metrics {list(self.metrics)}, missed_mm {self.missed_mm!r}",
                 expected=f"dice and others of {', '.join(MEASURES)}, a distance above 0 and up to 10000 mm",
-                fix="set `task.metrics` and `task.missed_mm` in the job's sampling",
+                fix="for example --set sampling.task.metrics=[dice,hd95_mm] --set sampling.task.missed_mm=500",
             )
         if type(self.mirrored) is not int or self.mirrored not in MIRRORED:
             raise ConfigRefused(

@@ -76,6 +76,7 @@ def read_cases(folder: Path, only: str | None, spec: Spec, record: bool) -> Case
             f"the table {found.table}",
             what,
             f"one of {len(names)} cases" if names else "a row per case",
+            f"name one with --case: the column `case` lists them (`cat {found.table}`); without --case all are predicted",
         )
     files = tuple(_files(found, row) for row in rows)
     values, known = _record(found, header, rows, spec.table if record else Table())
@@ -188,10 +189,10 @@ def _record(
     return values, has
 
 
-def _refused(what: str, found: str, expected: str) -> DataRefused:
-    return DataRefused(
-        what,
-        found=found,
-        expected=expected,
-        fix="change that cell of the table, or name another case",
-    )
+def _refused(
+    what: str,
+    found: str,
+    expected: str,
+    fix: str = "change that cell of the table, or name another case",
+) -> DataRefused:
+    return DataRefused(what, found=found, expected=expected, fix=fix)

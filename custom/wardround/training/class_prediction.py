@@ -29,7 +29,7 @@ from wardround.tasks.classification import softmax
 from wardround.training.class_inputs import INPUTS, Cases, read_images
 from wardround.training.class_site import SCORED_AT_ONCE
 from wardround.training.classification import CaseSampling
-from wardround.training.opening import pick_device
+from wardround.training.opening import BY_FLAG, pick_device
 
 Row = dict[str, Any]
 # A file of weights comes from elsewhere: its image size is limited before any memory is
@@ -109,7 +109,7 @@ def predict_classes(
     DataRefused is raised for a damaged image, ConfigRefused for a GPU that is not
     there.
     """
-    where, spec = pick_device(device), model.sampling.spec
+    where, spec = pick_device(device, BY_FLAG), model.sampling.spec
     net = FlatModel(model.spec.build(0), where)
     w = torch.from_numpy(net.layout.flatten(model.arrays)).to(net.device)
     found: list[Row] = []

@@ -126,7 +126,7 @@ def private_plan(
                 f"the work of {each.name}",
                 found=f"{schedule.work} gradients in steps of {cost}",
                 expected=f"a multiple of {cost}",
-                fix="change `work` in the job",
+                fix=f"--set work={max(cost, schedule.work - schedule.work % cost)}",
             )
     whole = schedule.num_rounds * schedule.work
     arms = 1 if fedavg_baseline is None else 2

@@ -71,7 +71,7 @@ class ModelSelection:
                 "the fine-tuning choices",
                 found=f"steps {list(self.steps)}, lr {self.lr}, least_dice {self.least_dice}",
                 expected="0 and at least one positive number of steps, 0 < lr < 10, least_dice from 0 to below 1",
-                fix="set `model_selection` in the job, for example steps [0, 1, 5, 20]",
+                fix="for example --set model_selection.steps=[0,1,5,20] --set model_selection.lr=0.01",
             )
         for name in ("blend", "interpolate"):
             shares = getattr(self, name)

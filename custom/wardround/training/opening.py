@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wardround.core.errors import ConfigRefused
-from wardround.data.site_config import SiteConfig, from_environment, read_site_config
+from wardround.data.site_config import DEVICE, SiteConfig, from_environment, read_site_config
 from wardround.messages.allowed_names import LEAST_PATIENTS
 from wardround.synthetic.hospitals import Hospital as Profile
 from wardround.synthetic.hospitals import hospital, number_of
@@ -25,6 +25,9 @@ from wardround.training.task import TaskPhantoms, TaskSampling
 
 # `local/` belongs to the site: no job writes there.
 SITE_FILE = "local/wardround.json"
+# Where a device was typed, and what to type instead.
+IN_FILE = 'set "device": "auto" or "cpu" in the site\'s file'
+BY_FLAG = "`--device auto` or `--device cpu`"
 
 
 @dataclass(frozen=True)
@@ -202,13 +205,22 @@ def open_site(
     return Opened(cohort, synthetic, label, pick_device(config.device), config.fewest_patients)
 
 
-def pick_device(wish: str) -> str:
+def pick_device(wish: str, fix: str = IN_FILE) -> str:
     """Return the torch device for `auto`, `cpu` or `cuda[:N]`.
 
-    ConfigRefused is raised for a GPU that is not there.
+    fix: what to do where the wish cannot be met, at the place where it was typed.
+
+    ConfigRefused is raised for another word, and for a GPU that is not there.
     """
     import torch
 
+    if not DEVICE.fullmatch(wish):
+        raise ConfigRefused(
+            f"device {wish!r}",
+            found="no device of that name",
+            expected="auto, cpu, cuda or cuda:N",
+            fix=fix,
+        )
     if wish == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wish.startswith("cuda"):
@@ -218,7 +230,7 @@ def pick_device(wish: str) -> str:
                 f"device {wish!r}",
                 found=f"{torch.cuda.device_count() if torch.cuda.is_available() else 0} usable GPUs",
                 expected="a GPU of that number",
-                fix='set "device": "auto" or "cpu" in the site\'s file, or mend the driver',
+                fix=f"{fix}, or mend the driver",
             )
     return wish
 

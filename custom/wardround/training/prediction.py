@@ -33,7 +33,7 @@ from wardround.tasks.brain_tumours import BRAIN_TUMOURS, DESCRIPTION
 from wardround.tasks.components import largest_in, with_largest_parts
 from wardround.tasks.inference import predict_regions
 from wardround.tasks.task import Task, task_from_json
-from wardround.training.opening import pick_device
+from wardround.training.opening import BY_FLAG, pick_device
 from wardround.training.overlays import shown_on
 
 # A file of weights comes from elsewhere: its patch is limited before memory is
@@ -209,7 +209,11 @@ def cases_in(folder: Path, wanted: str | None, task: Task = BRAIN_TUMOURS) -> tu
 
     wanted: The only case to return; None returns all.
     """
-    return find_cases(folder, None if wanted is None else [wanted], require_seg=False, source=task.source)
+    only = None if wanted is None else [wanted]
+    fix = "name a folder of cases (docs/data.md)"
+    if only:
+        fix = f"name one that is there with --case: `ls {folder}` lists them; without --case all are predicted"
+    return find_cases(folder, only, require_seg=False, source=task.source, fix=fix)
 
 
 @dataclass(frozen=True)
@@ -267,7 +271,7 @@ def ready(weights: Weights, device: str) -> FlatModel:
 
     ConfigRefused is raised for a GPU that is not there.
     """
-    model = FlatModel(weights.spec.build(0), pick_device(device))
+    model = FlatModel(weights.spec.build(0), pick_device(device, BY_FLAG))
     model.load(torch.from_numpy(model.layout.flatten(weights.arrays)).to(model.device))
     return model
 

@@ -147,7 +147,7 @@ class Sampling:
                 "the job's network and record",
                 found=f"a network that reads {found} numbers of a record (`model.ehr_columns`)",
                 expected=f"{wanted}, which the {len(self.columns)} columns of `sampling` become",
-                fix="set `model.ehr_columns` to that number; a category is a number of its own",
+                fix=f"--set model.ehr_columns={wanted}; a category is a number of its own",
             )
         require_fit(spec, self.network_inputs, self.regions, self.size)
 
