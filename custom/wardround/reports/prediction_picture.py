@@ -62,16 +62,18 @@ def draw_prediction(
         layout="constrained",
     )
     # The names of the regions stand below the planes, and a notice above the title.
-    figure.get_layout_engine().set(rect=(0.0, 0.07, 1.0, 0.87 if notice else 0.93))
+    figure.get_layout_engine().set(rect=(0.0, 0.07, 1.0, 0.81 if notice else 0.93))
     FigureCanvasAgg(figure)
     figure.suptitle(
         title if tumour.any() else f"{title} (no tumour found)",
         color=_INK,
         fontsize=10,
         parse_math=False,
+        # The layout places a title at the top, where a notice must stand.
+        **({"y": 0.93} if notice else {}),
     )
     if notice:
-        figure.text(0.5, 0.955, notice, color=_WARNING, fontsize=11, weight="bold", ha="center")
+        figure.text(0.5, 0.945, notice, color=_WARNING, fontsize=11, weight="bold", ha="center")
     for place, (name, axis) in enumerate(_PLANES):
         index = _busiest(tumour, axis)
         across, up = (spacing_mm[i] for i in range(3) if i != axis)
