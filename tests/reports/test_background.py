@@ -3,8 +3,6 @@ from typing import Any
 
 import pytest
 
-from wardround.reports.html import PARTS
-
 Shown = Callable[[dict[str, Any], str], str]
 
 
@@ -78,8 +76,3 @@ def test_settings_list_everything_given(shown: Shown, run: dict[str, Any]) -> No
         assert words in found
     run.update(settings=None, model=None, best=None)
     assert "best global model" not in shown(run, "settings")
-
-
-def test_glossary_explains_the_words_of_the_tables() -> None:
-    for word in ("Dice", "HD95", "ET, TC, WT", "Fine-tuning", "95 % interval"):
-        assert f"<dt>{word}</dt>" in PARTS.glossary()

@@ -80,7 +80,6 @@ def test_sections_come_in_the_order_of_a_busy_reader(run: dict[str, Any], tmp_pa
     assert headings == [
         "brats_perfedavg",
         "What joining gave you",
-        "When joining is worth it",
         "Hospitals",
         "Overview",
         "Figures",

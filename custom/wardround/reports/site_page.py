@@ -22,7 +22,8 @@ from wardround.core.validate import (
 )
 from wardround.messages.allowed_names import CANDIDATES
 from wardround.reports import cards
-from wardround.reports.html import DASH, Table, html, number
+from wardround.reports.glossary import with_glossary
+from wardround.reports.html import DASH, Table, number
 from wardround.reports.joining import joined_of
 from wardround.reports.joining_figures import gain_picture
 from wardround.reports.pictures import gallery
@@ -111,7 +112,7 @@ def write_site_report(
     }
     return files.write(
         Path(out_dir) / "site_report.html",
-        html("site_report.html", shown),
+        with_glossary("site_report.html", shown),
     )
 
 
