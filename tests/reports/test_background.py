@@ -69,10 +69,10 @@ def test_settings_list_everything_given(shown: Shown, run: dict[str, Any]) -> No
     found = shown(run, "settings")
     for words in (
         "ab12cd34",
-        "<dt>lr</dt><dd>0.05</dd>",
-        "<dt>work</dt><dd>40</dd>",
+        '<th scope="row">learning rate</th><td><span class="words"> 0.05</span></td><td>lr</td>',
+        '<th scope="row">rounds</th><td><span class="words"> 2</span></td><td>num_rounds</td>',
         "round 2, mean validation Dice 0.400",
     ):
         assert words in found
     run.update(settings=None, model=None, best=None)
-    assert "best global model" not in shown(run, "settings")
+    assert "best shared model" not in shown(run, "settings")

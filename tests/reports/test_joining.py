@@ -68,6 +68,7 @@ def test_under_differential_privacy_the_comparison_stays(run: dict[str, Any], sh
         del final["deploy"]
     assert {one.sentence for one in joined(run)} == {STAYS}
     assert "No gain was told" in shown(run, "joining")
+    assert "<code>WORKSPACE/SITE/simulate_job/wardround/site_report.html</code>" in shown(run, "joining")
 
 
 def test_numbers_that_were_not_told_are_not_made_up(run: dict[str, Any], shown: Shown) -> None:

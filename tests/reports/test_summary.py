@@ -1,8 +1,18 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wardround.reports.summary import all_problems, candidates_of, deployed, metric, overview, site_name
+from wardround.reports.schema import build
+from wardround.reports.summary import (
+    all_problems,
+    candidates_of,
+    deployed,
+    ending,
+    metric,
+    overview,
+    site_name,
+)
 
 
 def test_names(run: dict[str, Any]) -> None:
@@ -61,6 +71,21 @@ def test_a_silent_loss_is_told_once(run: dict[str, Any]) -> None:
 def test_a_site_that_was_not_asked_is_not_lost(run: dict[str, Any]) -> None:
     run["rounds"][0].update(configured=["site-1"], trained=["site-1"], aggregated=["site-1"])
     assert all_problems(run) == ([], [])
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_run_ends_with_where_each_hospital_finds_its_own_page(run: dict[str, Any], private: bool) -> None:
+    if private:
+        run["settings"] |= {"dp.epsilon": 1.0, "dp.delta": 1e-5, "dp.mu": 0.3, "dp.unit": "patient"}
+        for final in run["final"].values():
+            del final["deploy"]
+    page = Path("/ws/server/simulate_job/wardround/report.html")
+    *_, own, last = ending(build(run), page)
+    assert own.endswith(": /ws/SITE/simulate_job/wardround/site_report.html (SITE: site-1, site-2)")
+    assert last == f"open this: {page}"
+    assert "WORKSPACE/SITE/simulate_job" in ending(build(run), Path("/elsewhere/report.html"))[-2]
+    run["simulator"] = False
+    assert "KIT/JOB_ID/wardround/site_report.html at the hospital" in ending(build(run), page)[-2]
 
 
 def test_overview_by_hand(run: dict[str, Any]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from wardround.core.validate import Json
-from wardround.reports.html import DASH, Table, duration, number, size
+from wardround.reports.html import DASH, Cell, Table, duration, number, size
+from wardround.reports.setting_names import value_words, words_of
 from wardround.reports.summary import (
     privacy_claim,
     score_name,
-    setting_words,
     silent,
     site_name,
 )
@@ -156,25 +156,21 @@ def who_reads(settings: Json) -> str:
     return "The server could read the change of each single hospital."
 
 
-def settings(run: Json) -> list[tuple[str, object]]:
-    """Return every setting of the job, the model with its fingerprint, and the best
-    round.
+def settings(run: Json) -> Table:
+    """Return every setting of the job with its exact name, the model with its
+    fingerprint, and the best round.
     """
     model, best = run.get("model") or {}, run.get("best") or {}
-    pairs: list[tuple[str, object]] = [
-        ("algorithm", run.get("algorithm")),
-        ("wardround", run.get("version")),
+    parameters = None if model.get("parameters") is None else f"{model['parameters']:,}"
+    rows: list[tuple[str, str | None, str]] = [
+        ("method", run.get("algorithm"), "algorithm"),
+        ("version of wardround", run.get("version"), "version"),
+        ("network", model.get("name"), ""),
+        ("parameters of the network", parameters, ""),
+        ("fingerprint of the network", model.get("fingerprint"), ""),
     ]
-    pairs += [
-        ("model", model.get("name")),
-        (
-            "parameters",
-            f"{model['parameters']:,}" if model.get("parameters") is not None else None,
-        ),
-    ]
-    pairs += [("fingerprint", model.get("fingerprint"))]
     said = (run.get("settings") or {}).items()
-    pairs += [(name, setting_words(name, value)) for name, value in said if value is not None]
+    rows += [(words_of(name), value_words(name, value), name) for name, value in said if value is not None]
     if best.get("round") is not None:
         dice = (
             f", mean validation {score_name(run)} {best['val_score']:.3f}" if best.get("val_score") is not None else ""
@@ -185,13 +181,15 @@ def settings(run: Json) -> list[tuple[str, object]]:
             if best["round"] >= done
             else f"as evaluated in round {best['round'] + 1}"
         )
-        pairs.append(("best global model", f"{which}{dice}"))
+        rows.append(("best shared model", f"{which}{dice}", ""))
     if model.get("sha256"):
-        pairs.append(
-            ("final global model, SHA-256", f"{model['sha256']} (equal at every site)"),
-        )
-    pairs += [("started", run.get("started")), ("finished", run.get("finished"))]
-    return [(name, value) for name, value in pairs if value is not None]
+        rows.append(("SHA-256 of the final shared model", f"{model['sha256']} (equal at every hospital)", ""))
+    rows += [("started", run.get("started"), ""), ("finished", run.get("finished"), "")]
+    return Table(
+        "What the job was set to. The name is that of report.json and, for most, of `--set`.",
+        ("Setting", "Value", "Name"),
+        [[words, Cell("", value, "words"), name] for words, value, name in rows if value is not None],
+    )
 
 
 def slowest(run: Json) -> str:

@@ -18,7 +18,7 @@ from wardround.reports.joining import joined
 from wardround.reports.joining_figures import gain_picture, told_sizes, value_panels
 from wardround.reports.pictures import gallery
 from wardround.reports.schema import build
-from wardround.reports.summary import privacy_claim, score_name, short_run, silent
+from wardround.reports.summary import own_pages, privacy_claim, score_name, short_run, silent
 from wardround.reports.value import Point, read
 
 REPORT = "report.html"
@@ -83,6 +83,7 @@ def values(
         "joining": {
             "picture": gain_picture(gave, score),
             "sentences": [(one.site, one.sentence) for one in gave],
+            "own_pages": own_pages(report),
         },
         "value": {
             "panels": value_panels(points, sizes),
