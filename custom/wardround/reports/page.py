@@ -16,6 +16,7 @@ from wardround.reports.glossary import with_glossary
 from wardround.reports.html import html
 from wardround.reports.joining import joined
 from wardround.reports.joining_figures import gain_picture, told_sizes, value_panels
+from wardround.reports.joining_table import joining_table, why_deployed
 from wardround.reports.pictures import gallery
 from wardround.reports.schema import build
 from wardround.reports.summary import own_pages, privacy_claim, score_name, short_run, silent
@@ -82,7 +83,8 @@ def values(
         "cards": cards.hospital_cards(report),
         "joining": {
             "picture": gain_picture(gave, score),
-            "sentences": [(one.site, one.sentence) for one in gave],
+            "sentences": [(one.site, one.sentence, why) for one, why in zip(gave, why_deployed(report), strict=True)],
+            "table": joining_table(report, gave),
             "own_pages": own_pages(report),
         },
         "value": {
