@@ -21,8 +21,8 @@ def test_repeated_attempts_are_counted(shown: Shown, run: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("masks", "encryption", "words"),
     [
-        (None, None, "The server could read the change of each single hospital."),
-        (False, False, "The server could read the change of each single hospital."),
+        (None, None, "The server could read the change of each single hospital: no mask"),
+        (False, False, "The server could read the change of each single hospital: no mask"),
         (True, False, "the server and the hospitals could read only the sum"),
         (False, True, "All hospitals hold the same key"),
         (True, True, "masked and encrypted"),
@@ -40,7 +40,24 @@ def test_hidden_counts_are_not_claimed_to_have_left(shown: Shown, run: dict[str,
     run["settings"]["secagg.weights"] = "patients_in_sum"
     assert "patient counts per split" not in shown(run, "left")
     assert "only inside the sum" in shown(run, "left")
-    assert "case counts" not in shown(run, "left")
+    assert "the number of test patients" not in shown(run, "left")
+
+
+def test_what_left_names_all_facts_and_only_what_the_job_sends(shown: Shown, run: dict[str, Any]) -> None:
+    found = shown(run, "left")
+    assert "the name that the hospital gave itself" in found
+    assert "the number of test patients; which model was chosen" in found
+    assert "layers that stay" in found
+    assert "one-time keys" not in found
+    assert "releases.jsonl" in found
+    run["settings"] |= {"sharing_class": "wardround.algorithms.sharing.Everything", "secagg.masks": True}
+    found = shown(run, "left")
+    assert "layers that stay" not in found
+    assert "one-time keys" in found
+    run["settings"] |= {"dp.epsilon": 1.0, "dp.delta": 1e-5, "dp.mu": 0.3, "dp.unit": "patient"}
+    found = shown(run, "left")
+    assert "for the shared model alone" in found
+    assert "which model was chosen" not in found
 
 
 def test_a_lost_site_shows_in_the_counts(shown: Shown, run: dict[str, Any]) -> None:

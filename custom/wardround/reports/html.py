@@ -40,12 +40,14 @@ class Table:
     The first cell of a row is its header.
 
     marked: the number of the row that is highlighted, or None.
+    texts: whether the cells are texts, which begin at the left, and not numbers.
     """
 
     caption: str
     heads: Sequence[str]
     rows: Sequence[Sequence[str | int | Cell]]
     marked: int | None = None
+    texts: bool = False
 
 
 def environment(package: str) -> Environment:

@@ -149,8 +149,7 @@ def short_run(report: Json) -> str:
     work = f" of {said['work']} gradient evaluations" if said.get("work") else ""
     return (
         f"This demonstration is short ({done} round{'s' if done != 1 else ''}{work}): a model that a hospital trains alone for as "
-        "long is hard to beat so early. More rounds, or fewer patients at each hospital, show what joining can do: --set "
-        "num_rounds=20."
+        "long is hard to beat so early. To see what joining can do, run it longer, for example with --set num_rounds=20."
     )
 
 
