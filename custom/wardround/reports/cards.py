@@ -138,7 +138,7 @@ def candidate_table(
         *("Dice [95 % CI]" if region == "mean" else f"Dice {region}" for region in dice),
     ]
     heads += [f"{key.replace('_', ' ').replace('auroc', 'AUROC')} [95 % CI]" for key in kinds]
-    heads += [f"HD95 {region}, mm" for region in hd95] + [f"Outline of {region} off by (HD95)" for region in apart]
+    heads += [f"HD95 {region}, mm" for region in hd95] + [f"Outline of {region} within (HD95)" for region in apart]
     counts = [_cases(candidate) for candidate in candidates.values()]
     heads += ["Test patients"] * (len(set(counts)) > 1)
     rows = []
