@@ -165,7 +165,12 @@ def _card(run: Json, site: str) -> dict[str, Any]:
         tested = [found.get("cases") for c in candidates.values() if (found := main_metric(c))]
         cases = max((n for n in tested if n is not None), default=None)
         on = "its test patients" if cases is None else f"its {counted(cases, 'test patient')}"
-        caption = f"Every model that {site_name(run, site)} compared, on {on}{f'; {claim}' if claim else ''}"
+        # Under differential privacy the others, and which one was chosen, stay at the hospital.
+        caption = (
+            f"The shared model at {site_name(run, site)}, on {on}; {claim}"
+            if claim
+            else f"Every model that {site_name(run, site)} compared, on {on}"
+        )
         table = candidate_table(
             candidates,
             deployed(run, site),
