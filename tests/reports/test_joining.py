@@ -68,6 +68,11 @@ def test_under_differential_privacy_the_comparison_stays(run: dict[str, Any], sh
         del final["deploy"]
     assert {one.sentence for one in joined(run)} == {STAYS}
     assert "No gain was told" in shown(run, "joining")
+    assert "Of 2 hospitals" not in shown(run, "joining")
+    assert "No training loss leaves a hospital" in shown(run, "figures")
+    assert "The shared model at north (site-1), on its 4 test patients; epsilon 1 per patient" in shown(
+        run, "hospitals"
+    )
     assert "<code>WORKSPACE/SITE/simulate_job/wardround/site_report.html</code>" in shown(run, "joining")
 
 
