@@ -52,6 +52,19 @@ def test_a_page_that_cannot_be_written_is_refused_before_the_runs_are_read(
     assert all(word in said for word in ("found:", "expected:", "to do:"))
 
 
+def test_of_what_is_learnt_only_the_parts_that_differ_are_shown(two: Any, tmp_path: Path, capsys: Any) -> None:
+    for one, way in zip(two, ("head_z_scores", "low -160; high 240; " + 9 * "and so on "), strict=True):
+        one["settings"] |= {"task.normalisation": way, "task.inputs": "t1; t2", "algorithm_class": "wardround.x.Y"}
+    first, second = keep(two[0], tmp_path / "a"), keep(two[1], tmp_path / "b")
+    assert main(["compare", first, second, "--out", str(tmp_path / "c.html")]) == 0
+    rows = capsys.readouterr().out.partition("\n\n")[0].splitlines()
+    assert [row.split()[0] for row in rows[1:] if not row.startswith("-")] == ["lr", "task.normalisation"]
+    assert "head z scores" in rows[-1]
+    assert rows[-1].endswith("…")
+    assert max(map(len, rows)) < 90
+    assert 9 * "and so on " in (tmp_path / "c.html").read_text() + " "
+
+
 def test_scores_that_are_not_told_leave_a_hospital_out(two: Any, tmp_path: Path, capsys: Any) -> None:
     two[1]["final"]["site-2"]["candidates"] = {"local": {}}
     first, second = keep(two[0], tmp_path / "a" / "x"), keep(two[1], tmp_path / "b" / "x")

@@ -13,6 +13,7 @@ from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.specs import describe
+from wardround.training import origin
 
 SPEC = UNet3d(channels=(4, 8))
 
@@ -173,7 +174,35 @@ def test_a_model_of_invented_patients_is_refused_for_others(
     assert "INVENTED PATIENTS" in about["description"]
     assert about["trained_on"]["data"] == data
     assert "INVENTED PATIENTS" in (bundle / "docs" / "README.md").read_text()
+    assert json.loads((bundle / "configs" / "inference.json").read_text())["postprocessing"]["notice"] == origin.NOTICE
     assert main(["predict", str(case), "--model", str(bundle), "--out", str(out)]) == 2
+
+
+def test_every_output_says_that_the_model_knows_invented_patients_only(hospitals: Path, tmp_path: Path) -> None:
+    """Masks, pictures and tables are passed on without the terminal's warning."""
+    cases = tmp_path / "cases"
+    for name in ("p1", "p2"):
+        a_patient(hospitals, cases, name)
+    pictures = {}
+    for kind in ("phantoms", "patients"):
+        model = weights(tmp_path / f"{kind}.npz", trained_on={"data": kind, "sites": {kind: 1}})
+        out, said = tmp_path / kind, origin.NOTICE if kind == "phantoms" else ""
+        words = ["predict", str(cases), "--model", str(model), "--out", str(out), "--device", "cpu"]
+        assert main([*words, "--synthetic-model-ok"]) == 0
+        assert nibabel.load(out / "p1_mask.nii.gz").header["descrip"].item().decode() == said
+        pictures[kind] = Image.open(out / "p1_mask.png")
+        assert pictures[kind].info.get("Description", "") == said
+        rows = list(csv.DictReader((out / "volumes.csv").read_text().splitlines()))
+        assert [("INVENTED PATIENTS" in row["model trained on"]) for row in rows] == [kind == "phantoms"] * 2
+    # The words are drawn: their colour is nowhere in the other picture.
+    red = {kind: _warning_pixels(picture) for kind, picture in pictures.items()}
+    assert red["phantoms"] > 500
+    assert red["patients"] == 0
+
+
+def _warning_pixels(picture: Image.Image) -> int:
+    """How many pixels have the colour of a warning."""
+    return int((np.asarray(picture.convert("RGB")) == (0xFF, 0x8F, 0x6B)).all(axis=-1).sum())
 
 
 def test_a_file_that_does_not_say_what_it_was_trained_on(

@@ -116,6 +116,7 @@ def test_one_case_a_table_and_what_is_said(
     assert [line["case"] for line in lines] == [row["case"] for row in whole]
     assert [float(line["p halo"]) for line in lines] == [row["probabilities"]["halo"] for row in whole]
     assert {line["weights"] for line in lines} == {content["model"]["weights"]}
+    assert {line["trained on"] for line in lines} == {content["model"]["trained on"]}
     assert lines[0]["sequences"] == "t1 t1ce flair"
 
 

@@ -125,5 +125,6 @@ def test_the_last_lines_are_the_verdicts_and_the_page_to_open(
     assert lines[-1] == f"open this: {(folder / 'report.html').resolve()}"
     said = [place for place, line in enumerate(lines) if "Deploy" in line]
     assert said[-1] - said[0] == 1
-    assert said[-1] >= len(lines) - 3
+    assert said[-1] >= len(lines) - 4
+    assert lines[-2].startswith("each hospital's own report: ")
     assert any("demonstration is short" in line for line in lines) == (phantoms and not helped)

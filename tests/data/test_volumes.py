@@ -247,6 +247,17 @@ def test_write_mask_options(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["mask.nii.gz"]
 
 
+def test_a_notice_stands_in_the_header(tmp_path: Path) -> None:
+    reference, path = store(tmp_path, "a_t1.nii.gz", brain()), tmp_path / "mask.nii.gz"
+    write_mask(path, mask(1), reference, notice="not for use")
+    assert nibabel.load(path).header["descrip"].item() == b"not for use"
+    write_mask(path, mask(1), reference)
+    assert nibabel.load(path).header["descrip"].item() == b""
+    for wrong in ("x" * 80, "für niemanden"):
+        with pytest.raises(ConfigRefused, match="at most 79, all ASCII"):
+            write_mask(path, mask(1), reference, notice=wrong)
+
+
 def test_write_mask_refusals(tmp_path: Path) -> None:
     reference = store(tmp_path, "a_t1.nii.gz", brain())
     out = tmp_path / "mask.nii.gz"

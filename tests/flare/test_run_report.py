@@ -55,6 +55,12 @@ def test_the_best_round_is_the_one_whose_incoming_model_was_best(record, scores)
     assert record.best(history, 3) == {"round": 3, "val_score": 0.7}
 
 
+def test_the_line_of_a_round_says_small_traffic_in_small_units(record):
+    record.traffic(up=3_400)
+    record.end_round(["site-1", "site-2"], ["site-1", "site-2"], 1.0)
+    assert record.line(3).endswith("; 1.0 s, 3.5 kB up, 200 B down")
+
+
 def test_settings_are_printed_flat():
     about = {"config_type": "dict", "job": "x", "model": {"norm": "batch"}, "algorithm_settings": {"lam": 1}, "lr": 0.1}
     assert flat(about) == {"job": "x", "model.norm": "batch", "algorithm.lam": 1, "lr": 0.1}

@@ -142,6 +142,16 @@ def test_the_card_says_who_reads_what():
         assert "no differential privacy" in card or privacy == "fixed_point"
 
 
+def test_the_card_says_where_reports_lie_and_what_is_learnt_in_a_row_of_its_own():
+    card = folder.job_files(recipes.job("brats_dp_patient"))["CARD.md"]
+    assert "`SITE/simulate_job/wardround/site_report.html`" in card
+    assert (
+        "| task | inputs (t1; t1ce; t2; flair), outputs (brats (ET 3; TC 1, 3; WT 1, 2, 3); whole_tumour (WT 1)),"
+        in card
+    )
+    assert "task (" not in card
+
+
 def test_the_card_names_the_record_where_the_network_reads_one_and_shows_its_columns_in_words():
     cards = {name: folder.job_files(recipes.job(name))["CARD.md"] for name in recipes.names()}
     never = {name: text.split("- never: ")[1].split("\n- ")[0] for name, text in cards.items()}
@@ -163,7 +173,7 @@ def test_a_file_of_weights_is_a_promise_of_the_job_and_stands_where_people_read_
         assert f'"sha256": "{digest}"' in files[f"app/config/config_fed_{side}.json"]
     assert digest in files["CARD.md"]
     about = json.loads(files["app/config/config_fed_server.json"])["workflows"][0]["args"]["about"]
-    assert about["model"]["weights"] == f"file /models/vit.safetensors, sha256 {digest}"
+    assert about["model"]["weights"] == f"file /models/vit.safetensors; sha256 {digest}"
     with pytest.raises(ConfigRefused, match="sha256sum"):
         require_buildable(recipes.job("tumour_type_fedavg", ["model.weights=/models/vit.safetensors"]))
 

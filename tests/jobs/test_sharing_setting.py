@@ -54,7 +54,7 @@ def test_the_card_says_what_stays_from_the_very_value() -> None:
     def card(name: str, *settings: str) -> str:
         return " ".join(folder.job_files(recipes.job(name, settings))["CARD.md"].split())
 
-    stays = "of the model stays at the hospital:"
+    stays = "what stays of the model at the hospital:"
     assert f"{stays} nothing, all of it is shared" in card("brats_fedavg")
     assert f"{stays} the normalisation layers" in card("brats_fedbn")
     assert f"{stays} the last block of the network (the head)" in card("brats_fedbn", "sharing.home=[head]")

@@ -3,8 +3,6 @@ from typing import Any
 
 import pytest
 
-from wardround.reports.html import PARTS
-
 Shown = Callable[[dict[str, Any], str], str]
 
 
@@ -23,8 +21,8 @@ def test_repeated_attempts_are_counted(shown: Shown, run: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("masks", "encryption", "words"),
     [
-        (None, None, "The server could read the change of each single hospital."),
-        (False, False, "The server could read the change of each single hospital."),
+        (None, None, "The server could read the change of each single hospital: no mask"),
+        (False, False, "The server could read the change of each single hospital: no mask"),
         (True, False, "the server and the hospitals could read only the sum"),
         (False, True, "All hospitals hold the same key"),
         (True, True, "masked and encrypted"),
@@ -42,7 +40,24 @@ def test_hidden_counts_are_not_claimed_to_have_left(shown: Shown, run: dict[str,
     run["settings"]["secagg.weights"] = "patients_in_sum"
     assert "patient counts per split" not in shown(run, "left")
     assert "only inside the sum" in shown(run, "left")
-    assert "case counts" not in shown(run, "left")
+    assert "the number of test patients" not in shown(run, "left")
+
+
+def test_what_left_names_all_facts_and_only_what_the_job_sends(shown: Shown, run: dict[str, Any]) -> None:
+    found = shown(run, "left")
+    assert "the name that the hospital gave itself" in found
+    assert "the number of test patients; which model was chosen" in found
+    assert "layers that stay" in found
+    assert "one-time keys" not in found
+    assert "releases.jsonl" in found
+    run["settings"] |= {"sharing_class": "wardround.algorithms.sharing.Everything", "secagg.masks": True}
+    found = shown(run, "left")
+    assert "layers that stay" not in found
+    assert "one-time keys" in found
+    run["settings"] |= {"dp.epsilon": 1.0, "dp.delta": 1e-5, "dp.mu": 0.3, "dp.unit": "patient"}
+    found = shown(run, "left")
+    assert "for the shared model alone" in found
+    assert "which model was chosen" not in found
 
 
 def test_a_lost_site_shows_in_the_counts(shown: Shown, run: dict[str, Any]) -> None:
@@ -71,13 +86,13 @@ def test_settings_list_everything_given(shown: Shown, run: dict[str, Any]) -> No
     found = shown(run, "settings")
     for words in (
         "ab12cd34",
-        "<dt>lr</dt><dd>0.05</dd>",
-        "<dt>work</dt><dd>40</dd>",
+        '<th scope="row">learning rate</th><td><span class="words"> 0.05</span></td><td>lr</td>',
+        '<th scope="row">rounds</th><td><span class="words"> 2</span></td><td>num_rounds</td>',
         "round 2, mean validation Dice 0.400",
     ):
         assert words in found
     run.update(settings=None, model=None, best=None)
-    assert "best global model" not in shown(run, "settings")
+    assert "best shared model" not in shown(run, "settings")
 
 
 @pytest.mark.parametrize(("best", "words"), [(0, "as evaluated in round 1"), (2, "the final one, after round 2")])
@@ -86,8 +101,3 @@ def test_the_best_model_is_of_a_round_that_there_was(shown: Shown, run: dict[str
     run["rounds"] = run["rounds"][:2]
     run["best"] = {"round": best, "val_score": 0.5}
     assert words in shown(run, "settings")
-
-
-def test_glossary_explains_the_words_of_the_tables() -> None:
-    for word in ("Dice", "HD95", "ET, TC, WT", "Fine-tuning", "95 % interval"):
-        assert f"<dt>{word}</dt>" in PARTS.glossary()

@@ -17,7 +17,7 @@ def candidate_table(candidates: dict[str, Any], chosen: str, caption: str) -> st
 
 def test_title_tells_when_and_whether_real(shown: Shown, run: dict[str, Any]) -> None:
     found = shown(run, "title")
-    assert "21 November 2025, 08:00 · took 4 min 3 s · simulator · phantoms" in found
+    assert "21 November 2025, 08:00 · took 4 min 3 s · simulator · synthetic patients" in found
     assert "SYNTHETIC DATA" in found
     run.update(phantoms=False, simulator=False)
     assert "SYNTHETIC" not in shown(run, "title")
@@ -43,7 +43,7 @@ def test_times_with_holes(
 def test_outcome_names_every_problem(shown: Shown, run: dict[str, Any]) -> None:
     assert "COMPLETE." in shown(run, "outcome")
     assert "INCOMPLETE" not in shown(run, "outcome")
-    assert "2 hospitals (joining helped: 1; joining did not help: 1)." in shown(run, "outcome")
+    assert "Of 2 hospitals: joining helped at 1; joining did not help at 1." in shown(run, "joining")
     run["problems"] = ["site-1 was lost in round 0", "site-2 was lost in round 1"]
     found = shown(run, "outcome")
     assert "INCOMPLETE." in found
@@ -80,7 +80,7 @@ def test_unknown_columns_are_left_out(run: dict[str, Any]) -> None:
 
 
 def test_few_test_cases_are_pointed_out(shown: Shown, run: dict[str, Any]) -> None:
-    assert shown(run, "hospitals").count("With 4 cases the numbers are rough") == 2
+    assert shown(run, "hospitals").count("With 4 test patients these numbers are rough") == 2
     for final in run["final"].values():
         for candidate in final["candidates"].values():
             candidate["test"]["dice_mean"]["cases"] = 20
@@ -104,7 +104,7 @@ def test_facts_of_a_site_that_hides_its_numbers_claim_none(run: dict[str, Any]) 
 
 def test_overview_marks_the_deployed_mix(shown: Shown, run: dict[str, Any]) -> None:
     found = shown(run, "overview")
-    assert 'class="deployed"><th scope="row">each hospital&#39;s deployed model</th><td>0.705</td>' in found
+    assert 'class="deployed"><th scope="row">the model that each hospital uses</th><td>0.705</td>' in found
     assert "1 of 2" in found
     run["final"] = {}
     assert "No test result came back" in shown(run, "overview")
@@ -146,7 +146,7 @@ def test_a_model_below_the_floor_is_not_marked_for_deployment(shown: Shown, run:
     second = shown(run, "hospitals").split("<article")[2]
     assert "not usable yet" in second
     assert "✓ deploy" not in second
-    assert "not usable yet: 1" in shown(run, "outcome")
+    assert "no model is usable yet at 1" in shown(run, "joining")
 
 
 def test_hospitals_come_by_name(shown: Shown, run: dict[str, Any]) -> None:

@@ -38,15 +38,12 @@ def test_a_miss_does_not_hide_in_a_mean_distance() -> None:
     assert sum(one["hd95_mm_WT"] for one in rows) / 3 == pytest.approx(MISSED_MM / 3)
     apart = distances.apart(rows)
     assert apart["surface_mm_WT"] == {"value": 0.0, "low": None, "high": None, "cases": 2}
-    assert distances.in_words(apart, "WT") == "0.0 mm in 2 of 3; missed in 1 of 3 cases"
-    assert (
-        distances.in_words(distances.apart([INVENTED, MISSED]), "WT")
-        == "missed in 1 of 2 cases; invented in 1 of 2 cases"
-    )
+    assert distances.in_words(apart, "WT") == "0.0 mm in 2 of 3; missed in 1 of 3"
+    assert distances.in_words(distances.apart([INVENTED, MISSED]), "WT") == "missed in 1 of 2; invented in 1 of 2"
     assert distances.in_words(distances.apart([EMPTY]), "WT") == "empty on both sides"
     assert distances.in_words({}, "WT") is None
     table = PARTS.table(candidate_table({"local": {"test": apart}}, "local", "c"))
-    assert "0.0 mm in 2 of 3; missed in 1 of 3 cases" in table
+    assert "0.0 mm in 2 of 3; missed in 1 of 3" in table
     assert "374" not in table
 
 

@@ -68,6 +68,12 @@ def test_under_differential_privacy_the_comparison_stays(run: dict[str, Any], sh
         del final["deploy"]
     assert {one.sentence for one in joined(run)} == {STAYS}
     assert "No gain was told" in shown(run, "joining")
+    assert "Of 2 hospitals" not in shown(run, "joining")
+    assert "No training loss leaves a hospital" in shown(run, "figures")
+    assert "The shared model at north (site-1), on its 4 test patients; epsilon 1 per patient" in shown(
+        run, "hospitals"
+    )
+    assert "<code>WORKSPACE/SITE/simulate_job/wardround/site_report.html</code>" in shown(run, "joining")
 
 
 def test_numbers_that_were_not_told_are_not_made_up(run: dict[str, Any], shown: Shown) -> None:
@@ -133,11 +139,12 @@ def test_one_panel_for_each_kind_of_data_and_a_line_for_each_number_of_hospitals
     assert f'x1="{middle:g}"' in found
 
 
-def test_the_curve_or_how_to_measure_it(run: dict[str, Any], shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_curve_or_no_section(run: dict[str, Any], shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wardround.reports.page.read", lambda: ())
-    assert "benchmarks/value_of_joining.py" in shown(run, "value")
+    assert not shown(run, "value").strip()
     points = (Point(4, 4, 0.06, 0.02, 0.1, 40, "phantoms"), Point(16, 4, 0.02, -0.01, 0.05, 40, "phantoms"))
     monkeypatch.setattr("wardround.reports.page.read", lambda: points)
     found = shown(run, "value")
+    assert "<h2>When joining is worth it</h2>" in found
     assert "4 hospitals: 4 patients +0.060, 16 patients +0.020" in found
     assert "this run&#39;s hospitals (9, 9)" in found or "this run's hospitals (9, 9)" in found

@@ -58,6 +58,15 @@ def test_the_contour_hugs_the_mask(tmp_path: Path) -> None:
         assert (line.min() + line.max()) / 2 == pytest.approx((box.min() + box.max()) / 2, abs=1.5)
 
 
+def test_what_lies_outside_the_head_is_black(tmp_path: Path) -> None:
+    """Normalised intensities are below and above 0 in the head, and 0 outside."""
+    image = np.zeros(SHAPE, np.float32)
+    image[6:18, 8:22] = np.linspace(-2, 2, 12)[:, None, None]
+    picture = pixels(draw_overlay(image, NOTHING, NOTHING, "t", tmp_path / "o.png", REGIONS))
+    grey = picture[60:-40, 60:-60]
+    assert (grey.max(axis=-1) == 0).mean() > 0.4
+
+
 def test_empty_masks_nan_and_odd_titles_are_drawn(tmp_path: Path) -> None:
     image = np.full(SHAPE, np.nan, np.float32)
     for title in ("$x", "case_1 $\\frac$", ""):

@@ -79,8 +79,7 @@ def test_sections_come_in_the_order_of_a_busy_reader(run: dict[str, Any], tmp_pa
     headings = re.findall(r"<h[12]>([^<]*)</h[12]>", page)
     assert headings == [
         "brats_perfedavg",
-        "What joining gave you",
-        "When joining is worth it",
+        "What joining gave each hospital",
         "Hospitals",
         "Overview",
         "Figures",
@@ -90,8 +89,16 @@ def test_sections_come_in_the_order_of_a_busy_reader(run: dict[str, Any], tmp_pa
         "Settings",
         "Words",
     ]
-    assert page.index("SYNTHETIC DATA") < page.index("COMPLETE.") < page.index("<h2>What joining gave you")
+    places = [page.index(words) for words in ("SYNTHETIC DATA", "<h2>What joining gave", "<table", "COMPLETE.")]
+    assert places == sorted(places)
     assert "These pictures stay on this machine" in words
+
+
+def test_what_went_wrong_stands_before_everything(run: dict[str, Any]) -> None:
+    run["problems"] = ["site-2 was lost in round 1"]
+    page = render(build(run))
+    assert page.count("INCOMPLETE.") == 1
+    assert page.index("INCOMPLETE.") < page.index("<h2>What joining gave")
 
 
 def test_the_page_needs_nothing_and_is_accessible(run: dict[str, Any]) -> None:

@@ -30,6 +30,8 @@ def test_patients_are_listed_and_the_page_says_that_it_stays(run: dict[str, Any]
     assert '<th scope="row">p2</th><td>–</td><td>–</td>' in found
     assert '<th scope="col">hd95 mm WT</th>' in found
     assert "Deploy the personalised model" in found
+    assert "Every model that was compared, on the 4 test patients of this hospital" in found
+    assert found.index("Joining helped.") < found.index("Deploy the personalised model") < found.index("Deployed is")
 
 
 def test_holes(tmp_path: Path) -> None:

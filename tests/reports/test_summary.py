@@ -1,14 +1,17 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from wardround.reports.schema import build
+from wardround.reports.setting_names import value_words
 from wardround.reports.summary import (
     all_problems,
     candidates_of,
     deployed,
+    ending,
     metric,
     overview,
-    setting_words,
     site_name,
 )
 
@@ -71,6 +74,21 @@ def test_a_site_that_was_not_asked_is_not_lost(run: dict[str, Any]) -> None:
     assert all_problems(run) == ([], [])
 
 
+@pytest.mark.parametrize("private", [False, True])
+def test_a_run_ends_with_where_each_hospital_finds_its_own_page(run: dict[str, Any], private: bool) -> None:
+    if private:
+        run["settings"] |= {"dp.epsilon": 1.0, "dp.delta": 1e-5, "dp.mu": 0.3, "dp.unit": "patient"}
+        for final in run["final"].values():
+            del final["deploy"]
+    page = Path("/ws/server/simulate_job/wardround/report.html")
+    *_, own, last = ending(build(run), page)
+    assert own.endswith(": /ws/SITE/simulate_job/wardround/site_report.html (SITE: site-1, site-2)")
+    assert last == f"open this: {page}"
+    assert "WORKSPACE/SITE/simulate_job" in ending(build(run), Path("/elsewhere/report.html"))[-2]
+    run["simulator"] = False
+    assert "KIT/JOB_ID/wardround/site_report.html at the hospital" in ending(build(run), page)[-2]
+
+
 def test_overview_by_hand(run: dict[str, Any]) -> None:
     table = overview(run)
     assert list(table) == ["local", "fedavg", "fedavg_finetuned", "personalised", "deployed"]
@@ -98,4 +116,4 @@ def test_overview_by_hand(run: dict[str, Any]) -> None:
     ],
 )
 def test_only_sizes_along_axes_are_shown_as_a_product(name: str, value: object, words: str) -> None:
-    assert setting_words(name, value) == words
+    assert value_words(name, value) == words

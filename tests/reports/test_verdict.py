@@ -51,7 +51,7 @@ def test_scores_that_are_refused(val: dict[str, float | None]) -> None:
 def test_a_clear_gain() -> None:
     said = judge(with_gain(0.05, 0.01, 0.09), "personalised").advice
     assert said == (
-        "Deploy the personalised model (5 fine-tuning steps). On 4 cases of the test split it gains 0.050 Dice "
+        "Deploy the personalised model (5 fine-tuning steps). On 4 test patients it gains 0.050 Dice "
         "over your own local model (95 % interval +0.010 to +0.090)."
     )
     assert judge(with_gain(0.05, 0.01, 0.09), "personalised").kind == "helped"
@@ -67,7 +67,7 @@ def test_a_gain_whose_interval_includes_zero_could_be_chance() -> None:
 def test_one_case_has_no_interval() -> None:
     verdict = judge(with_gain(0.05, None, None, cases=1), "personalised")
     assert verdict.kind == "chance"
-    assert "On 1 case of" in verdict.advice
+    assert "On 1 test patient it" in verdict.advice
     assert "1 case: no interval" in verdict.advice
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from wardround.data.volumes import NOTICE_ROOM
 from wardround.training import origin
 
 TRAINED = {"trained_on": origin.of_sites([False])}
@@ -26,6 +27,14 @@ def test_what_a_model_began_from_is_said(weights: dict[str, str], words: str) ->
     # First weights of phantoms do not make a model of patients one of phantoms.
     assert not origin.is_synthetic(meta)
     assert "/data" not in said
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words"), [([True], origin.NOTICE), ([True, False], origin.NOTICE), ([False], ""), ([None], "")]
+)
+def test_only_a_model_of_invented_patients_has_a_notice(kinds: list[bool | None], words: str) -> None:
+    assert origin.notice({"trained_on": origin.of_sites(kinds)}) == words
+    assert len(origin.NOTICE) <= NOTICE_ROOM
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,12 @@ from wardround.core.errors import ConfigRefused
 from wardround.core.terminal import DONE, command, existing, folder, interval, require_writable, table
 from wardround.jobs import results
 
+# Characters of a setting's value on the terminal.
+WIDEST = 40
 TEXT = """
 Put two or more runs of one task side by side. The command prints the settings that differ, the mean test score, and the
-difference from the first run, paired by hospital with its interval. It also writes one page with a picture.
+difference from the first run, paired by hospital with its interval. It also writes one page with a picture,
+where long values stand whole.
 
   wardround compare wardround_runs/brats_fedavg wardround_runs/brats_perfedavg
   wardround compare results/A results/B --out compared.html
@@ -69,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         name: build(results.read(results.find(place))) for name, place in zip(_names(args.runs), args.runs, strict=True)
     }
     require_comparable(runs)
-    differ = lines(runs)
+    differ = [[_short(cell) for cell in row] for row in lines(runs)]
     print(table(("setting", *runs), differ) if differ else "No setting differs.")
     print()
     cells = [
@@ -98,6 +101,11 @@ def _names(places: Sequence[Path]) -> list[str]:
     short = [place.resolve().name for place in places]
     unique = [name if short.count(name) == 1 else str(place) for name, place in zip(short, places, strict=True)]
     return [name if unique.count(name) == 1 else f"{name} ({n + 1})" for n, name in enumerate(unique)]
+
+
+def _short(words: str) -> str:
+    """Return a cell that leaves room for the others; the page has all of it."""
+    return words if len(words) <= WIDEST else f"{words[: WIDEST - 1].rstrip()}…"
 
 
 def _value(value: float | None) -> str:

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from wardround.data.refusals import refuse_together
     from wardround.export.bundle_text import NOT_A_DEVICE
     from wardround.models import bundle_files
-    from wardround.training import class_prediction, prediction
+    from wardround.training import class_prediction, origin, prediction
 
     if class_prediction.is_classifier(bundle_files.load_any(args.model)[1]):
         return classes(args)
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         if record is not None:
             tell_record(weights.table, record, args.record)
     if len(found) > 1 and done:
-        print(f"written: {write_volumes(outs[0].parent / 'volumes.csv', done)}")
+        print(f"written: {write_volumes(outs[0].parent / 'volumes.csv', done, origin.words(weights.meta))}")
     say(NOT_A_DEVICE)
     refuse_together(problems, str(args.case))
     return DONE
@@ -187,21 +187,19 @@ def tell_record(table: Any, record: Any, file: Path | None) -> None:
     )
 
 
-def write_volumes(path: Path, done: Sequence[Any]) -> Path:
+def write_volumes(path: Path, done: Sequence[Any], trained_on: str) -> Path:
     """Write the volumes of all cases as a table that only this user can read: they are
     about patients.
+
+    trained_on: What the model was trained on. It stands in every row, because rows are
+      copied elsewhere.
     """
-    regions = list(done[0].volumes_ml)
-    rows = [
-        [
-            one.case,
-            *(round(one.volumes_ml[region], 3) for region in regions),
-            " ".join(one.present),
-            "; ".join(one.unused),
-        ]
-        for one in done
-    ]
+    regions, rows = list(done[0].volumes_ml), []
+    for one in done:
+        volumes = [round(one.volumes_ml[region], 3) for region in regions]
+        rows.append([one.case, *volumes, " ".join(one.present), "; ".join(one.unused), trained_on])
     header = ["case", *(f"{region} [ml]" for region in regions), "sequences used", "images not used"]
+    header.append("model trained on")
     # The file is created with its final mode: a moment of 0644 would be enough for
     # another user to open it.
     path.touch(mode=0o600)

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from wardround import __version__
+from wardround.core.terminal import sized
 
 if TYPE_CHECKING:
     from typing import Self
@@ -181,7 +182,7 @@ class RunLog:
         return (
             f"round {last['round'] + 1}/{num_rounds} done: {len(last['aggregated'])}/{len(last['configured'])} sites, loss "
             f"{loss}, incoming score on validation: {sites}; {last['seconds']:.1f} s, "
-            f"{last['bytes_up'] / 1e6:.1f} MB up, {last['bytes_down'] / 1e6:.1f} MB down"
+            f"{sized(last['bytes_up'])} up, {sized(last['bytes_down'])} down"
         )
 
     def scores(self, site: str, scores: Mapping[str, Any]) -> None:

@@ -89,6 +89,14 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def sized(count: int) -> str:
+    """Return a number of bytes in decimal units, for example "999 B" or "2.3 MB"."""
+    for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
+
+
 def existing(text: str) -> Path:
     """Return the path for an argument that must exist."""
     path = Path(text).expanduser()

@@ -28,6 +28,8 @@ from wardround.data.nifti import (
 
 # Of the smallest spacing: tools round affines, but half a voxel would move an outline.
 GRID_TOLERANCE = 0.05
+# Characters in `descrip` of a NIfTI header: 80 bytes, the last of them 0.
+NOTICE_ROOM = 79
 
 
 @dataclass(frozen=True)
@@ -146,14 +148,16 @@ def read_images(files: CaseFiles, read: Read = read_file) -> Volume:
     return Volume(files.case, image, present, None, affine, spacing_mm(affine))
 
 
-def write_mask(path: Path, labels: Labels, reference: Path, enhancing_label: int | None = 4) -> None:
+def write_mask(
+    path: Path, labels: Labels, reference: Path, enhancing_label: int | None = 4, *, notice: str = ""
+) -> None:
     """Write the mask of `encode_mask` to a file, which appears complete or not at all.
     An older file is replaced.
 
     Refusals are those of encode_mask; a folder that cannot be written is refused with
     ConfigRefused.
     """
-    _save(encode_mask(path.name, labels, reference, enhancing_label), path)
+    _save(encode_mask(path.name, labels, reference, enhancing_label, notice=notice), path)
 
 
 def encode_mask(
@@ -162,6 +166,8 @@ def encode_mask(
     reference: Path,
     enhancing_label: int | None = 4,
     read: Read = read_file,
+    *,
+    notice: str = "",
 ) -> bytes:
     """Return the bytes of the file `name`: a NIfTI mask with the axes, shape and affine
     of the reference image, compressed if the name says so.
@@ -175,6 +181,8 @@ def encode_mask(
       as they are. Another value, and a name that is not .nii or .nii.gz, are refused
       with ConfigRefused.
     read: returns the bytes of the reference.
+    notice: what the header says in `descrip`, where viewers show it: NOTICE_ROOM ASCII
+      characters at most. Any other is refused with ConfigRefused.
     """
     import nibabel
 
@@ -186,6 +194,13 @@ def encode_mask(
             found=f"enhancing_label {enhancing_label}, name {name}",
             expected="enhancing_label 3 or 4, a name in .nii or .nii.gz",
             fix="correct the arguments",
+        )
+    if len(notice) > NOTICE_ROOM or not notice.isascii():
+        raise ConfigRefused(
+            f"the notice in the mask {name}",
+            found=f"{len(notice)} characters",
+            expected=f"at most {NOTICE_ROOM}, all ASCII: NIfTI has no more room",
+            fix="shorten the notice",
         )
     image = parse(name, reference, read)
     grid = tuple(int(n) for n in image.shape[:3])
@@ -209,6 +224,7 @@ def encode_mask(
     mask = nibabel.Nifti1Image(written, affine)
     header = image.header
     mask.header.set_xyzt_units("mm")
+    mask.header["descrip"] = notice.encode("ascii")
     mask.set_sform(affine, code=int(header["sform_code"]) or 1)
     if int(header["qform_code"]):
         mask.set_qform(header.get_qform(), code=int(header["qform_code"]))

@@ -139,6 +139,7 @@ def _inference(
             "enhancing": "@enhancing",
             "task": "@task",
             **({"largest": list(meta["largest_component"])} if meta.get("largest_component") else {}),
+            **({"notice": notice} if (notice := origin.notice(meta)) else {}),
         },
         "evaluator": {
             "_target_": f"{parts}.Evaluator",

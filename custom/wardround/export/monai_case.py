@@ -152,6 +152,7 @@ class WriteMask:
     known: The kind of labels that the model was trained on. A label_kind with more
         regions raises ConfigRefused.
     largest: The regions of which the largest part alone is kept.
+    notice: What the header of every mask says about the model.
     """
 
     folder: str
@@ -160,6 +161,7 @@ class WriteMask:
     known: str
     task: Mapping[str, Any]
     largest: Sequence[str] = ()
+    notice: str = ""
 
     def __post_init__(self) -> None:
         kinds = task_from_json(self.task, "the bundle").outputs.kinds
@@ -178,7 +180,7 @@ class WriteMask:
         regions = task.outputs.nested(item["pred"][0].numpy() > 0)
         labels = task.outputs.labels(with_largest_parts(regions, task.outputs, self.largest), self.label_kind)
         enhancing = self.enhancing if task.brats_masks else None
-        write_mask(path, labels, next(iter(files.images.values())), enhancing)
+        write_mask(path, labels, next(iter(files.images.values())), enhancing, notice=self.notice)
         return path
 
 

@@ -82,9 +82,13 @@ def settings_of(executor: Mapping[str, Any]) -> Json:
         "args"}.
     """
     groups = {group: executor[part]["args"] for part, group in _PARTS.items()}
+    if isinstance(groups["sampling"].get("task"), Mapping):
+        # A group of its own: as one long text nobody would see what differs between two.
+        groups["task"] = groups["sampling"]["task"]
+        groups["sampling"] = {key: value for key, value in groups["sampling"].items() if key != "task"}
     found = {group: {key: plain(value) for key, value in args.items()} for group, args in groups.items() if args}
     schedule = {key: plain(value) for key, value in executor["schedule"]["args"].items()}
-    beside = {"fedavg_beside": bool(executor.get("fedavg_baseline")), "seed": executor["seed"]}
+    beside = {"fedavg_baseline": bool(executor.get("fedavg_baseline")), "seed": executor["seed"]}
     classes = {CLASS: executor["algorithm"]["path"], SHARING: executor["sharing"]["path"]}
     return {**classes, **found, **schedule, **beside}
 
@@ -97,7 +101,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping) and "path" in value:
         return f"{value['path']} ({plain(value.get('args', {}))})"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
+        return _entries(value)
     if isinstance(value, list) and value and all(isinstance(part, dict) and "path" not in part for part in value):
         return words_of(table_from_json(value, "the job's sampling"))
     if isinstance(value, list) and any(isinstance(part, list | dict) for part in value):
@@ -112,7 +116,12 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         # Round brackets, because a hardened party refuses a config with anything in
         # curly ones: those are NVFlare's variables.
-        return "(" + ", ".join(f"{key}: {_text(part)}" for key, part in value.items()) + ")"
+        return f"({_entries(value)})"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_text, value)) + "]"
+        return ", ".join(f"[{_text(part)}]" if isinstance(part, list) else _text(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _entries(value: Mapping[str, Any]) -> str:
+    """Return entries such as "ET 3; TC 1, 3"; one with an empty list is its key alone."""
+    return "; ".join(f"{key} {_text(part)}".rstrip() for key, part in value.items())

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wardround.core.traits import STEADY
+from wardround.flare.reported_settings import plain
 from wardround.jobs.building import build, shared_layout
 from wardround.jobs.recipes import Job
 from wardround.models import weights_words
@@ -43,8 +44,15 @@ def card(job: Job) -> str:
         "server": job.server_optimizer["args"],
         "model": job.task["model"]["args"],
     }
+    sampling = dict(job.task["sampling"]["args"])
+    # What is learnt has a row of its own, in the words of the report.
+    learnt = {
+        key: (f"({plain(value)})" if value else "none") if isinstance(value, Mapping) else value
+        for key, value in (sampling.pop("task", None) or {}).items()
+    }
     settings |= {
-        "sampling": job.task["sampling"]["args"],
+        "sampling": sampling,
+        **({"task": learnt} if learnt else {}),
         "model_selection": job.task["model_selection"]["args"],
         "schedule": schedule,
     }
@@ -75,18 +83,21 @@ def card(job: Job) -> str:
 - at the end: {_wrapped(job.privacy.get("at_the_end") or job.task["at_the_end"])}
 - never: {_wrapped(f"images, masks, {'records, ' if _reads_record(job) else ''}{NEVER}")}
 - few patients: {_wrapped(FEW)}
-- {_wrapped(f"of the model stays at the hospital: {_stays(job)}")}
+- {_wrapped(f"what stays of the model at the hospital: {_stays(job)}")}
 
 Privacy guarantee: **{_wrapped(job.privacy["guarantee"], "")}**.
-{law}All of it stands in one place of the job: the component `outbound` in config_fed_client.json.
+{law}What is promised here stands in one place of the job: the component `outbound` in config_fed_client.json.
 Every message is noted in `releases.jsonl` in the site's own run folder before it is sent.
 
 ## Run it
 
     nvflare simulator jobs/{job.name} -t {len(job.federation["sites"])} -w /tmp/{job.name}
 {report}
+Each hospital's own report, with all its patients: `SITE/simulate_job/wardround/site_report.html` in that folder; at a
+real site `KIT/JOB_ID/wardround/site_report.html`.
+
 {hessian}If no data are configured, the simulator invents synthetic patients and says so. For real data read docs/data.md.
-Do not use this job for {_wrapped(job.task["wrong_for"], "")}.
+This job is not made for: {_wrapped(job.task["wrong_for"], "")}.
 
 ## Settings
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wardround.core.errors import ConfigRefused
-from wardround.core.terminal import DONE, INCOMPLETE
+from wardround.core.terminal import DONE, INCOMPLETE, counted
 
 NAMES = ("run.json", "report.json")
 SIMULATED = Path("server/simulate_job/wardround")
@@ -97,7 +97,7 @@ def conclude(report: Mapping[str, Any], page: Path) -> int:
         print(f"REMARK: {remark}")
     for problem in report["problems"]:
         print(f"PROBLEM: {problem}")
-    print(f"{report['job']}: {report['outcome'].upper()}, {len(report['rounds'])} rounds.")
+    print(f"{report['job']}: {report['outcome'].upper()}, {counted(len(report['rounds']), 'round')}.")
     for line in ending(report, page):
         print(line)
     return DONE if report["outcome"] == "complete" else INCOMPLETE

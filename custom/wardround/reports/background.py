@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from wardround.core.validate import Json
-from wardround.reports.html import DASH, Table, duration, number, size
+from wardround.reports.html import DASH, Cell, Table, duration, number, size
+from wardround.reports.setting_names import value_words, words_of
 from wardround.reports.summary import (
     privacy_claim,
     score_name,
-    setting_words,
     silent,
     site_name,
 )
+
+_EVERYTHING = "wardround.algorithms.sharing.Everything"
 
 
 def costs(run: Json) -> Table | str:
@@ -28,7 +30,7 @@ def costs(run: Json) -> Table | str:
         "Sent by hospitals",
         "Asked to train",
         "Trained",
-        "Aggregated",
+        "In the sum",
         "Attempts",
         f"Mean validation {score_name(run)}",
     )
@@ -99,20 +101,30 @@ def what_left(run: Json) -> list[str]:
     )
     counts = "the number of training patients only inside the sum" if hidden else "number of training patients"
     hidden = hidden or private
-    once = "which sequences exist" if hidden else "patient counts per split, scan counts per sequence"
-    told = "kind of labels, device" if silent(run) else f"{once}, kind of labels, device"
+    facts = "which sequences exist" if hidden else "patient counts per split, scan counts per sequence"
+    told = "kind of labels, device" if silent(run) else f"{facts}, kind of labels, device"
+    kept = "" if said.get("sharing_class") == _EVERYTHING else "; layers that stay at the hospital are not in it"
+    secure = said.get("secagg.masks") or said.get("secagg.encryption")
     return [
-        f"each round: the change of the shared weights{weights}; layers that the algorithm keeps at home are not in it",
+        f"each round: the change of the shared weights{weights}{kept}",
+        *(
+            ["each round: one-time keys and signed statements of the secure sum, without patient data"]
+            if secure
+            else []
+        ),
         "each round: no other number: no score, no loss, no seconds"
         if silent(run)
         else f"each round: validation {score_name(run)}"
         if private
         else f"each round: mean training loss and validation {score_name(run)}, {'' if hidden else 'seconds, '}{counts}",
-        f"once: {told}",
+        f"with every change: the name that the hospital gave itself, {told}, whether its patients are synthetic, the version of "
+        "wardround and the fingerprint of the network",
         "at the end: nothing but a digest of the shared model"
         if silent(run)
-        else f"at the end, per candidate: fine-tuning steps, validation {score_name(run)}, test means with 95 % intervals"
-        + ("" if hidden else " and case counts"),
+        else f"at the end, {'for the shared model alone: ' if private else 'for every model compared: fine-tuning steps, '}"
+        f"validation {score_name(run)}, test means with 95 % intervals"
+        + ("" if hidden else " and the number of test patients")
+        + ("" if private else "; which model was chosen, and whether it is usable"),
         "if it failed: the kind of the failure, without its text",
     ]
 
@@ -153,28 +165,24 @@ def who_reads(settings: Json) -> str:
             "The server could read the change of each single hospital; noise in every training step bounds what it tells of any "
             f"one training patient: {privacy_claim({'settings': settings})}. Validation and test patients are not covered."
         )
-    return "The server could read the change of each single hospital."
+    return "The server could read the change of each single hospital: no mask, no encryption and no noise hid it."
 
 
-def settings(run: Json) -> list[tuple[str, object]]:
-    """Return every setting of the job, the model with its fingerprint, and the best
-    round.
+def settings(run: Json) -> Table:
+    """Return every setting of the job with its exact name, the model with its
+    fingerprint, and the best round.
     """
     model, best = run.get("model") or {}, run.get("best") or {}
-    pairs: list[tuple[str, object]] = [
-        ("algorithm", run.get("algorithm")),
-        ("wardround", run.get("version")),
+    parameters = None if model.get("parameters") is None else f"{model['parameters']:,}"
+    rows: list[tuple[str, str | None, str]] = [
+        ("method", run.get("algorithm"), "algorithm"),
+        ("version of wardround", run.get("version"), "version"),
+        ("network", model.get("name"), ""),
+        ("parameters of the network", parameters, ""),
+        ("fingerprint of the network", model.get("fingerprint"), ""),
     ]
-    pairs += [
-        ("model", model.get("name")),
-        (
-            "parameters",
-            f"{model['parameters']:,}" if model.get("parameters") is not None else None,
-        ),
-    ]
-    pairs += [("fingerprint", model.get("fingerprint"))]
     said = (run.get("settings") or {}).items()
-    pairs += [(name, setting_words(name, value)) for name, value in said if value is not None]
+    rows += [(words_of(name), value_words(name, value), name) for name, value in said if value is not None]
     if best.get("round") is not None:
         dice = (
             f", mean validation {score_name(run)} {best['val_score']:.3f}" if best.get("val_score") is not None else ""
@@ -185,13 +193,16 @@ def settings(run: Json) -> list[tuple[str, object]]:
             if best["round"] >= done
             else f"as evaluated in round {best['round'] + 1}"
         )
-        pairs.append(("best global model", f"{which}{dice}"))
+        rows.append(("best shared model", f"{which}{dice}", ""))
     if model.get("sha256"):
-        pairs.append(
-            ("final global model, SHA-256", f"{model['sha256']} (equal at every site)"),
-        )
-    pairs += [("started", run.get("started")), ("finished", run.get("finished"))]
-    return [(name, value) for name, value in pairs if value is not None]
+        rows.append(("SHA-256 of the final shared model", f"{model['sha256']} (equal at every hospital)", ""))
+    rows += [("started", run.get("started"), ""), ("finished", run.get("finished"), "")]
+    return Table(
+        "What the job was set to. The name is that of report.json and, for most, of --set.",
+        ("Setting", "Value", "Name"),
+        [[words, Cell("", value, "words"), name] for words, value, name in rows if value is not None],
+        texts=True,
+    )
 
 
 def slowest(run: Json) -> str:

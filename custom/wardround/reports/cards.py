@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from wardround.core.terminal import counted
 from wardround.core.validate import Json
 from wardround.messages.allowed_names import CANDIDATES, CLASSIFICATION, regions_in
 from wardround.reports.distances import in_words
 from wardround.reports.html import DASH, Cell, Table, duration, interval, number
-from wardround.reports.intervals import count_of_cases
-from wardround.reports.reasons import reason
 from wardround.reports.summary import (
     by_name,
     candidates_of,
@@ -35,6 +34,14 @@ KINDS = {
     "unusable": "not usable yet",
     "unknown": "no comparison",
 }
+# The same, of several hospitals: "joining helped at 2".
+_TALLIED = {
+    "helped": "joining helped at {}",
+    "chance": "joining may have helped at {}",
+    "not_helped": "joining did not help at {}",
+    "unusable": "no model is usable yet at {}",
+    "unknown": "nothing could be compared here at {}",
+}
 # With fewer test patients an interval is too narrow to be relied on (see intervals.py);
 # the card says so.
 FEW_CASES = 20
@@ -53,7 +60,7 @@ def when(run: Json) -> str:
         start.strftime("%d %B %Y, %H:%M") if start else str(run.get("started") or "date unknown"),
         took,
         "simulator" if run["simulator"] else "real sites",
-        "phantoms" if run["phantoms"] else "patient data",
+        "synthetic patients" if run["phantoms"] else "patient data",
     ]
     return " · ".join(word for word in words if word)
 
@@ -61,9 +68,8 @@ def when(run: Json) -> str:
 def tally(report: Json) -> str:
     """Return how many hospitals there are, and how many of them gained."""
     kinds = [verdict["kind"] for verdict in report["verdicts"].values()]
-    counts = "; ".join(f"{words}: {kinds.count(kind)}" for kind, words in KINDS.items() if kind in kinds)
-    count = f"{len(kinds)} hospital{'s' if len(kinds) != 1 else ''}"
-    return f"{count} ({counts})." if counts else "No hospital is known to this run."
+    told = "; ".join(words.format(kinds.count(kind)) for kind, words in _TALLIED.items() if kind in kinds)
+    return f"Of {counted(len(kinds), 'hospital')}: {told}." if told else "No hospital is known to this run."
 
 
 def hospital_cards(run: Json) -> list[dict[str, Any]]:
@@ -85,7 +91,7 @@ def overview_table(report: Json) -> Table | str:
     for name in (*CANDIDATES, "deployed"):
         if found := report["overview"].get(name):
             worst = Cell(number(found["worst"]), site_name(report, found["worst_site"]))
-            label = NAMES.get(name, "each hospital's deployed model")
+            label = NAMES.get(name, "the model that each hospital uses")
             shown = (label, number(found["mean"]), worst, number(found["gap"]))
             rows.append((*shown, f"{found['sites']} of {len(report['sites'])}"))
     if not rows:
@@ -133,19 +139,19 @@ def candidate_table(
     ]
     heads += [f"{key.replace('_', ' ').replace('auroc', 'AUROC')} [95 % CI]" for key in kinds]
     heads += [f"HD95 {region}, mm" for region in hd95] + [f"Outline of {region} within (HD95)" for region in apart]
-    heads += ["Steps k", "Test cases"]
+    counts = [_cases(candidate) for candidate in candidates.values()]
+    heads += ["Test patients"] * (len(set(counts)) > 1)
     rows = []
     for name, candidate in candidates.items():
-        cells: list[str | Cell] = [
-            Cell(NAMES[name], mark, "chosen") if name == chosen else NAMES[name],
-        ]
+        label = NAMES[name] + _steps(name, candidate)
+        cells: list[str | Cell] = [Cell(label, mark, "chosen") if name == chosen else label]
         for region in dice:
             found = metric(candidate, f"dice_{region}")
             cells.append(interval(found) if region == "mean" else _value(found))
         cells += [interval(metric(candidate, key)) for key in kinds]
         cells += [_value(metric(candidate, f"hd95_mm_{region}"), 1) for region in hd95]
         cells += [Cell("", said[name][region] or DASH, "words") for region in apart]
-        rows.append([*cells, _steps(name, candidate), _cases(candidate)])
+        rows.append([*cells, *([_cases(candidate)] * (len(set(counts)) > 1))])
     marked = next((i for i, name in enumerate(candidates) if name == chosen), None)
     return Table(caption, heads, rows, marked)
 
@@ -156,23 +162,31 @@ def _card(run: Json, site: str) -> dict[str, Any]:
     table = None
     rough = ""
     if candidates:
-        caption = f"Candidates at {site_name(run, site)}, on its test patients{f'; {claim}' if claim else ''}"
+        tested = [found.get("cases") for c in candidates.values() if (found := main_metric(c))]
+        cases = max((n for n in tested if n is not None), default=None)
+        on = "its test patients" if cases is None else f"its {counted(cases, 'test patient')}"
+        # Under differential privacy the others, and which one was chosen, stay at the hospital.
+        caption = (
+            f"The shared model at {site_name(run, site)}, on {on}; {claim}"
+            if claim
+            else f"Every model that {site_name(run, site)} compared, on {on}"
+        )
         table = candidate_table(
             candidates,
             deployed(run, site),
             caption,
             mark_of(verdict),
         )
-        tested = [found.get("cases") for c in candidates.values() if (found := main_metric(c))]
-        cases = max((n for n in tested if n is not None), default=None)
         if cases is not None and cases < FEW_CASES:
-            rough = f"With {count_of_cases(cases)} the numbers are rough and the true uncertainty exceeds the interval."
+            rough = (
+                f"With {counted(cases, 'test patient')} these numbers are rough: the true uncertainty is larger than the "
+                "intervals show."
+            )
     since = (run["final"].get(site) or {}).get("personal") or {}
     return {
         "name": site_name(run, site),
         "verdict": verdict,
         "badge": KINDS[verdict.kind],
-        "reason": reason(candidates, verdict.deploy, ((run["sites"].get(site) or {}).get("cases") or {}).get("val")),
         "facts": facts(run["sites"].get(site) or {}),
         "personal": {block: round_ + 1 for block, round_ in since.items()},
         "candidates": table,
@@ -221,8 +235,9 @@ def _value(found: Json | None, digits: int = 3) -> str:
 
 
 def _steps(name: str, candidate: Json) -> str:
+    """Return how long a model was fine-tuned, where it was."""
     steps = candidate.get("k")
-    return DASH if steps is None or name in ("local", "fedavg") else str(steps)
+    return f", {counted(steps, 'more step')}" if steps and name not in ("local", "fedavg", "blend") else ""
 
 
 def _cases(candidate: Json) -> str:

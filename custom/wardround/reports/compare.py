@@ -14,13 +14,13 @@ from wardround.core.errors import ConfigRefused
 from wardround.core.validate import Json
 from wardround.reports.html import Table, html, interval, number
 from wardround.reports.intervals import Interval, bootstrap_mean
+from wardround.reports.setting_names import value_words
 from wardround.reports.summary import (
     by_name,
     candidates_of,
     deployed,
     main_metric,
     score_name,
-    setting_words,
     site_name,
 )
 from wardround.reports.svg import Axis, Drawing, dots, label, line
@@ -172,7 +172,7 @@ def lines(runs: Mapping[str, Json]) -> Sequence[Sequence[str]]:
     return [
         [
             key,
-            *("not set" if one is None else setting_words(key, one) for one in values),
+            *("not set" if one is None else value_words(key, one) for one in values),
         ]
         for key, values in differing(runs)
     ]

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wardround.messages.allowed_names import regions_in
-from wardround.reports.intervals import count_of_cases
 
 
 def apart(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
@@ -82,7 +81,7 @@ def _share(value: float, cases: int | None) -> str:
     if cases is None:
         return f"{value:.0%}"
     count = value * cases
-    return f"{count:.0f} of {count_of_cases(cases)}" if abs(count - round(count)) < 0.2 else f"{value:.0%} of {cases}"
+    return f"{count:.0f} of {cases}" if abs(count - round(count)) < 0.2 else f"{value:.0%} of {cases}"
 
 
 def _mean(values: Sequence[float]) -> dict[str, Any]:

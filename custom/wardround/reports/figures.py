@@ -14,6 +14,7 @@ from wardround.reports.summary import (
     candidates_of,
     main_metric,
     nothing_told,
+    privacy_claim,
     score_name,
     site_name,
     verdict_of,
@@ -40,11 +41,14 @@ def curves(run: Json, key: str) -> dict[str, dict[int, float]]:
 
 def curve_panels(run: Json, key: str, what: str) -> Panels:
     """Return one panel per hospital with its values over the rounds, and the mean over
-    hospitals dashed. Without any value the result is a sentence.
+    hospitals dashed. Without any value, and for the loss under differential privacy, the
+    result is a sentence.
 
     The axis of Dice runs from 0 to 1; any other axis runs from 0 (or the lowest value
     below 0) to the largest value.
     """
+    if key == "loss" and privacy_claim(run):
+        return f"No {what} leaves a hospital in this run, because it promises differential privacy."
     found = curves(run, key)
     values = [value for curve in found.values() for value in curve.values()]
     if not values:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from wardround.core.terminal import sized
 from wardround.core.validate import Json
 
 DASH = "–"
@@ -39,12 +40,14 @@ class Table:
     The first cell of a row is its header.
 
     marked: the number of the row that is highlighted, or None.
+    texts: whether the cells are texts, which begin at the left, and not numbers.
     """
 
     caption: str
     heads: Sequence[str]
     rows: Sequence[Sequence[str | int | Cell]]
     marked: int | None = None
+    texts: bool = False
 
 
 def environment(package: str) -> Environment:
@@ -97,13 +100,8 @@ def interval(found: Json | None, digits: int = 3) -> str | Cell:
 
 
 def size(count: int | None) -> str:
-    """Return a number of bytes in decimal units."""
-    if count is None:
-        return DASH
-    for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count} B"
+    """Return a number of bytes in decimal units, or a dash where it is not known."""
+    return DASH if count is None else sized(count)
 
 
 def duration(seconds: float | None) -> str:

@@ -58,7 +58,9 @@ def draw_overlay(
     z = busiest_slice(truth.astype(bool), prediction.astype(bool))
     plane = _as_seen(image[:, :, z]).astype(np.float64)
     finite = plane[np.isfinite(plane)]
-    picture = np.where(np.isfinite(plane), plane, finite.min() if finite.size else 0.0)
+    darkest = finite.min() if finite.size else 0.0
+    # Normalised images are 0 outside the head, which is shown black as in the original.
+    picture = np.where(np.isfinite(plane) & (plane != 0), plane, darkest)
     low, high = np.percentile(picture, (1, 99.5))
     canvas: Any = Figure(
         figsize=(7.2, 4.0),

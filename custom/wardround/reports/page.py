@@ -12,13 +12,15 @@ from typing import Any
 from wardround.core import files
 from wardround.core.validate import Json
 from wardround.reports import background, cards, figures
+from wardround.reports.glossary import with_glossary
 from wardround.reports.html import html
 from wardround.reports.joining import joined
 from wardround.reports.joining_figures import gain_picture, told_sizes, value_panels
+from wardround.reports.joining_table import joining_table, why_deployed
 from wardround.reports.pictures import gallery
 from wardround.reports.schema import build
-from wardround.reports.summary import privacy_claim, score_name, short_run, silent
-from wardround.reports.value import COMMAND, Point, read
+from wardround.reports.summary import own_pages, privacy_claim, score_name, short_run, silent
+from wardround.reports.value import Point, read
 
 REPORT = "report.html"
 
@@ -56,7 +58,7 @@ def write_plain_report(run: Json, out_dir: Path) -> Path:
 
 def render(report: Json, overlays: Sequence[Path] = ()) -> str:
     """Return the page of a validated report."""
-    return html("report.html", values(report, overlays))
+    return with_glossary("report.html", values(report, overlays))
 
 
 def values(
@@ -81,12 +83,13 @@ def values(
         "cards": cards.hospital_cards(report),
         "joining": {
             "picture": gain_picture(gave, score),
-            "sentences": [(one.site, one.sentence) for one in gave],
+            "sentences": [(one.site, one.sentence, why) for one, why in zip(gave, why_deployed(report), strict=True)],
+            "table": joining_table(report, gave),
+            "own_pages": own_pages(report),
         },
         "value": {
             "panels": value_panels(points, sizes),
             "sizes": ", ".join(str(size) for size in sorted(sizes.values())),
-            "command": COMMAND,
         },
         "silent": silent(report),
         "score": score,

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from wardround.core.terminal import counted
 from wardround.messages.allowed_names import regions_in
 from wardround.reports.distances import one_in_words
-from wardround.reports.intervals import count_of_cases
 
 Row = Mapping[str, float]
 _CLASS = "p "
@@ -50,7 +50,7 @@ def summary(rows: Sequence[Row]) -> str:
     """
     if not rows:
         return ""
-    who = f"On {count_of_cases(len(rows))} that nobody trained on"
+    who = f"On {counted(len(rows), 'patient')} that nobody trained on"
     if "class" in rows[0]:
         right = sum(in_words(row)["Expert"] == in_words(row)["Model says"] for row in rows)
         return f"{who}, the chosen model names the expert's class in {right} of {len(rows)}."

@@ -19,7 +19,7 @@ from wardround.core import files
 _COLOURS = ("#e8601c", "#f6e05a", "#56b4e9")
 _WIDTHS = (1.0, 2.4, 1.4)
 _PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))
-_GROUND, _INK = "#101418", "#e4eaf0"
+_GROUND, _INK, _WARNING = "#101418", "#e4eaf0", "#ff8f6b"
 
 
 def draw_prediction(
@@ -30,6 +30,7 @@ def draw_prediction(
     title: str,
     path: Path,
     spacing_mm: tuple[float, float, float],
+    notice: str = "",
 ) -> Path:
     """Write a PNG, for this user only, of the planes with the largest predicted tumour;
     return its path.
@@ -37,6 +38,8 @@ def draw_prediction(
     image: [H, W, D] in RAS.
     regions: [R, H, W, D] in the order of `names`.
     known: [R], which of the regions the model knows.
+    notice: What whoever sees the picture must know about the model. It stands in the
+      picture, above the title, and in the file's own text (`Description`).
 
     Planes are shown as radiologists look: the patient's right on the left; front, or
     top, on top. Without a voxel of any region the middle planes are shown, and the
@@ -58,14 +61,19 @@ def draw_prediction(
         facecolor=_GROUND,
         layout="constrained",
     )
-    figure.get_layout_engine().set(rect=(0.0, 0.07, 1.0, 0.93))
+    # The names of the regions stand below the planes, and a notice above the title.
+    figure.get_layout_engine().set(rect=(0.0, 0.07, 1.0, 0.81 if notice else 0.93))
     FigureCanvasAgg(figure)
     figure.suptitle(
         title if tumour.any() else f"{title} (no tumour found)",
         color=_INK,
         fontsize=10,
         parse_math=False,
+        # The layout places a title at the top, where a notice must stand.
+        **({"y": 0.93} if notice else {}),
     )
+    if notice:
+        figure.text(0.5, 0.945, notice, color=_WARNING, fontsize=11, weight="bold", ha="center")
     for place, (name, axis) in enumerate(_PLANES):
         index = _busiest(tumour, axis)
         across, up = (spacing_mm[i] for i in range(3) if i != axis)
@@ -107,7 +115,7 @@ def draw_prediction(
         content,
         format="png",
         facecolor=_GROUND,
-        metadata={"Software": None},
+        metadata={"Software": None} | ({"Description": notice} if notice else {}),
     )
     return files.write(path, content.getvalue(), private=True)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wardround.core import files
+from wardround.core.terminal import counted
 from wardround.core.validate import (
     COUNT,
     FLAG,
@@ -22,16 +23,16 @@ from wardround.core.validate import (
 )
 from wardround.messages.allowed_names import CANDIDATES
 from wardround.reports import cards
-from wardround.reports.html import DASH, Table, html, number
+from wardround.reports.glossary import with_glossary
+from wardround.reports.html import DASH, Table, number
 from wardround.reports.joining import joined_of
 from wardround.reports.joining_figures import gain_picture
 from wardround.reports.pictures import gallery
 from wardround.reports.reasons import reason
 from wardround.reports.schema import FINAL, SITE
-from wardround.reports.summary import site_name
+from wardround.reports.summary import main_metric, site_name
 from wardround.reports.verdict import BALANCED, Verdict, judge, score_of
 
-_CAPTION = "Candidates, on the test patients of this site"
 SITE_RUN = {
     "job": TEXT,
     "site": TEXT,
@@ -75,14 +76,14 @@ def write_site_report(
     words = [
         run["job"],
         run.get("finished"),
-        "phantoms" if run["phantoms"] else "patient data",
+        "synthetic patients" if run["phantoms"] else "patient data",
     ]
     table = None
     if candidates:
         table = cards.candidate_table(
             candidates,
             chosen,
-            _CAPTION,
+            f"Every model that was compared, on {_tested(candidates)} of this hospital",
             cards.mark_of(verdict),
         )
     name = site_name({"sites": {run["site"]: run.get("about")}}, run["site"])
@@ -111,8 +112,15 @@ def write_site_report(
     }
     return files.write(
         Path(out_dir) / "site_report.html",
-        html("site_report.html", shown),
+        with_glossary("site_report.html", shown),
     )
+
+
+def _tested(candidates: Json) -> str:
+    """Return "the 12 test patients"; without the number where it is not the same for all."""
+    counts = {found.get("cases") for one in candidates.values() if (found := main_metric(one or {}))}
+    count = counts.pop() if len(counts) == 1 else None
+    return "the test patients" if count is None else f"the {counted(count, 'test patient')}"
 
 
 def _reason(run: Json, candidates: Json, verdict: Verdict) -> str:

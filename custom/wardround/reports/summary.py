@@ -22,7 +22,8 @@ from wardround.reports.verdict import (
     score_of,
 )
 
-EXTENTS = ("patch", "size", "shape", "tubelet")  # settings that are sizes along axes
+# Where a party of the simulator keeps what it wrote, below its own folder.
+_SIMULATED = ("simulate_job", "wardround")
 
 
 def site_name(run: Json, site: str) -> str:
@@ -55,15 +56,6 @@ def nothing_told(run: Json, what: str) -> str:
             f"No {what} was told: over few patients (n < 5, or the hospital's own number) it stays in each own report."
         )
     return f"No {what} came back."
-
-
-def setting_words(name: str, value: Any) -> str:
-    """Return a setting in words: sizes along axes as "32 x 32 x 32", other lists with
-    commas.
-    """
-    if not isinstance(value, list):
-        return str(value)
-    return (" x " if name.rpartition(".")[2] in EXTENTS else ", ").join(map(str, value))
 
 
 def score_name(run: Json) -> str:
@@ -157,18 +149,33 @@ def short_run(report: Json) -> str:
     work = f" of {said['work']} gradient evaluations" if said.get("work") else ""
     return (
         f"This demonstration is short ({done} round{'s' if done != 1 else ''}{work}): a model that a hospital trains alone for as "
-        "long is hard to beat so early. More rounds, or fewer patients at each hospital, show what joining can do: --set "
-        "num_rounds=20."
+        "long is hard to beat so early. To see what joining can do, run it longer, for example with --set num_rounds=20."
     )
+
+
+def own_pages(report: Json, page: Path | None = None) -> str:
+    """Return where each hospital finds the page about its own patients.
+
+    page: The report of the server. Where it still lies in the simulator's workspace, the
+      path is that of this workspace.
+    """
+    if not report["simulator"]:
+        return "KIT/JOB_ID/wardround/site_report.html at the hospital, in the folder of its own startup kit"
+    here = page is not None and page.parts[-4:-1] == ("server", *_SIMULATED)
+    workspace = page.parents[3] if page is not None and here else Path("WORKSPACE")
+    return str(workspace.joinpath("SITE", *_SIMULATED, "site_report.html"))
 
 
 def ending(report: Json, page: Path) -> list[str]:
     """Return the last lines that a run prints: the verdict of every hospital, why it
-    may be so, and which page to open.
+    may be so, where each hospital's own page lies, and which page to open.
     """
     verdicts = [report["verdicts"][site]["sentence"] for site in by_name(report["verdicts"])]
     short = short_run(report)
-    return [*verdicts, *([short] if short else []), f"open this: {page}"]
+    sites = ", ".join(by_name(report["sites"]))
+    own = f"each hospital's own report: {own_pages(report, page)}"
+    own += f" (SITE: {sites})" if report["simulator"] and sites else ""
+    return [*verdicts, *([short] if short else []), own, f"open this: {page}"]
 
 
 def by_name(sites: Iterable[str]) -> list[str]:

@@ -22,7 +22,6 @@ from pathlib import Path
 from wardround.core.validate import NUMBER, TEXT, Leaf, check
 
 FILE = Path(__file__).parent / "templates" / "value_of_joining.json"
-COMMAND = "python benchmarks/value_of_joining.py"
 _SHAPE = {
     "points": [
         {

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wardround.core.errors import ConfigRefused
+from wardround.core.terminal import counted
 from wardround.messages.allowed_names import CANDIDATES
 from wardround.reports.intervals import count_of_cases
 
@@ -108,7 +109,8 @@ def choose(val: Mapping[str, float | None], cases: int, score: str = DICE) -> st
 STAYS = Verdict(
     None,
     "unknown",
-    "The hospital's own report names the model to deploy: under differential privacy that choice does not leave it.",
+    "The hospital's own report (site_report.html) names the model to deploy: under differential privacy that choice does not "
+    "leave the hospital.",
 )
 
 
@@ -177,9 +179,7 @@ def judge(
         SPOKEN[chosen] + _steps(chosen, candidate.get("k")),
     )
     if few:
-        advice = (
-            f"Deploy {model}: the validation cases of this hospital chose it.{few} Its own report says what it gains."
-        )
+        advice = f"Deploy {model}: the validation patients of this hospital chose it.{few} Its own report says what it gains."
         return Verdict(chosen, "unknown", advice)
     gain = candidate.get("gain") or _difference_of_means(candidates, chosen)
     if gain is None or gain.get("value") is None:
@@ -188,13 +188,13 @@ def judge(
         )
         return Verdict(chosen, "unknown", advice)
     value, cases = float(gain["value"]), gain.get("cases")
-    where = f"On {count_of_cases(cases)} of the test split" if cases else "On the test split"
+    where = f"On {counted(cases, 'test patient')}" if cases else "On the test patients"
     if value > 0:
         helped = gain.get("low") is not None and gain["low"] > 0
         advice = f"Deploy {model}. {where} it gains {value:.3f} {score} over {SPOKEN['local']} ({_bounds(gain)})."
         return Verdict(chosen, "helped" if helped else "chance", advice)
     advice = (
-        f"Validation chose {model}: deploy it only after comparing it with {SPOKEN['local']} on recent cases. "
+        f"Validation chose {model}: deploy it only after comparing it with {SPOKEN['local']} on recent patients. "
         f"{where} it changes {score} by {value:+.3f} against {SPOKEN['local']} ({_bounds(gain)}): {NOT_HELPED}."
     )
     return Verdict(chosen, "not_helped", advice)
@@ -224,8 +224,8 @@ def _why_unusable(
         f"{_METRIC[name]} {test[name]['value']:.3f} ({_floor_words(test[name], least[name])})" for name in below
     )
     cases = test[below[0]].get("cases")
-    where = f"On {count_of_cases(cases)} of the test split" if cases else "On the test split"
-    return f"{first} {where} the best of them on validation, {SPOKEN[chosen]}, has {words}."
+    where = f"On {counted(cases, 'test patient')}" if cases else "On the test patients"
+    return f"{first} {where} the best of them, {SPOKEN[chosen]}, has {words}."
 
 
 _METRIC = {MAIN[DICE]: "Dice", MAIN[BALANCED]: "balanced accuracy", "auroc": "AUROC"}
@@ -233,14 +233,14 @@ _METRIC = {MAIN[DICE]: "Dice", MAIN[BALANCED]: "balanced accuracy", "auroc": "AU
 
 def _floor_words(at: Mapping[str, Any], floor: float) -> str:
     lower = _lower(at)
-    what = "that" if lower == at["value"] else f"the lower end of its interval, {lower:.3f},"
-    return f"{what} must be above {floor:.3f}"
+    what = "that" if lower == at["value"] else f"even the lower end of its interval, {lower:.3f},"
+    return f"{what} would have to be above {floor:.3f}"
 
 
 def _why_local(candidates: Mapping[str, Any]) -> str:
     others = [candidates.get(name) for name in CANDIDATES[1:]]
     if any(one == {} or (one and (one.get("val") is not None or one.get("test"))) for one in others):
-        return "no shared model was better by a clear margin on your validation cases"
+        return "no shared model was better by a clear margin on your validation patients"
     return "no shared model was evaluated here"
 
 

@@ -99,6 +99,7 @@ class Model:
             reference,
             self.enhancing,
             case.read,
+            notice=origin.notice(self.weights.meta),
         )
         return Answer(
             mask,

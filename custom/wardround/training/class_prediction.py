@@ -26,6 +26,7 @@ from wardround.models.flat import FlatModel
 from wardround.models.specs import network_name, rebuild_classifier, require_size
 from wardround.models.vit import ViTFusion
 from wardround.tasks.classification import softmax
+from wardround.training import origin
 from wardround.training.class_inputs import INPUTS, Cases, read_images
 from wardround.training.class_site import SCORED_AT_ONCE
 from wardround.training.classification import CaseSampling
@@ -152,6 +153,7 @@ def write_rows(rows: Sequence[Row], model: Classifier, out: Path) -> Path:
         "file": model.file.name,
         "architecture": model.identity,
         "weights": model.digest,
+        "trained on": origin.words(model.meta),
     }
     if out.suffix.lower() == ".json":
         text = (

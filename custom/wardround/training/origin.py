@@ -24,6 +24,8 @@ CLASSES = "classes"
 # errs on the safe side.
 PREFIX = "phantom-"
 SHOUT = "TRAINED ON INVENTED PATIENTS (phantoms): nothing that this model says is about a real person"
+# The same in what a header of NIfTI has room for (79 characters); a picture shows it too.
+NOTICE = "MODEL TRAINED ON INVENTED PATIENTS: nothing here is about a real person"
 NOT_KNOWN = "what this model was trained on is not known: its file does not say it"
 _SAYS = (PHANTOMS, PATIENTS, MIXED, UNKNOWN, NOTHING)
 
@@ -145,6 +147,13 @@ def data_of(meta: Mapping[str, Any]) -> str:
 def is_synthetic(meta: Mapping[str, Any]) -> bool:
     """Return whether invented patients contributed to a model."""
     return data_of(meta) in (PHANTOMS, MIXED)
+
+
+def notice(meta: Mapping[str, Any]) -> str:
+    """Return NOTICE, which every output of a model of invented patients carries; "" for
+    any other model.
+    """
+    return NOTICE if is_synthetic(meta) else ""
 
 
 def words(meta: Mapping[str, Any]) -> str:

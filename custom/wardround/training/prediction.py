@@ -33,6 +33,7 @@ from wardround.tasks.brain_tumours import BRAIN_TUMOURS, DESCRIPTION
 from wardround.tasks.components import largest_in, with_largest_parts
 from wardround.tasks.inference import predict_regions
 from wardround.tasks.task import Task, task_from_json
+from wardround.training import origin
 from wardround.training.opening import BY_FLAG, pick_device
 from wardround.training.overlays import shown_on
 
@@ -230,7 +231,8 @@ class Segmenter:
     model: FlatModel
 
     def predict(self, files: CaseFiles, out: Path, record: Vector | None = None) -> Prediction:
-        """Write the mask of a case, and a picture beside it; both for this user alone.
+        """Write the mask of a case, and a picture beside it; both for this user alone,
+        and both with the notice of a model that was trained on invented patients.
 
         The mask has the axes, shape and affine of the case's first image.
         record: What `record_of` returned.
@@ -244,12 +246,13 @@ class Segmenter:
         regions = regions_of(volume, self.weights, self.model, record) & known[:, None, None, None]
         reference = next(iter(files.images.values()))
         enhancing = self.enhancing if task.brats_masks else None
-        write_mask(out, task.outputs.labels(regions, self.kind), reference, enhancing)
+        notice = origin.notice(self.weights.meta)
+        write_mask(out, task.outputs.labels(regions, self.kind), reference, enhancing, notice=notice)
         picture = picture_of(out)
         shown = shown_on(list(files.images))
         image = np.asarray(volume.image[task.inputs.names.index(shown)], np.float32)
         title = f"{files.case}, {shown}: predicted, not a diagnosis"
-        draw_prediction(image, regions, known, task.outputs.names, title, picture, volume.spacing_mm)
+        draw_prediction(image, regions, known, task.outputs.names, title, picture, volume.spacing_mm, notice)
         unused = unused_files(reference.parent, task.inputs)
         return Prediction(
             out,
