@@ -97,7 +97,8 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
         privacy=privacy,
         fedavg_baseline=bool(row["fedavg_baseline"]),
     )
-    for name_, value in _schedule(page, row["schedule"], task).items():
+    # A schedule that is named goes before what the job's row says: `--set schedule=standard` is the whole standard recipe.
+    for name_, value in {**row.get("settings", {}), **_schedule(page, row["schedule"], task)}.items():
         made = settings_of.apply(made, f"{name_}={settings_of.shown(value)}")
     for setting in settings:
         made = made if setting.startswith(settings_of.BY_NAME) else settings_of.apply(made, setting)
