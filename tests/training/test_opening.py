@@ -97,6 +97,15 @@ def test_parts_without_patients_are_refused(parts):
     assert "--set phantoms.train" in caught.value.fix
 
 
+@pytest.mark.parametrize(
+    "spread", [{"patients_vary": 9.0}, {"hospitals_differ": -1}, {"findings": 2}, {"subtypes": 1.5}]
+)
+def test_an_impossible_spread_is_refused_before_a_patient_is_drawn(spread):
+    with pytest.raises(ConfigRefused) as caught:
+        Phantoms([12, 12, 12], 0, **spread)
+    assert "--set phantoms." in caught.value.fix
+
+
 @pytest.mark.parametrize("simulator", [True, False])
 def test_configured_data_is_never_replaced_by_phantoms(simulator, cohorts, tmp_path):
     write(tmp_path / "local" / "wardround.json", {"data": str(cohorts[0]), "name": "St. Elsewhere", "device": "cpu"})

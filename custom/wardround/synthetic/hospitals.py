@@ -80,15 +80,16 @@ class Hospital:
         wrong += [] if len(set(self.missing)) < len(MODALITIES) else ["no modality left"]
         wrong += [] if self.orientation in ORIENTATIONS else [f"orientation {self.orientation!r}"]
         wrong += [] if 0 < self.tumour_radius_mm[0] <= self.tumour_radius_mm[1] else ["tumour_radius_mm"]
-        wrong += [] if 0 <= self.patients_vary <= MOST_VARIETY else [f"patients_vary {self.patients_vary}"]
-        wrong += [f"{what} {getattr(self, what)}" for what in CHANCES if not 0 <= getattr(self, what) <= 1]
+        varies = 0 <= self.patients_vary <= MOST_VARIETY
+        wrong += [] if varies else [f"patients_vary {self.patients_vary}, not 0 to {MOST_VARIETY:g}"]
+        wrong += [f"{what} {getattr(self, what)}, not 0 to 1" for what in CHANCES if not 0 <= getattr(self, what) <= 1]
         wrong += [] if min(self.patients, self.quiet_every) >= 1 and min(self.spacing_mm) > 0 else ["counts or spacing"]
         if wrong:
             raise ConfigRefused(
                 f"the phantom hospital {self.name!r}",
                 found=", ".join(wrong),
                 expected=f"modalities {MODALITIES}, tissues {TISSUES}, axes like RAS, positive sizes",
-                fix="set these fields of the profile to such values",
+                fix="set these fields of the profile to such values, in a job with --set phantoms.FIELD=VALUE",
             )
 
     def table(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

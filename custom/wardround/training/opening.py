@@ -82,6 +82,11 @@ class Phantoms:
                 expected="numbers above 0 for train, val and test, or none for all three",
                 fix="for example --set phantoms.train=[12,8,6,4] --set phantoms.val=[4] --set phantoms.test=[12]",
             )
+        # Refused here, when a job is printed, and not by the first hospital that draws its patients.
+        self._spread(hospital(0))
+
+    def _spread(self, profile: Profile) -> Profile:
+        return profile.with_spread(self.patients_vary, self.hospitals_differ, self.findings, self.subtypes)
 
     @property
     def _parts(self) -> dict[str, Sequence[int]]:
@@ -90,8 +95,9 @@ class Phantoms:
     def write(self, root: Path, profile: Profile, seed: int) -> None:
         """Write 3D images with tumour masks, and a record."""
         x, y, z = (int(n) for n in self.shape)
-        spread = profile.with_spread(self.patients_vary, self.hospitals_differ, self.findings, self.subtypes)
-        write_cohort(root, spread, seed, shape=(x, y, z), patients=self.patients or self._chosen(profile))
+        write_cohort(
+            root, self._spread(profile), seed, shape=(x, y, z), patients=self.patients or self._chosen(profile)
+        )
 
     def _chosen(self, profile: Profile) -> Sequence[int] | None:
         """Return the numbers of this hospital's patients; None for those of its profile."""
