@@ -9,7 +9,7 @@ from wardround.models.nets import UNet3d
 from wardround.training.global_model import initial_arrays
 
 SITES = ("site-1", "site-2", "site-4")
-CANDIDATES = {"local", "fedavg", "fedavg_finetuned", "personalised"}
+CANDIDATES = {"local", "fedavg", "fedavg_finetuned", "personalised", "blend"}
 TINY = UNet3d((4, 8), residual_units=1, norm="instance", dropout=0.0)
 
 

@@ -45,7 +45,7 @@ def runs(simulator):
     found = {}
     for mode in FEDAVG:
         found[mode] = simulator.run(simulator.job(f"brats_fedavg_{mode}", " ".join(SITES), *SMALL), f"hidden_{mode}", 3)
-    plain = simulator.job("brats_perfedavg", " ".join(SITES), "privacy=fixed_point", *SMALL, "num_rounds=1")
+    plain = simulator.job("brats_perfedavg_ring", " ".join(SITES), "privacy=fixed_point", *SMALL, "num_rounds=1")
     found["perfedavg_open"] = simulator.run(plain, "perfedavg_open", 3)
     found["perfedavg_ring"] = simulator.run(ring, "perfedavg_ring", 3)
     found["perfedavg_restarted"] = simulator.finish(slow, "perfedavg_restarted")

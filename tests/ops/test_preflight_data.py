@@ -105,6 +105,12 @@ def test_a_dummy_round_trains_and_leaves_nothing(cohort, name):
     assert sorted(cohort.data.parent.rglob("*")) == before
 
 
+@pytest.mark.parametrize("work", ["work=2", "work=60"])
+def test_a_dummy_round_knows_rates_that_fall_with_every_step(cohort, work):
+    job = parts("brats_fedavg", *SMALL, "schedule=standard", work)
+    assert checks.dummy_round(job, cohort, checks.data(cohort, silent).some, lambda: 10**9).status == PASS
+
+
 def test_a_job_that_this_data_cannot_feed(cohort, labelled):
     assert checks.dummy_round(parts("tumour_type_fedavg"), cohort, (), lambda: 0).status == FAIL
     assert checks.dummy_round(parts("brats_fedavg", *SMALL), labelled, (), lambda: 0).status == FAIL

@@ -234,10 +234,10 @@ def dummy_round(
             start = {
                 variable: first_weights(job.model, job.seed).to(site.device) for variable in job.algorithm.variables
             }
-            steps = replace(
-                job.steps,
-                work=max(DUMMY_STEPS, 2 * len(job.algorithm.variables)),
-            )
+            work = max(DUMMY_STEPS, 2 * len(job.algorithm.variables))
+            # Of rates that fall with every step the first ones; too few of them: the first for all.
+            rates = job.steps.rates[:work]
+            steps = replace(job.steps, work=work, rates=rates if len(rates) == work else ())
             before = time.monotonic()
             _, _, losses = local_round(
                 job.algorithm,
