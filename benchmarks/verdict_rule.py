@@ -122,8 +122,8 @@ def measured(world: str, seed: int, options: Mapping[str, Any]) -> dict[str, Any
                     models |= {f"blend {arm} {k} {a}": Mixture((local, w), (a, 1 - a)) for a in SHARES}
                     if k:
                         models[f"between {arm} {k} 0.5"] = 0.5 * walk[0] + 0.5 * w
-            found = site.validation_scores(models, site.split.val)
-            texts = {key: " ".join(f"{1000 * one:.0f}" for one in score.patients) for key, score in found.items()}
+            scores = site.validation_scores(models, site.split.val)
+            texts = {key: " ".join(f"{1000 * one:.0f}" for one in score.patients) for key, score in scores.items()}
             found[name] = {"train": site.train_patients, "models": texts}
             say(f"  {name}: {len(models)} models scored on {len(site.split.val)} patients")
     return found

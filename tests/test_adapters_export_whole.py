@@ -49,7 +49,9 @@ DRAWN = {f"CaseSampling.{name}" for name in ("augmentation", "stratified", "bala
 CHOICE = {"ModelSelection.blend", "ModelSelection.interpolate", "ModelSelection.rule"}
 # How well a model is trained, and on how many phantoms where there is no data.
 RECIPE = {"Schedule.final_model", "PlaintextServer.final_model", "Sampling.foreground_share"}
-RECIPE |= {f"Phantoms.{name}" for name in ("train", "val", "test")}
+RECIPE |= {
+    f"Phantoms.{name}" for name in ("train", "val", "test", "patients_vary", "hospitals_differ", "findings", "subtypes")
+}
 MAY_HAVE_DEFAULTS = RIVALS | NETWORK | DRAWN | WHERE_THERE_IS_ONE | CHOICE | RECIPE
 
 
