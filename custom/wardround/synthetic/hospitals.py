@@ -51,7 +51,10 @@ class Hospital:
     missing: Modalities that this site does not acquire.
     orientation: The voxel axes of the stored files, one of R/L, A/P, S/I each.
     patients_vary: How far its patients differ from one another, in multiples of what
-        the constants of phantoms.py say.
+        the constants of phantom_images.py and phantoms.py say.
+    findings: The chance of each kind of finding that is no tumour (findings.py), for
+        every patient.
+    subtypes: The chance that a patient's tumour is of a rare subtype (subtypes.py).
 
     ConfigRefused is raised for values that do not exist or are out of range.
     """
@@ -91,6 +94,11 @@ class Hospital:
                 expected=f"modalities {MODALITIES}, tissues {TISSUES}, axes like RAS, positive sizes",
                 fix="set these fields of the profile to such values, in a job with --set phantoms.FIELD=VALUE",
             )
+
+    @property
+    def extra_variety(self) -> float:
+        """Return how far its patients vary beyond the constants; 0 where they do not."""
+        return max(0.0, self.patients_vary - 1)
 
     def table(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         """Return the contrast [4 modalities, 6 tissues] of this hospital."""

@@ -63,7 +63,7 @@ def _scanner_of_the_day(profile: Hospital, seed: int, index: int) -> tuple[float
 
     All are exactly 1 for patients who vary as much as the constants say, or less.
     """
-    spread = PATIENT_SCANNER * max(0.0, profile.patients_vary - 1)
+    spread = PATIENT_SCANNER * profile.extra_variety
     drawn = stream(seed, "phantom scanner of the day", profile.name, index).standard_normal(3)
     noise, blur, bias = (float(one) for one in np.exp(spread * np.clip(drawn, -2, 2)))
     return noise, blur, bias

@@ -149,7 +149,7 @@ def make_labels(
     semi = semi_axes_mm(shape, profile.spacing_mm) * np.float32(rng.uniform(0.92, 1.0))
     tissue = brain(xyz, semi, rng)
     enhancing = (index + 1) % profile.quiet_every != 0
-    wider = np.exp(PATIENT_RADIUS * max(0.0, profile.patients_vary - 1))
+    wider = np.exp(PATIENT_RADIUS * profile.extra_variety)
     low, high = profile.tumour_radius_mm
     tumour = place_tumour(rng, semi, (float(low / wider), float(high * wider)), enhancing)
     labels = tumour_labels(xyz, tissue > 0, tumour, rng)
