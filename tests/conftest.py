@@ -19,6 +19,20 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "support"))
 from named_parts import Named, named_in  # noqa: E402
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--nightly", action="store_true", help="run the long tests too, which repeat with other processes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long tests of what a shorter one covers to a night; a test that is named on the command line runs."""
+    if config.getoption("--nightly") or any("::" in word for word in config.args):
+        return
+    skipped = pytest.mark.skip(reason="takes long, and a shorter test covers its rule: pytest --nightly")
+    for item in items:
+        if item.get_closest_marker("nightly"):
+            item.add_marker(skipped)
+
+
 @pytest.fixture(autouse=True)
 def _usual_umask() -> Iterator[None]:
     """A run makes its process write for its owner only; the next test begins as a login shell does."""

@@ -32,7 +32,8 @@ REAL = {
     "epsilon_dice.py": ["--level", "patient", "--data", "lgg"],
     "fusion.py": ["--data", "mhh"],
 }
-
+# Half a minute or more each: their --quick runs in a night, and every day they are imported and started.
+LONG = ("overhead.py", "secure_sum.py", "fusion.py", "tumour_types.py")
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -61,7 +62,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "script", [pytest.param(one, marks=pytest.mark.nightly) if one in LONG else one for one in SCRIPTS]
+)
 def test_quick_measures_prints_tables_and_ends_with_its_json(script: str, run: Run, tmp_path: Path) -> None:
     code, out, err = run(script, "--quick", "--json", "--out", str(tmp_path))
     assert code == 0, err[-3000:]

@@ -79,6 +79,7 @@ def test_what_became_personal_is_in_the_hospitals_own_report_and_in_no_other(mas
         assert "Personal blocks" in (folder / "site_report.html").read_text()
 
 
+@pytest.mark.nightly
 def test_private_noise_over_masks_tells_nothing_but_the_sum(private):
     assert private.code == 0, private.said[-4000:]
     report = private.report

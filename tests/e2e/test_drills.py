@@ -20,7 +20,10 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]
         yield made
 
 
-@pytest.mark.parametrize("name", ["straggler", "site_killed", "wrong_model"])
+NIGHTLY = [pytest.param(name, marks=pytest.mark.nightly) for name in ("straggler", "wrong_model")]
+
+
+@pytest.mark.parametrize("name", ["site_killed", *NIGHTLY])
 def test_what_operations_promise(consortium, name, capsys):
     DRILLS[name](consortium)
     assert "report" in capsys.readouterr().out

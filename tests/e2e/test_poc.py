@@ -122,6 +122,7 @@ def test_a_job_that_is_not_taken_ends_with_nvflares_reason(poc):
     assert "unheard_of" in done.stderr
 
 
+@pytest.mark.nightly
 def test_the_admin_console_submits_the_same_folder(poc):
     made, _ = poc
     written = made.wardround(
@@ -143,6 +144,7 @@ def test_the_admin_console_submits_the_same_folder(poc):
     ]
 
 
+@pytest.mark.nightly
 def test_a_job_is_aborted(poc):
     made, _ = poc
     job_id = made.nvflare("job", "submit", "-j", str(made.root / "j" / "brats_perfedavg_he"))["job_id"]

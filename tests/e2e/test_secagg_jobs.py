@@ -11,6 +11,9 @@ from wardround.models.fingerprint import fingerprint
 from wardround.models.nets import UNet3d
 from wardround.training.global_model import initial_arrays
 
+# The same sums run with kits and TLS in test_provisioned.py, and in one process in tests/secagg.
+pytestmark = pytest.mark.nightly
+
 SITES = ("site-1", "site-2", "site-3")
 FEDAVG = ("fixed", "secagg", "he")
 PERFEDAVG = ("perfedavg_open", "perfedavg_ring", "perfedavg_restarted")
