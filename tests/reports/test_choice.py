@@ -94,6 +94,10 @@ def test_hedged_takes_the_blend_where_the_others_are_within_chance() -> None:
     assert choose_by("hedged", unsure) == "blend"
     assert choose_by("hedged", rows(local=(0.5, 0.6), fedavg=(0.7, 0.8), blend=(0.6, 0.7))) == "fedavg"
     assert choose_by("hedged", rows(local=(0.7, 0.8), fedavg=(0.5, 0.6), blend=(0.6, 0.7))) == "local"
+    # The error of two patients alike is sqrt(4 * .05^2 / 5 / 2) = .0316: leaving the blend for another model takes two of them.
+    for gain, chosen in ((0.06, "blend"), (0.065, "fedavg"), (-0.03, "blend"), (-0.035, "local")):
+        other = (0.5 + gain,) * 2
+        assert choose_by("hedged", rows(local=(0.5,) * 2, fedavg=other, blend=(0.5 + gain - 0.001,) * 2)) == chosen
     without = rows(local=(0.5, 0.6), fedavg=(0.52, 0.59))
     assert choose_by("hedged", without) == choose_by("shrunk", without)
 

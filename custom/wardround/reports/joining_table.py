@@ -20,7 +20,7 @@ _CHOSEN_BY = {
     "paired": "the simplest model that is as good as the best one, within one paired standard error",
     "shrunk": "the model with the largest gain over its own, where a gain that is unsure counts less",
     "cautious": "the model whose gain over its own is surest",
-    "hedged": "the model that is clearly better than the others, or else the blend",
+    "hedged": "the blend, unless another model is clearly better",
 }
 
 
