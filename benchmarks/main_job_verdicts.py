@@ -4,8 +4,8 @@ patients, beside 100 fresh ones.
 Written down before anything was measured. The job is `brats_perfedavg` as it is printed: its
 network, first weights, phantoms, schedule, split and rule of choice; in one process, without
 NVFlare. A seed stands for other patients at the same four hospitals, other first weights and
-batches; the seeds 102 to 106 were not used to choose any setting (11, 12 and 13 were; 101 was
-seen under the settings before these and is left out). At the end each hospital
+batches; the seeds 103 to 107 were not used to choose any setting (11, 12 and 13 were; 101 and 102
+were seen under the settings before these and are left out). At the end each hospital
 judges its candidates as in the job (training/evaluation.py) and is told that joining helped, or
 not (reports/verdict.py: "helped" is a gain whose interval on the hospital's own test patients
 lies above 0). Then every candidate is scored on 100 patients of the same scanner that nobody
@@ -53,7 +53,7 @@ from wardround.reports.intervals import Interval, paired_gain
 from wardround.research.parts import add_options
 
 JOB = "brats_perfedavg"
-SEEDS, FRESH = (102, 103, 104, 105, 106), 100
+SEEDS, FRESH = (103, 104, 105, 106, 107), 100
 # Phantoms of one profile are a function of their seed: these are nobody's.
 OTHER_SEED = 100_000
 LOSS = 0.005

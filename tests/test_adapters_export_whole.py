@@ -42,6 +42,7 @@ WHERE_THERE_IS_ONE = {
     "PlaintextServer.inputs",
     "ModelSelection.least_dice",
     "ModelSelection.largest_component",
+    "ModelSelection.least_volume",
     "Schedule.work_by_patients",
 }
 DRAWN = {f"CaseSampling.{name}" for name in ("augmentation", "stratified", "balanced")}

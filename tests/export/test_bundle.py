@@ -31,7 +31,11 @@ SPEC = UNet3d((4, 12), norm="group", adapter_rank=1)
 TITLE = Title("wardround_test", "This hospital's model: personalised", "Three hospitals", "Copyright of theirs")
 META = {"candidate": "personalised", "k": 5, "val_score": 0.5, "patch": [16, 16, 16], "label_kind": "brats"}
 # A model predicts in a bundle as it was evaluated: in mirror images, and with its filter of regions.
-META |= {"inputs": {"task": {**DESCRIPTION, "mirrored": 4}}, "largest_component": ["ET"]}
+META |= {
+    "inputs": {"task": {**DESCRIPTION, "mirrored": 4}},
+    "largest_component": ["ET"],
+    "least_volume_mm3": {"ET": 20.0},
+}
 # What MONAI's schema of 2024-07-25 requires, and of which type.
 REQUIRED = {
     **dict.fromkeys(("schema", "version", "monai_version", "pytorch_version", "numpy_version"), str),

@@ -99,7 +99,7 @@ def test_every_setting_of_every_job_has_a_sentence(job):
 def test_the_settings_of_a_job_are_a_page(capsys):
     assert main(["jobs", "settings", "brats_perfedavg"]) == 0
     page = capsys.readouterr().out
-    assert "\nwork = 130  (a whole number)\n    Gradient evaluations that a hospital spends in one round" in page
+    assert "\nwork = 120  (a whole number)\n    Gradient evaluations that a hospital spends in one round" in page
     assert "\nalgorithm.hessian = FO  (a word)\n" in page
     assert "\nserver_optimizer = mean  (one of mean, mean_of_models, fedavgm, fedadam, fedyogi)\n" in page
     assert "\nwork_by_patients = none  (one of none, proportional)\n" in page

@@ -13,7 +13,8 @@ from hospital_fixtures import SPEC
 from wardround.algorithms.schedule import Schedule
 from wardround.models.fingerprint import fingerprint
 from wardround.tasks.brain_tumours import BRAIN_TUMOURS
-from wardround.training.component_choice import postprocessed
+from wardround.tasks.components import RegionFilter
+from wardround.training.component_choice import best_limit, postprocessed
 from wardround.training.evaluation import ModelSelection, candidates_on_validation, evaluate
 from wardround.training.mixture import Mixture, Postprocessed
 from wardround.training.pages import keep_models
@@ -21,6 +22,7 @@ from wardround.training.prediction import read_weights, ready, regions_of
 
 SHAPE = (6, 6, 12)
 SCHEDULE = Schedule(2, 3, 0.05, 0.9, True, 0.0, 10.0, "cosine")
+LARGEST = {"largest": True, "least_volume": False}
 FILTERED = ModelSelection([0, 1, 3], 0.02, largest_component=True)
 
 
@@ -57,23 +59,50 @@ def test_a_model_with_specks_is_filtered_and_one_that_finds_two_lesions_is_not()
     one, speck, two = labels((0, 4)), labels((0, 4), (8, 1)), labels((0, 4), (8, 2))
     site = Played({0: {"a": speck, "b": one}, 1: {"a": one, "b": two}}, {"a": one, "b": one, "test": one})
     models = {"specks": torch.tensor([0.0]), "two": torch.tensor([1.0])}
-    found = postprocessed(site, models, ["a", "b"])
+    found = postprocessed(site, models, ["a", "b"], **LARGEST)
     assert set(found) == {"specks", "two"}
     model, score = found["specks"]
-    assert model == Postprocessed(models["specks"], ("WT",))
+    assert model == Postprocessed(models["specks"], RegionFilter(("WT",)))
     assert (score.value, score.patients) == (pytest.approx(1.0), pytest.approx((1.0, 1.0)))
     assert site.asked == {"a", "b"}, "no test patient is looked at"
     site.truth = {"a": one, "b": two}
-    assert set(postprocessed(site, models, ["a", "b"])) == {"specks"}
-    assert postprocessed(site, models, ["b"]) == {}, "nothing gets better: nothing is filtered"
+    assert set(postprocessed(site, models, ["a", "b"], **LARGEST)) == {"specks"}
+    assert postprocessed(site, models, ["b"], **LARGEST) == {}, "nothing gets better: nothing is filtered"
 
 
 def test_a_blend_is_filtered_as_one_model():
     one, speck = labels((0, 4)), labels((0, 4), (8, 1))
     site = Played({0: {"a": speck}, 1: {"a": speck}}, {"a": one})
     pair = Mixture((torch.tensor([0.0]), torch.tensor([1.0])), (0.25, 0.75))
-    ((model, _),) = postprocessed(site, {"blend": pair}, ["a"]).values()
+    ((model, _),) = postprocessed(site, {"blend": pair}, ["a"], **LARGEST).values()
     assert model.model is pair
+
+
+def test_a_limit_is_half_the_smallest_drawn_unless_validation_loses_by_it():
+    volumes, empty, dice = np.array([0.0, 5.0, 40.0]), np.array([True, True, False]), np.array([1.0, 0.0, 0.8])
+    assert best_limit(volumes, empty, dice, 10.0) == 10.0, "the speck of 5 is dropped"
+    assert best_limit(volumes, empty, dice, 3.0) == pytest.approx(np.sqrt(5 * 40)), (
+        "3 leaves it: another limit is better"
+    )
+    assert best_limit(volumes, empty, dice, 41.0) == pytest.approx(np.sqrt(5 * 40)), "41 drops the tumour"
+    assert best_limit(volumes, empty, dice, None) == pytest.approx(np.sqrt(5 * 40))
+    assert best_limit(volumes[2:], empty[2:], dice[2:], 10.0) == 10.0, "where nobody lacks the region it does no harm"
+    assert best_limit(volumes[2:], empty[2:], dice[2:], 41.0) is None
+    assert best_limit(volumes[2:], empty[2:], dice[2:], None) is None
+
+
+def test_a_region_that_a_patient_does_not_have_is_dropped_where_the_model_finds_specks_of_it():
+    """Patient b has no tumour, and the model finds 1 voxel; the smallest that was drawn has 4: dropped below 2."""
+    one, none, speck = labels((0, 4)), labels(), labels((8, 1))
+    site = Played({0: {"a": one, "b": speck}}, {"a": one, "b": none, "train": one, "test": one})
+    site.split = SimpleNamespace(train=["train"], val=["a", "b"])
+    models = {"specks": torch.tensor([0.0])}
+    ((model, score),) = postprocessed(site, models, ["a", "b"], largest=False, least_volume=True).values()
+    assert model.region_filter.largest == ()
+    assert model.region_filter.least_mm3["WT"] == 2.0
+    assert score.patients == pytest.approx((1.0, 1.0))
+    assert "test" not in site.asked, "no test patient is looked at"
+    assert postprocessed(site, models, ["a", "b"], largest=True, least_volume=False) == {}
 
 
 def arms_of(site):
@@ -100,7 +129,7 @@ def test_a_hospital_evaluates_and_deploys_a_model_with_its_filter(site, tmp_path
     name = max(filtered, key=lambda key: key == "blend")
     numbers = {**found.numbers, "deploy": name}
     weights = read_weights(keep_models(replace(found, numbers=numbers), one, SPEC, facts, tmp_path))
-    assert weights.largest == filtered[name].largest
+    assert weights.region_filter == filtered[name].region_filter
     if name != "blend":
         assert fingerprint(weights.spec) == fingerprint(SPEC)
     for case in one.split.test:

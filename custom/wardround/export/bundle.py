@@ -25,6 +25,7 @@ from wardround.models.fingerprint import fingerprint
 from wardround.models.monai_form import Spec, monai_config, without_adapters
 from wardround.models.specs import describe
 from wardround.tasks.brain_tumours import DESCRIPTION
+from wardround.tasks.components import LARGEST, LEAST
 from wardround.tasks.task import Task
 from wardround.training import origin
 from wardround.training.prediction import Weights, kind_of
@@ -60,7 +61,7 @@ def write_bundle(out: Path, weights: Weights, title: Title) -> Path:
 
 def _packages(weights: Weights) -> tuple[str, ...]:
     """Return what a bundle needs beside MONAI and torch; scipy finds connected parts."""
-    return ("nibabel", "scipy") if weights.largest else ("nibabel",)
+    return ("nibabel", "scipy") if weights.region_filter.largest else ("nibabel",)
 
 
 def _tensors(spec: Spec, task: Task) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def _inference(
             "known": meta["label_kind"],
             "enhancing": "@enhancing",
             "task": "@task",
-            **({"largest": list(meta["largest_component"])} if meta.get("largest_component") else {}),
+            **({"region_filter": dropped} if (dropped := _dropped(meta)) else {}),
             **({"notice": notice} if (notice := origin.notice(meta)) else {}),
         },
         "evaluator": {
@@ -151,6 +152,11 @@ def _inference(
         },
         "run": ["$@evaluator.run()"],
     }
+
+
+def _dropped(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file of weights says about its filter; it was checked when read."""
+    return {key: meta[key] for key in (LARGEST, LEAST) if meta.get(key)}
 
 
 def _code() -> dict[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wardround.reports.verdict import NAMES
+from wardround.tasks.components import LARGEST, LEAST
 from wardround.training import origin
 
 # The limit below which numbers about patients are withheld everywhere else too.
@@ -61,7 +62,8 @@ def card(metric: str, meta: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{name} {FEW if n is None else n}" for name, n in (patients or {}).items())
     n = (patients or {}).get("val")
     shown = NOT_REPORTED if score is None else f"{score:.2f}" + (f" (n = {n})" if n is not None else "")
-    mixed, filtered = mixed_words(meta), [str(one) for one in meta.get("largest_component") or []]
+    mixed, filtered = mixed_words(meta), [str(one) for one in meta.get(LARGEST) or []]
+    least = ", ".join(f"{name} {limit:.0f} mm^3" for name, limit in (meta.get(LEAST) or {}).items())
     rows = (
         *((("made of", mixed),) if mixed else ()),
         ("trained on", origin.words(meta)),
@@ -73,6 +75,7 @@ def card(metric: str, meta: Mapping[str, Any]) -> str:
         ("rounds", found.get("rounds", meta.get("round", NOT_REPORTED))),
         ("privacy of the training", _privacy(meta)),
         *((("regions of which the largest part alone is kept", ", ".join(filtered)),) if filtered else ()),
+        *((("regions that are dropped where they are smaller", least),) if least else ()),
         *((("verdict", NOT_USABLE),) if meta.get("usable") is False else ()),
     )
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)

@@ -8,7 +8,7 @@ the largest part of a region; nothing here may need more.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from wardround.data.layouts import CaseFiles, unused_files
 from wardround.data.volumes import read_images, write_mask
 from wardround.models.norms import with_group_norms
 from wardround.models.stored_arrays import DAMAGED, state_dictionary
-from wardround.tasks.components import with_largest_parts
+from wardround.tasks.components import filter_from_json
 from wardround.tasks.inference import predict_logits
 from wardround.tasks.inputs import network_input
 from wardround.tasks.task import task_from_json
@@ -102,7 +102,7 @@ def _refused(weights: str, found: str) -> ConfigRefused:
 
 @dataclass(frozen=True)
 class ReadCase:
-    """Reads CaseFiles into {"image": ..., "case": the files}.
+    """Reads CaseFiles into {"image": ..., "case": the files, "spacing_mm": voxel sides}.
 
     The image is float32 [2 C, H, W, D] in RAS: C images, and which of them exist.
     """
@@ -113,6 +113,7 @@ class ReadCase:
         return {
             "image": network_input(image, torch.from_numpy(volume.present))[0],
             "case": files,
+            "spacing_mm": tuple(volume.spacing_mm),
         }
 
 
@@ -151,7 +152,7 @@ class WriteMask:
     The mask has the axes, shape and affine of the case's first image.
     known: The kind of labels that the model was trained on. A label_kind with more
         regions raises ConfigRefused.
-    largest: The regions of which the largest part alone is kept.
+    region_filter: What is dropped from the regions, as tasks/components.py writes it.
     notice: What the header of every mask says about the model.
     """
 
@@ -160,7 +161,7 @@ class WriteMask:
     enhancing: int
     known: str
     task: Mapping[str, Any]
-    largest: Sequence[str] = ()
+    region_filter: Mapping[str, Any] = field(default_factory=dict)
     notice: str = ""
 
     def __post_init__(self) -> None:
@@ -178,7 +179,9 @@ class WriteMask:
         path = Path(self.folder) / f"{files.case}_mask.nii.gz"
         task = task_from_json(self.task, "the bundle")
         regions = task.outputs.nested(item["pred"][0].numpy() > 0)
-        labels = task.outputs.labels(with_largest_parts(regions, task.outputs, self.largest), self.label_kind)
+        dropped = filter_from_json(self.region_filter, task.outputs, "the bundle")
+        kept = dropped.applied(regions, task.outputs, item["spacing_mm"])
+        labels = task.outputs.labels(kept, self.label_kind)
         enhancing = self.enhancing if task.brats_masks else None
         write_mask(path, labels, next(iter(files.images.values())), enhancing, notice=self.notice)
         return path

@@ -86,6 +86,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "sharing.batches": "KL masks: batches of the calibration part and of the held-out part.",
     "model_selection.largest_component": "Whether a model keeps only the largest part of a region where that raises its Dice on "
     "validation; the choice is deployed with the model.",
+    "model_selection.least_volume": "Whether a model drops a region that is smaller than half the smallest that an expert drew "
+    "at the hospital, unless validation loses by it; the choice is deployed with the model.",
     "model_selection.least_dice": "Below this Dice (lower end of its interval on test) no model is called usable.",
     "model.channels": "U-Net: channels of each level.",
     "model.residual_units": "U-Net: residual units in each level.",

@@ -55,6 +55,7 @@ NAMES: Mapping[str, str] = {
     "model_selection.interpolate": "shares to choose from for an interpolated model",
     "model_selection.rule": "rule by which a hospital chooses its model",
     "model_selection.largest_component": "only the largest part of a region may be kept",
+    "model_selection.least_volume": "a region that is too small may be dropped",
     "num_rounds": "rounds",
     "work": "gradient evaluations of a hospital in each round",
     "lr": "learning rate",

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from wardround.tasks.components import with_largest_parts
 from wardround.tasks.inference import mixed_logits
 from wardround.tasks.metrics import case_scores, case_volumes
-from wardround.training.mixture import Model, largest_of, outputs
+from wardround.training.mixture import Model, filter_of, outputs
 
 if TYPE_CHECKING:
     from wardround.training.segmentation import SegmentationSite
@@ -30,7 +29,8 @@ def predictions(
     """Yield (name, predicted regions, bool [R, H, W, D]) of every model."""
     for name, logits in outputs(models, partial(site.logits, case=case), mixed_logits):
         regions = site.task.outputs
-        yield name, with_largest_parts(regions.nested(logits > 0), regions, largest_of(models[name]))
+        found = regions.nested(logits > 0)
+        yield name, filter_of(models[name]).applied(found, regions, site.volume(case).spacing_mm)
 
 
 def scores_of(

@@ -157,7 +157,7 @@ class ClassificationSite:
         }
 
     def postprocessed(
-        self, models: Mapping[str, Model], cases: Sequence[str]
+        self, models: Mapping[str, Model], cases: Sequence[str], *, largest: bool, least_volume: bool
     ) -> dict[str, tuple[Model, ValidationScore]]:
         """Return nothing: classes have no parts that could be left out."""
         return {}

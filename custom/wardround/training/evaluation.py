@@ -52,6 +52,8 @@ class ModelSelection:
     rule: By which rule the model to deploy is chosen (reports/choice.py).
     largest_component: Whether a candidate keeps only the largest part of a region where
         that raises its Dice on validation (component_choice.py).
+    least_volume: Whether a candidate drops a region below a limit that does no harm on
+        validation (component_choice.py).
 
     Values outside their ranges raise ConfigRefused.
     """
@@ -63,6 +65,7 @@ class ModelSelection:
     interpolate: Sequence[float] = ()
     rule: str = "one_standard_error"
     largest_component: bool = False
+    least_volume: bool = False
 
     def __post_init__(self) -> None:
         steps_fit = 0 in self.steps and len(self.steps) >= 2 and min(self.steps) >= 0
@@ -197,8 +200,10 @@ def candidates_on_validation(
         picked["interpolated"] = max(found, key=lambda option: option.val)
     if model_selection.blend and trained:
         picked["blend"] = blended(site, picked["local"], trained, model_selection.blend)
-    if model_selection.largest_component:
-        better = site.postprocessed({name: one.model for name, one in picked.items()}, site.split.val)
+    largest, least = model_selection.largest_component, model_selection.least_volume
+    if largest or least:
+        plain = {name: one.model for name, one in picked.items()}
+        better = site.postprocessed(plain, site.split.val, largest=largest, least_volume=least)
         picked |= {name: replace(picked[name], model=model, score=score) for name, (model, score) in better.items()}
     return picked
 

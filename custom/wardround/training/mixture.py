@@ -18,6 +18,7 @@ from torch import Tensor
 
 from wardround.core.errors import ConfigRefused
 from wardround.models.blend import require_shares
+from wardround.tasks.components import RegionFilter
 
 Output = TypeVar("Output")
 
@@ -47,13 +48,10 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Postprocessed:
-    """A model, and the regions of which only the largest part counts.
-
-    largest: Names of regions (tasks/components.py).
-    """
+    """A model, and what is dropped from the regions that it finds."""
 
     model: Tensor | Mixture
-    largest: tuple[str, ...]
+    region_filter: RegionFilter
 
 
 Model = Tensor | Mixture | Postprocessed
@@ -109,9 +107,9 @@ def bare(model: Model) -> Tensor | Mixture:
     return model.model if isinstance(model, Postprocessed) else model
 
 
-def largest_of(model: Model) -> tuple[str, ...]:
-    """Return the regions of which only the largest part counts."""
-    return model.largest if isinstance(model, Postprocessed) else ()
+def filter_of(model: Model) -> RegionFilter:
+    """Return what is dropped from the regions that a model finds."""
+    return model.region_filter if isinstance(model, Postprocessed) else RegionFilter()
 
 
 def score_of_cases(values: Sequence[float], patients: Sequence[str]) -> ValidationScore:

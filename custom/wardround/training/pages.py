@@ -22,7 +22,7 @@ from wardround.reports.site_page import write_site_report
 from wardround.reports.verdict import NAMES
 from wardround.training import origin
 from wardround.training.evaluation import Evaluation
-from wardround.training.mixture import Mixture, Model, bare, largest_of, members
+from wardround.training.mixture import Mixture, Model, bare, filter_of, members
 from wardround.training.task import TaskSite
 
 MODEL_FILE = "deploy_model.npz"
@@ -37,8 +37,8 @@ def keep_models(
 ) -> Path:
     """Write the model to deploy as `deploy_model.npz` and return its path.
 
-    The file holds what `wardround predict` needs, the regions of which it keeps the
-    largest part alone (`largest_component`) among it. A blend is one network with the
+    The file holds what `wardround predict` needs, what it drops from its regions
+    (tasks/components.py) among it. A blend is one network with the
     weights of both members in one file (models/blend.py).
     spec: The settings of the job's network.
     facts: What this hospital reports about its data.
@@ -50,7 +50,7 @@ def keep_models(
         "model": describe(network),
         "candidate": name,
         "k": candidate["k"],
-        **({"largest_component": list(largest)} if (largest := largest_of(evaluation.weights[name])) else {}),
+        **filter_of(evaluation.weights[name]).as_json,
         **({"mixed": dict(evaluation.mixed[name])} if name in evaluation.mixed else {}),
         "val_score": candidate["val"],
         "usable": evaluation.numbers.get("usable"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from wardround.models.flat import FlatModel
 from wardround.models.specs import Segmenting, rebuild, require_size
 from wardround.reports.prediction_picture import draw_prediction
 from wardround.tasks.brain_tumours import BRAIN_TUMOURS, DESCRIPTION
-from wardround.tasks.components import largest_in, with_largest_parts
+from wardround.tasks.components import RegionFilter, filter_from_json
 from wardround.tasks.inference import predict_regions
 from wardround.tasks.task import Task, task_from_json
 from wardround.training import origin
@@ -52,7 +52,7 @@ class Weights:
     file: Where it was read from.
     table: The record that the network reads.
     task: What it learnt.
-    largest: The regions of which it keeps the largest part alone.
+    region_filter: What it drops from the regions that it finds.
     """
 
     spec: Segmenting
@@ -61,7 +61,7 @@ class Weights:
     file: Path
     table: Table
     task: Task = BRAIN_TUMOURS
-    largest: tuple[str, ...] = ()
+    region_filter: RegionFilter = field(default_factory=RegionFilter)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def read_weights(file: Path) -> Weights:
                 expected=f"three whole multiples of {spec.divisor}, {MOST_IN_WINDOW} voxels at most",
                 fix="use a file that this version of wardround wrote",
             )
-    return Weights(spec, arrays, meta, file, table, task, largest_in(meta, task.outputs, file))
+    return Weights(spec, arrays, meta, file, table, task, filter_from_json(meta, task.outputs, file))
 
 
 def kind_of(weights: Weights, asked: str | None) -> str:
@@ -288,7 +288,7 @@ def regions_of(volume: Volume, weights: Weights, model: FlatModel, record: Vecto
     patch, regions = weights.meta.get("patch"), weights.task.outputs
     given = (model.module, image, volume.present, patch, model.device, regions)
     found = predict_regions(*given, record=record, mirrored=weights.task.mirrored)
-    return with_largest_parts(found, regions, weights.largest)
+    return weights.region_filter.applied(found, regions, volume.spacing_mm)
 
 
 def volumes_ml(regions: NDArray[np.bool_], task: Task, kind: str, volume: Volume) -> dict[str, float]:

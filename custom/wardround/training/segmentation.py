@@ -276,10 +276,10 @@ class SegmentationSite:
         return {name: score_of_cases([row["dice_mean"] for row in rows], patients) for name, rows in scores.items()}
 
     def postprocessed(
-        self, models: Mapping[str, Model], cases: Sequence[str]
+        self, models: Mapping[str, Model], cases: Sequence[str], *, largest: bool, least_volume: bool
     ) -> dict[str, tuple[Model, ValidationScore]]:
         """Return the models that are better with a filter of their regions, with it."""
-        return postprocessed(self, models, cases)
+        return postprocessed(self, models, cases, largest=largest, least_volume=least_volume)
 
     def summary(self, rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
         """Return each metric with its interval; distances apart from misses."""

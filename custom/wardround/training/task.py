@@ -126,10 +126,12 @@ class TaskSite(Protocol):
         """Return how far `rows` score above `reference`, with the interval."""
 
     def postprocessed(
-        self, models: Mapping[str, Model], cases: Sequence[str]
+        self, models: Mapping[str, Model], cases: Sequence[str], *, largest: bool, least_volume: bool
     ) -> dict[str, tuple[Model, ValidationScore]]:
-        """Return the models that a filter makes better on these cases, with it, and how
-        good they are then. A task without such a filter returns none.
+        """Return the models that a filter serves on these cases, with it, and how good
+        they are then. A task without such a filter returns none.
+
+        largest, least_volume: Which filters may be used (component_choice.py).
         """
 
     def about_model(self) -> dict[str, Any]:
