@@ -57,6 +57,10 @@ def as_hocon(app, before, ending="conf"):
     (app / "config" / f"config_fed_client.{ending}").write_text(f"{before}\n{text.strip()[1:-1]}")
 
 
+def filters_of(config):
+    return config["task_result_filters"][0]["filters"]
+
+
 def spoilt(repository, root, address):
     """Return name -> an app that no hardened party may take."""
     secret = root / "secret.conf"
@@ -92,6 +96,18 @@ def spoilt(repository, root, address):
     edit(add("an address"), NAMES[0], lambda config: argument(config, f"{address}/value"))
     edit(add("an address at the server"), NAMES[1], lambda config: config["workflows"][0]["args"].update(x="http://a"))
     edit(add("a setting of NVFlare"), NAMES[0], lambda config: config.update(allow_log_streaming=True))
+    edit(add("no outbound filter"), NAMES[0], lambda config: config.update(task_result_filters=[]))
+    edit(
+        add("another filter after it"), NAMES[0], lambda config: filters_of(config).append({"path": "x.Y", "args": {}})
+    )
+    edit(add("a task without it"), NAMES[0], lambda config: config["executors"][0]["tasks"].append("more"))
+    edit(
+        add("an executor without it"),
+        NAMES[0],
+        lambda config: config["executors"].append({"tasks": ["x"], "executor": {}}),
+    )
+    edit(add("every task of an executor"), NAMES[0], lambda config: config["executors"][0].update(tasks=["*"]))
+    edit(add("no executor"), NAMES[0], lambda config: config.update(executors=[]))
     edit(add("a list"), NAMES[0], lambda config: [config])
     (add("a key twice") / NAMES[0]).write_text('{"format_version": 1, "format_version": 2}')
     (add("no number") / NAMES[0]).write_text('{"format_version": NaN}')

@@ -96,7 +96,7 @@ ATTACKS = {
     ),
     "a component": (POPEN, lambda config, args, file: config["components"].append({"id": "x", **touch(file)})),
     "the executor": (POPEN, lambda config, args, file: config["executors"][0]["executor"].update(path=POPEN)),
-    "an exit": (POPEN, lambda config, args, file: config["task_result_filters"][0]["filters"].append(touch(file))),
+    "an exit": (POPEN, lambda config, args, file: config["task_result_filters"][0]["filters"].insert(0, touch(file))),
 }
 
 

@@ -30,6 +30,7 @@ from wardround.core.validate import once
 
 CLIENT, SERVER = "config/config_fed_client.json", "config/config_fed_server.json"
 CARD = "CARD.md"
+OUTBOUND = "wardround.flare.outbound_filter.OutboundFilter"
 CODE = "custom"
 _META = "meta.json"
 ENTRY = {"path": "wardround.flare.plain_jobs.PlainJobs", "args": {}}
@@ -171,6 +172,31 @@ def _require_plain_config(name: str, path: Path) -> None:
         raise _refused(f"{name}: {words}", "NVFlare takes other keys for settings of its own")
     if problem := _problem_of_texts(name, config):
         raise _refused(f"{name}: {problem}", "values are written out: no variables, no environment, no addresses")
+    if name == CLIENT and (open_tasks := _without_outbound(config)):
+        words = f"{name}: no {OUTBOUND} last in task_result_filters for {', '.join(map(repr, open_tasks[:5]))}"
+        raise _refused(words, "every reply of a site passes the outbound filter")
+
+
+def _without_outbound(config: dict[str, Any]) -> list[str]:
+    """Return the tasks of a client's config whose replies would leave without passing
+    OutboundFilter as their last filter; "executors" where none can be read from it.
+    """
+    last: dict[str, str] = {}
+    for tasks, parts in _chains(config.get("task_result_filters"), "filters"):
+        last |= dict.fromkeys(tasks, str(parts[-1].get("path")) if parts else "")
+    named = [task for tasks, _ in _chains(config.get("executors"), "executor") for task in tasks]
+    return [task for task in named if last.get(task) != OUTBOUND] if named else ["executors"]
+
+
+def _chains(rows: Any, key: str) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
+    """Yield (tasks, parts) of rows such as {"tasks": [...], "filters": [...]}; what is
+    no such row is left out, and its tasks with it.
+    """
+    for row in rows if isinstance(rows, list) else ():
+        tasks, parts = (row.get("tasks"), row.get(key)) if isinstance(row, dict) else (None, None)
+        parts = parts if isinstance(parts, list) else [parts]
+        if isinstance(tasks, list) and all(isinstance(part, dict) for part in parts):
+            yield [str(task) for task in tasks], parts
 
 
 def _strict(name: str, path: Path) -> dict[str, Any]:
