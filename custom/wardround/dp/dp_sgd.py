@@ -67,7 +67,14 @@ def clipped_sum(gradients: Iterable[Tensor], promise: PatientDP, size: int) -> T
     gradients: matrices [any, size] of any float type with one row per patient. Without
         any row the result is zeros. A row that is not finite counts as zero.
     """
-    h, reach = promise.step(size), promise.max_grad_norm * (1 - 2 * ROUNDING)
+    return whole_sum(gradients, promise.step(size), promise.max_grad_norm * (1 - 2 * ROUNDING), size)
+
+
+def whole_sum(gradients: Iterable[Tensor], h: float, reach: float, size: int, *, normalised: bool = False) -> Tensor:
+    """Return the sum over the rows of round(row min(1, reach / ||row||) / h), in float64.
+
+    normalised: whether rows shorter than `reach` are stretched to it. Zeros stay zeros.
+    """
     total = torch.zeros(size, dtype=torch.float64)
     for matrix in gradients:
         total = total.to(matrix.device)
@@ -76,7 +83,8 @@ def clipped_sum(gradients: Iterable[Tensor], promise: PatientDP, size: int) -> T
             norms = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64)
             for row, norm in zip(matrix, norms.tolist(), strict=True):
                 if math.isfinite(norm):
-                    total += torch.round(row.double() * (min(1.0, reach / norm if norm else 1.0) / h))
+                    factor = reach / norm if norm else 1.0
+                    total += torch.round(row.double() * ((factor if normalised else min(1.0, factor)) / h))
     return total
 
 
