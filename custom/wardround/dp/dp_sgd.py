@@ -139,12 +139,18 @@ class PrivateObjective:
     gradient on the same draw (whose sample would not be fresh), raises ReleaseRefused,
     and nothing is computed. When no patient is drawn, the gradient is noise alone. The
     loss is private, so it is always HIDDEN_LOSS.
+
+    trained: True where a value of the model is trained, bool [len(w)]. The gradient is
+        zero everywhere else, and neither clip nor noise sees the rest. None trains all.
     """
 
-    def __init__(self, source: PatientGradients, promise: PatientDP, allowed: int) -> None:
+    def __init__(
+        self, source: PatientGradients, promise: PatientDP, allowed: int, trained: Tensor | None = None
+    ) -> None:
         self._source = source
         self.promise = promise
         self._allowed = allowed
+        self._trained = trained
         self.released = 0
 
     def sample(self, count: int) -> tuple[_Draw, ...]:
@@ -169,7 +175,12 @@ class PrivateObjective:
         batch.used = True
         self.released += 1
         rows = self._source.gradients(w, batch.data) if batch.chosen else ()
-        return HIDDEN_LOSS, noised_mean(rows, self.promise, w.numel()).to(w)
+        if self._trained is None:
+            return HIDDEN_LOSS, noised_mean(rows, self.promise, w.numel()).to(w)
+        trained, found = self._trained, torch.zeros_like(w)
+        part = (matrix[:, trained] for matrix in rows)
+        found[trained] = noised_mean(part, self.promise, int(trained.sum())).to(w)
+        return HIDDEN_LOSS, found
 
     def _one(self) -> _Draw:
         patients = self._source.patients

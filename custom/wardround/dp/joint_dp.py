@@ -17,8 +17,8 @@ which is k times mu, and no hospital can know k.
 Adversary: one hospital that reads the sum and knows its own noise, and `colluders`
 more; or the server, which knows none. At least min_clients - 1 - colluders shares, the
 patient's own hospital's included, stay unknown to them, so mu <= 1 / z for a release
-and sqrt(T) / z for T of them, whoever drops out. `claims` says what is left if another
-hospital adds no noise. In contrast to dp/dp_sgd.py the promise rests on the others.
+and sqrt(T) / z for T of them, whoever drops out. dp/joint_claims.py says what is left
+if another hospital adds no noise. In contrast to dp/dp_sgd.py the promise rests on the others.
 Overflow cannot happen: h is so large that max_patients C and the largest number that
 gaussian_noise draws fit into one digit of the codec. A hospital with more patients than
 max_patients is refused; that it has more is then no secret.
@@ -55,7 +55,6 @@ from wardround.core.traits import (
     WHOLE,
     Traits,
 )
-from wardround.dp.accounting import Attack, Claim, claim
 from wardround.dp.gaussian_noise import normal, secret_words
 from wardround.dp.hospital_dp import FINEST, REACH
 from wardround.dp.releases import GaussianRelease
@@ -68,9 +67,6 @@ ROUNDING = 2.0**-9
 EXACT = 2**24
 LEAST_SITES = 3
 MOST_PATIENTS = 100_000
-HONEST = "all hospitals are honest"
-COLLUDING = "the hospitals that the noise reckons with tell theirs"
-LYING = "one more hospital adds no noise"
 
 
 @final
@@ -244,25 +240,6 @@ def noised(promise: JointDP, total: Floats) -> Ints:
     return found
 
 
-def claims(promise: JointDP, num_rounds: int, delta: float) -> dict[str, Claim]:
-    """Return what `num_rounds` sums of the smallest size promise a patient, by whom one
-    must trust. The reader is a hospital of the sum, which takes its own noise away.
-
-    HONEST: no other hospital tells its noise.
-    COLLUDING: `colluders` do. This is what a ledger is charged.
-    LYING: beside them one more adds none, unnoticed. Without any share left epsilon is
-        infinite.
-    """
-    left = {HONEST: promise.min_clients - 1, COLLUDING: promise.shares, LYING: promise.shares - 1}
-    return {words: _with(promise, shares, num_rounds, delta) for words, shares in left.items()}
-
-
-def replaced(promise: JointDP, num_rounds: int, delta: float) -> Claim:
-    """Return what is promised where one patient is replaced by another (2 C, not C)."""
-    release = GaussianRelease("patient", promise.noise_multiplier / 2, num_rounds, in_shares=True)
-    return claim([release], "patient", delta)
-
-
 def signal_to_noise(promise: JointDP, hospitals: int, patients: int, values: int, num_rounds: int) -> float:
     """Return the norm of the signal over that of the noise in a whole run, at best.
 
@@ -271,13 +248,6 @@ def signal_to_noise(promise: JointDP, hospitals: int, patients: int, values: int
     """
     mu = math.sqrt(num_rounds) / promise.noise_multiplier
     return patients * mu / math.sqrt(values) * math.sqrt(promise.shares / hospitals)
-
-
-def _with(promise: JointDP, shares: int, num_rounds: int, delta: float) -> Claim:
-    if shares < 1:
-        return Claim("patient", delta, math.inf, math.inf, Attack(1.0, 1.0))
-    noise = promise.noise_multiplier * math.sqrt(shares / promise.shares)
-    return claim([GaussianRelease("patient", noise, num_rounds, in_shares=True)], "patient", delta)
 
 
 def _number(value: object) -> bool:
