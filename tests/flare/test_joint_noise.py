@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nvflare.apis.fl_context import FLContext
 from nvflare_federation import Federation, Private, Site, first_model
 
 from wardround.algorithms.patient_steps import PatientSteps
 from wardround.algorithms.server_optimizers import FedAvgM
 from wardround.algorithms.train_only import TrainOnly
 from wardround.core.arrays import digest
-from wardround.core.errors import ConfigRefused
+from wardround.core.errors import ConfigRefused, ReleaseRefused
 from wardround.dp import joint_dp, noise_proof
 from wardround.dp.budget import FILE
 from wardround.dp.hospital_dp import HospitalDP
@@ -20,9 +21,9 @@ from wardround.dp.joint_dp import JointDP
 from wardround.dp.joint_release import JointRelease
 from wardround.dp.ledger import Ledger
 from wardround.dp.releases import GaussianRelease
-from wardround.flare import plaintext_messages, strict_dxo, trainer
+from wardround.flare import plaintext_messages, policy_rules, strict_dxo, trainer
 from wardround.flare.outbound import Outbound
-from wardround.flare.policy_rules import HospitalRule
+from wardround.flare.policy_rules import HospitalRule, PatientRule
 from wardround.messages import plaintext
 
 Z, M, LR, MOMENTUM = 2.0, 20, 0.3, 0.5
@@ -156,3 +157,13 @@ def test_a_hospital_that_insists_on_noise_for_itself_is_not_content_with_a_patie
 def test_a_sum_without_masks_is_refused(played: Any) -> None:
     with pytest.raises(ConfigRefused, match="masks"):
         played("fixed")
+
+
+def test_the_scope_patient_takes_noise_of_others_only_by_name(played: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbound = played().sites["site-1"].outbound
+    monkeypatch.setattr(policy_rules, "outbound_in_force", lambda fl_ctx: outbound)
+    with pytest.raises(ReleaseRefused, match="most of them other hospitals'"):
+        PatientRule()._require_private(FLContext())
+    assert PatientRule(shared_noise=True)._require_private(FLContext()) is outbound
+    with pytest.raises(ConfigRefused, match="shared_noise"):
+        PatientRule(shared_noise="yes")  # type: ignore[arg-type]
