@@ -102,8 +102,11 @@ def settings(data: str, quick: bool) -> dict[str, Any]:
     return FULL[data] | (SMALL if quick else {})
 
 
-def opened(key: Mapping[str, Any], place: Place) -> tuple[dict[str, Any], Any]:
-    """Return the sites of a part, and the network with its public first weights."""
+def opened(key: Mapping[str, Any], place: Place, own: Path) -> tuple[dict[str, Any], Any]:
+    """Return the sites of a part, and the network with its public first weights.
+
+    own: a folder for copies of images, which the caller removes
+    """
     from learners import network
     from wardround.training.segmentation import Sampling, SegmentationSite
 
@@ -112,8 +115,8 @@ def opened(key: Mapping[str, Any], place: Place) -> tuple[dict[str, Any], Any]:
     net = network("warm")
     if data == "hippocampus":
         wish = {"data": data, "skew": "scanner", "hospitals": key["hospitals"], "seed": seed}
-        wish["patients"] = MOST[key["hospitals"]] - value_hospitals.FEWER_TESTS.get((data, key["hospitals"]), 12)
-        sites, _ = value_hospitals.opened(wish, options, place.scratch / part_name(key), place.root)
+        wish["patients"] = MOST[key["hospitals"]]
+        sites, _ = value_hospitals.opened(wish, options, own, place.root)
         return sites, replace(net, in_channels=2, out_channels=2)
     known = cohorts(data, options, place.scratch / data, place.root)
     sampling = Sampling(options["patch"], 4, tumour_probability=0.67, augment=True)
@@ -126,6 +129,12 @@ def opened(key: Mapping[str, Any], place: Place) -> tuple[dict[str, Any], Any]:
 
 def measure(place: Place, key: Mapping[str, Any]) -> dict[str, Any]:
     """Return the Dice of every test patient, by hospital and number of the patient."""
+    with tempfile.TemporaryDirectory() as folder:
+        return measured(place, key, Path(folder))
+
+
+def measured(place: Place, key: Mapping[str, Any], own: Path) -> dict[str, Any]:
+    """Train the arm of a part and score it; `own` as in `opened`."""
     import torch
 
     from wardround.algorithms.schedule import Schedule
@@ -133,7 +142,7 @@ def measure(place: Place, key: Mapping[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     options = settings(key["data"], place.quick)
-    sites, net = opened(key, place)
+    sites, net = opened(key, place, own)
     rounds, work = options["rounds"], options["work"]
     last = "mean_of_last_half"
     schedule = Schedule(rounds, work, 0.05, 0.9, True, 0.0, 10.0, "cosine_per_step", last)  # type: ignore[arg-type]
@@ -298,8 +307,11 @@ def main() -> None:
         elif not args.show and args.data != "phantoms":
             real_set(args.root, {"lgg": "lgg_tcga_multisite_nc", "hippocampus": "hippocampus_msd"}[args.data])
         place, options = Place(args.root, Path(folder), args.quick), settings(args.data, args.quick)
-        measured = partial(measure, place)
-        failures = [] if args.show else run_missing(measured, keys_of(args), options, parts, args)
+        keys = [] if args.show else keys_of(args)
+        if args.data != "hippocampus" and any(parts.missing(key, options) for key in keys):
+            # Images are decoded here once, so that parts which run side by side find them.
+            cohorts(args.data, options, place.scratch / args.data, place.root)
+        failures = run_missing(partial(measure, place), keys, options, parts, args) if keys else []
         done = parts.read()
     show(tables(done))
     finish({"parts": len(done)}, as_json=args.json)

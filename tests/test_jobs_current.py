@@ -20,6 +20,12 @@ HOSPITAL = {
     "wardround.dp.hospital_release.HospitalRelease",
     "wardround.dp.scaling.Scaling",
 }
+JOINT = {
+    "wardround.algorithms.patient_steps.PatientSteps",
+    "wardround.algorithms.train_only.TrainOnly",
+    "wardround.dp.joint_dp.JointDP",
+    "wardround.dp.joint_release.JointRelease",
+}
 OPEN = {
     "wardround.flare.curves.CurveSender",
     "nvflare.app_opt.tracking.tb.tb_receiver.TBAnalyticsReceiver",
@@ -57,7 +63,7 @@ OPEN = {
     "wardround.models.vit.ViTFusion",
 }
 PER_HOSPITAL = ("brats_dp_adaptive", "tumour_type_mmpfl_adp")
-USED = OPEN | SECAGG | HOSPITAL
+USED = OPEN | SECAGG | HOSPITAL | JOINT
 FILES = {
     "CARD.md",
     "meta.json",
@@ -132,6 +138,7 @@ def test_every_job_is_of_one_kind():
         "brats_perfedavg_he": "secagg",
         "brats_perfedavg_ring": "secagg",
         "brats_dp_adaptive": "secagg",
+        "brats_dp_joint": "secagg",
         "tumour_type_mmpfl_adp": "secagg",
     }
 
@@ -143,8 +150,10 @@ def test_each_kind_uses_its_own_classes(name, named):
     own = {"secagg": SECAGG, "plaintext": set()}[kind(name)]
     if name in PER_HOSPITAL:
         own = SECAGG | HOSPITAL
+    elif name == "brats_dp_joint":
+        own = SECAGG | JOINT
     assert own <= found
-    assert not found & ((SECAGG | HOSPITAL) - own)
+    assert not found & ((SECAGG | HOSPITAL | JOINT) - own)
 
 
 @pytest.mark.parametrize("name", recipes.names())
