@@ -181,7 +181,7 @@ def test_what_leaves_is_promised_once(name, repository):
     (promised,) = [one["args"] for one in client["components"] if one["id"] == "outbound"]
     assert set(promised) == {"privacy", "compression", "secagg", "allowed_names"}
     private = promised["privacy"] != "none"
-    assert private == (name in {"brats_dp_patient", *PER_HOSPITAL})
+    assert private == (name in {"brats_dp_patient", "brats_dp_joint", *PER_HOSPITAL})
     assert (promised["secagg"] != "none") == (kind(name) == "secagg")
     assert client["task_result_filters"][0]["filters"][0]["args"] == {}
     if private:
@@ -203,6 +203,7 @@ def test_a_hidden_sum_is_what_its_name_says(name, repository):
         "he": (False, True, False),
         "ring": (True, True, True),
         "adaptive": (True, False, False),
+        "joint": (True, False, False),
         "adp": (True, False, False),
     }[name.rpartition("_")[2]]
     assert (promise["masks"], promise["encryption"], promise["ring"]) == wanted
