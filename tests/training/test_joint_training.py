@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from wardround.algorithms.sharing import EVERYTHING
 from wardround.algorithms.train_only import TrainOnly
 from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused
+from wardround.dp import noise_proof
 from wardround.dp.joint_dp import JointDP
 from wardround.dp.joint_release import JointRelease
 from wardround.dp.joint_steps import JointObjective, patient_sum
@@ -175,3 +177,29 @@ class Line:
 
     def value_and_grad(self, w: torch.Tensor, batch: Any) -> tuple[float, torch.Tensor]:
         return 0.0, torch.ones_like(w)
+
+
+def test_a_hospital_sends_its_sum_with_proof_and_reports_the_warm_start_beside_the_models(
+    opened: Callable[..., Any], tmp_path: Path
+) -> None:
+    hospital = opened(private=promise(), algorithm=PatientSteps(2), sharing=AFFINE)
+    weights = {f"model:{n}": b for n, b in hospital.site.layout.unflatten(hospital.initial.numpy().copy()).items()}
+    delta, loss = hospital.train(weights, 0)
+    assert loss is None
+    assert hospital.weight == 1.0
+    assert noise_proof.take(delta) == noise_proof.Proof(promise(), 1)
+    fine = promise().fine_step(sum(block.size for block in delta.values()))
+    assert all(np.array_equal(block / fine, np.rint(block / fine)) for block in delta.values())
+    moved = {**weights, **{name: weights[name] + block / 100 for name, block in delta.items()}}
+    found = hospital.evaluate(moved, 1)
+    assert set(found.numbers["candidates"]) == {"local", "fedavg", "fedavg_finetuned", "warm_start"}
+    assert torch.equal(found.weights["warm_start"], hospital.initial)
+    hospital.keep(found, tmp_path / "out", "brats_dp_joint")
+    assert "warm start, nothing private released" in (tmp_path / "out" / "site_report.html").read_text()
+
+
+def test_more_patients_than_the_job_has_room_for_stop_the_hospital(opened: Callable[..., Any]) -> None:
+    hospital = opened(private=promise(max_patients=1), algorithm=PatientSteps(2), sharing=AFFINE)
+    weights = {f"model:{n}": b for n, b in hospital.site.layout.unflatten(hospital.initial.numpy().copy()).items()}
+    with pytest.raises(ConfigRefused, match=r"more than dp\.max_patients"):
+        hospital.train(weights, 0)
