@@ -11,6 +11,7 @@ from typing import Any
 from wardround.core.traits import STEADY
 from wardround.flare.reported_settings import plain
 from wardround.jobs.building import build, shared_layout
+from wardround.jobs.card_privacy import privacy_notes
 from wardround.jobs.recipes import Job
 from wardround.models import weights_words
 
@@ -64,6 +65,7 @@ def card(job: Job) -> str:
         else ""
     )
     law = _law(job) if job.hospital_noise else ""
+    law += "".join(f"{_wrapped(words, '')}.\n" for words in privacy_notes(job))
     words = job.privacy.get("report")
     report = f"\nReport: {_wrapped(words, '')}.\n" if words else f"    wardround report /tmp/{job.name}\n"
     return f"""# {job.name}

@@ -184,6 +184,7 @@ DESCRIPTIONS: Mapping[str, str] = {
 DERIVED = frozenset(
     {
         *("dp.epsilon", "dp.mu", "dp.attack_accuracy", "dp.attack_tpr_at_1_percent"),
+        "dp.epsilon_by_opacus",
         *(
             "compression.seed",
             "mechanism.num_rounds",

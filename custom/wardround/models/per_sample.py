@@ -26,11 +26,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from wardround.core.arrays import Layout
@@ -38,6 +38,7 @@ from wardround.models.flat import FlatModel
 from wardround.models.per_sample_pass import Pass, chosen_layout, covered, frozen, refused
 
 Losses = Callable[[Tensor], Tensor]
+Run = Callable[[Tensor, Losses, int], tuple[Tensor, Tensor]]
 # Far above float32 rounding, far below what a layer that mixes samples shows.
 TOLERANCE = 1e-4
 
@@ -130,34 +131,7 @@ class PerSample:
         dropout. It is the median, since float32 alone can tip one activation over its
         kink, which shows at about 1e-3. ModelRefused is raised above TOLERANCE.
         """
-        module = self._model.module.eval()
-        direction = torch.Generator().manual_seed(0)
-
-        def losses(logits: Tensor) -> Tensor:
-            weights = torch.randn(
-                logits.shape[1:],
-                generator=direction.manual_seed(0),
-            ).to(logits)
-            return (logits * weights).flatten(1).sum(1)
-
-        _, found = self._run(images, losses, len(images))
-        errors = []
-        for index, row in enumerate(found):
-            # asking for the image's gradient too: PyTorch 2.13 crashes in a GroupNorm that need not go on to its input
-            image = images[index : index + 1].clone(memory_format=torch.preserve_format).requires_grad_()
-            alone = torch.autograd.grad(
-                losses(module(image).float()).sum(),
-                [*self._wanted, image],
-            )[:-1]
-            truth = torch.cat([block.reshape(-1) for block in alone])
-            errors.append(float((row - truth).norm() / truth.norm().clamp(min=1e-30)))
-        error = statistics.median(errors)
-        if not error <= TOLERANCE:
-            raise refused(
-                f"gradients that differ from autograd by {error:.1e}",
-                "remove what mixes patients, or changes values in place",
-            )
-        return error
+        return exactness(self._model.module.eval(), self._wanted, images, self._run)
 
     def _run(self, images: Tensor, losses: Losses, samples: int) -> tuple[Tensor, Tensor]:
         module, count = self._model.module, len(images)
@@ -187,3 +161,40 @@ class PerSample:
                     token.grad[:count].reshape(samples, count // samples, -1).sum(1)
                 )
         return by_sample.detach(), rows
+
+
+def exactness(module: nn.Module, wanted: Sequence[nn.Parameter], images: Tensor, run: Run) -> float:
+    """Return the median relative difference of `run` to autograd over images [S, ...].
+
+    ModelRefused is raised above TOLERANCE (PerSample.require_exact says why the median).
+
+    wanted: the parameters of a row, in their order.
+    run: returns (losses, rows) of images, a loss per row of logits, and S.
+    """
+    direction = torch.Generator().manual_seed(0)
+
+    def losses(logits: Tensor) -> Tensor:
+        weights = torch.randn(
+            logits.shape[1:],
+            generator=direction.manual_seed(0),
+        ).to(logits)
+        return (logits * weights).flatten(1).sum(1)
+
+    _, found = run(images, losses, len(images))
+    errors = []
+    for index, row in enumerate(found):
+        # asking for the image's gradient too: PyTorch 2.13 crashes in a GroupNorm that need not go on to its input
+        image = images[index : index + 1].clone(memory_format=torch.preserve_format).requires_grad_()
+        alone = torch.autograd.grad(
+            losses(module(image).float()).sum(),
+            [*wanted, image],
+        )[:-1]
+        truth = torch.cat([block.reshape(-1) for block in alone])
+        errors.append(float((row - truth).norm() / truth.norm().clamp(min=1e-30)))
+    error = statistics.median(errors)
+    if not error <= TOLERANCE:
+        raise refused(
+            f"gradients that differ from autograd by {error:.1e}",
+            "remove what mixes patients, or changes values in place",
+        )
+    return error

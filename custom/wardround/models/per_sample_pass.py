@@ -152,22 +152,40 @@ def covered(
     Both hold what is wanted alone. ModelRefused is raised for a wanted parameter that
     is neither.
     """
+    if without := without_formula(module, wanted):
+        raise refused(*without)
     layers: dict[str, Wanted] = {}
     tokens: dict[str, nn.Parameter] = {}
+    for name, part, own in _owners(module, wanted):
+        if formula(part):
+            layers[name] = Wanted(part, frozenset(own))
+        else:
+            tokens |= {f"{name}.{key}" if name else key: block for key, block in own.items()}
+    return layers, tokens
+
+
+def without_formula(module: nn.Module, wanted: Collection[nn.Parameter]) -> tuple[str, str] | None:
+    """Return (the first wanted parameter that nothing covers, what to do); None if all are.
+
+    Covered are layers with a formula, and parameters [1, ...] of any module.
+    """
+    for name, part, own in _owners(module, wanted):
+        for key, block in own.items():
+            if not formula(part) and (block.dim() < 2 or block.shape[0] != 1):
+                fix = _FIXES.get(type(part).__name__, _FIX)
+                return f"{type(part).__name__} at {name!r} ({key})", fix
+    return None
+
+
+def _owners(
+    module: nn.Module,
+    wanted: Collection[nn.Parameter],
+) -> Iterator[tuple[str, nn.Module, dict[str, nn.Parameter]]]:
     ids = {id(block) for block in wanted}
     for name, part in module.named_modules():
         own = {key: block for key, block in part.named_parameters(recurse=False) if id(block) in ids}
-        if own and formula(part):
-            layers[name] = Wanted(part, frozenset(own))
-            continue
-        for key, block in own.items():
-            if block.dim() < 2 or block.shape[0] != 1:
-                raise refused(
-                    f"{type(part).__name__} at {name!r} ({key})",
-                    _FIXES.get(type(part).__name__, _FIX),
-                )
-            tokens[f"{name}.{key}" if name else key] = block
-    return layers, tokens
+        if own:
+            yield name, part, own
 
 
 _FIX = "build it of Linear, convolutions padded with zeros, GroupNorm, InstanceNorm, LayerNorm and PReLU"

@@ -22,6 +22,7 @@ patients.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, final
@@ -41,10 +42,12 @@ from wardround.algorithms.schedule import Schedule
 from wardround.core.errors import ConfigRefused
 from wardround.dp.dp_sgd import PrivateObjective
 from wardround.dp.patient_dp import PatientDP
-from wardround.models.per_sample import TOLERANCE, PerSample
+from wardround.models.opacus_rows import patient_rows, slow_reason
+from wardround.models.per_sample import TOLERANCE
 from wardround.training.evaluation import ModelSelection
 from wardround.training.task import TaskSite
 
+_log = logging.getLogger(__name__)
 # Private gradients per step. An algorithm that is missing here is refused: an uncounted
 # gradient would void the guarantee.
 _RELEASES: dict[type, int] = {
@@ -144,8 +147,9 @@ class DPSite:
     """A TaskSite whose training gradients are private.
 
     The network is checked once, on made-up images, when the value is built. Dropout,
-    layers without a formula for per-sample gradients, and networks that mix patients
-    are refused (ConfigRefused).
+    and networks that mix patients, are refused (ConfigRefused). A layer without a
+    formula for per-sample gradients sends the whole network over a slower road
+    (models/opacus_rows.py), which the log says; it is refused where that is not exact.
     at_once: Patients per pass through the network. It is rounded up to a multiple of
         the CPU's threads, and passes are filled up to it. On a machine with many cores,
         start the site with OMP_NUM_THREADS no larger than the patients expected per
@@ -160,7 +164,13 @@ class DPSite:
         pad_multiple = torch.get_num_threads() if site.device.type == "cpu" else 1
         if images.dim() != 5:  # transformers: the same bits only in passes that all have the same number of rows
             pad_multiple = at_once
-        self.per_sample = PerSample(site.model, pad_multiple)
+        if slow := slow_reason(site.model):
+            _log.warning(
+                "gradients of single patients go the slow road, by Opacus: there is no formula for %s",
+                slow,
+            )
+            pad_multiple = at_once
+        self.per_sample = patient_rows(site.model, pad_multiple)
         self.at_once = -(-at_once // pad_multiple) * pad_multiple
         self.per_sample.require_exact(images)
         if site.device.type == "cpu":
