@@ -18,6 +18,7 @@ from torch import Tensor
 from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused, RoundRefused
 from wardround.core.traits import ALONE, STEADY, Part, Traits
+from wardround.models.roles import stays_home
 
 # Names in a site's memory: what its mask keeps, and its own model.
 MASK = "mask"
@@ -148,8 +149,11 @@ class LocalStart:
         return masked(self.memory, self.variables["model"])
 
     def mask(self, *roles: str) -> Tensor:
-        """Return a boolean vector: true where a block has one of these roles."""
-        chosen = [name for name in self.layout.names if self.roles[name] in roles]
+        """Return a boolean vector: true where a block has one of these roles.
+
+        roles: As `models.roles.stays_home` reads them.
+        """
+        chosen = [name for name in self.layout.names if stays_home(name, self.roles[name], roles)]
         return torch.from_numpy(self.layout.mask(chosen)).to(self.variables["model"].device)
 
 

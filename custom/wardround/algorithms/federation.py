@@ -24,8 +24,10 @@ from wardround.algorithms.base import MASK, Algorithm, LocalStart, Objective, St
 from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.server_optimizers import ServerOptimizer
 from wardround.algorithms.sharing import EVERYTHING, Sharing, require_shared, require_together
+from wardround.algorithms.train_only import Confined, TrainOnly
 from wardround.core.arrays import Array, Arrays, Layout, RunningMean, from_variable, in_variable
 from wardround.core.errors import RoundRefused
+from wardround.models.roles import stays_home
 
 Vectors = Mapping[str, Tensor]
 
@@ -79,7 +81,8 @@ def local_round(
     received, memory: Flat vectors by name; neither is changed.
     scale: What the change of the model is multiplied by (patient_work.py).
 
-    memory["home"] is the whole model after the round, kept if some blocks stay home.
+    memory["home"] is the whole model after the round, kept if some blocks stay home
+    (blocks that nobody trains need no keeping: they are as received).
     memory["mask"] is 1 where a value is this site's own by the sharing's choice: such
     values start from memory["home"] and leave as zeros, by the mask from before the
     round and by the one chosen after it. ConfigRefused is raised if no block of the
@@ -87,12 +90,14 @@ def local_round(
     """
     start = start_of(algorithm, sharing, received, memory, layout, roles)
     require_shared(start, sharing)
+    frozen = isinstance(sharing, TrainOnly)
+    objective = Confined(objective, start) if frozen else objective
     end = algorithm.train(start, objective, steps)
     kept = {**memory, **end.memory, **sharing.chosen(end.variables["model"], start, objective, steps)}
     # Both masks count: a block that has just become personal must not leave in this
     # round either.
     own = start.masked | masked(kept, start.variables["model"])
-    travels = [name for name in layout.names if roles[name] not in sharing.home_roles]
+    travels = [name for name in layout.names if not stays_home(name, roles[name], sharing.home_roles)]
     update: dict[str, Array] = {}
     for variable in algorithm.variables:
         # Masked values leave as zeros, not as a shorter message: the layout must not
@@ -103,7 +108,7 @@ def local_round(
         blocks = layout.unflatten(change.cpu().numpy())
         update |= in_variable(variable, {name: blocks[name] for name in travels})
     # Kept whole: which blocks the next round takes from it depends on the next mask.
-    if sharing.home_roles or MASK in kept:
+    if (sharing.home_roles and not frozen) or MASK in kept:
         kept["home"] = end.variables["model"]
     return update, kept, end.losses
 

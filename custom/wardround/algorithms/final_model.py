@@ -1,4 +1,4 @@
-"""Which model does a run end with: the last one, or the mean of the last third?
+"""Which model does a run end with: the last one, or the mean of the last third or half?
 
 Near the end of a run SGD walks around a good model; the mean of the models of the last
 rounds lies nearer to its middle. The mean is formed from models that are there anyway,
@@ -22,8 +22,10 @@ import numpy as np
 from wardround.core.arrays import Array, Arrays
 from wardround.core.errors import ConfigRefused
 
-Kind = Literal["last", "mean_of_last_third"]
-KINDS = ("last", "mean_of_last_third")
+Kind = Literal["last", "mean_of_last_third", "mean_of_last_half"]
+KINDS = ("last", "mean_of_last_third", "mean_of_last_half")
+# The share of the run whose models are averaged, as what num_rounds is divided by.
+_PARTS = {"mean_of_last_third": 3, "mean_of_last_half": 2}
 
 
 @final
@@ -34,6 +36,7 @@ class FinalModel:
     kind: "last" is the model after the last round. "mean_of_last_third" is the
         unweighted mean of the models after the last num_rounds // 3 rounds; in runs of
         fewer than 6 rounds that is one model at most, and so the last one.
+        "mean_of_last_half" is that of the last num_rounds // 2 rounds.
 
     Another kind, and fewer rounds than 1, raise ConfigRefused.
     """
@@ -53,7 +56,7 @@ class FinalModel:
     @property
     def models(self) -> int:
         """Return how many models the final one is the mean of."""
-        return max(1, self.num_rounds // 3) if self.kind == "mean_of_last_third" else 1
+        return max(1, self.num_rounds // _PARTS[self.kind]) if self.kind in _PARTS else 1
 
     def number(self, done: int) -> int:
         """Return which of these models the one after `done` rounds is.
@@ -69,7 +72,7 @@ class FinalModel:
         mean: What this function returned a round before; {} at first.
         model: The blocks of the model, of all variables.
 
-        Before the last third it is {}. Every value is rounded to float32 in every
+        Before the first of these models it is {}. Every value is rounded to float32 in every
         round: so it is written to disk, and a run that is resumed ends with the same
         bits as one that was not. Every site of a secure sum computes the same bits too.
         """

@@ -33,6 +33,7 @@ from wardround.algorithms.base import (
 )
 from wardround.core.errors import ConfigRefused
 from wardround.core.traits import Part, Traits, require_fit
+from wardround.models.roles import stays_home
 
 # The roles that models/roles.py gives to the blocks of any network, with the words that cards and refusals use.
 ROLES: Mapping[str, str] = {
@@ -204,7 +205,7 @@ def parts(algorithm: Algorithm, sharing: Sharing, beside: bool) -> tuple[Part, .
 
 def require_shared(start: LocalStart, sharing: Sharing) -> None:
     """Raise ConfigRefused if every block of a network stays at home."""
-    if all(role in sharing.home_roles for role in start.roles.values()):
+    if all(stays_home(name, role, sharing.home_roles) for name, role in start.roles.items()):
         raise ConfigRefused(
             "what this job shares",
             found=f"a network whose every block stays at home ({', '.join(sharing.home_roles)})",

@@ -141,15 +141,15 @@ def best_attack(mu: float) -> Attack:
 def claim(releases: Iterable[Release], unit: Unit, delta: float) -> Claim:
     """Return what all the releases together promise one unit.
 
-    Hospital-level releases are sums of rounded shares, and a 64th of delta is set aside
-    for that (dp/noise_shares.py). No release gives epsilon 0 and attack accuracy .5. If
+    Releases of whole hospitals, and those that say so (`in_shares`), are sums of rounded
+    shares, and a 64th of delta is set aside for that (dp/noise_shares.py). No release gives epsilon 0 and attack accuracy .5. If
     one release is unknown, or hides only a smaller unit, epsilon is infinite.
     """
     _require_delta(delta)
     found = merged(releases)
     if not all(covers(release, unit) for release in found):
         return Claim(unit, delta, math.inf, math.inf, Attack(1.0, 1.0))
-    at = for_gaussians(delta) if any(_by_hospitals(release) for release in found) else delta
+    at = for_gaussians(delta) if any(_in_shares(release) for release in found) else delta
     found = [_plain(seen_by(release, unit)) for release in found]
     sampled = [one for one in found if isinstance(one, SampledGaussianRelease)]
     mu = mu_of([one for one in found if not isinstance(one, SampledGaussianRelease)], unit)
@@ -208,13 +208,15 @@ def noise_multiplier_for(target_epsilon: float, delta: float, sample_rate: float
     return found
 
 
-def full_noise_multiplier_for(target_epsilon: float, delta: float, count: int, unit: Unit) -> float:
+def full_noise_multiplier_for(
+    target_epsilon: float, delta: float, count: int, unit: Unit, in_shares: bool = False
+) -> float:
     """Return the least noise multiplier of `count` releases that cost `target_epsilon`.
 
     Every unit takes part in every release.
     """
     _require_target(target_epsilon)
-    at = for_gaussians(delta) if unit == "hospital" else delta
+    at = for_gaussians(delta) if in_shares or unit == "hospital" else delta
     return math.sqrt(GaussianRelease(unit, 1.0, count).count) / mu_for(target_epsilon, at)
 
 
@@ -232,8 +234,10 @@ def require_meaningful(epsilon: float, accept_vacuous: bool) -> None:
         )
 
 
-def _by_hospitals(release: Release) -> bool:
-    return not isinstance(release, UnknownRelease) and release.unit == "hospital"
+def _in_shares(release: Release) -> bool:
+    if isinstance(release, UnknownRelease):
+        return False
+    return release.unit == "hospital" or (isinstance(release, GaussianRelease) and release.in_shares)
 
 
 def _plain(release: Release) -> Release:

@@ -67,7 +67,14 @@ def clipped_sum(gradients: Iterable[Tensor], promise: PatientDP, size: int) -> T
     gradients: matrices [any, size] of any float type with one row per patient. Without
         any row the result is zeros. A row that is not finite counts as zero.
     """
-    h, reach = promise.step(size), promise.max_grad_norm * (1 - 2 * ROUNDING)
+    return whole_sum(gradients, promise.step(size), promise.max_grad_norm * (1 - 2 * ROUNDING), size)
+
+
+def whole_sum(gradients: Iterable[Tensor], h: float, reach: float, size: int, *, normalised: bool = False) -> Tensor:
+    """Return the sum over the rows of round(row min(1, reach / ||row||) / h), in float64.
+
+    normalised: whether rows shorter than `reach` are stretched to it. Zeros stay zeros.
+    """
     total = torch.zeros(size, dtype=torch.float64)
     for matrix in gradients:
         total = total.to(matrix.device)
@@ -76,7 +83,8 @@ def clipped_sum(gradients: Iterable[Tensor], promise: PatientDP, size: int) -> T
             norms = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64)
             for row, norm in zip(matrix, norms.tolist(), strict=True):
                 if math.isfinite(norm):
-                    total += torch.round(row.double() * (min(1.0, reach / norm if norm else 1.0) / h))
+                    factor = reach / norm if norm else 1.0
+                    total += torch.round(row.double() * ((factor if normalised else min(1.0, factor)) / h))
     return total
 
 
@@ -131,12 +139,18 @@ class PrivateObjective:
     gradient on the same draw (whose sample would not be fresh), raises ReleaseRefused,
     and nothing is computed. When no patient is drawn, the gradient is noise alone. The
     loss is private, so it is always HIDDEN_LOSS.
+
+    trained: True where a value of the model is trained, bool [len(w)]. The gradient is
+        zero everywhere else, and neither clip nor noise sees the rest. None trains all.
     """
 
-    def __init__(self, source: PatientGradients, promise: PatientDP, allowed: int) -> None:
+    def __init__(
+        self, source: PatientGradients, promise: PatientDP, allowed: int, trained: Tensor | None = None
+    ) -> None:
         self._source = source
         self.promise = promise
         self._allowed = allowed
+        self._trained = trained
         self.released = 0
 
     def sample(self, count: int) -> tuple[_Draw, ...]:
@@ -161,7 +175,12 @@ class PrivateObjective:
         batch.used = True
         self.released += 1
         rows = self._source.gradients(w, batch.data) if batch.chosen else ()
-        return HIDDEN_LOSS, noised_mean(rows, self.promise, w.numel()).to(w)
+        if self._trained is None:
+            return HIDDEN_LOSS, noised_mean(rows, self.promise, w.numel()).to(w)
+        trained, found = self._trained, torch.zeros_like(w)
+        part = (matrix[:, trained] for matrix in rows)
+        found[trained] = noised_mean(part, self.promise, int(trained.sum())).to(w)
+        return HIDDEN_LOSS, found
 
     def _one(self) -> _Draw:
         patients = self._source.patients

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import final
 
 from wardround.core.arrays import Arrays, digest
+from wardround.dp.joint_dp import JointDP
 from wardround.dp.patient_dp import PatientDP
 
 
@@ -22,10 +23,11 @@ from wardround.dp.patient_dp import PatientDP
 class Proof:
     """The private gradients that were released while an update was made.
 
-    All of them were made under one promise.
+    All of them were made under one promise. Under JointDP they are sums of clipped
+    gradients, whose noise is still to come.
     """
 
-    promise: PatientDP
+    promise: PatientDP | JointDP
     released: int
 
 

@@ -35,18 +35,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Protocol
 
 from wardround.core.errors import ConfigRefused
 from wardround.dp.accounting import RESERVED
 from wardround.dp.accounting import epsilon as gaussian_epsilon
-from wardround.dp.hospital_dp import REACH, HospitalDP
-from wardround.dp.releases import Release
+from wardround.dp.hospital_dp import REACH
+from wardround.dp.releases import GaussianRelease, Release
 
 # The bound above is proved for noise of at least PROVED steps. TAIL is the probability
 # of the numbers that the sampler cannot draw.
 PROVED = 1.0
 TAIL = 2.0**-63
 _OFF_CENTRE = 2.01
+
+
+class Shares(Protocol):
+    """What a promise says of its noise: HospitalDP, and JointDP of dp/joint_dp.py."""
+
+    @property
+    def sites(self) -> int: ...
+
+    @property
+    def colluders(self) -> int: ...
+
+    @property
+    def distributed(self) -> bool: ...
+
+    @property
+    def shares(self) -> int: ...
+
+    @property
+    def deviation(self) -> float: ...
+
+    @property
+    def step(self) -> float: ...
+
+    @property
+    def release(self) -> GaussianRelease: ...
 
 
 def aliasing(deviation: float, shares: int) -> float:
@@ -72,7 +98,7 @@ def aliasing(deviation: float, shares: int) -> float:
     return total
 
 
-def distance(promise: HospitalDP) -> float:
+def distance(promise: Shares) -> float:
     """Return the total variation between P and I for ONE value.
 
     It is that of the worst number of shares that a sum may hold.
@@ -86,26 +112,27 @@ def distance(promise: HospitalDP) -> float:
     )
 
 
-def extra_delta(promise: HospitalDP, values: int, num_rounds: int, epsilon: float) -> float:
+def extra_delta(promise: Shares, values: int, num_rounds: int, epsilon: float) -> float:
     """Return what `num_rounds` sums of `values` numbers add to delta(epsilon)."""
     return (1 + math.exp(epsilon)) * num_rounds * values * distance(promise)
 
 
 def epsilon(
-    promise: HospitalDP,
+    promise: Shares,
     values: int,
     num_rounds: int,
     others: Iterable[Release],
     delta: float,
 ) -> float:
-    """Return the epsilon per hospital of `num_rounds` sums and `others`.
+    """Return the epsilon per hospital (or what else the promise hides) of `num_rounds`
+    sums and `others`.
 
     Everything that is counted is inside delta. A 64th of delta is set aside
     (accounting.claim) because the noise is not exactly one Gaussian; when that does not
     suffice, ConfigRefused is raised.
     """
     releases = [*others, *[promise.release] * num_rounds]
-    found = gaussian_epsilon(releases, "hospital", delta)
+    found = gaussian_epsilon(releases, promise.release.unit, delta)
     if math.isfinite(found) and extra_delta(promise, values, num_rounds, found) > delta * RESERVED:
         raise _refused(
             f"{num_rounds} sums of {values} values at epsilon {found:.3g}, delta {delta:g}",

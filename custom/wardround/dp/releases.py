@@ -31,15 +31,22 @@ REPLACED = 2.0
 class GaussianRelease:
     """`count` releases of a sum in which every unit takes part.
 
-    No field has a default. A value out of range raises ConfigRefused.
+    A value out of range raises ConfigRefused.
+
+    in_shares: whether the noise is the sum of rounded shares of several hospitals, for
+        whose rounding a part of delta is set aside (dp/noise_shares.py). What a
+        hospital releases as a whole is always counted so.
     """
 
     unit: Unit
     noise_multiplier: float
     count: int
+    in_shares: bool = False
 
     def __post_init__(self) -> None:
         _check(self.unit, self.noise_multiplier, "count", self.count)
+        if not isinstance(self.in_shares, bool):
+            raise _refused(f"in_shares {self.in_shares!r}", "true or false")
 
 
 @final
@@ -85,8 +92,12 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 def to_json(release: Release) -> dict[str, Any]:
-    """Return the release as a ledger keeps it."""
-    return {"kind": _NAMES[type(release)], **asdict(release)}
+    """Return the release as a ledger keeps it.
+
+    `in_shares` is written where it is true: all others read as they always did.
+    """
+    fields = {key: value for key, value in asdict(release).items() if (key, value) != ("in_shares", False)}
+    return {"kind": _NAMES[type(release)], **fields}
 
 
 def from_json(value: Any) -> Release:

@@ -16,6 +16,7 @@ from typing import Any
 
 from nvflare.apis.fl_context import FLContext
 
+from wardround.algorithms.train_only import TrainOnly
 from wardround.core.errors import ConfigRefused, Refusal
 from wardround.flare.reported_privacy import dp_of, privacy_of
 from wardround.flare.reported_settings import Json, of_parts
@@ -101,7 +102,7 @@ class _Halves:
         sharing = executor["sharing"]
         if sharing["path"].startswith("wardround."):
             # A sharing of somebody else has its roles in its code.
-            yield "home_roles", mode["home_roles"], sharing["args"].get("home", [])
+            yield "home_roles", list(mode["home_roles"]), _home(sharing["args"])
         yield "secagg", mode.get("secagg", NONE), self.outbound["secagg"]
         # A list elsewhere in the config must not stand for the one that is read.
         yield "allowed_names", sorted(map(str, mode["allowed_names"])), sorted(map(str, self.outbound["allowed_names"]))
@@ -135,6 +136,11 @@ class _Halves:
         except Refusal as error:
             raise _refused(f"first weights that nobody can name ({error.found})", "those of the job") from error
         return found | ({"first weights": begins} if begins else {})
+
+
+def _home(args: Json) -> list[str]:
+    """Return the roles that stay at home, from the settings of a sharing of wardround."""
+    return list(TrainOnly(tuple(args["train"])).home_roles) if "train" in args else args.get("home", [])
 
 
 def _part(value: Any) -> Json | None:

@@ -22,6 +22,8 @@ from wardround.core.traits import Part, leaving, require_fit
 from wardround.dp.charged import Charged
 from wardround.dp.hospital_dp import HospitalDP
 from wardround.dp.hospital_release import HospitalRelease
+from wardround.dp.joint_dp import JointDP
+from wardround.dp.joint_release import JointRelease
 from wardround.dp.patient_dp import PatientDP
 from wardround.dp.patient_release import PatientRelease
 from wardround.flare.ledger_adapter import TREATED
@@ -55,7 +57,7 @@ class Outbound(FLComponent):  # type: ignore[misc]
     do not go together are a ConfigRefused.
 
     privacy: the stage that costs privacy budget, which proves (PatientRelease) or adds
-        (HospitalRelease) the noise; or "none".
+        (HospitalRelease, JointRelease) the noise; or "none".
     compression: fewer bytes; in a secure sum one of those that are linear; or "none".
     secagg: secure aggregation; or "none", and then the server reads every update.
     allowed_names: names of images, classes, blocks, kinds of labels and scores
@@ -98,16 +100,18 @@ class Outbound(FLComponent):  # type: ignore[misc]
         return None if isinstance(self.secagg, str) else self.secagg
 
     @property
-    def noise(self) -> HospitalDP | None:
-        """Return the promise of hospital-level noise, or None without it."""
-        return self.privacy.promise if isinstance(self.privacy, HospitalRelease) else None
+    def noise(self) -> HospitalDP | JointDP | None:
+        """Return the promise of noise that is added to an update as it leaves, or None
+        without it. Then nothing leaves beside the update.
+        """
+        return self.privacy.promise if isinstance(self.privacy, (HospitalRelease, JointRelease)) else None
 
     @property
-    def training_noise(self) -> PatientDP | None:
-        """Return the promise under which every gradient is private, or None where the
-        training is without noise.
+    def training_noise(self) -> PatientDP | JointDP | None:
+        """Return the promise under which patients' gradients are clipped in training,
+        or None where the training is without a promise.
         """
-        return self.privacy.promise if isinstance(self.privacy, PatientRelease) else None
+        return self.privacy.promise if isinstance(self.privacy, (PatientRelease, JointRelease)) else None
 
     @property
     def withholds_training_time(self) -> bool:

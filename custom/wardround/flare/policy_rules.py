@@ -239,7 +239,8 @@ class HospitalRule:
     def _as_strict(self, outbound: Outbound | None) -> bool:
         """Tell whether the job promises as much: noise and, if shared, the sites."""
         noise, mine = outbound.noise if outbound is not None else None, self.promise
-        if noise is None or noise.noise_multiplier < mine.noise_multiplier:
+        # Noise that hides one patient does not hide a hospital.
+        if not isinstance(noise, HospitalDP) or noise.noise_multiplier < mine.noise_multiplier:
             return False
         return not noise.distributed or (noise.colluders >= mine.colluders and noise.min_clients >= mine.min_clients)
 

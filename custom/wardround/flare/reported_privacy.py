@@ -13,18 +13,21 @@ from functools import lru_cache
 from typing import Any
 
 from wardround.core.errors import ConfigRefused
+from wardround.dp import joint_claims
 from wardround.dp.accounting import Claim, claim
 from wardround.dp.releases import GaussianRelease, SampledGaussianRelease, Unit
 from wardround.dp.second_accountant import ERROR, second_opinion
 
 PATIENT = "wardround.dp.patient_release.PatientRelease"
 HOSPITAL = "wardround.dp.hospital_release.HospitalRelease"
+JOINT = "wardround.dp.joint_release.JointRelease"
 # What a report repeats of a promise of privacy, by the class of its stage.
 _PROMISED = {
     PATIENT: ("max_grad_norm", "sample_rate", "reference_patients", "noise_multiplier"),
     HOSPITAL: ("max_update_norm", "colluders", "noise_multiplier"),
+    JOINT: ("max_grad_norm", "normalised", "colluders", "max_patients", "reference_patients", "noise_multiplier"),
 }
-_UNITS = {PATIENT: "patient", HOSPITAL: "hospital"}
+_UNITS: dict[str, Unit] = {PATIENT: "patient", HOSPITAL: "hospital", JOINT: "patient"}
 Json = dict[str, Any]
 _Priced = GaussianRelease | SampledGaussianRelease
 
@@ -37,7 +40,7 @@ def dp_of(mechanism: Json, said: Mapping[str, Any]) -> Json:
     target, which is a wish that no site builds.
 
     mechanism: the stage of the component `outbound`, as {"path", "args"}. Another class
-        than the two of wardround is a ConfigRefused.
+        than those of wardround is a ConfigRefused.
     said: what the report says.
     """
     if mechanism["path"] not in _PROMISED:
@@ -50,17 +53,24 @@ def dp_of(mechanism: Json, said: Mapping[str, Any]) -> Json:
     args, unit = mechanism["args"], _UNITS[mechanism["path"]]
     promise = args["promise"]["args"]
     noise, rounds = float(promise["noise_multiplier"]), int(args["num_rounds"])
-    release: _Priced = GaussianRelease("hospital", noise, rounds)
-    if unit == "patient":
+    joint = mechanism["path"] == JOINT
+    release: _Priced = GaussianRelease(unit, noise, rounds, in_shares=joint)
+    if mechanism["path"] == PATIENT:
         release = SampledGaussianRelease("patient", noise, float(promise["sample_rate"]), rounds * int(args["work"]))
     found = {"unit": unit, **{key: promise[key] for key in _PROMISED[mechanism["path"]]}}
-    for key, value in claimed(_claim(release, float(args["delta"]))).items():
+    delta = float(args["delta"])
+    trust = joint_claims.told(promise, rounds, delta) if joint else {}
+    for key, value in (claimed(_claim(release, delta)) | trust).items():
         # The last digit may be another one with another version of the accountant.
         told = said.get(key)
-        near = isinstance(told, int | float) and math.isclose(told, value, rel_tol=1e-3, abs_tol=1e-3)
+        near = (
+            isinstance(told, int | float)
+            and isinstance(value, int | float)
+            and math.isclose(told, value, rel_tol=1e-3, abs_tol=1e-3)
+        )
         found[key] = told if near else value
     if unit == "patient":
-        found["epsilon_by_opacus"] = _second(said.get("epsilon_by_opacus"), found["epsilon"], release, args["delta"])
+        found["epsilon_by_opacus"] = _second(said.get("epsilon_by_opacus"), found["epsilon"], release, delta)
     if "target_epsilon" in said:
         target = said["target_epsilon"]
         found["target_epsilon"] = max(target, found["epsilon"]) if isinstance(target, int | float) else None

@@ -13,11 +13,13 @@ from nvflare.apis.fl_context import FLContext
 
 from wardround.aggregation.validation import StepCheck
 from wardround.algorithms.server_optimizers import ServerOptimizer
+from wardround.algorithms.train_only import TrainOnly
 from wardround.compression import linear
 from wardround.compression.chosen import Compression
 from wardround.core.arrays import Arrays, Layout, digest, norm
 from wardround.core.errors import RoundRefused
 from wardround.data.ehr_text import words_of
+from wardround.dp.joint_dp import JointDP
 from wardround.dp.scaling import Scaling, scaled, unscaled
 from wardround.flare import plaintext_messages, secagg_messages, workspaces
 from wardround.flare.outbound import Outbound
@@ -80,7 +82,9 @@ class SecAggModel:
             promise = {"job": workspaces.job_name(fl_ctx), "sampling.patch": patch}
             promise |= {"settings": self._trainer.settings(self._outbound)}
             promise |= {"sampling.columns": words_of(work.sampling.table)}
-            promise |= {"sharing.home": ", ".join(work.sharing.home_roles)}
+            # What nobody trains is in the file of weights: nothing is missing there.
+            kept = () if isinstance(work.sharing, TrainOnly) else work.sharing.home_roles
+            promise |= {"sharing.home": ", ".join(kept)}
             inputs = work.sampling.described
             opened = (folder, work.model, self._rule, self._variables, work.seed, promise, inputs)
             self._model = GlobalModel.open(*opened, work.schedule.final)
@@ -113,8 +117,8 @@ class SecAggModel:
     def leaving(self, update: plaintext_messages.Update, fl_ctx: FLContext) -> plaintext_messages.Update:
         """Return the update as it is coded.
 
-        With a check of every step: shortened to the norm that it states. Under hospital-level noise: divided by this
-        round's public scales. Both in one job are refused; without either the update is as it is.
+        With a check of every step: shortened to the norm that it states. With noise: divided by this
+        round's public scales (1 where the job has none). Both in one job are refused; without either the update is as it is.
         """
         if self._validation is not None:
             delta = self._validation.shortened(update.delta)
@@ -163,6 +167,9 @@ class SecAggModel:
             deviation = noise.deviation / math.sqrt(len(revealed.sites))
             entry["scales"] = list(self._scaling.after(Layout.of(mean), s, mean, deviation))
             mean = scaled(s, mean)
+        if isinstance(noise, JointDP):
+            # Over the public number of patients, whoever is in the sum: how many took part is not told by the step.
+            mean = noise.gradient(mean, len(revealed.sites))
         if self._validation is not None:
             round_, before = held.round, site.grid(held.round - 1) if held.round else None
             denominator = session.secagg.denominator(len(revealed.sites), known["patients"] or 0)

@@ -17,6 +17,7 @@ from wardround.core import kept_settings
 from wardround.core.arrays import Array
 from wardround.core.errors import ConfigRefused
 from wardround.dp.hospital_dp import HospitalDP
+from wardround.dp.joint_dp import JointDP
 from wardround.flare import workspaces
 from wardround.flare.secagg_messages import Call
 from wardround.messages.identity import Authority, Identity
@@ -35,7 +36,7 @@ class SecAggSession:
     Noise that is not made for this sum is a ConfigRefused.
 
     secagg: the job's settings of secure aggregation.
-    noise: the job's settings of hospital-level DP, or None without it.
+    noise: the job's settings of the noise that is added to updates, or None without it.
     settings: a digest of what shapes an update, as the executor states it.
     seed: the job's seed for stochastic rounding.
     model: the digest of the global model that this round starts from.
@@ -49,7 +50,7 @@ class SecAggSession:
     def __init__(
         self,
         secagg: SecAggSpec,
-        noise: HospitalDP | None,
+        noise: HospitalDP | JointDP | None,
         compression: Compression | None = None,
         names: Sequence[str] = (),
     ) -> None:
@@ -112,7 +113,7 @@ class SecAggSession:
         return self._site
 
 
-def require_one_sum(noise: HospitalDP, secagg: SecAggSpec) -> None:
+def require_one_sum(noise: HospitalDP | JointDP, secagg: SecAggSpec) -> None:
     """Raise ConfigRefused unless the noise is made for this sum.
 
     Shared noise needs masks: only masks keep everybody from reading a single update.
@@ -124,10 +125,10 @@ def require_one_sum(noise: HospitalDP, secagg: SecAggSpec) -> None:
         names = ("sites", "min_clients", "bits", "distributed", "weights")
         wrong = [f"{name} {a}, expected {b}" for name, a, b in zip(names, found, expected, strict=True) if a != b]
         raise ConfigRefused(
-            "hospital-level noise for a sum",
+            f"{noise.release.unit}-level noise for a sum",
             found="; ".join(wrong),
             expected="what the sum has, hidden only with masks, weights equal (weights must be public)",
-            fix="print the job again with `wardround jobs write`",
+            fix="print the job again with `wardround jobs write`, with --set secagg.masks=true where the noise is shared",
         )
 
 

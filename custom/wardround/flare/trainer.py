@@ -26,6 +26,7 @@ from wardround.core.arrays import Arrays, digest
 from wardround.core.errors import ConfigRefused
 from wardround.core.traits import Fitting, require_fit
 from wardround.dp.hospital_release import HospitalRelease
+from wardround.dp.joint_dp import JointDP
 from wardround.dp.patient_dp import PatientDP
 from wardround.flare import few_patients, ledger_adapter, plaintext_messages, workspaces
 from wardround.flare.outbound import NONE, Outbound
@@ -36,6 +37,7 @@ from wardround.models.roles import shared_layout
 from wardround.training.client import Hospital
 from wardround.training.dp_training import private_plan
 from wardround.training.evaluation import ModelSelection, shared_only, spoken
+from wardround.training.joint_training import require_joint
 from wardround.training.task import TaskPhantoms, TaskSampling
 
 
@@ -44,8 +46,8 @@ class Work:
     """What a job says of training.
 
     fedavg_baseline: FedAvg beside the algorithm (variable `fedavg`), or None.
-    private: the promise under which every gradient is private, as `outbound` states it,
-        or None without noise.
+    private: the promise under which patients' gradients are clipped, as `outbound`
+        states it, or None without one.
     """
 
     algorithm: Algorithm
@@ -57,7 +59,7 @@ class Work:
     phantoms: TaskPhantoms
     seed: int
     fedavg_baseline: Algorithm | None
-    private: PatientDP | None = None
+    private: PatientDP | JointDP | None = None
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -154,8 +156,8 @@ class Trainer:
     ) -> plaintext_messages.Update:
         """Train one round and return its update, for the outbound filter.
 
-        Under hospital-level DP the numbers beside it are None, because all of them come
-        from the hospital's patients.
+        Where noise is added to the update the numbers beside it are None, because all of
+        them come from the hospital's patients.
 
         weights: the weights of every variable.
         round_: the number of the round, from 0.
@@ -163,7 +165,9 @@ class Trainer:
         begun: when the task began, by time.monotonic(), in seconds.
         """
         hospital, silent = self.hospital(fl_ctx), outbound.noise is not None
-        val_score = self._incoming(hospital, weights, since)
+        # Joint steps are many and light, and nobody is told the score: it would take longer than the step.
+        light = isinstance(self.work.private, JointDP)
+        val_score = None if light else self._incoming(hospital, weights, since)
         delta, loss = hospital.train(weights, round_, since)
         numbers: dict[str, float | None] = {"loss": loss, "val_score": val_score}
         numbers["seconds"] = time.monotonic() - begun
@@ -220,6 +224,7 @@ def require_promise_fits(outbound: Outbound, work: Work, beside: tuple[Fitting, 
     charged, schedule = outbound.charged, work.schedule
     by_patients = () if schedule.work_by_patients is None else (schedule.work_by_patients,)
     require_fit([*trained, *outbound.parts, *beside, *by_patients])
+    require_joint(work.algorithm, work.sharing, work.model, charged)
     if charged is None:
         return
     if charged.num_rounds != schedule.num_rounds or getattr(charged, "work", schedule.work) != schedule.work:
@@ -232,5 +237,5 @@ def require_promise_fits(outbound: Outbound, work: Work, beside: tuple[Fitting, 
     if isinstance(charged, HospitalRelease):
         shared = shared_layout(work.model.build(0), work.sharing.home_roles)
         charged.require_exact(shared.total * len(work.algorithm.variables))
-    if outbound.training_noise is not None:
+    if isinstance(outbound.training_noise, PatientDP):
         private_plan(work.algorithm, None, schedule, None)

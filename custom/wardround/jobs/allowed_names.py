@@ -15,12 +15,12 @@ def allowed_names(job: Job) -> list[str]:
     reads there which names can leave.
 
     They are the images, classes, kinds of masks and scores of the task
-    (messages/allowed_names.py). Under hospital-level noise they are the kinds of masks
+    (messages/allowed_names.py). Where noise is added to updates they are the kinds of masks
     alone; under secure aggregation no block's name is among them. The server accepts
     the same names.
     """
     sampling = build(job.task["sampling"], "sampling")
-    if job.hospital_noise is not None:
+    if job.hospital_noise is not None or job.shares_noise:
         return [label_name(kind) for kind in sampling.kinds]
     masked = job.secagg is None and STEADY in build(job.sharing, "sharing").traits.breaks
     return [*sampling.allowed_names, *(_blocks(job) if masked else ())]

@@ -76,6 +76,7 @@ def require_buildable(job: Job) -> None:
     fit together. Failing here is better than failing at four sites at once.
     """
     from wardround.algorithms.federation import begin
+    from wardround.training.joint_training import require_joint
 
     require_federation(job.federation)
     parts = {name: build(job.task[name], name) for name in PARTS}
@@ -91,7 +92,7 @@ def require_buildable(job: Job) -> None:
         require_majority(build(job.aggregation, "aggregation"), job.federation)
     else:
         secagg = build(job.privacy["secagg"], "secagg")
-        if job.hospital_noise is not None:
+        if job.hospital_noise is not None or job.shares_noise:
             _require_noise_fits(job, secagg)
     patient_noise = job.dp is not None and job.dp["unit"] == "patient"
     _guarded(
@@ -104,6 +105,8 @@ def require_buildable(job: Job) -> None:
         "algorithm and schedule",
         lambda: begin(algorithm, sharing, schedule.steps(0)),
     )
+    # With a reason of its own where nothing is left to train.
+    require_joint(algorithm, sharing, parts["model"], _charged(job))
     if sharing.home_roles:
         shared_layout(job)
 
@@ -268,7 +271,7 @@ def _require_private_work(job: Job, algorithm: Any, schedule: Any) -> None:
     """
     from wardround.training.dp_training import private_plan
 
-    if job.dp is not None and job.dp["unit"] == "patient":
+    if job.dp is not None and job.dp["unit"] == "patient" and not job.shares_noise:
         private_plan(algorithm, None, schedule, None)
 
 
@@ -287,5 +290,11 @@ def _require_no_step_check(job: Job) -> None:
 def _require_noise_fits(job: Job, secagg: Any) -> None:
     from wardround.flare.secagg_session import require_one_sum
 
-    require_one_sum(build(job.hospital_noise or {}, "noise"), secagg)
-    build(job.privacy["scaling"], "scaling").first(shared_layout(job))
+    require_one_sum(build(job.privacy["mechanism"]["args"]["promise"], "noise"), secagg)
+    if "scaling" in job.privacy:
+        build(job.privacy["scaling"], "scaling").first(shared_layout(job))
+
+
+def _charged(job: Job) -> Any:
+    """Return the stage that a ledger charges, or None without differential privacy."""
+    return None if job.dp is None else build(job.privacy["mechanism"], "mechanism")

@@ -8,6 +8,8 @@ from typing import Any
 Json = dict[str, Any]
 OF_MONAI = "monai.networks.nets."
 HOSPITAL_DP = "wardround.dp.hospital_dp.HospitalDP"
+JOINT_DP = "wardround.dp.joint_dp.JointDP"
+JOINT_RELEASE = "wardround.dp.joint_release.JointRelease"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Job:
             return None
         found: Json = self.privacy["mechanism"]["args"].get("promise") or {}
         return found if found.get("path") == HOSPITAL_DP else None
+
+    @property
+    def shares_noise(self) -> bool:
+        """Whether patients are hidden by one noise of all hospitals (dp/joint_dp.py)."""
+        return self.dp is not None and bool(self.privacy["mechanism"]["path"] == JOINT_RELEASE)
 
     @property
     def trainer(self) -> Json:

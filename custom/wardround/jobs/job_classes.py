@@ -13,10 +13,10 @@ from typing import Any
 
 from wardround.flare import class_paths
 from wardround.jobs import fragments
-from wardround.jobs.job import HOSPITAL_DP, Typed
+from wardround.jobs.job import HOSPITAL_DP, JOINT_DP, Typed
 
 # Shipped classes that a setting or a recipe names, and no file in app_configs/.
-ALSO_SHIPPED = (HOSPITAL_DP, "wardround.dp.patient_dp.PatientDP")
+ALSO_SHIPPED = (HOSPITAL_DP, JOINT_DP, "wardround.dp.patient_dp.PatientDP")
 # Networks that `--set model.path` names, whatever the recipe. A hospital that takes no
 # code accepts them from the start: the second one loads the networks that MONAI
 # exports, and nothing else.

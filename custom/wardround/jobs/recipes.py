@@ -5,7 +5,6 @@ fragment, with all values explicit.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -20,6 +19,7 @@ from wardround.flare.reported_privacy import claimed, second_said
 from wardround.jobs import first_weights, fragments, own_classes
 from wardround.jobs import settings as settings_of
 from wardround.jobs.job import HOSPITAL_DP, Job, Json
+from wardround.jobs.joint_noise import joint_noise, rounded_up
 from wardround.jobs.nearest import did_you_mean
 
 __all__ = ["HOSPITAL_DP", "Job", "Json", "job", "names"]
@@ -209,7 +209,7 @@ def _promise(made: Job) -> None:
         "num_rounds": made.schedule["num_rounds"],
         "work": made.schedule["work"],
     }
-    numbers |= {f"dp.{key}": value for key, value in dp.items() if key != "unit"}
+    numbers |= {f"dp.{key}": value for key, value in dp.items() if key not in ("unit", "normalised")}
     if wrong := [
         name for name, value in numbers.items() if isinstance(value, bool) or not isinstance(value, (int, float))
     ]:
@@ -223,6 +223,7 @@ def _promise(made: Job) -> None:
     if given:
         dp.pop("target_epsilon")
     make = _patient_noise if dp["unit"] == "patient" else _hospital_noise
+    make = joint_noise if made.shares_noise else make
     release = make(made, delta, given)
     found = claim([release], dp["unit"], delta)
     dp |= {"noise_multiplier": release.noise_multiplier}
@@ -271,7 +272,7 @@ def _hospital_noise(made: Job, delta: float, given: float) -> GaussianRelease:
             fix="use privacy=dp_adaptive",
         )
     target = 0.0 if given else float(dp["target_epsilon"])
-    noise = given or _rounded_up(
+    noise = given or rounded_up(
         full_noise_multiplier_for(target, delta, rounds, "hospital"),
     )
     promise = {
@@ -287,13 +288,4 @@ def _hospital_noise(made: Job, delta: float, given: float) -> GaussianRelease:
 
 @lru_cache
 def _noise(target: float, delta: float, rate: float, steps: int) -> float:
-    return _rounded_up(noise_multiplier_for(target, delta, rate, steps))
-
-
-def _rounded_up(noise: float) -> float:
-    """Return a noise multiplier with 4 digits after the point, so that it can be read
-    and typed.
-    """
-    # Rounded up, never to the nearest: less noise than was calculated would break the
-    # claim.
-    return math.ceil(noise * 1e4) / 1e4
+    return rounded_up(noise_multiplier_for(target, delta, rate, steps))

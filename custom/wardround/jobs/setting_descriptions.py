@@ -51,7 +51,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "clip_norm": "Longest gradient step before the learning rate; 0: no limit.",
     "decay": "How the learning rate falls: cosine (from round to round), cosine_per_step or poly_per_step (at every step), "
     "or constant.",
-    "final_model": "What the run ends with: last, or mean_of_last_third (the mean of the last third of the global models; the "
+    "final_model": "What the run ends with: last, or mean_of_last_third or mean_of_last_half (the mean of these global models; the "
     "local baseline likewise); under 6 rounds both are the last.",
     "federation.sites": "Names of the hospitals.",
     "federation.min_clients": "A round counts only if this many hospitals reply.",
@@ -68,6 +68,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "server_optimizer.beta1": "The server's Adam: decay of the first moment.",
     "server_optimizer.beta2": "The server's Adam: decay of the second moment.",
     "server_optimizer.tau": "The server's Adam: added to the root of the second moment.",
+    "algorithm.patches": "Joint steps: how many augmented patches of a patient are averaged before the clip.",
     "algorithm.mu": "FedProx: weight of the penalty that keeps a hospital's model near the shared one.",
     "algorithm.lam": "Ditto, MR-MTL: weight of the penalty that keeps a hospital's own model near the shared one; 0: "
     "local training.",
@@ -76,6 +77,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "algorithm.hessian": "Per-FedAvg: FO leaves second derivatives out (2 gradients a step), HF estimates them (4).",
     "algorithm.delta": "Per-FedAvg HF: step of the finite difference.",
     "sharing.home": "The roles of the blocks that never leave the hospital: head, norm, body, adapter.",
+    "sharing.train": "The blocks that are trained, all others staying as in the first weights: affine (scales, shifts, biases), "
+    "head, adapter.",
     "sharing.choose": "KL masks: how blocks are chosen: kl, or a control: random, norms, head, none.",
     "sharing.every": "KL masks: after how many rounds the mask is chosen again.",
     "sharing.warm_up": "KL masks: rounds before the first mask.",
@@ -174,7 +177,10 @@ DESCRIPTIONS: Mapping[str, str] = {
     "dp.max_grad_norm": "The longest gradient of a patient before noise.",
     "dp.max_update_norm": "The longest update of a hospital before noise.",
     "dp.sample_rate": "The share of its training patients that a hospital draws in each step.",
-    "dp.reference_patients": "A public round number, the same everywhere, that stands for a hospital's training patients.",
+    "dp.reference_patients": "A public round number, the same everywhere, that stands for a hospital's training patients "
+    "(with one noise: for those of all hospitals together).",
+    "dp.normalised": "Whether every patient's gradient is stretched to dp.max_grad_norm, not only cut to it.",
+    "dp.max_patients": "The most training patients that one hospital may have; one with more is refused, which tells that.",
     "dp.colluders": "This many hospitals may reveal their noise without weakening the promise.",
     "mechanism.delta": "The delta of the promise.",
     "mechanism.accept_vacuous": "Run although the promise says next to nothing.",

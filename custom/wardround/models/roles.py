@@ -11,7 +11,8 @@
     body     the rest
 
 FedRep keeps the head home. The head's own norms are few numbers; a job that wants them
-home too asks for head and norm.
+home too asks for head and norm. `head_weights` and `body_weights` are the head and the
+body without their biases: what is then left to share are scales, shifts and biases.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from wardround.models.adapters import Adapted
 
 # The algorithm's own variables; any other one is a baseline's.
 OWN_VARIABLES = ("model", "control")
+# Roles less their biases, as a list of roles that stay home may name them.
+WEIGHTS = {"head_weights": "head", "body_weights": "body"}
 NORMS = (
     nn.GroupNorm,
     nn.LayerNorm,
@@ -52,13 +55,24 @@ def block_roles(module: nn.Module) -> dict[str, str]:
     return {name: small.get(name) or ("head" if name.startswith(prefixes) else "body") for name in names}
 
 
+def stays_home(name: str, role: str, home_roles: Sequence[str]) -> bool:
+    """Return whether a block of this name and role stays home.
+
+    home_roles: roles, and words of WEIGHTS.
+    """
+    bias = name.rpartition(".")[2] == "bias"
+    return role in home_roles or (not bias and f"{role}_weights" in home_roles)
+
+
 def shared_layout(module: nn.Module, home_roles: Sequence[str]) -> Layout:
     """Return names and shapes of the blocks whose role does not stay home.
 
     They are in the order of the parameters; there may be none.
     """
     roles = block_roles(module)
-    shapes = {name: tuple(p.shape) for name, p in module.named_parameters() if roles[name] not in home_roles}
+    shapes = {
+        name: tuple(p.shape) for name, p in module.named_parameters() if not stays_home(name, roles[name], home_roles)
+    }
     return Layout(tuple(shapes), tuple(shapes.values()))
 
 

@@ -22,7 +22,8 @@ from wardround.algorithms.federation import local_round, start_of
 from wardround.algorithms.schedule import Schedule
 from wardround.algorithms.sharing import EVERYTHING, Sharing
 from wardround.core.arrays import Array, Arrays, from_variable, in_variable
-from wardround.dp.dp_sgd import prove
+from wardround.dp.joint_dp import JointDP
+from wardround.dp.joint_steps import prove
 from wardround.dp.patient_dp import PatientDP
 from wardround.models.fingerprint import fingerprint
 from wardround.models.flat import first_weights
@@ -43,7 +44,8 @@ FEDAVG_BASELINE = "fedavg"
 class Settings(Protocol):
     """What a job says about training at a site.
 
-    private: The parameters of patient-level DP, or None without it.
+    private: The parameters of patient-level DP, whose noise the hospital adds alone or
+        with others, or None without it.
     """
 
     algorithm: Algorithm
@@ -55,7 +57,7 @@ class Settings(Protocol):
     model_selection: ModelSelection
     phantoms: TaskPhantoms
     seed: int
-    private: PatientDP | None
+    private: PatientDP | JointDP | None
 
 
 @dataclass(frozen=True)
@@ -265,7 +267,11 @@ class Hospital:
     def _objective(self, round_: int) -> Objective:
         if self._dp_site is None:
             return self.site.objective("train", round_)
-        return self._dp_site.objective(self.settings.schedule.work, "train", round_)
+        settings = self.settings
+        patches = getattr(settings.algorithm, "patches", 1)
+        return self._dp_site.objective(
+            settings.schedule.work, "train", round_, sharing=settings.sharing, patches=patches
+        )
 
     @cached_property
     def _dp_site(self) -> DPSite | None:

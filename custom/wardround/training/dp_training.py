@@ -39,8 +39,12 @@ from wardround.algorithms.mr_mtl import MRMTL
 from wardround.algorithms.per_fedavg import PerFedAvg
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.sharing import EVERYTHING, Sharing
+from wardround.algorithms.train_only import trained
 from wardround.core.errors import ConfigRefused
 from wardround.dp.dp_sgd import PrivateObjective
+from wardround.dp.joint_dp import JointDP
+from wardround.dp.joint_steps import JointObjective
 from wardround.dp.patient_dp import PatientDP
 from wardround.models.opacus_rows import patient_rows, slow_reason
 from wardround.models.per_sample import TOLERANCE
@@ -156,7 +160,7 @@ class DPSite:
         step.
     """
 
-    def __init__(self, site: TaskSite, promise: PatientDP, *, at_once: int = 8) -> None:
+    def __init__(self, site: TaskSite, promise: PatientDP | JointDP, *, at_once: int = 8) -> None:
         self.site, self.promise = site, promise
         # Five is no multiple of any usual number of threads, so padding is exercised
         # too.
@@ -194,18 +198,34 @@ class DPSite:
                 fix="set the network's dropout to 0",
             )
 
-    def objective(self, allowed: int, *purpose: str | int) -> PrivateObjective:
-        """Return private gradients on this site's training patients, at most `allowed`."""
-        return PrivateObjective(PatientPatches(self, *purpose), self.promise, allowed)
+    def objective(
+        self, allowed: int, *purpose: str | int, sharing: Sharing = EVERYTHING, patches: int = 1
+    ) -> PrivateObjective | JointObjective:
+        """Return private gradients on this site's training patients, at most `allowed`.
+
+        Under one noise of all hospitals it is one sum over all patients instead.
+        sharing: Says which blocks are trained (algorithms/train_only.py).
+        patches: How many augmented patches or images of a patient are averaged.
+        """
+        source = PatientPatches(self, *purpose, patches=patches)
+        mask = trained(sharing, self.site.layout, self.site.roles)
+        mask = None if mask is None else mask.to(self.site.device)
+        if isinstance(self.promise, JointDP):
+            return JointObjective(source, self.promise, mask)
+        return PrivateObjective(source, self.promise, allowed, mask)
 
 
 @final
 class PatientPatches:
-    """The `PatientGradients` of dp/dp_sgd.py: one patch or image per drawn patient."""
+    """The `PatientGradients` of dp/dp_sgd.py: `patches` patches or images per patient.
 
-    def __init__(self, home: DPSite, *purpose: str | int) -> None:
+    A patient's gradient is the mean over them.
+    """
+
+    def __init__(self, home: DPSite, *purpose: str | int, patches: int = 1) -> None:
         self._home = home
         self._purpose = purpose
+        self._patches = patches
         self._draws = 0
         self._cases: dict[str, list[str]] = {}
         for case in home.site.split.train:
@@ -217,20 +237,27 @@ class PatientPatches:
         return tuple(sorted(self._cases))
 
     def sample(self, chosen: tuple[str, ...]) -> tuple[Any, ...]:
-        """Return one batch for each chosen patient.
+        """Return `patches` batches for each chosen patient, one patient after the other.
 
-        A batch is a function of seed, site, purpose, number of the draw and patient
-        alone.
+        A batch is a function of seed, site, purpose, number of the draw, patient and
+        number of the patch alone.
         """
         # The count goes up even when nobody is chosen, so that a draw's number never
         # depends on who was in an earlier one.
         self._draws += 1
         label = ("patient-dp", *self._purpose, self._draws)
-        return tuple(self._home.site.drawn(self._cases[who], *label, who).batch((who,)) for who in chosen)
+        # The first patch has the label that it had when there was only one.
+        places = [(label if patch == 0 else (*label, patch)) for patch in range(self._patches)]
+        return tuple(
+            self._home.site.drawn(self._cases[who], *place, who).batch((who,)) for who in chosen for place in places
+        )
 
     def gradients(self, w: Tensor, batch: tuple[Any, ...]) -> Iterator[Tensor]:
-        """Yield one gradient per patient, in passes of at most at_once rows."""
-        for start in range(0, len(batch), self._home.at_once):
-            part = batch[start : start + self._home.at_once]
+        """Yield one gradient per patient, in passes of at most at_once rows (or of one
+        patient, where those are more).
+        """
+        rows = self._patches * max(1, self._home.at_once // self._patches)
+        for start in range(0, len(batch), rows):
+            part = batch[start : start + rows]
             images, losses = self._home.site.joined(part)
-            yield self._home.per_sample.gradients(w, images, losses, len(part))[1]
+            yield self._home.per_sample.gradients(w, images, losses, len(part) // self._patches)[1]

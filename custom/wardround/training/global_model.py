@@ -20,7 +20,7 @@ from wardround.core.errors import ModelRefused, RoundRefused
 from wardround.messages.allowed_names import BRAIN_TUMOURS
 from wardround.models import checkpoint
 from wardround.models.fingerprint import fingerprint
-from wardround.models.roles import OWN_VARIABLES, block_roles
+from wardround.models.roles import OWN_VARIABLES, block_roles, stays_home
 from wardround.models.specs import describe
 from wardround.training import origin, state
 
@@ -136,7 +136,7 @@ class GlobalModel:
         return frozenset(
             f"{variable}:{block}"
             for variable, _, block in names
-            if variable not in OWN_VARIABLES or roles[block] not in home_roles
+            if variable not in OWN_VARIABLES or not stays_home(block, roles[block], home_roles)
         )
 
     def require_fits(self, site: str, found: str, delta: Arrays, travelling: Collection[str]) -> None:

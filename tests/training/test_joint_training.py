@@ -1,0 +1,147 @@
+"""Joint steps on phantoms: one sum per round over all patients, K patches each, and what a job must have for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+
+from wardround.algorithms.fedavg import FedAvg
+from wardround.algorithms.patient_steps import PatientSteps
+from wardround.algorithms.sharing import EVERYTHING
+from wardround.algorithms.train_only import TrainOnly
+from wardround.core.errors import ConfigRefused
+from wardround.dp.joint_dp import JointDP
+from wardround.dp.joint_release import JointRelease
+from wardround.dp.joint_steps import JointObjective, patient_sum
+from wardround.dp.patient_dp import PatientDP
+from wardround.training.dp_training import DPSite, PatientPatches
+from wardround.training.joint_training import require_joint
+from wardround.training.segmentation import SegmentationSite
+
+Site = Callable[..., SegmentationSite]
+AFFINE = TrainOnly(("affine",))
+
+
+def promise(**changed: Any) -> JointDP:
+    usual = {
+        "max_grad_norm": 1.0,
+        "normalised": True,
+        "noise_multiplier": 3.0,
+        "sites": 8,
+        "min_clients": 3,
+        "colluders": 0,
+        "max_patients": 64,
+        "reference_patients": 20,
+        "bits": 16,
+    }
+    return JointDP(**{**usual, **changed})
+
+
+@pytest.fixture
+def home(site: Site) -> DPSite:
+    return DPSite(site(augment=True), promise())
+
+
+def test_a_patients_gradient_is_the_mean_over_its_patches(home: DPSite) -> None:
+    w = home.site.model.vector.clone()
+    source = PatientPatches(home, "train", 0, patches=3)
+    batches = source.sample(source.patients)
+    rows = torch.cat(list(source.gradients(w, batches)))
+    assert rows.shape[0] == len(source.patients)
+    assert len(batches) == 3 * len(rows)
+    for number, row in enumerate(rows):
+        mine = batches[3 * number : 3 * number + 3]
+        assert {one.patients for one in mine} == {(source.patients[number],)}
+        images, losses = home.site.joined(mine)
+        alone = home.per_sample.gradients(w, images, losses, 3)[1].mean(0)
+        assert float((row - alone).norm() / alone.norm()) < 1e-3
+    assert not torch.equal(batches[0].images, batches[1].images)
+
+
+def test_nobody_moves_the_sum_by_more_than_the_clip(home: DPSite) -> None:
+    w, p = home.site.model.vector.clone(), promise()
+    source = PatientPatches(home, "train", 0, patches=2)
+    everybody, size = source.patients, w.numel()
+
+    def total(chosen: tuple[str, ...]) -> list[float]:
+        own = PatientPatches(home, "train", 0, patches=2)
+        return patient_sum(own.gradients(w, own.sample(chosen)), p, size).tolist()  # type: ignore[no-any-return]
+
+    whole = total(everybody)
+    for who in everybody[:3]:
+        without = total(tuple(one for one in everybody if one != who))
+        moved = sum((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(whole, without, strict=True))
+        assert Fraction(9, 10) < moved <= 1
+
+
+def test_a_site_gives_one_sum_over_all_its_patients_on_trained_values_alone(home: DPSite) -> None:
+    objective = home.objective(1, "train", 0, sharing=AFFINE, patches=2)
+    assert isinstance(objective, JointObjective)
+    (batch,) = objective.sample(1)
+    assert len(batch) == 2 * home.site.train_patients
+    _, found = objective.value_and_grad(home.site.model.vector, batch)
+    there = found.reshape(-1) != 0
+    assert 0 < int(there.sum()) < found.numel() / 20
+
+
+def test_every_round_has_patches_of_its_own(home: DPSite) -> None:
+    first, second = (home.objective(1, "train", round_, sharing=AFFINE, patches=1).sample(1)[0] for round_ in (0, 1))
+    assert not torch.equal(first[0].images, second[0].images)
+
+
+def release(**changed: Any) -> JointRelease:
+    return JointRelease(promise(**changed), 10, 1e-5, accept_vacuous=False)
+
+
+class Spec:
+    """A network as a job names it: drawn from the seed, or from a file of weights."""
+
+    def __init__(self, module: torch.nn.Module, weights: object = "a file") -> None:
+        self.module = module
+        self.weights = weights
+
+    def build(self, seed: int) -> torch.nn.Module:
+        return self.module
+
+
+WITH_NORM = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.GroupNorm(1, 2), torch.nn.Conv3d(2, 1, 1))
+WITHOUT = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1, bias=False), torch.nn.Conv3d(2, 1, 1, bias=False))
+
+
+def test_a_job_with_all_of_it_is_accepted_and_other_jobs_are_left_alone() -> None:
+    require_joint(PatientSteps(2), AFFINE, Spec(WITH_NORM), release())
+    require_joint(FedAvg(), EVERYTHING, Spec(WITHOUT, None), None)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"charged": None}, "without the one noise|would be opened"),
+        ({"algorithm": FedAvg()}, "trains at the hospital before"),
+        ({"model": Spec(WITH_NORM, None)}, "a public warm start"),
+        ({"model": Spec(WITHOUT)}, "without any such block"),
+        ({"charged": release(max_patients=100_000, bits=16, noise_multiplier=3000.0)}, "smaller dp.max_patients"),
+    ],
+)
+def test_what_is_missing_is_named(given: dict[str, Any], words: str) -> None:
+    usual = {"algorithm": PatientSteps(2), "sharing": AFFINE, "model": Spec(WITH_NORM), "charged": release()}
+    with pytest.raises(ConfigRefused, match=words):
+        require_joint(**{**usual, **given})
+
+
+def test_patient_level_noise_of_a_hospital_alone_is_confined_too(site: Site) -> None:
+    """brats_dp_patient with affine parts: clip and noise see nothing but what is trained."""
+    alone = DPSite(site(augment=True), PatientDP(0.5, 1e-3, 1.0, 6))
+    objective = alone.objective(1, "train", sharing=AFFINE)
+    _, found = objective.value_and_grad(alone.site.model.vector, objective.sample(1)[0])
+    shared = found != 0
+    assert 0 < int(shared.sum()) < found.numel() / 20
+    # Nearly no noise, and every patient drawn: the clipped gradients of the trained values alone.
+    source = PatientPatches(alone, "train")
+    rows = torch.cat(list(source.gradients(alone.site.model.vector, source.sample(source.patients))))[:, shared]
+    mean = (rows * (0.5 / rows.norm(dim=1, keepdim=True)).clamp(max=1)).sum(0) / 6
+    assert float((found[shared] - mean).norm() / mean.norm()) < 0.05
