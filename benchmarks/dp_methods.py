@@ -3,7 +3,7 @@
 plain            the gradient of the mean loss, no clipping: what DP-SGD is measured against
 ours             models/per_sample.py, clipping on the grid, Gaussian noise from OS entropy, division
 ours, no noise   the same without noise
-affine           as ours, noise included, but scales, shifts and biases alone are trained (models/trainable.py)
+affine           as ours, noise included, but scales, shifts and biases alone are trained (algorithms/train_only.py)
 affine, no noise the same without noise
 two passes       per-patient norms as ours but the rows dropped; a second backward pass with weighted losses
 opacus hooks     GradSampleModule as it comes, rows clipped and summed; no noise
@@ -99,9 +99,10 @@ def ours_without_noise(s: Setting) -> Step:
 
 def affine_blocks(s: Setting) -> tuple[str, ...]:
     """Return the names of the network's scales, shifts and biases."""
-    from wardround.models.trainable import trainable_blocks
+    from wardround.algorithms.train_only import TrainOnly
+    from wardround.models.roles import shared_layout
 
-    return trainable_blocks(s.model.module, ("affine",))
+    return shared_layout(s.model.module, TrainOnly(("affine",)).home_roles).names
 
 
 def affine(s: Setting) -> Step:

@@ -60,19 +60,17 @@ def whole(folder: Path, patients: int, repeats: int, patch: int, parts: tuple[st
 
     parts: of the network that the private step trains; none: everything, as the plain step does.
     """
+    from wardround.algorithms.train_only import TrainOnly
     from wardround.dp.dp_sgd import PatientDP, noised_mean
-    from wardround.models.per_sample import PerSample
-    from wardround.models.trainable import trainable_blocks
+    from wardround.models.roles import shared_layout
     from wardround.training.dp_training import DPSite, PatientPatches
 
     data = phantom_folder(folder / "data", 2 * patients + 4)
     site = phantom_site(data, folder / "cache", patients, augment=True, patch=(patch,) * 3)
     home = DPSite(site, PatientDP(1.0, 1.0, 0.05, 100), at_once=max(8, patients))
-    if parts:
-        home.per_sample = PerSample(site.model, home.at_once, trainable_blocks(site.model.module, parts))
-        home.per_sample.pick_pace(site.made_up(5))
-    size = home.per_sample.layout.total
-    source, objective, w = PatientPatches(home, "benchmark"), site.objective("benchmark"), site.model.vector.clone()
+    blocks = shared_layout(site.model.module, TrainOnly(parts).home_roles).names if parts else None
+    size, source = home.road(blocks).layout.total, PatientPatches(home, "benchmark", blocks=blocks)
+    objective, w = site.objective("benchmark"), site.model.vector.clone()
     chosen = source.patients[:patients]
 
     def private() -> Any:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from wardround.algorithms.train_only import TrainOnly
 from wardround.core.errors import ModelRefused
 from wardround.models.flat import FlatModel
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.per_sample import TOLERANCE, PerSample
-from wardround.models.trainable import trainable_blocks
+from wardround.models.roles import shared_layout
 from wardround.models.vectors import AddVector, Prepend, Scale
 from wardround.models.vit import ViTFusion
 
@@ -54,6 +55,11 @@ def inputs(name: str, count: int, seed: int = 0) -> Tensor:
         return randn(count, *shape, seed=seed)
     images, values = randn(count, 2, 16, 16, seed=seed), randn(count, 3, seed=seed)
     return VIT.case.pack(images, torch.ones(count, 2), values, torch.ones(count, 3))
+
+
+def trainable_blocks(module: nn.Module, parts: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of what a job trains that trains these parts alone."""
+    return shared_layout(module, TrainOnly(parts).home_roles).names
 
 
 def losses(logits: Tensor) -> Tensor:

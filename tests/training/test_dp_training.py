@@ -20,12 +20,14 @@ from wardround.algorithms.finetune import fine_tune
 from wardround.algorithms.per_fedavg import PerFedAvg
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.train_only import TrainOnly
 from wardround.core.errors import ConfigRefused, ModelRefused, ReleaseRefused
 from wardround.data.splits import split_patients
 from wardround.dp import dp_sgd
 from wardround.dp.dp_sgd import PatientDP, PrivateObjective, clipped_sum
 from wardround.models.nets import SegResNet3d, UNet3d
 from wardround.models.opacus_rows import GradSamples
+from wardround.models.roles import shared_layout
 from wardround.tasks.loss import dice_bce
 from wardround.training.dp_training import DPSite, PatientPatches, PrivatePlan, private_plan, releases_per_step
 from wardround.training.evaluation import ModelSelection
@@ -297,3 +299,19 @@ def test_cohorts_with_several_scans_of_a_patient_count_once(home: DPSite) -> Non
     source = PatientPatches(home, 0)
     assert source.patients == ("the same",)
     assert len(rows_of(source, weights(site), source.patients)) == 1
+
+
+def test_what_is_not_trained_is_not_computed(home: DPSite) -> None:
+    """The road of a part gives the columns that the whole has, and an objective takes them as they are."""
+    w, site = weights(home.site), home.site
+    names = shared_layout(site.model.module, TrainOnly(("affine",)).home_roles).names
+    whole, part = PatientPatches(home, "train", patches=2), PatientPatches(home, "train", patches=2, blocks=names)
+    columns = torch.from_numpy(site.layout.mask(names))
+    found, wanted = (rows_of(source, w, source.patients) for source in (part, whole))
+    assert found.shape == (len(whole.patients), int(columns.sum()))
+    torch.testing.assert_close(found, wanted[:, columns], rtol=1e-3, atol=1e-5)
+    assert home.road(names) is home.road(names)
+    private = home.objective(1, "train", sharing=TrainOnly(("affine",)))
+    _, g = private.value_and_grad(w, private.sample(1)[0])
+    assert not g[~columns].any()
+    assert g[columns].all()

@@ -3,7 +3,7 @@
 The parameters are frozen for the pass, so autograd computes no summed weight gradient.
 Instead, a hook at the output of every layer with parameters computes the gradients of
 all samples (per_sample_pass.py). Where a job trains some of the parameters alone
-(trainable.py), nothing is computed for the others: a step that trains scales, shifts
+(roles.py), nothing is computed for the others: a step that trains scales, shifts
 and biases forms no weight gradient at all, and costs less than a plain one. Two passes (norms first,
 then a reweighted loss, as ghost clipping does) go through the network backwards twice;
 they pay only where S x parameters does not fit the memory, for which fewer samples at a

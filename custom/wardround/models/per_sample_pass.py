@@ -137,7 +137,7 @@ def chosen_layout(whole: Layout, blocks: Collection[str] | None) -> Layout:
             "the parameters whose gradients are wanted",
             found=f"{unknown[0]!r}, which the network does not have" if unknown else "none",
             expected=f"one or more of its {len(whole.names)} blocks, such as {whole.names[0]!r}",
-            fix="name blocks of this network, for example those of models.trainable.trainable_blocks",
+            fix="name blocks of this network, for example those that wardround.models.roles.shared_layout lists",
         )
     shapes = {name: shape for name, shape in zip(whole.names, whole.shapes, strict=True) if name in blocks}
     return Layout(tuple(shapes), tuple(shapes.values()))

@@ -46,8 +46,8 @@ from wardround.dp.dp_sgd import PrivateObjective
 from wardround.dp.joint_dp import JointDP
 from wardround.dp.joint_steps import JointObjective
 from wardround.dp.patient_dp import PatientDP
-from wardround.models.opacus_rows import patient_rows, slow_reason
-from wardround.models.per_sample import TOLERANCE
+from wardround.models.opacus_rows import GradSamples, patient_rows, slow_reason
+from wardround.models.per_sample import TOLERANCE, PerSample
 from wardround.training.evaluation import ModelSelection
 from wardround.training.task import TaskSite
 
@@ -174,6 +174,8 @@ class DPSite:
                 slow,
             )
             pad_multiple = at_once
+        self._pad_multiple = pad_multiple
+        self._roads: dict[tuple[str, ...], PerSample | GradSamples] = {}
         self.per_sample = patient_rows(site.model, pad_multiple)
         self.at_once = -(-at_once // pad_multiple) * pad_multiple
         self.per_sample.require_exact(images)
@@ -198,6 +200,29 @@ class DPSite:
                 fix="set the network's dropout to 0",
             )
 
+    def road(self, blocks: tuple[str, ...] | None) -> PerSample | GradSamples:
+        """Return what computes gradients of single patients for these blocks; None: all.
+
+        For a part of the network nothing is computed for the rest (models/per_sample.py).
+        """
+        if blocks is None:
+            return self.per_sample
+        if blocks not in self._roads:
+            images = self.site.made_up(5)
+            found = patient_rows(self.site.model, self._pad_multiple, blocks)
+            found.require_exact(images)
+            if self.site.device.type == "cpu":
+                found.pick_pace(images)
+            self._roads[blocks] = found
+        return self._roads[blocks]
+
+    def _blocks(self, mask: Tensor | None) -> tuple[str, ...] | None:
+        if mask is None:
+            return None
+        layout = self.site.layout
+        parts = zip(layout.names, torch.split(mask, list(layout.sizes)), strict=True)
+        return tuple(name for name, part in parts if bool(part.any()))
+
     def objective(
         self, allowed: int, *purpose: str | int, sharing: Sharing = EVERYTHING, patches: int = 1
     ) -> PrivateObjective | JointObjective:
@@ -207,8 +232,8 @@ class DPSite:
         sharing: Says which blocks are trained (algorithms/train_only.py).
         patches: How many augmented patches or images of a patient are averaged.
         """
-        source = PatientPatches(self, *purpose, patches=patches)
         mask = trained(sharing, self.site.layout, self.site.roles)
+        source = PatientPatches(self, *purpose, patches=patches, blocks=self._blocks(mask))
         mask = None if mask is None else mask.to(self.site.device)
         if isinstance(self.promise, JointDP):
             return JointObjective(source, self.promise, mask)
@@ -220,10 +245,18 @@ class PatientPatches:
     """The `PatientGradients` of dp/dp_sgd.py: `patches` patches or images per patient.
 
     A patient's gradient is the mean over them.
+    blocks: the names of those that are trained; a row has their columns alone. None: all.
     """
 
-    def __init__(self, home: DPSite, *purpose: str | int, patches: int = 1) -> None:
+    def __init__(
+        self,
+        home: DPSite,
+        *purpose: str | int,
+        patches: int = 1,
+        blocks: tuple[str, ...] | None = None,
+    ) -> None:
         self._home = home
+        self._per_sample = home.road(blocks)
         self._purpose = purpose
         self._patches = patches
         self._draws = 0
@@ -260,4 +293,4 @@ class PatientPatches:
         for start in range(0, len(batch), rows):
             part = batch[start : start + rows]
             images, losses = self._home.site.joined(part)
-            yield self._home.per_sample.gradients(w, images, losses, len(part) // self._patches)[1]
+            yield self._per_sample.gradients(w, images, losses, len(part) // self._patches)[1]
