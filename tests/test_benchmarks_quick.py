@@ -22,6 +22,7 @@ STARTED = {path.name for path in BENCHMARKS.glob("*.py") if '__name__ == "__main
 SCRIPTS = sorted(STARTED - {"render.py"})
 REAL = {
     "joining.py": [],
+    "joint_privacy.py": [],
     "phantom_spread.py": [],
     "value_of_joining.py": [],
     "segmentation.py": ["--data", "lgg"],

@@ -101,6 +101,17 @@ EDITS: dict[str, tuple[str, Edit, str]] = {
     "another epsilon": ("brats_dp_adaptive", lambda s, c: about(s)["dp"].update(epsilon=0.01), "epsilon"),
     "an old epsilon": ("brats_dp_adaptive", lambda s, c: at_both(s, c, noise_multiplier=0.05), "epsilon"),
     "an old epsilon of patients": ("brats_dp_patient", lambda s, c: at_both(s, c, noise_multiplier=0.6), "epsilon"),
+    "an epsilon of other trust": (
+        "brats_dp_joint",
+        lambda s, c: about(s)["dp"].update(epsilon_one_without_noise=8.0),
+        "epsilon_one_without_noise",
+    ),
+    "less noise of all": ("brats_dp_joint", lambda s, c: at_both(s, c, noise_multiplier=0.6), "epsilon"),
+    "other blocks at home": (
+        "brats_dp_joint",
+        lambda s, c: s["workflows"][0]["args"]["mode"]["args"].update(home_roles=["body"]),
+        "home_roles",
+    ),
     "a target": ("brats_dp_adaptive", lambda s, c: about(s)["dp"].update(target_epsilon=1.0), "target_epsilon"),
     "no noise told": ("brats_dp_adaptive", lambda s, c: about(s)["dp"].pop("noise_multiplier"), "noise_multiplier"),
     "no claim told": ("brats_dp_adaptive", lambda s, c: about(s).pop("dp"), "dp"),

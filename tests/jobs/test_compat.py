@@ -31,13 +31,15 @@ def objective(cell: compat.Cell) -> bool:
         return False  # rules and most compressions read single updates
     if not summed and cell["compression"] == "low_rank":
         return False  # its factors follow from means, which no site of a plaintext job hears
-    if summed and compressed and dp == "hospital":
+    if dp == "joint" and secagg in ("plaintext", "fixed", "he", "weighted"):
+        return False  # one share of the noise hides nobody, and the number of patients would be told
+    if summed and compressed and dp in ("hospital", "joint"):
         return False  # what is left out would leave in a sum with other noise
     if dp == "hospital" and secagg in ("plaintext", "weighted"):
         return False  # the number of patients would be told
     if dp != "no_dp" and beside:
         return False
-    if dp == "patient" and chosen:
+    if dp in ("patient", "joint") and chosen:
         return False  # masks read training patients
     if summed and chosen and beside:
         return False  # the difference of two sums
@@ -114,12 +116,17 @@ def job_of(cell: compat.Cell) -> recipes.Job:
         args |= {"weights": "patients_in_sum"} if cell["secagg"] == "weighted" else {}
         privacy["secagg"] = made.privacy["secagg"] | {"args": args}
     if cell["dp"] != "no_dp":
-        source = "brats_dp_patient" if cell["dp"] == "patient" else "brats_dp_adaptive"
+        source = {"patient": "brats_dp_patient", "hospital": "brats_dp_adaptive", "joint": "brats_dp_joint"}[cell["dp"]]
         private = copy.deepcopy(printed(source).privacy)
         privacy |= {key: private[key] for key in ("mechanism", "dp", "scaling") if key in private}
         if cell["dp"] == "hospital" and made.secagg is not None:
             sum_ = privacy["secagg"]["args"] | {"bits": 16}
             made_for = {key: sum_[key] for key in ("sites", "min_clients", "bits")} | {"distributed": sum_["masks"]}
+            privacy["mechanism"]["args"]["promise"]["args"] |= made_for
+            privacy["secagg"] = privacy["secagg"] | {"args": sum_}
+        if cell["dp"] == "joint" and made.secagg is not None:
+            sum_ = privacy["secagg"]["args"] | {"bits": 16}
+            made_for = {key: sum_[key] for key in ("sites", "min_clients", "bits")}
             privacy["mechanism"]["args"]["promise"]["args"] |= made_for
             privacy["secagg"] = privacy["secagg"] | {"args": sum_}
     return replace(made, privacy=privacy, fedavg_baseline=cell["beside"] == "beside")

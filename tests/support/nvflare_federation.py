@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from nvflare.apis.client import Client
@@ -39,6 +39,7 @@ from wardround.core.errors import Refusal
 from wardround.core.rng import stream
 from wardround.data.cases import MODALITIES
 from wardround.dp.hospital_release import HospitalRelease
+from wardround.dp.joint_release import JointRelease
 from wardround.dp.scaling import Scaling
 from wardround.flare import few_patients, made_with, secagg_calls, secagg_messages, workspaces
 from wardround.flare.controller import ServerController
@@ -197,19 +198,21 @@ class Party:
 
 @dataclass(frozen=True)
 class Private:
-    """Hospital-level DP of a played job; nothing: none."""
+    """Differential privacy of a played job whose noise is added as updates leave; nothing: none."""
 
-    mechanism: HospitalRelease | None = None
+    mechanism: HospitalRelease | JointRelease | None = None
     scaling: Scaling | None = None
 
 
 class Site(Party):
     """A site of the job: executor, outbound filter, and the component that both read.
 
-    validation: how it checks every revealed sum; schedule: how it trains; both count from the next restart on
+    validation: how it checks every revealed sum; schedule: how it trains; both count from the next restart on, as do
+    settings: other arguments of its executor
     """
 
     synthetic = True
+    settings: ClassVar[dict[str, Any]] = {}
     schedule = Schedule(2, 2, 0.05, 0.9, True, 0.0, 10.0, "cosine")
     validation: StepCheck | None = None
 
@@ -232,7 +235,8 @@ class Site(Party):
         """Forget everything that is not on disk, as a new process does."""
         self.outbound = Outbound(self.private.mechanism or NONE, self.compression, self.promise, MODALITIES)
         self.engine.components |= {ID: self.outbound}
-        self.executor = secagg_site(scaling=self.private.scaling, validation=self.validation, schedule=self.schedule)
+        usual = {"scaling": self.private.scaling, "validation": self.validation, "schedule": self.schedule}
+        self.executor = secagg_site(**usual | self.settings)
         self.executor.trainer.opened = self.hospital
         self.exit = OutboundFilter()
 
@@ -304,7 +308,12 @@ Meddle = Callable[[str, str, secagg_messages.Call, Shareable], "Shareable | list
 
 
 class Federation:
-    """Sites in folders of their own and a server that can be started again and again."""
+    """Sites in folders of their own and a server that can be started again and again.
+
+    home: the roles of the blocks that no update holds
+    """
+
+    home: ClassVar[list[str]] = []
 
     def __init__(
         self,
@@ -331,7 +340,7 @@ class Federation:
 
     def begin(self, **changed: Any) -> None:
         """Make a server's process; what it knows is what its folder holds."""
-        mode = SecAggJobServer(self.promise, SPEC, ["model"], [], [], self.compression)
+        mode = SecAggJobServer(self.promise, SPEC, ["model"], self.home, [], self.compression)
         settings = {"mode": mode, "num_rounds": 2, "about": ABOUT}
         settings |= {"round_timeout_s": 60, "step_timeout_s": 30, "wait_time_after_min_received": 60}
         self.server = Party(self.root / "server", "server", self.job)

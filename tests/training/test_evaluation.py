@@ -41,6 +41,19 @@ def test_candidates_follow_the_arms(site):
     assert set(own) == {"local", "personalised"}
 
 
+def test_the_warm_start_is_scored_as_it_is_and_never_deployed(site):
+    """Even where it is by far the best model: nothing was learnt from anybody for it."""
+    one = site()
+    initial = one.model.vector.clone()
+    ruined = torch.full_like(initial, 1e3)
+    found = evaluate(one, {"fedavg": ruined, "warm_start": initial}, initial, SCHEDULE, JUDGING)
+    row = found.numbers["candidates"]["warm_start"]
+    assert (row["k"], row["val"]) == (0, pytest.approx(one.score(initial, one.split.val)))
+    assert set(found.numbers["candidates"]) == {"local", "fedavg", "fedavg_finetuned", "warm_start"}
+    assert found.numbers["deploy"] != "warm_start"
+    assert set(shared_only(found.numbers)["candidates"]) == {"fedavg"}
+
+
 def test_the_local_model_did_the_same_work_alone(judged):
     one, initial, _, evaluation = judged
     expected = local_only(one.objective("local"), SCHEDULE, initial)

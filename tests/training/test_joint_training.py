@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from wardround.algorithms.base import Steps
 from wardround.algorithms.fedavg import FedAvg
+from wardround.algorithms.federation import local_round
 from wardround.algorithms.patient_steps import PatientSteps
+from wardround.algorithms.server_optimizers import Mean
 from wardround.algorithms.sharing import EVERYTHING
 from wardround.algorithms.train_only import TrainOnly
+from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused
 from wardround.dp.joint_dp import JointDP
 from wardround.dp.joint_release import JointRelease
 from wardround.dp.joint_steps import JointObjective, patient_sum
 from wardround.dp.patient_dp import PatientDP
+from wardround.models.nets import UNet3d
+from wardround.models.roles import block_roles
 from wardround.training.dp_training import DPSite, PatientPatches
+from wardround.training.global_model import GlobalModel
 from wardround.training.joint_training import require_joint
 from wardround.training.segmentation import SegmentationSite
 
@@ -145,3 +153,25 @@ def test_patient_level_noise_of_a_hospital_alone_is_confined_too(site: Site) -> 
     rows = torch.cat(list(source.gradients(alone.site.model.vector, source.sample(source.patients))))[:, shared]
     mean = (rows * (0.5 / rows.norm(dim=1, keepdim=True)).clamp(max=1)).sum(0) / 6
     assert float((found[shared] - mean).norm() / mean.norm()) < 0.05
+
+
+def test_the_server_of_a_plaintext_job_awaits_exactly_what_is_trained(tmp_path: Path) -> None:
+    """brats_dp_patient with affine parts: what a round sends is what the model of the server lets in."""
+    spec = UNet3d(channels=(4, 8))
+    module = spec.build(0)
+    layout = Layout.of({name: block.detach().numpy() for name, block in module.named_parameters()})
+    received = {"model": torch.zeros(layout.total)}
+    update, _, _ = local_round(FedAvg(), AFFINE, received, {}, layout, block_roles(module), Line(), Steps(1, 0.1))
+    held = GlobalModel.open(tmp_path, spec, Mean(1.0), ["model"], 0, {})
+    assert held.travelling(AFFINE.home_roles) == set(update)
+    held.require_fits("site-1", held.facts["fingerprint"], update, held.travelling(AFFINE.home_roles))
+
+
+class Line:
+    """A gradient of ones."""
+
+    def sample(self, count: int) -> tuple[None, ...]:
+        return (None,) * count
+
+    def value_and_grad(self, w: torch.Tensor, batch: Any) -> tuple[float, torch.Tensor]:
+        return 0.0, torch.ones_like(w)

@@ -42,6 +42,8 @@ SELF_CONTAINED = "self_contained"
 """A message can be read by itself, without the mean that the round before revealed."""
 DEFERRABLE = "deferrable"
 """What a stage leaves out of an update may leave with a later one."""
+SUFFICIENT = "sufficient"
+"""An update keeps its promise when it is opened alone: it does not rest on the noise of others."""
 UNPROMISED = "unpromised"
 """No promise of differential privacy counts what the site does: it may depend on its patients."""
 PLAIN = frozenset(
@@ -58,6 +60,7 @@ PLAIN = frozenset(
         ANCHORED,
         SELF_CONTAINED,
         DEFERRABLE,
+        SUFFICIENT,
         UNPROMISED,
     }
 )
@@ -112,6 +115,10 @@ WORDS = {
     DEFERRABLE: (
         "updates of which a part may leave later",
         "updates whose noise counts in the sum of their own round only",
+    ),
+    SUFFICIENT: (
+        "updates that keep their promise when they are opened alone",
+        "updates that keep their promise in a sum alone",
     ),
     UNPROMISED: ("no promise of differential privacy", "a promise of differential privacy"),
 }

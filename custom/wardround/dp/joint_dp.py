@@ -51,6 +51,7 @@ from wardround.core.traits import (
     FIXED_LAYOUT,
     INTEGER,
     SAME_BLOCKS,
+    SUFFICIENT,
     UNPROMISED,
     WHOLE,
     Traits,
@@ -104,7 +105,7 @@ class JointDP:
     traits: ClassVar[Traits] = Traits(
         needs=frozenset({ALONE, SAME_BLOCKS, ADDITIVE, FIXED_LAYOUT, WHOLE, ANCHORED}),
         gives=frozenset({BOUNDED, INTEGER}),
-        breaks=frozenset({COUNTED, DEFERRABLE, UNPROMISED}),
+        breaks=frozenset({COUNTED, DEFERRABLE, SUFFICIENT, UNPROMISED}),
         why={
             ALONE: "one model: the update of a second one would leave without noise, or uncounted",
             SAME_BLOCKS: "the same blocks at every hospital: masks are chosen by training patients, without noise",

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterable
 from functools import lru_cache
 
-from wardround.dp.accounting import VACUOUS, Claim, best_attack, for_gaussians, mu_for
+from wardround.dp.accounting import VACUOUS, Claim, best_attack, for_gaussians, in_shares, mu_for
 from wardround.dp.releases import (
     Release,
     SampledGaussianRelease,
@@ -45,10 +45,6 @@ def second_opinion(releases: Iterable[Release], unit: Unit, delta: float) -> flo
     found = merged(releases)
     if unit == "hospital" or not found or not all(covers(release, unit) for release in found):
         return None
-    shares = any(
-        not isinstance(one, UnknownRelease) and (one.unit == "hospital" or getattr(one, "in_shares", False))
-        for one in found
-    )
     steps = []
     for release in found:
         seen = seen_by(release, unit)
@@ -56,7 +52,7 @@ def second_opinion(releases: Iterable[Release], unit: Unit, delta: float) -> flo
             return None
         rate = seen.sample_rate if isinstance(seen, SampledGaussianRelease) else 1.0
         steps.append((seen.noise_multiplier, rate, times(seen)))
-    return _prv(tuple(steps), for_gaussians(delta) if shares else delta)
+    return _prv(tuple(steps), for_gaussians(delta) if any(map(in_shares, found)) else delta)
 
 
 def the_larger(ours: Claim, releases: Iterable[Release]) -> Claim:

@@ -18,6 +18,7 @@ from wardround.core.errors import ConfigRefused
 from wardround.core.stages import Update
 from wardround.dp.hospital_dp import HospitalDP
 from wardround.dp.hospital_release import HospitalRelease
+from wardround.dp.joint_release import JointRelease
 from wardround.dp.releases import covers
 from wardround.flare import ledger_adapter, plaintext_messages, secagg_messages, workspaces
 from wardround.flare.job_parts import outbound_in_force
@@ -112,9 +113,23 @@ class PatientRule:
     an answer, the plan must be reserved, by the same figures and settings and by this
     very job, and the update comes without its loss. The noise is in the training:
     whether an update IS noised its objective says (dp/noise_proof.py).
+
+    shared_noise: whether noise of which other hospitals add a part is enough
+        (dp/joint_dp.py). That promise rests on them, so it is accepted only by name.
     """
 
+    shared_noise: bool = False
+
     name: ClassVar[str] = "patient"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.shared_noise, bool):
+            raise ConfigRefused(
+                "the scope `patient` in local/privacy.json",
+                found=f"shared_noise {self.shared_noise!r}",
+                expected="true or false",
+                fix="copy poc_workspace/privacy_patient.json to local/privacy.json again",
+            )
 
     def passed(self, passing: Passing, fl_ctx: FLContext) -> Passing:
         """Return what goes on, without counts and seconds; a looser job is a ReleaseRefused."""
@@ -122,10 +137,10 @@ class PatientRule:
             return passing
         if passing.what == ORDER:
             require_silence(fl_ctx)
-            _require_private(fl_ctx)
+            self._require_private(fl_ctx)
             require_own_executor(fl_ctx)
             return passing
-        outbound = _require_private(fl_ctx)
+        outbound = self._require_private(fl_ctx)
         require_own_executor(fl_ctx)
         require_reserved(fl_ctx, outbound)
         if passing.what == UPDATE:
@@ -138,6 +153,21 @@ class PatientRule:
             told = plaintext.scores_without_counts(shared_only(passing.the_scores))
             return replace(passing, scores=plaintext.without_time(told))
         return passing
+
+    def _require_private(self, fl_ctx: FLContext) -> Outbound:
+        outbound = outbound_in_force(fl_ctx)
+        if outbound is None or outbound.charged is None or not covers(outbound.charged.plan(), "patient"):
+            raise refused(
+                "a job that is charged for nothing, or for less than a patient",
+                "patient-level differential privacy (jobs like brats_dp_patient)",
+            )
+        if isinstance(outbound.charged, JointRelease) and not self.shared_noise:
+            raise refused(
+                "a job whose noise is the sum of shares, most of them other hospitals'",
+                'noise of this hospital alone (jobs like brats_dp_patient), or {"rule": "patient", "shared_noise": true} '
+                "in local/privacy.json",
+            )
+        return outbound
 
 
 @final
@@ -243,13 +273,3 @@ class HospitalRule:
         if not isinstance(noise, HospitalDP) or noise.noise_multiplier < mine.noise_multiplier:
             return False
         return not noise.distributed or (noise.colluders >= mine.colluders and noise.min_clients >= mine.min_clients)
-
-
-def _require_private(fl_ctx: FLContext) -> Outbound:
-    outbound = outbound_in_force(fl_ctx)
-    if outbound is None or outbound.charged is None or not covers(outbound.charged.plan(), "patient"):
-        raise refused(
-            "a job that is charged for nothing, or for less than a patient",
-            "patient-level differential privacy (jobs like brats_dp_patient)",
-        )
-    return outbound

@@ -12,6 +12,7 @@ from wardround.core.traits import STEADY
 from wardround.flare.reported_settings import plain
 from wardround.jobs.building import build, shared_layout
 from wardround.jobs.card_privacy import privacy_notes
+from wardround.jobs.joint_card import joint_cost, joint_round
 from wardround.jobs.recipes import Job
 from wardround.models import weights_words
 
@@ -65,6 +66,7 @@ def card(job: Job) -> str:
         else ""
     )
     law = _law(job) if job.hospital_noise else ""
+    law = f"What that costs: {_wrapped(joint_cost(job), '')}.\n" if job.shares_noise else law
     law += "".join(f"{_wrapped(words, '')}.\n" for words in privacy_notes(job))
     words = job.privacy.get("report")
     report = f"\nReport: {_wrapped(words, '')}.\n" if words else f"    wardround report /tmp/{job.name}\n"
@@ -132,6 +134,8 @@ def _stays(job: Job) -> str:
     while FedAvg is trained beside it.
     """
     sharing = build(job.sharing, "sharing")
+    if job.shares_noise:
+        return f"nothing; what is not trained (the job is {sharing.title}) is the same public weights everywhere"
     told = "the report names them and since when" if job.secagg is None else "only its own report names them"
     kept = (
         [
@@ -154,13 +158,21 @@ def _course(job: Job) -> str:
     """Return what happens in the job, in order."""
     schedule, sites = job.schedule, job.federation["sites"]
     return (
-        f"{schedule['num_rounds']} rounds at {len(sites)} sites ({', '.join(sites)}). In every round each hospital scores the "
-        f"incoming "
-        f"model on its validation patients, spends {_work(schedule)} gradient evaluations (the unit of training work) on its "
-        "training patients, and sends back the change. After the last round it trains a local model with the same total work, "
+        f"{schedule['num_rounds']} rounds at {len(sites)} sites ({', '.join(sites)}). {_each_round(job)}"
         f"fine-tunes the shared one ({_list(job.task['model_selection']['args']['steps'])} steps, chosen on validation), "
         f"{_mixes(job)}and scores every "
         f"candidate once on its test patients. {_checks(job)}{job.privacy.get('verdict', VERDICT)}"
+    )
+
+
+def _each_round(job: Job) -> str:
+    """Return what a hospital does in every round, and what it trains by itself at the end."""
+    if job.shares_noise:
+        return joint_round(job)
+    return (
+        f"In every round each hospital scores the incoming model on its validation patients, spends {_work(job.schedule)} gradient "
+        "evaluations (the unit of training work) on its training patients, and sends back the change. After the last round it "
+        "trains a local model with the same total work, "
     )
 
 

@@ -37,6 +37,7 @@ from wardround.compression.rand_k import RandK
 from wardround.compression.top_k import TopK
 from wardround.core.traits import Fitting, Misfit, Part, leaving, misfit
 from wardround.dp.hospital_dp import HospitalDP
+from wardround.dp.joint_dp import JointDP
 from wardround.dp.patient_dp import PatientDP
 from wardround.secagg.spec import SecAggSpec
 
@@ -112,7 +113,7 @@ def options() -> Mapping[str, Mapping[str, Any]]:
         },
         "algorithm": {"fedavg": FedAvg(), "scaffold": Scaffold()},
         "beside": {"alone": None, "beside": BESIDE},
-        "dp": {"no_dp": None, "patient": PatientDP, "hospital": HospitalDP},
+        "dp": {"no_dp": None, "patient": PatientDP, "hospital": HospitalDP, "joint": JointDP},
         "compression": {
             "none": None,
             "half": Half,

@@ -105,7 +105,7 @@ def _built(kind: str, name: str) -> dict[str, Any]:
         return {kind: build(fragments.table()["algorithms"][name]["site"], kind)}
     job = recipes.job(_JOB, [f"{kind}={name}"])
     if kind == "privacy":
-        dp = {} if job.dp is None else {"dp": compat.options()["dp"][job.dp["unit"]]}
+        dp = {} if job.dp is None else {"dp": compat.options()["dp"]["joint" if job.shares_noise else job.dp["unit"]]}
         secagg = build(job.privacy["secagg"], "secagg") if job.secagg is not None else None
         return dp | ({} if dp and secagg is None else {"secagg": secagg})
     if kind == "work_by_patients":

@@ -48,10 +48,13 @@ def joint_noise(made: Job, delta: float, given: float) -> GaussianRelease:
     found = told(promise, rounds, delta)
     dp |= found
     honest, lying, other = (_shown(value) for value in found.values())
+    few = dp["colluders"]
+    tell = f"{few} of them tell" if few > 1 else "one of them tells"
+    counted = f", the one above if {tell} what noise they added" if few else ""
     trust = (
-        f"What is promised rests on the other hospitals: epsilon {honest} if all are honest, as above if {dp['colluders']} of "
-        f"them tell their noise, and {lying} if one more adds none, which nobody would see. Where one patient is replaced by "
-        f"another, epsilon is {other}; a patient with images at k hospitals has k times the mu"
+        f"It rests on the other hospitals: epsilon is {honest} if all of them are honest{counted}, and {lying} if "
+        f"{'one more' if few else 'one'} adds no noise, which nobody would see. Where one patient is replaced by another, epsilon "
+        f"is {other}; for a patient with images at k hospitals mu is k times as large"
     )
     made.privacy["guarantee"] = made.privacy["guarantee"].replace("{trust}", trust)
     return GaussianRelease("patient", noise, rounds, in_shares=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-CANDIDATES = ("local", "fedavg", "fedavg_finetuned", "personalised", "interpolated", "blend")
+CANDIDATES = ("local", "fedavg", "fedavg_finetuned", "personalised", "interpolated", "blend", "warm_start")
 """The models that a site compares, the simplest first. A blend is two networks."""
 
 OVERLAP, DISTANCES = "dice", ("hd95_mm", "surface_mm")

@@ -134,6 +134,19 @@ def who_reads(settings: Json) -> str:
     job's secure aggregation.
     """
     masks, encryption = settings.get("secagg.masks"), settings.get("secagg.encryption")
+    if masks and settings.get("dp.unit") == "patient":
+        hidden = "masked and encrypted" if encryption else "masked"
+        honest, lying, other = (
+            _epsilon(settings, when) for when in ("all_honest", "one_without_noise", "patient_replaced")
+        )
+        return (
+            "What each hospital sent was clipped for every single patient, carried a share of the noise and was "
+            f"{hidden}: only the sum of all could be read, and the noise in it bounds what it tells of any one training "
+            f"patient: {privacy_claim({'settings': settings})}. It rests on the other hospitals: epsilon is {honest} if all "
+            f"of them were honest, and {lying} if one (beside {settings.get('dp.colluders', 0)} that tell their noise) added "
+            f"none. Where one patient is replaced by another it is {other}; for a patient with images at k hospitals mu is "
+            "k times as large."
+        )
     if encryption and masks and settings.get("dp.unit") != "hospital":
         return (
             "The changes were masked and encrypted: the server could read nothing of them, the hospitals only the sum of all. "
@@ -166,6 +179,12 @@ def who_reads(settings: Json) -> str:
             f"one training patient: {privacy_claim({'settings': settings})}. Validation and test patients are not covered."
         )
     return "The server could read the change of each single hospital: no mask, no encryption and no noise hid it."
+
+
+def _epsilon(settings: Json, when: str) -> str:
+    """Return an epsilon that holds under another trust than the job's own."""
+    value = settings.get(f"dp.epsilon_{when}")
+    return f"{value:.3g}" if isinstance(value, int | float) else str(value)
 
 
 def settings(run: Json) -> Table:

@@ -35,6 +35,7 @@ NAMES = {
     "personalised": "personalised",
     "interpolated": "interpolated",
     "blend": "blend",
+    "warm_start": "warm start, nothing private released",
 }
 SPOKEN = {
     "local": "your own local model",
@@ -43,6 +44,7 @@ SPOKEN = {
     "personalised": "the personalised model",
     "interpolated": "the interpolated model (weights between the shared and the fine-tuned ones)",
     "blend": "the blend of your own local model and a shared one",
+    "warm_start": "the first weights, of which nothing private was released",
 }
 DICE, BALANCED = "Dice", "balanced accuracy"
 SPREAD = {DICE: 0.05, BALANCED: 0.35}

@@ -25,6 +25,7 @@ from wardround.core.traits import (
     PUBLIC_COUNT,
     READABLE,
     SAME_BLOCKS,
+    SUFFICIENT,
     Part,
     Traits,
 )
@@ -47,6 +48,7 @@ WHY = {
     # In the first round with masks both models still start and train alike: the sum of
     # the one less that of the other is, block by block, what those who keep the block
     # have left out; where that is one hospital, its update.
+    SUFFICIENT: "masks (--set secagg.masks=true): without them somebody can open a single update, with one share of the noise",
     ALONE: "one model, or the same blocks everywhere: the difference of two sums is the update of those that keep a block",
 }
 ANY_SUM = Part(
@@ -139,9 +141,10 @@ class SecAggSpec:
         breaks = ANY_SUM.traits.breaks
         if self.weights != "patients_plaintext":
             breaks = breaks | {PUBLIC_COUNT}
+        needs = NEEDS if self.masks else NEEDS | {SUFFICIENT}
         if self.weighted:
-            return replace(ANY_SUM.traits, needs=NEEDS | {COUNTED}, breaks=breaks)
-        return replace(ANY_SUM.traits, breaks=breaks | {COUNTED})
+            return replace(ANY_SUM.traits, needs=needs | {COUNTED}, breaks=breaks)
+        return replace(ANY_SUM.traits, needs=needs, breaks=breaks | {COUNTED})
 
     @property
     def weighted(self) -> bool:

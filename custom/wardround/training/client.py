@@ -32,7 +32,7 @@ from wardround.models.specs import Single
 from wardround.models.warm_start import told
 from wardround.training import mask_history, origin, pages, state
 from wardround.training.dp_training import DPSite
-from wardround.training.evaluation import Evaluation, ModelSelection, evaluate
+from wardround.training.evaluation import WARM_START, Evaluation, ModelSelection, evaluate
 from wardround.training.opening import Opened, open_site
 from wardround.training.splitting import split_of
 from wardround.training.task import TaskPhantoms, TaskSampling, TaskSite
@@ -220,14 +220,13 @@ class Hospital:
         own = personal(self._start(weights, since))
         # A job that is FedAvg itself has no separate baseline: its model is the
         # baseline.
-        plain = (self.settings.algorithm, self.settings.sharing) == (
-            FedAvg(),
-            EVERYTHING,
-        )
+        plain = (self.settings.algorithm, self.settings.sharing) == (FedAvg(), EVERYTHING)
         shared = plain or self.settings.private is not None
         arms = {FEDAVG_BASELINE if shared and self.settings.fedavg_baseline is None else "personalised": own}
         if self.settings.fedavg_baseline is not None:
             arms[FEDAVG_BASELINE] = self._vector(from_variable(FEDAVG_BASELINE, weights))
+        # Private steps are worth what they add to the public weights from which they began.
+        arms |= {WARM_START: self.initial} if isinstance(self.settings.private, JointDP) else {}
         found = evaluate(
             self.site,
             arms,
@@ -267,11 +266,9 @@ class Hospital:
     def _objective(self, round_: int) -> Objective:
         if self._dp_site is None:
             return self.site.objective("train", round_)
-        settings = self.settings
-        patches = getattr(settings.algorithm, "patches", 1)
-        return self._dp_site.objective(
-            settings.schedule.work, "train", round_, sharing=settings.sharing, patches=patches
-        )
+        work, sharing = self.settings.schedule.work, self.settings.sharing
+        patches = getattr(self.settings.algorithm, "patches", 1)
+        return self._dp_site.objective(work, "train", round_, sharing=sharing, patches=patches)
 
     @cached_property
     def _dp_site(self) -> DPSite | None:

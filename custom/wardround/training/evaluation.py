@@ -8,6 +8,9 @@ job asks for them also two that cost no training:
     blend         two networks: p = a p_own + (1 - a) p_shared, of the local model and
                   the best of the candidates that were trained with others
 
+Beside them, where private steps were taken from public weights, these weights as they
+were: what nothing was released for. They are scored and never deployed.
+
 Every choice is made on validation patients (the number of fine-tuning steps, a, the
 model to deploy); the test patients are scored once, at the end. Only means, intervals
 and counts may leave (`Evaluation.numbers`). Rows per patient, a, and which models were
@@ -36,6 +39,9 @@ from wardround.reports.choice import choose_by, require_rule
 from wardround.reports.verdict import LEAST_DICE, floors, is_usable, score_of
 from wardround.training.mixture import Mixture, Model, ValidationScore
 from wardround.training.task import Rows, TaskSite
+
+# The arm, and the candidate, that is the public first weights as they were.
+WARM_START = "warm_start"
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,8 @@ def evaluate(
     """Evaluate every candidate that `arms` allows.
 
     arms: The models by name. "fedavg" gives the candidates fedavg and fedavg_finetuned;
-        "personalised" gives personalised.
+        "personalised" gives personalised. WARM_START is scored as it is, and is not
+        among the models to deploy.
     initial: Where the local baseline starts. It does the same work on the same schedule
         as the federation, alone.
     """
@@ -152,7 +159,7 @@ def evaluate(
     }
     deploy = choose_by(
         model_selection.rule,
-        {name: one.score for name, one in picked.items()},
+        {name: one.score for name, one in picked.items() if name != WARM_START},
         score_of(candidates),
     )
     # The test patients say whether the choice is good enough for anybody. They do not change the choice.
@@ -182,7 +189,7 @@ def candidates_on_validation(
     # federation depends on it.
     local = local_only(site.objective("local"), schedule, initial)
     picked = {"local": Candidate(0, site.validation_scores({"": local}, site.split.val)[""], local)}
-    tuned = {arm: fine_tuned(site, w, model_selection) for arm, w in arms.items()}
+    tuned = {arm: fine_tuned(site, w, model_selection) for arm, w in arms.items() if arm != WARM_START}
     for arm, options in tuned.items():
         if arm == "fedavg":
             # The first is the model after 0 steps: ModelSelection requires a 0 among the
@@ -197,6 +204,8 @@ def candidates_on_validation(
         picked["interpolated"] = max(found, key=lambda option: option.val)
     if model_selection.blend and trained:
         picked["blend"] = blended(site, picked["local"], trained, model_selection.blend)
+    if (first := arms.get(WARM_START)) is not None:
+        picked[WARM_START] = Candidate(0, site.validation_scores({"": first}, site.split.val)[""], first)
     if model_selection.largest_component:
         better = site.postprocessed({name: one.model for name, one in picked.items()}, site.split.val)
         picked |= {name: replace(picked[name], model=model, score=score) for name, (model, score) in better.items()}
