@@ -209,7 +209,7 @@ def test_a_hidden_sum_is_what_its_name_says(name, repository):
     assert (promise["masks"], promise["encryption"], promise["ring"]) == wanted
     meta = json.loads((repository / "jobs" / name / "meta.json").read_text())
     assert promise["min_clients"] == meta["min_clients"] == 3
-    assert promise["weights"] == ("equal" if name in PER_HOSPITAL else "patients_in_sum")
+    assert promise["weights"] == ("equal" if name in (*PER_HOSPITAL, "brats_dp_joint") else "patients_in_sum")
     assert [part["id"] for part in server["components"]] == ["made_with", "tensorboard"], (
         "nothing that adds updates in the open"
     )
