@@ -3,6 +3,8 @@
 plain            the gradient of the mean loss, no clipping: what DP-SGD is measured against
 ours             models/per_sample.py, clipping on the grid, Gaussian noise from OS entropy, division
 ours, no noise   the same without noise
+affine           as ours, noise included, but scales, shifts and biases alone are trained (algorithms/train_only.py)
+affine, no noise the same without noise
 two passes       per-patient norms as ours but the rows dropped; a second backward pass with weighted losses
 opacus hooks     GradSampleModule as it comes, rows clipped and summed; no noise
 opacus ghost     GradSampleModuleFastGradientClipping: norms, then a second backward pass with weighted losses; no
@@ -14,7 +16,7 @@ singles          one patient after the other, as he is; no noise
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +58,10 @@ def _losses(s: Setting, logits: Tensor, rows: slice = slice(None)) -> Tensor:
     return dice_bce_by_patient(logits, s.targets[rows], s.known[rows])
 
 
+def _sizes(s: Setting) -> list[tuple[str, int]]:
+    return list(zip(s.model.layout.names, s.model.layout.sizes, strict=True))
+
+
 def clipped(rows: Tensor) -> Tensor:
     """Return the sum of rows clipped to CLIP, float32."""
     return (CLIP / rows.norm(dim=1).clamp(min=1e-12)).clamp(max=1.0) @ rows
@@ -65,12 +71,13 @@ def plain(s: Setting) -> Step:
     return lambda: s.model.value_and_grad(s.w, s.images, lambda out: _losses(s, out).mean())[1]
 
 
-def _ours(s: Setting, noise: bool) -> Step:
+def _ours(s: Setting, noise: bool, blocks: Sequence[str] | None = None) -> Step:
     from wardround.dp.dp_sgd import PatientDP, clipped_sum, noised_mean
     from wardround.models.per_sample import PerSample
 
-    many, size = len(s.images), s.w.numel()
-    per_sample, promise = PerSample(s.model, torch.get_num_threads()), PatientDP(CLIP, 1.0, 0.05, 20 * many)
+    many, promise = len(s.images), PatientDP(CLIP, 1.0, 0.05, 20 * len(s.images))
+    per_sample = PerSample(s.model, torch.get_num_threads(), blocks)
+    size = per_sample.layout.total
     say(f"formulas on {'one thread' if per_sample.pick_pace(s.images) else 'all threads'}")
 
     def step() -> Tensor:
@@ -88,6 +95,22 @@ def ours(s: Setting) -> Step:
 
 def ours_without_noise(s: Setting) -> Step:
     return _ours(s, noise=False)
+
+
+def affine_blocks(s: Setting) -> tuple[str, ...]:
+    """Return the names of the network's scales, shifts and biases."""
+    from wardround.algorithms.train_only import TrainOnly
+    from wardround.models.roles import shared_layout
+
+    return shared_layout(s.model.module, TrainOnly(("affine",)).home_roles).names
+
+
+def affine(s: Setting) -> Step:
+    return _ours(s, True, affine_blocks(s))
+
+
+def affine_without_noise(s: Setting) -> Step:
+    return _ours(s, False, affine_blocks(s))
 
 
 def two_passes(s: Setting) -> Step:
@@ -168,12 +191,15 @@ def functorch(s: Setting) -> Step:
     return step
 
 
-def pairs(s: Setting) -> Step:
+def pairs(s: Setting, blocks: Sequence[str] | None = None) -> Step:
+    kept = torch.cat([torch.full((n,), blocks is None or name in blocks) for name, n in _sizes(s)])
+
     def step() -> Tensor:
-        total = torch.zeros_like(s.w)
+        total = torch.zeros(int(kept.sum()))
         for index in range(len(s.images)):
             at = slice(index, index + 1)
             _, g = s.model.value_and_grad(s.w, s.images[at], lambda out, at=at: _losses(s, out, at).sum())
+            g = g if blocks is None else g[kept]
             total += g * (CLIP / g.norm().clamp(min=1e-12)).clamp(max=1.0)
         return total
 
@@ -199,6 +225,8 @@ METHODS: dict[str, Callable[[Setting], Step]] = {
     "plain": plain,
     "ours": ours,
     "ours, no noise": ours_without_noise,
+    "affine": affine,
+    "affine, no noise": affine_without_noise,
     "two passes": two_passes,
     "opacus hooks": opacus_hooks,
     "opacus functorch": opacus_functorch,
@@ -207,12 +235,14 @@ METHODS: dict[str, Callable[[Setting], Step]] = {
     "pairs": pairs,
     "singles": singles,
 }
-NOT_COMPARED = ("plain", "ours")
+NOT_COMPARED = ("plain", "ours", "affine")
 
 
 def difference(name: str, patients: int, patch: int) -> float:
     """Return how far a method's clipped sum is from that of `pairs`, relative to its norm."""
-    found, expected = METHODS[name](setting(patients, patch))(), pairs(setting(patients, patch))()
+    made = setting(patients, patch)
+    blocks = affine_blocks(made) if name.startswith("affine") else None
+    found, expected = METHODS[name](setting(patients, patch))(), pairs(made, blocks)()
     return float((found - expected).norm() / expected.norm())
 
 

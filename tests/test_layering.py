@@ -33,6 +33,7 @@ FLOORS = {
 }
 HOMES = {
     "dp_accounting": {"dp"},
+    "opacus": {"dp", "models"},
     "nvflare": {"flare", "jobs"},
     "nibabel": {"data", "research", "synthetic"},
     "monai": {"models", "tasks"},
@@ -71,6 +72,7 @@ SERVER = (
     "training.task",
     "training.dp_training",
     "models.per_sample",
+    "models.opacus_rows",
     "jobs",
 )
 NEVERS = {
@@ -113,6 +115,7 @@ HEAVY = (
     "aiohttp",
     "yaml",
     "dp_accounting",
+    "opacus",
 )
 # The last resorts of a site and of the server, without which one hospital's bug ends the job of all.
 LAST_RESORT = {"flare.site_parts": 1, "flare.last_resort": 1}

@@ -64,6 +64,10 @@ def test_show(local, capsys):
     assert [row[0] for row in patient] == ["spent", "with reserved", "budget"]
     assert float(patient[0][3]) < float(patient[1][3]) < 8
     assert {row[3] for row in found if row[1:2] == ["hospital"]} == {"infinite"}
+    lines = [line for line in out.splitlines() if "second accountant" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("spent: a second accountant (Opacus PRV) says epsilon ")
+    assert float(lines[0].split("epsilon ")[1].split()[0]) == pytest.approx(float(patient[0][3]), abs=0.03)
 
 
 def test_show_without_a_budget_needs_a_delta_and_names_what_is_not_claimed(local, capsys):
@@ -142,6 +146,7 @@ def test_simulate_a_job_that_fits(local, capsys):
     figures = [float(found[name][3]) for name in ("spent", "with reserved", "all together")]
     assert figures == sorted(figures)
     assert "\nfits the budget of 8: epsilon per patient" in out
+    assert "\nall together: a second accountant (Opacus PRV) says epsilon " in out
     assert (local / ledger_file.FILE).read_bytes() == before
 
 

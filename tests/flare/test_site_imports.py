@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-HEAVY = ("monai", "scipy", "matplotlib", "nibabel", "timm", "torchvision", "dp_accounting", "pandas")
+HEAVY = ("monai", "scipy", "matplotlib", "nibabel", "timm", "torchvision", "dp_accounting", "opacus", "pandas")
 
 
 def test_a_site_that_trains_a_plain_job_imports_nothing_heavy_but_torch() -> None:

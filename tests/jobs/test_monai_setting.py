@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from wardround.core.errors import ConfigRefused, ModelRefused
 from wardround.jobs import allow_list, folder, recipes
 from wardround.jobs.building import require_buildable
+from wardround.jobs.card import card
 
 DYNUNET = [
     "model.path=monai.networks.nets.DynUNet",
@@ -74,3 +77,34 @@ def test_a_fragment_may_name_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(fragments, "fragment", with_dynunet)
     assert recipes.job("brats_fedavg").task["model"] == recipes.job("brats_fedavg", DYNUNET).task["model"]
+
+
+OWN = """
+from torch import nn
+
+
+class Replicating(nn.Sequential):
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(nn.Conv3d(in_channels, 4, 3, padding=1, padding_mode="replicate"), nn.Conv3d(4, out_channels, 1))
+"""
+
+
+def test_the_card_says_why_gradients_of_single_patients_take_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_networks.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ["model.path=own_networks.Replicating", "model.in_channels=8", "model.out_channels=3"]
+    own += ["sampling.patch=[16,16,16]"]
+    made = recipes.job("brats_dp_patient", own)
+    require_buildable(made)
+    said = " ".join(card(made).split())
+    assert "computed by Opacus, because wardround has no formula for Conv3d at '0' (weight)" in said
+    assert "Opacus, because" not in card(recipes.job("brats_dp_patient"))
+    assert "Opacus, because" not in card(recipes.job("brats_fedavg", own))
+
+
+def test_the_card_prints_what_the_second_accountant_says() -> None:
+    said = " ".join(card(recipes.job("brats_dp_patient")).split())
+    assert "A second accountant (Opacus PRV) says epsilon 8.01, an upper bound like ours." in said
+    assert "second accountant" not in card(recipes.job("brats_dp_adaptive"))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wardround.algorithms.alternating import Alternating
 from wardround.algorithms.base import Algorithm, LocalStart, Steps
@@ -20,11 +20,14 @@ from wardround.algorithms.finetune import fine_tune
 from wardround.algorithms.per_fedavg import PerFedAvg
 from wardround.algorithms.scaffold import Scaffold
 from wardround.algorithms.schedule import Schedule
+from wardround.algorithms.train_only import TrainOnly
 from wardround.core.errors import ConfigRefused, ModelRefused, ReleaseRefused
 from wardround.data.splits import split_patients
 from wardround.dp import dp_sgd
 from wardround.dp.dp_sgd import PatientDP, PrivateObjective, clipped_sum
 from wardround.models.nets import SegResNet3d, UNet3d
+from wardround.models.opacus_rows import GradSamples
+from wardround.models.roles import shared_layout
 from wardround.tasks.loss import dice_bce
 from wardround.training.dp_training import DPSite, PatientPatches, PrivatePlan, private_plan, releases_per_step
 from wardround.training.evaluation import ModelSelection
@@ -241,6 +244,43 @@ def test_segresnet_is_accepted(home: DPSite) -> None:
     DPSite(other_site(home, SegResNet3d(filters=4)), PROMISE)
 
 
+class Replicating(nn.Module):
+    """A network of the user's own: its borders are replicated, and no formula covers that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(8, 4, 3, padding=1, padding_mode="replicate")
+        self.norm, self.last = nn.GroupNorm(2, 4), nn.Conv3d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.norm(self.first(x))))
+
+
+class Own:
+    def build(self, seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return Replicating()
+
+
+def test_a_network_without_formulas_goes_the_slow_road_and_the_log_says_so(
+    home: DPSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = DPSite(other_site(home, Own()), PROMISE, at_once=4)
+    assert isinstance(slow.per_sample, GradSamples)
+    assert [record.message for record in caplog.records] == [
+        "gradients of single patients go the slow road, by Opacus: there is no formula for Conv3d at 'first' (weight)"
+    ]
+    source, w = PatientPatches(slow, "train"), weights(slow.site)
+    batches = source.sample(source.patients)
+    rows = torch.cat(list(source.gradients(w, batches)))
+    for batch, row in zip(batches, rows, strict=True):
+        _, alone = slow.site.model.value_and_grad(w, batch.images, lambda o, b=batch: dice_bce(o, b.targets, b.known))
+        assert float((row - alone).norm() / alone.norm()) < 1e-4
+    caplog.clear()
+    DPSite(home.site, PROMISE)
+    assert not caplog.records
+
+
 def test_a_network_that_mixes_patients_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     one = site()
     inner = one.model.module.forward
@@ -259,3 +299,19 @@ def test_cohorts_with_several_scans_of_a_patient_count_once(home: DPSite) -> Non
     source = PatientPatches(home, 0)
     assert source.patients == ("the same",)
     assert len(rows_of(source, weights(site), source.patients)) == 1
+
+
+def test_what_is_not_trained_is_not_computed(home: DPSite) -> None:
+    """The road of a part gives the columns that the whole has, and an objective takes them as they are."""
+    w, site = weights(home.site), home.site
+    names = shared_layout(site.model.module, TrainOnly(("affine",)).home_roles).names
+    whole, part = PatientPatches(home, "train", patches=2), PatientPatches(home, "train", patches=2, blocks=names)
+    columns = torch.from_numpy(site.layout.mask(names))
+    found, wanted = (rows_of(source, w, source.patients) for source in (part, whole))
+    assert found.shape == (len(whole.patients), int(columns.sum()))
+    torch.testing.assert_close(found, wanted[:, columns], rtol=1e-3, atol=1e-5)
+    assert home.road(names) is home.road(names)
+    private = home.objective(1, "train", sharing=TrainOnly(("affine",)))
+    _, g = private.value_and_grad(w, private.sample(1)[0])
+    assert not g[~columns].any()
+    assert g[columns].all()

@@ -96,6 +96,7 @@ def show(args: argparse.Namespace) -> int:
     """
     from wardround.dp.accounting import claim
     from wardround.dp.releases import UNITS, UnknownRelease
+    from wardround.dp.second_accountant import said, second_opinion
 
     ledger, budget = _ledger(args), _budget(args)
     state = ledger.state()
@@ -103,8 +104,9 @@ def show(args: argparse.Namespace) -> int:
     print(table(["job", "id", "code", "state", "release", "spent", "reserved"], _jobs(list(state.accounts.values()))))
     limits = {limit.unit: limit for limit in budget.limits} if budget else {}
     known = [one.unit for one in (*state.spent, *state.reserved) if not isinstance(one, UnknownRelease)]
-    rows = []
-    for unit in (unit for unit in UNITS if unit in {"patient", *known, *limits}):
+    rows, seconds = [], []
+    units = [unit for unit in UNITS if unit in {"patient", *known, *limits}]
+    for unit in units:
         delta = args.delta or (
             limits[unit].delta if unit in limits else min((one.delta for one in limits.values()), default=0)
         )
@@ -112,9 +114,13 @@ def show(args: argparse.Namespace) -> int:
             raise _refused("no delta", "a budget in the folder, or --delta", "add --delta 1e-5")
         rows.append(_row("spent", claim(state.spent, unit, delta)))
         rows.append(_row("with reserved", claim([*state.spent, *state.reserved], unit, delta)))
+        seconds.append(second_opinion(state.spent, unit, delta))
         if unit in limits:
             rows.append(["budget", unit, f"{limits[unit].delta:g}", f"{limits[unit].epsilon:g}", "", "", ""])
     print(f"\n{table(HEADS, rows)}")
+    for unit, second in zip(units, seconds, strict=True):
+        if second is not None:
+            print(f"\nspent: {said(second, unit)}")
     if any(row[3] == "infinite" for row in rows):
         print(
             "\ninfinite: nothing is claimed for that unit; a release hides its own unit and smaller ones, never larger ones"
@@ -148,6 +154,7 @@ def simulate(args: argparse.Namespace) -> int:
     """
     from wardround.dp.accounting import claim, require_meaningful
     from wardround.dp.releases import times
+    from wardround.dp.second_accountant import said, second_opinion
 
     ledger = _ledger(args, needed=False)
     budget = _budget(args)
@@ -163,6 +170,9 @@ def simulate(args: argparse.Namespace) -> int:
         _row("all together", claim([*before, plan], args.unit, args.delta)),
     ]
     print(f"{_text(plan)}, {times(plan)} times\n\n{table(HEADS, rows)}")
+    second = second_opinion([*before, plan], args.unit, args.delta)
+    if second is not None:
+        print(f"\nall together: {said(second, args.unit)}")
     if budget is None:
         print("\nno wardround_budget.json in this folder: jobs with differential privacy are refused here")
         return DONE

@@ -149,7 +149,7 @@ def claim(releases: Iterable[Release], unit: Unit, delta: float) -> Claim:
     found = merged(releases)
     if not all(covers(release, unit) for release in found):
         return Claim(unit, delta, math.inf, math.inf, Attack(1.0, 1.0))
-    at = for_gaussians(delta) if any(_in_shares(release) for release in found) else delta
+    at = for_gaussians(delta) if any(in_shares(release) for release in found) else delta
     found = [_plain(seen_by(release, unit)) for release in found]
     sampled = [one for one in found if isinstance(one, SampledGaussianRelease)]
     mu = mu_of([one for one in found if not isinstance(one, SampledGaussianRelease)], unit)
@@ -234,7 +234,8 @@ def require_meaningful(epsilon: float, accept_vacuous: bool) -> None:
         )
 
 
-def _in_shares(release: Release) -> bool:
+def in_shares(release: Release) -> bool:
+    """Return whether the noise is a sum of rounded shares, for which a part of delta is set aside."""
     if isinstance(release, UnknownRelease):
         return False
     return release.unit == "hospital" or (isinstance(release, GaussianRelease) and release.in_shares)

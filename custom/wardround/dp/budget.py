@@ -18,6 +18,7 @@ from wardround.core.errors import ConfigRefused, ReleaseRefused
 from wardround.core.validate import once
 from wardround.dp.accounting import Claim, claim, mu_for
 from wardround.dp.releases import UNITS, Release, Unit, UnknownRelease, covers
+from wardround.dp.second_accountant import the_larger
 
 FILE = "wardround_budget.json"
 EXAMPLE = '{"patient": {"epsilon": 8, "delta": 1e-5}}'
@@ -135,11 +136,19 @@ def bills(
     plan: Sequence[Release],
     budget: Budget,
 ) -> list[Bill]:
-    """Return what a plan would mean for every limit."""
+    """Return what a plan would mean for every limit.
+
+    What is planned counts as the larger of two accountants has it, where they disagree
+    (dp/second_accountant.py).
+    """
     found = []
     for limit in budget.limits:
         steps = [[*spent], [*spent, *reserved], [*spent, *reserved, *plan]]
-        found.append(Bill(limit, *(claim(releases, limit.unit, limit.delta) for releases in steps)))
+        before, held, planned = (claim(releases, limit.unit, limit.delta) for releases in steps)
+        # What does not fit by ours is refused anyway.
+        if plan and planned.epsilon <= limit.epsilon:
+            planned = the_larger(planned, steps[-1])
+        found.append(Bill(limit, before, held, planned))
     return found
 
 

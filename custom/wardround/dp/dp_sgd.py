@@ -118,8 +118,19 @@ class PatientGradients(Protocol):
     def gradients(self, w: Tensor, batch: Any) -> Iterable[Tensor]:
         """Return matrices [any, len(w)] with one row per patient of the batch.
 
-        A row is the gradient of that patient's loss.
+        A row is the gradient of that patient's loss. A source that computes what is
+        trained alone returns the columns of that (`columns`).
         """
+
+
+def columns(matrix: Tensor, trained: Tensor) -> Tensor:
+    """Return the columns of the trained values of a matrix of gradients.
+
+    A matrix that holds these columns alone is returned as it is.
+
+    trained: bool [values of the whole model].
+    """
+    return matrix if matrix.shape[1] == int(trained.sum()) else matrix[:, trained]
 
 
 @dataclass
@@ -178,7 +189,7 @@ class PrivateObjective:
         if self._trained is None:
             return HIDDEN_LOSS, noised_mean(rows, self.promise, w.numel()).to(w)
         trained, found = self._trained, torch.zeros_like(w)
-        part = (matrix[:, trained] for matrix in rows)
+        part = (columns(matrix, trained) for matrix in rows)
         found[trained] = noised_mean(part, self.promise, int(trained.sum())).to(w)
         return HIDDEN_LOSS, found
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wardround.core.arrays import Arrays
 from wardround.core.errors import ReleaseRefused
-from wardround.dp.dp_sgd import HIDDEN_LOSS, PatientGradients, whole_sum
+from wardround.dp.dp_sgd import HIDDEN_LOSS, PatientGradients, columns, whole_sum
 from wardround.dp.dp_sgd import prove as prove_noise
 from wardround.dp.joint_dp import JointDP
 from wardround.dp.noise_proof import Proof, note
@@ -74,7 +74,7 @@ class JointObjective:
             return HIDDEN_LOSS, patient_sum(rows, self.promise, w.numel()).to(w.device)
         chosen = self._trained
         found = torch.zeros(w.numel(), dtype=torch.float64, device=w.device)
-        part = patient_sum((matrix[:, chosen] for matrix in rows), self.promise, int(chosen.sum()))
+        part = patient_sum((columns(matrix, chosen) for matrix in rows), self.promise, int(chosen.sum()))
         found[chosen] = part.to(w.device)
         return HIDDEN_LOSS, found
 

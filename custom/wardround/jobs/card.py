@@ -11,6 +11,7 @@ from typing import Any
 from wardround.core.traits import STEADY
 from wardround.flare.reported_settings import plain
 from wardround.jobs.building import build, shared_layout
+from wardround.jobs.card_privacy import privacy_notes
 from wardround.jobs.joint_card import joint_cost, joint_round
 from wardround.jobs.recipes import Job
 from wardround.models import weights_words
@@ -66,6 +67,7 @@ def card(job: Job) -> str:
     )
     law = _law(job) if job.hospital_noise else ""
     law = f"What that costs: {_wrapped(joint_cost(job), '')}.\n" if job.shares_noise else law
+    law += "".join(f"{_wrapped(words, '')}.\n" for words in privacy_notes(job))
     words = job.privacy.get("report")
     report = f"\nReport: {_wrapped(words, '')}.\n" if words else f"    wardround report /tmp/{job.name}\n"
     return f"""# {job.name}

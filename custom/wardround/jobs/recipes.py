@@ -15,7 +15,7 @@ from wardround.dp.accounting import (
     noise_multiplier_for,
 )
 from wardround.dp.releases import GaussianRelease, SampledGaussianRelease
-from wardround.flare.reported_privacy import claimed
+from wardround.flare.reported_privacy import claimed, second_said
 from wardround.jobs import first_weights, fragments, own_classes
 from wardround.jobs import settings as settings_of
 from wardround.jobs.job import HOSPITAL_DP, Job, Json
@@ -228,6 +228,8 @@ def _promise(made: Job) -> None:
     found = claim([release], dp["unit"], delta)
     dp |= {"noise_multiplier": release.noise_multiplier}
     dp |= claimed(found)
+    if dp["unit"] == "patient":
+        dp |= {"epsilon_by_opacus": second_said([release], "patient", delta)}
     guess = "its data are in it" if dp["unit"] == "hospital" else f"one {dp['unit']} was there"
     words = (
         f"epsilon {found.epsilon:.3g} at delta {delta:g} per {dp['unit']} for the whole job (the best guess at whether {guess} "

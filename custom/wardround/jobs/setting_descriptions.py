@@ -192,6 +192,7 @@ DESCRIPTIONS: Mapping[str, str] = {
 DERIVED = frozenset(
     {
         *("dp.epsilon", "dp.mu", "dp.attack_accuracy", "dp.attack_tpr_at_1_percent"),
+        "dp.epsilon_by_opacus",
         *("dp.epsilon_all_honest", "dp.epsilon_one_without_noise", "dp.epsilon_patient_replaced"),
         *(
             "compression.seed",

@@ -3,7 +3,8 @@
 It is computed from the layer's input x and the gradient g of its output. A sample owns
 N / S neighbouring rows of the N rows of x and g (a patient with several patches), and
 its gradient is the sum over them. Each formula returns what autograd would return for
-that sample alone.
+that sample alone, for the wanted parameters of the layer; what nobody wants is not
+computed.
 
 A 3D convolution with one row falls onto PyTorch's slow path on a CPU, so a row is cut
 along its first axis into two overlapping windows: the weight gradient of a convolution
@@ -36,7 +37,8 @@ from wardround.models.adapters import (
 from wardround.models.vectors import AddVector, Prepend, Scale
 
 Blocks = Mapping[str, Tensor]
-Formula = Callable[[Any, Tensor, Tensor, int], Blocks]
+Keys = frozenset[str]
+Formula = Callable[[Any, Tensor, Tensor, int, Keys], Blocks]
 
 
 def formula(part: nn.Module) -> Formula | None:
@@ -50,22 +52,34 @@ def formula(part: nn.Module) -> Formula | None:
     return next((how for kind, how in _FORMULAS.items() if _is(part, kind)), None)
 
 
+def needs_input(keys: Keys) -> bool:
+    """Return whether the gradient of one of these parameters depends on the input x.
+
+    That of a shift (`bias`) is a sum of g.
+    """
+    return keys != {"bias"}
+
+
 def _is(part: nn.Module, kind: type[nn.Module]) -> bool:
     return isinstance(part, kind) and type(part).forward is kind.forward
 
 
-def _conv(part: _ConvNd, x: Tensor, g: Tensor, samples: int) -> Blocks:
-    swapped = isinstance(part, _ConvTransposeNd)
-    inner, outer = (g, x) if swapped else (x, g)
-    blocks = {"weight": _conv_weight(part, inner, outer, samples)}
-    if part.bias is not None:
+def _conv(part: _ConvNd, x: Tensor, g: Tensor, samples: int, keys: Keys) -> Blocks:
+    blocks = {}
+    if "weight" in keys:
+        swapped = isinstance(part, _ConvTransposeNd)
+        inner, outer = (g, x) if swapped else (x, g)
+        blocks["weight"] = _conv_weight(part, inner, outer, samples)
+    if "bias" in keys:
         blocks["bias"] = _by_sample(g.flatten(2).sum(2), samples)
     return blocks
 
 
-def _adapted(part: Adapted, x: Tensor, g: Tensor, samples: int) -> Blocks:
-    blocks = _conv(part, x, g, samples)
-    return {**blocks, "up": up_gradients(part, blocks["weight"])}
+def _adapted(part: Adapted, x: Tensor, g: Tensor, samples: int, keys: Keys) -> Blocks:
+    # The gradient of `up` is made from that of the weight.
+    blocks = _conv(part, x, g, samples, keys | {"weight"} if "up" in keys else keys)
+    found = {key: block for key, block in blocks.items() if key in keys}
+    return found | {"up": up_gradients(part, blocks["weight"])} if "up" in keys else found
 
 
 def _conv_weight(part: _ConvNd, inner: Tensor, outer: Tensor, samples: int) -> Tensor:
@@ -134,18 +148,18 @@ def _windows(
     return cut.flatten(0, 1).movedim(-1, 1), halves.movedim(-1, 1)
 
 
-def _linear(part: nn.Linear, x: Tensor, g: Tensor, samples: int) -> Blocks:
-    rows, columns = _tokens(g, samples), _tokens(x, samples)
-    blocks = {"weight": torch.bmm(rows.mT, columns)}
-    return blocks if part.bias is None else blocks | {"bias": rows.sum(1)}
+def _linear(part: nn.Linear, x: Tensor, g: Tensor, samples: int, keys: Keys) -> Blocks:
+    rows = _tokens(g, samples)
+    blocks = {"weight": torch.bmm(rows.mT, _tokens(x, samples))} if "weight" in keys else {}
+    return blocks | {"bias": rows.sum(1)} if "bias" in keys else blocks
 
 
-def _group_norm(part: nn.GroupNorm, x: Tensor, g: Tensor, samples: int) -> Blocks:
-    return _scale_and_shift(part, part.num_groups, x, g, samples)
+def _group_norm(part: nn.GroupNorm, x: Tensor, g: Tensor, samples: int, keys: Keys) -> Blocks:
+    return _scale_and_shift(part, part.num_groups, x, g, samples, keys)
 
 
-def _instance_norm(part: _InstanceNorm, x: Tensor, g: Tensor, samples: int) -> Blocks:
-    return _scale_and_shift(part, x.shape[1], x, g, samples)
+def _instance_norm(part: _InstanceNorm, x: Tensor, g: Tensor, samples: int, keys: Keys) -> Blocks:
+    return _scale_and_shift(part, x.shape[1], x, g, samples, keys)
 
 
 def _scale_and_shift(
@@ -154,18 +168,22 @@ def _scale_and_shift(
     x: Tensor,
     g: Tensor,
     samples: int,
+    keys: Keys,
 ) -> Blocks:
     """Return the gradients of a norm's scale and shift.
 
     x is normalised here again, by sums over one channel at a time, which is faster than
     the layer itself where channels come last.
     """
-    values, g = x.reshape(*x.shape[:2], -1), g.reshape(*x.shape[:2], -1)
-    centred = values - _over_group(values.mean(2), groups)[..., None]
-    variance = _over_group(centred.square().mean(2), groups)
-    slopes = (centred * g).sum(2) * torch.rsqrt(variance + part.eps)
-    blocks = {"weight": _by_sample(slopes, samples)}
-    return blocks if part.bias is None else blocks | {"bias": _by_sample(g.sum(2), samples)}
+    g = g.reshape(*g.shape[:2], -1)
+    blocks = {}
+    if "weight" in keys:
+        values = x.reshape(g.shape)
+        centred = values - _over_group(values.mean(2), groups)[..., None]
+        variance = _over_group(centred.square().mean(2), groups)
+        slopes = (centred * g).sum(2) * torch.rsqrt(variance + part.eps)
+        blocks["weight"] = _by_sample(slopes, samples)
+    return blocks | {"bias": _by_sample(g.sum(2), samples)} if "bias" in keys else blocks
 
 
 def _over_group(channels: Tensor, groups: int) -> Tensor:
@@ -174,14 +192,16 @@ def _over_group(channels: Tensor, groups: int) -> Tensor:
     return channels.reshape(-1, groups, width).mean(2).repeat_interleave(width, 1)
 
 
-def _layer_norm(part: nn.LayerNorm, x: Tensor, g: Tensor, samples: int) -> Blocks:
+def _layer_norm(part: nn.LayerNorm, x: Tensor, g: Tensor, samples: int, keys: Keys) -> Blocks:
     shape = part.normalized_shape
-    product = functional.layer_norm(x, shape, eps=part.eps) * g
-    blocks = {"weight": product.reshape(samples, -1, *shape).sum(1)}
-    return blocks if part.bias is None else blocks | {"bias": g.reshape(samples, -1, *shape).sum(1)}
+    blocks = {}
+    if "weight" in keys:
+        product = functional.layer_norm(x, shape, eps=part.eps) * g
+        blocks["weight"] = product.reshape(samples, -1, *shape).sum(1)
+    return blocks | {"bias": g.reshape(samples, -1, *shape).sum(1)} if "bias" in keys else blocks
 
 
-def _prelu(part: nn.PReLU, x: Tensor, g: Tensor, samples: int) -> Blocks:
+def _prelu(part: nn.PReLU, x: Tensor, g: Tensor, samples: int, keys: Keys) -> Blocks:
     product = x.clamp(max=0) * g
     if part.num_parameters == 1:
         slopes = product.sum(tuple(range(1, x.dim())))[:, None]
@@ -190,16 +210,16 @@ def _prelu(part: nn.PReLU, x: Tensor, g: Tensor, samples: int) -> Blocks:
     return {"weight": _by_sample(slopes, samples)}
 
 
-def _add_vector(part: AddVector, x: Tensor, g: Tensor, samples: int) -> Blocks:
+def _add_vector(part: AddVector, x: Tensor, g: Tensor, samples: int, keys: Keys) -> Blocks:
     shared = [axis for axis in range(1, x.dim()) if part.vector.shape[axis] == 1]
     return {"vector": _by_sample(g.sum(shared, keepdim=True) if shared else g, samples)}
 
 
-def _prepend(part: Prepend, x: Tensor, g: Tensor, samples: int) -> Blocks:
+def _prepend(part: Prepend, x: Tensor, g: Tensor, samples: int, keys: Keys) -> Blocks:
     return {"tokens": _by_sample(g[:, : part.tokens.shape[1]], samples)}
 
 
-def _scale(part: Scale, x: Tensor, g: Tensor, samples: int) -> Blocks:
+def _scale(part: Scale, x: Tensor, g: Tensor, samples: int, keys: Keys) -> Blocks:
     return {"gamma": _tokens(x * g, samples).sum(1)}
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from wardround.core.errors import ConfigRefused
 from wardround.models.flat import FlatModel
 from wardround.models.nets import Network, SegResNet3d, UNet3d
-from wardround.models.per_sample import PerSample
+from wardround.models.opacus_rows import patient_rows, slow_reason
 
 READY_MADE = (UNet3d, SegResNet3d)
 
@@ -81,12 +81,17 @@ def require_output(module: nn.Module, inputs: int, regions: int, patch: Sequence
 def require_private(spec: Network, inputs: int, patch: Sequence[int]) -> None:
     """Raise ModelRefused unless per-sample gradients can be computed.
 
-    Patient-level DP needs them. Refused are a layer without a formula, layers that mix
-    patients, and inputs changed in place (per_sample.py).
+    Patient-level DP needs them. Refused are layers that mix patients, and inputs
+    changed in place (per_sample.py, opacus_rows.py).
     """
     model = FlatModel(spec.build(0))
     images = torch.randn(3, inputs, *patch, generator=torch.Generator().manual_seed(0))
-    PerSample(model).require_exact(images.contiguous(memory_format=torch.channels_last_3d))
+    patient_rows(model).require_exact(images.contiguous(memory_format=torch.channels_last_3d))
+
+
+def slow_road(spec: Network) -> str | None:
+    """Return the layer for which per-sample gradients go by Opacus, None if none does."""
+    return None if isinstance(spec, READY_MADE) else slow_reason(FlatModel(spec.build(0)))
 
 
 def _words(made: Any) -> str:

@@ -70,6 +70,7 @@ NAMES: Mapping[str, str] = {
     "names": "names that may leave a hospital",
     "dp.unit": "differential privacy protects one",
     "dp.epsilon": "epsilon",
+    "dp.epsilon_by_opacus": "epsilon by a second accountant, Opacus PRV",
     "dp.delta": "delta",
     "dp.mu": "mu",
     "dp.target_epsilon": "epsilon that was asked for",

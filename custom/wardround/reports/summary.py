@@ -79,8 +79,14 @@ def privacy_claim(run: Json) -> str:
     guess = "a hospital's data are in it" if unit == "hospital" else f"one {unit} was there"
     return (
         f"epsilon {said['dp.epsilon']:.3g} per {unit} at delta {said.get('dp.delta'):g} (mu {said.get('dp.mu'):.2f}; "
-        f"the best guess whether {guess} is right {right:.0%} of the time)"
+        f"the best guess whether {guess} is right {right:.0%} of the time{_second(said)})"
     )
+
+
+def _second(said: Json) -> str:
+    """Return what the second accountant says, where one was asked and had an answer."""
+    second = said.get("dp.epsilon_by_opacus")
+    return "" if second is None else f"; a second accountant, Opacus PRV, says epsilon {second:.3g}"
 
 
 def silent(run: Json) -> bool:

@@ -22,6 +22,7 @@ patients.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, final
@@ -45,10 +46,12 @@ from wardround.dp.dp_sgd import PrivateObjective
 from wardround.dp.joint_dp import JointDP
 from wardround.dp.joint_steps import JointObjective
 from wardround.dp.patient_dp import PatientDP
+from wardround.models.opacus_rows import GradSamples, patient_rows, slow_reason
 from wardround.models.per_sample import TOLERANCE, PerSample
 from wardround.training.evaluation import ModelSelection
 from wardround.training.task import TaskSite
 
+_log = logging.getLogger(__name__)
 # Private gradients per step. An algorithm that is missing here is refused: an uncounted
 # gradient would void the guarantee.
 _RELEASES: dict[type, int] = {
@@ -148,8 +151,9 @@ class DPSite:
     """A TaskSite whose training gradients are private.
 
     The network is checked once, on made-up images, when the value is built. Dropout,
-    layers without a formula for per-sample gradients, and networks that mix patients
-    are refused (ConfigRefused).
+    and networks that mix patients, are refused (ConfigRefused). A layer without a
+    formula for per-sample gradients sends the whole network over a slower road
+    (models/opacus_rows.py), which the log says; it is refused where that is not exact.
     at_once: Patients per pass through the network. It is rounded up to a multiple of
         the CPU's threads, and passes are filled up to it. On a machine with many cores,
         start the site with OMP_NUM_THREADS no larger than the patients expected per
@@ -164,7 +168,15 @@ class DPSite:
         pad_multiple = torch.get_num_threads() if site.device.type == "cpu" else 1
         if images.dim() != 5:  # transformers: the same bits only in passes that all have the same number of rows
             pad_multiple = at_once
-        self.per_sample = PerSample(site.model, pad_multiple)
+        if slow := slow_reason(site.model):
+            _log.warning(
+                "gradients of single patients go the slow road, by Opacus: there is no formula for %s",
+                slow,
+            )
+            pad_multiple = at_once
+        self._pad_multiple = pad_multiple
+        self._roads: dict[tuple[str, ...], PerSample | GradSamples] = {}
+        self.per_sample = patient_rows(site.model, pad_multiple)
         self.at_once = -(-at_once // pad_multiple) * pad_multiple
         self.per_sample.require_exact(images)
         if site.device.type == "cpu":
@@ -188,6 +200,29 @@ class DPSite:
                 fix="set the network's dropout to 0",
             )
 
+    def road(self, blocks: tuple[str, ...] | None) -> PerSample | GradSamples:
+        """Return what computes gradients of single patients for these blocks; None: all.
+
+        For a part of the network nothing is computed for the rest (models/per_sample.py).
+        """
+        if blocks is None:
+            return self.per_sample
+        if blocks not in self._roads:
+            images = self.site.made_up(5)
+            found = patient_rows(self.site.model, self._pad_multiple, blocks)
+            found.require_exact(images)
+            if self.site.device.type == "cpu":
+                found.pick_pace(images)
+            self._roads[blocks] = found
+        return self._roads[blocks]
+
+    def _blocks(self, mask: Tensor | None) -> tuple[str, ...] | None:
+        if mask is None:
+            return None
+        layout = self.site.layout
+        parts = zip(layout.names, torch.split(mask, list(layout.sizes)), strict=True)
+        return tuple(name for name, part in parts if bool(part.any()))
+
     def objective(
         self, allowed: int, *purpose: str | int, sharing: Sharing = EVERYTHING, patches: int = 1
     ) -> PrivateObjective | JointObjective:
@@ -197,8 +232,8 @@ class DPSite:
         sharing: Says which blocks are trained (algorithms/train_only.py).
         patches: How many augmented patches or images of a patient are averaged.
         """
-        source = PatientPatches(self, *purpose, patches=patches)
         mask = trained(sharing, self.site.layout, self.site.roles)
+        source = PatientPatches(self, *purpose, patches=patches, blocks=self._blocks(mask))
         mask = None if mask is None else mask.to(self.site.device)
         if isinstance(self.promise, JointDP):
             return JointObjective(source, self.promise, mask)
@@ -210,10 +245,18 @@ class PatientPatches:
     """The `PatientGradients` of dp/dp_sgd.py: `patches` patches or images per patient.
 
     A patient's gradient is the mean over them.
+    blocks: the names of those that are trained; a row has their columns alone. None: all.
     """
 
-    def __init__(self, home: DPSite, *purpose: str | int, patches: int = 1) -> None:
+    def __init__(
+        self,
+        home: DPSite,
+        *purpose: str | int,
+        patches: int = 1,
+        blocks: tuple[str, ...] | None = None,
+    ) -> None:
         self._home = home
+        self._per_sample = home.road(blocks)
         self._purpose = purpose
         self._patches = patches
         self._draws = 0
@@ -250,4 +293,4 @@ class PatientPatches:
         for start in range(0, len(batch), rows):
             part = batch[start : start + rows]
             images, losses = self._home.site.joined(part)
-            yield self._home.per_sample.gradients(w, images, losses, len(part) // self._patches)[1]
+            yield self._per_sample.gradients(w, images, losses, len(part) // self._patches)[1]
