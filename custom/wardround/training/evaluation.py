@@ -195,8 +195,7 @@ def candidates_on_validation(
     tuned = {arm: fine_tuned(site, w, model_selection) for arm, w in arms.items() if arm != WARM_START}
     for arm, options in tuned.items():
         if arm == "fedavg":
-            # The first is the model after 0 steps: ModelSelection requires a 0 among the
-            # steps.
+            # The first is the model after 0 steps, which ModelSelection requires.
             picked["fedavg"] = options[0]
             picked["fedavg_finetuned"] = max(options[1:], key=lambda option: option.val)
         else:
@@ -209,10 +208,9 @@ def candidates_on_validation(
         picked["blend"] = blended(site, picked["local"], trained, model_selection.blend)
     if (first := arms.get(WARM_START)) is not None:
         picked[WARM_START] = Candidate(0, site.validation_scores({"": first}, site.split.val)[""], first)
-    largest, least = model_selection.largest_component, model_selection.least_volume
-    if largest or least:
-        plain = {name: one.model for name, one in picked.items()}
-        better = site.postprocessed(plain, site.split.val, largest=largest, least_volume=least)
+    filters = {"largest": model_selection.largest_component, "least_volume": model_selection.least_volume}
+    if any(filters.values()):
+        better = site.postprocessed({name: one.model for name, one in picked.items()}, site.split.val, **filters)
         picked |= {name: replace(picked[name], model=model, score=score) for name, (model, score) in better.items()}
     return picked
 
@@ -292,11 +290,7 @@ def shared_only(numbers: Mapping[str, Any]) -> dict[str, Any]:
     return {**told, "candidates": shared, "deploy": None}
 
 
-def fine_tuned(
-    site: TaskSite,
-    w: Tensor,
-    model_selection: ModelSelection,
-) -> list[Candidate]:
+def fine_tuned(site: TaskSite, w: Tensor, model_selection: ModelSelection) -> list[Candidate]:
     """Return the model after k steps for every k of the job, in rising order."""
     ks = sorted(model_selection.steps)
     steps = Steps(work=max(ks), lr=model_selection.lr)
