@@ -32,6 +32,7 @@ def test_a_missing_budget_is_refused_with_the_file_to_write(tmp_path):
         "{}",
         "{",
         "null",
+        "[" * 100_000,
         '{"patient": 8}',
         '{"patient": {"epsilon": 8}}',
         '{"patient": {"epsilon": 8, "delta": 1e-5, "note": ""}}',

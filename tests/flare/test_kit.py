@@ -30,7 +30,7 @@ def test_an_admins_kit_or_any_folder_is_none(provisioned, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"servers": []}', '{"servers": [{"service": {"target": "no port"}}]}']
+    "text", ["", "[]", "{}", "[" * 100_000, '{"servers": []}', '{"servers": [{"service": {"target": "no port"}}]}']
 )
 def test_a_kit_without_an_address_is_refused(tmp_path, text):
     (tmp_path / "startup").mkdir()

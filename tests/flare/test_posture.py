@@ -105,7 +105,9 @@ def test_a_file_that_does_not_hold_a_policy_for_tasks_and_replies_alike_is_refus
     assert "privacy_hospital.json" in caught.value.fix
 
 
-@pytest.mark.parametrize("spoil", [no_such_class, shared_noise, unknown_rule, other_default, lambda text: text[:-20]])
+@pytest.mark.parametrize(
+    "spoil", [no_such_class, shared_noise, unknown_rule, other_default, lambda text: text[:-20], lambda text: "[]"]
+)
 def test_what_cannot_be_built_is_refused(site, repository, spoil):
     text = (repository / "poc_workspace" / "privacy_hospital.json").read_text()
     (site / "local" / "privacy.json").write_text(spoil(text))

@@ -27,6 +27,11 @@ def test_every_job_can_run_with_its_sites_and_with_everybody(name):
         ("federation.sites=[server,b]", "none of them `server`"),
         ("federation.sites=['@ALL',b]", "@ALL alone"),
         ("federation.sites=[]", "different names"),
+        (f"federation.sites=[{'x' * 101},b]", "different names"),
+        ("federation.task_request_interval_s=.nan", "0.01 to 3600"),
+        ("federation.task_request_interval_s=0", "0.01 to 3600"),
+        ("task.seed=1e23", "a whole number, 0 or more"),
+        ("task.seed=-1", "a whole number, 0 or more"),
     ],
 )
 def test_a_federation_that_cannot_run_is_refused_and_nothing_is_written(setting, words, tmp_path, capsys):

@@ -114,6 +114,15 @@ def test_preflight_builds_nothing_that_a_folder_names(job, ask, tmp_path, attack
     assert all(one["fix"] for one in found)
 
 
+@pytest.mark.parametrize("part", ["model", "algorithm"])
+def test_a_class_that_is_no_such_part_is_not_built_even_where_it_was_typed(part, tmp_path):
+    trace = tmp_path / "PWNED"
+    typed = [f"{part}.path={POPEN}", f"{part}.args=[touch,{trace}]"]
+    with pytest.raises(ConfigRefused, match="was not built"):
+        recipes.job("brats_fedavg", typed)
+    assert not trace.exists()
+
+
 def test_an_honest_folder_is_still_tried(job, ask):
     small = lambda config, args: args["sampling"]["args"].update(patch=[16, 16, 16])  # noqa: E731
     assert [one["status"] for one in ask(job(small))[1]] == ["PASS", "PASS"]

@@ -82,7 +82,7 @@ def test_what_needs_no_data_is_refused_before_anything_starts(say, command, job,
         (("brats_fedavg", "--set", "sampling.pach=[32,32,32]"), "did you mean sampling.patch"),
         (("brats_ditto", "--set", "algorithm.lamda=1"), "did you mean algorithm.lam"),
         (("brats_fedavg", "--set", "num_rounds"), "--set num_rounds=3"),
-        (("brats_fedavg", "--set", "sampling.patch"), "--set sampling.patch=[32, 32, 32]"),
+        (("brats_fedavg", "--set", "sampling.patch"), "--set sampling.patch=[32,32,32]"),
     ],
 )
 def test_a_typing_error_is_met_with_what_was_meant(say, words, near):

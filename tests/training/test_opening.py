@@ -90,7 +90,28 @@ def test_a_number_of_patients_goes_before_those_of_the_parts(tmp_path):
     assert len(opened(tmp_path, [], phantoms=phantoms).cohort.cases) == 5
 
 
-@pytest.mark.parametrize("parts", [{"train": [3]}, {"train": [3], "val": [0], "test": [2]}])
+@pytest.mark.parametrize(
+    ("shape", "patients"),
+    [
+        ([40, 40], 0),
+        ([], 0),
+        ([7, 8, 8], 0),
+        ([8, 8, 1000], 0),
+        ([8.5, 8, 8], 0),
+        ([8, 8, 8], -1),
+        ([8, 8, 8], 10**12),
+        ("x", 0),
+    ],
+)
+def test_sizes_that_no_phantom_has_are_refused_before_a_patient_is_drawn(shape, patients):
+    with pytest.raises(ConfigRefused) as caught:
+        Phantoms(shape, patients)
+    assert "--set phantoms.shape" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "parts", [{"train": [3]}, {"train": [3], "val": [0], "test": [2]}, {"train": [1.5], "val": [1], "test": [1]}]
+)
 def test_parts_without_patients_are_refused(parts):
     with pytest.raises(ConfigRefused) as caught:
         Phantoms([12, 12, 12], 0, **parts)

@@ -113,7 +113,7 @@ def read_budget(path: Path) -> Budget:
             "no such file",
             "a budget: jobs with differential privacy run only within one",
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _refused(path, f"not readable ({type(error).__name__}: {error!s:.80})", "a JSON file") from error
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise _refused(path, "another structure", "an object of units")

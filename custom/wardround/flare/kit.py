@@ -105,7 +105,7 @@ def read_object(path: Path) -> Json:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _bad_json(path, f"{type(error).__name__}: {str(error)[:100]}") from error
     if not isinstance(content, dict):
         raise _bad_json(path, f"a JSON {type(content).__name__}")

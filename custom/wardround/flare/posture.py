@@ -120,7 +120,8 @@ def scopes(workspace: Path, site: str) -> tuple[str | None, list[str]]:
     try:
         with _quiet():
             manager = create_privacy_manager(Workspace(str(workspace), site), names_only=False)
-    except (ConfigError, ValueError, TypeError, ConfigRefused) as error:
+    # NVFlare raises RuntimeError for a file that holds a list.
+    except (ConfigError, ValueError, TypeError, RuntimeError, ConfigRefused) as error:
         raise _refused(str(error)[-300:], "scopes whose filters can be built") from error
     found = manager.name_to_scopes or {}
     names = sorted(found)

@@ -12,9 +12,12 @@ from wardround.jobs.job import Json
 
 EVERYBODY = "@ALL"
 # What a name may hold: it becomes the name of a folder at the server and in the simulator.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 # 0 seconds means without a deadline.
 SECONDS = ("round_timeout_s", "step_timeout_s", "wait_time_after_min_received")
+
+INTERVAL = "task_request_interval_s"
+LEAST_INTERVAL_S, MOST_INTERVAL_S = 0.01, 3600.0
 
 
 def require_federation(federation: Json) -> None:
@@ -31,6 +34,10 @@ def require_federation(federation: Json) -> None:
     for name in SECONDS:
         if not _is_count(federation[name]) or federation[name] < 0:
             _refuse(name, federation[name], "whole seconds, 0 or more", f"--set federation.{name}=SECONDS")
+    name, often = INTERVAL, federation[INTERVAL]
+    if type(often) not in (int, float) or not LEAST_INTERVAL_S <= often <= MOST_INTERVAL_S:
+        expected = f"seconds, {LEAST_INTERVAL_S:g} to {MOST_INTERVAL_S:g}"
+        _refuse(name, often, expected, f"--set federation.{name}=0.1")
 
 
 def require_majority(aggregation: Any, federation: Json) -> None:

@@ -118,7 +118,9 @@ def _network(part: Typed) -> Typed:
 
     from wardround.jobs.building import class_at
 
-    if not issubclass(class_at(part["path"], "model"), nn.Module):
+    kind = class_at(part["path"], "model")
+    if not issubclass(kind, nn.Module):
+        _require(kind, part["path"], "model", "build", "an nn.Module, or settings with build(seed) (models/nets.py)")
         return part
     args = {key: value for key, value in part["args"].items() if key != _BATCH_NORMS}
     chosen = {key: value for key, value in part["args"].items() if key == _BATCH_NORMS}
@@ -128,13 +130,28 @@ def _network(part: Typed) -> Typed:
     )
 
 
+def _require(kind: type, path: str, what: str, method: str, expected: str) -> None:
+    """Raise ConfigRefused for a class without the one method that this part of a job
+    needs: building it could do anything, and would be no such part.
+    """
+    if not callable(getattr(kind, method, None)):
+        raise ConfigRefused(
+            f"the job's {what}, {path}",
+            found=f"a class without {method}, which was not built",
+            expected=expected,
+            fix="name such a class (docs/extending.md)",
+        )
+
+
 def _algorithm(algorithm: Json) -> Json:
     """Return an algorithm's row with the name and variables of the class that was
     typed.
     """
-    from wardround.jobs.building import build
+    from wardround.jobs.building import build, class_at
 
     part = algorithm["site"]
+    kind = class_at(part["path"], "algorithm")
+    _require(kind, part["path"], "algorithm", "train", "an algorithm with train (algorithms/base.py)")
     built = build(part, "algorithm")
     others = {key: value for key, value in algorithm.items() if key != "keeps"}
     return others | {

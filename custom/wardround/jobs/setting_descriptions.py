@@ -55,7 +55,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "local baseline likewise); under 6 rounds both are the last.",
     "federation.sites": "Names of the hospitals.",
     "federation.min_clients": "A round counts only if this many hospitals reply.",
-    "federation.round_timeout_s": "Deadline of a round, and of the final evaluation, in seconds.",
+    "federation.round_timeout_s": "Deadline of a round, and of the final evaluation, in seconds; 0: none.",
     "federation.wait_time_after_min_received": "Once min_clients hospitals have replied, the others have this many seconds; "
     "later updates are dropped.",
     "federation.step_timeout_s": "Deadline of the short steps of secure aggregation (keys, hops, opening masks), in seconds.",

@@ -5,6 +5,7 @@ its value has.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -38,6 +39,7 @@ CLASSES = (
     "server_optimizer.path",
 )
 
+_PLAIN = re.compile(r"[A-Za-z0-9_.+-]+")
 MIXED = "wardround.aggregation.mixing.Mixed"
 
 
@@ -229,7 +231,11 @@ def kind(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value as it is typed behind `--set NAME=`."""
+    """Return a value as it is typed behind `--set NAME=`, without blanks where it is a
+    list of plain words or numbers: a shell would take what follows for another word.
+    """
+    if isinstance(value, list | tuple) and value and all(_PLAIN.fullmatch(str(one)) for one in value):
+        return f"[{','.join(shown(one) for one in value)}]"
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
     return text
 

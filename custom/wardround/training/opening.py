@@ -49,16 +49,25 @@ class Opened:
     fewest_patients: int = LEAST_PATIENTS
 
 
+# Smaller brains have no room for a tumour; more voxels or patients than any simulation needs are a slip of the hand.
+LEAST_SIDE, MOST_SIDE, MOST_PATIENTS = 8, 512, 10_000
+
+
+def _is_whole(value: object, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
 @dataclass(frozen=True)
 class Phantoms:
     """The size of the simulator's synthetic MRI cohorts.
 
-    shape: Voxels per axis.
-    patients: Patients per site, whatever follows; 0 takes what follows.
+    shape: Voxels per axis, three whole numbers of LEAST_SIDE to MOST_SIDE.
+    patients: Patients per site, MOST_PATIENTS at most, whatever follows; 0 takes what
+        follows.
     train, val, test: Patients of each part, one number for each hospital in turn: with
         [12, 4] the first has 12, the second 4, the third 12 again. All three empty
         takes the number of the site's profile, and the split decides; some empty and
-        numbers below 1 are a ConfigRefused.
+        numbers that are not whole or below 1 are a ConfigRefused.
     patients_vary, hospitals_differ, findings, subtypes: As in Hospital.with_spread; 1, 1, 0
         and 0 are the profiles as they stand.
     """
@@ -74,12 +83,22 @@ class Phantoms:
     subtypes: float = 0.0
 
     def __post_init__(self) -> None:
+        sides = self.shape if isinstance(self.shape, list | tuple) else ()
+        sized = len(sides) == 3 and all(_is_whole(side, LEAST_SIDE, MOST_SIDE) for side in sides)
+        if not (sized and _is_whole(self.patients, 0, MOST_PATIENTS)):
+            raise ConfigRefused(
+                "the synthetic patients",
+                found=f"shape {self.shape!r}, patients {self.patients!r}",
+                expected=f"three sides of {LEAST_SIDE} to {MOST_SIDE} voxels, and 0 to {MOST_PATIENTS} patients",
+                fix="for example --set phantoms.shape=[40,40,40] --set phantoms.patients=24",
+            )
         parts = self._parts
-        if any(parts.values()) and not all(numbers and min(numbers) >= 1 for numbers in parts.values()):
+        whole = all(numbers and all(_is_whole(one, 1, MOST_PATIENTS) for one in numbers) for numbers in parts.values())
+        if any(parts.values()) and not whole:
             raise ConfigRefused(
                 "the synthetic patients of each part",
                 found=", ".join(f"{part} {list(numbers)}" for part, numbers in parts.items()),
-                expected="numbers above 0 for train, val and test, or none for all three",
+                expected="whole numbers above 0 for train, val and test, or none for all three",
                 fix="for example --set phantoms.train=[12,8,6,4] --set phantoms.val=[4] --set phantoms.test=[12]",
             )
         # Refused here, when a job is printed, and not by the first hospital that draws its patients.
