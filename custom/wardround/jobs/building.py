@@ -18,15 +18,13 @@ from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused
 from wardround.core.traits import Fitting, require_fit
 from wardround.jobs import first_weights
-from wardround.jobs.federation_check import require_federation, require_majority
+from wardround.jobs.federation_check import require_federation, require_majority, require_seed
 from wardround.jobs.job import Job, Json
 from wardround.jobs.job_classes import classes, shipped
 from wardround.jobs.nearest import class_meant
 from wardround.secagg.spec import LEAST_SITES
 
 PARTS = ("model", "sampling", "model_selection", "phantoms")
-# What every generator of random numbers that a seed reaches can take.
-MOST_SEED = 2**32
 LIST = "`wardround sites allow-list`"
 
 
@@ -81,7 +79,7 @@ def require_buildable(job: Job) -> None:
     from wardround.training.joint_training import require_joint
 
     require_federation(job.federation)
-    _require_seed(job.task["seed"])
+    require_seed(job.task["seed"])
     parts = {name: build(job.task[name], name) for name in PARTS}
     schedule = build(job.federation["schedule"], "schedule")
     algorithm, sharing = (
@@ -112,16 +110,6 @@ def require_buildable(job: Job) -> None:
     require_joint(algorithm, sharing, parts["model"], _charged(job))
     if sharing.home_roles:
         shared_layout(job)
-
-
-def _require_seed(seed: object) -> None:
-    if type(seed) is not int or not 0 <= seed < MOST_SEED:
-        raise ConfigRefused(
-            "the seed of the job",
-            found=repr(seed),
-            expected=f"a whole number, 0 or more, below {MOST_SEED}",
-            fix="--set task.seed=1",
-        )
 
 
 def parts_of(job: Job) -> list[Fitting]:

@@ -17,6 +17,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 SECONDS = ("round_timeout_s", "step_timeout_s", "wait_time_after_min_received")
 
 INTERVAL = "task_request_interval_s"
+MOST_SEED = 2**32
 LEAST_INTERVAL_S, MOST_INTERVAL_S = 0.01, 3600.0
 
 
@@ -38,6 +39,17 @@ def require_federation(federation: Json) -> None:
     if type(often) not in (int, float) or not LEAST_INTERVAL_S <= often <= MOST_INTERVAL_S:
         expected = f"seconds, {LEAST_INTERVAL_S:g} to {MOST_INTERVAL_S:g}"
         _refuse(name, often, expected, f"--set federation.{name}=0.1")
+
+
+def require_seed(seed: object) -> None:
+    """Raise ConfigRefused for a seed that not every generator of random numbers takes."""
+    if type(seed) is not int or not 0 <= seed < MOST_SEED:
+        raise ConfigRefused(
+            "the seed of the job",
+            found=repr(seed),
+            expected=f"a whole number, 0 or more, below {MOST_SEED}",
+            fix="--set task.seed=1",
+        )
 
 
 def require_majority(aggregation: Any, federation: Json) -> None:
