@@ -82,10 +82,7 @@ def require_buildable(job: Job) -> None:
     require_seed(job.task["seed"])
     parts = {name: build(job.task[name], name) for name in PARTS}
     schedule = build(job.federation["schedule"], "schedule")
-    algorithm, sharing = (
-        build(job.algorithm["site"], "algorithm"),
-        build(job.sharing, "sharing"),
-    )
+    algorithm, sharing = build(job.algorithm["site"], "algorithm"), build(job.sharing, "sharing")
     require_fit(parts_of(job))
     _require_private_work(job, algorithm, schedule)
     if job.secagg is None:
