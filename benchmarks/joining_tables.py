@@ -35,7 +35,7 @@ def all_of(parts: Sequence[Part], methods: Sequence[str]) -> dict[str, Table]:
                 f"{name}-gain": gains(once),
                 f"{name}-goals": goals(mine),
             }
-        if len({part.key["work"] for part in inside}) > 1:
+        if {part.key["work"] for part in inside} - {1}:
             made[f"{name}-work"] = work(inside)
         if outside := [part for part in mine if "unseen" in part.numbers]:
             made[f"{name}-unseen"] = unseen(outside)
@@ -214,7 +214,14 @@ def work(parts: Sequence[Part]) -> Table:
         ]
         for label in labels
     ]
-    return table(["method", *(f"work x {one:g}" for one in works)], lines, parts)
+    tested = ["patients tested", *(str(len(_patients(each[one]))) for one in works)]
+    return table(["method", *(f"work x {one:g}" for one in works)], [tested, *lines], parts)
+
+
+def _patients(rows: Mapping[str, Scores]) -> set[tuple[str, str]]:
+    """Return (hospital, number) of every patient that some row was scored on."""
+    every = [(site, found) for scores in rows.values() for site, seeds in scores.items() for found in seeds.values()]
+    return {(site, who) for site, found in every for who in found}
 
 
 def unseen_scores(parts: Sequence[Part]) -> dict[str, dict[str, Scores]]:
