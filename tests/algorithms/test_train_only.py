@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from wardround.algorithms.base import Algorithm, Steps
+from wardround.algorithms.base import Algorithm, LocalStart, Steps
 from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import begin, local_round
 from wardround.algorithms.fedprox import FedProx
@@ -112,6 +113,15 @@ def test_the_mask_and_the_layout_name_the_same_values() -> None:
     assert {name.rpartition(".")[2] for name in shared.names} <= {"weight", "bias"}
     assert all(roles[name] == "norm" or name.endswith(".bias") for name in shared.names)
     assert trained(Roles(("norm",)), layout, roles) is None
+
+
+def test_joint_steps_take_no_block_that_the_hospital_kept_for_itself() -> None:
+    """Such a block would have moved by the hospital's own sum without noise."""
+    start = LocalStart(
+        {"model": torch.zeros(LAYOUT.total)}, {"home": torch.zeros(LAYOUT.total)}, LAYOUT, ROLE, None, ("norm",)
+    )
+    with pytest.raises(ConfigRefused, match="keeps as its own"):
+        PatientSteps(4).train(start, SimpleNamespace(), Steps(1, 0.1))
 
 
 @pytest.mark.parametrize("train", [(), ("norms",), ("affine", "body"), "affin"])

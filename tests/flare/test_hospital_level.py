@@ -240,6 +240,31 @@ def test_noise_that_is_not_made_for_the_sum_is_refused(changed):
         SecAggSession(secagg("masked", bits=16), promise(True))
 
 
+def test_a_threshold_that_lets_two_groups_open_two_sums_is_refused():
+    """Of 7 hospitals with one that helps both: 4 and 4 are 7 + 1, so A..F + c and B..F + c differ in A alone; 5 and 5 are not."""
+    from nvflare_federation import secagg
+
+    noise = {"sites": 7, "min_clients": 7, "colluders": 1}
+    made = {**PROMISED, "sites": 7, "min_clients": 7}
+    with pytest.raises(ConfigRefused, match="threshold 4"):
+        SecAggSession(secagg("masked", **made, threshold=4), replace(promise(True), **noise))
+    for threshold in (5, 0):
+        SecAggSession(secagg("masked", **made, threshold=threshold), replace(promise(True), **noise))
+
+
+def test_noised_integers_of_another_run_are_not_let_out(played):
+    """A server that opens a second run and asks for the hop without `train`: one noise would be in two sums."""
+    run = played("masked")
+    run.run(meddle=lambda task, name, call, reply: None if task == "unmask" else reply)
+    site, call = run.sites["site-1"], run.sites["site-1"].secure.call
+    made = outbound(site.private.mechanism, run.promise)
+    other = replace(call, moment=replace(call.moment, run="cd" * 16))
+    made.session._site = site.secure.open(site.context())
+    made.session.begin(other, site.secure.settings, 0)
+    with pytest.raises(ReleaseRefused, match="those of another run"):
+        leaving(secagg_messages.again_message(call.moment.round), site.context("train"), made)
+
+
 def test_integers_that_were_made_under_another_promise_are_not_let_out(played):
     """Kept integers with less noise, and a job that would be charged for more: the filter compares, whoever trained."""
     run = played("masked")

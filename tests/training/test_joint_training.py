@@ -16,7 +16,7 @@ from wardround.algorithms.fedavg import FedAvg
 from wardround.algorithms.federation import local_round
 from wardround.algorithms.patient_steps import PatientSteps
 from wardround.algorithms.server_optimizers import Mean
-from wardround.algorithms.sharing import EVERYTHING
+from wardround.algorithms.sharing import EVERYTHING, Roles
 from wardround.algorithms.train_only import TrainOnly
 from wardround.core.arrays import Layout
 from wardround.core.errors import ConfigRefused
@@ -132,6 +132,7 @@ def test_a_job_with_all_of_it_is_accepted_and_other_jobs_are_left_alone() -> Non
     [
         ({"charged": None}, "without the one noise|would be opened"),
         ({"algorithm": FedAvg()}, "trains at the hospital before"),
+        ({"sharing": Roles(("norm",))}, "keeps trained blocks at the hospital"),
         ({"model": Spec(WITH_NORM, None)}, "a public warm start"),
         ({"model": Spec(WITHOUT)}, "without any such block"),
         ({"charged": release(max_patients=100_000, bits=16, noise_multiplier=3000.0)}, "smaller dp.max_patients"),

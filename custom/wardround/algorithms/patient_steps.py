@@ -50,7 +50,17 @@ class PatientSteps:
 
         The end is in float64: the sum is in whole steps of a fine grid, and the change
         of the model, end minus start in float32, must be exactly minus that sum.
+
+        ConfigRefused is raised where the site has kept blocks of its own: they would
+        have moved by the sum of its own patients alone, without any noise.
         """
+        if start.memory:
+            raise ConfigRefused(
+                "joint steps",
+                found=f"blocks that this hospital keeps as its own ({', '.join(sorted(start.memory))})",
+                expected="one model for all hospitals",
+                fix="--set sharing=affine_alone",
+            )
         w = start.variables["model"]
         loss, total = objective.value_and_grad(w, objective.sample(1)[0])
         return LocalEnd({"model": w.double() - total.double()}, (loss,))

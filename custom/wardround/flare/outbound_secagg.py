@@ -118,6 +118,14 @@ class _Leaving:
                 expected="an update that was hidden, and noised, as it would be now",
                 fix="submit the job under a name of its own, or delete its folder of kept state at this site",
             )
+        if self.outbound.noise is not None and said["run"] != self.session.call.moment.run:
+            # Two runs have different masks: the same noise would be in two sums, and was charged once.
+            raise ReleaseRefused(
+                f"the integers of round {round_ + 1} that this site keeps",
+                found="those of another run, whose noise was charged for that run alone",
+                expected="integers that were made in this run",
+                fix="let the server ask for `train` first, as wardround's own does",
+            )
         return said
 
     def _keep(self, update: plaintext_messages.Update) -> Receipt:

@@ -130,6 +130,19 @@ def require_one_sum(noise: HospitalDP | JointDP, secagg: SecAggSpec) -> None:
             expected="what the sum has, hidden only with masks, weights equal (weights must be public)",
             fix="print the job again with `wardround jobs write`, with --set secagg.masks=true where the noise is shared",
         )
+    # Two sets of hospitals that open two sums of one round share more than the colluders, or the difference of the
+    # sums would be one hospital's with its own share of the noise alone. The usual threshold, all but one, is enough.
+    split = [
+        n for n in range(secagg.min_clients, secagg.sites + 1) if 2 * secagg.threshold_of(n) <= n + noise.colluders
+    ]
+    if secagg.threshold and split:
+        raise ConfigRefused(
+            f"{noise.release.unit}-level noise for a sum",
+            found=f"secagg.threshold {secagg.threshold}: of {split[0]} hospitals two groups could open different sums, with "
+            f"{noise.colluders} that help both",
+            expected="twice the threshold above the hospitals and the colluders together",
+            fix="--set secagg.threshold=0 (all but one must help)",
+        )
 
 
 def startup_folder(fl_ctx: FLContext) -> Path:

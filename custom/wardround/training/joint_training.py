@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from wardround.algorithms.patient_steps import PatientSteps
+from wardround.algorithms.sharing import Everything
+from wardround.algorithms.train_only import TrainOnly
 from wardround.core.errors import ConfigRefused
 from wardround.dp.joint_release import JointRelease
 from wardround.models.roles import shared_layout
@@ -36,6 +38,14 @@ def require_joint(algorithm: object, sharing: Any, model: Any, charged: object) 
             found=f"{getattr(algorithm, 'name', algorithm)}, which trains at the hospital before it sends anything",
             expected="joint steps: one gradient of every patient in every round",
             fix="start from the job brats_dp_joint, or --set privacy=dp_patient for noise in every local step",
+        )
+    if not isinstance(sharing, Everything | TrainOnly):
+        # What a hospital keeps would move by its own patients' gradients, without noise, and the next sum would follow it.
+        raise ConfigRefused(
+            "what a job with joint steps shares",
+            found=f"{type(sharing).__name__}, which keeps trained blocks at the hospital",
+            expected="every block that is trained: TrainOnly, or Everything",
+            fix="--set sharing=affine_alone, or leave --set sharing out",
         )
     if getattr(model, "weights", None) is None:
         raise ConfigRefused(
