@@ -64,7 +64,7 @@ def test_a_quorum_of_nothing_but_the_reader_and_colluders_promises_nothing_more(
         (["sharing.train=[adapter]"], "without any such block"),
         (["dp.max_patients=0"], "max_patients"),
         (["algorithm.patches=0"], "patches"),
-        (["server_optimizer=mean", "aggregation=median"], "reads|one by one"),
+        (["server_optimizer=mean", "aggregation=median"], "one by one"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_when_it_is_printed(settings: list[str], words: str) -> None:

@@ -98,7 +98,10 @@ def job(name: str, settings: Sequence[str] = (), sites: Sequence[str] = ()) -> J
         fedavg_baseline=bool(row["fedavg_baseline"]),
     )
     # A schedule that is named goes before what the job's row says: `--set schedule=standard` is the whole standard recipe.
-    for name_, value in {**row.get("settings", {}), **_schedule(page, row["schedule"], task)}.items():
+    # A row's setting of a choice that is made anew is a setting of another thing.
+    changed = {kind for kind, chosen in row.items() if of_recipe.get(kind) != chosen}
+    kept = {key: value for key, value in row.get("settings", {}).items() if key.partition(".")[0] not in changed}
+    for name_, value in {**kept, **_schedule(page, row["schedule"], task)}.items():
         made = settings_of.apply(made, f"{name_}={settings_of.shown(value)}")
     for setting in settings:
         made = made if setting.startswith(settings_of.BY_NAME) else settings_of.apply(made, setting)
