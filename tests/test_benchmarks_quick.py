@@ -33,8 +33,16 @@ REAL = {
     "epsilon_dice.py": ["--level", "patient", "--data", "lgg"],
     "fusion.py": ["--data", "mhh"],
 }
-# Half a minute or more each: their --quick runs in a night, and every day they are imported and started.
-LONG = ("overhead.py", "secure_sum.py", "fusion.py", "tumour_types.py")
+# Twenty seconds or more each: their --quick runs in a night, and every day they are imported and started.
+LONG = (
+    "overhead.py",
+    "secure_sum.py",
+    "fusion.py",
+    "tumour_types.py",
+    "dp_step.py",
+    "joint_privacy.py",
+    "adaptive_noise_dice.py",
+)
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -132,7 +132,11 @@ def test_a_sharing_of_ones_own_is_in_the_config_and_trains_two_rounds(followed: 
         assert update["model:head"].any() != stays
 
 
-@pytest.mark.parametrize("name", ["dynunet", "attention", "thin", "my_jobs"])
+# The two MONAI networks go the same way; that such networks are built and trained is tested in tests/models.
+NIGHTLY = [pytest.param(name, marks=pytest.mark.nightly) for name in ("dynunet", "attention")]
+
+
+@pytest.mark.parametrize("name", [*NIGHTLY, "thin", "my_jobs"])
 def test_a_hospital_trains_it_once_its_own_list_says_so(
     followed: Path, provisioned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:

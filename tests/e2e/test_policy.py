@@ -158,6 +158,7 @@ def test_a_job_without_privacy_is_refused_before_training_under_patient(unknown)
     assert unknown.receipts("site-4") == []
 
 
+@pytest.mark.nightly
 def test_a_hidden_sum_of_noised_updates_is_complete(hidden):
     from wardround.flare.ledger_adapter import POLICY
 
@@ -169,6 +170,7 @@ def test_a_hidden_sum_of_noised_updates_is_complete(hidden):
     assert hidden.account("site-3") is None
 
 
+@pytest.mark.nightly
 def test_secure_aggregation_that_a_lead_signed_runs_where_hospitals_insist_on_it(consortium, insisted):
     """NVFlare's own runner, router, filters and signature: what is refused otherwise is told in tests/flare."""
     assert [insisted.reasons(site) for site in ("site-2", "site-4")] == ["", ""]
