@@ -109,6 +109,7 @@ def test_a_job_is_submitted_watched_downloaded_and_reported(poc):
     assert "REFUSED by the policy of site-3" in reasons
 
 
+@pytest.mark.nightly
 def test_a_job_that_is_not_taken_ends_with_nvflares_reason(poc):
     """site-3 has a policy of its own, and the job names a scope that it does not know; without site-3 it may not run."""
     made, _ = poc

@@ -75,9 +75,9 @@ def test_the_server_holds_no_model_and_no_key(consortium, reports):
     assert list((consortium.kits / "site-1").rglob("final_model.npz"))
 
 
-@pytest.mark.parametrize(
-    ("task", "in_the_sum"), [pytest.param("train", False, marks=pytest.mark.nightly), ("hop", None)]
-)
+# A dying site is also in the drills, in test_lost_site.py, and at every step in tests/aggregation without processes.
+@pytest.mark.nightly
+@pytest.mark.parametrize(("task", "in_the_sum"), [("train", False), ("hop", None)])
 def test_a_site_that_dies_at_its_hop_is_survived_and_named(consortium, reports, task, in_the_sum):
     """SIGKILL while its training result or its hop leaves: the three others finish the round and the run.
 
