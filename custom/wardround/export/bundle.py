@@ -25,7 +25,6 @@ from wardround.models.fingerprint import fingerprint
 from wardround.models.monai_form import Spec, monai_config, without_adapters
 from wardround.models.specs import describe
 from wardround.tasks.brain_tumours import DESCRIPTION
-from wardround.tasks.components import LARGEST, LEAST
 from wardround.tasks.task import Task
 from wardround.training import origin
 from wardround.training.prediction import Weights, kind_of
@@ -52,7 +51,7 @@ def write_bundle(out: Path, weights: Weights, title: Title) -> Path:
         "required_packages_version": {one: metadata.version(one) for one in _packages(weights)},
         "network_data_format": _tensors(spec, weights.task),
     }
-    inference = _inference(spec, network, meta)
+    inference = _inference(spec, network, meta, weights.region_filter.as_json)
     return write_folder(
         out,
         Content(arrays, entry, more, inference, readme(title, entry, CODE), _code()),
@@ -96,6 +95,7 @@ def _inference(
     spec: Spec,
     network: Mapping[str, Any],
     meta: Mapping[str, Any],
+    dropped: Mapping[str, Any],
 ) -> dict[str, Any]:
     parts = f"{CODE}.{FIRST}"
     task = dict((meta.get("inputs") or {}).get("task", DESCRIPTION))
@@ -139,7 +139,7 @@ def _inference(
             "known": meta["label_kind"],
             "enhancing": "@enhancing",
             "task": "@task",
-            **({"region_filter": dropped} if (dropped := _dropped(meta)) else {}),
+            **({"region_filter": dict(dropped)} if dropped else {}),
             **({"notice": notice} if (notice := origin.notice(meta)) else {}),
         },
         "evaluator": {
@@ -152,11 +152,6 @@ def _inference(
         },
         "run": ["$@evaluator.run()"],
     }
-
-
-def _dropped(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a file of weights says about its filter; it was checked when read."""
-    return {key: meta[key] for key in (LARGEST, LEAST) if meta.get(key)}
 
 
 def _code() -> dict[str, str]:

@@ -31,7 +31,7 @@ from wardround.core.arrays import Layout
 from wardround.core.errors import ModelRefused
 from wardround.models.flat import FlatModel
 from wardround.models.per_sample import Losses, PerSample, exactness
-from wardround.models.per_sample_pass import chosen_layout, refused, without_formula
+from wardround.models.per_sample_pass import chosen_layout, refused, seeded, without_formula
 
 
 def patient_rows(
@@ -102,10 +102,7 @@ class GradSamples:
         self._model.module.train()
         if samples == 0:
             return w.new_zeros(0), w.new_zeros(0, self.layout.total)
-        devices = range(torch.cuda.device_count())
-        with torch.random.fork_rng(devices=devices, enabled=dropout_seed is not None):
-            if dropout_seed is not None:
-                torch.manual_seed(dropout_seed)
+        with seeded(dropout_seed):
             return self._run(images, losses, samples)
 
     def pick_pace(self, images: Tensor, repeats: int = 3) -> bool:

@@ -35,7 +35,7 @@ from torch.func import functional_call
 
 from wardround.core.arrays import Layout
 from wardround.models.flat import FlatModel
-from wardround.models.per_sample_pass import Pass, chosen_layout, covered, frozen, refused
+from wardround.models.per_sample_pass import Pass, chosen_layout, covered, frozen, refused, seeded
 
 Losses = Callable[[Tensor], Tensor]
 Run = Callable[[Tensor, Losses, int], tuple[Tensor, Tensor]]
@@ -102,10 +102,7 @@ class PerSample:
         self._model.module.train()
         if samples == 0:
             return w.new_zeros(0), w.new_zeros(0, self.layout.total)
-        devices = range(torch.cuda.device_count())
-        with torch.random.fork_rng(devices=devices, enabled=dropout_seed is not None):
-            if dropout_seed is not None:
-                torch.manual_seed(dropout_seed)
+        with seeded(dropout_seed):
             return self._run(images, losses, samples)
 
     def pick_pace(self, images: Tensor, repeats: int = 3) -> bool:

@@ -124,6 +124,18 @@ def frozen(module: nn.Module) -> Iterator[None]:
             block.requires_grad_(flag)
 
 
+@contextmanager
+def seeded(dropout_seed: int | None) -> Iterator[None]:
+    """Draw dropout from this seed inside the block, and leave torch's generators as they
+    were; None draws from them as they are.
+    """
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices, enabled=dropout_seed is not None):
+        if dropout_seed is not None:
+            torch.manual_seed(dropout_seed)
+        yield
+
+
 def chosen_layout(whole: Layout, blocks: Collection[str] | None) -> Layout:
     """Return the part of a network's layout that these blocks make, in its own order.
 
